@@ -1,0 +1,1 @@
+"""Analysis: records to tidy table, paired differences, statistics. No torch."""

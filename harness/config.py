@@ -1,0 +1,220 @@
+"""RunConfig, the frozen and validated configuration of one run, and the strict way from plain values to dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.errors import ConfigError, did_you_mean, explain
+from harness.interfaces import Mitigation, ModelSource, Objective, Source, Tuning
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a run trains: optimizer, schedule and batch, each explicit.
+
+    Attributes:
+        learning_rate: peak rate; null takes the searched one for this model, tuning, objective and data, else the default of
+            the tuning for this size (then the table says ``lr_tuned`` false).
+        batch_rows: target rows of an optimizer step; divides every volume.
+        micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less memory, same result up to rounding.
+        warmup_rows: the rate rises linearly over this many target rows.
+        decay: what the rate does after warm-up; anything but ``constant`` needs ``trajectory=independent``.
+        epochs: passes over the rows; more than one needs ``trajectory=independent``.
+        max_length: longest row in tokens, cut at the end; capped by the model's context.
+        dtype: of the forward pass; weights and optimizer are float32 always. ``auto``: float32 on a CPU, bfloat16 autocast on a GPU.
+        threads: of this process; null is 1 below five million parameters, else every core.
+    """
+
+    learning_rate: float | None = None
+    batch_rows: int = 8
+    micro_batch_rows: int | None = None
+    warmup_rows: int = 0
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    epochs: int = 1
+    optimizer: Literal["adamw"] = "adamw"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    max_length: int = 512
+    gradient_checkpointing: bool = False
+    dtype: Dtype = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        positive = ["learning_rate", "batch_rows", "micro_batch_rows", "epochs", "max_length", "threads", "epsilon", "max_grad_norm"]
+        for name in positive:
+            check(f"training.{name}", getattr(self, name), "greater than 0", lambda value: value is None or value > 0)
+        for name in ["warmup_rows", "weight_decay"]:
+            check(f"training.{name}", getattr(self, name), "0 or greater", lambda value: value >= 0)
+        for name in ["beta1", "beta2"]:
+            check(f"training.{name}", getattr(self, name), "in [0, 1)", lambda value: 0 <= value < 1)
+        if self.micro_batch_rows and self.micro_batch_rows > self.batch_rows:
+            message = explain(
+                "training.micro_batch_rows", got=self.micro_batch_rows, allowed=f"at most training.batch_rows = {self.batch_rows}"
+            )
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the table calls each choice: the group member, with the values that were overridden in it. Not part of any identity."""
+
+    model: str
+    tuning: str
+    objective: str
+    mitigation: str
+    data: str
+    anchor: str | None = None
+
+
+class EvaluationBackend(typing.Protocol):
+    """How suites are evaluated: what a member of ``conf/evaluation/`` configures."""
+
+    @property
+    def items(self) -> Literal["report", "select"]: ...
+    @property
+    def dtype(self) -> Dtype: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides one run; volumes are ``data.volumes``.
+
+    Attributes:
+        name: the folder under ``results`` that the run is recorded in.
+        trajectory: ``shared``: one run at a constant rate, every volume a checkpoint of it; ``independent``: each volume its own
+            run with its own schedule and decay.
+        save_weights: which volumes keep their weights in the results folder.
+    """
+
+    model: ModelSource
+    tuning: Tuning
+    objective: Objective
+    mitigation: Mitigation
+    data: Source
+    anchor: Source | None
+    evaluation: EvaluationBackend
+    labels: Labels
+    training: Training = field(default_factory=Training)
+    target_suites: tuple[str, ...] = ()
+    probe_suites: tuple[str, ...] = ()
+    trajectory: Literal["shared", "independent"] = "shared"
+    seed: int = 0
+    name: str = "adhoc"
+    results: str = "results"
+    save_weights: Literal["none", "last", "all"] = "last"
+
+
+def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], bool], fix: str = "") -> None:
+    """Raise ConfigError unless ``accept(value)``; a float that is no number is never accepted."""
+    broken = isinstance(value, float) and not math.isfinite(value)
+    if broken or not accept(value):
+        raise ConfigError(explain(where, got=repr(value), allowed=allowed, fix=fix))
+
+
+def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
+    """Make a dataclass from plain values, strictly: unknown keys, missing keys and wrong types are refused.
+
+    Args:
+        cls: a dataclass; its ``__post_init__`` checks ranges.
+        values: plain values, as read from yaml or JSON.
+        where: dotted path of this object, for messages; may be empty.
+        raw: texts as the user typed them, by dotted path. A text field whose value was read as a number (a revision such as
+            ``12e45678``) takes its text from here.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    dot = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            allowed = ", ".join(sorted(fields)) or "none"
+            raise ConfigError(explain(f"{dot}{key}", got="an unknown key", allowed=allowed, fix=did_you_mean(str(key), fields)))
+    for name, f in fields.items():
+        no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if no_default and name not in values:
+            raise ConfigError(explain(f"{dot}{name}", got="nothing", allowed=describe(hints[name]), fix=f"set {dot}{name}=…"))
+    return cls(**{key: convert(value, hints[key], f"{dot}{key}", raw or {}) for key, value in values.items()})
+
+
+def convert(value: Any, hint: Any, where: str, raw: Mapping[str, str]) -> Any:
+    """Convert one plain value to the type of its field, or raise ConfigError naming the place, the value and what is allowed."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    refused = ConfigError(explain(where, got=repr(value), allowed=describe(hint)))
+    if hint is Any or getattr(hint, "_is_protocol", False) or isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, hint):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        inner = [arg for arg in args if arg is not type(None)]
+        return convert(value, inner[0], where, raw)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool) != any(isinstance(arg, bool) for arg in args if arg == value):
+            raise ConfigError(explain(where, got=repr(value), allowed=describe(hint), fix=did_you_mean(str(value), map(str, args))))
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            raise refused
+        return tuple(convert(item, args[0], f"{where}[{i}]", raw) for i, item in enumerate(value))
+    if origin in (Mapping, dict) or isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise refused
+        return {str(key): convert(item, args[1], f"{where}.{key}", raw) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise refused
+        return build(hint, value, where, raw)
+    return _scalar(value, hint, where, raw, refused)
+
+
+def _scalar(value: Any, hint: Any, where: str, raw: Mapping[str, str], refused: ConfigError) -> Any:
+    if hint is str and not isinstance(value, str):
+        if where in raw and isinstance(value, bool | int | float):
+            return raw[where]
+        if isinstance(value, bool | int | float):
+            raise ConfigError(explain(where, got=repr(value), allowed="text", fix="put it in quotes in the yaml"))
+        raise refused
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool):
+        raise refused
+    if isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise refused
+
+
+def describe(hint: Any) -> str:
+    """Say in words what a type hint allows."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if arg is type(None) else describe(arg) for arg in args)
+    if origin is Literal:
+        return ", ".join(map(str, args))
+    if origin in (tuple, list):
+        return f"a list, each {describe(args[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping of names to {describe(args[1])}"
+    names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def plain(value: Any) -> Any:
+    """Turn a configuration object into plain JSON values; dataclasses of a group carry their ``class``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **named}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

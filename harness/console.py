@@ -1,0 +1,117 @@
+"""Progress on standard error: a live display on a terminal, a line every 30 seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from harness.interfaces import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Display(Progress, Protocol):
+    """A Progress that also knows how many runs there are; a context manager."""
+
+    def runs(self, finished: int, total: int) -> None:
+        """Say how many runs are finished."""
+        ...
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def display() -> Display:
+    """Return the display that fits standard error."""
+    return _Live() if sys.stderr.isatty() else _Lines()
+
+
+class _Lines:
+    """One line when a run begins, and one every 30 seconds."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+        self.name, self.finished, self.total = "", 0, 0
+        self.runs_finished, self.runs_total = 0, 0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def runs(self, finished: int, total: int) -> None:
+        self.runs_finished, self.runs_total = finished, total
+
+    def stage(self, name: str, total: int) -> None:
+        self.name, self.finished, self.total = name, 0, total
+        self._maybe()
+
+    def advance(self, units: int = 1) -> None:
+        self.finished += units
+        self._maybe()
+
+    def say(self, message: str) -> None:
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+
+    def _maybe(self) -> None:
+        if time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = time.monotonic()
+        share = f"{min(self.finished, self.total)}/{self.total}"
+        self.say(f"[{_clock(self.last - self.began)}] {self._of_runs()}{self.name}: {share}{self._left()}")
+
+    def _of_runs(self) -> str:
+        return f"run {min(self.runs_finished + 1, self.runs_total)} of {self.runs_total}, " if self.runs_total > 1 else ""
+
+    def _left(self) -> str:
+        if not self.runs_finished or self.runs_finished >= self.runs_total:
+            return ""
+        each = (self.last - self.began) / self.runs_finished
+        return f", about {_clock(each * (self.runs_total - self.runs_finished))} left"
+
+
+class _Live:
+    """Rich bars: runs, and the stage under way, with time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        self.bars: RichProgress = Bars(*columns, console=Console(stderr=True), transient=True)
+        self.of_runs = self.bars.add_task("runs", total=None, visible=False)
+        self.of_stage = self.bars.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> _Live:
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def runs(self, finished: int, total: int) -> None:
+        self.bars.update(self.of_runs, completed=finished, total=total, visible=total > 1)
+
+    def stage(self, name: str, total: int) -> None:
+        self.bars.reset(self.of_stage, description=name, total=total, visible=True)
+
+    def advance(self, units: int = 1) -> None:
+        self.bars.advance(self.of_stage, units)
+
+    def say(self, message: str) -> None:
+        self.bars.console.print(message, highlight=False, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

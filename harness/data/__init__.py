@@ -1,0 +1,1 @@
+"""Data: sources, nested subsets, tokens and masks, overlap with evaluation items. Members: ``conf/data/``."""

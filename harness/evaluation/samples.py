@@ -1,0 +1,153 @@
+"""lm-eval's logged samples in, one tidy row an item and filter out; and rows in, scores out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from harness.evaluation.suites import Suite
+from harness.records import Score
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from transformers import PreTrainedTokenizerBase
+
+UNPARSED = "[invalid]"
+"""What lm-eval's regex filters return where an answer could not be found."""
+
+
+def rows_of(
+    suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[dict[str, Any]]:
+    """Return one row an item and filter, with the columns of records.SAMPLE_COLUMNS and ``metric.*``, ``weight.*``.
+
+    Args:
+        suite: the suite; its ``chance`` gives each item's level of guessing.
+        name: leaf task.
+        task: lm-eval's task object.
+        logged: its samples, as ``lm_eval.evaluate`` logs them.
+        tokenizer: to count what the context cuts.
+        max_length: of the model's context, in tokens.
+    """
+    generates = task.OUTPUT_TYPE == "generate_until"
+    new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", 256)) if generates else 0
+    rows = []
+    for sample in logged:
+        arguments, responses = sample["arguments"], [response[0] for response in sample["resps"]]
+        row = {
+            "suite": suite.name,
+            "task": name,
+            "filter": sample["filter"],
+            "doc_id": int(sample["doc_id"]),
+            "doc_hash": sample["doc_hash"],
+            "prompt_hash": sample["prompt_hash"],
+            "target_hash": sample["target_hash"],
+            "prompt": str(arguments[0][0]),
+            "target": str(sample["target"]),
+            "choices": None if generates else [str(argument[1]) for argument in arguments],
+            "log_likelihoods": None if generates else [_log_likelihood(response) for response in responses],
+            "text": str(responses[0]) if generates else None,
+            "chance": _chance(suite, len(arguments)),
+            "unparsed": generates and sample["filtered_resps"][0] == UNPARSED,
+            "truncated": _truncated(arguments, responses, tokenizer, max_length, new_tokens),
+        }
+        rows.append(row | _metrics(sample, task))
+    return rows
+
+
+def _log_likelihood(response: Any) -> float:
+    return float(response[0] if isinstance(response, list | tuple) else response)
+
+
+def _chance(suite: Suite, choices: int) -> float:
+    if suite.chance is None:
+        return math.nan
+    return 1.0 / choices if suite.chance == "choices" else float(suite.chance)
+
+
+def _truncated(arguments: Any, responses: list[Any], tokenizer: PreTrainedTokenizerBase, max_length: int, new_tokens: int) -> bool:
+    """Say whether the prompt was cut to fit the context, or a generated answer stopped only at its length limit."""
+    if new_tokens:
+        prompt = len(tokenizer(str(arguments[0][0]))["input_ids"])
+        return prompt > max_length - new_tokens or len(tokenizer(str(responses[0]))["input_ids"]) >= new_tokens
+    longest = max((str(argument[0]) + str(argument[1] if len(argument) > 1 else "") for argument in arguments), key=len)
+    return len(longest) > max_length and len(tokenizer(longest)["input_ids"]) > max_length
+
+
+def _metrics(sample: Mapping[str, Any], task: Task) -> dict[str, float]:
+    """Return the item's numeric metrics; (log-likelihood, weight) pairs of rolling tasks become ratio metrics."""
+    found: dict[str, float] = {}
+    for metric in sample["metrics"]:
+        value = sample[metric]
+        if isinstance(value, bool | int | float | np.number):
+            found[f"metric.{metric}"] = float(value)
+        elif metric == "bits_per_byte" and isinstance(value, tuple):
+            log_likelihood, weight = value
+            found["metric.bits_per_byte"] = -float(log_likelihood) / float(weight) / math.log(2)
+            found["weight.bits_per_byte"] = float(weight)
+    return found
+
+
+def scores_of(suite: Suite, samples: pd.DataFrame, higher: Mapping[str, bool]) -> list[Score]:
+    """Score every task × metric × filter of a suite from its samples.
+
+    The value is the weighted mean over items, Σ w v / Σ w with w = 1 unless the metric is a ratio. Its standard error is that of
+    a ratio of means, sqrt(Σ w² (v − value)² · n/(n−1)) / Σ w, which for w = 1 is the sample standard deviation over √n.
+
+    Args:
+        suite: the suite.
+        samples: its items.
+        higher: metric → whether higher is better, where lm-eval says.
+    """
+    scores = []
+    for (task, filter_name), group in samples.groupby(["task", "filter"], sort=False):
+        for column in [name for name in group.columns if name.startswith("metric.")]:
+            items = group[group[column].notna()]
+            if not items.empty:
+                scores.append(_score(suite, str(task), str(filter_name), column.removeprefix("metric."), items, higher))
+    return scores
+
+
+def _score(suite: Suite, task: str, filter_name: str, metric: str, items: pd.DataFrame, higher: Mapping[str, bool]) -> Score:
+    values = items[f"metric.{metric}"].to_numpy(float)
+    weights = items[f"weight.{metric}"].to_numpy(float) if f"weight.{metric}" in items else np.ones(len(items))
+    value, n = float(np.average(values, weights=weights)), len(items)
+    spread = math.sqrt(float(np.sum((weights * (values - value)) ** 2)) * n / (n - 1)) / float(weights.sum()) if n > 1 else None
+    primary = metric == suite.metric and filter_name == suite.filter
+    chance = float(items["chance"].mean()) if primary and items["chance"].notna().all() else None
+    return Score(
+        suite=suite.name,
+        task=task,
+        metric=metric,
+        filter=filter_name,
+        primary=primary,
+        n=n,
+        value=value,
+        stderr=spread,
+        chance=chance,
+        higher_is_better=suite.higher_is_better if metric == suite.metric else bool(higher.get(metric, True)),
+        unparsed=float(items["unparsed"].mean()),
+        truncated=float(items["truncated"].mean()),
+    )
+
+
+def failed(suite: Suite, task: str, reason: str) -> Score:
+    """Return the primary score of a task that could not be measured: no value, a reason."""
+    return Score(
+        suite=suite.name,
+        task=task,
+        metric=suite.metric,
+        filter=suite.filter,
+        primary=True,
+        n=0,
+        value=None,
+        stderr=None,
+        chance=None,
+        higher_is_better=suite.higher_is_better,
+        status="failed",
+        reason=" ".join(reason.split()),
+    )

@@ -1,0 +1,128 @@
+"""Suites: what is measured, as declared by ``benchmarks/suites/*.yaml``; and which items of a task a suite uses."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import paths
+from harness.compose import load_yaml
+from harness.config import build, check, plain
+from harness.errors import ConfigError, EvaluationError, did_you_mean, explain
+from harness.interfaces import Split
+from harness.seeds import permutation
+
+ITEM_SEED = 0
+"""Items are chosen once for everybody, so that scores of different experiments are of the same items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A set of tasks judged by one metric.
+
+    Attributes:
+        tasks: lm-eval task or group names (``kind: lm_eval``); a group stands for its leaf tasks.
+        data, split: rows whose gold answers are scored (``kind: likelihood``).
+        metric, filter: the primary metric, as lm-eval names it.
+        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where guessing has no level.
+        report: items of a task that are reported, null for all; ``select``: further ones, on which things may be chosen.
+        overlap: ``expected`` where the suite asks for the very rows that are taught.
+    """
+
+    name: str
+    kind: Literal["lm_eval", "likelihood"] = "lm_eval"
+    tasks: tuple[str, ...] = ()
+    data: str | None = None
+    split: Split = "test"
+    num_fewshot: int = 0
+    metric: str
+    filter: str = "none"
+    higher_is_better: bool = True
+    chance: Any = "choices"
+    report: int | None = None
+    select: int = 0
+    overlap: Literal["report", "expected"] = "report"
+
+    def __post_init__(self) -> None:
+        """Check ranges and that the kind has what it needs."""
+        where = f"suite {self.name}"
+        is_level = isinstance(self.chance, int | float) and not isinstance(self.chance, bool) and 0 <= self.chance <= 1
+        check(f"{where}: chance", self.chance, "choices, null, or a number in [0, 1]", lambda v: v is None or v == "choices" or is_level)
+        check(f"{where}: report", self.report, "null or greater than 0", lambda v: v is None or v > 0)
+        check(f"{where}: select", self.select, "0 or greater", lambda v: v >= 0)
+        check(f"{where}: num_fewshot", self.num_fewshot, "0 or greater", lambda v: v >= 0)
+        if self.kind == "lm_eval" and not self.tasks:
+            raise ConfigError(explain(f"{where}: tasks", got="none", allowed="at least one lm-eval task name"))
+        if self.kind == "likelihood" and not self.data:
+            raise ConfigError(explain(f"{where}: data", got="nothing", allowed="a member of conf/data"))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides its scores and is known without building its tasks: the yaml, lm-eval's version, our task files."""
+        values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in {"class", "name", "overlap"}}
+        if self.kind == "lm_eval":
+            values["lm_eval"] = importlib.metadata.version("lm_eval")
+            values["task_files"] = _own_task_files(self.tasks)
+        return values
+
+
+def load(name: str) -> Suite:
+    """Read a suite by name. Raises ConfigError naming the suites there are."""
+    known = paths.members("benchmarks/suites")
+    if name not in known:
+        raise ConfigError(explain("suite", got=repr(name), allowed=", ".join(known), fix=did_you_mean(name, known)))
+    suite: Suite = build(Suite, load_yaml(known[name]) | {"name": name}, f"suite {name}")
+    return suite
+
+
+def task_folders() -> list[Path]:
+    """Return the folders of lm-eval task files that are ours or the user's own."""
+    return paths.folders("benchmarks/tasks")
+
+
+def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
+    """Hash the folders of our own task files that these tasks lie in (a task's yaml may include others beside it)."""
+    hashes: dict[str, str] = {}
+    for root in task_folders():
+        for file in sorted(root.rglob("*.yaml")):
+            if file.stem in tasks:
+                digest = hashlib.sha256()
+                for part in sorted(p for p in file.parent.iterdir() if p.suffix in {".yaml", ".py"}):
+                    digest.update(part.name.encode() + b"\0" + part.read_bytes())
+                hashes[file.parent.name] = digest.hexdigest()[:16]
+    return hashes
+
+
+def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> list[int]:
+    """Choose the items of a task: seeded, without repeats of a document, ``select`` and ``report`` disjoint.
+
+    Args:
+        suite: whose ``select`` and ``report`` numbers apply.
+        task: leaf task, or data set, name.
+        size: number of its documents.
+        doc_hash: document number → content hash.
+        role: which of the two sets.
+
+    Returns:
+        Ascending document numbers.
+    """
+    if role == "select" and not suite.select:
+        fix = f"give benchmarks/suites/{suite.name}.yaml a select: number"
+        raise EvaluationError(explain(f"suite {suite.name}: select", got="0 items", allowed="some items to choose on", fix=fix))
+    wanted = size if suite.report is None else suite.select + suite.report
+    kept: list[int] = []
+    seen: set[str] = set()
+    for index in permutation(ITEM_SEED, size, "items", task):
+        if len(kept) == wanted:
+            break
+        if (content := doc_hash(index)) not in seen:
+            seen.add(content)
+            kept.append(index)
+    chosen = kept[: suite.select] if role == "select" else kept[suite.select :]
+    if not chosen:
+        allowed = f"more than the {suite.select} items kept for selection"
+        raise EvaluationError(explain(f"suite {suite.name}, task {task}", got=f"{len(kept)} distinct items", allowed=allowed))
+    return sorted(chosen)

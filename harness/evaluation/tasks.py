@@ -1,0 +1,90 @@
+"""Building lm-eval's tasks: once a process, and only the index that is needed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.errors import EvaluationError, did_you_mean, explain
+from harness.evaluation.suites import Suite, choose, task_folders
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+FEWSHOT_SEED = 1234
+"""lm-eval's own default, passed explicitly."""
+
+
+def build_tasks(suite: Suite) -> dict[str, Task]:
+    """Build the leaf tasks of a suite, their data loaded, by name.
+
+    Raises:
+        EvaluationError: if a task does not exist, its data cannot be loaded, or it has no such metric.
+    """
+    tasks: dict[str, Task] = {}
+    for name in suite.tasks:
+        manager = _manager_for(name)
+        try:
+            tasks.update(manager.load([name])["tasks"])
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+            fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
+            raise EvaluationError(explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task whose data load", fix=fix)) from error
+    for name, task in tasks.items():
+        _set_shots(suite, name, task)
+        _check_metric(suite, name, task)
+    return tasks
+
+
+@functools.cache
+def _manager(defaults: bool) -> TaskManager:
+    """Index the task files; lm-eval's own thousands take about six seconds, ours none."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=[str(folder) for folder in task_folders()], include_defaults=defaults)
+
+
+def _manager_for(name: str) -> TaskManager:
+    own = _manager(False)
+    if name in own.all_tasks:
+        return own
+    everything = _manager(True)
+    if name not in everything.all_tasks:
+        allowed = "a task, group or tag of lm-eval or of benchmarks/tasks"
+        raise EvaluationError(explain("task", got=repr(name), allowed=allowed, fix=did_you_mean(name, everything.all_tasks)))
+    return everything
+
+
+def _set_shots(suite: Suite, name: str, task: Task) -> None:
+    own = task.get_config("num_fewshot")
+    if own == 0 and suite.num_fewshot:
+        allowed = "0: lm-eval defines this task zero-shot"
+        raise EvaluationError(explain(f"suite {suite.name}, task {name}: num_fewshot", got=suite.num_fewshot, allowed=allowed))
+    task.set_config(key="num_fewshot", value=suite.num_fewshot)
+
+
+def _check_metric(suite: Suite, name: str, task: Task) -> None:
+    metrics = list(task.aggregation())
+    if suite.metric not in metrics:
+        fix = did_you_mean(suite.metric, metrics)
+        raise EvaluationError(explain(f"suite {suite.name}, task {name}: metric", got=repr(suite.metric), allowed=", ".join(metrics), fix=fix))
+    filters = [item.name for item in getattr(task, "_filters", [])] or ["none"]
+    if suite.filter not in filters:
+        raise EvaluationError(explain(f"suite {suite.name}, task {name}: filter", got=repr(suite.filter), allowed=", ".join(filters)))
+
+
+def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"]) -> list[int]:
+    """Return the document numbers of a task that this suite uses in a role."""
+    docs = task.eval_docs
+    return choose(suite, str(task.config.task), len(docs), lambda index: doc_hash(docs[index]), role)
+
+
+def doc_hash(doc: Any) -> str:
+    """Hash a document exactly as lm-eval does in its samples."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    return str(hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)))

@@ -1,0 +1,1 @@
+"""Mitigation: what protects the past. One file a method, mirrored by ``conf/mitigation/``."""

@@ -1,0 +1,1 @@
+"""Objective: what is learned. One file a method, mirrored by ``conf/objective/``."""

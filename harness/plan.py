@@ -1,0 +1,175 @@
+"""What a run is before it starts: compatibility, resolved values, steps and identity. Pure: no disk, no clock, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness import PROTOCOL_VERSION
+from harness.config import RunConfig, plain
+from harness.errors import ConfigError, explain
+from harness.interfaces import ModelFacts
+
+SMALL_MODEL_PARAMS = 5_000_000
+"""Below this size a second thread costs more than it gives (measured on two cores), so the default is one."""
+
+MAX_WARMUP_SHARE = 0.25
+"""Of the smallest volume of a shared trajectory: beyond it the first point would mostly show the warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What the configuration left open, decided from the model's size and the machine. Part of the identity, but for the device."""
+
+    learning_rate: float
+    lr_tuned: bool
+    dtype: Literal["float32", "bfloat16"]
+    evaluation_dtype: Literal["float32", "bfloat16"]
+    threads: int
+    device: Literal["cpu", "cuda"]
+    max_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedRate:
+    """A learning rate found on the target's ``select`` items, for one combination of labels (``conf/learning_rates.yaml``).
+
+    Attributes:
+        candidates: the rates that were tried; ``score`` is the best one's primary metric on the select items.
+    """
+
+    model: str
+    tuning: str
+    objective: str
+    data: str
+    mitigation: str
+    learning_rate: float
+    candidates: tuple[float, ...]
+    suite: str
+    metric: str
+    score: float
+    volume: int
+    seeds: tuple[int, ...]
+
+
+def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate], *, cores: int, cuda: bool) -> Resolved:
+    """Decide learning rate, dtypes, threads, device and row length.
+
+    Args:
+        config: the configuration.
+        facts: of its model.
+        searched: the rates that a search has found.
+        cores: of this machine.
+        cuda: whether there is a GPU.
+    """
+    rate, tuned = _learning_rate(config, facts, searched)
+    automatic: Literal["float32", "bfloat16"] = "bfloat16" if cuda else "float32"
+    dtype, evaluation_dtype = config.training.dtype, config.evaluation.dtype
+    return Resolved(
+        learning_rate=rate,
+        lr_tuned=tuned,
+        dtype=automatic if dtype == "auto" else dtype,
+        evaluation_dtype=automatic if evaluation_dtype == "auto" else evaluation_dtype,
+        threads=config.training.threads or (1 if facts.params_total < SMALL_MODEL_PARAMS else cores),
+        device="cuda" if cuda else "cpu",
+        max_length=min(config.training.max_length, facts.context_length),
+    )
+
+
+def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate]) -> tuple[float, bool]:
+    keys = ("model", "tuning", "objective", "data", "mitigation")
+    found = [rate.learning_rate for rate in searched if all(getattr(rate, key) == getattr(config.labels, key) for key in keys)]
+    asked = config.training.learning_rate
+    if asked is not None:
+        return asked, asked in found
+    if found:
+        return found[-1], True
+    return config.tuning.default_learning_rate(facts.params_total), False
+
+
+def check(config: RunConfig) -> None:
+    """Refuse combinations that mean nothing, before anything is loaded. Raises ConfigError."""
+    kind, name = config.data.kind, config.labels
+    if kind not in config.objective.needs:
+        allowed = ", ".join(sorted(config.objective.needs))
+        raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{kind} rows", allowed=f"{allowed} rows"))
+    if config.mitigation.needs_anchor and config.anchor is None:
+        fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed="the data that stand for the past", fix=fix))
+    if config.mitigation.needs_anchor and config.anchor and config.anchor.kind not in config.objective.needs:
+        allowed = f"{', '.join(sorted(config.objective.needs))} rows for objective={name.objective}"
+        raise ConfigError(explain(f"anchor={name.anchor}", got=f"{config.anchor.kind} rows", allowed=allowed))
+    if not config.target_suites and not config.probe_suites:
+        raise ConfigError(explain("target_suites and probe_suites", got="none", allowed="at least one suite", fix="`harness list suites`"))
+    if both := set(config.target_suites) & set(config.probe_suites):
+        raise ConfigError(explain("probe_suites", got=", ".join(sorted(both)), allowed="suites that are not target_suites too"))
+    _check_volumes(config)
+    _check_trajectory(config)
+
+
+def _check_volumes(config: RunConfig) -> None:
+    batch = config.training.batch_rows
+    for volume in config.data.volumes:
+        if volume % batch:
+            fix = f"use {volume - volume % batch or batch} or {volume + batch - volume % batch}, or change training.batch_rows"
+            raise ConfigError(explain("data.volumes", got=volume, allowed=f"multiples of training.batch_rows = {batch}", fix=fix))
+
+
+def _check_trajectory(config: RunConfig) -> None:
+    training, smallest = config.training, min(config.data.volumes)
+    if config.trajectory == "independent":
+        return
+    if training.decay != "constant":
+        fix = "training.decay=constant, or trajectory=independent"
+        raise ConfigError(explain("training.decay", got=training.decay, allowed="constant for trajectory=shared", fix=fix))
+    if training.epochs != 1:
+        raise ConfigError(explain("training.epochs", got=training.epochs, allowed="1 for trajectory=shared", fix="trajectory=independent"))
+    if training.warmup_rows > MAX_WARMUP_SHARE * smallest:
+        allowed = f"at most a quarter of the smallest volume ({int(MAX_WARMUP_SHARE * smallest)} of {smallest} rows)"
+        raise ConfigError(explain("training.warmup_rows", got=training.warmup_rows, allowed=allowed, fix="fewer warm-up rows or larger volumes"))
+
+
+def runs_of(config: RunConfig) -> list[RunConfig]:
+    """Split a configuration into its runs: one for a shared trajectory, one a volume for independent ones."""
+    if config.trajectory == "shared":
+        return [config]
+    sources: list[Any] = [dataclasses.replace(config.data, volumes=(volume,)) for volume in config.data.volumes]  # type: ignore[type-var]
+    return [dataclasses.replace(config, data=source) for source in sources]
+
+
+def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that can change a number of this run and is known before it starts.
+
+    Names, paths, labels and the list of volumes of a shared trajectory are left out: where data or a model come from does not
+    matter, what they contain does.
+
+    Args:
+        config: the configuration.
+        resolved: its resolved values.
+        inputs: content hashes by name: model, data, anchor, suites.
+    """
+    open_values = {"learning_rate", "dtype", "threads", "max_length", "class"}
+    training = {key: value for key, value in plain(config.training).items() if key not in open_values}
+    settled = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned", "class"}}
+    return {
+        "protocol_version": PROTOCOL_VERSION,
+        "training": training | settled,
+        "tuning": plain(config.tuning),
+        "objective": plain(config.objective),
+        "mitigation": plain(config.mitigation),
+        "evaluation": plain(config.evaluation),
+        "trajectory": config.trajectory,
+        "volumes": list(config.data.volumes) if config.trajectory == "independent" else None,
+        "seed": config.seed,
+        "inputs": plain(inputs),
+    }
+
+
+def identify(values: Mapping[str, Any]) -> str:
+    """Hash an identity (canonical JSON) to 12 hexadecimal digits."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

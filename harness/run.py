@@ -1,0 +1,461 @@
+"""RunConfig to Record: the only place that knows the order of the steps.
+
+    prepare   every check of config, data and suites, and the run's identity; nothing is built or written
+    execute   load → baselines → tokens → tuning.prepare → train, evaluating at each volume → record
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from harness import PROTOCOL_VERSION, compose, plan, provenance
+from harness.config import RunConfig, plain
+from harness.data import overlap, subsets, tokens
+from harness.errors import DataError, TrainingError, explain
+from harness.evaluation import adapter, suites
+from harness.evaluation.adapter import HfEvaluation, PreparedSuite, Result
+from harness.interfaces import Example, ModelFacts, Origin, PenaltyContext, Progress, Row, Silent, Source, Split
+from harness.plan import Resolved
+from harness.records import Baseline, Experiment, Failure, Point, Record, Role, Score
+from harness.seeds import derive, permutation
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.training import Stop
+
+Outcome = Literal["done", "already done"]
+
+
+@dataclass
+class Workspace:
+    """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks."""
+
+    rows: dict[str, Sequence[Row]] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, ModelFacts] = field(default_factory=dict)
+    suites: dict[str, PreparedSuite] = field(default_factory=dict)
+    suite_identities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    examples: dict[str, dict[str, Example]] = field(default_factory=dict)
+    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
+
+    def rows_of(self, source: Source, split: Split = "train") -> Sequence[Row]:
+        """Return the rows of a source."""
+        key = plan.identify(plain(source) | {"volumes": None, "split": split})
+        if key not in self.rows:
+            self.rows[key] = source.rows(split)
+            self.fingerprints[key] = subsets.fingerprint(self.rows[key])
+        return self.rows[key]
+
+    def fingerprint_of(self, source: Source) -> str:
+        """Return the content hash of a source's training rows."""
+        self.rows_of(source)
+        return self.fingerprints[plan.identify(plain(source) | {"volumes": None, "split": "train"})]
+
+    def facts_of(self, config: RunConfig) -> ModelFacts:
+        """Return what is known of a run's model before it is built."""
+        key = plan.identify(plain(config.model))
+        if key not in self.facts:
+            self.facts[key] = config.model.facts()
+        return self.facts[key]
+
+    def identity_of(self, name: str) -> dict[str, Any]:
+        """Return what decides the scores of a suite."""
+        if name not in self.suite_identities:
+            self.suite_identities[name] = adapter.identity(suites.load(name))
+        return self.suite_identities[name]
+
+    def suite_of(self, name: str, evaluation: HfEvaluation) -> PreparedSuite:
+        """Return a suite with its tasks built and items chosen."""
+        key = f"{name} {evaluation.items}"
+        if key not in self.suites:
+            self.suites[key] = adapter.prepare(suites.load(name), evaluation)
+        return self.suites[key]
+
+    def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of a run's model."""
+        key = plan.identify(plain(config.model))
+        if key not in self.tokenizers:
+            self.tokenizers[key] = config.model.tokenizer()
+        return self.tokenizers[key]
+
+    def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
+        """Return rows as tokens; each row is encoded once for all runs of the same model and objective."""
+        key = plan.identify({"of": plain([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
+        known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
+        ids = [row.id for row in rows]
+        for row_id, row in zip(ids, rows, strict=True):
+            if row_id not in known:
+                known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
+        return [known[row_id] for row_id in ids]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has passed every check.
+
+    Attributes:
+        rows: target rows in the order they are trained on, the largest volume of them (each epoch in its own order).
+        anchor: anchor rows in the order they are drawn.
+        identity: decides ``run_id``.
+        baseline_identities: suite → what decides its volume 0.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    resolved: Resolved
+    rows: Sequence[Row]
+    anchor: Sequence[Row]
+    identity: Mapping[str, Any]
+    baseline_identities: Mapping[str, Mapping[str, Any]]
+    workspace: Workspace
+
+    @cached_property
+    def run_id(self) -> str:
+        """Hash of the identity."""
+        return plan.identify(self.identity)
+
+    @property
+    def experiment(self) -> Experiment:
+        """Where it is recorded."""
+        return Experiment(Path(self.config.results) / self.config.name)
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Suite → target or probe."""
+        targets: dict[str, Role] = dict.fromkeys(self.config.target_suites, "target")
+        probes: dict[str, Role] = dict.fromkeys(self.config.probe_suites, "probe")
+        return targets | probes
+
+    @property
+    def volumes(self) -> list[int]:
+        """Volumes to reach, ascending."""
+        return sorted(self.config.data.volumes)
+
+
+def prepare(config: RunConfig, workspace: Workspace) -> Prepared:
+    """Check everything that can be checked before a model is built or a file written, and identify the run.
+
+    Raises:
+        HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each.
+    """
+    Experiment(Path(config.results) / config.name).require_writable()
+    definitions = {name: suites.load(name) for name in (*config.target_suites, *config.probe_suites)}
+    facts = workspace.facts_of(config)
+    resolved = plan.resolve(config, facts, compose.searched_rates(), cores=os.cpu_count() or 1, cuda=_has_gpu())
+    rows = _target_rows(config, workspace)
+    anchor = _anchor_rows(config, workspace)
+    evaluation = plain(config.evaluation) | {"dtype": resolved.evaluation_dtype}
+    suite_inputs = {name: workspace.identity_of(name) for name in definitions}
+    shared = {"model": plain(facts.content), "evaluation": evaluation, "threads": resolved.threads, "protocol_version": PROTOCOL_VERSION}
+    inputs = {
+        "model": facts.content,
+        "data": workspace.fingerprint_of(config.data),
+        "anchor": workspace.fingerprint_of(config.anchor) if config.anchor and config.mitigation.needs_anchor else None,
+        "target_suites": {name: suite_inputs[name] for name in config.target_suites},
+        "probe_suites": {name: suite_inputs[name] for name in config.probe_suites},
+    }
+    return Prepared(
+        config=config,
+        facts=facts,
+        resolved=resolved,
+        rows=rows,
+        anchor=anchor,
+        identity=plan.identity(config, resolved, inputs),
+        baseline_identities={name: shared | {"suite": identity} for name, identity in suite_inputs.items()},
+        workspace=workspace,
+    )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _target_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
+    rows, largest = workspace.rows_of(config.data), max(config.data.volumes)
+    if largest > len(rows):
+        message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}")
+        raise DataError(message)
+    subset = subsets.order(rows, config.seed)[:largest]
+    orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
+    return [rows[i] for order in [list(range(largest)), *orders] for i in (subset[position] for position in order)]
+
+
+def _anchor_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
+    wanted = config.mitigation.anchor_rows(max(config.data.volumes) * config.training.epochs)
+    if not config.mitigation.needs_anchor or config.anchor is None or not wanted:
+        return []
+    rows = workspace.rows_of(config.anchor)
+    if wanted > len(rows):
+        fix = "a smaller volume or mitigation.fraction, or a larger anchor"
+        raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(rows)} rows", allowed=f"at least {wanted}", fix=fix))
+    return [rows[i] for i in permutation(config.seed, len(rows), "anchor-order")]
+
+
+def done(prepared: Prepared) -> bool:
+    """Say whether every volume asked for is recorded, complete, and measured without failure."""
+    experiment, run_id = prepared.experiment, prepared.run_id
+    record = experiment.record(run_id)
+    if record is None or not set(prepared.volumes) <= set(record.volumes):
+        return False
+    points = [experiment.point(run_id, volume) for volume in prepared.volumes]
+    baselines = [experiment.baseline(baseline_id) for baseline_id in record.baselines.values()]
+    complete = [item is not None and all(score.status == "ok" for score in item.scores) for item in [*points, *baselines]]
+    return all(complete)
+
+
+def inspect(prepared: Prepared) -> None:
+    """Check what takes a look at the data: suites build, items suffice, rows have something to learn. Raises HarnessError."""
+    _Execution(prepared, Silent())
+
+
+def execute(prepared: Prepared, progress: Progress) -> Outcome:
+    """Do what is missing of a run: train through its volumes, evaluate each, write each point when reached, then the record.
+
+    A model, and so a baseline, is loaded only if something is missing.
+    """
+    if done(prepared):
+        return "already done"
+    _Execution(prepared, progress).run()
+    return "done"
+
+
+class _Execution:
+    """One run under way: what its steps share."""
+
+    def __init__(self, prepared: Prepared, progress: Progress) -> None:
+        self.prepared, self.config, self.progress = prepared, prepared.config, progress
+        self.resolved, self.experiment, self.run_id = prepared.resolved, prepared.experiment, prepared.run_id
+        self.evaluation = cast(HfEvaluation, prepared.config.evaluation)
+        self.suites = {name: prepared.workspace.suite_of(name, self.evaluation) for name in prepared.roles}
+        self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
+        self.steps = self._steps()
+
+    def _steps(self) -> list[list[Example]]:
+        """Return the examples of every optimizer step, target and anchor. Raises DataError before any model is built."""
+        config, size = self.config, self.config.training.batch_rows
+        encoded = self.prepared.workspace.encoded
+        target = encoded(config, self.resolved, self.prepared.rows, "target")
+        self.anchor_examples = encoded(config, self.resolved, self.prepared.anchor, "anchor")
+        tokens.supervision(target)
+        return config.mitigation.mix([target[i : i + size] for i in range(0, len(target), size)], self.anchor_examples)
+
+    def run(self) -> None:
+        """Go through the steps."""
+        import torch
+
+        torch.set_num_threads(self.resolved.threads)
+        self.experiment.require_writable()
+        self.progress.say(self._opening())
+        self.progress.stage(f"load {self.config.labels.model}", 1)
+        model = self.config.model.load().to(self.resolved.device)  # type: ignore[arg-type]
+        self.weights_sha256 = self.config.model.weights_sha256()
+        self._drop_other_weights()
+        self.experiment.write_config(self.run_id, plain(self.config))
+        self.baselines = {name: self._baseline(name, model) for name in self.suites}
+        self.base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+        model = self.config.tuning.prepare(model, derive(self.config.seed, "adapter"))
+        self._train(model)
+        self._record(model)
+
+    def _opening(self) -> str:
+        labels = self.config.labels
+        what = f"{labels.model}, {labels.tuning}, {labels.objective}, {labels.mitigation}, data {labels.data}, seed {self.config.seed}"
+        return f"run {self.run_id}: {what}, volumes {self.prepared.volumes}, {sum(len(s) for s in self.steps)} rows in {len(self.steps)} steps"
+
+    def _drop_other_weights(self) -> None:
+        """Drop results whose start weights were other bytes than these (a nursery model rebuilt under the same recipe)."""
+        record = self.experiment.record(self.run_id)
+        if record is not None and record.start_weights_sha256 != self.weights_sha256:
+            self.experiment.forget(self.run_id)
+
+    def _evaluate(self, name: str, model: PreTrainedModel, when: str) -> Result:
+        suite = self.suites[name]
+        self.progress.stage(f"evaluate {name}, {when}", sum(len(items) for items in suite.items.values()))
+        return adapter.evaluate(
+            suite,
+            self.evaluation,
+            model,
+            self.tokenizer,
+            max_length=self.prepared.facts.context_length,
+            dtype=self.resolved.evaluation_dtype,
+            progress=self.progress,
+        )
+
+    def _baseline(self, name: str, model: PreTrainedModel) -> str:
+        """Return the id of volume 0 of a suite, measuring it unless it is recorded for these very weights."""
+        identity = self.prepared.baseline_identities[name]
+        baseline_id = plan.identify({**identity, "weights": self.weights_sha256})
+        known = self.experiment.baseline(baseline_id)
+        if known is None or any(score.status == "failed" for score in known.scores):
+            result = self._evaluate(name, model, "before")
+            baseline = Baseline(
+                baseline_id=baseline_id,
+                suite=name,
+                identity=identity,
+                weights_sha256=self.weights_sha256,
+                scores=result.scores,
+                wall_seconds=result.seconds,
+                provenance=provenance.collect(),
+            )
+            self.experiment.write_baseline(baseline, result.samples)
+        return baseline_id
+
+    def _train(self, model: PreTrainedModel) -> None:
+        from harness.training import train
+
+        config = self.config
+        context = PenaltyContext(model, self.base, self.anchor_examples, config.tuning, derive(config.seed, "penalty"))
+        self.progress.stage(f"train {config.labels.model} {config.labels.tuning}", len(self.steps))
+        steps_of = {self._steps_at(volume): volume for volume in self.prepared.volumes}
+        train(
+            model,
+            steps=self.steps,
+            objective=config.objective,
+            penalty=config.mitigation.penalty(context),
+            training=config.training,
+            resolved=self.resolved,
+            stops=steps_of,
+            on_stop=lambda stop: self._point(stop, model),
+            seed=derive(config.seed, "training"),
+            pad_id=_pad_id(self.tokenizer),
+            progress=self.progress,
+        )
+
+    def _steps_at(self, volume: int) -> int:
+        return volume // self.config.training.batch_rows * self.config.training.epochs
+
+    def _point(self, stop: Stop, model: PreTrainedModel) -> None:
+        """Evaluate and record the live model at a volume, unless that point stands already."""
+        known = self.experiment.point(self.run_id, stop.volume)
+        if known is None or any(score.status == "failed" for score in known.scores):
+            began = time.perf_counter()
+            change = self._weight_change(model)
+            results = [self._evaluate(name, model, f"after {stop.volume} rows") for name in self.suites]
+            point = self._describe(stop, change, results, time.perf_counter() - began)
+            point = dataclasses.replace(point, weights=self._save(model, stop.volume))
+            self.experiment.write_point(point, _joined(results))
+        self.progress.stage(f"train {self.config.labels.model} {self.config.labels.tuning}", len(self.steps))
+        self.progress.advance(stop.step)
+
+    def _weight_change(self, model: PreTrainedModel) -> float:
+        """Return ‖ΔW‖₂ over all weights; refuse a run that moved nothing."""
+        import torch
+
+        with torch.no_grad():
+            squares = [float(delta.double().square().sum()) for _, delta in self.config.tuning.deltas(model, self.base)]
+        norm = float(sum(squares) ** 0.5)
+        if norm == 0.0 or norm != norm:
+            fix = "check the learning rate and what the rows supervise"
+            raise TrainingError(explain("training", got=f"a weight change of {norm}", allowed="weights that moved", fix=fix))
+        return norm
+
+    def _describe(self, stop: Stop, change: float, results: Sequence[Result], seconds: float) -> Point:
+        examples = [example for step in self.steps[: stop.step] for example in step]
+        anchor = [example for example in examples if example.origin == "anchor"]
+        scores: list[Score] = [score for result in results for score in result.scores]
+        return Point(
+            run_id=self.run_id,
+            volume=stop.volume,
+            steps=stop.step,
+            target_rows=len(examples) - len(anchor),
+            anchor_rows=len(anchor),
+            train_tokens=sum(len(example.input_ids) for example in examples),
+            supervised_tokens=sum(example.supervised_tokens for example in examples),
+            anchor_tokens=sum(len(example.input_ids) for example in anchor),
+            truncated_rows=sum(example.truncated for example in examples),
+            train_loss=stop.train_loss,
+            weight_change=change,
+            flops=stop.flops,
+            wall_seconds=stop.wall_seconds,
+            evaluation_seconds=seconds,
+            peak_memory_bytes=provenance.peak_memory_bytes(),
+            scores=tuple(scores),
+        )
+
+    def _save(self, model: PreTrainedModel, volume: int) -> str | None:
+        policy = self.config.save_weights
+        if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1]):
+            return None
+        folder = self.experiment.run_folder(self.run_id) / "weights" / str(volume)
+        self.experiment.write_folder(folder, lambda place: self._save_into(model, place))
+        return f"weights/{volume}"
+
+    def _save_into(self, model: PreTrainedModel, folder: Path) -> None:
+        self.config.tuning.save(model, folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _record(self, model: PreTrainedModel) -> None:
+        earlier = self.experiment.record(self.run_id)
+        config, resolved = self.config, self.resolved
+        record = Record(
+            run_id=self.run_id,
+            experiment=config.name,
+            identity=self.prepared.identity,
+            labels={key: value for key, value in plain(config.labels).items() if key != "class"},
+            config=plain(config),
+            volumes=tuple(sorted({*self.prepared.volumes, *(earlier.volumes if earlier else ())})),
+            baselines=self.baselines,
+            roles=self.prepared.roles,
+            params_total=self.prepared.facts.params_total,
+            params_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            learning_rate=resolved.learning_rate,
+            lr_tuned=resolved.lr_tuned,
+            seed=config.seed,
+            trajectory=config.trajectory,
+            dtype=resolved.dtype,
+            threads=resolved.threads,
+            tuning_facts=config.tuning.facts(model),
+            overlap=self._overlap(),
+            start_weights_sha256=self.weights_sha256,
+            provenance=provenance.collect(),
+        )
+        self.experiment.write_record(record)
+
+    def _overlap(self) -> dict[str, Any]:
+        """Return, by suite, how much of its items' text stands in the rows trained on."""
+        texts = [row.text for row in {row.id: row for row in self.prepared.rows}.values()]
+        found: dict[str, Any] = {}
+        for name, suite in self.suites.items():
+            if suite.suite.overlap == "expected":
+                found[name] = "expected"
+                continue
+            samples = self.experiment.baseline_samples(self.baselines[name])
+            items = samples.drop_duplicates(["task", "doc_hash"])
+            found[name] = overlap.shares(texts, [f"{prompt}\n{target}" for prompt, target in zip(items["prompt"], items["target"], strict=True)])
+        return found
+
+
+def _joined(results: Sequence[Result]) -> Any:
+    import pandas as pd
+
+    return pd.concat([result.samples for result in results], ignore_index=True)
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id to pad with; padding is masked, so any id serves where a tokenizer has none."""
+    return cast(int, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+
+
+def record_failure(prepared: Prepared, error: Exception) -> None:
+    """Record why a run did not finish, with its traceback."""
+    failure = Failure(
+        run_id=prepared.run_id,
+        experiment=prepared.config.name,
+        labels={key: value for key, value in plain(prepared.config.labels).items() if key != "class"},
+        config=plain(prepared.config),
+        reason=f"{type(error).__name__}: {' '.join(str(error).split())}",
+        traceback="".join(traceback.format_exception(error)),
+    )
+    prepared.experiment.write_failure(failure)

@@ -1,0 +1,1 @@
+"""Sweeps: the Cartesian product of an experiment's axes, run one after another."""

@@ -1,0 +1,1 @@
+"""Tuning: which weights move. One file a method, mirrored by ``conf/tuning/``."""

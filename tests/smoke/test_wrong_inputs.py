@@ -1,0 +1,132 @@
+"""Wrong inputs, each through the real command: one line, exit code 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.records import Experiment
+
+MODEL = "model=nursery-smoke-a"
+QUICK = [MODEL, "data.volumes=[8]"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Each command runs in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield tmp_path
+
+
+def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(str(path) for path in Path().rglob("*"))
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("harness: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert all(word in err for word in words), err
+    assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=hf", "model.name=./absent"], ["./absent"]),
+        (["model=hf", "model.name=org/absent-model"], ["org/absent-model"]),
+        (["modle=hf"], ["did you mean 'model'"]),
+        ([MODEL, "data.volmes=[8]"], ["data.volmes", "did you mean 'volumes'"]),
+        ([MODEL, "data.volumes=[-8]"], ["data.volumes"]),
+        ([MODEL, "data.volumes=[80000000]"], ["data.volumes", "80000000", "rows of data=tinyworld-people"]),
+        ([MODEL, "data.volumes=[9]"], ["multiples of training.batch_rows"]),
+        ([*QUICK, "probe_suites=[tinywrold]"], ["did you mean 'tinyworld'"]),
+        ([*QUICK, "tuning=lora", "tuning.rank=0"], ["tuning.rank"]),
+        ([*QUICK, "training.learning_rate=fast"], ["training.learning_rate", "a number"]),
+        ([*QUICK, "mitigation=replay"], ["no anchor"]),
+        ([*QUICK, "objective=clm"], ["text rows"]),
+        ([*QUICK, "seed=1,2"], ["harness sweep"]),
+        ([MODEL, "data=files", "data.train=absent.jsonl"], ["absent.jsonl"]),
+        (["model.class=os.system"], ["harness.models"]),
+        ([*QUICK, "evaluation.items=best"], ["report, select"]),
+        ([*QUICK, "evaluation.items=select"], ["select"]),
+    ],
+)
+def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake on the command line is found before anything is built or written."""
+    refused(["run", *overrides], words, capsys)
+
+
+def files(*extra: str) -> list[str]:
+    return ["run", MODEL, "data=files", "data.volumes=[8]", "data.kind=completion", *extra]
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "words"),
+    [
+        ("", "{prompt: q, completion: a}", ["rows.jsonl"]),
+        ('{"q": "x", "b": "y"}\n' * 9, "{prompt: q, completion: a}", ["a", "b, q"]),
+        ('{"q": "x", "a": ""}\n' * 9, "{prompt: q, completion: a}", ["empty"]),
+        ('{"q": "x", ', "{prompt: q, completion: a}", ["rows.jsonl"]),
+        ('{"q": "x", "a": "y"}\n' * 9, "{prompt: q}", ["completion"]),
+    ],
+)
+def test_broken_data_are_one_line(content: str, fields: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Empty, incomplete and damaged files name the file, the row or the columns there are."""
+    Path("rows.jsonl").write_text(content)
+    refused(files("data.train=rows.jsonl", f"data.fields={fields}"), words, capsys)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "pickle"])
+def test_damaged_weights_are_one_line(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cut or overwritten safetensors file, and weights that are only a pickle, are refused before a model is built."""
+    folder = _saved_model(Path("model"))
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "header":
+        weights.write_bytes(b"\xff" * 200)
+    else:
+        weights.rename(folder / "pytorch_model.bin")
+    refused(["run", "model=hf", "model.name=./model", "data.volumes=[8]"], ["safetensors"], capsys)
+
+
+def _saved_model(folder: Path) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from harness import compose
+
+    compose.compose([MODEL]).model.tokenizer().save_pretrained(folder)
+    config = LlamaConfig(vocab_size=64, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs a place that cannot be written")
+def test_a_results_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Found before hours of training, not after."""
+    refused(["run", *QUICK, "results=/proc/results"], ["not writable"], capsys)
+
+
+def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tables, reports and sweeps name what there is."""
+    refused(["table", "absent"], ["absent"], capsys)
+    refused(["report", "absent"], ["absent"], capsys)
+    refused(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
+    refused(["sweep"], ["no experiment", "tiny"], capsys)
+    refused(["list", "modles"], ["modles", "model"], capsys)
+
+
+def test_a_record_of_a_newer_schema_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A record that this version cannot understand is refused, not half read."""
+    folder = Experiment(Path("results/new")).run_folder("abc")
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps({"schema_version": 99, "protocol_version": 1}))
+    refused(["table", "new"], ["record.json", "schema_version", "99"], capsys)
+    refused(["report", "new"], ["schema_version"], capsys)
