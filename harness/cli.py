@@ -144,19 +144,19 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _execute(configs: Sequence[RunConfig], *, keep: bool) -> int:
     """Check every run, then do what is missing of each, then print the summary; 1 if any failed."""
-    from harness import run
+    from harness import preparation, run
     from harness.console import display
     from harness.sweep.sequential import Job, run_all
 
-    workspace = run.Workspace()
-    prepared = {item.run_id: item for item in (run.prepare(config, workspace) for config in configs)}
+    workspace = preparation.Workspace()
+    prepared = {item.run_id: item for item in (preparation.prepare(config, workspace) for config in configs)}
     for item in prepared.values():
-        if not run.done(item):
+        if not preparation.done(item):
             run.inspect(item)
     first = next(iter(prepared.values()))
     first.experiment.write_manifest(prepared, keep=keep)
 
-    def job(item: run.Prepared) -> Job:
+    def job(item: preparation.Prepared) -> Job:
         labels = item.config.labels
         label = f"{item.run_id} ({labels.model}, {labels.tuning}, {labels.mitigation}, seed {item.config.seed})"
         return Job(label, lambda progress: run.execute(item, progress), lambda error: run.record_failure(item, error))

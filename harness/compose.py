@@ -189,7 +189,9 @@ def instantiate(group: str, values: Mapping[str, Any], where: str, raw: Mapping[
     fields = dict(values)
     name, package = str(fields.pop("class", "")), PACKAGES[group]
     module, _, attribute = name.rpartition(".")
-    refused = explain(f"{where}.class", got=repr(name), allowed=f"a dataclass in {package}", fix=f"choose {group}=NAME (`harness list {group}`)")
+    refused = explain(
+        f"{where}.class", got=repr(name), allowed=f"a dataclass in {package}", fix=f"choose {group}=NAME (`harness list {group}`)"
+    )
     if not module.startswith(f"{package}."):
         raise ConfigError(refused)
     try:

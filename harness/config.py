@@ -150,31 +150,42 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
 def convert(value: Any, hint: Any, where: str, raw: Mapping[str, str]) -> Any:
     """Convert one plain value to the type of its field, or raise ConfigError naming the place, the value and what is allowed."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    refused = ConfigError(explain(where, got=repr(value), allowed=describe(hint)))
-    if hint is Any or getattr(hint, "_is_protocol", False) or isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, hint):
+    if _is_built(value, hint) or (value is None and type(None) in args):
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        inner = [arg for arg in args if arg is not type(None)]
-        return convert(value, inner[0], where, raw)
+        return convert(value, next(arg for arg in args if arg is not type(None)), where, raw)
+    refused = ConfigError(explain(where, got=repr(value), allowed=describe(hint), fix=_near(value, origin, args)))
     if origin is Literal:
-        if value not in args or isinstance(value, bool) != any(isinstance(arg, bool) for arg in args if arg == value):
-            raise ConfigError(explain(where, got=repr(value), allowed=describe(hint), fix=did_you_mean(str(value), map(str, args))))
-        return value
+        return _require(value, value in args and not isinstance(value, bool), refused)
     if origin in (tuple, list):
-        if not isinstance(value, list | tuple):
-            raise refused
-        return tuple(convert(item, args[0], f"{where}[{i}]", raw) for i, item in enumerate(value))
-    if origin in (Mapping, dict) or isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise refused
-        return {str(key): convert(item, args[1], f"{where}.{key}", raw) for key, item in value.items()}
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise refused
-        return build(hint, value, where, raw)
+        items = _require(value, isinstance(value, list | tuple), refused)
+        return tuple(convert(item, args[0], f"{where}[{i}]", raw) for i, item in enumerate(items))
+    if _is_mapping(origin):
+        pairs = _require(value, isinstance(value, Mapping), refused)
+        return {str(key): convert(item, args[1], f"{where}.{key}", raw) for key, item in pairs.items()}
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, _require(value, isinstance(value, Mapping), refused), where, raw)
     return _scalar(value, hint, where, raw, refused)
+
+
+def _is_built(value: Any, hint: Any) -> bool:
+    """Say whether a value is an object already: of a group (its hint is a protocol), or of the very dataclass."""
+    is_instance = isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, hint)
+    return hint is Any or getattr(hint, "_is_protocol", False) or is_instance
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _near(value: Any, origin: Any, args: tuple[Any, ...]) -> str:
+    return did_you_mean(str(value), map(str, args)) if origin is Literal else ""
+
+
+def _require(value: Any, accepted: bool, refused: ConfigError) -> Any:
+    if not accepted:
+        raise refused
+    return value
 
 
 def _scalar(value: Any, hint: Any, where: str, raw: Mapping[str, str], refused: ConfigError) -> Any:
@@ -202,7 +213,7 @@ def describe(hint: Any) -> str:
         return ", ".join(map(str, args))
     if origin in (tuple, list):
         return f"a list, each {describe(args[0])}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_mapping(origin):
         return f"a mapping of names to {describe(args[1])}"
     names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -130,7 +130,9 @@ def _check_trajectory(config: RunConfig) -> None:
         raise ConfigError(explain("training.epochs", got=training.epochs, allowed="1 for trajectory=shared", fix="trajectory=independent"))
     if training.warmup_rows > MAX_WARMUP_SHARE * smallest:
         allowed = f"at most a quarter of the smallest volume ({int(MAX_WARMUP_SHARE * smallest)} of {smallest} rows)"
-        raise ConfigError(explain("training.warmup_rows", got=training.warmup_rows, allowed=allowed, fix="fewer warm-up rows or larger volumes"))
+        raise ConfigError(
+            explain("training.warmup_rows", got=training.warmup_rows, allowed=allowed, fix="fewer warm-up rows or larger volumes")
+        )
 
 
 def runs_of(config: RunConfig) -> list[RunConfig]:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness import __version__
+
 PACKAGES = ["torch", "transformers", "lm_eval", "peft", "accelerate", "datasets", "tokenizers", "numpy", "pandas", "scipy"]
 
 
@@ -20,7 +22,7 @@ def collect() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(),
-        "versions": {"harness": importlib.metadata.version("forgetting-harness")} | _versions(),
+        "versions": {"harness": __version__} | _versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),

@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -133,6 +133,7 @@ class Record:
         volumes: every volume with a point, ascending.
         baselines: suite → baseline id; ``roles``: suite → target or probe.
         tuning_facts: rank, modules, … as resolved.
+        data_facts: of the target rows as tokenised, largest volume: rows, repeated rows, tokens, supervised tokens, truncated rows.
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
         start_weights_sha256: bytes of the weights that training started from.
     """
@@ -159,6 +160,7 @@ class Record:
     overlap: Mapping[str, Any]
     start_weights_sha256: str
     provenance: Mapping[str, Any]
+    data_facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +241,9 @@ class Experiment:
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:
-            message = explain("results", got=f"'{self.folder}', not writable ({error.strerror})", fix="set results=FOLDER to one you can write to")
+            message = explain(
+                "results", got=f"'{self.folder}', not writable ({error.strerror})", fix="set results=FOLDER to one you can write to"
+            )
             raise ConfigError(message) from error
 
     def require_readable(self) -> None:
@@ -247,7 +251,9 @@ class Experiment:
         if not self.folder.is_dir():
             known = sorted(p.name for p in self.folder.parent.glob("*") if (p / "runs").is_dir()) if self.folder.parent.is_dir() else []
             allowed = ", ".join(known) or f"nothing yet in {self.folder.parent}"
-            raise RecordError(explain(f"results of '{self.name}'", got="none", allowed=allowed, fix="run `harness run` or `harness sweep` first"))
+            raise RecordError(
+                explain(f"results of '{self.name}'", got="none", allowed=allowed, fix="run `harness run` or `harness sweep` first")
+            )
 
     def baseline(self, baseline_id: str) -> Baseline | None:
         """Return a baseline, or None where there is none."""

@@ -36,9 +36,7 @@ def experiment(tmp_path: Path) -> Experiment:
 
 @pytest.fixture
 def baseline() -> Baseline:
-    return Baseline(
-        baseline_id="b", suite="s", identity={"x": [1]}, weights_sha256="w", scores=(score(),), wall_seconds=1.0, provenance={}
-    )
+    return Baseline(baseline_id="b", suite="s", identity={"x": [1]}, weights_sha256="w", scores=(score(),), wall_seconds=1.0, provenance={})
 
 
 def samples() -> pd.DataFrame:

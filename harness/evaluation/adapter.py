@@ -170,9 +170,7 @@ def _likelihood(
     suite = prepared.suite
     ((task, ids),) = prepared.items.items()
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        samples = likelihood.samples(
-            suite.name, task, model, tokenizer, prepared.rows, ids, evaluation.prompt_format, max_length, progress
-        )
+        samples = likelihood.samples(suite.name, task, model, tokenizer, prepared.rows, ids, evaluation.prompt_format, max_length, progress)
     return scores_of(suite, samples, {}), samples
 
 

@@ -55,7 +55,7 @@ def rows_of(
             "unparsed": generates and sample["filtered_resps"][0] == UNPARSED,
             "truncated": _truncated(arguments, responses, tokenizer, max_length, new_tokens),
         }
-        rows.append(row | _metrics(sample, task))
+        rows.append(row | _metrics(sample))
     return rows
 
 
@@ -78,7 +78,7 @@ def _truncated(arguments: Any, responses: list[Any], tokenizer: PreTrainedTokeni
     return len(longest) > max_length and len(tokenizer(longest)["input_ids"]) > max_length
 
 
-def _metrics(sample: Mapping[str, Any], task: Task) -> dict[str, float]:
+def _metrics(sample: Mapping[str, Any]) -> dict[str, float]:
     """Return the item's numeric metrics; (log-likelihood, weight) pairs of rolling tasks become ratio metrics."""
     found: dict[str, float] = {}
     for metric in sample["metrics"]:

@@ -32,7 +32,9 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
             fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
-            raise EvaluationError(explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task whose data load", fix=fix)) from error
+            raise EvaluationError(
+                explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task whose data load", fix=fix)
+            ) from error
     for name, task in tasks.items():
         _set_shots(suite, name, task)
         _check_metric(suite, name, task)
@@ -71,7 +73,9 @@ def _check_metric(suite: Suite, name: str, task: Task) -> None:
     metrics = list(task.aggregation())
     if suite.metric not in metrics:
         fix = did_you_mean(suite.metric, metrics)
-        raise EvaluationError(explain(f"suite {suite.name}, task {name}: metric", got=repr(suite.metric), allowed=", ".join(metrics), fix=fix))
+        raise EvaluationError(
+            explain(f"suite {suite.name}, task {name}: metric", got=repr(suite.metric), allowed=", ".join(metrics), fix=fix)
+        )
     filters = [item.name for item in getattr(task, "_filters", [])] or ["none"]
     if suite.filter not in filters:
         raise EvaluationError(explain(f"suite {suite.name}, task {name}: filter", got=repr(suite.filter), allowed=", ".join(filters)))

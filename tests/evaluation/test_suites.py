@@ -61,7 +61,9 @@ def test_a_role_without_items_is_refused(changes: dict[str, object], role: str, 
         choose(suite(**changes), "t", size, str, role)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("changes", [{"tasks": ()}, {"kind": "likelihood"}, {"chance": 2.0}, {"chance": "coin"}, {"report": 0}, {"select": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"tasks": ()}, {"kind": "likelihood"}, {"chance": 2.0}, {"chance": "coin"}, {"report": 0}, {"select": -1}]
+)
 def test_a_suite_out_of_range_is_refused(changes: dict[str, object]) -> None:
     """A suite file is checked when it is read."""
     with pytest.raises(ConfigError, match="suite s"):

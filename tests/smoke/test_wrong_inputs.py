@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,10 @@ QUICK = [MODEL, "data.volumes=[8]"]
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command runs in an empty folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield tmp_path
 
 
 def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +42,7 @@ def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixtur
         (["modle=hf"], ["did you mean 'model'"]),
         ([MODEL, "data.volmes=[8]"], ["data.volmes", "did you mean 'volumes'"]),
         ([MODEL, "data.volumes=[-8]"], ["data.volumes"]),
-        ([MODEL, "data.volumes=[80000000]"], ["data.volumes", "80000000", "rows of data=tinyworld-people"]),
+        ([MODEL, "data.volumes=[80000000]"], ["data.volumes", "80000000", "at most"]),
         ([MODEL, "data.volumes=[9]"], ["multiples of training.batch_rows"]),
         ([*QUICK, "probe_suites=[tinywrold]"], ["did you mean 'tinyworld'"]),
         ([*QUICK, "tuning=lora", "tuning.rank=0"], ["tuning.rank"]),
@@ -71,7 +69,7 @@ def files(*extra: str) -> list[str]:
     ("content", "fields", "words"),
     [
         ("", "{prompt: q, completion: a}", ["rows.jsonl"]),
-        ('{"q": "x", "b": "y"}\n' * 9, "{prompt: q, completion: a}", ["a", "b, q"]),
+        ('{"q": "x", "b": "y"}\n' * 9, "{prompt: q, completion: a}", ["no column 'a'", "q, b"]),
         ('{"q": "x", "a": ""}\n' * 9, "{prompt: q, completion: a}", ["empty"]),
         ('{"q": "x", ', "{prompt: q, completion: a}", ["rows.jsonl"]),
         ('{"q": "x", "a": "y"}\n' * 9, "{prompt: q}", ["completion"]),

@@ -1,0 +1,80 @@
+# `make` lists the targets. Everything installs into $(VENV) by itself, with the versions of constraints.txt.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.SUFFIXES:
+
+VENV   ?= .venv
+PYTHON ?= python3
+EXP    ?= tiny
+ARGS   ?=
+
+BIN   := $(VENV)/bin
+# One stamp a checkout: an environment shared by two holds the one that was installed last.
+STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
+
+.PHONY: help setup sweep table report smoke search-lr test unit lint imports types format wheel clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@printf '\nvariables:\n'
+	@printf '  EXP=tiny      experiment of sweep, table and report\n'
+	@printf '  ARGS=         more arguments for sweep, table and test, such as ARGS="seed=1" or ARGS="-k replay"\n'
+	@printf '  VENV=.venv    where to install     PYTHON=python3   what to install with (3.11 or newer)\n'
+
+setup: $(STAMP) ## make the virtual environment and install into it, once
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(BIN)/python"; test -x "$$python" || python="$(PYTHON)"; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: got $$python ($$("$$python" -V 2>&1)); allowed: Python 3.11 or newer; fix: make setup PYTHON=python3.11, or another VENV" >&2; \
+	  exit 1; }
+	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
+	@rm -f "$(VENV)"/.installed-*
+	@echo "installing into $(VENV), once; this takes a few minutes ..." >&2
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch "$@"
+
+sweep: $(STAMP) ## the main job: every point of experiment EXP, then its table and report
+	@"$(BIN)/harness" sweep experiment=$(EXP) $(ARGS)
+
+table: $(STAMP) ## the tidy table of EXP, as csv
+	@"$(BIN)/harness" table $(EXP) $(ARGS)
+
+report: $(STAMP) ## figures and report.md of EXP, in results/EXP/report/
+	@"$(BIN)/harness" report $(EXP)
+
+smoke: $(STAMP) ## the whole way in under two minutes: 2 sizes, full and LoRA, 1 volume, and the report
+	@"$(BIN)/harness" sweep experiment=smoke
+	@"$(BIN)/harness" report smoke
+
+search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are not reported
+	@"$(BIN)/harness" sweep experiment=tiny_lr
+	@"$(BIN)/harness" learning-rates tiny_lr
+
+test: lint imports types unit ## lint, import contracts, types, then all tests
+
+unit: $(STAMP) ## the tests alone
+	@"$(BIN)/python" -m pytest --quiet $(ARGS)
+
+lint: $(STAMP) ## ruff
+	@"$(BIN)/ruff" check --quiet .
+	@"$(BIN)/ruff" format --check --quiet . || { echo "lint: not formatted; fix: make format" >&2; exit 1; }
+
+imports: $(STAMP) ## the layers of harness/, by import-linter
+	@"$(BIN)/lint-imports" --no-logo
+
+types: $(STAMP) ## mypy, strict
+	@"$(BIN)/mypy" --no-error-summary
+
+format: $(STAMP) ## rewrite what ruff can
+	@"$(BIN)/ruff" check --fix --quiet .
+	@"$(BIN)/ruff" format --quiet .
+
+wheel: $(STAMP) ## build the wheel into dist/
+	@"$(BIN)/python" -m build --wheel --no-isolation --outdir dist >/dev/null
+	@ls dist/*.whl
+
+clean: ## remove what make, tests and tools made; results/ and the model cache stay
+	@rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

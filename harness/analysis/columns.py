@@ -1,0 +1,69 @@
+"""The columns of the tidy table: name, dtype, meaning and unit. One vocabulary: yaml key = field = column = axis label."""
+
+from __future__ import annotations
+
+SUITE_TASK = "*"
+"""What the task column says in a suite's own row."""
+
+_SPECIFICATION = """
+experiment        string   folder of results/
+run_id            string   one training trajectory
+model             string   start model, as chosen
+params_total      Int64    parameters of the model
+params_trainable  Int64    parameters that training may move
+tuning            string   which weights move
+objective         string   what is learned
+mitigation        string   what protects the past
+data              string   target data
+anchor            string   data that stand for the past
+volume            Int64    target rows seen once; 0 is before
+trajectory        string   shared: volumes are checkpoints of one run; independent: each is a run with its own schedule
+epochs            Int64    passes over the target rows
+steps             Int64    optimizer steps so far
+target_rows       Int64    target rows trained on so far, each time they were seen
+anchor_rows       Int64    anchor rows trained on so far
+train_tokens      Int64    target and anchor tokens so far
+supervised_tokens Int64    of these, tokens with a loss
+anchor_tokens     Int64    of train_tokens, the anchor's
+learning_rate     Float64  peak learning rate
+lr_tuned          boolean  whether that rate was searched for this model, tuning, objective, data and mitigation
+seed              Int64    of the run
+dtype             string   of the forward pass in training
+role              string   target: being learned; probe: could be forgotten
+suite             string   set of tasks judged by one metric
+task              string   leaf task; * is the suite, its tasks with equal weight
+metric            string   name of the metric
+filter            string   lm-eval's answer filter
+primary           boolean  whether the suite is judged by this metric
+n                 Int64    items with a value
+value             Float64  the metric, in its own unit
+stderr            Float64  standard error of value over items
+value_low         Float64  lower end of value's 95% interval over items
+value_high        Float64  upper end of value's 95% interval over items
+chance            Float64  value of uniform guessing
+higher_is_better  boolean  direction of the metric
+before            Float64  value at volume 0
+delta             Float64  value minus before
+delta_low         Float64  lower end of delta's 95% interval, paired over items
+delta_high        Float64  upper end of delta's 95% interval, paired over items
+lost              Int64    items 1 before and 0 now; empty for a metric that is not 0 or 1
+gained            Int64    items 0 before and 1 now; empty for a metric that is not 0 or 1
+p_value           Float64  of no change: exact McNemar, for other metrics a paired permutation test; not adjusted for several tests
+unparsed          Float64  share of items whose generated answer could not be parsed
+truncated         Float64  share of items whose prompt or answer was cut
+train_loss        Float64  nats per supervised token since the previous volume
+weight_change     Float64  Euclidean norm of the change of all weights
+flops             Float64  floating-point operations of training so far
+wall_seconds      Float64  seconds of training so far, without evaluation
+peak_memory_bytes Int64    largest memory of the process so far
+protocol_version  Int64    results of different versions are never mixed
+status            string   ok, failed or unfinished
+reason            string   why it failed, or why it has no delta
+"""
+_LINES = [line.split(maxsplit=2) for line in _SPECIFICATION.strip().splitlines()]
+
+COLUMNS: dict[str, str] = {name: dtype for name, dtype, _ in _LINES}
+"""Column → dtype, in the table's order. All are nullable: what is missing is ``pd.NA``, never NaN."""
+
+DESCRIPTIONS: dict[str, str] = {name: description for name, _, description in _LINES}
+"""Column → what it holds, and its unit."""

@@ -1,0 +1,165 @@
+"""Learning and forgetting: the paired join of two points, item by item, and what changed between them.
+
+Items are joined by (suite, task, filter, doc hash) and metric, never by their order. A join that would compare different things
+(an item missing on one side, another prompt, target or weight) is refused, never made smaller in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from harness.analysis import stats
+from harness.analysis.stats import Interval, Stratum
+from harness.errors import RecordError, explain
+
+TASK_KEYS = ["suite", "task", "filter"]
+
+Texts = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Items:
+    """One metric of one task, item by item, ordered by doc hash; all arrays of shape (n,).
+
+    Attributes:
+        asked: hash of the prompt and of the target.
+        weights: of each item in the mean; 1 unless the metric is a ratio.
+    """
+
+    where: str
+    doc_hashes: Texts
+    asked: Texts
+    values: stats.Floats
+    weights: stats.Floats
+
+    @property
+    def stratum(self) -> Stratum:
+        """Values and weights."""
+        return Stratum(self.values, self.weights)
+
+
+class Samples:
+    """The items of a point or baseline, sorted once, so that a task is a slice and a join compares two slices."""
+
+    def __init__(self, samples: pd.DataFrame) -> None:
+        keys = [*TASK_KEYS, "doc_hash"]
+        ordered = samples.sort_values(keys, kind="stable", ignore_index=True)
+        self._texts = {name: ordered[name].to_numpy(dtype=object) for name in ["doc_hash", "prompt_hash", "target_hash"]}
+        measured = [name for name in ordered.columns if name.startswith(("metric.", "weight."))]
+        self._numbers = {name: ordered[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in measured}
+        sizes = ordered.groupby(TASK_KEYS, sort=True).size()
+        ends = sizes.cumsum()
+        self._slices = {key: slice(int(end - size), int(end)) for key, size, end in zip(sizes.index, sizes, ends, strict=True)}
+
+    def items(self, suite: str, task: str, filter_name: str, metric: str) -> Items:
+        """Return the items of a task that have a value of a metric. Raises RecordError where there is none, or an item twice."""
+        where = f"items of {suite}, {task}, {metric} (filter {filter_name})"
+        rows = self._slices.get((suite, task, filter_name))
+        if rows is None or f"metric.{metric}" not in self._numbers:
+            raise RecordError(explain(where, got="none in samples.parquet", fix="delete the point's folder and run again"))
+        values = self._numbers[f"metric.{metric}"][rows]
+        kept = ~np.isnan(values)
+        docs = self._texts["doc_hash"][rows][kept]
+        if repeated := len(docs) - len(set(docs)):
+            raise RecordError(explain(where, got=f"{repeated} repeated doc hashes", allowed="each item once"))
+        weights = self._numbers[f"weight.{metric}"][rows][kept] if f"weight.{metric}" in self._numbers else np.ones(len(docs))
+        asked = self._texts["prompt_hash"][rows][kept] + "/" + self._texts["target_hash"][rows][kept]
+        return Items(where, docs, asked, values[kept], np.where(np.isnan(weights), 1.0, weights))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same items before and after."""
+
+    before: Items
+    after: Items
+
+    @property
+    def differences(self) -> Stratum:
+        """After minus before, item by item."""
+        return Stratum(self.after.values - self.before.values, self.after.weights)
+
+
+def pair(before: Items, after: Items) -> Pair:
+    """Join two measurements of one task item by item.
+
+    Raises:
+        RecordError: if an item stands on one side only, or its prompt, target or weight differs.
+    """
+    if not np.array_equal(before.doc_hashes, after.doc_hashes):
+        common = len(set(before.doc_hashes) & set(after.doc_hashes))
+        got = f"{len(before.doc_hashes)} before and {len(after.doc_hashes)} after, {common} of them the same"
+        raise RecordError(explain(after.where, got=got, allowed="the same items on both sides", fix="evaluate both again"))
+    for what, differs in {
+        "prompt or target": before.asked != after.asked,
+        "weight": ~np.isclose(before.weights, after.weights, rtol=1e-9, atol=0.0),
+    }.items():
+        if count := int(np.sum(differs)):
+            got = f"another {what} for {count} of {len(before.doc_hashes)} items"
+            raise RecordError(explain(after.where, got=got, allowed="the same before and after", fix="evaluate both again"))
+    return Pair(before, after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What changed between two points, in the metric's own unit and sign: after minus before.
+
+    Attributes:
+        interval: of the mean difference, paired over items, at ``stats.LEVEL``.
+        lost, gained: items 1 → 0 and 0 → 1; None for a metric that is not 0 or 1.
+        p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation.
+    """
+
+    n: int
+    before: float
+    after: float
+    delta: float
+    interval: Interval
+    lost: int | None
+    gained: int | None
+    p_value: float
+
+
+def change(pairs: Sequence[Pair]) -> Change:
+    """Compare before and after over one task, or over the tasks of a suite with equal weight.
+
+    The p-value of several tasks of 0/1 items is McNemar's on the summed counts where all have the same number of items (its
+    statistic is then the suite's difference), else a sign-flip permutation of the suite's difference.
+    """
+    differences = [item.differences for item in pairs]
+    binary = all(_is_binary(item.before) and _is_binary(item.after) for item in pairs)
+    lost = [int(np.sum(values < 0)) for values, _ in differences]
+    gained = [int(np.sum(values > 0)) for values, _ in differences]
+    sizes = [len(values) for values, _ in differences]
+    exact = binary and len(set(sizes)) == 1
+    return Change(
+        n=sum(sizes),
+        before=stats.mean([item.before.stratum for item in pairs]),
+        after=stats.mean([item.after.stratum for item in pairs]),
+        delta=stats.mean(differences),
+        interval=stats.difference_interval(lost, gained, sizes) if binary else stats.mean_interval(differences),
+        lost=sum(lost) if binary else None,
+        gained=sum(gained) if binary else None,
+        p_value=stats.mcnemar(sum(lost), sum(gained)) if exact else stats.sign_flip(differences),
+    )
+
+
+def value_interval(tasks: Sequence[Items]) -> Interval:
+    """Return the interval over items of a task's value, or of a suite's mean over tasks, at ``stats.LEVEL``."""
+    if all(_is_binary(items) for items in tasks):
+        return stats.proportion_interval([float(items.values.sum()) for items in tasks], [len(items.values) for items in tasks])
+    return stats.mean_interval([items.stratum for items in tasks])
+
+
+def is_binary(tasks: Sequence[Items]) -> bool:
+    """Say whether a metric counts items (0 or 1, all of the same weight)."""
+    return all(_is_binary(items) for items in tasks)
+
+
+def _is_binary(items: Items) -> bool:
+    return stats.is_binary(items.values) and bool(np.all(items.weights == 1.0))

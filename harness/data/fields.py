@@ -1,0 +1,174 @@
+"""Records of any data set to rows: which column, or which template over the columns, is which part of a row.
+
+A field is a bare column name (``question``), or a Jinja2 template over the columns (``"Question: {{ question }}"``), rendered in
+a sandbox where a column that does not exist is an error.
+
+Spaces: BPE tokenizers join a space to the word that follows it, so where prompt and completion meet, the space belongs to the
+completion. A prompt therefore loses its trailing white space, and a completion begins with the separator that its template
+states (``completion: " {{ answer }}"``). Under a chat template both are stripped, by ``tokens.encode``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.config import check
+from harness.errors import ConfigError, DataError, did_you_mean, explain
+from harness.interfaces import Row, RowKind, Turn
+
+log = logging.getLogger(__name__)
+
+FIELDS: Mapping[RowKind, tuple[frozenset[str], frozenset[str]]] = {
+    "text": (frozenset({"text"}), frozenset()),
+    "completion": (frozenset({"prompt", "completion"}), frozenset({"system"})),
+    "chat": (frozenset({"messages"}), frozenset()),
+}
+"""Row kind → fields that must be there, fields that may be."""
+
+ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
+"""Names that data sets give to who speaks (``human`` and ``gpt`` are ShareGPT's) → ours."""
+
+Render = Callable[[Mapping[str, Any]], Any]
+
+
+def check_fields(kind: RowKind, fields: Mapping[str, str]) -> None:
+    """Refuse fields that the kind does not have, and fields that are missing. Raises ConfigError."""
+    required, optional = FIELDS[kind]
+    allowed = ", ".join([*sorted(required), *(f"{name} (optional)" for name in sorted(optional))])
+    for name in fields:
+        if name not in required | optional:
+            fix = did_you_mean(name, required | optional)
+            raise ConfigError(explain(f"data.fields.{name}", got="an unknown field", allowed=f"{allowed} for kind: {kind}", fix=fix))
+    for name in sorted(required - set(fields)):
+        fix = "name a column, or give a template such as '{{ column }}'"
+        raise ConfigError(explain(f"data.fields.{name}", got="nothing", allowed=f"{allowed} for kind: {kind}", fix=fix))
+
+
+def check_volumes(volumes: Sequence[int]) -> None:
+    """Refuse volumes that are none, not positive, or given twice; any order will do. Raises ConfigError."""
+    allowed = "at least one positive integer, each once"
+    check("data.volumes", list(volumes), allowed, lambda v: bool(v) and min(v) > 0 and len(set(v)) == len(v))
+
+
+def to_rows(
+    records: Iterable[Mapping[str, Any]], kind: RowKind, fields: Mapping[str, str], columns: Sequence[str], *, where: str, drop_empty: bool
+) -> list[Row]:
+    """Map records to rows.
+
+    Args:
+        records: column → value.
+        kind: what the rows are.
+        fields: part of a row → column name or template.
+        columns: the columns there are.
+        where: the data set and split, for messages.
+        drop_empty: leave out rows with an empty text instead of refusing them.
+
+    Raises:
+        DataError: on a column that is missing, a text that is empty, messages that are none, or if no row is left.
+    """
+    if not columns:
+        raise DataError(explain(where, got="no rows", allowed="at least one row with text"))
+    renders = {name: _render(name, text, columns, where) for name, text in fields.items()}
+    make = {"text": _text_row, "completion": _completion_row, "chat": _chat_row}[kind]
+    rows: list[Row] = []
+    empty: list[int] = []
+    for number, record in enumerate(records):
+        row = make({name: render(record) for name, render in renders.items()}, f"{where}, row {number}")
+        if _is_empty(row):
+            empty.append(number)
+        else:
+            rows.append(row)
+    if empty and not drop_empty:
+        got = f"an empty or missing text in {len(empty)} of {len(rows) + len(empty)} rows, the first is row {empty[0]}"
+        fix = "mend the rows, or data.drop_empty=true leaves them out"
+        raise DataError(explain(where, got=got, allowed="text in every field", fix=fix))
+    if empty:
+        log.info("%s: %d of %d rows have an empty text and are left out", where, len(empty), len(rows) + len(empty))
+    if not rows:
+        raise DataError(explain(where, got="no rows", allowed="at least one row with text"))
+    return rows
+
+
+def _is_empty(row: Row) -> bool:
+    return not row.turns or any(not turn.content.strip() for turn in row.turns)
+
+
+def _render(name: str, text: str, columns: Sequence[str], where: str) -> Render:
+    """Compile a field, having checked that its columns exist."""
+    is_template = "{{" in text or "{%" in text
+    needed = _columns_of(name, text, where) if is_template else {text}
+    for column in sorted(needed - set(columns)):
+        fix = did_you_mean(column, columns) or "set data.fields to columns that are there"
+        raise DataError(explain(f"{where}: data.fields.{name}", got=f"no column '{column}'", allowed=", ".join(columns), fix=fix))
+    if not is_template:
+        return lambda record: record.get(text)
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # finalize: a None would be rendered as the word "None"
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, finalize=lambda value: "" if value is None else value
+    )
+    template = environment.from_string(text)
+
+    def render(record: Mapping[str, Any]) -> str:
+        try:
+            return template.render(record)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            message = explain(f"{where}: data.fields.{name}", got=f"a template that fails ({error})", fix=f"mend {text!r}")
+            raise DataError(message) from error
+
+    return render
+
+
+def _columns_of(name: str, text: str, where: str) -> set[str]:
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment()
+    try:
+        return meta.find_undeclared_variables(environment.parse(text)) - set(environment.globals)
+    except TemplateSyntaxError as error:
+        message = explain(f"{where}: data.fields.{name}", got=f"{text!r} ({error})", allowed="a Jinja2 template over the columns")
+        raise ConfigError(message) from error
+
+
+def _string(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _text_row(values: Mapping[str, Any], _where: str) -> Row:
+    return Row((Turn("text", _string(values["text"])),), "text")
+
+
+def _completion_row(values: Mapping[str, Any], _where: str) -> Row:
+    system = _string(values.get("system"))
+    turns = (Turn("user", _string(values["prompt"]).rstrip()), Turn("assistant", _string(values["completion"])))
+    return Row((Turn("system", system), *turns) if system.strip() else turns, "completion")
+
+
+def _chat_row(values: Mapping[str, Any], where: str) -> Row:
+    messages = values["messages"]
+    if messages is None:
+        return Row((), "chat")
+    allowed = "a list of {role, content} or {from, value}"
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
+        raise DataError(explain(where, got=f"messages that are {type(messages).__name__}", allowed=allowed))
+    turns = tuple(_turn(message, where, allowed) for message in messages)
+    spoken = [turn.role for turn in turns if turn.role != "system"]
+    if turns and (spoken[:1] != ["user"] or "assistant" not in spoken):
+        got = f"a conversation of {', '.join(turn.role for turn in turns)}"
+        raise DataError(explain(where, got=got, allowed="one that begins with the user and that the assistant answers"))
+    return Row(turns, "chat")
+
+
+def _turn(message: Mapping[str, Any], where: str, allowed: str) -> Turn:
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if role not in ROLES:
+        fix = f"roles are {', '.join(ROLES)}"
+        raise DataError(explain(where, got=f"a message with keys {sorted(message)} and role {role!r}", allowed=allowed, fix=fix))
+    if content is not None and not isinstance(content, str):
+        raise DataError(explain(where, got=f"a message whose content is {type(content).__name__}", allowed="text"))
+    return Turn(ROLES[role], content or "")

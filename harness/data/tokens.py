@@ -1,0 +1,159 @@
+"""Rows to tokens, and which of them have a loss.
+
+text        [BOS] text EOS, all supervised.
+completion  plain: [BOS] prompt completion EOS, supervised from the completion on, EOS included.
+            chat: becomes a user and an assistant message, stripped.
+chat        the tokenizer's chat template; supervised is what the assistant says, its end-of-turn token included.
+
+BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else not at all. EOS is the
+tokenizer's ``eos_token``. A row longer than ``max_length`` is cut at its end, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.errors import ConfigError, DataError, explain
+from harness.interfaces import Example, Origin, PromptFormat, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tokens = tuple[list[int], list[bool]]
+"""Ids, and for each whether it has a loss."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a set of examples teaches: ``supervised_tokens`` of ``tokens`` have a loss."""
+
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    truncated_rows: int
+    rows_without_supervision: int
+
+
+def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, max_length: int, origin: Origin) -> Example:
+    """Turn one row into tokens with its mask.
+
+    Args:
+        row: text, completion or chat.
+        tokenizer: the model's.
+        prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the chat template. Text rows ignore it.
+        max_length: in tokens; what is longer is cut at the end.
+        origin: target or anchor, kept with the example.
+
+    Raises:
+        DataError: for a conversation under ``plain``, or one the chat template cannot render piece by piece.
+        ConfigError: for ``chat`` with a tokenizer that has no chat template.
+    """
+    if row.kind == "text":
+        ids, supervised = _text(row, tokenizer)
+    elif prompt_format == "chat":
+        ids, supervised = _chat(row, tokenizer)
+    elif row.kind == "completion":
+        ids, supervised = _completion(row, tokenizer)
+    else:
+        fix = "objective.prompt_format=chat with a model that has a chat template"
+        raise DataError(explain("prompt format 'plain'", got="a conversation", allowed="text or prompt and completion", fix=fix))
+    return Example(tuple(ids[:max_length]), tuple(supervised[:max_length]), origin, row.id, truncated=len(ids) > max_length)
+
+
+def supervision(examples: Sequence[Example]) -> Supervision:
+    """Sum up what examples teach. Raises DataError if none has a supervised token: a run would learn nothing."""
+    found = Supervision(
+        rows=len(examples),
+        tokens=sum(len(example.input_ids) for example in examples),
+        supervised_tokens=sum(example.supervised_tokens for example in examples),
+        truncated_rows=sum(example.truncated for example in examples),
+        rows_without_supervision=sum(example.supervised_tokens == 0 for example in examples),
+    )
+    if not found.supervised_tokens:
+        got = f"no supervised token in {found.rows} rows ({found.truncated_rows} of them cut at training.max_length)"
+        raise DataError(explain("data", got=got, allowed="at least one", fix="a larger training.max_length, or data with answers"))
+    return found
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase, begins_with: Sequence[int]) -> list[int]:
+    """Return the BOS id where the tokenizer adds one by itself and it is not there yet."""
+    bos = cast("int | None", tokenizer.bos_token_id)
+    if bos is None or list(begins_with[:1]) == [bos]:
+        return []
+    return [bos] if tokenizer.encode("a", add_special_tokens=True)[:1] == [bos] else []
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.eos_token_id is None:
+        fix = "set eos_token in its tokenizer_config.json"
+        raise DataError(explain("tokenizer", got="no EOS token", allowed="one that marks the end of a text", fix=fix))
+    return cast(int, tokenizer.eos_token_id)
+
+
+def _text(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    ids = tokenizer.encode(row.turns[0].content, add_special_tokens=False)
+    ids = [*_bos(tokenizer, ids), *ids, _eos(tokenizer)]
+    return ids, [True] * len(ids)
+
+
+def _completion(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """Encode prompt and completion as one text, as lm-eval encodes context and continuation.
+
+    Trailing white space of the prompt goes with the completion, and the completion is what follows the prompt's own encoding. Where
+    a tokenizer merges across the border (the completion begins without a space), the merged token is supervised and no text is lost.
+    """
+    *system, prompt, completion = [turn.content for turn in row.turns]
+    whole_prompt = "\n\n".join([*system, prompt])
+    context = whole_prompt.rstrip()
+    prefix = tokenizer.encode(context, add_special_tokens=False)
+    ids = tokenizer.encode(whole_prompt + completion, add_special_tokens=False)
+    border = next((i for i, (a, b) in enumerate(zip(prefix, ids, strict=False)) if a != b), min(len(prefix), len(ids)))
+    bos = _bos(tokenizer, ids)
+    ids = [*bos, *ids, _eos(tokenizer)]
+    return ids, [index >= border + len(bos) for index in range(len(ids))]
+
+
+def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """Render the conversation once, find each assistant turn as the text between two shorter renderings, and map it to tokens."""
+    if tokenizer.chat_template is None:
+        fix = "prompt_format=plain, or a model with a chat template"
+        raise ConfigError(explain("prompt_format", got="chat, with a tokenizer that has no chat template", allowed="plain", fix=fix))
+    messages = [{"role": turn.role, "content": turn.content.strip() if row.kind == "completion" else turn.content} for turn in row.turns]
+    text = _rendered(tokenizer, messages)
+    spans = [_assistant_span(tokenizer, messages, i, text) for i, message in enumerate(messages) if message["role"] == "assistant"]
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = cast("list[int]", encoding["input_ids"]), cast("list[tuple[int, int]]", encoding["offset_mapping"])
+    # By overlap: byte-level tokenizers trim the offsets of white space, some to nothing at the border of a span.
+    supervised = [any(end > low and start < high for low, high in spans) for start, end in offsets]
+    bos = _bos(tokenizer, ids)
+    return [*bos, *ids], [*[False] * len(bos), *supervised]
+
+
+def _assistant_span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], index: int, text: str) -> tuple[int, int]:
+    """Return where an assistant turn lies in the rendered text: from after the generation prompt to after the end-of-turn token.
+
+    White space that the template writes after the end-of-turn token is left out: the model stops before it.
+    """
+    before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
+    upto = _rendered(tokenizer, messages[: index + 1])
+    if not (text.startswith(upto) and upto.startswith(before)):
+        got = f"one that renders turn {index} differently when others follow"
+        fix = "conversations of one answer, another chat template, or prompt_format=plain"
+        raise DataError(explain("chat template", got=got, allowed="one that only ever appends", fix=fix))
+    said = upto[len(before) :].rstrip()
+    if said.endswith(messages[index]["content"].strip()):
+        got = "one that writes nothing after an assistant's turn"
+        raise DataError(explain("chat template", got=got, allowed="one with an end-of-turn token", fix="another chat template"))
+    return len(before), len(before) + len(said)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(explain("chat template", got=f"'{error}' for roles {roles}", allowed="a conversation it can render")) from error

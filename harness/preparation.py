@@ -1,0 +1,203 @@
+"""A run before it starts: every check of config, data and suites, and its identity. Nothing is built, nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import PROTOCOL_VERSION, compose, plan
+from harness.config import RunConfig, plain
+from harness.data import subsets
+from harness.errors import DataError, explain
+from harness.evaluation import adapter, suites
+from harness.evaluation.adapter import HfEvaluation, PreparedSuite
+from harness.interfaces import Example, ModelFacts, Origin, Row, Source, Split
+from harness.plan import Resolved
+from harness.records import Experiment, Role
+from harness.seeds import permutation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Workspace:
+    """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks."""
+
+    rows: dict[str, Sequence[Row]] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, ModelFacts] = field(default_factory=dict)
+    suites: dict[str, PreparedSuite] = field(default_factory=dict)
+    suite_identities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    examples: dict[str, dict[str, Example]] = field(default_factory=dict)
+    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
+
+    def rows_of(self, source: Source, split: Split = "train") -> Sequence[Row]:
+        """Return the rows of a source."""
+        key = plan.identify(plain(source) | {"volumes": None, "split": split})
+        if key not in self.rows:
+            self.rows[key] = source.rows(split)
+            self.fingerprints[key] = subsets.fingerprint(self.rows[key])
+        return self.rows[key]
+
+    def fingerprint_of(self, source: Source) -> str:
+        """Return the content hash of a source's training rows."""
+        self.rows_of(source)
+        return self.fingerprints[plan.identify(plain(source) | {"volumes": None, "split": "train"})]
+
+    def facts_of(self, config: RunConfig) -> ModelFacts:
+        """Return what is known of a run's model before it is built."""
+        key = plan.identify(plain(config.model))
+        if key not in self.facts:
+            self.facts[key] = config.model.facts()
+        return self.facts[key]
+
+    def identity_of(self, name: str) -> dict[str, Any]:
+        """Return what decides the scores of a suite."""
+        if name not in self.suite_identities:
+            self.suite_identities[name] = adapter.identity(suites.load(name))
+        return self.suite_identities[name]
+
+    def suite_of(self, name: str, evaluation: HfEvaluation) -> PreparedSuite:
+        """Return a suite with its tasks built and items chosen."""
+        key = f"{name} {evaluation.items}"
+        if key not in self.suites:
+            self.suites[key] = adapter.prepare(suites.load(name), evaluation)
+        return self.suites[key]
+
+    def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of a run's model."""
+        key = plan.identify(plain(config.model))
+        if key not in self.tokenizers:
+            self.tokenizers[key] = config.model.tokenizer()
+        return self.tokenizers[key]
+
+    def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
+        """Return rows as tokens; each row is encoded once for all runs of the same model and objective."""
+        key = plan.identify({"of": plain([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
+        known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
+        ids = [row.id for row in rows]
+        for row_id, row in zip(ids, rows, strict=True):
+            if row_id not in known:
+                known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
+        return [known[row_id] for row_id in ids]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has passed every check.
+
+    Attributes:
+        rows: target rows in the order they are trained on, the largest volume of them (each epoch in its own order).
+        anchor: anchor rows in the order they are drawn.
+        identity: decides ``run_id``.
+        baseline_identities: suite → what decides its volume 0.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    resolved: Resolved
+    rows: Sequence[Row]
+    anchor: Sequence[Row]
+    identity: Mapping[str, Any]
+    baseline_identities: Mapping[str, Mapping[str, Any]]
+    workspace: Workspace
+
+    @cached_property
+    def run_id(self) -> str:
+        """Hash of the identity."""
+        return plan.identify(self.identity)
+
+    @property
+    def experiment(self) -> Experiment:
+        """Where it is recorded."""
+        return Experiment(Path(self.config.results) / self.config.name)
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Suite → target or probe."""
+        targets: dict[str, Role] = dict.fromkeys(self.config.target_suites, "target")
+        probes: dict[str, Role] = dict.fromkeys(self.config.probe_suites, "probe")
+        return targets | probes
+
+    @property
+    def volumes(self) -> list[int]:
+        """Volumes to reach, ascending."""
+        return sorted(self.config.data.volumes)
+
+
+def prepare(config: RunConfig, workspace: Workspace) -> Prepared:
+    """Check everything that can be checked before a model is built or a file written, and identify the run.
+
+    Raises:
+        HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each.
+    """
+    Experiment(Path(config.results) / config.name).require_writable()
+    definitions = {name: suites.load(name) for name in (*config.target_suites, *config.probe_suites)}
+    facts = workspace.facts_of(config)
+    resolved = plan.resolve(config, facts, compose.searched_rates(), cores=os.cpu_count() or 1, cuda=_has_gpu())
+    rows = _target_rows(config, workspace)
+    anchor = _anchor_rows(config, workspace)
+    evaluation = plain(config.evaluation) | {"dtype": resolved.evaluation_dtype}
+    suite_inputs = {name: workspace.identity_of(name) for name in definitions}
+    shared = {"model": plain(facts.content), "evaluation": evaluation, "threads": resolved.threads, "protocol_version": PROTOCOL_VERSION}
+    inputs = {
+        "model": facts.content,
+        "data": workspace.fingerprint_of(config.data),
+        "anchor": workspace.fingerprint_of(config.anchor) if config.anchor and config.mitigation.needs_anchor else None,
+        "target_suites": {name: suite_inputs[name] for name in config.target_suites},
+        "probe_suites": {name: suite_inputs[name] for name in config.probe_suites},
+    }
+    return Prepared(
+        config=config,
+        facts=facts,
+        resolved=resolved,
+        rows=rows,
+        anchor=anchor,
+        identity=plan.identity(config, resolved, inputs),
+        baseline_identities={name: shared | {"suite": identity} for name, identity in suite_inputs.items()},
+        workspace=workspace,
+    )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _target_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
+    rows, largest = workspace.rows_of(config.data), max(config.data.volumes)
+    if largest > len(rows):
+        message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}")
+        raise DataError(message)
+    subset = subsets.order(rows, config.seed)[:largest]
+    orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
+    return [rows[i] for order in [list(range(largest)), *orders] for i in (subset[position] for position in order)]
+
+
+def _anchor_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
+    wanted = config.mitigation.anchor_rows(max(config.data.volumes) * config.training.epochs)
+    if not config.mitigation.needs_anchor or config.anchor is None or not wanted:
+        return []
+    rows = workspace.rows_of(config.anchor)
+    if wanted > len(rows):
+        fix = "a smaller volume or mitigation.fraction, or a larger anchor"
+        raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(rows)} rows", allowed=f"at least {wanted}", fix=fix))
+    return [rows[i] for i in permutation(config.seed, len(rows), "anchor-order")]
+
+
+def done(prepared: Prepared) -> bool:
+    """Say whether every volume asked for is recorded, complete, and measured without failure."""
+    experiment, run_id = prepared.experiment, prepared.run_id
+    record = experiment.record(run_id)
+    if record is None or not set(prepared.volumes) <= set(record.volumes):
+        return False
+    points = [experiment.point(run_id, volume) for volume in prepared.volumes]
+    baselines = [experiment.baseline(baseline_id) for baseline_id in record.baselines.values()]
+    complete = [item is not None and all(score.status == "ok" for score in item.scores) for item in [*points, *baselines]]
+    return all(complete)

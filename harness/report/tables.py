@@ -1,0 +1,246 @@
+"""The tidy table as text: whole (csv, json, markdown, parquet), and the short summary that ends a run or sweep."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from harness.analysis.columns import SUITE_TASK
+from harness.errors import ConfigError, explain
+
+Format = Literal["csv", "json", "markdown", "parquet"]
+
+SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
+
+MAX_TASKS = 4
+"""A suite of more tasks is shown by its own row, one of at most so many task by task."""
+
+MAX_SUMMARY_ROWS = 24
+WIDTH = 120
+
+CHOICES = ["model", "tuning", "mitigation", "objective", "data", "anchor", "trajectory", "epochs", "learning_rate", "seed"]
+"""What can tell runs apart, in the order in which it is shown."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is shown: ``scale`` times the number, with so many decimals."""
+
+    name: str
+    scale: float
+    decimals: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One thing to look at: a suite, or one task of a small suite."""
+
+    suite: str
+    task: str
+    label: str
+    role: str
+    metric: str
+    filter: str
+    higher_is_better: bool
+    unit: Unit
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return its rows, measured or failed, of the suite's primary metric."""
+        return table[((table["suite"] == self.suite) & (table["task"] == self.task) & table["primary"]).fillna(False)]
+
+
+def panels(table: pd.DataFrame, role: str) -> list[Panel]:
+    """Return what to show of a role: a suite's tasks up to MAX_TASKS of them, else the suite's own row."""
+    rows = table[((table["role"] == role) & table["primary"]).fillna(False)]
+    found = []
+    for suite, group in rows.groupby("suite", sort=False):
+        tasks = [task for task in group["task"].unique() if task != SUITE_TASK]
+        shown = tasks if len(tasks) <= MAX_TASKS else [SUITE_TASK]
+        found += [_panel(str(suite), str(task), len(tasks), group[group["task"] == task]) for task in shown]
+    return found
+
+
+def _panel(suite: str, task: str, tasks: int, rows: pd.DataFrame) -> Panel:
+    first = rows.iloc[0]
+    label = f"{suite} ({tasks} tasks)" if task == SUITE_TASK else task if tasks > 1 else suite
+    return Panel(
+        suite=suite,
+        task=task,
+        label=label,
+        role=str(first["role"]),
+        metric=str(first["metric"]),
+        filter=str(first["filter"]),
+        higher_is_better=bool(first["higher_is_better"]),
+        unit=unit_of(str(first["metric"]), share=bool(rows["lost"].notna().any() or rows["chance"].notna().any())),
+    )
+
+
+def unit_of(metric: str, *, share: bool) -> Unit:
+    """Return how to show a metric.
+
+    Args:
+        metric: its name.
+        share: whether it is a share of items (it counts them, or has a level of guessing): shown in points, 100 × the share.
+    """
+    if share:
+        return Unit("points", 100.0, 1)
+    return Unit(metric.replace("_", " "), 1.0, 3)
+
+
+def number(value: Any, unit: Unit, *, sign: bool = False) -> str:
+    """Write a number in its unit's decimals; ``-`` where it is missing."""
+    if pd.isna(value):
+        return "-"
+    text = f"{float(value) * unit.scale:{'+' if sign else ''}.{unit.decimals}f}"
+    return text.replace("-", "+" if sign else "") if float(text) == 0.0 else text
+
+
+def change_text(row: pd.Series, unit: Unit) -> str:
+    """Write a change with its interval, such as ``-12.5 [-16.1, -8.9]``; ``failed`` or ``-`` where there is none."""
+    if row["status"] != "ok" or pd.isna(row["delta"]):
+        return "-" if row["status"] == "ok" else str(row["status"])
+    delta, low, high = (number(row[name], unit, sign=True) for name in ["delta", "delta_low", "delta_high"])
+    return f"{delta} [no interval]" if low == "-" else f"{delta} [{low}, {high}]"
+
+
+def varying(table: pd.DataFrame) -> list[str]:
+    """Return the columns of CHOICES that tell runs apart, always with model and tuning; learning rates only within the rest."""
+    names = [name for name in CHOICES if name in {"model", "tuning"} or table[name].nunique(dropna=False) > 1]
+    others = [name for name in names if name != "learning_rate"]
+    rates = table.groupby(others, dropna=False)["learning_rate"].nunique() if len(table) else pd.Series(dtype="int64")
+    return names if (rates > 1).any() else others
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Return the short table: a row a run and volume, learning on the targets and change on the probes with intervals.
+
+    Up to MAX_SUMMARY_ROWS rows every volume is shown, beyond that each run's largest.
+    """
+    measured = table[(table["volume"] > 0).fillna(False)]
+    if measured.empty:
+        return "\n".join(["No point is measured yet.", *_troubles(table)])
+    points = measured.drop_duplicates(["run_id", "volume"])
+    largest_only = len(points) > MAX_SUMMARY_ROWS
+    points = points.sort_values(["params_total", *CHOICES, "volume"], kind="stable")
+    if largest_only:
+        points = points.drop_duplicates("run_id", keep="last")
+    labels = points[[*varying(points), "volume"]].astype("string").fillna("-")
+    columns = {name: labels[name].tolist() for name in labels.columns}
+    shown = [*panels(table, "target"), *panels(table, "probe")]
+    cells = {_heading(panel): _cells(panel, measured, points) for panel in shown}
+    title = "Change since before training, with 95% intervals paired over items"
+    title += "" if all(panel.higher_is_better for panel in shown) else "; ↓ less is better"
+    title += f" (largest volume of each of {points['run_id'].nunique()} runs)" if largest_only else ""
+    return "\n".join([title, *_blocks(columns, cells), *_troubles(table)])
+
+
+def _heading(panel: Panel) -> tuple[str, ...]:
+    return panel.role, panel.label, panel.unit.name + ("" if panel.higher_is_better else " ↓")
+
+
+def _cells(panel: Panel, measured: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    rows = {(row["run_id"], row["volume"]): row for _, row in panel.rows(measured).iterrows()}
+    texts = []
+    for key in zip(points["run_id"], points["volume"], strict=True):
+        texts.append(change_text(rows[key], panel.unit) if key in rows else "-")
+    return texts
+
+
+def _blocks(columns: dict[str, list[str]], cells: dict[tuple[str, ...], list[str]]) -> list[str]:
+    """Lay columns out side by side; those beyond WIDTH go into further blocks that repeat the labels."""
+    left = [_column(("", "", name), texts, right=name == "volume") for name, texts in columns.items()]
+    blocks: list[list[list[str]]] = [[*left]]
+    for heading, texts in cells.items():
+        column = _column(heading, texts, right=True)
+        used = sum(len(part[0]) + 2 for part in blocks[-1])
+        if used + len(column[0]) > WIDTH and len(blocks[-1]) > len(left):
+            blocks.append([*left])
+        blocks[-1].append(column)
+    lines: list[str] = []
+    for block in blocks:
+        lines += ["", *("  ".join(parts).rstrip() for parts in zip(*block, strict=True))]
+    return lines
+
+
+def _column(heading: Sequence[str], texts: Sequence[str], *, right: bool) -> list[str]:
+    width = max(map(len, [*heading, *texts]))
+    return [text.rjust(width) if right else text.ljust(width) for text in [*heading, *texts]]
+
+
+def _troubles(table: pd.DataFrame) -> list[str]:
+    """Return a line for each run that did not end well, one for failed measurements and one for rates that were not searched."""
+    whole = table[table["suite"].isna() & (table["status"] != "ok")]
+    lines = [f"{row['status']}: run {row['run_id']} ({row['model']}, {row['tuning']}): {row['reason']}" for _, row in whole.iterrows()]
+    scores = table[table["suite"].notna() & (table["status"] == "failed")]
+    for (suite, task), rows in scores[scores["task"] != SUITE_TASK].groupby(["suite", "task"], sort=False):
+        lines.append(f"failed: {suite}, {task} at {len(rows)} points: {rows['reason'].iloc[0]}")
+    if (table["lr_tuned"] == False).fillna(False).any():  # noqa: E712 - a nullable column: missing is not false
+        lines.append("learning rate not tuned: not a method comparison")
+    return ["", *lines] if lines else []
+
+
+def render(table: pd.DataFrame, form: str | None) -> str:
+    """Return the whole table as text.
+
+    Args:
+        table: the tidy table.
+        form: ``csv`` (missing is empty), ``json`` (a list of row objects, missing is null) or ``markdown``.
+    """
+    if form == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    if form == "json":
+        return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows) + "\n]\n"
+    if form == "markdown":
+        return markdown(list(table.columns), [["" if value is None else str(value) for value in row.values()] for row in rows])
+    raise ConfigError(explain("format", got=repr(form), allowed="csv, json, markdown (and parquet with --output)"))
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON value: numbers as numbers, what is missing as None."""
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its cells escaped."""
+    lines = [list(map(escape, columns)), ["---"] * len(columns), *([escape(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def escape(text: object) -> str:
+    """Escape a text for Markdown: words, never markup, HTML, a link or a new cell."""
+    flat = html.escape(" ".join(str(text).split()), quote=False)
+    flat = re.sub(r"[\\`*\[\]|#~$!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", flat)  # an underscore inside a word is no markup
+    return flat.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+
+
+def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
+    """Write the whole table to a file, complete or not at all; by its suffix unless ``form`` says otherwise.
+
+    Raises:
+        ConfigError: if the format is unknown or the file cannot be written.
+    """
+    form = form or SUFFIXES.get(path.suffix)
+    if form not in SUFFIXES.values():
+        raise ConfigError(explain("--output", got=f"'{path.name}'", allowed=f"a name ending in {', '.join(SUFFIXES)}, or --format"))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if form == "parquet":
+            table.to_parquet(temporary, index=False, compression="zstd")
+        else:
+            temporary.write_text(render(table, form), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(explain("--output", got=f"'{path}', not writable ({error.strerror})", fix="choose another place")) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""The suite files that ship, against the task files of the lm-eval that is installed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness import paths
+from harness.evaluation import adapter
+from harness.evaluation.adapter import HfEvaluation
+from harness.evaluation.suites import Suite, load
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+OURS = [name for name in paths.members("benchmarks/suites") if not name.startswith("tinyworld")]
+
+
+@pytest.fixture(scope="module")
+def manager() -> TaskManager:
+    """Index lm-eval's own task files, which takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def leaves(manager: TaskManager, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the leaf tasks of a task, group or tag with their configuration, no data needed."""
+    entry = manager.task_index[name]
+    if entry.kind.name == "TASK":
+        yield name, entry.cfg
+        return
+    for part in sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg["task"]:
+        yield from leaves(manager, part if isinstance(part, str) else part["task"])
+
+
+@pytest.mark.parametrize("suite", [suite for suite in map(load, OURS) if suite.kind == "lm_eval"], ids=lambda suite: suite.name)
+def test_tasks_metrics_and_filters_exist(manager: TaskManager, suite: Suite) -> None:
+    """Every task is there by its official name, with the suite's primary metric and filter, and takes its number of examples."""
+    for task in suite.tasks:
+        assert task in manager.task_index
+        for name, config in leaves(manager, task):
+            assert suite.metric in [entry["metric"] for entry in config["metric_list"]], name
+            assert suite.filter in ([entry["name"] for entry in config.get("filter_list", [])] or ["none"]), name
+            assert not suite.num_fewshot or config.get("num_fewshot") != 0, name
+            assert (suite.chance == "choices") == (config["output_type"] == "multiple_choice"), name
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize(
+    ("name", "items"),
+    [
+        (
+            "commonsense",
+            {
+                "bigbench_social_iqa_multiple_choice": 150,
+                "bigbench_strategyqa_multiple_choice": 150,
+                "bigbench_general_knowledge_multiple_choice": 70,
+            },
+        ),
+        ("values", {"bigbench_hhh_alignment_multiple_choice": 100, "bigbench_bbq_lite_json_multiple_choice": 100}),
+        ("medicine", {"pubmedqa": 100}),
+        ("math", {"gsm8k": 50}),
+        ("math_nll", {"gsm8k": 64}),
+    ],
+)
+def test_suites_are_prepared_from_real_data(name: str, items: dict[str, int]) -> None:
+    """Their tasks load and give as many distinct items as the file says."""
+    prepared = adapter.prepare(load(name), HfEvaluation())
+    assert {task: len(chosen) for task, chosen in prepared.items.items()} == items
+    for task, chosen in prepared.items.items():
+        assert max(Counter(chosen).values()) == 1, task

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.analysis.columns import COLUMNS
+from harness.analysis.frame import table
+from harness.records import Experiment
+
+HERE = Path(__file__).parent
+
+
+def test_a_recorded_experiment_gives_the_recorded_table() -> None:
+    """No number of the table moves unless someone means it to (then: python -m tests.golden.record_small, and the protocol version)."""
+    expected = pd.read_csv(HERE / "small.csv", dtype=COLUMNS)
+    pd.testing.assert_frame_equal(table(Experiment(HERE / "small")), expected, rtol=1e-9)
+
+
+def test_the_recorded_table_holds_what_can_be_worked_out_by_hand() -> None:
+    """Full, 32 rows: facts 20/24 lost 4, gained 1, so −3/24; sums 9/12 lost 2, so −2/12; the suite is their mean."""
+    rows = pd.read_csv(HERE / "small.csv", dtype=COLUMNS).query("run_id == 'full000' and volume == 32").set_index("task")
+    old = rows[rows["suite"] == "old"]
+    assert old.loc["facts", "delta"] == pytest.approx(-3 / 24)
+    assert old.loc["sums", "delta"] == pytest.approx(-2 / 12)
+    assert old.loc["*", "delta"] == pytest.approx((-3 / 24 - 2 / 12) / 2)

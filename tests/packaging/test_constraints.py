@@ -1,0 +1,77 @@
+"""pyproject.toml says what is needed, constraints.txt pins all of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from harness import __version__
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DIRECT = [Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
+PINS = {
+    canonicalize_name(name): version
+    for name, version in (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#")
+}
+CUDA = ("nvidia-", "cuda-", "triton")
+"""What a CUDA build of torch brings along; torch itself pins their versions."""
+
+
+def needed(requirement: Requirement, seen: set[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+    """Yield the names of all that a requirement installs here, itself included."""
+    key = (canonicalize_name(requirement.name), tuple(sorted(requirement.extras)))
+    if key in seen or key[0].startswith(CUDA):
+        return
+    seen.add(key)
+    yield key[0]
+    for text in importlib.metadata.requires(requirement.name) or []:
+        further = Requirement(text)
+        if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in (requirement.extras or {""})):
+            yield from needed(further, seen)
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=str)
+def test_a_pin_satisfies_its_bound(requirement: Requirement) -> None:
+    """The set that is tested is one that pyproject.toml allows, and the bound is no lower than what is tested."""
+    pin = PINS[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin)
+    lower = next(part.version for part in requirement.specifier if part.operator == ">=")
+    assert pin == lower or pin.startswith(f"{lower}.")
+
+
+def test_all_that_is_installed_is_pinned() -> None:
+    """Nothing that an installation brings is left to the day it is made."""
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    names = {name for requirement in DIRECT for name in needed(requirement, seen)}
+    assert names - PINS.keys() == set()
+
+
+def test_the_pins_hold_nothing_else() -> None:
+    """A pin that nothing needs any more is taken out."""
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    names = {name for requirement in DIRECT for name in needed(requirement, seen)}
+    assert PINS.keys() - names == set()
+
+
+def test_torch_is_pinned_to_no_build() -> None:
+    """`torch==2.13.0` takes the CPU build where an index offers one; the wheel's own bound forces neither."""
+    assert "+" not in PINS[canonicalize_name("torch")]
+    assert [str(requirement) for requirement in DIRECT if requirement.name == "torch"] == ["torch>=2.13"]
+
+
+def test_the_wheel_needs_no_cuda_package() -> None:
+    """CUDA comes with the build of torch that a machine takes, never from here."""
+    assert [name for name in PINS if name.startswith(CUDA)] == []
+
+
+def test_the_version_has_one_source() -> None:
+    """pyproject.toml reads it from harness/__init__.py."""
+    assert "version" in PROJECT["dynamic"]
+    assert __version__.count(".") == 2

@@ -1,0 +1,65 @@
+"""What importing costs: the parts that read tables need no torch, and help is instant."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness.analysis
+import harness.report
+
+HEAVY = ("torch", "transformers", "peft", "lm_eval", "datasets", "accelerate", "tokenizers")
+READERS = ["harness.config", "harness.plan", "harness.records", "harness.cli"] + [
+    f"{package.__name__}.{module.name}"
+    for package in (harness.analysis, harness.report)
+    for module in pkgutil.iter_modules(package.__path__)
+]
+
+WITHOUT = """
+import importlib, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"{{name}} is not installed here")
+
+sys.meta_path.insert(0, Absent())
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+
+
+def python(script: str, folder: Path) -> str:
+    """Run a script in a process of its own and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def checkout() -> Path:
+    return Path(harness.__file__).resolve().parent.parent
+
+
+def test_analysis_and_reports_work_without_torch(checkout: Path) -> None:
+    """Every module that reads records imports where none of the heavy libraries is installed."""
+    python(WITHOUT.format(absent=HEAVY, modules=READERS), checkout)
+
+
+def test_help_imports_neither_torch_nor_hydra(checkout: Path) -> None:
+    """The parser is built from the standard library alone."""
+    absent = (*HEAVY, "hydra", "omegaconf", "pandas", "numpy", "yaml", "matplotlib", "rich")
+    python(
+        WITHOUT.format(absent=absent, modules=["harness.cli"]) + "\nharness = sys.modules['harness.cli']\nharness._parser().format_help()",
+        checkout,
+    )
+
+
+def test_composing_imports_nothing_heavy(checkout: Path) -> None:
+    """A typo is refused in the time it takes to read yaml."""
+    script = f"import sys; from harness.compose import compose; compose([]); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    assert python(script, checkout).strip() == "[]"

@@ -1,0 +1,89 @@
+"""The wheel, built and tried in an environment and a folder that know nothing of the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """Run a command without any setting that would lead it back to the checkout."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HARNESS_"))}
+    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the working tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``bin`` folder of a new environment with the wheel in it, which sees the dependencies of this one.
+
+    A line in a .pth file adds their folder to the path, behind its own, and does not read the .pth files there: so an editable
+    installation of the checkout stays out of sight.
+    """
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder, with_pip=False)
+    binaries = folder / "bin"
+    run(sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--quiet", "--no-deps", "--no-index", wheel, folder=folder)
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
+    return binaries
+
+
+def shipped(folder: str) -> set[str]:
+    """The files below a folder of the checkout that belong into the wheel."""
+    paths = [path for path in (ROOT / folder).rglob("[!.]*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(ROOT).as_posix() for path in paths if not path.is_relative_to(ROOT / "benchmarks/speed/results")}
+
+
+def test_the_wheel_carries_code_configuration_and_benchmarks(wheel: Path) -> None:
+    """All of harness/, conf/ and benchmarks/, the latter two inside the package, and nothing else."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    content = {name for name in names if ".dist-info/" not in name}
+    assert content == shipped("harness") | {f"harness/{name}" for folder in ("conf", "benchmarks") for name in shipped(folder)}
+    assert {"harness/py.typed", "harness/conf/run.yaml"} <= content
+    assert any(name.startswith("harness/benchmarks/suites/") for name in content)
+
+
+def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
+    """Metadata that installers and lawyers read."""
+    archive = zipfile.ZipFile(wheel)
+    by_end = {name.partition(".dist-info/")[2]: name for name in archive.namelist()}
+    assert "licenses/LICENSE" in by_end
+    assert "harness = harness.cli:main" in archive.read(by_end["entry_points.txt"]).decode()
+    assert "Requires-Dist: torch>=2.13\n" in archive.read(by_end["METADATA"]).decode()
+
+
+def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    """`harness` explains itself and lists what can be chosen, from the configuration it was installed with."""
+    assert "usage: harness" in run(installed / "harness", "--help", folder=tmp_path)
+    for group in ("model", "data", "suites", "experiment"):
+        folder = {"suites": "benchmarks/suites"}.get(group, f"conf/{group}")
+        listed = {line.split()[0] for line in run(installed / "harness", "list", group, folder=tmp_path).splitlines()}
+        assert listed == {path.stem for path in (ROOT / folder).glob("*.yaml")}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_package_reads_nothing_of_the_checkout(installed: Path, tmp_path: Path) -> None:
+    """Code, configuration and benchmarks all come from the environment that the wheel was installed into."""
+    script = "from harness import compose, paths; compose.compose([]); print(*paths.roots(), sep='\\n')"
+    roots = run(installed / "python", "-c", script, folder=tmp_path).splitlines()
+    assert [Path(root).is_relative_to(installed.parent.resolve()) for root in roots] == [True]

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.analysis.frame import table
+from harness.records import Experiment
+
+SMALL = Path(__file__).parent.parent / "golden" / "small"
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    """The recorded small experiment, in a folder of its own."""
+    shutil.copytree(SMALL, tmp_path / "results" / "small")
+    return Experiment(tmp_path / "results" / "small")
+
+
+@pytest.fixture
+def rows(experiment: Experiment) -> pd.DataFrame:
+    return table(experiment)

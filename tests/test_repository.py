@@ -1,0 +1,130 @@
+"""The repository keeps its promises: README, file map, file sizes, yaml comments, and nothing of anyone's machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON_FILES = sorted((ROOT / "harness").rglob("*.py"))
+GROUP_FILES = sorted(ROOT.glob("conf/*/*.yaml"))
+LONGEST_FILE = 400
+
+# Spelled in pieces, so that this file does not contain them.
+FORBIDDEN = ["/wo" + "rk/", "/tm" + "p/w", "/opt/py" + "pi", "/opt/whe" + "els", ".pye" + "nv", "/ro" + "ot/", "/ho" + "me/"]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def committed_files() -> list[Path]:
+    """Every file that is or could be committed; in an unpacked archive without git, the folders that hold sources."""
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = [ROOT / name for name in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()]
+    else:
+        folders = ("harness", "conf", "benchmarks", "tests")
+        listed = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    return [path for path in listed if path.is_file()]
+
+
+@cache
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@cache
+def file_map() -> dict[str, str]:
+    """The fenced block under ``## File map``: path → what it is."""
+    block = re.search(r"^## File map$.*?^```[a-z]*\n(.*?)^```", readme(), flags=re.MULTILINE | re.DOTALL)
+    assert block, "README.md needs a heading '## File map' with a fenced block of 'path   what it is'"
+    lines = [line for line in block[1].splitlines() if line.strip()]
+    return {path: meaning.strip() for path, _, meaning in (line.strip().partition(" ") for line in lines)}
+
+
+def test_the_file_map_names_every_file_of_the_package() -> None:
+    """A reader finds each module of harness/ there; only __init__.py files go without saying."""
+    expected = {relative(path) for path in PYTHON_FILES if path.name != "__init__.py"}
+    assert expected - file_map().keys() == set()
+
+
+def test_the_file_map_names_every_configuration_group() -> None:
+    """Each folder of conf/ stands there, written with a slash at the end."""
+    expected = {f"conf/{path.name}/" for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    assert expected - file_map().keys() == set()
+
+
+def test_the_file_map_names_nothing_that_does_not_exist() -> None:
+    """Every path of the map exists, is a folder exactly if it ends with a slash, and is explained."""
+    for path, meaning in file_map().items():
+        place = ROOT / path
+        if path != "results/":  # output only: absent in a clean clone
+            assert place.is_dir() if path.endswith("/") else place.is_file(), path
+        assert meaning, f"{path} is not explained"
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    """Commands that the README shows can be typed."""
+    shown = set(re.findall(r"(?:^|`)\$?\s*make ([a-z][a-z-]*)", readme(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert shown
+    assert shown - targets == set()
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    """Links and pictures inside the repository lead somewhere."""
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", readme())
+    inside = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
+    assert [link for link in inside if not (ROOT / link).exists()] == []
+
+
+def test_every_make_target_is_explained() -> None:
+    """`make help` prints what stands behind ## on a target's line."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    explained = re.findall(r"^([a-z][a-z-]*):.*## \S", makefile, flags=re.MULTILINE)
+    assert sorted(phony.split()) == sorted(explained)
+
+
+def test_no_committed_file_names_a_machine() -> None:
+    """Paths of somebody's machine have no place in a public repository."""
+    found = []
+    for path in committed_files():
+        content = path.read_bytes().decode("utf-8", errors="ignore")
+        found += [f"{relative(path)}: {word}" for word in FORBIDDEN if word in content]
+    assert found == []
+
+
+def test_the_names_of_files_are_portable() -> None:
+    """No spaces, no two names that differ in case alone."""
+    names = [relative(path) for path in committed_files()]
+    assert [name for name in names if re.search(r"[^A-Za-z0-9._/@+-]", name)] == []
+    assert len({name.lower() for name in names}) == len(set(names))
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_modules_stay_short(path: Path) -> None:
+    """A module can be read in one sitting."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=relative)
+def test_group_members_say_what_they_are(path: Path) -> None:
+    """The first line is a comment (below @package, where there is one), since `harness list` prints it."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
+    assert re.match(r"# \S", lines[0])
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=relative)
+def test_group_members_are_yaml(path: Path) -> None:
+    """Each is a mapping; an experiment applies to the whole configuration, every other member names its class."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    assert path.parent.name == "experiment" or str(values["class"]).startswith("harness.")
