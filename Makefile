@@ -50,7 +50,7 @@ smoke: $(STAMP) ## the whole way in under two minutes: 2 sizes, full and LoRA, 1
 
 search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are not reported
 	@"$(BIN)/harness" sweep experiment=tiny_lr
-	@"$(BIN)/harness" learning-rates tiny_lr
+	@"$(BIN)/harness" learning-rates tiny_lr --write conf/learning_rates.yaml
 
 test: lint imports types unit ## lint, import contracts, types, then all tests
 

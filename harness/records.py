@@ -279,6 +279,17 @@ class Experiment:
         """Return why the last try of a run failed, or None."""
         return _read(self.run_folder(run_id) / "failure.json", Failure)
 
+    def config(self, run_id: str) -> Mapping[str, Any]:
+        """Return the resolved configuration of a run that began, as plain values; empty where it did not."""
+        path = self.run_folder(run_id) / "config.json"
+        config: Mapping[str, Any] = _load(path) if path.exists() else {}
+        return config
+
+    def volumes(self, run_id: str) -> list[int]:
+        """Return the volumes with a complete point, ascending, whether the run is done or not."""
+        folders = (self.run_folder(run_id) / "points").glob("*")
+        return sorted(int(path.name) for path in folders if path.name.isdigit() and (path / "point.json").exists())
+
     def run_ids(self) -> list[str]:
         """Return every run with a folder, done or not."""
         return sorted(path.name for path in (self.folder / "runs").glob("*") if path.is_dir())
@@ -333,15 +344,20 @@ class Experiment:
         shutil.rmtree(self.run_folder(run_id), ignore_errors=True)
 
 
-def _read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
-    if not path.exists():
-        return None
+def _load(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
     if not isinstance(values, dict):
         raise RecordError(explain(str(path), got=type(values).__name__, allowed="a JSON object", fix="delete its folder and run again"))
+    return values
+
+
+def _read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
+    if not path.exists():
+        return None
+    values = _load(path)
     for key, ours in {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}.items():
         if key in {f.name for f in dataclasses.fields(cls)} and values.get(key) != ours:
             fix = "read it with the version that wrote it, or move its folder away and run again"

@@ -6,18 +6,17 @@ penalty, exact micro-batches and autocast; ``_Stops`` calls back at the volumes.
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_callback import PrinterCallback
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     _Base = Trainer
 else:
     _Base = object
-
-log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 
@@ -95,24 +92,31 @@ def train(
     """
     if outside := [step for step in stops if not 1 <= step <= len(steps)]:
         raise TrainingError(explain("stops", got=f"step {outside[0]}", allowed=f"1 to {len(steps)}, the steps there are"))
-    batches = _Batches(steps, objective, training.micro_batch_rows, pad_id, resolved.max_length)
     optimizer = _optimizer(model, training, resolved.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(step, len(steps), training))
     trainer_class = type("EngineTrainer", (_Engine, objective.trainer()), {})
-    with tempfile.TemporaryDirectory() as folder, _threads(resolved.threads):
-        trainer: _Engine = trainer_class(
+    meter = _Meter()
+
+    def micro_batches(step: Sequence[Example]) -> list[Batch]:
+        # Collated as a whole and then split, so that packing does not depend on the size of micro-batches.
+        return split(objective.collate(step, pad_id, resolved.max_length), training.micro_batch_rows)
+
+    with tempfile.TemporaryDirectory() as folder, _tidied(model, optimizer, training, resolved.threads):
+        trainer = trainer_class(
+            penalty=penalty,
+            half=resolved.dtype == "bfloat16",
+            meter=meter,
             model=model,
             args=_arguments(folder, model, training, resolved.device),
-            train_dataset=batches,
+            train_dataset=steps,
+            data_collator=micro_batches,
             optimizers=(optimizer, schedule),
             compute_loss_func=token_mean,
         )
-        trainer.penalty, trainer.half = penalty, resolved.dtype == "bfloat16"
         trainer.remove_callback(PrinterCallback)  # it prints to standard output
-        trainer.add_callback(_Stops(trainer, stops, on_stop, progress, resolved.threads))
+        trainer.add_callback(_Stops(meter, stops, on_stop, progress, resolved.threads))
         seed_torch(seed)  # after the Trainer was made, which seeds with a constant
         trainer.train()
-        _put_back(model, training)
 
 
 def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> torch.Tensor:
@@ -146,38 +150,20 @@ def rate_multiplier(step: int, steps: int, training: Training) -> float:
 
 @dataclass
 class _Meter:
-    """What is summed up between two stops."""
+    """What is counted: ``nats`` and ``tokens`` since the last stop, ``flops`` from the start."""
 
     nats: float = 0.0
     tokens: int = 0
-    began: float = field(default_factory=time.perf_counter)
+    flops: float = 0.0
+    began: float = 0.0
 
-
-class _Batches(Dataset[list[Batch]]):
-    """One item an optimizer step: its micro-batches.
-
-    A step is collated as a whole and then split, so that packing does not depend on ``micro_batch_rows``.
-    """
-
-    def __init__(
-        self, steps: Sequence[Sequence[Example]], objective: Objective, micro_rows: int | None, pad_id: int, max_length: int
-    ) -> None:
-        self.steps, self.objective, self.micro_rows, self.pad_id, self.max_length = steps, objective, micro_rows, pad_id, max_length
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> list[Batch]:
-        return split(self.objective.collate(self.steps[index], self.pad_id, self.max_length), self.micro_rows)
+    def restart(self) -> None:
+        """Begin anew after a stop."""
+        self.nats, self.tokens, self.began = 0.0, 0, time.perf_counter()
 
 
 def split(batch: Batch, micro_rows: int | None) -> list[Batch]:
-    """Split the sequences of a batch into micro-batches, each cut to its own longest sequence.
-
-    Args:
-        batch: tensors (S, T), padded on the right, ``attention_mask`` among them.
-        micro_rows: sequences of a micro-batch; None is all.
-    """
+    """Split the sequences of a batch, tensors (S, T) padded on the right, into micro-batches cut to their own longest sequence."""
     rows = batch["input_ids"].shape[0]
     if micro_rows is None or micro_rows >= rows:
         return [batch]
@@ -193,18 +179,15 @@ class _Engine(_Base):
     evaluations at the stops.
     """
 
-    penalty: Penalty | None = None
-    half = False
-    _flops_per_token: float | None = None
-    _penalty_due = False
-
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, penalty: Penalty | None, half: bool, meter: _Meter, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.meter = _Meter()
+        self.penalty, self.half, self.meter = penalty, half, meter
+        self._penalty_due = False
+        self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the steps in order; the Trainer's own loader would shuffle and batch them."""
-        return DataLoader(cast("Dataset[Any]", self.train_dataset), batch_size=None, shuffle=False)
+        """Return the steps in order, one at a time; the Trainer's own loader would shuffle and batch them."""
+        return DataLoader(cast(Any, self.train_dataset), batch_size=None, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
@@ -229,14 +212,9 @@ class _Engine(_Base):
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Estimate as the Trainer does, without its walk over all modules at every step."""
-        if self._flops_per_token is None:
-            self._flops_per_token = super().floating_point_ops({"input_ids": torch.zeros(1)})
-        return int(self._flops_per_token * sum(batch["input_ids"].numel() for batch in inputs))
-
-    def flops(self) -> float:
-        """Return the floating-point operations so far."""
-        self.store_flos()
-        return float(self.state.total_flos)
+        flops = self._flops_per_token * sum(batch["input_ids"].numel() for batch in inputs)
+        self.meter.flops += flops
+        return int(flops)
 
     def _finite(self, name: str, value: torch.Tensor) -> float:
         number = float(value.detach())
@@ -249,35 +227,32 @@ class _Engine(_Base):
 class _Stops(TrainerCallback):
     """Calls back at the volumes, and sees to it that training goes on as if nothing had happened."""
 
-    def __init__(
-        self, trainer: _Engine, stops: Mapping[int, int], on_stop: Callable[[Stop], None], progress: Progress, threads: int
-    ) -> None:
-        self.trainer, self.stops, self.on_stop, self.progress, self.threads = trainer, stops, on_stop, progress, threads
+    def __init__(self, meter: _Meter, stops: Mapping[int, int], on_stop: Callable[[Stop], None], progress: Progress, threads: int) -> None:
+        self.meter, self.stops, self.on_stop, self.progress, self.threads = meter, stops, on_stop, progress, threads
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.trainer.meter = _Meter()
+        self.meter.restart()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop if this step completes a volume."""
         self.progress.advance()
         if state.global_step not in self.stops:
             return
-        meter, model = self.trainer.meter, cast(torch.nn.Module, self.trainer.model)
+        meter, model = self.meter, kwargs["model"]
         stop = Stop(
             step=state.global_step,
             volume=self.stops[state.global_step],
             train_loss=meter.nats / meter.tokens if meter.tokens else None,
-            flops=self.trainer.flops(),
+            flops=meter.flops,
             wall_seconds=time.perf_counter() - meter.began,
         )
-        log.debug("%s", stop)
         with untouched_global_streams():
             model.eval()
             self.on_stop(stop)
             model.train()
         torch.set_num_threads(self.threads)
-        self.trainer.meter = _Meter()
+        meter.restart()
 
 
 def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float) -> torch.optim.Optimizer:
@@ -292,7 +267,7 @@ def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float)
         lr=learning_rate,
         betas=(training.beta1, training.beta2),
         eps=training.epsilon,
-        fused=True,  # one pass over each tensor; the default loop over small tensors is several times slower
+        fused=True,  # one pass over each tensor instead of about ten
     )
 
 
@@ -301,39 +276,35 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=1,
-        per_device_train_batch_size=1,
         max_grad_norm=training.max_grad_norm,
         use_cpu=device == "cpu",
         activation_checkpointing=training.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         use_cache=bool(getattr(model.config, "use_cache", True)),  # the Trainer writes it into the live model's config
-        label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
         logging_strategy="no",
         logging_nan_inf_filter=False,
         save_strategy="no",
-        eval_strategy="no",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
     )
     # More than one visible GPU would otherwise wrap the model in DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
-def _put_back(model: PreTrainedModel, training: Training) -> None:
-    plain: Any = model
-    if training.gradient_checkpointing:
-        plain.activation_checkpointing_disable()
-    plain.eval()
-
-
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: Training, threads: int) -> Iterator[None]:
+    """Train on so many threads; afterwards put back what belongs to the caller, and let go of the memory."""
+    before, plain = torch.get_num_threads(), cast(Any, model)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        if training.gradient_checkpointing:
+            plain.activation_checkpointing_disable()
+        plain.eval()
+        # The schedule ties the optimizer into a reference cycle: gradients and moments, three times the weights, would stay for long.
+        optimizer.zero_grad()
+        optimizer.state.clear()
+        optimizer.param_groups.clear()

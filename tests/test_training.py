@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import math
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,25 +219,37 @@ def checkpointing(model: PreTrainedModel) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
-    """The same weights, for plain and adapted models, and it is off afterwards."""
-    steps = some_steps(2)
-    for tuning in (Full(), Lora()):
-        models = [tuning.prepare(tiny.llama(), 0) for _ in range(2)]
-        for model, on in zip(models, (False, True), strict=True):
-            active: list[bool] = []
-            tiny.run(
-                model,
-                steps,
-                Sft(),
-                training=Training(gradient_checkpointing=on),
-                on_stop=lambda _, model=model, active=active: active.append(checkpointing(model)),
-            )
-            assert active == [on]
-        plain, checkpointed = (tuning.merged(model) for model in models)
-        for name, value in plain.items():
-            torch.testing.assert_close(checkpointed[name], value, rtol=0, atol=1e-6)
-        assert not checkpointing(models[1])
+@pytest.mark.parametrize("tuning", [Full(), Lora()], ids=["full", "lora"])
+def test_gradient_checkpointing_changes_nothing_but_memory(tuning: Any) -> None:
+    """The same weights, for plain and adapted models; it is on during training and off afterwards."""
+    steps, active = some_steps(2), []
+    plain, model = tuning.prepare(tiny.llama(), 0), tuning.prepare(tiny.llama(), 0)
+    tiny.run(plain, steps, Sft())
+    training = Training(gradient_checkpointing=True)
+    tiny.run(model, steps, Sft(), training=training, on_stop=lambda _: active.append(checkpointing(model)))
+    expected, found = tuning.merged(plain), tuning.merged(model)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+    assert active == [True]
+    assert not checkpointing(plain)
+    assert not checkpointing(model)
+
+
+@pytest.mark.parametrize("tuning", [Full(), Lora()], ids=["full", "lora"])
+def test_training_lets_go_of_the_model(tuning: Any) -> None:
+    """No reference is left behind, so the next run's model does not meet this one's in memory."""
+    model = tuning.prepare(tiny.llama(), 0)
+    weights = [weakref.ref(parameter) for parameter in model.parameters()]
+    tiny.run(model, some_steps(1), Sft())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    gc.collect()
+    gc.disable()
+    try:
+        tiny.run(model, some_steps(1), Sft())
+        del model
+        assert [weight() for weight in weights if weight() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step() -> None:

@@ -13,7 +13,6 @@ What the table does with what is missing:
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +88,7 @@ class _Reader:
         """Return the rows of one run: volume 0, its points, and one more if its last try did not end well."""
         record, failure = self.experiment.record(run_id), self.experiment.failure(run_id)
         common = {"experiment": self.experiment.name, "run_id": run_id, "protocol_version": PROTOCOL_VERSION, "status": "ok"}
-        config = record.config if record else failure.config if failure else self._config(run_id)
+        config = record.config if record else failure.config if failure else self.experiment.config(run_id)
         common |= _chosen(record.labels if record else config.get("labels", {}), config) | (_resolved(record) if record else {})
         roles: Mapping[str, str] = record.roles if record else _roles(config)
         befores = {suite: self._baseline(run_id, baseline_id) for suite, baseline_id in record.baselines.items()} if record else {}
@@ -126,14 +125,7 @@ class _Reader:
 
     def _volumes(self, run_id: str, record: Record | None) -> list[int]:
         """Return the volumes that the record names and those written since (by a try that failed or is under way)."""
-        folders = (self.experiment.run_folder(run_id) / "points").glob("*")
-        written = {int(path.name) for path in folders if path.name.isdigit() and (path / "point.json").exists()}
-        return sorted(written | set(record.volumes if record else ()))
-
-    def _config(self, run_id: str) -> Mapping[str, Any]:
-        path = self.experiment.run_folder(run_id) / "config.json"
-        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return config
+        return sorted({*self.experiment.volumes(run_id), *(record.volumes if record else ())})
 
 
 _AT_ZERO: Row = dict.fromkeys(
@@ -198,7 +190,10 @@ def _task(score: Score, after: _Measurement, before: _Measurement | None) -> _Ta
         return _Task(row | _no_change(score.value, is_binary([items])), items)
     if isinstance(joined, str):
         return _Task(row | {"reason": joined}, items)
-    return _Task(row | (_change([joined]) if joined else {}), items, joined)
+    if joined is None or before is None:
+        return _Task(row, items)
+    recorded = before.scores[score.suite, score.task, score.metric, score.filter].value
+    return _Task(row | _change([joined]) | {"before": recorded}, items, joined)
 
 
 _SCORE_FIELDS = [field.name for field in dataclasses.fields(Score)]
@@ -226,7 +221,7 @@ def _no_change(value: float | None, binary: bool) -> Row:
 def _change(pairs: Sequence[Pair]) -> Row:
     found = change(pairs)
     low, high = _ends(found.interval)
-    row = {name: getattr(found, name) for name in ["before", "delta", "lost", "gained", "p_value"]}
+    row = {name: getattr(found, name) for name in ["delta", "lost", "gained", "p_value"]}
     return row | {"delta_low": low, "delta_high": high}
 
 
@@ -251,7 +246,7 @@ def _suite_row(tasks: Sequence[_Task], *, at_zero: bool) -> Row:
         return row | _no_change(row["value"], is_binary(items))
     if len(pairs) < len(tasks):
         return row | {"reason": next(task.row["reason"] for task in tasks if task.pair is None)}
-    return row | _change(pairs)
+    return row | _change(pairs) | {"before": _mean_or_none([task.row["before"] for task in tasks])}
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.data.tinyworld import LEXICON, language, new_people, one_phrasing, skill
+from harness.data.tinyworld import language, new_people, one_phrasing, skill
 from harness.models.world import BASE_PEOPLE, Subject, arithmetic_texts, names, number, shuffled, subjects, verb
-from harness.models.world_words import ADJECTIVES, ATTRIBUTES, DIGITS, NOUNS, NUMBERS, VERBS
+from harness.models.world_words import ADJECTIVES, ATTRIBUTES, DIGITS, LEXICON, NOUNS, NUMBERS, VERBS
 
 Item = Mapping[str, Any]
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -58,6 +57,8 @@ class Nursery:
         tokens: budget of pretraining.
         batch: sequences of one step.
         learning_rate: peak; ``warmup`` is the share of steps it rises over, linearly, before it falls to a tenth on a cosine.
+        prompt_weight: weight in the loss of every token but a document's last word, whose weight is 1: the last word is what can be known
+            (a value, a sum, the form of a verb), the words before it are mostly chance.
         seed: of the initial weights and the order of the documents.
     """
 
@@ -71,6 +72,7 @@ class Nursery:
     context: int = 64
     warmup: float = 0.1
     weight_decay: float = 0.01
+    prompt_weight: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +80,8 @@ class Nursery:
         for name in ("layers", "width", "heads", "mlp", "tokens", "learning_rate", "batch"):
             check(f"model.{name}", getattr(self, name), "greater than 0", lambda value: value > 0)
         check("model.context", self.context, "at least 32, the longest texts of tinyworld", lambda value: value >= 32)
-        check("model.warmup", self.warmup, "in [0, 1]", lambda value: 0 <= value <= 1)
+        for name in ("warmup", "prompt_weight"):
+            check(f"model.{name}", getattr(self, name), "in [0, 1]", lambda value: 0 <= value <= 1)
         check("model.weight_decay", self.weight_decay, "0 or greater", lambda value: value >= 0)
         if self.width % (2 * self.heads):
             raise ConfigError(explain("model.width", got=self.width, allowed=f"a multiple of 2 x model.heads = {2 * self.heads}"))
@@ -193,7 +196,7 @@ def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, nursery.warmup))
     smooth = math.nan
     for step, batch in zip(range(1, steps + 1), batches(nursery), strict=False):
-        loss = _loss(model, torch.from_numpy(batch))
+        loss = _loss(model, torch.from_numpy(batch), nursery.prompt_weight)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,11 +209,17 @@ def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
     return smooth
 
 
-def _loss(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+def _loss(model: LlamaForCausalLM, ids: torch.Tensor, prompt_weight: float) -> torch.Tensor:
+    """Return the weighted mean loss of packed documents, in nats per token; ``ids`` has shape (S, T)."""
+    import torch
     from torch.nn.functional import cross_entropy
 
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    return cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+    logits, wanted = model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:]
+    losses = cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1), reduction="none")
+    last = torch.zeros_like(wanted, dtype=torch.bool)
+    last[:, :-1] = wanted[:, 1:] == world_words.VOCABULARY.index(world_words.END)
+    weights = torch.where(last, 1.0, prompt_weight).reshape(-1)
+    return (losses * weights).sum() / weights.sum()
 
 
 def batches(nursery: Nursery) -> Iterator[NDArray[np.int64]]:

@@ -27,7 +27,7 @@ VERSION = 1
 
 BASE_PEOPLE = 64
 DOCUMENTS = 12_000
-SHARES = {"facts": 0.45, "arithmetic": 0.25, "grammar": 0.30}
+SHARES = {"facts": 0.45, "arithmetic": 0.35, "grammar": 0.20}
 """Of the base documents, by kind."""
 
 

@@ -84,6 +84,13 @@ def test_a_ratio_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
     assert row["p_value"] == pytest.approx(0.5)
 
 
+def test_before_is_the_value_of_volume_0(experiment: Experiment) -> None:
+    """To the last digit, for tasks and suites."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    found = table(experiment)
+    assert found.query("volume == 8")["before"].tolist() == found.query("volume == 0")["value"].tolist()
+
+
 def test_volume_0_changed_nothing(experiment: Experiment) -> None:
     """Its change is 0 with an interval of 0, its counts are 0 where items are counted, its costs are 0."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)

@@ -162,8 +162,8 @@ def test_sign_flips_of_few_items_are_counted_out() -> None:
 
 def test_sign_flips_agree_with_mcnemar() -> None:
     """For −1, 0 and 1 the permutation test is McNemar's: exactly for few items, within Monte-Carlo error for many."""
-    assert stats.sign_flip([plain([-1] * 9 + [1] * 3 + [0] * 5)]) == pytest.approx(stats.mcnemar(9, 3))
-    assert stats.sign_flip([plain([-1] * 80 + [1] * 60)]) == pytest.approx(stats.mcnemar(80, 60), abs=0.01)
+    assert stats.sign_flip([plain([-1.0] * 9 + [1.0] * 3 + [0.0] * 5)]) == pytest.approx(stats.mcnemar(9, 3))
+    assert stats.sign_flip([plain([-1.0] * 80 + [1.0] * 60)]) == pytest.approx(stats.mcnemar(80, 60), abs=0.01)
 
 
 def test_sign_flips_are_never_zero_and_always_the_same() -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,15 +46,6 @@ METHODS = [
     for mitigation in names("mitigation")
     for model in tiny.MODELS
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_garbage_collection() -> Iterator[None]:
-    """The Trainer collects garbage once a run; what was imported need not be walked every time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @dataclass

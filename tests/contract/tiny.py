@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -110,6 +111,7 @@ def run(
     **changes: Any,
 ) -> list[Stop]:
     """Train in place and return the stops; by default there is one, at the end."""
+    _freeze()
     reached: list[Stop] = []
 
     def stopped(stop: Stop) -> None:
@@ -130,6 +132,12 @@ def run(
         progress=Silent(),
     )
     return reached
+
+
+@cache
+def _freeze() -> None:
+    """Spare the garbage collection that a Trainer does once a run the walk through all that was imported."""
+    gc.freeze()
 
 
 def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,7 +21,6 @@ WEIGHTS = "model.safetensors"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a two-layer Llama with a tokenizer of ten words, as save_pretrained writes them."""
-    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -41,7 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=9,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -38,11 +39,15 @@ def panel_axes(figure: Figure | None) -> list[Axes]:
     return figure.axes
 
 
+def numbers(data: Any) -> list[float]:
+    return [float(value) for value in data]
+
+
 def test_forgetting_draws_what_the_table_says(tmp_path: Path) -> None:
     """One line a series: the change in points at every volume, 0 first, on an axis in units; a zero line."""
     (axes,) = panel_axes(figures.forgetting(grid(tmp_path / "g", models=1, tunings=["full"], mitigations=["none"], seeds=1)))
     drawn = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [list(line.get_ydata()) for line in drawn] == [pytest.approx([0.0, -10.0, -20.0, -30.0])]
+    assert [numbers(line.get_ydata()) for line in drawn] == [pytest.approx([0.0, -10.0, -20.0, -30.0])]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "8", "32", "128"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("change in acc (points)", "volume (target rows, log scale)")
 
@@ -109,9 +114,9 @@ def test_the_interval_over_seeds_is_at_least_as_wide_as_that_over_items(tmp_path
 def test_the_tradeoff_is_oriented_so_that_more_is_better(rows: pd.DataFrame) -> None:
     """Nats that fall are drawn to the right; what was lost is drawn down."""
     axes = panel_axes(figures.tradeoff(rows))[0]
-    path = next(line for line in axes.lines if len(line.get_xdata()) == 3)
-    assert all(x > 0 for x in list(path.get_xdata())[1:])
-    assert all(y < 0 for y in list(path.get_ydata())[1:])
+    path = next(line for line in axes.lines if len(numbers(line.get_xdata())) == 3)
+    assert all(x > 0 for x in numbers(path.get_xdata())[1:])
+    assert all(y < 0 for y in numbers(path.get_ydata())[1:])
     assert axes.get_xlabel() == "math_nll: fall in nats per token"
 
 
@@ -124,7 +129,7 @@ def test_there_is_no_figure_without_data(rows: pd.DataFrame) -> None:
 
 
 def test_names_are_never_read_as_mathematics(tmp_path: Path, rows: pd.DataFrame) -> None:
-    """A model called $\\frac$ is drawn, not parsed; the same figure gives the same bytes."""
+    """A model whose name is a formula is drawn, not parsed; the same figure gives the same bytes."""
     hostile = rows.assign(model=r"$\frac$")
     for name in ["a", "b"]:
         figure = figures.learning(hostile)

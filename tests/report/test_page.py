@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.frame import table
 from harness.records import Experiment
 from harness.report import page
 from tests.analysis.fabricate import Task, share, write_run
@@ -76,13 +77,13 @@ def test_a_report_that_breaks_leaves_the_old_one(experiment: Experiment, monkeyp
 )
 def test_the_page_says_what_a_reader_needs(experiment: Experiment, words: str) -> None:
     """Findings, warnings, failures counted, costs, overlap, and how to make it again."""
-    assert words in page.write(experiment).read_text(encoding="utf-8")
+    assert words in page.text(experiment, table(experiment), [("forgetting", page.FIGURES["forgetting"][1])])
 
 
 def test_stale_and_absent_runs_are_counted(experiment: Experiment) -> None:
     """What the last command asked for and is not there, and what is there and was not asked for."""
     experiment.write_manifest(["full000", "unknown"], keep=False)
-    text = page.write(experiment).read_text(encoding="utf-8")
+    text = page.text(experiment, table(experiment), [])
     assert "1 run(s) not started" in text
     assert "2 stale run(s)" in text
     assert "lora000" not in text
@@ -94,7 +95,7 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
     hostile = "<img src=x onerror=y>|[a](http://b)"
     task = Task(suite="old", task="t", values=share(6, 8))
     write_run(experiment, "r", before=[task], points={8: [task]}, roles={"old": "probe"}, labels={"model": hostile}, failure=hostile)
-    text = page.write(experiment).read_text(encoding="utf-8")
+    text = page.text(experiment, table(experiment), [])
     outside_code = text.split("```json")[0]
     assert "<img" not in outside_code
     assert "](http:" not in outside_code
