@@ -134,13 +134,8 @@ def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> t
 def rate_multiplier(step: int, steps: int, training: Training) -> float:
     """Return the learning rate of a step as a share of its peak.
 
-    min(1, rows seen / warmup_rows) · decay, where the rows of the step itself are seen, and decay goes from 1 at the first step
-    towards 0 after the last one.
-
-    Args:
-        step: counted from 0.
-        steps: in all.
-        training: warm-up and decay.
+    min(1, rows seen / warmup_rows) · decay: the rows of the step itself are seen, and decay goes from 1 at the first step towards 0
+    after the last. ``step`` counts from 0.
     """
     done = step / steps
     decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[training.decay]

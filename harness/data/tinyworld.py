@@ -23,7 +23,7 @@ Part = Literal["people", "skill", "language", "base"]
 Text = tuple[str, str]
 """A prompt and what follows it, without the space between them."""
 
-NEW_PEOPLE = 48
+NEW_PEOPLE = 32
 SENTENCES = {"train": 2_048, "test": 512}
 TEST_SETS = 30
 """Of the 120 sets of three digits; their questions are kept for the test split."""

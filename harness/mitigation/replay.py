@@ -34,8 +34,9 @@ class Replay:
 
     In both a step's rows depend on nothing after that step, so smaller volumes are prefixes of larger ones.
 
-    Reference: Robins 1995; Ibrahim et al. 2024, arXiv 2403.08763, section 3 (``compute_equivalent``: replay tokens take the
-    place of new tokens). Differs from the paper: rows are interleaved evenly rather than drawn at random. Checked against: counts by hand.
+    Reference: Ibrahim et al. 2024, arXiv 2403.08763, whose compute-equivalent replay takes a share of each batch from the old data
+    and as much less of the new. Differs from the paper: rows instead of tokens are exchanged, and evenly over the steps rather
+    than in every batch. Checked against: counts by hand.
 
     Attributes:
         fraction: additive: anchor rows per target row, 0 to 1. compute_equivalent: anchor tokens per token, 0 to below 1.

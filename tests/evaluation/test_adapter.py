@@ -1,0 +1,139 @@
+"""A live model on tinyworld's tasks, against lm-eval itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from harness import compose
+from harness.evaluation import adapter, suites
+from harness.evaluation.adapter import HfEvaluation, PreparedSuite, Result
+from harness.interfaces import Silent
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    found: PreTrainedTokenizerBase = compose.member("model", "nursery-smoke-a").tokenizer()
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerBase) -> Iterator[LlamaForCausalLM]:
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)  # noqa: TID251 - a model of a test
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    built = LlamaForCausalLM(config).eval()
+    torch.set_rng_state(state)
+    yield built
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> PreparedSuite:
+    suite = suites.load("tinyworld")
+    return adapter.prepare(suite, HfEvaluation())
+
+
+def evaluate(prepared: PreparedSuite, model: Any, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Result:
+    return adapter.evaluate(prepared, HfEvaluation(**settings), model, tokenizer, max_length=64, dtype="float32", progress=Silent())
+
+
+@pytest.fixture(scope="module")
+def result(prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Result:
+    return evaluate(prepared, model, tokenizer)
+
+
+def test_scores_are_those_that_lm_eval_reports(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
+) -> None:
+    """Our mean over items is lm-eval's own aggregate, task by task, and so is its standard error."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, max_length=64)
+    found = lm_eval.evaluate(
+        lm,
+        {"tasks": dict(prepared.tasks), "groups": {}, "group_map": {}},
+        samples={name: list(items) for name, items in prepared.items.items()},
+        bootstrap_iters=100,
+    )
+    ours = {score.task: score for score in result.scores if score.metric == "acc"}
+    assert set(ours) == set(prepared.tasks)
+    for task, score in ours.items():
+        assert score.value == pytest.approx(found["results"][task]["acc,none"])
+        assert score.stderr == pytest.approx(found["results"][task]["acc_stderr,none"], rel=1e-6)
+
+
+def test_the_same_items_are_asked_every_time(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
+) -> None:
+    """Another evaluation of the same suite asks the same prompts of the same documents, whatever the batch size."""
+    again = evaluate(prepared, model, tokenizer, batch_size=3)
+    keys = ["task", "filter", "doc_id", "doc_hash", "prompt_hash", "target_hash"]
+    assert again.samples[keys].equals(result.samples[keys])
+    assert not result.samples.duplicated(["task", "filter", "doc_hash"]).any()
+
+
+def test_every_item_knows_its_level_of_guessing(result: Result) -> None:
+    """Chance is one over the number of choices of each item, and a score's chance their mean."""
+    levels = result.samples["choices"].map(len).rdiv(1.0)
+    assert result.samples["chance"].tolist() == pytest.approx(levels.tolist())
+    for score in result.scores:
+        own = result.samples.loc[result.samples["task"] == score.task, "chance"]
+        assert score.chance == pytest.approx(own.mean())
+
+
+def test_evaluating_leaves_the_model_and_the_streams_alone(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Training goes on as if nothing had happened: same mode, same weights, same random numbers."""
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    model.train()
+    evaluate(prepared, model, tokenizer)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    model.train(False)
+
+
+def test_an_adapter_that_has_not_learned_scores_exactly_as_the_base(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
+) -> None:
+    """LoRA with B = 0 is the base, item by item, to the last bit."""
+    import copy
+
+    from harness.tuning.lora import Lora
+
+    wrapped = Lora(rank=2).prepare(copy.deepcopy(model), 0)
+    same = evaluate(prepared, wrapped, tokenizer)
+    assert [list(x) for x in same.samples["log_likelihoods"]] == [list(x) for x in result.samples["log_likelihoods"]]
+
+
+def test_a_task_that_breaks_costs_no_other_its_score(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken task is failed with its reason; the others score as before."""
+    name = sorted(prepared.tasks)[0]
+
+    def broken(*_: Any) -> None:
+        raise ValueError("no answer here")
+
+    monkeypatch.setattr(prepared.tasks[name], "process_results", broken)
+    scores = {score.task: score for score in evaluate(prepared, model, tokenizer).scores if score.primary}
+    assert (scores[name].status, scores[name].value) == ("failed", None)
+    assert "no answer here" in str(scores[name].reason)
+    before = {score.task: score.value for score in result.scores if score.primary}
+    assert {task: score.value for task, score in scores.items() if task != name} == {task: v for task, v in before.items() if task != name}
