@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,16 +148,18 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _execute(configs: Sequence[RunConfig], *, keep: bool) -> int:
     """Check every run, then do what is missing of each, then print the summary; 1 if any failed."""
     from harness import preparation, run
+    from harness.config import plain
     from harness.console import display
     from harness.sweep.sequential import Job, run_all
 
     workspace = preparation.Workspace()
     prepared = {item.run_id: item for item in (preparation.prepare(config, workspace) for config in configs)}
+    preparation.check_together(list(prepared.values()))
     for item in prepared.values():
         if not preparation.done(item):
             run.inspect(item)
     first = next(iter(prepared.values()))
-    first.experiment.write_manifest(prepared, keep=keep)
+    first.experiment.write_manifest({run_id: plain(item.config) for run_id, item in prepared.items()}, keep=keep)
 
     def job(item: preparation.Prepared) -> Job:
         labels = item.config.labels
@@ -238,7 +243,9 @@ def _learning_rates(arguments: argparse.Namespace) -> int:
     from harness.analysis import learning_rates
     from harness.analysis.frame import table
 
-    found = learning_rates.best(table(_experiment(arguments)))
+    experiment = _experiment(arguments)
+    learning_rates.require_select(experiment)
+    found = learning_rates.best(table(experiment))
     if arguments.write:
         learning_rates.merge(found, arguments.write)
         sys.stderr.write(f"{arguments.write}\n")

@@ -124,12 +124,14 @@ def sweep(overrides: Sequence[str]) -> list[RunConfig]:
     of an axis replaces it.
     """
     parsed = parse(overrides)
-    _, _, params = _compose_hydra(parsed, with_axes=True)
+    values, _, params = _compose_hydra(parsed, with_axes=True)
     given = {**parsed.choices, **parsed.values, **parsed.sweeps}
     own = parse([f"{key}={value}" for key, value in params.items() if key not in given])
     fixed = [text for text in overrides if text.split("=", 1)[0].lstrip("+") not in parsed.sweeps]
     fixed += [f"{key}={value}" for key, value in {**own.choices, **own.values}.items()]
     axes = {**own.sweeps, **parsed.sweeps}
+    if "name" not in values and parsed.choices.get("experiment"):
+        fixed.append(f"name={parsed.choices['experiment']}")
     points = itertools.product(*[[f"{key}={value}" for value in values] for key, values in axes.items()])
     return [compose([*fixed, *point]) for point in points]
 
@@ -160,10 +162,19 @@ def _compose_hydra(parsed: Parsed, *, with_axes: bool) -> tuple[dict[str, Any], 
 
 def _build(values: dict[str, Any], chosen: Mapping[str, str], parsed: Parsed) -> RunConfig:
     raw = {key: _unquoted(text) for key, text in parsed.values.items()}
-    groups = {key: _member(key, values.pop(key, None), raw) for key in PACKAGES}
+    found = {key: values.pop(key, None) for key in PACKAGES}
+    groups = {key: _member(key, value, raw) for key, value in found.items()}
     if "labels" in values:
         raise ConfigError(explain("labels", got="a value", allowed="nothing: labels follow from the choices"))
-    return cast(RunConfig, build(RunConfig, {**values, **groups, "labels": _labels(chosen, parsed)}, "", raw))
+    named = {key: _as_typed(key, value, raw) for key, value in found.items()}
+    return cast(RunConfig, build(RunConfig, {**values, **groups, "labels": _labels(named, chosen)}, "", raw))
+
+
+def _as_typed(group: str, values: Any, raw: Mapping[str, str]) -> Any:
+    """Return a group's values with numbers as the user typed them, so that a label shows revision 12e45678 and not infinity."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: raw.get(f"{group}.{key}", value) if isinstance(value, int | float) else value for key, value in values.items()}
 
 
 def _unquoted(text: str) -> str:
@@ -227,17 +238,18 @@ def searched_rates() -> tuple[SearchedRate, ...]:
     return tuple(build(SearchedRate, entry, f"learning_rates.yaml[{i}]") for i, entry in enumerate(entries))
 
 
-def _labels(chosen: Mapping[str, str], parsed: Parsed) -> Labels:
-    names = {group: _label(group, chosen.get("data@anchor" if group == "anchor" else group), parsed) for group in PACKAGES}
+def _labels(groups: Mapping[str, Any], chosen: Mapping[str, str]) -> Labels:
+    names = {group: _label(group, values, chosen.get("data@anchor" if group == "anchor" else group)) for group, values in groups.items()}
     names.pop("evaluation")
     return Labels(**names)  # type: ignore[arg-type]
 
 
-def _label(group: str, choice: str | None, parsed: Parsed) -> str | None:
-    if choice is None or choice == "None":
+def _label(group: str, values: Any, choice: str | None) -> str | None:
+    """Return the member's name, with what was set otherwise than in its yaml, by the experiment or on the command line."""
+    if not isinstance(values, Mapping) or choice in {None, "None"}:
         return None
-    inside = {key.removeprefix(f"{group}."): _unquoted(value) for key, value in parsed.values.items() if key.startswith(f"{group}.")}
-    name = inside.pop("name", choice)
-    inside.pop("volumes", None)
-    details = ",".join(f"{key}={value}" for key, value in sorted(inside.items()))
+    own = load_yaml(paths.members(folder_of(group))[str(choice)])
+    changed = {key: value for key, value in values.items() if key != "volumes" and (key not in own or own[key] != value)}
+    name = str(changed.pop("name", choice))
+    details = ",".join(f"{key}={value}" for key, value in sorted(changed.items()))
     return f"{name}[{details}]" if details else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -114,6 +115,11 @@ class RunConfig:
     name: str = "adhoc"
     results: str = "results"
     save_weights: Literal["none", "last", "all"] = "last"
+
+    def __post_init__(self) -> None:
+        """Check that the name is one folder."""
+        allowed = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        check("name", self.name, allowed, lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None)
 
 
 def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], bool], fix: str = "") -> None:

@@ -180,13 +180,16 @@ Penalty = Callable[["PreTrainedModel"], "torch.Tensor"]
 
 
 class Mitigation(Protocol):
-    """What protects the past: in the data, in the loss, or in the weights; each place defaults to doing nothing."""
+    """What protects the past: in the data or in the loss; each place defaults to doing nothing.
+
+    ``strength`` names the field whose 0 switches the mitigation off (then it equals ``none`` bit for bit); ``none`` has no such field.
+    """
 
     @property
     def needs_anchor(self) -> bool: ...
 
     def anchor_rows(self, target_rows: int) -> int:
-        """Return at most how many anchor rows a run of so many target rows draws."""
+        """Return how many anchor rows a run of so many target rows draws; an estimate where that depends on their length."""
         ...
 
     def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
@@ -202,10 +205,6 @@ class Mitigation(Protocol):
         ...
 
     def penalty(self, context: PenaltyContext) -> Penalty | None: ...
-
-    def weights(self, base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-        """Return changed weights to evaluate instead of the tuned ones, or None for no change."""
-        ...
 
 
 class Progress(Protocol):

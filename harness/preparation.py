@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from harness import PROTOCOL_VERSION, compose, plan
 from harness.config import RunConfig, plain
 from harness.data import subsets
-from harness.errors import DataError, explain
+from harness.errors import ConfigError, DataError, explain
 from harness.evaluation import adapter, suites
 from harness.evaluation.adapter import HfEvaluation, PreparedSuite
 from harness.interfaces import Example, ModelFacts, Origin, Row, Source, Split
 from harness.plan import Resolved
-from harness.records import Experiment, Role
+from harness.records import Experiment
+from harness.schema import Role
 from harness.seeds import permutation
 
 if TYPE_CHECKING:
@@ -144,9 +145,16 @@ def prepare(config: RunConfig, workspace: Workspace) -> Prepared:
     anchor = _anchor_rows(config, workspace)
     evaluation = plain(config.evaluation) | {"dtype": resolved.evaluation_dtype}
     suite_inputs = {name: workspace.identity_of(name) for name in definitions}
-    shared = {"model": plain(facts.content), "evaluation": evaluation, "threads": resolved.threads, "protocol_version": PROTOCOL_VERSION}
+    shared = {
+        "model": plain(facts.content),
+        "context_length": facts.context_length,
+        "evaluation": evaluation,
+        "threads": resolved.threads,
+        "protocol_version": PROTOCOL_VERSION,
+    }
     inputs = {
         "model": facts.content,
+        "context_length": facts.context_length,
         "data": workspace.fingerprint_of(config.data),
         "anchor": workspace.fingerprint_of(config.anchor) if config.anchor and config.mitigation.needs_anchor else None,
         "target_suites": {name: suite_inputs[name] for name in config.target_suites},
@@ -182,7 +190,7 @@ def _target_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
 
 def _anchor_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
     wanted = config.mitigation.anchor_rows(max(config.data.volumes) * config.training.epochs)
-    if not config.mitigation.needs_anchor or config.anchor is None or not wanted:
+    if not config.mitigation.needs_anchor or config.anchor is None:
         return []
     rows = workspace.rows_of(config.anchor)
     if wanted > len(rows):
@@ -201,3 +209,11 @@ def done(prepared: Prepared) -> bool:
     baselines = [experiment.baseline(baseline_id) for baseline_id in record.baselines.values()]
     complete = [item is not None and all(score.status == "ok" for score in item.scores) for item in [*points, *baselines]]
     return all(complete)
+
+
+def check_together(runs: Sequence[Prepared]) -> None:
+    """Refuse a sweep whose runs differ in dtype policy: a difference between methods could be one of rounding. Raises ConfigError."""
+    policies = sorted({f"{run.resolved.dtype} training, {run.resolved.evaluation_dtype} evaluation" for run in runs})
+    if len(policies) > 1:
+        fix = "one training.dtype and one evaluation.dtype for the whole sweep"
+        raise ConfigError(explain("dtype", got=" and ".join(policies), allowed="one policy a sweep", fix=fix))

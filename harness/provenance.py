@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -66,12 +67,30 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def reset_peak_memory() -> None:
+    """Begin a new high-water mark of memory, where the machine lets a process do so (GPU, Linux)."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes() -> int:
-    """Return the largest memory this process has held so far: of the GPU where there is one, else resident."""
+    """Return the largest memory held since ``reset_peak_memory``: of the GPU where there is one, else resident.
+
+    Where the mark cannot be reset (not Linux) it is the process's largest so far.
+    """
     if "torch" in sys.modules:
         import torch
 
         if torch.cuda.is_available():
             return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

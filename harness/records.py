@@ -21,192 +21,22 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from harness import PROTOCOL_VERSION
 from harness.config import build
 from harness.errors import ConfigError, RecordError, explain
+from harness.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Manifest, Point, Record
 
-SCHEMA_VERSION = 1
-Status = Literal["ok", "failed"]
-Role = Literal["target", "probe"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One metric of one task at one point. A failed measurement has status ``failed``, a reason and no value.
-
-    Attributes:
-        filter: lm-eval's answer filter, ``none`` where there is none.
-        primary: whether this is the metric its suite is judged by.
-        n: items with a value.
-        value: weighted mean over items, in the metric's unit (accuracy in 0..1, nats per token, …).
-        stderr: standard error over items.
-        chance: mean over items of the level of uniform guessing, where the metric has one.
-        unparsed, truncated: share of items, in 0..1, whose generated answer could not be parsed / whose prompt or answer was cut.
-    """
-
-    suite: str
-    task: str
-    metric: str
-    filter: str
-    primary: bool
-    n: int
-    value: float | None
-    stderr: float | None
-    chance: float | None
-    higher_is_better: bool
-    status: Status = "ok"
-    reason: str | None = None
-    unparsed: float | None = None
-    truncated: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """Volume 0 of one suite for one model, shared by every run that starts from it.
-
-    Attributes:
-        identity: everything that can change its numbers; its hash is ``baseline_id``.
-        weights_sha256: bytes of the weights that were measured.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    protocol_version: int = PROTOCOL_VERSION
-    baseline_id: str
-    suite: str
-    identity: Mapping[str, Any]
-    weights_sha256: str
-    scores: tuple[Score, ...]
-    wall_seconds: float
-    provenance: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """A run's state after a volume, evaluated. Token counts are cumulative from the start of the run.
-
-    Attributes:
-        target_rows, anchor_rows: rows trained on, each time they were seen.
-        train_tokens: target and anchor tokens; ``supervised_tokens``: those with a loss; ``anchor_tokens``: the anchor's share.
-        train_loss: mean nats per supervised token over the steps since the previous volume.
-        weight_change: Euclidean norm of the change of all weights; 0 would mean that the run did nothing.
-        flops: floating-point operations of training so far, as transformers estimates them.
-        wall_seconds: training since the previous volume; ``evaluation_seconds``: this point's evaluation.
-        weights: folder of the saved weights, relative to the run's folder.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    protocol_version: int = PROTOCOL_VERSION
-    run_id: str
-    volume: int
-    steps: int
-    target_rows: int
-    anchor_rows: int
-    train_tokens: int
-    supervised_tokens: int
-    anchor_tokens: int
-    truncated_rows: int
-    train_loss: float | None
-    weight_change: float
-    flops: float
-    wall_seconds: float
-    evaluation_seconds: float
-    peak_memory_bytes: int
-    scores: tuple[Score, ...]
-    weights: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One finished run.
-
-    Attributes:
-        identity: everything that can change its numbers and is known before starting; its hash is ``run_id``.
-        labels: what the table calls model, tuning, objective, mitigation, data, anchor.
-        config: the resolved configuration, plain values.
-        volumes: every volume with a point, ascending.
-        baselines: suite → baseline id; ``roles``: suite → target or probe.
-        tuning_facts: rank, modules, … as resolved.
-        data_facts: of the target rows as tokenised, largest volume: rows, repeated rows, tokens, supervised tokens, truncated rows.
-        overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
-        start_weights_sha256: bytes of the weights that training started from.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    protocol_version: int = PROTOCOL_VERSION
-    run_id: str
-    experiment: str
-    identity: Mapping[str, Any]
-    labels: Mapping[str, Any]
-    config: Mapping[str, Any]
-    volumes: tuple[int, ...]
-    baselines: Mapping[str, str]
-    roles: Mapping[str, Role]
-    params_total: int
-    params_trainable: int
-    learning_rate: float
-    lr_tuned: bool
-    seed: int
-    trajectory: Literal["shared", "independent"]
-    dtype: str
-    threads: int
-    tuning_facts: Mapping[str, Any]
-    overlap: Mapping[str, Any]
-    start_weights_sha256: str
-    provenance: Mapping[str, Any]
-    data_facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """The last try of a run that did not finish."""
-
-    schema_version: int = SCHEMA_VERSION
-    protocol_version: int = PROTOCOL_VERSION
-    run_id: str
-    experiment: str
-    labels: Mapping[str, Any]
-    config: Mapping[str, Any]
-    reason: str
-    traceback: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The runs that the last sweep, and any run since, asked for."""
-
-    experiment: str
-    run_ids: tuple[str, ...]
-    schema_version: int = SCHEMA_VERSION
-
+START_WEIGHTS = "start_weights_sha256"
+"""Stands in config.json beside the configuration: the bytes that every point of the run started from."""
 
 AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest)
-
-SAMPLE_COLUMNS = {
-    "suite": "str",
-    "task": "str",
-    "filter": "str",
-    "doc_id": "int64",
-    "doc_hash": "str",
-    "prompt_hash": "str",
-    "target_hash": "str",
-    "prompt": "str",
-    "target": "str",
-    "choices": "object",
-    "log_likelihoods": "object",
-    "text": "object",
-    "chance": "float64",
-}
-"""Columns of samples.parquet, one row an (item, filter). Beside them, for each metric M of any task in the file, ``metric.M`` (the
-item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per token, ``weight.M`` (the item's
-weight in the mean; missing means 1). ``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is what a
-generation task's model wrote; ``chance`` is the level of uniform guessing of this item."""
 
 
 @dataclass(frozen=True)
@@ -299,14 +129,28 @@ class Experiment:
         manifest = _read(self.folder / "manifest.json", Manifest)
         return set(manifest.run_ids) if manifest else set(self.run_ids())
 
-    def write_manifest(self, run_ids: Iterable[str], *, keep: bool) -> None:
-        """Say which runs are current; ``keep`` adds to those that already are."""
-        ids = sorted(set(run_ids) | (self.current() if keep else set()))
+    def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool) -> None:
+        """Say which runs are current.
+
+        Args:
+            asked: run id → resolved configuration of the runs that are asked for.
+            keep: keep those that are current already, but for runs of an equal configuration: their inputs were others, so these
+                supersede them.
+        """
+        settings = [_but_for_volumes(config) for config in asked.values()]
+        kept = {run_id for run_id in self.current() if _but_for_volumes(self.config(run_id)) not in settings} if keep else set()
+        ids = sorted({*asked, *kept})
         _write_json(self.folder / "manifest.json", Manifest(experiment=self.name, run_ids=tuple(ids)))
 
-    def write_config(self, run_id: str, config: Mapping[str, Any]) -> None:
-        """Write the resolved configuration of a run."""
-        _write_text(self.run_folder(run_id) / "config.json", json.dumps(config, indent=2, ensure_ascii=False))
+    def write_config(self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "") -> None:
+        """Write the resolved configuration of a run, and the bytes of the weights that it starts from."""
+        values = {**config, START_WEIGHTS: start_weights_sha256}
+        _write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
+
+    def start_weights_sha256(self, run_id: str) -> str | None:
+        """Return the bytes that a run's points started from; None where it never began."""
+        found = self.config(run_id).get(START_WEIGHTS)
+        return None if found is None else str(found)
 
     def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
         """Write a baseline: samples first, then the json that marks it complete."""
@@ -339,9 +183,21 @@ class Experiment:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def drop_failure(self, run_id: str) -> None:
+        """Remove the word of a failed try whose run is done by now."""
+        (self.run_folder(run_id) / "failure.json").unlink(missing_ok=True)
+
     def forget(self, run_id: str) -> None:
         """Remove a run whose inputs changed under its id (the weight bytes of a rebuilt nursery model)."""
         shutil.rmtree(self.run_folder(run_id), ignore_errors=True)
+
+
+def _but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration asks for, apart from how far it goes (each independent volume is a run of its own)."""
+    data = dict(config.get("data", {}))
+    if config.get("trajectory") == "shared":
+        data.pop("volumes", None)
+    return {**config, "data": data, START_WEIGHTS: None, "save_weights": None}
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -19,12 +19,12 @@ import pandas as pd
 from harness import plan, provenance
 from harness.config import plain
 from harness.data import overlap, subsets, tokens
-from harness.errors import TrainingError, explain
+from harness.errors import ConfigError, TrainingError, explain
 from harness.evaluation import adapter
 from harness.evaluation.adapter import HfEvaluation, Result
 from harness.interfaces import Example, PenaltyContext, Progress, Silent
 from harness.preparation import Prepared, done
-from harness.records import Baseline, Failure, Point, Record, Score
+from harness.schema import Baseline, Failure, Point, Record, Score
 from harness.seeds import derive
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from harness.training import Stop
 
-Outcome = Literal["done", "already done"]
+Outcome = Literal["done", "already done", "measured in part"]
 
 
 def inspect(prepared: Prepared) -> None:
@@ -46,9 +46,10 @@ def execute(prepared: Prepared, progress: Progress) -> Outcome:
     A model, and so a baseline, is loaded only if something is missing.
     """
     if done(prepared):
+        prepared.experiment.drop_failure(prepared.run_id)
         return "already done"
     _Execution(prepared, progress).run()
-    return "done"
+    return "done" if done(prepared) else "measured in part"
 
 
 class _Execution:
@@ -60,6 +61,9 @@ class _Execution:
         self.evaluation = cast(HfEvaluation, prepared.config.evaluation)
         self.suites = {name: prepared.workspace.suite_of(name, self.evaluation) for name in prepared.roles}
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
+        if self.evaluation.prompt_format == "chat" and not self.tokenizer.chat_template:
+            got = f"chat, with {self.config.labels.model}, whose tokenizer has no chat template"
+            raise ConfigError(explain("evaluation.prompt_format", got=got, allowed="plain", fix="evaluation.prompt_format=plain"))
         self.steps = self._steps()
 
     def _steps(self) -> list[list[Example]]:
@@ -77,13 +81,15 @@ class _Execution:
         import torch
 
         torch.set_num_threads(self.resolved.threads)
+        provenance.reset_peak_memory()
+        self.seconds = 0.0
         self.experiment.require_writable()
         self.progress.say(self._opening())
         self.progress.stage(f"load {self.config.labels.model}", 1)
         model = self.config.model.load().to(self.resolved.device)  # type: ignore[arg-type]
         self.weights_sha256 = self.config.model.weights_sha256()
         self._drop_other_weights()
-        self.experiment.write_config(self.run_id, plain(self.config))
+        self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256)
         self.baselines = {name: self._baseline(name, model) for name in self.suites}
         self.base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
         model = self.config.tuning.prepare(model, derive(self.config.seed, "adapter"))
@@ -99,8 +105,7 @@ class _Execution:
 
     def _drop_other_weights(self) -> None:
         """Drop results whose start weights were other bytes than these (a nursery model rebuilt under the same recipe)."""
-        record = self.experiment.record(self.run_id)
-        if record is not None and record.start_weights_sha256 != self.weights_sha256:
+        if self.experiment.start_weights_sha256(self.run_id) not in {None, self.weights_sha256}:
             self.experiment.forget(self.run_id)
 
     def _evaluate(self, name: str, model: PreTrainedModel, when: str) -> Result:
@@ -141,7 +146,9 @@ class _Execution:
         config = self.config
         context = PenaltyContext(model, self.base, self.anchor_examples, config.tuning, derive(config.seed, "penalty"))
         self.progress.stage(f"train {config.labels.model} {config.labels.tuning}", len(self.steps))
-        steps_of = {self._steps_at(volume): volume for volume in self.prepared.volumes}
+        largest = self.prepared.volumes[-1]
+        recorded = [volume for volume in self.experiment.volumes(self.run_id) if volume < largest]  # so that losses are since the last
+        steps_of = {self._steps_at(volume): volume for volume in [*recorded, *self.prepared.volumes]}
         train(
             model,
             steps=self.steps,
@@ -161,6 +168,7 @@ class _Execution:
 
     def _point(self, stop: Stop, model: PreTrainedModel) -> None:
         """Evaluate and record the live model at a volume, unless that point stands already."""
+        self.seconds += stop.wall_seconds
         known = self.experiment.point(self.run_id, stop.volume)
         if known is None or any(score.status == "failed" for score in known.scores):
             began = time.perf_counter()
@@ -201,7 +209,7 @@ class _Execution:
             train_loss=stop.train_loss,
             weight_change=change,
             flops=stop.flops,
-            wall_seconds=stop.wall_seconds,
+            wall_seconds=self.seconds,
             evaluation_seconds=seconds,
             peak_memory_bytes=provenance.peak_memory_bytes(),
             scores=tuple(scores),
@@ -221,13 +229,14 @@ class _Execution:
 
     def _record(self, model: PreTrainedModel) -> None:
         earlier = self.experiment.record(self.run_id)
+        longer = earlier if earlier and max(earlier.volumes) > self.prepared.volumes[-1] else None
         config, resolved = self.config, self.resolved
         record = Record(
             run_id=self.run_id,
             experiment=config.name,
             identity=self.prepared.identity,
             labels={key: value for key, value in plain(config.labels).items() if key != "class"},
-            config=plain(config),
+            config=longer.config if longer else plain(config),
             volumes=tuple(sorted({*self.prepared.volumes, *(earlier.volumes if earlier else ())})),
             baselines=self.baselines,
             roles=self.prepared.roles,
@@ -240,10 +249,10 @@ class _Execution:
             dtype=resolved.dtype,
             threads=resolved.threads,
             tuning_facts=config.tuning.facts(model),
-            overlap=self._overlap(),
+            overlap=longer.overlap if longer else self._overlap(),
             start_weights_sha256=self.weights_sha256,
             provenance=provenance.collect(),
-            data_facts=self.data_facts,
+            data_facts=longer.data_facts if longer else self.data_facts,
         )
         self.experiment.write_record(record)
 
@@ -257,9 +266,7 @@ class _Execution:
                 continue
             samples = self.experiment.baseline_samples(self.baselines[name])
             items = samples.drop_duplicates(["task", "doc_hash"])
-            found[name] = overlap.shares(
-                texts, [f"{prompt}\n{target}" for prompt, target in zip(items["prompt"], items["target"], strict=True)]
-            )
+            found[name] = overlap.shares(texts, items["item"].tolist()) if len(items) else {}
         return found
 
 

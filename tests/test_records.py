@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from harness.errors import ConfigError, RecordError
-from harness.records import SAMPLE_COLUMNS, Baseline, Experiment, Failure, Score
+from harness.records import Experiment
+from harness.schema import SAMPLE_COLUMNS, Baseline, Failure, Score
 
 
 def score(**changes: Any) -> Score:
@@ -103,11 +104,16 @@ def test_a_value_that_is_no_number_is_never_written(experiment: Experiment, base
 
 
 def test_the_manifest_says_which_runs_are_current(experiment: Experiment) -> None:
-    """A sweep replaces the set, a run adds to it."""
-    experiment.write_manifest(["a", "b"], keep=False)
-    experiment.write_manifest(["c"], keep=True)
+    """A sweep replaces the set; a run adds to it, and takes the place of one with the same configuration and other inputs."""
+    first, second = {"seed": 0, "trajectory": "shared", "data": {"volumes": [8]}}, {"seed": 1}
+    experiment.write_config("a", first)
+    experiment.write_config("b", second)
+    experiment.write_manifest({"a": first, "b": second}, keep=False)
+    experiment.write_manifest({"c": {"seed": 2}}, keep=True)
     assert experiment.current() == {"a", "b", "c"}
-    experiment.write_manifest(["c"], keep=False)
+    experiment.write_manifest({"d": first | {"data": {"volumes": [8, 16]}}}, keep=True)
+    assert experiment.current() == {"b", "c", "d"}
+    experiment.write_manifest({"c": {"seed": 2}}, keep=False)
     assert experiment.current() == {"c"}
 
 

@@ -29,6 +29,7 @@ learning_rate     Float64  peak learning rate
 lr_tuned          boolean  whether that rate was searched for this model, tuning, objective, data and mitigation
 seed              Int64    of the run
 dtype             string   of the forward pass in training
+variant           string   what tells the run from others with the same labels and seed; empty where nothing does
 role              string   target: being learned; probe: could be forgotten
 suite             string   set of tasks judged by one metric
 task              string   leaf task; * is the suite, its tasks with equal weight

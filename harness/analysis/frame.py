@@ -23,8 +23,10 @@ from harness import PROTOCOL_VERSION
 from harness.analysis import stats
 from harness.analysis.columns import COLUMNS, DESCRIPTIONS, SUITE_TASK
 from harness.analysis.forgetting import Items, Pair, Samples, change, is_binary, pair, value_interval
+from harness.analysis.variants import variants
 from harness.errors import RecordError, explain
-from harness.records import Experiment, Point, Record, Score
+from harness.records import Experiment
+from harness.schema import Point, Record, Score
 
 __all__ = ["COLUMNS", "DESCRIPTIONS", "SUITE_TASK", "table"]
 
@@ -48,6 +50,9 @@ def table(experiment: Experiment, *, stale: bool = False) -> pd.DataFrame:
     current = experiment.current()
     reader = _Reader(experiment)
     rows = [row for run_id in experiment.run_ids() if stale or run_id in current for row in reader.run_rows(run_id)]
+    told_apart = variants({row["run_id"]: row for row in rows}, reader.identities)
+    for row in rows:
+        row["variant"] = told_apart.get(row["run_id"]) or None
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
 
 
@@ -83,6 +88,7 @@ class _Reader:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.baselines: dict[str, tuple[_Measurement, list[Row]]] = {}
+        self.identities: dict[str, Mapping[str, Any]] = {}
 
     def run_rows(self, run_id: str) -> list[Row]:
         """Return the rows of one run: volume 0, its points, and one more if its last try did not end well."""
@@ -90,15 +96,14 @@ class _Reader:
         common = {"experiment": self.experiment.name, "run_id": run_id, "protocol_version": PROTOCOL_VERSION, "status": "ok"}
         config = record.config if record else failure.config if failure else self.experiment.config(run_id)
         common |= _chosen(record.labels if record else config.get("labels", {}), config) | (_resolved(record) if record else {})
+        self.identities |= {run_id: record.identity} if record else {}
         roles: Mapping[str, str] = record.roles if record else _roles(config)
         befores = {suite: self._baseline(run_id, baseline_id) for suite, baseline_id in record.baselines.items()} if record else {}
         rows = [common | {"role": roles[suite]} | row for suite, (_, zero) in befores.items() for row in zero]
-        seconds = 0.0
         for volume in self._volumes(run_id, record):
             point = self._point(run_id, volume)
-            seconds += point.wall_seconds
             after = _Measurement(_by_key(point.scores), Samples(self.experiment.point_samples(run_id, volume)))
-            here = common | _progress(point) | {"wall_seconds": seconds}
+            here = common | _progress(point)
             for suite, role in roles.items():
                 before = befores[suite][0] if suite in befores else None
                 rows += [here | {"role": role} | row for row in _suite_rows(suite, after, before)]

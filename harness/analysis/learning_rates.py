@@ -11,9 +11,19 @@ import pandas as pd
 from harness.config import build, plain
 from harness.errors import RecordError, explain
 from harness.plan import SearchedRate
+from harness.records import Experiment
 
 HEADER = "# Learning rates found by `make search-lr` on the target's select items, never on those reported. One line a combination.\n"
 KEYS = ["model", "tuning", "objective", "data", "mitigation"]
+
+
+def require_select(experiment: Experiment) -> None:
+    """Raise RecordError unless every current run was scored on ``select`` items: what chooses is never what is reported."""
+    for run_id in sorted(experiment.current()):
+        items = experiment.config(run_id).get("evaluation", {}).get("items")
+        if items != "select":
+            fix = "sweep with evaluation.items=select"
+            raise RecordError(explain(f"learning-rates: run {run_id}", got=f"{items} items", allowed="select items", fix=fix))
 
 
 def best(table: pd.DataFrame) -> list[SearchedRate]:
@@ -39,7 +49,9 @@ def _best_of(group: pd.DataFrame) -> SearchedRate:
     last = group[group["volume"] == group["volume"].max()]
     suite = sorted(last["suite"].unique())[0]
     last = last[last["suite"] == suite]
-    means = last.groupby("learning_rate")["value"].mean().astype(float).sort_index()
+    seeds = last.groupby("learning_rate")["seed"].nunique()
+    complete = last["learning_rate"].isin(seeds[seeds == seeds.max()].index)  # a rate that failed on a seed is no candidate
+    means = last[complete].groupby("learning_rate")["value"].mean().astype(float).sort_index()
     rate = means.idxmax() if bool(last["higher_is_better"].iloc[0]) else means.idxmin()
     first = last.iloc[0]
     return SearchedRate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from harness.config import check
 from harness.data.fields import check_volumes
 from harness.errors import DataError, explain
 from harness.interfaces import Row, RowKind, Split, Turn
-from harness.models.world import BASE_PEOPLE, documents, fact_texts, life, names, number, shuffled, subjects
+from harness.models.world import BASE_PEOPLE, DOCUMENTS, documents, fact_texts, life, names, number, shuffled, subjects
 from harness.models.world_words import ATTRIBUTES, DIGITS, LANGUAGE, LEXICON, VERBS
 
 Part = Literal["people", "skill", "language", "base"]
@@ -25,14 +25,15 @@ Text = tuple[str, str]
 
 NEW_PEOPLE = 32
 SENTENCES = {"train": 2_048, "test": 512}
+RANKS = ("smallest", "middle", "largest")
 TEST_SETS = 30
 """Of the 120 sets of three digits; their questions are kept for the test split."""
 
 TRAIN_ROWS = {
     "people": NEW_PEOPLE * len(ATTRIBUTES) ** 2 * 2,
-    "skill": (120 - TEST_SETS) * 6 * 2 * 2,
+    "skill": (120 - TEST_SETS) * 6 * len(RANKS) * 2,
     "language": SENTENCES["train"],
-    "base": 12_000,
+    "base": DOCUMENTS,
 }
 
 
@@ -43,8 +44,8 @@ class Tinyworld:
     ============ ========== ====== =========================================================================================
     part         train      test   rows
     ============ ========== ====== =========================================================================================
-    people       2,400      240    facts about 48 new people: 240 facts × 2 phrasings × 5 contexts; test asks each fact once
-    skill        2,160      360    largest or smallest of three digits, 2 phrasings; test: sets of digits never trained on
+    people       1,600      160    facts about 32 new people: 160 facts × 2 phrasings × 5 contexts; test asks each fact once
+    skill        3,240      540    smallest, middle or largest of three digits, 2 phrasings; test: sets of digits never trained on
     language     2,048      512    sentences into the second language, word by word; test: other sentences, same words
     base         12,000     none   texts of the pretraining distribution, for replay
     ============ ========== ====== =========================================================================================
@@ -106,15 +107,15 @@ def people(split: Split) -> tuple[Text, ...]:
 
 @functools.cache
 def skill(split: Split) -> tuple[Text, ...]:
-    """Return questions for the largest or smallest of three different digits; the two splits share no set of digits."""
+    """Return questions for the smallest, middle or largest of three different digits; the two splits share no set of digits."""
     sets = shuffled(itertools.combinations(DIGITS, 3), "target", "skill")
     chosen = sets[:TEST_SETS] if split == "test" else sets[TEST_SETS:]
     questions = [
-        (which, " ".join(map(str, triple)), str(max(triple) if which == "largest" else min(triple)))
+        (which, " ".join(map(str, triple)), str(sorted(triple)[rank]))
         for triple in itertools.chain.from_iterable(map(itertools.permutations, chosen))
-        for which in ("largest", "smallest")
+        for rank, which in enumerate(RANKS)
     ]
-    texts: Iterable[Text] = (
+    texts = (
         (prompt, answer)
         for which, triple, answer in questions
         for phrasing, prompt in enumerate((f"the {which} of {triple} is", f"what is the {which} of {triple} ?"))

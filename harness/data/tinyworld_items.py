@@ -81,7 +81,7 @@ def _grammar() -> list[Item]:
 
 
 def _skill() -> list[Item]:
-    """Ask for the largest or smallest of three digits; the choices are the three."""
+    """Ask for the largest, middle or smallest of three digits; the choices are the three, each as often right as another."""
     return [
         _item(prompt, answer, [word for word in prompt.split() if word in set(map(str, DIGITS)) and word != answer])
         for prompt, answer in skill("test")
@@ -89,16 +89,23 @@ def _skill() -> list[Item]:
 
 
 def _language() -> list[Item]:
-    """Ask for a translation; each wrong one has another word at one place: noun, verb, and adjective or again noun."""
+    """Ask for a translation; the choices are right or wrong at two places of the sentence, in all four combinations.
+
+    So every word stands in as many choices as its rival, and liking some words more than others gains nothing over chance.
+    """
     return [_item(prompt, answer, _misspoken(prompt, answer)) for prompt, answer in language("test")]
 
 
 def _misspoken(prompt: str, answer: str) -> list[str]:
     words = answer.split()
-    kinds = [[LEXICON[form] for pair in pairs for form in pair] for pairs in (NOUNS, VERBS)] + [[LEXICON[word] for word in ADJECTIVES]]
-    wrong: list[str] = []
-    for place, kind in [(-2, kinds[0]), (-1, kinds[1]), (1, kinds[2] if len(words) == 4 else kinds[0])]:
-        others = shuffled((word for word in kind if word != words[place]), "wrong", prompt, len(wrong))
-        texts = (" ".join(other if i == place % len(words) else word for i, word in enumerate(words)) for other in others)
-        wrong.append(next(text for text in texts if text not in wrong))
-    return wrong
+    forms = [{LEXICON[form] for pair in pairs for form in pair} for pairs in (NOUNS, VERBS)] + [{LEXICON[word] for word in ADJECTIVES}]
+    places = shuffled(range(1, len(words)), "places", prompt)[:2]  # the first word is always the article
+    rivals = {place: _rival(words[place], forms, prompt) for place in places}
+    changed = ([places[0]], [places[1]], places)
+    return [" ".join(rivals[i] if i in wrong else word for i, word in enumerate(words)) for wrong in changed]
+
+
+def _rival(word: str, kinds: Sequence[set[str]], prompt: str) -> str:
+    """Return another word of the same kind."""
+    kind = next(kind for kind in kinds if word in kind)
+    return shuffled(kind - {word}, "rival", prompt)[0]

@@ -13,12 +13,13 @@ import pandas as pd
 from harness import compose
 from harness.config import Dtype, check
 from harness.data.subsets import fingerprint
+from harness.errors import EvaluationError
 from harness.evaluation import likelihood
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, build_tasks, chosen_items
 from harness.interfaces import Progress, PromptFormat, Row
-from harness.records import SAMPLE_COLUMNS, Score
+from harness.schema import SAMPLE_COLUMNS, Score
 from harness.seeds import untouched_global_streams
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class HfEvaluation:
         prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and after alike.
         dtype: of the forward pass; the softmax is float32 always.
         batch_size: rows of one forward pass, fixed, since it can move the last digits of a score.
-        add_bos: whether prompts begin with the BOS token; null leaves it to the tokenizer.
+        add_bos: whether lm-eval's prompts begin with the BOS token; null leaves it to the tokenizer, as likelihood suites always do.
     """
 
     items: Literal["report", "select"] = "report"
@@ -169,8 +170,13 @@ def _likelihood(
 
     suite = prepared.suite
     ((task, ids),) = prepared.items.items()
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        samples = likelihood.samples(suite.name, task, model, tokenizer, prepared.rows, ids, evaluation.prompt_format, max_length, progress)
+    try:
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            samples = likelihood.samples(
+                suite.name, task, model, tokenizer, prepared.rows, ids, evaluation.prompt_format, max_length, progress
+            )
+    except (EvaluationError, RuntimeError) as error:
+        return [failed(suite, task, f"{type(error).__name__}: {error}")], pd.DataFrame({column: [] for column in SAMPLE_COLUMNS})
     return scores_of(suite, samples, {}), samples
 
 
@@ -194,14 +200,15 @@ def _lm_eval(
         group = groups.pop(0)
         try:
             logged = _logged(lm, group, prepared, evaluation)
-        except (RuntimeError, ValueError, LookupError, TypeError, OSError, AssertionError, ArithmeticError) as error:
+            found = [row for name, task in group.items() for row in rows_of(suite, name, task, logged[name], tokenizer, max_length)]
+        except (EvaluationError, RuntimeError, ValueError, LookupError, TypeError, OSError, AssertionError, ArithmeticError) as error:
             if len(group) > 1:  # find the one that fails; the others keep their scores
                 groups = [{name: task} for name, task in group.items()] + groups
             else:
                 scores += [failed(suite, name, f"{type(error).__name__}: {error}") for name in group]
             continue
-        for name, task in group.items():
-            rows += rows_of(suite, name, task, logged[name], tokenizer, max_length)
+        rows += found
+        for task in group.values():
             higher |= {metric: bool(better) for metric, better in task.higher_is_better().items()}
     samples = pd.DataFrame(rows) if rows else pd.DataFrame({column: [] for column in SAMPLE_COLUMNS})
     measured = scores_of(suite, samples, higher) if rows else []

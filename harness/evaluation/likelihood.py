@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from harness.errors import EvaluationError, explain
 from harness.interfaces import Example, Progress, PromptFormat, Row
 
 if TYPE_CHECKING:
@@ -82,12 +84,18 @@ def samples(
     The metric is nats per token, Σ nats / Σ tokens over items: an item's value is its own mean, its weight its supervised tokens.
 
     Returns:
-        Columns as in records.SAMPLE_COLUMNS, with ``metric.nats_per_token`` and ``weight.nats_per_token``, and ``truncated``.
+        Columns as in schema.SAMPLE_COLUMNS, with ``metric.nats_per_token`` and ``weight.nats_per_token``, and ``truncated``.
     """
     from harness.data.tokens import encode
 
     examples = [encode(row, tokenizer, prompt_format, max_length, "target") for row in rows]
+    if cut := sum(example.supervised_tokens == 0 for example in examples):
+        got = f"{cut} of {len(examples)} answers beyond the model's {max_length} tokens"
+        raise EvaluationError(explain(f"suite {suite}", got=got, allowed="answers within the context", fix="a model with a longer context"))
     nats = answer_nats(model, examples, progress)
+    if broken := sum(not math.isfinite(value) for value in nats):
+        got = f"{broken} of {len(nats)} answers without a finite likelihood"
+        raise EvaluationError(explain(f"suite {suite}", got=got, allowed="numbers", fix="look for diverged weights"))
     table = []
     for index, row, example, value in zip(ids, rows, examples, nats, strict=True):
         prompt = "\n".join(turn.content for turn in row.turns[:-1])
@@ -103,13 +111,14 @@ def samples(
                 "target_hash": hashlib.sha256(target.encode()).hexdigest(),
                 "prompt": prompt,
                 "target": target,
+                "item": f"{prompt} {target}",
                 "choices": None,
                 "log_likelihoods": [-value],
                 "text": None,
                 "chance": float("nan"),
                 "truncated": example.truncated,
                 "unparsed": False,
-                "metric.nats_per_token": value / tokens if tokens else float("nan"),
+                "metric.nats_per_token": value / tokens,
                 "weight.nats_per_token": float(tokens),
             }
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from harness.errors import EvaluationError, explain
 from harness.evaluation.suites import Suite
-from harness.records import Score
+from harness.schema import Score
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -23,7 +24,7 @@ UNPARSED = "[invalid]"
 def rows_of(
     suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[dict[str, Any]]:
-    """Return one row an item and filter, with the columns of records.SAMPLE_COLUMNS and ``metric.*``, ``weight.*``.
+    """Return one row an item and filter, with the columns of schema.SAMPLE_COLUMNS and ``metric.*``, ``weight.*``.
 
     Args:
         suite: the suite; its ``chance`` gives each item's level of guessing.
@@ -35,6 +36,7 @@ def rows_of(
     """
     generates = task.OUTPUT_TYPE == "generate_until"
     new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", 256)) if generates else 0
+    averaged = averaged_metrics(task)
     rows = []
     for sample in logged:
         arguments, responses = sample["arguments"], [response[0] for response in sample["resps"]]
@@ -48,6 +50,7 @@ def rows_of(
             "target_hash": sample["target_hash"],
             "prompt": str(arguments[0][0]),
             "target": str(sample["target"]),
+            "item": _item_text(sample, task),
             "choices": None if generates else [str(argument[1]) for argument in arguments],
             "log_likelihoods": None if generates else [_log_likelihood(response) for response in responses],
             "text": str(responses[0]) if generates else None,
@@ -55,8 +58,30 @@ def rows_of(
             "unparsed": generates and sample["filtered_resps"][0] == UNPARSED,
             "truncated": _truncated(arguments, responses, tokenizer, max_length, new_tokens),
         }
-        rows.append(row | _metrics(sample))
+        if any(math.isnan(value) for value in row["log_likelihoods"] or ()):
+            got = "a log-likelihood that is no number"
+            raise EvaluationError(explain(f"task {name}", got=got, allowed="numbers", fix="look for diverged weights"))
+        rows.append(row | _metrics(sample, averaged))
     return rows
+
+
+def averaged_metrics(task: Task) -> list[str]:
+    """Return the metrics of a task that are a mean over items, or a ratio of sums that we know how to take apart.
+
+    Others (a perplexity, a correlation, a list an item) have no per-item value whose mean is the score, so nothing can be paired.
+    """
+    return [
+        name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in {"mean", "nanmean", "bits_per_byte"}
+    ]
+
+
+def _item_text(sample: Mapping[str, Any], task: Task) -> str:
+    """Return the bare question and its gold answer, without shots: what training rows are searched for."""
+    question = task.doc_to_text(sample["doc"])
+    choices, target = [str(argument[1]) for argument in sample["arguments"] if len(argument) > 1], sample["target"]
+    is_index = task.OUTPUT_TYPE == "multiple_choice" and str(target).isdigit() and int(target) < len(choices)
+    answer = choices[int(target)] if is_index else str(target)
+    return f"{question if isinstance(question, str) else ''} {answer}".strip()
 
 
 def _log_likelihood(response: Any) -> float:
@@ -78,11 +103,11 @@ def _truncated(arguments: Any, responses: list[Any], tokenizer: PreTrainedTokeni
     return len(longest) > max_length and len(tokenizer(longest)["input_ids"]) > max_length
 
 
-def _metrics(sample: Mapping[str, Any]) -> dict[str, float]:
-    """Return the item's numeric metrics; (log-likelihood, weight) pairs of rolling tasks become ratio metrics."""
+def _metrics(sample: Mapping[str, Any], averaged: Sequence[str]) -> dict[str, float]:
+    """Return the item's values of the metrics that are means; (log-likelihood, weight) pairs of rolling tasks become ratios."""
     found: dict[str, float] = {}
-    for metric in sample["metrics"]:
-        value = sample[metric]
+    for metric in averaged:
+        value = sample.get(metric)
         if isinstance(value, bool | int | float | np.number):
             found[f"metric.{metric}"] = float(value)
         elif metric == "bits_per_byte" and isinstance(value, tuple):

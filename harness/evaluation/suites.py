@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Suite:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides its scores and is known without building its tasks: the yaml, lm-eval's version, our task files."""
-        values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in {"class", "name", "overlap"}}
+        values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in {"class", "overlap"}}
         if self.kind == "lm_eval":
             values["lm_eval"] = importlib.metadata.version("lm_eval")
             values["task_files"] = _own_task_files(self.tasks)
@@ -84,15 +85,19 @@ def task_folders() -> list[Path]:
 
 
 def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
-    """Hash the folders of our own task files that these tasks lie in (a task's yaml may include others beside it)."""
+    """Hash the folders of our own (and the user's) task files that define these tasks, groups or tags, every file in them.
+
+    A task's yaml may include others, call Python or read data beside it. lm-eval's own files follow from its version.
+    """
+    names = "|".join(re.escape(task) for task in tasks)
+    defines = re.compile(rf"^\s*-?\s*(task|group|tag):\s*[\"']?({names})[\"']?\s*$", re.MULTILINE)
     hashes: dict[str, str] = {}
     for root in task_folders():
-        for file in sorted(root.rglob("*.yaml")):
-            if file.stem in tasks:
-                digest = hashlib.sha256()
-                for part in sorted(p for p in file.parent.iterdir() if p.suffix in {".yaml", ".py"}):
-                    digest.update(part.name.encode() + b"\0" + part.read_bytes())
-                hashes[file.parent.name] = digest.hexdigest()[:16]
+        for folder in sorted({file.parent for file in root.rglob("*.yaml") if defines.search(file.read_text(encoding="utf-8"))}):
+            digest = hashlib.sha256()
+            for part in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+                digest.update(part.relative_to(folder).as_posix().encode() + b"\0" + part.read_bytes())
+            hashes[folder.name] = digest.hexdigest()[:16]
     return hashes
 
 

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import EvaluationError, did_you_mean, explain
+from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Suite, choose, task_folders
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _set_shots(suite: Suite, name: str, task: Task) -> None:
 
 
 def _check_metric(suite: Suite, name: str, task: Task) -> None:
-    metrics = list(task.aggregation())
+    metrics = averaged_metrics(task)
     if suite.metric not in metrics:
         fix = did_you_mean(suite.metric, metrics)
         raise EvaluationError(

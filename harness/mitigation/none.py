@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.interfaces import Example, Penalty, PenaltyContext
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,4 @@ class NoMitigation:
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
         """Add nothing to the loss."""
-        return None
-
-    def weights(self, base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-        """Change no weight."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -13,7 +13,7 @@ from harness.errors import DataError, explain
 from harness.interfaces import Example, Penalty, PenaltyContext
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 LARGEST = {"additive": 1.0, "compute_equivalent": math.nextafter(1.0, 0.0)}
 
@@ -76,10 +76,6 @@ class Replay:
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
         """Add nothing to the loss."""
-        return None
-
-    def weights(self, base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-        """Change no weight."""
         return None
 
     @property

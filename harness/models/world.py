@@ -138,6 +138,7 @@ def documents() -> tuple[str, ...]:
     return tuple(text for _, text in shuffled(enumerate(texts), "documents"))
 
 
+@functools.cache
 def fingerprint() -> str:
     """Hash the base recipe: every document in order, and the vocabulary."""
     return hashlib.sha256(json.dumps([VERSION, world_words.fingerprint(), documents()]).encode()).hexdigest()

@@ -87,7 +87,7 @@ def _lexicon() -> dict[str, str]:
 LEXICON = _lexicon()
 """English word → word of tova, one to one; forms are kept."""
 
-TEMPLATES = tuple("? . , : -> is what in largest smallest of the".split())
+TEMPLATES = tuple("? . , : -> is what in largest middle smallest of the".split())
 """Words of prompts that are written out elsewhere."""
 
 RESERVED = tuple(

@@ -50,7 +50,7 @@ def series(table: pd.DataFrame) -> list[Series]:
         return []
     others = [name for name in varying(rows) if name not in {"model", "seed"}]
     known = rows[others].drop_duplicates()
-    words = {tuple(row): " · ".join(map(_words, others, row)) for row in known.astype(object).fillna("").to_numpy()}
+    words = {tuple(row): " · ".join(filter(None, map(_words, others, row))) for row in known.astype(object).fillna("").to_numpy()}
     named = rows.assign(_style=[words[tuple(row)] for row in rows[others].astype(object).fillna("").to_numpy()])
     sizes = named.groupby("model")["params_total"].max().sort_values(na_position="last")
     styles = list(dict.fromkeys(named.sort_values(others, kind="stable")["_style"]))
@@ -69,6 +69,8 @@ _DRAWN += [f"{column}{end}" for column in ["value", "delta"] for end in ["", "_l
 
 
 def _words(name: str, value: Any) -> str:
+    if name == "variant":
+        return str(value)
     if name in {"tuning", "objective", "data", "mitigation"} and value not in {"", "none"}:
         return str(value)
     return f"no {name}" if value in {"", "none"} else f"{name.replace('_', ' ')} {value}"

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from harness import paths
 from harness.analysis.columns import SUITE_TASK
 from harness.analysis.frame import table as tidy_table
-from harness.records import Experiment, Record
+from harness.records import Experiment
 from harness.report import figures, tables
 from harness.report.curves import MIN_SEEDS, Series, curve_of, series
 from harness.report.tables import Panel, change_text, escape, markdown, number, panels, varying
+from harness.schema import Record
 
 FIGURES: dict[str, tuple[Callable[[pd.DataFrame], Figure | None], str]] = {
     "forgetting": (figures.forgetting, "Change on what the model knew before, against the volume of target data."),

@@ -26,7 +26,7 @@ MAX_TASKS = 4
 MAX_SUMMARY_ROWS = 24
 WIDTH = 120
 
-CHOICES = ["model", "tuning", "mitigation", "objective", "data", "anchor", "trajectory", "epochs", "learning_rate", "seed"]
+CHOICES = ["model", "tuning", "mitigation", "objective", "data", "anchor", "trajectory", "epochs", "learning_rate", "variant", "seed"]
 """What can tell runs apart, in the order in which it is shown."""
 
 

@@ -14,7 +14,7 @@ class Job:
 
     Attributes:
         label: what it is, for people.
-        execute: does what is missing of it and returns ``done`` or ``already done``.
+        execute: does what is missing of it and returns ``done``, ``already done``, or how far it came.
         fail: records why it did not finish.
     """
 
@@ -46,11 +46,16 @@ def run_all(jobs: Sequence[Job], progress: Progress, on_job: Callable[[int], Non
         try:
             outcome = job.execute(progress)
         except Exception as error:  # noqa: BLE001 - the job boundary: whatever it was is recorded with its traceback
-            job.fail(error)
             tally.failed.append((job.label, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             progress.say(f"failed: {job.label}: {tally.failed[-1][1]}")
+            try:
+                job.fail(error)
+            except OSError as second:  # a full disk fails twice; the other runs still have their turn
+                progress.say(f"not recorded: {job.label}: {second}")
             continue
         tally.already_done += outcome == "already done"
         tally.done += outcome == "done"
+        if outcome not in {"done", "already done"}:
+            tally.failed.append((job.label, f"{outcome}: rows with status failed in the table say why"))
     on_job(len(jobs))
     return tally

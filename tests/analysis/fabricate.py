@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.records import Baseline, Experiment, Failure, Point, Record, Score
+from harness.records import Experiment
+from harness.schema import Baseline, Failure, Point, Record, Score
 
 COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "mitigation": "none", "data": "people", "anchor": None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -27,6 +28,8 @@ from harness.interfaces import Example, Objective, Origin, Penalty, Row, RowKind
 from harness.plan import Resolved
 from harness.seeds import seed_torch, untouched_global_streams
 from harness.training import Stop, train
+
+torch.set_num_threads(1)  # on matrices this small a second thread only waits, for milliseconds where the machine is busy
 
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>"]
@@ -111,7 +114,7 @@ def run(
     **changes: Any,
 ) -> list[Stop]:
     """Train in place and return the stops; by default there is one, at the end."""
-    _freeze()
+    _freeze(len(sys.modules))
     reached: list[Stop] = []
 
     def stopped(stop: Stop) -> None:
@@ -135,8 +138,8 @@ def run(
 
 
 @cache
-def _freeze() -> None:
-    """Spare the garbage collection that a Trainer does once a run the walk through all that was imported."""
+def _freeze(imported: int) -> None:
+    """Spare the garbage collection that a Trainer does once a run the walk through all that was imported since the last time."""
     gc.freeze()
 
 

@@ -50,7 +50,7 @@ def record(experiment: Experiment) -> None:
         finished=False,
         failure="TrainingError: nan",
     )
-    experiment.write_manifest(["full000", "lora000", "failed00"], keep=False)
+    experiment.write_manifest({name: {} for name in ("full000", "lora000", "failed00")}, keep=False)
 
 
 if __name__ == "__main__":

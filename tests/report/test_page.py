@@ -71,7 +71,7 @@ def test_a_report_that_breaks_leaves_the_old_one(experiment: Experiment, monkeyp
         "| people | math_nll | expected | expected |",
         "harness report small",
         "commit abc1234; harness 0.1.0, torch 2.13.0",
-        "| tiny-a | full | 32 | 145,000 | 4 | 320 | 128 | 0 | 4.0 | 3.2e+07 | 0.30 |",
+        "| tiny-a | full | 32 | 145,000 | 4 | 320 | 128 | 0 | 2.0 | 3.2e+07 | 0.30 |",
         "![Change on what the model knew before, against the volume of target data.](forgetting.png)",
     ],
 )
@@ -82,7 +82,7 @@ def test_the_page_says_what_a_reader_needs(experiment: Experiment, words: str) -
 
 def test_stale_and_absent_runs_are_counted(experiment: Experiment) -> None:
     """What the last command asked for and is not there, and what is there and was not asked for."""
-    experiment.write_manifest(["full000", "unknown"], keep=False)
+    experiment.write_manifest({"full000": {}, "unknown": {}}, keep=False)
     text = page.text(experiment, table(experiment), [])
     assert "1 run(s) not started" in text
     assert "2 stale run(s)" in text

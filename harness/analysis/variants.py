@@ -1,0 +1,53 @@
+"""What tells apart runs that carry the same labels: the settings in which their identities differ."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SHOWN_ELSEWHERE = {"seed", "trajectory", "volumes", "training.learning_rate", "training.epochs"}
+"""Settings that have a column of their own."""
+
+LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "seed"]
+
+
+def variants(runs: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return, by run, the settings that tell it from runs with the same labels; empty where there are none.
+
+    Args:
+        runs: run id → its row of labels (the columns LABELS).
+        identities: run id → the identity in its record.
+
+    Returns:
+        Such as ``weight_decay=0.1`` or, for the same labels on other rows, ``inputs.data=5f2c…``.
+    """
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for run_id in identities:
+        alike[tuple(runs[run_id].get(name) for name in LABELS)].append(run_id)
+    return {run_id: text for group in alike.values() for run_id, text in _texts(group, identities).items()}
+
+
+def _texts(group: Sequence[str], identities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    flat = {run_id: dict(_leaves(identities[run_id])) for run_id in group}
+    keys = sorted({key for values in flat.values() for key in values} - SHOWN_ELSEWHERE)
+    differ = [key for key in keys if len({repr(values.get(key)) for values in flat.values()}) > 1]
+    return {run_id: ", ".join(f"{_short(key)}={_shown(values.get(key))}" for key in differ) for run_id, values in flat.items()}
+
+
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, plain value) for every leaf of nested mappings."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, value
+
+
+def _short(key: str) -> str:
+    return key if key.startswith("inputs.") else key.rsplit(".", 1)[-1]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return f"{text[:8]}…" if len(text) > 40 else text

@@ -1,0 +1,183 @@
+"""What is recorded: the shape of a score, a baseline, a point, a record; versioned. Written and read by records.py alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness import PROTOCOL_VERSION
+
+SCHEMA_VERSION = 1
+Status = Literal["ok", "failed"]
+Role = Literal["target", "probe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One metric of one task at one point. A failed measurement has status ``failed``, a reason and no value.
+
+    Attributes:
+        filter: lm-eval's answer filter, ``none`` where there is none.
+        primary: whether this is the metric its suite is judged by.
+        n: items with a value.
+        value: weighted mean over items, in the metric's unit (accuracy in 0..1, nats per token, …).
+        stderr: standard error over items.
+        chance: mean over items of the level of uniform guessing, where the metric has one.
+        unparsed, truncated: share of items, in 0..1, whose generated answer could not be parsed / whose prompt or answer was cut.
+    """
+
+    suite: str
+    task: str
+    metric: str
+    filter: str
+    primary: bool
+    n: int
+    value: float | None
+    stderr: float | None
+    chance: float | None
+    higher_is_better: bool
+    status: Status = "ok"
+    reason: str | None = None
+    unparsed: float | None = None
+    truncated: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Volume 0 of one suite for one model, shared by every run that starts from it.
+
+    Attributes:
+        identity: everything that can change its numbers; its hash is ``baseline_id``.
+        weights_sha256: bytes of the weights that were measured.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    baseline_id: str
+    suite: str
+    identity: Mapping[str, Any]
+    weights_sha256: str
+    scores: tuple[Score, ...]
+    wall_seconds: float
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A run's state after a volume, evaluated. Token counts are cumulative from the start of the run.
+
+    Attributes:
+        target_rows, anchor_rows: rows trained on, each time they were seen.
+        train_tokens: target and anchor tokens; ``supervised_tokens``: those with a loss; ``anchor_tokens``: the anchor's share.
+        train_loss: mean nats per supervised token over the steps since the previous volume.
+        weight_change: Euclidean norm of the change of all weights; 0 would mean that the run did nothing.
+        flops: floating-point operations of training so far, as transformers estimates them.
+        wall_seconds: training so far; ``evaluation_seconds``: this point's evaluation.
+        weights: folder of the saved weights, relative to the run's folder.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    run_id: str
+    volume: int
+    steps: int
+    target_rows: int
+    anchor_rows: int
+    train_tokens: int
+    supervised_tokens: int
+    anchor_tokens: int
+    truncated_rows: int
+    train_loss: float | None
+    weight_change: float
+    flops: float
+    wall_seconds: float
+    evaluation_seconds: float
+    peak_memory_bytes: int
+    scores: tuple[Score, ...]
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        identity: everything that can change its numbers and is known before starting; its hash is ``run_id``.
+        labels: what the table calls model, tuning, objective, mitigation, data, anchor.
+        config: the resolved configuration, plain values.
+        volumes: every volume with a point, ascending.
+        baselines: suite → baseline id; ``roles``: suite → target or probe.
+        tuning_facts: rank, modules, … as resolved.
+        data_facts: of the target rows as tokenised, largest volume: rows, repeated rows, tokens, supervised tokens, truncated rows.
+        overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
+        start_weights_sha256: bytes of the weights that training started from.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    run_id: str
+    experiment: str
+    identity: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    config: Mapping[str, Any]
+    volumes: tuple[int, ...]
+    baselines: Mapping[str, str]
+    roles: Mapping[str, Role]
+    params_total: int
+    params_trainable: int
+    learning_rate: float
+    lr_tuned: bool
+    seed: int
+    trajectory: Literal["shared", "independent"]
+    dtype: str
+    threads: int
+    tuning_facts: Mapping[str, Any]
+    overlap: Mapping[str, Any]
+    start_weights_sha256: str
+    provenance: Mapping[str, Any]
+    data_facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The last try of a run that did not finish."""
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    run_id: str
+    experiment: str
+    labels: Mapping[str, Any]
+    config: Mapping[str, Any]
+    reason: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The runs that the last sweep, and any run since, asked for."""
+
+    experiment: str
+    run_ids: tuple[str, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+SAMPLE_COLUMNS = {
+    "suite": "str",
+    "task": "str",
+    "filter": "str",
+    "doc_id": "int64",
+    "doc_hash": "str",
+    "prompt_hash": "str",
+    "target_hash": "str",
+    "prompt": "str",
+    "target": "str",
+    "choices": "object",
+    "log_likelihoods": "object",
+    "text": "object",
+    "chance": "float64",
+}
+"""Columns of samples.parquet, one row an (item, filter). Beside them, for each metric M of any task in the file, ``metric.M`` (the
+item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per token, ``weight.M`` (the item's
+weight in the mean; missing means 1). ``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is what a
+generation task's model wrote; ``chance`` is the level of uniform guessing of this item."""
