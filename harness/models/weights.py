@@ -63,10 +63,10 @@ def check_safetensors(file: Path) -> None:
 
 
 def file_sha256(file: Path) -> str:
-    """Return a file's SHA-256, remembered by path, size and time of change: hashing gigabytes at every start would take minutes."""
+    """Return a file's SHA-256, remembered by path, size, inode and times of change: hashing gigabytes at every start would take minutes."""
     real = file.resolve()
     status = real.stat()
-    key, state = str(real), [status.st_size, status.st_mtime_ns]
+    key, state = str(real), [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     store = paths.cache() / "hashes.json"
     known = _read_hashes(store)
     if known.get(key, {}).get("state") == state:

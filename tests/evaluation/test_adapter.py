@@ -137,3 +137,26 @@ def test_a_task_that_breaks_costs_no_other_its_score(
     assert "no answer here" in str(scores[name].reason)
     before = {score.task: score.value for score in result.scores if score.primary}
     assert {task: score.value for task, score in scores.items() if task != name} == {task: v for task, v in before.items() if task != name}
+
+
+def test_a_model_of_no_numbers_has_failed_and_has_not_guessed(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Diverged weights give NaN everywhere, whose argmax is the first choice: that is no accuracy."""
+    import copy
+
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(float("nan"))
+    scores = evaluate(prepared, broken, tokenizer).scores
+    assert {(score.status, score.value) for score in scores} == {("failed", None)}
+    assert all("no number" in str(score.reason) for score in scores)
+
+
+def test_an_item_is_searched_for_by_its_question_and_right_answer(result: Result) -> None:
+    """The text that training rows are compared with holds the words of the answer, not the place of the choice."""
+    for _, row in result.samples.sample(20, random_state=0).iterrows():
+        answer = row["choices"][int(row["target"])].strip()
+        assert row["item"].endswith(answer)
+        assert row["prompt"].strip() in row["item"]

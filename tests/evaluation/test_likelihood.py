@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.evaluation.likelihood import answer_nats
+from harness.errors import EvaluationError
+from harness.evaluation.likelihood import answer_nats, samples
 from harness.interfaces import Example, Silent
 
 
@@ -43,3 +44,13 @@ def test_padding_does_not_move_a_row(model: LlamaForCausalLM) -> None:
     short, long = example([1, 4, 2], 1), example([3, 3, 8, 8, 8, 8, 9, 2] * 4, 0)
     alone = answer_nats(model, [short], Silent())[0]
     assert answer_nats(model, [short, long], Silent())[0] == pytest.approx(alone, abs=1e-5)
+
+
+def test_an_answer_beyond_the_context_fails_the_suite(model: LlamaForCausalLM) -> None:
+    """An item that cannot be scored is not left out silently: the suite would be of other items than before."""
+    from harness import compose
+
+    tokenizer = compose.member("model", "nursery-smoke-a").tokenizer()
+    rows = compose.member("data", "tinyworld-skill").rows("test")[:4]
+    with pytest.raises(EvaluationError, match="4 of 4 answers"):
+        samples("s", "t", model, tokenizer, rows, range(4), "plain", 2, Silent())

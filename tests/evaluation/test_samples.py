@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from harness.evaluation.samples import failed, scores_of
+from harness.evaluation.samples import averaged_metrics, failed, scores_of
 from harness.evaluation.suites import Suite
 
 SUITE = Suite(name="s", tasks=("t",), metric="acc")
@@ -45,3 +46,16 @@ def test_a_task_that_failed_has_a_reason_and_no_value() -> None:
     """A failed measurement is never a score of 0."""
     score = failed(SUITE, "t", "RuntimeError: out of\nmemory")
     assert (score.status, score.value, score.reason) == ("failed", None, "RuntimeError: out of memory")
+
+
+def test_only_metrics_that_are_means_over_items_are_kept() -> None:
+    """A perplexity or a correlation has no per-item value whose mean is the score."""
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    def perplexity(values: list[float]) -> float:
+        return math.exp(-mean(values))
+
+    task = SimpleNamespace(aggregation=lambda: {"acc": mean, "perplexity": perplexity})
+    assert averaged_metrics(task) == ["acc"]

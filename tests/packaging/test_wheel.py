@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def run(*command: str | Path, folder: Path) -> str:
     """Run a command without any setting that would lead it back to the checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HARNESS_"))}
-    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -87,3 +87,12 @@ def test_the_installed_package_reads_nothing_of_the_checkout(installed: Path, tm
     script = "from harness import compose, paths; compose.compose([]); print(*paths.roots(), sep='\\n')"
     roots = run(installed / "python", "-c", script, folder=tmp_path).splitlines()
     assert [Path(root).is_relative_to(installed.parent.resolve()) for root in roots] == [True]
+
+
+def test_the_installed_command_measures_forgetting(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole run works from the wheel alone, in an empty folder, with an empty cache and no hub."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    printed = run(installed / "harness", "run", "model=nursery-smoke-a", "data.volumes=[8]", folder=tmp_path)
+    assert "nursery-smoke-a" in printed
+    assert (tmp_path / "results" / "adhoc" / "report" / "report.md").is_file()
