@@ -29,6 +29,7 @@ GREY = "#767676"
 DOTTED = (0, (1, 2))
 PANEL_INCHES = (3.3, 2.75)
 MAX_COLUMNS = 3
+MAX_SEEDED = 4
 MAX_STYLES = 2
 """More ways of training than this would hide each other on one panel."""
 
@@ -63,6 +64,9 @@ def _against_volume(table: pd.DataFrame, role: str, column: Column) -> Figure | 
         _guessing(place, column)
         _decorate(place, _measured(place.panel, "change in " if column == "delta" else ""), "volume (target rows, log scale)")
         place.axes.set_xticks([_position(volume, volumes) for volume in volumes], [f"{volume:,}" for volume in volumes])
+        if place.panel.unit.name == "points":  # no share of items changes by more than all of them, whatever an interval over seeds says
+            low, high = place.axes.get_ylim()
+            place.axes.set_ylim(max(low, -102.0), min(high, 102.0))
         place.axes.set_xlim(-0.35, _position(max(volumes), volumes) + 0.35)
     drawn = any(line.get_gid() == "guessing" for place in places for line in place.axes.lines)
     label = "guessing" if column == "value" else "down to guessing"
@@ -151,9 +155,13 @@ def _path(axes: Axes, one: Series, target: Panel, probe: Panel) -> None:
 
 
 def _grid(shown: Sequence[Panel], every: Sequence[Series], split: Literal["style_name", "model"]) -> tuple[Figure, list[Place]]:
-    """Lay panels out in reading order; with more than MAX_STYLES ways of training, a row for each of them (or each model)."""
+    """Lay panels out in reading order; with more than MAX_STYLES ways of training, a row for each of them (or each model).
+
+    Curves over several seeds have thin lines beside them and wider bars: more than MAX_SEEDED of them get a row a way, too.
+    """
     names = list(dict.fromkeys(getattr(one, split) for one in every))
-    by_row = len({one.style_name for one in every}) > MAX_STYLES and len(names) > 1
+    seeded = any(one.rows["seed"].nunique() > 1 for one in every) and len(every) > MAX_SEEDED and split == "style_name"
+    by_row = (len({one.style_name for one in every}) > MAX_STYLES or seeded) and len(names) > 1
     columns = len(shown) if by_row else min(len(shown), 2 if len(shown) == 4 else MAX_COLUMNS)
     rows = len(names) if by_row else math.ceil(len(shown) / columns)
     height = PANEL_INCHES[1] * rows + 0.35
