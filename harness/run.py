@@ -110,7 +110,6 @@ class _Execution:
 
     def _evaluate(self, name: str, model: PreTrainedModel, when: str) -> Result:
         suite = self.suites[name]
-        self.progress.stage(f"evaluate {name}, {when}", sum(len(items) for items in suite.items.values()))
         return adapter.evaluate(
             suite,
             self.evaluation,
@@ -119,6 +118,7 @@ class _Execution:
             max_length=self.prepared.facts.context_length,
             dtype=self.resolved.evaluation_dtype,
             progress=self.progress,
+            stage=f"evaluate {name}, {when}",
         )
 
     def _baseline(self, name: str, model: PreTrainedModel) -> str:

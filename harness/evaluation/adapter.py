@@ -50,7 +50,9 @@ class HfEvaluation:
         """Check ranges."""
         check("evaluation.batch_size", self.batch_size, "greater than 0", lambda value: value > 0)
 
-    def model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress) -> LM:
+    def model(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
+    ) -> LM:
         """Wrap a live model for lm-eval, without reloading it."""
         from lm_eval.models.huggingface import HFLM
 
@@ -58,12 +60,15 @@ class HfEvaluation:
             """HFLM that tells our display how far it is, and keeps its own bars off."""
 
             def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+                progress.stage(stage, len(requests))
                 return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
             def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+                progress.stage(stage, len(requests))
                 return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
 
             def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+                progress.stage(stage, len(requests))
                 return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
             def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,6 +135,7 @@ def evaluate(
     max_length: int,
     dtype: str,
     progress: Progress,
+    stage: str,
 ) -> Result:
     """Evaluate a live model on a suite. Leaves the model's mode and the global random streams as they were.
 
@@ -142,16 +148,17 @@ def evaluate(
         tokenizer: the start model's.
         max_length: of the model's context, in tokens.
         dtype: ``float32`` or ``bfloat16``, of the forward pass.
-        progress: advanced by rows of forward passes.
+        progress: advanced by rows of forward passes (one-letter answers of one question share a row).
+        stage: what to call it there.
     """
     began, was_training = time.perf_counter(), model.training
     model.train(False)
     try:
         with untouched_global_streams():
             if prepared.suite.kind == "likelihood":
-                scores, samples = _likelihood(prepared, evaluation, model, tokenizer, max_length, dtype, progress)
+                scores, samples = _likelihood(prepared, evaluation, model, tokenizer, max_length, dtype, progress, stage)
             else:
-                scores, samples = _lm_eval(prepared, evaluation, model, tokenizer, max_length, dtype, progress)
+                scores, samples = _lm_eval(prepared, evaluation, model, tokenizer, max_length, dtype, progress, stage)
     finally:
         model.train(was_training)
     return Result(tuple(scores), samples, time.perf_counter() - began)
@@ -165,10 +172,12 @@ def _likelihood(
     max_length: int,
     dtype: str,
     progress: Progress,
+    stage: str,
 ) -> tuple[list[Score], pd.DataFrame]:
     import torch
 
     suite = prepared.suite
+    progress.stage(stage, len(prepared.rows))
     ((task, ids),) = prepared.items.items()
     try:
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -188,10 +197,11 @@ def _lm_eval(
     max_length: int,
     dtype: str,
     progress: Progress,
+    stage: str,
 ) -> tuple[list[Score], pd.DataFrame]:
     suite = prepared.suite
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    lm = evaluation.model(model, tokenizer, max_length, dtype, progress)
+    lm = evaluation.model(model, tokenizer, max_length, dtype, progress, stage)
     rows: list[dict[str, Any]] = []
     scores: list[Score] = []
     higher: dict[str, bool] = {}

@@ -47,7 +47,9 @@ def prepared() -> PreparedSuite:
 
 
 def evaluate(prepared: PreparedSuite, model: Any, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Result:
-    return adapter.evaluate(prepared, HfEvaluation(**settings), model, tokenizer, max_length=64, dtype="float32", progress=Silent())
+    return adapter.evaluate(
+        prepared, HfEvaluation(**settings), model, tokenizer, max_length=64, dtype="float32", progress=Silent(), stage=""
+    )
 
 
 @pytest.fixture(scope="module")
