@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,6 +132,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness import compose, plan
 
     config = compose.compose(arguments.overrides)
+    if any(override.startswith("experiment=") for override in arguments.overrides):
+        sys.stderr.write("harness: one run, at the defaults of the experiment's axes; `harness sweep` runs them all\n")
     return _execute(plan.runs_of(config), keep=True)
 
 
@@ -159,6 +162,7 @@ def _execute(configs: Sequence[RunConfig], *, keep: bool) -> int:
         if not preparation.done(item):
             run.inspect(item)
     first = next(iter(prepared.values()))
+    was = first.experiment.current()
     first.experiment.write_manifest({run_id: plain(item.config) for run_id, item in prepared.items()}, keep=keep)
 
     def job(item: preparation.Prepared) -> Job:
@@ -168,24 +172,32 @@ def _execute(configs: Sequence[RunConfig], *, keep: bool) -> int:
 
     with display() as progress:
         tally = run_all([job(item) for item in prepared.values()], progress, lambda number: progress.runs(number, len(prepared)))
-    _summarise(first.experiment, tally)
+    _summarise(first.experiment, tally, same=was == first.experiment.current())
     return 1 if tally.failed else 0
 
 
-def _summarise(experiment: Experiment, tally: Tally) -> None:
+def _summarise(experiment: Experiment, tally: Tally, *, same: bool) -> None:
+    """Print the summary and bring the report up to date, unless it shows these very runs already."""
     from harness.analysis.frame import table
     from harness.report import page, tables
 
-    if tally.done or tally.already_done:
+    if experiment.run_ids():
         sys.stdout.write(tables.summary(table(experiment)) + "\n")
-    where = page.write(experiment) if tally.done or tally.already_done else None
+    where = experiment.folder / "report" / "report.md"
+    if tally.done or tally.failed or not same or not where.exists():
+        where = page.write(experiment)
     sys.stderr.write(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed\n")
     for label, reason in tally.failed:
         sys.stderr.write(f"failed: {label}: {reason}\n")
-    if where:
-        sys.stderr.write(f"report: {where}\nnext: harness table {experiment.name} --format markdown\n")
-    if tally.failed:
+    if where.exists():
+        sys.stderr.write(f"report: {where}\nnext: {_called()} table {experiment.name} --output {experiment.name}.csv\n")
+    if any(experiment.folder.glob("runs/*/failure.json")):
         sys.stderr.write(f"tracebacks: {experiment.folder}/runs/*/failure.json; run the same command again to retry\n")
+
+
+def _called() -> str:
+    """Return how this command was called, so that the next one can be typed: by its path where it is not on PATH."""
+    return "harness" if shutil.which("harness") or not Path(sys.argv[0]).is_file() else sys.argv[0]
 
 
 def _experiment(arguments: argparse.Namespace) -> Experiment:

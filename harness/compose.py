@@ -166,6 +166,7 @@ def _build(values: dict[str, Any], chosen: Mapping[str, str], parsed: Parsed) ->
     groups = {key: _member(key, value, raw) for key, value in found.items()}
     if "labels" in values:
         raise ConfigError(explain("labels", got="a value", allowed="nothing: labels follow from the choices"))
+    values.setdefault("target_suites", [chosen["data"]] if chosen.get("data") in paths.members("benchmarks/suites") else [])
     named = {key: _as_typed(key, value, raw) for key, value in found.items()}
     return cast(RunConfig, build(RunConfig, {**values, **groups, "labels": _labels(named, chosen)}, "", raw))
 

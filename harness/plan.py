@@ -18,7 +18,7 @@ SMALL_MODEL_PARAMS = 5_000_000
 """Below this size a second thread costs more than it gives (measured on two cores), so the default is one."""
 
 MAX_WARMUP_SHARE = 0.25
-"""Of the smallest volume of a shared trajectory: beyond it the first point would mostly show the warm-up."""
+"""Of the smallest volume: beyond it that point would mostly show the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +115,18 @@ def _check_volumes(config: RunConfig) -> None:
     batch = config.training.batch_rows
     for volume in config.data.volumes:
         if volume % batch:
-            fix = f"use {volume - volume % batch or batch} or {volume + batch - volume % batch}, or change training.batch_rows"
+            near = sorted({volume - volume % batch or batch, volume + batch - volume % batch})
+            fix = f"use {' or '.join(map(str, near))}, or change training.batch_rows"
             raise ConfigError(explain("data.volumes", got=volume, allowed=f"multiples of training.batch_rows = {batch}", fix=fix))
 
 
 def _check_trajectory(config: RunConfig) -> None:
-    training, smallest = config.training, min(config.data.volumes)
+    training, seen = config.training, min(config.data.volumes) * config.training.epochs
+    if training.warmup_rows > MAX_WARMUP_SHARE * seen:
+        allowed = f"at most a quarter of the smallest volume ({int(MAX_WARMUP_SHARE * seen)} of {seen} rows)"
+        raise ConfigError(
+            explain("training.warmup_rows", got=training.warmup_rows, allowed=allowed, fix="fewer warm-up rows or larger volumes")
+        )
     if config.trajectory == "independent":
         return
     if training.decay != "constant":
@@ -128,11 +134,6 @@ def _check_trajectory(config: RunConfig) -> None:
         raise ConfigError(explain("training.decay", got=training.decay, allowed="constant for trajectory=shared", fix=fix))
     if training.epochs != 1:
         raise ConfigError(explain("training.epochs", got=training.epochs, allowed="1 for trajectory=shared", fix="trajectory=independent"))
-    if training.warmup_rows > MAX_WARMUP_SHARE * smallest:
-        allowed = f"at most a quarter of the smallest volume ({int(MAX_WARMUP_SHARE * smallest)} of {smallest} rows)"
-        raise ConfigError(
-            explain("training.warmup_rows", got=training.warmup_rows, allowed=allowed, fix="fewer warm-up rows or larger volumes")
-        )
 
 
 def runs_of(config: RunConfig) -> list[RunConfig]:

@@ -181,7 +181,11 @@ def _has_gpu() -> bool:
 def _target_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
     rows, largest = workspace.rows_of(config.data), max(config.data.volumes)
     if largest > len(rows):
-        message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}")
+        batch = config.training.batch_rows
+        fix = (
+            f"data.volumes=[{len(rows) - len(rows) % batch}]" if len(rows) >= batch else f"training.batch_rows={len(rows)} and as many rows"
+        )
+        message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}", fix=fix)
         raise DataError(message)
     subset = subsets.order(rows, config.seed)[:largest]
     orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]

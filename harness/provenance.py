@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ PACKAGES = ["torch", "transformers", "lm_eval", "peft", "accelerate", "datasets"
 def collect() -> dict[str, Any]:
     """Return git commit and dirty flag of the harness, package versions, hardware and time."""
     return {
+        "command": shlex.join(["harness", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(),
         "versions": {"harness": __version__} | _versions(),

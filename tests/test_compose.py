@@ -59,6 +59,25 @@ def test_a_digit_only_revision_stays_text() -> None:
         assert config.labels.model == f"org/some-model[revision={revision}]"
 
 
+def test_the_target_suite_follows_the_data_where_none_is_given() -> None:
+    """Tinyworld's parts have suites of their names; other data have none until one is named."""
+    assert compose.compose([]).target_suites == ("tinyworld-people",)
+    assert compose.compose(["data=tinyworld-skill"]).target_suites == ("tinyworld-skill",)
+    assert compose.compose(["data=gsm8k"]).target_suites == ()
+    assert compose.compose(["data=gsm8k", "target_suites=[math_nll]"]).target_suites == ("math_nll",)
+
+
+def test_values_set_by_an_experiment_are_part_of_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 4 is not called plain lora, wherever it was set; an experiment without a name takes its file's."""
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    text = "# @package _global_\n# mine\ndefaults:\n  - override /tuning: lora\ntuning:\n  rank: 4\n"
+    (folder / "mine.yaml").write_text(text)
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    (config,) = compose.sweep(["experiment=mine"])
+    assert (config.labels.tuning, config.name) == ("lora[rank=4]", "mine")
+
+
 def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
     """The product of the axes, in order; a single value fixes one, several replace it."""
     whole = compose.sweep(["experiment=tiny"])
@@ -106,6 +125,9 @@ def test_a_users_experiment_is_found_beside_the_shipped_ones(tmp_path: Path, mon
         (["probe_suites=[tinyworld-people]"], ["probe_suites", "tinyworld-people"]),
         (["seed=0,1"], ["seed", "harness sweep"]),
         (["seed=[0"], ["override", "seed=[0"]),
+        (["name=.."], ["name", "letters, digits"]),
+        (["tuning.rank=4"], ["tuning.rank", "has no settings"]),
+        (["training.warmup_rows=1000", "trajectory=independent"], ["training.warmup_rows", "a quarter"]),
         (["loud"], ["override", "key=value"]),
         (["seed=soon"], ["seed", "'soon'", "an integer"]),
         (["save_weights=some"], ["save_weights", "none, last, all"]),

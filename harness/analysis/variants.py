@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SHOWN_ELSEWHERE = {"seed", "trajectory", "volumes", "training.learning_rate", "training.epochs"}
 """Settings that have a column of their own."""
+
+SUITES = "suite_definitions"
 
 LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "seed"]
 
@@ -29,10 +33,21 @@ def variants(runs: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Map
 
 
 def _texts(group: Sequence[str], identities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    flat = {run_id: dict(_leaves(identities[run_id])) for run_id in group}
+    flat = {run_id: dict(_leaves(_with_suites_named(identities[run_id]))) for run_id in group}
     keys = sorted({key for values in flat.values() for key in values} - SHOWN_ELSEWHERE)
     differ = [key for key in keys if len({repr(values.get(key)) for values in flat.values()}) > 1]
+    if {"target_suites", "probe_suites"} & set(differ):  # other suites have other definitions: that goes without saying
+        differ = [key for key in differ if key != SUITES]
     return {run_id: ", ".join(f"{_short(key)}={_shown(values.get(key))}" for key in differ) for run_id, values in flat.items()}
+
+
+def _with_suites_named(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the names of the suites, and one hash over what defines them, in place of their definitions."""
+    inputs = dict(identity.get("inputs", {}))
+    suites = {role: inputs.pop(role, {}) for role in ("target_suites", "probe_suites")}
+    names = {role: "+".join(sorted(found)) or "none" for role, found in suites.items()}
+    digest = hashlib.sha256(json.dumps(suites, sort_keys=True).encode()).hexdigest()
+    return {**identity, "inputs": inputs, **names, SUITES: digest}
 
 
 def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:

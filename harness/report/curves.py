@@ -59,7 +59,7 @@ def series(table: pd.DataFrame) -> list[Series]:
     for (model, colour), style in [(pair, style) for pair in zip(sizes.index, colours, strict=True) for style in styles]:
         line, marker = STYLES[styles.index(style) % len(STYLES)]
         part = named[(named["model"] == model) & (named["_style"] == style)]
-        if len(part):
+        if (part["volume"] > 0).any():  # a run of which nothing was measured is counted by the page, not drawn
             found.append(Series(str(model), style, colour, line, marker, part[_DRAWN]))
     return found
 

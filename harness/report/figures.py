@@ -203,7 +203,8 @@ def _finish(figure: Figure, table: pd.DataFrame, every: Sequence[Series], notes:
     """Put the legend, and a note on what the bars are, outside the data."""
     figure.legend(handles=_handles(every, table) + list(notes), loc="outside right upper", frameon=False, fontsize=8, handlelength=3.2)
     versions = ", ".join(str(version) for version in table["protocol_version"].dropna().unique())
-    figure.text(0.995, 0.008, f"{_bars(table)}; protocol {versions}", ha="right", va="bottom", fontsize=6.5, color=GREY)
+    untuned = "" if table["lr_tuned"].fillna(True).all() else "learning rate not tuned: not a method comparison; "
+    figure.text(0.995, 0.008, f"{untuned}{_bars(table)}; protocol {versions}", ha="right", va="bottom", fontsize=6.5, color=GREY)
 
 
 def _handles(every: Sequence[Series], table: pd.DataFrame) -> list[Line2D]:

@@ -138,6 +138,8 @@ def _warnings(experiment: Experiment, table: pd.DataFrame, records: Sequence[Rec
         found.append(f"{seeds} seed(s): intervals over items only; they do not cover how much another training run would differ")
     if any(record.config.get("evaluation", {}).get("items") == "select" for record in records):
         found.append("measured on select items, on which things are chosen: not to be reported")
+    if taught := sorted({name for record in records for name, shares in record.overlap.items() if _is_taught(shares)}):
+        found.append(f"evaluation items stand in the training rows (see Overlap): {', '.join(map(escape, taught))}")
     if low := _at_chance(table):
         found.append(f"base not clearly above guessing, so that a loss can hardly show: {', '.join(low)}")
     found.append("p-values are for one test each, not adjusted for the number of tasks")
@@ -221,17 +223,22 @@ def _overlap(records: Sequence[Record]) -> str:
     return markdown(columns, list(lines.values())) if lines else ""
 
 
+def _is_taught(shares: Any) -> bool:
+    return isinstance(shares, Mapping) and bool(shares.get("exact", 0) or shares.get("ngram", 0))
+
+
 def _shares(shares: Any) -> list[str]:
-    if not isinstance(shares, Mapping):
-        return [str(shares), str(shares)]
+    if not isinstance(shares, Mapping) or not shares:
+        return [str(shares or "not measured"), str(shares or "not measured")]
     parts = [("exact", "exact_share", "items"), ("ngram", "ngram_share", "ngram_items")]
     return [f"{shares[count]} of {shares[total]} ({100 * float(shares[share]):.1f}%)" for count, share, total in parts]
 
 
 def _reproduce(experiment: Experiment, records: Sequence[Record]) -> str:
     name = experiment.name
-    sweep = [f"harness sweep experiment={name}"] if name in paths.members("conf/experiment") else []
-    commands = "\n".join([*sweep, f"harness table {name}", f"harness report {name}"])
+    made = list(dict.fromkeys(str(record.provenance["command"]) for record in records if record.provenance.get("command")))
+    sweep = [f"harness sweep experiment={name}"] if name in paths.members("conf/experiment") and not made else []
+    commands = "\n".join([*sweep, *made, f"harness table {name}", f"harness report {name}"])
     parts = [f"```sh\n{commands}\n```", "Each run's resolved configuration is `runs/RUN_ID/config.json` beside this folder."]
     if records:
         parts.append(f"Run {records[0].run_id} of {len(records)}, made with {_made_with(records[0].provenance)}:")

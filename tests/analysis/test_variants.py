@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.analysis.variants import variants
 
 LABELS = {"model": "m", "tuning": "full", "seed": 0, "learning_rate": 0.1}
@@ -23,3 +25,15 @@ def test_other_inputs_are_shown_by_their_hash() -> None:
     """The same configuration on changed rows is another variant, named shortly."""
     identities = {"a": {"inputs": {"data": "a" * 64}}, "b": {"inputs": {"data": "b" * 64}}}
     assert variants({"a": LABELS, "b": LABELS}, identities)["b"] == "inputs.data=bbbbbbbb…"
+
+
+def test_other_suites_are_told_by_their_names() -> None:
+    """A run measured on more suites is named by them, not by the settings of each."""
+    suite = {"metric": "acc", "tasks": ["t"]}
+    identities: dict[str, Any] = {"a": {"inputs": {"target_suites": {"x": suite}}}, "b": {"inputs": {"target_suites": {}}}}
+    assert variants({"a": LABELS, "b": LABELS}, identities) == {"a": "target_suites=x", "b": "target_suites=none"}
+    changed: dict[str, Any] = {
+        "a": {"inputs": {"probe_suites": {"x": suite}}},
+        "b": {"inputs": {"probe_suites": {"x": suite | {"metric": "f1"}}}},
+    }
+    assert all(text.startswith("suite_definitions=") for text in variants({"a": LABELS, "b": LABELS}, changed).values())
