@@ -32,7 +32,8 @@ def test_other_suites_are_told_by_their_names() -> None:
     suite = {"metric": "acc", "tasks": ["t"]}
     identities: dict[str, Any] = {"a": {"inputs": {"target_suites": {"x": suite}}}, "b": {"inputs": {"target_suites": {}}}}
     assert variants({"a": LABELS, "b": LABELS}, identities) == {"a": "target_suites=x", "b": "target_suites=none"}
-    changed: dict[str, Any] = {
+    other = suite | {"metric": "f1"}
+    changed: dict[str, Any] = {"a": {"inputs": {"probe_suites": {"x": suite}}}, "b": {"inputs": {"probe_suites": {"x": other}}}}
         "a": {"inputs": {"probe_suites": {"x": suite}}},
         "b": {"inputs": {"probe_suites": {"x": suite | {"metric": "f1"}}}},
     }
