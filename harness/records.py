@@ -36,6 +36,9 @@ from harness.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Ma
 START_WEIGHTS = "start_weights_sha256"
 """Stands in config.json beside the configuration: the bytes that every point of the run started from."""
 
+BASELINES = "baselines"
+"""Stands there too, so that the points of a run that is not done can be compared with before."""
+
 AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest)
 
 
@@ -142,9 +145,11 @@ class Experiment:
         ids = sorted({*asked, *kept})
         _write_json(self.folder / "manifest.json", Manifest(experiment=self.name, run_ids=tuple(ids)))
 
-    def write_config(self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "") -> None:
-        """Write the resolved configuration of a run, and the bytes of the weights that it starts from."""
-        values = {**config, START_WEIGHTS: start_weights_sha256}
+    def write_config(
+        self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "", baselines: Mapping[str, str] | None = None
+    ) -> None:
+        """Write what is known of a run that begins: its resolved configuration, its start weights' bytes, suite → baseline id."""
+        values = {**config, START_WEIGHTS: start_weights_sha256, BASELINES: dict(baselines or {})}
         _write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
 
     def start_weights_sha256(self, run_id: str) -> str | None:
@@ -197,7 +202,7 @@ def _but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(config.get("data", {}))
     if config.get("trajectory") == "shared":
         data.pop("volumes", None)
-    return {**config, "data": data, START_WEIGHTS: None, "save_weights": None}
+    return {**config, "data": data, START_WEIGHTS: None, BASELINES: None, "save_weights": None}
 
 
 def _load(path: Path) -> dict[str, Any]:

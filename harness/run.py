@@ -91,6 +91,7 @@ class _Execution:
         self._drop_other_weights()
         self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256)
         self.baselines = {name: self._baseline(name, model) for name in self.suites}
+        self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256, self.baselines)
         self.base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
         model = self.config.tuning.prepare(model, derive(self.config.seed, "adapter"))
         self._train(model)

@@ -25,7 +25,7 @@ from harness.analysis.columns import COLUMNS, DESCRIPTIONS, SUITE_TASK
 from harness.analysis.forgetting import Items, Pair, Samples, change, is_binary, pair, value_interval
 from harness.analysis.variants import variants
 from harness.errors import RecordError, explain
-from harness.records import Experiment
+from harness.records import BASELINES, Experiment
 from harness.schema import Point, Record, Score
 
 __all__ = ["COLUMNS", "DESCRIPTIONS", "SUITE_TASK", "table"]
@@ -98,7 +98,8 @@ class _Reader:
         common |= _chosen(record.labels if record else config.get("labels", {}), config) | (_resolved(record) if record else {})
         self.identities |= {run_id: record.identity} if record else {}
         roles: Mapping[str, str] = record.roles if record else _roles(config)
-        befores = {suite: self._baseline(run_id, baseline_id) for suite, baseline_id in record.baselines.items()} if record else {}
+        measured = record.baselines if record else self.experiment.config(run_id).get(BASELINES, {})
+        befores = {suite: self._baseline(run_id, baseline_id) for suite, baseline_id in measured.items()}
         rows = [common | {"role": roles[suite]} | row for suite, (_, zero) in befores.items() for row in zero]
         for volume in self._volumes(run_id, record):
             point = self._point(run_id, volume)

@@ -155,13 +155,14 @@ def write_run(
     seed: int = 0,
     finished: bool = True,
     failure: str | None = None,
+    measured_before: bool = False,
     **changes: Any,
 ) -> None:
     """Write a run: baselines, points, and a record (finished), a failure, both, or neither (under way)."""
     named = COMMAND_LABELS | dict(labels or {})
     config = config_of(named, roles, seed)
     baselines = write_baselines(experiment, named["model"], before)
-    experiment.write_config(run_id, config)
+    experiment.write_config(run_id, config, baselines=baselines if measured_before else None)
     for volume, tasks in points.items():
         write_point(experiment, run_id, volume, tasks)
     if finished:

@@ -195,6 +195,16 @@ def test_a_run_under_way_is_unfinished(experiment: Experiment) -> None:
     assert one(table(experiment), run_id="r")["status"] == "unfinished"
 
 
+def test_a_run_that_is_not_done_shows_its_changes_so_far(experiment: Experiment) -> None:
+    """What was measured before is known from its beginning on, so its points are joined like those of a finished run."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
+    found = table(experiment)
+    done, under_way = (found[(found["run_id"] == name) & (found["status"] == "ok")] for name in ["r", "u"])
+    assert under_way["delta"].tolist() == done["delta"].tolist()
+    assert set(under_way["volume"]) == {0, 8}
+
+
 def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> None:
     """A recorded run whose next volume failed shows both; a point beyond the record is joined like the others."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES, failure="killed")
