@@ -197,7 +197,8 @@ def _summarise(experiment: Experiment, tally: Tally, *, same: bool) -> None:
 
 def _called() -> str:
     """Return how this command was called, so that the next one can be typed: by its path where it is not on PATH."""
-    return "harness" if shutil.which("harness") or not Path(sys.argv[0]).is_file() else sys.argv[0]
+    by_path = Path(sys.argv[0])
+    return str(by_path) if by_path.name == "harness" and by_path.is_file() and not shutil.which("harness") else "harness"
 
 
 def _experiment(arguments: argparse.Namespace) -> Experiment:

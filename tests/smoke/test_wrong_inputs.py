@@ -24,6 +24,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(str(path) for path in Path().rglob("*"))
+    capsys.readouterr()  # what preparing the input printed
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
