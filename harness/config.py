@@ -83,9 +83,14 @@ class EvaluationBackend(typing.Protocol):
     """How suites are evaluated: what a member of ``conf/evaluation/`` configures."""
 
     @property
-    def items(self) -> Literal["report", "select"]: ...
+    def items(self) -> Literal["report", "select"]:
+        """Which items of each suite."""
+        ...
+
     @property
-    def dtype(self) -> Dtype: ...
+    def dtype(self) -> Dtype:
+        """Of the forward pass."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

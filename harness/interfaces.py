@@ -78,9 +78,14 @@ class Source(Protocol):
     """A data set: what a member of ``conf/data/`` (and of the anchor group) configures."""
 
     @property
-    def volumes(self) -> tuple[int, ...]: ...
+    def volumes(self) -> tuple[int, ...]:
+        """Volumes to reach, in target rows."""
+        ...
+
     @property
-    def kind(self) -> RowKind: ...
+    def kind(self) -> RowKind:
+        """What its rows are."""
+        ...
 
     def rows(self, split: Split) -> Sequence[Row]:
         """Return every row of a split, in the order of the source. Raises DataError."""
@@ -109,7 +114,9 @@ class ModelSource(Protocol):
         """Inspect without building: size, context, content. Raises ModelError where it cannot be loaded."""
         ...
 
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return its tokenizer. Raises ModelError."""
+        ...
 
     def load(self) -> PreTrainedModel:
         """Return the model in float32, in evaluation mode, on the CPU."""
@@ -154,15 +161,21 @@ class Objective(Protocol):
     needs: ClassVar[frozenset[RowKind]]
 
     @property
-    def prompt_format(self) -> PromptFormat: ...
+    def prompt_format(self) -> PromptFormat:
+        """Whether rows are joined as they are or go through the chat template."""
+        ...
 
-    def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example: ...
+    def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example:
+        """Return a row as tokens with its mask, at most ``max_length`` of them."""
+        ...
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
         """Return ``input_ids``, ``attention_mask`` and ``labels`` of shape (S, T); label -100 has no loss."""
         ...
 
-    def trainer(self) -> type[Trainer]: ...
+    def trainer(self) -> type[Trainer]:
+        """Return the Trainer class whose loop learns from the batches."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,9 @@ class Mitigation(Protocol):
     """
 
     @property
-    def needs_anchor(self) -> bool: ...
+    def needs_anchor(self) -> bool:
+        """Whether it draws on the anchor."""
+        ...
 
     def anchor_rows(self, target_rows: int) -> int:
         """Return how many anchor rows a run of so many target rows draws; an estimate where that depends on their length."""
@@ -204,7 +219,9 @@ class Mitigation(Protocol):
         """
         ...
 
-    def penalty(self, context: PenaltyContext) -> Penalty | None: ...
+    def penalty(self, context: PenaltyContext) -> Penalty | None:
+        """Return what is added to the loss once an optimizer step, or None for nothing."""
+        ...
 
 
 class Progress(Protocol):
@@ -214,7 +231,9 @@ class Progress(Protocol):
         """Begin a stage of so many units (steps, requests, …), ending the one before."""
         ...
 
-    def advance(self, units: int = 1) -> None: ...
+    def advance(self, units: int = 1) -> None:
+        """Say that so many more units of the stage are done."""
+        ...
 
     def say(self, message: str) -> None:
         """Log one line."""
