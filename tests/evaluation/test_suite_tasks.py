@@ -56,8 +56,8 @@ def test_tasks_metrics_and_filters_exist(manager: TaskManager, suite: Suite) -> 
         (
             "commonsense",
             {
-                "bigbench_social_iqa_multiple_choice": 150,
-                "bigbench_strategyqa_multiple_choice": 150,
+                "bigbench_social_iqa_multiple_choice": 100,
+                "bigbench_strategyqa_multiple_choice": 100,
                 "bigbench_general_knowledge_multiple_choice": 70,
             },
         ),
