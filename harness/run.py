@@ -73,7 +73,7 @@ class _Execution:
         target = encoded(config, self.resolved, self.prepared.rows, "target")
         self.anchor_examples = encoded(config, self.resolved, self.prepared.anchor, "anchor")
         facts = dataclasses.asdict(tokens.supervision(target))
-        self.data_facts = facts | {"repeated_rows": subsets.duplicates(self.prepared.rows)}
+        self.data_facts = facts | {"repeated_rows": subsets.duplicates(self.prepared.rows[: self.prepared.volumes[-1]])}
         return config.mitigation.mix([target[i : i + size] for i in range(0, len(target), size)], self.anchor_examples)
 
     def run(self) -> None:

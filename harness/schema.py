@@ -109,7 +109,8 @@ class Record:
         volumes: every volume with a point, ascending.
         baselines: suite → baseline id; ``roles``: suite → target or probe.
         tuning_facts: rank, modules, … as resolved.
-        data_facts: of the target rows as tokenised, largest volume: rows, repeated rows, tokens, supervised tokens, truncated rows.
+        data_facts: of the target rows as tokenised, largest volume, every epoch: rows, tokens, supervised tokens, truncated rows; and
+            how many of one epoch's rows repeat an earlier one.
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
         start_weights_sha256: bytes of the weights that training started from.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from harness.errors import DataError, explain
 from harness.interfaces import Row
 from harness.seeds import permutation
 
@@ -13,20 +12,6 @@ from harness.seeds import permutation
 def order(rows: Sequence[Row], seed: int) -> list[int]:
     """Return the order rows are read in: a seeded permutation of their numbers, whose prefixes are the volumes."""
     return permutation(seed, len(rows), "data-order")
-
-
-def take(rows: Sequence[Row], count: int, seed: int, where: str = "data.volumes") -> list[Row]:
-    """Return the first ``count`` rows in the seeded order; a smaller count is a prefix of a larger one.
-
-    Repeated rows stay: they are part of the data that was asked for (``duplicates`` counts them).
-
-    Raises:
-        DataError: if there are fewer rows.
-    """
-    if count > len(rows):
-        fix = "a smaller volume, or more data"
-        raise DataError(explain(where, got=count, allowed=f"at most {len(rows)}, the rows there are", fix=fix))
-    return [rows[index] for index in order(rows, seed)[:count]]
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
