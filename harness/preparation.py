@@ -14,7 +14,8 @@ from harness.config import RunConfig, plain
 from harness.data import subsets
 from harness.errors import ConfigError, DataError, explain
 from harness.evaluation import adapter, suites
-from harness.evaluation.adapter import HfEvaluation, PreparedSuite
+from harness.evaluation.adapter import PreparedSuite
+from harness.evaluation.backends import Evaluation
 from harness.interfaces import Example, ModelFacts, Origin, Row, Source, Split
 from harness.plan import Resolved
 from harness.records import Experiment
@@ -63,7 +64,7 @@ class Workspace:
             self.suite_identities[name] = adapter.identity(suites.load(name))
         return self.suite_identities[name]
 
-    def suite_of(self, name: str, evaluation: HfEvaluation) -> PreparedSuite:
+    def suite_of(self, name: str, evaluation: Evaluation) -> PreparedSuite:
         """Return a suite with its tasks built and items chosen."""
         key = f"{name} {evaluation.items}"
         if key not in self.suites:

@@ -21,7 +21,8 @@ from harness.config import plain
 from harness.data import overlap, subsets, tokens
 from harness.errors import ConfigError, TrainingError, explain
 from harness.evaluation import adapter
-from harness.evaluation.adapter import HfEvaluation, Result
+from harness.evaluation.adapter import Result
+from harness.evaluation.backends import Evaluation
 from harness.interfaces import Example, PenaltyContext, Progress, Silent
 from harness.preparation import Prepared, done
 from harness.schema import Baseline, Failure, Point, Record, Score
@@ -58,7 +59,7 @@ class _Execution:
     def __init__(self, prepared: Prepared, progress: Progress) -> None:
         self.prepared, self.config, self.progress = prepared, prepared.config, progress
         self.resolved, self.experiment, self.run_id = prepared.resolved, prepared.experiment, prepared.run_id
-        self.evaluation = cast(HfEvaluation, prepared.config.evaluation)
+        self.evaluation = cast(Evaluation, prepared.config.evaluation)
         self.suites = {name: prepared.workspace.suite_of(name, self.evaluation) for name in prepared.roles}
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
         if self.evaluation.prompt_format == "chat" and not self.tokenizer.chat_template:

@@ -6,19 +6,19 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import compose
-from harness.config import Dtype, check
 from harness.data.subsets import fingerprint
 from harness.errors import EvaluationError
 from harness.evaluation import likelihood
+from harness.evaluation.backends import Evaluation
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, build_tasks, chosen_items
-from harness.interfaces import Progress, PromptFormat, Row
+from harness.interfaces import Progress, Row
 from harness.schema import SAMPLE_COLUMNS, Score
 from harness.seeds import untouched_global_streams
 
@@ -26,68 +26,6 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, kw_only=True)
-class HfEvaluation:
-    """lm-eval's HFLM on the live model.
-
-    Attributes:
-        items: which items of each suite: those that are reported, or those on which things may be chosen.
-        prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and after alike.
-        dtype: of the forward pass; the softmax is float32 always.
-        batch_size: rows of one forward pass, fixed, since it can move the last digits of a score.
-        add_bos: whether lm-eval's prompts begin with the BOS token; null leaves it to the tokenizer, as likelihood suites always do.
-    """
-
-    items: Literal["report", "select"] = "report"
-    prompt_format: PromptFormat = "plain"
-    dtype: Dtype = "auto"
-    batch_size: int = 16
-    add_bos: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check("evaluation.batch_size", self.batch_size, "greater than 0", lambda value: value > 0)
-
-    def model(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
-    ) -> LM:
-        """Wrap a live model for lm-eval, without reloading it."""
-        from lm_eval.models.huggingface import HFLM
-
-        class Watched(HFLM):  # type: ignore[misc]
-            """HFLM that tells our display how far it is, and keeps its own bars off."""
-
-            def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                progress.stage(stage, len(requests))
-                return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-
-            def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                progress.stage(stage, len(requests))
-                return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-
-            def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                progress.stage(stage, len(requests))
-                return super().generate_until(requests, disable_tqdm=disable_tqdm)
-
-            def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
-                progress.advance(len(inps))
-                return super()._model_call(inps, *args, **kwargs)
-
-            def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
-                progress.advance(len(context))
-                return super()._model_generate(context, *args, **kwargs)
-
-        return Watched(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=self.batch_size,
-            max_length=max_length,
-            softmax_dtype="float32",
-            mixed_precision_dtype="bfloat16" if dtype == "bfloat16" else None,
-            add_bos_token=self.add_bos,
-        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +47,7 @@ class Result:
     seconds: float
 
 
-def prepare(suite: Suite, evaluation: HfEvaluation) -> PreparedSuite:
+def prepare(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
     """Load a suite's tasks and choose its items. Raises EvaluationError, ConfigError or DataError."""
     if suite.kind == "lm_eval":
         tasks = build_tasks(suite)
@@ -128,7 +66,7 @@ def identity(suite: Suite) -> dict[str, Any]:
 
 def evaluate(
     prepared: PreparedSuite,
-    evaluation: HfEvaluation,
+    evaluation: Evaluation,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -166,7 +104,7 @@ def evaluate(
 
 def _likelihood(
     prepared: PreparedSuite,
-    evaluation: HfEvaluation,
+    evaluation: Evaluation,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -191,7 +129,7 @@ def _likelihood(
 
 def _lm_eval(
     prepared: PreparedSuite,
-    evaluation: HfEvaluation,
+    evaluation: Evaluation,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -234,7 +172,7 @@ def _groups(prepared: PreparedSuite) -> list[dict[str, Task]]:
     return [*([together] if together else []), *alone]
 
 
-def _logged(lm: LM, tasks: dict[str, Task], prepared: PreparedSuite, evaluation: HfEvaluation) -> dict[str, list[dict[str, Any]]]:
+def _logged(lm: LM, tasks: dict[str, Task], prepared: PreparedSuite, evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
     """Run lm-eval on tasks; return its logged samples by task."""
     import lm_eval
 

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from harness import compose
 from harness.evaluation import adapter, suites
-from harness.evaluation.adapter import HfEvaluation, PreparedSuite, Result
+from harness.evaluation.adapter import PreparedSuite, Result
+from harness.evaluation.backends import HfEvaluation
 from harness.interfaces import Silent
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness import paths
 from harness.evaluation import adapter
-from harness.evaluation.adapter import HfEvaluation
+from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite, load
 
 if TYPE_CHECKING:
