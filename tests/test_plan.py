@@ -30,7 +30,7 @@ def test_names_places_and_shared_volumes_do_not_change_a_run(overrides: list[str
 
 @pytest.mark.parametrize(
     "overrides",
-    [["seed=1"], ["tuning=lora"], ["training.learning_rate=0.5"], ["training.batch_rows=4"], ["evaluation.batch_size=4"]],
+    [["seed=1"], ["tuning=lora"], ["training.learning_rate=0.5"], ["training.batch_rows=4"], ["evaluation.token_budget=512"]],
 )
 def test_whatever_can_change_a_number_changes_the_run(overrides: list[str]) -> None:
     """Seed, method, schedule and evaluation are the run."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from harness.config import Dtype, check
 from harness.interfaces import Progress, PromptFormat
@@ -22,12 +23,23 @@ class Evaluation:
         prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and after alike.
         dtype: of the forward pass; the softmax is float32 always.
         add_bos: whether lm-eval's prompts begin with the BOS token; null leaves it to the tokenizer, as likelihood suites always do.
+        likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 bound the logits to about 0.4 GB at a
+            vocabulary of 50k in float32.
     """
 
     items: Literal["report", "select"] = "report"
     prompt_format: PromptFormat = "plain"
     dtype: Dtype = "auto"
     add_bos: bool | None = None
+    likelihood_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check("evaluation.likelihood_tokens", self.likelihood_tokens, "greater than 0", lambda value: value > 0)
+
+    def otherwise(self) -> Self:
+        """Return the same settings with other batches: what else a score is then, is rounding."""
+        return dataclasses.replace(self, likelihood_tokens=another(self.likelihood_tokens))
 
     def model(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
@@ -44,6 +56,10 @@ class Evaluation:
         """
         raise NotImplementedError
 
+    def facts(self, lm: HFLM) -> dict[str, Any]:
+        """Return what the backend settled by itself, for the record."""
+        return {}
+
     def arguments(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str) -> dict[str, Any]:
         """Return the arguments that lm-eval's model classes share."""
         return {
@@ -54,6 +70,57 @@ class Evaluation:
             "mixed_precision_dtype": "bfloat16" if dtype == "bfloat16" else None,
             "add_bos_token": self.add_bos,
         }
+
+
+def another(count: int) -> int:
+    """Return another number of rows, tokens or threads: half as many, and two in place of one."""
+    return count // 2 or 2
+
+
+class NotesCutAnswers:
+    """Beside an HFLM: notes which prompts' answers ended at their length limit alone.
+
+    Afterwards one cannot tell: lm-eval cuts the text at its stop, and text encoded again need not give the tokens it was made of.
+
+    Attributes:
+        cut_answers: token ids of those prompts, as the model saw them, without padding.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cut_answers: set[tuple[int, ...]] = set()
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any) -> Any:
+        lm: Any = self
+        output = super()._model_generate(context, max_length=max_length, stop=stop, **generation_kwargs)  # type: ignore[misc]
+        last = {lm.eot_token_id, lm.tokenizer.pad_token_id}  # an answer that ended before the others of its batch is padded
+        for prompt, mask, whole in zip(context.tolist(), generation_kwargs["attention_mask"].tolist(), output.tolist(), strict=True):
+            answer = whole[len(prompt) :]
+            if len(whole) == max_length and answer[-1] not in last and not any(text in lm.tok_decode(answer) for text in stop):
+                self.cut_answers.add(tuple(token for token, kept in zip(prompt, mask, strict=True) if kept))
+        return output
+
+
+class Shown:
+    """Beside an HFLM: begins a stage of our display for each kind of request, and keeps lm-eval's own bars off."""
+
+    progress: ClassVar[Progress]
+    stage: ClassVar[str]
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """Score continuations."""
+        self.progress.stage(self.stage, len(requests))
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[misc]
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """Score whole texts."""
+        self.progress.stage(self.stage, len(requests))
+        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)  # type: ignore[misc]
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """Continue prompts."""
+        self.progress.stage(self.stage, len(requests))
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)  # type: ignore[misc]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,27 +135,19 @@ class HfEvaluation(Evaluation):
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        super().__post_init__()
         check("evaluation.batch_size", self.batch_size, "greater than 0", lambda value: value > 0)
+
+    def otherwise(self) -> Self:
+        return dataclasses.replace(super().otherwise(), batch_size=another(self.batch_size))
 
     def model(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
     ) -> HFLM:
         from lm_eval.models.huggingface import HFLM
 
-        class Watched(HFLM):  # type: ignore[misc]
+        class Watched(Shown, NotesCutAnswers, HFLM):  # type: ignore[misc]
             """HFLM that tells our display how far it is, and keeps its own bars off."""
-
-            def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                progress.stage(stage, len(requests))
-                return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-
-            def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                progress.stage(stage, len(requests))
-                return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-
-            def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-                progress.stage(stage, len(requests))
-                return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
             def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
                 progress.advance(len(inps))
@@ -98,4 +157,49 @@ class HfEvaluation(Evaluation):
                 progress.advance(len(context))
                 return super()._model_generate(context, *args, **kwargs)
 
+        Watched.progress, Watched.stage = progress, stage
         return Watched(batch_size=self.batch_size, **self.arguments(model, tokenizer, max_length, dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixEvaluation(Evaluation):
+    """``prefix``, which computes once what requests share: the scores of HFLM, several times faster.
+
+    Attributes:
+        token_budget: tokens of one forward pass; null finds it from the memory of the machine. It can move the last digits of a score.
+    """
+
+    token_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        check("evaluation.token_budget", self.token_budget, "null or greater than 0", lambda value: value is None or value > 0)
+
+    def otherwise(self) -> Self:
+        # So few that a task of ten short items is several batches; within one batch, another budget would change nothing.
+        return dataclasses.replace(super().otherwise(), token_budget=96 if self.token_budget != 96 else 48)
+
+    def model(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
+    ) -> HFLM:
+        from harness.evaluation.prefix.lm import PrefixLM
+
+        class Watched(Shown, NotesCutAnswers, PrefixLM):
+            """``prefix`` that tells our display how far it is, and keeps its own bars off."""
+
+            def advance(self, bar: Any, done: int) -> None:
+                progress.advance(done)
+
+        Watched.progress, Watched.stage = progress, stage
+        return Watched(token_budget=self.token_budget, **self.arguments(model, tokenizer, max_length, dtype))
+
+    def facts(self, lm: HFLM) -> dict[str, Any]:
+        """Return the budget in force, how often memory ran out, and what ran on the plain path and why."""
+        engine = lm.engine
+        return {
+            "token_budget": engine.tokens,
+            "halvings": engine.halvings,
+            "plain_requests": lm.plain_requests,
+            "not_shared": engine.verdict.refusal,
+        }

@@ -1,0 +1,242 @@
+"""Greedy continuations of many prompts: what prompts share is computed once, and each leaves the batch when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.evaluation.prefix import budget
+from harness.evaluation.prefix.attention import KeysValues, attend
+from harness.evaluation.prefix.engine import Batch, Engine
+from harness.evaluation.prefix.tree import Cost, plan
+
+SLOTS = 16
+"""Prompts that are continued at the same time; more read the weights less often and hold more keys and values."""
+
+Stops = Callable[[Sequence[int]], bool]
+"""Generated tokens so far → whether the answer ends here."""
+
+
+@dataclass
+class _Answer:
+    """A prompt under way, or done."""
+
+    prompt: Sequence[int]
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys and values are kept: prompt and answer but for the last token, which the next step runs."""
+        return len(self.prompt) + len(self.tokens) - 1
+
+
+class _Slots:
+    """Keys and values of the prompts under way, a slot each, and the attention of one step that adds a token to each."""
+
+    def __init__(self, slots: int, length: int) -> None:
+        self.slots, self.length = slots, length
+        self.kept: KeysValues = {}
+        self.at(torch.zeros(0, dtype=torch.long), 0)
+
+    def at(self, positions: torch.Tensor, longest: int) -> None:
+        """Say where the first slots' next tokens stand, (n,); the farthest is ``longest`` - 1."""
+        self.positions, self.longest = positions, longest
+        self._seen: dict[int | None, torch.Tensor] = {}
+
+    def fill(self, slot: int, parts: Sequence[KeysValues], size: int) -> None:
+        """Put the first ``size`` keys and values of a prompt, which come in parts, into a slot."""
+        for module, pair in parts[0].items():
+            if module not in self.kept:
+                keys, values = (part.new_zeros(self.slots, part.shape[0], self.length, part.shape[2]) for part in pair)
+                self.kept[module] = keys, values
+            for which, store in enumerate(self.kept[module]):
+                store[slot, :, :size] = torch.cat([part[module][which] for part in parts], dim=1)[:, :size]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a slot."""
+        for stores in self.kept.values():
+            for store in stores:
+                store[target, :, :length] = store[source, :, :length]
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Add one token to each of the first n slots, (1, H, n, D), and attend from it to its own slot."""
+        if id(module) not in self.kept:  # no prompt was longer than a token
+            sizes = (self.slots, key.shape[1], self.length)
+            self.kept[id(module)] = key.new_zeros(*sizes, key.shape[3]), value.new_zeros(*sizes, value.shape[3])
+        keys, values = self.kept[id(module)]
+        number, longest = len(self.positions), self.longest
+        rows = torch.arange(number, device=query.device)
+        keys[rows, :, self.positions] = key[0].transpose(0, 1)
+        values[rows, :, self.positions] = value[0].transpose(0, 1)
+        if window not in self._seen:
+            distance = self.positions[:, None] - torch.arange(longest, device=query.device)  # (n, L)
+            seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            self._seen[window] = seen[:, None, None]
+        queries = query[0].transpose(0, 1)[:, :, None]  # (n, H, 1, D)
+        found = attend(queries, keys[:number, :, :longest], values[:number, :, :longest], self._seen[window], scaling)
+        return found[:, :, 0][None]
+
+
+NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "guidance_scale": 1.0,
+}
+"""Settings of transformers' generation that change greedy tokens unless they have these values (or none)."""
+
+ABSENT = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "constraints",
+    "dola_layers",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "max_time",
+    "penalty_alpha",
+    "prompt_lookup_num_tokens",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "watermarking_config",
+)
+"""Settings that change greedy tokens wherever they are set."""
+
+
+def is_greedy(settings: Mapping[str, Any], config: Any) -> bool:
+    """Whether a request asks for each most likely token and nothing else.
+
+    Args:
+        settings: of the request, without its stop sequences and length.
+        config: the model's generation config, which holds wherever the request does not say otherwise.
+    """
+    asked = {
+        key: value for key, value in settings.items() if not (key == "do_sample" and not value) and not (key == "temperature" and not value)
+    }
+    own = all(getattr(config, name, None) in (None, neutral) for name, neutral in NEUTRAL.items())
+    return not asked and own and all(getattr(config, name, None) is None for name in ABSENT)
+
+
+def greedy(
+    engine: Engine, prompts: Sequence[Sequence[int]], limit: int, ends: frozenset[int], stops: Stops, advance: Callable[[int], None]
+) -> list[list[int]]:
+    """Continue each prompt with its most likely tokens.
+
+    Args:
+        engine: of a model whose attention can be shared.
+        prompts: non-empty token sequences.
+        limit: most tokens to generate for each.
+        ends: tokens that end an answer; they are part of what is returned.
+        stops: whether an answer ends with the tokens generated so far.
+        advance: told how many prompts are done.
+
+    Returns:
+        The generated tokens of each prompt.
+    """
+    slots = SLOTS
+    while True:
+        try:
+            return _Continuation(engine, prompts, min(slots, len(prompts)), limit).run(ends, stops, advance)
+        except RuntimeError as error:
+            if not budget.out_of_memory(error) or (slots == 1 and engine.tokens == 1):
+                raise
+        slots = max(1, slots // 2)
+        engine.halve()
+
+
+class _Continuation:
+    """Prompts, most of whose tokens are run as trees; each one's last token is its first step."""
+
+    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]], slots: int, limit: int) -> None:
+        self.engine, self.limit = engine, limit
+        self.answers = [_Answer(prompt) for prompt in prompts]
+        long = [i for i, prompt in enumerate(prompts) if len(prompt) > 1]
+        self.made = plan([prompts[i][:-1] for i in long], [1] * len(long), Cost(engine.cost.attention, 0))
+        self.tree_of = {i: int(place[0, 0]) for i, place in zip(long, self.made.places, strict=True)}
+        self.slots, self.state = slots, _Slots(slots, max(map(len, prompts)) + limit)
+        self.waiting = sorted(range(len(prompts)), key=lambda i: (self._prefix(i), -len(prompts[i]), i))
+        self.active: list[_Answer] = []
+
+    def _prefix(self, index: int) -> int:
+        """Return the prefix of a prompt, -1 for none."""
+        prefix = self.made.trees[self.tree_of[index]].prefix if index in self.tree_of else None
+        return -1 if prefix is None else prefix
+
+    def run(self, ends: frozenset[int], stops: Stops, advance: Callable[[int], None]) -> list[list[int]]:
+        """Continue all prompts."""
+        with self.engine.ready():
+            while self.waiting or self.active:
+                while self.waiting and len(self.active) < self.slots:
+                    self._start()
+                self._step()
+                advance(self._leave(ends, stops))
+        return [answer.tokens for answer in self.answers]
+
+    def _start(self) -> None:
+        """Run the next prompts, as many as slots and budget take, and put their keys and values into slots."""
+        chosen: list[int] = []
+        tokens = 0
+        while self.waiting and len(self.active) + len(chosen) < self.slots:
+            tokens += len(self.answers[self.waiting[0]].prompt)
+            if chosen and tokens > self.engine.tokens:
+                break
+            chosen.append(self.waiting.pop(0))
+        trees = list(dict.fromkeys(self.tree_of[i] for i in chosen if i in self.tree_of))
+        for prefix in dict.fromkeys(self.made.trees[tree].prefix for tree in trees):
+            if prefix is not None:
+                self._run([prefix], None)
+            self._run([tree for tree in trees if self.made.trees[tree].prefix == prefix], prefix)
+        for i in chosen:
+            if i in self.tree_of:
+                tree = self.tree_of[i]
+                prefix, kept = self.made.trees[tree].prefix, self.engine.kept
+                size = len(self.answers[i].prompt) - 1
+                self.state.fill(len(self.active), [*([kept[prefix]] if prefix is not None else []), kept[tree]], size)
+            self.active.append(self.answers[i])
+        needed = {self._prefix(i) for i in self.waiting}
+        for tree in [tree for tree in self.engine.kept if tree not in needed]:
+            del self.engine.kept[tree]
+
+    def _run(self, trees: Sequence[int], prefix: int | None) -> None:
+        missing = tuple(tree for tree in trees if tree not in self.engine.kept)
+        if missing:
+            self.engine.run(self.made, Batch(missing, prefix, keep=True), np.zeros(0, dtype=np.int64))
+
+    def _step(self) -> None:
+        """Give every prompt under way its next token."""
+        last = [answer.tokens[-1] if answer.tokens else answer.prompt[-1] for answer in self.active]
+        positions = np.asarray([answer.length for answer in self.active])
+        self.state.at(torch.from_numpy(positions).to(self.engine.model.device), int(positions.max()) + 1)
+        read = self.engine.forward(np.asarray(last), positions, self.state, np.arange(len(last)))
+        chosen = self.engine.logits(read).float().argmax(dim=-1).tolist()
+        for answer, token in zip(self.active, chosen, strict=True):
+            answer.tokens.append(token)
+
+    def _leave(self, ends: frozenset[int], stops: Stops) -> int:
+        """Let answers that are done leave their slots, the last one moving up; return how many did."""
+        before = len(self.active)
+        for slot in reversed(range(before)):
+            tokens = self.active[slot].tokens
+            if len(tokens) >= self.limit or tokens[-1] in ends or stops(tokens):
+                moved = self.active.pop()
+                if slot < len(self.active):
+                    self.active[slot] = moved
+                    self.state.move(len(self.active), slot, moved.length)
+        return before - len(self.active)

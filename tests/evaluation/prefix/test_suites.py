@@ -1,0 +1,51 @@
+"""The project's own suites, on a model that has learned what they ask: `prefix` against HFLM through the adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness import compose
+from harness.evaluation import adapter, suites
+from harness.evaluation.adapter import Result
+from harness.evaluation.backends import Evaluation, HfEvaluation, PrefixEvaluation
+from harness.interfaces import Silent
+from tests.evaluation.prefix.families import TOLERANCE
+
+SUITES = ["tinyworld", "tinyworld-people", "tinyworld-language", "tinyworld-skill", "tinyworld_protocols"]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> PreTrainedModel:
+    """The smallest model of the nursery; trained the first time."""
+    model: PreTrainedModel = compose.member("model", "nursery-smoke-a").load()
+    return model.eval()
+
+
+def evaluated(name: str, backend: Evaluation, model: PreTrainedModel, words: PreTrainedTokenizerBase) -> Result:
+    suite = dataclasses.replace(suites.load(name), report=60)
+    prepared = adapter.prepare(suite, backend)
+    return adapter.evaluate(prepared, backend, model, words, max_length=128, dtype="float32", progress=Silent(), stage="")
+
+
+@pytest.mark.parametrize("backend", [PrefixEvaluation(), PrefixEvaluation(token_budget=48)], ids=["found", "small"])
+@pytest.mark.parametrize("name", SUITES)
+def test_scores_items_and_answers_are_those_of_hflm(
+    name: str, backend: Evaluation, nursery: PreTrainedModel, words: PreTrainedTokenizerBase
+) -> None:
+    """The same choices and answers, log-likelihoods within a thousandth of a nat, the same accuracies."""
+    one, other = (evaluated(name, each, nursery, words) for each in (HfEvaluation(), backend))
+    assert [score.status for score in one.scores] == ["ok"] * len(one.scores)
+    compared: dict[Any, float | None] = {(score.task, score.metric, score.filter): score.value for score in other.scores}
+    assert compared == {(score.task, score.metric, score.filter): score.value for score in one.scores}
+    assert [*one.samples["prompt_hash"]] == [*other.samples["prompt_hash"]]
+    assert [*one.samples["text"]] == [*other.samples["text"]]
+    worst = 0.0
+    for first, second in zip(one.samples["log_likelihoods"], other.samples["log_likelihoods"], strict=True):
+        if first is not None:
+            worst = max(worst, float(np.abs(np.asarray(first) - np.asarray(second)).max()))
+    assert 0 < worst < TOLERANCE
