@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -114,8 +115,12 @@ class ModelSource(Protocol):
         """Inspect without building: size, context, content. Raises ModelError where it cannot be loaded."""
         ...
 
+    def longest_input(self) -> int:
+        """Return its context length in tokens, known without its weights. Raises ModelError."""
+        ...
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return its tokenizer. Raises ModelError."""
+        """Return its tokenizer, loaded without its weights. Raises ModelError."""
         ...
 
     def load(self) -> PreTrainedModel:
@@ -148,6 +153,14 @@ class Tuning(Protocol):
 
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return the tuned weights by plain name, detached, on the CPU."""
+        ...
+
+    def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        """Return a context in which the model computes with the weights it started from, to the last bit.
+
+        After it, also after an error, the tuned weights are those from before to the last bit, in the same parameter objects, so that
+        training goes on undisturbed. Use a region of autocast for each side: outside inference mode it keeps the weights it has cast.
+        """
         ...
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:

@@ -62,6 +62,40 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
     return Example(tuple(ids[:max_length]), tuple(supervised[:max_length]), origin, row.id, truncated=len(ids) > max_length)
 
 
+@dataclass(frozen=True)
+class Written:
+    """Which tokens of an example spell the text that is scored (EOS spells none), and its length in UTF-8 bytes."""
+
+    spells: tuple[bool, ...]
+    bytes: int
+
+
+def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> Written:
+    """Return what the supervised tokens of a plain example spell: from the end of the last unscored token to the end of what is kept.
+
+    Args:
+        row: text, or prompt and completion.
+        tokenizer: the model's; a fast one, which knows where its tokens lie.
+        example: that row, from ``encode`` with ``plain``.
+
+    Raises:
+        DataError: for a tokenizer that does not know where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        got = f"{type(tokenizer).__name__}, which does not say where its tokens lie in the text"
+        raise DataError(explain("bytes of a text", got=got, allowed="a fast tokenizer (tokenizer.json)"))
+    text = "\n\n".join(turn.content for turn in row.turns[:-1]) + row.turns[-1].content
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = cast("list[tuple[int, int]]", encoding["offset_mapping"])
+    shift = len(_bos(tokenizer, cast("list[int]", encoding["input_ids"])))
+    first = next((i for i, taught in enumerate(example.supervised) if taught and i), len(example.supervised))
+    last = min(len(example.supervised), shift + len(offsets))  # one past it
+    start = offsets[first - shift - 1][1] if 0 < first - shift <= len(offsets) else 0
+    end = len(text) if last == shift + len(offsets) else offsets[last - shift - 1][1]
+    spells = tuple(first <= i < last for i in range(len(example.supervised)))
+    return Written(spells, len(text[start:end].encode()) if any(spells) else 0)
+
+
 def supervision(examples: Sequence[Example]) -> Supervision:
     """Sum up what examples teach. Raises DataError if none has a supervised token: a run would learn nothing."""
     found = Supervision(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,21 @@ class Full:
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return copies of the parameters; a tied one once, under its first name. Buffers, which never move, are left out."""
         return {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.named_parameters()}
+
+    @contextmanager
+    def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Point every parameter at the start weights, and back; no weight is copied but onto another device.
+
+        The start weights are kept as they were, in float32, so what is computed with them has no error of storage.
+        """
+        tuned = {name: parameter.data for name, parameter in model.named_parameters()}
+        try:
+            for name, parameter in model.named_parameters():
+                parameter.data = base[name].to(parameter.device)
+            yield
+        finally:
+            for name, parameter in model.named_parameters():
+                parameter.data = tuned[name]
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write safetensors and config, for ``AutoModelForCausalLM.from_pretrained``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -127,6 +128,12 @@ class Lora:
         }
         with torch.no_grad():
             return plain | {name: plain[name] + delta.to("cpu") for name, delta in self.deltas(model, {})}
+
+    @contextmanager
+    def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Switch the adapters off, and on again; the base is in the model and ``base`` is not read."""
+        with cast("PeftModel", model).disable_adapter():
+            yield
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter alone (safetensors and config), for ``PeftModel.from_pretrained(start_model, folder)``."""

@@ -5,6 +5,7 @@ A mitigation names the field that turns it off at 0 in a ClassVar ``strength``.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -200,6 +201,41 @@ def test_merged_weights_in_a_plain_model_speak_as_the_tuned_one(tuning: str, mod
     assert all(plain.state_dict()[name].data_ptr() in {p.data_ptr() for p in plain.parameters()} for name in missing), missing
     torch.testing.assert_close(logits(plain), before, rtol=0, atol=1e-5)
     assert torch.equal(logits(trained), before)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("model", tiny.MODELS)
+@pytest.mark.parametrize("tuning", names("tuning"))
+def test_a_tuned_model_computes_as_its_base_and_then_as_before(tuning: str, model: str, broken: bool) -> None:
+    """Both to the last bit, embeddings tied (llama) or not (gpt_neox), also after an error; parameters stay the same objects."""
+    trained, base, method = tuned(tuning, model)
+    before, state = logits(trained), tiny.copied(trained.state_dict())
+    parameters = {name: (parameter, parameter.requires_grad) for name, parameter in trained.named_parameters()}
+    with contextlib.suppress(RuntimeError), method.base_weights(trained, base):
+        assert torch.equal(logits(trained), logits(tiny.MODELS[model]()))
+        if broken:
+            raise RuntimeError
+    assert torch.equal(logits(trained), before)
+    assert tiny.same(trained.state_dict(), state)
+    assert all(parameters[name] == (parameter, parameter.requires_grad) for name, parameter in trained.named_parameters())
+    assert tiny.same(tiny.copied(tiny.MODELS[model]().state_dict()), base)
+
+
+@pytest.mark.parametrize("tuning", names("tuning"))
+def test_computing_as_the_base_leaves_training_alone(tuning: str) -> None:
+    """Two steps with the base asked between them give the weights of two steps."""
+    method, objective = compose.member("tuning", tuning), compose.member("objective", "sft")
+    model = tiny.MODELS["llama"]()
+    base = tiny.copied(model.state_dict())
+    model = method.prepare(model, derive(0, "adapter"))
+
+    def ask(_: Any) -> None:
+        with method.base_weights(model, base):
+            logits(model)
+
+    stops = {step + 1: BATCH * (step + 1) for step in range(STEPS)}
+    tiny.run(model, batches(objective, "completion", 0), objective, stops=stops, on_stop=ask, learning_rate=3e-3)
+    assert tiny.same(method.merged(model), outcome(tuning, "sft", "completion", "none", "llama").weights)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks for it, see harness/tuning/lora.py

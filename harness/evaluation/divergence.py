@@ -1,0 +1,243 @@
+"""How far a tuned model is from its base on declared text, over the whole vocabulary: nothing is cut to the likeliest tokens.
+
+With p_b and p_t the next-token distributions of base and tuned model at one place of the text:
+
+kl_base_tuned        KL(p_b ‖ p_t), the predictor of forgetting of Shenfeld et al. 2025 (arXiv 2509.04259)
+kl_tuned_base        KL(p_t ‖ p_b)
+*_sequence           the same, summed over the tokens of an item
+forgetting_ce_hard   −log p_t(y) + log p_b(y), y the base's likeliest token (Kalajdzievski 2024, arXiv 2401.05605, section 3.1)
+forgetting_ce_soft   cross-entropy of p_t under p_b, minus the entropy of p_b; equal to kl_base_tuned, by another formula
+agreement            whether both have the same likeliest token
+
+In nats (agreement: a share). The cross-entropies are the paper's as excess over the base's own value, so that no change is 0; its
+text does not settle whether the target was the base's likeliest token or its distribution, so both are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from harness.evaluation.batches import batches, stack
+from harness.evaluation.likelihood import encoded, hashed, item, require_finite
+from harness.evaluation.sampling import Ids, draw, end_tokens
+from harness.evaluation.suites import Suite
+from harness.interfaces import Example, Progress, Row
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.evaluation.backends import Evaluation
+
+NUMBERS_AT_ONCE = 2**24
+"""Places × vocabulary of one step of the sums, in float64: 128 MB an array."""
+
+TOKEN_MEANS = ("kl_base_tuned", "kl_tuned_base", "forgetting_ce_hard", "forgetting_ce_soft", "agreement")
+SUMS = ("kl_base_tuned", "kl_tuned_base")
+
+
+def _itself(_: PreTrainedModel) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of a run, reached through the live model.
+
+    Attributes:
+        weights: live model → context in which it computes as its base. At volume 0 the model is its own base.
+        drawn: suite → what the base wrote, kept so that every point of a run is on the same text.
+    """
+
+    weights: Callable[[PreTrainedModel], AbstractContextManager[None]] = _itself
+    drawn: dict[str, list[Ids]] = field(default_factory=dict)
+
+
+def measures(base: torch.Tensor, tuned: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Compare two next-token distributions place by place.
+
+    Args:
+        base: logits of shape (N, V). Log-softmax and sums are float64, so that rounding cannot make a divergence negative.
+        tuned: as many.
+
+    Returns:
+        The measures of TOKEN_MEANS by name, float64 of shape (N,).
+    """
+    import torch
+
+    log_b, log_t = torch.log_softmax(base.double(), dim=-1), torch.log_softmax(tuned.double(), dim=-1)
+    p_b, p_t = log_b.exp(), log_t.exp()
+    likeliest = log_b.argmax(dim=-1, keepdim=True)  # (N, 1)
+    return {
+        "kl_base_tuned": _expected(p_b, log_b - log_t),
+        "kl_tuned_base": _expected(p_t, log_t - log_b),
+        "forgetting_ce_hard": (log_b.gather(-1, likeliest) - log_t.gather(-1, likeliest)).squeeze(-1),
+        "forgetting_ce_soft": -_expected(p_b, log_t) + _expected(p_b, log_b),
+        "agreement": (likeliest.squeeze(-1) == log_t.argmax(dim=-1)).double(),
+    }
+
+
+def _expected(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return Σ_v p_v x_v, shape (N,); a token of probability 0 adds nothing, whatever its value."""
+    return (probabilities * values).masked_fill(probabilities == 0, 0.0).sum(dim=-1)
+
+
+def compare(
+    model: PreTrainedModel, base: Base, examples: Sequence[Example], *, dtype: str, tokens: int, progress: Progress
+) -> list[dict[str, float]]:
+    """Compare the live model with its base at the supervised tokens of examples.
+
+    Both read a batch one after the other, so that no more than one batch of base logits is held.
+
+    Args:
+        model: in evaluation mode.
+        base: its base.
+        examples: at least one supervised token each.
+        dtype: ``float32`` or ``bfloat16``, of both forward passes.
+        tokens: padded tokens of one forward pass.
+        progress: advanced by rows.
+
+    Returns:
+        For each example the sums over its tokens of the measures of TOKEN_MEANS, and ``log_likelihood``, the live model's.
+    """
+    import torch
+
+    found: list[dict[str, float]] = [{} for _ in examples]
+    for batch in batches([len(example.input_ids) for example in examples], tokens):
+        rows = [examples[i] for i in batch]
+        with torch.inference_mode():
+            with base.weights(model):
+                before = _wanted_logits(model, rows, dtype)
+            sums = _summed(before, _wanted_logits(model, rows, dtype), rows)
+        for i, values in zip(batch, sums, strict=True):
+            found[i] = values
+        progress.advance(len(batch))
+    return found
+
+
+def _wanted_logits(model: PreTrainedModel, examples: Sequence[Example], dtype: str) -> torch.Tensor:
+    """Return the logits at the places that predict a supervised token, row by row, shape (N, V).
+
+    The region of autocast is this forward pass alone, so that no weight cast for the base can serve the tuned model too.
+    """
+    import torch
+
+    ids, attention = stack(examples)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        logits = model(input_ids=ids.to(model.device), attention_mask=attention.to(model.device)).logits  # (B, T, V)
+    wanted = torch.zeros(ids.shape, dtype=torch.bool)
+    for i, example in enumerate(examples):
+        wanted[i, : len(example.supervised) - 1] = torch.tensor(example.supervised[1:], dtype=torch.bool)
+    chosen: torch.Tensor = logits[wanted.to(model.device)]
+    return chosen.float()
+
+
+def _summed(before: torch.Tensor, after: torch.Tensor, examples: Sequence[Example]) -> list[dict[str, float]]:
+    """Return the sums over each example's places, N in all, of shape (N, V) logits."""
+    import torch
+
+    targets = torch.tensor([token for e in examples for token, on in zip(e.input_ids[1:], e.supervised[1:], strict=True) if on])
+    places = max(1, NUMBERS_AT_ONCE // after.shape[-1])
+    parts = []
+    for b, a, target in zip(before.split(places), after.split(places), targets.to(after.device).split(places), strict=True):
+        chosen = torch.log_softmax(a.double(), dim=-1).gather(-1, target[:, None]).squeeze(-1)
+        parts.append(measures(b, a) | {"log_likelihood": chosen})
+    whole = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    counts = [example.supervised_tokens for example in examples]
+    by_row = {name: [float(values.sum()) for values in tensor.split(counts)] for name, tensor in whole.items()}
+    return [{name: values[i] for name, values in by_row.items()} for i in range(len(examples))]
+
+
+def samples(
+    suite: Suite,
+    task: str,
+    model: PreTrainedModel,
+    base: Base,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    ids: Sequence[int],
+    evaluation: Evaluation,
+    max_length: int,
+    dtype: str,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Compare the live model with its base on rows, one sample an item.
+
+    The text is the rows' gold answers (of a text row, every token but the first), or what the base or the tuned model writes after
+    each row's prompt: all before its first answer (of a text row, BOS, or the first token where there is none).
+
+    The measures per token are ratios, Σ / Σ tokens over items, for gold text and the base's. Text of the tuned model is another at
+    each point and so are its lengths, which before and after could not share as weights: there an item's value is its own mean over
+    its tokens, and items count alike.
+
+    Returns:
+        Columns as in schema.SAMPLE_COLUMNS with ``metric.*`` and ``weight.*``; ``text`` is the sampled text, ``log_likelihoods`` the
+        live model's of the text that was scored.
+
+    Raises:
+        EvaluationError: for an answer beyond the context, or a divergence that is not finite.
+    """
+    examples, tokens = encoded(suite.name, rows, tokenizer, evaluation.prompt_format, max_length), evaluation.likelihood_tokens
+    if suite.text != "gold":
+
+        def write(prompts: Sequence[Ids], keys: Sequence[str]) -> list[Ids]:
+            limits = {"max_new_tokens": suite.max_new_tokens or 0, "max_length": max_length}
+            return draw(model, tokenizer, prompts, keys, **limits, dtype=dtype, tokens=tokens, progress=progress)
+
+        examples = _sampled(suite, model, base, end_tokens(model, tokenizer), examples, write)
+    found = compare(model, base, examples, dtype=dtype, tokens=tokens, progress=progress)
+    require_finite(suite.name, [sum(values.values()) for values in found])
+    table = []
+    for index, row, example, values in zip(ids, rows, examples, found, strict=True):
+        length = example.supervised_tokens
+        measured = {f"metric.{name}": values[name] / length for name in TOKEN_MEANS}
+        measured |= {f"metric.{name}_sequence": values[name] for name in SUMS}
+        if suite.text != "tuned":
+            measured |= {f"weight.{name}": float(length) for name in TOKEN_MEANS}
+        about = item(suite.name, task, suite.filter_name, index, row, example)
+        about |= {} if suite.text == "gold" else _written(suite, tokenizer, example)
+        table.append(about | {"log_likelihoods": [values["log_likelihood"]]} | measured)
+    return pd.DataFrame(table)
+
+
+def _sampled(
+    suite: Suite,
+    model: PreTrainedModel,
+    base: Base,
+    ends: frozenset[int],
+    gold: Sequence[Example],
+    write: Callable[[Sequence[Ids], Sequence[str]], list[Ids]],
+) -> list[Example]:
+    """Return examples whose answers are written by the base, or by the live model."""
+    prompts = [example.input_ids[: example.supervised.index(True, 1)] for example in gold]
+    keys = [example.row_id for example in gold]
+    if suite.text == "tuned":
+        texts = write(prompts, keys)
+    else:
+        if suite.name not in base.drawn:
+            with base.weights(model):
+                base.drawn[suite.name] = write(prompts, keys)
+        texts = base.drawn[suite.name]
+    return [
+        replace(
+            example,
+            input_ids=(*prompt, *text),
+            supervised=(*[False] * len(prompt), *[True] * len(text)),
+            truncated=text[-1] not in ends,
+        )
+        for example, prompt, text in zip(gold, prompts, texts, strict=True)
+    ]
+
+
+def _written(suite: Suite, tokenizer: PreTrainedTokenizerBase, example: Example) -> dict[str, Any]:
+    """Return what differs in the sample of a sampled text: text of the tuned model is not what makes two items the same."""
+    start = example.supervised.index(True)
+    text = str(tokenizer.decode(list(example.input_ids[start:]), skip_special_tokens=True))
+    if suite.text == "base":
+        return {"text": text, "target": text, "target_hash": hashed(text)}
+    return {"text": text, "target": "", "target_hash": hashed(""), "prompt_hash": hashed(repr(example.input_ids[:start]))}
