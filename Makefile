@@ -12,10 +12,10 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup sweep table report smoke search-lr test unit lint imports types format wheel clean
+.PHONY: help setup sweep table report smoke search-lr bench-eval test test-exact unit lint imports types format wheel clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@printf '\nvariables:\n'
 	@printf '  EXP=tiny      experiment of sweep, table and report\n'
 	@printf '  ARGS=         more arguments for sweep, table and test, such as ARGS="seed=1" or ARGS="-k replay"\n'
@@ -52,10 +52,16 @@ search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are no
 	@"$(BIN)/harness" sweep experiment=tiny_lr
 	@"$(BIN)/harness" learning-rates tiny_lr --write conf/learning_rates.yaml
 
+bench-eval: $(STAMP) ## speed and scores of evaluation=prefix beside lm-eval's own class; takes a model on disk (ARGS="--model NAME")
+	@"$(BIN)/python" benchmarks/speed/evaluation.py $(ARGS)
+
 test: lint imports types unit ## lint, import contracts, types, then all tests
 
 unit: $(STAMP) ## the tests alone
 	@"$(BIN)/python" -m pytest --quiet $(ARGS)
+
+test-exact: $(STAMP) ## scores of evaluation=prefix beside lm-eval's own class on a real model; 15 minutes, needs HARNESS_TEST_HUB
+	@"$(BIN)/python" -m pytest --quiet tests/exact $(ARGS)
 
 lint: $(STAMP) ## ruff
 	@"$(BIN)/ruff" check --quiet .

@@ -28,6 +28,7 @@ examples:
   harness run model=hf model.name=HuggingFaceTB/SmolLM2-135M data=gsm8k tuning=lora \\
               "data.volumes=[64,256]" "target_suites=[math_nll]" "probe_suites=[blimp,commonsense]" name=real
   harness sweep experiment=tiny                           model sizes x {full, lora} x volumes
+  harness prompt tinyworld model=nursery-s                what the model is asked, token by token
   harness report tiny                                     figures and report.md in results/tiny/report/
 """
 
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     choices = commands.add_parser("list", help="what can be chosen")
     choices.add_argument("group", nargs="?", metavar="GROUP", help="one group, such as model, data or suites")
     choices.set_defaults(command=_list)
+
+    prompt = commands.add_parser("prompt", help="one item of each task of a suite, as the model reads it: prompt, tokens, choices")
+    prompt.add_argument("suite", metavar="SUITE", help="of `harness list suites`")
+    prompt.add_argument("overrides", nargs="*", metavar="key=value", help="as for run: model=NAME, evaluation.prompt_format=chat, …")
+    prompt.add_argument("--item", type=int, default=1, metavar="N", help="which of the items that the suite asks, from 1 (default: 1)")
+    prompt.set_defaults(command=_prompt)
 
     rates = commands.add_parser("learning-rates", help="the best learning rates of a sweep made on select items, as yaml")
     _add_results(rates)
@@ -230,6 +237,15 @@ def _report(arguments: argparse.Namespace) -> int:
     from harness.report import page
 
     sys.stdout.write(f"{page.write(_experiment(arguments))}\n")
+    return 0
+
+
+def _prompt(arguments: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from harness import compose, preparation
+
+    texts = preparation.prompts_of(arguments.suite, compose.compose(arguments.overrides), arguments.item)
+    sys.stdout.write("\n".join(texts))
     return 0
 
 

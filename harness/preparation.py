@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness import PROTOCOL_VERSION, compose, plan
 from harness.config import RunConfig, plain
 from harness.data import subsets
 from harness.errors import ConfigError, DataError, explain
-from harness.evaluation import adapter, suites
+from harness.evaluation import adapter, content, prompts, suites
 from harness.evaluation.adapter import PreparedSuite
 from harness.evaluation.backends import Evaluation
+from harness.evaluation.suites import Suite
 from harness.interfaces import Example, ModelFacts, Origin, Row, Source, Split
 from harness.plan import Resolved
 from harness.records import Experiment
@@ -37,10 +38,11 @@ class Workspace:
     suite_identities: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: dict[str, dict[str, Example]] = field(default_factory=dict)
     tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
+    tokenizer_contents: dict[str, str] = field(default_factory=dict)
 
     def rows_of(self, source: Source, split: Split = "train") -> Sequence[Row]:
         """Return the rows of a source."""
-        key = plan.identify(plain(source) | {"volumes": None, "split": split})
+        key = _key(source, split)
         if key not in self.rows:
             self.rows[key] = source.rows(split)
             self.fingerprints[key] = subsets.fingerprint(self.rows[key])
@@ -49,7 +51,7 @@ class Workspace:
     def fingerprint_of(self, source: Source) -> str:
         """Return the content hash of a source's training rows."""
         self.rows_of(source)
-        return self.fingerprints[plan.identify(plain(source) | {"volumes": None, "split": "train"})]
+        return self.fingerprints[_key(source, "train")]
 
     def facts_of(self, config: RunConfig) -> ModelFacts:
         """Return what is known of a run's model before it is built."""
@@ -58,17 +60,22 @@ class Workspace:
             self.facts[key] = config.model.facts()
         return self.facts[key]
 
-    def identity_of(self, name: str) -> dict[str, Any]:
+    def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
         """Return what decides the scores of a suite."""
-        if name not in self.suite_identities:
-            self.suite_identities[name] = adapter.identity(suites.load(name))
-        return self.suite_identities[name]
+        suite = suites.load(name)
+        source = source_of(suite, config)
+        key = f"{name} {_key(source, suite.split)}"
+        if key not in self.suite_identities:
+            self.suite_identities[key] = adapter.identity(suite, self.rows_of(source, suite.split) if source else ())
+        return self.suite_identities[key]
 
-    def suite_of(self, name: str, evaluation: Evaluation) -> PreparedSuite:
-        """Return a suite with its tasks built and items chosen."""
-        key = f"{name} {evaluation.items}"
+    def suite_of(self, name: str, config: RunConfig) -> PreparedSuite:
+        """Return a suite with its tasks built, or rows taken, and items chosen."""
+        suite, evaluation = suites.load(name), cast(Evaluation, config.evaluation)
+        source = source_of(suite, config)
+        key = f"{name} {evaluation.items} {evaluation.prompt_format} {_key(source, suite.split)}"
         if key not in self.suites:
-            self.suites[key] = adapter.prepare(suites.load(name), evaluation)
+            self.suites[key] = adapter.prepare(suite, evaluation, self.rows_of(source, suite.split) if source else ())
         return self.suites[key]
 
     def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:
@@ -76,7 +83,13 @@ class Workspace:
         key = plan.identify(plain(config.model))
         if key not in self.tokenizers:
             self.tokenizers[key] = config.model.tokenizer()
+            self.tokenizer_contents[key] = content.of_tokenizer(self.tokenizers[key])
         return self.tokenizers[key]
+
+    def tokenizer_content_of(self, config: RunConfig) -> str:
+        """Return the content hash of the tokenizer, chat template included, of a run's model."""
+        self.tokenizer_of(config)
+        return self.tokenizer_contents[plan.identify(plain(config.model))]
 
     def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
         """Return rows as tokens; each row is encoded once for all runs of the same model and objective."""
@@ -89,6 +102,27 @@ class Workspace:
         return [known[row_id] for row_id in ids]
 
 
+def _key(source: Source | None, split: Split) -> str:
+    """Return what tells the rows of one source and split from others."""
+    return plan.identify(plain(source) | {"volumes": None, "split": split}) if source else ""
+
+
+def source_of(suite: Suite, config: RunConfig) -> Source | None:
+    """Return where a suite's rows come from: a member of conf/data, or the run's own target or anchor; None for lm-eval's tasks.
+
+    Raises:
+        ConfigError: for the anchor of a run that has none, or a member that does not exist.
+    """
+    if suite.kind == "lm_eval":
+        return None
+    if suite.data == "anchor" and config.anchor is None:
+        fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
+        raise ConfigError(explain(f"suite {suite.name}", got="a run without an anchor", allowed="a run with one", fix=fix))
+    own = {"target": config.data, "anchor": config.anchor}
+    source: Source | None = own[suite.data] if suite.data in own else compose.member("data", str(suite.data))
+    return source
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run that has passed every check.
@@ -97,7 +131,7 @@ class Prepared:
         rows: target rows in the order they are trained on, the largest volume of them (each epoch in its own order).
         anchor: anchor rows in the order they are drawn.
         identity: decides ``run_id``.
-        baseline_identities: suite → what decides its volume 0.
+        baseline_identities: suite → what decides its volume 0 and is known before its tasks are built.
     """
 
     config: RunConfig
@@ -145,9 +179,11 @@ def prepare(config: RunConfig, workspace: Workspace) -> Prepared:
     rows = _target_rows(config, workspace)
     anchor = _anchor_rows(config, workspace)
     evaluation = plain(config.evaluation) | {"dtype": resolved.evaluation_dtype}
-    suite_inputs = {name: workspace.identity_of(name) for name in definitions}
+    suite_inputs = {name: workspace.identity_of(name, config) for name in definitions}
+    tokenizer = workspace.tokenizer_content_of(config)
     shared = {
         "model": plain(facts.content),
+        "tokenizer": tokenizer,
         "context_length": facts.context_length,
         "evaluation": evaluation,
         "threads": resolved.threads,
@@ -155,6 +191,7 @@ def prepare(config: RunConfig, workspace: Workspace) -> Prepared:
     }
     inputs = {
         "model": facts.content,
+        "tokenizer": tokenizer,
         "context_length": facts.context_length,
         "data": workspace.fingerprint_of(config.data),
         "anchor": workspace.fingerprint_of(config.anchor) if config.anchor and config.mitigation.needs_anchor else None,
@@ -222,3 +259,17 @@ def check_together(runs: Sequence[Prepared]) -> None:
     if len(policies) > 1:
         fix = "one training.dtype and one evaluation.dtype for the whole sweep"
         raise ConfigError(explain("dtype", got=" and ".join(policies), allowed="one policy a sweep", fix=fix))
+
+
+def prompts_of(name: str, config: RunConfig, number: int) -> list[str]:
+    """Show one item of each task of a suite as a run would send it to its model; of the model, only the tokenizer is loaded.
+
+    Raises:
+        HarnessError: for what cannot be evaluated, one line.
+    """
+    workspace, evaluation = Workspace(), cast(Evaluation, config.evaluation)
+    suites.load(name)
+    tokenizer = workspace.tokenizer_of(config)
+    prompts.require_format(evaluation, tokenizer, config.labels.model)
+    prepared = workspace.suite_of(name, config)
+    return list(prompts.shown(prepared, evaluation, tokenizer, config.model.longest_input(), number).values())

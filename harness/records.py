@@ -4,9 +4,12 @@
       manifest.json                    the run ids that the last command asked for; others are stale
       baselines/<baseline id>/         volume 0, once per model and suite
         baseline.json  samples.parquet
+        partial/first/<suite>/<task>/  tasks of a measurement under way, gone when it is written; again/ of the second one
       runs/<run id>/
         config.json                    the resolved configuration
+        prompts/<suite>/<task>.txt     one item of each task as the model sees it
         points/<volume>/point.json  samples.parquet
+        points/<volume>/partial/<suite>/<task>/finished.json  samples.parquet
         weights/<volume>/
         record.json                    written last: its presence means every volume it names is done
         failure.json                   instead of it: the reason and traceback of the last try
@@ -21,17 +24,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pandas as pd
 
 from harness import PROTOCOL_VERSION
 from harness.config import build
 from harness.errors import ConfigError, RecordError, explain
-from harness.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Manifest, Point, Record
+from harness.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Finished, Manifest, Point, Record, Score
 
 START_WEIGHTS = "start_weights_sha256"
 """Stands in config.json beside the configuration: the bytes that every point of the run started from."""
@@ -39,7 +43,43 @@ START_WEIGHTS = "start_weights_sha256"
 BASELINES = "baselines"
 """Stands there too, so that the points of a run that is not done can be compared with before."""
 
-AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest)
+AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished)
+
+PARTIAL = "partial"
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The tasks of an evaluation under way that are finished: what an interrupted one need not do again.
+
+    Attributes:
+        folder: where they are kept until the whole is written.
+        key: hash of the weights that are measured and of how; what lies there under another key is dropped.
+    """
+
+    folder: Path
+    key: str
+
+    def get(self, suite: str, task: str) -> tuple[tuple[Score, ...], pd.DataFrame] | None:
+        """Return the scores and items of a task, or None where it is not finished."""
+        place = self._place(suite, task)
+        try:
+            found = _read(place / "finished.json", Finished)
+            if found is not None and found.key == self.key:
+                return found.scores, _read_samples(place)
+        except RecordError:  # damaged, or of another version: work to do
+            pass
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+    def put(self, suite: str, task: str, scores: Sequence[Score], samples: pd.DataFrame) -> None:
+        """Keep a task: items first, then the json that marks it finished."""
+        place = self._place(suite, task)
+        _write_samples(place, samples)
+        _write_json(place / "finished.json", Finished(key=self.key, scores=tuple(scores)))
+
+    def _place(self, suite: str, task: str) -> Path:
+        return self.folder / suite / quote(task, safe="")
 
 
 @dataclass(frozen=True)
@@ -157,15 +197,34 @@ class Experiment:
         found = self.config(run_id).get(START_WEIGHTS)
         return None if found is None else str(found)
 
+    def unfinished_baseline(self, baseline_id: str, key: str, *, again: bool = False) -> Partial:
+        """Return what is finished of a baseline that is being measured: the first time, or again for its numeric spread."""
+        return Partial(self.baseline_folder(baseline_id) / PARTIAL / ("again" if again else "first"), key)
+
+    def unfinished_point(self, run_id: str, volume: int, key: str) -> Partial:
+        """Return what is finished of a point that is being evaluated."""
+        return Partial(self.point_folder(run_id, volume) / PARTIAL, key)
+
     def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
         """Write a baseline: samples first, then the json that marks it complete."""
         _write_samples(self.baseline_folder(baseline.baseline_id), samples)
         _write_json(self.baseline_folder(baseline.baseline_id) / "baseline.json", baseline)
+        shutil.rmtree(self.baseline_folder(baseline.baseline_id) / PARTIAL, ignore_errors=True)
 
     def write_point(self, point: Point, samples: pd.DataFrame) -> None:
         """Write a point: samples first, then the json that marks it complete."""
         _write_samples(self.point_folder(point.run_id, point.volume), samples)
         _write_json(self.point_folder(point.run_id, point.volume) / "point.json", point)
+        shutil.rmtree(self.point_folder(point.run_id, point.volume) / PARTIAL, ignore_errors=True)
+
+    def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
+        """Write what one item of each task looks like to the model, task → text."""
+
+        def fill(folder: Path) -> None:
+            for task, text in prompts.items():
+                (folder / f"{quote(task, safe='')}.txt").write_text(text, encoding="utf-8")
+
+        self.write_folder(self.run_folder(run_id) / "prompts" / suite, fill)
 
     def write_record(self, record: Record) -> None:
         """Write the record that marks a run done, and drop an earlier failure."""

@@ -8,9 +8,10 @@ execute       load → baselines → tuning.prepare → train, evaluating at eac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,12 +20,16 @@ import pandas as pd
 from harness import plan, provenance
 from harness.config import plain
 from harness.data import overlap, subsets, tokens
-from harness.errors import ConfigError, TrainingError, explain
-from harness.evaluation import adapter
+from harness.errors import TrainingError, explain
+from harness.evaluation import adapter, prompts
 from harness.evaluation.adapter import Result
-from harness.evaluation.backends import Evaluation
+from harness.evaluation.backends import Evaluation, another
+from harness.evaluation.divergence import Base
+from harness.evaluation.spread import with_spread
 from harness.interfaces import Example, PenaltyContext, Progress, Silent
+from harness.models.weights import state_sha256
 from harness.preparation import Prepared, done
+from harness.records import BASELINES, Partial
 from harness.schema import Baseline, Failure, Point, Record, Score
 from harness.seeds import derive
 
@@ -60,11 +65,9 @@ class _Execution:
         self.prepared, self.config, self.progress = prepared, prepared.config, progress
         self.resolved, self.experiment, self.run_id = prepared.resolved, prepared.experiment, prepared.run_id
         self.evaluation = cast(Evaluation, prepared.config.evaluation)
-        self.suites = {name: prepared.workspace.suite_of(name, self.evaluation) for name in prepared.roles}
+        self.suites = {name: prepared.workspace.suite_of(name, self.config) for name in prepared.roles}
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
-        if self.evaluation.prompt_format == "chat" and not self.tokenizer.chat_template:
-            got = f"chat, with {self.config.labels.model}, whose tokenizer has no chat template"
-            raise ConfigError(explain("evaluation.prompt_format", got=got, allowed="plain", fix="evaluation.prompt_format=plain"))
+        prompts.require_format(self.evaluation, self.tokenizer, self.config.labels.model)
         self.steps = self._steps()
 
     def _steps(self) -> list[list[Example]]:
@@ -89,11 +92,17 @@ class _Execution:
         self.progress.stage(f"load {self.config.labels.model}", 1)
         model = self.config.model.load().to(self.resolved.device)  # type: ignore[arg-type]
         self.weights_sha256 = self.config.model.weights_sha256()
-        self._drop_other_weights()
+        self.baselines = {name: self._baseline_id(name) for name in self.suites}
+        self._drop_other_inputs()
+        self._write_prompts()
         self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256)
-        self.baselines = {name: self._baseline(name, model) for name in self.suites}
+        self.base_model = Base()  # the model itself, until it is tuned
+        live_weights = functools.cache(lambda: state_sha256(model))
+        for name in self.suites:
+            self._measure_before(name, model, live_weights)
         self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256, self.baselines)
         self.base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+        self.base_model = dataclasses.replace(self.base_model, weights=lambda live: self.config.tuning.base_weights(live, self.base))
         model = self.config.tuning.prepare(model, derive(self.config.seed, "adapter"))
         self._train(model)
         self._record(model)
@@ -105,42 +114,80 @@ class _Execution:
             f"run {self.run_id}: {what}, volumes {self.prepared.volumes}, {sum(len(s) for s in self.steps)} rows in {len(self.steps)} steps"
         )
 
-    def _drop_other_weights(self) -> None:
-        """Drop results whose start weights were other bytes than these (a nursery model rebuilt under the same recipe)."""
-        if self.experiment.start_weights_sha256(self.run_id) not in {None, self.weights_sha256}:
+    def _drop_other_inputs(self) -> None:
+        """Drop results that started from other bytes than these, or were compared with other items: no hash of the run tells of them.
+
+        A nursery model may have been rebuilt under the same recipe, a data set of lm-eval may have changed.
+        """
+        known = self.experiment.config(self.run_id).get(BASELINES, {})
+        other_items = any(known.get(name, baseline_id) != baseline_id for name, baseline_id in self.baselines.items())
+        if other_items or self.experiment.start_weights_sha256(self.run_id) not in {None, self.weights_sha256}:
             self.experiment.forget(self.run_id)
 
-    def _evaluate(self, name: str, model: PreTrainedModel, when: str) -> Result:
-        suite = self.suites[name]
+    def _write_prompts(self) -> None:
+        for name, suite in self.suites.items():
+            shown = prompts.shown(suite, self.evaluation, self.tokenizer, self.prepared.facts.context_length)
+            self.experiment.write_prompts(self.run_id, name, shown)
+
+    def _evaluate(
+        self, name: str, model: PreTrainedModel, when: str, partial: Partial, evaluation: Evaluation | None = None, base: Base | None = None
+    ) -> Result:
         return adapter.evaluate(
-            suite,
-            self.evaluation,
+            self.suites[name],
+            evaluation or self.evaluation,
             model,
             self.tokenizer,
             max_length=self.prepared.facts.context_length,
             dtype=self.resolved.evaluation_dtype,
             progress=self.progress,
             stage=f"evaluate {name}, {when}",
+            partial=partial,
+            base=base or self.base_model,
         )
 
-    def _baseline(self, name: str, model: PreTrainedModel) -> str:
-        """Return the id of volume 0 of a suite, measuring it unless it is recorded for these very weights."""
-        identity = self.prepared.baseline_identities[name]
-        baseline_id = plan.identify({**identity, "weights": self.weights_sha256})
+    def _key(self, name: str, live_weights: str) -> str:
+        """Identify the evaluation of a suite under way: what is measured, and how."""
+        return plan.identify({"baseline": self.baselines[name], "live_weights": live_weights})
+
+    def _baseline_identity(self, name: str) -> dict[str, Any]:
+        return {**self.prepared.baseline_identities[name], "tasks": plain(self.suites[name].content)}
+
+    def _baseline_id(self, name: str) -> str:
+        return plan.identify({**self._baseline_identity(name), "weights": self.weights_sha256})
+
+    def _measure_before(self, name: str, model: PreTrainedModel, live_weights: Callable[[], str]) -> None:
+        """Measure volume 0 of a suite, twice, unless it is recorded for these very weights and items."""
+        baseline_id = self.baselines[name]
         known = self.experiment.baseline(baseline_id)
-        if known is None or any(score.status == "failed" for score in known.scores):
-            result = self._evaluate(name, model, "before")
-            baseline = Baseline(
-                baseline_id=baseline_id,
-                suite=name,
-                identity=identity,
-                weights_sha256=self.weights_sha256,
-                scores=result.scores,
-                wall_seconds=result.seconds,
-                provenance=provenance.collect(),
-            )
-            self.experiment.write_baseline(baseline, result.samples)
-        return baseline_id
+        if known is not None and all(score.status == "ok" for score in known.scores):
+            return
+        key = self._key(name, live_weights())
+        result = self._evaluate(name, model, "before", self.experiment.unfinished_baseline(baseline_id, key))
+        scores = result.scores
+        if self.suites[name].suite.kind != "divergence":  # there, the base is compared with itself: always 0, which says nothing
+            scores = with_spread(result, self._otherwise(name, model, self.experiment.unfinished_baseline(baseline_id, key, again=True)))
+        baseline = Baseline(
+            baseline_id=baseline_id,
+            suite=name,
+            identity=self._baseline_identity(name),
+            weights_sha256=self.weights_sha256,
+            scores=scores,
+            wall_seconds=result.seconds,
+            provenance=provenance.collect(),
+            evaluation_facts=result.facts,
+        )
+        self.experiment.write_baseline(baseline, result.samples)
+
+    def _otherwise(self, name: str, model: PreTrainedModel, partial: Partial) -> Result:
+        """Measure a suite with other batches and another number of threads: how far that moves a score is rounding."""
+        import torch
+
+        base = dataclasses.replace(self.base_model, drawn=dict(self.base_model.drawn))  # text drawn in here is not that of the points
+        torch.set_num_threads(another(self.resolved.threads))
+        try:
+            return self._evaluate(name, model, "before, again in other batches", partial, self.evaluation.otherwise(), base)
+        finally:
+            torch.set_num_threads(self.resolved.threads)
 
     def _train(self, model: PreTrainedModel) -> None:
         from harness.training import train
@@ -175,7 +222,9 @@ class _Execution:
         if known is None or any(score.status == "failed" for score in known.scores):
             began = time.perf_counter()
             change = self._weight_change(model)
-            results = [self._evaluate(name, model, f"after {stop.volume} rows") for name in self.suites]
+            live, volume = state_sha256(model), stop.volume
+            kept = {name: self.experiment.unfinished_point(self.run_id, volume, self._key(name, live)) for name in self.suites}
+            results = [self._evaluate(name, model, f"after {volume} rows", partial) for name, partial in kept.items()]
             point = self._describe(stop, change, results, time.perf_counter() - began)
             point = dataclasses.replace(point, weights=self._save(model, stop.volume))
             self.experiment.write_point(point, pd.concat([result.samples for result in results], ignore_index=True))
@@ -215,6 +264,7 @@ class _Execution:
             evaluation_seconds=seconds,
             peak_memory_bytes=provenance.peak_memory_bytes(),
             scores=tuple(scores),
+            evaluation_facts={name: result.facts for name, result in zip(self.suites, results, strict=True)},
         )
 
     def _save(self, model: PreTrainedModel, volume: int) -> str | None:
@@ -267,7 +317,7 @@ class _Execution:
                 found[name] = "expected"
                 continue
             samples = self.experiment.baseline_samples(self.baselines[name])
-            items = samples.drop_duplicates(["task", "doc_hash"])
+            items = samples[~samples["task"].map(suite.apart).astype(bool)].drop_duplicates(["task", "doc_hash"])
             found[name] = overlap.shares(texts, items["item"].tolist()) if len(items) else {}
         return found
 

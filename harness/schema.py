@@ -8,9 +8,23 @@ from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Status = Literal["ok", "failed"]
 Role = Literal["target", "probe"]
+
+OWN_METRICS: Mapping[str, Mapping[str, bool]] = {
+    "likelihood": {"nats_per_token": False, "bits_per_byte": False},
+    "divergence": {
+        "kl_base_tuned": False,
+        "kl_tuned_base": False,
+        "kl_base_tuned_sequence": False,
+        "kl_tuned_base_sequence": False,
+        "forgetting_ce_hard": False,
+        "forgetting_ce_soft": False,
+        "agreement": True,
+    },
+}
+"""Kind of suite → its metrics, each with whether higher is better. All are continuous, also where every item happens to be 0 or 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +32,16 @@ class Score:
     """One metric of one task at one point. A failed measurement has status ``failed``, a reason and no value.
 
     Attributes:
-        filter: lm-eval's answer filter, ``none`` where there is none.
+        filter: lm-eval's answer filter, ``none`` where there is none; of a divergence suite, whose text it is on.
         primary: whether this is the metric its suite is judged by.
         n: items with a value.
         value: weighted mean over items, in the metric's unit (accuracy in 0..1, nats per token, …).
         stderr: standard error over items.
         chance: mean over items of the level of uniform guessing, where the metric has one.
-        unparsed, truncated: share of items, in 0..1, whose generated answer could not be parsed / whose prompt or answer was cut.
+        unparsed: share of items, in 0..1, whose generated answer could not be parsed.
+        prompt_truncated, answer_truncated: share whose prompt was cut to fit the context / whose answer ended at its length limit alone.
+        remeasured: value of a second measurement with other batches and threads, where one was made (at volume 0) and succeeded.
+        numeric_spread_nats: largest difference of any log-likelihood of the items between the two, in nats; None for generation.
     """
 
     suite: str
@@ -40,7 +57,34 @@ class Score:
     status: Status = "ok"
     reason: str | None = None
     unparsed: float | None = None
-    truncated: float | None = None
+    prompt_truncated: float | None = None
+    answer_truncated: float | None = None
+    remeasured: float | None = None
+    numeric_spread_nats: float | None = None
+
+    @property
+    def numeric_move(self) -> float | None:
+        """The second measurement minus the first, in the metric's unit; None without a second."""
+        return None if self.value is None or self.remeasured is None else self.remeasured - self.value
+
+    @property
+    def numeric_spread(self) -> float | None:
+        """How far apart the two measurements are, in the metric's unit."""
+        return None if self.numeric_move is None else abs(self.numeric_move)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished task of an evaluation under way.
+
+    Attributes:
+        key: hash of the weights that were measured and of how.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    key: str
+    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +94,7 @@ class Baseline:
     Attributes:
         identity: everything that can change its numbers; its hash is ``baseline_id``.
         weights_sha256: bytes of the weights that were measured.
+        evaluation_facts: what the backend settled by itself, such as its token budget.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -61,6 +106,7 @@ class Baseline:
     scores: tuple[Score, ...]
     wall_seconds: float
     provenance: Mapping[str, Any]
+    evaluation_facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +121,7 @@ class Point:
         flops: floating-point operations of training so far, as transformers estimates them.
         wall_seconds: training so far; ``evaluation_seconds``: this point's evaluation.
         weights: folder of the saved weights, relative to the run's folder.
+        evaluation_facts: suite → what the backend settled by itself, such as its token budget.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -96,6 +143,7 @@ class Point:
     peak_memory_bytes: int
     scores: tuple[Score, ...]
     weights: str | None = None
+    evaluation_facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,4 +229,4 @@ SAMPLE_COLUMNS = {
 """Columns of samples.parquet, one row an (item, filter). Beside them, for each metric M of any task in the file, ``metric.M`` (the
 item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per token, ``weight.M`` (the item's
 weight in the mean; missing means 1). ``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is what a
-generation task's model wrote; ``chance`` is the level of uniform guessing of this item."""
+generation task's model wrote, or the sampled text that a divergence suite is on; ``chance`` is this item's level of uniform guessing."""

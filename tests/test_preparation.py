@@ -9,8 +9,11 @@ import pytest
 
 from harness import compose, plan
 from harness.errors import ConfigError, DataError
-from harness.interfaces import ModelFacts, Row
-from harness.preparation import Prepared, Workspace, _target_rows, check_together
+from harness.evaluation import adapter
+from harness.evaluation.backends import HfEvaluation
+from harness.evaluation.suites import Suite
+from harness.interfaces import ModelFacts, Row, Turn
+from harness.preparation import Prepared, Workspace, _target_rows, check_together, prepare
 
 
 def rows(*overrides: str) -> list[Row]:
@@ -49,3 +52,55 @@ def test_a_sweep_of_two_dtype_policies_is_refused() -> None:
     check_together([one, one])
     with pytest.raises(ConfigError, match="one policy a sweep"):
         check_together([one, other])
+
+
+ANCHOR = ("anchor=tinyworld-base", "probe_suites=[drift_target,drift_anchor]")
+
+
+def identities(*overrides: str) -> dict[str, str]:
+    """Suite → hash of what decides its volume 0."""
+    config = compose.compose([*overrides, "model=nursery-smoke-a"])
+    return {name: plan.identify(found) for name, found in prepare(config, Workspace()).baseline_identities.items()}
+
+
+def test_target_and_anchor_of_a_suite_are_the_runs_own_by_content() -> None:
+    """Another target is another baseline of drift_target and none of drift_anchor's business, and the other way round."""
+    first = identities(*ANCHOR)
+    other = identities(*ANCHOR, "data=tinyworld-skill")
+    assert first["drift_target"] != other["drift_target"]
+    assert first["drift_anchor"] == other["drift_anchor"]
+    third = identities("anchor=tinyworld-skill", ANCHOR[1])
+    assert third["drift_anchor"] != first["drift_anchor"]
+    assert third["drift_target"] == first["drift_target"]
+
+
+def test_rows_of_two_targets_are_kept_apart_in_one_process() -> None:
+    """Suites are prepared once a process, for each data set they stand for."""
+    workspace = Workspace()
+    rows = [workspace.suite_of("drift_target", compose.compose([f"data={name}"])).rows for name in ("tinyworld-people", "tinyworld-skill")]
+    assert not {row.id for row in rows[0]} & {row.id for row in rows[1]}
+
+
+def test_rows_that_a_prompt_format_cannot_take_are_refused() -> None:
+    """Conversations have no plain form; what a chat template writes between texts has no bytes of theirs."""
+    chat = Row((Turn("user", "a"), Turn("assistant", "b")), "chat")
+    own = {"name": "s", "kind": "likelihood", "data": "d", "metric": "bits_per_byte", "higher_is_better": False, "chance": None}
+    suite = Suite(**own)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="conversations.*evaluation.prompt_format=chat"):
+        adapter.prepare(suite, HfEvaluation(), [chat])
+    with pytest.raises(DataError, match="bits_per_byte: got answers under a chat template"):
+        adapter.prepare(suite, HfEvaluation(prompt_format="chat"), [chat])
+    adapter.prepare(suite, HfEvaluation(prompt_format="chat"), [Row((Turn("text", "a"),), "text")])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["probe_suites=[drift_anchor]"], "suite drift_anchor: got a run without an anchor"),
+        (["probe_suites=[drift_target]", "data=tinyworld-base", "objective=clm", "target_suites=[tinyworld]"], "no test split"),
+    ],
+)
+def test_a_suite_without_its_rows_is_refused_before_anything_is_built(overrides: list[str], words: str) -> None:
+    """One line at preparation."""
+    with pytest.raises((ConfigError, DataError), match=words):
+        identities(*overrides)

@@ -61,7 +61,7 @@ def test_what_is_not_there_is_none(experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 99}, ["schema_version", "99", "1"]),
+        ({"schema_version": 99}, ["schema_version", "99", "2"]),
         ({"protocol_version": 99}, ["protocol_version", "99"]),
         ({"surprise": 1}, ["surprise", "unknown key"]),
         ({"wall_seconds": "long"}, ["wall_seconds", "a number"]),

@@ -34,7 +34,7 @@ role              string   target: being learned; probe: could be forgotten
 suite             string   set of tasks judged by one metric
 task              string   leaf task; * is the suite, its tasks with equal weight
 metric            string   name of the metric
-filter            string   lm-eval's answer filter
+filter            string   lm-eval's answer filter; of a divergence suite, whose text it is on: gold, base or tuned
 primary           boolean  whether the suite is judged by this metric
 n                 Int64    items with a value
 value             Float64  the metric, in its own unit
@@ -49,9 +49,13 @@ delta_low         Float64  lower end of delta's 95% interval, paired over items
 delta_high        Float64  upper end of delta's 95% interval, paired over items
 lost              Int64    items 1 before and 0 now; empty for a metric that is not 0 or 1
 gained            Int64    items 0 before and 1 now; empty for a metric that is not 0 or 1
+agreement         Float64  share of items answered as at volume 0, by the likeliest choice or the same text; empty where there is neither
 p_value           Float64  of no change: exact McNemar, for other metrics a paired permutation test; not adjusted for several tests
+numeric_spread    Float64  how far value moves at volume 0 with other batches and threads: rounding alone; empty if not measured twice
+numeric_spread_nats Float64 largest such move of an item's log-likelihood, in nats; empty where text is generated
 unparsed          Float64  share of items whose generated answer could not be parsed
-truncated         Float64  share of items whose prompt or answer was cut
+prompt_truncated  Float64  share of items whose prompt was cut to fit the context
+answer_truncated  Float64  share of items whose answer ended at its length limit alone, or was cut to fit the context
 train_loss        Float64  nats per supervised token since the previous volume
 weight_change     Float64  Euclidean norm of the change of all weights
 flops             Float64  floating-point operations of training so far

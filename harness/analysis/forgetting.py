@@ -6,7 +6,7 @@ Items are joined by (suite, task, filter, doc hash) and metric, never by their o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ import pandas as pd
 from harness.analysis import stats
 from harness.analysis.stats import Interval, Stratum
 from harness.errors import RecordError, explain
+from harness.schema import OWN_METRICS
+
+CONTINUOUS = frozenset(metric for metrics in OWN_METRICS.values() for metric in metrics)
 
 TASK_KEYS = ["suite", "task", "filter"]
 
@@ -29,6 +32,8 @@ class Items:
     Attributes:
         asked: hash of the prompt and of the target.
         weights: of each item in the mean; 1 unless the metric is a ratio.
+        answers: number of the choice with the largest log-likelihood, or the text written; None where there is neither.
+        continuous: whether the metric can take other values than 0 and 1, whatever values these items have.
     """
 
     where: str
@@ -36,6 +41,8 @@ class Items:
     asked: Texts
     values: stats.Floats
     weights: stats.Floats
+    answers: Texts
+    continuous: bool = False
 
     @property
     def stratum(self) -> Stratum:
@@ -50,6 +57,7 @@ class Samples:
         keys = [*TASK_KEYS, "doc_hash"]
         ordered = samples.sort_values(keys, kind="stable", ignore_index=True)
         self._texts = {name: ordered[name].to_numpy(dtype=object) for name in ["doc_hash", "prompt_hash", "target_hash"]}
+        self._answers = _answers(ordered)
         measured = [name for name in ordered.columns if name.startswith(("metric.", "weight."))]
         self._numbers = {name: ordered[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in measured}
         sizes = ordered.groupby(TASK_KEYS, sort=True).size()
@@ -69,7 +77,8 @@ class Samples:
             raise RecordError(explain(where, got=f"{repeated} repeated doc hashes", allowed="each item once"))
         weights = self._numbers[f"weight.{metric}"][rows][kept] if f"weight.{metric}" in self._numbers else np.ones(len(docs))
         asked = self._texts["prompt_hash"][rows][kept] + "/" + self._texts["target_hash"][rows][kept]
-        return Items(where, docs, asked, values[kept], np.where(np.isnan(weights), 1.0, weights))
+        weights, answers = np.where(np.isnan(weights), 1.0, weights), self._answers[rows][kept]
+        return Items(where, docs, asked, values[kept], weights, answers, continuous=metric in CONTINUOUS)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class Change:
 
     Attributes:
         interval: of the mean difference, paired over items, at ``stats.LEVEL``.
+        agreement: share of items answered as before.
         lost, gained: items 1 → 0 and 0 → 1; None for a metric that is not 0 or 1.
         p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation.
     """
@@ -123,6 +133,7 @@ class Change:
     lost: int | None
     gained: int | None
     p_value: float
+    agreement: float | None
 
 
 def change(pairs: Sequence[Pair]) -> Change:
@@ -145,8 +156,33 @@ def change(pairs: Sequence[Pair]) -> Change:
         interval=stats.difference_interval(lost, gained, sizes) if binary else stats.mean_interval(differences),
         lost=sum(lost) if binary else None,
         gained=sum(gained) if binary else None,
+        agreement=agreement(pairs),
         p_value=stats.mcnemar(sum(lost), sum(gained)) if exact else stats.sign_flip(differences),
     )
+
+
+def agreement(pairs: Sequence[Pair]) -> float | None:
+    """Return the share of items whose answer is the same on both sides, tasks with equal weight; None where a task has no answers.
+
+    Right or wrong does not matter: accuracy can stand still while answers change (Kalajdzievski 2024, arXiv 2401.05605, section 3.1).
+    """
+    shares = []
+    for item in pairs:
+        if any(answer is None for answer in [*item.before.answers, *item.after.answers]):
+            return None
+        shares.append(float(np.mean(item.before.answers == item.after.answers)))
+    return sum(shares) / len(shares)
+
+
+def _answers(samples: pd.DataFrame) -> Texts:
+    """Return what each item was answered, shape (n,): one of two or more choices, or a text without log-likelihoods (it was generated)."""
+    found = np.empty(len(samples), dtype=object)
+    for i, (choices, scores, text) in enumerate(zip(samples["choices"], samples["log_likelihoods"], samples["text"], strict=True)):
+        if isinstance(scores, Sized) and isinstance(choices, Sized) and len(choices) > 1:
+            found[i] = int(np.argmax(np.asarray(scores, dtype=float)))
+        elif not isinstance(scores, Sized) and isinstance(text, str):
+            found[i] = text
+    return found
 
 
 def value_interval(tasks: Sequence[Items]) -> Interval:
@@ -162,4 +198,4 @@ def is_binary(tasks: Sequence[Items]) -> bool:
 
 
 def _is_binary(items: Items) -> bool:
-    return stats.is_binary(items.values) and bool(np.all(items.weights == 1.0))
+    return not items.continuous and stats.is_binary(items.values) and bool(np.all(items.weights == 1.0))

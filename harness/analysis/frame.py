@@ -22,7 +22,7 @@ import pandas as pd
 from harness import PROTOCOL_VERSION
 from harness.analysis import stats
 from harness.analysis.columns import COLUMNS, DESCRIPTIONS, SUITE_TASK
-from harness.analysis.forgetting import Items, Pair, Samples, change, is_binary, pair, value_interval
+from harness.analysis.forgetting import Items, Pair, Samples, agreement, change, is_binary, pair, value_interval
 from harness.analysis.variants import variants
 from harness.errors import RecordError, explain
 from harness.records import BASELINES, Experiment
@@ -173,12 +173,28 @@ def _suite_rows(suite: str, after: _Measurement, before: _Measurement | None) ->
     expected = before.scores.items() if before else ()
     scores += [_absent(score) for key, score in expected if score.suite == suite and score.primary and key not in after.scores]
     tasks = [_task(score, after, before) for score in scores]
+    at_zero = [before.scores.get((score.suite, score.task, score.metric, score.filter)) if before else None for score in scores]
+    rows = [task.row | _spread([old]) for task, old in zip(tasks, at_zero, strict=True)]
+    if not any(score.primary for score in scores):
+        return rows
     primary = [task for task in tasks if task.row["primary"]]
-    return ([_suite_row(primary, at_zero=after is before)] if primary else []) + [task.row for task in tasks]
+    whole = _suite_row(primary, at_zero=after is before)
+    return [whole | _spread([old for score, old in zip(scores, at_zero, strict=True) if score.primary]), *rows]
+
+
+def _spread(at_zero: Sequence[Score | None]) -> Row:
+    """Return how far rounding moves a score, or the mean of several, at volume 0; empty unless each of them was measured twice."""
+    move = _mean_or_none([score.numeric_move if score else None for score in at_zero])
+    nats = [score.numeric_spread_nats if score else None for score in at_zero]
+    known = [largest for largest in nats if largest is not None]
+    return {
+        "numeric_spread": None if move is None else abs(move),
+        "numeric_spread_nats": max(known) if known and len(known) == len(nats) else None,
+    }
 
 
 def _absent(score: Score) -> Score:
-    empty = dict.fromkeys(["value", "stderr", "chance", "unparsed", "truncated"])
+    empty = dict.fromkeys(_MEASURED)
     return dataclasses.replace(score, n=0, status="failed", reason="measured before, but not at this volume", **empty)  # type: ignore[arg-type]
 
 
@@ -193,7 +209,7 @@ def _task(score: Score, after: _Measurement, before: _Measurement | None) -> _Ta
         return _Task(_failed(row, str(error)))
     row |= dict(zip(["value_low", "value_high"], _ends(value_interval([items])), strict=True))
     if before is after:
-        return _Task(row | _no_change(score.value, is_binary([items])), items)
+        return _Task(row | _no_change(score.value, [items]), items)
     if isinstance(joined, str):
         return _Task(row | {"reason": joined}, items)
     if joined is None or before is None:
@@ -201,6 +217,9 @@ def _task(score: Score, after: _Measurement, before: _Measurement | None) -> _Ta
     recorded = before.scores[score.suite, score.task, score.metric, score.filter].value
     return _Task(row | _change([joined]) | {"before": recorded}, items, joined)
 
+
+_MEASURED = ["value", "stderr", "chance", "unparsed", "prompt_truncated", "answer_truncated"]
+"""What a score has only where it was measured."""
 
 _SCORE_FIELDS = [field.name for field in dataclasses.fields(Score)]
 
@@ -216,18 +235,19 @@ def _joined(score: Score, items: Items, before: _Measurement | None) -> Pair | s
 
 
 def _failed(row: Row, reason: str) -> Row:
-    return row | dict.fromkeys(["value", "stderr", "chance", "unparsed", "truncated"]) | {"n": 0, "status": "failed", "reason": reason}
+    return row | dict.fromkeys(_MEASURED) | {"n": 0, "status": "failed", "reason": reason}
 
 
-def _no_change(value: float | None, binary: bool) -> Row:
-    counts = dict.fromkeys(["lost", "gained"], 0 if binary else None)
-    return {"before": value, "delta": 0.0, "delta_low": 0.0, "delta_high": 0.0} | counts
+def _no_change(value: float | None, tasks: Sequence[Items]) -> Row:
+    counts = dict.fromkeys(["lost", "gained"], 0 if is_binary(tasks) else None)
+    same = {"agreement": agreement([Pair(items, items) for items in tasks])}
+    return {"before": value, "delta": 0.0, "delta_low": 0.0, "delta_high": 0.0} | counts | same
 
 
 def _change(pairs: Sequence[Pair]) -> Row:
     found = change(pairs)
     low, high = _ends(found.interval)
-    row = {name: getattr(found, name) for name in ["delta", "lost", "gained", "p_value"]}
+    row = {name: getattr(found, name) for name in ["delta", "lost", "gained", "agreement", "p_value"]}
     return row | {"delta_low": low, "delta_high": high}
 
 
@@ -243,13 +263,13 @@ def _suite_row(tasks: Sequence[_Task], *, at_zero: bool) -> Row:
     if failed := [task.row for task in tasks if task.row["status"] == "failed"]:
         first = f"{failed[0]['task']}: {failed[0]['reason']}"
         return _failed(row, f"{len(failed)} of {len(tasks)} tasks failed, first {first}")
-    row |= {name: _mean_or_none([task.row[name] for task in tasks]) for name in ["value", "chance", "unparsed", "truncated"]}
+    row |= {name: _mean_or_none([task.row[name] for task in tasks]) for name in _MEASURED if name != "stderr"}
     low, high = _ends(value_interval(items))
     error = stats.standard_error([item.stratum for item in items])
     row |= {"n": sum(task.row["n"] for task in tasks), "stderr": None if error != error else error, "value_low": low, "value_high": high}
     pairs = [task.pair for task in tasks if task.pair is not None]
     if at_zero:
-        return row | _no_change(row["value"], is_binary(items))
+        return row | _no_change(row["value"], items)
     if len(pairs) < len(tasks):
         return row | {"reason": next(task.row["reason"] for task in tasks if task.pair is None)}
     return row | _change(pairs) | {"before": _mean_or_none([task.row["before"] for task in tasks])}

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from jinja2 import TemplateError
 
-from harness import compose
 from harness.data.subsets import fingerprint
-from harness.errors import EvaluationError
-from harness.evaluation import likelihood
+from harness.errors import DataError, HarnessError, explain
+from harness.evaluation import content, divergence, likelihood
 from harness.evaluation.backends import Evaluation
+from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Suite, choose
-from harness.evaluation.tasks import FEWSHOT_SEED, build_tasks, chosen_items
+from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
 from harness.interfaces import Progress, Row
-from harness.schema import SAMPLE_COLUMNS, Score
-from harness.seeds import untouched_global_streams
+from harness.records import Partial
+from harness.schema import OWN_METRICS, SAMPLE_COLUMNS, Score
+from harness.seeds import derive, seed_torch, untouched_global_streams
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -28,40 +32,78 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+Measured = tuple[Sequence[Score], pd.DataFrame]
+
+FAILURES = (HarnessError, TemplateError, RuntimeError, ValueError, LookupError, TypeError, OSError, AssertionError, ArithmeticError)
+"""What a task may fail with, at the cost of its own score alone."""
+
+
 @dataclass(frozen=True)
 class PreparedSuite:
-    """A suite whose data are loaded and whose items are chosen: everything that can be wrong with it has been found."""
+    """A suite whose data are loaded and whose items are chosen: everything that can be wrong with it has been found.
+
+    Attributes:
+        tasks: lm-eval's, by name; of a suite that scores rows there are none.
+        items: task, or data set → numbers of its documents, or rows.
+        rows: what is scored where there are no tasks.
+        content: task, or data set → hashes of what decides its scores and is known only now: settings, items.
+    """
 
     suite: Suite
     tasks: Mapping[str, Task]
     items: Mapping[str, Sequence[int]]
     rows: Sequence[Row] = ()
+    content: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def apart(self, task: str) -> bool:
+        """Say whether a task asks the items of another one by generation: its scores stand apart from the suite's."""
+        return task.endswith(GENERATED) and task.removesuffix(GENERATED) in self.tasks
 
 
 @dataclass(frozen=True)
 class Result:
-    """A suite's scores and items; ``seconds`` is wall time."""
+    """A suite's scores and items; ``seconds`` is wall time, ``facts`` what the backend settled by itself (a token budget)."""
 
     scores: tuple[Score, ...]
     samples: pd.DataFrame
     seconds: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def prepare(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
-    """Load a suite's tasks and choose its items. Raises EvaluationError, ConfigError or DataError."""
+def prepare(suite: Suite, evaluation: Evaluation, rows: Sequence[Row] = ()) -> PreparedSuite:
+    """Load a suite's tasks, or take its rows, and choose its items. Raises EvaluationError, ConfigError or DataError."""
     if suite.kind == "lm_eval":
-        tasks = build_tasks(suite)
-        return PreparedSuite(suite, tasks, {name: chosen_items(suite, task, evaluation.items) for name, task in tasks.items()})
-    rows = compose.member("data", str(suite.data)).rows(suite.split)
+        return _prepare_tasks(suite, evaluation)
+    _check_rows(suite, evaluation, rows)
     chosen = choose(suite, str(suite.data), len(rows), lambda index: rows[index].id, evaluation.items)
-    return PreparedSuite(suite, {}, {str(suite.data): chosen}, [rows[index] for index in chosen])
+    kept = [rows[index] for index in chosen]
+    return PreparedSuite(suite, {}, {str(suite.data): chosen}, kept, {str(suite.data): {"items": content.digest([row.id for row in kept])}})
 
 
-def identity(suite: Suite) -> dict[str, Any]:
+def _check_rows(suite: Suite, evaluation: Evaluation, rows: Sequence[Row]) -> None:
+    where, kinds = f"suite {suite.name}: data={suite.data}", {row.kind for row in rows}
+    if evaluation.prompt_format == "plain" and "chat" in kinds:
+        allowed, fix = "text, or prompt and completion, for prompt_format=plain", "evaluation.prompt_format=chat"
+        raise DataError(explain(where, got="conversations", allowed=allowed, fix=fix))
+    if evaluation.prompt_format == "chat" and suite.metric == "bits_per_byte" and kinds != {"text"}:
+        got = "answers under a chat template, which writes tokens of its own between the texts"
+        raise DataError(explain(f"{where}: metric bits_per_byte", got=got, allowed="text", fix="metric: nats_per_token"))
+
+
+def _prepare_tasks(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
+    tasks = build_tasks(suite)
+    items = {name: chosen_items(suite, task, evaluation.items) for name, task in tasks.items()}
+    if "generation" in suite.protocols:
+        tasks |= {f"{name}{GENERATED}": generated(suite, name, task, items[name]) for name, task in tasks.items()}
+        items |= {f"{name}{GENERATED}": chosen for name, chosen in items.items()}
+    for name, task in tasks.items():
+        read_only(task, items[name])
+    return PreparedSuite(suite, tasks, items, content={name: content.of_task(task, items[name]) for name, task in tasks.items()})
+
+
+def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:
     """Return what decides a suite's scores: its definition and, where it scores rows, their content."""
-    if suite.kind == "lm_eval":
-        return suite.identity()
-    return suite.identity() | {"rows": fingerprint(compose.member("data", str(suite.data)).rows(suite.split))}
+    return suite.identity() if suite.kind == "lm_eval" else suite.identity() | {"rows": fingerprint(rows)}
 
 
 def evaluate(
@@ -74,10 +116,13 @@ def evaluate(
     dtype: str,
     progress: Progress,
     stage: str,
+    partial: Partial | None = None,
+    base: Base | None = None,
 ) -> Result:
-    """Evaluate a live model on a suite. Leaves the model's mode and the global random streams as they were.
+    """Evaluate a live model on a suite, task by task: no task's numbers depend on which others there are.
 
-    A task that fails is a score with status ``failed`` and the reason; the others keep theirs.
+    Leaves the model's mode and the global random streams as they were. A task that fails is a score with status ``failed`` and the
+    reason; the others keep theirs.
 
     Args:
         prepared: from ``prepare``.
@@ -86,105 +131,163 @@ def evaluate(
         tokenizer: the start model's.
         max_length: of the model's context, in tokens.
         dtype: ``float32`` or ``bfloat16``, of the forward pass.
-        progress: advanced by rows of forward passes (one-letter answers of one question share a row).
+        progress: advanced by items.
         stage: what to call it there.
+        partial: where finished tasks are kept, and found again after an interruption.
+        base: how the model computes as its base; None where it is its own, at volume 0.
     """
     began, was_training = time.perf_counter(), model.training
+    share = _Share(progress, stage, sum(len(chosen) for chosen in prepared.items.values()))
+    live = _Live(prepared, evaluation, model, tokenizer, max_length, dtype, share, stage, base or Base())
+    measure = live.task if prepared.suite.kind == "lm_eval" else live.rows
+    found: list[Measured] = []
     model.train(False)
     try:
-        with untouched_global_streams():
-            if prepared.suite.kind == "likelihood":
-                scores, samples = _likelihood(prepared, evaluation, model, tokenizer, max_length, dtype, progress, stage)
-            else:
-                scores, samples = _lm_eval(prepared, evaluation, model, tokenizer, max_length, dtype, progress, stage)
+        for name, items in prepared.items.items():
+            share.begin(len(items))
+            known: Measured | None = partial.get(prepared.suite.name, name) if partial else None
+            if known is None:
+                with untouched_global_streams():
+                    seed_torch(derive(0, "evaluation", name))  # for tasks that sample answers
+                    known = measure(name)
+                if partial and all(score.status == "ok" for score in known[0]):
+                    partial.put(prepared.suite.name, name, *known)
+            found.append(known)
+            share.end()
     finally:
         model.train(was_training)
-    return Result(tuple(scores), samples, time.perf_counter() - began)
+    samples = [items for _, items in found if len(items)]
+    together = pd.concat(samples, ignore_index=True) if samples else _no_items()
+    facts = evaluation.facts(live.lm) if "lm" in vars(live) else {}
+    return Result(tuple(score for scores, _ in found for score in scores), together, time.perf_counter() - began, facts)
 
 
-def _likelihood(
-    prepared: PreparedSuite,
-    evaluation: Evaluation,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    dtype: str,
-    progress: Progress,
-    stage: str,
-) -> tuple[list[Score], pd.DataFrame]:
-    import torch
-
-    suite = prepared.suite
-    progress.stage(stage, len(prepared.rows))
-    ((task, ids),) = prepared.items.items()
-    try:
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            samples = likelihood.samples(
-                suite.name, task, model, tokenizer, prepared.rows, ids, evaluation.prompt_format, max_length, progress
-            )
-    except (EvaluationError, RuntimeError) as error:
-        return [failed(suite, task, f"{type(error).__name__}: {error}")], pd.DataFrame({column: [] for column in SAMPLE_COLUMNS})
-    return scores_of(suite, samples, {}), samples
+def _no_items() -> pd.DataFrame:
+    return pd.DataFrame({column: [] for column in SAMPLE_COLUMNS})
 
 
-def _lm_eval(
-    prepared: PreparedSuite,
-    evaluation: Evaluation,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    dtype: str,
-    progress: Progress,
-    stage: str,
-) -> tuple[list[Score], pd.DataFrame]:
-    suite = prepared.suite
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    lm = evaluation.model(model, tokenizer, max_length, dtype, progress, stage)
-    rows: list[dict[str, Any]] = []
-    scores: list[Score] = []
-    higher: dict[str, bool] = {}
-    groups = _groups(prepared)
-    while groups:
-        group = groups.pop(0)
+@dataclass(frozen=True)
+class _Live:
+    """A live model and how it is measured: what the tasks of a suite share."""
+
+    prepared: PreparedSuite
+    evaluation: Evaluation
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    dtype: str
+    progress: Progress
+    stage: str
+    base: Base
+
+    @cached_property
+    def lm(self) -> LM:
+        """lm-eval's view of the model, made once a suite."""
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        return self.evaluation.model(self.model, self.tokenizer, self.max_length, self.dtype, self.progress, self.stage)
+
+    def rows(self, name: str) -> Measured:
+        """Score the rows of a data set."""
+        suite = self.prepared.suite
+        self.progress.stage(self.stage, len(self.prepared.rows) * (1 if suite.text == "gold" else 2))
         try:
-            logged = _logged(lm, group, prepared, evaluation)
-            found = [row for name, task in group.items() for row in rows_of(suite, name, task, logged[name], tokenizer, max_length)]
-        except (EvaluationError, RuntimeError, ValueError, LookupError, TypeError, OSError, AssertionError, ArithmeticError) as error:
-            if len(group) > 1:  # find the one that fails; the others keep their scores
-                groups = [{name: task} for name, task in group.items()] + groups
-            else:
-                scores += [failed(suite, name, f"{type(error).__name__}: {error}") for name in group]
-            continue
-        rows += found
-        for task in group.values():
-            higher |= {metric: bool(better) for metric, better in task.higher_is_better().items()}
-    samples = pd.DataFrame(rows) if rows else pd.DataFrame({column: [] for column in SAMPLE_COLUMNS})
-    measured = scores_of(suite, samples, higher) if rows else []
-    present = {score.task for score in [*measured, *scores] if score.primary}
-    scores += [failed(suite, name, "no item has a value") for name in prepared.tasks if name not in present]
-    return measured + scores, samples
+            samples = self._likelihood(name) if suite.kind == "likelihood" else self._divergence(name)
+        except FAILURES as error:
+            return [failed(suite, name, f"{type(error).__name__}: {error}")], _no_items()
+        scores = scores_of(suite, samples, OWN_METRICS[suite.kind])
+        return scores if any(score.primary for score in scores) else [*scores, failed(suite, name, "no item has a value")], samples
 
+    def _likelihood(self, name: str) -> pd.DataFrame:
+        import torch
 
-def _groups(prepared: PreparedSuite) -> list[dict[str, Task]]:
-    """Group tasks that can share batches; a generation task, dear and the likeliest to fail, goes alone."""
-    together = {name: task for name, task in prepared.tasks.items() if task.OUTPUT_TYPE != "generate_until"}
-    alone = [{name: task} for name, task in prepared.tasks.items() if task.OUTPUT_TYPE == "generate_until"]
-    return [*([together] if together else []), *alone]
+        suite, rows, items = self.prepared.suite.name, self.prepared.rows, self.prepared.items[name]
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            return likelihood.samples(suite, name, self.model, self.tokenizer, rows, items, self.evaluation, self.max_length, self.progress)
 
+    def _divergence(self, name: str) -> pd.DataFrame:
+        """Compare with the base, each forward pass in a region of autocast of its own."""
+        return divergence.samples(
+            self.prepared.suite,
+            name,
+            self.model,
+            self.base,
+            self.tokenizer,
+            self.prepared.rows,
+            self.prepared.items[name],
+            self.evaluation,
+            self.max_length,
+            self.dtype,
+            self.progress,
+        )
 
-def _logged(lm: LM, tasks: dict[str, Task], prepared: PreparedSuite, evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
-    """Run lm-eval on tasks; return its logged samples by task."""
-    import lm_eval
+    def task(self, name: str) -> Measured:
+        """Ask the items of an lm-eval task."""
+        suite, task = self.prepared.suite, self.prepared.tasks[name]
+        try:
+            samples = pd.DataFrame(rows_of(suite, name, task, self._logged(name, task), self.lm))
+            scores = scores_of(suite, samples, {metric: bool(better) for metric, better in task.higher_is_better().items()})
+        except FAILURES as error:
+            return [self._failed(name, f"{type(error).__name__}: {error}")], _no_items()
+        if self.prepared.apart(name):
+            return [dataclasses.replace(score, primary=False) for score in scores], samples
+        return scores if any(score.primary for score in scores) else [*scores, self._failed(name, "no item has a value")], samples
 
-    for task in tasks.values():
+    def _failed(self, name: str, reason: str) -> Score:
+        score = failed(self.prepared.suite, name, reason)
+        return dataclasses.replace(score, **_APART) if self.prepared.apart(name) else score
+
+    def _logged(self, name: str, task: Task) -> list[dict[str, Any]]:
+        """Run lm-eval on a task; return its logged samples."""
+        import lm_eval
+
         task.set_fewshot_seed(seed=FEWSHOT_SEED)  # every point sees the same shots
-    found = lm_eval.evaluate(
-        lm,
-        {"tasks": tasks, "groups": {}, "group_map": {}},
-        samples={name: list(prepared.items[name]) for name in tasks},
-        bootstrap_iters=0,
-        log_samples=True,
-        apply_chat_template=evaluation.prompt_format == "chat",
-    )
-    samples: dict[str, list[dict[str, Any]]] = found["samples"]
-    return samples
+        self.lm.cut_answers.clear()
+        found = lm_eval.evaluate(
+            self.lm,
+            {"tasks": {name: task}, "groups": {}, "group_map": {}},
+            samples={name: list(self.prepared.items[name])},
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=self.evaluation.prompt_format == "chat",
+        )
+        samples: list[dict[str, Any]] = found["samples"][name]
+        return samples
+
+
+_APART: dict[str, Any] = {"primary": False, "metric": GENERATED_METRIC, "filter": "none", "higher_is_better": True}
+
+
+class _Share:
+    """Counts a suite in items, whatever its backend counts a task in (requests, rows of forward passes)."""
+
+    def __init__(self, progress: Progress, stage: str, items: int) -> None:
+        self.progress = progress
+        self.items = self.total = self.units = self.told = 0
+        progress.stage(stage, items)
+
+    def begin(self, items: int) -> None:
+        """Begin a task of so many items."""
+        self.items, self.total, self.units, self.told = items, 0, 0, 0
+
+    def end(self) -> None:
+        """Say that the task is done."""
+        self._tell(self.items)
+
+    def stage(self, name: str, total: int) -> None:
+        """Take a backend's count for the task under way."""
+        self.total, self.units = total, 0
+
+    def advance(self, units: int = 1) -> None:
+        """Turn a backend's units into items."""
+        self.units += units
+        if self.total:
+            self._tell(self.items * min(self.units, self.total) // self.total)
+
+    def say(self, message: str) -> None:
+        """Pass a line on."""
+        self.progress.say(message)
+
+    def _tell(self, items: int) -> None:
+        if items > self.told:
+            self.progress.advance(items - self.told)
+            self.told = items

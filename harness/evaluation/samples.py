@@ -14,16 +14,17 @@ from harness.evaluation.suites import Suite
 from harness.schema import Score
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
     from lm_eval.api.task import Task
-    from transformers import PreTrainedTokenizerBase
 
 UNPARSED = "[invalid]"
-"""What lm-eval's regex filters return where an answer could not be found."""
+"""What lm-eval's regex filters return where an answer could not be found, unless a task says otherwise."""
+
+SPECIAL_TOKENS = 2
+"""How many a tokenizer may put around a text. Every other token is a byte of it or more, so most texts are known to fit uncounted."""
 
 
-def rows_of(
-    suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[dict[str, Any]]:
+def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], lm: LM) -> list[dict[str, Any]]:
     """Return one row an item and filter, with the columns of schema.SAMPLE_COLUMNS and ``metric.*``, ``weight.*``.
 
     Args:
@@ -31,12 +32,10 @@ def rows_of(
         name: leaf task.
         task: lm-eval's task object.
         logged: its samples, as ``lm_eval.evaluate`` logs them.
-        tokenizer: to count what the context cuts.
-        max_length: of the model's context, in tokens.
+        lm: the model class that answered: it knows what was cut.
     """
     generates = task.OUTPUT_TYPE == "generate_until"
-    new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", 256)) if generates else 0
-    averaged = averaged_metrics(task)
+    averaged, unparsed = averaged_metrics(task), _unparsed_marks(task)
     rows = []
     for sample in logged:
         arguments, responses = sample["arguments"], [response[0] for response in sample["resps"]]
@@ -54,9 +53,10 @@ def rows_of(
             "choices": None if generates else [str(argument[1]) for argument in arguments],
             "log_likelihoods": None if generates else [_log_likelihood(response) for response in responses],
             "text": str(responses[0]) if generates else None,
-            "chance": _chance(suite, len(arguments)),
-            "unparsed": generates and sample["filtered_resps"][0] == UNPARSED,
-            "truncated": _truncated(arguments, responses, tokenizer, max_length, new_tokens),
+            "chance": _chance(suite, 0 if generates else len(arguments)),
+            "unparsed": generates and _first(sample["filtered_resps"]) in unparsed.get(sample["filter"], ()),
+            "prompt_truncated": _prompt_cut(arguments, lm, generates=generates),
+            "answer_truncated": generates and _prompt_ids(arguments[0], lm) in lm.cut_answers,
         }
         if any(math.isnan(value) for value in row["log_likelihoods"] or ()):
             got = "a log-likelihood that is no number"
@@ -91,16 +91,52 @@ def _log_likelihood(response: Any) -> float:
 def _chance(suite: Suite, choices: int) -> float:
     if suite.chance is None:
         return math.nan
-    return 1.0 / choices if suite.chance == "choices" else float(suite.chance)
+    if suite.chance == "choices":
+        return 1.0 / choices if choices else math.nan
+    return float(suite.chance)
 
 
-def _truncated(arguments: Any, responses: list[Any], tokenizer: PreTrainedTokenizerBase, max_length: int, new_tokens: int) -> bool:
-    """Say whether the prompt was cut to fit the context, or a generated answer stopped only at its length limit."""
-    if new_tokens:
-        prompt = len(tokenizer(str(arguments[0][0]))["input_ids"])
-        return prompt > max_length - new_tokens or len(tokenizer(str(responses[0]))["input_ids"]) >= new_tokens
-    longest = max((str(argument[0]) + str(argument[1] if len(argument) > 1 else "") for argument in arguments), key=len)
-    return len(longest) > max_length and len(tokenizer(longest)["input_ids"]) > max_length
+def _unparsed_marks(task: Task) -> dict[str, set[str]]:
+    """Return, by filter, what its steps give where they find no answer."""
+    marks: dict[str, set[str]] = {}
+    for entry in task.config.filter_list or []:
+        marks[entry["name"]] = {str(step.get("fallback", UNPARSED)) for step in entry["filter"] if "regex" in step["function"]}
+    return marks
+
+
+def _first(response: Any) -> Any:
+    return _first(response[0]) if isinstance(response, list | tuple) and response else response
+
+
+def _prompt_cut(arguments: Sequence[Any], lm: LM, *, generates: bool) -> bool:
+    """Say whether a prompt lost its beginning to fit the context, as lm-eval cuts it: an answer's last token is never an input."""
+    if generates:
+        return len(_encoded(str(arguments[0][0]), lm)) > _room(arguments[0], lm)
+    if len(arguments[0]) == 1:  # rolling: windows, nothing is cut
+        return False
+    longest = [pair for pair in arguments if len((str(pair[0]) + str(pair[1])).encode()) + SPECIAL_TOKENS > lm.max_length]
+    return any(len(context) + len(answer) > lm.max_length + 1 for context, answer in (_pair(lm, *pair[:2]) for pair in longest if pair[0]))
+
+
+def _pair(lm: LM, context: str, answer: str) -> tuple[list[int], list[int]]:
+    pair: tuple[list[int], list[int]] = lm._encode_pair(str(context), str(answer))
+    return pair
+
+
+def _encoded(prompt: str, lm: LM) -> list[int]:
+    ids: list[int] = lm.tok_batch_encode([prompt])[0][0].tolist()
+    return ids
+
+
+def _room(request: Sequence[Any], lm: LM) -> int:
+    """Return how many tokens of a prompt to be continued fit in, beside those it may be continued by."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return int(lm.max_length - normalize_gen_kwargs(dict(request[1]), lm.max_gen_toks)["max_gen_toks"])
+
+
+def _prompt_ids(request: Sequence[Any], lm: LM) -> tuple[int, ...]:
+    return tuple(_encoded(str(request[0]), lm)[-_room(request, lm) :])
 
 
 def _metrics(sample: Mapping[str, Any], averaged: Sequence[str]) -> dict[str, float]:
@@ -142,7 +178,7 @@ def _score(suite: Suite, task: str, filter_name: str, metric: str, items: pd.Dat
     weights = items[f"weight.{metric}"].to_numpy(float) if f"weight.{metric}" in items else np.ones(len(items))
     value, n = float(np.average(values, weights=weights)), len(items)
     spread = math.sqrt(float(np.sum((weights * (values - value)) ** 2)) * n / (n - 1)) / float(weights.sum()) if n > 1 else None
-    primary = metric == suite.metric and filter_name == suite.filter
+    primary = metric == suite.metric and filter_name == suite.filter_name
     chance = float(items["chance"].mean()) if primary and items["chance"].notna().all() else None
     return Score(
         suite=suite.name,
@@ -156,7 +192,8 @@ def _score(suite: Suite, task: str, filter_name: str, metric: str, items: pd.Dat
         chance=chance,
         higher_is_better=suite.higher_is_better if metric == suite.metric else bool(higher.get(metric, True)),
         unparsed=float(items["unparsed"].mean()),
-        truncated=float(items["truncated"].mean()),
+        prompt_truncated=float(items["prompt_truncated"].mean()),
+        answer_truncated=float(items["answer_truncated"].mean()),
     )
 
 
@@ -166,7 +203,7 @@ def failed(suite: Suite, task: str, reason: str) -> Score:
         suite=suite.name,
         task=task,
         metric=suite.metric,
-        filter=suite.filter,
+        filter=suite.filter_name,
         primary=True,
         n=0,
         value=None,

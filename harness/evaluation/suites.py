@@ -15,6 +15,7 @@ from harness.compose import load_yaml
 from harness.config import build, check, plain
 from harness.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.interfaces import Split
+from harness.schema import OWN_METRICS
 from harness.seeds import permutation
 
 ITEM_SEED = 0
@@ -26,19 +27,25 @@ class Suite:
     """A set of tasks judged by one metric.
 
     Attributes:
+        kind: ``lm_eval``: its tasks; ``likelihood``: gold answers; ``divergence``: how far the model is from its base.
         tasks: lm-eval task or group names (``kind: lm_eval``); a group stands for its leaf tasks.
-        data, split: rows whose gold answers are scored (``kind: likelihood``).
-        metric, filter: the primary metric, as lm-eval names it.
+        data, split: rows that the other kinds score: a member of conf/data, or ``target`` or ``anchor``, which are the run's own.
+        text: whose answers to the rows' prompts a divergence suite is on: the ``gold`` ones, or sampled by the ``base`` or ``tuned`` model.
+        max_new_tokens: length at which sampled text is cut, in tokens.
+        metric, filter: the primary metric, as lm-eval (or ``OWN_METRICS``) names it.
         chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where guessing has no level.
         report: items of a task that are reported, null for all; ``select``: further ones, on which things may be chosen.
         overlap: ``expected`` where the suite asks for the very rows that are taught.
+        protocols: how each multiple-choice item is asked; ``generation``: also by letting the model write the answer, reported apart.
     """
 
     name: str
-    kind: Literal["lm_eval", "likelihood"] = "lm_eval"
+    kind: Literal["lm_eval", "likelihood", "divergence"] = "lm_eval"
     tasks: tuple[str, ...] = ()
     data: str | None = None
     split: Split = "test"
+    text: Literal["gold", "base", "tuned"] = "gold"
+    max_new_tokens: int | None = None
     num_fewshot: int = 0
     metric: str
     filter: str = "none"
@@ -47,6 +54,7 @@ class Suite:
     report: int | None = None
     select: int = 0
     overlap: Literal["report", "expected"] = "report"
+    protocols: tuple[Literal["loglikelihood", "generation"], ...] = ("loglikelihood",)
 
     def __post_init__(self) -> None:
         """Check ranges and that the kind has what it needs."""
@@ -56,15 +64,40 @@ class Suite:
         check(f"{where}: report", self.report, "null or greater than 0", lambda v: v is None or v > 0)
         check(f"{where}: select", self.select, "0 or greater", lambda v: v >= 0)
         check(f"{where}: num_fewshot", self.num_fewshot, "0 or greater", lambda v: v >= 0)
+        protocols = [["loglikelihood"], *([["loglikelihood", "generation"]] if self.kind == "lm_eval" else [])]
+        allowed = " or ".join(f"[{', '.join(one)}]" for one in protocols)
+        check(f"{where}: protocols", list(self.protocols), allowed, lambda value: value in protocols)
         if self.kind == "lm_eval" and not self.tasks:
             raise ConfigError(explain(f"{where}: tasks", got="none", allowed="at least one lm-eval task name"))
-        if self.kind == "likelihood" and not self.data:
-            raise ConfigError(explain(f"{where}: data", got="nothing", allowed="a member of conf/data"))
+        if self.kind != "lm_eval":
+            self._check_own(where)
+
+    def _check_own(self, where: str) -> None:
+        """Check what only the kinds have that lm-eval does not know."""
+        if not self.data:
+            raise ConfigError(explain(f"{where}: data", got="nothing", allowed="a member of conf/data, target or anchor"))
+        metrics = OWN_METRICS[self.kind]
+        fix = did_you_mean(self.metric, metrics)
+        check(f"{where}: metric", self.metric, ", ".join(metrics), lambda value: value in metrics, fix)
+        higher = metrics[self.metric]
+        check(f"{where}: higher_is_better", self.higher_is_better, f"{higher} for {self.metric}", lambda value: value is higher)
+        check(f"{where}: text", self.text, "gold for a likelihood suite", lambda value: value == "gold" or self.kind == "divergence")
+        samples = self.text != "gold"
+        allowed = "greater than 0 for sampled text" if samples else "nothing for gold text"
+        check(f"{where}: max_new_tokens", self.max_new_tokens, allowed, lambda v: v is not None and v > 0 if samples else v is None)
+
+    @property
+    def filter_name(self) -> str:
+        """What tells its scores from others of the same task and metric: lm-eval's filter, or whose text a divergence suite is on."""
+        return self.text if self.kind == "divergence" else self.filter
 
     def identity(self) -> dict[str, Any]:
         """Return what decides its scores and is known without building its tasks: the yaml, lm-eval's version, our task files."""
-        values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in {"class", "overlap"}}
-        if self.kind == "lm_eval":
+        unused = {"class", "overlap"} | (set() if self.kind == "divergence" else {"text", "max_new_tokens"})
+        values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in unused}
+        if self.kind != "lm_eval":
+            values["metrics"] = list(OWN_METRICS[self.kind])
+        else:
             values["lm_eval"] = importlib.metadata.version("lm_eval")
             values["task_files"] = _own_task_files(self.tasks)
         return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import EvaluationError, did_you_mean, explain
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default, passed explicitly."""
+
+GENERATED = "_generated"
+"""What follows a task's name where its items are asked by generation."""
+
+GENERATED_METRIC = "exact_match"
+"""How its answers are judged."""
+
+BYTES_PER_TOKEN, SPARE_TOKENS = 3, 4
+"""How many tokens a generated answer may have: those of the longest choice, in UTF-8, at so many bytes each, and a few more."""
 
 
 def build_tasks(suite: Suite) -> dict[str, Task]:
@@ -60,6 +70,56 @@ def _manager_for(name: str) -> TaskManager:
         allowed = "a task, group or tag of lm-eval or of benchmarks/tasks"
         raise EvaluationError(explain("task", got=repr(name), allowed=allowed, fix=did_you_mean(name, everything.all_tasks)))
     return everything
+
+
+def read_only(task: Task, items: Sequence[int]) -> None:
+    """Let a task read the documents of some items alone: to find them, lm-eval would read all of the data, twice an evaluation."""
+    docs = task.eval_docs
+    chosen = [docs[index] for index in items]
+    task.doc_iterator = lambda **_: enumerate(chosen)
+
+
+def generated(suite: Suite, name: str, task: Task, items: Sequence[int]) -> Task:
+    """Build a multiple-choice task again that asks the same items by generation: same prompt, the answer written by the model.
+
+    An answer is its first line, up to a full stop that stands alone (as in tinyworld), at most about as long as the longest choice; it
+    is right if it is the gold choice, but for case, white space at its ends and a full stop.
+
+    Args:
+        suite: whose protocols ask for it.
+        name: of the multiple-choice task.
+        task: that task, built.
+        items: the document numbers it asks.
+
+    Raises:
+        EvaluationError: if the task is none whose choices continue one prompt.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.config.doc_to_choice is None:
+        where = f"suite {suite.name}, task {name}: protocols"
+        raise EvaluationError(explain(where, got="generation", allowed="loglikelihood: it is no choice of answers to one prompt"))
+    docs = task.eval_docs
+    longest = max(len(choice.encode()) for index in items for choice in task.doc_to_choice(docs[index]))
+
+    def gold(doc: Any) -> Any:
+        choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
+        texts = [choices[one] if isinstance(one, int) else str(one) for one in (target if isinstance(target, list) else [target])]
+        return texts if isinstance(target, list) else texts[0]
+
+    match = {"metric": GENERATED_METRIC, "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
+    changes = {
+        "task": f"{name}{GENERATED}",
+        "output_type": "generate_until",
+        "doc_to_choice": None,
+        "doc_to_target": gold,
+        "generation_kwargs": {"until": ["\n", " ."], "max_gen_toks": SPARE_TOKENS + longest // BYTES_PER_TOKEN, "do_sample": False},
+        "metric_list": [match | {"regexes_to_ignore": [r"^\s+", r"\s*\.?\s*$"]}],
+        "filter_list": None,
+        "process_results": None,
+    }
+    built: Task = ConfigurableTask(config=dict(vars(task.config)) | changes)
+    return built
 
 
 def _set_shots(suite: Suite, name: str, task: Task) -> None:

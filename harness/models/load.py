@@ -66,13 +66,17 @@ class HubModel:
         self._check_tokenizer(folder, int(config.get_text_config().vocab_size))
         return ModelFacts(
             params_total=self._params_total(config),
-            context_length=self.context_length or self._context_length(config),
+            context_length=self._context_length(config),
             content={file.name: file_sha256(file) for file in [*self._small_files(folder), *weights]},
         )
 
+    def longest_input(self) -> int:
+        """Return its context length in tokens, from its config. Raises ModelError."""
+        return self._context_length(self._config(self._folder(weights=False)))
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return a fresh tokenizer. Raises ModelError."""
-        folder = self._folder()
+        folder = self._folder(weights=False)
         with _quiet():
             from transformers import AutoTokenizer
 
@@ -112,8 +116,8 @@ class HubModel:
         lines = [f"{file.name} {file_sha256(file)}" for file in weight_files(self._folder())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def _folder(self) -> Path:
-        """Return the folder with the model's files, fetched if they are not here yet. Raises ModelError."""
+    def _folder(self, *, weights: bool = True) -> Path:
+        """Return the folder with the model's files, fetched if they are not here yet, or all but its weights. Raises ModelError."""
         local = Path(self.name).expanduser()
         if local.is_dir():
             if not (local / "config.json").is_file():
@@ -123,14 +127,15 @@ class HubModel:
         if self.name.startswith((".", "/", "~")) or self.name.count("/") > 1:
             fix = "check the path; relative ones start from the folder you are in"
             raise ModelError(explain("model.name", got=f"'{self.name}', which is no folder", allowed="a folder or a hub name", fix=fix))
-        return self._snapshot()
+        return self._snapshot(weights=weights)
 
-    def _snapshot(self) -> Path:
+    def _snapshot(self, *, weights: bool) -> Path:
         with _quiet():
             import huggingface_hub
             from huggingface_hub import constants
 
-            patterns = [*SETTINGS, *TOKENIZER, INDEX, "model*.safetensors", *(["*.py"] if self.trust_remote_code else [])]
+            patterns = [*SETTINGS, *TOKENIZER, *([INDEX, "model*.safetensors"] if weights else [])]
+            patterns += ["*.py"] if self.trust_remote_code else []
             offline = constants.HF_HUB_OFFLINE
             try:
                 folder = huggingface_hub.snapshot_download(
@@ -194,6 +199,8 @@ class HubModel:
         return sum(parameter.numel() for parameter in model.parameters())
 
     def _context_length(self, config: PreTrainedConfig) -> int:
+        if self.context_length:
+            return self.context_length
         length = getattr(config.get_text_config(), "max_position_embeddings", None)
         if not isinstance(length, int) or length < 1:
             where, fix = f"model {self.name}: context length", "set model.context_length"

@@ -89,6 +89,10 @@ class Nursery:
         params = sum(parameter.numel() for parameter in model.parameters())
         return ModelFacts(params_total=params, context_length=self.context, content={"recipe": self.recipe})
 
+    def longest_input(self) -> int:
+        """Return its context length in tokens."""
+        return self.context
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return a fresh tokenizer, the same for every nursery model."""
         tokenizer = world_words.tokenizer()

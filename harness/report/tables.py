@@ -88,9 +88,10 @@ def unit_of(metric: str, *, share: bool) -> Unit:
 
     Args:
         metric: its name.
-        share: whether it is a share of items (it counts them, or has a level of guessing): shown in points, 100 × the share.
+        share: whether it is a share of items (it counts them, or has a level of guessing): shown in points, 100 × the share, as is the
+            share of tokens on which a model agrees with its base.
     """
-    if share:
+    if share or metric == "agreement":
         return Unit("points", 100.0, 1)
     return Unit(metric.replace("_", " "), 1.0, 3)
 

@@ -17,7 +17,7 @@ COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "miti
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One metric of one task: its items' values, in the order of their doc hashes d0, d1, …."""
+    """One metric of one task: its items' values, in the order of their doc hashes d0, d1, …; ``moved``: by a second measurement."""
 
     suite: str
     task: str
@@ -31,6 +31,7 @@ class Task:
     prompt: str = "p"
     first: int = 0
     failed: str | None = None
+    moved: float | None = None
 
     def score(self) -> Score:
         """Return the score of these items."""
@@ -53,7 +54,10 @@ class Task:
             status="failed" if self.failed else "ok",
             reason=self.failed,
             unparsed=None if self.failed else 0.0,
-            truncated=None if self.failed else 0.0,
+            prompt_truncated=None if self.failed else 0.0,
+            answer_truncated=None if self.failed else 0.0,
+            remeasured=None if self.failed or self.moved is None else (value or 0.0) + self.moved,
+            numeric_spread_nats=None if self.failed or self.moved is None else 10 * abs(self.moved),
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.analysis import forgetting, stats
@@ -99,3 +100,50 @@ def test_a_suite_of_unequal_tasks_is_tested_on_its_own_difference() -> None:
     pairs = [forgetting.pair(items([1.0] * 4), items([0.0, 1, 1, 1])), forgetting.pair(items([1.0] * 8), items([0.0, 0] + [1.0] * 6))]
     totals = [abs(a / 8 + b / 16 + c / 16) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]
     assert forgetting.change(pairs).p_value == pytest.approx(np.mean([total >= 0.25 for total in totals]))
+
+
+def answered(answers: list[Any], *, generated: bool = False, **changes: Any) -> Items:
+    """Items that chose these of two choices, or wrote these texts; every one of them wrong."""
+    table = samples([Task(suite="s", task="t", values=[0] * len(answers), **changes)]).sort_values("doc_id", ignore_index=True)
+    if generated:
+        table["text"] = answers
+    else:
+        table["choices"] = [["a", "b"]] * len(answers)
+        table["log_likelihoods"] = pd.Series(
+            [None if answer is None else [-1.0, -0.5 if answer else -2.0] for answer in answers], dtype="object"
+        )
+    return Samples(table).items("s", "t", "none", "acc")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "generated", "share"),
+    [([0, 1, 1, 0], [0, 1, 0, 0], False, 0.75), (["x", "y"], ["x", "x"], True, 0.5), ([0, 1], [0, None], False, None)],
+)
+def test_answers_can_change_where_no_item_does(before: list[Any], after: list[Any], generated: bool, share: float | None) -> None:
+    """Every answer is wrong before and after, so nothing is lost or gained; agreement says how many are still the same."""
+    found = change(answered(before, generated=generated), answered(after, generated=generated))
+    assert (found.lost, found.gained, found.delta) == (0, 0, 0.0)
+    assert found.agreement == share
+
+
+def test_agreement_of_a_suite_weighs_its_tasks_alike() -> None:
+    """3 of 4 and 1 of 2 make 5/8; a task without answers leaves none."""
+    one = forgetting.pair(answered([0, 1, 1, 0]), answered([0, 1, 0, 0]))
+    other = forgetting.pair(answered([0, 1]), answered([0, 0]))
+    without = forgetting.pair(items([1, 0]), items([1, 1]))
+    assert forgetting.agreement([one, other]) == 0.625
+    assert forgetting.agreement([one, without]) is None
+
+
+def test_a_scored_text_is_no_answer() -> None:
+    """A divergence suite keeps the text it is on, and a likelihood suite one log-likelihood: neither was chosen or generated."""
+    table = samples([Task(suite="s", task="t", values=[0, 0])])
+    table["text"], table["log_likelihoods"] = ["x", "y"], [[-1.0], [-2.0]]
+    assert list(Samples(table).items("s", "t", "none", "acc").answers) == [None, None]
+
+
+def test_a_divergence_of_zeros_counts_nothing() -> None:
+    """A measure that happens to be 0 or 1 everywhere is not a share of items."""
+    same = items([0, 0, 0], metric="kl_base_tuned_sequence", higher_is_better=False, chance=None)
+    assert not forgetting.is_binary([same])
+    assert forgetting.is_binary([items([0, 0, 0])])

@@ -240,3 +240,25 @@ def test_a_record_that_names_what_is_not_there_is_an_error(experiment: Experimen
     (experiment.run_folder("r") / missing).unlink()
     with pytest.raises(RecordError):
         table(experiment)
+
+
+def test_the_numeric_spread_of_volume_0_stands_at_every_volume(experiment: Experiment) -> None:
+    """Accuracy moved up by 0.1 in one task and down by 0.2 in the other: the suite's mean moved by 0.05; in nats, the largest counts."""
+    before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), old("sums", share(3, 5), chance=0.5, moved=-0.2)]
+    write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
+    for volume in (0, 8):
+        rows = table(experiment).query(f"volume == {volume} and suite == 'old'").set_index("task")
+        assert rows.loc["facts", "numeric_spread"] == pytest.approx(0.1)
+        assert rows.loc["sums", "numeric_spread"] == pytest.approx(0.2)
+        assert rows.loc["*", "numeric_spread"] == pytest.approx(0.05)
+        assert rows.loc["*", "numeric_spread_nats"] == pytest.approx(2.0)
+
+
+def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None:
+    """For the task, and for the suite that it is part of; it is not 0."""
+    before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), BEFORE[2]]
+    write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
+    found = table(experiment).query("volume == 8")
+    for suite, task in [("old", "sums"), ("old", "*"), ("new", "math")]:
+        row = one(found, suite=suite, task=task)
+        assert row[["numeric_spread", "numeric_spread_nats"]].isna().all()

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from harness import compose
 from harness.evaluation import adapter, suites
 from harness.evaluation.adapter import PreparedSuite, Result
-from harness.evaluation.backends import HfEvaluation
+from harness.evaluation.backends import Evaluation, HfEvaluation, PrefixEvaluation
 from harness.interfaces import Silent
 
 
@@ -47,15 +47,20 @@ def prepared() -> PreparedSuite:
     return adapter.prepare(suite, HfEvaluation())
 
 
-def evaluate(prepared: PreparedSuite, model: Any, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Result:
-    return adapter.evaluate(
-        prepared, HfEvaluation(**settings), model, tokenizer, max_length=64, dtype="float32", progress=Silent(), stage=""
-    )
+@pytest.fixture(scope="module", params=[HfEvaluation(), PrefixEvaluation()], ids=["hf", "prefix"])
+def backend(request: pytest.FixtureRequest) -> Evaluation:
+    """Each backend, at its default settings."""
+    found: Evaluation = request.param
+    return found
+
+
+def evaluate(prepared: PreparedSuite, backend: Evaluation, model: Any, tokenizer: PreTrainedTokenizerBase) -> Result:
+    return adapter.evaluate(prepared, backend, model, tokenizer, max_length=64, dtype="float32", progress=Silent(), stage="")
 
 
 @pytest.fixture(scope="module")
-def result(prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Result:
-    return evaluate(prepared, model, tokenizer)
+def result(prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Result:
+    return evaluate(prepared, backend, model, tokenizer)
 
 
 def test_scores_are_those_that_lm_eval_reports(
@@ -80,10 +85,10 @@ def test_scores_are_those_that_lm_eval_reports(
 
 
 def test_the_same_items_are_asked_every_time(
-    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
+    prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
 ) -> None:
-    """Another evaluation of the same suite asks the same prompts of the same documents, whatever the batch size."""
-    again = evaluate(prepared, model, tokenizer, batch_size=3)
+    """Another evaluation of the same suite asks the same prompts of the same documents, whatever the batches."""
+    again = evaluate(prepared, backend.otherwise(), model, tokenizer)
     keys = ["task", "filter", "doc_id", "doc_hash", "prompt_hash", "target_hash"]
     assert again.samples[keys].equals(result.samples[keys])
     assert not result.samples.duplicated(["task", "filter", "doc_hash"]).any()
@@ -99,13 +104,13 @@ def test_every_item_knows_its_level_of_guessing(result: Result) -> None:
 
 
 def test_evaluating_leaves_the_model_and_the_streams_alone(
-    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+    prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Training goes on as if nothing had happened: same mode, same weights, same random numbers."""
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     model.train()
-    evaluate(prepared, model, tokenizer)
+    evaluate(prepared, backend, model, tokenizer)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -113,7 +118,7 @@ def test_evaluating_leaves_the_model_and_the_streams_alone(
 
 
 def test_an_adapter_that_has_not_learned_scores_exactly_as_the_base(
-    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
+    prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
 ) -> None:
     """LoRA with B = 0 is the base, item by item, to the last bit."""
     import copy
@@ -121,12 +126,17 @@ def test_an_adapter_that_has_not_learned_scores_exactly_as_the_base(
     from harness.tuning.lora import Lora
 
     wrapped = Lora(rank=2).prepare(copy.deepcopy(model), 0)
-    same = evaluate(prepared, wrapped, tokenizer)
+    same = evaluate(prepared, backend, wrapped, tokenizer)
     assert [list(x) for x in same.samples["log_likelihoods"]] == [list(x) for x in result.samples["log_likelihoods"]]
 
 
 def test_a_task_that_breaks_costs_no_other_its_score(
-    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result, monkeypatch: pytest.MonkeyPatch
+    prepared: PreparedSuite,
+    backend: Evaluation,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    result: Result,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The broken task is failed with its reason; the others score as before."""
     name = sorted(prepared.tasks)[0]
@@ -135,7 +145,7 @@ def test_a_task_that_breaks_costs_no_other_its_score(
         raise ValueError("no answer here")
 
     monkeypatch.setattr(prepared.tasks[name], "process_results", broken)
-    scores = {score.task: score for score in evaluate(prepared, model, tokenizer).scores if score.primary}
+    scores = {score.task: score for score in evaluate(prepared, backend, model, tokenizer).scores if score.primary}
     assert (scores[name].status, scores[name].value) == ("failed", None)
     assert "no answer here" in str(scores[name].reason)
     before = {score.task: score.value for score in result.scores if score.primary}
@@ -143,7 +153,7 @@ def test_a_task_that_breaks_costs_no_other_its_score(
 
 
 def test_a_model_of_no_numbers_has_failed_and_has_not_guessed(
-    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+    prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Diverged weights give NaN everywhere, whose argmax is the first choice: that is no accuracy."""
     import copy
@@ -152,7 +162,7 @@ def test_a_model_of_no_numbers_has_failed_and_has_not_guessed(
     with torch.no_grad():
         for parameter in broken.parameters():
             parameter.fill_(float("nan"))
-    scores = evaluate(prepared, broken, tokenizer).scores
+    scores = evaluate(prepared, backend, broken, tokenizer).scores
     assert {(score.status, score.value) for score in scores} == {("failed", None)}
     assert all("no number" in str(score.reason) for score in scores)
 

@@ -22,8 +22,8 @@ def record(experiment: Experiment) -> None:
     facts, sums = share(20, 24), share(9, 12)
     before = [
         Task(values=nats, weights=weights, **nll),  # type: ignore[arg-type]
-        Task(suite="old", task="facts", values=facts),
-        Task(suite="old", task="sums", values=sums, chance=0.1),
+        Task(suite="old", task="facts", values=facts, moved=1 / 24),
+        Task(suite="old", task="sums", values=sums, chance=0.1, moved=-1 / 12),
     ]
     for tuning, factor in {"full": 2, "lora": 1}.items():
         points = {

@@ -93,7 +93,7 @@ def test_the_figure_says_what_its_bars_are(tmp_path: Path, seeds: int, words: st
     assert figure is not None
     note = figure.texts[0].get_text()
     assert words in note
-    assert "protocol 1" in note
+    assert "protocol 2" in note
     (panel,) = tables.panels(rows, "probe")
     (one,) = curves.series(rows)
     curve = curves.curve_of(panel, one.rows, "delta")

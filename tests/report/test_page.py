@@ -60,7 +60,7 @@ def test_a_report_that_breaks_leaves_the_old_one(experiment: Experiment, monkeyp
     "words",
     [
         "# small: what was learned, what was lost",
-        "Protocol version 1. Every interval is at 95%",
+        "Protocol version 2. Every interval is at 95%",
         "**tiny-a, full**, after 32 rows: learned math_nll (-0.",
         "not measured: sums",
         "learning rate not tuned: not a method comparison (1 of 2 runs)",

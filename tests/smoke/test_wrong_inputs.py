@@ -62,6 +62,24 @@ def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], ca
     refused(["run", *overrides], words, capsys)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tinywrold"], ["did you mean 'tinyworld'"]),
+        (["tinyworld", MODEL, "--item", "900"], ["item", "900", "1 to 200"]),
+        (["tinyworld", MODEL, "--item", "0"], ["1 to 200"]),
+        (["tinyworld", "model=nurse"], ["model", "nursery-s"]),
+        (["tinyworld", "modle=hf"], ["did you mean 'model'"]),
+        (["tinyworld", MODEL, "evaluation.prompt_format=chat"], ["no chat template", "prompt_format=plain"]),
+        (["tinyworld", "model=hf", "model.name=./absent"], ["./absent"]),
+        (["drift_anchor", MODEL], ["anchor"]),
+    ],
+)
+def test_a_prompt_that_cannot_be_shown_is_one_line(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A suite, model or item that is not there, or a model that has no chat template."""
+    refused(["prompt", *arguments], words, capsys)
+
+
 def files(*extra: str) -> list[str]:
     return ["run", MODEL, "data=files", "data.volumes=[8]", "data.kind=completion", *extra]
 
