@@ -95,7 +95,8 @@ class _Execution:
         self.baselines = {name: self._baseline_id(name) for name in self.suites}
         self._drop_other_inputs()
         self._write_prompts()
-        self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256)
+        known = self.experiment.config(self.run_id).get(BASELINES, {})  # kept until those of this try are measured
+        self.experiment.write_config(self.run_id, plain(self.config), self.weights_sha256, known)
         self.base_model = Base()  # the model itself, until it is tuned
         live_weights = functools.cache(lambda: state_sha256(model))
         for name in self.suites:

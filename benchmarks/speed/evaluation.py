@@ -1,19 +1,25 @@
 """`make bench-eval`: the class `prefix` beside lm-eval's HFLM, in one run, in turn, on real suites: speed, memory, and the scores.
 
-Each case is a task with a number of examples. HFLM is tried once at batch sizes 1, 8 and 32 and the best goes on; then both run in
-turn. The speed-up is the median over the pairs of the ratio of their times, tokenisation included. What must be computed (each shared
-token once, the output head at wanted places) is counted in floating-point operations and set beside the rate that plain matrix
-products of the model's own shapes reach on this machine at that time.
+Each case is a task with a number of examples. Both classes are warmed up, HFLM is tried at batch sizes 1, 8 and 32 on a third of the
+items and the best goes on; then both run in turn, each first every other time. The speed-up is the median over the pairs of the ratio
+of their times, tokenisation included.
+
+What no arrangement can save (each token with a different past once, its attention, the output head at wanted places) is counted in
+floating-point operations. "Of operations" is how many times as many HFLM needs; "of matmul rate" sets the count beside the rate that
+plain matrix products of the model's own shapes reach on this machine at that time. Peak memory is that of a process of its own, for
+the first case of each group.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import math
 import os
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -30,21 +36,25 @@ FEWSHOT_SEED = 1234
 
 @dataclass(frozen=True)
 class Case:
-    """A task with so many examples before each question, and how many of its items are timed."""
+    """A task with so many examples before each question, and how many of its items are timed.
+
+    Examples are drawn for each question, as lm-eval does by default, or the same ones stand before every question, as in MMLU.
+    """
 
     group: str
     task: str
     shots: int
     items: int
+    same_shots: bool = False
 
 
 WORDED = {
-    "bigbench_social_iqa_multiple_choice": (48, 16),
-    "bigbench_hhh_alignment_multiple_choice": (24, 8),
-    "bigbench_bbq_lite_json_multiple_choice": (32, 12),
-    "bigbench_swahili_english_proverbs_multiple_choice": (32, 12),
-    "bigbench_cause_and_effect_multiple_choice": (48, 16),
-    "bigbench_hindu_knowledge_multiple_choice": (48, 16),
+    "bigbench_social_iqa_multiple_choice": (16, 4),
+    "bigbench_hhh_alignment_multiple_choice": (8, 3),
+    "bigbench_bbq_lite_json_multiple_choice": (12, 3),
+    "bigbench_swahili_english_proverbs_multiple_choice": (12, 4),
+    "bigbench_cause_and_effect_multiple_choice": (24, 8),
+    "bigbench_hindu_knowledge_multiple_choice": (16, 5),
     "bigbench_strategyqa_multiple_choice": (64, 16),
 }
 """Multiple choice with 2 to 6 worded choices: task, and items without and with examples."""
@@ -52,12 +62,14 @@ WORDED = {
 CASES = [
     *[Case("worded, zero-shot", task, 0, items) for task, (items, _) in WORDED.items()],
     *[Case("worded, five-shot", task, 5, items) for task, (_, items) in WORDED.items()],
-    Case("letters, zero-shot", "speed_letters_social_iqa", 0, 64),
-    Case("letters, five-shot", "speed_letters_social_iqa", 5, 48),
-    Case("blimp", "blimp_anaphor_gender_agreement", 0, 100),
-    Case("blimp", "blimp_wh_island", 0, 100),
-    Case("blimp", "blimp_principle_A_reconstruction", 0, 100),
-    Case("rolling perplexity", "speed_rolling_gsm8k", 0, 24),
+    Case("worded, five-shot, same examples", "bigbench_social_iqa_multiple_choice", 5, 8, same_shots=True),
+    Case("worded, five-shot, same examples", "bigbench_swahili_english_proverbs_multiple_choice", 5, 8, same_shots=True),
+    Case("letters, zero-shot", "speed_letters_social_iqa", 0, 32),
+    Case("letters, five-shot", "speed_letters_social_iqa", 5, 20),
+    Case("blimp", "blimp_anaphor_gender_agreement", 0, 50),
+    Case("blimp", "blimp_wh_island", 0, 50),
+    Case("blimp", "blimp_principle_A_reconstruction", 0, 50),
+    Case("rolling perplexity", "speed_rolling_gsm8k", 0, 12),
     Case("generation, five-shot", "gsm8k", 5, 8),
 ]
 
@@ -65,6 +77,7 @@ REACH = {
     "worded, zero-shot": 2.5,
     "worded, five-shot": 7.0,
     "worded, both": 4.5,
+    "worded, five-shot, same examples": 7.0,
     "letters, zero-shot": 1.0,
     "letters, five-shot": 4.0,
     "blimp": 1.5,
@@ -74,6 +87,7 @@ REACH = {
 """The speed-up each group is meant to reach, geometric mean over its cases; no worded case under ``LEAST_WORDED``."""
 
 LEAST_WORDED = 1.2
+MOST_MEMORY = 1.2
 
 
 @dataclass
@@ -92,9 +106,11 @@ class Found:
     case: Case
     requests: int
     hf_batch_size: int
+    hf_seconds_tried: dict[int, float]
     hf_seconds: float
     prefix_seconds: float
     speedup: float
+    operations_ratio: float | None
     largest_difference: float | None
     flags_that_differ: int
     texts_that_differ: int
@@ -103,16 +119,23 @@ class Found:
     tokens_asked: int | None
     tokens_computed: int | None
     matmul_share: float | None
-    hf_peak_bytes: int
-    prefix_peak_bytes: int
+    hf_peak_bytes: int | None
+    prefix_peak_bytes: int | None
+    facts: dict[str, Any]
+
+
+@functools.cache
+def _tasks() -> Any:
+    """Index lm-eval's task files and ours, which takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(TASKS))
 
 
 def requests_of(case: Case) -> tuple[Any, list[Any]]:
     """Return a case's task and its lm-eval requests."""
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(TASKS))
-    task = manager.load([case.task])["tasks"][case.task]
+    asked = {"task": case.task, "fewshot_config": {"sampler": "first_n"}} if case.same_shots else case.task
+    task = _tasks().load([asked])["tasks"][case.task]
     task.set_config(key="num_fewshot", value=case.shots)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     chosen = list(range(case.shots, case.shots + case.items))  # past the examples of a task that always takes the first
@@ -134,26 +157,32 @@ def measure(lm: Any, requests: Sequence[Any]) -> Measurement:
 def compare(case: Case, hf: Callable[[int], Any], prefix: Any, pairs: int, rate: Callable[[], float]) -> Found:
     """Time both classes on one case, in turn."""
     task, requests = requests_of(case)
-    first = {size: measure(hf(size), requests) for size in BATCH_SIZES}
-    best = min(first, key=lambda size: first[size].seconds)
-    measure(prefix, requests)
+    few = requests[: max(4, len(requests) // 8)]
+    measure(hf(1), few)
+    third = [request for request in requests if request.doc_id <= requests[len(requests) // 3].doc_id]
+    tried = {size: measure(hf(size), third) for size in BATCH_SIZES}
+    best = min(tried, key=lambda size: tried[size].seconds)
+    measure(prefix, few)
     ours, theirs, rates = [], [], []
-    for _ in range(pairs):
+    for turn in range(pairs):
         rates.append(rate())
-        ours.append(measure(prefix, requests))
-        theirs.append(measure(hf(best), requests))
-    computed = prefix.engine.computed
+        order = [(prefix, ours), (hf(best), theirs)]
+        for lm, times in order if turn % 2 == 0 else reversed(order):
+            times.append(measure(lm, requests))
+    computed, operations = prefix.engine.computed, prefix.engine.operations
+    facts = {"plain_requests": prefix.plain_requests, "halvings": prefix.engine.halvings, "token_budget": prefix.engine.tokens}
     asked = _tokens_asked(prefix, requests)
-    operations = prefix.engine.operations
     seconds = statistics.median(item.seconds for item in ours)
     reference, answers = theirs[-1].answers, ours[-1].answers
     return Found(
         case=case,
         requests=len(requests),
         hf_batch_size=best,
+        hf_seconds_tried={size: item.seconds for size, item in tried.items()},
         hf_seconds=statistics.median(item.seconds for item in theirs),
         prefix_seconds=seconds,
         speedup=statistics.median(b.seconds / a.seconds for a, b in zip(ours, theirs, strict=True)),
+        operations_ratio=_operations_of_hf(prefix, requests) / operations if requests[0].request_type == "loglikelihood" else None,
         largest_difference=_difference(reference, answers),
         flags_that_differ=sum(a[1] != b[1] for a, b in zip(reference, answers, strict=True) if isinstance(a, tuple)),
         texts_that_differ=sum(a != b for a, b in zip(reference, answers, strict=True) if isinstance(a, str)),
@@ -162,8 +191,9 @@ def compare(case: Case, hf: Callable[[int], Any], prefix: Any, pairs: int, rate:
         tokens_asked=asked,
         tokens_computed=computed,
         matmul_share=operations / seconds / statistics.median(rates),
-        hf_peak_bytes=max(item.peak_bytes for item in theirs),
-        prefix_peak_bytes=max(item.peak_bytes for item in ours),
+        hf_peak_bytes=None,
+        prefix_peak_bytes=None,
+        facts=facts,
     )
 
 
@@ -181,11 +211,24 @@ def _accuracy(task: Any, requests: Sequence[Any], answers: Sequence[Any]) -> flo
     by_item: dict[int, list[Any]] = {}
     for request, answer in zip(requests, answers, strict=True):
         by_item.setdefault(request.doc_id, []).append((request, answer))
-    scores = [
-        float(task.process_results(found[0][0].doc, [answer for _, answer in found])["acc"])
-        for found in by_item.values()
-    ]
+    scores = [float(task.process_results(found[0][0].doc, [answer for _, answer in found])["acc"]) for found in by_item.values()]
     return statistics.mean(scores)
+
+
+def _operations_of_hf(lm: Any, requests: Sequence[Any]) -> float:
+    """Return the floating-point operations of HFLM without padding: contexts once where answers of one token share them, all logits."""
+    from harness.evaluation.prefix import budget
+
+    linear, pair, head = budget.operations(lm.model)
+    rows = set()
+    for request in requests:
+        context, continuation = request.args
+        if context:
+            before, after = lm._encode_pair(context, continuation)
+        else:
+            before, after = [lm.prefix_token_id], lm.tok_encode(continuation)
+        rows.add(tuple([*before, *after][:-1]))
+    return float(sum((linear + head) * len(row) + pair * len(row) ** 2 / 2 for row in rows))
 
 
 def _tokens_asked(lm: Any, requests: Sequence[Any]) -> int:
@@ -223,6 +266,13 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def _peak(arguments: argparse.Namespace, case: int, batch: int) -> int:
+    """Return the peak memory of one class on one case, in a process of its own."""
+    same = ["--model", arguments.model, "--dtype", arguments.dtype, "--threads", str(arguments.threads)]
+    command = [sys.executable, __file__, *same, "--peak", str(case), str(batch)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
 def summary(found: Sequence[Found]) -> dict[str, float]:
     """Return the geometric mean of the speed-ups by group."""
     groups: dict[str, list[float]] = {}
@@ -239,28 +289,41 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=150)
+    console = Console(width=180)
     table = Table(title=f"prefix beside HFLM ({dtype}); matrix products of the model's shapes reach {rate / 1e9:.0f} GFLOP/s")
-    for name in ["task", "shots", "requests", "HFLM s (batch)", "prefix s", "speed-up", "largest Δ nats", "flags", "texts", "accuracy"]:
+    for name in [
+        "task",
+        "shots",
+        "requests",
+        "HFLM s (batch)",
+        "prefix s",
+        "speed-up",
+        "of operations",
+        "largest Δ nats",
+        "flags",
+        "texts",
+        "accuracy",
+    ]:
         table.add_column(name, justify="left" if name == "task" else "right")
-    for name in ["tokens once / asked", "of matmul rate", "memory"]:
+    for name in ["computed / asked", "of matmul rate", "peak memory"]:
         table.add_column(name, justify="right")
     for item in found:
         accuracy = "-" if item.accuracy_hf is None else f"{item.accuracy_hf:.3f} {item.accuracy_prefix:.3f}"
         table.add_row(
             item.case.task.removeprefix("bigbench_").removesuffix("_multiple_choice"),
-            str(item.case.shots),
+            f"{item.case.shots}{' same' if item.case.same_shots else ''}",
             str(item.requests),
             f"{item.hf_seconds:.2f} ({item.hf_batch_size})",
             f"{item.prefix_seconds:.2f}",
             f"{item.speedup:.2f}",
+            "-" if item.operations_ratio is None else f"{item.operations_ratio:.2f}",
             "-" if item.largest_difference is None else f"{item.largest_difference:.1e}",
             str(item.flags_that_differ),
             str(item.texts_that_differ),
             accuracy,
             f"{item.tokens_computed} / {item.tokens_asked}",
             f"{100 * (item.matmul_share or 0):.0f}%",
-            f"{item.prefix_peak_bytes / item.hf_peak_bytes:.2f}",
+            "-" if not (item.prefix_peak_bytes and item.hf_peak_bytes) else f"{item.prefix_peak_bytes / item.hf_peak_bytes:.2f}",
         )
     console.print(table)
     groups = Table(title="geometric mean of the speed-ups")
@@ -269,65 +332,131 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
     for name, value in summary(found).items():
         groups.add_row(name, f"{value:.2f}", f"{REACH[name]:.1f}", "reached" if value >= REACH[name] else "not reached")
     slowest = [item.speedup for item in found if item.case.group.startswith("worded")]
+    memory = [item.prefix_peak_bytes / item.hf_peak_bytes for item in found if item.prefix_peak_bytes and item.hf_peak_bytes]
+    if memory:
+        verdict = "kept" if max(memory) <= MOST_MEMORY else "not kept"
+        groups.add_row("largest peak memory, over HFLM's", f"{max(memory):.2f}", f"at most {MOST_MEMORY:.1f}", verdict)
     if slowest:
         verdict = "reached" if min(slowest) >= LEAST_WORDED else "not reached"
         groups.add_row("worded, slowest suite", f"{min(slowest):.2f}", f"{LEAST_WORDED:.1f}", verdict)
     console.print(groups)
 
 
-def main() -> int:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="offline/SmolLM2-135M-Instruct-Q4", help="name or folder")
+def half(lm: Any, other: Any, pairs: int, only: str) -> list[dict[str, Any]]:
+    """Compare bfloat16 with float32, both through prefix: speed, and what it does to scores, task by task."""
+    found = []
+    for case in CASES:
+        if only not in f"{case.group} {case.task}" or case.group.startswith(("generation", "rolling")):
+            continue
+        task, requests = requests_of(case)
+        measure(other, requests[:8])
+        times = [(measure(lm, requests), measure(other, requests)) for _ in range(pairs)]
+        before, after = times[-1][0].answers, times[-1][1].answers
+        moved = [abs(a[0] - b[0]) for a, b in zip(before, after, strict=True)]
+        chosen = [_choices(requests, answers) for answers in (before, after)]
+        found.append(
+            {
+                "task": case.task,
+                "shots": case.shots,
+                "items": len(chosen[0]),
+                "speedup": statistics.median(a.seconds / b.seconds for a, b in times),
+                "median_difference_nats": statistics.median(moved),
+                "largest_difference_nats": max(moved),
+                "accuracy_float32": _accuracy(task, requests, before),
+                "accuracy_bfloat16": _accuracy(task, requests, after),
+                "answers_that_differ": sum(a != b for a, b in zip(*chosen, strict=True)),
+            }
+        )
+        sys.stdout.write(f"{json.dumps(found[-1])}\n")
+    return found
+
+
+def _choices(requests: Sequence[Any], answers: Sequence[Any]) -> list[int]:
+    """Return the likeliest choice of each item."""
+    by_item: dict[int, list[float]] = {}
+    for request, answer in zip(requests, answers, strict=True):
+        by_item.setdefault(request.doc_id, []).append(answer[0])
+    return [values.index(max(values)) for values in by_item.values()]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="name or folder")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each class, in turn")
     parser.add_argument("--only", default="", help="cases whose group or task contains this")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights")
+    parser.add_argument("--half", action="store_true", help="compare prefix in bfloat16 (mixed precision) with prefix in float32 instead")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--token-budget", type=int, default=None)
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    logging.disable(logging.WARNING)
+    parser.add_argument("--peak", nargs=2, metavar=("CASE", "BATCH"), help="print the peak memory of one case alone; batch 0 is prefix")
+    return parser.parse_args()
 
+
+def _loaded(name: str, dtype: str) -> dict[str, Any]:
+    """Load a model and return the arguments that both classes share. Raises OSError."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import harness.evaluation  # noqa: F401 - registers prefix
-    from harness import provenance
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).to(device)
+    return {"pretrained": model, "tokenizer": AutoTokenizer.from_pretrained(name), "softmax_dtype": "float32"}
+
+
+def _compare_all(arguments: argparse.Namespace, hf: Callable[[int], Any], prefix: Any, rate: Callable[[], float]) -> list[Found]:
+    found: list[Found] = []
+    for number, case in enumerate(CASES):
+        if arguments.only not in f"{case.group} {case.task}":
+            continue
+        item = compare(case, hf, prefix, arguments.pairs, rate)
+        if case.group not in {other.case.group for other in found}:
+            item.hf_peak_bytes, item.prefix_peak_bytes = _peak(arguments, number, item.hf_batch_size), _peak(arguments, number, 0)
+        sys.stderr.write(f"{case.group}: {case.task}: {item.speedup:.2f}\n")
+        found.append(item)
+    return found
+
+
+def main() -> int:
+    """Run the benchmark."""
+    arguments = _arguments()
+    warnings.simplefilter("ignore")
+    os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "DATASETS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
+
+    import torch
     from lm_eval.api.registry import get_model
 
+    import harness.evaluation  # noqa: F401 - registers prefix
+    from harness import provenance
+
     torch.set_num_threads(arguments.threads)
-    dtype = getattr(torch, arguments.dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        shared = _loaded(arguments.model, arguments.dtype)
     except OSError as error:
         sys.stderr.write(f"bench-eval: {arguments.model}: got {str(error).splitlines()[0]}; fix: set HF_HOME, or pass --model\n")
         return 2
-    shared = {"pretrained": model, "tokenizer": tokenizer, "softmax_dtype": "float32"}
     prefix = get_model("prefix")(**shared, token_budget=arguments.token_budget)
     hf = lambda size: get_model("hf")(**shared, batch_size=size)  # noqa: E731
-    rate = lambda: matmul_rate(model)  # noqa: E731
-    found = []
-    for case in CASES:
-        if arguments.only in f"{case.group} {case.task}":
-            sys.stderr.write(f"{case.group}: {case.task}\n")
-            found.append(compare(case, hf, prefix, arguments.pairs, rate))
-    speed = rate()
-    show(found, speed, arguments.dtype)
-    written = {
+    rate = lambda: matmul_rate(shared["pretrained"])  # noqa: E731
+    if arguments.peak:
+        number, batch = map(int, arguments.peak)
+        sys.stdout.write(f"{measure(hf(batch) if batch else prefix, requests_of(CASES[number])[1]).peak_bytes}\n")
+        return 0
+    written: dict[str, Any] = {
         "model": arguments.model,
         "dtype": arguments.dtype,
         "threads": arguments.threads,
         "token_budget": prefix.engine.tokens,
-        "matmul_flops_per_second": speed,
+        "matmul_flops_per_second": rate(),
         "provenance": provenance.collect() | {"command": "make bench-eval"},
-        "geometric_means": summary(found),
-        "meant_to_reach": REACH,
-        "cases": [asdict(item) for item in found],
     }
+    if arguments.half:
+        other = get_model("prefix")(**shared, token_budget=arguments.token_budget, mixed_precision_dtype="bfloat16")
+        written["bfloat16"] = half(prefix, other, arguments.pairs, arguments.only)
+    else:
+        found = _compare_all(arguments, hf, prefix, rate)
+        show(found, written["matmul_flops_per_second"], arguments.dtype)
+        written |= {"geometric_means": summary(found), "meant_to_reach": REACH, "cases": [asdict(item) for item in found]}
     arguments.output.write_text(json.dumps(written, indent=1) + "\n")
     sys.stderr.write(f"{arguments.output}\n")
     return 0

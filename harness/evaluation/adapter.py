@@ -11,10 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from jinja2 import TemplateError
 
 from harness.data.subsets import fingerprint
-from harness.errors import DataError, HarnessError, explain
+from harness.errors import DataError, explain
 from harness.evaluation import content, divergence, likelihood
 from harness.evaluation.backends import Evaluation
 from harness.evaluation.divergence import Base
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 
 
 Measured = tuple[Sequence[Score], pd.DataFrame]
-
-FAILURES = (HarnessError, TemplateError, RuntimeError, ValueError, LookupError, TypeError, OSError, AssertionError, ArithmeticError)
-"""What a task may fail with, at the cost of its own score alone."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,7 @@ class _Live:
         self.progress.stage(self.stage, len(self.prepared.rows) * (1 if suite.text == "gold" else 2))
         try:
             samples = self._likelihood(name) if suite.kind == "likelihood" else self._divergence(name)
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - what a task's own code raises costs that task's score, not the others'
             return [failed(suite, name, f"{type(error).__name__}: {error}")], _no_items()
         scores = scores_of(suite, samples, OWN_METRICS[suite.kind])
         return scores if any(score.primary for score in scores) else [*scores, failed(suite, name, "no item has a value")], samples
@@ -226,7 +222,7 @@ class _Live:
         try:
             samples = pd.DataFrame(rows_of(suite, name, task, self._logged(name, task), self.lm))
             scores = scores_of(suite, samples, {metric: bool(better) for metric, better in task.higher_is_better().items()})
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - what a task's own code raises costs that task's score, not the others'
             return [self._failed(name, f"{type(error).__name__}: {error}")], _no_items()
         if self.prepared.apart(name):
             return [dataclasses.replace(score, primary=False) for score in scores], samples

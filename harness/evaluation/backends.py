@@ -167,18 +167,21 @@ class PrefixEvaluation(Evaluation):
 
     Attributes:
         token_budget: tokens of one forward pass; null finds it from the memory of the machine. It can move the last digits of a score.
+        parts: into how many the budget is divided; volume 0 is measured a second time in more, to see what that moves.
     """
 
     token_budget: int | None = None
+    parts: int = 1
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         check("evaluation.token_budget", self.token_budget, "null or greater than 0", lambda value: value is None or value > 0)
+        check("evaluation.parts", self.parts, "greater than 0", lambda value: value > 0)
 
     def otherwise(self) -> Self:
-        # So few that a task of ten short items is several batches; within one batch, another budget would change nothing.
-        return dataclasses.replace(super().otherwise(), token_budget=96 if self.token_budget != 96 else 48)
+        # So few tokens that a task of ten short items is several batches: within one batch, another budget would change nothing.
+        return dataclasses.replace(super().otherwise(), parts=16 * self.parts)
 
     def model(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
@@ -192,7 +195,9 @@ class PrefixEvaluation(Evaluation):
                 progress.advance(done)
 
         Watched.progress, Watched.stage = progress, stage
-        return Watched(token_budget=self.token_budget, **self.arguments(model, tokenizer, max_length, dtype))
+        lm = Watched(token_budget=self.token_budget, **self.arguments(model, tokenizer, max_length, dtype))
+        lm.engine.divide(self.parts)
+        return lm
 
     def facts(self, lm: HFLM) -> dict[str, Any]:
         """Return the budget in force, how often memory ran out, and what ran on the plain path and why."""

@@ -1,14 +1,20 @@
-"""Examples to batches: rows of similar length together, padded on the right."""
+"""Examples to batches: rows of similar length together, padded on the right; where memory runs out, in smaller ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.interfaces import Example
 
 if TYPE_CHECKING:
     import torch
+
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -19,6 +25,35 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         batch = order[start : start + max(1, tokens // lengths[order[start]])]
         yield batch
         start += len(batch)
+
+
+def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Found]) -> Iterator[tuple[list[int], Found]]:
+    """Measure rows in batches; one for which memory does not suffice is cut in halves, and says so.
+
+    Args:
+        lengths: of the rows, in tokens.
+        tokens: most padded tokens of a batch.
+        measure: takes the numbers of a batch's rows.
+
+    Yields:
+        The numbers of a batch's rows, and what was measured.
+    """
+    from harness.evaluation.prefix.budget import out_of_memory
+
+    waiting = list(batches(lengths, tokens))[::-1]
+    while waiting:
+        batch, found = waiting.pop(), None
+        try:
+            found = measure(batch)
+        except RuntimeError as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+        if found is None:
+            logger.warning("out of memory with %d rows; going on with half as many", len(batch))
+            middle = len(batch) // 2
+            waiting += [batch[middle:], batch[:middle]]
+        else:
+            yield batch, found
 
 
 def stack(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,7 +31,9 @@ def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
     """
     docs = task.eval_docs
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-    settings = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key != "metadata"}  # it names a path
+    # Where documents come from does not count, what they are does: their hashes stand beside. The metadata name a path too.
+    places = {"metadata", "dataset_path", "dataset_name", "dataset_kwargs"}
+    settings = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in places}
     found = {
         "version": str(metadata.get("version", task.VERSION)),
         "settings": digest(_plain(settings)),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness.evaluation.batches import batches, stack
+from harness.evaluation import batches
 from harness.evaluation.likelihood import encoded, hashed, item, require_finite
 from harness.evaluation.sampling import Ids, draw, end_tokens
 from harness.evaluation.suites import Suite
@@ -108,12 +108,15 @@ def compare(
     import torch
 
     found: list[dict[str, float]] = [{} for _ in examples]
-    for batch in batches([len(example.input_ids) for example in examples], tokens):
+
+    def measure(batch: list[int]) -> list[dict[str, float]]:
         rows = [examples[i] for i in batch]
         with torch.inference_mode():
             with base.weights(model):
                 before = _wanted_logits(model, rows, dtype)
-            sums = _summed(before, _wanted_logits(model, rows, dtype), rows)
+            return _summed(before, _wanted_logits(model, rows, dtype), rows)
+
+    for batch, sums in batches.run([len(example.input_ids) for example in examples], tokens, measure):
         for i, values in zip(batch, sums, strict=True):
             found[i] = values
         progress.advance(len(batch))
@@ -127,7 +130,7 @@ def _wanted_logits(model: PreTrainedModel, examples: Sequence[Example], dtype: s
     """
     import torch
 
-    ids, attention = stack(examples)
+    ids, attention = batches.stack(examples)
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
         logits = model(input_ids=ids.to(model.device), attention_mask=attention.to(model.device)).logits  # (B, T, V)
     wanted = torch.zeros(ids.shape, dtype=torch.bool)

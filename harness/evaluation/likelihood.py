@@ -11,14 +11,14 @@ import pandas as pd
 
 from harness.data.tokens import encode, written
 from harness.errors import EvaluationError, explain
-from harness.evaluation.batches import batches, stack
 from harness.interfaces import Example, Progress, PromptFormat, Row
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.evaluation.backends import Evaluation
+    from harness.evaluation import batches
+from harness.evaluation.backends import Evaluation
 
 Mask = Sequence[bool]
 
@@ -48,9 +48,12 @@ def masked_nats(
     import torch
 
     nats: list[list[float]] = [[] for _ in examples]
-    for batch in batches([len(example.input_ids) for example in examples], tokens):
+
+    def measure(batch: list[int]) -> torch.Tensor:
         with torch.inference_mode():
-            values = _batch_nats(model, [examples[i] for i in batch], [masks[i] for i in batch])
+            return _batch_nats(model, [examples[i] for i in batch], [masks[i] for i in batch])
+
+    for batch, values in batches.run([len(example.input_ids) for example in examples], tokens, measure):
         for index, value in zip(batch, values.tolist(), strict=True):
             nats[index] = value
         progress.advance(len(batch))
@@ -61,7 +64,7 @@ def _batch_nats(model: PreTrainedModel, examples: Sequence[Example], masks: Sequ
     """Return the nats of each row under each mask, shape (B, K)."""
     import torch
 
-    ids, attention = stack(examples)  # (B, T)
+    ids, attention = batches.stack(examples)  # (B, T)
     wanted = torch.zeros(len(masks[0]), *ids.shape, dtype=torch.bool)  # (K, B, T)
     for i, row in enumerate(masks):
         for k, mask in enumerate(row):
@@ -69,7 +72,7 @@ def _batch_nats(model: PreTrainedModel, examples: Sequence[Example], masks: Sequ
     device = model.device
     logits = model(input_ids=ids.to(device), attention_mask=attention.to(device)).logits[:, :-1].float()  # (B, T-1, V)
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None].to(device)).squeeze(-1)  # (B, T-1)
-    return torch.stack([-(log_probs * marked[:, 1:].to(device)).double().sum(dim=1).cpu() for marked in wanted], dim=1)
+    return torch.stack([-log_probs.masked_fill(~marked[:, 1:].to(device), 0.0).double().sum(dim=1).cpu() for marked in wanted], dim=1)
 
 
 def samples(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, EvaluationError, explain
 from harness.evaluation import likelihood
-from harness.evaluation.adapter import FAILURES, PreparedSuite
+from harness.evaluation.adapter import PreparedSuite
 from harness.evaluation.backends import Evaluation
 from harness.evaluation.tasks import FEWSHOT_SEED
 
@@ -86,7 +86,7 @@ def _item(
             reads, notes = _asked(prepared.tasks[name], items[:number], evaluation, encoder)
         else:
             reads, notes = _scored(prepared, number, evaluation, tokenizer, max_length), []
-    except FAILURES as error:  # the same error is what the task will fail with
+    except Exception as error:  # noqa: BLE001 - the same error is what the task will fail with
         return f"{head}\n\ncannot be shown: {type(error).__name__}: {' '.join(str(error).split())}\n"
     return "\n".join([head, "", *_text(reads, tokenizer), *notes]) + "\n"
 

@@ -56,7 +56,7 @@ def test_other_batches_are_other_batches() -> None:
     for evaluation in [*kinds, PrefixEvaluation(token_budget=96)]:
         other = evaluation.otherwise()
         changed = {name for name, value in vars(other).items() if value != getattr(evaluation, name)}
-        assert changed == {"likelihood_tokens", "batch_size" if isinstance(evaluation, HfEvaluation) else "token_budget"}
+        assert changed == {"likelihood_tokens", "batch_size" if isinstance(evaluation, HfEvaluation) else "parts"}
 
 
 @pytest.mark.parametrize("backend", [HfEvaluation(), PrefixEvaluation()], ids=["hf", "prefix"])

@@ -32,13 +32,13 @@ Table = list[tuple[str, ...]]
 
 SUITES = [
     ("blimp", 0, 1),  # items in each of 67 tasks
-    ("commonsense", 0, 12),
-    ("commonsense", 5, 4),
-    ("values", 0, 8),
+    ("commonsense", 0, 6),
+    ("commonsense", 5, 2),
+    ("values", 0, 6),
     ("medicine", 0, 6),
     ("medicine", 5, 2),
 ]
-GENERATED = [("math", 5, 3), ("reasoning", 0, 1)]
+GENERATED = [("math", 5, 2), ("reasoning", 0, 1)]
 REASONING = 4
 """How many of its 27 tasks are asked."""
 
@@ -75,9 +75,16 @@ class Classes:
         assert self.prefix.plain_requests == 0
         return answers[0], answers[1], seconds[0], seconds[1]
 
+    def tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """A request in tokens, as HFLM makes them."""
+        if not context:
+            return [self.hf.prefix_token_id], self.hf.tok_encode(continuation)
+        before, after = self.hf._encode_pair(context, continuation)
+        return before, after
+
     def gap(self, context: str, continuation: str) -> float:
         """How close the two best tokens come at any place of a continuation, in HFLM's logits."""
-        before, after = self.hf._encode_pair(context, continuation)
+        before, after = self.tokens(context, continuation)
         ids = [*before, *after][-(MAX_LENGTH + 1) :][:-1]
         best = self.hf._model_call(torch.tensor([ids]))[0, -len(after) :].float().log_softmax(dim=-1).topk(2).values
         return float((best[:, 0] - best[:, 1]).min())
@@ -131,7 +138,7 @@ def compare(classes: Classes, name: str, shots: int, items: int, table: Table, l
     gaps = [classes.gap(*request.args) for request, a, b in pairs if a[1] != b[1]]
     first, second = judged(made, one), judged(made, other)
     flags = f"{len(gaps)}{''.join(f' ({gap:.0e})' for gap in gaps)}"
-    asked = sum(sum(map(len, classes.hf._encode_pair(*request.args))) - 1 for request in requests)
+    asked = sum(sum(map(len, classes.tokens(*request.args))) - 1 for request in requests)
     line = (name, str(shots), label, str(len(requests)), f"{worst:.1e}", flags, mean(first, name), mean(second, name))
     table.append((*line, f"{classes.prefix.engine.computed} of {asked}", f"{slow:.1f}", f"{fast:.1f}"))
     assert worst < TOLERANCE

@@ -30,6 +30,18 @@ class NotShared(Exception):
     """Raised where a model's attention cannot be packed."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """What a layer asks of its attention: query (1, H, N, D), key (1, Hk, N, D), value (1, Hk, N, Dv); None is 1 / √D, no window."""
+
+    module: torch.nn.Module
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    scaling: float | None
+    window: int | None
+
+
 KeysValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Attention module → keys and values (Hk, P, D) of a prefix."""
 
@@ -66,26 +78,18 @@ class Layout:
             self._windows[window] = self._cut(window)
         return self._windows[window]
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-    ) -> torch.Tensor:
-        """Take a packed row apart, attend within each tree, and put it together again; arguments as in ``_attend``."""
-        if len(self.scatter) != query.shape[2]:
+    def attend(self, call: Call) -> torch.Tensor:
+        """Take a packed row apart, attend within each tree, and put it together again."""
+        if len(self.scatter) != call.query.shape[2]:
             raise NotShared("its attention does not see one row of tokens")
         for store, start, end in self.keep:
-            store[id(module)] = key[0, :, start:end], value[0, :, start:end]
-        queries, keys, values = (self._rows(tensor) for tensor in (query, key, value))  # (R, H, T, D)
+            store[id(call.module)] = call.key[0, :, start:end], call.value[0, :, start:end]
+        queries, keys, values = (self._rows(tensor) for tensor in (call.query, call.key, call.value))  # (R, H, T, D)
         if self.prefix is not None:
-            past_keys, past_values = self.prefix[id(module)]
+            past_keys, past_values = self.prefix[id(call.module)]
             keys = torch.cat([past_keys.expand(len(keys), -1, -1, -1), keys], dim=2)
             values = torch.cat([past_values.expand(len(values), -1, -1, -1), values], dim=2)
-        attended = attend(queries, keys, values, self.mask(window), scaling)  # (R, H, T, Dv)
+        attended = attend(queries, keys, values, self.mask(call.window), call.scaling)  # (R, H, T, Dv)
         flat = attended.transpose(1, 2).flatten(0, 1)  # (R · T, H, Dv)
         return (flat if self.gather is None else flat[self.scatter])[None]
 
@@ -158,20 +162,20 @@ def _visible(trees: Sequence[Tree], longest: int, prefix_length: int) -> np.ndar
 class Attention(Protocol):
     """What the layers of a forward pass call."""
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, call: Call) -> torch.Tensor:
         """Return what each token of a packed row attends to, (1, N, H, Dv)."""
         ...
 
 
-_current: ContextVar[Attention | None] = ContextVar("attention", default=None)
+@dataclass
+class _Current:
+    """The forward pass under way: what its layers call, and how far each of them looked back so far."""
+
+    attention: Attention
+    windows: list[int | None] = field(default_factory=list)
+
+
+_current: ContextVar[_Current | None] = ContextVar("attention", default=None)
 
 
 @contextmanager
@@ -190,11 +194,12 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def using(current: Attention) -> Iterator[None]:
-    """Set what the layers of the forward pass under way call."""
+def using(attention: Attention) -> Iterator[list[int | None]]:
+    """Set what the layers of the forward pass under way call; yields the sliding window of each layer that did, None for none."""
+    current = _Current(attention)
     token = _current.set(current)
     try:
-        yield
+        yield current.windows
     finally:
         _current.reset(token)
 
@@ -229,7 +234,8 @@ def _attend(
         raise NotShared(f"its attention uses {', '.join(asked)}")
     if current is None or query.shape[0] != 1 or key.shape[2] != query.shape[2]:
         raise NotShared("its attention does not see one row of tokens")
-    return current.attend(module, query, key, value, scaling, sliding_window), None
+    current.windows.append(sliding_window)
+    return current.attention.attend(Call(module, query, key, value, scaling, sliding_window)), None
 
 
 def attend(

@@ -15,20 +15,16 @@ from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
 from harness.evaluation.prefix import budget
-from harness.evaluation.prefix.attention import Attention, KeysValues, NotShared, layout, packed, using
-from harness.evaluation.prefix.tree import Cost, Ints, Plan, Tree, plan
-from harness.seeds import stream
+from harness.evaluation.prefix.attention import Attention, KeysValues, layout, packed, using
+from harness.evaluation.prefix.tree import Cost, Ints, Plan, plan
 
 logger = logging.getLogger(__name__)
 
+PREFIX_WEIGHT = 1 / 16
+"""Memory of one kept token of a prefix, copied for a tree in one layer, in tokens under way (two of about thirty vectors)."""
+
 CHUNK_BYTES = 2**26
 """Size of the logits that are made at a time: large enough to read the output head seldom, small beside the model."""
-
-TOLERANCE = 1e-3
-"""Largest difference of any log-probability from the plain forward pass in float32, in nats, for sharing to count as valid."""
-
-HALF_TOLERANCE = 0.5
-"""The same for weights of half precision, whose own rounding moves log-probabilities by tenths."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Batch:
 
 @dataclass
 class Verdict:
-    """What the check of a model has found: up to which depth it went, why nothing may be shared, whether its head ends the model."""
+    """What the check of a model has found: how deep it went, why nothing may be shared, whether its head is its last operation."""
 
     depth: int = -1
     refusal: str | None = None
@@ -65,7 +61,8 @@ class Engine:
     Attributes:
         tokens: the budget in force; halved when memory runs out, ``halvings`` times so far.
         verdict: what the check of the model has found.
-        computed: tokens of the last call; ``operations``: its floating-point operations.
+        computed: tokens since ``begin``; ``operations``: floating-point operations that no arrangement of them saves.
+        windows: how far each layer of the last forward pass looked back, None for all the way.
     """
 
     def __init__(
@@ -76,12 +73,13 @@ class Engine:
         softmax_dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.autocast, self.softmax_dtype = model, autocast, softmax_dtype
-        self.tokens = tokens or budget.automatic(model)
+        self.tokens = self._found = tokens or budget.automatic(model)
         self.halvings = 0
         self.computed = 0
         self.operations = 0.0
-        self._head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+        self.head: Any = getattr(model, "get_output_embeddings", lambda: None)()
         self.verdict = _VERDICTS.setdefault(model, Verdict())
+        self.windows: list[int | None] = []
         self.kept: dict[int, KeysValues] = {}
 
     @property
@@ -89,21 +87,14 @@ class Engine:
         """What trees cost for this model."""
         return Cost(budget.attention_cost(self.model), self.tokens)
 
-    def refusal(self, depth: int) -> str | None:
-        """Return why sequences of up to ``depth`` tokens are not shared, or None where they may be.
+    def divide(self, parts: int) -> None:
+        """Make the budget so many times smaller."""
+        self.tokens = self._found = max(1, self._found // parts)
 
-        The first call compares a few random sequences, shared in every way, with the plain forward pass. A model that looks back only
-        so far (a sliding window) is checked again, beyond that, before a longer sequence is shared.
-        """
-        windows = budget.windows(self.model)
-        needed = max([16, *[window + 16 for window in windows if depth > window]])
-        verdict = self.verdict
-        if verdict.refusal is None and needed > verdict.depth:
-            verdict.refusal, verdict.depth = self._check(needed), needed
-            if verdict.refusal is not None:
-                kind = self.model.config.model_type
-                logger.warning("prefix: requests are not shared, %s runs on the plain path: %s", kind, verdict.refusal)
-        return verdict.refusal
+    def begin(self) -> None:
+        """Forget what the last call computed, and how far it had to halve the budget: no call's batches depend on another's."""
+        self.tokens = self._found
+        self.computed, self.operations = 0, 0.0
 
     def score(
         self, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], advance: Callable[[int], None]
@@ -116,41 +107,42 @@ class Engine:
             advance: told how many inputs are done, now and then.
         """
         made = plan(inputs, [len(target) for target in targets], self.cost)
-        self.computed, self.operations = 0, 0.0
         request = np.repeat(np.arange(len(inputs)), [len(target) for target in targets])
         queries = _Queries(np.concatenate(made.places), np.concatenate([np.asarray(target, dtype=np.int64) for target in targets]))
         left = np.bincount(request, minlength=len(inputs))
-        for spots, logits in self.visit(made, queries.spots):
-            done = queries.read(spots, log_softmax(logits, dim=-1, dtype=self.softmax_dtype))
+        self.count(made.distinct, made.pairs, len(queries.spots))
+        for spots, log_probs in self.visit(made, queries.spots, lambda logits: log_softmax(logits, dim=-1, dtype=self.softmax_dtype)):
+            done = queries.read(spots, log_probs)
             np.subtract.at(left, request[done], 1)
             advance(int(np.unique(request[done][left[request[done]] == 0]).size))
         totals = np.bincount(request, weights=queries.values, minlength=len(inputs))
         missed = np.bincount(request, weights=~queries.greedy, minlength=len(inputs))
         return [(float(total), bool(miss == 0)) for total, miss in zip(totals, missed, strict=True)]
 
-    def visit(self, made: Plan, spots: Ints) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Run a plan and yield the logits at the spots, a chunk at a time.
+    def visit(
+        self, made: Plan, spots: Ints, read: Callable[[torch.Tensor], torch.Tensor], *, exact: bool = False
+    ) -> Iterator[tuple[Ints, torch.Tensor]]:
+        """Run a plan and yield what is read at the spots, a chunk at a time.
 
         Args:
             made: the plan.
             spots: (S, 2) different (tree, token) places, sorted.
+            read: takes logits (n, V).
+            exact: leave mixed precision off.
 
         Yields:
-            Indices of some spots (n,), and the logits there (n, V).
+            Indices of some spots (n,), and what ``read`` made of the logits there.
         """
-        with self.ready():
-            yield from self._visit(made, spots)
-
-    def _visit(self, made: Plan, spots: Ints) -> Iterator[tuple[Ints, torch.Tensor]]:
         first = np.searchsorted(spots[:, 0], np.arange(len(made.trees) + 1))
-        for batch in self._batches(made):
-            where, chosen, start = [], [], 0
-            for tree in batch.trees:
-                numbers = np.arange(first[tree], first[tree + 1])
-                chosen.append(numbers)
-                where.append(start + spots[numbers, 1])
-                start += len(made.trees[tree].tokens)
-            yield from self._logits(made, batch, np.concatenate(where), np.concatenate(chosen))
+        with self.ready(exact=exact):
+            for batch in self._batches(made):
+                where, chosen, start = [], [], 0
+                for tree in batch.trees:
+                    numbers = np.arange(first[tree], first[tree + 1])
+                    chosen.append(numbers)
+                    where.append(start + spots[numbers, 1])
+                    start += len(made.trees[tree].tokens)
+                yield from self._reads(made, batch, np.concatenate(where), np.concatenate(chosen), read)
 
     @contextmanager
     def ready(self, *, exact: bool = False) -> Iterator[None]:
@@ -173,56 +165,83 @@ class Engine:
         for group in self._filled(sorted(prefixes), size):
             yield Batch(group, keep=True)
             for prefix in group:
-                yield from (Batch(trees, prefix) for trees in self._filled(followers[prefix], size))
+                yield from (Batch(trees, prefix) for trees in self._filled(followers[prefix], size, len(made.trees[prefix].tokens)))
             self.kept.clear()
 
-    def _filled(self, trees: Sequence[int], size: Callable[[int], int]) -> Iterator[tuple[int, ...]]:
-        """Group trees, longest first, so that each group's tokens stay within the budget, or it is one tree."""
+    def _filled(self, trees: Sequence[int], size: Callable[[int], int], prefix: int = 0) -> Iterator[tuple[int, ...]]:
+        """Group trees, longest first, so that each group's tokens stay within the budget, or it is one tree.
+
+        Each tree holds a copy of its prefix's keys and values for the time of a layer, which weigh less than tokens under way.
+        """
         group: list[int] = []
-        tokens = 0
+        tokens = 0.0
         for number in sorted(trees, key=size, reverse=True):
-            if group and tokens + size(number) > self.tokens:
+            weight = size(number) + PREFIX_WEIGHT * prefix
+            if group and tokens + weight > self.tokens:
                 yield tuple(group)
-                group, tokens = [], 0
+                group, tokens = [], 0.0
             group.append(number)
-            tokens += size(number)
+            tokens += weight
         if group:
             yield tuple(group)
 
-    def _logits(self, made: Plan, batch: Batch, where: Ints, chosen: Ints) -> Iterator[tuple[Ints, torch.Tensor]]:
+    def _reads(
+        self, made: Plan, batch: Batch, where: Ints, chosen: Ints, read: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Iterator[tuple[Ints, torch.Tensor]]:
         """Run one batch; where memory runs out, halve the budget and run the batch in parts that stay within it."""
         size = lambda number: len(made.trees[number].tokens)  # noqa: E731
         try:
-            read = self.run(made, batch, where)
+            hidden = self.run(made, batch, where)
         except RuntimeError as error:
             if not budget.out_of_memory(error) or (len(batch.trees) == 1 and made.trees[batch.trees[0]].is_chain):
                 raise
-            read = None
-        if read is not None:
-            for start in range(0, len(where), self._chunk):
-                yield chosen[start : start + self._chunk], self.logits(read[start : start + self._chunk])
+            hidden = None
+        if hidden is not None:
+            yield from self._chunks(hidden, chosen, read)
             return
         budget.release(self.model.device)
         while self.tokens >= sum(map(size, batch.trees)):  # unless another part of the same batch has done so
             self.halve()
         if len(batch.trees) == 1:
-            yield from self._in_chains(made, batch, where, chosen)
+            yield from self._in_chains(made, batch, where, chosen, read)
             return
         start = 0
         for trees in self._filled(batch.trees, size):
             end = start + sum(map(size, trees))
-            first, last = np.searchsorted(where, (start, end))
-            yield from self._logits(made, Batch(trees, batch.prefix, batch.keep), where[first:last] - start, chosen[first:last])
+            first, last = (int(np.searchsorted(where, edge)) for edge in (start, end))
+            part = Batch(trees, batch.prefix, batch.keep)
+            yield from self._reads(made, part, where[first:last] - start, chosen[first:last], read)
             start = end
 
-    def _in_chains(self, made: Plan, batch: Batch, where: Ints, chosen: Ints) -> Iterator[tuple[Ints, torch.Tensor]]:
+    def _chunks(
+        self, hidden: torch.Tensor, chosen: Ints, read: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Iterator[tuple[Ints, torch.Tensor]]:
+        """Read logits a chunk at a time; where memory runs out, in smaller chunks."""
+        start, size = 0, max(32, CHUNK_BYTES // (4 * int(self.model.config.get_text_config().vocab_size)))
+        while start < len(hidden):
+            try:
+                found = read(self.logits(hidden[start : start + size]))
+            except RuntimeError as error:
+                if not budget.out_of_memory(error) or size == 1:
+                    raise
+                found = None
+            if found is None:
+                budget.release(self.model.device)
+                size = max(1, size // 2)
+                continue
+            yield chosen[start : start + size], found
+            start += size
+
+    def _in_chains(
+        self, made: Plan, batch: Batch, where: Ints, chosen: Ints, read: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Iterator[tuple[Ints, torch.Tensor]]:
         """Run the sequences of a tree for which memory does not suffice, each for itself."""
         left = np.ones(len(where), dtype=np.bool_)
         for chain, path in made.trees[batch.trees[0]].chains():
             inside = left & np.isin(where, path)
             left &= ~inside
             alone = Batch((len(made.trees),), batch.prefix)
-            yield from self._logits(Plan((*made.trees, chain), ()), alone, np.searchsorted(path, where[inside]), chosen[inside])
+            yield from self._reads(Plan((*made.trees, chain), ()), alone, np.searchsorted(path, where[inside]), chosen[inside], read)
 
     def halve(self) -> None:
         """Go on with half the budget, and say so."""
@@ -230,10 +249,6 @@ class Engine:
         self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
         logger.warning("prefix: out of memory; going on with a budget of %d tokens a forward pass", self.tokens)
-
-    @property
-    def _chunk(self) -> int:
-        return max(32, CHUNK_BYTES // (4 * int(self.model.config.get_text_config().vocab_size)))
 
     def run(self, made: Plan, batch: Batch, where: Ints) -> torch.Tensor:
         """Run a batch, keeping keys and values of prefixes; return what ``forward`` does for the tokens ``where`` in its packed row."""
@@ -244,7 +259,7 @@ class Engine:
         tokens, depths = np.concatenate([tree.tokens for tree in trees]), np.concatenate([tree.depths for tree in trees])
         read = self.forward(tokens, depths, layout(trees, self.model.device, prefix, length, stores), where)
         self.kept |= dict(zip(batch.trees, stores, strict=True)) if batch.keep else {}
-        self._count(trees, length, len(where))
+        self.computed += len(tokens)
         return read
 
     def forward(self, tokens: Ints, positions: Ints, attention: Attention, where: Ints) -> torch.Tensor:
@@ -260,7 +275,7 @@ class Engine:
             What the output head is given there, (w, C), if nothing follows the head, else the logits, (w, V): see ``logits``.
         """
         device = self.model.device
-        with using(attention), self._reading(torch.from_numpy(where).to(device)) as read:
+        with using(attention) as self.windows, self._reading(torch.from_numpy(where).to(device)) as read:
             output = self.model(
                 input_ids=torch.from_numpy(tokens)[None].to(device),
                 position_ids=torch.from_numpy(positions)[None].to(device),
@@ -270,14 +285,12 @@ class Engine:
 
     def logits(self, read: torch.Tensor) -> torch.Tensor:
         """Return the logits (w, V) of what ``forward`` returned."""
-        return cast(torch.Tensor, self._head(read)) if self.verdict.head_is_last else read
+        return cast(torch.Tensor, self.head(read)) if self.verdict.head_is_last else read
 
-    def _count(self, trees: Sequence[Tree], prefix: int, wanted: int) -> None:
-        """Count tokens and the floating-point operations that cannot be saved: linear layers, pairs of attention, the output head."""
+    def count(self, tokens: int, pairs: int, wanted: int) -> None:
+        """Count the floating-point operations of so many tokens, (query, key) pairs of attention and tokens of the output head."""
         linear, pair, head = budget.operations(self.model)
-        sizes = [len(tree.tokens) for tree in trees]
-        self.computed += sum(sizes)
-        self.operations += linear * sum(sizes) + pair * sum(size * (prefix + size / 2) for size in sizes) + head * wanted
+        self.operations += linear * tokens + pair * pairs + head * wanted
 
     @contextmanager
     def _reading(self, wanted: torch.Tensor) -> Iterator[list[torch.Tensor]]:
@@ -289,88 +302,11 @@ class Engine:
             read.append(hidden[0, wanted])
             return (hidden[:, :0] if self.verdict.head_is_last else read[0][None], *others)
 
-        hook = self._head.register_forward_pre_hook(select)
+        hook = self.head.register_forward_pre_hook(select)
         try:
             yield read
         finally:
             hook.remove()
-
-    def _check(self, length: int) -> str | None:
-        """Compare sharing with the plain forward pass on random tokens; return what is wrong, or None."""
-        if self._head is None:
-            return "it has no output head that can be read"
-        if odd := budget.odd_positions(self.model):
-            return odd
-        try:
-            worst = self._worst_difference(length)
-        except (NotShared, TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and budget.out_of_memory(error):
-                raise
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
-        allowed = TOLERANCE if self.model.dtype == torch.float32 else HALF_TOLERANCE
-        return None if worst <= allowed else f"log-probabilities differ by {worst:.2g} nats from its plain forward pass"
-
-    def _worst_difference(self, length: int) -> float:
-        """Return the largest difference of a log-probability, over a prefix, a tree after it, a tree without it and a chain."""
-        draw = stream(0, "prefix-check")
-        words = int(self.model.config.get_text_config().vocab_size)
-
-        def ids(size: int) -> Ints:
-            return draw.integers(0, words, size, dtype=np.int64)
-
-        stem, branch = ids(length), ids(5)
-        sequences = [np.concatenate([stem, *part]) for part in ([branch, ids(2)], [branch, ids(3)], [ids(4)])]
-        trees = (
-            Tree(stem, np.arange(length), ((0, length, -1),)),
-            _fork(sequences[0], sequences[1], length, length + 5, prefix=0),
-            Tree(sequences[2][length:], np.arange(length, length + 4), ((0, 4, -1),), 0),
-            _fork(sequences[0], sequences[1], 0, length + 5, prefix=None),
-            Tree(sequences[2], np.arange(length + 4), ((0, length + 4, -1),)),
-        )
-        tails = [[(1, 5 + i) for i in (0, 1)], [(1, 7 + i) for i in range(3)], [(2, i) for i in range(4)]]
-        again = [[(3, length + 5 + i) for i in (0, 1)], [(3, length + 7 + i) for i in range(3)], [(4, length + i) for i in range(4)]]
-        expected = self._plain(sequences)
-        worst = 0.0
-        for places in (tails, again):
-            spots = np.asarray([spot for tail in places for spot in tail], dtype=np.int64)
-            order = np.lexsort((spots[:, 1], spots[:, 0]))
-            found = torch.empty_like(expected)
-            with self.ready(exact=True):
-                for numbers, logits in self._visit(Plan(trees, ()), spots[order]):
-                    found[torch.from_numpy(order[numbers])] = log_softmax(logits.float(), dim=-1)
-            worst = max(worst, float((found - expected).abs().max()))
-        return worst if worst == worst else float("inf")
-
-    @contextmanager
-    def _listening(self, heard: list[torch.Tensor]) -> Iterator[None]:
-        """Note what the output head is given."""
-        hook = self._head.register_forward_pre_hook(lambda _, arguments: heard.append(arguments[0]))
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def _plain(self, sequences: Sequence[Ints]) -> torch.Tensor:
-        """Return log-probabilities at the last 2, 3 and 4 tokens of three sequences, (9, V), and learn whether the head ends the model."""
-        device, found, pure = self.model.device, [], True
-        with torch.inference_mode():
-            for sequence, size in zip(sequences, (2, 3, 4), strict=True):
-                seen: list[torch.Tensor] = []
-                with self._listening(seen):
-                    logits = self.model(input_ids=torch.from_numpy(sequence)[None].to(device), use_cache=False).logits[0, -size:]
-                pure = pure and len(seen) == 1 and torch.allclose(self._head(seen[0][0, -size:]).float(), logits.float(), atol=1e-4)
-                found.append(log_softmax(logits.float(), dim=-1))
-        self.verdict.head_is_last = pure
-        return torch.cat(found)
-
-
-def _fork(first: Ints, second: Ints, start: int, fork: int, prefix: int | None) -> Tree:
-    """Return the tree of two sequences that part at ``fork``, from depth ``start``."""
-    stem, one, other = first[start:fork], first[fork:], second[fork:]
-    depths = np.concatenate([np.arange(start, len(first)), np.arange(fork, len(second))])
-    cut, size = len(stem), len(stem) + len(one)
-    runs = ((0, size, -1), (size, size + len(other), cut - 1))
-    return Tree(np.concatenate([stem, one, other]), depths, runs, prefix)
 
 
 class _Queries:

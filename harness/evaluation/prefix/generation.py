@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from harness.evaluation.prefix import budget
-from harness.evaluation.prefix.attention import KeysValues, attend
+from harness.evaluation.prefix.attention import Call, KeysValues, attend
 from harness.evaluation.prefix.engine import Batch, Engine
 from harness.evaluation.prefix.tree import Cost, plan
 
@@ -27,6 +27,7 @@ class _Answer:
 
     prompt: Sequence[int]
     tokens: list[int] = field(default_factory=list)
+    done: bool = False
 
     @property
     def length(self) -> int:
@@ -62,30 +63,22 @@ class _Slots:
             for store in stores:
                 store[target, :, :length] = store[source, :, :length]
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, call: Call) -> torch.Tensor:
         """Add one token to each of the first n slots, (1, H, n, D), and attend from it to its own slot."""
-        if id(module) not in self.kept:  # no prompt was longer than a token
-            sizes = (self.slots, key.shape[1], self.length)
-            self.kept[id(module)] = key.new_zeros(*sizes, key.shape[3]), value.new_zeros(*sizes, value.shape[3])
-        keys, values = self.kept[id(module)]
+        if id(call.module) not in self.kept:  # no prompt was longer than a token
+            sizes = (self.slots, call.key.shape[1], self.length)
+            self.kept[id(call.module)] = call.key.new_zeros(*sizes, call.key.shape[3]), call.value.new_zeros(*sizes, call.value.shape[3])
+        keys, values = self.kept[id(call.module)]
         number, longest = len(self.positions), self.longest
-        rows = torch.arange(number, device=query.device)
-        keys[rows, :, self.positions] = key[0].transpose(0, 1)
-        values[rows, :, self.positions] = value[0].transpose(0, 1)
-        if window not in self._seen:
-            distance = self.positions[:, None] - torch.arange(longest, device=query.device)  # (n, L)
-            seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-            self._seen[window] = seen[:, None, None]
-        queries = query[0].transpose(0, 1)[:, :, None]  # (n, H, 1, D)
-        found = attend(queries, keys[:number, :, :longest], values[:number, :, :longest], self._seen[window], scaling)
+        rows = torch.arange(number, device=call.query.device)
+        keys[rows, :, self.positions] = call.key[0].transpose(0, 1)
+        values[rows, :, self.positions] = call.value[0].transpose(0, 1)
+        if call.window not in self._seen:
+            distance = self.positions[:, None] - torch.arange(longest, device=call.query.device)  # (n, L)
+            seen = distance >= 0 if call.window is None else (distance >= 0) & (distance < call.window)
+            self._seen[call.window] = seen[:, None, None]
+        queries = call.query[0].transpose(0, 1)[:, :, None]  # (n, H, 1, D)
+        found = attend(queries, keys[:number, :, :longest], values[:number, :, :longest], self._seen[call.window], call.scaling)
         return found[:, :, 0][None]
 
 
@@ -151,22 +144,26 @@ def greedy(
         The generated tokens of each prompt.
     """
     slots = SLOTS
-    while True:
+    answers = [_Answer(prompt) for prompt in prompts]
+    while left := [answer for answer in answers if not answer.done]:
         try:
-            return _Continuation(engine, prompts, min(slots, len(prompts)), limit).run(ends, stops, advance)
+            _Continuation(engine, left, min(slots, len(left)), limit).run(ends, stops, advance)
         except RuntimeError as error:
             if not budget.out_of_memory(error) or (slots == 1 and engine.tokens == 1):
                 raise
-        slots = max(1, slots // 2)
-        engine.halve()
+            for answer in left:
+                answer.tokens = answer.tokens if answer.done else []
+            slots = max(1, slots // 2)
+            engine.halve()
+    return [answer.tokens for answer in answers]
 
 
 class _Continuation:
     """Prompts, most of whose tokens are run as trees; each one's last token is its first step."""
 
-    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]], slots: int, limit: int) -> None:
-        self.engine, self.limit = engine, limit
-        self.answers = [_Answer(prompt) for prompt in prompts]
+    def __init__(self, engine: Engine, answers: Sequence[_Answer], slots: int, limit: int) -> None:
+        self.engine, self.limit, self.answers = engine, limit, answers
+        prompts = [answer.prompt for answer in answers]
         long = [i for i, prompt in enumerate(prompts) if len(prompt) > 1]
         self.made = plan([prompts[i][:-1] for i in long], [1] * len(long), Cost(engine.cost.attention, 0))
         self.tree_of = {i: int(place[0, 0]) for i, place in zip(long, self.made.places, strict=True)}
@@ -179,15 +176,15 @@ class _Continuation:
         prefix = self.made.trees[self.tree_of[index]].prefix if index in self.tree_of else None
         return -1 if prefix is None else prefix
 
-    def run(self, ends: frozenset[int], stops: Stops, advance: Callable[[int], None]) -> list[list[int]]:
+    def run(self, ends: frozenset[int], stops: Stops, advance: Callable[[int], None]) -> None:
         """Continue all prompts."""
+        self.engine.count(self.made.distinct, self.made.pairs, 0)
         with self.engine.ready():
             while self.waiting or self.active:
                 while self.waiting and len(self.active) < self.slots:
                     self._start()
                 self._step()
                 advance(self._leave(ends, stops))
-        return [answer.tokens for answer in self.answers]
 
     def _start(self) -> None:
         """Run the next prompts, as many as slots and budget take, and put their keys and values into slots."""
@@ -225,6 +222,8 @@ class _Continuation:
         positions = np.asarray([answer.length for answer in self.active])
         self.state.at(torch.from_numpy(positions).to(self.engine.model.device), int(positions.max()) + 1)
         read = self.engine.forward(np.asarray(last), positions, self.state, np.arange(len(last)))
+        self.engine.computed += len(last)
+        self.engine.count(len(last), int(positions.sum()) + len(last), len(last))
         chosen = self.engine.logits(read).float().argmax(dim=-1).tolist()
         for answer, token in zip(self.active, chosen, strict=True):
             answer.tokens.append(token)
@@ -235,6 +234,7 @@ class _Continuation:
         for slot in reversed(range(before)):
             tokens = self.active[slot].tokens
             if len(tokens) >= self.limit or tokens[-1] in ends or stops(tokens):
+                self.active[slot].done = True
                 moved = self.active.pop()
                 if slot < len(self.active):
                     self.active[slot] = moved

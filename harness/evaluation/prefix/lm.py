@@ -13,7 +13,7 @@ from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normaliz
 from tqdm import tqdm
 
 from harness.errors import ModelError, explain
-from harness.evaluation.prefix import budget
+from harness.evaluation.prefix import budget, check
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.generation import greedy, is_greedy
 
@@ -58,6 +58,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """Score continuations; as HFLM's of the same name, which is the plain path."""
+        self.engine.begin()
         if not requests:
             return []
         for _, context, continuation in requests:
@@ -67,7 +68,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
                 raise ValueError(explain("request", got=got, allowed=allowed))
         inputs = [(context + continuation)[-(self.max_length + 1) :][:-1] for _, context, continuation in requests]
         longest = max(map(len, inputs))
-        if self.engine.refusal(longest) is not None:
+        if check.refusal(self.engine, longest) is not None:
             self.plain_requests += len(requests)
             plain = super()._loglikelihood_tokens
             return cast(list[tuple[float, bool]], self._on_plain_path(longest, lambda: plain(list(requests), disable_tqdm)))
@@ -89,6 +90,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """Continue prompts; as HFLM's of the same name does one by one, which is the plain path."""
+        self.engine.begin()
         answers: list[str | None] = [None] * len(requests)
         plain: list[int] = []
         groups: dict[str, list[int]] = {}
@@ -121,8 +123,10 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         if not is_greedy(settings, self.model.generation_config):
             return None
         prompts = [self._prompt(text, room) for text, _ in requests]
+        if not all(prompts):
+            raise ValueError(explain("request", got="a prompt of no tokens", allowed="at least one", fix="add_bos_token=True"))
         limit = self.model.generation_config.max_new_tokens or limit  # in transformers it wins over the max_length that HFLM asks for
-        if self.engine.refusal(max(map(len, prompts)) + limit) is not None:
+        if check.refusal(self.engine, max(map(len, prompts)) + limit) is not None:
             return None
         ends = self.model.generation_config.eos_token_id
         ends = frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends)

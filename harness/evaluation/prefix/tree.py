@@ -11,6 +11,7 @@ Sorted, the sequences form a trie. At each of its branchings there are three way
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -90,15 +91,14 @@ class Plan:
     Attributes:
         trees: prefixes before the trees that need them.
         places: for each sequence (w, 2): (tree, token) of its last w tokens, as asked for.
+        distinct: tokens that differ in themselves or in what precedes them: no arrangement computes fewer.
+        pairs: (query, key) pairs of their attention.
     """
 
     trees: tuple[Tree, ...]
     places: tuple[Ints, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are computed."""
-        return sum(len(tree.tokens) for tree in self.trees)
+    distinct: int = 0
+    pairs: int = 0
 
 
 @dataclass(eq=False)
@@ -148,7 +148,9 @@ def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], cost: Cost) 
     for group in _arrangement(unique, cost):
         builder.add(*group)
     places = [builder.places(rank[i], len(sequences[i]), wanted[i]) for i in range(len(sequences))]
-    return Plan(tuple(builder.trees), tuple(places))
+    common = [_shared(*pair) for pair in itertools.pairwise(unique)]
+    new = [range(begin, len(sequence)) for begin, sequence in zip([0, *common][: len(unique)], unique, strict=True)]
+    return Plan(tuple(builder.trees), tuple(places), sum(map(len, new)), sum(depth + 1 for depths in new for depth in depths))
 
 
 def _shared(first: Ints, second: Ints) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from harness.evaluation.prefix import check
 from harness.evaluation.prefix.attention import NAME
 from harness.evaluation.prefix.lm import PrefixLM
 from harness.tuning.lora import Lora
@@ -39,14 +40,14 @@ def test_log_likelihoods_and_greedy_flags_are_those_of_hflm(family: str, budget:
     expected, found = reference(model), prefix(model, token_budget=budget)
     for kind in KINDS:
         record_property(kind, compare(expected, found, requests(kind)))
-    assert (found.engine.refusal(16) is None) == (found.plain_requests == 0) == (family in SHARED)
+    assert (check.refusal(found.engine, 16) is None) == (found.plain_requests == 0) == (family in SHARED)
 
 
 @pytest.mark.parametrize("family", sorted(SHARED))
 def test_logits_that_are_scaled_after_the_output_head_are_read_after_it(family: str) -> None:
     """Granite divides them, Cohere multiplies them; elsewhere the head is read chunk by chunk."""
     lm = prefix(families.built(family))
-    assert lm.engine.refusal(16) is None
+    assert check.refusal(lm.engine, 16) is None
     assert lm.engine.verdict.head_is_last == (family not in {"granite", "cohere"})
 
 

@@ -94,6 +94,19 @@ def test_an_answer_ends_at_any_token_that_ends_texts() -> None:
     assert len(found[0].split()) <= 4
 
 
+def test_a_stop_sequence_may_be_several_tokens_of_the_answer() -> None:
+    """Two words that are really written, of each prompt's own answer; the text ends before them."""
+    asked = prompts(6)[:6]
+    answers, _, _ = both(built("llama"), [(prompt, until("no such")) for prompt in asked])
+    long = [(prompt, answer.split()) for prompt, answer in zip(asked, answers, strict=True) if len(answer.split()) > 5]
+    assert len(long) > 1
+    for prompt, written in long:
+        expected, found, plain = both(built("llama"), [(prompt, until("no such", " ".join(written[3:5])))])
+        assert (found, plain) == (expected, 0)
+        assert written[: len(found[0].split())] == found[0].split()
+        assert len(found[0].split()) <= 3
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 30])
 def test_an_answer_is_as_long_as_it_may_be(tokens: int) -> None:
     """Where nothing ends it."""
@@ -189,13 +202,14 @@ def test_answers_that_ended_at_their_length_alone_are_noted() -> None:
     pairs = [(prompt, until(tokens=6)) for prompt in asked]
     _, found, _ = both(model, pairs)
     stop = found[1].split()[2]
-    pairs = [(prompt, until(stop, tokens=6)) for prompt in asked]
-    lm: Any = PrefixEvaluation().model(model, tiny.tokenizer(), families.MAX_LENGTH, "float32", Silent(), "")
-    answers = lm.generate_until(families.asked(pairs), disable_tqdm=True)
-    cut = {tuple(tiny.tokenizer()(prompt)["input_ids"]) for prompt, answer in zip(asked, answers, strict=True) if len(answer.split()) == 6}
-    assert lm.cut_answers == cut
-    assert tuple(tiny.tokenizer()(asked[0])["input_ids"]) not in cut
-    assert tuple(tiny.tokenizer()(asked[1])["input_ids"]) not in cut
+    for tokens in (6, 3):  # with 3, the second answer stops where it would be cut
+        lm: Any = PrefixEvaluation().model(model, tiny.tokenizer(), families.MAX_LENGTH, "float32", Silent(), "")
+        answers = lm.generate_until(families.asked([(prompt, until(stop, tokens=tokens)) for prompt in asked]), disable_tqdm=True)
+        ids = [tuple(tiny.tokenizer()(prompt)["input_ids"]) for prompt in asked]
+        cut = {prompt for prompt, answer in zip(ids, answers, strict=True) if len(answer.split()) == tokens}
+        assert lm.cut_answers == cut
+        assert ids[1] not in cut
+    assert ids[2] in cut
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
@@ -220,3 +234,18 @@ def test_progress_counts_every_request_once(monkeypatch: pytest.MonkeyPatch) -> 
     pairs = [(prompt, until("w3", tokens=4 + i % 2)) for i, prompt in enumerate(prompts(20))]
     lm.generate_until(families.asked(pairs), disable_tqdm=True)
     assert sum(told) == len(pairs)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_an_answer_that_ends_by_itself_at_its_length_is_not_cut(tokens: int) -> None:
+    """Its last token, or its last two together, are a stop sequence, or that token ends texts."""
+    model = families.build("llama")
+    ids = tiny.tokenizer()("w1 w2 w4")["input_ids"]
+    made = prefix(model).generate_until(families.asked([("w1 w2 w4", until("no such", tokens=tokens))]), disable_tqdm=True)[0]
+    assert len(made.split()) == tokens
+    for stop, end, is_cut in (("no such", None, True), (made, None, False), ("no such", made.split()[-1], False)):
+        assert model.generation_config is not None
+        model.generation_config.eos_token_id = tiny.EOS if end is None else tiny.tokenizer().convert_tokens_to_ids(end)
+        lm = prefix(model)
+        lm.generate_until(families.asked([("w1 w2 w4", until(stop, tokens=tokens))]), disable_tqdm=True)
+        assert lm.cut_answers == ({tuple(ids)} if is_cut else set())

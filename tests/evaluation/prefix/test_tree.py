@@ -43,6 +43,10 @@ def price(made: Plan, cost: Cost) -> float:
     return PREFIX_OVERHEAD * len(prefixes) + sum(cost.tree(len(tree.tokens), past) for tree, past in zip(made.trees, before, strict=True))
 
 
+def computed(made: Plan) -> int:
+    return sum(len(tree.tokens) for tree in made.trees)
+
+
 def test_the_choices_of_a_question_are_one_tree() -> None:
     """Ten tokens of question stand once, before branches of one, one and two tokens: 10 + 1 + 1 + 2 = 14 instead of 34."""
     question = words(10, 100)
@@ -53,7 +57,8 @@ def test_the_choices_of_a_question_are_one_tree() -> None:
     assert tree.depths.tolist() == [*range(10), 10, 10, 10, 11]
     assert tree.runs == ((0, 11, -1), (11, 12, 9), (12, 14, 9))
     assert [places.tolist() for places in made.places] == [[[0, 10]], [[0, 11]], [[0, 12], [0, 13]]]
-    assert made.tokens == 14
+    assert computed(made) == made.distinct == 14
+    assert made.pairs == sum(range(1, 11)) + 11 + 11 + 11 + 12
 
 
 def test_a_tree_mask_shows_a_token_its_own_branch() -> None:
@@ -104,7 +109,7 @@ def test_equal_sequences_stand_once() -> None:
 def test_a_sequence_that_begins_another_needs_no_token_of_its_own() -> None:
     """It is a stop on the other's way."""
     made = plan([[1, 2, 3, 4, 5], [1, 2, 3]], [2, 2], CHEAP)
-    assert made.tokens == 5
+    assert computed(made) == 5
     assert [places.tolist() for places in made.places] == [[[0, 3], [0, 4]], [[0, 1], [0, 2]]]
 
 
@@ -152,7 +157,7 @@ def test_sharing_never_costs_more_than_not_sharing() -> None:
         sequences, wanted, cost = drawn(seed)
         made = plan(sequences, wanted, cost)
         alone = {tuple(sequence) for sequence in sequences}
-        assert made.tokens <= sum(map(len, alone))
+        assert computed(made) <= sum(map(len, alone))
         assert price(made, cost) <= sum(cost.tree(len(sequence), 0) for sequence in alone) + 1e-6
 
 
