@@ -134,10 +134,12 @@ def _tasks() -> Any:
 
 def requests_of(case: Case) -> tuple[Any, list[Any]]:
     """Return a case's task and its lm-eval requests."""
-    asked = {"task": case.task, "fewshot_config": {"sampler": "first_n"}} if case.same_shots else case.task
-    task = _tasks().load([asked])["tasks"][case.task]
+    task = _tasks().load([case.task])["tasks"][case.task]
     task.set_config(key="num_fewshot", value=case.shots)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    if case.same_shots:
+        shots = task.sampler.sample(case.shots)
+        task.sampler.sample = lambda *_, **__: shots
     chosen = list(range(case.shots, case.shots + case.items))  # past the examples of a task that always takes the first
     task.build_all_requests(samples=[index for index in chosen if index < len(task.eval_docs)])
     return task, task.instances
@@ -342,11 +344,15 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
     console.print(groups)
 
 
+def _asked_for(case: Case, only: str) -> bool:
+    return any(word in f"{case.group} {case.task}" for word in only.split(";"))
+
+
 def half(lm: Any, other: Any, pairs: int, only: str) -> list[dict[str, Any]]:
     """Compare bfloat16 with float32, both through prefix: speed, and what it does to scores, task by task."""
     found = []
     for case in CASES:
-        if only not in f"{case.group} {case.task}" or case.group.startswith(("generation", "rolling")):
+        if not _asked_for(case, only) or case.group.startswith(("generation", "rolling")):
             continue
         task, requests = requests_of(case)
         measure(other, requests[:8])
@@ -383,7 +389,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="name or folder")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each class, in turn")
-    parser.add_argument("--only", default="", help="cases whose group or task contains this")
+    parser.add_argument("--only", default="", help="cases whose group or task contains one of these words, separated by ;")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights")
     parser.add_argument("--half", action="store_true", help="compare prefix in bfloat16 (mixed precision) with prefix in float32 instead")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -403,16 +409,19 @@ def _loaded(name: str, dtype: str) -> dict[str, Any]:
     return {"pretrained": model, "tokenizer": AutoTokenizer.from_pretrained(name), "softmax_dtype": "float32"}
 
 
-def _compare_all(arguments: argparse.Namespace, hf: Callable[[int], Any], prefix: Any, rate: Callable[[], float]) -> list[Found]:
+def _compare_all(
+    arguments: argparse.Namespace, hf: Callable[[int], Any], prefix: Any, rate: Callable[[], float], save: Callable[[list[Found]], None]
+) -> list[Found]:
     found: list[Found] = []
     for number, case in enumerate(CASES):
-        if arguments.only not in f"{case.group} {case.task}":
+        if not _asked_for(case, arguments.only):
             continue
         item = compare(case, hf, prefix, arguments.pairs, rate)
         if case.group not in {other.case.group for other in found}:
             item.hf_peak_bytes, item.prefix_peak_bytes = _peak(arguments, number, item.hf_batch_size), _peak(arguments, number, 0)
         sys.stderr.write(f"{case.group}: {case.task}: {item.speedup:.2f}\n")
         found.append(item)
+        save(found)
     return found
 
 
@@ -453,11 +462,14 @@ def main() -> int:
     if arguments.half:
         other = get_model("prefix")(**shared, token_budget=arguments.token_budget, mixed_precision_dtype="bfloat16")
         written["bfloat16"] = half(prefix, other, arguments.pairs, arguments.only)
+        arguments.output.write_text(json.dumps(written, indent=1) + "\n")
     else:
-        found = _compare_all(arguments, hf, prefix, rate)
-        show(found, written["matmul_flops_per_second"], arguments.dtype)
-        written |= {"geometric_means": summary(found), "meant_to_reach": REACH, "cases": [asdict(item) for item in found]}
-    arguments.output.write_text(json.dumps(written, indent=1) + "\n")
+
+        def save(found: list[Found]) -> None:
+            more = {"geometric_means": summary(found), "meant_to_reach": REACH, "cases": [asdict(item) for item in found]}
+            arguments.output.write_text(json.dumps(written | more, indent=1) + "\n")
+
+        show(_compare_all(arguments, hf, prefix, rate, save), written["matmul_flops_per_second"], arguments.dtype)
     sys.stderr.write(f"{arguments.output}\n")
     return 0
 
