@@ -11,14 +11,14 @@ import pandas as pd
 
 from harness.data.tokens import encode, written
 from harness.errors import EvaluationError, explain
+from harness.evaluation import batches
 from harness.interfaces import Example, Progress, PromptFormat, Row
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.evaluation import batches
-from harness.evaluation.backends import Evaluation
+    from harness.evaluation.backends import Evaluation
 
 Mask = Sequence[bool]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import os
@@ -60,11 +61,15 @@ class Panel:
 def panels(table: pd.DataFrame, role: str) -> list[Panel]:
     """Return what to show of a role: a suite's tasks up to MAX_TASKS of them, else the suite's own row."""
     rows = table[((table["role"] == role) & table["primary"]).fillna(False)]
+    suites_of = table[table["primary"].fillna(False)].groupby("task")["suite"].nunique()
     found = []
     for suite, group in rows.groupby("suite", sort=False):
         tasks = [task for task in group["task"].unique() if task != SUITE_TASK]
         shown = tasks if len(tasks) <= MAX_TASKS else [SUITE_TASK]
-        found += [_panel(str(suite), str(task), len(tasks), group[group["task"] == task]) for task in shown]
+        for task in shown:
+            panel = _panel(str(suite), str(task), len(tasks), group[group["task"] == task])
+            elsewhere = task != SUITE_TASK and suites_of[task] > 1  # two suites ask it: a label of its own for each
+            found.append(dataclasses.replace(panel, label=f"{suite}: {task}") if elsewhere else panel)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Trees to batches to logits at the wanted places; the check against the plain forward pass; memory."""
+"""Trees to batches to logits at the wanted places; memory that runs out."""
 
 from __future__ import annotations
 

@@ -42,6 +42,8 @@ class PrefixLM(HFLM):  # type: ignore[misc]
     """
 
     def __init__(self, pretrained: Any, *, token_budget: int | None = None, **arguments: Any) -> None:
+        if isinstance(pretrained, str) and not torch.cuda.is_available():
+            arguments.setdefault("device", "cpu")  # HFLM's own default fails where there is no GPU
         super().__init__(pretrained, **arguments)
         mixed = cast("torch.dtype | None", self.mixed_precision_dtype)
         self.engine = Engine(self.model, token_budget, autocast=mixed, softmax_dtype=self.softmax_dtype)
