@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness import compose
 from harness.evaluation import adapter, suites
 from harness.evaluation.adapter import PreparedSuite, Result
 from harness.evaluation.backends import Evaluation, HfEvaluation, PrefixEvaluation
@@ -17,28 +15,13 @@ from harness.interfaces import Silent
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    found: PreTrainedTokenizerBase = compose.member("model", "nursery-smoke-a").tokenizer()
-    return found
+def tokenizer(words: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    return words
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerBase) -> Iterator[LlamaForCausalLM]:
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)  # noqa: TID251 - a model of a test
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-    )
-    built = LlamaForCausalLM(config).eval()
-    torch.set_rng_state(state)
-    yield built
-    torch.set_num_threads(threads)
+def model(random_model: LlamaForCausalLM) -> LlamaForCausalLM:
+    return random_model
 
 
 @pytest.fixture(scope="module")
