@@ -7,19 +7,21 @@ VENV   ?= .venv
 PYTHON ?= python3
 EXP    ?= tiny
 ARGS   ?=
+LAUNCHER ?= local
 
 BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup sweep table report smoke search-lr bench-eval test test-exact unit lint imports types format wheel clean
+.PHONY: help setup sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training test unit chaos test-cluster test-ray test-exact lint imports types format wheel clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@printf '\nvariables:\n'
-	@printf '  EXP=tiny      experiment of sweep, table and report\n'
-	@printf '  ARGS=         more arguments for sweep, table and test, such as ARGS="seed=1" or ARGS="-k replay"\n'
-	@printf '  VENV=.venv    where to install     PYTHON=python3   what to install with (3.11 or newer)\n'
+	@printf '  EXP=tiny        experiment of sweep, plan, status, table and report\n'
+	@printf '  LAUNCHER=local  who carries a sweep: local, slurm (conf/launcher/)\n'
+	@printf '  ARGS=           more arguments for sweep, plan, table and test, such as ARGS="seed=1" or ARGS="-k replay"\n'
+	@printf '  VENV=.venv      where to install     PYTHON=python3   what to install with (3.11 or newer)\n'
 
 setup: $(STAMP) ## make the virtual environment and install into it, once
 
@@ -35,8 +37,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch "$@"
 
-sweep: $(STAMP) ## the main job: every point of experiment EXP, then its table and report
-	@"$(BIN)/harness" sweep experiment=$(EXP) $(ARGS)
+sweep: $(STAMP) ## the main job: every point of experiment EXP, here or on a cluster (LAUNCHER=slurm), then its table and report
+	@"$(BIN)/harness" sweep experiment=$(EXP) launcher=$(LAUNCHER) $(ARGS)
+
+plan: $(STAMP) ## what sweep would do, and what it would take, before anything starts
+	@"$(BIN)/harness" plan experiment=$(EXP) launcher=$(LAUNCHER) $(ARGS)
+
+status: $(STAMP) ## how the last sweep of EXP goes, from disk
+	@"$(BIN)/harness" status $(EXP) $(ARGS)
 
 table: $(STAMP) ## the tidy table of EXP, as csv
 	@"$(BIN)/harness" table $(EXP) $(ARGS)
@@ -55,10 +63,31 @@ search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are no
 bench-eval: $(STAMP) ## speed and scores of evaluation=prefix beside lm-eval's own class; takes a model on disk (ARGS="--model NAME")
 	@"$(BIN)/python" benchmarks/speed/evaluation.py $(ARGS)
 
+bench-sweep: $(STAMP) ## cost of `tiny` beside a shell loop of Trainer and lm_eval; about 15 minutes (ARGS="--points all", "--case real")
+	@"$(BIN)/python" benchmarks/speed/sweep.py $(ARGS)
+
+bench-training: $(STAMP) ## overhead of training over a bare torch loop (ARGS="--model NAME" for a model of the hub or a folder)
+	@"$(BIN)/python" benchmarks/speed/training.py $(ARGS)
+
 test: lint imports types unit ## lint, import contracts, types, then all tests
 
 unit: $(STAMP) ## the tests alone
 	@"$(BIN)/python" -m pytest --quiet $(ARGS)
+
+chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, beside another one: the same records in the end; 15 minutes
+	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)
+
+test-cluster: $(STAMP) ## sweeps on a real Slurm of two nodes on this machine, which die on the way; needs root, installs Slurm where it is missing
+	@"$(BIN)/python" -m pytest --quiet tests/cluster -rs $(ARGS)
+
+test-ray: .venv-ray/.installed ## a sweep carried by Ray, in an environment of its own: its launcher needs older packages
+	@.venv-ray/bin/python -m pytest --quiet tests/ray $(ARGS)
+
+.venv-ray/.installed: pyproject.toml constraints-ray.txt
+	@test -x .venv-ray/bin/python || "$(PYTHON)" -m venv .venv-ray
+	@echo "installing into .venv-ray, once; this takes a few minutes ..." >&2
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' pytest
+	@touch "$@"
 
 test-exact: $(STAMP) ## scores of evaluation=prefix beside lm-eval's own class on a real model; 15 minutes, needs HARNESS_TEST_HUB
 	@"$(BIN)/python" -m pytest --quiet tests/exact $(ARGS)
@@ -82,5 +111,5 @@ wheel: $(STAMP) ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## remove what make, tests and tools made; results/ and the model cache stay
-	@rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
+	@rm -rf .venv-ray .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

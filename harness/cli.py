@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness.console import quiet_libraries
 from harness.errors import ConfigError, HarnessError, explain
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
     from harness.records import Experiment
-    from harness.sweep.sequential import Tally
+
+SECONDS_BETWEEN_LOOKS = 5.0
 
 EPILOG = """\
 examples:
@@ -28,6 +30,9 @@ examples:
   harness run model=hf model.name=HuggingFaceTB/SmolLM2-135M data=gsm8k tuning=lora \\
               "data.volumes=[64,256]" "target_suites=[math_nll]" "probe_suites=[blimp,commonsense]" name=real
   harness sweep experiment=tiny                           model sizes x {full, lora} x volumes
+  harness plan experiment=tiny                            what that would do and take, before anything starts
+  harness sweep experiment=size_law launcher=slurm        the same on a cluster: submits and returns
+  harness status size_law --watch                         how it goes
   harness prompt tinyworld model=nursery-s                what the model is asked, token by token
   harness report tiny                                     figures and report.md in results/tiny/report/
 """
@@ -74,9 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides, such as tuning=lora data.volumes=[64,256]")
     run.set_defaults(command=_run)
 
-    sweep = commands.add_parser("sweep", help="every point of an experiment's axes: experiment=NAME")
-    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="experiment=NAME and overrides; an axis is key=a,b,c")
-    sweep.set_defaults(command=_sweep)
+    _add_sweeping(commands)
 
     table = commands.add_parser("table", help="the tidy table: one row a point, task and metric")
     _add_results(table)
@@ -106,106 +109,110 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_sweeping(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands about whole sweeps."""
+    sweep = commands.add_parser("sweep", help="every point of an experiment's axes: experiment=NAME")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="experiment=NAME and overrides; an axis is key=a,b,c")
+    sweep.add_argument("--wait", action="store_true", help="on a cluster: show how it goes on until all is done")
+    sweep.set_defaults(command=_sweep)
+
+    plan = commands.add_parser("plan", help="what a sweep would do, and what it would take; nothing starts, nothing is written")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.set_defaults(command=_plan)
+
+    status = commands.add_parser("status", help="how the last sweep of an experiment goes, from disk, wherever it runs")
+    _add_results(status)
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument("--watch", action="store_true", help="again every few seconds, until nothing is left to do")
+    status.set_defaults(command=_status)
+
+    prefetch = commands.add_parser("prefetch", help="fetch all a sweep needs, and check that it loads without a network")
+    prefetch.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
+    prefetch.add_argument("--check", action="store_true", help="fetch nothing, only check")
+    prefetch.set_defaults(command=_prefetch)
+
+
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="of the experiment or run: a folder of results/")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
 
 
-def _quiet_libraries() -> None:
-    """Silence the progress bars and chatter of the libraries, which would drown ours; before any of them is imported."""
-    import logging
-    import warnings
-
-    quiet = {
-        "TQDM_DISABLE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DATASETS_VERBOSITY": "error",
-        "HF_HUB_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
-    for library in ("lm_eval", "datasets", "transformers", "huggingface_hub", "peft", "accelerate"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    logging.getLogger("harness").setLevel(logging.INFO)
-    warnings.simplefilter("ignore")
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    _quiet_libraries()
-    from harness import compose, plan
+    quiet_libraries()
+    from harness import compose, plan, summary
+    from harness.console import display
+    from harness.sweep import command
+    from harness.sweep.axes import Asked
+    from harness.sweep.local import Local
 
     config = compose.compose(arguments.overrides)
     if any(override.startswith("experiment=") for override in arguments.overrides):
         sys.stderr.write("harness: one run, at the defaults of the experiment's axes; `harness sweep` runs them all\n")
-    return _execute(plan.runs_of(config), keep=True)
+    asked = [Asked(run, _of_one(arguments.overrides, run)) for run in plan.runs_of(config)]
+    started = command.begin(asked, Local(), keep=True)
+    with display() as progress:
+        tally = command.carry_here(started, progress)
+    return summary.finish(started, tally)
+
+
+def _of_one(overrides: Sequence[str], config: RunConfig) -> tuple[str, ...]:
+    """Return what composes to one run of a configuration: of independent volumes, to its own."""
+    others = [text for text in overrides if text.split("=", 1)[0] != "data.volumes"]
+    return (*others, f"data.volumes=[{','.join(map(str, config.data.volumes))}]")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    _quiet_libraries()
-    from harness import compose, paths, plan
-
-    if not any(override.startswith("experiment=") for override in arguments.overrides):
-        allowed = ", ".join(paths.members("conf/experiment"))
-        raise ConfigError(explain("harness sweep", got="no experiment", allowed=allowed, fix="harness sweep experiment=NAME"))
-    configs = compose.sweep(arguments.overrides)
-    return _execute([run for config in configs for run in plan.runs_of(config)], keep=False)
-
-
-def _execute(configs: Sequence[RunConfig], *, keep: bool) -> int:
-    """Check every run, then do what is missing of each, then print the summary; 1 if any failed."""
-    from harness import preparation, run
-    from harness.config import plain
+    quiet_libraries()
+    from harness import summary
     from harness.console import display
-    from harness.sweep.sequential import Job, run_all
+    from harness.sweep import command
 
-    workspace = preparation.Workspace()
-    prepared = {item.run_id: item for item in (preparation.prepare(config, workspace) for config in configs)}
-    preparation.check_together(list(prepared.values()))
-    for item in prepared.values():
-        if not preparation.done(item):
-            run.inspect(item)
-    first = next(iter(prepared.values()))
-    was = first.experiment.current()
-    first.experiment.write_manifest({run_id: plain(item.config) for run_id, item in prepared.items()}, keep=keep)
-
-    def job(item: preparation.Prepared) -> Job:
-        labels = item.config.labels
-        label = f"{item.run_id} ({labels.model}, {labels.tuning}, {labels.mitigation}, seed {item.config.seed})"
-        return Job(label, lambda progress: run.execute(item, progress), lambda error: run.record_failure(item, error))
-
+    started = command.start(arguments.overrides)
     with display() as progress:
-        tally = run_all([job(item) for item in prepared.values()], progress, lambda number: progress.runs(number, len(prepared)))
-    _summarise(first.experiment, tally, same=was == first.experiment.current())
-    return 1 if tally.failed else 0
+        tally = command.carry(started, progress, wait=arguments.wait)
+    if tally is None:
+        sys.stderr.write(f"watch: {summary.called()} status {started.experiment.name} --watch; the same command again goes on\n")
+        return 0
+    return summary.finish(started, tally)
 
 
-def _summarise(experiment: Experiment, tally: Tally, *, same: bool) -> None:
-    """Print the summary and bring the report up to date, unless it shows these very runs already."""
-    from harness.analysis.frame import table
-    from harness.report import page, tables
+def _plan(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.sweep import command, planning
 
-    if experiment.run_ids():
-        sys.stdout.write(tables.summary(table(experiment)) + "\n")
-    where = experiment.folder / "report" / "report.md"
-    if tally.done or tally.failed or not same or not where.exists():
-        where = page.write(experiment)
-    sys.stderr.write(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed\n")
-    for label, reason in tally.failed:
-        sys.stderr.write(f"failed: {label}: {reason}\n")
-    if where.exists():
-        sys.stderr.write(f"report: {where}\nnext: {_called()} table {experiment.name} --output {experiment.name}.csv\n")
-    if any(experiment.folder.glob("runs/*/failure.json")):
-        sys.stderr.write(f"tracebacks: {experiment.folder}/runs/*/failure.json; run the same command again to retry\n")
+    command.require_experiment(arguments.overrides)
+    text, code = planning.plan_command(arguments.overrides, as_json=arguments.json)
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return code
 
 
-def _called() -> str:
-    """Return how this command was called, so that the next one can be typed: by its path where it is not on PATH."""
-    by_path = Path(sys.argv[0])
-    return str(by_path) if by_path.name == "harness" and by_path.is_file() and not shutil.which("harness") else "harness"
+def _status(arguments: argparse.Namespace) -> int:
+    from harness.sweep import overview
+
+    reader = overview.Reader(_experiment(arguments))
+    while True:
+        found = reader.read()
+        text = overview.as_json(found) if arguments.json else overview.as_text(found)
+        clear = "\033[2J\033[H" if arguments.watch and sys.stdout.isatty() else ""
+        sys.stdout.write(clear + text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+        if not arguments.watch or found.is_over:
+            return 0
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _prefetch(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.sweep import command, prefetch
+
+    command.require_experiment(arguments.overrides)
+    return prefetch.prefetch_command(arguments.overrides, _print, check_only=arguments.check)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _experiment(arguments: argparse.Namespace) -> Experiment:
@@ -241,7 +248,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _prompt(arguments: argparse.Namespace) -> int:
-    _quiet_libraries()
+    quiet_libraries()
     from harness import compose, preparation
 
     texts = preparation.prompts_of(arguments.suite, compose.compose(arguments.overrides), arguments.item)

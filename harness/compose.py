@@ -9,92 +9,42 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness import paths
-from harness.config import Labels, RunConfig, build
-from harness.errors import ConfigError, did_you_mean, explain
+from harness.config import Labels, RunConfig, Training, build
+from harness.errors import ConfigError, explain
+from harness.overrides import HYDRA_KEYS, PACKAGES, Parsed, check_choice, folder_of, parse, value_of
 from harness.plan import SearchedRate, check
-
-PACKAGES = {
-    "model": "harness.models",
-    "tuning": "harness.tuning",
-    "objective": "harness.objective",
-    "mitigation": "harness.mitigation",
-    "data": "harness.data",
-    "anchor": "harness.data",
-    "evaluation": "harness.evaluation",
-}
-"""The groups, and the package that the class a member names must lie in."""
-
-GROUPS = [*PACKAGES, "experiment"]
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """Overrides as given on the command line, sorted by what they do."""
+class Composed:
+    """What Hydra made of the yaml files and overrides.
 
-    choices: Mapping[str, str | None]
-    values: Mapping[str, str]
-    sweeps: Mapping[str, tuple[str, ...]]
+    Attributes:
+        values: the plain values, group members not yet built.
+        chosen: the member of each group.
+        raw: values as the user typed them, by key.
+        sweeper: ``params``, ``zip`` and ``exclude`` of the experiment.
+    """
 
-
-def folder_of(group: str) -> str:
-    """Return where the members of a group lie; an anchor is any data yaml."""
-    return "conf/data" if group == "anchor" else f"conf/{group}"
-
-
-def parse(overrides: Sequence[str]) -> Parsed:
-    """Parse Hydra's override grammar and check the group members named. Raises ConfigError."""
-    choices: dict[str, str | None] = {}
-    values: dict[str, str] = {}
-    sweeps: dict[str, tuple[str, ...]] = {}
-    for text in overrides:
-        override = _parse_one(text)
-        key = override.key_or_group
-        if override.is_sweep_override():
-            sweeps[key] = tuple(str(item) for item in override.sweep_string_iterator())
-            for item in sweeps[key]:
-                _check_choice(key, item)
-        elif key in GROUPS:
-            value = override.value()
-            choices[key] = None if value is None else str(value)
-            _check_choice(key, choices[key])
-        else:
-            values[key] = cast(str, override.input_line).split("=", 1)[1]
-    return Parsed(choices=choices, values=values, sweeps=sweeps)
-
-
-def _parse_one(text: str) -> Override:
-    fix = "write key=value; put quotes around values with commas or spaces"
-    if "=" not in text or text.startswith("~"):
-        raise ConfigError(explain("override", got=repr(text), allowed="key=value", fix=fix))
-    try:
-        (override,) = OverridesParser.create().parse_overrides([text])
-    except (OverrideParseException, HydraException) as error:
-        raise ConfigError(explain("override", got=repr(text), allowed="Hydra's override syntax", fix=fix)) from error
-    return override
-
-
-def _check_choice(group: str, member: str | None) -> None:
-    if group not in GROUPS or member is None:
-        return
-    known = paths.members(folder_of(group))
-    if member not in known:
-        raise ConfigError(explain(group, got=repr(member), allowed=", ".join(known), fix=did_you_mean(member, known)))
+    values: Mapping[str, Any]
+    chosen: Mapping[str, str]
+    raw: Mapping[str, str]
+    sweeper: Mapping[str, Any]
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
@@ -111,64 +61,102 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         key, items = next(iter(parsed.sweeps.items()))
         fix = f"one value for `harness run`, or `harness sweep`; a list is written {key}=[{','.join(items)}]"
         raise ConfigError(explain(key, got=",".join(items), allowed="one value", fix=fix))
-    values, chosen = _hydra(parsed)
-    config = _build(values, chosen, parsed)
+    config = Builder(compose_hydra(parsed)).build()
     check(config)
     return config
 
 
-def sweep(overrides: Sequence[str]) -> list[RunConfig]:
-    """Compose every point of an experiment's axes, in the order of the axes.
-
-    Axes come from ``hydra.sweeper.params`` of the experiment and from overrides with several values (``seed=0,1,2``); an override
-    of an axis replaces it.
-    """
-    parsed = parse(overrides)
-    values, _, params = _compose_hydra(parsed, with_axes=True)
-    given = {**parsed.choices, **parsed.values, **parsed.sweeps}
-    own = parse([f"{key}={value}" for key, value in params.items() if key not in given])
-    fixed = [text for text in overrides if text.split("=", 1)[0].lstrip("+") not in parsed.sweeps]
-    fixed += [f"{key}={value}" for key, value in {**own.choices, **own.values}.items()]
-    axes = {**own.sweeps, **parsed.sweeps}
-    if "name" not in values and parsed.choices.get("experiment"):
-        fixed.append(f"name={parsed.choices['experiment']}")
-    points = itertools.product(*[[f"{key}={value}" for value in values] for key, values in axes.items()])
-    return [compose([*fixed, *point]) for point in points]
-
-
-def _hydra(parsed: Parsed) -> tuple[dict[str, Any], dict[str, str]]:
-    values, chosen, _ = _compose_hydra(parsed, with_axes=False)
-    return values, chosen
-
-
-def _compose_hydra(parsed: Parsed, *, with_axes: bool) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+def compose_hydra(parsed: Parsed) -> Composed:
+    """Let Hydra compose the choices and values: the one slow step, about a tenth of a second. Raises ConfigError."""
     roots = paths.folders("conf")
-    lines = [f"{'data@anchor' if key == 'anchor' else key}={'null' if value is None else value}" for key, value in parsed.choices.items()]
-    lines += [f"++{key}={value}" for key, value in parsed.values.items()]
+    lines = parsed.hydra_lines()
     if extra := roots[:-1]:
-        lines.append(f"hydra.searchpath=[{','.join(f'file://{root}' for root in extra)}]")
+        lines.append(search_path(extra))
     try:
-        with initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"):
+        with _other_hydra_set_aside(), initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"):
             composed = hydra_compose("run", overrides=lines, return_hydra_config=True)
         hydra = composed.hydra
         chosen = {str(key): str(value) for key, value in hydra.runtime.choices.items() if not str(key).startswith("hydra")}
-        params = OmegaConf.to_container(hydra.sweeper.params) if with_axes and hydra.sweeper.params else {}
+        sweeper = OmegaConf.to_container(hydra.sweeper)
         with_hydra = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = " ".join(str(error).strip().splitlines()[:2])
         raise ConfigError(explain("configuration", got=first, fix="check the overrides and the yaml they name")) from error
-    return {key: value for key, value in with_hydra.items() if key != "hydra"}, chosen, cast(dict[str, str], params)
+    values = {key: value for key, value in with_hydra.items() if key != "hydra"}
+    return Composed(values, chosen, parsed.values, cast(dict[str, Any], sweeper))
 
 
-def _build(values: dict[str, Any], chosen: Mapping[str, str], parsed: Parsed) -> RunConfig:
-    raw = {key: _unquoted(text) for key, text in parsed.values.items()}
-    found = {key: values.pop(key, None) for key in PACKAGES}
-    groups = {key: _member(key, value, raw) for key, value in found.items()}
-    if "labels" in values:
-        raise ConfigError(explain("labels", got="a value", allowed="nothing: labels follow from the choices"))
-    values.setdefault("target_suites", [chosen["data"]] if chosen.get("data") in paths.members("benchmarks/suites") else [])
-    named = {key: _as_typed(key, value, raw) for key, value in found.items()}
-    return cast(RunConfig, build(RunConfig, {**values, **groups, "labels": _labels(named, chosen)}, "", raw))
+@contextmanager
+def _other_hydra_set_aside() -> Iterator[None]:
+    """Make room in the one place that Hydra keeps itself in: inside a job of its own command line, it is taken."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def search_path(folders: Sequence[Path]) -> str:
+    """Return the override by which Hydra also looks in the user's own folders."""
+    return f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
+
+
+class Builder:
+    """Composed values to configurations: one, or many that differ in single values. What they share is built and checked once."""
+
+    def __init__(self, composed: Composed) -> None:
+        self.composed = composed
+        self.raw = {key: _unquoted(text) for key, text in composed.raw.items()}
+        self.parts: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Any, str | None]] = {}
+        data = composed.chosen.get("data")
+        self.target_suites = [data] if data in paths.members("benchmarks/suites") else []
+
+    def build(self, further: Mapping[str, str] | None = None) -> RunConfig:
+        """Build a configuration, strictly.
+
+        Args:
+            further: values beside those composed, by dotted key, as they would be typed; no mappings.
+
+        Raises:
+            ConfigError: with one line saying what, got, allowed, how to fix.
+        """
+        further = further or {}
+        values = {**self.composed.values, **{key: value_of(text) for key, text in further.items() if "." not in key}}
+        if "labels" in values or any(key.startswith("labels.") for key in further):
+            raise ConfigError(explain("labels", got="a value", allowed="nothing: labels follow from the choices"))
+        names: dict[str, Any] = {}
+        for part in {**PACKAGES, "training": "", **{key.partition(".")[0]: "" for key in further if "." in key}}:
+            own = tuple((key, text) for key, text in further.items() if key.startswith(f"{part}."))
+            if part in PACKAGES or own or part in values:
+                values[part], names[part] = self._part(part, values.get(part), own)
+        values.setdefault("target_suites", self.target_suites)
+        labels = Labels(**{group: names[group] for group in PACKAGES if group != "evaluation"})
+        return cast(RunConfig, build(RunConfig, {**values, "labels": labels}, "", self._typed(further)))
+
+    def _typed(self, further: Mapping[str, str]) -> dict[str, str]:
+        return {**self.raw, **{key: _unquoted(text) for key, text in further.items()}}
+
+    def _part(self, part: str, values: Any, own: tuple[tuple[str, str], ...]) -> tuple[Any, str | None]:
+        """Return a group's object and label, or another part of the configuration; once for all points that agree in it."""
+        if (key := (part, own)) not in self.parts:
+            for dotted, text in own:
+                values = _with(values, dotted.split(".")[1:], value_of(text))
+            raw = self._typed(dict(own))
+            if part in PACKAGES:
+                choice = self.composed.chosen.get(HYDRA_KEYS.get(part, part))
+                self.parts[key] = _member(part, values, raw), _label(part, _as_typed(part, values, raw), choice)
+            else:
+                is_training = part == "training" and isinstance(values, Mapping)
+                self.parts[key] = build(Training, values, part, raw) if is_training else values, None
+        return self.parts[key]
+
+
+def _with(values: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a copy of nested values in which the one at ``path`` is another; what is no mapping on the way gives place to one."""
+    own = dict(values) if isinstance(values, Mapping) else {}
+    own[path[0]] = value if len(path) == 1 else _with(own.get(path[0]), path[1:], value)
+    return own
 
 
 def _as_typed(group: str, values: Any, raw: Mapping[str, str]) -> Any:
@@ -217,7 +205,7 @@ def instantiate(group: str, values: Mapping[str, Any], where: str, raw: Mapping[
 
 def member(group: str, name: str) -> Any:
     """Return one group member with its yaml's values, such as the data set a likelihood suite is read from."""
-    _check_choice(group, name)
+    check_choice(group, name)
     return instantiate(group, load_yaml(paths.members(folder_of(group))[name]), f"{group}={name}")
 
 
@@ -237,12 +225,6 @@ def searched_rates() -> tuple[SearchedRate, ...]:
     files = [folder / "learning_rates.yaml" for folder in reversed(paths.folders("conf"))]
     entries = [entry for file in files if file.exists() for entry in load_yaml(file).get("rates", [])]
     return tuple(build(SearchedRate, entry, f"learning_rates.yaml[{i}]") for i, entry in enumerate(entries))
-
-
-def _labels(groups: Mapping[str, Any], chosen: Mapping[str, str]) -> Labels:
-    names = {group: _label(group, values, chosen.get("data@anchor" if group == "anchor" else group)) for group, values in groups.items()}
-    names.pop("evaluation")
-    return Labels(**names)  # type: ignore[arg-type]
 
 
 def _label(group: str, values: Any, choice: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -25,13 +26,15 @@ class Training:
         learning_rate: peak rate; null takes the searched one for this model, tuning, objective and data, else the default of
             the tuning for this size (then the table says ``lr_tuned`` false).
         batch_rows: target rows of an optimizer step; divides every volume.
-        micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less memory, same result up to rounding.
+        micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less memory, same result up to rounding: so it
+            is no part of a run's identity.
         warmup_rows: the rate rises linearly over this many target rows.
         decay: what the rate does after warm-up; anything but ``constant`` needs ``trajectory=independent``.
         epochs: passes over the rows; more than one needs ``trajectory=independent``.
         max_length: longest row in tokens, cut at the end; capped by the model's context.
         dtype: of the forward pass; weights and optimizer are float32 always. ``auto``: float32 on a CPU, bfloat16 autocast on a GPU.
-        threads: of this process; null is 1 below five million parameters, else every core.
+        threads: of each process; null is 1 below five million parameters, else its share of the cores.
+        processes: that train one run together, each on its share of a step's rows; null is one a GPU, or one without.
     """
 
     learning_rate: float | None = None
@@ -50,11 +53,12 @@ class Training:
     gradient_checkpointing: bool = False
     dtype: Dtype = "auto"
     threads: int | None = None
+    processes: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        positive = ["learning_rate", "batch_rows", "micro_batch_rows", "epochs", "max_length", "threads", "epsilon", "max_grad_norm"]
-        for name in positive:
+        positive = ["learning_rate", "batch_rows", "micro_batch_rows", "epochs", "max_length", "epsilon", "max_grad_norm"]
+        for name in [*positive, "threads", "processes"]:
             check(f"training.{name}", getattr(self, name), "greater than 0", lambda value: value is None or value > 0)
         for name in ["warmup_rows", "weight_decay"]:
             check(f"training.{name}", getattr(self, name), "0 or greater", lambda value: value >= 0)
@@ -65,6 +69,7 @@ class Training:
                 "training.micro_batch_rows", got=self.micro_batch_rows, allowed=f"at most training.batch_rows = {self.batch_rows}"
             )
             raise ConfigError(message)
+        require_rows(self.batch_rows, self.processes or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +107,8 @@ class RunConfig:
         trajectory: ``shared``: one run at a constant rate, every volume a checkpoint of it; ``independent``: each volume its own
             run with its own schedule and decay.
         save_weights: which volumes keep their weights in the results folder.
+        keep_state: keep the state of training after the last volume, so that a larger one goes on from there: about three times the
+            size of the weights that move. Until the run is done it is kept in any case.
     """
 
     model: ModelSource
@@ -120,6 +127,7 @@ class RunConfig:
     name: str = "adhoc"
     results: str = "results"
     save_weights: Literal["none", "last", "all"] = "last"
+    keep_state: bool = True
 
     def __post_init__(self) -> None:
         """Check that the name is one folder."""
@@ -134,6 +142,12 @@ def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], b
         raise ConfigError(explain(where, got=repr(value), allowed=allowed, fix=fix))
 
 
+def require_rows(batch_rows: int, processes: int) -> None:
+    """Refuse a step with fewer rows than processes to share them: some would have nothing to do. Raises ConfigError."""
+    fix = "fewer training.processes, or more training.batch_rows"
+    check("training.processes", processes, f"at most training.batch_rows = {batch_rows}", lambda value: value <= batch_rows, fix)
+
+
 def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
     """Make a dataclass from plain values, strictly: unknown keys, missing keys and wrong types are refused.
 
@@ -144,7 +158,7 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
         raw: texts as the user typed them, by dotted path. A text field whose value was read as a number (a revision such as
             ``12e45678``) takes its text from here.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     dot = f"{where}." if where else ""
     for key in values:
@@ -156,6 +170,11 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
         if no_default and name not in values:
             raise ConfigError(explain(f"{dot}{name}", got="nothing", allowed=describe(hints[name]), fix=f"set {dot}{name}=…"))
     return cls(**{key: convert(value, hints[key], f"{dot}{key}", raw or {}) for key, value in values.items()})
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def convert(value: Any, hint: Any, where: str, raw: Mapping[str, str]) -> Any:
@@ -232,6 +251,8 @@ def describe(hint: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Turn a configuration object into plain JSON values; dataclasses of a group carry their ``class``."""
+    if value is None or isinstance(value, str | int | float):  # most values: first, since plans make thousands of configurations plain
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **named}

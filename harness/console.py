@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +13,7 @@ from harness.interfaces import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -20,6 +23,15 @@ class Display(Progress, Protocol):
 
     def runs(self, finished: int, total: int) -> None:
         """Say how many runs are finished."""
+        ...
+
+    def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+        """Say what workers are doing.
+
+        Args:
+            working: label of the unit, stage, units of the stage finished, and their total, for each worker.
+            share: of the whole sweep's cost that is done, in 0..1.
+        """
         ...
 
     def __enter__(self) -> Display: ...
@@ -39,6 +51,7 @@ class _Lines:
         self.began = self.last = time.monotonic()
         self.name, self.finished, self.total = "", 0, 0
         self.runs_finished, self.runs_total = 0, 0
+        self.share_at_start: float | None = None
 
     def __enter__(self) -> _Lines:
         return self
@@ -56,6 +69,20 @@ class _Lines:
     def advance(self, units: int = 1) -> None:
         self.finished += units
         self._maybe()
+
+    def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+        if time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = time.monotonic()
+        doing = "; ".join(f"{label}: {stage} {finished}/{total}" for label, stage, finished, total in working) or "waiting"
+        self.say(f"[{_clock(self.last - self.began)}] {self.runs_finished} of {self.runs_total} runs{self._rest(share)}; {doing}")
+
+    def _rest(self, share: float) -> str:
+        """Return the time left, from the share of the cost that was done since the first time this was asked."""
+        if self.share_at_start is None:
+            self.share_at_start = share
+        gained = share - self.share_at_start
+        return f", about {_clock((self.last - self.began) / gained * (1 - share))} left" if gained > 0 else ""
 
     def say(self, message: str) -> None:
         sys.stderr.write(f"{message}\n")
@@ -90,6 +117,7 @@ class _Live:
         self.bars: RichProgress = Bars(*columns, console=Console(stderr=True), transient=True)
         self.of_runs = self.bars.add_task("runs", total=None, visible=False)
         self.of_stage = self.bars.add_task("", total=None, visible=False)
+        self.of_workers: list[TaskID] = []
 
     def __enter__(self) -> _Live:
         self.bars.start()
@@ -100,6 +128,13 @@ class _Live:
 
     def runs(self, finished: int, total: int) -> None:
         self.bars.update(self.of_runs, completed=finished, total=total, visible=total > 1)
+
+    def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+        while len(self.of_workers) < len(working):
+            self.of_workers.append(self.bars.add_task("", total=None))
+        for place, bar in enumerate(self.of_workers):
+            label, stage, finished, total = working[place] if place < len(working) else ("", "", 0, 0)
+            self.bars.update(bar, description=f"{label}  {stage}", completed=finished, total=total, visible=bool(label))
 
     def stage(self, name: str, total: int) -> None:
         self.bars.reset(self.of_stage, description=name, total=total, visible=True)
@@ -115,3 +150,26 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def quiet_libraries() -> None:
+    """Silence the progress bars and chatter of the libraries, which would drown ours; before any of them is imported."""
+    import logging
+    import warnings
+
+    quiet = {
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    for library in ("lm_eval", "datasets", "transformers", "huggingface_hub", "peft", "accelerate"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger("harness").setLevel(logging.INFO)
+    warnings.simplefilter("ignore")

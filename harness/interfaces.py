@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -101,11 +101,14 @@ class ModelFacts:
         params_total: number of parameters (shared ones counted once).
         context_length: longest input in tokens.
         content: what decides its numbers, by name (recipe hash, or file hashes); part of every identity.
+        linear: last name of its linear layers, but for the output head → inputs plus outputs of all layers of that name: so many
+            parameters has an adapter of rank 1.
     """
 
     params_total: int
     context_length: int
     content: Mapping[str, str]
+    linear: Mapping[str, int] = field(default_factory=dict)
 
 
 class ModelSource(Protocol):
@@ -137,6 +140,10 @@ class Tuning(Protocol):
 
     def default_learning_rate(self, params_total: int) -> float:
         """Return the starting rate for a model of this size where none was searched."""
+        ...
+
+    def trainable(self, facts: ModelFacts) -> int:
+        """Return how many parameters will move, told before the model is built."""
         ...
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -233,12 +240,25 @@ class Mitigation(Protocol):
         ...
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
-        """Return what is added to the loss once an optimizer step, or None for nothing."""
+        """Return what is added to the loss once an optimizer step, or None for nothing.
+
+        It depends on the live model and the global random streams alone: training may go on from a saved state, or in several processes.
+        """
         ...
 
 
+class Interrupted(BaseException):
+    """The work under way is to stop soon: a time limit, preemption, Ctrl-C.
+
+    No Exception: it is no failure, and nothing that guards one task or run against errors may swallow it.
+    """
+
+
 class Progress(Protocol):
-    """Where long work says how far it is. Implementations never raise and never print to standard output."""
+    """Where long work says how far it is. Implementations never print to standard output and raise nothing but Interrupted.
+
+    ``stage`` and ``advance`` raise Interrupted once the work is to stop: what is under way is then saved, or dropped and done again.
+    """
 
     def stage(self, name: str, total: int) -> None:
         """Begin a stage of so many units (steps, requests, …), ending the one before."""

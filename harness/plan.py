@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
-from harness.config import RunConfig, plain
+from harness.config import RunConfig, plain, require_rows
 from harness.errors import ConfigError, explain
 from harness.interfaces import ModelFacts
 
@@ -22,14 +22,33 @@ MAX_WARMUP_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What one run may use of a computer.
+
+    Attributes:
+        cores: of the processor.
+        gpus: 0 is a run on the processor.
+    """
+
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What the configuration left open, decided from the model's size and the machine. Part of the identity, but for the device."""
+    """What the configuration left open, decided from the model's size and the machine. Part of the identity, but for the device.
+
+    Attributes:
+        threads: of each process.
+        processes: that train together, each on its share of a step's rows.
+    """
 
     learning_rate: float
     lr_tuned: bool
     dtype: Literal["float32", "bfloat16"]
     evaluation_dtype: Literal["float32", "bfloat16"]
     threads: int
+    processes: int
     device: Literal["cpu", "cuda"]
     max_length: int
 
@@ -56,26 +75,32 @@ class SearchedRate:
     seeds: tuple[int, ...]
 
 
-def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate], *, cores: int, cuda: bool) -> Resolved:
-    """Decide learning rate, dtypes, threads, device and row length.
+def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate], machine: Machine) -> Resolved:
+    """Decide learning rate, dtypes, threads, processes, device and row length.
 
     Args:
         config: the configuration.
         facts: of its model.
         searched: the rates that a search has found.
-        cores: of this machine.
-        cuda: whether there is a GPU.
+        machine: what the run may use.
+
+    Raises:
+        ConfigError: if a step has fewer rows than there are processes.
     """
     rate, tuned = _learning_rate(config, facts, searched)
-    automatic: Literal["float32", "bfloat16"] = "bfloat16" if cuda else "float32"
+    automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"
     dtype, evaluation_dtype = config.training.dtype, config.evaluation.dtype
+    processes = config.training.processes or max(1, machine.gpus)
+    require_rows(config.training.batch_rows, processes)
+    share = 1 if facts.params_total < SMALL_MODEL_PARAMS else max(1, machine.cores // processes)
     return Resolved(
         learning_rate=rate,
         lr_tuned=tuned,
         dtype=automatic if dtype == "auto" else dtype,
         evaluation_dtype=automatic if evaluation_dtype == "auto" else evaluation_dtype,
-        threads=config.training.threads or (1 if facts.params_total < SMALL_MODEL_PARAMS else cores),
-        device="cuda" if cuda else "cpu",
+        threads=config.training.threads or share,
+        processes=processes,
+        device="cuda" if machine.gpus else "cpu",
         max_length=min(config.training.max_length, facts.context_length),
     )
 
@@ -153,9 +178,10 @@ def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -
     Args:
         config: the configuration.
         resolved: its resolved values.
-        inputs: content hashes by name: model, data, anchor, suites.
+        inputs: content hashes by name, as plain values: model, data, anchor, suites.
     """
-    open_values = {"learning_rate", "dtype", "threads", "max_length", "class"}
+    # Rows of one forward pass move rounding alone, and give way where memory runs out: not another run.
+    open_values = {"learning_rate", "dtype", "threads", "processes", "max_length", "micro_batch_rows", "class"}
     training = {key: value for key, value in plain(config.training).items() if key not in open_values}
     settled = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned", "class"}}
     return {
@@ -168,7 +194,7 @@ def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -
         "trajectory": config.trajectory,
         "volumes": list(config.data.volumes) if config.trajectory == "independent" else None,
         "seed": config.seed,
-        "inputs": plain(inputs),
+        "inputs": dict(inputs),
     }
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from harness import PROTOCOL_VERSION, compose, plan
+from harness import PROTOCOL_VERSION, compose, plan, provenance
 from harness.config import RunConfig, plain
 from harness.data import subsets
-from harness.errors import ConfigError, DataError, explain
+from harness.errors import ConfigError, DataError, HarnessError, explain
 from harness.evaluation import adapter, content, prompts, suites
 from harness.evaluation.adapter import PreparedSuite
 from harness.evaluation.backends import Evaluation
 from harness.evaluation.suites import Suite
 from harness.interfaces import Example, ModelFacts, Origin, Row, Source, Split
-from harness.plan import Resolved
+from harness.plan import Machine, Resolved, SearchedRate
 from harness.records import Experiment
 from harness.schema import Role
 from harness.seeds import permutation
@@ -26,70 +25,88 @@ from harness.seeds import permutation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Found = TypeVar("Found")
+
 
 @dataclass
 class Workspace:
-    """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks."""
+    """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks.
 
-    rows: dict[str, Sequence[Row]] = field(default_factory=dict)
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, ModelFacts] = field(default_factory=dict)
-    suites: dict[str, PreparedSuite] = field(default_factory=dict)
-    suite_identities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    All of it is kept by the content of the configuration's objects. What could not be read is remembered too, and raised again at
+    once: a model that is not on this machine is looked for once, not for each of its thousand runs.
+    """
+
+    known: dict[Hashable, Any] = field(default_factory=dict)
+    errors: dict[Hashable, HarnessError] = field(default_factory=dict)
     examples: dict[str, dict[str, Example]] = field(default_factory=dict)
-    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
-    tokenizer_contents: dict[str, str] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], Found]) -> Found:
+        """Return what ``make`` gave the first time for this key, or raise the error that it raised then."""
+        if key not in self.known:
+            if key in self.errors:
+                raise type(self.errors[key])(str(self.errors[key]))
+            try:
+                self.known[key] = make()
+            except HarnessError as error:
+                self.errors[key] = error
+                raise
+        found: Found = self.known[key]
+        return found
+
+    def forget_errors(self) -> None:
+        """Look again for what could not be read: it may have been the network."""
+        self.errors.clear()
+
+    def machine(self) -> Machine:
+        """Return what a run may use here."""
+        return self.once("machine", this_machine)
+
+    def searched_rates(self) -> tuple[SearchedRate, ...]:
+        """Return the learning rates that searches have found."""
+        return self.once("searched rates", compose.searched_rates)
+
+    def suite(self, name: str) -> Suite:
+        """Return a suite's definition."""
+        return self.once(("suite", name), lambda: suites.load(name))
+
+    def require_writable(self, experiment: Experiment) -> None:
+        """Raise ConfigError unless an experiment's folder can be written to."""
+        self.once(("writable", experiment.folder), experiment.require_writable)
 
     def rows_of(self, source: Source, split: Split = "train") -> Sequence[Row]:
         """Return the rows of a source."""
-        key = _key(source, split)
-        if key not in self.rows:
-            self.rows[key] = source.rows(split)
-            self.fingerprints[key] = subsets.fingerprint(self.rows[key])
-        return self.rows[key]
+        return self.once(("rows", self._key(source, split)), lambda: source.rows(split))
 
     def fingerprint_of(self, source: Source) -> str:
         """Return the content hash of a source's training rows."""
-        self.rows_of(source)
-        return self.fingerprints[_key(source, "train")]
+        return self.once(("fingerprint", self._key(source, "train")), lambda: subsets.fingerprint(self.rows_of(source)))
 
     def facts_of(self, config: RunConfig) -> ModelFacts:
         """Return what is known of a run's model before it is built."""
-        key = plan.identify(plain(config.model))
-        if key not in self.facts:
-            self.facts[key] = config.model.facts()
-        return self.facts[key]
+        return self.once(("facts", _content(config.model)), config.model.facts)
 
     def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
         """Return what decides the scores of a suite."""
-        suite = suites.load(name)
+        suite = self.suite(name)
         source = source_of(suite, config)
-        key = f"{name} {_key(source, suite.split)}"
-        if key not in self.suite_identities:
-            self.suite_identities[key] = adapter.identity(suite, self.rows_of(source, suite.split) if source else ())
-        return self.suite_identities[key]
+        rows = self.rows_of(source, suite.split) if source else ()
+        return self.once(("suite identity", name, self._key(source, suite.split)), lambda: adapter.identity(suite, rows))
 
     def suite_of(self, name: str, config: RunConfig) -> PreparedSuite:
         """Return a suite with its tasks built, or rows taken, and items chosen."""
-        suite, evaluation = suites.load(name), cast(Evaluation, config.evaluation)
+        suite, evaluation = self.suite(name), cast(Evaluation, config.evaluation)
         source = source_of(suite, config)
-        key = f"{name} {evaluation.items} {evaluation.prompt_format} {_key(source, suite.split)}"
-        if key not in self.suites:
-            self.suites[key] = adapter.prepare(suite, evaluation, self.rows_of(source, suite.split) if source else ())
-        return self.suites[key]
+        rows = self.rows_of(source, suite.split) if source else ()
+        key = ("prepared suite", name, evaluation.items, evaluation.prompt_format, self._key(source, suite.split))
+        return self.once(key, lambda: adapter.prepare(suite, evaluation, rows))
 
     def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """Return the tokenizer of a run's model."""
-        key = plan.identify(plain(config.model))
-        if key not in self.tokenizers:
-            self.tokenizers[key] = config.model.tokenizer()
-            self.tokenizer_contents[key] = content.of_tokenizer(self.tokenizers[key])
-        return self.tokenizers[key]
+        return self.once(("tokenizer", _content(config.model)), config.model.tokenizer)
 
     def tokenizer_content_of(self, config: RunConfig) -> str:
         """Return the content hash of the tokenizer, chat template included, of a run's model."""
-        self.tokenizer_of(config)
-        return self.tokenizer_contents[plan.identify(plain(config.model))]
+        return self.once(("tokenizer content", _content(config.model)), lambda: content.of_tokenizer(self.tokenizer_of(config)))
 
     def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
         """Return rows as tokens; each row is encoded once for all runs of the same model and objective."""
@@ -101,10 +118,15 @@ class Workspace:
                 known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
         return [known[row_id] for row_id in ids]
 
+    def _key(self, source: Source | None, split: Split) -> str:
+        """Return what tells the rows of one source and split from others: everything but the volumes."""
+        found = self.once(("key", _content(source)), lambda: plan.identify((plain(source) or {}) | {"volumes": None}))
+        return f"{found} {split}" if source else ""
 
-def _key(source: Source | None, split: Split) -> str:
-    """Return what tells the rows of one source and split from others."""
-    return plan.identify(plain(source) | {"volumes": None, "split": split}) if source else ""
+
+def _content(*values: Any) -> Hashable:
+    """Return a key by what configuration objects hold: equal objects have equal keys, at the price of a few microseconds."""
+    return tuple((type(value), repr(value)) for value in values)
 
 
 def source_of(suite: Suite, config: RunConfig) -> Source | None:
@@ -128,19 +150,17 @@ class Prepared:
     """A run that has passed every check.
 
     Attributes:
-        rows: target rows in the order they are trained on, the largest volume of them (each epoch in its own order).
-        anchor: anchor rows in the order they are drawn.
         identity: decides ``run_id``.
         baseline_identities: suite → what decides its volume 0 and is known before its tasks are built.
+        baseline_keys: suite → hash of that: runs with equal keys share the volume 0 of the suite.
     """
 
     config: RunConfig
     facts: ModelFacts
     resolved: Resolved
-    rows: Sequence[Row]
-    anchor: Sequence[Row]
     identity: Mapping[str, Any]
     baseline_identities: Mapping[str, Mapping[str, Any]]
+    baseline_keys: Mapping[str, str]
     workspace: Workspace
 
     @cached_property
@@ -148,10 +168,26 @@ class Prepared:
         """Hash of the identity."""
         return plan.identify(self.identity)
 
+    @cached_property
+    def rows(self) -> Sequence[Row]:
+        """Target rows in the order they are trained on, the largest volume of them (each epoch in its own order)."""
+        config, rows, largest = self.config, self.workspace.rows_of(self.config.data), max(self.config.data.volumes)
+        subset = subsets.order(rows, config.seed)[:largest]
+        orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
+        return [rows[i] for order in [list(range(largest)), *orders] for i in (subset[position] for position in order)]
+
+    @cached_property
+    def anchor(self) -> Sequence[Row]:
+        """Anchor rows in the order they are drawn."""
+        if not self.config.mitigation.needs_anchor or self.config.anchor is None:
+            return []
+        rows = self.workspace.rows_of(self.config.anchor)
+        return [rows[i] for i in permutation(self.config.seed, len(rows), "anchor-order")]
+
     @property
     def experiment(self) -> Experiment:
         """Where it is recorded."""
-        return Experiment(Path(self.config.results) / self.config.name)
+        return experiment_of(self.config)
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -166,48 +202,88 @@ class Prepared:
         return sorted(self.config.data.volumes)
 
 
-def prepare(config: RunConfig, workspace: Workspace) -> Prepared:
+def experiment_of(config: RunConfig) -> Experiment:
+    """Return where a run is recorded."""
+    return Experiment(Path(config.results) / config.name)
+
+
+def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = None) -> Prepared:
     """Check everything that can be checked before a model is built or a file written, and identify the run.
 
+    Args:
+        config: of one run.
+        workspace: what it shares with others.
+        machine: what it may use; None is this machine.
+
     Raises:
-        HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each.
+        HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each. A ModelError or a DataError says that a piece
+            cannot be used, or is not on this machine; it comes at once for the next run that needs the same piece.
     """
-    Experiment(Path(config.results) / config.name).require_writable()
-    definitions = {name: suites.load(name) for name in (*config.target_suites, *config.probe_suites)}
+    workspace.require_writable(experiment_of(config))
+    for name in (*config.target_suites, *config.probe_suites):
+        workspace.suite(name)
     facts = workspace.facts_of(config)
-    resolved = plan.resolve(config, facts, compose.searched_rates(), cores=os.cpu_count() or 1, cuda=_has_gpu())
-    rows = _target_rows(config, workspace)
-    anchor = _anchor_rows(config, workspace)
-    evaluation = plain(config.evaluation) | {"dtype": resolved.evaluation_dtype}
-    suite_inputs = {name: workspace.identity_of(name, config) for name in definitions}
-    tokenizer = workspace.tokenizer_content_of(config)
-    shared = {
-        "model": plain(facts.content),
-        "tokenizer": tokenizer,
-        "context_length": facts.context_length,
-        "evaluation": evaluation,
-        "threads": resolved.threads,
-        "protocol_version": PROTOCOL_VERSION,
-    }
-    inputs = {
-        "model": facts.content,
-        "tokenizer": tokenizer,
-        "context_length": facts.context_length,
-        "data": workspace.fingerprint_of(config.data),
-        "anchor": workspace.fingerprint_of(config.anchor) if config.anchor and config.mitigation.needs_anchor else None,
-        "target_suites": {name: suite_inputs[name] for name in config.target_suites},
-        "probe_suites": {name: suite_inputs[name] for name in config.probe_suites},
-    }
+    resolved = plan.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
+    _check_sizes(config, workspace)
+    inputs = _inputs(config, workspace)
+    identities, keys = _baselines(config, resolved, inputs, workspace)
     return Prepared(
         config=config,
         facts=facts,
         resolved=resolved,
-        rows=rows,
-        anchor=anchor,
         identity=plan.identity(config, resolved, inputs),
-        baseline_identities={name: shared | {"suite": identity} for name, identity in suite_inputs.items()},
+        baseline_identities=identities,
+        baseline_keys=keys,
         workspace=workspace,
     )
+
+
+def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
+    """Return the content of what goes into a run, as plain values; worked out once for all runs of the same inputs."""
+    drawn = config.anchor if config.mitigation.needs_anchor else None
+
+    def find() -> dict[str, Any]:
+        facts = workspace.facts_of(config)
+        return {
+            "model": plain(facts.content),
+            "tokenizer": workspace.tokenizer_content_of(config),
+            "context_length": facts.context_length,
+            "data": workspace.fingerprint_of(config.data),
+            "anchor": workspace.fingerprint_of(drawn) if drawn else None,
+            "target_suites": {name: plain(workspace.identity_of(name, config)) for name in config.target_suites},
+            "probe_suites": {name: plain(workspace.identity_of(name, config)) for name in config.probe_suites},
+        }
+
+    return workspace.once(("inputs", drawn is None, _shared(config)), find)
+
+
+def _baselines(
+    config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any], workspace: Workspace
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return what decides the volume 0 of each suite, and its hash; worked out once for all runs that start from the same."""
+
+    def find() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        shared = {
+            **{name: inputs[name] for name in ("model", "tokenizer", "context_length")},
+            "evaluation": plain(config.evaluation) | {"dtype": resolved.evaluation_dtype},
+            "threads": resolved.threads,
+            "protocol_version": PROTOCOL_VERSION,
+        }
+        measured = inputs["target_suites"] | inputs["probe_suites"]
+        identities = {name: shared | {"suite": suite} for name, suite in measured.items()}
+        return identities, {name: plan.identify(found) for name, found in identities.items()}
+
+    key = ("baselines", _content(config.evaluation), resolved.evaluation_dtype, resolved.threads, _shared(config))
+    return workspace.once(key, find)
+
+
+def _shared(config: RunConfig) -> Hashable:
+    return _content(config.model, config.data, config.anchor, config.target_suites, config.probe_suites)
+
+
+def this_machine() -> Machine:
+    """Return what a run may use here: several GPUs only where it asks for several processes."""
+    return Machine(cores=provenance.cores(), gpus=int(_has_gpu()))
 
 
 def _has_gpu() -> bool:
@@ -216,7 +292,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _target_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
+def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
+    """Refuse volumes that the data, or the anchor, have no rows for. Raises DataError."""
     rows, largest = workspace.rows_of(config.data), max(config.data.volumes)
     if largest > len(rows):
         batch = config.training.batch_rows
@@ -225,20 +302,12 @@ def _target_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
         )
         message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}", fix=fix)
         raise DataError(message)
-    subset = subsets.order(rows, config.seed)[:largest]
-    orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
-    return [rows[i] for order in [list(range(largest)), *orders] for i in (subset[position] for position in order)]
-
-
-def _anchor_rows(config: RunConfig, workspace: Workspace) -> list[Row]:
-    wanted = config.mitigation.anchor_rows(max(config.data.volumes) * config.training.epochs)
     if not config.mitigation.needs_anchor or config.anchor is None:
-        return []
-    rows = workspace.rows_of(config.anchor)
-    if wanted > len(rows):
+        return
+    anchor, wanted = workspace.rows_of(config.anchor), config.mitigation.anchor_rows(largest * config.training.epochs)
+    if wanted > len(anchor):
         fix = "a smaller volume or mitigation.fraction, or a larger anchor"
-        raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(rows)} rows", allowed=f"at least {wanted}", fix=fix))
-    return [rows[i] for i in permutation(config.seed, len(rows), "anchor-order")]
+        raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(anchor)} rows", allowed=f"at least {wanted}", fix=fix))
 
 
 def done(prepared: Prepared) -> bool:

@@ -29,9 +29,15 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "gpu": _gpu(),
     }
+
+
+def cores() -> int:
+    """Return how many cores this process may use: fewer than the machine has, in a cluster's job or a container."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def git_state() -> dict[str, Any] | None:

@@ -2,19 +2,23 @@
 
     results/<name>/
       manifest.json                    the run ids that the last command asked for; others are stale
+      sweeps/<sweep id>.json           the units of a sweep
+      claims/<unit id>/<n>.json        who has a unit, or had it (harness.sweep.claims)
       baselines/<baseline id>/         volume 0, once per model and suite
         baseline.json  samples.parquet
-        partial/first/<suite>/<task>/  tasks of a measurement under way, gone when it is written; again/ of the second one
+      partial/<baseline id>/           tasks of its measurement under way, gone when it is written: first/ and, of the second one, again/
       runs/<run id>/
         config.json                    the resolved configuration
         prompts/<suite>/<task>.txt     one item of each task as the model sees it
-        points/<volume>/point.json  samples.parquet
-        points/<volume>/partial/<suite>/<task>/finished.json  samples.parquet
+        points/<volume>/               point.json  samples.parquet
+        partial/<volume>/<suite>/<task>/  finished.json  samples.parquet: of a point's evaluation under way
+        state/<step>/                  training, to go on from
         weights/<volume>/
         record.json                    written last: its presence means every volume it names is done
-        failure.json                   instead of it: the reason and traceback of the last try
+        failure.json                   the reason and traceback of the last try, where it did not finish
 
-Every file is written beside its place and renamed into it; of a folder's files the json comes last and marks it complete.
+Every file is written beside its place and renamed into it, points and baselines as whole folders: nothing is ever half there, and of
+two that write the same one the first wins. What a killed process left behind begins with a dot.
 """
 
 from __future__ import annotations
@@ -32,18 +36,24 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from harness import PROTOCOL_VERSION
+from harness import PROTOCOL_VERSION, files, plan, schema
+from harness.claim_log import ClaimLog
 from harness.config import build
 from harness.errors import ConfigError, RecordError, explain
-from harness.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Finished, Manifest, Point, Record, Score
+from harness.schema import (
+    SAMPLE_COLUMNS,
+    SCHEMA_VERSION,
+    Baseline,
+    Failure,
+    Finished,
+    Manifest,
+    Point,
+    Record,
+    Score,
+    Sweep,
+)
 
-START_WEIGHTS = "start_weights_sha256"
-"""Stands in config.json beside the configuration: the bytes that every point of the run started from."""
-
-BASELINES = "baselines"
-"""Stands there too, so that the points of a run that is not done can be compared with before."""
-
-AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished)
+AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished, Sweep)
 
 PARTIAL = "partial"
 
@@ -92,6 +102,11 @@ class Experiment:
     def name(self) -> str:
         """The experiment's name, which is its folder's."""
         return self.folder.name
+
+    @property
+    def claims(self) -> ClaimLog:
+        """Who has its units, or had them."""
+        return ClaimLog(self.folder)
 
     def run_folder(self, run_id: str) -> Path:
         """Return the folder of a run."""
@@ -165,57 +180,73 @@ class Experiment:
 
     def run_ids(self) -> list[str]:
         """Return every run with a folder, done or not."""
-        return sorted(path.name for path in (self.folder / "runs").glob("*") if path.is_dir())
+        return _names(self.folder / "runs")
+
+    def baseline_ids(self) -> list[str]:
+        """Return every baseline with a folder."""
+        return _names(self.folder / "baselines")
+
+    def baseline_keys(self) -> dict[str, bool]:
+        """Return the keys of the baselines on disk (as in ``Unit.baseline_keys``), each with whether all its scores are there."""
+        found: dict[str, bool] = {}
+        for baseline in filter(None, map(self.baseline, self.baseline_ids())):
+            key = plan.identify({name: value for name, value in baseline.identity.items() if name != "tasks"})
+            found[key] = found.get(key, False) or schema.complete(baseline)
+        return found
 
     def current(self) -> set[str]:
         """Return the runs the last command asked for; every run where there is no manifest."""
         manifest = _read(self.folder / "manifest.json", Manifest)
         return set(manifest.run_ids) if manifest else set(self.run_ids())
 
-    def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool) -> None:
+    def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None) -> None:
         """Say which runs are current.
 
         Args:
             asked: run id → resolved configuration of the runs that are asked for.
             keep: keep those that are current already, but for runs of an equal configuration: their inputs were others, so these
                 supersede them.
+            sweep: id of the sweep that asks; None leaves the last one.
         """
-        settings = [_but_for_volumes(config) for config in asked.values()]
-        kept = {run_id for run_id in self.current() if _but_for_volumes(self.config(run_id)) not in settings} if keep else set()
+        settings = [schema.but_for_volumes(config) for config in asked.values()]
+        kept = {run_id for run_id in self.current() if schema.but_for_volumes(self.config(run_id)) not in settings} if keep else set()
         ids = sorted({*asked, *kept})
-        _write_json(self.folder / "manifest.json", Manifest(experiment=self.name, run_ids=tuple(ids)))
+        if sweep is None:
+            before = _read(self.folder / "manifest.json", Manifest)
+            sweep = before.sweep if before else None
+        _write_json(self.folder / "manifest.json", Manifest(experiment=self.name, run_ids=tuple(ids), sweep=sweep))
 
     def write_config(
         self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "", baselines: Mapping[str, str] | None = None
     ) -> None:
         """Write what is known of a run that begins: its resolved configuration, its start weights' bytes, suite → baseline id."""
-        values = {**config, START_WEIGHTS: start_weights_sha256, BASELINES: dict(baselines or {})}
-        _write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
+        values = {**config, schema.START_WEIGHTS: start_weights_sha256, schema.BASELINES: dict(baselines or {})}
+        files.write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
 
     def start_weights_sha256(self, run_id: str) -> str | None:
         """Return the bytes that a run's points started from; None where it never began."""
-        found = self.config(run_id).get(START_WEIGHTS)
+        found = self.config(run_id).get(schema.START_WEIGHTS)
         return None if found is None else str(found)
 
     def unfinished_baseline(self, baseline_id: str, key: str, *, again: bool = False) -> Partial:
         """Return what is finished of a baseline that is being measured: the first time, or again for its numeric spread."""
-        return Partial(self.baseline_folder(baseline_id) / PARTIAL / ("again" if again else "first"), key)
+        return Partial(self.folder / PARTIAL / baseline_id / ("again" if again else "first"), key)
 
     def unfinished_point(self, run_id: str, volume: int, key: str) -> Partial:
         """Return what is finished of a point that is being evaluated."""
-        return Partial(self.point_folder(run_id, volume) / PARTIAL, key)
+        return Partial(self.run_folder(run_id) / PARTIAL / str(volume), key)
 
     def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
-        """Write a baseline: samples first, then the json that marks it complete."""
-        _write_samples(self.baseline_folder(baseline.baseline_id), samples)
-        _write_json(self.baseline_folder(baseline.baseline_id) / "baseline.json", baseline)
-        shutil.rmtree(self.baseline_folder(baseline.baseline_id) / PARTIAL, ignore_errors=True)
+        """Write a baseline with its items, unless a complete one stands there already."""
+        known = self.baseline(baseline.baseline_id)
+        _write_measured(self.baseline_folder(baseline.baseline_id), "baseline.json", baseline, samples, replace=known)
+        shutil.rmtree(self.folder / PARTIAL / baseline.baseline_id, ignore_errors=True)
 
     def write_point(self, point: Point, samples: pd.DataFrame) -> None:
-        """Write a point: samples first, then the json that marks it complete."""
-        _write_samples(self.point_folder(point.run_id, point.volume), samples)
-        _write_json(self.point_folder(point.run_id, point.volume) / "point.json", point)
-        shutil.rmtree(self.point_folder(point.run_id, point.volume) / PARTIAL, ignore_errors=True)
+        """Write a point with its items, unless a complete one stands there already: then this result is a second one, and is dropped."""
+        known = self.point(point.run_id, point.volume)
+        _write_measured(self.point_folder(point.run_id, point.volume), "point.json", point, samples, replace=known)
+        shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / str(point.volume), ignore_errors=True)
 
     def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
         """Write what one item of each task looks like to the model, task → text."""
@@ -237,15 +268,61 @@ class Experiment:
 
     def write_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a folder beside its place, then rename it into place, replacing an earlier one."""
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = files.beside(folder)
         temporary.mkdir(parents=True)
         try:
             fill(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
+            files.rename_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def write_sweep(self, sweep: Sweep) -> None:
+        """Write the units of a sweep, for workers elsewhere and for whoever looks on."""
+        _write_json(self.folder / "sweeps" / f"{sweep.id}.json", sweep)
+
+    def sweep(self, sweep_id: str | None = None) -> Sweep | None:
+        """Return a sweep, by default the last one; None where there was none."""
+        if sweep_id is None:
+            manifest = _read(self.folder / "manifest.json", Manifest)
+            sweep_id = manifest.sweep if manifest else None
+        return _read(self.folder / "sweeps" / f"{sweep_id}.json", Sweep) if sweep_id else None
+
+    def recorded(self, run_id: str) -> tuple[int, ...]:
+        """Return the volumes that a run's record names and nothing is missing of; without the strictness, and the cost, of ``record``."""
+        values = self.glance("runs", run_id, "record.json")
+        return () if values.get("failed_measurements") else tuple(values.get("volumes", ()))
+
+    def glance(self, *path: str) -> Mapping[str, Any]:
+        """Return a JSON file as plain values, unchecked, at a tenth of the cost; empty where there is none of this version."""
+        try:
+            values: Mapping[str, Any] = json.loads(self.folder.joinpath(*path).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        versions = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}
+        return values if all(values.get(key, ours) == ours for key, ours in versions.items()) else {}
+
+    def point_bytes(self, run_id: str, volume: int) -> int:
+        """Return the size on disk of a point with its items; 0 where there is none."""
+        folder = self.point_folder(run_id, volume)
+        return sum(entry.stat().st_size for entry in os.scandir(folder)) if folder.is_dir() else 0
+
+    def clear_leftovers(self, run_id: str) -> None:
+        """Remove what a killed process left half-written in a run's folder. Only for who holds the run."""
+        for place in ("", "points", "state", "weights", "prompts"):
+            files.clear_hidden(self.run_folder(run_id) / place)
+
+    def state_folder(self, run_id: str, step: int) -> Path:
+        """Return the folder of a run's state of training."""
+        return self.run_folder(run_id) / "state" / str(step)
+
+    def states(self, run_id: str) -> list[int]:
+        """Return the steps of which a run's state of training is kept, newest first."""
+        folders = (self.run_folder(run_id) / "state").glob("*")
+        return sorted((int(path.name) for path in folders if path.name.isdigit()), reverse=True)
+
+    def drop_state(self, run_id: str, step: int) -> None:
+        """Remove a state of training."""
+        shutil.rmtree(self.state_folder(run_id, step), ignore_errors=True)
 
     def drop_failure(self, run_id: str) -> None:
         """Remove the word of a failed try whose run is done by now."""
@@ -254,14 +331,6 @@ class Experiment:
     def forget(self, run_id: str) -> None:
         """Remove a run whose inputs changed under its id (the weight bytes of a rebuilt nursery model)."""
         shutil.rmtree(self.run_folder(run_id), ignore_errors=True)
-
-
-def _but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a configuration asks for, apart from how far it goes (each independent volume is a run of its own)."""
-    data = dict(config.get("data", {}))
-    if config.get("trajectory") == "shared":
-        data.pop("volumes", None)
-    return {**config, "data": data, START_WEIGHTS: None, BASELINES: None, "save_weights": None}
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -301,27 +370,31 @@ def _read_samples(folder: Path) -> pd.DataFrame:
 
 
 def _write_json(path: Path, record: AnyRecord) -> None:
-    _write_text(path, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_text(path, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _write_samples(folder: Path, samples: pd.DataFrame) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".samples.{os.getpid()}"
+    temporary = files.beside(folder / "samples.parquet")
     try:
         samples.to_parquet(temporary, index=False, compression="zstd")
         temporary.replace(folder / "samples.parquet")
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataFrame, *, replace: Baseline | Point | None) -> None:
+    """Put a measurement and its items into place as one folder, unless ``replace``, which stands there, is complete."""
+    if replace is not None and schema.complete(replace):
+        return
+    temporary = files.beside(folder)
+    try:
+        _write_samples(temporary, samples)
+        _write_json(temporary / name, record)
+        files.rename_folder(temporary, folder, over=replace is not None or not (folder / name).exists())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if not path.name.startswith(".") and path.is_dir())

@@ -161,6 +161,8 @@ class Record:
             how many of one epoch's rows repeat an earlier one.
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
         start_weights_sha256: bytes of the weights that training started from.
+        micro_batch_rows: rows of one forward pass, where a step was taken in several: as configured, or as few as memory allowed.
+        failed_measurements: how many scores of its points and baselines are missing, because their measurement failed.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -186,11 +188,17 @@ class Record:
     start_weights_sha256: str
     provenance: Mapping[str, Any]
     data_facts: Mapping[str, Any] = field(default_factory=dict)
+    micro_batch_rows: int | None = None
+    failed_measurements: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The last try of a run that did not finish."""
+    """The last try of a run that did not finish.
+
+    Attributes:
+        tries: how often it ended so since a command last asked for it; at ``TRIES`` the run counts as failed.
+    """
 
     schema_version: int = SCHEMA_VERSION
     protocol_version: int = PROTOCOL_VERSION
@@ -200,15 +208,112 @@ class Failure:
     config: Mapping[str, Any]
     reason: str
     traceback: str
+    tries: int = 1
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The runs that the last sweep, and any run since, asked for."""
+    """The runs that the last sweep, and any run since, asked for.
+
+    Attributes:
+        sweep: id of the last sweep, whose units lie in ``sweeps/``; None where there was only ``harness run``.
+    """
 
     experiment: str
     run_ids: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
+    sweep: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One job of a sweep: a run, or the volume 0 that runs need.
+
+    Attributes:
+        id: the run id; ``baseline-`` and a hash for a baseline unit.
+        overrides: what composes to its configuration (of a baseline unit: that of any run that needs it).
+        label: what it is, for people.
+        needs: baseline units that come first.
+        baseline_keys: suite → hash of its volume 0's identity, as far as it is known before weights and tasks.
+        volumes: points to reach; none for a baseline unit.
+        threads, processes: that it computes with.
+        params_total: of its model.
+        cost: rough floating-point operations, to put the longest first.
+    """
+
+    kind: Literal["baseline", "run"]
+    id: str
+    overrides: tuple[str, ...]
+    label: str
+    needs: tuple[str, ...] = ()
+    baseline_keys: Mapping[str, str]
+    volumes: tuple[int, ...] = ()
+    threads: int
+    processes: int
+    params_total: int
+    cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What one sweep command asked for: every unit, done or not, in the order in which they are taken.
+
+    Attributes:
+        cores, gpus: what each worker was planned to have; they decide threads, dtype and processes.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    id: str
+    experiment: str
+    command: str
+    time: str
+    cores: int
+    gpus: int
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A worker's hold of a unit: the n-th since the first. Its file's modification time is its last heartbeat.
+
+    Attributes:
+        sweep: id of the sweep that it was taken for; empty for ``harness run``.
+        host, boot, pid, started: which process has it; ``boot`` tells containers and reboots of a host apart, ``started`` a pid used again.
+        node: what the cluster calls the machine, else its host name.
+        lease: seconds without a heartbeat after which another may take it.
+        found: what was recorded of the unit when it was taken; ``stage``, ``finished``, ``total``: how far its work is since.
+        cpu_seconds, wall_seconds, gpus, memory_bytes: spent on it, and held at the last heartbeat.
+        ended: how the hold ended: ``done``, ``failed``, ``interrupted``, …; empty while it is held, and for ever if its owner died.
+        died: how its owner died, where somebody saw it.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    unit: str
+    generation: int
+    sweep: str
+    host: str
+    boot: str
+    pid: int
+    started: float
+    node: str
+    lease: float
+    taken: str
+    found: str = ""
+    stage: str = ""
+    finished: int = 0
+    total: int = 0
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    gpus: int = 0
+    memory_bytes: int = 0
+    ended: str = ""
+    reason: str = ""
+    died: str = ""
+
+
+TRIES = 2
+"""Exceptions that make a run failed: one may be chance (a file system, a full GPU), two are its own."""
 
 
 SAMPLE_COLUMNS = {
@@ -230,3 +335,22 @@ SAMPLE_COLUMNS = {
 item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per token, ``weight.M`` (the item's
 weight in the mean; missing means 1). ``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is what a
 generation task's model wrote, or the sampled text that a divergence suite is on; ``chance`` is this item's level of uniform guessing."""
+
+START_WEIGHTS = "start_weights_sha256"
+"""Stands in config.json beside the configuration: the bytes that every point of the run started from."""
+
+BASELINES = "baselines"
+"""Stands there too, so that the points of a run that is not done can be compared with before."""
+
+
+def complete(measured: Baseline | Point) -> bool:
+    """Say whether every score of a measurement is there."""
+    return all(score.status == "ok" for score in measured.scores)
+
+
+def but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration asks for, apart from how far it goes (each independent volume is a run of its own)."""
+    data = dict(config.get("data", {}))
+    if config.get("trajectory") == "shared":
+        data.pop("volumes", None)
+    return {**config, "data": data, START_WEIGHTS: None, BASELINES: None, "save_weights": None, "keep_state": None}

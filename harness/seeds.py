@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *names: str) -> int:
@@ -61,3 +65,32 @@ def untouched_global_streams() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def global_streams() -> dict[str, torch.Tensor]:
+    """Return where the global generators stand: python's, numpy's, torch's and, once there is a GPU in use, that of the current one."""
+    import torch
+
+    _, words, python_gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    numpy_words = [*legacy["state"]["key"].tolist(), legacy["state"]["pos"], legacy["has_gauss"]]
+    found = {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "numpy": torch.tensor(numpy_words, dtype=torch.int64),
+        "gauss": torch.tensor([np.nan if python_gauss is None else python_gauss, legacy["gauss"]], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+    }
+    return found | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+
+
+def set_global_streams(streams: Mapping[str, torch.Tensor]) -> None:
+    """Put the global generators where ``global_streams`` found them."""
+    import torch
+
+    python_gauss, numpy_gauss = streams["gauss"].tolist()
+    *keys, position, has_gauss = streams["numpy"].tolist()
+    random.setstate((3, tuple(streams["python"].tolist()), None if np.isnan(python_gauss) else python_gauss))
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, numpy_gauss))  # noqa: NPY002
+    torch.set_rng_state(streams["torch"])
+    if "cuda" in streams and torch.cuda.is_available():
+        torch.cuda.set_rng_state(streams["cuda"])

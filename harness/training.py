@@ -1,40 +1,48 @@
 """The one place that trains: steps of examples in, a moved model out, with stops at the volumes.
 
-The loop is transformers.Trainer's (or the one of a class derived from it that the objective names). ``_Engine`` adds to it the
-penalty, exact micro-batches and autocast; ``_Stops`` calls back at the volumes. Weights and optimizer are float32 always.
+The loop is transformers.Trainer's (or the one of a class derived from it that the objective names), accelerate's DistributedDataParallel
+around it where several processes train. ``Engine`` (harness.training_step) adds the penalty, exact micro-batches and autocast; ``_Stops``
+calls back at the volumes, and saves the state of training there, every now and then, and when the work is interrupted. Weights and
+optimizer are float32 always.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from harness.config import Training
 from harness.errors import TrainingError, explain
-from harness.interfaces import Example, Objective, Penalty, Progress
-from harness.seeds import seed_torch, untouched_global_streams
+from harness.interfaces import Example, Interrupted, Objective, Penalty, Progress
+from harness.memory import out_of_memory
+from harness.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
+from harness.training_state import Counts, State, restore, streams, tensors
+from harness.training_step import Alone, Engine, Group, Meter, Work, token_mean, work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.plan import Resolved
 
-    _Base = Trainer
-else:
-    _Base = object
+SECONDS_BETWEEN_STATES = 600.0
+"""Of training: what is lost at most when a process is killed without a word."""
 
-Batch = dict[str, torch.Tensor]
+PATIENCE_SECONDS = 24 * 60 * 60
+"""How long processes that train together wait for each other, such as for rank 0 while it evaluates."""
+
+OnState = Callable[[State], None]
+
+
+class OutOfMemory(TrainingError):
+    """Memory ran out in a forward or backward pass: smaller micro-batches may do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class Stop:
         volume: as asked for in ``stops``.
         train_loss: mean nats per supervised token since the stop before, without any penalty; None if there were no such tokens.
         flops: so far, as transformers estimates them: 6 · tokens (padding included) · parameters that are no embedding.
-        wall_seconds: of training since the stop before; what happens in ``on_stop`` is not counted.
+        wall_seconds: of training so far; what happens in ``on_stop`` is not counted.
     """
 
     step: int
@@ -69,10 +77,14 @@ def train(
     seed: int,
     pad_id: int,
     progress: Progress,
+    start: State | None = None,
+    on_state: OnState | None = None,
+    group: Group = Alone(),  # noqa: B008 - it has no state
 ) -> None:
     """Train a model in place, one optimizer step an entry of ``steps``, in that order.
 
-    The loss of a step is the mean over all its supervised tokens, however it is split into micro-batches, plus the penalty once.
+    The loss of a step is the mean over all its supervised tokens, however it is split into micro-batches and among processes, plus the
+    penalty once.
 
     Args:
         model: prepared by the tuning, in float32, on its device; left in evaluation mode.
@@ -85,50 +97,54 @@ def train(
         on_stop: called after those steps with the live model in evaluation mode. It may draw from and seed the global streams.
         seed: of everything that is random in training (dropout).
         pad_id: to pad with.
-        progress: advanced by one a step.
+        progress: advanced by one a step, and by as many as were done before. Interrupted, the state is saved at the end of the step.
+        start: a state to go on from, to the last bit; a stop at its step is still to be made. None begins.
+        on_state: takes each state that is worth saving; its tensors are live, to be written at once.
+        group: of processes that train together; all call this with the same arguments, but rank 0 alone is told of states.
 
     Raises:
         TrainingError: for a loss that is no finite number, at the step where it appears, before the weights take it up.
+        OutOfMemory: where memory does not suffice; the model is then of no more use.
+        Interrupted: as progress does.
     """
     if outside := [step for step in stops if not 1 <= step <= len(steps)]:
         raise TrainingError(explain("stops", got=f"step {outside[0]}", allowed=f"1 to {len(steps)}, the steps there are"))
+    first = start.counts.step if start else 0
     optimizer = _optimizer(model, training, resolved.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(step, len(steps), training))
-    trainer_class = type("EngineTrainer", (_Engine, objective.trainer()), {})
-    meter = _Meter()
+    if start is not None:
+        restore(model, optimizer, start)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(first + step, len(steps), training))
+    trainer_class = type("EngineTrainer", (Engine, objective.trainer()), {})
+    loop = _Stops(start, stops, on_stop, on_state, progress, resolved.threads, group, training.micro_batch_rows)
 
-    def micro_batches(step: Sequence[Example]) -> list[Batch]:
+    def collate(step: Sequence[Example]) -> Work:
         # Collated as a whole and then split, so that packing does not depend on the size of micro-batches.
-        return split(objective.collate(step, pad_id, resolved.max_length), training.micro_batch_rows)
+        return work(objective.collate(step, pad_id, resolved.max_length), training.micro_batch_rows, group)
 
-    with tempfile.TemporaryDirectory() as folder, _tidied(model, optimizer, training, resolved.threads):
-        trainer = trainer_class(
-            penalty=penalty,
-            half=resolved.dtype == "bfloat16",
-            meter=meter,
-            model=model,
-            args=_arguments(folder, model, training, resolved.device),
-            train_dataset=steps,
-            data_collator=micro_batches,
-            optimizers=(optimizer, schedule),
-            compute_loss_func=token_mean,
-        )
+    with tempfile.TemporaryDirectory() as folder, _tidied(model, optimizer, training, resolved.threads), _memory(loop, training):
+        if first in stops:
+            loop.stop(first, model)
+        if first == len(steps):
+            return
+        with group.announced():
+            trainer = trainer_class(
+                penalty=penalty,
+                half=resolved.dtype == "bfloat16",
+                meter=loop.meter,
+                group=group,
+                first=first,
+                model=model,
+                args=_arguments(folder, model, training, resolved.device, group),
+                train_dataset=steps[first:],
+                data_collator=collate,
+                optimizers=(optimizer, schedule),
+                compute_loss_func=token_mean,
+            )
         trainer.remove_callback(PrinterCallback)  # it prints to standard output
-        trainer.add_callback(_Stops(meter, stops, on_stop, progress, resolved.threads))
-        seed_torch(seed)  # after the Trainer was made, which seeds with a constant
+        trainer.add_callback(loop)
+        torch.set_num_threads(resolved.threads)  # accelerate has a number of its own for several processes
+        seed_torch(seed if group.rank == 0 else derive(seed, "rank", str(group.rank)))  # after the Trainer, which seeds with a constant
         trainer.train()
-
-
-def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> torch.Tensor:
-    """Return the cross-entropy of the next token in nats, summed over targets and divided by ``num_items_in_batch``.
-
-    Args:
-        outputs: with ``logits`` (S, T, V); logits at position t are compared with the label at t + 1.
-        labels: (S, T), -100 for no target.
-        num_items_in_batch: the targets of the whole optimizer step, of which this may be a micro-batch.
-    """
-    logits = outputs.logits
-    return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=cast(torch.Tensor, num_items_in_batch))
 
 
 def rate_multiplier(step: int, steps: int, training: Training) -> float:
@@ -143,111 +159,113 @@ def rate_multiplier(step: int, steps: int, training: Training) -> float:
     return decay * (min(1.0, seen / training.warmup_rows) if training.warmup_rows else 1.0)
 
 
-@dataclass
-class _Meter:
-    """What is counted: ``nats`` and ``tokens`` since the last stop, ``flops`` from the start."""
-
-    nats: float = 0.0
-    tokens: int = 0
-    flops: float = 0.0
-    began: float = 0.0
-
-    def restart(self) -> None:
-        """Begin anew after a stop."""
-        self.nats, self.tokens, self.began = 0.0, 0, time.perf_counter()
-
-
-def split(batch: Batch, micro_rows: int | None) -> list[Batch]:
-    """Split the sequences of a batch, tensors (S, T) padded on the right, into micro-batches cut to their own longest sequence."""
-    rows = batch["input_ids"].shape[0]
-    if micro_rows is None or micro_rows >= rows:
-        return [batch]
-    parts = [{name: value[start : start + micro_rows] for name, value in batch.items()} for start in range(0, rows, micro_rows)]
-    widths = [int(part["attention_mask"].sum(dim=1).max()) for part in parts]
-    return [{name: value[:, :width] for name, value in part.items()} for part, width in zip(parts, widths, strict=True)]
-
-
-class _Engine(_Base):
-    """What the harness adds to a Trainer: the penalty, micro-batches, autocast, and an eye on the loss.
-
-    Autocast is entered here rather than through TrainingArguments, which would wrap the live model's forward, and so change the
-    evaluations at the stops.
-    """
-
-    def __init__(self, *, penalty: Penalty | None, half: bool, meter: _Meter, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.penalty, self.half, self.meter = penalty, half, meter
-        self._penalty_due = False
-        self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the steps in order, one at a time; the Trainer's own loader would shuffle and batch them."""
-        return DataLoader(cast(Any, self.train_dataset), batch_size=None, collate_fn=self.data_collator)
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
-        targets = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in inputs)
-        self._penalty_due, self.meter.tokens = self.penalty is not None, self.meter.tokens + targets
-        loss = torch.zeros((), device=self.args.device)
-        for batch in inputs:
-            # A step may have no target if all its rows were cut; its loss is then 0.
-            loss += super().training_step(model, {**batch, "use_cache": False}, max(targets, 1))
-        return loss
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Return the loss of a micro-batch; the first of a step carries the penalty."""
-        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.half):
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        self.meter.nats += self._finite("loss", loss) * num_items_in_batch
-        if self.penalty is not None and self._penalty_due:
-            added = self.penalty(model)
-            self._finite("penalty", added)
-            self._penalty_due, loss = False, loss + added
-        return (loss, outputs) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Estimate as the Trainer does, without its walk over all modules at every step."""
-        flops = self._flops_per_token * sum(batch["input_ids"].numel() for batch in inputs)
-        self.meter.flops += flops
-        return int(flops)
-
-    def _finite(self, name: str, value: torch.Tensor) -> float:
-        number = float(value.detach())
-        if not math.isfinite(number):
-            got, fix = f"a {name} of {number} in step {self.state.global_step + 1}", "a lower training.learning_rate, or a longer warm-up"
-            raise TrainingError(explain("training", got=got, allowed="a finite number", fix=fix))
-        return number
-
-
 class _Stops(TrainerCallback):
-    """Calls back at the volumes, and sees to it that training goes on as if nothing had happened."""
+    """Calls back at the volumes, saves states, and sees to it that training goes on as if nothing had happened."""
 
-    def __init__(self, meter: _Meter, stops: Mapping[int, int], on_stop: Callable[[Stop], None], progress: Progress, threads: int) -> None:
-        self.meter, self.stops, self.on_stop, self.progress, self.threads = meter, stops, on_stop, progress, threads
+    def __init__(
+        self,
+        start: State | None,
+        stops: Mapping[int, int],
+        on_stop: Callable[[Stop], None],
+        on_state: OnState | None,
+        progress: Progress,
+        threads: int,
+        group: Group,
+        micro_batch_rows: int | None,
+    ) -> None:
+        self.stops, self.on_stop, self.on_state = stops, on_stop, on_state
+        self.progress, self.threads, self.group, self.micro_batch_rows = progress, threads, group, micro_batch_rows
+        counts = start.counts if start else Counts()
+        self.first = counts.step
+        self.meter = Meter(counts.since, counts.nats, counts.tokens, counts.flops, counts.seconds)
+        self.saved_at = counts.seconds
+        self.streams = streams(start, group.rank) if start else None
+        self.stopping = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.meter.restart()
+        self.meter.go()
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Put the random streams where they were, after all that a Trainer draws before its first step."""
+        if self.streams is not None:
+            set_global_streams(self.streams)
+            self.streams = None
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Stop if this step completes a volume."""
-        self.progress.advance()
-        if state.global_step not in self.stops:
+        """Save and stop where it is time. Raises Interrupted, with the state saved."""
+        step, meter, interrupted = self.first + state.global_step, self.meter, self._advance()
+        due = interrupted is not None or step in self.stops or meter.now() - self.saved_at >= SECONDS_BETWEEN_STATES
+        # What rank 0 says is done by all.
+        nats, flops, due_at_rank_0 = self.group.total(meter.step_nats, meter.step_flops, float(due and self.group.rank == 0))
+        meter.take(nats, flops)
+        if not due_at_rank_0:
             return
-        meter, model = self.meter, kwargs["model"]
+        meter.rest()
+        self._save(step, kwargs["model"], kwargs["optimizer"])
+        if interrupted is not None:
+            raise interrupted
+        if step in self.stops:
+            self.stop(step, kwargs["model"])
+        self.saved_at = meter.seconds
+        meter.go()
+
+    def stop(self, step: int, model: Any) -> None:
+        """Call back at a volume; the other processes wait."""
+        meter = self.meter
         stop = Stop(
-            step=state.global_step,
-            volume=self.stops[state.global_step],
+            step=step,
+            volume=self.stops[step],
             train_loss=meter.nats / meter.tokens if meter.tokens else None,
             flops=meter.flops,
-            wall_seconds=time.perf_counter() - meter.began,
+            wall_seconds=meter.seconds,
         )
         with untouched_global_streams():
             model.eval()
+            self.stopping = True
             self.on_stop(stop)
+            self.stopping = False
             model.train()
         torch.set_num_threads(self.threads)
-        meter.restart()
+        meter.restart(step)
+        self.group.total(0.0)
+
+    def _advance(self) -> Interrupted | None:
+        try:
+            self.progress.advance()
+        except Interrupted as interrupted:
+            return interrupted
+        return None
+
+    def _save(self, step: int, model: Any, optimizer: Any) -> None:
+        if self.on_state is None:
+            return
+        everybodys = self.group.gathered(global_streams())
+        if self.group.rank == 0:
+            meter = self.meter
+            counts = Counts(
+                step=step,
+                since=meter.since,
+                nats=meter.nats,
+                tokens=meter.tokens,
+                flops=meter.flops,
+                seconds=meter.seconds,
+                micro_batch_rows=self.micro_batch_rows,
+            )
+            self.on_state(State(counts, tensors(model, optimizer, everybodys)))
+
+
+@contextmanager
+def _memory(loop: _Stops, training: Training) -> Iterator[None]:
+    """Tell memory that ran out in training from other errors, and from what happens at the stops."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if loop.stopping or not out_of_memory(error):
+            raise
+        rows = training.micro_batch_rows or training.batch_rows
+        fix = "a smaller training.micro_batch_rows or training.max_length, or training.gradient_checkpointing=true"
+        raise OutOfMemory(explain("training", got=f"out of memory with micro-batches of {rows} rows", fix=fix)) from error
 
 
 def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float) -> torch.optim.Optimizer:
@@ -266,7 +284,7 @@ def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float)
     )
 
 
-def _arguments(folder: str, model: PreTrainedModel, training: Training, device: str) -> TrainingArguments:
+def _arguments(folder: str, model: PreTrainedModel, training: Training, device: str, group: Group) -> TrainingArguments:
     """Return arguments that turn off whatever a Trainer does besides training."""
     arguments = TrainingArguments(
         output_dir=folder,
@@ -281,6 +299,10 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
         logging_strategy="no",
         logging_nan_inf_filter=False,
         save_strategy="no",
+        average_tokens_across_devices=False,  # the engine does
+        ddp_backend="gloo" if group.size > 1 and device == "cpu" else None,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=PATIENCE_SECONDS,
     )
     # More than one visible GPU would otherwise wrap the model in DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import compose, paths
+from harness import compose, overrides, paths
 from harness.errors import HarnessError
+from harness.sweep import axes
 
 
 def test_the_bare_configuration_is_the_embedded_default() -> None:
@@ -18,19 +19,10 @@ def test_the_bare_configuration_is_the_embedded_default() -> None:
     assert config.anchor is None
 
 
-@pytest.mark.parametrize("name", sorted(paths.members("conf/experiment")))
-def test_every_experiment_composes_at_every_point(name: str) -> None:
-    """No yaml typo waits in a queue; points differ."""
-    configs = compose.sweep([f"experiment={name}"])
-    assert configs
-    assert all(config.name == name for config in configs)
-    assert len({repr(config) for config in configs}) == len(configs)
-
-
-@pytest.mark.parametrize("group", sorted(compose.PACKAGES))
+@pytest.mark.parametrize("group", sorted(overrides.PACKAGES))
 def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> None:
     """Each yaml builds, those that need a name given one."""
-    for name, path in paths.members(compose.folder_of(group)).items():
+    for name, path in paths.members(overrides.folder_of(group)).items():
         values = compose.load_yaml(path)
         needs: dict[str, object] = {}
         if path.stem.startswith("files"):
@@ -38,7 +30,7 @@ def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> No
         if (group, name) == ("model", "hf"):
             needs = {"name": "x"}
         built = compose.instantiate(group, values | needs, f"{group}={name}")
-        assert type(built).__module__.startswith(compose.PACKAGES[group])
+        assert type(built).__module__.startswith(overrides.PACKAGES[group])
 
 
 def test_overrides_reach_fields_that_no_yaml_lists() -> None:
@@ -74,17 +66,8 @@ def test_values_set_by_an_experiment_are_part_of_the_label(tmp_path: Path, monke
     text = "# @package _global_\n# mine\ndefaults:\n  - override /tuning: lora\ntuning:\n  rank: 4\n"
     (folder / "mine.yaml").write_text(text)
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
-    (config,) = compose.sweep(["experiment=mine"])
-    assert (config.labels.tuning, config.name) == ("lora[rank=4]", "mine")
-
-
-def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
-    """The product of the axes, in order; a single value fixes one, several replace it."""
-    whole = compose.sweep(["experiment=tiny"])
-    assert len(compose.sweep(["experiment=tiny", "tuning=lora"])) == len(whole) / 2
-    seeds = compose.sweep(["experiment=tiny", "tuning=lora", "seed=0,1,2"])
-    assert {config.seed for config in seeds} == {0, 1, 2}
-    assert {config.labels.tuning for config in seeds} == {"lora"}
+    (asked,) = axes.expand(["experiment=mine"]).asked
+    assert (asked.config.labels.tuning, asked.config.name) == ("lora[rank=4]", "mine")
 
 
 def test_anchors_are_any_data_yaml() -> None:
@@ -94,13 +77,21 @@ def test_anchors_are_any_data_yaml() -> None:
     assert config.anchor is not None
 
 
-def test_a_users_experiment_is_found_beside_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HARNESS_PATH adds members to every group."""
-    folder = tmp_path / "conf" / "experiment"
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("# @package _global_\n# mine\nname: mine\nhydra:\n  sweeper:\n    params:\n      seed: 1,2\n")
-    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
-    assert [config.seed for config in compose.sweep(["experiment=mine"])] == [1, 2]
+def test_every_override_has_a_form_that_hydra_takes() -> None:
+    """Defaults that no yaml lists are forced in, an anchor is data of another package, and both mean here what they meant."""
+    given = ["tuning=lora", "tuning.rank=4", "anchor=tinyworld-base", "mitigation=replay", "seed=3", "+name=x", "experiment=null"]
+    hydra = [overrides.for_hydra(text) for text in given]
+    assert hydra == [
+        "tuning=lora",
+        "++tuning.rank=4",
+        "data@anchor=tinyworld-base",
+        "mitigation=replay",
+        "++seed=3",
+        "++name=x",
+        "~experiment",
+    ]
+    assert compose.compose(hydra) == compose.compose(given)
+    assert overrides.for_hydra("anchor=null,tinyworld-base") == "data@anchor=null,tinyworld-base"
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from harness import compose, plan
-from harness.errors import ConfigError, DataError
+from harness.data import subsets
+from harness.data.sources import Hub
+from harness.errors import ConfigError, DataError, ModelError
 from harness.evaluation import adapter
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite
-from harness.interfaces import ModelFacts, Row, Turn
-from harness.preparation import Prepared, Workspace, _target_rows, check_together, prepare
+from harness.interfaces import ModelFacts, Row, Split, Turn
+from harness.models.load import HubModel
+from harness.plan import Machine
+from harness.preparation import Prepared, Workspace, check_together, prepare
 
 
 def rows(*overrides: str) -> list[Row]:
-    return _target_rows(compose.compose(list(overrides)), Workspace())
+    return list(prepare(compose.compose(["model=nursery-smoke-a", *overrides]), Workspace()).rows)
 
 
 def test_smaller_volumes_are_prefixes_of_larger_ones() -> None:
@@ -46,8 +51,8 @@ def test_a_sweep_of_two_dtype_policies_is_refused() -> None:
     """A difference between methods could be one of rounding."""
     facts = ModelFacts(params_total=1000, context_length=64, content={})
     config = compose.compose([])
-    resolved = plan.resolve(config, facts, (), cores=1, cuda=False)
-    one = Prepared(config, facts, resolved, [], [], {}, {}, Workspace())
+    resolved = plan.resolve(config, facts, (), Machine(cores=1, gpus=0))
+    one = Prepared(config, facts, resolved, {}, {}, {}, Workspace())
     other = dataclasses.replace(one, resolved=dataclasses.replace(resolved, dtype="bfloat16"))
     check_together([one, one])
     with pytest.raises(ConfigError, match="one policy a sweep"):
@@ -104,3 +109,96 @@ def test_a_suite_without_its_rows_is_refused_before_anything_is_built(overrides:
     """One line at preparation."""
     with pytest.raises((ConfigError, DataError), match=words):
         identities(*overrides)
+
+
+def test_identifying_a_run_orders_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of thousands of runs looks at sizes alone; the rows come in order when they are asked for, once."""
+    ordered: list[int] = []
+    order = subsets.order
+
+    def noted(rows: Sequence[Row], seed: int) -> list[int]:
+        ordered.append(seed)
+        return order(rows, seed)
+
+    monkeypatch.setattr(subsets, "order", noted)
+    prepared = prepare(compose.compose(["model=nursery-smoke-a", "data.volumes=[8]", "seed=5"]), Workspace())
+    assert (len(prepared.run_id), ordered) == (12, [])
+    assert prepared.rows is prepared.rows
+    assert (len(prepared.rows), ordered) == (8, [5])
+
+
+def test_an_anchor_with_too_few_rows_is_refused(tmp_path: Path) -> None:
+    """Half of 64 rows on top are 32; there are 20."""
+    file = tmp_path / "past.jsonl"
+    file.write_text("".join(f'{{"prompt": "a {i}", "completion": "b"}}\n' for i in range(20)))
+    replay = ["mitigation=replay", "mitigation.fraction=0.5", "anchor=files", f"anchor.train={file}", "data.volumes=[64]"]
+    with pytest.raises(DataError, match="anchor=.*got 20 rows; allowed: at least 32"):
+        rows(*replay)
+    assert len(rows(*replay, "mitigation.fraction=0")) == 64
+
+
+def test_runs_that_start_from_the_same_share_the_keys_of_their_baselines() -> None:
+    """Seed, rate and method do not move volume 0; the model and how it is evaluated do. A key is its identity's hash."""
+    workspace = Workspace()
+
+    def keys(*overrides: str) -> dict[str, str]:
+        prepared = prepare(compose.compose(["model=nursery-smoke-a", *overrides]), workspace)
+        assert {name: plan.identify(found) for name, found in prepared.baseline_identities.items()} == prepared.baseline_keys
+        return dict(prepared.baseline_keys)
+
+    first = keys()
+    assert first.keys() == {"tinyworld", "tinyworld-people"}
+    assert keys("seed=1", "tuning=lora", "training.learning_rate=0.5", "training.processes=2") == first
+    assert not set(keys("model=nursery-smoke-b").values()) & set(first.values())
+    assert not set(keys("evaluation.token_budget=64").values()) & set(first.values())
+
+
+def test_the_machine_is_part_of_what_a_run_is() -> None:
+    """Planned for a GPU: another dtype, another run, wherever it is planned."""
+    config, workspace = compose.compose(["model=nursery-smoke-a"]), Workspace()
+    here = prepare(config, workspace, Machine(cores=2, gpus=0))
+    there = prepare(config, workspace, Machine(cores=2, gpus=1))
+    assert (here.resolved.dtype, there.resolved.dtype) == ("float32", "bfloat16")
+    assert here.run_id != there.run_id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "piece"),
+    [
+        (["model=hf", "model.name=nobody/no-such-model"], ModelError, "'nobody/no-such-model'"),
+        (["model=pythia-70m", "model.revision=no-such-revision"], ModelError, "'EleutherAI/pythia-70m' at no-such-revision"),
+        (["data=metamathqa", "target_suites=[math_nll]"], DataError, "data set meta-math/MetaMathQA"),
+        (["probe_suites=[code_nll]"], DataError, "data set sahil2801/CodeAlpaca-20k"),
+    ],
+)
+def test_a_piece_that_is_not_here_is_named_and_looked_for_once(
+    overrides: list[str], error: type[Exception], piece: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the hub, each of a thousand runs says what is missing, and none waits for it again until it is asked to."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    looked: list[str] = []
+    facts, find = HubModel.facts, Hub.rows
+
+    def noted_facts(self: HubModel) -> ModelFacts:
+        looked.append(self.name)
+        return facts(self)
+
+    def noted_rows(self: Hub, split: Split) -> Sequence[Row]:
+        looked.append(self.name)
+        return find(self, split)
+
+    monkeypatch.setattr(HubModel, "facts", noted_facts)
+    monkeypatch.setattr(Hub, "rows", noted_rows)
+    workspace = Workspace()
+    for seed in range(20):
+        with pytest.raises(error) as caught:
+            prepare(compose.compose(["model=nursery-smoke-a", *overrides, f"seed={seed}"]), workspace)
+        assert piece in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert len(looked) == 1
+    workspace.forget_errors()
+    with pytest.raises(error):
+        prepare(compose.compose(["model=nursery-smoke-a", *overrides]), workspace)
+    assert len(looked) == 2

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness import compose, preparation, run
-from harness.interfaces import Silent
+from harness import compose, preparation, run, training_step
+from harness.errors import TrainingError
+from harness.interfaces import Interrupted, Silent
 from harness.preparation import Prepared, Workspace
 from harness.schema import Baseline, Point
 
@@ -39,22 +40,63 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Listening(Silent):
+    """Keeps what is said, and interrupts the work at the n-th step of training."""
+
+    def __init__(self, until: int = 0) -> None:
+        self.until, self.name, self.step, self.said = until, "", 0, list[str]()
+
+    def stage(self, name: str, total: int) -> None:
+        self.name, self.step = name, 0
+
+    def advance(self, units: int = 1) -> None:
+        self.step += units
+        if self.name.startswith("train") and self.step == self.until:
+            self.until = 0
+            raise Interrupted
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
 @dataclasses.dataclass
 class Runs:
-    """Runs in an empty folder, on a suite of three tasks; counts the tasks that are evaluated and interrupts at the number ``stop_at``."""
+    """Runs in an empty folder, on a suite of three tasks.
+
+    Counts the tasks that are evaluated and the steps that are trained; interrupts at the task of number ``stop_at``, and at step ``until``.
+    """
 
     monkeypatch: pytest.MonkeyPatch
     evaluated: list[str] = dataclasses.field(default_factory=list)
+    trained: int = 0
     stop_at: int = 0
     prepared: Prepared | None = None
+    progress: Listening = dataclasses.field(default_factory=Listening)
 
-    def __call__(self, *overrides: str, name: str = "a", stop_at: int = 0) -> str:
+    def __call__(self, *overrides: str, name: str = "a", stop_at: int = 0, until: int = 0) -> str:
         """Do one run; return the outcome."""
         self.evaluated.clear()
-        self.stop_at = stop_at
+        self.trained, self.stop_at, self.progress = 0, stop_at, Listening(until)
+        self.prepare(*overrides, name=name)
+        return run.execute(self._prepared, self.progress)
+
+    def prepare(self, *overrides: str, name: str = "a") -> Prepared:
+        """Prepare a run."""
         fixed = ["model=hf", "model.name=./model", "data.volumes=[8]", "target_suites=[]", f"name={name}"]
         self.prepared = preparation.prepare(compose.compose([*fixed, "probe_suites=[small]", *overrides]), Workspace())
-        return run.execute(self.prepared, Silent())
+        return self.prepared
+
+    def points(self) -> dict[int, Point]:
+        """The points of the last run, but for what differs from try to try."""
+        experiment, run_id = self._prepared.experiment, self._prepared.run_id
+        found = {volume: experiment.point(run_id, volume) for volume in experiment.volumes(run_id)}
+        same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
+        return {volume: dataclasses.replace(point, **same) for volume, point in found.items() if point}
+
+    @property
+    def states(self) -> list[int]:
+        """Steps of which the last run keeps its state."""
+        return self._prepared.experiment.states(self._prepared.run_id)
 
     @property
     def baselines(self) -> list[Baseline]:
@@ -99,7 +141,14 @@ def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
             raise KeyboardInterrupt
         return evaluate(lm, tasks, **settings)
 
+    step = training_step.Engine.training_step
+
+    def noted(*arguments: Any) -> Any:
+        made.trained += 1
+        return step(*arguments)
+
     monkeypatch.setattr(lm_eval, "evaluate", counted)
+    monkeypatch.setattr(training_step.Engine, "training_step", noted)
     return made
 
 
@@ -145,7 +194,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(runs: Runs, stop_at: int
     assert runs.point.scores == whole.scores
     (baseline,) = runs.baselines
     assert baseline.scores == before.scores
-    assert not list(Path("results/a").rglob("partial"))
+    assert not list(Path("results/a").glob("**/partial/*/*"))
 
 
 def test_what_other_weights_left_unfinished_is_not_taken(runs: Runs) -> None:
@@ -245,3 +294,139 @@ def test_a_suite_that_fails_whole_is_a_run_measured_in_part(runs: Runs) -> None:
     assert all(score.remeasured is None for score in runs.baselines[0].scores)
     assert runs() == "done"
     assert len(runs.evaluated) == 9
+
+
+def test_an_interrupted_training_goes_on_at_its_step(runs: Runs) -> None:
+    """Interrupted between two volumes, at the second, and then in its evaluation, the points are those of an undisturbed run."""
+    volumes = "data.volumes=[8,32]"
+    runs(volumes, "tuning=lora", "tuning.dropout=0.2", name="whole")
+    whole = runs.points()
+    assert runs.trained == 4
+    with pytest.raises(Interrupted):
+        runs(volumes, "tuning=lora", "tuning.dropout=0.2", until=3)
+    assert (runs.trained, runs.states) == (3, [3])
+    with pytest.raises(Interrupted):
+        runs(volumes, "tuning=lora", "tuning.dropout=0.2", until=4)
+    assert (runs.trained, runs.states, len(runs.evaluated)) == (1, [4], 0)
+    with pytest.raises(KeyboardInterrupt):
+        runs(volumes, "tuning=lora", "tuning.dropout=0.2", stop_at=3)
+    assert runs(volumes, "tuning=lora", "tuning.dropout=0.2") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (0, 1)
+    assert runs.points() == whole
+
+
+def test_a_larger_volume_goes_on_from_the_last(runs: Runs) -> None:
+    """Its points are those of a run that was asked for all of them; ``keep_state=false`` keeps none once the run is done."""
+    runs("data.volumes=[8,16,32]", "save_weights=all", name="whole")
+    whole = runs.points()
+    assert runs.states == [4]
+    runs("data.volumes=[8,16]", "save_weights=all")
+    assert runs("data.volumes=[8,32]", "save_weights=all", "keep_state=false") == "done"
+    assert (runs.trained, len(runs.evaluated), runs.states) == (2, 3, [])
+    assert runs.points() == whole
+
+
+def test_a_new_volume_before_the_state_is_trained_for_anew(runs: Runs) -> None:
+    """Asked for 16 rows between 8 and 32, a run begins at the beginning; points that stand are not evaluated again."""
+    runs("data.volumes=[8,32]")
+    before = runs.points()
+    assert runs("data.volumes=[16]") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (2, 3)
+    assert runs("data.volumes=[8,16,32,40]") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (1, 3)
+    after = runs.points()
+    assert {volume: after[volume] for volume in before} == before
+
+
+def test_a_point_that_must_be_measured_again_is_trained_for_again(runs: Runs) -> None:
+    """Its state is gone by then: the run begins at the beginning, and evaluates at no other point."""
+    import lm_eval
+
+    evaluate = lm_eval.evaluate
+
+    def broken(lm: Any, tasks: Any, **settings: Any) -> Any:
+        if len(runs.evaluated) == 6 and runs.trained == 1:
+            runs.evaluated.append("")
+            raise RuntimeError("chance")
+        return evaluate(lm, tasks, **settings)
+
+    with runs.monkeypatch.context() as patch:
+        patch.setattr(lm_eval, "evaluate", broken)
+        assert runs("data.volumes=[8,16]") == "measured in part"
+    assert runs("data.volumes=[8,16]") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (2, 3)
+
+
+def test_a_state_that_cannot_be_written_costs_nothing_but_time(runs: Runs) -> None:
+    """It is said, and the run is done."""
+    from harness.training_state import States
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    runs.monkeypatch.setattr(States, "save", full)
+    assert runs() == "done"
+    said = [line for line in runs.progress.said if "not saved" in line]
+    assert said == ["the state of training after step 1 is not saved: [Errno 28] No space left on device"]
+
+
+def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
+    """The run equals one that was configured so, and its record says so; at one row there is nothing left to halve."""
+    import torch
+
+    compute = training_step.Engine.compute_loss
+    room = 2
+
+    def short(self: Any, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+        if inputs["input_ids"].shape[0] > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return compute(self, model, inputs, *rest, **options)
+
+    runs("training.micro_batch_rows=2", "data.volumes=[8,16]", name="small")
+    configured = runs.points()
+    runs.monkeypatch.setattr(training_step.Engine, "compute_loss", short)
+    assert runs("data.volumes=[8,16]") == "done"
+    lines = [line for line in runs.progress.said if "memory" in line]
+    going_on = "out of memory with micro-batches of {} rows: going on with {}, and as many rows a step as before"
+    assert lines == [going_on.format(8, 4), going_on.format(4, 2)]
+    assert runs.points() == configured
+    record = runs.prepared.experiment.record(runs.prepared.run_id) if runs.prepared else None
+    assert record
+    assert record.micro_batch_rows == 2
+    room = 0
+    with pytest.raises(TrainingError, match=r"^training: got out of memory with micro-batches of 1 rows; .*max_length"):
+        runs("data.volumes=[8,16,32]")
+
+
+def test_volume_0_is_measured_without_training(runs: Runs) -> None:
+    """Each suite through ``once``; where all are known, the model is not even loaded."""
+    from harness.models.load import HubModel
+
+    prepared, asked = runs.prepare(), list[str]()
+
+    def once(name: str, done: Any, do: Any) -> None:
+        asked.append(name)
+        assert not done()
+        do()
+        assert done()
+
+    run.measure_baselines(prepared, Silent(), once)
+    assert asked == [f"baseline-{baseline.baseline_id}" for baseline in runs.baselines]
+    assert (len(runs.evaluated), runs.trained) == (6, 0)
+    runs.monkeypatch.setattr(HubModel, "load", None)
+    run.measure_baselines(runs.prepare("tuning=lora", "seed=4"), Silent(), once)
+    assert len(asked) == 1
+
+
+def test_two_processes_record_each_point_once(runs: Runs) -> None:
+    """The one that carries out the run evaluates, the other trains along and writes nothing; the run has an identity of its own."""
+    runs("data.volumes=[8,16]")
+    alone, folder = runs.points(), runs.folder
+    assert runs("data.volumes=[8,16]", "training.processes=2") == "done"
+    together = runs.points()
+    assert runs.folder != folder
+    assert (runs.trained, len(runs.evaluated)) == (2, 6)
+    for volume, point in together.items():
+        assert point.train_loss == pytest.approx(alone[volume].train_loss, abs=1e-5)
+        assert point.weight_change == pytest.approx(alone[volume].weight_change, rel=1e-4)
+    assert runs("data.volumes=[8,16,24]") == "done"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 
-from harness.seeds import derive, permutation, seed_torch, stream, untouched_global_streams
+from harness.seeds import derive, global_streams, permutation, seed_torch, set_global_streams, stream, untouched_global_streams
 
 
 def test_streams_are_reproducible_and_independent() -> None:
@@ -33,3 +35,23 @@ def test_a_block_that_seeds_leaves_the_global_streams_alone() -> None:
         seed_torch(99)
         torch.rand(10)
     assert (torch.rand(1).item(), float(np.random.rand())) == expected  # noqa: NPY002
+
+
+def test_global_streams_can_be_put_back() -> None:
+    """Python's, numpy's and torch's numbers come again, also in the middle of a pair of normal ones, of which each keeps the second."""
+    import torch
+
+    def draw() -> list[float]:
+        normal = [random.gauss(0, 1), float(np.random.normal()), torch.randn(1).item()]  # noqa: NPY002
+        return [*normal, random.random(), float(np.random.rand()), torch.rand(1).item()]  # noqa: NPY002
+
+    for before in range(2):
+        seed_torch(7)
+        for _ in range(before):
+            draw()
+        streams = global_streams()
+        expected = draw()
+        seed_torch(8)
+        draw()
+        set_global_streams(streams)
+        assert draw() == expected

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import tempfile
 import time
 import weakref
@@ -20,7 +21,8 @@ from harness.interfaces import Example, Silent
 from harness.objective.clm import Clm
 from harness.objective.sft import Sft
 from harness.seeds import seed_torch
-from harness.training import Stop, rate_multiplier, split
+from harness.training import Stop, rate_multiplier
+from harness.training_step import split
 from harness.tuning.full import Full
 from harness.tuning.lora import Lora
 from tests.contract import tiny
@@ -322,3 +324,12 @@ def test_progress_is_told_every_step() -> None:
         progress=progress,
     )
     assert progress.units == 3
+
+
+def test_training_alone_heeds_no_variables_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's launcher sets ranks and sizes for its own purposes; accelerate would wait for the others."""
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "PMI_SIZE": "2", "MASTER_PORT": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    trained(some_steps(1))
+    assert {name: os.environ.get(name) for name in variables} == variables

@@ -25,8 +25,8 @@ from harness.analysis.columns import COLUMNS, DESCRIPTIONS, SUITE_TASK
 from harness.analysis.forgetting import Items, Pair, Samples, agreement, change, is_binary, pair, value_interval
 from harness.analysis.variants import variants
 from harness.errors import RecordError, explain
-from harness.records import BASELINES, Experiment
-from harness.schema import Point, Record, Score
+from harness.records import Experiment
+from harness.schema import BASELINES, Point, Record, Score
 
 __all__ = ["COLUMNS", "DESCRIPTIONS", "SUITE_TASK", "table"]
 

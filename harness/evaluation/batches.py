@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.interfaces import Example
+from harness.memory import out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +39,6 @@ def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Foun
     Yields:
         The numbers of a batch's rows, and what was measured.
     """
-    from harness.evaluation.prefix.budget import out_of_memory
-
     waiting = list(batches(lengths, tokens))[::-1]
     while waiting:
         batch, found = waiting.pop(), None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.config import check
 from harness.errors import ModelError, explain
 from harness.interfaces import ModelFacts
-from harness.models.weights import INDEX, check_safetensors, file_sha256, first_line, weight_files
+from harness.models.weights import INDEX, check_safetensors, file_sha256, first_line, sizes, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -64,10 +64,13 @@ class HubModel:
         for file in weights:
             check_safetensors(file)
         self._check_tokenizer(folder, int(config.get_text_config().vocab_size))
+        small = {file.name: file_sha256(file) for file in self._small_files(folder)}
+        params_total, linear = sizes(small, lambda: self._without_weights(config))
         return ModelFacts(
-            params_total=self._params_total(config),
+            params_total=params_total,
             context_length=self._context_length(config),
-            content={file.name: file_sha256(file) for file in [*self._small_files(folder), *weights]},
+            content=small | {file.name: file_sha256(file) for file in weights},
+            linear=linear,
         )
 
     def longest_input(self) -> int:
@@ -186,17 +189,17 @@ class HubModel:
             got, allowed = f"a tokenizer with token {highest}", f"at most {rows - 1}: the model has {rows} rows"
             raise ModelError(explain(f"model {self.name}", got=got, allowed=allowed, fix="use the model's own tokenizer"))
 
-    def _params_total(self, config: PreTrainedConfig) -> int:
-        """Count parameters, shared ones once, on the meta device: nothing is allocated."""
+    def _without_weights(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build it on the meta device, to count parameters (shared ones once): nothing is allocated."""
         import torch
         from transformers import AutoModelForCausalLM
 
         with _quiet(), torch.device("meta"):
             try:
-                model = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)
+                model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)
             except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
                 raise ModelError(self._explain("config.json", error)) from error
-        return sum(parameter.numel() for parameter in model.parameters())
+        return model
 
     def _context_length(self, config: PreTrainedConfig) -> int:
         if self.context_length:

@@ -24,7 +24,7 @@ from harness.errors import ConfigError, ModelError, explain
 from harness.interfaces import ModelFacts
 from harness.models import world, world_words
 from harness.models.pretraining import LOOP_VERSION, THREADS, build, pretrain
-from harness.models.weights import WEIGHTS, check_safetensors, file_sha256
+from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,12 +82,9 @@ class Nursery:
 
     def facts(self) -> ModelFacts:
         """Count parameters on the meta device: nothing is trained or allocated."""
-        import torch
-
-        with torch.device("meta"):
-            model = build(self)
-        params = sum(parameter.numel() for parameter in model.parameters())
-        return ModelFacts(params_total=params, context_length=self.context, content={"recipe": self.recipe})
+        content = {"recipe": self.recipe}
+        params_total, linear = sizes(content, self._without_weights)
+        return ModelFacts(params_total=params_total, context_length=self.context, content=content, linear=linear)
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""
@@ -115,6 +112,12 @@ class Nursery:
                 explain("nursery model", got="no weights in the cache yet", allowed="a model that was loaded", fix="call load first")
             )
         return file_sha256(file)
+
+    def _without_weights(self) -> PreTrainedModel:
+        import torch
+
+        with torch.device("meta"):
+            return build(self)
 
     def _folder(self) -> Path:
         return paths.cache() / "nursery" / self.recipe

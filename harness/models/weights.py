@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,40 @@ def state_sha256(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel]) -> tuple[int, dict[str, int]]:
+    """Return a model's parameters, shared ones once, and its linear layers, see ``ModelFacts``.
+
+    They are remembered: importing a model's code takes seconds.
+
+    Args:
+        described_by: hashes of what decides its shape.
+        build: makes it on the meta device, where nothing is allocated.
+    """
+    described = json.dumps([dict(described_by), importlib.metadata.version("transformers")], sort_keys=True)
+    key = hashlib.sha256(described.encode()).hexdigest()
+    store = paths.cache() / "sizes.json"
+    known = _read_hashes(store).get(key)
+    if known is None:
+        model = build()
+        known = {"params_total": sum(parameter.numel() for parameter in model.parameters()), "linear": linear_features(model)}
+        _write_hashes(store, {**_read_hashes(store), key: known})
+    return int(known["params_total"]), {str(name): int(size) for name, size in known["linear"].items()}
+
+
+def linear_features(model: PreTrainedModel) -> dict[str, int]:
+    """Return, by the last name of a model's linear layers but for its output head, the inputs plus outputs of all layers of the name."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    found: dict[str, int] = {}
+    head = model.get_output_embeddings()
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+            name = path.rsplit(".", 1)[-1]
+            found[name] = found.get(name, 0) + sum(module.weight.shape)
+    return found
+
+
 def _read_hashes(store: Path) -> dict[str, dict[str, Any]]:
     try:
         values = json.loads(store.read_text())
@@ -106,7 +141,7 @@ def _write_hashes(store: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=1, sort_keys=True))
         temporary.replace(store)
     except OSError as error:
-        log.warning("file hashes are not remembered: %s", error)
+        log.warning("%s is not remembered: %s", store.stem, error)
 
 
 def first_line(error: Exception) -> str:

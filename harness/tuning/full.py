@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from harness.interfaces import ModelFacts
+
 RATE_AT_7B = 2e-5
 RATE_EXPONENT = 0.4
 
@@ -33,6 +35,10 @@ class Full:
     def default_learning_rate(self, params_total: int) -> float:
         """Return ``full_rate``."""
         return full_rate(params_total)
+
+    def trainable(self, facts: ModelFacts) -> int:
+        """Return all of them."""
+        return facts.params_total
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
         """Mark every parameter of this very model trainable. Draws nothing."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from harness.interfaces import ModelFacts
+
 RATE_OVER_FULL = 10.0
 ADAPTER = "default"
 """The name that PEFT gives a first adapter."""
@@ -66,6 +68,10 @@ class Lora:
         Without Regret).
         """
         return RATE_OVER_FULL * full_rate(params_total)
+
+    def trainable(self, facts: ModelFacts) -> int:
+        """Return the parameters of A and B, rank·(inputs + outputs), of every layer that is adapted."""
+        return self.rank * sum(size for name, size in facts.linear.items() if self.modules is None or name in self.modules)
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
         """Put adapters into this very model and freeze the rest; A is drawn from ``seed``, global streams stay as they were.

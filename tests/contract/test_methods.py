@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from harness import compose, paths
 from harness.interfaces import Example, Mitigation, Objective, PenaltyContext, Row, RowKind, Tuning
 from harness.seeds import derive, permutation
-from harness.training import token_mean
+from harness.training_step import token_mean
 from tests.contract import tiny
 
 GROUPS = ["tuning", "objective", "mitigation"]

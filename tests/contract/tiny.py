@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -24,10 +22,11 @@ from transformers import (
 )
 
 from harness.config import Training
-from harness.interfaces import Example, Objective, Origin, Penalty, Row, RowKind, Silent, Turn
+from harness.interfaces import Example, Objective, Origin, Penalty, Progress, Row, RowKind, Silent, Turn
 from harness.plan import Resolved
 from harness.seeds import seed_torch, untouched_global_streams
 from harness.training import Stop, train
+from harness.training_state import State
 
 torch.set_num_threads(1)  # on matrices this small a second thread only waits, for milliseconds where the machine is busy
 
@@ -97,7 +96,7 @@ def example(*ids: int, supervised: Sequence[int] | None = None, origin: Origin =
 
 def resolved(**changes: Any) -> Resolved:
     """Float32 on one thread of a CPU."""
-    values = {"lr_tuned": False, "dtype": "float32", "evaluation_dtype": "float32", "threads": 1, "device": "cpu"}
+    values = {"lr_tuned": False, "dtype": "float32", "evaluation_dtype": "float32", "threads": 1, "processes": 1, "device": "cpu"}
     return Resolved(**{**values, "learning_rate": 1e-2, "max_length": MAX_LENGTH, **changes})
 
 
@@ -111,10 +110,12 @@ def run(
     stops: Mapping[int, int] | None = None,
     on_stop: Callable[[Stop], None] = lambda _: None,
     seed: int = 0,
+    progress: Progress | None = None,
+    start: State | None = None,
+    on_state: Callable[[State], None] | None = None,
     **changes: Any,
 ) -> list[Stop]:
     """Train in place and return the stops; by default there is one, at the end."""
-    _freeze(len(sys.modules))
     reached: list[Stop] = []
 
     def stopped(stop: Stop) -> None:
@@ -132,15 +133,11 @@ def run(
         on_stop=stopped,
         seed=seed,
         pad_id=PAD,
-        progress=Silent(),
+        progress=progress or Silent(),
+        start=start,
+        on_state=on_state,
     )
     return reached
-
-
-@cache
-def _freeze(imported: int) -> None:
-    """Spare the garbage collection that a Trainer does once a run the walk through all that was imported since the last time."""
-    gc.freeze()
 
 
 def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

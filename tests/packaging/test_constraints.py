@@ -75,3 +75,13 @@ def test_the_version_has_one_source() -> None:
     """pyproject.toml reads it from harness/__init__.py."""
     assert "version" in PROJECT["dynamic"]
     assert __version__.count(".") == 2
+
+
+def test_the_environment_of_ray_has_the_same_pins() -> None:
+    """But for two packages that Ray's launcher cannot have in these versions."""
+    lines = [line for line in (ROOT / "constraints-ray.txt").read_text().splitlines() if line and line[0] != "#"]
+    theirs = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    other = {name for name in theirs.keys() & PINS.keys() if theirs[name] != PINS[name]}
+    assert other == {"cloudpickle", "joblib"}
+    extra = [Requirement(text) for text in PROJECT["optional-dependencies"]["ray"]]
+    assert all(requirement.specifier.contains(theirs[canonicalize_name(requirement.name)]) for requirement in extra)

@@ -55,11 +55,13 @@ def shipped(folder: str) -> set[str]:
 
 
 def test_the_wheel_carries_code_configuration_and_benchmarks(wheel: Path) -> None:
-    """All of harness/, conf/ and benchmarks/, the latter two inside the package, and nothing else."""
+    """All of harness/, conf/ and benchmarks/, the latter two inside the package, Hydra's way to the sweeper, and nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
     content = {name for name in names if ".dist-info/" not in name}
-    assert content == shipped("harness") | {f"harness/{name}" for folder in ("conf", "benchmarks") for name in shipped(folder)}
-    assert {"harness/py.typed", "harness/conf/run.yaml"} <= content
+    code = shipped("harness") | shipped("hydra_plugins")
+    assert content == code | {f"harness/{name}" for folder in ("conf", "benchmarks") for name in shipped(folder)}
+    assert {"harness/py.typed", "harness/conf/run.yaml", "hydra_plugins/harness_sweep/__init__.py"} <= content
+    assert "hydra_plugins/__init__.py" not in content  # a namespace package, which other plugins share
     assert any(name.startswith("harness/benchmarks/suites/") for name in content)
 
 
@@ -90,9 +92,12 @@ def test_the_installed_package_reads_nothing_of_the_checkout(installed: Path, tm
 
 
 def test_the_installed_command_measures_forgetting(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole run works from the wheel alone, in an empty folder, with an empty cache and no hub."""
+    """A whole run, and a sweep by Hydra's command line, work from the wheel alone, in an empty folder, with an empty cache and no hub."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     printed = run(installed / "harness", "run", "model=nursery-smoke-a", "data.volumes=[8]", folder=tmp_path)
     assert "nursery-smoke-a" in printed
     assert (tmp_path / "results" / "adhoc" / "report" / "report.md").is_file()
+    sweep = ["-m", "harness.main", "-m", "experiment=smoke", "model=nursery-smoke-a", "tuning=full", "data.volumes=[8]"]
+    assert "nursery-smoke-a" in run(installed / "python", *sweep, folder=tmp_path)
+    assert (tmp_path / "results" / "smoke" / "report" / "report.md").is_file()

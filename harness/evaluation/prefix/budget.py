@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from typing import Any
 
@@ -86,17 +85,3 @@ def odd_positions(model: PreTrainedModel) -> str | None:
     if changing := kinds & {"dynamic", "longrope"}:
         return f"its rotary positions ({', '.join(sorted(changing))}) depend on what else is in the row"
     return None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on a CPU."""
-    text = str(error)
-    says = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in says)
-
-
-def release(device: torch.device) -> None:
-    """Give back what the failed forward pass held."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

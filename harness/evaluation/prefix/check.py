@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import log_softmax
 
+from harness import memory
 from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import NotShared
 from harness.evaluation.prefix.engine import Engine
@@ -43,7 +44,7 @@ def refusal(engine: Engine, depth: int) -> str | None:
     except FloatingPointError as error:  # of these weights, not of the architecture
         reason, lasting = str(error), False
     except RuntimeError as error:
-        reason, lasting = f"{type(error).__name__}: {' '.join(str(error).split())}", not budget.out_of_memory(error)
+        reason, lasting = f"{type(error).__name__}: {' '.join(str(error).split())}", not memory.out_of_memory(error)
     if lasting:
         verdict.refusal, verdict.depth = reason, needed
     if reason is not None:

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
+from harness import memory
 from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import Attention, KeysValues, layout, packed, using
 from harness.evaluation.prefix.tree import Cost, Ints, Plan, plan
@@ -193,13 +194,13 @@ class Engine:
         try:
             hidden = self.run(made, batch, where)
         except RuntimeError as error:
-            if not budget.out_of_memory(error) or (len(batch.trees) == 1 and made.trees[batch.trees[0]].is_chain):
+            if not memory.out_of_memory(error) or (len(batch.trees) == 1 and made.trees[batch.trees[0]].is_chain):
                 raise
             hidden = None
         if hidden is not None:
             yield from self._chunks(hidden, chosen, read)
             return
-        budget.release(self.model.device)
+        memory.release(self.model.device)
         while self.tokens >= sum(map(size, batch.trees)):  # unless another part of the same batch has done so
             self.halve()
         if len(batch.trees) == 1:
@@ -222,11 +223,11 @@ class Engine:
             try:
                 found = read(self.logits(hidden[start : start + size]))
             except RuntimeError as error:
-                if not budget.out_of_memory(error) or size == 1:
+                if not memory.out_of_memory(error) or size == 1:
                     raise
                 found = None
             if found is None:
-                budget.release(self.model.device)
+                memory.release(self.model.device)
                 size = max(1, size // 2)
                 continue
             yield chosen[start : start + size], found
@@ -245,7 +246,7 @@ class Engine:
 
     def halve(self) -> None:
         """Go on with half the budget, and say so."""
-        budget.release(self.model.device)
+        memory.release(self.model.device)
         self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
         logger.warning("prefix: out of memory; going on with a budget of %d tokens a forward pass", self.tokens)

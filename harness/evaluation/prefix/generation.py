@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.evaluation.prefix import budget
+from harness import memory
 from harness.evaluation.prefix.attention import Call, KeysValues, attend
 from harness.evaluation.prefix.engine import Batch, Engine
 from harness.evaluation.prefix.tree import Cost, plan
@@ -149,7 +149,7 @@ def greedy(
         try:
             _Continuation(engine, left, min(slots, len(left)), limit).run(ends, stops, advance)
         except RuntimeError as error:
-            if not budget.out_of_memory(error) or (slots == 1 and engine.tokens == 1):
+            if not memory.out_of_memory(error) or (slots == 1 and engine.tokens == 1):
                 raise
             for answer in left:
                 answer.tokens = answer.tokens if answer.done else []

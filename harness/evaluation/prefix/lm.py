@@ -12,8 +12,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
+from harness import memory
 from harness.errors import ModelError, explain
-from harness.evaluation.prefix import budget, check
+from harness.evaluation.prefix import check
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.generation import greedy, is_greedy
 
@@ -173,7 +174,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
                 with self._batch_size(rows):
                     return call()
             except RuntimeError as error:
-                if not budget.out_of_memory(error) or rows == 1:
+                if not memory.out_of_memory(error) or rows == 1:
                     raise
             self.engine.halve()
 

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedModel, Qwen2MoeConfig, Qwen2MoeForCausalLM, T5Config, T5ForConditionalGeneration
 
 from harness.errors import ModelError
-from harness.evaluation.prefix import attention, budget, check
+from harness.evaluation.prefix import attention, check
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.lm import PrefixLM
+from harness.memory import out_of_memory
 from harness.tuning.lora import Lora
 from tests.contract import tiny
 from tests.evaluation.prefix import families
@@ -154,8 +155,8 @@ def test_a_sequence_that_does_not_fit_alone_is_an_error() -> None:
 
 def test_other_errors_are_no_lack_of_memory() -> None:
     """They come through at once, the budget as it was."""
-    assert budget.out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not budget.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     model = families.build("llama")
     lm = prefix(model, token_budget=440)
     check.refusal(lm.engine, 16)

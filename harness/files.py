@@ -1,0 +1,109 @@
+"""Writing so that nothing is ever half there, on one machine or on storage that many share.
+
+Everything is written under a hidden name beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+RENAMES = 5
+"""How often a folder is tried to be put into place while others put theirs there."""
+
+
+def clock(folder: Path) -> float:
+    """Return the time by the clock of the file system of a folder, in seconds since the epoch, so that hosts agree on ages.
+
+    How far it is from this machine's own clock is measured once a minute; where it cannot be, it is the machine's.
+    """
+    return time.time() + _offset(folder, int(time.monotonic() // 60))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file, a newline at its end, down to the disk before it takes its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _offset(folder: Path, minute: int) -> float:  # noqa: ARG001 - a new minute, a new measurement
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
+            probe.write(b"x")
+            probe.flush()
+            return os.fstat(probe.fileno()).st_mtime - time.time()
+    except OSError:
+        return 0.0
+
+
+def exclusive(path: Path, text: str) -> bool:
+    """Make a file with its whole text unless there is one; say whether this call made it. One caller wins, also between hosts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+        return _exclusive_without_links(path, text)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _exclusive_without_links(path: Path, text: str) -> bool:
+    """Do the same on file systems that have no hard links: the text follows a moment after the file."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
+    """Rename a folder into place; what stands there is moved away first if ``over``, else it stays and the new one is dropped."""
+    for _ in range(RENAMES):
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            if not over:
+                return
+            old = beside(folder)
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            return
+
+
+def beside(path: Path) -> Path:
+    """Return a hidden name in the same folder that no other process uses, on whatever host."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+
+
+def clear_hidden(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written in a folder."""
+    for path in folder.glob(".*") if folder.is_dir() else []:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""What state each unit of a sweep is in, from disk alone: the one answer for coordinators, workers, plan and status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from harness.records import Experiment
+from harness.schema import TRIES, Unit
+from harness.sweep.claims import Claims
+
+State = Literal["done", "running", "pending", "failed"]
+
+MEASURED_IN_PART = "measured in part"
+"""How a claim ends whose run is recorded but for measurements that failed."""
+
+
+class States:
+    """The states of an experiment's units. What was seen done or failed for good is not looked at again by this object."""
+
+    def __init__(self, experiment: Experiment, claims: Claims) -> None:
+        self.experiment, self.claims = experiment, claims
+        self.final: dict[str, State] = {}
+        self.baseline_keys: dict[str, bool] = {}
+        self.baseline_ids: list[str] = []
+
+    def of(self, unit: Unit) -> State:
+        """Return the state of a unit: done, failed (for this sweep), running (a living process has it) or pending."""
+        if unit.id in self.final:
+            return self.final[unit.id]
+        if self.is_done(unit):
+            return self._settle(unit, "done")
+        if self.claims.held(unit.id):
+            return "running"
+        return self._settle(unit, "failed") if self.failure(unit) else "pending"
+
+    def is_done(self, unit: Unit) -> bool:
+        """Say whether everything a unit is for is recorded, and no measurement is missing."""
+        if unit.kind == "baseline":
+            return all(self._baseline_known(key) for key in unit.baseline_keys.values()) or self._ended(unit) == "done"
+        if not set(unit.volumes) <= set(self.experiment.recorded(unit.id)):
+            return False
+        return all((self.experiment.point_folder(unit.id, volume) / "point.json").exists() for volume in unit.volumes)
+
+    def failure(self, unit: Unit) -> str:
+        """Return why a unit counts as failed in this sweep; empty where it does not."""
+        if unit.kind == "run" and (failure := self.experiment.failure(unit.id)) is not None and failure.tries >= TRIES:
+            return failure.reason
+        ends_it = self._ended(unit) in {MEASURED_IN_PART, "failed" if unit.kind == "baseline" else MEASURED_IN_PART}
+        last = self.experiment.claims.last(unit.id)
+        return last.reason if ends_it and last else ""
+
+    def _ended(self, unit: Unit) -> str:
+        """Return how the last hold of a unit ended, if it was of this sweep."""
+        last = self.experiment.claims.last(unit.id)
+        return last.ended if last is not None and last.sweep == self.claims.sweep else ""
+
+    def ready(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
+        """Say whether a unit can be taken now: nobody has it, and the baselines that it needs are measured (or could not be)."""
+        return self.of(unit) == "pending" and all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
+
+    def _settle(self, unit: Unit, state: State) -> State:
+        self.final[unit.id] = state
+        return state
+
+    def _baseline_known(self, key: str) -> bool:
+        if not self.baseline_keys.get(key) and (ids := self.experiment.baseline_ids()) != self.baseline_ids:
+            self.baseline_keys, self.baseline_ids = self.experiment.baseline_keys(), ids
+        return self.baseline_keys.get(key, False)

@@ -1,0 +1,78 @@
+"""Runs to units: what is done already is left out, baselines come first and once, then the longest runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness import plan
+from harness.config import Labels
+from harness.preparation import Prepared
+from harness.schema import Unit
+from harness.sweep.axes import Asked
+
+ROWS_OF_EVALUATION = 512
+"""Rows of training that one evaluation of all suites costs about as much as; only to put the longest first."""
+
+FIXED_PARAMETERS = 1_000_000
+"""Below about this size a run's cost no longer falls with its model's."""
+
+
+def units_of(asked: Sequence[tuple[Asked, Prepared]], known_baselines: Mapping[str, bool]) -> list[Unit]:
+    """Return the units of a sweep in the order in which they are taken: baselines, then runs, each the longest first.
+
+    Args:
+        asked: every run with its preparation.
+        known_baselines: keys of recorded baselines, each with whether it is complete: what is complete needs no unit.
+    """
+    runs: dict[str, Unit] = {}
+    baselines: dict[str, Unit] = {}
+    for one, prepared in asked:
+        missing = {suite: key for suite, key in prepared.baseline_keys.items() if not known_baselines.get(key)}
+        needs: tuple[str, ...] = ()
+        if missing:
+            unit = _baseline(one, prepared, missing)
+            baselines.setdefault(unit.id, unit)
+            needs = (unit.id,)
+        runs.setdefault(prepared.run_id, _run(one, prepared, needs))
+    return [*_longest_first(baselines.values()), *_longest_first(runs.values())]
+
+
+def _longest_first(units: object) -> list[Unit]:
+    found: list[Unit] = list(units)  # type: ignore[call-overload]
+    return sorted(found, key=lambda unit: -unit.cost)
+
+
+def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
+    rows = prepared.volumes[-1] * one.config.training.epochs + ROWS_OF_EVALUATION * len(prepared.volumes)
+    return Unit(
+        kind="run",
+        id=prepared.run_id,
+        overrides=one.overrides,
+        label=label(one.config.labels, one.config.seed, prepared.run_id),
+        needs=needs,
+        baseline_keys=prepared.baseline_keys,
+        volumes=tuple(prepared.volumes),
+        threads=prepared.resolved.threads,
+        processes=prepared.resolved.processes,
+        params_total=prepared.facts.params_total,
+        cost=float((prepared.facts.params_total + FIXED_PARAMETERS) * rows),
+    )
+
+
+def _baseline(one: Asked, prepared: Prepared, keys: Mapping[str, str]) -> Unit:
+    return Unit(
+        kind="baseline",
+        id=f"baseline-{plan.identify({'keys': sorted(prepared.baseline_keys.values())})}",
+        overrides=one.overrides,
+        label=f"volume 0 of {one.config.labels.model}",
+        baseline_keys=keys,
+        threads=prepared.resolved.threads,
+        processes=1,
+        params_total=prepared.facts.params_total,
+        cost=float((prepared.facts.params_total + FIXED_PARAMETERS) * ROWS_OF_EVALUATION * 2),
+    )
+
+
+def label(labels: Labels, seed: int, run_id: str) -> str:
+    """Return what people call a run."""
+    return f"{run_id} ({labels.model}, {labels.tuning}, {labels.mitigation}, seed {seed})"

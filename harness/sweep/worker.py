@@ -1,0 +1,323 @@
+"""A worker: a warm process that carries out units, one after another, and tells by its claims how far it is.
+
+Being killed is not failing: the claim is then followed by another. An exception is recorded with its traceback, and ``TRIES`` of them
+make a run failed. A full disk is waited for. Asked to stop, a worker saves what it has, gives its unit back and leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness import compose, run
+from harness.config import plain
+from harness.errors import HarnessError, RecordError, explain
+from harness.interfaces import Interrupted, Progress, Silent
+from harness.plan import Machine
+from harness.preparation import Workspace, prepare
+from harness.records import PARTIAL, Experiment
+from harness.schema import TRIES, Claim, Failure, Unit
+from harness.sweep.claims import DEATHS, Claims, Held
+from harness.sweep.states import MEASURED_IN_PART, States
+
+Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost"]
+"""How it went with a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living process has it. ``lost``: another
+process has followed, since this one was too late with its heartbeats."""
+
+WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
+
+_stop = threading.Event()
+
+
+def stop_soon() -> None:
+    """Ask this process's work to stop: at its next step or item it saves what it has and raises Interrupted. Safe in signal handlers."""
+    _stop.set()
+
+
+def go_on() -> None:
+    """Take back a request to stop, before other work begins."""
+    _stop.clear()
+
+
+@dataclass
+class Reporter:
+    """The Progress of a unit: remembered for its claim's heartbeats, handed on, and where a request to stop comes through."""
+
+    onward: Progress
+    name: str = ""
+    finished: int = 0
+    total: int = 0
+    lost: threading.Event = field(default_factory=threading.Event)
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage. Raises Interrupted."""
+        self.name, self.finished, self.total = name, 0, total
+        self.onward.stage(name, total)
+        self._maybe_stop()
+
+    def advance(self, units: int = 1) -> None:
+        """Count units of the stage. Raises Interrupted."""
+        self.finished += units
+        self.onward.advance(units)
+        self._maybe_stop()
+
+    def say(self, message: str) -> None:
+        """Hand on."""
+        self.onward.say(message)
+
+    def now(self) -> tuple[str, int, int]:
+        """Return stage, units finished and their total."""
+        return self.name, self.finished, self.total
+
+    def _maybe_stop(self) -> None:
+        if _stop.is_set() or self.lost.is_set():
+            raise Interrupted
+
+
+@dataclass
+class Worker:
+    """Carries out units of one experiment.
+
+    Attributes:
+        machine: what a run was planned to use.
+        tries: exceptions allowed before a run counts as failed.
+    """
+
+    experiment: Experiment
+    claims: Claims
+    machine: Machine
+    progress: Progress = field(default_factory=Silent)
+    tries: int = TRIES
+    workspace: Workspace = field(default_factory=Workspace)
+
+    def carry_out(self, unit: Unit) -> tuple[Outcome, str]:
+        """Do what is missing of a unit, unless a living process has it; never raises but for KeyboardInterrupt.
+
+        Returns:
+            How it went, and the reason where that was not well.
+        """
+        dead = self.claims.deaths(unit.id)
+        reporter = Reporter(self.progress)
+        try:
+            held = self.claims.take(unit.id, came_to(self.experiment, unit.id))
+        except OSError as error:
+            return ("no space", str(error)) if _is_no_space(error) else ("again", str(error))
+        if held is None:
+            return "busy", ""
+        held.progress, held.on_lost = reporter.now, reporter.lost.set
+        with held.beating():
+            if len(dead) >= DEATHS:
+                outcome, reason = self._died(unit, dead)
+            else:
+                outcome, reason = self._guarded(unit, reporter)
+            held.end({"already done": "done", "measured in part": MEASURED_IN_PART}.get(outcome, outcome), reason)
+        return outcome, reason
+
+    def _guarded(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
+        try:
+            return self._execute(unit, reporter)
+        except Interrupted:
+            return ("lost" if reporter.lost.is_set() else "interrupted"), ""
+        except Exception as error:  # noqa: BLE001 - the boundary of a unit: whatever it was is recorded with its traceback
+            if _is_no_space(error):
+                return "no space", _one_line(error)
+            return self._failed(unit, error)
+
+    def _execute(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
+        prepared = prepare(compose.compose(unit.overrides), self.workspace, self.machine)
+        once = self._once(reporter)
+        if unit.kind == "baseline":
+            run.measure_baselines(prepared, reporter, once)
+            return "done", ""
+        if prepared.run_id != unit.id:
+            got, fix = f"another run ({prepared.run_id})", "its model, data or suites changed since the sweep was planned; start it again"
+            raise RecordError(explain(f"run {unit.id}", got=got, fix=fix))
+        outcome = run.execute(prepared, reporter, once)
+        return outcome, "" if outcome != "measured in part" else "measured in part: rows with status failed in the table say why"
+
+    def _once(self, reporter: Reporter) -> run.Once:
+        """Return how something that several runs need is done by one process only: claimed, while the others wait."""
+
+        def once(name: str, done: Callable[[], bool], do: Callable[[], None]) -> None:
+            waited = False
+            while not done():
+                held = self.claims.take(name)
+                if held is not None:
+                    held.progress, held.counts = reporter.now, False
+                    with held.beating(), _ending(held):
+                        if not done():
+                            do()
+                    return
+                if not waited:
+                    waited = True
+                    reporter.stage("wait for volume 0, which another process measures", 1)
+                time.sleep(WAIT_SECONDS)
+                reporter.advance(0)
+
+        return once
+
+    def _failed(self, unit: Unit, error: Exception) -> tuple[Outcome, str]:
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        self.workspace.forget_errors()  # the next try looks again: it may have been the network
+        if unit.kind == "baseline":
+            return "failed", reason  # the runs that need it try for themselves, and each records its own failure
+        tries = self._write_failure(unit, reason, "".join(traceback.format_exception(error)))
+        return ("failed" if tries >= TRIES else "again"), reason
+
+    def _died(self, unit: Unit, dead: Sequence[Claim]) -> tuple[Outcome, str]:
+        how = next((claim.died for claim in dead if claim.died), "killed from outside, or its machine was lost")
+        where = dead[0].stage or "before its first stage"
+        most = max(claim.memory_bytes for claim in dead) / 2**30
+        reason = f"died {len(dead)} times at the same place ({where}): {how}; it held {most:.1f} GiB; often that is memory running out"
+        if unit.kind == "run":
+            self._write_failure(unit, reason, "", last=True)
+        return "failed", reason
+
+    def _write_failure(self, unit: Unit, reason: str, trace: str, *, last: bool = False) -> int:
+        """Record a failed try; return how many there were."""
+        before = self.experiment.failure(unit.id)
+        tries = TRIES if last else max((before.tries if before else 0) + 1, TRIES + 1 - self.tries)
+        labels, config = self._described(unit)
+        failure = Failure(
+            run_id=unit.id, experiment=self.experiment.name, labels=labels, config=config, reason=reason, traceback=trace, tries=tries
+        )
+        try:
+            self.experiment.write_failure(failure)
+        except OSError as second:  # a full disk fails twice; the other runs still have their turn
+            self.progress.say(f"not recorded: {unit.label}: {second}")
+        return tries
+
+    def _described(self, unit: Unit) -> tuple[dict[str, object], dict[str, object]]:
+        config = plain(compose.compose(unit.overrides))
+        return {key: value for key, value in config["labels"].items() if key != "class"}, config
+
+    def next_ready(self, units: Sequence[Unit], states: States) -> Unit | None:
+        """Return the first unit that can be taken now; None where there is none."""
+        by_id = {unit.id: unit for unit in units}
+        return next((unit for unit in units if states.ready(unit, by_id)), None)
+
+
+@contextlib.contextmanager
+def _ending(held: Held) -> Iterator[None]:
+    """End a claim as the block ends."""
+    how = "failed"
+    try:
+        yield
+        how = "done"
+    except Interrupted:
+        how = "interrupted"
+        raise
+    finally:
+        held.end(how)
+
+
+def came_to(experiment: Experiment, unit: str) -> str:
+    """Return what is kept of a unit's work, in a line that is another once there is more of it."""
+    own = experiment.run_folder(unit)
+    tasks = sum(1 for _ in (own if own.is_dir() else experiment.folder).glob(f"{PARTIAL}/*/**/finished.json"))
+    return f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
+
+
+def work(
+    folder: Path, sweep_id: str | None = None, progress: Progress | None = None, *, lease: float | None = None, beat: float | None = None
+) -> None:
+    """Pull units of a sweep from disk until none is left to take: what each of a cluster's workers does.
+
+    Args:
+        folder: the experiment's, on storage that all workers share.
+        sweep_id: which of its sweeps; None is the last.
+        progress: where to say how far it is.
+        lease: seconds without a heartbeat after which another may take a unit.
+        beat: seconds between heartbeats.
+
+    Raises:
+        Interrupted: asked to stop, everything saved.
+        RecordError: there is no such sweep.
+    """
+    experiment = Experiment(folder)
+    sweep = experiment.sweep(sweep_id)
+    if sweep is None:
+        raise RecordError(explain(f"sweep {sweep_id or ''}", got=f"nothing in {folder}", fix="run `harness sweep` again"))
+    timing = {name: value for name, value in {"lease": lease, "beat": beat}.items() if value is not None}
+    claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus, **timing)
+    worker = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus), progress or Silent())
+    states = States(experiment, claims)
+    for unit in _pulled(worker, states, sweep.units):
+        outcome, reason = worker.carry_out(unit)
+        worker.progress.say(f"{outcome}: {unit.label}{f': {reason}' if reason else ''}")
+        if outcome == "interrupted":
+            raise Interrupted
+        if outcome == "no space":
+            _pause(NO_SPACE_SECONDS)
+
+
+def carry_out_one(unit_id: str, overrides: Sequence[str]) -> str:
+    """Carry out one unit of the last sweep: what a job of any Hydra launcher does. Never raises but for KeyboardInterrupt.
+
+    Args:
+        unit_id: which unit.
+        overrides: what composes to its configuration; they tell where the sweep is.
+
+    Returns:
+        How it went, with the reason where that was not well.
+    """
+    try:
+        config = compose.compose(overrides)
+        experiment = Experiment(Path(config.results) / config.name)
+        sweep = experiment.sweep()
+        unit = next((unit for unit in sweep.units if unit.id == unit_id), None) if sweep else None
+        if sweep is None or unit is None:
+            return f"failed: {experiment.folder} has no unit {unit_id}"
+    except HarnessError as error:
+        return f"failed: {error}"
+    claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
+    worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), States(experiment, claims)
+    for _ in range(NO_SPACE_TRIES):
+        outcome, reason = worker.carry_out(unit)
+        while outcome == "busy" and states.of(unit) == "running":
+            time.sleep(WAIT_SECONDS)
+        if outcome not in {"again", "busy", "no space"}:
+            break
+        time.sleep(NO_SPACE_SECONDS if outcome == "no space" else 0.0)
+    return f"{outcome}: {reason}" if reason else outcome
+
+
+def _pulled(worker: Worker, states: States, units: Sequence[Unit]) -> Iterator[Unit]:
+    """Yield what can be taken, wait while something is pending that cannot, end when all is done, failed or in other hands."""
+    while True:
+        unit = worker.next_ready(units, states)
+        if unit is not None:
+            yield unit
+        elif any(states.of(unit) == "pending" for unit in units):
+            _pause(WAIT_SECONDS)
+        else:
+            return
+
+
+def _pause(seconds: float) -> None:
+    """Wait. Raises Interrupted once asked to stop."""
+    if _stop.wait(seconds):
+        raise Interrupted
+
+
+def _is_no_space(error: BaseException) -> bool:
+    """Say whether an error comes from a full disk or quota, by whatever library it went through."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if "No space left on device" in str(seen) or "Disk quota exceeded" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,23 @@
+"""Lets the harness' own writes fail as on a full disk, while the file that HARNESS_TEST_FULL names exists."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _full(write: Callable[..., Any]) -> Callable[..., Any]:
+    def maybe(*arguments: Any, **named: Any) -> Any:
+        if Path(os.environ["HARNESS_TEST_FULL"]).exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments, **named)
+
+    return maybe
+
+
+if os.environ.get("HARNESS_TEST_FULL"):
+    from harness import files
+
+    for name in ("write_text", "exclusive", "rename_folder"):
+        setattr(files, name, _full(getattr(files, name)))

@@ -1,0 +1,50 @@
+"""A Slurm of two nodes for the tests of this folder, or the reason why there is none."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.storm import contents
+from tests.cluster.slurm import UNAVAILABLE
+from tests.cluster.sweeps import Cluster, Sweep
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes, node1 and node2, that take a job each."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has at most 107 characters
+    here = Cluster(folder)
+    try:
+        started = here.script("up")
+        if started.returncode == UNAVAILABLE:
+            pytest.skip(started.stderr.strip())
+        assert started.returncode == 0, started.stderr
+        yield here
+    finally:
+        here.script("down")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sweep(cluster: Cluster, tmp_path: Path) -> Iterator[Sweep]:
+    """The sweep, with nothing done yet, on a cluster with nothing in its queue and both nodes up."""
+    found = Sweep(cluster, tmp_path / "results")
+    yield found
+    cluster.ask("scancel", "--user=root")
+    for node in ("node1", "node2"):
+        if "down" in cluster.ask("sinfo", "--noheader", f"--nodes={node}", "--format=%T"):
+            assert cluster.script("revive-node", node).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the sweep measures on this machine, without Slurm, when nothing happens to it."""
+    found = Sweep(cluster, tmp_path_factory.mktemp("undisturbed") / "results")
+    done = found.harness("launcher=local")
+    assert done.returncode == 0, done.stderr
+    return contents(found.results)

@@ -1,0 +1,38 @@
+"""A sweep carried by Ray, by way of Hydra's launcher for it: `make test-ray`, which has an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.records import Experiment
+
+pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs the extra `ray`: make test-ray")
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path: a socket's has at most 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ray_carries_a_sweep(short: Path) -> None:
+    """Hydra's multirun plans the sweep as `harness sweep` does, Ray runs a job a unit, and the records are the usual ones."""
+    ray = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
+    command = [sys.executable, "-m", "harness.main", "-m", *ray, "experiment=smoke", "model=nursery-smoke-a", "data.volumes=[32]"]
+    quiet = {"RAY_TMPDIR": str(short), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, cwd=short, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    experiment = Experiment(short / "results" / "smoke")
+    records = [experiment.record(run_id) for run_id in experiment.run_ids()]
+    assert [record.volumes for record in records if record] == [(32,), (32,)]
+    assert "2 run(s) done, 0 already done, 0 failed" in done.stderr

@@ -1,0 +1,251 @@
+"""Axes to points: multiplied, zipped, excluded, replaced; each point is what its overrides compose to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import compose, paths, preparation
+from harness.config import RunConfig
+from harness.data import subsets
+from harness.errors import ConfigError
+from harness.evaluation import suites
+from harness.interfaces import Row
+from harness.overrides import Parsed
+from harness.sweep import axes
+from harness.sweep.axes import expand
+
+Written = Any
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """A function that writes an experiment of a user's own, named ``mine``, from the text below ``hydra.sweeper``."""
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+
+    def written(sweeper: str, more: str = "") -> list[str]:
+        lines = "".join(f"    {line}\n" for line in sweeper.strip().splitlines())
+        (folder / "mine.yaml").write_text(f"# @package _global_\n# mine\n{more}\nhydra:\n  sweeper:\n{lines}")
+        return ["experiment=mine"]
+
+    return written
+
+
+def configs(*overrides: str) -> list[RunConfig]:
+    return [asked.config for asked in expand(overrides).asked]
+
+
+def label(config: RunConfig) -> tuple[str, float | None]:
+    return config.labels.tuning, config.training.learning_rate
+
+
+@pytest.mark.parametrize("name", sorted(paths.members("conf/experiment")))
+def test_every_point_of_every_experiment_is_what_its_overrides_compose_to(name: str) -> None:
+    """No yaml typo waits in a queue, points differ, and a worker that composes a point's overrides has that very run."""
+    found = expand([f"experiment={name}"])
+    assert found.refused == []
+    assert {asked.config.name for asked in found.asked} == {name}
+    assert len({repr(asked.config) for asked in found.asked}) == len(found.asked)
+    for asked in found.asked[:: max(1, len(found.asked) // 5)] + found.asked[-1:]:
+        assert compose.compose(asked.overrides) == asked.config
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "data.volumes=[8],[8,16]",
+        "model=hf model.name=a/b model.revision=12e45678,7012345,step1000",
+        "model=hf model.name=a/b,'c/d'",
+        "training.learning_rate=null,1e-3,0.002",
+        "training.gradient_checkpointing=true,false",
+        "tuning=lora tuning.rank=4,8 tuning.alpha=null,8",
+        "anchor=null,tinyworld-base",
+        "tuning=full,lora mitigation=replay anchor=tinyworld-base mitigation.fraction=0.25,0.5",
+        "training={batch_rows: 4},{batch_rows: 2}",
+        "target_suites=[tinyworld-people],[] probe_suites=[tinyworld]",
+        "results=a,'b c'",
+        "trajectory=independent training.decay=cosine,linear data.volumes=[8,16]",
+    ],
+)
+def test_single_values_applied_here_are_those_that_hydra_applies(axis: str) -> None:
+    """Numbers, text as typed, null, lists, mappings, labels: the quick way and the slow one agree."""
+    found = expand(_split(axis)).asked
+    assert len(found) > 1
+    for asked in found:
+        assert compose.compose(asked.overrides) == asked.config
+
+
+def _split(axis: str) -> list[str]:
+    parts: list[str] = []
+    for part in axis.split(" "):
+        if "=" in part:
+            parts.append(part)
+        else:
+            parts[-1] += f" {part}"
+    return parts
+
+
+def test_a_revision_is_no_number_at_any_point() -> None:
+    """As typed, in the configuration and in the label."""
+    found = configs("model=hf", "model.name=a/b", "model.revision=12e45678,0012")
+    assert [config.model.revision for config in found] == ["12e45678", "0012"]  # type: ignore[attr-defined]
+    assert [config.labels.model for config in found] == ["a/b[revision=12e45678]", "a/b[revision=0012]"]
+
+
+def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
+    """Six sizes; a rate axis an arm, at which the rank stands beside its own rates alone; no replay beside five shares of it."""
+    sizes = configs("experiment=size_law", "seed=0")
+    assert [config.labels.model for config in sizes] == [f"pythia-{size}" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b")]
+    rates: dict[str, list[float | None]] = {}
+    for config in configs("experiment=lora_vs_full", "seed=0"):
+        rates.setdefault(config.labels.tuning, []).append(config.training.learning_rate)
+    assert rates == {"full": [3e-6, 1e-5, 3e-5], "lora[rank=16]": [5e-5, 1e-4, 2e-4], "lora[rank=256]": [2e-5, 5e-5, 1e-4]}
+    found = configs("experiment=replay")
+    shares = ["none", *(f"replay[fraction={share},mode=compute_equivalent]" for share in (0.01, 0.05, 0.1, 0.25, 0.5))]
+    assert [config.labels.mitigation for config in found if config.seed == 0] == shares
+    assert {config.labels.anchor for config in found} == {"fineweb-edu"}
+
+
+def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
+    """The product of the axes, in order; a single value fixes one, several or a range replace it."""
+    whole = configs("experiment=tiny")
+    assert len(whole) == 4 * 2 * 3
+    assert len(configs("experiment=tiny", "tuning=lora")) == len(whole) / 2
+    seeds = configs("experiment=tiny", "model=nursery-xs", "seed=range(2,10,3)")
+    assert [(config.labels.tuning, config.seed) for config in seeds] == [(t, s) for t in ("full", "lora") for s in (2, 5, 8)]
+
+
+def test_a_users_experiment_is_found_beside_the_shipped_ones(write: Written) -> None:
+    """HARNESS_PATH adds members to every group; an experiment without a name takes its file's; a range is an axis in yaml too."""
+    found = configs(*write("params:\n  seed: range(1,3)"))
+    assert [config.seed for config in found] == [1, 2]
+    assert {config.name for config in found} == {"mine"}
+
+
+ZIP = """
+zip:
+  - tuning: full,full,lora
+    training.learning_rate: 1e-5,3e-5,2e-4
+"""
+
+
+def test_zipped_axes_go_together_and_multiply_with_others(write: Written) -> None:
+    """A learning rate a tuning: three points, not six, times two seeds."""
+    found = configs(*write(ZIP), "seed=0,1")
+    points = [("full", 1e-5), ("full", 3e-5), ("lora", 2e-4)]
+    assert {(label(config), config.seed) for config in found} == {(point, seed) for point in points for seed in (0, 1)}
+    assert len(found) == 6
+
+
+def test_the_command_line_narrows_a_zip_by_a_member_and_replaces_values(write: Written) -> None:
+    """tuning=full keeps full's rates; one rate is everybody's; both together leave nothing of the zip."""
+    mine = write(ZIP)
+    assert [label(config) for config in configs(*mine, "tuning=full")] == [("full", 1e-5), ("full", 3e-5)]
+    assert [label(config) for config in configs(*mine, "training.learning_rate=0.5")] == [("full", 0.5), ("lora", 0.5)]
+    both = configs(*mine, "tuning=lora", "training.learning_rate=0.1,0.2")
+    assert [label(config) for config in both] == [("lora", 0.1), ("lora", 0.2)]
+
+
+def test_a_tilde_leaves_a_key_alone(write: Written) -> None:
+    """The arm without a remedy has no strength to set."""
+    more = "defaults:\n  - override /data@anchor: tinyworld-base"
+    mine = write("zip:\n  - mitigation: none,replay,replay\n    mitigation.fraction: ~,0.25,0.5", more)
+    expected = ["none", "replay[fraction=0.25]", "replay[fraction=0.5]"]
+    assert [config.labels.mitigation for config in configs(*mine)] == expected
+
+
+def test_exclusions_leave_out_the_points_that_match_in_every_key(write: Written) -> None:
+    """Of two by two by two, one pair with either seed; numbers are compared as numbers, lists mean any of them."""
+    params = "params:\n  tuning: full,lora\n  seed: 0,1\n  training.learning_rate: 1e-3,2e-3\n"
+    found = configs(*write(f"{params}exclude:\n  - tuning: lora\n    training.learning_rate: 0.001\n    seed: 0,1"))
+    assert len(found) == 6
+    assert ("lora", 1e-3) not in [label(config) for config in found]
+
+
+def test_an_exclusion_may_match_nothing_where_the_command_line_narrowed_its_axis(write: Written) -> None:
+    """The experiment excludes lora at one seed; asked for full alone, that says nothing."""
+    mine = write("params:\n  tuning: full,lora\n  seed: 0,1\nexclude:\n  - tuning: lora\n    seed: 1")
+    assert len(configs(*mine)) == 3
+    assert len(configs(*mine, "tuning=full")) == 2
+
+
+def test_points_that_mean_nothing_are_refused_one_by_one() -> None:
+    """Replay needs an anchor: its points say so, the others go on; where all are refused, it is an error."""
+    found = expand(["mitigation=none,replay", "seed=0,1"])
+    assert [asked.config.labels.mitigation for asked in found.asked] == ["none", "none"]
+    assert [refused.overrides for refused in found.refused] == [("mitigation=replay", "seed=0"), ("mitigation=replay", "seed=1")]
+    assert all("no anchor" in refused.reason and "\n" not in refused.reason for refused in found.refused)
+    with pytest.raises(ConfigError, match="no anchor"):
+        expand(["mitigation=replay", "seed=0,1"])
+
+
+def test_independent_volumes_are_runs_of_their_own() -> None:
+    """Two volumes with two seeds are four runs, each composed by its overrides."""
+    found = expand(["trajectory=independent", "data.volumes=[64,128]", "seed=0,1"]).asked
+    assert [(asked.config.seed, asked.config.data.volumes) for asked in found] == [(0, (64,)), (0, (128,)), (1, (64,)), (1, (128,))]
+    assert all(compose.compose(asked.overrides) == asked.config for asked in found)
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "words"),
+    [
+        ("zip:\n  - tuning: full,lora\n    seed: 0,1,2", ["hydra.sweeper.zip", "2 of tuning, 3 of seed", "equally many"]),
+        ("params:\n  seed: 0,1\nzip:\n  - seed: 0,1\n    tuning: full,lora", ["hydra.sweeper: seed", "two axes"]),
+        ("params:\n  seed: 0,1\nexclude:\n  - sede: 1", ["hydra.sweeper.exclude: sede", "did you mean 'seed'"]),
+        ("params:\n  seed: 0,1\nexclude:\n  - seed: 7", ["hydra.sweeper.exclude", "seed=7", "matches nothing"]),
+        ("params:\n  seed: 0,1\nexclude:\n  - seed: 0,1", ["exclusions of every point"]),
+        ("params:\n  seed: 0,1\nexclude:\n  - 1", ["hydra.sweeper.exclude", "mappings"]),
+        ("params:\n  model: nursery-s,nursery-z", ["model", "nursery-z"]),
+        ("params:\n  seed: 0,soon", ["seed", "'soon'", "at seed=soon"]),
+        ("params:\n  seed: interval(0,1)", ["seed", "interval(0,1)", "range(first, end, step)"]),
+        ("parms:\n  seed: 0,1", ["parms"]),
+    ],
+)
+def test_a_wrong_axis_gives_one_line(write: Written, sweeper: str, words: list[str]) -> None:
+    """What, got, allowed, how to fix."""
+    with pytest.raises(ConfigError) as caught:
+        expand(write(sweeper))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_member_that_a_zip_does_not_have_is_refused(write: Written) -> None:
+    """Its rate would be somebody else's."""
+    with pytest.raises(ConfigError, match="'lora'; allowed: full, as zipped by the experiment; fix: give training.learning_rate too"):
+        expand([*write("zip:\n  - tuning: full,full\n    training.learning_rate: 1e-5,3e-5"), "tuning=lora"])
+
+
+def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four combinations and a look at the axes, for 4,000 runs; their inputs are read once, so that a plan takes seconds."""
+    composed: list[int] = []
+    read: list[str] = []
+    hydra, load, fingerprint = compose.compose_hydra, suites.load, subsets.fingerprint
+
+    def compose_hydra(parsed: Parsed) -> compose.Composed:
+        composed.append(1)
+        return hydra(parsed)
+
+    def load_suite(name: str) -> suites.Suite:
+        read.append(name)
+        return load(name)
+
+    def fingerprint_rows(rows: Sequence[Row]) -> str:
+        read.append("rows")
+        return fingerprint(rows)
+
+    monkeypatch.setattr(axes, "compose_hydra", compose_hydra)
+    monkeypatch.setattr(suites, "load", load_suite)
+    monkeypatch.setattr(subsets, "fingerprint", fingerprint_rows)
+    given = ["model=nursery-xs,nursery-s", "tuning=full,lora", "seed=range(100)", "training.learning_rate=1e-3,2e-3,3e-3,4e-3,5e-3"]
+    asked = expand(["experiment=tiny", *given, "data.volumes=[64],[64,256]"]).asked
+    assert (len(asked), len(composed)) == (4_000, 5)
+    workspace = preparation.Workspace()
+    run_ids = {preparation.prepare(one.config, workspace).run_id for one in asked}
+    assert len(run_ids) == 2_000  # volumes of a shared trajectory are no part of a run's identity
+    assert sorted(read) == ["rows", "tinyworld", "tinyworld-people"]

@@ -1,0 +1,159 @@
+"""Who has a unit: one process at a time, and nobody for longer than it lives."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.records import Experiment
+from harness.schema import Claim
+from harness.sweep.claims import Claims, deaths, identity
+
+TAKE_AND_HANG = """
+import sys, time
+from pathlib import Path
+from harness.records import Experiment
+from harness.sweep.claims import Claims
+held = Claims(Experiment(Path(sys.argv[1]))).take("run", "nothing yet")
+held.progress = lambda: ("train", 3, 8)
+held._write()
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Claims:
+    return Claims(Experiment(tmp_path / "sweep"), sweep="now", beat=0.05)
+
+
+def elsewhere(claims: Claims, lease: float = 60.0) -> Claim:
+    """Write the claim of a process on another host."""
+    me = dataclasses.asdict(identity()) | {"host": "node7", "boot": "another", "pid": 1, "node": "node7"}
+    claim = Claim(unit="run", generation=1, sweep="now", lease=lease, taken="", stage="train", **me)
+    assert claims.experiment.claims.add(claim)
+    return claim
+
+
+def beat_ago(claims: Claims, seconds: float) -> None:
+    path = claims.experiment.folder / "claims" / "run" / "1.json"
+    os.utime(path, (time.time() - seconds, time.time() - seconds))
+
+
+def test_what_is_held_is_not_taken_and_what_ended_is(claims: Claims) -> None:
+    """A second taker gets nothing until the first has given the unit back; then it is the second claim."""
+    first = claims.take("run")
+    assert first is not None
+    assert claims.take("run") is None
+    assert claims.held("run")
+    first.end("done")
+    assert not claims.held("run")
+    second = claims.take("run")
+    assert second is not None
+    assert [claim.ended for claim in claims.history("run")] == ["done", ""]
+    assert second.claim.generation == 2
+
+
+def test_one_of_many_takers_wins(claims: Claims) -> None:
+    """Sixteen threads want the same unit at the same moment: one gets it."""
+    barrier, won = threading.Barrier(16), []
+
+    def take() -> None:
+        barrier.wait()
+        if (held := claims.take("run")) is not None:
+            won.append(held)
+
+    threads = [threading.Thread(target=take) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert len(claims.history("run")) == 1
+
+
+def test_the_unit_of_a_killed_process_of_this_machine_is_free_at_once(claims: Claims) -> None:
+    """SIGKILL leaves a claim that never ended; no lease has to expire, and the log keeps how far it was."""
+    process = subprocess.Popen([sys.executable, "-c", TAKE_AND_HANG, str(claims.experiment.folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "taken\n"
+    assert claims.take("run") is None
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert not claims.held("run")
+    claims.note_death("run", process.pid, "signal SIGKILL")
+    held = claims.take("run")
+    assert held is not None
+    assert held.claim.generation == 2
+    (dead,) = claims.history("run")[:1]
+    assert (dead.stage, dead.finished, dead.died, dead.ended) == ("train", 3, "signal SIGKILL", "")
+
+
+def test_another_hosts_claim_stands_until_its_lease_expires(claims: Claims) -> None:
+    """Whether its process lives cannot be seen from here: only its heartbeats can."""
+    elsewhere(claims, lease=60.0)
+    beat_ago(claims, 50)
+    assert claims.take("run") is None
+    beat_ago(claims, 70)
+    assert claims.take("run") is not None
+
+
+def test_an_owner_that_was_followed_is_told(claims: Claims) -> None:
+    """A process that slept past its lease learns with its next heartbeat that another has its unit."""
+    late, told = claims.take("run"), threading.Event()
+    assert late is not None
+    late.on_lost = told.set
+    with late.beating():
+        follower = dataclasses.replace(late.claim, generation=2)
+        assert claims.experiment.claims.add(follower)
+        assert told.wait(5)
+    assert late.lost
+
+
+def test_heartbeats_keep_a_claim_young_and_tell_the_stage(claims: Claims) -> None:
+    """The file's age stays below the lease for as long as the work goes on."""
+    held = claims.take("run")
+    assert held is not None
+    held.progress = lambda: ("evaluate", 5, 9)
+    with held.beating():
+        beat_ago(claims, 1000)
+        deadline = time.monotonic() + 5
+        while claims.history("run")[0].stage != "evaluate" and time.monotonic() < deadline:
+            time.sleep(0.02)
+    (claim,) = claims.history("run")
+    assert (claim.stage, claim.finished, claim.total) == ("evaluate", 5, 9)
+    age = claims.experiment.claims.age(claim)
+    assert age is not None
+    assert age < 60
+
+
+def test_deaths_count_where_nothing_was_gained() -> None:
+    """Three deaths in the same stage with nothing recorded in between are three at the same place; progress or an end begins anew."""
+    me = dataclasses.asdict(identity())
+
+    def claim(number: int, stage: str, found: str, ended: str = "") -> Claim:
+        return Claim(unit="run", generation=number, sweep="", lease=1, taken="", stage=stage, found=found, ended=ended, **me)
+
+    same = [claim(1, "train", "a"), claim(2, "train", "a"), claim(3, "train", "a")]
+    assert len(deaths(same)) == 3
+    assert len(deaths([*same, claim(4, "train", "b")])) == 1
+    assert len(deaths([*same, claim(4, "evaluate", "a")])) == 1
+    assert deaths([*same, claim(4, "train", "a", ended="interrupted")]) == []
+    assert len(deaths([claim(1, "train", "a", ended="failed"), *same[1:]])) == 2
+
+
+def test_a_claim_being_written_is_held(claims: Claims) -> None:
+    """Where files cannot be linked, a new claim is empty for a moment: it belongs to whoever is writing it."""
+    path = claims.experiment.folder / "claims" / "run" / "1.json"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert claims.held("run")
+    assert claims.take("run") is None

@@ -1,0 +1,208 @@
+"""What a worker makes of what happens to a unit."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.errors import TrainingError
+from harness.interfaces import Interrupted, Progress
+from harness.plan import Machine
+from harness.records import Experiment
+from harness.schema import Unit
+from harness.sweep import worker
+from harness.sweep.claims import Claims
+from harness.sweep.states import States
+from harness.sweep.worker import Worker
+from tests.sweep.fabricate import record_run, run_unit, sweep_of
+
+UNIT = run_unit("a", "run a")
+Does = Callable[[Progress, Any], str]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Worker]:
+    worker.go_on()
+    yield Worker(Experiment(tmp_path / "e"), Claims(Experiment(tmp_path / "e"), sweep="s1", beat=0.05), Machine(cores=1, gpus=0))
+    worker.go_on()
+
+
+@pytest.fixture
+def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Does], None]:
+    """Let runs do what a test says; what composes and prepares them is tested elsewhere."""
+
+    def install(what: Does) -> None:
+        monkeypatch.setattr("harness.compose.compose", lambda overrides: {"labels": {"model": "m", "class": "x"}, "seed": 0})
+        monkeypatch.setattr(worker, "prepare", lambda *_: SimpleNamespace(run_id="a"))
+        monkeypatch.setattr("harness.run.execute", lambda prepared, progress, once: what(progress, once))
+
+    return install
+
+
+def fails(error: Exception) -> Does:
+    def raise_it(progress: Progress, once: Any) -> str:
+        raise error
+
+    return raise_it
+
+
+def test_a_done_run_ends_its_claim(mine: Worker, does: Callable[[Does], None]) -> None:
+    """The claim says so, and is a log of what it cost."""
+    does(lambda progress, once: "done")
+    assert mine.carry_out(UNIT) == ("done", "")
+    (claim,) = mine.claims.history("a")
+    assert (claim.ended, claim.sweep, claim.generation) == ("done", "s1", 1)
+    assert claim.memory_bytes > 0
+
+
+def test_the_second_exception_is_final_and_has_its_traceback(mine: Worker, does: Callable[[Does], None]) -> None:
+    """The first one may be chance: the run is pending again, and its failure is on disk already."""
+    does(fails(TrainingError("two\nlines")))
+    assert mine.carry_out(UNIT) == ("again", "TrainingError: two lines")
+    states = States(mine.experiment, mine.claims)
+    assert states.of(UNIT) == "pending"
+    assert mine.carry_out(UNIT)[0] == "failed"
+    failure = mine.experiment.failure("a")
+    assert failure is not None
+    assert (failure.tries, failure.reason) == (2, "TrainingError: two lines")
+    assert "raise_it" in failure.traceback
+    assert states.of(UNIT) == "failed"
+    assert states.failure(UNIT) == "TrainingError: two lines"
+
+
+def test_a_worker_of_one_try_fails_at_once(mine: Worker, does: Callable[[Does], None]) -> None:
+    """`harness run` does not repeat itself."""
+    does(fails(ValueError("no")))
+    assert replace(mine, tries=1).carry_out(UNIT)[0] == "failed"
+
+
+def test_a_full_disk_is_no_failure_by_whatever_way_it_is_told(mine: Worker, does: Callable[[Does], None]) -> None:
+    """As an OSError, as another library's text, or as the cause of another error."""
+    wrapped = RuntimeError("could not save")
+    wrapped.__cause__ = OSError(errno.EDQUOT, "quota")
+    for error in (OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)"), wrapped):
+        does(fails(error))
+        assert mine.carry_out(UNIT)[0] == "no space"
+    does(fails(OSError(errno.EACCES, "forbidden")))
+    assert mine.carry_out(UNIT)[0] == "again"
+    failure = mine.experiment.failure("a")
+    assert failure is not None
+    assert failure.tries == 1
+
+
+def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[Does], None]) -> None:
+    """The unit is given back, and no failure is recorded."""
+
+    def long(progress: Progress, once: Any) -> str:
+        progress.stage("train", 100)
+        worker.stop_soon()
+        progress.advance()
+        return "done"
+
+    does(long)
+    assert mine.carry_out(UNIT) == ("interrupted", "")
+    assert mine.experiment.failure("a") is None
+    assert States(mine.experiment, mine.claims).of(UNIT) == "pending"
+    assert mine.claims.history("a")[0].stage == "train"
+
+
+def test_a_run_measured_in_part_is_final_for_this_sweep_only(mine: Worker, does: Callable[[Does], None]) -> None:
+    """Its measurements failed again and again while it ran; the next command tries once more."""
+
+    def in_part(progress: Progress, once: Any) -> str:
+        record_run(mine.experiment, UNIT, failed_measurements=1)
+        return "measured in part"
+
+    does(in_part)
+    assert mine.carry_out(UNIT)[0] == "measured in part"
+    assert States(mine.experiment, mine.claims).of(UNIT) == "failed"
+    assert States(mine.experiment, Claims(mine.experiment, sweep="s2")).of(UNIT) == "pending"
+
+
+def test_a_run_whose_worker_died_three_times_at_one_place_is_not_executed(mine: Worker, does: Callable[[Does], None]) -> None:
+    """The reason says where and how; it is failed at once."""
+    does(lambda progress, once: pytest.fail("executed"))
+    for _ in range(3):
+        held = mine.claims.take("a", worker.came_to(mine.experiment, "a"))
+        assert held is not None
+        mine.experiment.claims.write(replace(held.claim, stage="train", died="signal SIGKILL", memory_bytes=3 * 2**30))
+    outcome, reason = mine.carry_out(UNIT)
+    assert outcome == "failed"
+    assert reason == ("died 3 times at the same place (train): signal SIGKILL; it held 3.0 GiB; often that is memory running out")
+    assert mine.experiment.failure("a") is not None
+
+
+def test_inputs_that_changed_since_the_sweep_was_planned_are_refused(mine: Worker, does: Callable[[Does], None]) -> None:
+    """What would be recorded under this id would be another run."""
+    does(lambda progress, once: "done")
+    outcome, reason = mine.carry_out(run_unit("b", "run b"))
+    assert outcome == "again"
+    assert "another run (a)" in reason
+
+
+def test_one_process_measures_what_several_need(mine: Worker, does: Callable[[Does], None]) -> None:
+    """While another has it, a run waits and says so; what is done by then is not done again."""
+    other = Claims(mine.experiment).take("baseline-x")
+    assert other is not None
+    done: list[str] = []
+    stages: list[str] = []
+
+    class Watching:
+        def stage(self, name: str, total: int) -> None:
+            stages.append(name)
+            done.append("by the other")
+            assert other is not None
+            other.end("done")
+
+        def advance(self, units: int = 1) -> None: ...
+
+        def say(self, message: str) -> None: ...
+
+    def needs(progress: Progress, once: Any) -> str:
+        once("baseline-x", lambda: bool(done), lambda: pytest.fail("measured twice"))
+        once("baseline-y", lambda: "y" in done, lambda: done.append("y"))
+        return "done"
+
+    does(needs)
+    assert replace(mine, progress=Watching()).carry_out(UNIT) == ("done", "")
+    assert stages == ["wait for volume 0, which another process measures"]
+    assert done == ["by the other", "y"]
+    assert mine.claims.history("baseline-y")[0].ended == "done"
+
+
+def test_what_is_once_needed_is_free_again_after_an_interrupt(mine: Worker, does: Callable[[Does], None]) -> None:
+    """Its claim ends with the block, so that nobody waits for a lease."""
+
+    def stopped() -> None:
+        raise Interrupted
+
+    does(lambda progress, once: once("baseline-x", lambda: False, stopped))
+    assert mine.carry_out(UNIT)[0] == "interrupted"
+    assert mine.claims.history("baseline-x")[0].ended == "interrupted"
+
+
+def test_workers_pull_until_nothing_is_left(mine: Worker, does: Callable[[Does], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Baselines first; a run that fails twice is left; what a living process has is left to it."""
+    order: list[str] = []
+    units: list[Unit] = [run_unit(name, name, volumes=(8,)) for name in "abc"]
+    mine.experiment.write_sweep(sweep_of(units))
+    monkeypatch.setattr("harness.compose.compose", lambda overrides: {"labels": {}})
+
+    def execute(self: Worker, unit: Unit, reporter: Progress) -> tuple[str, str]:
+        order.append(unit.id)
+        if unit.id == "b":
+            raise ValueError("no")
+        record_run(self.experiment, unit)
+        return "done", ""
+
+    monkeypatch.setattr(Worker, "_execute", execute)
+    elsewhere = Claims(mine.experiment).take("c")
+    assert elsewhere is not None
+    worker.work(mine.experiment.folder, "s1")
+    assert order == ["a", "b", "b"]
