@@ -144,13 +144,19 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.console import display
     from harness.sweep import command
     from harness.sweep.axes import Asked
+    from harness.sweep.launchers import split
     from harness.sweep.local import Local
 
-    config = compose.compose(arguments.overrides)
-    if any(override.startswith("experiment=") for override in arguments.overrides):
+    launcher, overrides = split(arguments.overrides)
+    if not isinstance(launcher, Local):
+        raise ConfigError(
+            explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for the others")
+        )
+    config = compose.compose(overrides)
+    if any(override.startswith("experiment=") for override in overrides):
         sys.stderr.write("harness: one run, at the defaults of the experiment's axes; `harness sweep` runs them all\n")
-    asked = [Asked(run, _of_one(arguments.overrides, run)) for run in plan.runs_of(config)]
-    started = command.begin(asked, Local(), keep=True)
+    asked = [Asked(run, _of_one(overrides, run)) for run in plan.runs_of(config)]
+    started = command.begin(asked, launcher, keep=True)
     with display() as progress:
         tally = command.carry_here(started, progress)
     return summary.finish(started, tally)
@@ -168,7 +174,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from harness.console import display
     from harness.sweep import command
 
-    started = command.start(arguments.overrides)
+    started = command.start(arguments.overrides, warm=True)
     with display() as progress:
         tally = command.carry(started, progress, wait=arguments.wait)
     if tally is None:

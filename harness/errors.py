@@ -6,6 +6,7 @@ HarnessError
 ├── ModelError        a model or tokenizer that cannot be loaded, or is not what it should be
 ├── EvaluationError   a suite, task or item that cannot be evaluated
 ├── TrainingError     a run that diverged or did nothing
+│   └── ProcessDied   one of the processes that train a run together was killed
 └── RecordError       a record that is missing, damaged, or of another version
 
 All are built from one finished message, so they pickle across processes.
@@ -39,6 +40,10 @@ class EvaluationError(HarnessError):
 
 class TrainingError(HarnessError):
     """Training that diverged, or that changed nothing."""
+
+
+class ProcessDied(TrainingError):
+    """One of the processes that train a run together was killed, which is no failure of the run."""
 
 
 class RecordError(HarnessError):

@@ -60,7 +60,7 @@ def exclusive(path: Path, text: str) -> bool:
         temporary.write_text(text, encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        return temporary.stat().st_nlink == 2  # a network file system may say so of this very call, asked twice
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
             raise
@@ -103,7 +103,16 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
 
 
-def clear_hidden(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written in a folder."""
-    for path in folder.glob(".*") if folder.is_dir() else []:
+def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
+    """Remove what processes that were killed have left half-written in a folder.
+
+    Args:
+        folder: where; nothing happens if there is none.
+        of: only what was to become this name.
+        older_than: only what has not been touched for so many seconds.
+    """
+    for path in folder.glob(f".{of}*") if folder.is_dir() else []:
+        with contextlib.suppress(OSError):
+            if clock(folder) - path.stat().st_mtime < older_than:
+                continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

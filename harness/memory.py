@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 if TYPE_CHECKING:
     import torch
@@ -25,3 +29,25 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def available_bytes() -> float:
+    """Return the memory that may still be taken: what is free on the machine, and no more than the cgroup of a job or container allows."""
+    return min([float(psutil.virtual_memory().available), *_cgroup_limits()])
+
+
+def _cgroup_limits() -> list[float]:
+    """Return the limits of this process's cgroup, in bytes, by either version of cgroups; none where there are none."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                file = Path(f"/sys/fs/cgroup{path}/memory.max")
+            elif "memory" in controllers.split(","):
+                file = Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
+            else:
+                continue
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+                found.append(float(file.read_text()))
+    return found

@@ -85,13 +85,17 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         machine: what the run may use.
 
     Raises:
-        ConfigError: if a step has fewer rows than there are processes.
+        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs.
     """
     rate, tuned = _learning_rate(config, facts, searched)
     automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"
     dtype, evaluation_dtype = config.training.dtype, config.evaluation.dtype
     processes = config.training.processes or max(1, machine.gpus)
     require_rows(config.training.batch_rows, processes)
+    if machine.gpus and processes > machine.gpus:
+        fix = "launcher.gpus_per_worker (local) or launcher.gpus (slurm)"
+        allowed = f"at most the {machine.gpus} GPU(s) of a worker"
+        raise ConfigError(explain("training.processes", got=processes, allowed=allowed, fix=fix))
     share = 1 if facts.params_total < SMALL_MODEL_PARAMS else max(1, machine.cores // processes)
     return Resolved(
         learning_rate=rate,

@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from harness.errors import HarnessError, TrainingError, explain
+from harness.errors import HarnessError, ProcessDied, TrainingError, explain
 from harness.interfaces import PenaltyContext, Silent
 from harness.seeds import derive
 
@@ -266,9 +266,9 @@ class _Helper:
             return None
         if status == WITHOUT_MEMORY:
             return OutOfMemory(self._last_line())
-        how = f"killed by signal {-status}" if status < 0 else self._last_line()
+        kind, how = (ProcessDied, f"killed by signal {-status}") if status < 0 else (TrainingError, self._last_line())
         message = f"process {self.rank} of those that train together ended early: {how}"
-        return TrainingError(explain("training", got=message, fix="run again; it goes on from the last saved state"))
+        return kind(explain("training", got=message, fix="run again; it goes on from the last saved state"))
 
     def _last_line(self) -> str:
         self.said.seek(0)

@@ -138,10 +138,8 @@ class Experiment:
         """Raise RecordError unless there is something here, naming the experiments that exist."""
         if not self.folder.is_dir():
             known = sorted(p.name for p in self.folder.parent.glob("*") if (p / "runs").is_dir()) if self.folder.parent.is_dir() else []
-            allowed = ", ".join(known) or f"nothing yet in {self.folder.parent}"
-            raise RecordError(
-                explain(f"results of '{self.name}'", got="none", allowed=allowed, fix="run `harness run` or `harness sweep` first")
-            )
+            allowed, fix = ", ".join(known) or f"nothing yet in {self.folder.parent}", "run `harness run` or `harness sweep` first"
+            raise RecordError(explain(f"results of '{self.name}'", got="none", allowed=allowed, fix=fix))
 
     def baseline(self, baseline_id: str) -> Baseline | None:
         """Return a baseline, or None where there is none."""
@@ -238,8 +236,9 @@ class Experiment:
 
     def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
         """Write a baseline with its items, unless a complete one stands there already."""
-        known = self.baseline(baseline.baseline_id)
-        _write_measured(self.baseline_folder(baseline.baseline_id), "baseline.json", baseline, samples, replace=known)
+        files.clear_hidden(self.folder / "baselines", of=f"{baseline.baseline_id}.")
+        known, folder = self.baseline(baseline.baseline_id), self.baseline_folder(baseline.baseline_id)
+        _write_measured(folder, "baseline.json", baseline, samples, replace=known)
         shutil.rmtree(self.folder / PARTIAL / baseline.baseline_id, ignore_errors=True)
 
     def write_point(self, point: Point, samples: pd.DataFrame) -> None:
@@ -288,9 +287,10 @@ class Experiment:
         return _read(self.folder / "sweeps" / f"{sweep_id}.json", Sweep) if sweep_id else None
 
     def recorded(self, run_id: str) -> tuple[int, ...]:
-        """Return the volumes that a run's record names and nothing is missing of; without the strictness, and the cost, of ``record``."""
+        """Return the volumes of a run's record of which nothing is missing; without the strictness, and the cost, of ``record``."""
         values = self.glance("runs", run_id, "record.json")
-        return () if values.get("failed_measurements") else tuple(values.get("volumes", ()))
+        lacking = {*values.get("incomplete", ())}
+        return () if 0 in lacking else tuple(volume for volume in values.get("volumes", ()) if volume not in lacking)
 
     def glance(self, *path: str) -> Mapping[str, Any]:
         """Return a JSON file as plain values, unchecked, at a tenth of the cost; empty where there is none of this version."""

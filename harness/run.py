@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -27,6 +27,7 @@ from harness.evaluation.adapter import Result
 from harness.interfaces import Example, Progress, Silent
 from harness.models.weights import state_sha256
 from harness.preparation import Prepared, done
+from harness.records import Experiment
 from harness.schema import BASELINES, Point, Record, Score, complete
 from harness.training_state import States
 
@@ -64,12 +65,20 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
 
 
 def _settle(prepared: Prepared) -> None:
-    """Take back what was said of a run before everything it lacked was there: a failed try, measurements that another run made up for."""
+    """Take back what was said of a run before all it lacked was there: a failed try, measurements that another run has made since."""
     experiment, run_id = prepared.experiment, prepared.run_id
     record = experiment.record(run_id)
-    if record is not None and record.failed_measurements:
-        experiment.write_record(dataclasses.replace(record, failed_measurements=0))
+    if record is not None and record.incomplete:
+        now = incomplete(experiment, run_id, record.volumes, record.baselines.values())
+        experiment.write_record(dataclasses.replace(record, incomplete=now))
     experiment.drop_failure(run_id)
+
+
+def incomplete(experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str]) -> tuple[int, ...]:
+    """Return the volumes with a score whose measurement failed; 0 stands for the baselines."""
+    points = [volume for volume in volumes if (point := experiment.point(run_id, volume)) is None or not complete(point)]
+    before = [experiment.baseline(baseline_id) for baseline_id in baseline_ids]
+    return (*([] if all(one is not None and complete(one) for one in before) else [0]), *points)
 
 
 def measure_baselines(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
@@ -263,14 +272,9 @@ class _Execution:
             provenance=provenance.collect(),
             data_facts=longer.data_facts if longer else self.data_facts,
             micro_batch_rows=micro_batch_rows,
-            failed_measurements=self._failed_measurements(volumes),
+            incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values()),
         )
         self.experiment.write_record(record)
-
-    def _failed_measurements(self, volumes: Sequence[int]) -> int:
-        points = [self.experiment.point(self.run_id, volume) for volume in volumes]
-        before = [self.experiment.baseline(baseline_id) for baseline_id in self.before.ids.values()]
-        return sum(score.status == "failed" for measured in [*points, *before] if measured is not None for score in measured.scores)
 
     def _overlap(self) -> dict[str, Any]:
         """Return, by suite, how much of its items' text stands in the rows trained on."""

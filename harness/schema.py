@@ -162,7 +162,7 @@ class Record:
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
         start_weights_sha256: bytes of the weights that training started from.
         micro_batch_rows: rows of one forward pass, where a step was taken in several: as configured, or as few as memory allowed.
-        failed_measurements: how many scores of its points and baselines are missing, because their measurement failed.
+        incomplete: volumes with a score whose measurement failed; 0 stands for its baselines.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -189,7 +189,7 @@ class Record:
     provenance: Mapping[str, Any]
     data_facts: Mapping[str, Any] = field(default_factory=dict)
     micro_batch_rows: int | None = None
-    failed_measurements: int = 0
+    incomplete: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,4 +353,4 @@ def but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(config.get("data", {}))
     if config.get("trajectory") == "shared":
         data.pop("volumes", None)
-    return {**config, "data": data, START_WEIGHTS: None, BASELINES: None, "save_weights": None, "keep_state": None}
+    return {**config, "data": data, "results": None, START_WEIGHTS: None, BASELINES: None, "save_weights": None, "keep_state": None}

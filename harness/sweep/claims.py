@@ -32,6 +32,9 @@ LEASE, BEAT = 120.0, 5.0
 DEATHS = 3
 """Deaths of its worker at the same place that make a run failed: one that always runs out of memory must not loop."""
 
+LEFT = "its coordinator ended, and it with it"
+"""How a worker died that was told to: that says nothing about its unit, and does not count."""
+
 SAME_PROCESS = 2.0
 """Seconds by which two readings of when a process started may differ."""
 
@@ -129,9 +132,9 @@ class Claims:
 
 
 def deaths(history: Sequence[Claim]) -> list[Claim]:
-    """Return the claims at the end of a history whose owners died one after another at the same place."""
+    """Return the claims at the end of a history whose owners died one after another at the same place, the last one first."""
     found: list[Claim] = []
-    for claim in reversed(history):
+    for claim in (claim for claim in reversed(history) if claim.died != LEFT):
         if claim.ended or (found and (claim.found, claim.stage) != (found[-1].found, found[-1].stage)):
             break
         found.append(claim)
@@ -170,34 +173,49 @@ class Held:
     def __post_init__(self) -> None:
         """Begin to count what the unit costs."""
         self._stop, self._wall, self._cpu = Event(), time.monotonic(), _cpu_seconds()
+        self._thread: Thread | None = None
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[Held]:
         """Write heartbeats while the block runs. Whoever holds the claim ends it by ``end``; a block left by death does not."""
-        thread = Thread(target=self._beat, name=f"heartbeat {self.claim.unit}", daemon=True)
-        thread.start()
+        self._thread = Thread(target=self._beat, name=f"heartbeat {self.claim.unit}", daemon=True)
+        self._thread.start()
         try:
             yield self
         finally:
-            self._stop.set()
-            thread.join()
+            self._silence()
 
     def end(self, how: str, reason: str = "") -> None:
         """Give the unit back, saying how its work ended. A full disk does not stop it: the claim is then followed as a dead one is."""
-        self._stop.set()
+        self._silence()
         with contextlib.suppress(OSError):
             self._write(ended=how, reason=reason)
 
-    def _beat(self) -> None:
-        while not self._stop.wait(self.claims.beat):
-            self._followed()
-            with contextlib.suppress(OSError):  # no space for now: the next beat may find some, else the lease expires
-                self._write()
+    def die(self, how: str) -> None:
+        """Give the unit back as if this process had died, which part of its work did, or which it is about to do."""
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            self._write(died=how)
 
-    def _followed(self) -> None:
+    def followed(self) -> bool:
+        """Say whether somebody else follows this claim: then what this process still does is dropped."""
         if not self.lost and self.claims.experiment.claims.has(self.claim.unit, self.claim.generation + 1):
             self.lost = True
             self.on_lost()
+        return self.lost
+
+    def _silence(self) -> None:
+        """Stop the heartbeats, and wait for one under way: it must not be written over what comes last."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.claims.beat):
+            with contextlib.suppress(OSError):  # no space, or a server away: the next beat may do, else the lease expires
+                self.followed()
+                self._write()
 
     def _write(self, **ended: Any) -> None:
         stage, finished, total = self.progress()

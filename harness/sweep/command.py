@@ -21,7 +21,7 @@ from harness.errors import ConfigError, explain
 from harness.preparation import Prepared
 from harness.records import Experiment
 from harness.schema import TRIES, Sweep, Unit
-from harness.sweep import local
+from harness.sweep import local, serving
 from harness.sweep.axes import Asked, Expansion, expand
 from harness.sweep.claims import Claims
 from harness.sweep.launchers import Launcher, split
@@ -60,11 +60,12 @@ def require_experiment(overrides: Sequence[str]) -> None:
         raise ConfigError(explain("harness sweep", got="no experiment", allowed=allowed, fix="harness sweep experiment=NAME"))
 
 
-def start(overrides: Sequence[str]) -> Started:
+def start(overrides: Sequence[str], *, warm: bool = False) -> Started:
     """Expand, check and identify every run of a sweep, leave out what is done, and write down the rest; nothing runs yet.
 
     Args:
         overrides: ``experiment=NAME``, axes, values and the launcher.
+        warm: let the process that local workers are forked from begin its imports meanwhile.
 
     Raises:
         HarnessError: one line; nothing was written.
@@ -73,7 +74,7 @@ def start(overrides: Sequence[str]) -> Started:
     require_experiment(rest)
     expansion = expand(rest)
     _refuse(expansion)
-    return begin(expansion.asked, launcher, keep=False)
+    return begin(expansion.asked, launcher, keep=False, warm=warm)
 
 
 def _refuse(expansion: Expansion) -> None:
@@ -85,12 +86,13 @@ def _refuse(expansion: Expansion) -> None:
         raise ConfigError(first.reason + more)
 
 
-def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool) -> Started:
+def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool = False) -> Started:
     """Check and identify runs, leave out what is done, and write down the rest.
 
     Args:
         asked: the runs.
         launcher: who will carry them.
+        warm: see ``start``.
         keep: these runs join those that earlier commands asked for, and are no sweep of their own.
 
     Raises:
@@ -102,7 +104,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool) -> Started:
     preparation.check_together(prepared)
     experiment = prepared[0].experiment
     pending = [item for item in prepared if not preparation.done(item)]
-    if pending and isinstance(launcher, local.Local):
+    if pending and warm and isinstance(launcher, local.Local):
         local.warm_up()
     for item in _one_of_each(pending):
         run.inspect(item)
@@ -167,14 +169,14 @@ def carry(started: Started, display: Display, *, wait: bool = True) -> Tally | N
         display.say(f"{len(jobs)} worker(s) in the queue: {', '.join(jobs)}")
         if not wait:
             return None
-        found = watch(started, display)
+        found = watch(started, display, jobs)
     found.already_done = started.already_done
     return found
 
 
 def carry_here(started: Started, display: Display) -> Tally:
     """Carry out runs in this very process, one after another, each tried once. Raises KeyboardInterrupt after everything was saved."""
-    claims = Claims(started.experiment, lease=local.LEASE, beat=local.BEAT, gpus=started.sweep.gpus)
+    claims = Claims(started.experiment, lease=serving.LEASE, beat=serving.BEAT, gpus=started.sweep.gpus)
     worker = Worker(started.experiment, claims, started.launcher.machine, display, tries=1)
     runs = [unit for unit in started.units if unit.kind == "run"]
     ended = Tally(already_done=started.already_done)
@@ -219,30 +221,34 @@ def _saved_on_interrupt() -> Iterator[None]:
         go_on()
 
 
-def watch(started: Started, display: Display) -> Tally:
+def watch(started: Started, display: Display, jobs: Sequence[str]) -> Tally:
     """Show from disk how a sweep goes on until each of its units is done or failed, or nobody works on it any more."""
-    from harness.sweep.slurm import queued
+    from harness.sweep.slurm import waiting
 
     states = States(started.experiment, Claims(started.experiment, sweep=started.sweep.id))
-    last_alive = time.monotonic()
+    last_alive, total = time.monotonic(), sum(unit.cost for unit in started.units)
     while left := [unit for unit in started.units if states.of(unit) in {"pending", "running"}]:
         runs = [unit for unit in started.units if unit.kind == "run"]
         display.runs(sum(unit not in left for unit in runs), len(runs))
-        working = []
-        for unit in left:
-            claim = started.experiment.claims.last(unit.id)
-            if claim is not None and states.claims.alive(claim):
-                working.append((f"{claim.node} {unit.label}", claim.stage, claim.finished, claim.total))
-        share = 1 - sum(unit.cost for unit in left) / sum(unit.cost for unit in started.units)
-        display.workers(working, share)
-        if working or queued(started.experiment.folder, started.sweep.id):
+        working = _working(started.experiment, left, states)
+        display.workers(working, 1 - sum(unit.cost for unit in left) / total)
+        if working or waiting(jobs):
             last_alive = time.monotonic()
         elif time.monotonic() - last_alive > QUIET_SECONDS:
             display.say("no worker is in the queue or alive; the same command again goes on")
             break
         time.sleep(WATCH_SECONDS)
     found = tally(started.units, states)
-    found.failed += [
-        (unit.label, "not done: no worker is left") for unit in started.units if unit.kind == "run" and not states.final.get(unit.id)
-    ]
+    left = [unit for unit in started.units if unit.kind == "run" and states.of(unit) not in {"done", "failed"}]
+    found.failed += [(unit.label, "not done: no worker is left") for unit in left]
     return found
+
+
+def _working(experiment: Experiment, units: Sequence[Unit], states: States) -> list[tuple[str, str, int, int]]:
+    """Return node and label, stage and progress of the units that a living worker has."""
+    claims = [(unit, experiment.claims.last(unit.id)) for unit in units]
+    return [
+        (f"{claim.node} {unit.label}", claim.stage, claim.finished, claim.total)
+        for unit, claim in claims
+        if claim and states.claims.alive(claim)
+    ]

@@ -13,29 +13,26 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any, Protocol
-
-import psutil
+from typing import Any
 
 from harness.config import check
-from harness.console import Display, quiet_libraries
-from harness.errors import HarnessError, explain
+from harness.console import Display
+from harness.memory import available_bytes
 from harness.plan import Machine
 from harness.preparation import this_machine
 from harness.records import Experiment
 from harness.schema import Sweep, Unit
-from harness.sweep.claims import Claims
+from harness.sweep.claims import LEFT, Claims
+from harness.sweep.serving import BEAT, LEASE, Make, Spec, serve
 from harness.sweep.states import States
 from harness.sweep.tally import Tally, tally
+from harness.sweep.worker import came_to_nothing
 
 POLL_SECONDS = 0.5
-LEASE, BEAT = 30.0, 1.0
-"""Seconds, see ``harness.sweep.claims``: shorter than between hosts, since it is one machine, and a display is fed by the heartbeats."""
-
 BYTES_PER_PARAMETER = 20
 """Weights, gradients, two moments and a copy of the start weights, four bytes each: what training needs beside its activations."""
 
@@ -75,11 +72,11 @@ class Local:
     @property
     def machine(self) -> Machine:
         """What each run may use: its worker's GPUs and their share of the cores, or the cores of the processor."""
-        here, gpus = this_machine(), _gpus()
-        if not gpus:
+        here, count = this_machine(), len(gpus())
+        if not count:
             return here
-        mine = min(self.gpus_per_worker, gpus)
-        return Machine(cores=max(1, here.cores * mine // gpus), gpus=mine)
+        mine = min(self.gpus_per_worker, count)
+        return Machine(cores=max(1, here.cores * mine // count), gpus=mine)
 
     def check(self) -> None:
         """Accept: processes can be started everywhere."""
@@ -87,17 +84,6 @@ class Local:
     def carry(self, experiment: Experiment, sweep: Sweep, units: Sequence[Unit], display: Display) -> Tally:
         """Carry out units; returns when each is done or failed. Raises KeyboardInterrupt after everything was saved."""
         return Pool(self, experiment, sweep, units, display).run()
-
-
-class CarriesOut(Protocol):
-    """What serves in a worker process."""
-
-    def carry_out(self, unit: Unit) -> tuple[str, str]:
-        """Do what is missing of a unit; return how it went, and why."""
-        ...
-
-
-Make = Callable[[Claims], CarriesOut]
 
 
 def warm_up() -> None:
@@ -108,10 +94,13 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
-def _gpus() -> int:
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; workers get theirs from these."""
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    own = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return own[:count] if own else [str(number) for number in range(count)]
 
 
 @dataclass
@@ -120,7 +109,7 @@ class _Hand:
 
     process: ForkServerProcess
     pipe: Connection
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     unit: Unit | None = None
     ready: bool = False
 
@@ -146,63 +135,73 @@ class Pool:
         self.claims = Claims(self.experiment, sweep=self.sweep.id, lease=LEASE, beat=BEAT)
         self.states = States(self.experiment, self.claims)
         self.by_id: Mapping[str, Unit] = {unit.id: unit for unit in self.units}
-        self.cores, self.free_gpus = this_machine().cores, list(range(_gpus()))
-        free = self.launcher.memory_gb * 2**30 if self.launcher.memory_gb else 0.9 * psutil.virtual_memory().available
-        self.memory = float(free)
+        self.open = list(self.units)
+        self.cores, self.free_gpus = this_machine().cores, gpus()
+        self.on_gpus = bool(self.free_gpus)
+        self.each = min(self.launcher.gpus_per_worker, len(self.free_gpus))
+        carried = len(self.free_gpus) // self.each if self.on_gpus else self.cores
+        self.most = min(self.launcher.workers or carried, carried)
+        self.memory = self.launcher.memory_gb * 2**30 if self.launcher.memory_gb else 0.9 * available_bytes()
         self.alone: set[str] = set()
-        self.stillborn, self.full_since = 0, 0.0
-        self.pause_until = 0.0
+        self.stillborn, self.full_since, self.pause_until = 0, 0.0, 0.0
+        self.gave_up = ""
         self.context = multiprocessing.get_context("forkserver")
         if self.make is None:
             warm_up()
 
     def run(self) -> Tally:
-        """Hand out units until each is done or failed."""
+        """Hand out units until each is done or failed, or nothing can be done any more."""
         try:
             with _as_interrupt(signal.SIGTERM):
-                while self._left():
+                while self.open and not self.gave_up:
                     self._hand_out()
                     self._listen()
                     self._show()
         finally:
             self._dismiss()
         self._show()
-        return tally(self.units, self.states)
-
-    def _left(self) -> list[Unit]:
-        return [unit for unit in self.units if self.states.of(unit) in {"pending", "running"}]
+        found = tally(self.units, self.states)
+        found.failed += [(unit.label, f"not done: {self.gave_up}") for unit in self.open if unit.kind == "run"]
+        return found
 
     # --- handing out
 
     def _hand_out(self) -> None:
+        """Give units to idle workers, from the front of what is open; look no further than there is somebody to work."""
         if time.monotonic() < self.pause_until:
             return
-        for unit in self._left():
-            if not self._fits(unit):
-                if unit.id in self.alone:  # it has waited for the whole machine: nothing may slip in before it
-                    return
-                continue
-            if self.states.ready(unit, self.by_id) and not self._give(unit):
-                return
-
-    def _fits(self, unit: Unit) -> bool:
-        """Say whether cores and memory are free for a unit; one alone always fits."""
         busy = [hand.unit for hand in self.hands if hand.unit is not None]
+        wanting = self.most - len(busy)
+        for unit in list(self.open):
+            if wanting <= 0:
+                return
+            if unit in busy or not self.states.may_begin(unit, self.by_id):
+                continue
+            state = self.states.of(unit)
+            if state in {"done", "failed"}:
+                self.open.remove(unit)
+            elif state == "pending" and self._fits(unit, busy):
+                wanting -= 1
+                if self._give(unit):
+                    busy.append(unit)
+            elif state == "pending" and unit.id in self.alone:
+                return  # it waits for the whole machine: nothing may slip in before it
+
+    def _fits(self, unit: Unit, busy: Sequence[Unit]) -> bool:
+        """Say whether cores and memory are free for a unit beside those under way; one alone always fits."""
         if not busy:
             return True
-        if unit in busy or unit.id in self.alone or any(other.id in self.alone for other in busy):
+        if unit.id in self.alone or any(other.id in self.alone for other in busy):
             return False
-        if not self.free_gpus and not any(hand.gpus for hand in self.hands) and sum(map(_cores, [*busy, unit])) > self.cores:
+        if not self.on_gpus and sum(map(_cores, [*busy, unit])) > self.cores:
             return False
         return sum(map(_bytes, [*busy, unit])) <= self.memory
 
     def _give(self, unit: Unit) -> bool:
-        """Give a unit to an idle worker, or have one started; say whether there was anybody."""
+        """Give a unit to an idle worker, or have one started for it; say whether there was one."""
         idle = next((hand for hand in self.hands if hand.ready and hand.unit is None), None)
         if idle is None:
-            starting = sum(not hand.ready for hand in self.hands)
-            busy = sum(hand.unit is not None for hand in self.hands)
-            if busy + starting < self._most() and starting < 1 + self._waiting():
+            if len(self.hands) < self.most:
                 self._start()
             return False
         idle.unit = unit
@@ -210,23 +209,15 @@ class Pool:
             idle.pipe.send(unit)
         return True
 
-    def _waiting(self) -> int:
-        return sum(self.states.ready(unit, self.by_id) for unit in self._left()) - 1
-
-    def _most(self) -> int:
-        mine = self.launcher.gpus_per_worker
-        carried = (len(self.free_gpus) + sum(len(hand.gpus) for hand in self.hands)) // mine or self.cores
-        return min(self.launcher.workers or carried, carried)
-
     def _start(self) -> None:
         mine, theirs = self.context.Pipe()
-        gpus = tuple(self.free_gpus[: self.launcher.gpus_per_worker])
-        del self.free_gpus[: len(gpus)]
-        spec = _Spec(self.experiment, self.sweep.id, Machine(cores=self.sweep.cores, gpus=self.sweep.gpus), gpus, self.make)
+        own = tuple(self.free_gpus[: self.each])
+        del self.free_gpus[: self.each]
+        spec = Spec(self.experiment, self.sweep.id, Machine(cores=self.sweep.cores, gpus=self.sweep.gpus), own, self.make)
         process = self.context.Process(target=serve, args=(theirs, spec), name="harness worker", daemon=False)
         process.start()
         theirs.close()
-        self.hands.append(_Hand(process, mine, gpus))
+        self.hands.append(_Hand(process, mine, own))
 
     # --- listening
 
@@ -256,13 +247,15 @@ class Pool:
         if outcome == "no space":
             self.full_since = self.full_since or time.monotonic()
             if time.monotonic() - self.full_since > PATIENCE:
-                raise HarnessError(explain(f"results {self.experiment.folder}", got=reason, fix="make space, then the same command again"))
+                self.gave_up = f"{reason}; make space, then give the same command again"
             self.display.say(f"waiting for space on the disk: {reason}")
             self.pause_until = time.monotonic() + 2.0
             return
         self.full_since = 0.0
-        if outcome in {"failed", "again", "measured in part"}:
-            self.display.say(f"{'failed, to be tried again' if outcome == 'again' else 'failed'}: {unit.label}: {reason}")
+        if came_to_nothing(unit, outcome, self.states):
+            self.states.count_try(unit, reason or "carried out, but its records are not there")
+        if outcome in {"failed", "again", "measured in part", "died"}:
+            self.display.say(f"{'to be tried again' if outcome in {'again', 'died'} else 'failed'}: {unit.label}: {reason}")
 
     def _bury(self, hand: _Hand) -> None:
         """Take leave of a dead worker: its unit is pending again, and is run alone if it may have died of memory."""
@@ -279,21 +272,20 @@ class Pool:
         elif not hand.ready:
             self.stillborn += 1
             if self.stillborn >= STILLBORN:
-                raise HarnessError(explain("workers", got=f"{STILLBORN} in a row that died before they were ready ({how})"))
+                self.gave_up = f"{STILLBORN} workers in a row died before they were ready ({how})"
 
     # --- showing and leaving
 
     def _show(self) -> None:
-        runs = [unit for unit in self.units if unit.kind == "run"]
-        final = [unit for unit in runs if self.states.final.get(unit.id)]
-        self.display.runs(len(final), len(runs))
-        share = sum(unit.cost for unit in self.units if self.states.final.get(unit.id)) / (sum(unit.cost for unit in self.units) or 1)
+        left = sum(unit.kind == "run" for unit in self.open)
+        runs = sum(unit.kind == "run" for unit in self.units)
+        self.display.runs(runs - left, runs)
         working = []
         for hand in self.hands:
             claim = self.experiment.claims.last(hand.unit.id) if hand.unit else None
             if hand.unit and claim:
                 working.append((hand.unit.label, claim.stage, claim.finished, claim.total))
-        self.display.workers(working, share)
+        self.display.workers(working, 1 - sum(unit.cost for unit in self.open) / (sum(unit.cost for unit in self.units) or 1))
 
     def _dismiss(self) -> None:
         """Ask the workers to stop, give them time to save, then end them; none is left behind."""
@@ -307,6 +299,9 @@ class Pool:
             if hand.process.is_alive():
                 hand.process.kill()
                 hand.process.join()
+            if hand.unit is not None and hand.process.pid is not None:
+                with contextlib.suppress(OSError):
+                    self.claims.note_death(hand.unit.id, hand.process.pid, LEFT)
             hand.pipe.close()
         self.hands.clear()
 
@@ -340,60 +335,3 @@ def _as_interrupt(number: signal.Signals) -> Any:
         yield
     finally:
         signal.signal(number, before)
-
-
-# --- the worker's side
-
-
-@dataclass(frozen=True)
-class _Spec:
-    """What a worker is told at its start."""
-
-    experiment: Experiment
-    sweep: str
-    machine: Machine
-    gpus: tuple[int, ...]
-    make: Make | None
-
-
-def serve(pipe: Connection, spec: _Spec) -> None:
-    """Carry out units as they are given, until None comes or the coordinator is gone."""
-    threading.Thread(target=_leave_with_coordinator, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
-    if spec.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
-    quiet_libraries()
-    from harness.sweep import worker
-
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop_soon())
-    claims = Claims(spec.experiment, sweep=spec.sweep, lease=LEASE, beat=BEAT, gpus=len(spec.gpus))
-    mine = spec.make(claims) if spec.make else worker.Worker(spec.experiment, claims, spec.machine, _Said(pipe))
-    pipe.send(("ready",))
-    with contextlib.suppress(EOFError, OSError):
-        while (unit := pipe.recv()) is not None:
-            pipe.send(("ended", *mine.carry_out(unit)))
-
-
-def _leave_with_coordinator() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # at once: what is under way is on disk as far as it is whole, and its claim is that of a dead process
-
-
-@dataclass
-class _Said:
-    """The Progress of a worker of the pool: stages travel by the claim's heartbeats, words through the pipe."""
-
-    pipe: Connection
-
-    def stage(self, name: str, total: int) -> None:
-        """Ignore: the claim tells."""
-
-    def advance(self, units: int = 1) -> None:
-        """Ignore: the claim tells."""
-
-    def say(self, message: str) -> None:
-        """Send one line to the coordinator."""
-        with contextlib.suppress(OSError):
-            self.pipe.send(("say", message))

@@ -12,6 +12,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -143,36 +145,85 @@ class Slurm:
         }
 
 
-def carry(folder: Path, sweep_id: str, requeues: int) -> None:
-    """Do what a job does: work until nothing is left, or until told to stop; then save what there is and queue again.
+SHORT_SECONDS, MOST_SHORT = 60.0, 10
+"""So many processes in a row that do not even live so long are enough."""
 
-    The handlers replace submitit's, which would leave in the middle of a step.
+INTERRUPTED, SICK = 75, 76
+"""How the process that works ends where it was told to stop, and where it cannot use its GPU any more."""
+
+
+def carry(folder: Path, sweep_id: str, requeues: int) -> None:
+    """Do what a job does: have a process of its own work until nothing is left; start another if it is killed; queue again if told to stop.
+
+    The one that works may be killed for the memory it takes: that ends neither the job nor, since the unit's third death at one place is
+    its failure, goes on for ever. The handlers replace submitit's, which would leave in the middle of a step.
 
     Args:
         folder: of the experiment.
         sweep_id: which of its sweeps.
         requeues: how often this job may start again.
     """
-    quiet_libraries()
     logging.getLogger("submitit").propagate = False  # it has a handler of its own
-    from harness.sweep import worker  # until this is imported submitit's handlers do: there is nothing to save yet
-
     told: list[int] = []
+    working: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         told.append(number)
-        worker.stop_soon()
+        for process in working:
+            process.send_signal(number)
 
     signal.signal(signal.SIGCONT, signal.SIG_IGN)  # Slurm wakes a job before it ends it
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR2, stop)
+    short = 0
+    with display() as progress:
+        while not told and short < MOST_SHORT:
+            began = time.monotonic()
+            command = [sys.executable, "-m", "harness.sweep.slurm", str(folder), sweep_id]
+            with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+                working[:] = [process]
+                status = process.wait()
+            if status == 0:
+                return
+            if status > 0 and status not in {INTERRUPTED, SICK}:
+                raise SystemExit(status)  # its log says why
+            short = short + 1 if time.monotonic() - began < SHORT_SECONDS else 0
+            if not told:
+                how = "had an error on its GPU" if status == SICK else f"was killed by signal {-status}"
+                progress.say(f"the process that worked {how}; another one goes on")
+        if told and may_go_on(told):
+            requeue(requeues, progress)
+        raise SystemExit(1)  # not done; submitit writes no result
+
+
+def main() -> None:
+    """Work in a process of a job: ``python -m harness.sweep.slurm FOLDER SWEEP``."""
+    told = threading.Event()
+    signal.signal(signal.SIGCONT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: told.set())  # until there is something to stop
+    threading.Thread(target=_leave_with_job, daemon=True).start()
+    quiet_libraries()
+    from harness.sweep import worker
+
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: worker.stop_soon())
+    if told.is_set():
+        worker.stop_soon()
     with display() as progress:
         try:
-            worker.work(folder, sweep_id, progress)
+            worker.work(Path(sys.argv[1]), sys.argv[2], progress)
         except Interrupted:
-            if may_go_on(told):
-                requeue(requeues, progress)
-            raise SystemExit(1) from None  # not done; submitit writes no result
+            raise SystemExit(INTERRUPTED) from None
+        except worker.SickWorker:
+            raise SystemExit(SICK) from None
+
+
+def _leave_with_job() -> None:
+    """End this process, whatever it does, when the one that started it is gone."""
+    while os.read(0, 1):  # not through sys.stdin, whose lock this thread would hold while the interpreter ends
+        pass
+    os._exit(1)
 
 
 def may_go_on(told: Collection[int]) -> bool:
@@ -245,3 +296,7 @@ def in_queue() -> set[str] | None:
     """Return the ids of all jobs of this user that wait or run, each task of an array by its own; None where Slurm does not answer."""
     said = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i")
     return None if said is None else set(said.split())
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -11,28 +12,42 @@ from harness.sweep.claims import Claims
 
 State = Literal["done", "running", "pending", "failed"]
 
+MOST_TRIES = 5
+"""Tries of one process that came to nothing, whatever was recorded of them, after which it leaves a unit alone."""
+
 MEASURED_IN_PART = "measured in part"
 """How a claim ends whose run is recorded but for measurements that failed."""
 
 
 class States:
-    """The states of an experiment's units. What was seen done or failed for good is not looked at again by this object."""
+    """The states of an experiment's units. What was seen done is not looked at again by this object.
+
+    Attributes:
+        gave_up: unit → why this process does not try it any more, where even its failure could not be recorded.
+    """
 
     def __init__(self, experiment: Experiment, claims: Claims) -> None:
         self.experiment, self.claims = experiment, claims
-        self.final: dict[str, State] = {}
+        self.done: set[str] = set()
+        self.gave_up: dict[str, str] = {}
+        self.tries: Counter[str] = Counter()
         self.baseline_keys: dict[str, bool] = {}
         self.baseline_ids: list[str] = []
 
     def of(self, unit: Unit) -> State:
         """Return the state of a unit: done, failed (for this sweep), running (a living process has it) or pending."""
-        if unit.id in self.final:
-            return self.final[unit.id]
-        if self.is_done(unit):
-            return self._settle(unit, "done")
+        if unit.id in self.done or self.is_done(unit):
+            self.done.add(unit.id)
+            return "done"
         if self.claims.held(unit.id):
             return "running"
-        return self._settle(unit, "failed") if self.failure(unit) else "pending"
+        return "failed" if self.failure(unit) else "pending"
+
+    def count_try(self, unit: Unit, reason: str) -> None:
+        """Count a try of this process that came to nothing; after a few it gives the unit up, so that nothing can go round for ever."""
+        self.tries[unit.id] += 1
+        if self.tries[unit.id] >= MOST_TRIES:
+            self.gave_up[unit.id] = reason
 
     def is_done(self, unit: Unit) -> bool:
         """Say whether everything a unit is for is recorded, and no measurement is missing."""
@@ -44,6 +59,8 @@ class States:
 
     def failure(self, unit: Unit) -> str:
         """Return why a unit counts as failed in this sweep; empty where it does not."""
+        if unit.id in self.gave_up:
+            return self.gave_up[unit.id]
         if unit.kind == "run" and (failure := self.experiment.failure(unit.id)) is not None and failure.tries >= TRIES:
             return failure.reason
         ends_it = self._ended(unit) in {MEASURED_IN_PART, "failed" if unit.kind == "baseline" else MEASURED_IN_PART}
@@ -56,12 +73,12 @@ class States:
         return last.ended if last is not None and last.sweep == self.claims.sweep else ""
 
     def ready(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
-        """Say whether a unit can be taken now: nobody has it, and the baselines that it needs are measured (or could not be)."""
-        return self.of(unit) == "pending" and all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
+        """Say whether a unit can be taken now: the baselines that it needs are measured (or could not be), and nobody has it."""
+        return self.may_begin(unit, units) and self.of(unit) == "pending"
 
-    def _settle(self, unit: Unit, state: State) -> State:
-        self.final[unit.id] = state
-        return state
+    def may_begin(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
+        """Say whether the baselines that a unit needs are measured, or could not be."""
+        return all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
 
     def _baseline_known(self, key: str) -> bool:
         if not self.baseline_keys.get(key) and (ids := self.experiment.baseline_ids()) != self.baseline_ids:

@@ -63,7 +63,7 @@ class HarnessSweeper(Sweeper):
 
         try:
             started = command.start(arguments)
-            self._launch(started.units)
+            self._launch(started)
             code = summary.finish(started, _tally(started))
         except HarnessError as error:
             sys.stderr.write(f"harness: {error}\n")
@@ -71,12 +71,12 @@ class HarnessSweeper(Sweeper):
         if code:
             raise SystemExit(code)
 
-    def _launch(self, units: Sequence[Unit]) -> None:
+    def _launch(self, started: Started) -> None:
         """Launch the baselines, and when they are through, the runs."""
         assert self.launcher is not None
         launched = 0
         for kind in ("baseline", "run"):
-            jobs = [job_overrides(unit) for unit in units if unit.kind == kind]
+            jobs = [job_overrides(unit, started.sweep.id) for unit in started.units if unit.kind == kind]
             try:
                 if jobs:
                     self.launcher.launch(jobs, initial_job_idx=launched)
@@ -99,8 +99,8 @@ def _tally(started: Started) -> Tally:
     return found
 
 
-def job_overrides(unit: Unit) -> list[str]:
+def job_overrides(unit: Unit, sweep_id: str) -> list[str]:
     """Return the overrides of a unit's job, as Hydra takes them: the unit's own, and its name (in quotes: an id may read as a number)."""
     from harness import overrides
 
-    return [*overrides.parse(unit.overrides).hydra_lines(), f"{UNIT}'{unit.id}'"]
+    return [*overrides.parse(unit.overrides).hydra_lines(), f"{UNIT}'{sweep_id}/{unit.id}'"]

@@ -7,6 +7,7 @@ make a run failed. A full disk is waited for. Asked to stop, a worker saves what
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import threading
 import time
@@ -18,18 +19,18 @@ from typing import Literal
 
 from harness import compose, run
 from harness.config import plain
-from harness.errors import HarnessError, RecordError, explain
+from harness.errors import HarnessError, ProcessDied, RecordError, explain
 from harness.interfaces import Interrupted, Progress, Silent
 from harness.plan import Machine
 from harness.preparation import Workspace, prepare
 from harness.records import PARTIAL, Experiment
 from harness.schema import TRIES, Claim, Failure, Unit
-from harness.sweep.claims import DEATHS, Claims, Held
+from harness.sweep.claims import DEATHS, LEFT, Claims, Held
 from harness.sweep.states import MEASURED_IN_PART, States
 
-Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost"]
+Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost", "died"]
 """How it went with a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living process has it. ``lost``: another
-process has followed, since this one was too late with its heartbeats."""
+process has followed, since this one was too late with its heartbeats. ``died``: a process that trains beside this one was killed."""
 
 WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
 
@@ -88,6 +89,7 @@ class Worker:
     Attributes:
         machine: what a run was planned to use.
         tries: exceptions allowed before a run counts as failed.
+        held: the claim of the unit under way.
     """
 
     experiment: Experiment
@@ -96,6 +98,7 @@ class Worker:
     progress: Progress = field(default_factory=Silent)
     tries: int = TRIES
     workspace: Workspace = field(default_factory=Workspace)
+    held: Held | None = None
 
     def carry_out(self, unit: Unit) -> tuple[Outcome, str]:
         """Do what is missing of a unit, unless a living process has it; never raises but for KeyboardInterrupt.
@@ -103,35 +106,50 @@ class Worker:
         Returns:
             How it went, and the reason where that was not well.
         """
-        dead = self.claims.deaths(unit.id)
         reporter = Reporter(self.progress)
         try:
-            held = self.claims.take(unit.id, came_to(self.experiment, unit.id))
+            dead = self.claims.deaths(unit.id)
+            self.held = self.claims.take(unit.id, came_to(self.experiment, unit.id))
         except OSError as error:
-            return ("no space", str(error)) if _is_no_space(error) else ("again", str(error))
-        if held is None:
+            return ("no space" if _is_no_space(error) else "again"), f"its claim: {_one_line(error)}"
+        if self.held is None:
             return "busy", ""
-        held.progress, held.on_lost = reporter.now, reporter.lost.set
-        with held.beating():
-            if len(dead) >= DEATHS:
-                outcome, reason = self._died(unit, dead)
-            else:
-                outcome, reason = self._guarded(unit, reporter)
-            held.end({"already done": "done", "measured in part": MEASURED_IN_PART}.get(outcome, outcome), reason)
+        self.held.progress, self.held.on_lost = reporter.now, reporter.lost.set
+        with self.held.beating():
+            outcome, reason = self._died(unit, dead) if len(dead) >= DEATHS else self._guarded(unit, reporter)
+        if outcome == "died":
+            self.held.die(reason)
+        else:
+            self.held.end({"already done": "done", "measured in part": MEASURED_IN_PART}.get(outcome, outcome), reason)
+        self.held = None
         return outcome, reason
+
+    def leave(self) -> None:
+        """Say of the unit under way, if there is one, that its worker leaves with its coordinator: that counts for nothing."""
+        if self.held is not None:
+            self.held.die(LEFT)
 
     def _guarded(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
         try:
             return self._execute(unit, reporter)
         except Interrupted:
             return ("lost" if reporter.lost.is_set() else "interrupted"), ""
+        except ProcessDied as error:
+            return "died", _one_line(error)
         except Exception as error:  # noqa: BLE001 - the boundary of a unit: whatever it was is recorded with its traceback
-            if _is_no_space(error):
-                return "no space", _one_line(error)
-            return self._failed(unit, error)
+            if self._is_followed():
+                return "lost", _one_line(error)
+            return ("no space", _one_line(error)) if _is_no_space(error) else self._failed(unit, error)
+
+    def _is_followed(self) -> bool:
+        """Say whether another process has the unit by now; its error may then come of that."""
+        with contextlib.suppress(OSError):
+            return self.held is not None and self.held.followed()
+        return False
 
     def _execute(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
-        prepared = prepare(compose.compose(unit.overrides), self.workspace, self.machine)
+        config = dataclasses.replace(compose.compose(unit.overrides), results=str(self.experiment.folder.parent))  # from wherever this runs
+        prepared = prepare(config, self.workspace, self.machine)
         once = self._once(reporter)
         if unit.kind == "baseline":
             run.measure_baselines(prepared, reporter, once)
@@ -147,7 +165,7 @@ class Worker:
 
         def once(name: str, done: Callable[[], bool], do: Callable[[], None]) -> None:
             waited = False
-            while not done():
+            while not done() and not self._measured_by_this_sweep(name):
                 held = self.claims.take(name)
                 if held is not None:
                     held.progress, held.counts = reporter.now, False
@@ -162,6 +180,11 @@ class Worker:
                 reporter.advance(0)
 
         return once
+
+    def _measured_by_this_sweep(self, name: str) -> bool:
+        """Say whether this sweep has done something already: what is missing of it all the same would be so again."""
+        last = self.experiment.claims.last(name)
+        return last is not None and last.ended == "done" and last.sweep == self.claims.sweep != ""
 
     def _failed(self, unit: Unit, error: Exception) -> tuple[Outcome, str]:
         reason = f"{type(error).__name__}: {_one_line(error)}"
@@ -182,7 +205,10 @@ class Worker:
 
     def _write_failure(self, unit: Unit, reason: str, trace: str, *, last: bool = False) -> int:
         """Record a failed try; return how many there were."""
-        before = self.experiment.failure(unit.id)
+        try:
+            before = self.experiment.failure(unit.id)
+        except RecordError:  # damaged: this one takes its place
+            before = None
         tries = TRIES if last else max((before.tries if before else 0) + 1, TRIES + 1 - self.tries)
         labels, config = self._described(unit)
         failure = Failure(
@@ -195,7 +221,11 @@ class Worker:
         return tries
 
     def _described(self, unit: Unit) -> tuple[dict[str, object], dict[str, object]]:
-        config = plain(compose.compose(unit.overrides))
+        """Return labels and configuration for the record of a failure; empty where it is the configuration that fails."""
+        try:
+            config = plain(compose.compose(unit.overrides))
+        except Exception:  # noqa: BLE001 - the failure that is being recorded says it
+            return {}, {}
         return {key: value for key, value in config["labels"].items() if key != "class"}, config
 
     def next_ready(self, units: Sequence[Unit], states: States) -> Unit | None:
@@ -239,6 +269,7 @@ def work(
 
     Raises:
         Interrupted: asked to stop, everything saved.
+        SickWorker: after an error on a GPU; what it was is recorded.
         RecordError: there is no such sweep.
     """
     experiment = Experiment(folder)
@@ -256,13 +287,26 @@ def work(
             raise Interrupted
         if outcome == "no space":
             _pause(NO_SPACE_SECONDS)
+        elif came_to_nothing(unit, outcome, states):
+            states.count_try(unit, reason or "carried out, but its records are not there")
+        if sweep.gpus and outcome in {"again", "failed", "died"}:
+            raise SickWorker(reason)
 
 
-def carry_out_one(unit_id: str, overrides: Sequence[str]) -> str:
-    """Carry out one unit of the last sweep: what a job of any Hydra launcher does. Never raises but for KeyboardInterrupt.
+class SickWorker(Exception):
+    """An error on a GPU may have left this process unable to use it: another one goes on."""
+
+
+def came_to_nothing(unit: Unit, outcome: str, states: States) -> bool:
+    """Say whether a unit is no further than before, although somebody has tried."""
+    return outcome == "again" or (outcome in {"done", "already done"} and not states.is_done(unit))
+
+
+def carry_out_one(name: str, overrides: Sequence[str]) -> str:
+    """Carry out one unit: what a job of any Hydra launcher does. Never raises but for KeyboardInterrupt.
 
     Args:
-        unit_id: which unit.
+        name: ``SWEEP/UNIT``, their ids.
         overrides: what composes to its configuration; they tell where the sweep is.
 
     Returns:
@@ -271,10 +315,11 @@ def carry_out_one(unit_id: str, overrides: Sequence[str]) -> str:
     try:
         config = compose.compose(overrides)
         experiment = Experiment(Path(config.results) / config.name)
-        sweep = experiment.sweep()
+        sweep_id, _, unit_id = name.partition("/")
+        sweep = experiment.sweep(sweep_id)
         unit = next((unit for unit in sweep.units if unit.id == unit_id), None) if sweep else None
         if sweep is None or unit is None:
-            return f"failed: {experiment.folder} has no unit {unit_id}"
+            return f"failed: {experiment.folder} has no unit {name}"
     except HarnessError as error:
         return f"failed: {error}"
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)

@@ -157,12 +157,12 @@ def contents(results: Path) -> dict[str, Any]:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "record.json":
             values = json.loads(path.read_text())
-            found[name] = {key: values[key] for key in ("identity", "volumes", "baselines", "start_weights_sha256", "failed_measurements")}
+            found[name] = {key: values[key] for key in ("identity", "volumes", "baselines", "start_weights_sha256", "incomplete")}
     return found
 
 
 def leftovers(results: Path) -> list[str]:
-    """Return hidden files and unfinished work that nobody will come back to."""
-    hidden = [path for path in results.rglob(".*") if ".clock" not in path.name]
+    """Return hidden files of runs and baselines, and unfinished work, that nobody will come back to."""
+    hidden = [path for folder in ("runs", "baselines") for path in (results / "smoke" / folder).rglob(".*")]
     partial = list(results.rglob("finished.json"))
     return sorted(path.relative_to(results).as_posix() for path in [*hidden, *partial])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -95,6 +96,8 @@ def finish(sweep: Sweep) -> int:
     for _ in range(3):
         if (code := sweep.finish()) == 0:
             return code
+        failures = [json.loads(path.read_text())["reason"] for path in sweep.results.glob("smoke/runs/*/failure.json")]
+        assert all(reason.startswith("died 3 times") for reason in failures), failures
     return code
 
 

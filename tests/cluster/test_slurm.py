@@ -45,7 +45,7 @@ def test_a_job_that_is_told_to_stop_goes_on_from_its_last_step(sweep: Sweep, und
     sweep.finish()
     stopped, resumed = [claim for claim in sweep.claims() if claim.unit == told.unit and claim.generation >= told.generation][:2]
     assert stopped.ended == "interrupted"
-    assert f"'{stopped.finished}'" in resumed.found  # states ['STEP']: the very step at which it stopped
+    assert f"states [{stopped.finished}]" in resumed.found  # the very step at which it stopped
     assert sweep.cluster.restarts(job) == 1
     assert sweep.executions() == [1] * RUNS
     assert contents(sweep.results) == undisturbed

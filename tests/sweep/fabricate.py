@@ -82,7 +82,7 @@ def record_baseline(experiment: Experiment, unit: Unit) -> None:
         experiment.write_baseline(baseline, no_items())
 
 
-def record_run(experiment: Experiment, unit: Unit, *, seconds: float = 1.0, failed_measurements: int = 0) -> None:
+def record_run(experiment: Experiment, unit: Unit, *, seconds: float = 1.0, incomplete: tuple[int, ...] = ()) -> None:
     """Write the points and the record of a unit."""
     for volume in unit.volumes:
         experiment.write_point(point(unit, volume, seconds=seconds), no_items())
@@ -102,7 +102,7 @@ def record_run(experiment: Experiment, unit: Unit, *, seconds: float = 1.0, fail
             threads=1,
             start_weights_sha256="w",
             provenance={},
-            failed_measurements=failed_measurements,
+            incomplete=incomplete,
             **values,
         )
     )

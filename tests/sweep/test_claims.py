@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.claim_log import ClaimLog
 from harness.records import Experiment
 from harness.schema import Claim
-from harness.sweep.claims import Claims, deaths, identity
+from harness.sweep.claims import LEFT, Claims, deaths, identity
 
 TAKE_AND_HANG = """
 import sys, time
@@ -157,3 +158,51 @@ def test_a_claim_being_written_is_held(claims: Claims) -> None:
     path.touch()
     assert claims.held("run")
     assert claims.take("run") is None
+
+
+def test_a_heartbeat_that_fails_is_not_the_last(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that is away for a moment costs one beat: the next one is written, and a follower is still seen."""
+    held, told, calls = claims.take("run"), threading.Event(), []
+    assert held is not None
+    has = ClaimLog.has
+
+    def flaky(log: ClaimLog, unit: str, number: int) -> bool:
+        calls.append(number)
+        if len(calls) == 1:
+            raise OSError(116, "Stale file handle")
+        return has(log, unit, number)
+
+    monkeypatch.setattr(ClaimLog, "has", flaky)
+    held.on_lost = told.set
+    assert claims.experiment.claims.add(dataclasses.replace(held.claim, generation=2))
+    with held.beating():
+        assert told.wait(5)
+
+
+def test_an_end_is_never_overwritten_by_a_heartbeat(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat that is being written when the work ends is waited for."""
+    write, slow = ClaimLog.write, threading.Event()
+
+    def slowly(log: ClaimLog, claim: Claim) -> None:
+        if not claim.ended:
+            slow.set()
+            time.sleep(0.3)
+        write(log, claim)
+
+    monkeypatch.setattr(ClaimLog, "write", slowly)
+    held = claims.take("run")
+    assert held is not None
+    with held.beating():
+        assert slow.wait(5)
+        held.end("done")
+    assert claims.history("run")[0].ended == "done"
+
+
+def test_leaving_with_the_coordinator_is_no_death() -> None:
+    """Three Ctrl-C in one long stage say nothing about the run; those deaths that do are counted across them."""
+    me = dataclasses.asdict(identity())
+    kills = [
+        Claim(unit="run", generation=number, sweep="", lease=1, taken="", stage="load", died=died, **me)
+        for number, died in enumerate(["signal SIGKILL", LEFT, LEFT, "signal SIGKILL", LEFT])
+    ]
+    assert [claim.generation for claim in deaths(kills)] == [3, 0]

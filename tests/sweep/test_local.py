@@ -17,8 +17,10 @@ import pytest
 from harness.plan import Machine
 from harness.records import Experiment
 from harness.schema import Failure, Unit
-from harness.sweep.claims import DEATHS, Claims
+from harness.sweep import local
+from harness.sweep.claims import DEATHS, LEFT, Claims
 from harness.sweep.local import Local, Pool
+from harness.sweep.states import MOST_TRIES
 from harness.sweep.tally import Tally
 from tests.sweep.fabricate import record_baseline, record_run, run_unit, sweep_of
 
@@ -82,11 +84,23 @@ class Actor:
         if what == "full" and tries <= int(times):
             held.end("no space")
             return "no space", "disk is full"
+        if what == "terminated" and tries <= int(times):  # somebody asks this very process to stop, which then gives its unit back
+            os.kill(os.getpid(), signal.SIGTERM)
+            held.end("interrupted")
+            return "interrupted", ""
+        if what == "nowhere":
+            held.end("done")
+            return "done", ""
+        if what == "unclaimed":
+            held.end("again")
+            return "again", "its claim: forbidden"
         if what == "slow":
             time.sleep(float(times))
         record_baseline(experiment, unit) if unit.kind == "baseline" else record_run(experiment, unit)
         held.end("done")
         return "done", ""
+
+    def leave(self) -> None: ...
 
 
 def carried(folder: Path, units: Sequence[Unit], **launcher: Any) -> tuple[Seen, Tally, Experiment]:
@@ -174,3 +188,68 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     narrow = [run_unit(name, "slow 2", threads=1) for name in "ab"]
     seen, _, _ = carried(tmp_path / "narrow", narrow)
     assert seen.most == 2
+
+
+def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path: Path) -> None:
+    """Its unit is not handed to it again, to be given back for ever."""
+    _, tally, experiment = carried(tmp_path, [run_unit("a", "terminated 1"), run_unit("b", "ok")], workers=1)
+    assert (tally.done, tally.failed) == (2, [])
+    assert tries(experiment, "a") == 2
+    assert len({claim.pid for claim in experiment.claims.of("a")}) == 2
+
+
+@pytest.mark.parametrize("how", ["nowhere", "unclaimed"])
+def test_what_comes_to_nothing_ends_all_the_same(tmp_path: Path, how: str) -> None:
+    """Neither records that are not where they should be, nor claims that cannot be written, go round for ever."""
+    _, tally, experiment = carried(tmp_path, [run_unit("a", how), run_unit("b", "ok")])
+    assert tally.done == 1
+    ((label, reason),) = tally.failed
+    assert label == how
+    assert reason in {"carried out, but its records are not there", "its claim: forbidden"}
+    assert tries(experiment, "a") == MOST_TRIES
+
+
+def test_ctrl_c_gives_every_unit_back(tmp_path: Path) -> None:
+    """The workers are gone, and what they had is pending; that is no death of theirs."""
+    experiment = Experiment(tmp_path / "e")
+    experiment.folder.mkdir()
+    units = [run_unit("a", "slow 60")]
+
+    class Impatient(Seen):
+        def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+            if working:
+                raise KeyboardInterrupt
+
+    pool = Pool(Local(grace_seconds=0.2), experiment, sweep_of(units), units, Impatient(), make=Actor)
+    with pytest.raises(KeyboardInterrupt):
+        pool.run()
+    assert pool.hands == []
+    assert pool.states.of(units[0]) == "pending"
+    (claim,) = experiment.claims.of("a")
+    assert claim.died == LEFT
+    assert pool.claims.deaths("a") == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"), [(None, 2, ["0", "1"]), ("2,3", 2, ["2", "3"]), ("GPU-a, GPU-b", 1, ["GPU-a"]), ("", 0, [])]
+)
+def test_workers_get_the_gpus_that_their_coordinator_was_given(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, expected: list[str]
+) -> None:
+    """On a shared machine the first GPU may be somebody else's."""
+    import torch
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert local.gpus() == expected
+
+
+def test_each_worker_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many workers as there are shares; one GPU is one worker's, however many it asked for."""
+    for found, each, most in [(["4", "5", "6", "7"], 2, 2), (["0"], 2, 1), (["0", "1", "2"], 1, 3)]:
+        monkeypatch.setattr(local, "gpus", lambda found=found: list(found))
+        pool = Pool(Local(gpus_per_worker=each), Experiment(tmp_path), sweep_of([]), [], Seen(), make=Actor)
+        assert pool.most == most

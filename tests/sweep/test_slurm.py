@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,9 @@ import pytest
 
 from harness.config import build
 from harness.errors import ConfigError
-from harness.interfaces import Interrupted
 from harness.records import Experiment
 from harness.schema import Sweep, Unit
-from harness.sweep import slurm, worker
+from harness.sweep import slurm
 from harness.sweep.slurm import Slurm
 
 
@@ -146,32 +146,64 @@ def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
         build(Slurm, values, "launcher")
 
 
+WORKS = """#!{python}
+import os, signal, sys, threading
+stopped = threading.Event()
+signal.signal(signal.SIGUSR2, lambda *_: stopped.set())
+signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+open("starts", "a").write("x")
+starts = len(open("starts").read())
+what, _, times = open("does").read().partition(" ")
+if what == "stops":
+    os.kill(os.getppid(), int(times))
+    sys.exit({interrupted} if stopped.wait(10) else 1)
+if what == "dies" and starts <= int(times):
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "sick" and starts <= int(times):
+    sys.exit({sick})
+"""
+"""The process that works in a job: it is told to stop, is killed, or cannot use its GPU, as a file says; then there is nothing left."""
+
+
 @pytest.fixture
-def job(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The inside of a job whose work lasts until it is told to stop; afterwards signals do what they did."""
+def job(commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The inside of a job, in a folder where ``does`` says what the process that works does; afterwards signals do what they did."""
     for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    monkeypatch.setattr(slurm, "quiet_libraries", lambda: None)
+    python = tmp_path / "python"
+    python.write_text(WORKS.format(python=sys.executable, interrupted=slurm.INTERRUPTED, sick=slurm.SICK))
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)}
     yield monkeypatch
     for number, handler in before.items():
         signal.signal(number, handler)
-    worker.go_on()
     logging.getLogger("submitit").propagate = True
 
 
-def tell(job: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def tell(number: signal.Signals) -> None:
     """Run a job that gets this signal while it works."""
-
-    def work(*_: object) -> None:
-        os.kill(os.getpid(), number)
-        assert worker._stop.wait(5)
-        raise Interrupted
-
-    job.setattr(worker, "work", work)
+    Path("does").write_text(f"stops {int(number)}")
     with pytest.raises(SystemExit, match="1"):
         slurm.carry(Path("exp"), "one", 2)
+
+
+@pytest.mark.parametrize("how", ["dies 2", "sick 2"])
+def test_a_job_outlives_the_process_that_works_in_it(job: pytest.MonkeyPatch, how: str) -> None:
+    """It was killed for its memory, or its GPU failed: another one goes on until nothing is left."""
+    Path("does").write_text(how)
+    slurm.carry(Path("exp"), "one", 2)
+    assert Path("starts").read_text() == "xxx"
+
+
+def test_a_job_does_not_start_processes_for_ever(job: pytest.MonkeyPatch) -> None:
+    """Those that die at once, over and over, end it."""
+    Path("does").write_text("dies 99")
+    with pytest.raises(SystemExit, match="1"):
+        slurm.carry(Path("exp"), "one", 2)
+    assert len(Path("starts").read_text()) == slurm.MOST_SHORT
 
 
 @pytest.mark.parametrize(
@@ -190,7 +222,7 @@ def test_a_job_told_to_stop_queues_again_unless_it_was_cancelled(
 ) -> None:
     """It asks what became of it, after it has saved everything; what was cancelled stays so."""
     commands.say("squeue", state)
-    tell(job, number)
+    tell(number)
     assert commands.asked("scontrol") == ("requeue 7_1\n" if queues else "")
 
 
@@ -198,6 +230,6 @@ def test_a_job_does_not_queue_for_ever(commands: Commands, job: pytest.MonkeyPat
     """After so many starts it stops, and says so."""
     commands.say("squeue", "RUNNING\n")
     job.setenv("SLURM_RESTART_COUNT", "2")
-    tell(job, signal.SIGUSR2)
+    tell(signal.SIGUSR2)
     assert commands.asked("scontrol") == ""
     assert "launcher.requeues=2" in capsys.readouterr().err

@@ -158,4 +158,4 @@ def test_hydra_finds_the_plugin_where_it_looks_for_plugins() -> None:
 
 def test_the_name_of_a_unit_is_text() -> None:
     """An id of twelve hexadecimal digits can read as a number."""
-    assert job_overrides(unit("run", "12e456789012", "seed=1", "anchor=null"))[-1] == f"{UNIT}'12e456789012'"
+    assert job_overrides(unit("run", "12e456789012", "seed=1", "anchor=null"), "s1")[-1] == f"{UNIT}'s1/12e456789012'"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.errors import TrainingError
+from harness.errors import ConfigError, ProcessDied, TrainingError
 from harness.interfaces import Interrupted, Progress
 from harness.plan import Machine
 from harness.records import Experiment
@@ -21,6 +21,15 @@ from harness.sweep.claims import Claims
 from harness.sweep.states import States
 from harness.sweep.worker import Worker
 from tests.sweep.fabricate import record_run, run_unit, sweep_of
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Stands in for a configuration."""
+
+    labels: dict[str, str] = field(default_factory=lambda: {"model": "m"})
+    results: str = "results"
+
 
 UNIT = run_unit("a", "run a")
 Does = Callable[[Progress, Any], str]
@@ -38,7 +47,7 @@ def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Does], None]:
     """Let runs do what a test says; what composes and prepares them is tested elsewhere."""
 
     def install(what: Does) -> None:
-        monkeypatch.setattr("harness.compose.compose", lambda overrides: {"labels": {"model": "m", "class": "x"}, "seed": 0})
+        monkeypatch.setattr("harness.compose.compose", lambda overrides: Composed())
         monkeypatch.setattr(worker, "prepare", lambda *_: SimpleNamespace(run_id="a"))
         monkeypatch.setattr("harness.run.execute", lambda prepared, progress, once: what(progress, once))
 
@@ -116,7 +125,7 @@ def test_a_run_measured_in_part_is_final_for_this_sweep_only(mine: Worker, does:
     """Its measurements failed again and again while it ran; the next command tries once more."""
 
     def in_part(progress: Progress, once: Any) -> str:
-        record_run(mine.experiment, UNIT, failed_measurements=1)
+        record_run(mine.experiment, UNIT, incomplete=(8,))
         return "measured in part"
 
     does(in_part)
@@ -144,6 +153,66 @@ def test_inputs_that_changed_since_the_sweep_was_planned_are_refused(mine: Worke
     outcome, reason = mine.carry_out(run_unit("b", "run b"))
     assert outcome == "again"
     assert "another run (a)" in reason
+
+
+def test_a_configuration_that_breaks_under_way_is_a_failure_like_any_other(mine: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its yaml was edited: the failure is recorded, although nothing can be said of labels."""
+
+    def broken(overrides: object) -> None:
+        raise ConfigError("experiment: got a file that is no yaml")
+
+    monkeypatch.setattr("harness.compose.compose", broken)
+    assert mine.carry_out(UNIT)[0] == "again"
+    assert mine.carry_out(UNIT) == ("failed", "ConfigError: experiment: got a file that is no yaml")
+    failure = mine.experiment.failure("a")
+    assert failure is not None
+    assert failure.labels == {}
+
+
+def test_a_claim_that_cannot_be_made_is_no_failure_of_the_run(mine: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's folder: said, and left to whoever counts such tries."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Claims, "take", forbidden)
+    outcome, reason = mine.carry_out(UNIT)
+    assert outcome == "again"
+    assert "Permission denied" in reason
+    assert mine.experiment.failure("a") is None
+
+
+def test_a_process_that_trains_along_and_is_killed_counts_as_a_death(mine: Worker, does: Callable[[Does], None]) -> None:
+    """Not as an exception: the third at one place is the failure."""
+    does(fails(ProcessDied("killed by signal 9")))
+    for _ in range(3):
+        assert mine.carry_out(UNIT) == ("died", "killed by signal 9")
+        assert mine.experiment.failure("a") is None
+    outcome, reason = mine.carry_out(UNIT)
+    assert outcome == "failed"
+    assert "died 3 times at the same place" in reason
+
+
+def test_the_error_of_a_worker_that_was_followed_is_not_recorded(mine: Worker, does: Callable[[Does], None]) -> None:
+    """It may come of what the follower did; the unit is the follower's."""
+
+    def late(progress: Progress, once: Any) -> str:
+        assert mine.held is not None
+        assert mine.experiment.claims.add(replace(mine.held.claim, generation=2))
+        raise FileNotFoundError("swept away")
+
+    does(late)
+    assert mine.carry_out(UNIT)[0] == "lost"
+    assert mine.experiment.failure("a") is None
+
+
+def test_a_baseline_that_this_sweep_could_not_complete_is_not_measured_again(mine: Worker, does: Callable[[Does], None]) -> None:
+    """A task that always fails would otherwise be asked once a run."""
+    asked: list[str] = []
+    does(lambda progress, once: once("baseline-x", lambda: False, lambda: asked.append("x")) or "done")
+    mine.carry_out(UNIT)
+    mine.carry_out(UNIT)
+    assert asked == ["x"]
 
 
 def test_one_process_measures_what_several_need(mine: Worker, does: Callable[[Does], None]) -> None:
@@ -192,7 +261,7 @@ def test_workers_pull_until_nothing_is_left(mine: Worker, does: Callable[[Does],
     order: list[str] = []
     units: list[Unit] = [run_unit(name, name, volumes=(8,)) for name in "abc"]
     mine.experiment.write_sweep(sweep_of(units))
-    monkeypatch.setattr("harness.compose.compose", lambda overrides: {"labels": {}})
+    monkeypatch.setattr("harness.compose.compose", lambda overrides: Composed())
 
     def execute(self: Worker, unit: Unit, reporter: Progress) -> tuple[str, str]:
         order.append(unit.id)

@@ -19,5 +19,5 @@ def _full(write: Callable[..., Any]) -> Callable[..., Any]:
 if os.environ.get("HARNESS_TEST_FULL"):
     from harness import files
 
-    for name in ("write_text", "exclusive", "rename_folder"):
+    for name in ("write_text", "exclusive", "rename_folder", "beside"):
         setattr(files, name, _full(getattr(files, name)))
