@@ -265,7 +265,7 @@ def as_text(found: SweepPlan) -> str:
     """Return totals, what is to do by group, and what is stale, failed, missing or refused, each with its reason."""
     states = Counter(unit.state for unit in found.runs())
     counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "nothing"
-    lines = [f"{found.experiment}: {len(found.runs())} runs: {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
+    lines = [f"{found.experiment}: {len(found.runs())} run(s): {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
     lines += _costs(found)
     lines += section("to do", _by_group(found.runs(*TO_DO)), LINES)
     explained: tuple[State, ...] = ("failed", "missing", "incompatible")
@@ -285,7 +285,7 @@ def _costs(found: SweepPlan) -> list[str]:
     with_baselines = f" and {baselines} baselines" if baselines else ""
     memory = f"{left.memory_bytes / 2**30:.2f} GiB"
     lines = [
-        f"to do: {runs} runs{with_baselines}: {left.train_tokens:,} training tokens, {read} evaluation tokens",
+        f"to do: {runs} run(s){with_baselines}: {left.train_tokens:,} training tokens, {read} evaluation tokens",
         f"disk: about {_size(left.disk_bytes)}; memory: up to {'' if left.memory_measured else 'about '}{memory} a run",
     ]
     if found.seconds is not None and left.seconds is not None:
