@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 30.0
 
+ENOUGH_SHARE = 0.03
+"""Of a sweep's cost: before so much is done, what was measured of it says little about the rest."""
+
 
 class Display(Progress, Protocol):
     """A Progress that also knows how many runs there are; a context manager."""
@@ -82,7 +85,7 @@ class _Lines:
         if self.share_at_start is None:
             self.share_at_start = share
         gained = share - self.share_at_start
-        return f", about {_clock((self.last - self.began) / gained * (1 - share))} left" if gained > 0 else ""
+        return f", about {_clock((self.last - self.began) / gained * (1 - share))} left" if gained > ENOUGH_SHARE else ""
 
     def say(self, message: str) -> None:
         sys.stderr.write(f"{message}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness import memory
 from harness.memory import out_of_memory
 
 
@@ -16,3 +17,11 @@ def test_a_lack_of_memory_is_known_by_type_or_text() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert out_of_memory(raised.value)
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_job_may_take_no_more_than_its_cgroup_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container or an allocation of 1 GB on a large machine, the pool of workers shares that gigabyte."""
+    monkeypatch.setattr(memory, "_cgroup_limits", lambda: [1e9, 2.0**62])
+    assert memory.available_bytes() == 1e9
+    monkeypatch.setattr(memory, "_cgroup_limits", list)
+    assert memory.available_bytes() > 1e8
