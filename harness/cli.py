@@ -187,7 +187,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from harness.sweep import command, planning
 
-    command.require_experiment(arguments.overrides)
+    command.require_experiment(arguments.overrides, "plan")
     text, code = planning.plan_command(arguments.overrides, as_json=arguments.json)
     sys.stdout.write(text.rstrip("\n") + "\n")
     return code
@@ -212,7 +212,7 @@ def _prefetch(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from harness.sweep import command, prefetch
 
-    command.require_experiment(arguments.overrides)
+    command.require_experiment(arguments.overrides, "prefetch")
     return prefetch.prefetch_command(arguments.overrides, _print, check_only=arguments.check)
 
 

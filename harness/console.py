@@ -168,6 +168,8 @@ def quiet_libraries() -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
+        # Of a pool whose workers were killed: nothing of ours is leaked.
+        "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)

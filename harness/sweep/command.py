@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from harness import paths, preparation, run
 from harness.config import plain
 from harness.console import Display
-from harness.errors import ConfigError, explain
+from harness.errors import ConfigError, DataError, ModelError, explain
 from harness.preparation import Prepared
 from harness.records import Experiment
 from harness.schema import TRIES, Sweep, Unit
@@ -43,6 +43,7 @@ class Started:
         sweep: all its units, done or not; ``units`` are those to do.
         already_done: runs that were done before.
         same: whether the last command asked for these very runs.
+        announce: makes these the current runs; to be called once somebody is there to carry them.
     """
 
     experiment: Experiment
@@ -51,13 +52,14 @@ class Started:
     already_done: int
     same: bool
     launcher: Launcher
+    announce: Callable[[], None]
 
 
-def require_experiment(overrides: Sequence[str]) -> None:
-    """Raise ConfigError unless the overrides name an experiment."""
+def require_experiment(overrides: Sequence[str], command: str = "sweep") -> None:
+    """Raise ConfigError unless the overrides of a command name an experiment."""
     if not any(override.startswith("experiment=") for override in overrides):
         allowed = ", ".join(paths.members("conf/experiment"))
-        raise ConfigError(explain("harness sweep", got="no experiment", allowed=allowed, fix="harness sweep experiment=NAME"))
+        raise ConfigError(explain(f"harness {command}", got="no experiment", allowed=allowed, fix=f"harness {command} experiment=NAME"))
 
 
 def start(overrides: Sequence[str], *, warm: bool = False) -> Started:
@@ -100,7 +102,12 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
     """
     launcher.check()
     workspace, machine = preparation.Workspace(), launcher.machine
-    prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
+    try:
+        prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
+    except (ModelError, DataError) as error:
+        if keep:
+            raise
+        raise type(error)(f"{error} (`harness plan` lists all that is missing, `harness prefetch` fetches it)") from error
     preparation.check_together(prepared)
     experiment = prepared[0].experiment
     pending = [item for item in prepared if not preparation.done(item)]
@@ -121,16 +128,20 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         gpus=machine.gpus,
         units=tuple(unit for unit in every if unit.kind == "run" or unit.id in needed),
     )
-    was = experiment.current()
     last = experiment.sweep()
     if not units and last is not None and last.units == sweep.units:
         sweep = last  # nothing to do: the last sweep's word stands
     elif not keep:
         experiment.write_sweep(sweep)
-    experiment.write_manifest({item.run_id: plain(item.config) for item in prepared}, keep=keep, sweep=None if keep else sweep.id)
-    _allow_one_more_try(experiment, missing)
-    already = len({item.run_id for item in prepared}) - len(missing)
-    return Started(experiment, sweep, units, already, was == experiment.current(), launcher)
+    configs = {item.run_id: plain(item.config) for item in prepared}
+
+    def announce() -> None:
+        experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id)
+        _allow_one_more_try(experiment, missing)
+
+    was = experiment.current()
+    same = was == ({*was, *configs} if keep else {*configs})
+    return Started(experiment, sweep, units, len(configs) - len(missing), same, launcher, announce)
 
 
 def _one_of_each(pending: Sequence[Prepared]) -> list[Prepared]:
@@ -156,9 +167,11 @@ def carry(started: Started, display: Display, *, wait: bool = True) -> Tally | N
     Returns:
         How they ended; None where they were submitted and are not waited for.
     """
+    launcher = started.launcher
+    if not started.units or isinstance(launcher, local.Local):
+        started.announce()
     if not started.units:
         return Tally(already_done=started.already_done)
-    launcher = started.launcher
     if isinstance(launcher, local.Local):
         found = launcher.carry(started.experiment, started.sweep, started.units, display)
     else:
@@ -166,6 +179,7 @@ def carry(started: Started, display: Display, *, wait: bool = True) -> Tally | N
 
         assert isinstance(launcher, Slurm)
         jobs = launcher.submit(started.experiment.folder, started.experiment.name, started.sweep.id, units=len(started.units))
+        started.announce()
         display.say(f"{len(jobs)} worker(s) in the queue: {', '.join(jobs)}")
         if not wait:
             return None
@@ -178,6 +192,7 @@ def carry_here(started: Started, display: Display) -> Tally:
     """Carry out runs in this very process, one after another, each tried once. Raises KeyboardInterrupt after everything was saved."""
     claims = Claims(started.experiment, lease=serving.LEASE, beat=serving.BEAT, gpus=started.sweep.gpus)
     worker = Worker(started.experiment, claims, started.launcher.machine, display, tries=1)
+    started.announce()
     runs = [unit for unit in started.units if unit.kind == "run"]
     ended = Tally(already_done=started.already_done)
     with _saved_on_interrupt():

@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.config import check
 from harness.console import Display
+from harness.errors import ConfigError, explain
 from harness.memory import available_bytes
 from harness.plan import Machine
 from harness.preparation import this_machine
@@ -73,10 +74,12 @@ class Local:
     def machine(self) -> Machine:
         """What each run may use: its worker's GPUs and their share of the cores, or the cores of the processor."""
         here, count = this_machine(), len(gpus())
+        if self.gpus_per_worker > max(count, 1):
+            allowed = f"at most {max(count, 1)}: this machine has {count}"
+            raise ConfigError(explain("launcher.gpus_per_worker", got=self.gpus_per_worker, allowed=allowed))
         if not count:
             return here
-        mine = min(self.gpus_per_worker, count)
-        return Machine(cores=max(1, here.cores * mine // count), gpus=mine)
+        return Machine(cores=max(1, here.cores * self.gpus_per_worker // count), gpus=self.gpus_per_worker)
 
     def check(self) -> None:
         """Accept: processes can be started everywhere."""

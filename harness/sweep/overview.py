@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.errors import RecordError, explain
 from harness.records import Experiment
 from harness.schema import Claim, Sweep, Unit
-from harness.sweep.claims import Claims
+from harness.sweep.claims import LEFT, Claims
 from harness.sweep.states import State, States
 
 HOUR = 3600.0
@@ -152,7 +152,7 @@ class Reader:
             points=len(unit.volumes) if state == "done" else len(set(unit.volumes) & set(self.experiment.volumes(unit.id))),
             wanted=len(unit.volumes),
             node=last.node if last else "",
-            deaths=sum(not claim.ended for claim in history) - (state == "running"),
+            deaths=sum(not claim.ended and claim.died != LEFT for claim in history) - (state == "running"),
             spent=sum(map(_spent, history), Seconds()),
             paid=state == "done" and any(claim.sweep == self.sweep.id for claim in history),
         )
@@ -228,7 +228,7 @@ def as_text(found: Overview, limit: int = 20) -> str:
     """
     parts = [*_totals(found)]
     parts += section("running", [_running(unit) for unit in found.units if unit.state == "running"], limit)
-    parts += section("failed", [(unit.kind, unit.id, unit.label, unit.reason) for unit in found.units if unit.state == "failed"], limit)
+    parts += section("failed", [(unit.label, unit.reason) for unit in found.units if unit.state == "failed"], limit)
     pending = Counter(unit.group for unit in found.units if unit.state == "pending")
     return "\n".join(parts + section("pending", [(str(count), group) for group, count in pending.items()], limit)) + "\n"
 
@@ -247,14 +247,16 @@ def _totals(found: Overview) -> list[str]:
         end = f"; ends in about {duration(found.seconds_left)}" if found.seconds_left is not None else ""
         count = sum(found.workers.values())
         lines.append(f"{count} worker{'' if count == 1 else 's'}: {nodes}{end}")
+    elif not found.is_over:
+        lines.append(f"no worker is alive; unless some wait in a queue, go on with: {found.command}")
     return lines
 
 
 def _running(unit: UnitState) -> tuple[str, ...]:
     beat = f"heard {duration(unit.heartbeat_seconds)} ago" if unit.heartbeat_seconds is not None else ""
-    trouble = ", ".join(f"{count} {name}" for count, name in ((unit.tries, "failed tries"), (unit.deaths, "deaths")) if count)
+    trouble = ", ".join(f"{count} {name}" for count, name in ((unit.tries, "failed"), (unit.deaths, "died")) if count)
     share = f"{min(unit.finished, unit.total)}/{unit.total}" if unit.total else ""
-    return unit.id, unit.label, f"{unit.points}/{unit.wanted} points", unit.stage or "starting", share, unit.node, beat, trouble
+    return unit.label, f"{unit.points}/{unit.wanted} points", unit.stage or "starting", share, unit.node, beat, trouble
 
 
 def section(title: str, rows: Sequence[tuple[str, ...]], limit: int) -> list[str]:
@@ -270,8 +272,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _hours(seconds: Seconds) -> str:
-    gpu = f", {seconds.gpu / HOUR:.2f} GPU-hours" if seconds.gpu else ""
-    return f"{seconds.cpu / HOUR:.2f} processor-hours{gpu}, {seconds.wall / HOUR:.2f} worker-hours"
+    gpu = f", {duration(seconds.gpu)} of GPUs" if seconds.gpu else ""
+    return f"{duration(seconds.cpu)} of processors{gpu}, {duration(seconds.wall)} of workers"
 
 
 def duration(seconds: float) -> str:

@@ -83,6 +83,9 @@ class Slurm:
         if not shutil.which("sbatch"):
             fix = "submit on a login node of the cluster, or launcher=local"
             raise ConfigError(explain("launcher=slurm", got="no sbatch on this machine", allowed="a machine that can submit jobs", fix=fix))
+        if in_queue() is None:
+            fix = "try again later, submit on a login node of the cluster, or launcher=local"
+            raise ConfigError(explain("launcher=slurm", got="no answer from its controller", allowed="a cluster that is up", fix=fix))
 
     def submit(self, folder: Path, name: str, sweep_id: str, *, units: int) -> list[str]:
         """Submit the workers that are missing, and return at once.
@@ -116,7 +119,14 @@ class Slurm:
             jobs = executor.map_array(carry, [folder] * missing, [sweep_id] * missing, [self.requeues] * missing)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             said = str(error).strip().splitlines() or ["nothing"]
-            raise ConfigError(explain("sbatch", got=said[-1], fix="partition, account, time and other options of launcher.*")) from error
+            raise ConfigError(
+                explain(
+                    "sbatch",
+                    got=said[-1].removeprefix("sbatch: "),
+                    allowed="jobs that the cluster takes",
+                    fix="partition, account, time and other options of launcher.*",
+                )
+            ) from error
         return [*before, *(job.job_id for job in jobs)]
 
     def parameters(self, name: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class HarnessSweeper(Sweeper):
 
         try:
             started = command.start(arguments)
+            started.announce()
             self._launch(started)
             code = summary.finish(started, _tally(started))
         except HarnessError as error:

@@ -155,11 +155,11 @@ def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment
         experiment.write_failure(Failure(run_id=name, experiment="", labels={}, config={}, reason=f"bad {name}", traceback="", tries=2))
     lines = as_text(overview(experiment), limit=1).splitlines()
     assert lines[0] == "tiny: 1 of 6 runs, 2 of 12 points done; 1 running, 2 pending, 2 failed"
-    assert lines[1:3] == ["spent 0.50 processor-hours, 1.00 worker-hours", "left about 1.50 processor-hours, 3.00 worker-hours"]
+    assert lines[1:3] == ["spent 30 min of processors, 60 min of workers", "left about 1.5 h of processors, 3.0 h of workers"]
     assert lines[3] == "1 worker: n1 (1); ends in about 3.0 h"
     assert lines[5] == "running"
-    assert lines[6].startswith("  b  run b  0/2 points  train  3/7  n1  heard ")
-    assert lines[8:11] == ["failed", "  run  c  run c  bad c", "  … and 1 more"]
+    assert lines[6].startswith("  run b  0/2 points  train  3/7  n1  heard ")
+    assert lines[8:11] == ["failed", "  run c  bad c", "  … and 1 more"]
     assert lines[12:] == ["pending", "  2  model=5"]
 
 

@@ -128,8 +128,15 @@ def test_a_controller_that_does_not_answer_ends_nothing(commands: Commands) -> N
 def test_what_sbatch_refuses_is_one_line(commands: Commands, tmp_path: Path) -> None:
     """Its last word is passed on."""
     (commands.folder / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n")
-    with pytest.raises(ConfigError, match="sbatch: got sbatch: error: invalid partition specified: x; fix: partition, account"):
+    with pytest.raises(ConfigError, match="sbatch: got error: invalid partition specified: x; .*fix: partition, account"):
         Slurm(partition="x").submit(tmp_path / "exp", "exp", "one", units=1)
+
+
+def test_a_controller_that_is_away_is_told_before_anything_is_written(commands: Commands) -> None:
+    """`harness sweep` checks its launcher first."""
+    commands.say("squeue", None)
+    with pytest.raises(ConfigError, match="no answer from its controller"):
+        Slurm().check()
 
 
 def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,11 @@ def done(hydra: Path, monkeypatch: pytest.MonkeyPatch) -> Done:
 
     def start(overrides: Sequence[str]) -> SimpleNamespace:
         runs = [unit("run", f"12e45{number:07d}", *asked.overrides) for number, asked in enumerate(expand(overrides).asked)]
-        return SimpleNamespace(units=[*runs, unit("baseline", "baseline-ab", *runs[0].overrides)])
+        units = [*runs, unit("baseline", "baseline-ab", *runs[0].overrides)]
+        return SimpleNamespace(announce=lambda: None, sweep=SimpleNamespace(id="s1"), units=units)
 
     def carry_out_one(name: str, overrides: Sequence[str]) -> str:
-        carried.append((name, tuple(overrides)))
+        carried.append((name.removeprefix("s1/"), tuple(overrides)))
         return "done"
 
     monkeypatch.setattr(command, "start", start)
