@@ -63,7 +63,7 @@ search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are no
 bench-eval: $(STAMP) ## speed and scores of evaluation=prefix beside lm-eval's own class; takes a model on disk (ARGS="--model NAME")
 	@"$(BIN)/python" benchmarks/speed/evaluation.py $(ARGS)
 
-bench-sweep: $(STAMP) ## cost of `tiny` beside a shell loop of Trainer and lm_eval; about 15 minutes (ARGS="--points all", "--case real")
+bench-sweep: $(STAMP) ## cost of `tiny` beside a shell loop of Trainer and lm_eval; about 10 minutes (ARGS="--points all", "--case real")
 	@"$(BIN)/python" benchmarks/speed/sweep.py $(ARGS)
 
 bench-training: $(STAMP) ## overhead of training over a bare torch loop (ARGS="--model NAME" for a model of the hub or a folder)
@@ -74,7 +74,7 @@ test: lint imports types unit ## lint, import contracts, types, then all tests
 unit: $(STAMP) ## the tests alone
 	@"$(BIN)/python" -m pytest --quiet $(ARGS)
 
-chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, beside another one: the same records in the end; 15 minutes
+chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, beside another one: the same records in the end; 6 minutes
 	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)
 
 test-cluster: $(STAMP) ## sweeps on a real Slurm of two nodes on this machine, which die on the way; needs root, installs Slurm where it is missing

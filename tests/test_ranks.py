@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from harness import ranks
 from harness.config import Training
 from harness.errors import TrainingError
-from harness.interfaces import Example, Interrupted, PenaltyContext, Silent
+from harness.interfaces import Example, Interrupted, PenaltyContext
 from harness.objective.sft import Sft
 from harness.ranks import Job, joined
 from harness.records import Experiment
@@ -52,18 +52,6 @@ class Decay:
 
     def penalty(self, context: PenaltyContext) -> Any:
         return lambda model: 1e-2 * torch.stack([p.square().sum() for p in model.parameters() if p.requires_grad]).sum()
-
-
-class Until(Silent):
-    """Interrupts the work at its n-th step."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, units: int = 1) -> None:
-        self.left -= units
-        if self.left == 0:
-            raise Interrupted
 
 
 def steps() -> list[list[Example]]:
@@ -103,7 +91,7 @@ def trained(made: Job, *, until: int = 0, on_stop: Callable[[Stop], None] = lamb
 
     try:
         with joined(made) as group:
-            options: dict[str, Any] = {"start": start, "on_stop": stopped, "on_state": made.states.save, "progress": Until(until)}
+            options: dict[str, Any] = {"start": start, "on_stop": stopped, "on_state": made.states.save, "progress": tiny.Until(until)}
             made.train(model, base, group=group, **options)
     except Interrupted:
         assert until

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from harness import training, training_state
 from harness.config import Training
-from harness.interfaces import Example, Interrupted, Silent
+from harness.interfaces import Example, Interrupted
 from harness.mitigation.replay import Replay
 from harness.objective.sft import Sft
 from harness.records import Experiment
@@ -25,18 +25,6 @@ from tests.contract import tiny
 
 STEPS, ROWS = 6, 8
 STOPS = {2: 16, 6: 48}
-
-
-class Until(Silent):
-    """Interrupts the work at its n-th step."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, units: int = 1) -> None:
-        self.left -= units
-        if self.left == 0:
-            raise Interrupted
 
 
 def steps(mitigation: Any = None) -> list[list[Example]]:
@@ -71,7 +59,7 @@ class Case:
         model = self.tuning.prepare(self.make(), 0)
         stops = {step: volume for step, volume in STOPS.items() if step <= len(self.steps)}
         options: dict[str, Any] = {"training": self.training, "stops": stops, "on_stop": on_stop, "seed": 3}
-        options |= {"progress": Until(until), "start": start, "on_state": self.states.save}
+        options |= {"progress": tiny.Until(until), "start": start, "on_state": self.states.save}
         try:
             reached = tiny.run(model, self.steps, Sft(), **options)
         except Interrupted:
@@ -176,7 +164,7 @@ def test_states_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.Monke
         if case.states.experiment.states("run") == [4]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Until, "advance", lambda self, units=1: killed(self))
+    monkeypatch.setattr(tiny.Until, "advance", lambda self, units=1: killed(self))
     with pytest.raises(KeyboardInterrupt):
         case.train()
     assert case.newest().counts.step == 4

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from harness.records import Experiment
-from harness.schema import TRIES, Unit
+from harness.schema import TRIES, Claim, Unit
 from harness.sweep.claims import Claims
 
 State = Literal["done", "running", "pending", "failed"]
@@ -52,7 +52,8 @@ class States:
     def is_done(self, unit: Unit) -> bool:
         """Say whether everything a unit is for is recorded, and no measurement is missing."""
         if unit.kind == "baseline":
-            return all(self._baseline_known(key) for key in unit.baseline_keys.values()) or self._ended(unit) == "done"
+            last = self._last(unit)  # measured by this sweep is done, also where a task of it failed: it would fail again
+            return all(map(self._baseline_known, unit.baseline_keys.values())) or (last is not None and last.ended == "done")
         if not set(unit.volumes) <= set(self.experiment.recorded(unit.id)):
             return False
         return all((self.experiment.point_folder(unit.id, volume) / "point.json").exists() for volume in unit.volumes)
@@ -63,14 +64,13 @@ class States:
             return self.gave_up[unit.id]
         if unit.kind == "run" and (failure := self.experiment.failure(unit.id)) is not None and failure.tries >= TRIES:
             return failure.reason
-        ends_it = self._ended(unit) in {MEASURED_IN_PART, "failed" if unit.kind == "baseline" else MEASURED_IN_PART}
-        last = self.experiment.claims.last(unit.id)
-        return last.reason if ends_it and last else ""
+        last = self._last(unit)
+        return last.reason if last is not None and last.ended == (MEASURED_IN_PART if unit.kind == "run" else "failed") else ""
 
-    def _ended(self, unit: Unit) -> str:
-        """Return how the last hold of a unit ended, if it was of this sweep."""
+    def _last(self, unit: Unit) -> Claim | None:
+        """Return the last claim of a unit, if it was of this sweep."""
         last = self.experiment.claims.last(unit.id)
-        return last.ended if last is not None and last.sweep == self.claims.sweep else ""
+        return last if last is not None and last.sweep == self.claims.sweep else None
 
     def ready(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
         """Say whether a unit can be taken now: the baselines that it needs are measured (or could not be), and nobody has it."""

@@ -255,17 +255,13 @@ def came_to(experiment: Experiment, unit: str) -> str:
     return f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
 
 
-def work(
-    folder: Path, sweep_id: str | None = None, progress: Progress | None = None, *, lease: float | None = None, beat: float | None = None
-) -> None:
+def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
     """Pull units of a sweep from disk until none is left to take: what each of a cluster's workers does.
 
     Args:
         folder: the experiment's, on storage that all workers share.
-        sweep_id: which of its sweeps; None is the last.
+        sweep_id: which of its sweeps.
         progress: where to say how far it is.
-        lease: seconds without a heartbeat after which another may take a unit.
-        beat: seconds between heartbeats.
 
     Raises:
         Interrupted: asked to stop, everything saved.
@@ -275,9 +271,8 @@ def work(
     experiment = Experiment(folder)
     sweep = experiment.sweep(sweep_id)
     if sweep is None:
-        raise RecordError(explain(f"sweep {sweep_id or ''}", got=f"nothing in {folder}", fix="run `harness sweep` again"))
-    timing = {name: value for name, value in {"lease": lease, "beat": beat}.items() if value is not None}
-    claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus, **timing)
+        raise RecordError(explain(f"sweep {sweep_id}", got=f"nothing in {folder}", fix="run `harness sweep` again"))
+    claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
     worker = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus), progress or Silent())
     states = States(experiment, claims)
     for unit in _pulled(worker, states, sweep.units):

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from harness.config import Training
-from harness.interfaces import Example, Objective, Origin, Penalty, Progress, Row, RowKind, Silent, Turn
+from harness.interfaces import Example, Interrupted, Objective, Origin, Penalty, Progress, Row, RowKind, Silent, Turn
 from harness.plan import Resolved
 from harness.seeds import seed_torch, untouched_global_streams
 from harness.training import Stop, train
@@ -148,3 +148,15 @@ def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
     """Whether two sets of weights agree in names and in every bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Until(Silent):
+    """Interrupts the work at its n-th step."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, units: int = 1) -> None:
+        self.left -= units
+        if self.left == 0:
+            raise Interrupted
