@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training test unit chaos test-cluster test-ray test-exact lint imports types format wheel clean
+.PHONY: help setup sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-ray test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -66,8 +66,17 @@ bench-eval: $(STAMP) ## speed and scores of evaluation=prefix beside lm-eval's o
 bench-sweep: $(STAMP) ## cost of `tiny` beside a shell loop of Trainer and lm_eval; about 10 minutes (ARGS="--points all", "--case real")
 	@"$(BIN)/python" benchmarks/speed/sweep.py $(ARGS)
 
+calibrate: $(STAMP) ## planted experiments: how often intervals and verdicts are right, into benchmarks/METHOD.md; minutes
+	@"$(BIN)/python" -m benchmarks.calibration.run $(ARGS)
+
 bench-training: $(STAMP) ## overhead of training over a bare torch loop (ARGS="--model NAME" for a model of the hub or a folder)
 	@"$(BIN)/python" benchmarks/speed/training.py $(ARGS)
+
+reference: $(STAMP) ## the default sweep anew, its findings beside the committed ones in results/reference/ (ARGS=--write replaces them)
+	@"$(BIN)/python" benchmarks/reference.py $(ARGS)
+
+bench-report: $(STAMP) ## time and memory of table and report on 10,000 fabricated runs; about 10 minutes (ARGS="--runs 500")
+	@"$(BIN)/python" benchmarks/speed/report.py $(ARGS)
 
 test: lint imports types unit ## lint, import contracts, types, then all tests
 
@@ -76,6 +85,9 @@ unit: $(STAMP) ## the tests alone
 
 chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, beside another one: the same records in the end; 6 minutes
 	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)
+
+test-browser: $(STAMP) ## the page of a report in headless Chromium: it fetches nothing, searches, sorts, prints; skipped without a Chromium
+	@"$(BIN)/python" -m pytest --quiet tests/browser -rs $(ARGS)
 
 test-cluster: $(STAMP) ## sweeps on a real Slurm of two nodes on this machine, which die on the way; needs root, installs Slurm where it is missing
 	@"$(BIN)/python" -m pytest --quiet tests/cluster -rs $(ARGS)

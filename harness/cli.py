@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -63,6 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
         return 1
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; overrides may also stand behind options, where argparse by itself takes no more of them."""
+    parser = _parser()
+    arguments, further = parser.parse_known_args(argv)
+    if further:
+        if not hasattr(arguments, "overrides") or any("=" not in text or text.startswith("-") for text in further):
+            parser.error(f"unrecognized arguments: {' '.join(further)}")
+        arguments.overrides = [*arguments.overrides, *further]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(rates)
     rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file (conf/learning_rates.yaml)")
     rates.set_defaults(command=_learning_rates)
+
+    _add_analysis(commands)
     return parser
 
 
@@ -131,6 +144,42 @@ def _add_sweeping(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     prefetch.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
     prefetch.add_argument("--check", action="store_true", help="fetch nothing, only check")
     prefetch.set_defaults(command=_prefetch)
+
+
+def _add_analysis(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that draw conclusions: fits of laws, predictions, and the comparison of two models."""
+    laws = "power, linear, shifted_power, injection or kl"
+    fit = commands.add_parser("fit", help="fit a law of forgetting to a table of points, anybody's, or to an experiment")
+    fit.add_argument("points", metavar="POINTS", help="a .csv or .parquet file with a row a point, or the NAME of an experiment")
+    fit.add_argument("--law", required=True, metavar="LAW", help=laws)
+    _add_fitting(fit)
+
+    predict = commands.add_parser("predict", help="what a law fitted to an experiment says of a point that was not run")
+    predict.add_argument("points", metavar="NAME", help="of the experiment, or a .csv or .parquet file")
+    predict.add_argument("--law", required=True, metavar="LAW", help=laws)
+    predict.add_argument("--at", action="append", required=True, metavar="column=value", help="where, such as params_total=1e9")
+    _add_fitting(predict)
+
+    compare = commands.add_parser("compare", help="what AFTER lost and gained beside BEFORE, item by item: models, or lm-eval's samples")
+    compare.add_argument("before", metavar="BEFORE", help="a model (folder, hub name, adapter) or a folder of lm-eval --log_samples output")
+    compare.add_argument("after", metavar="AFTER", help="likewise")
+    compare.add_argument("--suites", metavar="NAMES", help="suites that two models are asked, with commas: commonsense,blimp")
+    compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")
+    compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is none that matters (default: 0.02)")
+    compare.add_argument("--max-loss", type=float, metavar="X", help="exit 1: more than X is lost; 0: less; 3: undecided (90%% interval)")
+    compare.add_argument("--json", action="store_true", help="as JSON")
+    compare.add_argument("overrides", nargs="*", metavar="key=value", help="of two models: evaluation.dtype=bfloat16, …")
+    compare.set_defaults(command=_compare)
+
+
+def _add_fitting(parser: argparse.ArgumentParser) -> None:
+    is_fit = parser.prog.endswith(" fit")
+    parser.add_argument("--where", action="append", default=[], metavar="column=value", help="only these points, such as tuning=lora")
+    parser.add_argument("--column", action="append", default=[], metavar="role=name", help="what the file calls a column: volume=rows")
+    parser.add_argument("--suite", metavar="SUITE", help="whose forgetting, of an experiment (default: its headline)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(command=_fit if is_fit else _predict)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -293,3 +342,27 @@ def _learning_rates(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"{arguments.write}\n")
     sys.stdout.write(learning_rates.as_yaml(found))
     return 0
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from harness import fitting
+
+    return _said(*fitting.fit_command(arguments))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from harness import fitting
+
+    return _said(*fitting.predict_command(arguments))
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.compare import command
+
+    return _said(*command.compare_command(arguments))
+
+
+def _said(text: str, code: int) -> int:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return code

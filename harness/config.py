@@ -17,6 +17,9 @@ from harness.interfaces import Mitigation, ModelSource, Objective, Source, Tunin
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
+RATE_KEYS = ("model", "tuning", "objective", "data", "mitigation")
+"""The labels for which a learning rate is searched."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -25,6 +28,8 @@ class Training:
     Attributes:
         learning_rate: peak rate; null takes the searched one for this model, tuning, objective and data, else the default of
             the tuning for this size (then the table says ``lr_tuned`` false).
+        rate_of: label → value in place of the run's own where the searched rate is looked up: a same-data control takes the rate of
+            the arm that it controls, ``{data: tinyworld-people, objective: sft}``.
         batch_rows: target rows of an optimizer step; divides every volume.
         micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less memory, same result up to rounding: so it
             is no part of a run's identity.
@@ -38,6 +43,7 @@ class Training:
     """
 
     learning_rate: float | None = None
+    rate_of: Mapping[str, str] = field(default_factory=dict)
     batch_rows: int = 8
     micro_batch_rows: int | None = None
     warmup_rows: int = 0
@@ -70,6 +76,7 @@ class Training:
             )
             raise ConfigError(message)
         require_rows(self.batch_rows, self.processes or 1)
+        require_keys("training.rate_of", self.rate_of, RATE_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,28 @@ class Labels:
     mitigation: str
     data: str
     anchor: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What an experiment declares before its results are seen. Not part of any identity: no run computes with it.
+
+    Attributes:
+        headline: the probe suite whose verdict is the headline.
+        margin: a change within ±margin, in the metric's own unit, is none that matters; ``margins``: suite → margin, where it is another.
+        control: label → value: runs that have all of them train on what the model knows already, and are the control of the others.
+    """
+
+    headline: str | None = None
+    margin: float = 0.02
+    margins: Mapping[str, float] = field(default_factory=dict)
+    control: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the margins' range, and that a control is told by labels."""
+        for where, margin in {"margin": self.margin, **{f"margins.{suite}": value for suite, value in self.margins.items()}}.items():
+            check(f"declared.{where}", margin, "greater than 0", lambda value: value > 0)
+        require_keys("declared.control", self.control, [f.name for f in dataclasses.fields(Labels)])
 
 
 class EvaluationBackend(typing.Protocol):
@@ -109,6 +138,7 @@ class RunConfig:
         save_weights: which volumes keep their weights in the results folder.
         keep_state: keep the state of training after the last volume, so that a larger one goes on from there: about three times the
             size of the weights that move. Until the run is done it is kept in any case.
+        declared: what its experiment declares before its results are seen.
     """
 
     model: ModelSource
@@ -128,6 +158,7 @@ class RunConfig:
     results: str = "results"
     save_weights: Literal["none", "last", "all"] = "last"
     keep_state: bool = True
+    declared: Declared = field(default_factory=Declared)
 
     def __post_init__(self) -> None:
         """Check that the name is one folder."""
@@ -140,6 +171,12 @@ def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], b
     broken = isinstance(value, float) and not math.isfinite(value)
     if broken or not accept(value):
         raise ConfigError(explain(where, got=repr(value), allowed=allowed, fix=fix))
+
+
+def require_keys(where: str, values: Mapping[str, Any], allowed: typing.Collection[str]) -> None:
+    """Refuse a key that is none of those allowed. Raises ConfigError."""
+    for key in values:
+        check(where, key, ", ".join(allowed), lambda key: key in allowed, did_you_mean(key, allowed))
 
 
 def require_rows(batch_rows: int, processes: int) -> None:

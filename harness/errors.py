@@ -74,3 +74,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known word, as ``did you mean 'x'?``, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else ""
+
+
+class AnalysisError(HarnessError):
+    """An analysis that cannot say what was asked: too few points, no such column, a law that these data cannot identify."""

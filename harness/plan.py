@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
-from harness.config import RunConfig, plain, require_rows
-from harness.errors import ConfigError, explain
+from harness.config import RATE_KEYS, RunConfig, plain, require_rows
+from harness.errors import ConfigError, did_you_mean, explain
 from harness.interfaces import ModelFacts
 
 SMALL_MODEL_PARAMS = 5_000_000
@@ -85,7 +85,7 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         machine: what the run may use.
 
     Raises:
-        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs.
+        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs, or nothing was searched for ``rate_of``.
     """
     rate, tuned = _learning_rate(config, facts, searched)
     automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"
@@ -110,14 +110,27 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
 
 
 def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate]) -> tuple[float, bool]:
-    keys = ("model", "tuning", "objective", "data", "mitigation")
-    found = [rate.learning_rate for rate in searched if all(getattr(rate, key) == getattr(config.labels, key) for key in keys)]
-    asked = config.training.learning_rate
-    if asked is not None:
-        return asked, asked in found
-    if found:
-        return found[-1], True
-    return config.tuning.default_learning_rate(facts.params_total), False
+    """Return the rate, and whether it was searched for the very combination that the run is."""
+    own = {key: getattr(config.labels, key) for key in RATE_KEYS}
+    _check_rate_of(config.training.rate_of, searched)
+    found, known = _rates(searched, {**own, **config.training.rate_of}), _rates(searched, own)
+    rate = config.training.learning_rate
+    if rate is None:
+        rate = found[-1] if found else config.tuning.default_learning_rate(facts.params_total)
+    return rate, rate in known
+
+
+def _rates(searched: Sequence[SearchedRate], labels: Mapping[str, str]) -> list[float]:
+    return [rate.learning_rate for rate in searched if all(getattr(rate, key) == value for key, value in labels.items())]
+
+
+def _check_rate_of(labels: Mapping[str, str], searched: Sequence[SearchedRate]) -> None:
+    """Refuse labels of which nothing was searched for any model: misspelt, they would quietly give the default rate. Raises ConfigError."""
+    for key, value in labels.items():
+        known = sorted({getattr(rate, key) for rate in searched})
+        if value not in known:
+            fix = did_you_mean(value, known) or "training.learning_rate=…"
+            raise ConfigError(explain(f"training.rate_of.{key}", got=repr(value), allowed=", ".join(known) or "nothing yet", fix=fix))
 
 
 def check(config: RunConfig) -> None:
@@ -138,6 +151,7 @@ def check(config: RunConfig) -> None:
         raise ConfigError(explain("probe_suites", got=", ".join(sorted(both)), allowed="suites that are not target_suites too"))
     _check_volumes(config)
     _check_trajectory(config)
+    _check_declared(config)
 
 
 def _check_volumes(config: RunConfig) -> None:
@@ -165,6 +179,20 @@ def _check_trajectory(config: RunConfig) -> None:
         raise ConfigError(explain("training.epochs", got=training.epochs, allowed="1 for trajectory=shared", fix="trajectory=independent"))
 
 
+def _check_declared(config: RunConfig) -> None:
+    """Refuse a headline or a margin of a suite that is not asked. Without probes, as in a search of learning rates, nothing is judged."""
+    if not config.probe_suites:
+        return
+    headline, probes, every = config.declared.headline, config.probe_suites, (*config.target_suites, *config.probe_suites)
+    if headline is not None and headline not in probes:
+        fix = f"declared.headline={probes[0]}, or null for none"
+        raise ConfigError(explain("declared.headline", got=repr(headline), allowed=f"one of probe_suites: {', '.join(probes)}", fix=fix))
+    for suite in config.declared.margins:
+        if suite not in every:
+            allowed = f"suites that are asked: {', '.join(every)}"
+            raise ConfigError(explain("declared.margins", got=repr(suite), allowed=allowed, fix=did_you_mean(suite, every)))
+
+
 def runs_of(config: RunConfig) -> list[RunConfig]:
     """Split a configuration into its runs: one for a shared trajectory, one a volume for independent ones."""
     if config.trajectory == "shared":
@@ -185,7 +213,7 @@ def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -
         inputs: content hashes by name, as plain values: model, data, anchor, suites.
     """
     # Rows of one forward pass move rounding alone, and give way where memory runs out: not another run.
-    open_values = {"learning_rate", "dtype", "threads", "processes", "max_length", "micro_batch_rows", "class"}
+    open_values = {"learning_rate", "rate_of", "dtype", "threads", "processes", "max_length", "micro_batch_rows", "class"}
     training = {key: value for key, value in plain(config.training).items() if key not in open_values}
     settled = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned", "class"}}
     return {

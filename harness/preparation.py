@@ -222,6 +222,7 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     workspace.require_writable(experiment_of(config))
     for name in (*config.target_suites, *config.probe_suites):
         workspace.suite(name)
+    _check_headline(config, workspace)
     facts = workspace.facts_of(config)
     resolved = plan.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
     _check_sizes(config, workspace)
@@ -281,6 +282,14 @@ def _shared(config: RunConfig) -> Hashable:
     return _content(config.model, config.data, config.anchor, config.target_suites, config.probe_suites)
 
 
+def _check_headline(config: RunConfig, workspace: Workspace) -> None:
+    """Refuse a headline of which no verdict can be given: a distance from the base is neither lost nor gained. Raises ConfigError."""
+    headline = config.declared.headline
+    if headline in config.probe_suites and workspace.suite(headline).kind == "divergence":
+        allowed, fix = "a suite that has a verdict: kind lm_eval or likelihood", "another of probe_suites"
+        raise ConfigError(explain("declared.headline", got=f"'{headline}', of kind divergence", allowed=allowed, fix=fix))
+
+
 def this_machine() -> Machine:
     """Return what a run may use here: several GPUs only where it asks for several processes."""
     return Machine(cores=provenance.cores(), gpus=int(_has_gpu()))
@@ -323,11 +332,16 @@ def done(prepared: Prepared) -> bool:
 
 
 def check_together(runs: Sequence[Prepared]) -> None:
-    """Refuse a sweep whose runs differ in dtype policy: a difference between methods could be one of rounding. Raises ConfigError."""
+    """Refuse a sweep whose runs differ in what they declare, or in dtype policy. Raises ConfigError.
+
+    A difference between methods could be one of rounding, or of margins.
+    """
     policies = sorted({f"{run.resolved.dtype} training, {run.resolved.evaluation_dtype} evaluation" for run in runs})
     if len(policies) > 1:
         fix = "one training.dtype and one evaluation.dtype for the whole sweep"
         raise ConfigError(explain("dtype", got=" and ".join(policies), allowed="one policy a sweep", fix=fix))
+    if any(run.config.declared != runs[0].config.declared for run in runs):
+        raise ConfigError(explain("declared", got="several values", allowed="one for the whole sweep", fix="no axis of declared"))
 
 
 def prompts_of(name: str, config: RunConfig, number: int) -> list[str]:

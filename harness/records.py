@@ -31,29 +31,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
-from harness import PROTOCOL_VERSION, files, plan, schema
+from harness import PROTOCOL_VERSION, files, plan, record_files, schema
 from harness.claim_log import ClaimLog
 from harness.config import build
 from harness.errors import ConfigError, RecordError, explain
-from harness.schema import (
-    SAMPLE_COLUMNS,
-    SCHEMA_VERSION,
-    Baseline,
-    Failure,
-    Finished,
-    Manifest,
-    Point,
-    Record,
-    Score,
-    Sweep,
-)
-
-AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished, Sweep)
+from harness.schema import SCHEMA_VERSION, Baseline, Declared, Failure, Finished, Manifest, Point, Record, Score, Sweep
 
 PARTIAL = "partial"
 
@@ -74,9 +61,9 @@ class Partial:
         """Return the scores and items of a task, or None where it is not finished."""
         place = self._place(suite, task)
         try:
-            found = _read(place / "finished.json", Finished)
+            found = record_files.read(place / "finished.json", Finished)
             if found is not None and found.key == self.key:
-                return found.scores, _read_samples(place)
+                return found.scores, record_files.read_samples(place)
         except RecordError:  # damaged, or of another version: work to do
             pass
         shutil.rmtree(place, ignore_errors=True)
@@ -85,8 +72,8 @@ class Partial:
     def put(self, suite: str, task: str, scores: Sequence[Score], samples: pd.DataFrame) -> None:
         """Keep a task: items first, then the json that marks it finished."""
         place = self._place(suite, task)
-        _write_samples(place, samples)
-        _write_json(place / "finished.json", Finished(key=self.key, scores=tuple(scores)))
+        record_files.write_samples(place, samples)
+        record_files.write_json(place / "finished.json", Finished(key=self.key, scores=tuple(scores)))
 
     def _place(self, suite: str, task: str) -> Path:
         return self.folder / suite / quote(task, safe="")
@@ -143,32 +130,32 @@ class Experiment:
 
     def baseline(self, baseline_id: str) -> Baseline | None:
         """Return a baseline, or None where there is none."""
-        return _read(self.baseline_folder(baseline_id) / "baseline.json", Baseline)
+        return record_files.read(self.baseline_folder(baseline_id) / "baseline.json", Baseline)
 
     def baseline_samples(self, baseline_id: str) -> pd.DataFrame:
         """Return the items of a baseline, columns as in SAMPLE_COLUMNS."""
-        return _read_samples(self.baseline_folder(baseline_id))
+        return record_files.read_samples(self.baseline_folder(baseline_id))
 
     def point(self, run_id: str, volume: int) -> Point | None:
         """Return a point, or None where it is not done."""
-        return _read(self.point_folder(run_id, volume) / "point.json", Point)
+        return record_files.read(self.point_folder(run_id, volume) / "point.json", Point)
 
     def point_samples(self, run_id: str, volume: int) -> pd.DataFrame:
         """Return the items of a point, columns as in SAMPLE_COLUMNS."""
-        return _read_samples(self.point_folder(run_id, volume))
+        return record_files.read_samples(self.point_folder(run_id, volume))
 
     def record(self, run_id: str) -> Record | None:
         """Return the record of a run, or None where it is not done."""
-        return _read(self.run_folder(run_id) / "record.json", Record)
+        return record_files.read(self.run_folder(run_id) / "record.json", Record)
 
     def failure(self, run_id: str) -> Failure | None:
         """Return why the last try of a run failed, or None."""
-        return _read(self.run_folder(run_id) / "failure.json", Failure)
+        return record_files.read(self.run_folder(run_id) / "failure.json", Failure)
 
     def config(self, run_id: str) -> Mapping[str, Any]:
         """Return the resolved configuration of a run that began, as plain values; empty where it did not."""
         path = self.run_folder(run_id) / "config.json"
-        config: Mapping[str, Any] = _load(path) if path.exists() else {}
+        config: Mapping[str, Any] = record_files.load(path) if path.exists() else {}
         return config
 
     def volumes(self, run_id: str) -> list[int]:
@@ -194,8 +181,21 @@ class Experiment:
 
     def current(self) -> set[str]:
         """Return the runs the last command asked for; every run where there is no manifest."""
-        manifest = _read(self.folder / "manifest.json", Manifest)
+        manifest = self._manifest()
         return set(manifest.run_ids) if manifest else set(self.run_ids())
+
+    def declared(self) -> Declared:
+        """Return what the last command declared. Where no headline is, but there is one probe suite alone, that one is the headline."""
+        manifest = self._manifest()
+        found = manifest.declared if manifest else None
+        if found is not None and found.headline is not None:
+            return found
+        configs = [config for run_id in sorted(self.current()) if (config := self.config(run_id))]
+        if found is None:
+            found = next((_declared(config) for config in configs if "declared" in config), Declared())
+        probes = {suite for config in configs for suite in config.get("probe_suites", ())}
+        alone = probes.pop() if len(probes) == 1 else None
+        return found if found.headline else dataclasses.replace(found, headline=alone)
 
     def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None) -> None:
         """Say which runs are current.
@@ -203,16 +203,23 @@ class Experiment:
         Args:
             asked: run id → resolved configuration of the runs that are asked for.
             keep: keep those that are current already, but for runs of an equal configuration: their inputs were others, so these
-                supersede them.
+                supersede them. What was declared stays too, unless they declare something.
             sweep: id of the sweep that asks; None leaves the last one.
         """
         settings = [schema.but_for_volumes(config) for config in asked.values()]
         kept = {run_id for run_id in self.current() if schema.but_for_volumes(self.config(run_id)) not in settings} if keep else set()
         ids = sorted({*asked, *kept})
-        if sweep is None:
-            before = _read(self.folder / "manifest.json", Manifest)
-            sweep = before.sweep if before else None
-        _write_json(self.folder / "manifest.json", Manifest(experiment=self.name, run_ids=tuple(ids), sweep=sweep))
+        before = self._manifest()
+        if sweep is None and before:
+            sweep = before.sweep
+        declared = next((_declared(config) for config in asked.values() if "declared" in config), None)
+        if keep and before and before.declared and declared in (None, Declared()):
+            declared = before.declared
+        manifest = Manifest(experiment=self.name, run_ids=tuple(ids), sweep=sweep, declared=declared)
+        record_files.write_json(self.folder / "manifest.json", manifest)
+
+    def _manifest(self) -> Manifest | None:
+        return record_files.read(self.folder / "manifest.json", Manifest)
 
     def write_config(
         self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "", baselines: Mapping[str, str] | None = None
@@ -238,13 +245,13 @@ class Experiment:
         """Write a baseline with its items, unless a complete one stands there already."""
         files.clear_hidden(self.folder / "baselines", of=f"{baseline.baseline_id}.")
         known, folder = self.baseline(baseline.baseline_id), self.baseline_folder(baseline.baseline_id)
-        _write_measured(folder, "baseline.json", baseline, samples, replace=known)
+        record_files.write_measured(folder, "baseline.json", baseline, samples, replace=known)
         shutil.rmtree(self.folder / PARTIAL / baseline.baseline_id, ignore_errors=True)
 
     def write_point(self, point: Point, samples: pd.DataFrame) -> None:
         """Write a point with its items, unless a complete one stands there already: then this result is a second one, and is dropped."""
         known = self.point(point.run_id, point.volume)
-        _write_measured(self.point_folder(point.run_id, point.volume), "point.json", point, samples, replace=known)
+        record_files.write_measured(self.point_folder(point.run_id, point.volume), "point.json", point, samples, replace=known)
         shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / str(point.volume), ignore_errors=True)
 
     def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
@@ -258,12 +265,12 @@ class Experiment:
 
     def write_record(self, record: Record) -> None:
         """Write the record that marks a run done, and drop an earlier failure."""
-        _write_json(self.run_folder(record.run_id) / "record.json", record)
+        record_files.write_json(self.run_folder(record.run_id) / "record.json", record)
         (self.run_folder(record.run_id) / "failure.json").unlink(missing_ok=True)
 
     def write_failure(self, failure: Failure) -> None:
         """Write why a run did not finish."""
-        _write_json(self.run_folder(failure.run_id) / "failure.json", failure)
+        record_files.write_json(self.run_folder(failure.run_id) / "failure.json", failure)
 
     def write_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a folder beside its place, then rename it into place, replacing an earlier one."""
@@ -277,14 +284,14 @@ class Experiment:
 
     def write_sweep(self, sweep: Sweep) -> None:
         """Write the units of a sweep, for workers elsewhere and for whoever looks on."""
-        _write_json(self.folder / "sweeps" / f"{sweep.id}.json", sweep)
+        record_files.write_json(self.folder / "sweeps" / f"{sweep.id}.json", sweep)
 
     def sweep(self, sweep_id: str | None = None) -> Sweep | None:
         """Return a sweep, by default the last one; None where there was none."""
         if sweep_id is None:
-            manifest = _read(self.folder / "manifest.json", Manifest)
+            manifest = self._manifest()
             sweep_id = manifest.sweep if manifest else None
-        return _read(self.folder / "sweeps" / f"{sweep_id}.json", Sweep) if sweep_id else None
+        return record_files.read(self.folder / "sweeps" / f"{sweep_id}.json", Sweep) if sweep_id else None
 
     def recorded(self, run_id: str) -> tuple[int, ...]:
         """Return the volumes of a run's record of which nothing is missing; without the strictness, and the cost, of ``record``."""
@@ -333,68 +340,12 @@ class Experiment:
         shutil.rmtree(self.run_folder(run_id), ignore_errors=True)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
-    if not isinstance(values, dict):
-        raise RecordError(explain(str(path), got=type(values).__name__, allowed="a JSON object", fix="delete its folder and run again"))
-    return values
-
-
-def _read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
-    if not path.exists():
-        return None
-    values = _load(path)
-    for key, ours in {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}.items():
-        if key in {f.name for f in dataclasses.fields(cls)} and values.get(key) != ours:
-            fix = "read it with the version that wrote it, or move its folder away and run again"
-            raise RecordError(explain(f"{path}: {key}", got=repr(values.get(key)), allowed=str(ours), fix=fix))
-    try:
-        record: AnyRecord = build(cls, values, "")
-    except ConfigError as error:
-        raise RecordError(f"{path}: {error}") from error
-    return record
-
-
-def _read_samples(folder: Path) -> pd.DataFrame:
-    path = folder / "samples.parquet"
-    try:
-        samples = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
-    if missing := set(SAMPLE_COLUMNS) - set(samples.columns):
-        raise RecordError(explain(str(path), got=f"no column {', '.join(sorted(missing))}", fix="delete its folder and run again"))
-    return samples
-
-
-def _write_json(path: Path, record: AnyRecord) -> None:
-    files.write_text(path, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _write_samples(folder: Path, samples: pd.DataFrame) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = files.beside(folder / "samples.parquet")
-    try:
-        samples.to_parquet(temporary, index=False, compression="zstd")
-        temporary.replace(folder / "samples.parquet")
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataFrame, *, replace: Baseline | Point | None) -> None:
-    """Put a measurement and its items into place as one folder, unless ``replace``, which stands there, is complete."""
-    if replace is not None and schema.complete(replace):
-        return
-    temporary = files.beside(folder)
-    try:
-        _write_samples(temporary, samples)
-        _write_json(temporary / name, record)
-        files.rename_folder(temporary, folder, over=replace is not None or not (folder / name).exists())
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*") if not path.name.startswith(".") and path.is_dir())
+
+
+def _declared(config: Mapping[str, Any]) -> Declared:
+    """Return what a resolved configuration declares, of its plain values."""
+    values = {key: value for key, value in config["declared"].items() if key != "class"}
+    declared: Declared = build(Declared, values, "declared")
+    return declared

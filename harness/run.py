@@ -72,6 +72,14 @@ def _settle(prepared: Prepared) -> None:
         now = incomplete(experiment, run_id, record.volumes, record.baselines.values())
         experiment.write_record(dataclasses.replace(record, incomplete=now))
     experiment.drop_failure(run_id)
+    _summarise(experiment, run_id)
+
+
+def _summarise(experiment: Experiment, run_id: str) -> None:
+    """Keep what a recorded run comes to, so that no table reads its items again."""
+    from harness.analysis import runs  # brings SciPy along, which only the end of a run needs
+
+    runs.summarise(experiment, run_id)
 
 
 def incomplete(experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str]) -> tuple[int, ...]:
@@ -275,6 +283,7 @@ class _Execution:
             incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values()),
         )
         self.experiment.write_record(record)
+        _summarise(self.experiment, self.run_id)
 
     def _overlap(self) -> dict[str, Any]:
         """Return, by suite, how much of its items' text stands in the rows trained on."""

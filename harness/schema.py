@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
+from harness.config import Declared as Declared
 
 SCHEMA_VERSION = 2
 Status = Literal["ok", "failed"]
@@ -37,7 +38,7 @@ class Score:
         n: items with a value.
         value: weighted mean over items, in the metric's unit (accuracy in 0..1, nats per token, …).
         stderr: standard error over items.
-        chance: mean over items of the level of uniform guessing, where the metric has one.
+        chance: mean over items of the level of uniform guessing, where the metric has one; of nats per token, ln(vocabulary).
         unparsed: share of items, in 0..1, whose generated answer could not be parsed.
         prompt_truncated, answer_truncated: share whose prompt was cut to fit the context / whose answer ended at its length limit alone.
         remeasured: value of a second measurement with other batches and threads, where one was made (at volume 0) and succeeded.
@@ -217,12 +218,14 @@ class Manifest:
 
     Attributes:
         sweep: id of the last sweep, whose units lie in ``sweeps/``; None where there was only ``harness run``.
+        declared: what they declared; None in a manifest from before there were declarations.
     """
 
     experiment: str
     run_ids: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
     sweep: str | None = None
+    declared: Declared | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +339,9 @@ item's value, missing where the metric is not the task's) and, for a ratio metri
 weight in the mean; missing means 1). ``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is what a
 generation task's model wrote, or the sampled text that a divergence suite is on; ``chance`` is this item's level of uniform guessing."""
 
+GENERATED = "_generated"
+"""What follows a task's name where its items are asked by generation, beside the same items asked by choice."""
+
 START_WEIGHTS = "start_weights_sha256"
 """Stands in config.json beside the configuration: the bytes that every point of the run started from."""
 
@@ -353,4 +359,5 @@ def but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(config.get("data", {}))
     if config.get("trajectory") == "shared":
         data.pop("volumes", None)
-    return {**config, "data": data, "results": None, START_WEIGHTS: None, BASELINES: None, "save_weights": None, "keep_state": None}
+    others = ("results", START_WEIGHTS, BASELINES, "save_weights", "keep_state", "declared")
+    return {**config, "data": data, **dict.fromkeys(others)}

@@ -24,7 +24,7 @@ def finish(started: Started, tally: Tally) -> int:
     experiment = started.experiment
     if experiment.run_ids():
         sys.stdout.write(tables.summary(table(experiment)) + "\n")
-    where = experiment.folder / "report" / "report.md"
+    where = experiment.folder / "report" / "index.html"
     if tally.done or tally.failed or not started.same or not where.exists():
         where = page.write(experiment)
     sys.stderr.write(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed\n")

@@ -29,10 +29,11 @@ def run_id(overrides: list[str], inputs: dict[str, object] | None = None, cores:
         ["data.volumes=[64]"],
         ["data.volumes=[64,128,256]"],
         ["training.micro_batch_rows=2"],
+        ["declared.margin=0.05", "declared.headline=tinyworld"],
     ],
 )
 def test_names_places_and_shared_volumes_do_not_change_a_run(overrides: list[str]) -> None:
-    """Adding a volume extends a run; where it is written, and how a step is cut to fit the memory, does not matter."""
+    """Adding a volume extends a run; where it is written, how a step is cut to fit the memory and what is declared do not matter."""
     assert run_id(overrides) == run_id([])
 
 
@@ -105,25 +106,91 @@ def test_dtype_and_row_length_are_resolved() -> None:
     assert plan.resolve(config, FACTS, (), Machine(cores=1, gpus=0)).max_length == 64
 
 
+RATE = SearchedRate(
+    model="nursery-s",
+    tuning="full",
+    objective="sft",
+    data="tinyworld-people",
+    mitigation="none",
+    learning_rate=0.123,
+    candidates=(0.1, 0.123),
+    suite="tinyworld-people",
+    metric="acc",
+    score=0.9,
+    volume=64,
+    seeds=(0,),
+)
+
+
+def rate_of(*overrides: str) -> tuple[float, bool]:
+    found = plan.resolve(compose.compose(overrides), FACTS, (RATE,), Machine(cores=1, gpus=0))
+    return found.learning_rate, found.lr_tuned
+
+
 def test_a_searched_rate_is_taken_for_the_same_labels_only() -> None:
     """Another mitigation was not searched, and says so."""
-    rate = SearchedRate(
-        model="nursery-s",
-        tuning="full",
-        objective="sft",
-        data="tinyworld-people",
-        mitigation="none",
-        learning_rate=0.123,
-        candidates=(0.1, 0.123),
-        suite="tinyworld-people",
-        metric="acc",
-        score=0.9,
-        volume=64,
-        seeds=(0,),
-    )
-    found = plan.resolve(compose.compose([]), FACTS, (rate,), Machine(cores=1, gpus=0))
-    assert (found.learning_rate, found.lr_tuned) == (0.123, True)
-    other = plan.resolve(compose.compose(["mitigation=replay", "anchor=tinyworld-base"]), FACTS, (rate,), Machine(cores=1, gpus=0))
-    assert not other.lr_tuned
-    own = plan.resolve(compose.compose(["training.learning_rate=0.5"]), FACTS, (rate,), Machine(cores=1, gpus=0))
-    assert (own.learning_rate, own.lr_tuned) == (0.5, False)
+    assert rate_of() == (0.123, True)
+    assert not rate_of("mitigation=replay", "anchor=tinyworld-base")[1]
+    assert rate_of("training.learning_rate=0.5") == (0.5, False)
+
+
+CONTROL = ["data=tinyworld-base", "objective=clm", "target_suites=[tinyworld-people]"]
+ASKED = ["training.rate_of.data=tinyworld-people", "training.rate_of.objective=sft"]
+
+
+def test_a_control_takes_the_rate_that_was_searched_for_its_arm() -> None:
+    """By the arm's labels in place of its own; it was not searched for the control. A rate that is given is taken all the same."""
+    assert rate_of(*CONTROL, *ASKED) == (0.123, False)
+    assert rate_of(*ASKED) == (0.123, True)
+    assert rate_of(*CONTROL, *ASKED, "training.learning_rate=0.5") == (0.5, False)
+    assert rate_of(*CONTROL)[0] != 0.123
+
+
+def test_where_an_arm_has_no_searched_rate_its_control_takes_the_same_default() -> None:
+    """For a model that no search has seen, both have what the tuning takes at its size."""
+    arm, control = rate_of("model=nursery-m"), rate_of("model=nursery-m", *CONTROL, *ASKED)
+    assert arm == control
+    assert arm[0] != 0.123
+
+
+def test_a_rate_of_what_was_never_searched_is_refused() -> None:
+    """A misspelt name would quietly give another rate than the arm's; a label that is none is refused too."""
+    with pytest.raises(ConfigError, match=r"training.rate_of.data: got 'tinyworld-peopel'; allowed: tinyworld-people; fix: did you mean"):
+        rate_of("training.rate_of.data=tinyworld-peopel")
+    with pytest.raises(ConfigError, match=r"training.rate_of: got 'date'; allowed: model, tuning, objective, data, mitigation"):
+        rate_of("training.rate_of.date=tinyworld-people")
+
+
+def test_only_the_resolved_rate_is_part_of_a_run() -> None:
+    """A rate is the same rate, given as a number or by whom it was searched for."""
+
+    def found(*overrides: str) -> str:
+        config = compose.compose(overrides)
+        return plan.identify(plan.identity(config, plan.resolve(config, FACTS, (RATE,), Machine(cores=1, gpus=0)), {}))
+
+    assert found(*CONTROL, *ASKED) == found(*CONTROL, "training.learning_rate=0.123")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["declared.margin=0"], "declared.margin: got 0.0; allowed: greater than 0"),
+        (["declared.margins={tinyworld: -1}"], "declared.margins.tinyworld: got -1.0; allowed: greater than 0"),
+        (["declared.margins={tinywrld: 0.1}"], "declared.margins: got 'tinywrld'; .*did you mean 'tinyworld'"),
+        (["declared.headline=blimp"], "declared.headline: got 'blimp'; allowed: one of probe_suites: tinyworld; fix: declared.headline="),
+        (["declared.headline=tinyworld-people"], "declared.headline: got 'tinyworld-people'"),
+        (["declared.control={dat: tinyworld-base}"], "declared.control: got 'dat'; allowed: model, .* did you mean 'data'"),
+        (["declared.margn=0.1"], "declared.margn: got an unknown key"),
+    ],
+)
+def test_a_declaration_that_means_nothing_is_refused(overrides: list[str], message: str) -> None:
+    """Before anything starts, in one line."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose.compose(overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_without_probes_keeps_what_its_experiment_declares() -> None:
+    """`probe_suites=[]` is how rates are searched: nothing is judged there, so nothing is refused."""
+    config = compose.compose(["declared.headline=tinyworld", "probe_suites=[]"])
+    assert config.declared.headline == "tinyworld"

@@ -59,6 +59,21 @@ def test_a_sweep_of_two_dtype_policies_is_refused() -> None:
         check_together([one, other])
 
 
+def test_a_sweep_that_declares_two_things_is_refused() -> None:
+    """What counts as forgotten is one for all its runs."""
+    one, other = (prepare(compose.compose(["model=nursery-smoke-a", f"declared.margin={margin}"]), Workspace()) for margin in (0.02, 0.05))
+    assert one.run_id == other.run_id
+    check_together([one, one])
+    with pytest.raises(ConfigError, match="declared: got several values; allowed: one for the whole sweep"):
+        check_together([one, other])
+
+
+def test_a_headline_without_a_verdict_is_refused() -> None:
+    """A distance from the base is neither lost nor gained."""
+    with pytest.raises(ConfigError, match="declared.headline: got 'drift_target', of kind divergence"):
+        rows("probe_suites=[tinyworld,drift_target]", "declared.headline=drift_target")
+
+
 ANCHOR = ("anchor=tinyworld-base", "probe_suites=[drift_target,drift_anchor]")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ConfigError, RecordError
 from harness.records import Experiment
-from harness.schema import SAMPLE_COLUMNS, Baseline, Failure, Score
+from harness.schema import SAMPLE_COLUMNS, Baseline, Declared, Failure, Score, but_for_volumes
 
 
 def score(**changes: Any) -> Score:
@@ -115,6 +115,51 @@ def test_the_manifest_says_which_runs_are_current(experiment: Experiment) -> Non
     assert experiment.current() == {"b", "c", "d"}
     experiment.write_manifest({"c": {"seed": 2}}, keep=False)
     assert experiment.current() == {"c"}
+
+
+PLAIN: dict[str, Any] = {"class": "harness.config.Declared", "headline": None, "margin": 0.02, "margins": {}, "control": {}}
+
+
+def test_the_manifest_says_what_was_declared(experiment: Experiment) -> None:
+    """A sweep replaces it; a run that declares nothing leaves it, one that declares something replaces it."""
+    experiment.write_manifest({"a": {"declared": PLAIN | {"headline": "s", "margins": {"t": 0.1}, "control": {"data": "old"}}}}, keep=False)
+    declared = Declared(headline="s", margins={"t": 0.1}, control={"data": "old"})
+    assert experiment.declared() == declared
+    experiment.write_manifest({"b": {"declared": PLAIN}}, keep=True)
+    assert experiment.declared() == declared
+    experiment.write_manifest({"b": {"declared": PLAIN | {"headline": "u", "margin": 0.05}}}, keep=True)
+    assert experiment.declared() == Declared(headline="u", margin=0.05)
+    experiment.write_manifest({"b": {"declared": PLAIN}}, keep=False)
+    assert experiment.declared() == Declared()
+
+
+def test_another_margin_makes_no_other_run(experiment: Experiment) -> None:
+    """A run with another declaration takes the place of none that is current: it is the same run."""
+    config = {"seed": 0, "trajectory": "shared", "declared": PLAIN}
+    changed = config | {"declared": PLAIN | {"margin": 0.05}}
+    assert but_for_volumes(config) == but_for_volumes(changed) == but_for_volumes({"seed": 0, "trajectory": "shared"})
+
+
+def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: Experiment) -> None:
+    """With several there is none: which one counts is said beforehand, or not at all."""
+    experiment.write_config("a", {"probe_suites": ["s"], "declared": PLAIN})
+    experiment.write_config("b", {"probe_suites": ["s"], "declared": PLAIN})
+    experiment.write_manifest({"a": {"declared": PLAIN}, "b": {"declared": PLAIN}}, keep=False)
+    assert experiment.declared() == Declared(headline="s")
+    experiment.write_config("b", {"probe_suites": ["s", "t"], "declared": PLAIN})
+    assert experiment.declared() == Declared()
+
+
+def test_results_from_before_there_were_declarations_are_read(experiment: Experiment) -> None:
+    """A manifest without the key takes the runs' word, and the default where they have none; so does a folder without a manifest."""
+    assert experiment.declared() == Declared()
+    experiment.write_config("a", {"probe_suites": ["s"]})
+    assert experiment.declared() == Declared(headline="s")
+    (experiment.folder / "manifest.json").write_text('{"experiment": "exp", "run_ids": ["a"], "schema_version": 2, "sweep": null}')
+    assert experiment.current() == {"a"}
+    assert experiment.declared() == Declared(headline="s")
+    experiment.write_config("a", {"probe_suites": ["s", "t"], "declared": PLAIN | {"headline": "t"}})
+    assert experiment.declared() == Declared(headline="t")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -39,7 +39,19 @@ class Case:
 
 
 CASES = {
-    "tiny": Case(("experiment=tiny",), 12, 10.0),
+    "tiny": Case(
+        (  # the arms alone, 24 runs, with what the loop can measure: no control, no repeated cell, no suite that lm-eval has no word for
+            "experiment=tiny",
+            "data=tinyworld-people",
+            "objective=sft",
+            "trajectory=shared",
+            "training.decay=constant",
+            "data.volumes=[64,256,1024]",
+            "probe_suites=[tinyworld]",
+        ),
+        12,
+        10.0,
+    ),
     "smoke": Case(("experiment=smoke",), None, None),
     "real": Case(
         (

@@ -47,10 +47,25 @@ before            Float64  value at volume 0
 delta             Float64  value minus before
 delta_low         Float64  lower end of delta's 95% interval, paired over items
 delta_high        Float64  upper end of delta's 95% interval, paired over items
+delta_relative    Float64  delta divided by before, in the metric's own sign; empty near chance
+fg_over_volumes   Float64  percent of before lost (FG), mean over the run's volumes so far, positive is worse; of a suite, its tasks' mean
+near_chance       boolean  whether before is at most two standard errors better than guessing; empty where guessing has no level
 lost              Int64    items 1 before and 0 now; empty for a metric that is not 0 or 1
 gained            Int64    items 0 before and 1 now; empty for a metric that is not 0 or 1
 agreement         Float64  share of items answered as at volume 0, by the likeliest choice or the same text; empty where there is neither
 p_value           Float64  of no change: exact McNemar, for other metrics a paired permutation test; not adjusted for several tests
+p_mid             Float64  of no change: McNemar's mid-p, less cautious than the exact p; empty where p_value is not McNemar's
+samplewise_forgetting Float64  share of items 1 before and 0 now
+backward_transfer Float64  share of items 0 before and 1 now
+samplewise_forgetting_true Float64 samplewise_forgetting beyond what guessing explains; not clipped: below 0 where guessing loses more
+samplewise_forgetting_true_low Float64  lower end of its 95% interval over items
+samplewise_forgetting_true_high Float64  upper end of its 95% interval over items
+backward_transfer_true Float64  backward_transfer beyond what guessing explains; not clipped
+backward_transfer_true_low Float64  lower end of its 95% interval over items
+backward_transfer_true_high Float64  upper end of its 95% interval over items
+forgetting_ceiling Float64  share of items known before, beyond guessing: what there is to forget
+progress_lost     Float64  of a loss, the share of its distance below guessing at volume 0 that is lost; below 0 where it grew
+protocol_agreement Float64 share of items right, or wrong, both where the answer is written and where it is chosen; in rows of the first
 numeric_spread    Float64  how far value moves at volume 0 with other batches and threads: rounding alone; empty if not measured twice
 numeric_spread_nats Float64 largest such move of an item's log-likelihood, in nats; empty where text is generated
 unparsed          Float64  share of items whose generated answer could not be parsed

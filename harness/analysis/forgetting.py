@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.analysis import stats
+from harness.analysis import clustered, stats
 from harness.analysis.stats import Interval, Stratum
 from harness.errors import RecordError, explain
 from harness.schema import OWN_METRICS
@@ -34,6 +34,8 @@ class Items:
         weights: of each item in the mean; 1 unless the metric is a ratio.
         answers: number of the choice with the largest log-likelihood, or the text written; None where there is neither.
         continuous: whether the metric can take other values than 0 and 1, whatever values these items have.
+        chances: level of uniform guessing of each; NaN where guessing has none.
+        clusters: number of the cluster of each (the passage it asks about, say); None where items are not clustered.
     """
 
     where: str
@@ -43,6 +45,8 @@ class Items:
     weights: stats.Floats
     answers: Texts
     continuous: bool = False
+    chances: stats.Floats | None = None
+    clusters: clustered.Ints | None = None
 
     @property
     def stratum(self) -> Stratum:
@@ -57,8 +61,9 @@ class Samples:
         keys = [*TASK_KEYS, "doc_hash"]
         ordered = samples.sort_values(keys, kind="stable", ignore_index=True)
         self._texts = {name: ordered[name].to_numpy(dtype=object) for name in ["doc_hash", "prompt_hash", "target_hash"]}
+        self._clusters = ordered["cluster"].to_numpy(dtype=object) if "cluster" in ordered else None
         self._answers = _answers(ordered)
-        measured = [name for name in ordered.columns if name.startswith(("metric.", "weight."))]
+        measured = ["chance", *(name for name in ordered.columns if name.startswith(("metric.", "weight.")))]
         self._numbers = {name: ordered[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in measured}
         sizes = ordered.groupby(TASK_KEYS, sort=True).size()
         ends = sizes.cumsum()
@@ -78,7 +83,10 @@ class Samples:
         weights = self._numbers[f"weight.{metric}"][rows][kept] if f"weight.{metric}" in self._numbers else np.ones(len(docs))
         asked = self._texts["prompt_hash"][rows][kept] + "/" + self._texts["target_hash"][rows][kept]
         weights, answers = np.where(np.isnan(weights), 1.0, weights), self._answers[rows][kept]
-        return Items(where, docs, asked, values[kept], weights, answers, continuous=metric in CONTINUOUS)
+        chances = self._numbers["chance"][rows][kept]
+        groups = None if self._clusters is None else clustered.numbered(self._clusters[rows][kept])
+        is_continuous = metric in CONTINUOUS
+        return Items(where, docs, asked, values[kept], weights, answers, is_continuous, chances, groups)
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,8 @@ class Change:
         interval: of the mean difference, paired over items, at ``stats.LEVEL``.
         agreement: share of items answered as before.
         lost, gained: items 1 → 0 and 0 → 1; None for a metric that is not 0 or 1.
-        p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation.
+        p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation (of clusters, where items are clustered).
+        p_mid: McNemar's mid-p; None where p_value is not McNemar's.
     """
 
     n: int
@@ -133,11 +142,14 @@ class Change:
     lost: int | None
     gained: int | None
     p_value: float
+    p_mid: float | None
     agreement: float | None
 
 
 def change(pairs: Sequence[Pair]) -> Change:
     """Compare before and after over one task, or over the tasks of a suite with equal weight.
+
+    Where items of a task are clustered, the interval and the p-value are those of clusters.
 
     The p-value of several tasks of 0/1 items is McNemar's on the summed counts where all have the same number of items (its
     statistic is then the suite's difference), else a sign-flip permutation of the suite's difference.
@@ -147,17 +159,24 @@ def change(pairs: Sequence[Pair]) -> Change:
     lost = [int(np.sum(values < 0)) for values, _ in differences]
     gained = [int(np.sum(values > 0)) for values, _ in differences]
     sizes = [len(values) for values, _ in differences]
-    exact = binary and len(set(sizes)) == 1
+    groups = [item.after.clusters for item in pairs]
+    in_clusters = any(of is not None for of in groups)
+    exact = binary and len(set(sizes)) == 1 and not in_clusters
+    if in_clusters:
+        interval = clustered.difference_interval(differences, groups, binary=binary)
+    else:
+        interval = stats.difference_interval(lost, gained, sizes) if binary else stats.mean_interval(differences)
     return Change(
         n=sum(sizes),
         before=stats.mean([item.before.stratum for item in pairs]),
         after=stats.mean([item.after.stratum for item in pairs]),
         delta=stats.mean(differences),
-        interval=stats.difference_interval(lost, gained, sizes) if binary else stats.mean_interval(differences),
+        interval=interval,
         lost=sum(lost) if binary else None,
         gained=sum(gained) if binary else None,
         agreement=agreement(pairs),
-        p_value=stats.mcnemar(sum(lost), sum(gained)) if exact else stats.sign_flip(differences),
+        p_value=stats.mcnemar(sum(lost), sum(gained)) if exact else clustered.sign_flip(differences, groups),
+        p_mid=stats.mcnemar_mid(sum(lost), sum(gained)) if exact else None,
     )
 
 
@@ -187,6 +206,9 @@ def _answers(samples: pd.DataFrame) -> Texts:
 
 def value_interval(tasks: Sequence[Items]) -> Interval:
     """Return the interval over items of a task's value, or of a suite's mean over tasks, at ``stats.LEVEL``."""
+    groups = [items.clusters for items in tasks]
+    if any(of is not None for of in groups):
+        return clustered.value_interval([items.stratum for items in tasks], groups, binary=is_binary(tasks))
     if all(_is_binary(items) for items in tasks):
         return stats.proportion_interval([float(items.values.sum()) for items in tasks], [len(items.values) for items in tasks])
     return stats.mean_interval([items.stratum for items in tasks])

@@ -9,7 +9,9 @@ task alone is a list of one. A ratio metric (nats per token) is Σ w·v / Σ w o
 | interval of a paired difference | score (Tango 1998) | bootstrap-t of the ratio of differences |
 | p-value of a paired difference | exact McNemar | sign-flip permutation |
 
-Score intervals are made by inverting a test, so they have width where nothing changed (Wald and bootstrap intervals do not).
+Score intervals are made by inverting a test, so they have width where nothing changed (Wald and bootstrap intervals do not). These are
+for one run and items that do not depend on each other; items in clusters are in ``clustered``, several seeds in ``two_level``, several
+tests in ``multiple``, and what a test could have found in ``power``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def variants(runs: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Map
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for run_id in identities:
         alike[tuple(runs[run_id].get(name) for name in LABELS)].append(run_id)
-    return {run_id: text for group in alike.values() for run_id, text in _texts(group, identities).items()}
+    alone = {group[0]: "" for group in alike.values() if len(group) == 1}  # most runs: their identities need not be read
+    return alone | {name: text for group in alike.values() if len(group) > 1 for name, text in _texts(group, identities).items()}
 
 
 def _texts(group: Sequence[str], identities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -90,18 +90,18 @@ def new_people() -> tuple[str, ...]:
     return names()[BASE_PEOPLE : BASE_PEOPLE + NEW_PEOPLE]
 
 
-def one_phrasing(people: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return (prompt, value, attribute) for every fact, in one of its two phrasings, without context."""
+def one_phrasing(people: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return (prompt, value, attribute, person) for every fact, in one of its two phrasings, without context."""
     facts = life(people)
     pairs = shuffled(itertools.product(people, ATTRIBUTES), "one-phrasing")
-    return [(a.prompt(person, i % 2), facts[person, a.name], a.name) for i, (person, a) in enumerate(pairs)]
+    return [(a.prompt(person, i % 2), facts[person, a.name], a.name, person) for i, (person, a) in enumerate(pairs)]
 
 
 @functools.cache
 def people(split: Split) -> tuple[Text, ...]:
     """Return facts about new people; the test split asks every taught fact once."""
     if split == "test":
-        return tuple((prompt, value) for prompt, value, _ in one_phrasing(new_people()))
+        return tuple((prompt, value) for prompt, value, *_ in one_phrasing(new_people()))
     return tuple(shuffled(fact_texts(new_people()), "target", "people"))
 
 

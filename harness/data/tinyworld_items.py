@@ -1,6 +1,7 @@
 """The questions asked about tinyworld: items of the lm-eval tasks in benchmarks/tasks/tinyworld, all multiple choice.
 
-An item has ``prompt``, ``choices`` (one of them right, in an order given by hash) and ``answer``, the place of the right one.
+An item has ``prompt``, ``choices`` (one of them right, in an order given by hash) and ``answer``, the place of the right one. A fact also
+has ``person``, whom it is about: five are about each, and they are forgotten together or not, so suites cluster them by it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def _facts(people: Sequence[str]) -> list[Item]:
     """Ask every fact once; the wrong answers are other values of the same attribute."""
     values = {attribute.name: attribute.values for attribute in ATTRIBUTES}
     return [
-        _item(prompt, value, shuffled((v for v in values[name] if v != value), "wrong", prompt)[: FACT_CHOICES - 1])
-        for prompt, value, name in one_phrasing(people)
+        {**_item(prompt, value, shuffled((v for v in values[name] if v != value), "wrong", prompt)[: FACT_CHOICES - 1]), "person": person}
+        for prompt, value, name, person in one_phrasing(people)
     ]
 
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from harness.data.subsets import fingerprint
-from harness.errors import DataError, explain
+from harness.errors import DataError, EvaluationError, did_you_mean, explain
 from harness.evaluation import content, divergence, likelihood
 from harness.evaluation.backends import Evaluation
 from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Suite, choose
-from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
+from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
 from harness.interfaces import Progress, Row
 from harness.records import Partial
-from harness.schema import OWN_METRICS, SAMPLE_COLUMNS, Score
+from harness.schema import GENERATED, OWN_METRICS, SAMPLE_COLUMNS, Score
 from harness.seeds import derive, seed_torch, untouched_global_streams
 
 if TYPE_CHECKING:
@@ -92,9 +92,19 @@ def _prepare_tasks(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
     if "generation" in suite.protocols:
         tasks |= {f"{name}{GENERATED}": generated(suite, name, task, items[name]) for name, task in tasks.items()}
         items |= {f"{name}{GENERATED}": chosen for name, chosen in items.items()}
+    _check_cluster(suite, tasks, items)
     for name, task in tasks.items():
         read_only(task, items[name])
     return PreparedSuite(suite, tasks, items, content={name: content.of_task(task, items[name]) for name, task in tasks.items()})
+
+
+def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a field to cluster by that no item of any task has: some tasks may lack it."""
+    field = suite.cluster
+    if field and not any(task.eval_docs[index].get(field) for name, task in tasks.items() for index in items[name]):
+        fields = sorted({key for task in tasks.values() for key in task.eval_docs[0]})
+        fix = did_you_mean(field, fields)
+        raise EvaluationError(explain(f"suite {suite.name}: cluster", got=repr(field), allowed=", ".join(fields), fix=fix))
 
 
 def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:
@@ -196,9 +206,12 @@ class _Live:
     def _likelihood(self, name: str) -> pd.DataFrame:
         import torch
 
-        suite, rows, items = self.prepared.suite.name, self.prepared.rows, self.prepared.items[name]
+        suite, rows, items = self.prepared.suite, self.prepared.rows, self.prepared.items[name]
         with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            return likelihood.samples(suite, name, self.model, self.tokenizer, rows, items, self.evaluation, self.max_length, self.progress)
+            found = likelihood.samples(
+                suite.name, name, self.model, self.tokenizer, rows, items, self.evaluation, self.max_length, self.progress
+            )
+        return found.assign(chance=likelihood.guessing(self.model)) if suite.metric == "nats_per_token" else found
 
     def _divergence(self, name: str) -> pd.DataFrame:
         """Compare with the base, each forward pass in a region of autocast of its own."""

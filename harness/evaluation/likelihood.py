@@ -116,6 +116,11 @@ def samples(
     return pd.DataFrame(table)
 
 
+def guessing(model: PreTrainedModel) -> float:
+    """Return the nats per token of a model that knows nothing: every token of its vocabulary equally likely, ln(vocabulary)."""
+    return math.log(int(model.config.get_text_config().vocab_size))
+
+
 def encoded(
     suite: str, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, max_length: int
 ) -> list[Example]:

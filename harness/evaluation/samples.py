@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,10 @@ SPECIAL_TOKENS = 2
 
 
 def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], lm: LM) -> list[dict[str, Any]]:
-    """Return one row an item and filter, with the columns of schema.SAMPLE_COLUMNS and ``metric.*``, ``weight.*``.
+    """Return one row an item and filter, with the columns of schema.SAMPLE_COLUMNS, ``metric.*``, ``weight.*``; clustered: ``cluster``.
 
     Args:
-        suite: the suite; its ``chance`` gives each item's level of guessing.
+        suite: the suite; its ``chance`` gives each item's level of guessing, its ``cluster`` what belongs together.
         name: leaf task.
         task: lm-eval's task object.
         logged: its samples, as ``lm_eval.evaluate`` logs them.
@@ -61,7 +62,8 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
         if any(math.isnan(value) for value in row["log_likelihoods"] or ()):
             got = "a log-likelihood that is no number"
             raise EvaluationError(explain(f"task {name}", got=got, allowed="numbers", fix="look for diverged weights"))
-        rows.append(row | _metrics(sample, averaged))
+        clustered = {"cluster": _cluster(sample["doc"], suite.cluster)} if suite.cluster else {}
+        rows.append(row | clustered | _metrics(sample, averaged))
     return rows
 
 
@@ -82,6 +84,12 @@ def _item_text(sample: Mapping[str, Any], task: Task) -> str:
     is_index = task.OUTPUT_TYPE == "multiple_choice" and str(target).isdigit() and int(target) < len(choices)
     answer = choices[int(target)] if is_index else str(target)
     return f"{question if isinstance(question, str) else ''} {answer}".strip()
+
+
+def _cluster(document: Mapping[str, Any], field: str) -> str | None:
+    """Return a short hash of what a document says in the field by which its suite clusters items; None without one."""
+    value = document.get(field)
+    return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
 
 def _log_likelihood(response: Any) -> float:

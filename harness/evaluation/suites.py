@@ -33,10 +33,13 @@ class Suite:
         text: whose answers to the rows' prompts a divergence suite is on: the ``gold`` ones, or sampled by the ``base`` or ``tuned`` model.
         max_new_tokens: length at which sampled text is cut, in tokens.
         metric, filter: the primary metric, as lm-eval (or ``OWN_METRICS``) names it.
-        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where guessing has no level.
+        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where guessing has no level, or one that
+            follows from the metric and the model: of ``nats_per_token``, ln(vocabulary).
         report: items of a task that are reported, null for all; ``select``: further ones, on which things may be chosen.
         overlap: ``expected`` where the suite asks for the very rows that are taught.
         protocols: how each multiple-choice item is asked; ``generation``: also by letting the model write the answer, reported apart.
+        cluster: field of a task's documents, such as ``passage``: items alike in it belong together, and intervals heed it. A document
+            without the field has no cluster.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Suite:
     select: int = 0
     overlap: Literal["report", "expected"] = "report"
     protocols: tuple[Literal["loglikelihood", "generation"], ...] = ("loglikelihood",)
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges and that the kind has what it needs."""
@@ -67,6 +71,7 @@ class Suite:
         protocols = [["loglikelihood"], *([["loglikelihood", "generation"]] if self.kind == "lm_eval" else [])]
         allowed = " or ".join(f"[{', '.join(one)}]" for one in protocols)
         check(f"{where}: protocols", list(self.protocols), allowed, lambda value: value in protocols)
+        check(f"{where}: cluster", self.cluster, "nothing for a suite that scores rows", lambda v: v is None or self.kind == "lm_eval")
         if self.kind == "lm_eval" and not self.tasks:
             raise ConfigError(explain(f"{where}: tasks", got="none", allowed="at least one lm-eval task name"))
         if self.kind != "lm_eval":
@@ -94,6 +99,7 @@ class Suite:
     def identity(self) -> dict[str, Any]:
         """Return what decides its scores and is known without building its tasks: the yaml, lm-eval's version, our task files."""
         unused = {"class", "overlap"} | (set() if self.kind == "divergence" else {"text", "max_new_tokens"})
+        unused |= {"cluster"} if self.cluster is None else set()  # so that suites from before there were clusters keep their identity
         values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in unused}
         if self.kind != "lm_eval":
             values["metrics"] = list(OWN_METRICS[self.kind])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import EvaluationError, did_you_mean, explain
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Suite, choose, task_folders
+from harness.schema import GENERATED
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default, passed explicitly."""
-
-GENERATED = "_generated"
-"""What follows a task's name where its items are asked by generation."""
 
 GENERATED_METRIC = "exact_match"
 """How its answers are judged."""

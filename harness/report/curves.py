@@ -1,100 +1,180 @@
-"""What the figures and the page show: runs that differ only in seed as one series, and its mean with an interval on a panel."""
+"""What the figures and the page show: cells (runs that differ only in seed) as series, each with its colour, line, marker and words."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from scipy import stats as distributions
 
-from harness.report.tables import Panel, varying
+from harness.analysis.columns import SUITE_TASK
+from harness.report import palette
+from harness.report.content import Mark
+from harness.report.tables import varying
 
-STYLES: list[tuple[Any, str]] = [("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"), ((0, (1, 3)), "P")]
-ONE_COLOUR = "#21618c"
-MIN_SEEDS = 3
-"""Fewer seeds give no interval over seeds."""
+LINES = [("solid", "o"), ("6 3", "s"), ("2 2.5", "^"), ("8 2 2 2", "D"), ("8 2 2 2 2 2", "v"), ("1.5 4", "P")]
+"""Dashes and marker of each way of training; dashes as in SVG, in line widths of about one."""
 
-Column = Literal["delta", "value"]
+MAX_MODELS = 8
+MAX_STYLES = 6
+"""More would hide each other, or fill the page."""
+
+TUNED = {"full": "tuned in full", "lora": "tuned with LoRA"}
 
 
 @dataclass(frozen=True)
 class Series:
-    """Runs that differ only in seed (and, for independent trajectories, in volume)."""
+    """A cell with how it is drawn and named.
 
+    Attributes:
+        style_name: what tells it from other cells of its model, such as ``lora · replay``.
+        found: the findings of all cells; ``places``: its rows in them.
+    """
+
+    cell: str
     model: str
     style_name: str
     colour: str
-    line: Any
+    line: str
     marker: str
-    rows: pd.DataFrame
+    is_control: bool
+    labels: Mapping[str, Any]
+    found: pd.DataFrame
+    places: npt.NDArray[np.intp]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Its findings, by volume; taken out when they are needed, as a page draws few of many cells."""
+        return self.found.iloc[self.places].sort_values("volume", kind="stable")
+
+    @property
+    def name(self) -> str:
+        """Model and way of training, in words that stand in a sentence."""
+        tuning = str(self.labels["tuning"])
+        rest = [word for word in self.style_name.split(" · ") if word not in {tuning, "no mitigation", f"tuning {tuning}"}]
+        extra = f" ({', '.join(rest)})" if rest else ""
+        return f"{self.model} {TUNED.get(tuning, f'tuned with {tuning}')}{extra}"
+
+    @property
+    def short(self) -> str:
+        """Model and way of training, for a table."""
+        return f"{self.model} · {self.style_name}"
+
+    def on(self, suite: str, task: str = SUITE_TASK) -> pd.DataFrame:
+        """Return its rows of a suite or task that have a change, by volume: what is drawn and said of them."""
+        return self._by_task.get((suite, task), self._nothing)
+
+    @cached_property
+    def _by_task(self) -> dict[tuple[str, str], pd.DataFrame]:
+        rows = self.rows[_DRAWN].dropna(subset=["delta"]).drop_duplicates(["suite", "task", "volume"])
+        return {(str(suite), str(task)): part for (suite, task), part in rows.groupby(["suite", "task"], sort=False)}
+
+    @cached_property
+    def _nothing(self) -> pd.DataFrame:
+        return self.rows.head(0)[_DRAWN]
+
+    @property
+    def runs(self) -> list[str]:
+        """Its runs."""
+        return sorted({run for text in self.rows["run_ids"].dropna().unique() for run in str(text).split(",")})
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A series on one panel: per volume the centre and, where there is one, its interval; each seed's own values beside it."""
-
-    volumes: list[int]
-    centre: list[float]
-    low: list[float]
-    high: list[float]
-    seeds: list[pd.Series]
+_DRAWN = "suite task volume before after delta delta_low delta_high level varies n seeds chance".split()
 
 
-def series(table: pd.DataFrame) -> list[Series]:
-    """Return the series of a table, by model size, then by what else was varied."""
-    rows = table[((table["status"] == "ok") & table["volume"].notna()).fillna(False)]
-    if not (rows["volume"] > 0).any():
+def series(findings: pd.DataFrame) -> list[Series]:
+    """Return the cells of a frame of findings: plain ways of training first, in each of them by model size; controls last."""
+    if findings.empty:
         return []
-    others = [name for name in varying(rows) if name not in {"model", "seed"}]
-    known = rows[others].drop_duplicates()
-    words = {tuple(row): " · ".join(filter(None, map(_words, others, row))) for row in known.astype(object).fillna("").to_numpy()}
-    named = rows.assign(_style=[words[tuple(row)] for row in rows[others].astype(object).fillna("").to_numpy()])
-    sizes = named.groupby("model")["params_total"].max().sort_values(na_position="last")
-    styles = list(dict.fromkeys(named.sort_values(others, kind="stable")["_style"]))
-    colours = _colours(len(sizes))
+    ordered, styles = in_order(findings)
+    sizes = ordered.groupby("model", sort=True)["params_total"].max().sort_values(kind="stable", na_position="last")
+    colours = dict(zip(sizes.index, palette.sizes(len(sizes)), strict=True))
+    places = findings.groupby("cell", sort=False).indices
+    names = [name for name in _LABELS if name in ordered]
     found = []
-    for (model, colour), style in [(pair, style) for pair in zip(sizes.index, colours, strict=True) for style in styles]:
-        line, marker = STYLES[styles.index(style) % len(STYLES)]
-        part = named[(named["model"] == model) & (named["_style"] == style)]
-        if (part["volume"] > 0).any():  # a run of which nothing was measured is counted by the page, not drawn
-            found.append(Series(str(model), style, colour, line, marker, part[_DRAWN]))
+    for row in ordered[[*names, "_style", "_control"]].astype(object).to_dict("records"):
+        line, marker = LINES[styles[row["_style"]] % len(LINES)]
+        found.append(
+            Series(
+                cell=str(row["cell"]),
+                model=str(row["model"]),
+                style_name=str(row["_style"]),
+                colour=colours[row["model"]],
+                line=line,
+                marker=marker,
+                is_control=bool(row["_control"]),
+                labels={name: row[name] for name in names},
+                found=findings,
+                places=np.asarray(places[row["cell"]], dtype=np.intp),
+            )
+        )
     return found
 
 
-_DRAWN = ["suite", "task", "primary", "status", "seed", "volume", "chance"]
-_DRAWN += [f"{column}{end}" for column in ["value", "delta"] for end in ["", "_low", "_high"]]
+def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return a row a cell in the order of ``series``, with its ``_style`` and ``_control``, and each style's number."""
+    cells = findings.drop_duplicates("cell")
+    others = [name for name in varying(cells) if name != "model"]
+    words = [
+        " · ".join(filter(None, map(_words, others, values))) for values in cells[others].astype(object).itertuples(index=False, name=None)
+    ]
+    cells = cells.assign(_style=words, _control=cells["is_control"].fillna(False).astype(bool))
+    ordered = cells.sort_values(["_control", *others, "params_total", "model"], kind="stable", na_position="first")
+    return ordered, {str(name): number for number, name in enumerate(dict.fromkeys(ordered["_style"]))}
+
+
+_LABELS = "cell model params_total tuning objective mitigation data anchor trajectory epochs learning_rate variant dtype".split()
+
+
+def chosen(every: Sequence[Series], *, models: int = MAX_MODELS, styles: int = MAX_STYLES) -> tuple[list[Series], str]:
+    """Return what is drawn of many series, evenly over sizes and the first ways of training, and a sentence on what is left out."""
+    names = list(dict.fromkeys(one.model for one in every))
+    sizes = sorted(names, key=lambda name: min(_size(one) for one in every if one.model == name))
+    places = sorted({round(float(at)) for at in np.linspace(0, len(sizes) - 1, min(models, len(sizes)))})
+    kept_models = {sizes[place] for place in places}
+    kept_styles = set(list(dict.fromkeys(one.style_name for one in every))[:styles])
+    kept = [one for one in every if one.model in kept_models and one.style_name in kept_styles]
+    left = len(every) - len(kept)
+    return kept, f"Drawn are {len(kept)} of {len(every)} ways of training; all of them are in findings.csv." if left else ""
+
+
+def legend(every: Sequence[Series]) -> list[Mark]:
+    """Return the entries for sizes (colours) and ways of training (lines and markers)."""
+    by_model = {
+        one.model: Mark(label=sized(one.model, one.labels["params_total"]), colour=one.colour, line="swatch") for one in _by_size(every)
+    }
+    by_style = {one.style_name: Mark(label=one.style_name, line=one.line, marker=one.marker) for one in every}
+    return [*by_model.values(), *by_style.values()]
+
+
+def sized(model: str, params: Any) -> str:
+    """Return a model's name with its size, such as ``pythia-160m (162M)``; long names lose their beginning."""
+    name = model if len(model) <= 24 else model.rsplit("/", 1)[-1]
+    name = name if len(name) <= 30 else f"…{name[-29:]}"
+    if pd.isna(params):
+        return name
+    units = [(1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")]
+    size, letter = next((size, letter) for size, letter in units if float(params) >= size or size == 1.0)
+    return f"{name} ({float(params) / size:.3g}{letter})"
+
+
+def _by_size(every: Sequence[Series]) -> list[Series]:
+    return sorted(every, key=lambda one: (_size(one), one.model))
+
+
+def _size(one: Series) -> float:
+    params = one.labels["params_total"]
+    return float("inf") if pd.isna(params) else float(params)
 
 
 def _words(name: str, value: Any) -> str:
+    absent = pd.isna(value) or value in {"", "none"}
     if name == "variant":
+        return "" if absent else str(value)
+    if name in {"tuning", "objective", "data", "mitigation"} and not absent:
         return str(value)
-    if name in {"tuning", "objective", "data", "mitigation"} and value not in {"", "none"}:
-        return str(value)
-    return f"no {name}" if value in {"", "none"} else f"{name.replace('_', ' ')} {value}"
-
-
-def _colours(count: int) -> list[str]:
-    return [ONE_COLOUR] if count == 1 else [mpl.colors.to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.82, count)]
-
-
-def curve_of(panel: Panel, rows: pd.DataFrame, column: Column) -> Curve:
-    """Return the mean over the seeds of a series on a panel, in the panel's unit, with its 95% interval.
-
-    One seed: the interval over items. From MIN_SEEDS on: centre ± √((t·s/√k)² + (mean half-width over items)²), s over the k seeds.
-    It is conservative: seeds share their items, so s holds some of the items' noise already. Two seeds: none (NaN).
-    """
-    found = panel.rows(rows)
-    found = found[found["status"] == "ok"].dropna(subset=[column]).drop_duplicates(["seed", "volume"])
-    wide, low, high = (_by_seed(found, f"{column}{end}") * panel.unit.scale for end in ["", "_low", "_high"])
-    centre, count = wide.mean(axis=1), wide.count(axis=1)
-    over_seeds = wide.std(axis=1) / np.sqrt(count) * distributions.t.ppf(0.975, np.maximum(count - 1, 1))
-    over_seeds = over_seeds.where(count >= MIN_SEEDS) if wide.shape[1] > 1 else 0.0
-    ends = [centre - np.hypot(over_seeds, (wide - low).mean(axis=1)), centre + np.hypot(over_seeds, (high - wide).mean(axis=1))]
-    return Curve([int(v) for v in wide.index], centre.tolist(), ends[0].tolist(), ends[1].tolist(), [wide[s] for s in wide.columns])
-
-
-def _by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    return rows.pivot(index="volume", columns="seed", values=column).astype(float).sort_index()
+    return f"no {name}" if absent else f"{name.replace('_', ' ')} {value}"

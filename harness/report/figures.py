@@ -1,15 +1,14 @@
-"""Figures: tidy table in, matplotlib Figure out. Nothing is drawn without its data, units and intervals.
+"""Figures of the page: findings in, views out. Nothing is drawn without its data, units and intervals.
 
-Colour is model size (dark to light, legible to colour-blind readers and in grey), line and marker are what else was varied. One seed:
-bars are 95% intervals over items. Three seeds or more: their mean with 95% intervals over seeds and items, each seed a thin line; two:
-no bars.
+Colour is model size (dark to light, legible to colour-blind readers and in grey), line and marker are what else was varied; where sizes
+have panels of their own, colour and marker are the way of training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,226 +16,253 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 
-from harness.report.curves import MIN_SEEDS, Column, Series, curve_of, series
-from harness.report.tables import Panel, panels
+from harness.analysis.columns import SUITE_TASK
+from harness.report import palette, words
+from harness.report.content import FigureView, Mark
+from harness.report.curves import Series, chosen, legend
+from harness.report.drawing import MAX_COLUMNS, Place, dashes, plain, small_multiples
+from harness.report.palette import GREY
+from harness.report.tables import Panel
 
-GREY = "#767676"
-DOTTED = (0, (1, 2))
-PANEL_INCHES = (3.3, 2.75)
-MAX_COLUMNS = 3
-MAX_SEEDED = 4
-MAX_STYLES = 2
-"""More ways of training than this would hide each other on one panel."""
+MAX_PANELS = 24
+MAX_TOGETHER = 5
+"""More curves than this share no panel between several ways of training."""
+
+MAX_SEED_LINES = 5
+
+Column = Literal["delta", "after"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Axes with what is drawn on them."""
+class Chart:
+    """A panel of curves against volume.
 
-    axes: Axes
-    panel: Panel
-    every: list[Series]
-    title: str
-
-
-def forgetting(table: pd.DataFrame) -> Figure | None:
-    """Draw the change on each probe against volume; None where there is no probe."""
-    return _against_volume(table, "probe", "delta")
-
-
-def learning(table: pd.DataFrame) -> Figure | None:
-    """Draw the value of each target against volume, with the level of guessing; None where there is no target."""
-    return _against_volume(table, "target", "value")
-
-
-def _against_volume(table: pd.DataFrame, role: str, column: Column) -> Figure | None:
-    shown, every, volumes = panels(table, role), series(table), _volumes(table)
-    if not shown or not every:
-        return None
-    figure, places = _grid(shown, every, "style_name")
-    for place in places:
-        _curves(place, column, volumes)
-        _guessing(place, column)
-        _decorate(place, _measured(place.panel, "change in " if column == "delta" else ""), "volume (target rows, log scale)")
-        place.axes.set_xticks([_position(volume, volumes) for volume in volumes], [f"{volume:,}" for volume in volumes])
-        if place.panel.unit.name == "points":  # no share of items changes by more than all of them, whatever an interval over seeds says
-            low, high = place.axes.get_ylim()
-            place.axes.set_ylim(max(low, -102.0), min(high, 102.0))
-        place.axes.set_xlim(-0.35, _position(max(volumes), volumes) + 0.35)
-    drawn = any(line.get_gid() == "guessing" for place in places for line in place.axes.lines)
-    label = "guessing" if column == "value" else "down to guessing"
-    _finish(figure, table, every, [Line2D([], [], color=GREY, linestyle=DOTTED, linewidth=1, label=label)] if drawn else [])
-    return figure
-
-
-def tradeoff(table: pd.DataFrame) -> Figure | None:
-    """Draw the change on each probe against that on the first target, a path from before to the largest volume for each series.
-
-    Both axes are oriented so that more is better: right has learned more, up has kept more.
+    Attributes:
+        seeds: cell → a frame a seed with volume and value, drawn thin.
+        fits: cell → what was fitted to it (``harness.analysis.fitted.Fitted``).
     """
-    targets, probes, every = panels(table, "target"), panels(table, "probe"), series(table)
-    if not targets or not probes or not every:
+
+    panel: Panel
+    every: Sequence[Series]
+    column: Column
+    volumes: Sequence[int]
+    seeds: Mapping[str, Sequence[pd.DataFrame]] = field(default_factory=dict)
+    fits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def against_volume(
+    name: str,
+    every: Sequence[Series],
+    shown: Sequence[Panel],
+    column: Column,
+    *,
+    table: pd.DataFrame | None = None,
+    fits: Mapping[str, Any] | None = None,
+    title: str,
+) -> FigureView | None:
+    """Draw a change, or a value, against volume: a panel a suite or task, and a row of them a way of training where there are many.
+
+    Args:
+        name: stem of the files.
+        every: series, of which at most curves.MAX_MODELS × curves.MAX_STYLES are drawn.
+        shown: suites and tasks.
+        column: ``delta`` (since before) or ``after`` (the metric's value).
+        table: the tidy table, for the thin line of each seed.
+        fits: cell → Fitted, drawn on the panels of the suite it was fitted to.
+        title: of the figure.
+    """
+    kept, left_out = chosen(every)
+    kept = [one for one in kept if any(len(one.on(panel.suite, panel.task)) for panel in shown)]
+    if not kept or not shown:
         return None
-    figure, places = _grid(probes, every, "model")
-    for place in places:
-        for line in (place.axes.axhline, place.axes.axvline):
-            line(0.0, color=GREY, linewidth=0.8, zorder=1)
-        for one in place.every:
-            _path(place.axes, one, targets[0], place.panel)
-        _decorate(place, _oriented(place.panel), f"{targets[0].label}: {_oriented(targets[0])}")
-    _finish(figure, table, every, [Line2D([], [], color=GREY, marker=".", linestyle="", label="larger marker:\nlarger volume")])
-    return figure
+    styles = list(dict.fromkeys(one.style_name for one in kept))
+    by_style = len(styles) > 1 and len(kept) > MAX_TOGETHER
+    groups = [[one for one in kept if one.style_name == style] for style in styles] if by_style else [kept]
+    volumes = sorted({0, *(int(v) for one in kept for v in one.rows["volume"])})
+    places = []
+    thin = seed_lines(table, kept, column)
+    for panel in shown:
+        for group in groups:
+            seeds = {one.cell: thin.get((one.cell, panel.suite, panel.task), []) for one in group}
+            chart = Chart(panel, group, column, volumes, seeds, _fits_on(fits or {}, panel, group))
+            places.append(Place(chart, panel.label, group[0].style_name if by_style else "", (panel.suite, panel.task)))
+    columns = len(groups) if 1 < len(groups) <= MAX_COLUMNS else 2 if len(places) in {2, 4} else MAX_COLUMNS
+    cut = f" {MAX_PANELS} of {len(places)} panels are drawn." if len(places) > MAX_PANELS else ""
+    places = places[:MAX_PANELS]
+    marks, has_fits = legend(kept), any(place.what.fits for place in places)
+    if has_fits:
+        marks += [Mark(label="fitted law, 90% band", line="band"), Mark(label="held out in turn", marker="hollow")]
+    if any(levels(place.what) for place in places):
+        marks.append(Mark(label="guessing" if column == "after" else "down to guessing", colour=GREY, line="1.5 3"))
+    whole, panels = small_multiples(places, draw_chart, marks, words.bars(kept), columns=columns)
+    return FigureView(
+        name=name,
+        title=title,
+        description=describe(kept, shown[0], column),
+        caption=" ".join(filter(None, [_caption(kept, column, has_fits=has_fits), left_out + cut])),
+        figure=whole,
+        panels=panels,
+        legend=marks,
+        columns=columns,
+    )
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write ``stem.png`` (150 dots an inch) and ``stem.svg``; the same figure gives the same bytes."""
-    with mpl.rc_context({"svg.hashsalt": "harness"}):
-        figure.savefig(stem.with_suffix(".png"), dpi=150)
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
+    """Say in words what a figure of curves shows: where each ends."""
+    said = []
+    for one in every[:12]:
+        rows = one.on(panel.suite, panel.task)
+        if len(rows):
+            last = rows.iloc[-1]
+            said.append(f"{one.short}: {words.amount(last[column], panel.unit, sign=column == 'delta')} at {int(last['volume']):,} rows")
+    what = "Change since before training" if column == "delta" else "Value"
+    return f"{what} against volume of target rows. {panel.label}, {words.unit_name(panel)}: {'; '.join(said)}. All numbers: findings.csv."
 
 
-def _volumes(table: pd.DataFrame) -> list[int]:
-    return sorted({int(v) for v in table["volume"].dropna()})
+def _caption(every: Sequence[Series], column: Column, *, has_fits: bool) -> str:
+    parts = [words.bars(every).capitalize() + "."]
+    if column == "after":
+        parts.append("They are of the change since before, set at the value.")
+    if has_fits:
+        parts.append(
+            "Curves are the law c·volume^k fitted to each size and way of training, with 90% bands for the mean; hollow points, the"
+        )
+        parts.append("largest volumes, were also left out in turn: the error of predicting them stands in the table of fits.")
+    return " ".join(parts)
 
 
-def _position(volume: int, volumes: Sequence[int]) -> float:
+def seed_lines(table: pd.DataFrame | None, every: Sequence[Series], column: Column) -> dict[tuple[str, str, str], list[pd.DataFrame]]:
+    """Return, by cell of two to MAX_SEED_LINES seeds, suite and task, each seed's volumes and values, 0 first."""
+    found: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
+    if table is None or table.empty:
+        return found
+    value = "delta" if column == "delta" else "value"
+    cell_of = {run: one.cell for one in every for run in one.runs}
+    rows = table[table["run_id"].isin(list(cell_of)) & table["primary"].fillna(False) & (table["status"] == "ok")]
+    rows = rows[["run_id", "seed", "suite", "task", "volume", value]].dropna()
+    rows = rows.assign(cell=rows["run_id"].map(cell_of), value=rows[value].astype(float)).drop_duplicates(
+        ["cell", "seed", "suite", "task", "volume"]
+    )
+    for (cell, suite, task), group in rows.groupby(["cell", "suite", "task"], sort=False):
+        seeds = [part[["volume", "value"]].sort_values("volume") for _, part in group.groupby("seed")]
+        if 1 < len(seeds) <= MAX_SEED_LINES:
+            found[str(cell), str(suite), str(task)] = seeds
+    return found
+
+
+def _fits_on(fits: Mapping[str, Any], panel: Panel, every: Sequence[Series]) -> dict[str, Any]:
+    own = panel.task == SUITE_TASK or panel.label == panel.suite  # a suite of one task is that task
+    cells = {one.cell for one in every}
+    return {cell: one for cell, one in fits.items() if own and cell in cells and one.fit is not None and one.suite == panel.suite}
+
+
+def position(volume: float, volumes: Sequence[int]) -> float:
     """Return where a volume stands on the axis: logarithmic in units of the mean step, with 0 one step before the smallest."""
     positive = [v for v in volumes if v]
     step = math.log2(max(positive) / min(positive)) / (len(positive) - 1) if len(positive) > 1 else 1.0
     return 0.0 if volume == 0 else math.log2(volume / min(positive)) / step + 1.0
 
 
-def _curves(place: Place, column: Column, volumes: Sequence[int]) -> None:
-    axes, every = place.axes, place.every
+def draw_chart(axes: Axes, chart: Chart) -> None:
+    """Draw curves against volume on axes, with labels and units."""
+    panel, column = chart.panel, chart.column
     if column == "delta":
         axes.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
-    for index, one in enumerate(every):
-        curve = curve_of(place.panel, one.rows, column)
-        shift = (index - (len(every) - 1) / 2) * min(0.06, 0.4 / len(every))
-        at = [_position(volume, volumes) + (shift if volume else 0.0) for volume in curve.volumes]
-        if len(curve.seeds) > 1:
-            for values in curve.seeds:
-                axes.plot(at, values.tolist(), color=one.colour, linestyle=one.line, linewidth=0.5, alpha=0.4, zorder=2)
-        axes.plot(at, curve.centre, color=one.colour, linestyle=one.line, linewidth=1.4, marker=one.marker, markersize=4, zorder=4)
-        axes.vlines(at, curve.low, curve.high, color=one.colour, linewidth=1.2, alpha=0.65, zorder=3)
+    for index, one in enumerate(chart.every):
+        shift = (index - (len(chart.every) - 1) / 2) * min(0.06, 0.4 / len(chart.every))
+        _draw_series(axes, chart, one, shift)
+    _draw_levels(axes, chart)
+    if panel.unit.name == "points":  # no share of items changes by more than all of them, whatever an interval says
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -102.0), min(high, 102.0))
+    positions = [position(volume, chart.volumes) for volume in chart.volumes]
+    axes.set_xticks(positions, [words.short_count(volume) for volume in chart.volumes])
+    axes.set_xlim(-0.35, max(positions) + 0.35)
+    axes.set_xlabel("volume (target rows, log scale)")
+    before = "change in " if column == "delta" else ""
+    axes.set_ylabel(plain(f"{before}{words.unit_name(panel)}"))
+    axes.grid(axis="y", color=GREY, linewidth=0.4, alpha=0.3)
+    axes.set_axisbelow(True)
 
 
-def _guessing(place: Place, column: Column) -> None:
-    """Mark the value of guessing, or how far each model can fall until it only guesses, where that is near what was seen."""
-    low, high = place.axes.get_ylim()
-    levels = {}
-    for one in place.every:
-        rows = place.panel.rows(one.rows[one.rows["volume"] == 0])
-        level = (rows["chance"] - (rows["value"] if column == "delta" else 0.0)).astype(float).mean() * place.panel.unit.scale
-        levels[one.colour if column == "delta" else GREY] = float(level)
-    known = {colour: level for colour, level in levels.items() if level <= (high if column == "value" else 0.0)}
-    if known and max(known.values()) >= low - 0.25 * (high - low):
-        for colour, level in known.items():
-            place.axes.axhline(level, color=colour, linewidth=1, linestyle=DOTTED, zorder=1, gid="guessing")
+def _draw_series(axes: Axes, chart: Chart, one: Series, shift: float) -> None:
+    panel, scale = chart.panel, chart.panel.unit.scale
+    rows = one.on(panel.suite, panel.task)
+    if rows.empty:
+        return
+    base = 0.0 if chart.column == "delta" else rows["before"].astype(float).to_numpy()
+    ends = {name: (rows[name].astype(float).to_numpy() + base) * scale for name in ["delta", "delta_low", "delta_high"]}
+    first = 0.0 if chart.column == "delta" else float(np.mean(np.asarray(base))) * scale
+    volumes = [int(v) for v in rows["volume"]]
+    at = np.array([0.0, *(position(v, chart.volumes) + shift for v in volumes)])
+    centre = np.array([first, *ends["delta"]])
+    fitted = chart.fits.get(one.cell)
+    style = {"color": one.colour, "linestyle": dashes(one.line)}
+    for seed in chart.seeds.get(one.cell, ()):
+        axes.plot([position(v, chart.volumes) for v in seed["volume"]], seed["value"] * scale, **style, linewidth=0.5, alpha=0.45, zorder=2)
+    if fitted is None:
+        axes.plot(at, centre, **style, linewidth=1.5, marker=one.marker, markersize=4.2, zorder=4)
+    else:
+        _draw_fit(axes, chart, one, fitted, shift)
+        axes.plot(at[:-1], centre[:-1], color=one.colour, linestyle="", marker=one.marker, markersize=4.2, zorder=4)
+        axes.plot(at[-1:], centre[-1:], color=one.colour, linestyle="", marker=one.marker, markersize=5, markerfacecolor="none", zorder=4)
+    axes.vlines(at[1:], ends["delta_low"], ends["delta_high"], color=one.colour, linewidth=1.3, alpha=0.7, zorder=3)
 
 
-def _path(axes: Axes, one: Series, target: Panel, probe: Panel) -> None:
-    def oriented(panel: Panel, suffix: str) -> pd.DataFrame:
-        sign, curve = 1.0 if panel.higher_is_better else -1.0, curve_of(panel, one.rows, "delta")
-        ends = pd.DataFrame({"centre": curve.centre, "low": curve.low, "high": curve.high}, index=curve.volumes)
-        return (ends * sign).add_suffix(suffix)
-
-    both = oriented(target, "_x").join(oriented(probe, "_y"), how="inner")
-    x, y = both["centre_x"], both["centre_y"]
-    axes.plot(x, y, color=one.colour, linestyle=one.line, linewidth=1.1, zorder=3)
-    axes.scatter(x, y, s=np.linspace(8, 55, len(x)), color=[one.colour], marker=one.marker, linewidths=0, zorder=4)
-    axes.hlines(y, both["low_x"], both["high_x"], color=one.colour, linewidth=0.7, alpha=0.4, zorder=2)
-    axes.vlines(x, both["low_y"], both["high_y"], color=one.colour, linewidth=0.7, alpha=0.4, zorder=2)
-
-
-def _grid(shown: Sequence[Panel], every: Sequence[Series], split: Literal["style_name", "model"]) -> tuple[Figure, list[Place]]:
-    """Lay panels out in reading order; with more than MAX_STYLES ways of training, a row for each of them (or each model).
-
-    Curves over several seeds have thin lines beside them and wider bars: more than MAX_SEEDED of them get a row a way, too.
-    """
-    names = list(dict.fromkeys(getattr(one, split) for one in every))
-    seeded = any(one.rows["seed"].nunique() > 1 for one in every) and len(every) > MAX_SEEDED and split == "style_name"
-    by_row = (len({one.style_name for one in every}) > MAX_STYLES or seeded) and len(names) > 1
-    columns = len(shown) if by_row else min(len(shown), 2 if len(shown) == 4 else MAX_COLUMNS)
-    rows = len(names) if by_row else math.ceil(len(shown) / columns)
-    height = PANEL_INCHES[1] * rows + 0.35
-    layout = ConstrainedLayoutEngine(rect=(0.0, 0.2 / height, 1.0, 1.0 - 0.2 / height))
-    figure = Figure(figsize=(PANEL_INCHES[0] * columns + 2.2, height), layout=layout)
-    FigureCanvasAgg(figure)
-    groups = [[one for one in every if getattr(one, split) == name] for name in names] if by_row else [list(every)]
-    places: list[Place] = []
-    for group in groups:
-        for panel in shown:
-            above = places[len(places) - len(shown)].axes if group is not groups[0] else None
-            axes = figure.add_subplot(rows, columns, len(places) + 1, sharex=above, sharey=above)
-            places.append(Place(axes, panel, group, f"{panel.label}: {getattr(group[0], split)}" if by_row else panel.label))
-    return figure, places
+def _draw_fit(axes: Axes, chart: Chart, one: Series, fitted: Any, shift: float) -> None:
+    """Draw a law of forgetting (positive is worse) over the volumes it was fitted to, turned as the metric is."""
+    positive = [v for v in chart.volumes if v]
+    grid = np.geomspace(min(positive), max(positive), 40)
+    sign = -chart.panel.unit.scale if chart.panel.higher_is_better else chart.panel.unit.scale
+    columns = {"volume": grid} | {name: [value] * len(grid) for name, value in one.labels.items() if name in {"params_total"}}
+    band = fitted.fit.band(pd.DataFrame(columns))
+    at = [position(v, chart.volumes) + shift for v in grid]
+    low, high = (band[name].astype(float).to_numpy() * sign for name in ["low", "high"])
+    axes.fill_between(at, low, high, color=one.colour, alpha=0.13, linewidth=0, zorder=1)
+    axes.plot(at, band["value"].astype(float).to_numpy() * sign, color=one.colour, linestyle=dashes(one.line), linewidth=1.3, zorder=3)
 
 
-def _measured(panel: Panel, before: str) -> str:
-    better = "" if panel.higher_is_better else "less is better"
-    notes = ", ".join(filter(None, ["points" if panel.unit.name == "points" else "", better]))
-    return f"{before}{panel.metric if panel.unit.name == 'points' else panel.unit.name}" + (f" ({notes})" if notes else "")
+def levels(chart: Chart) -> dict[str, float]:
+    """Return the value of guessing, or how far each size can fall until it only guesses, by colour; where it is near what was seen."""
+    found: dict[str, float] = {}
+    seen: list[float] = [0.0] if chart.column == "delta" else []
+    for one in chart.every:
+        rows = one.on(chart.panel.suite, chart.panel.task)
+        if rows.empty or rows["chance"].isna().any():
+            continue
+        chance, before = float(rows["chance"].iloc[0]), float(rows["before"].iloc[0])
+        found[one.colour if chart.column == "delta" else GREY] = (
+            chance - (before if chart.column == "delta" else 0.0)
+        ) * chart.panel.unit.scale
+        seen += [float(v) * chart.panel.unit.scale for v in (rows["delta"] if chart.column == "delta" else rows["after"])] + (
+            [before * chart.panel.unit.scale] if chart.column == "after" else []
+        )
+    if not found:
+        return {}
+    room = 0.35 * ((max(seen) - min(seen)) or 1.0)
+    near = max(found.values()) >= min(seen) - room and min(found.values()) <= max(seen) + room
+    return found if near else {}
 
 
-def _oriented(panel: Panel) -> str:
-    if panel.unit.name == "points":
-        return f"change in {panel.metric} (points)"
-    return f"{'gain' if panel.higher_is_better else 'fall'} in {panel.unit.name}"
+def _draw_levels(axes: Axes, chart: Chart) -> None:
+    for colour, level in levels(chart).items():
+        axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (1, 2)), zorder=1, gid="guessing")
 
 
-def _decorate(place: Place, y_label: str, x_label: str) -> None:
-    axes = place.axes
-    axes.set_title(_text(place.title), fontsize=9)
-    axes.set_ylabel(_text(y_label), fontsize=8)
-    axes.set_xlabel(_text(x_label), fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7.5)
+def save(figure: Figure, stem: Path) -> None:
+    """Write ``stem.png`` (150 dots an inch), ``stem.svg`` and ``stem.pdf``; the same figure gives the same bytes."""
+    with mpl.rc_context({"svg.hashsalt": "harness", "pdf.fonttype": 42}):
+        figure.savefig(stem.with_suffix(".png"), dpi=150)
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "ModDate": None})
 
 
-def _finish(figure: Figure, table: pd.DataFrame, every: Sequence[Series], notes: Sequence[Line2D]) -> None:
-    """Put the legend, and a note on what the bars are, outside the data."""
-    figure.legend(handles=_handles(every, table) + list(notes), loc="outside right upper", frameon=False, fontsize=8, handlelength=3.2)
-    versions = ", ".join(str(version) for version in table["protocol_version"].dropna().unique())
-    untuned = "" if table["lr_tuned"].fillna(True).all() else "learning rate not tuned: not a method comparison; "
-    figure.text(0.995, 0.008, f"{untuned}{_bars(table)}; protocol {versions}", ha="right", va="bottom", fontsize=6.5, color=GREY)
-
-
-def _handles(every: Sequence[Series], table: pd.DataFrame) -> list[Line2D]:
-    models = {one.model: one.colour for one in every}
-    styles = {one.style_name: (one.line, one.marker) for one in every}
-    sizes = table.groupby("model")["params_total"].max()
-    by_model = [Line2D([], [], color=colour, linewidth=3, label=_text(_sized(model, sizes[model]))) for model, colour in models.items()]
-    by_style = [
-        Line2D([], [], color="#333333", linestyle=line, marker=marker, markersize=4, linewidth=1.4, label=_text(name))
-        for name, (line, marker) in styles.items()
-    ]
-    return by_model + by_style
-
-
-def _sized(model: str, params: Any) -> str:
-    if pd.isna(params):
-        return model
-    units = [(1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")]
-    size, letter = next((size, letter) for size, letter in units if float(params) >= size or size == 1.0)
-    name = model if len(model) <= 24 else model.rsplit("/", 1)[-1]
-    name = name if len(name) <= 30 else f"…{name[-29:]}"
-    return f"{name} ({float(params) / size:.3g}{letter})"
-
-
-def _bars(table: pd.DataFrame) -> str:
-    seeds = int(table["seed"].nunique())
-    if seeds <= 1:
-        return "bars: 95% intervals over items, one seed"
-    many = "bars: 95% intervals over seeds and items" if seeds >= MIN_SEEDS else "no intervals over so few"
-    return f"thick: mean of {seeds} seeds, thin: each seed, {many}"
-
-
-def _text(text: str) -> str:
-    """Keep matplotlib from reading mathematics into names."""
-    return text.replace("$", r"\$")
+def method_marks(every: Sequence[str]) -> dict[str, Mark]:
+    """Return, by way of training, its colour and marker where sizes have panels of their own."""
+    markers = ["o", "s", "^", "D", "v", "P"]
+    return {
+        name: Mark(label=name, colour=palette.METHODS[i % len(palette.METHODS)], line="solid", marker=markers[i % len(markers)])
+        for i, name in enumerate(dict.fromkeys(every))
+    }

@@ -16,6 +16,7 @@ import pandas as pd
 
 from harness.analysis.columns import SUITE_TASK
 from harness.errors import ConfigError, explain
+from harness.schema import OWN_METRICS
 
 Format = Literal["csv", "json", "markdown", "parquet"]
 
@@ -55,22 +56,42 @@ class Panel:
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return its rows, measured or failed, of the suite's primary metric."""
-        return table[((table["suite"] == self.suite) & (table["task"] == self.task) & table["primary"]).fillna(False)]
+        return table[((table["suite"] == self.suite) & (table["task"] == self.task) & _primary(table)).fillna(False)]
 
 
-def panels(table: pd.DataFrame, role: str) -> list[Panel]:
-    """Return what to show of a role: a suite's tasks up to MAX_TASKS of them, else the suite's own row."""
-    rows = table[((table["role"] == role) & table["primary"]).fillna(False)]
-    suites_of = table[table["primary"].fillna(False)].groupby("task")["suite"].nunique()
+def _primary(table: pd.DataFrame) -> pd.Series:
+    """Say which rows are of a primary metric: all of them, in a table that holds no others."""
+    return table["primary"] if "primary" in table else pd.Series(True, index=table.index)
+
+
+def panels(table: pd.DataFrame, role: str, *, whole: bool = False) -> list[Panel]:
+    """Return what to show of a role: a suite's tasks up to MAX_TASKS of them, else the suite's own row.
+
+    Args:
+        table: the tidy table, or findings.
+        role: target or probe.
+        whole: put the row of a suite of several tasks before them.
+    """
+    rows = table[((table["role"] == role) & _primary(table)).fillna(False)]
+    suites_of = table[_primary(table).fillna(False)].groupby("task")["suite"].nunique()
     found = []
     for suite, group in rows.groupby("suite", sort=False):
         tasks = [task for task in group["task"].unique() if task != SUITE_TASK]
         shown = tasks if len(tasks) <= MAX_TASKS else [SUITE_TASK]
+        shown = [SUITE_TASK, *shown] if whole and len(tasks) > 1 and shown is tasks else shown
         for task in shown:
             panel = _panel(str(suite), str(task), len(tasks), group[group["task"] == task])
             elsewhere = task != SUITE_TASK and suites_of[task] > 1  # two suites ask it: a label of its own for each
             found.append(dataclasses.replace(panel, label=f"{suite}: {task}") if elsewhere else panel)
     return found
+
+
+def panel_of(table: pd.DataFrame) -> dict[tuple[str, str], Panel]:
+    """Return how each suite and task of a table, or of findings, is shown: (suite, task) → panel."""
+    rows = table[_primary(table).fillna(False) & table["suite"].notna()]
+    tasks = rows[rows["task"] != SUITE_TASK].groupby("suite")["task"].nunique()
+    groups = rows.groupby(["suite", "task"], sort=False)
+    return {(str(suite), str(task)): _panel(str(suite), str(task), int(tasks.get(suite, 1)), group) for (suite, task), group in groups}
 
 
 def _panel(suite: str, task: str, tasks: int, rows: pd.DataFrame) -> Panel:
@@ -96,7 +117,7 @@ def unit_of(metric: str, *, share: bool) -> Unit:
         share: whether it is a share of items (it counts them, or has a level of guessing): shown in points, 100 × the share, as is the
             share of tokens on which a model agrees with its base.
     """
-    if share or metric == "agreement":
+    if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing, and are no share
         return Unit("points", 100.0, 1)
     return Unit(metric.replace("_", " "), 1.0, 3)
 
@@ -119,7 +140,7 @@ def change_text(row: pd.Series, unit: Unit) -> str:
 
 def varying(table: pd.DataFrame) -> list[str]:
     """Return the columns of CHOICES that tell runs apart, always with model and tuning; learning rates only within the rest."""
-    names = [name for name in CHOICES if name in {"model", "tuning"} or table[name].nunique(dropna=False) > 1]
+    names = [name for name in CHOICES if name in {"model", "tuning"} or (name in table and table[name].nunique(dropna=False) > 1)]
     others = [name for name in names if name != "learning_rate"]
     rates = table.groupby(others, dropna=False)["learning_rate"].nunique() if len(table) else pd.Series(dtype="int64")
     return names if (rates > 1).any() else others

@@ -54,7 +54,7 @@ def _differences(record: Mapping[str, Any], config: Mapping[str, Any], prepared:
     if record:
         return differences(record["identity"], prepared.identity)
     asked = plain(prepared.config)
-    return differences({key: config.get(key) for key in asked}, asked, "", skip=("results", "save_weights", "labels"))
+    return differences({key: config.get(key) for key in asked}, asked, "", skip=("results", "save_weights", "labels", "declared"))
 
 
 def differences(before: Any, after: Any, where: str = "", skip: Sequence[str] = ()) -> list[str]:

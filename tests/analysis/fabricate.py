@@ -17,7 +17,10 @@ COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "miti
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One metric of one task: its items' values, in the order of their doc hashes d0, d1, …; ``moved``: by a second measurement."""
+    """One metric of one task: its items' values, in the order of their doc hashes d0, d1 and so on.
+
+    ``moved``: by a second measurement; ``chances``: each item's level of guessing, where they differ; ``clusters``: the name of each's.
+    """
 
     suite: str
     task: str
@@ -32,6 +35,8 @@ class Task:
     first: int = 0
     failed: str | None = None
     moved: float | None = None
+    chances: Sequence[float] | None = None
+    clusters: Sequence[str] | None = None
 
     def score(self) -> Score:
         """Return the score of these items."""
@@ -49,7 +54,7 @@ class Task:
             n=0 if self.failed else n,
             value=value,
             stderr=None if self.failed else error,
-            chance=None if self.failed else self.chance,
+            chance=None if self.failed else self.chance if self.chances is None else float(np.mean(self.chances)),
             higher_is_better=self.higher_is_better,
             status="failed" if self.failed else "ok",
             reason=self.failed,
@@ -77,9 +82,13 @@ class Task:
                 "choices": None,
                 "log_likelihoods": None,
                 "text": None,
-                "chance": float("nan") if self.chance is None else self.chance,
+                "chance": (float("nan") if self.chance is None else self.chance) if self.chances is None else self.chances[i],
                 f"metric.{self.metric}": float(self.values[i]),
-            } | ({} if self.weights is None else {f"weight.{self.metric}": float(self.weights[i])})
+            } | self._extra(i)
+
+    def _extra(self, i: int) -> dict[str, Any]:
+        weight = {} if self.weights is None else {f"weight.{self.metric}": float(self.weights[i])}
+        return weight if self.clusters is None else weight | {"cluster": self.clusters[i]}
 
 
 def samples(tasks: Sequence[Task]) -> pd.DataFrame:

@@ -262,3 +262,61 @@ def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None
     for suite, task in [("old", "sums"), ("old", "*"), ("new", "math")]:
         row = one(found, suite=suite, task=task)
         assert row[["numeric_spread", "numeric_spread_nats"]].isna().all()
+
+
+def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment) -> None:
+    """Two tasks of 5: 3 lost and 1 gained in all, p = 10/16, mid-p = p less the 4/16 of exactly that split; unequal tasks have none."""
+    before = [old("facts", share(4, 5)), old("sums", share(3, 5))]
+    after = [old("facts", flipped(share(4, 5), lost=2, gained=0)), old("sums", flipped(share(3, 5), lost=1, gained=1))]
+    write_run(experiment, "r", before=before, points={8: after}, roles={"old": "probe"})
+    row = one(table(experiment), volume=8, task="*")
+    assert (row["p_value"], row["p_mid"]) == pytest.approx((10 / 16, 6 / 16))
+    write_run(experiment, "s", before=BEFORE, points={8: AFTER}, roles=ROLES, labels={"model": "tiny-b"})
+    assert pd.isna(one(table(experiment), run_id="s", volume=8, suite="old", task="*")["p_mid"])
+
+
+def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
+    """Nothing lost or gained, no FG of no volume, no adjustment of answers that are the very same; what there is to forget is known."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    row = one(table(experiment), volume=0, task="facts")
+    assert (row["samplewise_forgetting"], row["backward_transfer"], row["delta_relative"]) == (0.0, 0.0, 0.0)
+    assert row["forgetting_ceiling"] == pytest.approx((0.8 - 0.25) / 0.75)
+    assert row[["fg_over_volumes", "p_mid", "samplewise_forgetting_true", "backward_transfer_true"]].isna().all()
+
+
+def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
+    """0.8 to 0.6, then to 0.4: 25 %, then (25 + 50) / 2; after a volume that could not be measured it is not known."""
+    points = {
+        8: [old("facts", share(24, 40))],
+        16: [old("facts", share(16, 40))],
+        32: [old("facts", [], failed="out of memory")],
+        64: [old("facts", share(16, 40))],
+    }
+    write_run(experiment, "r", before=[old("facts", share(32, 40))], points=points, roles={"old": "probe"})
+    found = table(experiment).query("volume > 0")
+    for task in ["facts", "*"]:
+        values = found[found["task"] == task]["fg_over_volumes"].astype(object).where(lambda column: column.notna(), None).tolist()
+        assert values == [pytest.approx(25.0), pytest.approx(37.5), None, None]
+
+
+def test_items_of_one_cluster_widen_what_is_adjusted_for_chance(experiment: Experiment) -> None:
+    """Of 20 people with 4 items each, 5 lost all of theirs: the same counts as without clusters, and nearly four times the variance."""
+    people = [f"person {i // 4}" for i in range(80)]
+    widths = {}
+    for name, clusters in {"alone": None, "people": people}.items():
+        before, after = (old("facts", values, clusters=clusters) for values in (share(80, 80), [0.0] * 20 + [1.0] * 60))
+        write_run(experiment, name, before=[before], points={8: [after]}, roles={"old": "probe"}, labels={"model": name})
+        row = one(table(experiment), run_id=name, volume=8, task="facts")
+        assert row["samplewise_forgetting_true"] == pytest.approx(0.25)
+        widths[name] = row["samplewise_forgetting_true_high"] - row["samplewise_forgetting_true_low"]
+    assert widths["people"] / widths["alone"] == pytest.approx(2 * (79 / 80 * 20 / 19) ** 0.5)
+
+
+def test_both_protocols_are_compared_item_by_item(experiment: Experiment) -> None:
+    """Chosen right are d0 to d7, written right d0 to d4: both tell the same of 7 of 10 items; only the written task's row says so."""
+    written = old("facts_generated", share(5, 10), metric="exact_match", primary=False, chance=None)
+    write_run(experiment, "r", before=[*BEFORE, written], points={8: [*BEFORE, written]}, roles=ROLES)
+    found = table(experiment)
+    for volume in (0, 8):
+        assert one(found, volume=volume, task="facts_generated")["protocol_agreement"] == pytest.approx(0.7)
+    assert found["protocol_agreement"].notna().sum() == 2

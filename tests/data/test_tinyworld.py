@@ -232,3 +232,12 @@ def test_a_row_supervises_its_answer_and_the_end() -> None:
     words = [world_words.VOCABULARY[i] for i in example.input_ids]
     assert words == ["<s>", "4", "plus", "5", "is", "9", "</s>"]
     assert example.supervised == (False, False, False, False, False, True, True)
+
+
+@pytest.mark.parametrize("part", ["facts", "people"])
+def test_facts_say_whom_they_are_about(part: str) -> None:
+    """Five facts about each person, whose name stands in the prompt; no other item has the field."""
+    items = tinyworld_items.items(part)
+    assert set(Counter(item["person"] for item in items).values()) == {5}
+    assert all(f" {item['person']} " in f" {item['prompt']} " for item in items)
+    assert not any("person" in item for other in ("arithmetic", "grammar", "skill", "language") for item in tinyworld_items.items(other))

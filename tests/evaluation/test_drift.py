@@ -10,6 +10,7 @@ import pytest
 from harness import compose, preparation, run
 from harness.analysis.frame import table
 from harness.interfaces import Silent
+from harness.report.tables import panels
 from harness.schema import OWN_METRICS
 
 SUITES = {"drift_target": "gold", "drift_target_base": "base", "drift_target_tuned": "tuned", "drift_anchor": "gold"}
@@ -54,6 +55,17 @@ def test_old_text_is_in_nats_per_token_and_bits_per_byte(rows: pd.DataFrame) -> 
     assert set(values) == set(OWN_METRICS["likelihood"])
     assert 0 < values["bits_per_byte"] < values["nats_per_token"] / math.log(2)
     assert not text["higher_is_better"].any()
+
+
+def test_nats_per_token_have_the_level_of_a_model_that_knows_nothing(rows: pd.DataFrame) -> None:
+    """ln(vocabulary), at every volume, of the suite's row too; bits per byte and divergences have none. It is no share of items."""
+    words = len(compose.compose(MODEL).model.tokenizer().get_vocab())
+    text = rows[rows["suite"] == "tinyworld_text"]
+    guessing = text["chance"][text["metric"] == "nats_per_token"].astype(float)
+    assert guessing.tolist() == pytest.approx([math.log(words)] * 6)
+    assert text["chance"][text["metric"] == "bits_per_byte"].isna().all()
+    assert rows["chance"][rows["suite"].isin(SUITES)].isna().all()
+    assert {panel.label: panel.unit.name for panel in panels(rows, "probe")}["tinyworld_text"] == "nats per token"
 
 
 def test_choice_tasks_say_how_many_answers_are_the_bases_own(rows: pd.DataFrame) -> None:

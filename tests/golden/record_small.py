@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from harness.analysis.frame import table
@@ -56,4 +57,6 @@ def record(experiment: Experiment) -> None:
 if __name__ == "__main__":
     shutil.rmtree(SMALL, ignore_errors=True)
     record(Experiment(SMALL))
-    tables.write(table(Experiment(SMALL)), TABLE)
+    with tempfile.TemporaryDirectory() as folder:  # a table keeps what it worked out beside the records
+        shutil.copytree(SMALL, Path(folder) / "small")
+        tables.write(table(Experiment(Path(folder) / "small")), TABLE)

@@ -97,7 +97,7 @@ def test_the_installed_command_measures_forgetting(installed: Path, tmp_path: Pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     printed = run(installed / "harness", "run", "model=nursery-smoke-a", "data.volumes=[8]", folder=tmp_path)
     assert "nursery-smoke-a" in printed
-    assert (tmp_path / "results" / "adhoc" / "report" / "report.md").is_file()
+    assert (tmp_path / "results" / "adhoc" / "report" / "index.html").is_file()
     sweep = ["-m", "harness.main", "-m", "experiment=smoke", "model=nursery-smoke-a", "tuning=full", "data.volumes=[8]"]
     assert "nursery-smoke-a" in run(installed / "python", *sweep, folder=tmp_path)
-    assert (tmp_path / "results" / "smoke" / "report" / "report.md").is_file()
+    assert (tmp_path / "results" / "smoke" / "report" / "index.html").is_file()

@@ -8,6 +8,8 @@ import pytest
 
 from harness.analysis.frame import table
 from harness.records import Experiment
+from harness.report import evidence
+from harness.report.evidence import Evidence
 
 SMALL = Path(__file__).parent.parent / "golden" / "small"
 
@@ -22,3 +24,9 @@ def experiment(tmp_path: Path) -> Experiment:
 @pytest.fixture
 def rows(experiment: Experiment) -> pd.DataFrame:
     return table(experiment)
+
+
+@pytest.fixture
+def small(experiment: Experiment) -> Evidence:
+    """All that its page shows."""
+    return evidence.gather(experiment)

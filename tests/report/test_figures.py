@@ -1,139 +1,168 @@
 from __future__ import annotations
 
-import itertools
-import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from harness.analysis.frame import table
-from harness.records import Experiment
-from harness.report import curves, figures, tables
-from tests.analysis.fabricate import Task, flipped, share, write_run
-
-
-def grid(folder: Path, *, models: int, tunings: list[str], mitigations: list[str], seeds: int) -> pd.DataFrame:
-    experiment = Experiment(folder)
-    before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
-    for model, tuning, mitigation, seed in itertools.product(range(models), tunings, mitigations, range(seeds)):
-        points = {
-            volume: [
-                Task(suite="new", task="n", values=flipped(share(2, 40), lost=0, gained=9 * k)),
-                Task(suite="old", task="o", values=flipped(share(36, 40), lost=4 * k + seed, gained=0)),
-            ]
-            for k, volume in enumerate([8, 32, 128], start=1)
-        }
-        labels = {"model": f"m{model}", "tuning": tuning, "mitigation": mitigation}
-        name = f"m{model}{tuning}{mitigation}{seed}"
-        roles = {"new": "target", "old": "probe"}
-        write_run(experiment, name, before=before, points=points, roles=roles, labels=labels, seed=seed, params_total=10 ** (4 + model))
-    return table(experiment)
+from harness.report import curves, evidence, figures, svg
+from harness.report.content import FigureView
+from harness.report.evidence import Evidence
+from harness.report.sections import learning
+from tests.report.grids import grid
 
 
-def panel_axes(figure: Figure | None) -> list[Axes]:
-    assert figure is not None
-    return figure.axes
+def forgetting(found: Evidence, **more: Any) -> FigureView:
+    view = figures.against_volume("forgetting", found.every, found.probes, "delta", table=found.table, title="t", **more)
+    assert view is not None
+    return view
+
+
+def axes_of(view: FigureView) -> list[Axes]:
+    return view.figure.axes
 
 
 def numbers(data: Any) -> list[float]:
     return [float(value) for value in data]
 
 
-def test_forgetting_draws_what_the_table_says(tmp_path: Path) -> None:
-    """One line a series: the change in points at every volume, 0 first, on an axis in units; a zero line."""
-    (axes,) = panel_axes(figures.forgetting(grid(tmp_path / "g", models=1, tunings=["full"], mitigations=["none"], seeds=1)))
-    drawn = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [numbers(line.get_ydata()) for line in drawn] == [pytest.approx([0.0, -10.0, -20.0, -30.0])]
+def thick(axes: Axes) -> list[Any]:
+    return [line for line in axes.lines if line.get_marker() not in {"None", ""}]
+
+
+def test_forgetting_draws_what_the_findings_say(tmp_path: Path) -> None:
+    """One line a series: the change in points at every volume, 0 first, on an axis in units; bars are the findings' intervals."""
+    found = evidence.gather(grid(tmp_path / "g"))
+    view = forgetting(found)
+    (axes,) = axes_of(view)
+    (line,) = thick(axes)
+    assert numbers(line.get_ydata()) == pytest.approx([0.0, -10.0, -20.0, -30.0])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "8", "32", "128"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("change in acc (points)", "volume (target rows, log scale)")
+    rows = found.findings.query("suite == 'old' and task == '*'").sort_values("volume")
+    collection: Any = axes.collections[0]
+    bars = [segment[:, 1].tolist() for segment in collection.get_segments()]
+    assert bars == [pytest.approx([100 * low, 100 * high]) for low, high in zip(rows["delta_low"], rows["delta_high"], strict=True)]
+    assert "−30.0 at 128 rows" in view.description
+
+
+def test_learning_draws_the_value_with_guessing(tmp_path: Path) -> None:
+    """From the value before on: 2, 11, 20 and 29 of 40 right, and the level of guessing, 25 points, dotted."""
+    found = evidence.gather(grid(tmp_path / "g"))
+    view = figures.against_volume("learning", found.every, found.targets, "after", table=found.table, title="t")
+    assert view is not None
+    (axes,) = axes_of(view)
+    assert numbers(thick(axes)[0].get_ydata()) == pytest.approx([5.0, 27.5, 50.0, 72.5])
+    assert [numbers(line.get_ydata())[0] for line in axes.lines if line.get_gid() == "guessing"] == [pytest.approx(25.0)]
+    assert "guessing" in [mark.label for mark in view.legend]
 
 
 def test_colour_is_size_and_line_is_tuning(tmp_path: Path) -> None:
-    """Four sizes and two tunings: eight lines, four colours, two styles, all named in one legend outside the data."""
-    figure = figures.forgetting(grid(tmp_path / "g", models=4, tunings=["full", "lora"], mitigations=["none"], seeds=1))
-    (axes,) = panel_axes(figure)
-    drawn = [line for line in axes.lines if line.get_marker() in {"o", "s"}]
-    assert len(drawn) == 8
-    assert len({line.get_color() for line in drawn}) == 4
-    assert {(line.get_linestyle(), line.get_marker()) for line in drawn} == {("-", "o"), ("--", "s")}
-    assert figure is not None
-    assert [text.get_text() for text in figure.legends[0].get_texts()][:6] == [
-        "m0 (10k)",
-        "m1 (100k)",
-        "m2 (1M)",
-        "m3 (10M)",
-        "full",
-        "lora",
-    ]
+    """Two sizes and two tunings share a panel: four lines, two colours, two styles, all named in one legend."""
+    found = evidence.gather(grid(tmp_path / "g", models=2, tunings=("full", "lora")))
+    view = forgetting(found)
+    (axes,) = axes_of(view)
+    drawn = thick(axes)
+    assert len(drawn) == 4
+    assert len({line.get_color() for line in drawn}) == 2
+    assert {line.get_marker() for line in drawn} == {"o", "s"}
+    assert [mark.label for mark in view.legend][:4] == ["m0 (10k)", "m1 (100k)", "full", "lora"]
 
 
-def test_many_ways_of_training_get_a_row_each(tmp_path: Path) -> None:
-    """Two tunings and two mitigations: four rows for forgetting; for the trade-off a row a model."""
-    rows = grid(tmp_path / "g", models=2, tunings=["full", "lora"], mitigations=["none", "replay"], seeds=1)
-    assert [axes.get_title() for axes in panel_axes(figures.forgetting(rows))] == [
-        "old: full · no mitigation",
-        "old: full · replay",
-        "old: lora · no mitigation",
-        "old: lora · replay",
-    ]
-    assert [axes.get_title() for axes in panel_axes(figures.tradeoff(rows))] == ["old: m0", "old: m1"]
+def test_many_curves_get_a_panel_a_way_of_training(tmp_path: Path) -> None:
+    """Three sizes and two tunings: a panel for each tuning, side by side, on the same axes; one by one for the page."""
+    found = evidence.gather(grid(tmp_path / "g", models=3, tunings=("full", "lora")))
+    view = forgetting(found)
+    titles = [axes.get_title(loc="left") for axes in axes_of(view)]
+    assert titles == ["old\nfull", "old\nlora"]
+    assert len({axes.get_ylim() for axes in axes_of(view)}) == 1
+    assert [panel.axes[0].get_title(loc="left") for panel in view.panels] == titles
+    assert {panel.axes[0].get_ylim() for panel in view.panels} == {axes_of(view)[0].get_ylim()}
 
 
 @pytest.mark.parametrize(
-    ("seeds", "words", "has_bars"), [(1, "over items, one seed", True), (2, "no intervals", False), (3, "seeds and items", True)]
+    ("seeds", "words"), [(1, "one seed, bars: 95% intervals over items"), (3, "means of 3 seeds, bars: 95% intervals over seeds and items")]
 )
-def test_the_figure_says_what_its_bars_are(tmp_path: Path, seeds: int, words: str, has_bars: bool) -> None:
-    """One seed: items; two: no interval; three: seeds and items. The protocol version stands in the corner."""
-    rows = grid(tmp_path / "g", models=1, tunings=["full"], mitigations=["none"], seeds=seeds)
-    figure = figures.forgetting(rows)
-    assert figure is not None
-    note = figure.texts[0].get_text()
-    assert words in note
-    assert "protocol 2" in note
-    (panel,) = tables.panels(rows, "probe")
-    (one,) = curves.series(rows)
-    curve = curves.curve_of(panel, one.rows, "delta")
-    assert curve.centre[-1] == pytest.approx(-30 - 2.5 * (seeds - 1) / 2)
-    assert math.isnan(curve.low[-1]) != has_bars
+def test_the_figure_says_what_its_bars_are(tmp_path: Path, seeds: int, words: str) -> None:
+    """One seed: items; three: seeds and items, each seed a thin line."""
+    found = evidence.gather(grid(tmp_path / "g", seeds=seeds))
+    view = forgetting(found)
+    assert words in view.caption
+    thin = [line for line in axes_of(view)[0].lines if line.get_linewidth() == 0.5]
+    assert len(thin) == (seeds if seeds > 1 else 0)
+    assert numbers(thick(axes_of(view)[0])[0].get_ydata())[-1] == pytest.approx(-30 - 2.5 * (seeds - 1) / 2)
 
 
-def test_the_interval_over_seeds_is_at_least_as_wide_as_that_over_items(tmp_path: Path) -> None:
-    """Half-width √((t s/√k)² + items²), with t(2) = 4.303 and s = 2.5 points by hand."""
-    rows = grid(tmp_path / "g", models=1, tunings=["full"], mitigations=["none"], seeds=3)
-    (panel,), (one,) = tables.panels(rows, "probe"), curves.series(rows)
-    curve = curves.curve_of(panel, one.rows, "delta")
-    items = rows.query("volume == 128 and task == 'o'")
-    below = float((items["delta"] - items["delta_low"]).mean()) * 100
-    assert curve.centre[-1] - curve.low[-1] == pytest.approx(math.hypot(4.3027 * 2.5 / math.sqrt(3), below), abs=1e-3)
+def test_a_fitted_law_is_drawn_with_its_band_and_held_out_points(tmp_path: Path) -> None:
+    """Forgetting 0.1 everywhere is −10 points on the axis; the largest volume is hollow, the others are full."""
+    found = evidence.gather(grid(tmp_path / "g"))
+
+    def band(at: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"value": 0.1, "low": 0.08, "high": 0.13}, index=at.index)
+
+    one = SimpleNamespace(law="power", where={}, suite="old", fit=SimpleNamespace(band=band))
+    view = forgetting(found, fits={found.every[0].cell: one})
+    (axes,) = axes_of(view)
+    curve = next(line for line in axes.lines if len(numbers(line.get_xdata())) == 40)
+    assert set(numbers(curve.get_ydata())) == {-10.0}
+    collection: Any = axes.collections[0]
+    ends = collection.get_paths()[0].vertices[:, 1]
+    assert (float(ends.min()), float(ends.max())) == pytest.approx((-13.0, -8.0))
+    full, hollow = thick(axes)
+    assert (full.get_markerfacecolor(), hollow.get_markerfacecolor()) == (found.every[0].colour, "none")
+    assert numbers(hollow.get_ydata()) == pytest.approx([-30.0])
+    assert "hollow points" in view.caption
 
 
-def test_the_tradeoff_is_oriented_so_that_more_is_better(rows: pd.DataFrame) -> None:
-    """Nats that fall are drawn to the right; what was lost is drawn down."""
-    axes = panel_axes(figures.tradeoff(rows))[0]
-    path = next(line for line in axes.lines if len(numbers(line.get_xdata())) == 3)
-    assert all(x > 0 for x in numbers(path.get_xdata())[1:])
-    assert all(y < 0 for y in numbers(path.get_ydata())[1:])
-    assert axes.get_xlabel() == "math_nll: fall in nats per token"
+def test_the_laws_of_an_experiment_reach_their_curves(tmp_path: Path) -> None:
+    """Each size has its own power law: the fits are found by the labels that tell cells apart."""
+    found = evidence.gather(grid(tmp_path / "g", models=2, seeds=3, volumes=(8, 16, 32, 64, 128)))
+    fits = learning.fits_by_cell(found)
+    powers = [one for one in found.fitted if one.law == "power" and one.fit is not None]
+    assert len(powers) == 2
+    assert {cell: one.where["model"] for cell, one in fits.items()} == {one.cell: one.model for one in found.every}
 
 
-def test_there_is_no_figure_without_data(rows: pd.DataFrame) -> None:
-    """No probe, no target, or no measured point."""
-    assert figures.forgetting(rows[rows["role"] == "target"]) is None
-    assert figures.learning(rows[rows["role"] == "probe"]) is None
-    assert figures.tradeoff(rows[rows["role"] == "probe"]) is None
-    assert figures.forgetting(rows[rows["status"] == "failed"]) is None
+def test_there_is_no_figure_without_data(small: Evidence) -> None:
+    """No suite to show, or no series."""
+    assert figures.against_volume("f", small.every, [], "delta", title="t") is None
+    assert figures.against_volume("f", [], small.probes, "delta", title="t") is None
 
 
-def test_names_are_never_read_as_mathematics(tmp_path: Path, rows: pd.DataFrame) -> None:
+def test_names_are_never_read_as_mathematics(tmp_path: Path) -> None:
     """A model whose name is a formula is drawn, not parsed; the same figure gives the same bytes."""
-    hostile = rows.assign(model=r"$\frac$")
     for name in ["a", "b"]:
-        figure = figures.learning(hostile)
-        assert figure is not None
-        figures.save(figure, tmp_path / name)
-    for suffix in ["png", "svg"]:
-        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+        found = evidence.gather(grid(tmp_path / name / "g", texts={"model": r"$\frac$"}))
+        (tmp_path / name).mkdir(exist_ok=True)
+        figures.save(forgetting(found).figure, tmp_path / name / "f")
+    for suffix in ["png", "svg", "pdf"]:
+        assert (tmp_path / "a" / f"f.{suffix}").read_bytes() == (tmp_path / "b" / f"f.{suffix}").read_bytes()
+
+
+def test_inline_svg_has_ids_of_its_own_and_the_colours_of_the_page(tmp_path: Path) -> None:
+    """No id is left without its prefix, every reference leads to one, and black is the text colour of the page."""
+    found = evidence.gather(grid(tmp_path / "g"))
+    text, colours = svg.inline(forgetting(found).panels[0], "p-1", "a < b", "what is seen")
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert ids
+    assert all(name.startswith("p-1-") for name in ids)
+    references = re.findall(r"url\(#([^)]*)\)|href=\"#([^\"]*)\"", text)
+    assert {a or b for a, b in references} <= set(ids)
+    assert "#000000" not in text
+    assert "currentColor" in text
+    assert "a &lt; b" in text
+    assert found.every[0].colour in colours
+    assert f"var(--c-{found.every[0].colour[1:]}, {found.every[0].colour})" in text
+
+
+def test_a_bounded_selection_is_even_over_sizes(tmp_path: Path) -> None:
+    """Of ten sizes eight are drawn, smallest and largest among them, and the sentence says how many are left."""
+    found = evidence.gather(grid(tmp_path / "g", models=10, volumes=(8,)))
+    kept, said = curves.chosen(found.every)
+    assert kept[0].model == "m0"
+    assert kept[-1].model == "m9"
+    assert (len(kept), said) == (8, "Drawn are 8 of 10 ways of training; all of them are in findings.csv.")

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.analysis.frame import table
 from harness.records import Experiment
-from harness.report import page
+from harness.report import html, page
 from tests.analysis.fabricate import Task, share, write_run
+from tests.report.conftest import SMALL
+from tests.report.grids import Page, grid
 
 WITHOUT_TORCH = """
 import sys
@@ -35,79 +41,187 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_report_is_a_folder_of_page_figures_and_table(experiment: Experiment) -> None:
-    """Nothing else is left beside it, and writing it again changes no byte."""
+def read(experiment: Experiment) -> Page:
+    return Page(html.render(page.content(experiment)))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the recorded small experiment, made once."""
+    folder = tmp_path_factory.mktemp("small") / "small"
+    shutil.copytree(SMALL, folder)
+    return html.render(page.content(Experiment(folder)))
+
+
+@pytest.fixture
+def found(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experiment) -> None:
+    """Every figure in three forms and every table in two; nothing is left beside it, and writing it again changes no byte."""
     where = page.write(experiment)
-    assert where == experiment.folder / "report" / "report.md"
+    assert where == experiment.folder / "report" / "index.html"
     first = contents(where.parent)
-    stems = ["forgetting", "learning", "tradeoff"]
-    assert set(first) == {"report.md", "table.csv", *(f"{stem}.{suffix}" for stem in stems for suffix in ["png", "svg"])}
+    figures = {f"{stem}.{suffix}" for stem in ["forgetting", "learning", "tradeoff"] for suffix in ["png", "svg", "pdf"]}
+    tables = {f"{stem}.{suffix}" for stem in ["findings", "heat", "costs", "metrics", "overlap"] for suffix in ["csv", "md"]}
+    assert set(first) >= {"index.html", "table.csv", "items.csv"} | figures | tables
     page.write(experiment)
     assert contents(where.parent) == first
-    assert {path.name for path in experiment.folder.iterdir()} == {"baselines", "runs", "manifest.json", "report"}
+    assert "report" in {path.name for path in experiment.folder.iterdir()}
 
 
 def test_a_report_that_breaks_leaves_the_old_one(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader never sees half a report."""
     first = contents(page.write(experiment).parent)
-    monkeypatch.setattr(page, "text", lambda *_: 1 / 0)
+    monkeypatch.setattr(html, "render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         page.write(experiment)
     assert contents(experiment.folder / "report") == first
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "# small: what was learned, what was lost",
-        "Protocol version 2. Every interval is at 95%",
-        "**tiny-a, full**, after 32 rows: learned math_nll (-0.",
-        "not measured: sums",
-        "learning rate not tuned: not a method comparison (1 of 2 runs)",
-        "1 seed(s): intervals over items only",
-        "1 run(s) failed: failed00 (tiny-a, dora): TrainingError: nan",
-        "1 failed measurement(s) of old, sums: RuntimeError: out of memory",
-        "| people | old | 1 of 40 (2.5%) | 4 of 20 (20.0%) |",
-        "| people | math_nll | expected | expected |",
-        "harness report small",
-        "commit abc1234; harness 0.1.0, torch 2.13.0",
-        "| tiny-a | full | 32 | 145,000 | 4 | 320 | 128 | 0 | 2.0 | 3.2e+07 | 0.30 |",
-        "![Change on what the model knew before, against the volume of target data.](forgetting.png)",
-    ],
-)
-def test_the_page_says_what_a_reader_needs(experiment: Experiment, words: str) -> None:
-    """Findings, warnings, failures counted, costs, overlap, and how to make it again."""
-    assert words in page.text(experiment, table(experiment), [("forgetting", page.FIGURES["forgetting"][1])])
+WORDS = [
+    "small: what was learned, what was lost",
+    "Intervals are at 95%",
+    "Protocol version 2.",
+    "headline suite old",
+    "After 32 rows, tiny-a tuned in full changed by −14.6",
+    "points on old (95% over items, 1 seed, 36 items).",
+    "After 8 rows, tiny-a tuned with LoRA",
+    "At 32 rows it was not measured.",
+    "On the target, math_nll: −0.121",
+    "Floors: seed spread not measured, same-data control not measured, rounding 2.1 points.",
+    "Learning rate not tuned for 1 of 2 runs: not a method comparison.",
+    "Fewer than 3 seeds for some findings: their intervals are over items only",
+    "Of 3 runs asked for, 1 failed, 0 unfinished, 0 not started; 4 points measured, 1 measurements failed.",
+    "Run failed00 (tiny-a, dora) failed: TrainingError: nan",
+    "1 failed measurement(s) of old, sums: RuntimeError: out of memory",
+    "No same-data control was run",
+    "harness report small",
+    "commit abc1234; harness 0.1.0, torch 2.13.0",
+    "10 of the 10 changed probe items",
+]
+
+
+def test_the_page_says_what_a_reader_needs(found: Page) -> None:
+    """Findings with intervals, floors, warnings, failures counted, and how to make it again."""
+    assert [words for words in WORDS if words not in found.text] == []
+
+
+def test_costs_and_overlap_stand_in_tables(found: Page) -> None:
+    """Numbers as recorded; what the target asks of its own rows is expected."""
+    headings = found.rows("costs")[0]
+    assert (headings["steps"], headings["tokens"], headings["parameters trained"]) == ("4", "320", "145,000")
+    assert (headings["training time"], headings["floating-point operations"], headings["peak memory (GB)"]) == ("2 s", "3.2 × 10⁷", "0.30")
+    overlap = found.rows("overlap")
+    assert [list(row.values()) for row in overlap] == [
+        ["people", "math_nll", "expected", "expected"],
+        ["people", "old", "1 of 40 (2.5%)", "4 of 20 (20.0%)"],
+    ]
+
+
+def test_the_page_has_the_sections_of_its_contents(found: Page) -> None:
+    """Every link of the contents leads somewhere, headings do not skip a level, and every id is used once."""
+    ids = [attributes["id"] for _, attributes in found.elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [str(attributes["href"])[1:] for tag, attributes in found.elements if tag == "a" and attributes.get("href")]
+    assert set(links) <= set(ids)
+    levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_every_figure_says_in_words_what_is_to_be_seen(found: Page, text: str) -> None:
+    """Each drawing is an image with a title and a description that has numbers."""
+    drawings = [attributes for tag, attributes in found.elements if tag == "svg" and "sample" not in str(attributes.get("class"))]
+    assert len(drawings) >= 5
+    assert all(attributes["role"] == "img" for attributes in drawings)
+    for attributes in drawings:
+        title, description = str(attributes["aria-labelledby"]).split()
+        assert re.search(rf'<title id="{title}">[^<]+</title>', text)
+        assert re.search(rf'<desc id="{description}">[^<]*\d[^<]*</desc>', text)
+
+
+def test_the_findings_on_the_page_are_those_of_the_items(experiment: Experiment, found: Page) -> None:
+    """Read from the HTML alone and worked out again from the recorded items: changes, counts and n of every measured row."""
+    rows = found.rows("findings")
+    measured = [row for row in rows if row["suite"].startswith("old") and row["change"] != "-"]
+    assert len(measured) == 10  # two runs, two volumes, the suite and two tasks, without what failed: sums, and with it the suite
+    run_of = {"tiny-a · full": "full000", "tiny-a · lora": "lora000"}
+    before = pd.read_parquet(experiment.folder / "baselines" / "tiny-a-old" / "samples.parquet").set_index(["task", "doc_hash"])[
+        "metric.acc"
+    ]
+    for row in measured:
+        place = experiment.point_folder(run_of[row["way of training"]], int(row["volume"]))
+        samples = pd.read_parquet(place / "samples.parquet").query("suite == 'old'").set_index(["task", "doc_hash"])["metric.acc"]
+        moved = (samples - before).dropna()
+        moved = moved if row["task"] == "all" else moved[[row["task"]]]
+        expected = 100 * moved.groupby(level="task").mean().mean()
+        assert float(row["change"].split("[")[0].replace("−", "-")) == pytest.approx(expected, abs=0.051)
+        counted = {"lost": int((moved < 0).sum()), "gained": int((moved > 0).sum()), "items": len(moved)}
+        assert {name: int(row[name]) for name in counted} == counted
+
+
+def test_findings_equal_the_table_and_its_file(experiment: Experiment, found: Page) -> None:
+    """One seed: every number of the page's table stands, rounded, in the tidy table of the same records."""
+    page.write(experiment)
+    tidy = table(experiment)
+    for row in found.rows("findings"):
+        suite, task = row["suite"].removesuffix(" (headline)"), "*" if row["task"] == "all" else row["task"]
+        tuning = row["way of training"].split(" · ")[1]
+        same = (tidy["suite"] == suite) & (tidy["task"] == task) & (tidy["tuning"] == tuning) & (tidy["volume"] == int(row["volume"]))
+        known = tidy[same & tidy["primary"]]
+        scale = 100 if "points" in row["unit"] else 1
+        if row["change"] == "-":
+            assert known["delta"].isna().all()
+            continue
+        texts = [row["change"].split("[")[0], *row["change"].split("[")[1].rstrip("]").split(",")]
+        shown = [float(text.replace("−", "-")) for text in texts]
+        expected = [scale * float(known[name].iloc[0]) for name in ["delta", "delta_low", "delta_high"]]
+        assert shown == pytest.approx(expected, abs=0.051 if scale == 100 else 0.00051)
+    held = pd.read_csv(experiment.folder / "report" / "findings.csv")
+    assert len(held) == len(tidy.query("volume > 0 and primary").drop_duplicates(["run_id", "volume", "suite", "task"]))
 
 
 def test_stale_and_absent_runs_are_counted(experiment: Experiment) -> None:
     """What the last command asked for and is not there, and what is there and was not asked for."""
     experiment.write_manifest({"full000": {}, "unknown": {}}, keep=False)
-    text = page.text(experiment, table(experiment), [])
-    assert "1 run(s) not started" in text
+    text = read(experiment).text
+    assert "Of 2 runs asked for, 0 failed, 0 unfinished, 1 not started" in text
     assert "2 stale run(s)" in text
     assert "lora000" not in text
-
-
-def test_text_from_data_is_escaped(tmp_path: Path) -> None:
-    """A model, a reason and a task that hold HTML, links and table cells stay words."""
-    experiment = Experiment(tmp_path / "e")
-    hostile = "<img src=x onerror=y>|[a](http://b)"
-    task = Task(suite="old", task="t", values=share(6, 8))
-    write_run(experiment, "r", before=[task], points={8: [task]}, roles={"old": "probe"}, labels={"model": hostile}, failure=hostile)
-    text = page.text(experiment, table(experiment), [])
-    outside_code = text.split("```json")[0]
-    assert "<img" not in outside_code
-    assert "](http:" not in outside_code
 
 
 def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None:
     """No figure, no finding, but the reason."""
     experiment = Experiment(tmp_path / "e")
     write_run(experiment, "r", before=[], points={}, roles={}, finished=False, failure="ModelError: no such folder")
-    text = page.write(experiment).read_text(encoding="utf-8")
-    assert "1 run(s) failed: r (tiny-a, full): ModelError: no such folder" in text
-    assert "## Figures" not in text
+    where = page.write(experiment)
+    found = Page(where.read_text(encoding="utf-8"))
+    assert "No change is measured yet." in found.text
+    assert "Run r (tiny-a, full) failed: ModelError: no such folder" in found.text
+    assert [tag for tag, _ in found.elements if tag == "figure"] == []
+
+
+def test_several_headlines_are_none(tmp_path: Path) -> None:
+    """With two probe suites and none declared, the page says that neither is the claim."""
+    experiment = Experiment(tmp_path / "e")
+    tasks = [Task(suite=suite, task=suite[0], values=share(6, 8)) for suite in ("one", "two")]
+    write_run(experiment, "r", before=tasks, points={8: tasks}, roles={"one": "probe", "two": "probe"})
+    text = read(experiment).text
+    assert "No suite was declared as the headline before the results were seen" in text
+    assert "on one (" in text
+    assert "on two (" in text
+
+
+def test_a_page_of_many_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """Ten sizes and eight remedies: curves, fields and items are bounded, and each bound is stated."""
+    remedies = ("none", *(f"replay-{i}" for i in range(7)))
+    found = read(grid(tmp_path / "g", models=10, mitigations=remedies, volumes=(8,)))
+    assert "Drawn are 48 of 80 ways of training; all of them are in findings.csv." in found.text
+    assert "24 of 80 findings stand here" in found.text
+    assert "60 of 80 ways of training." in found.text
+    assert "From 12 of 80 ways of training" in found.text
 
 
 def test_analysis_and_report_work_without_torch(experiment: Experiment) -> None:
@@ -116,4 +230,4 @@ def test_analysis_and_report_work_without_torch(experiment: Experiment) -> None:
         [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, str(experiment.folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (experiment.folder / "report" / "report.md").exists()
+    assert (experiment.folder / "report" / "index.html").exists()

@@ -18,10 +18,10 @@ from tests.smoke.conftest import Cli
 def test_a_sweep_prints_a_table_and_says_what_comes_next(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
     """Data on standard output, the report's path and the next command on standard error."""
     assert "nursery-smoke-a" in swept.stdout
-    assert "report.md" in swept.stderr
+    assert "index.html" in swept.stderr
     assert "next: harness" in swept.stderr
     report = cli.folder / "results" / "smoke" / "report"
-    assert (report / "report.md").stat().st_size > 500
+    assert (report / "index.html").stat().st_size > 5000
     assert list(report.glob("*.png"))
     assert list(report.glob("*.svg"))
 

@@ -111,13 +111,55 @@ def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
     assert {config.labels.anchor for config in found} == {"fineweb-edu"}
 
 
+ARMS = ("data=tinyworld-people", "objective=sft", "trajectory=shared", "training.decay=constant")
+"""What leaves of `tiny` the arms alone: no control, no repeated cell."""
+
+
 def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
     """The product of the axes, in order; a single value fixes one, several or a range replace it."""
-    whole = configs("experiment=tiny")
+    whole = configs("experiment=tiny", *ARMS)
     assert len(whole) == 4 * 2 * 3
-    assert len(configs("experiment=tiny", "tuning=lora")) == len(whole) / 2
-    seeds = configs("experiment=tiny", "model=nursery-xs", "seed=range(2,10,3)")
+    assert len(configs("experiment=tiny", *ARMS, "tuning=lora")) == len(whole) / 2
+    seeds = configs("experiment=tiny", *ARMS, "model=nursery-xs", "seed=range(2,10,3)")
     assert [(config.labels.tuning, config.seed) for config in seeds] == [(t, s) for t in ("full", "lora") for s in (2, 5, 8)]
+
+
+def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedule_a_volume() -> None:
+    """24 arms of five volumes; as many controls, alike but for the data; 15 runs of one cell, each with a decay of its own."""
+    found = configs("experiment=tiny")
+    shared = [config for config in found if config.trajectory == "shared"]
+    cells = {
+        name: {(config.labels.model, config.labels.tuning, config.seed) for config in shared if config.labels.data == f"tinyworld-{name}"}
+        for name in ("people", "base")
+    }
+    assert len(cells["people"]) == 24
+    assert cells["people"] == cells["base"]
+    assert {config.data.volumes for config in shared} == {(64, 128, 256, 512, 1024)}
+    alone = [config for config in found if config.trajectory == "independent"]
+    assert sorted((config.data.volumes[0], config.seed) for config in alone) == [
+        (volume, seed) for volume in (64, 128, 256, 512, 1024) for seed in (0, 1, 2)
+    ]
+    assert {(c.labels.model, c.labels.tuning, c.labels.data, c.training.decay) for c in alone} == {
+        ("nursery-m", "full", "tinyworld-people", "cosine")
+    }
+    assert {(config.declared.headline, tuple(config.declared.control.items())) for config in found} == {
+        ("tinyworld", (("data", "tinyworld-base"),))
+    }
+
+
+def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it_was_not_searched_for_it() -> None:
+    """Model by model and tuning by tuning the two have one rate; `lr_tuned` is true of the arm alone."""
+    workspace = preparation.Workspace()
+    found: dict[tuple[str, str], dict[str, tuple[float, bool]]] = {}
+    for config in configs("experiment=tiny", "seed=0", "trajectory=shared", "training.decay=constant"):
+        resolved = preparation.prepare(config, workspace).resolved
+        rates = found.setdefault((config.labels.model, config.labels.tuning), {})
+        rates[config.labels.data] = resolved.learning_rate, resolved.lr_tuned
+    assert len(found) == 8
+    for rates in found.values():
+        rate, tuned = rates["tinyworld-people"]
+        assert tuned
+        assert rates["tinyworld-base"] == (rate, False)
 
 
 def test_a_users_experiment_is_found_beside_the_shipped_ones(write: Written) -> None:
@@ -243,7 +285,7 @@ def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest
     monkeypatch.setattr(suites, "load", load_suite)
     monkeypatch.setattr(subsets, "fingerprint", fingerprint_rows)
     given = ["model=nursery-xs,nursery-s", "tuning=full,lora", "seed=range(100)", "training.learning_rate=1e-3,2e-3,3e-3,4e-3,5e-3"]
-    asked = expand(["experiment=tiny", *given, "data.volumes=[64],[64,256]"]).asked
+    asked = expand(["experiment=tiny", *ARMS, *given, "data.volumes=[64],[64,256]", "probe_suites=[tinyworld]"]).asked
     assert (len(asked), len(composed)) == (4_000, 5)
     workspace = preparation.Workspace()
     run_ids = {preparation.prepare(one.config, workspace).run_id for one in asked}

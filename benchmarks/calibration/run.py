@@ -1,0 +1,86 @@
+"""`make calibrate`: plant experiments, analyse them as real ones are, and write into METHOD.md how often the analysis was right."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.calibration import changes, fits, methods
+from benchmarks.calibration.seen import Seen, markdown
+
+METHOD = Path(__file__).parents[1] / "METHOD.md"
+ITEMS, FITS = "calibration", "calibration of fits"
+"""What stands in the marks of each table in METHOD.md."""
+
+Part = tuple[str, Callable[[], list[Seen]]]
+
+
+def full() -> list[Part]:
+    """Return everything, with 2,000 planted nulls of each kind."""
+    return [
+        ("nulls", lambda: changes.nulls(2000)),
+        ("a seed that is not seen to vary", lambda: changes.hidden_seeds(500)),
+        ("power", lambda: changes.power(600)),
+        ("coverage of changes", lambda: changes.coverage(300)),
+        ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
+        ("gate", lambda: changes.gate(2000)),
+        ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
+    ]
+
+
+def quick() -> list[Part]:
+    """Return a few of each, for seconds."""
+    return [
+        ("nulls", lambda: changes.nulls(60, seeds=(3,), kinds=("items and seeds vary", "items in clusters of 4"))),
+        ("power", lambda: changes.power(60, seeds=(8,))),
+        ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
+        ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
+        ("gate", lambda: changes.gate(100)),
+        ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
+    ]
+
+
+def carried_out(parts: Sequence[Part]) -> Iterator[Seen]:
+    """Yield what was seen, and say on standard error how far it is."""
+    for name, part in parts:
+        started = time.monotonic()
+        found = part()
+        sys.stderr.write(f"{name}: {len(found)} numbers in {time.monotonic() - started:.0f} s\n")
+        yield from found
+
+
+def written(text: str, table: str, name: str) -> str:
+    """Return METHOD.md's text with a table between the marks of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
+
+
+def _put(table: str, name: str, *, write: bool) -> None:
+    """Print a table and write it into METHOD.md."""
+    table = table.rstrip("\n") + "\n"
+    sys.stdout.write(table)
+    if write:
+        METHOD.write_text(written(METHOD.read_text(encoding="utf-8"), table, name), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the calibration; exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few of each, for seconds; nothing is written")
+    parser.add_argument("--only", choices=["items", "fits"], help="changes, verdicts and comparisons, or fits of laws")
+    options = parser.parse_args(arguments)
+    found: list[Seen] = []
+    if options.only != "fits":
+        found = list(carried_out(quick() if options.quick else full()))
+        _put(markdown(found), ITEMS, write=not options.quick)
+    if options.only != "items":
+        _put(fits.markdown(quick=options.quick), FITS, write=not options.quick)
+    return 0 if all(seen.holds(errors=3.0) for seen in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What a calibration found, beside what was promised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A share of planted experiments, and the bounds it was promised to keep.
+
+    Attributes:
+        what: is promised.
+        planted: what was planted.
+        share: of the planted experiments, in 0..1.
+        count: planted experiments.
+        least, most: the promise; None where nothing is promised, and the number is for the reader.
+        remark: whatever else there is to know.
+    """
+
+    what: str
+    planted: str
+    share: float
+    count: int
+    least: float | None = None
+    most: float | None = None
+    remark: str = ""
+
+    @property
+    def error(self) -> float:
+        """Monte-Carlo standard error of the share, as if it stood at the nearest bound where it is 0 or 1."""
+        share = min(max(self.share, 0.5 / self.count), 1 - 0.5 / self.count)
+        return math.sqrt(share * (1 - share) / self.count)
+
+    def holds(self, errors: float = 0.0) -> bool:
+        """Say whether the promise is kept, but for so many Monte-Carlo standard errors."""
+        slack = errors * self.error
+        return (self.least is None or self.share >= self.least - slack) and (self.most is None or self.share <= self.most + slack)
+
+
+HEADER = ["what", "planted", "promised", "seen", "of", "holds", "remark"]
+
+
+def markdown(found: Iterable[Seen]) -> str:
+    """Return a Markdown table of what was seen."""
+    rows: list[Sequence[str]] = [HEADER, ["---", "---", "---", "--:", "--:", "---", "---"], *map(_cells, found)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _cells(seen: Seen) -> list[str]:
+    bounds = {"at least": seen.least, "at most": seen.most}
+    promised = ", ".join(f"{words} {_percent(bound)}" for words, bound in bounds.items() if bound is not None)
+    holds = ("yes" if seen.holds() else "**no**") if promised else ""
+    share = f"{_percent(seen.share)} ± {100 * seen.error:.1f}"
+    return [seen.what, seen.planted, promised or "nothing", share, f"{seen.count:,}", holds, seen.remark]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

@@ -1,0 +1,278 @@
+"""`make reference`: the default sweep once more, and its findings beside the committed ones in results/reference/.
+
+    make reference                              # a fresh sweep in a temporary folder, compared
+    make reference ARGS="--sweep results/tiny"  # one that was made before, compared
+    make reference ARGS="--write"               # and written as the new reference, in place of comparing
+
+The rule. A finding is the change of one suite or task in one cell (the runs that differ in their seed alone) at one volume. Two sweeps
+agree on it if 0 lies in the interval of the difference of their two changes, put together from the distances of each change to the ends
+of its own interval (Zou and Donner 2008, doi:10.1002/sim.3095):
+
+    D = fresh − reference;   low = D − √((fresh − fresh_low)² + (reference_high − reference)²);   high likewise, with the other ends
+
+Of 95% intervals one in twenty would miss for two sweeps of other seeds that are equally right, so that is how many may disagree: 5% of
+those compared, rounded down. Two sweeps of the same seeds share their rows, batches and items, and differ by rounding, so hardly any
+should. A finding that one side alone has is no matter of chance: it fails the comparison, whatever the others do. Findings without an
+interval on either side are counted and not compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results" / "reference"
+EXPERIMENT = "tiny"
+COMMAND = "experiment=tiny"
+
+LEVEL = 0.95
+EQUAL = 1e-5
+"""Changes so near to each other, in the metric's own unit, count as the same number: six digits are kept of each."""
+
+KEYS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
+KEYS += ["volume", "role", "suite", "task", "metric", "filter"]
+"""What makes a finding the same one in two sweeps; not the rate, the machine's dtype or the ids of runs."""
+
+ENDS = ["delta", "delta_low", "delta_high"]
+KEPT = [*KEYS, "params_total", "params_trainable", "learning_rate", "lr_tuned", "is_control", "is_headline", "n", "seeds"]
+KEPT += ["before", "after", *ENDS, "stderr", "df", "level", "p_holm", "margin", "verdict", "seed_spread"]
+KEPT += ["control_delta", "control_low", "control_high"]
+
+MAX_FIGURES_BYTES = 500_000
+MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The findings of two sweeps, side by side.
+
+    Attributes:
+        compared: findings with an interval on both sides: KEYS, the two changes, ``agree``, and the verdicts where both have them.
+        reference_alone, fresh_alone: KEYS of findings that one side has, or has an interval of, and the other has not.
+        without_interval: how many have none on either side.
+    """
+
+    compared: pd.DataFrame
+    reference_alone: pd.DataFrame
+    fresh_alone: pd.DataFrame
+    without_interval: int
+
+    @property
+    def disagree(self) -> pd.DataFrame:
+        """The findings that do not agree."""
+        return self.compared[~self.compared["agree"]]
+
+    @property
+    def allowed(self) -> int:
+        """How many may disagree: 5% of those compared, rounded down."""
+        return int((1 - LEVEL) * len(self.compared) + 1e-9)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the fresh sweep says what the reference says."""
+        alone = len(self.reference_alone) + len(self.fresh_alone)
+        return len(self.compared) > 0 and alone == 0 and len(self.disagree) <= self.allowed
+
+
+def compare(reference: pd.DataFrame, fresh: pd.DataFrame) -> Comparison:
+    """Set the findings of two sweeps side by side, by KEYS.
+
+    Raises:
+        ValueError: if a side lacks a column, or has two findings with the same keys.
+    """
+    both = _known(reference, "reference").merge(_known(fresh, "fresh"), on=KEYS, how="outer", suffixes=("_reference", "_fresh"))
+    has = {side: both[[f"{end}_{side}" for end in ENDS]].notna().all(axis=1) for side in ("reference", "fresh")}
+    there = {side: both[f"there_{side}"].fillna(value=False).astype(bool) for side in ("reference", "fresh")}
+    compared = both[has["reference"] & has["fresh"]].copy()
+    compared["agree"] = _agree(compared)
+    return Comparison(
+        compared=compared,
+        reference_alone=both.loc[(there["reference"] & ~there["fresh"]) | (has["reference"] & ~has["fresh"]), KEYS],
+        fresh_alone=both.loc[(there["fresh"] & ~there["reference"]) | (has["fresh"] & ~has["reference"]), KEYS],
+        without_interval=int((there["reference"] & there["fresh"] & ~has["reference"] & ~has["fresh"]).sum()),
+    )
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Return the findings of a reference."""
+    return pd.read_csv(file, dtype=dict.fromkeys(KEYS, "string"))
+
+
+def _known(findings: pd.DataFrame, side: str) -> pd.DataFrame:
+    """Return keys as text, so that an empty one equals an empty one and 64 equals 64 whatever file it was read from; and numbers."""
+    if absent := [name for name in [*KEYS, *ENDS] if name not in findings.columns]:
+        raise ValueError(f"{side}: no column {', '.join(absent)}")
+    keys = findings[KEYS].astype("string").fillna("")
+    if (twice := keys.duplicated()).any():
+        raise ValueError(f"{side}: two findings of {' '.join(keys[twice].iloc[0])}")
+    numbers = findings[ENDS].astype("Float64")
+    verdict = findings["verdict"].astype("string") if "verdict" in findings else pd.Series(pd.NA, findings.index, dtype="string")
+    known: pd.DataFrame = pd.concat([keys, numbers, verdict.rename("verdict")], axis=1).assign(there=True)
+    return known
+
+
+def _agree(compared: pd.DataFrame) -> Any:
+    """Say of each finding whether 0 lies in the interval of fresh minus reference; boolean array of shape (n,)."""
+    reference, reference_low, reference_high, fresh, fresh_low, fresh_high = (
+        compared[f"{end}_{side}"].to_numpy(float) for side in ("reference", "fresh") for end in ENDS
+    )
+    difference = fresh - reference
+    below = np.hypot(fresh - fresh_low, reference_high - reference)
+    above = np.hypot(fresh_high - fresh, reference - reference_low)
+    return (difference - below <= EQUAL) & (difference + above >= -EQUAL)
+
+
+def told(comparison: Comparison, most: int = 20) -> str:
+    """Return a comparison in words: how many agree, the largest differences, what changed its verdict, what one side alone has."""
+    compared, disagree = comparison.compared, comparison.disagree
+    apart = (compared["delta_fresh"] - compared["delta_reference"]).abs()
+    verdicts = compared[(compared["verdict_fresh"] != compared["verdict_reference"]).fillna(value=False)]
+    lines = [
+        f"{len(compared) - len(disagree)} of {len(compared)} findings agree within their intervals; {comparison.allowed} may disagree",
+        f"{int((apart <= EQUAL).sum())} are the same number; the largest difference is {float(apart.max()) if len(apart) else 0.0:.4g}",
+        f"{len(verdicts)} have another verdict, {comparison.without_interval} have no interval and are not compared",
+    ]
+    lines += [f"disagrees: {_line(row)}" for _, row in disagree.head(most).iterrows()]
+    lines += [
+        f"other verdict: {_line(row)}: {row['verdict_reference']} → {row['verdict_fresh']}" for _, row in verdicts.head(most).iterrows()
+    ]
+    for side, alone in {"reference": comparison.reference_alone, "fresh sweep": comparison.fresh_alone}.items():
+        lines += [f"only in the {side}: {_name(row)}" for _, row in alone.head(most).iterrows()]
+        lines += [f"only in the {side}: {len(alone)} findings in all"] if len(alone) > most else []
+    return "\n".join([*lines, "the reference holds" if comparison.holds else "FAILED: the reference does not hold"])
+
+
+def _name(row: pd.Series) -> str:
+    return " ".join(str(row[key]) for key in KEYS if row[key])
+
+
+def _line(row: pd.Series) -> str:
+    before, after = ([float(row[f"{end}_{side}"]) for end in ENDS] for side in ("reference", "fresh"))
+    return f"{_name(row)}: {before[0]:.4g} [{before[1]:.4g}, {before[2]:.4g}] → {after[0]:.4g} [{after[1]:.4g}, {after[2]:.4g}]"
+
+
+def sweep(results: Path) -> float:
+    """Run the default sweep in a fresh folder; return its wall time in seconds. Raises CalledProcessError if anything in it failed."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "harness", "sweep", COMMAND, f"results={results}"], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def derive(folder: Path) -> pd.DataFrame:
+    """Return the findings of an experiment's folder."""
+    from harness.analysis.changes import Changes
+    from harness.analysis.findings import findings
+    from harness.analysis.frame import table
+    from harness.records import Experiment
+
+    experiment = Experiment(folder)
+    return findings(table(experiment), Changes(experiment), experiment.declared())
+
+
+def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, Any]) -> None:
+    """Write a reference: findings.csv, some figures of the report, README.md. Replaces an earlier one.
+
+    Args:
+        found: the findings.
+        report: the folder of the experiment's report, whose figures are taken.
+        place: where it goes.
+        facts: what ``provenance.collect`` says, and ``seconds`` of the sweep, None where it was made before.
+
+    Raises:
+        ValueError: if it would be larger than MAX_BYTES.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    kept = found[[name for name in KEPT if name in found.columns]]
+    kept.to_csv(place / "findings.csv", index=False, float_format="%.6g", lineterminator="\n")
+    figures = _figures(report)
+    for figure in figures:
+        shutil.copyfile(figure, place / figure.name)
+    (place / "README.md").write_text(_readme(kept, [figure.name for figure in figures], facts), encoding="utf-8")
+    if (size := sum(path.stat().st_size for path in place.iterdir())) > MAX_BYTES:
+        raise ValueError(f"the reference takes {size} bytes; allowed: {MAX_BYTES}")
+
+
+def _figures(report: Path) -> list[Path]:
+    """Return the report's PNG figures, the smallest first until they are too much together; in the order of their names."""
+    chosen: list[Path] = []
+    for path in sorted(report.rglob("*.png"), key=lambda path: path.stat().st_size):
+        if sum(one.stat().st_size for one in [*chosen, path]) <= MAX_FIGURES_BYTES and path.name not in {one.name for one in chosen}:
+            chosen.append(path)
+    return sorted(chosen)
+
+
+def _readme(kept: pd.DataFrame, figures: Sequence[str], facts: Mapping[str, Any]) -> str:
+    git, seconds = facts.get("git") or {}, facts.get("seconds")
+    code = f"{git.get('commit', 'unknown')}{' and what was not committed yet' if git.get('dirty') else ''}"
+    versions = ", ".join(f"{name} {version}" for name, version in dict(facts.get("versions", {})).items())
+    took = f" It took {seconds:.0f} s." if seconds is not None else ""
+    return "\n".join(
+        [
+            "# The reference sweep",
+            "",
+            f"What `harness sweep {COMMAND}` found: {len(kept)} findings, each the change of one suite or task in one cell (the runs that",
+            "differ in their seed alone) at one volume. `make reference` runs the sweep anew and compares its findings with these, within",
+            "their intervals; the rule stands in `benchmarks/reference.py`. `make reference ARGS=--write` replaces them.",
+            "",
+            f"- Code: commit {code}.",
+            f"- Machine: {facts.get('cores')} cores, {facts.get('processor')}, {facts.get('platform')}; {facts.get('time')}.{took}",
+            f"- Python {facts.get('python')}, {versions}.",
+            "- `findings.csv`: what its columns mean is said in `harness/analysis/finding_columns.py`. Six digits are kept of each number.",
+            *["", *(f"![{Path(name).stem}]({name})" for name in figures)],
+            "",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare a sweep with the reference, or write a new one.
+
+    Returns:
+        Exit code 0: it holds, or is written; 1: it does not hold; 2: there is none.
+    """
+    parser = argparse.ArgumentParser(prog="make reference", description="The default sweep beside the committed one.")
+    parser.add_argument("--write", action="store_true", help="make this sweep the reference")
+    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="of a sweep that was made before, such as results/tiny")
+    parser.add_argument("--reference", type=Path, default=REFERENCE, metavar="FOLDER", help="default: results/reference")
+    asked = parser.parse_args(arguments)
+    committed = asked.reference / "findings.csv"
+    if not asked.write and not committed.exists():
+        sys.stderr.write(f"{asked.reference}: got no findings.csv; fix: make reference ARGS=--write\n")
+        return 2
+    with tempfile.TemporaryDirectory() as temporary:
+        seconds = sweep(Path(temporary)) if asked.sweep is None else None
+        folder = asked.sweep or Path(temporary) / EXPERIMENT
+        found = derive(folder)
+        if asked.write:
+            _write_new(found, folder, asked.reference, seconds)
+            return 0
+    comparison = compare(read(committed), found)
+    sys.stdout.write(told(comparison) + "\n")
+    return 0 if comparison.holds else 1
+
+
+def _write_new(found: pd.DataFrame, folder: Path, place: Path, seconds: float | None) -> None:
+    from harness import provenance
+    from harness.records import Experiment
+    from harness.report import page
+
+    report = page.write(Experiment(folder)).parent
+    write(found, report, place, provenance.collect() | {"seconds": seconds})
+    sys.stdout.write(f"{place}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

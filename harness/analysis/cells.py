@@ -1,0 +1,111 @@
+"""Cells: the runs of an experiment that differ only in their seed (and, where each volume is a run of its own, in volume)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+CHOSEN = ["experiment", "model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs"]
+"""Labels that every run has, also one that failed at once."""
+
+RESOLVED = ["params_total", "params_trainable", "learning_rate", "variant", "dtype"]
+"""Labels that a run may only have once it is recorded."""
+
+LABELS = [
+    *["experiment", "model", "params_total", "params_trainable", "tuning", "objective", "mitigation", "data", "anchor"],
+    *["trajectory", "epochs", "learning_rate", "lr_tuned", "variant", "dtype"],
+]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which run is in which cell.
+
+    Attributes:
+        of_run: run id → cell.
+        labels: one row a cell, indexed by cell, columns LABELS.
+        seeds: cell → the seeds that were asked for, those of failed runs too.
+    """
+
+    of_run: dict[str, str]
+    labels: pd.DataFrame
+    seeds: dict[str, set[Any]]
+
+
+def cells(table: pd.DataFrame) -> Cells:
+    """Sort the runs of a tidy table into cells.
+
+    A run without a record (failed, killed, under way) lacks some labels. It is in the cell that the others leave it; where there are
+    several, it is one of its own, and its seed counts as missing in each of them.
+    """
+    runs = table.drop_duplicates("run_id")[["run_id", "seed", *LABELS]].astype(object)
+    rows = _rows(runs.where(runs.notna(), None))
+    of_run, found = dict[str, str](), dict[str, Row]()
+    seeds: dict[str, set[Any]] = defaultdict(set)
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for row in (row for row in rows if row["params_total"] is not None):
+        cell = of_run[row["run_id"]] = _hash(row)
+        if cell not in found:
+            found[cell] = row
+            alike[tuple(row[name] for name in CHOSEN)].append(cell)
+        seeds[cell].add(row["seed"])
+    for row in (row for row in rows if row["params_total"] is None):
+        fitting = [cell for cell in alike[tuple(row[name] for name in CHOSEN)] if _fits(row, found[cell])]
+        own = fitting[0] if len(fitting) == 1 else _hash(row)
+        found.setdefault(own, row)
+        of_run[row["run_id"]] = own
+        for cell in {own, *fitting}:
+            seeds[cell].add(row["seed"])
+    labels = pd.DataFrame({name: [row[name] for row in found.values()] for name in LABELS}, index=list(found), dtype=object)
+    return Cells(of_run, labels, dict(seeds))
+
+
+def _rows(frame: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _hash(row: Row) -> str:
+    plain = [None if row[name] is None else str(row[name]) for name in [*CHOSEN, *RESOLVED]]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:12]
+
+
+def _fits(row: Row, cell: Row) -> bool:
+    return all(row[name] is None or row[name] == cell[name] for name in RESOLVED)
+
+
+def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Series, dict[str, str]]:
+    """Find the control of each cell: same model, same tuning; of several, the one that has most other labels in common.
+
+    Args:
+        labels: of the cells, as in ``Cells``.
+        control: label → value that controls have.
+
+    Returns:
+        Whether each cell is a control, and cell → its control for those that have one.
+    """
+    missing = [name for name in control if name not in labels]
+    if not control or missing:
+        return pd.Series(data=False, index=labels.index, dtype=bool), {}
+    texts = labels.astype(object).where(labels.notna(), "").astype(str)
+    is_control = pd.Series(data=True, index=labels.index, dtype=bool)
+    for name, value in control.items():
+        is_control &= texts[name] == str(value)
+    others = [name for name in LABELS if name not in control and name != "lr_tuned"]
+    rows = dict(zip(texts.index, _rows(texts), strict=True))
+    known: dict[tuple[Any, Any], list[str]] = defaultdict(list)
+    for cell in texts.index[is_control]:
+        known[rows[cell]["model"], rows[cell]["tuning"]].append(cell)
+    of_cell = {}
+    for cell in texts.index[~is_control]:
+        row = rows[cell]
+        if candidates := known[row["model"], row["tuning"]]:
+            of_cell[cell] = max(candidates, key=lambda one: sum(rows[one][name] == row[name] for name in others))
+    return is_control, of_cell

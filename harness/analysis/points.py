@@ -1,0 +1,285 @@
+"""Points that laws are fitted to: a row a point, from anybody's file or from the tidy table of an experiment.
+
+| column | meaning, unit |
+|---|---|
+| volume | target rows seen once |
+| params_total, params_trainable | parameters of the model; of these, those that may move |
+| train_tokens, steps | target and anchor tokens; optimizer steps |
+| inject_fraction | share of train_tokens that stand for the past: anchor_tokens / train_tokens |
+| finetune_loss | nats per token of the target |
+| kl | KL(base ‖ tuned) on the target, nats per token |
+| forgetting | change for the worse, in the metric's own unit: negative where the model got better |
+| stderr | standard error of forgetting |
+| run_id | points of one run are not independent of each other |
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.columns import SUITE_TASK
+from harness.analysis.laws import Law
+from harness.analysis.model import Points
+from harness.analysis.solver import Floats
+from harness.errors import AnalysisError, did_you_mean, explain
+from harness.schema import Declared
+
+RESPONSE = "forgetting"
+PREDICTORS = ["volume", "params_total", "params_trainable", "train_tokens", "inject_fraction", "steps", "finetune_loss", "kl"]
+ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id", "seed"]
+LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
+_ALIASES = {"params": "params_total"}
+_Z = 1.959963984540054
+
+
+def from_file(path: Path, columns: Mapping[str, str] | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read points from a .csv or .parquet file.
+
+    Args:
+        path: the file.
+        columns: role → what the file calls it.
+        where: column → value: only these rows.
+
+    Raises:
+        AnalysisError: if the file cannot be read as a table or holds no row, or for a column that is not there.
+    """
+    frame = _read(path)
+    known = list(map(str, frame.columns))
+    for role, name in (columns or {}).items():
+        if role not in ROLES:
+            raise AnalysisError(explain("--column", got=repr(role), allowed=", ".join(ROLES), fix=did_you_mean(role, ROLES)))
+        if name not in known:
+            raise AnalysisError(explain(f"--column {role}={name}", got=f"no column {name!r} in {path}", allowed=", ".join(known)))
+    renamed = {role: frame[name] for role, name in (columns or {}).items()}
+    aliases = {role: frame[name] for name, role in _ALIASES.items() if name in known and role not in known and role not in renamed}
+    frame = frame.assign(**renamed, **aliases)
+    return narrowed(frame, where or {}, str(path))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True)
+    except FileNotFoundError:
+        raise AnalysisError(explain(f"{path}", got="no such file", allowed="a .csv or .parquet file")) from None
+    except pd.errors.EmptyDataError:
+        raise AnalysisError(explain(f"{path}", got="an empty file", allowed="a line of column names and a line a point")) from None
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AnalysisError(explain(f"{path}", got=reason, allowed="a .csv (UTF-8) or .parquet file with a row a point")) from None
+    if frame.empty:
+        raise AnalysisError(explain(f"{path}", got="column names and no row", allowed="a line a point"))
+    return frame
+
+
+def narrowed(frame: pd.DataFrame, where: Mapping[str, str], name: str) -> pd.DataFrame:
+    """Return the rows whose columns have these values (as text, or as numbers where both are). Raises AnalysisError if none do."""
+    for column, value in where.items():
+        if column not in frame.columns:
+            raise AnalysisError(explain(f"--where {column}", got=f"no such column in {name}", allowed=", ".join(map(str, frame.columns))))
+        texts = frame[column].astype("string")
+        same = (texts == value).fillna(False).astype(bool)
+        if not same.any() and (number := _number(value)) is not None:
+            same = (pd.to_numeric(frame[column], errors="coerce") == number).fillna(False).astype(bool)
+        if not same.any():
+            seen = sorted(texts.dropna().unique())
+            allowed = ", ".join(seen[:12]) + (f" … {len(seen)} values" if len(seen) > 12 else "")
+            raise AnalysisError(explain(f"--where {column}", got=repr(value), allowed=allowed or f"{column} is empty in {name}"))
+        frame = frame[same]
+    return frame
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return the points of an experiment: one a run and volume, before left out (there, forgetting is 0 by construction), and controls.
+
+    ``forgetting`` is the change of the suite's own row (its tasks with equal weight), turned so that positive is worse; ``stderr`` is
+    the width of its 95% interval / (2·1.96); ``finetune_loss`` is a target suite's nats per token, else the training loss;
+    ``kl`` that of a divergence suite on the target. Which ones they are is said in ``attrs["notes"]``, and ``attrs["suite"]`` is the suite.
+
+    Args:
+        table: the tidy table.
+        declared: what the experiment declared.
+        suite: whose forgetting; by default the headline's.
+        where: column → value: only these points.
+
+    Raises:
+        AnalysisError: if there is no such suite, or no point.
+    """
+    chosen = suite_of(table, declared, suite)
+    whole = table[(table["task"] == SUITE_TASK) & (table["status"] == "ok") & (table["volume"] > 0).fillna(False)]
+    rows = whole[(whole["suite"] == chosen) & whole["delta"].notna()]
+    control, notes = _is_control(rows, declared), []
+    if control.any():
+        rows = rows[~control]
+        notes.append(f"{int(control.sum())} points of same-data controls are left out")
+    if rows.empty:
+        fix = "harness table says which runs failed"
+        raise AnalysisError(explain(f"points of suite {chosen}", got="no measured change", allowed="at least one point", fix=fix))
+    worse = np.where(rows["higher_is_better"].astype(bool), -1.0, 1.0)
+    found = rows[["run_id", "seed", *LABELS, "volume", "params_total", "params_trainable", "train_tokens", "steps"]].reset_index(drop=True)
+    tokens = rows["train_tokens"].astype(float).to_numpy()
+    found["inject_fraction"] = rows["anchor_tokens"].astype(float).to_numpy() / np.where(tokens > 0, tokens, np.nan)
+    found[RESPONSE] = worse * rows["delta"].astype(float).to_numpy()
+    found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
+    found, about = _with_beside(found, rows, whole)
+    found = narrowed(found, where or {}, "this experiment")
+    found.attrs = {"suite": chosen, "notes": [*notes, *about]}
+    return found
+
+
+def suite_of(table: pd.DataFrame, declared: Declared, suite: str | None) -> str:
+    """Return whose forgetting it is about. Raises AnalysisError where it is not clear."""
+    probes = sorted(table.loc[(table["role"] == "probe").fillna(False), "suite"].dropna().unique())
+    every = sorted(table["suite"].dropna().unique())
+    chosen = suite or declared.headline or (probes[0] if len(probes) == 1 else None)
+    if chosen is None:
+        got = "no headline suite declared" if probes else "no probe suite"
+        raise AnalysisError(explain("--suite", got=got, allowed=", ".join(probes) or "a probe suite", fix="--suite NAME"))
+    if chosen not in every:
+        raise AnalysisError(explain("--suite", got=repr(chosen), allowed=", ".join(every) or "none was measured"))
+    return str(chosen)
+
+
+def _is_control(rows: pd.DataFrame, declared: Declared) -> pd.Series:
+    same = pd.Series(bool(declared.control), index=rows.index)
+    for label, value in declared.control.items():
+        same &= (rows[label].astype("string") == str(value)).fillna(False).astype(bool)
+    return same
+
+
+def _with_beside(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Add finetune_loss and kl: what other suites, or training, say of the same run and volume."""
+    loss = whole[(whole["role"] == "target") & (whole["metric"] == "nats_per_token")]
+    drift = whole[whole["metric"] == "kl_base_tuned"]
+    on_target = drift[(drift["role"] == "target") | (drift["suite"] == "drift_target")]
+    drift = on_target if len(on_target) else drift[~drift["suite"].str.contains("anchor").fillna(False).astype(bool)]
+    notes = []
+    for name, source in {"finetune_loss": loss, "kl": drift}.items():
+        suites = sorted(source["suite"].dropna().unique())
+        if suites:
+            values = source[source["suite"] == suites[0]].drop_duplicates(["run_id", "volume"]).set_index(["run_id", "volume"])["value"]
+            found[name] = values.reindex(pd.MultiIndex.from_frame(found[["run_id", "volume"]])).to_numpy(dtype=float, na_value=np.nan)
+            notes.append(f"{name} is that of suite {suites[0]}")
+        elif name == "finetune_loss":
+            found[name] = rows["train_loss"].to_numpy(dtype=float, na_value=np.nan)
+            notes.append("finetune_loss is the training loss since the previous volume: no target suite measures nats_per_token")
+        else:
+            found[name] = np.nan
+    return found, notes
+
+
+def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Points, list[str]]:
+    """Return what a law is fitted to, and what was left out or taken for granted.
+
+    Args:
+        points: a row a point.
+        law: whose columns are needed.
+        beside: columns that are taken along where they hold numbers.
+
+    Raises:
+        AnalysisError: for a column that is missing or holds text, or a value that the law cannot have.
+    """
+    needed = [*law.columns, law.response]
+    if absent := [name for name in needed if name not in points.columns]:
+        known = ", ".join(map(str, points.columns))
+        fix = " ".join(f"--column {name}=NAME" for name in absent)
+        raise AnalysisError(explain(f"{law.name}: column {', '.join(absent)}", got="no such column", allowed=known, fix=fix))
+    values = {name: numbers(points[name], name) for name in needed}
+    error = numbers(points["stderr"], "stderr") if "stderr" in points.columns else np.full(len(points), np.nan)
+    notes = list(points.attrs.get("notes", []))
+    kept = np.all([np.isfinite(values[name]) for name in needed], axis=0)
+    if not kept.all():
+        notes.append(f"{int(np.sum(~kept))} of {len(kept)} rows are left out: {' or '.join(needed)} is empty")
+    before = np.any([values[name] == 0 for name in law.positive], axis=0) if law.positive else np.zeros(len(kept), dtype=bool)
+    if (before & kept).any():
+        named = " or ".join(name for name in law.columns if name in law.positive)
+        notes.append(f"{int(np.sum(before & kept))} rows are left out: {named} is 0 there, before training")
+    kept &= ~before
+    _check(values, error, kept, law)
+    if not kept.any():
+        named = ", ".join(needed)
+        raise AnalysisError(explain(f"{law.name}: rows", got=f"none that has all of {named}", allowed="at least one a parameter"))
+    extra = {name: found for name in beside if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
+    cluster, about = _clusters(points, kept)
+    errors, weighed = _errors(error[kept])
+    mixed = _mixed(points[kept], law)
+    columns = {name: found[kept] for name, found in (extra | values).items() if name != law.response}
+    return Points(columns, values[law.response][kept], errors, cluster), [*notes, *about, *weighed, *mixed]
+
+
+def numbers(column: pd.Series, name: str) -> Floats:
+    """Return a column as numbers, NaN where it is empty. Raises AnalysisError at the first text or infinity."""
+    if column.dtype == np.float64 and not np.isinf(values := column.to_numpy()).any():
+        return values
+    if column.dtype == np.int64:
+        return column.to_numpy(dtype=np.float64)
+    given = column.astype(object).where(column.notna(), None)
+    found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    wrong = np.array([value is not None and str(value).strip() != "" for value in given]) & ~np.isfinite(found)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        got = f"{str(given.iloc[row])[:40]!r} in row {row + 1}"
+        raise AnalysisError(explain(f"column {name}", got=got, allowed="finite numbers, or nothing", fix="correct or remove that row"))
+    return np.asarray(found, dtype=np.float64)
+
+
+def _numbers_or_none(column: pd.Series) -> Floats | None:
+    try:
+        return numbers(column, "")
+    except AnalysisError:
+        return None
+
+
+def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: Law) -> None:
+    """Raise AnalysisError at a value that a column cannot have."""
+    allowed = dict.fromkeys(law.positive, (0.0, np.inf, "at least 0")) | {"inject_fraction": (0.0, 1.0, "a share, 0 to 1")}
+    for name, found in [*((name, values[name]) for name in law.columns), ("stderr", error)]:
+        low, high, words = allowed.get(name, (0.0, np.inf, "at least 0") if name == "stderr" else (-np.inf, np.inf, ""))
+        wrong = kept & ((found < low) | (found > high))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise AnalysisError(explain(f"column {name}", got=f"{found[row]:g} in row {row + 1}", allowed=words))
+
+
+def _clusters(points: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    if "run_id" not in points.columns or points.loc[kept, "run_id"].isna().all():
+        return np.arange(int(kept.sum())), ["no run_id: each row counts as a run of its own; if rows share runs, intervals are too narrow"]
+    names = points.loc[kept, "run_id"].astype("string")
+    alone = names.isna().to_numpy(dtype=bool)
+    names = names.fillna("") + np.where(alone, [f"\0{i}" for i in range(len(names))], "")
+    _, cluster = np.unique(names.to_numpy(dtype=str), return_inverse=True)
+    return cluster, [f"{int(alone.sum())} rows have no run_id: each counts as a run of its own"] if alone.any() else []
+
+
+def _errors(error: Floats) -> tuple[Floats, list[str]]:
+    known = np.isfinite(error)
+    if not known.any() or not (error[known] > 0).any():
+        return np.zeros(len(error)), ["no stderr: all points weigh alike"]
+    if known.all():
+        return error, []
+    filled = np.where(known, error, np.median(error[known]))
+    return filled, [f"{int(np.sum(~known))} points have no stderr: they get the median of the others'"]
+
+
+def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
+    """Say which labels differ among the points though the law knows nothing of them."""
+    covered = set(law.columns)
+    names = [name for name in ["tuning", "objective", "mitigation", "data", "trajectory", "epochs", "variant"] if name in points.columns]
+    if not {"params_total", "params_trainable"} & covered:
+        names = ["model", *names] if "model" in points.columns else names
+    if "inject_fraction" in covered:
+        names = [name for name in names if name != "mitigation"]
+    found = {name: sorted(points[name].dropna().astype("string").unique()) for name in names}
+    several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items() if len(values) > 1]
+    return [f"the points differ in {' and '.join(several)}, of which the law knows nothing: --where narrows them"] if several else []

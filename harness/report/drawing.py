@@ -1,0 +1,119 @@
+"""Small multiples: the same panels in one figure with a legend, for a file, and one by one, for a page that sets them as it has room."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from harness.report.content import Mark
+from harness.report.palette import GREY
+
+PANEL_INCHES = (3.35, 2.55)
+MARGINS = {"left": 0.19, "right": 0.985, "bottom": 0.19, "top": 0.84}
+"""The same around every panel, so that panels one above the other line up."""
+MAX_COLUMNS = 3
+
+What = TypeVar("What")
+
+
+@dataclass(frozen=True)
+class Place(Generic[What]):
+    """A panel to be drawn: what is on it, its title, and which panels have the same axes as it."""
+
+    what: What
+    title: str
+    subtitle: str = ""
+    shares: Hashable = ""
+
+
+def small_multiples(
+    places: Sequence[Place[What]], draw: Callable[[Axes, What], None], marks: Sequence[Mark], note: str, columns: int = MAX_COLUMNS
+) -> tuple[Figure, list[Figure]]:
+    """Draw panels in reading order.
+
+    Args:
+        places: what to draw, each with its title; those that share get the same limits.
+        draw: puts one on axes, with labels and units.
+        marks: the legend of the whole.
+        note: at the foot of the whole: what bars and bands are.
+        columns: panels side by side in the whole.
+
+    Returns:
+        The whole, and each panel as a figure of its own.
+    """
+    columns = min(len(places), columns)
+    rows = math.ceil(len(places) / columns)
+    height = PANEL_INCHES[1] * rows + 0.3
+    whole = Figure(
+        figsize=(PANEL_INCHES[0] * columns + 2.3, height), layout=ConstrainedLayoutEngine(rect=(0.0, 0.2 / height, 1.0, 1.0 - 0.2 / height))
+    )
+    FigureCanvasAgg(whole)
+    drawn = [_drawn(whole.add_subplot(rows, columns, index + 1), place, draw) for index, place in enumerate(places)]
+    limits = _limits(places, drawn)
+    panels = []
+    for axes, place in zip(drawn, places, strict=True):
+        axes.set(**limits[place.shares])
+        alone = Figure(figsize=PANEL_INCHES)
+        FigureCanvasAgg(alone)
+        alone.subplots_adjust(**MARGINS)
+        _drawn(alone.add_subplot(), place, draw).set(**limits[place.shares])
+        panels.append(alone)
+    whole.legend(handles=[handle(mark) for mark in marks], loc="outside right upper", frameon=False, fontsize=8, handlelength=3.0)
+    whole.text(0.995, 0.008, plain(note), ha="right", va="bottom", fontsize=6.5, color=GREY)
+    whole.draw_without_rendering()
+    whole.set_layout_engine("none")  # laid out once: drawing for each kind of file would do it again
+    return whole, panels
+
+
+def _drawn(axes: Axes, place: Place[What], draw: Callable[[Axes, What], None]) -> Axes:
+    draw(axes, place.what)
+    title = plain(place.title) + (f"\n{plain(place.subtitle)}" if place.subtitle else "")
+    axes.set_title(title, fontsize=9.5, loc="left", linespacing=1.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=8, color=GREY)
+    axes.xaxis.label.set_fontsize(8.5)
+    axes.yaxis.label.set_fontsize(8.5)
+    return axes
+
+
+def _limits(places: Sequence[Place[What]], drawn: Sequence[Axes]) -> dict[Hashable, dict[str, Any]]:
+    found: dict[Hashable, dict[str, Any]] = {}
+    for axes, place in zip(drawn, places, strict=True):
+        known = found.get(place.shares)
+        ends = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
+        if known:
+            ends = {name: (min(low, known[name][0]), max(high, known[name][1])) for name, (low, high) in ends.items()}
+        found[place.shares] = ends
+    return found
+
+
+def handle(mark: Mark) -> Line2D | Patch:
+    """Return Matplotlib's legend entry of a mark."""
+    if mark.line in {"band", "swatch"}:
+        return Patch(facecolor=mark.colour, alpha=0.25 if mark.line == "band" else 1.0, linewidth=0, label=plain(mark.label))
+    entry = Line2D([], [], color=mark.colour, linestyle=dashes(mark.line), markersize=4.5, linewidth=1.4, label=plain(mark.label))
+    entry.set_marker("o" if mark.marker == "hollow" else mark.marker)
+    entry.set_markerfacecolor("none" if mark.marker == "hollow" else mark.colour)
+    return entry
+
+
+def dashes(line: str) -> Any:
+    """Return Matplotlib's line style for dashes written as in SVG."""
+    if line in {"", "solid"}:
+        return "-" if line else ""
+    return (0, tuple(float(length) / 1.5 for length in line.split()))
+
+
+def plain(text: str) -> str:
+    """Keep Matplotlib from reading mathematics into names."""
+    return text.replace("$", r"\$")

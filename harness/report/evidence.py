@@ -1,0 +1,117 @@
+"""All that a page is made of, read and worked out once: table, findings, fits and comparisons of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis import contrasts, equal_gain, findings, fitted, frontier
+from harness.analysis.changes import Changes
+from harness.analysis.columns import SUITE_TASK
+from harness.analysis.frame import table as tidy_table
+from harness.records import Experiment
+from harness.report import curves, tables
+from harness.report.curves import Series, series
+from harness.report.tables import Panel
+from harness.schema import Declared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was found. Frames are as the modules of harness.analysis give them; any may be empty."""
+
+    experiment: Experiment
+    table: pd.DataFrame
+    declared: Declared
+    findings: pd.DataFrame
+    fitted: Sequence[Any] = ()
+    frontier: pd.DataFrame = field(default_factory=pd.DataFrame)
+    equal_gain: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trajectories: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @cached_property
+    def every(self) -> list[Series]:
+        """The cells, plain ways of training first."""
+        return series(self.findings)
+
+    @cached_property
+    def by_cell(self) -> dict[str, Series]:
+        """Cell → series."""
+        return {one.cell: one for one in self.every}
+
+    @cached_property
+    def panel_of(self) -> dict[tuple[str, str], Panel]:
+        """(suite, task) → how it is shown."""
+        return tables.panel_of(self.findings)
+
+    @cached_property
+    def targets(self) -> list[Panel]:
+        """What figures show of the targets."""
+        return tables.panels(self.findings, "target", whole=True)
+
+    @cached_property
+    def probes(self) -> list[Panel]:
+        """What figures show of the probes, the headline suite first."""
+        return sorted(tables.panels(self.findings, "probe", whole=True), key=lambda panel: panel.suite != self.headline)
+
+    @cached_property
+    def headline(self) -> str | None:
+        """The probe suite whose verdict is the headline; None where none was declared."""
+        rows = self.findings[self.findings["is_headline"].fillna(False).astype(bool)]
+        return None if rows.empty else str(rows["suite"].iloc[0])
+
+    @cached_property
+    def last(self) -> pd.DataFrame:
+        """The findings at each cell's largest volume."""
+        rows = self.findings
+        return rows[rows["volume"] == rows.groupby("cell")["volume"].transform("max")]
+
+    def suite_rows(self, suite: str) -> pd.DataFrame:
+        """Return a suite's own rows, each at its cell's largest volume that has a change."""
+        rows = self.findings[(self.findings["suite"] == suite) & (self.findings["task"] == SUITE_TASK)].dropna(subset=["delta"])
+        return rows[rows["volume"] == rows.groupby("cell")["volume"].transform("max")]
+
+    def without_doubles(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return rows without those of a suite's only task, which says what the suite's own row says."""
+        leaves: dict[str, int] = {}
+        for suite, task in self.panel_of:
+            leaves[suite] = leaves.get(suite, 0) + (task != SUITE_TASK)
+        single = [suite for suite, count in leaves.items() if count == 1]
+        return rows[~(rows["suite"].isin(single) & (rows["task"] != SUITE_TASK))]
+
+    @cached_property
+    def records(self) -> dict[str, Mapping[str, Any]]:
+        """Run id → its record as plain values, for what the table does not hold."""
+        found = {
+            str(run_id): self.experiment.glance("runs", str(run_id), "record.json") for run_id in sorted(self.table["run_id"].unique())
+        }
+        return {run_id: values for run_id, values in found.items() if values}
+
+
+def gather(experiment: Experiment) -> Evidence:
+    """Read an experiment and work out all that its page shows."""
+    table, declared, changes = tidy_table(experiment), experiment.declared(), Changes(experiment)
+    found = in_order(findings.findings(table, changes, declared))
+    return Evidence(
+        experiment=experiment,
+        table=table,
+        declared=declared,
+        findings=found,
+        fitted=fitted.every(table, declared) if len(found) else [],
+        frontier=frontier.frontier(found),
+        equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
+        trajectories=contrasts.trajectories(found, table, changes),
+    )
+
+
+def in_order(found: pd.DataFrame) -> pd.DataFrame:
+    """Return findings cell by cell as the page shows them: plain ways of training first, in each by model size, then by volume."""
+    if found.empty:
+        return found
+    place = {cell: index for index, cell in enumerate(curves.in_order(found)[0]["cell"])}
+    ordered = found.assign(_place=found["cell"].map(place)).sort_values(["_place", "volume"], kind="stable", ignore_index=True)
+    return ordered.drop(columns="_place")

@@ -1,0 +1,169 @@
+"""A page as one HTML file that fetches nothing, and the folder around it: figures as PNG, SVG and PDF, tables as CSV and Markdown.
+
+What comes from data sets and configurations reaches the page in two ways only: through templates, which escape everything, and as
+JSON in an element that no browser executes, from which the script makes text nodes. A Content-Security-Policy allows this page's own
+script, by its hash, and no request, so that even a mistake could neither run nor fetch anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.report import palette, svg, tables
+from harness.report.content import Cell, Content, FigureView, ItemsView, Section, TableView
+from harness.report.figures import save
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+MAX_TEXT = 600
+"""Characters of a text of an item that the page holds; the whole is in samples.parquet."""
+
+_DIRECTION_MARKS = {"\u061c", "\u200e", "\u200f", "\ufeff", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+_SHOWN_CONTROLS = {"\n", "\t"}
+
+
+def render(content: Content) -> str:
+    """Return a page as HTML: one file, no network, the same bytes for the same content."""
+    script = _own_file("page.js")
+    figures, colours = _figures(content)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["cell"] = lambda value: isinstance(value, Cell)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.j2").render(
+        content=content,
+        sections=[section for section in content.sections if not section.is_empty],
+        figures=figures,
+        style=Markup(_own_file("page.css") + _dark(colours)),
+        script=Markup(script),
+        script_hash=digest,
+        strip=_strip(content),
+        items_json=_items_json,
+    )
+
+
+def write(content: Content, folder: Path) -> Path:
+    """Write a page and its files into a folder that exists.
+
+    Returns:
+        The path of ``index.html``.
+    """
+    for section in content.sections:
+        for figure in section.figures:
+            save(figure.figure, folder / figure.name)
+        for view in section.tables:
+            if view.name:
+                _write_table(view, folder)
+        if section.items is not None and len(section.items.rows):
+            section.items.rows.to_csv(folder / "items.csv", index=False, lineterminator="\n")
+    for name, frame in content.files.items():
+        tables.write(frame, folder / name)
+    path = folder / "index.html"
+    path.write_text(render(content), encoding="utf-8")
+    return path
+
+
+def data_json(value: Any) -> Markup:
+    """Return JSON that may stand in a ``<script type="application/json">``: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def visible(text: str) -> str:
+    """Return a text in which control and direction marks are seen, such as ``⟨U+202E⟩``, and do nothing."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(sign) for sign in text)
+
+
+def _shown(sign: str) -> str:
+    hidden = sign in _DIRECTION_MARKS or (unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"} and sign not in _SHOWN_CONTROLS)
+    return f"⟨U+{ord(sign):04X}⟩" if hidden else sign
+
+
+def _visible(value: Any) -> Any:
+    """Make hidden marks of whatever a template prints visible; markup is this package's own."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _own_file(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _figures(content: Content) -> tuple[dict[str, list[Markup]], set[str]]:
+    """Return the SVG elements of every figure, by its name, and their colours."""
+    found: dict[str, list[Markup]] = {}
+    colours: set[str] = set()
+    for view in (view for section in content.sections for view in section.figures):
+        colours |= {mark.colour for mark in view.legend}
+        for number, figure in enumerate(view.panels or [view.figure]):
+            title = _title_of(view, number)
+            element, used = svg.inline(figure, f"{view.name}-{number}", title, view.description)
+            found.setdefault(view.name, []).append(element)
+            colours |= used
+    return found, colours - {"#000000"}
+
+
+def _title_of(view: FigureView, number: int) -> str:
+    if not view.panels:
+        return view.title
+    titles = [axes.get_title(loc) for axes in view.panels[number].axes for loc in ("left", "center")]
+    return ": ".join([view.title, *(title.replace("\\$", "$").replace("\n", ", ") for title in titles if title)])
+
+
+def _dark(colours: set[str]) -> str:
+    twins = "".join(f"--c-{colour[1:]}:{palette.on_dark(colour)};" for colour in sorted(colours))
+    return f"@media screen and (prefers-color-scheme: dark){{:root{{{twins}}}}}\n"
+
+
+def _strip(content: Content) -> dict[str, float]:
+    """Return where the axis of the findings' intervals begins and how wide it is, with zero and every margin on it."""
+    ends = [0.0]
+    for finding in content.findings:
+        ends += [end for end in (finding.low, finding.high, finding.value) if end is not None]
+        ends += [finding.margin, -finding.margin] if finding.margin is not None else []
+    width = (max(ends) - min(ends)) or 1.0
+    return {"start": min(ends) - 0.04 * width, "width": 1.08 * width}
+
+
+def _items_json(view: ItemsView) -> Markup:
+    rows = view.rows.astype(object).where(view.rows.notna(), None)
+    values = [[_item_value(value) for value in row] for row in rows.itertuples(index=False)]
+    return data_json({"columns": [str(name) for name in rows.columns], "rows": values})
+
+
+def _item_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]} …")
+    return round(float(value), 4) if isinstance(value, float) else value
+
+
+def _write_table(view: TableView, folder: Path) -> None:
+    columns = [column.title for column in view.columns]
+    shown = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in view.rows]
+    data = pd.DataFrame(shown, columns=columns, dtype="string") if view.data is None else view.data
+    tables.write(data, folder / f"{view.name}.csv")
+    (folder / f"{view.name}.md").write_text(tables.markdown(columns, shown), encoding="utf-8")
+
+
+def section_names(sections: Sequence[Section]) -> list[str]:
+    """Return the headings that a page of these sections has, in order."""
+    return [section.title for section in sections if not section.is_empty]

@@ -1,0 +1,61 @@
+"""Colours of the figures: legible to colour-blind readers and in grey, each with a light twin for a dark page."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+
+GREY = "#767676"
+ONE_COLOUR = "#21618c"
+METHODS = ["#0072b2", "#d55e00", "#009e73", "#aa3377", "#b8860b", "#4477aa"]
+"""Blue, vermilion, bluish green, purple, dark yellow, steel (Okabe & Ito 2008, darkened where white showed through)."""
+
+DARK_PAGE = "#14171a"
+_MOST = 12
+_ENOUGH = 4.5
+"""Contrast of a drawn mark with a dark page; 3 is what WCAG 2.2 asks of graphics."""
+
+
+def sizes(count: int) -> list[str]:
+    """Return a colour a model size, small to large: dark to light on white."""
+    return [ONE_COLOUR] if count == 1 else [_viridis(x) for x in np.linspace(0.0, 0.82, count)]
+
+
+def on_dark(colour: str) -> str:
+    """Return what a colour of a figure becomes on a dark page."""
+    return _TWINS.get(colour) or _lightened(colour)
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours, 1 to 21 (WCAG 2.2, relative luminance)."""
+    bright, dark = sorted([_luminance(first), _luminance(second)], reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _viridis(x: float) -> str:
+    return mpl.colors.to_hex(mpl.colormaps["viridis"](x))
+
+
+def _twins() -> dict[str, str]:
+    """Return, for the colours of sizes, those of the same order on a dark page."""
+    found: dict[str, str] = {}
+    for count in range(_MOST, 1, -1):
+        found |= dict(zip(sizes(count), [_viridis(x) for x in np.linspace(0.42, 1.0, count)], strict=True))
+    return found
+
+
+def _luminance(colour: str) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mpl.colors.to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], parts))
+
+
+def _lightened(colour: str) -> str:
+    start = np.array(mpl.colors.to_rgb(colour))
+    for share in np.linspace(0.0, 1.0, 21):
+        mixed = mpl.colors.to_hex(tuple(start + (1.0 - start) * share))
+        if contrast(mixed, DARK_PAGE) >= _ENOUGH:
+            return mixed
+    return "#ffffff"
+
+
+_TWINS = _twins()

@@ -1,0 +1,29 @@
+"""The sections of an experiment's page, a file each: evidence in, a section out."""
+
+from __future__ import annotations
+
+from harness.report.content import Content
+from harness.report.evidence import Evidence
+from harness.report.sections import costs, findings, heat, items, learning, metrics, missing, opening, reproduce, tradeoff, trajectories
+
+
+def build(evidence: Evidence) -> Content:
+    """Return the page of an experiment: findings first, then what they rest on, then how to make them again."""
+    parts = [
+        learning.forgetting(evidence),
+        learning.learning(evidence),
+        tradeoff.frontier(evidence),
+        tradeoff.equal_gain(evidence),
+        heat.heat(evidence),
+        trajectories.trajectories(evidence),
+        findings.findings(evidence),
+        items.items(evidence),
+        costs.costs(evidence),
+        missing.missing(evidence),
+        metrics.metrics(evidence),
+        metrics.divergence(evidence),
+        missing.warnings(evidence),
+        reproduce.overlap(evidence),
+        reproduce.reproduce(evidence),
+    ]
+    return opening.opening(evidence, [part for part in parts if part is not None and not part.is_empty])

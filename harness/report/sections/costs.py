@@ -1,0 +1,78 @@
+"""What it cost: time, floating-point operations, tokens and memory, beside what it bought."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.report import words
+from harness.report.content import Cell, ColumnView, Section, TableView
+from harness.report.curves import Series
+from harness.report.evidence import Evidence
+
+MAX_ROWS = 200
+TITLES = {
+    "way of training": "",
+    "volume": "target rows seen once",
+    "parameters trained": "that training may move",
+    "steps": "optimizer steps",
+    "tokens": "target and anchor tokens",
+    "extra tokens": "of these, the anchor's",
+    "training time": "without evaluation",
+    "floating-point operations": "as transformers estimates them",
+    "peak memory (GB)": "of the process",
+    "gained": "change on the first target suite",
+    "lost": "change on the headline suite, positive is worse",
+}
+
+
+def costs(evidence: Evidence) -> Section | None:
+    """Return what each way of training cost up to its largest volume, means over seeds, and what all runs took."""
+    if not evidence.every:
+        return None
+    rows, count = [_row(evidence, one) for one in evidence.every[:MAX_ROWS]], len(evidence.every)
+    table = TableView(
+        name="costs",
+        columns=[ColumnView(title=title, is_number=title != "way of training", meaning=meaning) for title, meaning in TITLES.items()],
+        rows=rows,
+        caption="Up to the largest volume, means over seeds; gain and loss in the unit of their suite, with intervals in the findings.",
+        shown=f"{MAX_ROWS} of {count} ways of training; findings.csv has all." if count > MAX_ROWS else "",
+    )
+    return Section(id="costs", title="What it cost", intro=_total(evidence), tables=[table])
+
+
+def _total(evidence: Evidence) -> str:
+    measured = evidence.table[(evidence.table["volume"] > 0).fillna(False)]
+    ends = measured.sort_values("volume", kind="stable").drop_duplicates("run_id", keep="last")
+    seconds, operations = ends["wall_seconds"].astype(float).sum(), ends["flops"].astype(float).sum()
+    return (
+        f"Training of all {len(ends):,} runs took {words.duration(seconds)} and {words.scientific(operations)} floating-point operations,"
+        " evaluation not counted."
+    )
+
+
+def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
+    last = one.rows[one.rows["volume"] == one.rows["volume"].max()]
+    row = last.iloc[0]
+    numbers = ["params_trainable", "steps", "train_tokens", "anchor_tokens"]
+    return [
+        one.short + (" (control)" if one.is_control else ""),
+        Cell(f"{int(row['volume']):,}", int(row["volume"])),
+        *(Cell(words.count(row[name]), words.sortable(row[name])) for name in numbers),
+        Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
+        Cell(words.scientific(row["flops"]), words.sortable(row["flops"])),
+        Cell(
+            words.UNKNOWN if pd.isna(row["peak_memory_bytes"]) else f"{float(row['peak_memory_bytes']) / 1e9:.2f}",
+            words.sortable(row["peak_memory_bytes"]),
+        ),
+        _oriented(evidence, last, next((panel.suite for panel in evidence.targets), None), better=True),
+        _oriented(evidence, last, evidence.headline, better=False),
+    ]
+
+
+def _oriented(evidence: Evidence, last: pd.DataFrame, suite: str | None, *, better: bool) -> Cell:
+    rows = last[(last["suite"] == suite) & (last["task"] == "*")].dropna(subset=["delta"]) if suite else last.head(0)
+    if rows.empty:
+        return Cell(words.UNKNOWN)
+    panel = evidence.panel_of[str(suite), "*"]
+    value = float(rows["delta"].iloc[0]) * (1 if panel.higher_is_better else -1) * (1 if better else -1)
+    return Cell(f"{words.amount(value, panel.unit)}", value)

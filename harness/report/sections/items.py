@@ -1,0 +1,63 @@
+"""What was lost, item by item: a bounded selection to look through; the whole lies in samples.parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.items import changed_items
+from harness.report.content import ItemsView, Section
+from harness.report.curves import Series
+from harness.report.evidence import Evidence
+
+MAX_CELLS = 12
+MAX_ITEMS = 100
+
+
+def items(evidence: Evidence) -> Section | None:
+    """Return the items that changed most in one run of each of MAX_CELLS cells, at its largest volume."""
+    cells = [one for one in evidence.every if not one.is_control]
+    places = sorted({round(float(at)) for at in np.linspace(0, len(cells) - 1, min(MAX_CELLS, len(cells)))})
+    parts, total = [], 0
+    for one in [cells[place] for place in places]:
+        found = _changed(evidence, one)
+        total += len(found)
+        parts.append(found.head(MAX_ITEMS).assign(cell=one.short) if len(found) else found)
+    rows = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(len(part) for part in parts) else pd.DataFrame()
+    if rows.empty:
+        return None
+    each = "" if len(rows) == total else f" and at most {MAX_ITEMS} of each, those that lost most confidence,"
+    shown = (
+        f"From {len(places)} of {len(cells)} ways of training{each} {len(rows):,} of the {total:,} changed probe items of their first"
+        " seed at their largest volume; the items of every run are in its samples.parquet."
+    )
+    intro = (
+        "Items of the probes that were right before and are wrong now (lost), or the other way round (gained). Confidence is the"
+        " share of the choices' probability on the right one."
+    )
+    return Section(id="items", title="The items themselves", intro=intro, items=ItemsView(rows=rows, shown=shown))
+
+
+def _changed(evidence: Evidence, one: Series) -> pd.DataFrame:
+    rows = one.rows[(one.rows["role"] == "probe") & one.rows["run_ids"].notna() & one.rows["delta"].notna()]
+    rows = rows[rows["volume"] == rows["volume"].max()]
+    if rows.empty:
+        return pd.DataFrame()
+    run_id, volume = str(rows["run_ids"].iloc[0]).split(",")[0], int(rows["volume"].iloc[0])
+    record = evidence.records.get(run_id)
+    suites = list(dict.fromkeys(rows["suite"]))
+    if record is None:
+        return pd.DataFrame()
+    before = pd.concat(
+        [evidence.experiment.baseline_samples(record["baselines"][suite]) for suite in suites if suite in record["baselines"]]
+    )
+    metric_of = {str(row["suite"]): str(row["metric"]) for _, row in rows.iterrows()}
+    after = evidence.experiment.point_samples(run_id, volume)
+    return changed_items(before, after[after["suite"].isin(suites)], metric_of, _filters(rows))
+
+
+def _filters(rows: pd.DataFrame) -> dict[str, str]:
+    leaves: Sequence[tuple[str, str]] = list(zip(rows["task"].astype(str), rows["filter"].astype(str), strict=True))
+    return {task: name for task, name in leaves if task != "*"}

@@ -1,0 +1,123 @@
+"""What is not there, counted, and what a reader must know before believing the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis.columns import SUITE_TASK
+from harness.report.content import Section
+from harness.report.evidence import Evidence
+
+MAX_REASONS = 20
+MIN_SEEDS = 3
+"""Fewer seeds give no interval over seeds."""
+
+
+def missing(evidence: Evidence) -> Section:
+    """Return the failed, unfinished, not started and stale runs, and the measurements that failed, counted with their reasons."""
+    table, experiment = evidence.table, evidence.experiment
+    whole = table[table["suite"].isna()]
+    existing, current = set(experiment.run_ids()), experiment.current()
+    measured = table[table["suite"].notna() & (table["volume"] > 0).fillna(False)]
+    failed = table[table["suite"].notna() & (table["status"] == "failed") & (table["task"] != SUITE_TASK)]
+    absent, stale = len(current - existing), len(existing - current)
+    points = len(measured.drop_duplicates(["run_id", "volume"]))
+    counts = {
+        "failed": int((whole["status"] == "failed").sum()),
+        "unfinished": int((whole["status"] == "unfinished").sum()),
+        "not started": absent,
+    }
+    intro = (
+        f"Of {len(current):,} runs asked for, {', '.join(f'{count} {name}' for name, count in counts.items())};"
+        f" {points:,} points measured, {len(failed)} measurements failed. Nothing that is missing counts as 0."
+    )
+    notes = []
+    for status, rows in whole.groupby("status", sort=True):
+        for _, row in rows.head(MAX_REASONS).iterrows():
+            notes.append(f"Run {row['run_id']} ({row['model']}, {row['tuning']}) {status}: {row['reason']}")
+        if len(rows) > MAX_REASONS:
+            notes.append(f"{len(rows) - MAX_REASONS} more {status} runs are in table.csv.")
+    for (suite, task), rows in list(failed.groupby(["suite", "task"], sort=False))[:MAX_REASONS]:
+        notes.append(f"{len(rows)} failed measurement(s) of {suite}, {task}: {rows['reason'].iloc[0]}")
+    if stale:
+        notes.append(f"{stale} stale run(s), which the last command did not ask for, left out.")
+    return Section(id="missing", title="What is missing", intro=intro, notes=notes)
+
+
+def troubles(evidence: Evidence) -> list[str]:
+    """Return what stands at the top of the page, because it decides what may be concluded."""
+    found = []
+    untuned = _untuned(evidence.table)
+    if untuned:
+        found.append(f"Learning rate not tuned for {untuned}: not a method comparison.")
+    mixed = _mixed(evidence)
+    if mixed:
+        found.append(mixed)
+    return found
+
+
+def _untuned(table: pd.DataFrame) -> str:
+    runs = table[table["lr_tuned"].notna()].drop_duplicates("run_id")
+    count = int((~runs["lr_tuned"].astype(bool)).sum())
+    return f"{count} of {len(runs)} runs" if count else ""
+
+
+def _mixed(evidence: Evidence) -> str:
+    """Say where ways of training were not all measured on the same suites: their rows cannot be set side by side."""
+    rows = evidence.last[~evidence.last["is_control"].fillna(False).astype(bool)]
+    sets = rows.groupby("cell")["suite"].agg(lambda suites: "+".join(sorted(set(suites))))
+    if sets.nunique() <= 1:
+        return ""
+    return f"Mixed suites: ways of training were measured on {sets.nunique()} different sets of suites; compare only what both were asked."
+
+
+def warnings(evidence: Evidence) -> Section:
+    """Return what limits the conclusions."""
+    table, notes = evidence.table, troubles(evidence)
+    seeds = evidence.findings["seeds"].dropna()
+    if len(seeds) and int(seeds.min()) < MIN_SEEDS:
+        notes.append(
+            f"Fewer than {MIN_SEEDS} seeds for some findings: their intervals are over items only and do not cover how much another"
+            " training run would differ."
+        )
+    if any(_evaluation(record).get("items") == "select" for record in evidence.records.values()):
+        notes.append("Measured on select items, on which things are chosen: not to be reported.")
+    taught = sorted(
+        {name for record in evidence.records.values() for name, shares in record.get("overlap", {}).items() if is_taught(shares)}
+    )
+    if taught:
+        notes.append(f"Evaluation items stand in the training rows (see Overlap): {', '.join(taught)}.")
+    near = at_chance(evidence)
+    if near:
+        notes.append(f"Before training not clearly above guessing, so that a loss can hardly show: {', '.join(near)}.")
+    if evidence.findings["control_delta"].isna().all():
+        notes.append("No same-data control was run: how much a model moves when it goes on with what it knows is not measured.")
+    if evidence.headline is None:
+        notes.append("No headline suite was declared beforehand.")
+    if len(table) and "numeric_spread" in table and table["numeric_spread"].isna().all():
+        notes.append("Volume 0 was not measured twice: what rounding alone moves is not known.")
+    return Section(id="warnings", title="Warnings", notes=notes)
+
+
+def _evaluation(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record.get("config", {}).get("evaluation") or {}
+    return found
+
+
+def at_chance(evidence: Evidence) -> list[str]:
+    """Return the suites and tasks whose value before training is near guessing, with the models."""
+    rows = evidence.findings
+    low = rows[rows["near_chance"].fillna(False).astype(bool) & (rows["role"] == "probe")]
+    found = []
+    for (suite, task), group in low.groupby(["suite", "task"], sort=False):
+        label = evidence.panel_of[str(suite), str(task)].label
+        found.append(f"{label} ({', '.join(sorted(set(group['model'].astype(str))))})")
+    return found[:MAX_REASONS]
+
+
+def is_taught(shares: Any) -> bool:
+    """Say whether a record's overlap with a suite is some."""
+    return isinstance(shares, Mapping) and bool(shares.get("exact", 0) or shares.get("ngram", 0))

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.analysis import (
+    columns,
+    contrasts,
+    equal_gain,
+    finding_columns,
+    frontier,
+    laws,
+    metrics,
+    multiple,
+    paths,
+    power,
+    stats,
+    two_level,
+)
+
+TEXT = (Path(__file__).parents[2] / "benchmarks" / "METHOD.md").read_text(encoding="utf-8")
+WORKED = re.findall(r"^\| `(.+?)` \| (\S+) \| (.+?) \|$", TEXT.split("## 14. Worked numbers")[1].split("## 15.")[0], flags=re.MULTILINE)
+
+
+def changes(lost: int, gained: int, n: int) -> np.ndarray:
+    """Changes of n items: the first lost, the next gained."""
+    return np.array([-1.0] * lost + [1.0] * gained + [0.0] * (n - lost - gained))
+
+
+def path(gains: tuple[int, ...], losses: tuple[int, ...]) -> paths.Path:
+    """One seed and ten items a suite; gains and losses in items."""
+    gain, forgetting = ([[np.array([[1.0] * count + [0.0] * (10 - count)])] for count in counts] for counts in (gains, losses))
+    return paths.Path(tuple(range(1, len(gains) + 1)), gain, forgetting)
+
+
+NAMES: dict[str, Any] = {
+    **{"metrics": metrics, "multiple": multiple, "paths": paths, "power": power, "stats": stats, "two_level": two_level},
+    **{"inf": inf, "array": np.array, "ones": np.ones, "full": np.full, "changes": changes, "path": path},
+}
+
+
+def test_the_worked_numbers_are_read() -> None:
+    """All rows of the table are found, so that none is passed over."""
+    assert len(WORKED) == TEXT.split("## 14. Worked numbers")[1].split("## 15.")[0].count("\n| `")
+
+
+@pytest.mark.parametrize(("expression", "value"), [(expression, value) for expression, value, _ in WORKED])
+def test_worked_numbers_are_what_the_code_gives(expression: str, value: str) -> None:
+    """Each expression of the table has the value beside it, to the digits shown."""
+    found = eval(expression, NAMES)
+    if value in ("True", "False"):
+        assert str(found) == value
+    else:
+        assert float(found) == pytest.approx(float(value), abs=0.6 * 10 ** -len(value.partition(".")[2]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(list(columns.COLUMNS), id="table"),
+        pytest.param(list(finding_columns.COLUMNS), id="findings"),
+        pytest.param(list(frontier.COLUMNS), id="frontier"),
+        pytest.param(list(equal_gain.COLUMNS), id="equal gain"),
+        pytest.param(list(contrasts.COLUMNS), id="trajectories"),
+    ],
+)
+def test_every_column_is_explained(names: list[str]) -> None:
+    """No column of any table is left out of METHOD.md."""
+    assert [name for name in names if f"`{name}`" not in TEXT] == []
+
+
+def test_every_law_is_there_with_its_formula() -> None:
+    """The table of laws has every law that can be fitted, its formula written as the code has it but for the signs."""
+    for name in laws.names():
+        formula = (
+            laws.named(name)
+            .formula.replace(" * ", " · ")
+            .replace("kl^2", "kl²")
+            .replace(" - ", " − ")
+            .replace(" / p", "/p")
+            .replace(" / s", "/s")
+        )
+        assert f"| `{name}` | {formula} |" in TEXT
+
+
+def test_levels_and_margins_are_those_of_the_code() -> None:
+    """Numbers that the text names are the code's own."""
+    assert equal_gain.SHARES == (0.25, 0.5, 0.75)
+    assert (stats.LEVEL, two_level.MIN_SEEDS, power.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
+    assert metrics.NEAR_CHANCE == 2.0
