@@ -49,7 +49,7 @@ status: $(STAMP) ## how the last sweep of EXP goes, from disk
 table: $(STAMP) ## the tidy table of EXP, as csv
 	@"$(BIN)/harness" table $(EXP) $(ARGS)
 
-report: $(STAMP) ## figures and report.md of EXP, in results/EXP/report/
+report: $(STAMP) ## the page of EXP, its figures and tables, in results/EXP/report/
 	@"$(BIN)/harness" report $(EXP)
 
 smoke: $(STAMP) ## the whole way in under two minutes: 2 sizes, full and LoRA, 1 volume, and the report

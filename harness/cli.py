@@ -34,7 +34,7 @@ examples:
   harness sweep experiment=size_law launcher=slurm        the same on a cluster: submits and returns
   harness status size_law --watch                         how it goes
   harness prompt tinyworld model=nursery-s                what the model is asked, token by token
-  harness report tiny                                     figures and report.md in results/tiny/report/
+  harness report tiny                                     the page: results/tiny/report/index.html
 """
 
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--stale", action="store_true", help="include runs that the last command did not ask for")
     table.set_defaults(command=_table)
 
-    report = commands.add_parser("report", help="figures (PNG, SVG) and report.md in results/NAME/report/")
+    report = commands.add_parser("report", help="index.html, figures (PNG, SVG, PDF) and tables (CSV, Markdown) in results/NAME/report/")
     _add_results(report)
     report.set_defaults(command=_report)
 
