@@ -1,7 +1,7 @@
 """Fits of laws to points, with intervals, held-out error, and the question whether a simpler law says as much.
 
 Everything is on the signed scale of the response: small and negative forgetting count like any other. How: ``harness.analysis.model``
-(robust least squares from many starts), ``harness.analysis.clusters`` (runs as clusters). All is deterministic.
+(robust least squares from many starts), ``harness.analysis.jackknife`` (runs as clusters). All is deterministic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis import clusters, intervals, laws, model
+from harness.analysis import intervals, jackknife, laws, model
 from harness.analysis.intervals import LEVEL, Parameter
 from harness.analysis.laws import Law, Term
 from harness.analysis.model import Model, Points, Solution
@@ -210,7 +210,7 @@ def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str,
     none = np.zeros((0, len(solution.theta)))
     if points.cluster.max() == 0:
         return none, ["one run: how runs vary is not known, so there are no intervals"]
-    kept = clusters.left_out(points.cluster)
+    kept = jackknife.left_out(points.cluster)
     try:
         for rows in kept:
             require_enough(law, points.where(rows > 0), held)
@@ -229,7 +229,7 @@ def _aic(fitted: Model, theta: Floats, points: Points) -> float | None:
         return None
     residual = points.response - fitted.curve(points.columns)(theta[None])[0]
     floor = 1e-18 * float(np.mean(points.response**2)) + 1e-300
-    twice, variances = clusters.deviance(residual, points.error, points.cluster, floor)
+    twice, variances = jackknife.deviance(residual, points.error, points.cluster, floor)
     return twice + 2 * (len(fitted.free) + variances)
 
 
@@ -292,8 +292,8 @@ def _curve_at(state: State, columns: Mapping[str, Floats]) -> tuple[Floats, Floa
     groups = len(state.replicates)
     if groups < 2:
         return every[0], np.full(every.shape[1], np.nan), 1.0
-    error = np.array([clusters.jackknife_error(one) for one in every[1:].T])
-    return every[0], error, clusters.quantile(groups, LEVEL)
+    error = np.array([jackknife.jackknife_error(one) for one in every[1:].T])
+    return every[0], error, jackknife.quantile(groups, LEVEL)
 
 
 def _scatter(residual: Floats, solution: Solution, points: Points) -> float:

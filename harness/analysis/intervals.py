@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import clusters, solver
+from harness.analysis import jackknife, solver
 from harness.analysis.laws import Term
 from harness.analysis.model import Model, Points, Solution
 from harness.analysis.solver import Floats
@@ -70,14 +70,14 @@ def _interval(
     groups = len(values) - 1
     if groups < 2 or not np.isfinite(values).all():
         return None, None
-    spread = clusters.quantile(groups, LEVEL)
+    spread = jackknife.quantile(groups, LEVEL)
     if term.scale == "plain" or (term.scale == "signed" and not _has_sign(term, values, fitted, solution, replicates, points, spread)):
-        width = max(spread * clusters.jackknife_error(values[1:]), PRECISION * abs(float(values[0])))
+        width = max(spread * jackknife.jackknife_error(values[1:]), PRECISION * abs(float(values[0])))
         return _finite(values[0] - width), _finite(values[0] + width)
     if (values == 0).any():
         return None, None
     sign, logs = math.copysign(1.0, float(values[0])), np.log(np.abs(values))
-    width = max(spread * clusters.jackknife_error(logs[1:]), PRECISION)
+    width = max(spread * jackknife.jackknife_error(logs[1:]), PRECISION)
     with np.errstate(over="ignore"):
         ends = sorted([sign * float(np.exp(logs[0] - width)), sign * float(np.exp(logs[0] + width))])
     return _finite(ends[0]), _finite(ends[1])
@@ -92,7 +92,7 @@ def _has_sign(term: Term, values: Floats, fitted: Model, solution: Solution, rep
     without[:, [one.name for one in fitted.free].index(term.name)] = 0.0
     curve = fitted.curve(points.columns)
     added = np.mean(curve(theta) - curve(without), axis=1)
-    return bool(abs(added[0]) > spread * clusters.jackknife_error(added[1:]))
+    return bool(abs(added[0]) > spread * jackknife.jackknife_error(added[1:]))
 
 
 def _unidentified(fitted: Model, solution: Solution, points: Points) -> tuple[set[str], list[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.analysis import clusters, fits, laws, model, solver
+from harness.analysis import fits, jackknife, laws, model, solver
 from harness.errors import AnalysisError
 from harness.seeds import stream
 
@@ -355,14 +355,14 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     """Leaving out one of n, the mean's error is s / √n, exactly."""
     x = np.array([1.0, 4.0, 2.0, 7.0])
     without = np.array([np.delete(x, i).mean() for i in range(4)])
-    assert clusters.jackknife_error(without) == pytest.approx(x.std(ddof=1) / 2)
+    assert jackknife.jackknife_error(without) == pytest.approx(x.std(ddof=1) / 2)
 
 
 def test_runs_are_left_out_whole_and_never_in_too_many_turns() -> None:
     """Three runs: three refits; a thousand runs: 60 groups, in which each run is left out once."""
-    kept = clusters.left_out(np.array([0, 0, 1, 2, 2]))
+    kept = jackknife.left_out(np.array([0, 0, 1, 2, 2]))
     assert kept.tolist() == [[0, 0, 1, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 0]]
-    many = clusters.left_out(np.repeat(np.arange(1000), 2))
+    many = jackknife.left_out(np.repeat(np.arange(1000), 2))
     assert len(many) == 60
     assert (many == 0).sum(axis=0).tolist() == [1] * 2000
 
@@ -376,7 +376,7 @@ def test_the_deviance_is_that_of_a_normal_density() -> None:
             covariance = np.eye(4) * own + shared * (cluster[:, None] == cluster[None, :])
             found = residual @ np.linalg.solve(covariance, residual) + np.linalg.slogdet(2 * np.pi * covariance)[1]
             best = min(best, found)
-    deviance, variances = clusters.deviance(residual, np.zeros(4), cluster, 1e-12)
+    deviance, variances = jackknife.deviance(residual, np.zeros(4), cluster, 1e-12)
     assert deviance == pytest.approx(best, abs=1e-2)
     assert variances == 2
 

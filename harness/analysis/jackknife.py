@@ -1,8 +1,8 @@
 """Points of one run belong together: intervals by leaving out runs, and likelihoods in which the points of a run move together.
 
 Intervals are the delete-one-run jackknife's with Student's t of G − 1 degrees of freedom, on the logarithm of parameters that have one.
-They were checked by simulation (4 sizes × 5 volumes with 3, 5 and 8 seeds, single cells of 3, 5 and 8 runs; no run effects, effects of one size
-everywhere, and effects in proportion to the curve): ``benchmarks/calibration/fits.py`` measures what they cover.
+They were checked by simulation (4 sizes × 5 volumes with 3, 5 and 8 seeds, single cells of 3, 5 and 8 runs; no run effects, effects of
+one size everywhere, and effects in proportion to the curve): ``benchmarks/calibration/fits.py`` measures what they cover.
 """
 
 from __future__ import annotations
