@@ -46,6 +46,9 @@ BUDGETS = {"table": (30.0, 2000.0), "report": (60.0, None)}
 
 CHECKED = 3
 
+OVERLAP = {"items": 4000, "exact": 0, "exact_share": 0.0, "ngram_items": 0, "ngram": 0, "ngram_share": 0.0}
+"""Of the probes' items with the training rows."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -215,7 +218,7 @@ def write_whole(experiment: Experiment, labels: Labels) -> Whole:
         dtype="float32",
         threads=1,
         tuning_facts={},
-        overlap={"target": "expected", "probe": {"items": ITEMS * len(PROBES), "exact": 0, "exact_share": 0.0}},
+        overlap={"target": "expected", "probe": OVERLAP},
         start_weights_sha256="w",
         provenance={"versions": {"harness": "0"}, "git": {"commit": "0" * 40, "dirty": False}, "python": sys.version},
     )

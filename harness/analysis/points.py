@@ -197,7 +197,8 @@ def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Poi
         raise AnalysisError(explain(f"{law.name}: column {', '.join(absent)}", got="no such column", allowed=known, fix=fix))
     values = {name: numbers(points[name], name) for name in needed}
     error = numbers(points["stderr"], "stderr") if "stderr" in points.columns else np.full(len(points), np.nan)
-    notes = list(points.attrs.get("notes", []))
+    others = {"finetune_loss", "kl"} - set(law.columns)  # where they come from matters to a law that reads them
+    notes = [note for note in points.attrs.get("notes", []) if note.split(" ", 1)[0] not in others]
     kept = np.all([np.isfinite(values[name]) for name in needed], axis=0)
     if not kept.all():
         notes.append(f"{int(np.sum(~kept))} of {len(kept)} rows are left out: {' or '.join(needed)} is empty")

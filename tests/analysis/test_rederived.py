@@ -196,7 +196,8 @@ def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
 def detectable(half: float, freedom: float, tests: int) -> float:
     bar = distributions.t.ppf(1 - 0.025 / tests, freedom)
     shift = optimize.brentq(lambda nc: distributions.nct.sf(bar, freedom, nc) - 0.8, 0.0, 200.0)
-    return float(shift * half / distributions.t.ppf(0.975, freedom))
+    upper = math.sqrt(freedom / distributions.chi2.ppf(0.2, freedom)) if math.isfinite(freedom) else 1.0  # of the standard error, at 80%
+    return float(shift * upper * half / distributions.t.ppf(0.975, freedom))
 
 
 def every() -> Iterator[tuple[str, int, str, str]]:

@@ -85,7 +85,7 @@ def test_a_chat_template_is_shown_as_it_is_read(random_model: LlamaForCausalLM, 
 def test_a_prompt_to_continue_is_shown_with_its_settings(random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> None:
     """The first row that is read to write an answer is the shown prompt, cut to leave room for the answer."""
     evaluation = HfEvaluation(batch_size=1)
-    prepared = few(suites.load("tinyworld_protocols"), evaluation, tasks=("tinyworld_arithmetic",))
+    prepared = few(suites.load("tinyworld_protocols"), evaluation, tasks=("tinyworld_arithmetic",), cluster=None)
     rows = read(prepared, evaluation, random_model, words, 8)
     text = prompts.shown(prepared, evaluation, words, 8)["tinyworld_arithmetic_generated"]
     (prompt,) = ids_of(text)
