@@ -23,7 +23,7 @@ def finish(started: Started, tally: Tally) -> int:
     """
     experiment = started.experiment
     if experiment.run_ids():
-        sys.stdout.write(tables.summary(table(experiment)) + "\n")
+        sys.stdout.write(tables.summary(table(experiment), experiment.declared().control) + "\n")
     where = experiment.folder / "report" / "index.html"
     if tally.done or tally.failed or not started.same or not where.exists():
         where = page.write(experiment)

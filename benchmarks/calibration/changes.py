@@ -60,6 +60,7 @@ OF_SEEDS = ("all seeds move the same items", "seeds vary by far more than items"
 
 COVERED = {
     "600 items of 4 tasks": (World(), SIZES, -LOSS),
+    "1,020 items of 2 tasks, 20 and 1,000; all seeds move the same": (World(alike=1.0, seeds=0.0), [20, 1000], -LOSS),
     "60 items of one task": (World(), [60], -LOSS),
     "240 items in clusters of 4": (World(cluster=4), [240], -LOSS),
     "200 items, hardly any of which change": (World(kept=0.999, alike=0.9, seeds=0.02), [200], -0.01),

@@ -52,7 +52,7 @@ def markdown(found: Iterable[Seen]) -> str:
 def _cells(seen: Seen) -> list[str]:
     bounds = {"at least": seen.least, "at most": seen.most}
     promised = ", ".join(f"{words} {_percent(bound)}" for words, bound in bounds.items() if bound is not None)
-    holds = ("yes" if seen.holds() else "**no**") if promised else ""
+    holds = ("yes" if seen.holds() else "within error" if seen.holds(errors=2.0) else "**no**") if promised else ""
     share = f"{_percent(seen.share)} ± {100 * seen.error:.1f}"
     return [seen.what, seen.planted, promised or "nothing", share, f"{seen.count:,}", holds, seen.remark]
 

@@ -68,6 +68,10 @@ def cells(table: pd.DataFrame) -> Cells:
     return Cells(of_run, labels, dict(seeds))
 
 
+CONTROLLED = ["model", "tuning", "learning_rate", "trajectory"]
+"""In what a control must be the same as what it controls: another rate or schedule would lose something else."""
+
+
 def _rows(frame: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
@@ -82,7 +86,7 @@ def _fits(row: Row, cell: Row) -> bool:
 
 
 def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Series, dict[str, str]]:
-    """Find the control of each cell: same model, same tuning; of several, the one that has most other labels in common.
+    """Find the control of each cell: same model, tuning, learning rate and trajectory; of several, the one most alike in other labels.
 
     Args:
         labels: of the cells, as in ``Cells``.
@@ -91,21 +95,31 @@ def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Serie
     Returns:
         Whether each cell is a control, and cell → its control for those that have one.
     """
-    missing = [name for name in control if name not in labels]
-    if not control or missing:
-        return pd.Series(data=False, index=labels.index, dtype=bool), {}
-    texts = labels.astype(object).where(labels.notna(), "").astype(str)
-    is_control = pd.Series(data=True, index=labels.index, dtype=bool)
+    found = is_control(labels, control)
+    return found, controlled(labels, found) if found.any() else {}
+
+
+def is_control(labels: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
+    """Return which rows have all labels of controls; none have where none are declared, or a label is not there."""
+    if not control or any(name not in labels for name in control):
+        return pd.Series(data=False, index=labels.index, dtype=bool)
+    found = pd.Series(data=True, index=labels.index, dtype=bool)
     for name, value in control.items():
-        is_control &= texts[name] == str(value)
-    others = [name for name in LABELS if name not in control and name != "lr_tuned"]
+        found &= (labels[name].astype("string") == str(value)).fillna(False).astype(bool)
+    return found
+
+
+def controlled(labels: pd.DataFrame, is_control: pd.Series) -> dict[str, str]:
+    """Return cell → its control, for cells of which it is known which are controls; arguments as in ``controls``, and what it gives."""
+    texts = labels.astype(object).where(labels.notna(), "").astype(str)
+    others = [name for name in LABELS if name in labels and name != "lr_tuned"]  # what all controls share weighs alike for each of them
     rows = dict(zip(texts.index, _rows(texts), strict=True))
-    known: dict[tuple[Any, Any], list[str]] = defaultdict(list)
+    known: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for cell in texts.index[is_control]:
-        known[rows[cell]["model"], rows[cell]["tuning"]].append(cell)
+        known[tuple(rows[cell][name] for name in CONTROLLED)].append(cell)
     of_cell = {}
     for cell in texts.index[~is_control]:
         row = rows[cell]
-        if candidates := known[row["model"], row["tuning"]]:
+        if candidates := known[tuple(row[name] for name in CONTROLLED)]:
             of_cell[cell] = max(candidates, key=lambda one: sum(rows[one][name] == row[name] for name in others))
-    return is_control, of_cell
+    return of_cell

@@ -13,18 +13,18 @@ from harness.records import Experiment
 
 __all__ = ["Changes", "TaskChange"]
 
-MEMORY = 256 * 1024**2
+MEMORY = 512 * 1024**2
 """Bytes of changes that are held; beyond, those of the run asked for longest ago are read again."""
 
 
 class Changes:
     """The per-item changes of an experiment's runs, each run's read when it is first asked for.
 
-    Asking run by run, or cell by cell, reads each file once; every other order does too, as long as all of it fits into MEMORY.
+    With the ``reader`` of the table's rows, what those were made from is not looked at again. Asking run by run, or cell by cell, reads each file once; every other order does too, as long as all of it fits into MEMORY.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        self._reader = Reader(experiment)
+    def __init__(self, experiment: Experiment, reader: Reader | None = None) -> None:
+        self._reader = reader or Reader(experiment)
         self._held: OrderedDict[str, tuple[RunChanges, int]] = OrderedDict()
         self._bytes = 0
 

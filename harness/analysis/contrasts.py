@@ -14,6 +14,7 @@ import pandas as pd
 from harness.analysis.columns import SUITE_TASK
 from harness.analysis.findings import Changes
 from harness.analysis.pairing import difference, stacked, together
+from harness.analysis.paths import mean
 from harness.analysis.stats import LEVEL
 
 ALIKE = ["model", "params_total", "tuning", "objective", "mitigation", "data", "anchor", "epochs", "learning_rate", "variant", "dtype"]
@@ -68,13 +69,21 @@ def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: Changes, 
         if task != SUITE_TASK:
             leaves.setdefault((str(cell), int(volume), str(suite)), []).append(str(task))
     rows: list[Row] = []
-    for _, group in findings[findings["delta"].notna()].groupby([*ALIKE, *_ROW], dropna=False, sort=False):
+    both = _run_both_ways(findings)
+    for _, group in both[both["delta"].notna()].groupby([*ALIKE, *_ROW], dropna=False, sort=False):
         sides = {kind: side for kind, side in group.groupby("trajectory") if len(side) == 1}
         if {"shared", "independent"} <= set(sides):
             shared, independent = sides["shared"].iloc[0], sides["independent"].iloc[0]
             rows.append(_row(shared, independent, changes, seed_of, leaves, level))
     types = {name: _OWN.get(name) or findings[name].dtype for name in COLUMNS}
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(types)
+
+
+def _run_both_ways(findings: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings of cells that have one alike on another trajectory: of thousands of cells, mostly few."""
+    cells = findings.drop_duplicates("cell")
+    count = cells.groupby(ALIKE, dropna=False)["trajectory"].transform("nunique")
+    return findings[findings["cell"].isin(cells["cell"][count > 1])]
 
 
 def _row(
@@ -100,6 +109,10 @@ def _row(
     if first.items != second.items:
         return row | {"note": "the two were measured on different items"}
     found = difference(first.values, second.values, first.clusters, level, paired=common is not None)
+    row |= {"independent_delta": mean(first.values), "shared_delta": mean(second.values)}  # over the seeds that are compared
+    alone = [sorted(set(side) - set(of)) for side, of in zip(runs, chosen, strict=True)]
+    notes = [f"{name}: seed {', '.join(map(str, of))} left out" for name, of in zip(("independent", "shared"), alone, strict=True) if of]
+    row |= {"note": "; ".join(notes) or None}
     ends = {name: getattr(found, name) for name in ["stderr", "df", "low", "high"]}
     known = {name: None if value != value else value for name, value in ends.items()}
     return row | known | {"difference": found.value, "varies": found.varies, "seeds": min(len(of) for of in chosen)}

@@ -105,9 +105,11 @@ def equal_gain(
     target, probe = first_target(found), headline(found)
     rows: list[Row] = []
     if target is not None and probe is not None:
-        arms = _Reader(table, changes, target, probe).arms(found)
         margin = float(declared.margins.get(probe, declared.margin))
-        rows = [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin)]
+        place = {str(cell): number for number, cell in enumerate(found["cell"].drop_duplicates())}
+        for arms in _Reader(table, changes, target, probe).alike(found):
+            rows += [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin)]
+        rows.sort(key=lambda row: (place[row["first_cell"]], place[row["second_cell"]]))
         rows = [row | {"target_suite": target, "headline_suite": probe} for row in rows]
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
 
@@ -142,10 +144,16 @@ class _Reader:
         self.seed_of = {str(run_id): int(seed) for run_id, seed in runs["seed"].dropna().items()}
         self.changes, self.target, self.probe = changes, target, probe
 
-    def arms(self, found: pd.DataFrame) -> list[Arm]:
-        """Return every cell that is no control, in the order of the findings."""
-        wanted = found["suite"].isin([self.target, self.probe]) & ~found["is_control"].fillna(False)
-        return [self._arm(str(cell), rows) for cell, rows in found[wanted].groupby("cell", sort=False)]
+    def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
+        """Yield the cells that are alike but for the method, in the order of the findings: the items of only so many are held at once.
+
+        Controls, and cells that nothing is to be compared with, are left out.
+        """
+        wanted = found[found["suite"].isin([self.target, self.probe]) & ~found["is_control"].fillna(False)]
+        wanted = wanted[[*SAME, *METHOD, "learning_rate", "cell", "volume", "suite", "task", "run_ids", "higher_is_better"]]
+        for _, group in wanted.groupby(SAME, dropna=False, sort=False):
+            if group["cell"].nunique() > 1:
+                yield [self._arm(str(cell), rows) for cell, rows in group.groupby("cell", sort=False)]
 
     def _arm(self, cell: str, rows: pd.DataFrame) -> Arm:
         first = rows[[*SAME, *METHOD, "learning_rate"]].iloc[0]
@@ -203,10 +211,9 @@ class _Side:
 
 
 def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yield the pairs of cells that are alike but for the method."""
+    """Yield the pairs of cells that differ in the method."""
     for first, second in combinations(arms, 2):
-        alike = all(first.labels[name] == second.labels[name] for name in SAME)
-        if alike and any(first.labels[name] != second.labels[name] for name in METHOD):
+        if any(first.labels[name] != second.labels[name] for name in METHOD):
             yield first, second
 
 
@@ -251,7 +258,8 @@ def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: f
     here, there = crossing(one.path, gain), crossing(other.path, gain)
     found = difference(linearised(one.path, here), linearised(other.path, there), clusters, level, paired=paired, binary=False)
     apart = here.forgetting - there.forgetting
-    least = _least(one.path.counted, level)
+    # Where hardly any item was forgotten, their spread alone would make the interval too narrow, or of no width.
+    least = two_level.unchanged(one.path.counted, level) if one.path.counted else 0.0
     below, above = (_widened(end - found.value, least) for end in (found.low, found.high))
     low, high = apart - below, apart + above
     notes = [note for side, at in ((one, here), (other, there)) for note in _notes(side, at.upper)]
@@ -270,15 +278,6 @@ def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: f
         "verdict": _verdict(low, high, margin),
         "note": "; ".join(notes) or None,
     }
-
-
-def _least(counted: int | None, level: float) -> float:
-    """Return Tango's half-width at no changed item of 0/1 items, 0 for others.
-
-    Where hardly any item was forgotten, their spread alone would make the interval too narrow, or of no width.
-    """
-    z2 = two_level.quantile(0.5 + level / 2, math.inf) ** 2
-    return z2 / (counted + z2) if counted else 0.0
 
 
 def _widened(distance: float, least: float) -> float:

@@ -14,18 +14,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats as distributions
 
 from harness.analysis import intervals, jackknife, laws, model
 from harness.analysis.intervals import LEVEL, Parameter
 from harness.analysis.laws import Law, Term
 from harness.analysis.model import Model, Points, Solution
-from harness.analysis.points import gathered
+from harness.analysis.points import allowed, gathered
 from harness.analysis.solver import Floats
+from harness.analysis.spread import Spread, spread
 from harness.errors import AnalysisError, explain
 
 MIN_GAIN = 2.0
 """By how much a law's AIC must lie below a constant's to be supported: within 2, the other still has substantial support (Burnham &
-Anderson 2002, section 2.6). Of planted constants, 2 to 4 in a hundred reach it: ``benchmarks/calibration/fits.py``."""
+Anderson 2002, section 2.6). With few points more is asked for, as of an F test of size FALSE: CALIBRATED"""
+
+FALSE = 0.05
 
 SIZES = ("params_total", "params_trainable")
 VOLUMES = ("volume", "train_tokens", "steps")
@@ -52,11 +56,10 @@ CONSTANT = Law(
 
 @dataclass(frozen=True)
 class State:
-    """What a fit keeps to predict from: the model, its parameters (p,), those without one run each (G, p), and what it was fitted on."""
+    """What a fit keeps to predict from: the model, how far it may be off, s² of new runs, and the range of each column."""
 
     model: Model
-    theta: Floats
-    replicates: Floats
+    spread: Spread
     scatter: float
     ranges: Mapping[str, tuple[float, float]]
 
@@ -100,8 +103,9 @@ class Fit:
 
     def band(self, at: pd.DataFrame) -> pd.DataFrame:
         """Return the curve with its interval: columns ``value``, ``low``, ``high`` (NaN without an interval), rows as ``at``."""
-        value, error, spread = _curve_at(self.state, {name: at[name].to_numpy(dtype=float) for name in laws.named(self.law).columns})
-        return pd.DataFrame({"value": value, "low": value - spread * error, "high": value + spread * error}, index=at.index)
+        columns = {name: at[name].to_numpy(dtype=float) for name in laws.named(self.law).columns}
+        value, width, _ = self.state.spread.at(self.state.model.curve(columns))
+        return pd.DataFrame({"value": value, "low": value - width, "high": value + width}, index=at.index)
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,15 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
     fitted = model.build(chosen, found, held)
     solution = model.best(fitted, found)
     replicates, about = _replicates(chosen, solution, found, held)
-    parameters, unclear = intervals.parameters(fitted, solution, replicates, found, idle)
+    off = spread(solution, replicates, found, LEVEL)
+    parameters, unclear = intervals.parameters(fitted, solution, off, found, idle)
     alternatives = _alternatives(chosen, found, held) if judge else {}
     aic = _aic(fitted, solution.theta, found) if judge else None
     held_out, missing = _held_out(chosen, found) if judge else ({}, [])
     errors = [error for label, error in held_out.items() if "," not in label]
     notes = [*chosen.notes, *notes, *(f"{why}: null" for why in idle.values()), *about, *unclear, *missing]
     residual = found.response - fitted.curve(found.columns)(solution.theta[None])[0]
+    bar = least_gain(chosen, found, held)
     return Fit(
         law=law,
         response=chosen.response,
@@ -156,37 +162,45 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
         held_out_error=max(errors) if errors else None,
         aic=aic,
         alternatives=alternatives,
-        verdict=_verdict(solution, aic, alternatives) if judge else "not judged",
+        verdict=_verdict(solution, aic, alternatives, bar) if judge else "not judged",
         notes=tuple(notes),
-        state=State(fitted, solution.theta, replicates, _scatter(residual, solution, found), _ranges(chosen, found)),
+        state=State(fitted, off, _scatter(residual, solution, found), _ranges(chosen, found)),
     )
 
 
 def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
     """Return what a fit says of one point, with an interval for the result of a new run there.
 
-    The interval is value ± t·√(v + s²): v of the curve, by the same jackknife as the parameters' intervals; s² of runs and of points about
-    the curve, with n − p and G − 1 degrees of freedom set against it.
+    The interval is value ± √(t²(v + s²) + z²u): v and u of the curve, over runs and over items, as of the parameters' intervals; s² of runs
+    and of points about the curve, with n − p and G − 1 degrees of freedom set against it. It is for a new run asked the same items, or for
+    its change over all items of their kind; a measurement on a few other items has their error besides.
 
     Args:
         fit: the fit.
         at: column → value, of all of the law's columns.
 
     Raises:
-        AnalysisError: if a column is missing, or cannot have such a value.
+        AnalysisError: if a column is missing, or cannot have such a value, or the curve has none there.
     """
     law = laws.named(fit.law)
     if absent := [name for name in law.columns if name not in at]:
         fix = " ".join(f"--at {name}=…" for name in absent)
         raise AnalysisError(explain(f"predict: {fit.law}", got=", ".join(at) or "nothing", allowed=", ".join(law.columns), fix=fix))
     for name in law.columns:
-        if not math.isfinite(at[name]) or (name in law.positive and at[name] <= 0):
-            raise AnalysisError(explain(f"predict: {name}", got=f"{at[name]:g}", allowed="a number above 0"))
-    value, error, spread = _curve_at(fit.state, {name: np.array([at[name]], dtype=float) for name in law.columns})
-    width = spread * math.hypot(float(error[0]), math.sqrt(fit.state.scatter))
-    low, high = (float(value[0]) - width, float(value[0]) + width) if math.isfinite(width) else (None, None)
+        low, high, words_ = allowed(law, name)
+        if not math.isfinite(at[name]) or not low <= at[name] <= high or (name in law.positive and at[name] == 0):
+            raise AnalysisError(
+                explain(f"predict: {name}", got=f"{at[name]:g}", allowed="a number above 0" if name in law.positive else words_ or "a number")
+            )
+    curve = fit.state.model.curve({name: np.array([at[name]], dtype=float) for name in law.columns})
+    found, half, _ = fit.state.spread.at(curve, fit.state.scatter)
+    value, width = float(found[0]), float(half[0])
+    if not math.isfinite(value):
+        where = ", ".join(f"{name} {words(at[name])}" for name in law.columns)
+        raise AnalysisError(explain(f"predict: {fit.law} at {where}", got="no finite number", allowed="a place nearer to the points"))
+    low, high = (value - width, value + width) if math.isfinite(value - width) and math.isfinite(value + width) else (None, None)
     beyond = [text for name in law.columns if (text := _beyond(name, at[name], *fit.state.ranges[name], ratio=name in law.positive))]
-    return Prediction(float(value[0]), low, high, fit.level, beyond)
+    return Prediction(value, low, high, fit.level, beyond)
 
 
 def require_enough(law: Law, points: Points, held: Mapping[str, float]) -> None:
@@ -217,7 +231,9 @@ def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str,
     except AnalysisError:
         return none, ["without one of the runs too few distinct values are left to fit the law, so there are no intervals"]
     found = model.refits(solution, kept)
-    notes = [] if len(kept) == points.cluster.max() + 1 else [f"intervals: by leaving out {len(kept)} groups of runs in turn"]
+    over = "runs and, through stderr, items, which count as shared by all runs" if (points.error > 0).any() else "runs alone: no stderr"
+    notes = [f"intervals are over {over}"]
+    notes += [] if len(kept) == points.cluster.max() + 1 else [f"intervals: by leaving out {len(kept)} groups of runs in turn"]
     if not found.converged.all():
         notes.append(f"{int(np.sum(~found.converged))} of {len(kept)} refits without a run did not converge: intervals may be too narrow")
     return found.theta, notes
@@ -245,15 +261,32 @@ def _alternatives(law: Law, points: Points, held: Mapping[str, float]) -> dict[s
     return found
 
 
-def _verdict(solution: Solution, aic: float | None, alternatives: Mapping[str, float]) -> str:
+def least_gain(law: Law, points: Points, held: Mapping[str, float]) -> float | None:
+    """Return how far a law's AIC must lie below a constant's, at least MIN_GAIN; None with too few points to tell one from the other.
+
+    An F test of p parameters against one finds a gain of n log(1 + (p − 1) F / (n − p)) − 2 (p − 1) in FALSE of all constants. n counts
+    places once a run: rows that repeat one say nothing new of the shape.
+    """
+    size = len(law.terms) - len(held)
+    places = np.stack([points.cluster.astype(float), *(points.columns[name] for name in law.columns)])
+    n, more = len(np.unique(places, axis=1).T), size - 1
+    if n <= size + 2:
+        return None
+    quantile = float(distributions.f.ppf(1.0 - FALSE, more, n - size))
+    return max(MIN_GAIN, n * math.log1p(more * quantile / (n - size)) - 2 * more)
+
+
+def _verdict(solution: Solution, aic: float | None, alternatives: Mapping[str, float], bar: float | None) -> str:
     if not solution.converged:
         return "not converged: no parameters were found that a further step would not improve"
     if aic is None:
         return "not judged: no more points than parameters"
+    if bar is None:
+        return f"not judged: too few points to tell from a constant (more than {len(solution.theta) + 2} are needed)"
     gain = alternatives["constant"] - aic
     beside = f"AIC {abs(gain):.1f} {'below' if gain >= 0 else 'above'} a constant's"
-    if gain < MIN_GAIN:
-        return f"not distinguishable from a constant ({beside}; {MIN_GAIN:g} below is asked for)"
+    if gain < bar:
+        return f"not distinguishable from a constant ({beside}; {bar:.3g} below is asked for)"
     name, least = min(alternatives.items(), key=lambda item: item[1])
     if least <= aic:
         return f"supported ({beside}), but {name} says as much with fewer parameters (AIC {aic - least:.1f} lower)"
@@ -286,16 +319,6 @@ def _held_out(law: Law, points: Points) -> tuple[dict[str, float], list[str]]:
     return found, notes
 
 
-def _curve_at(state: State, columns: Mapping[str, Floats]) -> tuple[Floats, Floats, float]:
-    """Return the curve, its standard error (NaN without replicates), and the quantile of t that belongs to it."""
-    every = state.model.curve(columns)(np.vstack([state.theta[None], state.replicates]))
-    groups = len(state.replicates)
-    if groups < 2:
-        return every[0], np.full(every.shape[1], np.nan), 1.0
-    error = np.array([jackknife.jackknife_error(one) for one in every[1:].T])
-    return every[0], error, jackknife.quantile(groups, LEVEL)
-
-
 def _scatter(residual: Floats, solution: Solution, points: Points) -> float:
     """Return the variance of a new run's point about the curve."""
     n, runs = len(residual), int(points.cluster.max()) + 1
@@ -315,7 +338,7 @@ def _beyond(name: str, value: float, low: float, high: float, *, ratio: bool) ->
         where = "above the largest" if above else "below the smallest"
         return f"{name} {words(value)} lies {words(abs(value - end))} {where} fitted, {words(end)}"
     times = value / end if above else end / value
-    how = f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
+    how = f"{times:,.0f}" if 100 <= times < 1e8 else words(float(f"{times:.3g}"))
     return f"{name} {words(value)} is {how} times {'the largest' if above else 'smaller than the smallest'} fitted, {words(end)}"
 
 

@@ -33,12 +33,13 @@ BATCH = 500
 """Runs whose values are held as Python objects at a time."""
 
 
-def table(experiment: Experiment, *, stale: bool = False) -> pd.DataFrame:
+def table(experiment: Experiment, *, stale: bool = False, reader: Reader | None = None) -> pd.DataFrame:
     """Return the tidy table of an experiment.
 
     Args:
         experiment: its results folder.
         stale: whether runs that the last command did not ask for are in it.
+        reader: of the same experiment, where somebody else reads its runs, too.
 
     Returns:
         Columns as in COLUMNS; rows by run, then volume, then suite, each suite's own row before its tasks.
@@ -48,7 +49,7 @@ def table(experiment: Experiment, *, stale: bool = False) -> pd.DataFrame:
     """
     current = experiment.current()
     asked = [run_id for run_id in experiment.run_ids() if stale or run_id in current]
-    reader = Reader(experiment)
+    reader = reader or Reader(experiment)
     labels: dict[str, dict[str, Any]] = {}
     sizes: list[int] = []
     parts: list[pd.DataFrame] = []

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.analysis import jackknife, solver
+from harness.analysis import solver
 from harness.analysis.laws import Term
 from harness.analysis.model import Model, Points, Solution
 from harness.analysis.solver import Floats
+from harness.analysis.spread import Spread
 
 LEVEL = 0.90
 PRECISION = 1e-9
@@ -32,18 +33,18 @@ class Parameter:
 
 
 def parameters(
-    fitted: Model, solution: Solution, replicates: Floats, points: Points, idle: Mapping[str, str]
+    fitted: Model, solution: Solution, spread: Spread, points: Points, idle: Mapping[str, str]
 ) -> tuple[dict[str, Parameter], list[str]]:
     """Return the parameters of a fit with their intervals, and what must be said of them.
 
     Args:
         fitted: the model.
         solution: its fit.
-        replicates: without one run each, shape (G, p).
+        spread: how far it may be off.
         points: what it was fitted to.
         idle: terms of which the points say nothing, and why.
     """
-    shown = fitted.shown(np.vstack([solution.theta[None], replicates]))
+    shown = fitted.shown(solution.theta[None])
     unknown, notes = _unidentified(fitted, solution, points)
     at_bound = (solution.theta <= fitted.low) | (solution.theta >= fitted.high)
     bound = {term.name for term, held in zip(fitted.free, at_bound, strict=True) if held}
@@ -52,47 +53,52 @@ def parameters(
         if term.name in idle or term.name in unknown:
             found[term.name] = Parameter(None, None, None, term.unit)
             continue
-        values = shown[term.name]
-        low, high = _interval(term, values, fitted, solution, replicates, points)
+        value = float(shown[term.name][0])
+        low, high = _interval(term, fitted, spread, points)
         if term.name in bound:
             notes.append(f"{term.name} is at its bound: the points ask for more than the law allows, so it has no interval")
             low = high = None
-        elif low is not None and high is not None and _is_huge(float(values[0]), low, high):
+        elif low is not None and high is not None and _is_huge(low, high, lambda: _moves(term, fitted, spread, points)):
             notes.append(f"{term.name} is hardly determined: its interval is very wide")
-        found[term.name] = Parameter(_finite(values[0]), low, high, term.unit)
+        found[term.name] = Parameter(_finite(value), low, high, term.unit)
     return found, notes
 
 
-def _interval(
-    term: Term, values: Floats, fitted: Model, solution: Solution, replicates: Floats, points: Points
-) -> tuple[float | None, float | None]:
-    """Return estimate ± t · jackknife error, on the logarithm for positive parameters and for factors whose sign is beyond doubt."""
-    groups = len(values) - 1
-    if groups < 2 or not np.isfinite(values).all():
+def _interval(term: Term, fitted: Model, spread: Spread, points: Points) -> tuple[float | None, float | None]:
+    """Return estimate ± half width, on the logarithm for positive parameters and for factors whose sign is beyond doubt."""
+
+    def shown(theta: Floats) -> Floats:
+        return fitted.shown(theta)[term.name][:, None]
+
+    value, width, without = (found[..., 0] for found in spread.at(shown))
+    values = np.append(without, value)
+    if not np.isfinite([*values, width]).all():
         return None, None
-    spread = jackknife.quantile(groups, LEVEL)
-    if term.scale == "plain" or (term.scale == "signed" and not _has_sign(term, values, fitted, solution, replicates, points, spread)):
-        width = max(spread * jackknife.jackknife_error(values[1:]), PRECISION * abs(float(values[0])))
-        return _finite(values[0] - width), _finite(values[0] + width)
+    if term.scale == "plain" or (term.scale == "signed" and not _has_sign(term, values, fitted, spread, points)):
+        half = max(float(width), PRECISION * abs(float(value)))
+        return _finite(value - half), _finite(value + half)
     if (values == 0).any():
         return None, None
-    sign, logs = math.copysign(1.0, float(values[0])), np.log(np.abs(values))
-    width = max(spread * jackknife.jackknife_error(logs[1:]), PRECISION)
-    with np.errstate(over="ignore"):
-        ends = sorted([sign * float(np.exp(logs[0] - width)), sign * float(np.exp(logs[0] + width))])
+    log, width, _ = (found[..., 0] for found in spread.at(lambda theta: np.log(np.abs(shown(theta)))))
+    sign, half = math.copysign(1.0, float(value)), max(float(width), PRECISION)
+    with np.errstate(all="ignore"):
+        ends = sorted([sign * float(np.exp(log - half)), sign * float(np.exp(log + half))])
     return _finite(ends[0]), _finite(ends[1])
 
 
-def _has_sign(term: Term, values: Floats, fitted: Model, solution: Solution, replicates: Floats, points: Points, spread: float) -> bool:
-    """Say whether a factor's sign is beyond doubt: what it adds to the mean of the curve is more than t of its own errors from 0."""
+def _has_sign(term: Term, values: Floats, fitted: Model, spread: Spread, points: Points) -> bool:
+    """Say whether a factor's sign is beyond doubt: what it adds to the mean of the curve is more than half an interval from 0."""
     if len({*np.sign(values)}) > 1:
         return False
-    theta = np.vstack([solution.theta[None], replicates])
-    without = theta.copy()
-    without[:, [one.name for one in fitted.free].index(term.name)] = 0.0
-    curve = fitted.curve(points.columns)
-    added = np.mean(curve(theta) - curve(without), axis=1)
-    return bool(abs(added[0]) > spread * jackknife.jackknife_error(added[1:]))
+    place, curve = [one.name for one in fitted.free].index(term.name), fitted.curve(points.columns)
+
+    def added(theta: Floats) -> Floats:
+        without = theta.copy()
+        without[:, place] = 0.0
+        return np.mean(curve(theta) - curve(without), axis=1)[:, None]
+
+    value, width, _ = spread.at(added)
+    return bool(abs(value[0]) > width[0])
 
 
 def _unidentified(fitted: Model, solution: Solution, points: Points) -> tuple[set[str], list[str]]:
@@ -115,10 +121,19 @@ def _unidentified(fitted: Model, solution: Solution, points: Points) -> tuple[se
     return still, notes
 
 
-def _is_huge(value: float, low: float, high: float) -> bool:
+def _is_huge(low: float, high: float, moves: Callable[[], float]) -> bool:
+    """Say whether an interval tells next to nothing: its ends are far apart in size, or, about 0, in what they do to the curve."""
     if low * high > 0:
         return max(abs(low), abs(high)) > _HUGE * min(abs(low), abs(high))
-    return high - low > _HUGE * abs(value)
+    return moves() > 1.0
+
+
+def _moves(term: Term, fitted: Model, spread: Spread, points: Points) -> float:
+    """Return by how much a parameter's interval moves the curve, as a share of the response: root mean squares over the points."""
+    place, curve, theta = [one.name for one in fitted.free].index(term.name), fitted.curve(points.columns), spread.theta[None]
+    slope = solver.jacobian(curve, theta, curve(theta))[0][place]
+    _, width, _ = spread.at(lambda theta: theta[:, [place]])
+    return 2.0 * float(width[0]) * float(np.sqrt(np.mean(slope**2))) / (float(np.sqrt(np.mean(points.response**2))) or math.inf)
 
 
 def _finite(value: Any) -> float | None:

@@ -1,8 +1,8 @@
 """Points of one run belong together: intervals by leaving out runs, and likelihoods in which the points of a run move together.
 
-Intervals are the delete-one-run jackknife's with Student's t of G − 1 degrees of freedom, on the logarithm of parameters that have one.
-They were checked by simulation (4 sizes × 5 volumes with 3, 5 and 8 seeds, single cells of 3, 5 and 8 runs; no run effects, effects of
-one size everywhere, and effects in proportion to the curve): ``benchmarks/calibration/fits.py`` measures what they cover.
+The error over runs is the delete-one-run jackknife's, with Student's t of G − 1 degrees of freedom; what all runs share, their items, is
+added in ``harness.analysis.spread``. ``benchmarks/calibration/fits.py`` measures what intervals cover (4 sizes × 5 volumes, or one size,
+with 3, 5 and 8 seeds; effects of runs, and items of which none, most or all of the movement is shared).
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def jackknife_error(replicates: Floats) -> float:
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 11.5; Cameron & Miller 2015, section VI, on few clusters.
     """
     groups = len(replicates)
-    return math.sqrt((groups - 1) / groups * float(np.sum((replicates - replicates.mean()) ** 2)))
+    apart = replicates - replicates.mean()
+    size = float(np.max(np.abs(apart)))  # taken out, so that squares of large numbers stay numbers
+    return size * math.sqrt((groups - 1) / groups * float(np.sum((apart / size) ** 2))) if size > 0 else size
 
 
 def quantile(groups: int, level: float) -> float:

@@ -59,11 +59,11 @@ class Path:
         return float(self.gains.max())
 
     @property
-    def counted(self) -> int | None:
-        """How many items forgetting is counted on, where they are 0 or 1 before and after; None for another metric."""
+    def counted(self) -> list[int]:
+        """How many items forgetting is counted on, task by task, where they are 0 or 1 before and after; empty for another metric."""
         if all(bool(np.all(values * values * values == values)) for tasks in self.forgetting for values in tasks):
-            return sum(len(values[0]) for values in self.forgetting[0])
-        return None
+            return [len(values[0]) for values in self.forgetting[0]]
+        return []
 
     @property
     def falls(self) -> list[tuple[int, int]]:

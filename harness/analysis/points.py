@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.analysis import cells
 from harness.analysis.columns import SUITE_TASK
 from harness.analysis.laws import Law
 from harness.analysis.model import Points
@@ -31,7 +34,9 @@ from harness.schema import Declared
 
 RESPONSE = "forgetting"
 PREDICTORS = ["volume", "params_total", "params_trainable", "train_tokens", "inject_fraction", "steps", "finetune_loss", "kl"]
-ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id", "seed"]
+ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id"]
+LARGEST = 1e100
+"""Numbers beyond it have squares that are none."""
 LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
 _ALIASES = {"params": "params_total"}
 _Z = 1.959963984540054
@@ -63,17 +68,47 @@ def from_file(path: Path, columns: Mapping[str, str] | None = None, where: Mappi
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True)
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path).reset_index(drop=True)
+        else:
+            text = io.StringIO(_regular(path.read_text(encoding="utf-8-sig"), path))
+            frame = pd.read_csv(text, skipinitialspace=True, index_col=False)
     except FileNotFoundError:
         raise AnalysisError(explain(f"{path}", got="no such file", allowed="a .csv or .parquet file")) from None
     except pd.errors.EmptyDataError:
         raise AnalysisError(explain(f"{path}", got="an empty file", allowed="a line of column names and a line a point")) from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnalysisError(explain(f"{path}", got=reason, allowed="a .csv (UTF-8) or .parquet file with a row a point")) from None
     if frame.empty:
         raise AnalysisError(explain(f"{path}", got="column names and no row", allowed="a line a point"))
     return frame
+
+
+def _regular(text: str, path: Path) -> str:
+    """Return the text of a CSV file without fields that trailing commas make. Raises AnalysisError where columns are not what they seem."""
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
+    if not rows:
+        return ""
+    header = [name.strip() for name in rows[0]]
+    if len(header) == 1 and (other := next((sign for sign in (";", "\t") if sign in header[0]), None)):
+        got = "columns separated by " + ("semicolons" if other == ";" else "tabs")
+        raise AnalysisError(explain(f"{path}", got=got, allowed="columns separated by commas"))
+    width = len(header)
+    while width > 1 and not header[width - 1]:
+        width -= 1
+    named = [name for name in header if name]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise AnalysisError(explain(f"{path}", got=f"two columns {twice[0]!r}", allowed="each name once"))
+    for number, row in enumerate(rows[1:], start=1):
+        if any(field.strip() for field in row[width:]):
+            got = f"{len(row)} fields in row {number}, {width} column names"
+            raise AnalysisError(explain(f"{path}", got=got, allowed="a name for each column", fix="name the first column too, or remove it"))
+    if all(len(row) <= width for row in rows):
+        return text
+    plain = io.StringIO()
+    csv.writer(plain, lineterminator="\n").writerows(row[:width] for row in rows)
+    return plain.getvalue()
 
 
 def narrowed(frame: pd.DataFrame, where: Mapping[str, str], name: str) -> pd.DataFrame:
@@ -119,7 +154,7 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     chosen = suite_of(table, declared, suite)
     whole = table[(table["task"] == SUITE_TASK) & (table["status"] == "ok") & (table["volume"] > 0).fillna(False)]
     rows = whole[(whole["suite"] == chosen) & whole["delta"].notna()]
-    control, notes = _is_control(rows, declared), []
+    control, notes = cells.is_control(rows, declared.control), _without_change(table, rows, chosen)
     if control.any():
         rows = rows[~control]
         notes.append(f"{int(control.sum())} points of same-data controls are left out")
@@ -151,11 +186,17 @@ def suite_of(table: pd.DataFrame, declared: Declared, suite: str | None) -> str:
     return str(chosen)
 
 
-def _is_control(rows: pd.DataFrame, declared: Declared) -> pd.Series:
-    same = pd.Series(bool(declared.control), index=rows.index)
-    for label, value in declared.control.items():
-        same &= (rows[label].astype("string") == str(value)).fillna(False).astype(bool)
-    return same
+def _without_change(table: pd.DataFrame, rows: pd.DataFrame, suite: str) -> list[str]:
+    """Say how many points of a suite, and whole runs, have no measured change, and why."""
+    whole = table[(table["task"] == SUITE_TASK) & (table["suite"] == suite) & (table["volume"] > 0).fillna(False)]
+    lost = whole[(whole["status"] != "ok") | whole["delta"].isna()].drop_duplicates(["run_id", "volume"])
+    points = pd.MultiIndex.from_frame(rows[["run_id", "volume"]])
+    lost = lost[~pd.MultiIndex.from_frame(lost[["run_id", "volume"]]).isin(points)]
+    seen = {*rows["run_id"], *lost["run_id"]}
+    runs = table[~table["run_id"].isin(seen) & table["run_id"].notna()]["run_id"].nunique()
+    parts = [f"{len(lost)} points"] if len(lost) else []
+    parts += [f"{runs} runs"] if runs else []
+    return [f"{' and '.join(parts)} without a measured change of {suite} (failed, unfinished or not measured) are left out"] if parts else []
 
 
 def _with_beside(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -207,7 +248,7 @@ def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Poi
         named = " or ".join(name for name in law.columns if name in law.positive)
         notes.append(f"{int(np.sum(before & kept))} rows are left out: {named} is 0 there, before training")
     kept &= ~before
-    _check(values, error, kept, law)
+    _check(values, error, kept, law, points)
     if not kept.any():
         named = ", ".join(needed)
         raise AnalysisError(explain(f"{law.name}: rows", got=f"none that has all of {named}", allowed="at least one a parameter"))
@@ -230,9 +271,15 @@ def numbers(column: pd.Series, name: str) -> Floats:
     wrong = np.array([value is not None and str(value).strip() != "" for value in given]) & ~np.isfinite(found)
     if wrong.any():
         row = int(np.argmax(wrong))
-        got = f"{str(given.iloc[row])[:40]!r} in row {row + 1}"
+        got = f"{str(given.iloc[row])[:40]!r} in row {_row(column, row)}"
         raise AnalysisError(explain(f"column {name}", got=got, allowed="finite numbers, or nothing", fix="correct or remove that row"))
     return np.asarray(found, dtype=np.float64)
+
+
+def _row(frame: pd.DataFrame | pd.Series, place: int) -> int:
+    """Return the number that a row has in its file, from 1, also where only some rows are left."""
+    label = frame.index[place]
+    return int(label) + 1 if isinstance(label, int | np.integer) else place + 1
 
 
 def _numbers_or_none(column: pd.Series) -> Floats | None:
@@ -242,15 +289,22 @@ def _numbers_or_none(column: pd.Series) -> Floats | None:
         return None
 
 
-def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: Law) -> None:
-    """Raise AnalysisError at a value that a column cannot have."""
-    allowed = dict.fromkeys(law.positive, (0.0, np.inf, "at least 0")) | {"inject_fraction": (0.0, 1.0, "a share, 0 to 1")}
-    for name, found in [*((name, values[name]) for name in law.columns), ("stderr", error)]:
-        low, high, words = allowed.get(name, (0.0, np.inf, "at least 0") if name == "stderr" else (-np.inf, np.inf, ""))
-        wrong = kept & ((found < low) | (found > high))
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise AnalysisError(explain(f"column {name}", got=f"{found[row]:g} in row {row + 1}", allowed=words))
+def allowed(law: Law, name: str) -> tuple[float, float, str]:
+    """Return the least and the largest value that a column may have for a law, and both in words."""
+    if name == "inject_fraction":
+        return 0.0, 1.0, "a share, 0 to 1"
+    return (0.0, np.inf, "at least 0") if name in {*law.positive, "stderr"} else (-np.inf, np.inf, "")
+
+
+def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: Law, points: pd.DataFrame) -> None:
+    """Raise AnalysisError at a value that a column cannot have, or that is too large to work with."""
+    for name, found in {**values, "stderr": error}.items():
+        low, high, words = allowed(law, name)
+        wrong, large = kept & ((found < low) | (found > high)), kept & (np.abs(found) > LARGEST)
+        if wrong.any() or large.any():
+            row = int(np.argmax(wrong if wrong.any() else large))
+            got = f"{found[row]:g} in row {_row(points, row)}"
+            raise AnalysisError(explain(f"column {name}", got=got, allowed=words if wrong.any() else f"numbers up to {LARGEST:g}"))
 
 
 def _clusters(points: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -282,5 +336,18 @@ def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
     if "inject_fraction" in covered:
         names = [name for name in names if name != "mitigation"]
     found = {name: sorted(points[name].dropna().astype("string").unique()) for name in names}
-    several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items() if len(values) > 1]
+    found = {name: values for name, values in found.items() if len(values) > 1}
+    found |= _tuned_apart(points, [] if "inject_fraction" in covered else ["anchor"])
+    several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items()]
     return [f"the points differ in {' and '.join(several)}, of which the law knows nothing: --where narrows them"] if several else []
+
+
+def _tuned_apart(points: pd.DataFrame, more: Sequence[str]) -> dict[str, list[str]]:
+    """Return choices that differ within one model and tuning, with their values: those between are each model's own."""
+    found = {}
+    texts = pd.DataFrame({name: points[name].astype("string").fillna("") for name in ("model", "tuning") if name in points.columns})
+    within = texts.agg("\0".join, axis=1) if len(texts.columns) else pd.Series("", index=points.index)
+    for name in ["learning_rate", "lr_tuned", *more]:
+        if name in points.columns and (points[name].groupby(within.to_numpy()).nunique() > 1).any():
+            found[name] = sorted(points[name].dropna().astype("string").unique())
+    return found

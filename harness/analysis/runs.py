@@ -23,7 +23,7 @@ from harness.analysis.columns import COLUMNS
 from harness.analysis.forgetting import Samples
 from harness.analysis.measure import Measurement, Row, TaskChange, by_key
 from harness.analysis.packing import ChangeKey, RunChanges
-from harness.errors import HarnessError, RecordError, explain
+from harness.errors import RecordError, explain
 from harness.records import Experiment
 from harness.schema import BASELINES, SCHEMA_VERSION, Failure, Point, Record
 from harness.summaries import Summary
@@ -60,6 +60,7 @@ class Reader:
         self.experiment = experiment
         self._before: dict[str, _Before] = {}
         self._digests: dict[Path, bytes] = {}
+        self._found: dict[str, str] = {}
 
     def rows(self, run_id: str) -> Summary:
         """Return the rows of one run: volume 0, its points, and one more if its last try did not end well.
@@ -80,8 +81,10 @@ class Reader:
         """Return what every item of one run changed by, by volume, suite and leaf task. Raises RecordError as ``rows`` does."""
         kept = summaries.read_arrays(self.experiment.run_folder(run_id))
         found = None if kept is None else packing.unpack(kept)
-        if found is not None and found.digest and found.digest == self.digest(run_id, found.baselines):
-            return found.changes
+        if found is not None and found.digest:
+            known = self._found.get(run_id)  # that of the rows, where they were read: the changes that belong to them
+            if found.digest == known or found.digest == self.digest(run_id, found.baselines):
+                return found.changes
         record = self.experiment.record(run_id)
         computed = self._compute(run_id, record)
         if record is not None:
@@ -92,7 +95,10 @@ class Reader:
         """Return what is kept of a run's rows; None unless it was made from its record, points and baselines as they are now."""
         found = summaries.read(self.experiment.run_folder(run_id))
         holds = found is not None and found.digest and found.digest == self.digest(run_id, found.baselines)
-        return found if holds else None
+        if found is None or not holds:
+            return None
+        self._found[run_id] = found.digest
+        return found
 
     def keep(self, run_id: str) -> list[Row]:
         """Work out the rows and changes of a recorded run, keep them as far as that is possible, and return the rows."""
@@ -111,7 +117,7 @@ class Reader:
     def digest(self, run_id: str, baselines: Sequence[str]) -> str | None:
         """Return the digest that what is kept of a run holds by, as in ``summaries.digest``; ``baselines``: the ids it names."""
         folders = map(self.experiment.baseline_folder, baselines)
-        return summaries.digest(VERSION, self.experiment.run_folder(run_id), folders, self._digests)
+        return summaries.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
 
     def _summary(self, rows: Sequence[Row], digest: str = "", baselines: Sequence[str] = ()) -> Summary:
         columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name != "variant"}
@@ -180,7 +186,7 @@ def summarise(experiment: Experiment, run_id: str) -> None:
     Best effort: where they cannot be worked out or written, whoever asks for them is told why, or works them out.
     """
     reader = Reader(experiment)
-    with contextlib.suppress(HarnessError, OSError):
+    with contextlib.suppress(Exception):  # the run is done and recorded, whatever its analysis meets
         if reader.kept(run_id) is None:
             reader.keep(run_id)
 

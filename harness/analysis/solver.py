@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +59,14 @@ class Problem:
     pure: Booleans
     robust: bool = True
 
+    @cached_property
+    def size(self) -> float:
+        """Σ y² / v."""
+        return float(np.sum(self.response**2 / self.variance))
+
     def still(self, slopes: Floats) -> Booleans:
         """Say which pure parameters do nothing, (k, p, n) to (k, p): a unit moves the curve by less than NEGLIGIBLE of the response."""
-        size = float(np.sum(self.response**2 / self.variance))
-        still: Booleans = self.pure & (np.sum(slopes**2 / self.variance, axis=2) <= NEGLIGIBLE**2 * size)
+        still: Booleans = self.pure & (np.sum(slopes**2 / self.variance, axis=2) <= NEGLIGIBLE**2 * self.size)
         return still
 
 
@@ -125,6 +130,22 @@ def _normal(problem: Problem, theta: Floats, kept: Floats) -> tuple[Floats, Floa
     return normal, gradient * free
 
 
+def influence(problem: Problem, theta: Floats) -> Floats:
+    """Return what a solution (p,) moves by for each unit that a point's response moves, shape (p, n): the estimator's first derivative."""
+    value = problem.curve(theta[None])
+    slopes = jacobian(problem.curve, theta[None], value)[0]
+    free = ~(problem.still(slopes[None])[0] | (theta <= problem.low) | (theta >= problem.high))
+    slopes = slopes[free]
+    squared = (problem.response - value[0]) ** 2 / problem.variance
+    curvature = (1.0 + squared / TUNING**2) ** -1.5 / problem.variance if problem.robust else 1.0 / problem.variance
+    normal = (slopes * curvature) @ slopes.T
+    root = np.sqrt(np.maximum(np.diagonal(normal), 1e-300))
+    unit = np.linalg.pinv(normal / root[:, None] / root, rcond=1e-12, hermitian=True)
+    moved = np.zeros((len(theta), len(squared)))
+    moved[free] = unit @ (slopes * curvature / root[:, None]) / root[:, None]
+    return moved
+
+
 def jacobian(curve: Curve, theta: Floats, value: Floats) -> Floats:
     """Return the slopes of the curve by forward differences, shape (k, p, n), all from one call; ``value`` is the curve at theta."""
     count, size = theta.shape
@@ -132,7 +153,8 @@ def jacobian(curve: Curve, theta: Floats, value: Floats) -> Floats:
     moved = np.repeat(theta[None], size, axis=0)
     moved[range(size), :, range(size)] += step.T
     slopes = (curve(moved.reshape(-1, size)).reshape(size, count, -1) - value) / step.T[:, :, None]
-    return np.nan_to_num(slopes.transpose(1, 0, 2), posinf=0.0, neginf=0.0)
+    slopes = slopes.transpose(1, 0, 2)
+    return slopes if np.isfinite(slopes).all() else np.nan_to_num(slopes, posinf=0.0, neginf=0.0)
 
 
 def _damped(normal: Floats, gradient: Floats, scale: Floats, damping: Floats) -> Floats:

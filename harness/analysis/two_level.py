@@ -27,6 +27,7 @@ A percentile bootstrap over 3 seeds covers 75% at best, since all three lie on o
 
 Of 0/1 items hardly any may have changed, and s² then is too small or 0. Tango's score interval has the half-width √(z² c + z⁴) / n
 where c of n items changed (as many lost as gained, c ≪ n): the second term, which is its width at c = 0, is added in the same way here.
+Several tasks have the width at c = 0 of their mean, in which the smallest weighs as much as the others; n is then that of one task as wide.
 Averaging over seeds and clusters make items worth more or fewer than those of one seed by (c + z²) / (n² V_item + z²), c being the
 changed items of a seed; n is multiplied by it. One seed of 0/1 items without clusters is given exactly Tango's interval.
 
@@ -51,6 +52,9 @@ Ints = npt.NDArray[np.int64]
 
 MIN_SEEDS = 3
 SEEDS_AND_ITEMS, ITEMS = "seeds and items", "items"
+
+MIN_CLUSTERS = 20
+"""Where no item changed, fewer clusters than this count as so many items: they cannot show that items of one change apart."""
 
 _SEED_PART = 2.0
 """How many times the seeds' part counts in the degrees of freedom."""
@@ -210,10 +214,21 @@ def _least(tasks: Sequence[Task], item: float, level: float) -> float:
     if not all(one.binary for one in tasks):
         return 0.0
     z2 = float(special.ndtri(0.5 + level / 2)) ** 2
+    counted = [one.n if one.groups == one.n or one.groups >= MIN_CLUSTERS else one.groups for one in tasks]
+    alone = unchanged(counted, level)
+    whole = z2 * (1 - alone) / alone  # the items of a single task that would be as wide
     independent = sum(one.changed / one.n**2 for one in tasks) / len(tasks) ** 2
-    whole = float(sum(one.n for one in tasks))
     worth = (independent * whole**2 + z2) / (item * whole**2 + z2)
     return z2 / (whole * worth + z2)
+
+
+def unchanged(items: Sequence[int], level: float = LEVEL) -> float:
+    """Return the half-width of the score interval of a mean over tasks of so many items each, none of which changed.
+
+    For one task z² / (n + z²); of several, whose means weigh alike, the smallest decides.
+    """
+    none = [0] * len(items)
+    return stats.difference_interval(none, none, items, level).high
 
 
 def _freedom(parts: Sequence[float], freedoms: Sequence[float], total: float | None = None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -30,18 +31,23 @@ GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
 """Metrics of a choice among k answers that is right by guessing in 1/k of all cases."""
 
 
-def rows(file: Path, task: str) -> pd.DataFrame:
+def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
     """Return the items of a task, one row an item and filter.
 
     Columns are those of ``schema.SAMPLE_COLUMNS`` (``suite`` is the task), ``CHOICES_HASH``, ``GENERATION``, ``repeats`` (answers drawn
-    an item), and for every metric with one number an item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of a task are
-    told apart by the order of their numbers: the second has ``#2`` behind its hash.
+    an item), ``cluster``, and for every metric with one number an item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of
+    a task are told apart by the order of their numbers: the second has ``#2`` behind its hash.
+
+    Args:
+        file: its samples.
+        task: its name.
+        cluster: field of the documents that says which items belong together, as of our suites; None where none does.
 
     Raises:
         RecordError: for a line that is no sample, an item twice, or no line at all.
     """
-    lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold other line breaks
-    found = [_row(_sample(line, file, number), task, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    lines = file.read_bytes().split(b"\n")  # not splitlines: a text may hold other line breaks
+    found = [_read(line, task, cluster, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise RecordError(explain(str(file), got="no samples", allowed="a line an item", fix="run lm-eval again"))
     twice = [key for key, count in Counter((row["filter"], row["doc_id"]) for row in found).items() if count > 1]
@@ -61,17 +67,37 @@ def metric_names(samples: pd.DataFrame) -> list[str]:
     return [name.removeprefix("metric.") for name in samples.columns if name.startswith("metric.")]
 
 
-def _sample(line: str, file: Path, number: int) -> Mapping[str, Any]:
-    where = f"{file}, line {number}"
+def _read(line: bytes, task: str, cluster: str | None, where: str) -> dict[str, Any]:
+    """Return the row of a line. Raises RecordError naming the line, whatever is wrong with it."""
     try:
-        sample = json.loads(line)
+        row = _row(_sample(line, where), task, where)
+        row["cluster"] = _cluster(json.loads(line).get("doc"), cluster)
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        got = f"what cannot be read ({type(error).__name__}: {error})"
+        raise RecordError(explain(where, got=got, allowed="a sample of lm-eval --log_samples", fix="run lm-eval again")) from error
+    return row
+
+
+def _sample(line: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        sample = json.loads(line.decode("utf-8"))
     except ValueError as error:
         raise RecordError(explain(where, got=f"no JSON ({error})", allowed="a sample of lm-eval", fix="run lm-eval again")) from error
     needed = ["doc_id", "target", "arguments", "resps"]
-    missing = [name for name in needed if not isinstance(sample, Mapping) or name not in sample]
-    if missing:
+    there = [name for name in sample if name == "target" or sample[name] is not None] if isinstance(sample, Mapping) else []
+    if missing := [name for name in needed if name not in there]:
         raise RecordError(explain(where, got=f"no {', '.join(missing)}", allowed="a sample of lm-eval --log_samples"))
     return sample  # type: ignore[no-any-return]
+
+
+def _number_of(sample: Mapping[str, Any], where: str) -> int:
+    """Return the number of a document: equal ones are told apart by it. Raises RecordError."""
+    found = sample["doc_id"]
+    if not isinstance(found, bool):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if int(found) == float(found):
+                return int(found)
+    raise RecordError(explain(f"{where}: doc_id", got=repr(found), allowed="a whole number, as lm-eval counts documents"))
 
 
 def _row(sample: Mapping[str, Any], task: str, where: str) -> dict[str, Any]:
@@ -91,7 +117,7 @@ def _row(sample: Mapping[str, Any], task: str, where: str) -> dict[str, Any]:
         "suite": task,
         "task": task,
         "filter": str(sample.get("filter") or "none"),
-        "doc_id": int(sample["doc_id"]),
+        "doc_id": _number_of(sample, where),
         "doc_hash": str(sample.get("doc_hash") or _doc_hash(sample, where)),
         "prompt_hash": str(sample.get("prompt_hash") or _hash(str(arguments[0][0]))),
         "target_hash": str(sample.get("target_hash") or _hash(str(sample["target"]))),

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.compare import logged
+from harness.compare import logged, ours, results_files
 from harness.errors import RecordError, explain
 
-STAMP = r"\d{4}-\d{2}-\d{2}T\d{2}[-:]\d{2}[-:]\d{2}(?:\.\d+)?"
-SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:_(?P<stamp>{STAMP}))?\.jsonl")
-RESULTS = re.compile(rf"(?P<stem>.+?)(?:_(?P<stamp>{STAMP}))?\.json")
+SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:_(?P<stamp>{results_files.STAMP}))?\.jsonl")
 
 MEANS = frozenset({"mean", "nanmean"})
 NO_MEANS = frozenset("perplexity word_perplexity byte_perplexity mcc f1 bleu chrf ter brier_score bypass".split())
@@ -44,6 +42,7 @@ class LoggedTask:
         metrics: those that can be compared, in the task's order.
         left_out: others, each with the reason.
         settings: what must be the same on both sides, as far as a results file says it: version, num_fewshot, …
+        cluster: field of the documents by which our suite clusters the items; None where no suite of ours does.
     """
 
     name: str
@@ -53,6 +52,7 @@ class LoggedTask:
     metrics: tuple[Metric, ...]
     left_out: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    cluster: str | None = None
 
     @property
     def filters(self) -> list[str]:
@@ -68,6 +68,7 @@ class Logs:
         model: what was evaluated, as the results file calls it.
         tasks: name → the newest samples.
         groups: group → its leaf tasks, as the results file says.
+        bare: tasks that a results file used here has, and whose samples are not here.
         facts: how it was evaluated: lm_eval_version, backend, dtype, batch_size, …, where all results files agree.
         notes: what a reader must know of how the folder was read.
     """
@@ -78,6 +79,7 @@ class Logs:
     groups: Mapping[str, tuple[str, ...]]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
+    bare: tuple[str, ...] = ()
 
 
 def read(source: str) -> Logs:
@@ -87,27 +89,36 @@ def read(source: str) -> Logs:
         RecordError: where it holds no samples, those of two models, or samples that do not give the scores of their results file.
     """
     folder = Path(source).expanduser()
-    results = dict(_results(folder))
+    every = dict(results_files.read(folder))
     found = sorted(_samples(folder))
     if not found:
         fix = "run lm-eval with --log_samples --output_path FOLDER"
         raise RecordError(explain(source, got="no samples_*.jsonl", allowed="lm-eval's samples, not its results alone", fix=fix))
-    model = _the_model(source, results.values(), [file for _, _, file in found])
+    model = _the_model(source, every.values(), [file for _, _, file in found])
     newest = {task: (stamp, file) for task, stamp, file in found}  # sorted: the last of each task is its newest
     notes = []
     if older := len(found) - len(newest):
         stamps = sorted({stamp for stamp, _ in newest.values()})
         notes.append(f"{source}: {older} older file(s) of the same tasks left out; used are those of {', '.join(stamps)}")
-    tasks = {task: _task(task, stamp, file, results.get((file.parent, stamp), {})) for task, (stamp, file) in newest.items()}
-    used = {(file.parent, stamp): results[file.parent, stamp] for stamp, file in newest.values() if (file.parent, stamp) in results}
-    if bare := sorted(name for name, task in tasks.items() if not task.settings):
-        notes.append(f"{source}: no results file beside {', '.join(bare)}: version, shots and settings could not be checked")
-    if bare := sorted({name for values in results.values() for name in values.get("configs") or {}} - set(tasks)):
-        notes.append(f"{source}: results without samples, not compared: {', '.join(bare)}")
+    used = {(file.parent, stamp): every[file.parent, stamp] for stamp, file in newest.values() if (file.parent, stamp) in every}
     groups: dict[str, tuple[str, ...]] = {}
     for values in used.values():
         groups |= _groups(values)
-    return Logs(source=source, model=model, tasks=tasks, groups=groups, facts=_facts(list(used.values())), notes=tuple(notes))
+    fields = {task: ours.cluster(task, [name for name, leaves in groups.items() if task in leaves]) for task in newest}
+    tasks = {task: _task(task, *where, every.get((where[1].parent, where[0]), {}), fields[task]) for task, where in newest.items()}
+    if bare := sorted(name for name, task in tasks.items() if not task.settings):
+        notes.append(f"{source}: no results file beside {', '.join(bare)}: version, shots and settings could not be checked")
+    if bare := sorted({name for values in every.values() for name in values["configs"]} - set(tasks)):
+        notes.append(f"{source}: results without samples, not compared: {', '.join(bare)}")
+    return Logs(
+        source=source,
+        model=model,
+        tasks=tasks,
+        groups=groups,
+        facts=_facts(list(used.values())),
+        notes=tuple(notes),
+        bare=tuple(sorted({name for values in used.values() for name in values["configs"]} - set(tasks))),
+    )
 
 
 def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -117,23 +128,9 @@ def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
             yield match["task"], match["stamp"] or "", file
 
 
-def _results(folder: Path) -> Iterator[tuple[tuple[Path, str], Mapping[str, Any]]]:
-    """Yield (folder, timestamp) → contents of every results file, whatever its stem: ``--output_path NAME.json`` changes it."""
-    for file in sorted(folder.rglob("*.json")):
-        match = RESULTS.fullmatch(file.name)
-        if match is None or not (match["stem"] == "results" or match["stamp"]):
-            continue
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecordError(explain(str(file), got=f"no JSON ({error})", allowed="a results file of lm-eval")) from error
-        if isinstance(values, Mapping) and isinstance(values.get("results"), Mapping):
-            yield (file.parent, match["stamp"] or ""), values
-
-
-def _the_model(source: str, results: Collection[Mapping[str, Any]], files: Sequence[Path]) -> str:
+def _the_model(source: str, every: Collection[Mapping[str, Any]], files: Sequence[Path]) -> str:
     """Return the one model of a folder. Raises RecordError where there are two: which one is meant?"""
-    names = sorted({name for values in results if (name := _model_name(values))})
+    names = sorted({name for values in every if (name := _model_name(values))})
     places = sorted({str(file.parent) for file in files})
     if len(names) > 1 or (len(places) > 1 and not names):
         got = f"samples of {len(names or places)} models ({', '.join(names or places)})"
@@ -143,7 +140,7 @@ def _the_model(source: str, results: Collection[Mapping[str, Any]], files: Seque
 
 def _model_name(results: Mapping[str, Any]) -> str:
     named = results.get("model_name")
-    arguments = results.get("config", {}).get("model_args")
+    arguments = results["config"].get("model_args")
     if isinstance(arguments, Mapping):
         arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
     found = dict(part.split("=", 1) for part in str(arguments or "").split(",") if "=" in part)
@@ -152,7 +149,7 @@ def _model_name(results: Mapping[str, Any]) -> str:
 
 def _groups(results: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return group → its leaf tasks; older versions also list tasks, with nothing under them."""
-    members: Mapping[str, Sequence[str]] = results.get("group_subtasks") or {}
+    members: Mapping[str, Sequence[str]] = results["group_subtasks"]
 
     def leaves(name: str) -> list[str]:
         below = members.get(name) or []
@@ -165,7 +162,7 @@ def _facts(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how the tasks were evaluated, where all results files say the same."""
     found: list[dict[str, Any]] = []
     for values in results:
-        config = values.get("config") or {}
+        config = values["config"]
         own = {name: values.get(name) for name in ["lm_eval_version", "chat_template_sha", "system_instruction_sha", "max_length"]}
         names = {"backend": "model", "dtype": "model_dtype", "batch_size": "batch_size", "limit": "limit", "use_cache": "use_cache"}
         found.append(own | {name: config.get(key) for name, key in names.items()} | {"add_bos_token": _argument(config, "add_bos_token")})
@@ -179,12 +176,14 @@ def _argument(config: Mapping[str, Any], name: str) -> Any:
     return dict(part.split("=", 1) for part in str(arguments or "").split(",") if "=" in part).get(name)
 
 
-def _task(name: str, stamp: str, file: Path, results: Mapping[str, Any]) -> LoggedTask:
-    samples = logged.rows(file, name)
+def _task(name: str, stamp: str, file: Path, results: Mapping[str, Any], cluster: str | None) -> LoggedTask:
+    samples = logged.rows(file, name, cluster)
     config = (results.get("configs") or {}).get(name, {})
     metrics, left_out = _metrics(name, file, samples, config, results)
     settings = _settings(name, config, results)
-    return LoggedTask(name=name, file=file, stamp=stamp, samples=samples, metrics=metrics, left_out=left_out, settings=settings)
+    return LoggedTask(
+        name=name, file=file, stamp=stamp, samples=samples, metrics=metrics, left_out=left_out, settings=settings, cluster=cluster
+    )
 
 
 def _settings(name: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:

@@ -99,12 +99,16 @@ def _prepare_tasks(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
 
 
 def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a field to cluster by that no item of any task has: some tasks may lack it."""
-    field = suite.cluster
-    if field and not any(task.eval_docs[index].get(field) for name, task in tasks.items() for index in items[name]):
-        fields = sorted({key for task in tasks.values() for key in task.eval_docs[0]})
-        fix = did_you_mean(field, fields)
-        raise EvaluationError(explain(f"suite {suite.name}: cluster", got=repr(field), allowed=", ".join(fields), fix=fix))
+    """Refuse a field to cluster by that no item has. Where one field is for all tasks, some may lack it; a task that is named may not."""
+    where = f"suite {suite.name}: cluster"
+    named = suite.cluster if isinstance(suite.cluster, Mapping) else None
+    if unknown := [name for name in named or () if name not in tasks]:
+        raise EvaluationError(explain(where, got=unknown[0], allowed=", ".join(tasks), fix=did_you_mean(unknown[0], tasks)))
+    parts = [({name: tasks[name]}, field) for name, field in named.items()] if named else [(tasks, suite.cluster)]
+    for of, field in parts:
+        if field and not any(task.eval_docs[index].get(field) for name, task in of.items() for index in items[name]):
+            fields = sorted({key for task in of.values() for key in task.eval_docs[0]})
+            raise EvaluationError(explain(where, got=repr(field), allowed=", ".join(fields), fix=did_you_mean(field, fields)))
 
 
 def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import EvaluationError, explain
-from harness.evaluation.suites import Suite
+from harness.evaluation.suites import Suite, cluster_field
 from harness.schema import Score
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
         if any(math.isnan(value) for value in row["log_likelihoods"] or ()):
             got = "a log-likelihood that is no number"
             raise EvaluationError(explain(f"task {name}", got=got, allowed="numbers", fix="look for diverged weights"))
-        clustered = {"cluster": _cluster(sample["doc"], suite.cluster)} if suite.cluster else {}
+        field = cluster_field(suite.cluster, name)
+        clustered = {"cluster": cluster_of(sample["doc"], field) if field else None} if suite.cluster else {}
         rows.append(row | clustered | _metrics(sample, averaged))
     return rows
 
@@ -86,7 +87,7 @@ def _item_text(sample: Mapping[str, Any], task: Task) -> str:
     return f"{question if isinstance(question, str) else ''} {answer}".strip()
 
 
-def _cluster(document: Mapping[str, Any], field: str) -> str | None:
+def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
     """Return a short hash of what a document says in the field by which its suite clusters items; None without one."""
     value = document.get(field)
     return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]

@@ -15,7 +15,7 @@ from harness.compose import load_yaml
 from harness.config import build, check, plain
 from harness.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.interfaces import Split
-from harness.schema import OWN_METRICS
+from harness.schema import GENERATED, OWN_METRICS
 from harness.seeds import permutation
 
 ITEM_SEED = 0
@@ -39,7 +39,7 @@ class Suite:
         overlap: ``expected`` where the suite asks for the very rows that are taught.
         protocols: how each multiple-choice item is asked; ``generation``: also by letting the model write the answer, reported apart.
         cluster: field of a task's documents, such as ``passage``: items alike in it belong together, and intervals heed it. A document
-            without the field has no cluster.
+            without the field has no cluster. Or leaf task → its field, where tasks have others; a task that is not named has none.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Suite:
     select: int = 0
     overlap: Literal["report", "expected"] = "report"
     protocols: tuple[Literal["loglikelihood", "generation"], ...] = ("loglikelihood",)
-    cluster: str | None = None
+    cluster: Any = None
 
     def __post_init__(self) -> None:
         """Check ranges and that the kind has what it needs."""
@@ -72,6 +72,8 @@ class Suite:
         allowed = " or ".join(f"[{', '.join(one)}]" for one in protocols)
         check(f"{where}: protocols", list(self.protocols), allowed, lambda value: value in protocols)
         check(f"{where}: cluster", self.cluster, "nothing for a suite that scores rows", lambda v: v is None or self.kind == "lm_eval")
+        allowed = "the name of a field, or a mapping of leaf tasks to such names"
+        check(f"{where}: cluster", self.cluster, allowed, lambda v: v is None or _is_cluster(v))
         if self.kind == "lm_eval" and not self.tasks:
             raise ConfigError(explain(f"{where}: tasks", got="none", allowed="at least one lm-eval task name"))
         if self.kind != "lm_eval":
@@ -116,6 +118,21 @@ def load(name: str) -> Suite:
         raise ConfigError(explain("suite", got=repr(name), allowed=", ".join(known), fix=did_you_mean(name, known)))
     suite: Suite = build(Suite, load_yaml(known[name]) | {"name": name}, f"suite {name}")
     return suite
+
+
+def cluster_field(cluster: Any, task: str) -> str | None:
+    """Return the field by which items of a leaf task are clustered.
+
+    Args:
+        cluster: as a suite's yaml has it: a field, leaf task → field, or None.
+        task: leaf task; asked by generation too, it has the field of the task it is made of.
+    """
+    return cluster.get(task.removesuffix(GENERATED)) if isinstance(cluster, Mapping) else cluster
+
+
+def _is_cluster(value: Any) -> bool:
+    parts = [*value, *value.values()] if isinstance(value, Mapping) else [value]
+    return bool(parts) and all(isinstance(part, str) and part for part in parts)
 
 
 def task_folders() -> list[Path]:

@@ -11,15 +11,25 @@ from matplotlib.figure import Figure
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, the number or text that it is sorted by, and a kind that the page shows by shape and colour.
+    """A cell of a table: its text (several lines stand below each other), the number or text that it is sorted by, and what is below it.
 
-    ``kind`` is a verdict (``lost``, ``gained``, ``kept``, ``unclear``), ``strong`` for a heading or empty.
+    ``kind`` is a verdict (``lost``, ``gained``, ``kept``, ``unclear``), ``strong`` for a heading or empty; the page shows it by shape and
+    colour. ``note`` stands below in small, ``more`` is opened by a click.
     """
 
     text: str
     sort: float | str | None = None
     kind: str = ""
     note: str = ""
+    more: str = ""
+
+
+class Group(NamedTuple):
+    """Rows of a table that belong together, from row ``at`` on: a heading and a sentence on them. They are sorted within the group."""
+
+    at: int
+    title: str
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +56,7 @@ class TableView:
         matrix: whether it is a heat map: its first column names rows, every other cell is judged by its kind.
         data: what its CSV and Markdown files hold, every digit kept; None writes what is shown.
         shown: how much of the whole this is; empty where it is all.
+        groups: headings between the rows, by place; the first at row 0.
     """
 
     name: str
@@ -57,6 +68,7 @@ class TableView:
     matrix: bool = False
     data: pd.DataFrame | None = None
     shown: str = ""
+    groups: Sequence[Group] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,8 @@
-"""What the figures and the page show: cells (runs that differ only in seed) as series, each with its colour, line, marker and words."""
+"""What the figures and the page show: cells (runs that differ only in seed) as series, each with its colour, line, marker and words.
+
+The page calls a cell a way of training: a model with all that was chosen for its training. Words name what varies among the cells that
+are no controls, so that a control, which has other data by its nature, makes no label longer.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness.analysis.cells import controlled
 from harness.analysis.columns import SUITE_TASK
 from harness.report import palette
 from harness.report.content import Mark
@@ -25,13 +30,19 @@ MAX_STYLES = 6
 
 TUNED = {"full": "tuned in full", "lora": "tuned with LoRA"}
 
+CONTROL = "control"
+INDEPENDENT = "independent"
+_SAID = {CONTROL: "same-data control", INDEPENDENT: "independent trajectories"}
+"""Words of a label that a sentence sets after a comma, without which they would not be understood."""
+
 
 @dataclass(frozen=True)
 class Series:
     """A cell with how it is drawn and named.
 
     Attributes:
-        style_name: what tells it from other cells of its model, such as ``lora · replay``.
+        style_name: what tells it from other cells of its model, such as ``lora · replay`` or ``lora · control``.
+        control: cell of its same-data control; empty where it has none.
         found: the findings of all cells; ``places``: its rows in them.
     """
 
@@ -42,6 +53,7 @@ class Series:
     line: str
     marker: str
     is_control: bool
+    control: str
     labels: Mapping[str, Any]
     found: pd.DataFrame
     places: npt.NDArray[np.intp]
@@ -56,13 +68,14 @@ class Series:
         """Model and way of training, in words that stand in a sentence."""
         tuning = str(self.labels["tuning"])
         rest = [word for word in self.style_name.split(" · ") if word not in {tuning, "no mitigation", f"tuning {tuning}"}]
-        extra = f" ({', '.join(rest)})" if rest else ""
-        return f"{self.model} {TUNED.get(tuning, f'tuned with {tuning}')}{extra}"
+        plain = ", ".join(word for word in rest if word not in _SAID)
+        said = [f"{named(self.model)} {TUNED.get(tuning, f'tuned with {tuning}')}{f' ({plain})' if plain else ''}"]
+        return ", ".join([*said, *(_SAID[word] for word in rest if word in _SAID)])
 
     @property
     def short(self) -> str:
         """Model and way of training, for a table."""
-        return f"{self.model} · {self.style_name}"
+        return f"{named(self.model)} · {self.style_name}"
 
     def on(self, suite: str, task: str = SUITE_TASK) -> pd.DataFrame:
         """Return its rows of a suite or task that have a change, by volume: what is drawn and said of them."""
@@ -94,6 +107,7 @@ def series(findings: pd.DataFrame) -> list[Series]:
     sizes = ordered.groupby("model", sort=True)["params_total"].max().sort_values(kind="stable", na_position="last")
     colours = dict(zip(sizes.index, palette.sizes(len(sizes)), strict=True))
     places = findings.groupby("cell", sort=False).indices
+    control_of = _controls(ordered)
     names = [name for name in _LABELS if name in ordered]
     found = []
     for row in ordered[[*names, "_style", "_control"]].astype(object).to_dict("records"):
@@ -107,6 +121,7 @@ def series(findings: pd.DataFrame) -> list[Series]:
                 line=line,
                 marker=marker,
                 is_control=bool(row["_control"]),
+                control=control_of.get(str(row["cell"]), ""),
                 labels={name: row[name] for name in names},
                 found=findings,
                 places=np.asarray(places[row["cell"]], dtype=np.intp),
@@ -118,13 +133,33 @@ def series(findings: pd.DataFrame) -> list[Series]:
 def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return a row a cell in the order of ``series``, with its ``_style`` and ``_control``, and each style's number."""
     cells = findings.drop_duplicates("cell")
-    others = [name for name in varying(cells) if name != "model"]
-    words = [
-        " · ".join(filter(None, map(_words, others, values))) for values in cells[others].astype(object).itertuples(index=False, name=None)
-    ]
-    cells = cells.assign(_style=words, _control=cells["is_control"].fillna(False).astype(bool))
-    ordered = cells.sort_values(["_control", *others, "params_total", "model"], kind="stable", na_position="first")
+    cells = cells.assign(_control=cells["is_control"].fillna(False).astype(bool))
+    proper = cells[~cells["_control"]]
+    others = [name for name in varying(proper if len(proper) else cells) if name != "model"]
+    cells = cells.assign(_style=_styles(cells, others), _last=cells["trajectory"] == INDEPENDENT)
+    order = ["_control", "_last", *(name for name in others if name != "trajectory"), "params_total", "model"]
+    ordered = cells.sort_values(order, kind="stable", na_position="first")
     return ordered, {str(name): number for number, name in enumerate(dict.fromkeys(ordered["_style"]))}
+
+
+def _styles(cells: pd.DataFrame, others: Sequence[str]) -> list[str]:
+    """Return the words of each cell: its labels that vary; of a control, those that all that it controls have, and that it is one."""
+    rows = cells[list(others)].astype(object).itertuples(index=False, name=None)
+    words = {str(cell): list(filter(None, map(label_words, others, row))) for cell, row in zip(cells["cell"], rows, strict=True)}
+    theirs: dict[str, list[list[str]]] = {}
+    for cell, control in _controls(cells).items():
+        theirs.setdefault(control, []).append(words[cell])
+    for control, group in theirs.items():
+        words[control] = [word for word in group[0] if all(word in other for other in group)] + [CONTROL]
+    for cell, is_control in zip(cells["cell"], cells["_control"], strict=True):
+        if is_control and str(cell) not in theirs:
+            words[str(cell)] = [*words[str(cell)], CONTROL]
+    return [" · ".join(words[str(cell)]) for cell in cells["cell"]]
+
+
+def _controls(cells: pd.DataFrame) -> dict[str, str]:
+    """Return cell → its control."""
+    return controlled(cells.set_index("cell"), cells.set_index("cell")["_control"])
 
 
 _LABELS = "cell model params_total tuning objective mitigation data anchor trajectory epochs learning_rate variant dtype".split()
@@ -151,10 +186,15 @@ def legend(every: Sequence[Series]) -> list[Mark]:
     return [*by_model.values(), *by_style.values()]
 
 
-def sized(model: str, params: Any) -> str:
-    """Return a model's name with its size, such as ``pythia-160m (162M)``; long names lose their beginning."""
+def named(model: str) -> str:
+    """Return a model's name; long ones lose their beginning."""
     name = model if len(model) <= 24 else model.rsplit("/", 1)[-1]
-    name = name if len(name) <= 30 else f"…{name[-29:]}"
+    return name if len(name) <= 30 else f"…{name[-29:]}"
+
+
+def sized(model: str, params: Any) -> str:
+    """Return a model's name with its size, such as ``pythia-160m (162M)``."""
+    name = named(model)
     if pd.isna(params):
         return name
     units = [(1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")]
@@ -171,10 +211,13 @@ def _size(one: Series) -> float:
     return float("inf") if pd.isna(params) else float(params)
 
 
-def _words(name: str, value: Any) -> str:
+def label_words(name: str, value: Any) -> str:
+    """Return a label's value in as few words as say what it is; empty where it is the usual."""
     absent = pd.isna(value) or value in {"", "none"}
+    if name == "trajectory":
+        return INDEPENDENT if value == INDEPENDENT else ""
     if name == "variant":
         return "" if absent else str(value)
-    if name in {"tuning", "objective", "data", "mitigation"} and not absent:
-        return str(value)
+    if name in {"model", "tuning", "objective", "data", "mitigation"} and not absent:
+        return named(str(value)) if name == "model" else str(value)
     return f"no {name}" if absent else f"{name.replace('_', ' ')} {value}"

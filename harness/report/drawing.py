@@ -21,6 +21,8 @@ PANEL_INCHES = (3.35, 2.55)
 MARGINS = {"left": 0.19, "right": 0.985, "bottom": 0.19, "top": 0.84}
 """The same around every panel, so that panels one above the other line up."""
 MAX_COLUMNS = 3
+MAX_TITLE = 38
+"""Characters of a title that a panel is wide enough for."""
 
 What = TypeVar("What")
 
@@ -76,7 +78,7 @@ def small_multiples(
 
 def _drawn(axes: Axes, place: Place[What], draw: Callable[[Axes, What], None]) -> Axes:
     draw(axes, place.what)
-    title = plain(place.title) + (f"\n{plain(place.subtitle)}" if place.subtitle else "")
+    title = "\n".join(plain(shortened(line)) for line in (place.title, place.subtitle) if line)
     axes.set_title(title, fontsize=9.5, loc="left", linespacing=1.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
@@ -84,6 +86,11 @@ def _drawn(axes: Axes, place: Place[What], draw: Callable[[Axes, What], None]) -
     axes.xaxis.label.set_fontsize(8.5)
     axes.yaxis.label.set_fontsize(8.5)
     return axes
+
+
+def shortened(text: str, most: int = MAX_TITLE) -> str:
+    """Return a text that does not run into the next panel: a long one loses its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
 
 
 def _limits(places: Sequence[Place[What]], drawn: Sequence[Axes]) -> dict[Hashable, dict[str, Any]]:

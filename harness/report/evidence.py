@@ -13,6 +13,7 @@ from harness.analysis import contrasts, equal_gain, findings, fitted, frontier
 from harness.analysis.changes import Changes
 from harness.analysis.columns import SUITE_TASK
 from harness.analysis.frame import table as tidy_table
+from harness.analysis.runs import Reader
 from harness.records import Experiment
 from harness.report import curves, tables
 from harness.report.curves import Series, series
@@ -37,6 +38,17 @@ class Evidence:
     def every(self) -> list[Series]:
         """The cells, plain ways of training first."""
         return series(self.findings)
+
+    @cached_property
+    def proper(self) -> list[Series]:
+        """The cells that are no controls."""
+        return [one for one in self.every if not one.is_control]
+
+    @cached_property
+    def drawn(self) -> list[Series]:
+        """The cells of the figures: controls, too; of independent trajectories only those that no shared one stands beside."""
+        beside = set(self.trajectories["independent_cell"]) if len(self.trajectories) else set()
+        return [one for one in self.every if one.cell not in beside]
 
     @cached_property
     def by_cell(self) -> dict[str, Series]:
@@ -94,18 +106,25 @@ class Evidence:
 
 def gather(experiment: Experiment) -> Evidence:
     """Read an experiment and work out all that its page shows."""
-    table, declared, changes = tidy_table(experiment), experiment.declared(), Changes(experiment)
+    reader = Reader(experiment)
+    table, declared, changes = tidy_table(experiment, reader=reader), experiment.declared(), Changes(experiment, reader)
     found = in_order(findings.findings(table, changes, declared))
     return Evidence(
         experiment=experiment,
         table=table,
         declared=declared,
         findings=found,
-        fitted=fitted.every(table, declared) if len(found) else [],
+        fitted=fitted.every(table, declared, first=_first(found)) if len(found) else [],
         frontier=frontier.frontier(found),
         equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
         trajectories=contrasts.trajectories(found, table, changes),
     )
+
+
+def _first(found: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the labels of the cells that the figures draw."""
+    drawn, _ = curves.chosen([one for one in series(found) if not one.is_control])
+    return [{name: "" if pd.isna(value) else str(value) for name, value in one.labels.items()} for one in drawn]
 
 
 def in_order(found: pd.DataFrame) -> pd.DataFrame:

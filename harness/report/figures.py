@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.columns import SUITE_TASK
+from harness.analysis.stats import Floats
 from harness.report import palette, words
 from harness.report.content import FigureView, Mark
 from harness.report.curves import Series, chosen, legend
@@ -40,6 +41,7 @@ class Chart:
     """A panel of curves against volume.
 
     Attributes:
+        controls: their same-data controls, drawn thin and grey.
         seeds: cell → a frame a seed with volume and value, drawn thin.
         fits: cell → what was fitted to it (``harness.analysis.fitted.Fitted``).
     """
@@ -48,6 +50,7 @@ class Chart:
     every: Sequence[Series]
     column: Column
     volumes: Sequence[int]
+    controls: Sequence[Series] = ()
     seeds: Mapping[str, Sequence[pd.DataFrame]] = field(default_factory=dict)
     fits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,14 +69,14 @@ def against_volume(
 
     Args:
         name: stem of the files.
-        every: series, of which at most curves.MAX_MODELS × curves.MAX_STYLES are drawn.
+        every: series, of which at most curves.MAX_MODELS × curves.MAX_STYLES are drawn; controls lie in the panels of what they control.
         shown: suites and tasks.
         column: ``delta`` (since before) or ``after`` (the metric's value).
         table: the tidy table, for the thin line of each seed.
         fits: cell → Fitted, drawn on the panels of the suite it was fitted to.
         title: of the figure.
     """
-    kept, left_out = chosen(every)
+    kept, left_out = chosen([one for one in every if not one.is_control] or every)
     kept = [one for one in kept if any(len(one.on(panel.suite, panel.task)) for panel in shown)]
     if not kept or not shown:
         return None
@@ -82,11 +85,14 @@ def against_volume(
     groups = [[one for one in kept if one.style_name == style] for style in styles] if by_style else [kept]
     volumes = sorted({0, *(int(v) for one in kept for v in one.rows["volume"])})
     places = []
+    controls = {one.cell: one for one in every if one.is_control and one not in kept}
     thin = seed_lines(table, kept, column)
     for panel in shown:
         for group in groups:
             seeds = {one.cell: thin.get((one.cell, panel.suite, panel.task), []) for one in group}
-            chart = Chart(panel, group, column, volumes, seeds, _fits_on(fits or {}, panel, group))
+            beside = [controls[cell] for cell in dict.fromkeys(one.control for one in group) if cell in controls]
+            beside = [one for one in beside if len(one.on(panel.suite, panel.task))]
+            chart = Chart(panel, group, column, volumes, beside, seeds, _fits_on(fits or {}, panel, group))
             places.append(Place(chart, panel.label, group[0].style_name if by_style else "", (panel.suite, panel.task)))
     columns = len(groups) if 1 < len(groups) <= MAX_COLUMNS else 2 if len(places) in {2, 4} else MAX_COLUMNS
     cut = f" {MAX_PANELS} of {len(places)} panels are drawn." if len(places) > MAX_PANELS else ""
@@ -94,6 +100,8 @@ def against_volume(
     marks, has_fits = legend(kept), any(place.what.fits for place in places)
     if has_fits:
         marks += [Mark(label="fitted law, 90% band", line="band"), Mark(label="held out in turn", marker="hollow")]
+    if any(place.what.controls for place in places):
+        marks.append(CONTROL_MARK)
     if any(levels(place.what) for place in places):
         marks.append(Mark(label="guessing" if column == "after" else "down to guessing", colour=GREY, line="1.5 3"))
     whole, panels = small_multiples(places, draw_chart, marks, words.bars(kept), columns=columns)
@@ -101,7 +109,7 @@ def against_volume(
         name=name,
         title=title,
         description=describe(kept, shown[0], column),
-        caption=" ".join(filter(None, [_caption(kept, column, has_fits=has_fits), left_out + cut])),
+        caption=" ".join(filter(None, [_caption(kept, places, column, has_fits=has_fits), left_out + cut])),
         figure=whole,
         panels=panels,
         legend=marks,
@@ -121,16 +129,46 @@ def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
     return f"{what} against volume of target rows. {panel.label}, {words.unit_name(panel)}: {'; '.join(said)}. All numbers: findings.csv."
 
 
-def _caption(every: Sequence[Series], column: Column, *, has_fits: bool) -> str:
+def _caption(every: Sequence[Series], places: Sequence[Place[Chart]], column: Column, *, has_fits: bool) -> str:
     parts = [words.bars(every).capitalize() + "."]
     if column == "after":
-        parts.append("They are of the change since before, set at the value.")
+        parts.append("The intervals are of the change since before, set at the value.")
+    charts = [place.what for place in places]
+    if any(chart.controls for chart in charts):
+        parts.append("Thin grey lines are the same-data controls of the panel's curves, one a size.")
+    drawn = [(one.on(chart.panel.suite, chart.panel.task), chart.panel) for chart in charts for one in chart.every]
+    if any(is_cut(rows["delta_low"], rows["delta_high"], rows["before"], panel) for rows, panel in drawn):
+        parts.append(CUT)
     if has_fits:
-        parts.append(
-            "Curves are the law c·volume^k fitted to each size and way of training, with 90% bands for the mean; hollow points, the"
-        )
-        parts.append("largest volumes, were also left out in turn: the error of predicting them stands in the table of fits.")
+        parts.append("Curves with bands are the law c·volume^k fitted to each way of training, with 90% bands for the mean; the hollow points,")
+        parts.append("at the largest volumes, were also left out in turn: the error of predicting them stands in the table of fits.")
     return " ".join(parts)
+
+
+CONTROL_MARK = Mark(label="same-data control", colour=GREY, line="solid")
+
+CUT = "Bars end where a share can go no further, at 0 and 100; tables keep the intervals as they were computed."
+
+
+def possible(low: Any, high: Any, before: Any, panel: Panel) -> tuple[Floats, Floats]:
+    """Return an interval of changes cut to what is possible: a share of items ends between 0 and 1; other metrics are left alone.
+
+    Args:
+        low, high: ends of the interval in the metric's unit and sign.
+        before: the value before, from which no change leads below 0 or above 1.
+        panel: whose metric it is.
+    """
+    ends = [np.asarray(pd.array(end, dtype="Float64").to_numpy(dtype=np.float64, na_value=np.nan)) for end in (low, high, before)]
+    if panel.unit.name != "points":
+        return ends[0], ends[1]
+    return np.maximum(ends[0], -ends[2]), np.minimum(ends[1], 1.0 - ends[2])
+
+
+def is_cut(low: Any, high: Any, before: Any, panel: Panel) -> bool:
+    """Say whether any of these intervals reaches beyond what is possible."""
+    ends = possible(low, high, before, panel)
+    whole = [pd.array(end, dtype="Float64").to_numpy(dtype=np.float64, na_value=np.nan) for end in (low, high)]
+    return bool((ends[0] > whole[0] + 1e-12).any() or (ends[1] < whole[1] - 1e-12).any())
 
 
 def seed_lines(table: pd.DataFrame | None, every: Sequence[Series], column: Column) -> dict[tuple[str, str, str], list[pd.DataFrame]]:
@@ -170,6 +208,8 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
     panel, column = chart.panel, chart.column
     if column == "delta":
         axes.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
+    for control in chart.controls:
+        _draw_control(axes, chart, control)
     for index, one in enumerate(chart.every):
         shift = (index - (len(chart.every) - 1) / 2) * min(0.06, 0.4 / len(chart.every))
         _draw_series(axes, chart, one, shift)
@@ -193,7 +233,8 @@ def _draw_series(axes: Axes, chart: Chart, one: Series, shift: float) -> None:
     if rows.empty:
         return
     base = 0.0 if chart.column == "delta" else rows["before"].astype(float).to_numpy()
-    ends = {name: (rows[name].astype(float).to_numpy() + base) * scale for name in ["delta", "delta_low", "delta_high"]}
+    low, high = possible(rows["delta_low"], rows["delta_high"], rows["before"], panel)
+    ends = {name: (np.asarray(end) + base) * scale for name, end in [("delta", rows["delta"].astype(float)), ("low", low), ("high", high)]}
     first = 0.0 if chart.column == "delta" else float(np.mean(np.asarray(base))) * scale
     volumes = [int(v) for v in rows["volume"]]
     at = np.array([0.0, *(position(v, chart.volumes) + shift for v in volumes)])
@@ -208,7 +249,15 @@ def _draw_series(axes: Axes, chart: Chart, one: Series, shift: float) -> None:
         _draw_fit(axes, chart, one, fitted, shift)
         axes.plot(at[:-1], centre[:-1], color=one.colour, linestyle="", marker=one.marker, markersize=4.2, zorder=4)
         axes.plot(at[-1:], centre[-1:], color=one.colour, linestyle="", marker=one.marker, markersize=5, markerfacecolor="none", zorder=4)
-    axes.vlines(at[1:], ends["delta_low"], ends["delta_high"], color=one.colour, linewidth=1.3, alpha=0.7, zorder=3)
+    axes.vlines(at[1:], ends["low"], ends["high"], color=one.colour, linewidth=1.3, alpha=0.7, zorder=3)
+
+
+def _draw_control(axes: Axes, chart: Chart, one: Series) -> None:
+    rows = one.on(chart.panel.suite, chart.panel.task)
+    base = 0.0 if chart.column == "delta" else float(rows["before"].astype(float).mean())
+    values = np.array([0.0, *rows["delta"].astype(float)]) + base
+    at = [position(volume, chart.volumes) for volume in [0, *map(int, rows["volume"])]]
+    axes.plot(at, values * chart.panel.unit.scale, color=GREY, linewidth=0.9, alpha=0.75, zorder=2, gid="control")
 
 
 def _draw_fit(axes: Axes, chart: Chart, one: Series, fitted: Any, shift: float) -> None:

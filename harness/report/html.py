@@ -158,7 +158,10 @@ def _item_value(value: Any) -> Any:
 
 def _write_table(view: TableView, folder: Path) -> None:
     columns = [column.title for column in view.columns]
-    shown = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in view.rows]
+    shown = [[(cell.text if isinstance(cell, Cell) else cell).replace("\n", "; ") for cell in row] for row in view.rows]
+    if view.groups:
+        titles = [[group.title for group in view.groups if group.at <= place][-1] for place in range(len(shown))]
+        columns, shown = ["group", *columns], [[title, *row] for title, row in zip(titles, shown, strict=True)]
     data = pd.DataFrame(shown, columns=columns, dtype="string") if view.data is None else view.data
     tables.write(data, folder / f"{view.name}.csv")
     (folder / f"{view.name}.md").write_text(tables.markdown(columns, shown), encoding="utf-8")

@@ -7,7 +7,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,14 +146,33 @@ def varying(table: pd.DataFrame) -> list[str]:
     return names if (rates > 1).any() else others
 
 
-def summary(table: pd.DataFrame) -> str:
+def of_controls(table: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
+    """Say of each row of the tidy table whether it is of a same-data control, by the labels that the experiment declared."""
+    found = pd.Series(bool(control), index=table.index)
+    for name, value in control.items():
+        found &= (table[name].astype("string") == str(value)).fillna(False).astype(bool) if name in table else False
+    return found
+
+
+def untuned(table: pd.DataFrame, control: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many runs have a learning rate that was not searched, and of how many; controls, which take another's, left out."""
+    runs = table[table["lr_tuned"].notna() & ~of_controls(table, control)].drop_duplicates("run_id")
+    return int((~runs["lr_tuned"].astype(bool)).sum()), len(runs)
+
+
+def summary(table: pd.DataFrame, control: Mapping[str, str] | None = None) -> str:
     """Return the short table: a row a run and volume, learning on the targets and change on the probes with intervals.
 
     Up to MAX_SUMMARY_ROWS rows every volume is shown, beyond that each run's largest.
+
+    Args:
+        table: the tidy table.
+        control: label → value that same-data controls have, as declared.
     """
+    troubles = _troubles(table, control or {})
     measured = table[(table["volume"] > 0).fillna(False)]
     if measured.empty:
-        return "\n".join(["No point is measured yet.", *_troubles(table)])
+        return "\n".join(["No point is measured yet.", *troubles])
     points = measured.drop_duplicates(["run_id", "volume"])
     largest_only = len(points) > MAX_SUMMARY_ROWS
     points = points.sort_values(["params_total", *CHOICES, "volume"], kind="stable")
@@ -166,7 +185,7 @@ def summary(table: pd.DataFrame) -> str:
     title = "Change since before training, with 95% intervals paired over items"
     title += "" if all(panel.higher_is_better for panel in shown) else "; ↓ less is better"
     title += f" (largest volume of each of {points['run_id'].nunique()} runs)" if largest_only else ""
-    return "\n".join([title, *_blocks(columns, cells), *_troubles(table)])
+    return "\n".join([title, *_blocks(columns, cells), *troubles])
 
 
 def _heading(panel: Panel) -> tuple[str, ...]:
@@ -202,14 +221,14 @@ def _column(heading: Sequence[str], texts: Sequence[str], *, right: bool) -> lis
     return [text.rjust(width) if right else text.ljust(width) for text in [*heading, *texts]]
 
 
-def _troubles(table: pd.DataFrame) -> list[str]:
+def _troubles(table: pd.DataFrame, control: Mapping[str, str]) -> list[str]:
     """Return a line for each run that did not end well, one for failed measurements and one for rates that were not searched."""
     whole = table[table["suite"].isna() & (table["status"] != "ok")]
     lines = [f"{row['status']}: run {row['run_id']} ({row['model']}, {row['tuning']}): {row['reason']}" for _, row in whole.iterrows()]
     scores = table[table["suite"].notna() & (table["status"] == "failed")]
     for (suite, task), rows in scores[scores["task"] != SUITE_TASK].groupby(["suite", "task"], sort=False):
         lines.append(f"failed: {suite}, {task} at {len(rows)} points: {rows['reason'].iloc[0]}")
-    if (table["lr_tuned"] == False).fillna(False).any():  # noqa: E712 - a nullable column: missing is not false
+    if untuned(table, control)[0]:
         lines.append("learning rate not tuned: not a method comparison")
     return ["", *lines] if lines else []
 

@@ -51,3 +51,14 @@ def test_other_items_have_a_reason_and_no_difference() -> None:
     found = compared(made)
     assert found["difference"].isna().all()
     assert set(found["note"]) == {"the two were measured on different items"}
+
+
+def test_the_two_changes_are_over_the_seeds_that_are_compared() -> None:
+    """Seeds 0 to 2 lose 2 of 20 shared and 4 independent; shared seeds 3 and 4 lose 10 and have no counterpart: they are left out, said."""
+    made = Made()
+    shared = [*counted(20, 2, 3, -1), *counted(20, 10, 2, -1)]
+    made.add("s", {8: {"target": {"a": counted(10, 5, 5)}, "probe": {"b": shared, "c": counted(40, 0, 5)}}}, seeds=range(5))
+    made.add("i", cell(4, 8, 3), seeds=range(3), trajectory="independent")
+    row: Any = compared(made).set_index(["suite", "task"]).loc[("probe", "b")]
+    assert (row.shared_delta, row.independent_delta, row.difference) == pytest.approx((-0.1, -0.2, -0.1))
+    assert row.note == "shared: seed 3, 4 left out"

@@ -240,6 +240,16 @@ def test_controls_stand_beside_the_cells_of_their_model_and_tuning() -> None:
     assert given.found()["control_delta"].isna().all()
 
 
+@pytest.mark.parametrize("other", [{"learning_rate": 0.1}, {"trajectory": "independent"}])
+def test_a_control_at_another_rate_or_schedule_is_none(other: dict[str, Any]) -> None:
+    """What another learning rate or schedule loses on old data says nothing of this one."""
+    given = Given()
+    given.run("r", 0, {"a": items(9, 0)})
+    given.run("c", 0, {"a": items(1, 0)}, data="base", **other)
+    row = only(given.found(Declared(control={"data": "base"})), task="a", data="people")
+    assert row["control_delta"] is pd.NA
+
+
 def test_of_several_controls_the_likest_is_taken() -> None:
     """A control of the same mitigation is nearer than one of another."""
     given = Given()

@@ -126,6 +126,23 @@ def _of(samples: pd.DataFrame, suite: str, task: str) -> pd.DataFrame:
     return samples[(samples["suite"] == suite) & (samples["task"] == task)].set_index("doc_hash").sort_index()
 
 
+def unchanged(sizes: list[int]) -> float:
+    """Half-width of the score interval of the mean over tasks where nothing changed, at the maximum of the likelihood given the mean.
+
+    Each task's Δ_t then solves n_t Δ_t = λ Δ_t (1 − Δ_t) / T, so Δ_t = max(0, 1 − n_t T / λ), and λ is where the statistic reaches z.
+    """
+    n, count, z2 = np.array(sizes, dtype=float), len(sizes), distributions.norm.ppf(0.975) ** 2
+
+    def means(multiplier: float) -> np.ndarray:
+        return np.maximum(0.0, 1 - n * count / multiplier)
+
+    def excess(multiplier: float) -> float:
+        delta = means(multiplier)
+        return float(np.sum(delta * (1 - delta) / (n * count**2)) * multiplier**2 - z2)
+
+    return float(means(optimize.brentq(excess, n.min() * count, 1e9, xtol=1e-9, rtol=1e-14)).mean())
+
+
 def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
     """The two-level interval of the mean over tasks, section 4 of METHOD.md."""
     k, count, z2 = len(tasks[0]), len(tasks), distributions.norm.ppf(0.975) ** 2
@@ -141,7 +158,8 @@ def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
     below = (2 * seed) ** 2 / (k - 1)
     below += sum(part**2 / (one.shape[1] - 1) for part, one in zip(items, tasks, strict=True))
     below += sum(part**2 / ((k - 1) * (one.shape[1] - 1)) for part, one in zip(rests, tasks, strict=True))
-    freedom, n = twice**2 / below, sum(one.shape[1] for one in tasks)
+    freedom, alone = twice**2 / below, unchanged([one.shape[1] for one in tasks])
+    n = z2 * (1 - alone) / alone
     changed = sum((one**2).sum() / k / one.shape[1] ** 2 for one in tasks) / count**2
     worth = (changed * n**2 + z2) / (item * n**2 + z2)
     least = z2 / (n * worth + z2) if binary else 0.0
@@ -283,7 +301,7 @@ def test_equal_gain_follows_from_the_samples(experiment: Experiment, found: pd.D
     arms = [points_of(experiment, tuning) for tuning in TUNINGS]
     reach = [max(0.0, *(whole(at) for at in gain)) for gain, _ in arms]
     assert got["gain"].tolist() == pytest.approx([share * min(reach) for share in (0.25, 0.5, 0.75)])
-    z2, n = distributions.norm.ppf(0.975) ** 2, 130
+    least = unchanged([50, 80])
     for row in records(got):
         at, parts = [], []
         for gain, forgetting in arms:
@@ -297,7 +315,7 @@ def test_equal_gain_follows_from_the_samples(experiment: Experiment, found: pd.D
             up = [-3 * slope * ((1 - share) * a + share * b) for a, b in zip(low[1], gain[j - 1], strict=True)]
             parts.append([*lost, *up])
         want = interval([a - b for a, b in zip(*parts, strict=True)], binary=False)
-        half = math.hypot((want["delta_high"] - want["delta_low"]) / 2, z2 / (n + z2))
+        half = math.hypot((want["delta_high"] - want["delta_low"]) / 2, least)
         apart = at[0] - at[1]
         numbers = [row["first_forgetting"], row["second_forgetting"], row["difference"], row["low"], row["high"], row["df"], row["stderr"]]
         t = distributions.t.ppf(0.975, want["df"])

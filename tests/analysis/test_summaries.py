@@ -106,6 +106,13 @@ def test_another_version_of_the_analysis_works_everything_out_anew(experiment: E
         table(experiment)
 
 
+def test_a_folder_that_was_renamed_has_its_new_name(experiment: Experiment, tmp_path: Path) -> None:
+    """What was kept under the old name does not speak of it any longer."""
+    assert set(table(experiment)["experiment"]) == {"exp"}
+    shutil.move(experiment.folder, tmp_path / "results" / "other")
+    assert set(table(Experiment(tmp_path / "results" / "other"))["experiment"]) == {"other"}
+
+
 def test_a_point_written_after_the_record_shows(experiment: Experiment) -> None:
     """A later try under way has reached a further volume: the summary of two volumes no longer holds."""
     assert set(table(experiment)["volume"].dropna()) == {0, 8, 16}

@@ -121,6 +121,34 @@ def test_no_changed_item_is_no_certainty(seeds: int, tasks: int) -> None:
     assert found.value == 0.0
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_small_task_decides_where_nothing_changed(seeds: int) -> None:
+    """Tasks of 10 and 1,000 items weigh alike: the mean can be off by half of what the small one can, z²/(n + z²) of its own."""
+    found = two_level.estimate([np.zeros((seeds, 10)), np.zeros((seeds, 1000))])
+    one = stats.difference_interval([0, 0], [0, 0], [10, 1000])
+    assert (found.low, found.high) == pytest.approx((one.low, one.high), abs=1e-9)
+    z2 = special.ndtri(0.975) ** 2
+    assert 0.95 * z2 / (10 + z2) / 2 < found.high < 1.05 * z2 / (10 + z2) / 2
+
+
+def test_intervals_cover_a_loss_of_the_small_task() -> None:
+    """20 and 200 items, 6% of the small task's lost by every seed alike: 400 sweeps of 3 seeds, where 95% are promised and 69% were seen."""
+    draw, covered = stream(0, "small-task"), 0
+    for _ in range(400):
+        lost = -(draw.random(20) < 0.06).astype(float)
+        found = two_level.estimate([np.tile(lost, (3, 1)), np.zeros((3, 200))])
+        covered += found.low <= -0.03 <= found.high
+    assert covered >= 0.92 * 400
+
+
+def test_two_clusters_without_a_change_show_little() -> None:
+    """Two passages of 100 items count as two items, since one passage could change as a whole; 40 clusters count as the 200 items."""
+    z2 = special.ndtri(0.975) ** 2
+    two, forty = (two_level.estimate([np.zeros((3, 200))], [np.repeat(np.arange(count), 200 // count)]) for count in (2, 40))
+    assert two.high == pytest.approx(z2 / (2 + z2), abs=1e-9)
+    assert forty.high == pytest.approx(z2 / (200 + z2), abs=1e-9)
+
+
 def test_hardly_any_changed_item_widens_as_the_score_interval_does() -> None:
     """The same 4 of 1000 items lost and 4 gained by every seed: seeds add nothing, and the width is that of Tango for one of them."""
     values = np.array([[-1.0] * 4 + [1.0] * 4 + [0.0] * 992] * 4)

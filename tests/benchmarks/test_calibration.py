@@ -39,7 +39,7 @@ def test_a_table_says_what_holds() -> None:
     """7.5% ± 0.6 of 2,000 is above 6.5%; within three standard errors it may still be 6.5%."""
     seen = Seen(what="false", planted="nothing", share=0.075, count=2000, most=0.065)
     assert (seen.holds(), seen.holds(errors=3)) == (False, True)
-    assert markdown([seen]).splitlines()[-1] == "| false | nothing | at most 6.5% | 7.5% ± 0.6 | 2,000 | **no** |  |"
+    assert markdown([seen]).splitlines()[-1] == "| false | nothing | at most 6.5% | 7.5% ± 0.6 | 2,000 | within error |  |"
 
 
 def test_results_are_written_between_the_marks_and_nothing_else_changes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.report.content import Content
 from harness.report.evidence import Evidence
-from harness.report.sections import costs, findings, heat, items, learning, metrics, missing, opening, reproduce, tradeoff, trajectories
+from harness.report.sections import costs, equal_gain, findings, heat, items, learning, metrics, missing, opening, reproduce, tradeoff, trajectories
 
 
 def build(evidence: Evidence) -> Content:
@@ -13,7 +13,7 @@ def build(evidence: Evidence) -> Content:
         learning.forgetting(evidence),
         learning.learning(evidence),
         tradeoff.frontier(evidence),
-        tradeoff.equal_gain(evidence),
+        equal_gain.equal_gain(evidence),
         heat.heat(evidence),
         trajectories.trajectories(evidence),
         findings.findings(evidence),

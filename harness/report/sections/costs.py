@@ -8,6 +8,7 @@ from harness.report import words
 from harness.report.content import Cell, ColumnView, Section, TableView
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
+from harness.report.sections import cost_figure
 
 MAX_ROWS = 200
 TITLES = {
@@ -18,8 +19,8 @@ TITLES = {
     "tokens": "target and anchor tokens",
     "extra tokens": "of these, the anchor's",
     "training time": "without evaluation",
-    "floating-point operations": "as transformers estimates them",
-    "peak memory (GB)": "of the process",
+    "operations": "floating-point operations, as transformers estimates them",
+    "memory (GB)": "peak, of the process",
     "gained": "change on the first target suite",
     "lost": "change on the headline suite, positive is worse",
 }
@@ -30,14 +31,25 @@ def costs(evidence: Evidence) -> Section | None:
     if not evidence.every:
         return None
     rows, count = [_row(evidence, one) for one in evidence.every[:MAX_ROWS]], len(evidence.every)
+    titles, same = list(TITLES), []
+    for title in ["volume", "extra tokens"]:  # what is the same everywhere needs no column
+        place = titles.index(title)
+        texts = {row[place].text if isinstance(row[place], Cell) else str(row[place]) for row in rows}
+        if len(texts) == 1:
+            same.append(f"{title} {texts.pop()}")
+            titles.pop(place)
+            rows = [[cell for at, cell in enumerate(row) if at != place] for row in rows]
+    everywhere = f" Everywhere: {', '.join(same)}." if same else ""
+    view = cost_figure.loss_by_cost(evidence)
     table = TableView(
         name="costs",
-        columns=[ColumnView(title=title, is_number=title != "way of training", meaning=meaning) for title, meaning in TITLES.items()],
+        columns=[ColumnView(title=title, is_number=title != "way of training", meaning=TITLES[title]) for title in titles],
         rows=rows,
-        caption="Up to the largest volume, means over seeds; gain and loss in the unit of their suite, with intervals in the findings.",
+        caption="Up to the largest volume, means over seeds; operations are floating-point operations. Gain and loss are in the unit of"
+        f" their suite, with intervals in the findings.{everywhere}",
         shown=f"{MAX_ROWS} of {count} ways of training; findings.csv has all." if count > MAX_ROWS else "",
     )
-    return Section(id="costs", title="What it cost", intro=_total(evidence), tables=[table])
+    return Section(id="costs", title="What it cost", intro=_total(evidence), figures=[view] if view else [], tables=[table])
 
 
 def _total(evidence: Evidence) -> str:
@@ -55,7 +67,7 @@ def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
     row = last.iloc[0]
     numbers = ["params_trainable", "steps", "train_tokens", "anchor_tokens"]
     return [
-        one.short + (" (control)" if one.is_control else ""),
+        one.short,
         Cell(f"{int(row['volume']):,}", int(row["volume"])),
         *(Cell(words.count(row[name]), words.sortable(row[name])) for name in numbers),
         Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
@@ -64,13 +76,14 @@ def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
             words.UNKNOWN if pd.isna(row["peak_memory_bytes"]) else f"{float(row['peak_memory_bytes']) / 1e9:.2f}",
             words.sortable(row["peak_memory_bytes"]),
         ),
-        _oriented(evidence, last, next((panel.suite for panel in evidence.targets), None), better=True),
-        _oriented(evidence, last, evidence.headline, better=False),
+        _oriented(evidence, one, next((panel.suite for panel in evidence.targets), None), better=True),
+        _oriented(evidence, one, evidence.headline, better=False),
     ]
 
 
-def _oriented(evidence: Evidence, last: pd.DataFrame, suite: str | None, *, better: bool) -> Cell:
-    rows = last[(last["suite"] == suite) & (last["task"] == "*")].dropna(subset=["delta"]) if suite else last.head(0)
+def _oriented(evidence: Evidence, one: Series, suite: str | None, *, better: bool) -> Cell:
+    rows = one.on(suite) if suite else one.rows.head(0)
+    rows = rows[rows["volume"] == one.rows["volume"].max()]
     if rows.empty:
         return Cell(words.UNKNOWN)
     panel = evidence.panel_of[str(suite), "*"]

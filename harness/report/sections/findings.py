@@ -65,7 +65,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[Cell | str]:
     p = row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"]
     control = words.change(row, unit, "control")
     return [
-        Cell(one.short + (" (control)" if one.is_control else "")),
+        Cell(one.short),
         Cell(f"{int(row['volume']):,}", int(row["volume"])),
         str(row["suite"]) + (" (headline)" if str(row["suite"]) == evidence.headline else ""),
         "all" if row["task"] == "*" else str(row["task"]),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from harness.report import words
-from harness.report.content import Cell, ColumnView, Section, TableView
+from harness.report.content import Cell, ColumnView, Group, Section, TableView
+from harness.report.curves import Series
 from harness.report.evidence import Evidence
 
 MAX_ROWS = 60
@@ -14,7 +17,7 @@ KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidenc
 
 
 def heat(evidence: Evidence) -> Section | None:
-    """Return the heat map of the tasks of every probe and target suite, at each cell's largest volume."""
+    """Return the heat map of the tasks of every probe suite, at each cell's largest volume; controls in a group of their own."""
     keys = [key for key, panel in evidence.panel_of.items() if panel.role == "probe"]
     keys = sorted(keys, key=lambda key: (key[0] != evidence.headline, key[0]))
     single = {suite for suite in {key[0] for key in keys} if len([key for key in keys if key[0] == suite]) <= 2}
@@ -22,31 +25,39 @@ def heat(evidence: Evidence) -> Section | None:
     every = evidence.every
     if not keys or not every:
         return None
-    rows = []
-    for one in every[:MAX_ROWS]:
-        last = one.rows[one.rows["volume"] == one.rows["volume"].max()].set_index(["suite", "task"])
-        note = f"{int(one.rows['volume'].max()):,} rows" + (", control" if one.is_control else "")
-        rows.append([Cell(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys[:MAX_COLUMNS])])
-    columns = [ColumnView(title="way of training")]
-    for suite, task in keys[:MAX_COLUMNS]:
-        name = suite if task == "*" else task
-        columns.append(ColumnView(title=name, is_number=False, meaning=f"{suite}, {words.unit_name(evidence.panel_of[suite, task])}"))
-    shown = []
-    if len(every) > MAX_ROWS:
-        shown.append(f"{MAX_ROWS} of {len(every)} ways of training.")
-    if len(keys) > MAX_COLUMNS:
-        shown.append(f"{MAX_COLUMNS} of {len(keys)} suites and tasks.")
+    largest = {one.cell: int(one.rows["volume"].max()) for one in every}
+    alike = len(set(largest.values())) == 1
+    shown = every[:MAX_ROWS]
+    cut = [f"{MAX_ROWS} of {len(every)} ways of training."] if len(every) > MAX_ROWS else []
+    cut += [f"{MAX_COLUMNS} of {len(keys)} suites and tasks."] if len(keys) > MAX_COLUMNS else []
     table = TableView(
         name="heat",
-        columns=columns,
-        rows=rows,
-        caption="Change at the largest volume, in points (other metrics in their own unit). ▼ lost, ▲ gained, = kept within the"
-        " margin, ? not enough evidence. Tasks are adjusted (Holm) over the tasks of a way of training; intervals stand in the findings.",
+        columns=[ColumnView(title="way of training"), *(_column(evidence, *key) for key in keys[:MAX_COLUMNS])],
+        rows=[_row(evidence, one, keys[:MAX_COLUMNS], "" if alike else f"{largest[one.cell]:,} rows") for one in shown],
+        groups=_groups(shown),
+        caption=f"Change {f'after {largest[every[0].cell]:,} rows' if alike else 'at the largest volume'}, in points (other metrics in"
+        " their own unit). ▼ lost, ▲ gained, = kept within the margin, ? not enough evidence. p-values of tasks are adjusted (Holm) over the"
+        " tasks of a way of training; intervals stand in the findings.",
         matrix=True,
         sortable=True,
-        shown=" ".join([*shown, "All are in findings.csv."] if shown else []),
+        shown=" ".join([*cut, "All are in findings.csv."] if cut else []),
     )
     return Section(id="where", title="Where it was lost", tables=[table])
+
+
+def _groups(every: Sequence[Series]) -> list[Group]:
+    first = next((place for place, one in enumerate(every) if one.is_control), 0)
+    return [Group(0, "Trained on new data"), Group(first, "Same-data controls", "More training on what the model knew already.")] if first else []
+
+
+def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
+    name = suite if task == "*" else task
+    return ColumnView(title=name, is_number=False, meaning=f"{suite}, {words.unit_name(evidence.panel_of[suite, task])}")
+
+
+def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[Cell | str]:
+    last = one.rows[one.rows["volume"] == one.rows["volume"].max()].set_index(["suite", "task"])
+    return [Cell(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
 
 
 def _field(evidence: Evidence, last: pd.DataFrame, key: tuple[str, str]) -> Cell:

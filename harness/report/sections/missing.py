@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 
 from harness.analysis.columns import SUITE_TASK
+from harness.report import tables
 from harness.report.content import Section
 from harness.report.evidence import Evidence
 
@@ -50,19 +50,13 @@ def missing(evidence: Evidence) -> Section:
 def troubles(evidence: Evidence) -> list[str]:
     """Return what stands at the top of the page, because it decides what may be concluded."""
     found = []
-    untuned = _untuned(evidence.table)
+    untuned, runs = tables.untuned(evidence.table, evidence.declared.control)
     if untuned:
-        found.append(f"Learning rate not tuned for {untuned}: not a method comparison.")
+        found.append(f"Learning rate not tuned for {untuned} of {runs} runs: not a method comparison.")
     mixed = _mixed(evidence)
     if mixed:
         found.append(mixed)
     return found
-
-
-def _untuned(table: pd.DataFrame) -> str:
-    runs = table[table["lr_tuned"].notna()].drop_duplicates("run_id")
-    count = int((~runs["lr_tuned"].astype(bool)).sum())
-    return f"{count} of {len(runs)} runs" if count else ""
 
 
 def _mixed(evidence: Evidence) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.report import words
+from harness.report import figures, words
 from harness.report.content import Content, FindingView, Section
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
+from harness.report.sections import controls
 from harness.report.sections.missing import troubles
 from harness.report.tables import Panel
 
@@ -48,8 +49,9 @@ def _subtitle(evidence: Evidence) -> str:
     table = evidence.table
     versions = ", ".join(map(str, table["protocol_version"].dropna().unique()))
     return (
-        "Every change is after training minus before, on the same items, joined item by item. Points are hundredths of a"
-        " share of items. Intervals are at 95% unless they say otherwise; a change inside the margin is none that matters."
+        "Every change is the value after training minus the one before, on the same items, joined item by item. A way of training is a"
+        " model with how it was trained; its seeds are taken together. Points are hundredths of a share of items. Intervals are at 95%"
+        " unless they say otherwise; a change whose interval lies within the margin is none that matters."
         f" Protocol version {versions or '-'}."
     )
 
@@ -61,7 +63,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     facts = {
         "runs": f"{counts['run_id']:,}",
         "models": f"{counts['model']:,}",
-        "ways of training": f"{len({one.style_name for one in evidence.every}):,}",
+        "ways of training": _ways(evidence),
         "seeds": f"{counts['seed']:,}",
         "volumes (rows)": ", ".join(f"{v:,}" for v in volumes)
         if len(volumes) <= 6
@@ -69,6 +71,11 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         "headline suite": evidence.headline or "none declared",
     }
     return facts | ({"margin": _margin(evidence)} if evidence.headline else {})
+
+
+def _ways(evidence: Evidence) -> str:
+    controls = len(evidence.every) - len(evidence.proper)
+    return f"{len(evidence.proper):,}" + (f" and {controls:,} control{'' if controls == 1 else 's'}" if controls else "")
 
 
 def _margin(evidence: Evidence) -> str:
@@ -79,7 +86,7 @@ def _margin(evidence: Evidence) -> str:
 
 def _lead(evidence: Evidence, suites: Sequence[str]) -> list[str]:
     """Return the first sentences: how many ways of training lost, between what and what, and what must be known with it."""
-    said = [text for suite in suites for text in [_range(evidence, suite)] if text]
+    said = [text for suite in suites for text in [_range(evidence, suite), controls.sentence(evidence, suite)] if text]
     if evidence.findings.empty:
         said.append("No change is measured yet.")
     elif not evidence.headline and suites:
@@ -140,13 +147,14 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
     said += f" At {largest:,} rows it was not measured." if row["volume"] < largest else ""
     scale = panel.unit.scale
     known = not pd.isna(row["delta_low"])
+    low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)
     return FindingView(
         sentence=said,
         verdict=verdict,
         floors=floors(evidence, row, panel, one),
         value=float(row["delta"]) * scale,
-        low=float(row["delta_low"]) * scale if known else None,
-        high=float(row["delta_high"]) * scale if known else None,
+        low=float(low[0]) * scale if known else None,
+        high=float(high[0]) * scale if known else None,
         margin=None if pd.isna(row["margin"]) or sign == 0 else float(row["margin"]) * scale,
     )
 

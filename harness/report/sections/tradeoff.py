@@ -1,15 +1,18 @@
-"""What learning costs: the frontier of gain and forgetting, and forgetting where two methods have gained as much."""
+"""What learning costs in forgetting: the frontier of both."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from harness.analysis.stats import Floats
 from harness.report import figures, words
 from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
-from harness.report.curves import chosen, sized
+from harness.report.curves import Series, chosen, sized
 from harness.report.drawing import Place, plain, small_multiples
 from harness.report.evidence import Evidence
 from harness.report.palette import GREY
@@ -20,12 +23,13 @@ MAX_ROWS = 200
 
 @dataclass(frozen=True)
 class Paths:
-    """A panel of the frontier: one model's points, a path a way of training, and its marks by cell."""
+    """A panel of the frontier: one model's points, a path a way of training, and its marks by cell; ``before`` is by cell and suite."""
 
     rows: pd.DataFrame
     marks: dict[str, Mark]
     target: Panel
     probe: Panel
+    before: Mapping[tuple[str, str], float]
 
 
 def frontier(evidence: Evidence) -> Section | None:
@@ -33,15 +37,16 @@ def frontier(evidence: Evidence) -> Section | None:
     points = evidence.frontier
     if points.empty:
         return None
-    kept, left_out = chosen([one for one in evidence.every if not one.is_control])
+    kept, left_out = chosen(evidence.proper)
     marks = figures.method_marks([one.style_name for one in kept])
     by_cell = {one.cell: marks[one.style_name] for one in kept}
     points = points[points["cell"].isin(by_cell)]
     target, probe = str(points["target_suite"].iloc[0]), str(points["headline_suite"].iloc[0])
     panels = evidence.panel_of[target, "*"], evidence.panel_of[probe, "*"]
     models = points.sort_values("params_total", kind="stable").drop_duplicates("model")
+    before = {(one.cell, panel.suite): _before(one, panel.suite) for one in kept for panel in panels}
     places = [
-        Place(Paths(points[points["model"] == row["model"]], by_cell, *panels), sized(str(row["model"]), row["params_total"]), shares="all")
+        Place(Paths(points[points["model"] == row["model"]], by_cell, *panels, before), sized(str(row["model"]), row["params_total"]), shares="all")
         for _, row in models.iterrows()
     ]
     columns = 2 if len(places) in {2, 4} else 3
@@ -59,7 +64,7 @@ def frontier(evidence: Evidence) -> Section | None:
         title="Learning against forgetting",
         description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {said}.",
         caption=f"Right has learned more, low has kept more; larger points are larger volumes, thin lines {level} intervals. Filled points"
-        f" are on the frontier of their model: no other gains as much and forgets as little. {left_out}".strip(),
+        f" are on the frontier of their model: no other gains at least as much and forgets no more. {figures.CUT} {left_out}".strip(),
         figure=whole,
         panels=alone,
         legend=legend,
@@ -80,18 +85,24 @@ def _draw(axes: Axes, paths: Paths) -> None:
             size = 14 + 36 * (index + 1) / len(rows)
             fill = mark.colour if best else "none"
             axes.scatter([at_x], [at_y], s=size, facecolors=fill, edgecolors=mark.colour, marker=mark.marker, linewidths=1.1, zorder=4)
-        ends = {name: rows[name].astype(float) * scale for name, scale in {"gain_low": gain, "gain_high": gain}.items()}
-        axes.hlines(y, ends["gain_low"], ends["gain_high"], color=mark.colour, linewidth=0.8, alpha=0.5, zorder=3)
-        axes.vlines(
-            x,
-            rows["forgetting_low"].astype(float) * loss,
-            rows["forgetting_high"].astype(float) * loss,
-            color=mark.colour,
-            linewidth=0.8,
-            alpha=0.5,
-        )
+        style = {"color": mark.colour, "linewidth": 0.8, "alpha": 0.5, "zorder": 3}
+        axes.hlines(y, *_bars(rows, "gain", paths.target, paths.before[str(cell), paths.target.suite], better=True), **style)
+        axes.vlines(x, *_bars(rows, "forgetting", paths.probe, paths.before[str(cell), paths.probe.suite], better=False), **style)
     axes.set_xlabel(plain(f"gain on {paths.target.suite} ({paths.target.unit.name})"))
     axes.set_ylabel(plain(f"loss on {paths.probe.suite} ({paths.probe.unit.name})"))
+
+
+def _before(one: Series, suite: str) -> float:
+    return float(one.on(suite)["before"].astype(float).mean())
+
+
+def _bars(rows: pd.DataFrame, name: str, panel: Panel, before: float, *, better: bool) -> tuple[Floats, Floats]:
+    """Return the ends of intervals of a gain or a loss as they are drawn: in the metric's unit, a share no further than it can go."""
+    low, high = (rows[f"{name}_{end}"].astype(float).to_numpy() for end in ("low", "high"))
+    turned = panel.higher_is_better != better  # a loss of a share is its change with the sign turned
+    ends = (-high, -low) if turned else (low, high)
+    low, high = figures.possible(*ends, np.full(len(rows), before), panel)
+    return (-high * panel.unit.scale, -low * panel.unit.scale) if turned else (low * panel.unit.scale, high * panel.unit.scale)
 
 
 def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableView:
@@ -106,64 +117,23 @@ def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableVie
                 Cell(words.with_ends(row, "forgetting", probe.unit), float(row["forgetting"])),
                 Cell("yes" if row["is_frontier"] else "no"),
                 Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
-                Cell(words.scientific(row["flops"]), words.sortable(row["flops"])),
-                Cell(words.count(row["anchor_tokens"]), words.sortable(row["anchor_tokens"])),
             ]
         )
-    titles = ["way of training", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "on the frontier"]
-    titles += ["training time", "floating-point operations", "extra tokens"]
-    numeric = set(titles) - {"way of training", "on the frontier"}
+    titles = ["way of training", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "on it", "training time"]
+    numeric = set(titles) - {"way of training", "on it"}
     shown = f"{MAX_ROWS} of {count} points; all of them are in the files." if (count := len(evidence.frontier)) > MAX_ROWS else ""
     return TableView(
         name="frontier",
         columns=[ColumnView(title=title, is_number=title in numeric, meaning=_MEANINGS.get(title, "")) for title in titles],
         rows=rows,
-        caption=f"Gain on {target.suite} and loss on {probe.suite} with their intervals, and what they cost.",
+        caption=f"Gain on {target.suite} and loss on {probe.suite} with their intervals, whether the point is on the frontier, and the"
+        " time of training up to it; other costs are in frontier.csv.",
         data=evidence.frontier,
         shown=shown,
     )
 
 
-_MEANINGS = {"extra tokens": "tokens of the anchor, trained on beside the target's", "training time": "mean over seeds, without evaluation"}
-
-
-def equal_gain(evidence: Evidence) -> Section | None:
-    """Return what each pair of methods forgets where both have gained as much."""
-    frame = evidence.equal_gain
-    if frame.empty:
-        return None
-    first, frame = frame.iloc[0], frame.sort_values(["params_total", "model"], kind="stable")
-    gain, loss = (evidence.panel_of[str(first[name]), "*"].unit for name in ["target_suite", "headline_suite"])
-    rows: list[list[Cell | str]] = []
-    for _, row in frame.head(MAX_ROWS).iterrows():
-        verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
-        kind = "kept" if verdict == "alike" else "unclear" if verdict == "not enough evidence" else ""
-        difference = words.with_ends(row, "difference", loss, low="low", high="high", sign=True)
-        basis = "" if pd.isna(row["difference"]) else f"{words.percent(row['level'])} over {row['varies']}, {words.seeds(row['seeds'])}"
-        rows.append(
-            [
-                sized(str(row["model"]), row["params_total"]),
-                f"{row['first']} − {row['second']}",
-                Cell(words.amount(row["gain"], gain), words.sortable(row["gain"])),
-                Cell(difference, words.sortable(row["difference"]), "", basis),
-                Cell(verdict or "-", verdict, kind),
-                Cell(words.amount(row["first_forgetting"], loss), words.sortable(row["first_forgetting"])),
-                Cell(words.amount(row["second_forgetting"], loss), words.sortable(row["second_forgetting"])),
-                "" if pd.isna(row["note"]) else str(row["note"]),
-            ]
-        )
-    titles = ["model", "first − second", "at a gain of", "difference", "verdict", "first lost", "second lost", "to know"]
-    table = TableView(
-        name="equal_gain",
-        columns=[ColumnView(title=title, is_number=place in {2, 3, 5, 6}, is_prose=place == 7) for place, title in enumerate(titles)],
-        rows=rows,
-        caption=f"Loss on {first['headline_suite']} of two methods where both have gained as much on {first['target_suite']};"
-        f" positive: the first forgets more. Gain in {gain.name}, loss in {loss.name}. Verdicts are not adjusted for several pairs.",
-        data=frame,
-        shown=f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files." if len(frame) > MAX_ROWS else "",
-    )
-    intro = (
-        "A method that learns faster also forgets faster, so methods are compared where they have learned as much: at three levels inside"
-        " the range of gain that both reach, never beyond. Gain and forgetting vary together in each interval."
-    )
-    return Section(id="equal-gain", title="Forgetting at equal gain", intro=intro, tables=[table])
+_MEANINGS = {
+    "on it": "on the frontier: no other point of its model gains at least as much and forgets no more",
+    "training time": "mean over seeds, without evaluation",
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from harness.report import figures, words
-from harness.report.content import Cell, ColumnView, Section, TableView
+from harness.report.content import Cell, ColumnView, Group, Section, TableView
 from harness.report.evidence import Evidence
 
 MAX_ROWS = 200
@@ -20,39 +20,56 @@ def trajectories(evidence: Evidence) -> Section | None:
     every = [one for one in evidence.every if one.cell in cells]
     shown = [panel for panel in evidence.probes if panel.task == "*" or panel.label == panel.suite][:1]
     view = figures.against_volume("trajectories", every, shown, "delta", table=evidence.table, title="Shared and independent trajectories")
-    frame = frame.sort_values(["params_total", "model", "tuning", "volume"], kind="stable")
-    rows = [_row(evidence, row) for _, row in frame.head(MAX_ROWS).iterrows()]
-    titles = ["way of training", "volume", "suite", "task", "shared", "independent", "independent − shared", "unit"]
-    table = TableView(
-        name="trajectories",
-        columns=[
-            ColumnView(title=title, is_number=title in {"volume", "shared", "independent", "independent − shared"}) for title in titles
-        ],
-        rows=rows,
-        caption="Change since before training on either trajectory, and the difference with its interval.",
-        data=frame,
-        shown=f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files." if len(frame) > MAX_ROWS else "",
-    )
     intro = (
         "Shared: the volumes are checkpoints of one run at a constant rate. Independent: each volume is a run with its own schedule and"
         " decay. The difference says how far the cheaper shared curve may be read as the other."
     )
     return Section(
-        id="trajectories", title="Shared and independent trajectories", intro=intro, figures=[view] if view else [], tables=[table]
+        id="trajectories",
+        title="Shared and independent trajectories",
+        intro=intro,
+        figures=[view] if view else [],
+        tables=[_table(evidence, frame)],
     )
 
 
-def _row(evidence: Evidence, row: pd.Series) -> list[Cell | str]:
-    unit = evidence.panel_of[str(row["suite"]), str(row["task"])].unit
+def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
+    """Return the suites' own rows, the headline suite first, those of a pair of cells together."""
+    wholes = frame[frame["task"] == "*"]
+    suites = sorted(dict.fromkeys(wholes["suite"]), key=lambda suite: suite != evidence.headline)
+    place = {one.cell: index for index, one in enumerate(evidence.every)}
+    wholes = wholes.assign(_pair=wholes["shared_cell"].map(place), _suite=wholes["suite"].map(suites.index))
+    wholes = wholes.sort_values(["_pair", "_suite", "volume"], kind="stable").head(MAX_ROWS)
+    pairs = wholes["shared_cell"].tolist()
+    groups = [Group(at, evidence.by_cell[cell].short) for at, cell in enumerate(pairs) if at == 0 or cell != pairs[at - 1]]
+    bases = {_basis(row) for _, row in wholes.iterrows() if not pd.isna(row["difference"])}
+    over = f" Intervals: {bases.pop()}." if len(bases) == 1 else ""
+    titles = ["suite", "volume", "shared", "independent", "independent − shared"]
+    return TableView(
+        name="trajectories",
+        columns=[ColumnView(title=title, is_number=title != "suite") for title in titles],
+        rows=[_row(evidence, row, has_basis=not over) for _, row in wholes.iterrows()],
+        groups=groups,
+        caption=f"Change since before training on either trajectory, and their difference with its interval, by suite.{over}"
+        " Single tasks are in trajectories.csv.",
+        data=frame,
+    )
+
+
+def _basis(row: pd.Series) -> str:
+    return f"{words.percent(row['level'])} over {row['varies']}, {words.seeds(row['seeds'])}"
+
+
+def _row(evidence: Evidence, row: pd.Series, *, has_basis: bool) -> list[Cell | str]:
+    panel = evidence.panel_of[str(row["suite"]), str(row["task"])]
+    unit = panel.unit
     note = "" if pd.isna(row["note"]) else str(row["note"])
-    basis = note if pd.isna(row["difference"]) else f"{words.percent(row['level'])} over {row['varies']}, {words.seeds(row['seeds'])}"
+    basis = note if pd.isna(row["difference"]) else _basis(row) if has_basis else ""
+    suite = f"{row['suite']}{' (headline)' if str(row['suite']) == evidence.headline else ''}, {words.unit_name(panel)}"
     return [
-        evidence.by_cell[str(row["shared_cell"])].short,
+        suite,
         Cell(f"{int(row['volume']):,}", int(row["volume"])),
-        str(row["suite"]),
-        "all" if row["task"] == "*" else str(row["task"]),
         Cell(words.amount(row["shared_delta"], unit, sign=True), words.sortable(row["shared_delta"])),
         Cell(words.amount(row["independent_delta"], unit, sign=True), words.sortable(row["independent_delta"])),
         Cell(words.with_ends(row, "difference", unit, low="low", high="high", sign=True), words.sortable(row["difference"]), "", basis),
-        unit.name,
     ]

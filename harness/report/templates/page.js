@@ -10,6 +10,7 @@
     return text === "" || text === "-" ? null : Number.isNaN(number) ? text : number;
   };
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)));
+  const rowsOf = (body) => [...body.rows].filter((row) => !row.classList.contains("group"));
   for (const table of document.querySelectorAll("table")) {
     table.querySelectorAll("thead button").forEach((button) => {
       const heading = button.parentElement;
@@ -17,18 +18,34 @@
         const down = heading.getAttribute("aria-sort") !== "ascending";
         for (const other of table.querySelectorAll("thead th")) other.removeAttribute("aria-sort");
         heading.setAttribute("aria-sort", down ? "ascending" : "descending");
-        const body = table.tBodies[0];
-        const rows = [...body.rows].map((row) => ({ row, key: keyOf(row, heading.cellIndex) }));
-        rows.sort((a, b) => (a.key === null ? 1 : b.key === null ? -1 : (down ? 1 : -1) * compare(a.key, b.key)));
-        body.append(...rows.map(({ row }) => row));
+        for (const body of table.tBodies) {
+          const rows = rowsOf(body).map((row) => ({ row, key: keyOf(row, heading.cellIndex) }));
+          rows.sort((a, b) => (a.key === null ? 1 : b.key === null ? -1 : (down ? 1 : -1) * compare(a.key, b.key)));
+          body.append(...rows.map(({ row }) => row));
+        }
       });
     });
+  }
+
+  // A table that is wider or higher than its frame says so, as long as there is more to see.
+  for (const frame of document.querySelectorAll(".frame")) {
+    const inner = frame.firstElementChild;
+    const hint = frame.nextElementSibling;
+    const look = () => {
+      const right = inner.scrollWidth - inner.clientWidth;
+      hint.hidden = right < 4;
+      frame.classList.toggle("more-right", right - inner.scrollLeft > 4);
+      frame.classList.toggle("more-below", inner.scrollHeight - inner.clientHeight - inner.scrollTop > 4);
+    };
+    inner.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(inner);
+    look();
   }
 
   // Every word must occur in a row, in any order and case.
   const words = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
   for (const input of document.querySelectorAll("input[data-filters]")) {
-    const rows = [...document.getElementById(input.dataset.filters).tBodies[0].rows];
+    const rows = [...document.getElementById(input.dataset.filters).tBodies].flatMap(rowsOf);
     const count = document.querySelector(`[data-count="${input.dataset.filters}"]`);
     const apply = () => {
       const wanted = words(input.value);

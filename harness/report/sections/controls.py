@@ -1,0 +1,43 @@
+"""What more training on what a model knew already does by itself, beside what was lost: the floor under the headline."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.report import words
+from harness.report.evidence import Evidence
+
+
+def sentence(evidence: Evidence, suite: str) -> str:
+    """Return by how much the same-data controls changed a suite, and how many losses lie wholly beyond their control's.
+
+    Compared are, at each way of training's largest volume, its interval and that of the control of the same model and tuning at the same
+    volume: a loss is larger where the two do not touch. That is stricter than a test of their difference, and is no test of it.
+    """
+    rows = evidence.suite_rows(suite)
+    is_control = rows["is_control"].fillna(False).astype(bool)
+    controls, proper = rows[is_control], rows[~is_control & rows["control_delta"].notna()]
+    if controls.empty:
+        return ""
+    panel = evidence.panel_of[suite, "*"]
+    worst_first = controls.sort_values("delta", ascending=panel.higher_is_better, kind="stable")
+    ends = list(dict.fromkeys(words.amount(row["delta"], panel.unit, sign=True) for _, row in worst_first.iloc[[0, -1]].iterrows()))
+    data = ", ".join(f"{name} {value}" for name, value in evidence.declared.control.items())
+    count = len(controls)
+    said = f"Same-data controls (more training on what the model knew already{f': {data}' if data else ''}) changed {suite} by"
+    said += f" {' to '.join(ends)} {panel.unit.name}{f', {count} of them' if count > 1 else ''}."
+    compared = proper[proper[["delta_low", "delta_high", "control_low", "control_high"]].notna().all(axis=1)]
+    if compared.empty:
+        return f"{said} No way of training can be compared with its control."
+    larger = int(_beyond(compared, higher_is_better=panel.higher_is_better).sum())
+    level = words.percent(compared["level"].iloc[0])
+    return (
+        f"{said} The loss is larger than its control's in {larger} of {len(compared)} ways of training: the whole {level} interval of the"
+        " change is worse than the whole interval of the control of the same model and tuning at the same volume."
+    )
+
+
+def _beyond(rows: pd.DataFrame, *, higher_is_better: bool) -> pd.Series:
+    if higher_is_better:
+        return rows["delta_high"].astype(float) < rows["control_low"].astype(float)
+    return rows["delta_low"].astype(float) > rows["control_high"].astype(float)

@@ -1,0 +1,109 @@
+"""Loss on the headline against what training up to there had cost: small multiples by model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from harness.report import figures, words
+from harness.report.content import FigureView, Mark
+from harness.report.curves import Series, chosen, sized
+from harness.report.drawing import Place, plain, small_multiples
+from harness.report.evidence import Evidence
+from harness.report.palette import GREY
+from harness.report.tables import Panel
+
+COSTS = {"flops": "floating-point operations", "wall_seconds": "training time (seconds)"}
+"""What is drawn: the first that is known everywhere, as time depends on the machine and on what else it did."""
+
+MAX_PANELS = 12
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A panel: one model's ways of training, and their marks by cell."""
+
+    every: list[Series]
+    marks: Mapping[str, Mark]
+    panel: Panel
+    cost: str
+
+
+def loss_by_cost(evidence: Evidence) -> FigureView | None:
+    """Return the figure; None without a headline, or where no cost is known for all that is drawn."""
+    suite = evidence.headline
+    kept, left_out = chosen(evidence.proper)
+    kept = [one for one in kept if suite and len(one.on(suite))]
+    if not suite or not kept:
+        return None
+    cost = next((name for name in COSTS if all(_known(one, suite, name) for one in kept)), "")
+    if not cost:
+        return None
+    panel = evidence.panel_of[suite, "*"]
+    styles = figures.method_marks([one.style_name for one in kept])
+    marks = {one.cell: styles[one.style_name] for one in kept}
+    models = sorted({one.model for one in kept}, key=lambda model: [one.model for one in evidence.every].index(model))
+    places = []
+    for model in models[:MAX_PANELS]:
+        every = [one for one in kept if one.model == model]
+        places.append(Place(Spent(every, marks, panel, cost), sized(model, every[0].labels["params_total"]), shares="all"))
+    columns = 2 if len(places) in {2, 4} else 3
+    level = words.percent(evidence.findings["level"].dropna().iloc[0]) if evidence.findings["level"].notna().any() else "-"
+    whole, alone = small_multiples(places, _draw, list(styles.values()), f"bars: {level} intervals", columns=columns)
+    said = "; ".join(
+        f"{one.short}: lost {words.amount(_loss(one, panel).iloc[-1], panel.unit)} at {words.scientific(_spent(one, panel, cost).iloc[-1])}"
+        for one in kept[:12]
+    )
+    cut = f" {MAX_PANELS} of {len(models)} models are drawn." if len(models) > MAX_PANELS else ""
+    return FigureView(
+        name="cost",
+        title=f"Loss on {suite} by {COSTS[cost]}",
+        description=f"Loss on {suite} in {panel.unit.name} against {COSTS[cost]}, volumes as a path. {said}.",
+        caption=f"Low has kept more, left has cost less; a point is a volume, the cost that of training up to it, the mean over seeds."
+        f" Bars: {level} intervals. {figures.CUT if panel.unit.name == 'points' else ''} {left_out}{cut}".strip(),
+        figure=whole,
+        panels=alone,
+        legend=list(styles.values()),
+        columns=columns,
+    )
+
+
+def _known(one: Series, suite: str, cost: str) -> bool:
+    values = _at(one, suite)[cost]
+    return bool(values.notna().all() and (values.astype(float) > 0).all())
+
+
+def _at(one: Series, suite: str) -> pd.DataFrame:
+    rows = one.rows
+    return rows[(rows["suite"] == suite) & (rows["task"] == "*")].dropna(subset=["delta"]).drop_duplicates("volume")
+
+
+def _spent(one: Series, panel: Panel, cost: str) -> pd.Series:
+    return _at(one, panel.suite)[cost].astype(float)
+
+
+def _loss(one: Series, panel: Panel) -> pd.Series:
+    return _at(one, panel.suite)["delta"].astype(float) * (-1.0 if panel.higher_is_better else 1.0)
+
+
+def _draw(axes: Axes, spent: Spent) -> None:
+    panel, scale = spent.panel, spent.panel.unit.scale
+    sign = -1.0 if panel.higher_is_better else 1.0
+    axes.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
+    for one in spent.every:
+        mark, rows = spent.marks[one.cell], _at(one, panel.suite)
+        x, y = _spent(one, panel, spent.cost), _loss(one, panel) * scale
+        low, high = figures.possible(rows["delta_low"], rows["delta_high"], rows["before"], panel)
+        axes.plot(x, y, color=mark.colour, linewidth=1.2, marker=mark.marker, markersize=4.5, zorder=4)
+        axes.vlines(x, low * sign * scale, high * sign * scale, color=mark.colour, linewidth=1.1, alpha=0.55, zorder=3)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10.0, numticks=5))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(plain(f"{COSTS[spent.cost]}, log scale"))
+    axes.set_ylabel(plain(f"loss on {panel.suite} ({panel.unit.name})"))
+    axes.grid(axis="y", color=GREY, linewidth=0.4, alpha=0.3)
+    axes.set_axisbelow(True)

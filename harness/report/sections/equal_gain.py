@@ -1,0 +1,163 @@
+"""Forgetting where two methods have gained as much: the fair comparison of methods that learn at different speeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from harness.report import words
+from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
+from harness.report.curves import sized
+from harness.report.drawing import Place, plain, small_multiples
+from harness.report.evidence import Evidence
+from harness.report.palette import GREY, ONE_COLOUR
+from harness.report.tables import Unit
+
+MAX_ROWS = 200
+MAX_PANELS = 12
+MIDDLE = 0.5
+"""The level, as a share of the range that both reach, that stands for a pair where there are several."""
+
+INTRO = (
+    "A method that learns faster also forgets faster, so methods are compared where they have learned as much: at three levels inside"
+    " the range of gain that both reach, never beyond. Gain and forgetting vary together in each interval."
+)
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A panel: one model's differences, a line each, named by the level of gain, or by the pair where there are several."""
+
+    rows: pd.DataFrame
+    has_pairs: bool
+    suite: str
+    gain: Unit
+    loss: Unit
+    title: str
+
+
+def equal_gain(evidence: Evidence) -> Section | None:
+    """Return what each pair of methods forgets where both have gained as much."""
+    frame = evidence.equal_gain
+    if frame.empty:
+        return None
+    frame = frame.sort_values(["params_total", "model"], kind="stable")
+    view = _figure(evidence, frame)
+    table = _table(evidence, frame)
+    return Section(id="equal-gain", title="Forgetting at equal gain", intro=INTRO, figures=[view] if view else [], tables=[table])
+
+
+def _units(evidence: Evidence, frame: pd.DataFrame) -> tuple[Unit, Unit]:
+    first = frame.iloc[0]
+    gain, loss = (evidence.panel_of[str(first[name]), "*"].unit for name in ["target_suite", "headline_suite"])
+    return gain, loss
+
+
+def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
+    """Return a forest plot: a panel a model, the difference with its interval at each level of gain."""
+    rows = frame[frame["difference"].notna()]
+    if rows.empty:
+        return None
+    gain, loss = _units(evidence, rows)
+    pairs = rows[["first", "second"]].drop_duplicates()
+    has_pairs = len(pairs) > 1
+    if has_pairs:
+        rows = rows[rows["share"] == MIDDLE]
+    title = "first − second" if has_pairs else f"{pairs['first'].iloc[0]} − {pairs['second'].iloc[0]}"
+    suite = str(rows["headline_suite"].iloc[0])
+    models = rows.drop_duplicates("model")
+    places = [
+        Place(
+            Forest(rows[rows["model"] == row["model"]], has_pairs, suite, gain, loss, title),
+            sized(str(row["model"]), row["params_total"]),
+            shares=int((rows["model"] == row["model"]).sum()),
+        )
+        for _, row in models.head(MAX_PANELS).iterrows()
+    ]
+    margin = rows["margin"].dropna()
+    legend = [Mark(label="difference with its interval", colour=ONE_COLOUR, line="solid", marker="o")]
+    legend += [Mark(label="none that matters", colour=GREY, line="band")] if len(margin) else []
+    columns = 2 if len(places) in {2, 4} else 3
+    note = f"lines: {words.percent(rows['level'].iloc[0])} intervals"
+    whole, alone = small_multiples(places, _draw, legend, note, columns=columns)
+    said = "; ".join(
+        f"{row['model']} at a gain of {words.amount(row['gain'], gain)}: {words.amount(row['difference'], loss, sign=True)}"
+        for _, row in rows.head(12).iterrows()
+    )
+    cut = f" {MAX_PANELS} of {len(models)} models are drawn." if len(models) > MAX_PANELS else ""
+    lines = "each pair at the middle level" if has_pairs else "each level of gain"
+    return FigureView(
+        name="equal_gain",
+        title=f"Loss on {suite} at equal gain, {title}",
+        description=f"Difference of loss on {suite}, {title}, in {loss.name}. {said}.",
+        caption=f"A line for {lines}; right of zero the first forgets more, left of it the second."
+        f" {words.percent(rows['level'].iloc[0])} intervals over {' or '.join(sorted(set(rows['varies'].dropna())))}.{cut}",
+        figure=whole,
+        panels=alone,
+        legend=legend,
+        columns=columns,
+    )
+
+
+def _draw(axes: Axes, forest: Forest) -> None:
+    scale, rows = forest.loss.scale, forest.rows
+    axes.axvline(0.0, color=GREY, linewidth=0.8, zorder=1)
+    margin = rows["margin"].dropna()
+    if len(margin):
+        axes.axvspan(-float(margin.iloc[0]) * scale, float(margin.iloc[0]) * scale, color=GREY, alpha=0.15, linewidth=0, zorder=0)
+    names = []
+    for place, (_, row) in enumerate(rows.iterrows()):
+        names.append(f"{row['first']} − {row['second']}" if forest.has_pairs else f"at {words.amount(row['gain'], forest.gain, sign=True)}")
+        if not pd.isna(row["low"]):
+            axes.hlines([place], [float(row["low"]) * scale], [float(row["high"]) * scale], color=ONE_COLOUR, linewidth=1.8, alpha=0.6)
+        axes.plot([float(row["difference"]) * scale], [place], color=ONE_COLOUR, marker="o", markersize=5, linestyle="", zorder=4)
+    if forest.has_pairs:  # too long to stand beside the axes
+        axes.set_yticks([])
+        for place, name in enumerate(names):
+            axes.text(0.01, place - 0.22, plain(name), transform=axes.get_yaxis_transform(), fontsize=7.5, va="bottom")
+    else:
+        axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.6)
+    axes.set_xlabel(plain(f"difference of loss ({forest.loss.name})"))
+
+
+def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
+    gain, loss = _units(evidence, frame)
+    first = frame.iloc[0]
+    bases = {_basis(row) for row in frame.to_dict("records") if not pd.isna(row["difference"])}
+    over = f" Intervals: {next(iter(bases))}." if len(bases) == 1 else ""
+    rows: list[list[Cell | str]] = []
+    for _, row in frame.head(MAX_ROWS).iterrows():
+        verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
+        kind = "kept" if verdict == "alike" else "unclear" if verdict == "not enough evidence" else ""
+        difference = words.with_ends(row, "difference", loss, low="low", high="high", sign=True)
+        basis = "" if pd.isna(row["difference"]) or over else _basis(row.to_dict())
+        rows.append(
+            [
+                sized(str(row["model"]), row["params_total"]),
+                f"{row['first']} − {row['second']}",
+                Cell(words.amount(row["gain"], gain), words.sortable(row["gain"])),
+                Cell(words.amount(row["first_forgetting"], loss), words.sortable(row["first_forgetting"])),
+                Cell(words.amount(row["second_forgetting"], loss), words.sortable(row["second_forgetting"])),
+                Cell(difference, words.sortable(row["difference"]), "", basis),
+                Cell(verdict or "-", verdict, kind, "" if pd.isna(row["note"]) else str(row["note"])),
+            ]
+        )
+    titles = ["model", "first − second", "at a gain of", "first lost", "second lost", "difference", "verdict"]
+    return TableView(
+        name="equal_gain",
+        columns=[ColumnView(title=title, is_number=place in {2, 3, 4, 5}, is_prose=place == 6) for place, title in enumerate(titles)],
+        rows=rows,
+        caption=f"Loss on {first['headline_suite']} of two methods where both have gained as much on {first['target_suite']};"
+        f" positive: the first forgets more. Gain in {gain.name}, loss in {loss.name}.{over} Verdicts are not adjusted for several pairs"
+        " and levels.",
+        data=frame,
+        shown=f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files." if len(frame) > MAX_ROWS else "",
+    )
+
+
+def _basis(row: Mapping[str, object]) -> str:
+    return f"{words.percent(row['level'])} over {row['varies']}, {words.seeds(row['seeds'])}"
