@@ -1,7 +1,7 @@
 """The ``harness`` command: the only reader of argv and the only printer.
 
 Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something failed while running, and is
-recorded; 2 the input was wrong, one line says how, and nothing was written.
+recorded; 2 the input was wrong, one line says how, and nothing was written. ``compare`` has codes of its own (``_compare``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
 
     prompt = commands.add_parser("prompt", help="one item of each task of a suite, as the model reads it: prompt, tokens, choices")
     prompt.add_argument("suite", metavar="SUITE", help="of `harness list suites`")
-    prompt.add_argument("overrides", nargs="*", metavar="key=value", help="as for run: model=NAME, evaluation.prompt_format=chat, …")
+    prompt.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="as for run: model=NAME, evaluation.prompt_format=chat, …"
+    )
     prompt.add_argument("--item", type=int, default=1, metavar="N", help="which of the items that the suite asks, from 1 (default: 1)")
     prompt.set_defaults(command=_prompt)
 
@@ -166,9 +169,9 @@ def _add_analysis(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     compare.add_argument("--suites", metavar="NAMES", help="suites that two models are asked, with commas: commonsense,blimp")
     compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")
     compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is none that matters (default: 0.02)")
-    compare.add_argument("--max-loss", type=float, metavar="X", help="exit 1: more than X is lost; 0: less; 3: undecided (90%% interval)")
+    compare.add_argument("--max-loss", type=float, metavar="X", help="exit 1: more than X is lost; 0: less; 3: undecided; 2: an error")
     compare.add_argument("--json", action="store_true", help="as JSON")
-    compare.add_argument("overrides", nargs="*", metavar="key=value", help="of two models: evaluation.dtype=bfloat16, …")
+    compare.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="of two models: evaluation.dtype=bfloat16, …")
     compare.set_defaults(command=_compare)
 
 
@@ -357,10 +360,29 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    """Compare. Code 1 says that more is lost, and nothing else: every error is a 2, also one that nobody foresaw."""
     quiet_libraries()
-    from harness.compare import command
+    try:
+        from harness.compare import command
 
-    return _said(*command.compare_command(arguments))
+        return command.compare_command(arguments, _print_anyway)
+    except HarnessError:
+        raise
+    except OSError as error:
+        sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
+        return 2
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is no loss
+        traceback.print_exc()
+        sys.stderr.write(f"harness: compare broke off, nothing is decided by its exit code: {type(error).__name__}: {error}\n")
+        return 2
+
+
+def _print_anyway(text: str) -> None:
+    """Print; where nobody reads (``| head``), go on: the exit code still says what came out."""
+    try:
+        _print(text.rstrip("\n"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _said(text: str, code: int) -> int:

@@ -139,8 +139,8 @@ def _ratio(found: pd.DataFrame, name: str, source: str) -> float | None:
     """Return how much of ``name`` there is for one of ``source``; None where that is not the same (within 10%) at all points."""
     if name not in found or source not in found:
         return None
-    above, below = (points.numbers(found[column], column) for column in (name, source))
-    ratios = pd.Series(above / below).replace([math.inf, -math.inf], math.nan).dropna()
+    above, below = (pd.Series(points.numbers(found[column], column)) for column in (name, source))
+    ratios = (above / below).replace([math.inf, -math.inf], math.nan).dropna()
     if ratios.empty or ratios.max() > 1.1 * ratios.min():
         return None
     return float(ratios.median())
@@ -202,4 +202,4 @@ def _fit_text(fit: Fit) -> list[str]:
 
 
 def _four(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
+    return "none" if value is None or not math.isfinite(value) else f"{value:.4g}"

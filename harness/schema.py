@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -341,6 +342,23 @@ generation task's model wrote, or the sampled text that a divergence suite is on
 
 GENERATED = "_generated"
 """What follows a task's name where its items are asked by generation, beside the same items asked by choice."""
+
+
+def cluster_field(cluster: Any, task: str) -> str | None:
+    """Return the field by which items of a leaf task are clustered.
+
+    Args:
+        cluster: as a suite's yaml has it: a field, leaf task → field, or None.
+        task: leaf task; asked by generation too, it has the field of the task it is made of.
+    """
+    return cluster.get(task.removesuffix(GENERATED)) if isinstance(cluster, Mapping) else cluster
+
+
+def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
+    """Return the ``cluster`` of samples: a short hash of what a document says in the field its suite clusters by; None without one."""
+    value = document.get(field)
+    return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]
+
 
 START_WEIGHTS = "start_weights_sha256"
 """Stands in config.json beside the configuration: the bytes that every point of the run started from."""

@@ -13,6 +13,9 @@ from tests.analysis.fabricate import Task, share, write_run
 KEYS = {"parameters", "level", "r2", "held_out_error", "aic", "verdict"}
 
 
+INJECTED = ["--at", "params_total=1e6", "--at", "train_tokens=1e6"]
+
+
 @pytest.fixture
 def csv(tmp_path: Path) -> Path:
     """Two sizes, two runs each, four volumes; forgetting = 0.01 √volume, and less by a third for the larger."""
@@ -66,6 +69,9 @@ def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) ->
         (["predict", "CSV", "--law", "injection", "--at", "params_total=1.4B"], "got '1.4B'; allowed: a number such as 1024"),
         (["predict", "CSV", "--law", "injection", "--at", "params_total=1e9"], "fix: --at train_tokens=…"),
         (["predict", "CSV", "--law", "injection", "--at", "size=1"], "--at: got 'size'"),
+        (["predict", "CSV", "--law", "injection", *INJECTED, "--at", "inject_fraction=3"], "allowed: a share, 0 to 1"),
+        (["predict", "CSV", "--law", "injection", *INJECTED, "--at", "inject_fraction=-0.5", "--json"], "allowed: a share, 0 to 1"),
+        (["fit", "CSV", "--law", "power", "--column", "seed=run_id"], "--column: got 'seed'"),
         (["predict", "CSV", "--law", "injection", "--at", "volume=1", "--at", "volume=2"], "volume twice"),
     ],
 )
@@ -88,6 +94,16 @@ def test_a_prediction_from_a_file(csv: Path, capsys: pytest.CaptureFixture[str])
     assert any("train_tokens 10,240 follows from volume: 10 each" in note for note in found["notes"])
     text = said(capsys, *command)[1]
     assert "extrapolates: train_tokens 10,240 is 2 times the largest fitted, 5,120" in text
+
+
+def test_a_prediction_far_off_is_in_a_few_digits(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 1e308 rows: a number with an exponent, no warning, no 300 digits."""
+    command = ["predict", csv, "--law", "power", "--column", "volume=rows", "--where", "params=1000", "--at", "volume=1e308"]
+    code, out, err = said(capsys, *command)
+    assert (code, err) == (0, "")
+    assert out.startswith("forgetting 1e+152 [")
+    assert max(map(len, out.splitlines())) < 200
+    assert "nan" not in out
 
 
 def test_an_experiment_is_fitted_and_predicted_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

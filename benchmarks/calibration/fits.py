@@ -1,11 +1,13 @@
 """Do fits of laws recover what was planted, and do their 90% intervals cover it? Sweeps with known law, noise and seeds; a Markdown table.
 
-``python -m benchmarks.calibration.fits [--quick]``. Of each planted sweep, a run (size, share of old data, seed) has an effect of its own
-that all of its volumes share, and every point has noise of its own. Nothing here is read from a results folder.
+``python -m benchmarks.calibration.fits [--quick] [--sweeps N]``. A run (size, share of old data, seed) has an effect of its own that all
+of its volumes share, and each point errs over items. Items err alike at volumes next to each other (correlation ALONG a doubling), half of
+it at all sizes alike; how far the seeds' items err alike is the world's ``shared``. Nothing here is read from a results folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from dataclasses import dataclass
@@ -18,10 +20,32 @@ from harness.seeds import stream
 
 SEEDS = (3, 5, 8)
 VOLUMES = (64, 128, 256, 512, 1024)
+NEW = 2048
 SIZES = (145_536, 350_000, 801_384, 2_100_000)
-RUN_EFFECT = 0.02
-POINT_NOISE = 0.01
+FEW = (3, 5, 6, 7, 8)
+SWEEPS = 300
+ALONG = 0.7
 AT_LEAST = 0.85
+
+
+@dataclass(frozen=True)
+class World:
+    """What varies: runs by ``runs``, points of their own by ``own``, both by no item; points over items by ``items``, as said by stderr."""
+
+    name: str
+    runs: float = 0.0
+    own: float = 0.0
+    items: float = 0.0
+    shared: float = 0.0
+
+
+WORLDS = [
+    World("runs 0.02, points 0.01", runs=0.02, own=0.01),
+    World("items 0.02, none shared", items=0.02),
+    World("items 0.02, 70% shared", items=0.02, shared=0.7),
+    World("items 0.02, all shared", items=0.02, shared=1.0),
+    World("runs 0.02, items 0.02, all shared", runs=0.02, items=0.02, shared=1.0),
+]
 
 
 @dataclass(frozen=True)
@@ -46,10 +70,10 @@ PLANTED = [
 
 
 def design(planted: Planted, seeds: int) -> pd.DataFrame:
-    """Return the points of a sweep, without what is measured there."""
-    runs = [(size, fraction, seed) for size in planted.sizes for fraction in planted.fractions for seed in range(seeds)]
-    rows = [(f"{size}-{fraction}-{seed}", size, fraction, volume) for size, fraction, seed in runs for volume in VOLUMES]
-    found = pd.DataFrame(rows, columns=["run_id", "params_total", "inject_fraction", "volume"])
+    """Return the points of a sweep, without what is measured there: its seeds, and one seed and volume more, to be predicted."""
+    runs = [(size, fraction, seed) for size in planted.sizes for fraction in planted.fractions for seed in range(seeds + 1)]
+    rows = [(f"{size}-{fraction}-{seed}", seed, size, fraction, volume) for size, fraction, seed in runs for volume in (*VOLUMES, NEW)]
+    found = pd.DataFrame(rows, columns=["run_id", "seed", "params_total", "inject_fraction", "volume"])
     doublings = np.log2(found["volume"] / 64)
     return found.assign(
         params_trainable=found["params_total"],
@@ -77,72 +101,122 @@ def curve(planted: Planted, at: pd.DataFrame) -> np.ndarray:
     return found.to_numpy(dtype=float)
 
 
-def measured(at: pd.DataFrame, truth: np.ndarray, draw: np.random.Generator) -> pd.DataFrame:
-    """Return the points with a run effect and noise."""
+def measured(at: pd.DataFrame, truth: np.ndarray, world: World, draw: np.random.Generator) -> pd.DataFrame:
+    """Return the points with effects of runs, noise of points, and what their items err by."""
     run, names = pd.factorize(at["run_id"])
-    moved = RUN_EFFECT * draw.normal(size=len(names))[run] + POINT_NOISE * draw.normal(size=len(at))
-    return at.assign(forgetting=truth + moved, stderr=POINT_NOISE)
+    moved = world.runs * draw.normal(size=len(names))[run] + world.own * draw.normal(size=len(at))
+    common = np.sqrt(0.5) * (_along(at, np.zeros(len(at), dtype=int), draw) + _along(at, pd.factorize(at["params_total"])[0], draw))
+    alone = _along(at, run, draw)
+    moved += world.items * (np.sqrt(world.shared) * common + np.sqrt(1.0 - world.shared) * alone)
+    return at.assign(forgetting=truth + moved, stderr=world.items or world.own)
 
 
-def recovery(planted: Planted, seeds: int, sweeps: int) -> list[dict[str, object]]:
-    """Fit ``sweeps`` planted sweeps; return a row a parameter: its median estimate, and the share of intervals that hold the truth."""
+def _along(at: pd.DataFrame, of: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Return for each point the value of its series, one for each number in ``of``, that goes from volume to volume; variance 1."""
+    steps = draw.normal(size=(int(of.max()) + 1, len(VOLUMES) + 1))
+    for i in range(1, steps.shape[1]):
+        steps[:, i] = ALONG * steps[:, i - 1] + np.sqrt(1.0 - ALONG**2) * steps[:, i]
+    return np.asarray(steps[of, np.log2(at["volume"].to_numpy() / VOLUMES[0]).astype(int)])
+
+
+def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[dict[str, object]]:
+    """Fit planted sweeps; return a row a parameter, and one for a new run at twice the largest volume, measured on the same items.
+
+    ``estimate`` is the median, ``coverage`` the share of intervals that hold the truth, ``without`` counts fits without an interval.
+    """
     at = design(planted, seeds)
-    truth, draw = curve(planted, at), stream(0, "calibration", planted.name, str(seeds))
-    found = [fits.fit(measured(at, truth, draw), planted.law, judge=False).parameters for _ in range(sweeps)]
-    rows = []
-    for name, true in planted.parameters.items():
-        every = [one[name] for one in found]
-        given = [one for one in every if one.low is not None and one.high is not None]
-        held = [one.low <= true <= one.high for one in given if one.low is not None and one.high is not None]
-        middle = float(np.median([one.value for one in every if one.value is not None]))
+    truth, draw = curve(planted, at), stream(0, "calibration", planted.name, world.name, str(seeds))
+    fitted, new = (at["seed"] < seeds) & (at["volume"] < NEW), int(np.flatnonzero((at["seed"] == seeds) & (at["volume"] == NEW))[0])
+    found: dict[str, list[tuple[float | None, float | None, float | None, float]]] = {name: [] for name in [*planted.parameters, "new run"]}
+    for _ in range(sweeps):
+        points = measured(at, truth, world, draw)
+        fit = fits.fit(points[fitted], planted.law, judge=False)
+        for name, true in planted.parameters.items():
+            one = fit.parameters[name]
+            found[name].append((one.value, one.low, one.high, true))
+        columns = ["volume", "train_tokens", "params_total", "params_trainable", "inject_fraction", "steps", "finetune_loss", "kl"]
+        prediction = fits.predict(fit, {name: float(points[name].iloc[new]) for name in columns})
+        found["new run"].append((prediction.value, prediction.low, prediction.high, float(points["forgetting"].iloc[new])))
+    rows: list[dict[str, object]] = []
+    for name, every in found.items():
+        held = [low <= true <= high for _, low, high, true in every if low is not None and high is not None]
         rows.append(
             {
-                "law": planted.name,
-                "seeds": seeds,
-                "parameter": name,
-                "planted": true,
-                "median estimate": middle,
+                **{"law": planted.name, "world": world.name, "seeds": seeds, "parameter": name},
+                "planted": planted.parameters.get(name, float(truth[new])),
+                "estimate": float(np.median([value for value, *_ in every if value is not None])),
                 "coverage": float(np.mean(held)) if held else float("nan"),
-                "without interval": len(every) - len(given),
+                "without": len(every) - len(held),
             }
         )
     return rows
 
 
-def false_support(sweeps: int, seeds: int) -> float:
-    """Return the share of cells without any trend of which ``power`` is said to be supported."""
-    planted = PLANTED[0]
-    at, draw = design(planted, seeds), stream(0, "calibration", "constant", str(seeds))
-    flat = np.full(len(at), 0.05)
-    return float(np.mean([fits.fit(measured(at, flat, draw), "power").verdict.startswith("supported") for _ in range(sweeps)]))
+def false_support(law: str, count: int, sweeps: int) -> float:
+    """Return the share of constants of which a law is said to be supported: as many runs of one point each, without stderr."""
+    draw, places = stream(0, "calibration", "few points", law, str(count)), np.arange(count)
+    at = pd.DataFrame({"volume": 64.0 * 2.0**places, "finetune_loss": 2.0 - places / (count - 1), "kl": 0.1 * 1.6**places})
+    flat = (at.assign(forgetting=0.05 + 0.01 * draw.normal(size=count), run_id=places) for _ in range(sweeps))
+    return float(np.mean([fits.fit(one, law).verdict.startswith("supported") for one in flat]))
 
 
-def rows(sweeps: int = 1000, *, quick: bool = False) -> pd.DataFrame:
-    """Return the table of all laws and numbers of seeds; ``quick``: 40 sweeps of the laws of one or two parameters."""
-    laws = [one for one in PLANTED if len(one.parameters) == 2] if quick else PLANTED
-    counts = SEEDS[:2] if quick else SEEDS
-    return pd.DataFrame([row for one in laws for seeds in counts for row in recovery(one, seeds, 40 if quick else sweeps)])
+def false_support_of_cells(seeds: int, sweeps: int) -> float:
+    """Return the share of cells without any trend, with effects of runs, of which ``power`` is said to be supported."""
+    at, draw = design(PLANTED[0], seeds), stream(0, "calibration", "constant", str(seeds))
+    cell = at[(at["seed"] < seeds) & (at["volume"] < NEW)]
+    flat = np.full(len(cell), 0.05)
+    return float(np.mean([fits.fit(measured(cell, flat, WORLDS[0], draw), "power").verdict.startswith("supported") for _ in range(sweeps)]))
 
 
-def markdown(sweeps: int = 1000, *, quick: bool = False) -> str:
-    """Return what was found as Markdown: coverage by law, seeds and parameter, and how often a constant is taken for a law."""
+def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:
+    """Return the table of all laws, worlds and numbers of seeds; ``quick``: 40 sweeps of the laws of two parameters."""
+    laws, sweeps = ([one for one in PLANTED if len(one.parameters) == 2], 40) if quick else (PLANTED, sweeps)
+    counts, worlds = (SEEDS[1:2], [WORLDS[0], WORLDS[3]]) if quick else (SEEDS, WORLDS)
+    return pd.DataFrame([row for one in laws for world in worlds for seeds in counts for row in recovery(one, world, seeds, sweeps)])
+
+
+def markdown(sweeps: int = SWEEPS, *, quick: bool = False) -> str:
+    """Return what was found as Markdown: coverage by law, world, parameter and seeds, and how often a constant is taken for a law."""
     found, used = rows(sweeps, quick=quick), 40 if quick else sweeps
-    lines = [f"Fits of {used} planted sweeps each: 90% intervals, run effects {RUN_EFFECT}, noise {POINT_NOISE} (forgetting).", ""]
-    lines += ["| law | seeds | parameter | planted | median estimate | coverage | without interval |", "|---|---|---|---|---|---|---|"]
-    for row in found.to_dict("records"):
-        cells = [row["law"], row["seeds"], row["parameter"], f"{row['planted']:g}", f"{row['median estimate']:.4g}"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{100 * row['coverage']:.1f}%", row["without interval"]])) + " |")
-    lines += ["", f"Lowest coverage: {100 * found['coverage'].min():.1f}% (at least {100 * AT_LEAST:.0f}% is asked for)."]
-    wrong = {seeds: false_support(40 if quick else sweeps // 2, seeds) for seeds in (SEEDS[:1] if quick else SEEDS)}
-    told = ", ".join(f"{100 * share:.1f}% with {seeds} seeds" for seeds, share in wrong.items())
-    return "\n".join([*lines, f"`power` said to be supported where forgetting is constant: {told}."]) + "\n"
+    counts = sorted(found["seeds"].unique())
+    chance = f"of {used} sweeps, chance alone moves a share of 90% by {_error(used):.1f} points"
+    lines = [f"{used} planted sweeps each; how many of the 90% intervals hold the truth; {chance}.", ""]
+    names = ["law", "what varies (forgetting)", "parameter", "planted", "median estimate", *(f"{seeds} seeds" for seeds in counts)]
+    names.append("no interval")
+    lines += ["| " + " | ".join(names) + " |", "|---|---|---|" + "--:|" * (len(names) - 3)]
+    for (law, world, parameter), part in found.groupby(["law", "world", "parameter"], sort=False):
+        shares = [f"{100 * share:.1f}%" for share in part.sort_values("seeds")["coverage"]]
+        values = [f"{part['planted'].iloc[0]:.4g}", f"{part['estimate'].iloc[-1]:.4g}", *shares, str(int(part["without"].sum()))]
+        lines.append("| " + " | ".join([str(law), str(world), str(parameter), *values]) + " |")
+    low = found[found["coverage"] < AT_LEAST]
+    lines += ["", f"Lowest coverage: {100 * found['coverage'].min():.1f}%; {len(low)} of {len(found)} lie below {100 * AT_LEAST:.0f}%."]
+    return "\n".join([*lines, "", *_wrong(40 if quick else max(sweeps, 200), quick=quick)]) + "\n"
+
+
+def _error(sweeps: int) -> float:
+    return 100.0 * float(np.sqrt(0.9 * 0.1 / sweeps))
+
+
+def _wrong(sweeps: int, *, quick: bool) -> list[str]:
+    """Return a table of how often a constant is taken for a law."""
+    few = FEW[:2] if quick else FEW
+    lines = [f"Said to be supported where forgetting is constant, of {sweeps} sets of points (one a run, no stderr):", ""]
+    lines += ["| law | " + " | ".join(f"{count} points" for count in few) + " |", "|---|" + "--:|" * len(few)]
+    for law in ("linear", "power", "kl"):
+        lines.append(f"| {law} | " + " | ".join(f"{100 * false_support(law, count, sweeps):.1f}%" for count in few) + " |")
+    cells = {seeds: false_support_of_cells(seeds, sweeps) for seeds in (SEEDS[:1] if quick else SEEDS)}
+    told = ", ".join(f"{100 * share:.1f}% with {seeds} seeds" for seeds, share in cells.items())
+    return [*lines, "", f"`power` likewise, of cells of five volumes with effects of runs: {told}."]
 
 
 def main(arguments: list[str]) -> int:
     """Print the table."""
     start = time.process_time()
-    quick = "--quick" in arguments
-    text = markdown(quick=quick)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few laws and 40 sweeps")
+    parser.add_argument("--sweeps", type=int, default=SWEEPS)
+    options = parser.parse_args(arguments)
+    text = markdown(options.sweeps, quick=options.quick)
     sys.stdout.write(text)
     sys.stderr.write(f"{time.process_time() - start:.0f} seconds of processor time\n")
     return 0

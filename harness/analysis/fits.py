@@ -27,9 +27,10 @@ from harness.errors import AnalysisError, explain
 
 MIN_GAIN = 2.0
 """By how much a law's AIC must lie below a constant's to be supported: within 2, the other still has substantial support (Burnham &
-Anderson 2002, section 2.6). With few points more is asked for, as of an F test of size FALSE: CALIBRATED"""
+Anderson 2002, section 2.6). With few points more is asked for: as much as an F test of size FALSE does."""
 
 FALSE = 0.05
+"""Of planted constants, how many may be called a law: CALIBRATED"""
 
 SIZES = ("params_total", "params_trainable")
 VOLUMES = ("volume", "train_tokens", "steps")
@@ -187,11 +188,10 @@ def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
         fix = " ".join(f"--at {name}=…" for name in absent)
         raise AnalysisError(explain(f"predict: {fit.law}", got=", ".join(at) or "nothing", allowed=", ".join(law.columns), fix=fix))
     for name in law.columns:
-        low, high, words_ = allowed(law, name)
-        if not math.isfinite(at[name]) or not low <= at[name] <= high or (name in law.positive and at[name] == 0):
-            raise AnalysisError(
-                explain(f"predict: {name}", got=f"{at[name]:g}", allowed="a number above 0" if name in law.positive else words_ or "a number")
-            )
+        least, most, told = allowed(law, name)
+        if not math.isfinite(at[name]) or not least <= at[name] <= most or (name in law.positive and at[name] == 0):
+            told = "a number above 0" if name in law.positive else told or "a finite number"
+            raise AnalysisError(explain(f"predict: {name}", got=f"{at[name]:g}", allowed=told))
     curve = fit.state.model.curve({name: np.array([at[name]], dtype=float) for name in law.columns})
     found, half, _ = fit.state.spread.at(curve, fit.state.scatter)
     value, width = float(found[0]), float(half[0])
@@ -246,7 +246,7 @@ def _aic(fitted: Model, theta: Floats, points: Points) -> float | None:
     residual = points.response - fitted.curve(points.columns)(theta[None])[0]
     floor = 1e-18 * float(np.mean(points.response**2)) + 1e-300
     twice, variances = jackknife.deviance(residual, points.error, points.cluster, floor)
-    return twice + 2 * (len(fitted.free) + variances)
+    return twice + 2 * (len(fitted.free) + variances) if math.isfinite(twice) else None
 
 
 def _alternatives(law: Law, points: Points, held: Mapping[str, float]) -> dict[str, float]:
@@ -337,13 +337,16 @@ def _beyond(name: str, value: float, low: float, high: float, *, ratio: bool) ->
     if not ratio:
         where = "above the largest" if above else "below the smallest"
         return f"{name} {words(value)} lies {words(abs(value - end))} {where} fitted, {words(end)}"
-    times = value / end if above else end / value
+    with np.errstate(over="ignore"):
+        times = float(np.float64(value) / end if above else np.float64(end) / value)
     how = f"{times:,.0f}" if 100 <= times < 1e8 else words(float(f"{times:.3g}"))
     return f"{name} {words(value)} is {how} times {'the largest' if above else 'smaller than the smallest'} fitted, {words(end)}"
 
 
 def words(value: float) -> str:
     """Return a number as one reads it: 800,384, 1e9, 0.031."""
+    if not math.isfinite(value):
+        return "none" if math.isnan(value) else "more than 1e308"
     if value == int(value) and abs(value) < 1e8 and not (value and value % 1e6 == 0):
         return f"{value:,.0f}"
     text = f"{value:.4g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ def parameters(
         if term.name in bound:
             notes.append(f"{term.name} is at its bound: the points ask for more than the law allows, so it has no interval")
             low = high = None
-        elif low is not None and high is not None and _is_huge(low, high, lambda: _moves(term, fitted, spread, points)):
+        elif low is not None and high is not None and _is_huge(term, low, high, fitted, spread, points):
             notes.append(f"{term.name} is hardly determined: its interval is very wide")
         found[term.name] = Parameter(_finite(value), low, high, term.unit)
     return found, notes
@@ -95,7 +95,7 @@ def _has_sign(term: Term, values: Floats, fitted: Model, spread: Spread, points:
     def added(theta: Floats) -> Floats:
         without = theta.copy()
         without[:, place] = 0.0
-        return np.mean(curve(theta) - curve(without), axis=1)[:, None]
+        return np.asarray(np.mean(curve(theta) - curve(without), axis=1)[:, None])
 
     value, width, _ = spread.at(added)
     return bool(abs(value[0]) > width[0])
@@ -121,19 +121,19 @@ def _unidentified(fitted: Model, solution: Solution, points: Points) -> tuple[se
     return still, notes
 
 
-def _is_huge(low: float, high: float, moves: Callable[[], float]) -> bool:
+def _is_huge(term: Term, low: float, high: float, fitted: Model, spread: Spread, points: Points) -> bool:
     """Say whether an interval tells next to nothing: its ends are far apart in size, or, about 0, in what they do to the curve."""
     if low * high > 0:
         return max(abs(low), abs(high)) > _HUGE * min(abs(low), abs(high))
-    return moves() > 1.0
+    return _moves(term, fitted, spread, points) > 1.0
 
 
 def _moves(term: Term, fitted: Model, spread: Spread, points: Points) -> float:
-    """Return by how much a parameter's interval moves the curve, as a share of the response: root mean squares over the points."""
+    """Return how far an end of a parameter's interval moves the curve, as a share of the response: root mean squares over the points."""
     place, curve, theta = [one.name for one in fitted.free].index(term.name), fitted.curve(points.columns), spread.theta[None]
     slope = solver.jacobian(curve, theta, curve(theta))[0][place]
     _, width, _ = spread.at(lambda theta: theta[:, [place]])
-    return 2.0 * float(width[0]) * float(np.sqrt(np.mean(slope**2))) / (float(np.sqrt(np.mean(points.response**2))) or math.inf)
+    return float(width[0]) * float(np.sqrt(np.mean(slope**2))) / (float(np.sqrt(np.mean(points.response**2))) or math.inf)
 
 
 def _finite(value: Any) -> float | None:

@@ -68,7 +68,8 @@ class Model:
 
     def scaled(self, columns: Mapping[str, Floats]) -> dict[str, Floats]:
         """Return the columns, positive ones divided by their references."""
-        return {name: columns[name] / self.reference.get(name, 1.0) for name in self.law.columns}
+        with np.errstate(over="ignore"):
+            return {name: columns[name] / self.reference.get(name, 1.0) for name in self.law.columns}
 
     def curve(self, columns: Mapping[str, Floats]) -> solver.Curve:
         """Return the curve at given points."""

@@ -102,8 +102,8 @@ def _regular(text: str, path: Path) -> str:
         raise AnalysisError(explain(f"{path}", got=f"two columns {twice[0]!r}", allowed="each name once"))
     for number, row in enumerate(rows[1:], start=1):
         if any(field.strip() for field in row[width:]):
-            got = f"{len(row)} fields in row {number}, {width} column names"
-            raise AnalysisError(explain(f"{path}", got=got, allowed="a name for each column", fix="name the first column too, or remove it"))
+            got, fix = f"{len(row)} fields in row {number}, {width} column names", "name the first column too, or remove it"
+            raise AnalysisError(explain(f"{path}", got=got, allowed="a name for each column", fix=fix))
     if all(len(row) <= width for row in rows):
         return text
     plain = io.StringIO()
@@ -194,9 +194,9 @@ def _without_change(table: pd.DataFrame, rows: pd.DataFrame, suite: str) -> list
     lost = lost[~pd.MultiIndex.from_frame(lost[["run_id", "volume"]]).isin(points)]
     seen = {*rows["run_id"], *lost["run_id"]}
     runs = table[~table["run_id"].isin(seen) & table["run_id"].notna()]["run_id"].nunique()
-    parts = [f"{len(lost)} points"] if len(lost) else []
-    parts += [f"{runs} runs"] if runs else []
-    return [f"{' and '.join(parts)} without a measured change of {suite} (failed, unfinished or not measured) are left out"] if parts else []
+    counts = {"points": len(lost), "whole runs": runs}
+    told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return [f"{told} without a measured change of {suite} are left out: failed, unfinished or not measured"] if told else []
 
 
 def _with_beside(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -131,7 +131,10 @@ def _normal(problem: Problem, theta: Floats, kept: Floats) -> tuple[Floats, Floa
 
 
 def influence(problem: Problem, theta: Floats) -> Floats:
-    """Return what a solution (p,) moves by for each unit that a point's response moves, shape (p, n): the estimator's first derivative."""
+    """Return what a solution (p,) moves by for each unit that a point's response moves, shape (p, n).
+
+    This is the estimator's first derivative, by Gauss and Newton: how the curve bends with the parameters is left out.
+    """
     value = problem.curve(theta[None])
     slopes = jacobian(problem.curve, theta[None], value)[0]
     free = ~(problem.still(slopes[None])[0] | (theta <= problem.low) | (theta >= problem.high))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.compare.judge import Whole
+from harness.compare.sides import some
 from harness.config import check
 
 LEVEL = 0.90
@@ -40,16 +41,23 @@ class Gated:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What the gate says: code 1 if any suite lost more, 0 if none did, else 3."""
+    """What the gate says: code 1 if any suite lost more, 0 if none did and all that BEFORE has was measured after, else 3.
+
+    Attributes:
+        missing: tasks that BEFORE has and AFTER lacks.
+    """
 
     max_loss: float
     suites: tuple[Gated, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def decision(self) -> Decision:
-        """The whole: one suite that lost more decides, and so does one that is undecided unless another lost more."""
+        """The whole: one suite that lost more decides; else one that is undecided, or a task that AFTER lacks, leaves it open."""
         found = {suite.decision for suite in self.suites}
-        return "lost more" if "lost more" in found else "undecided" if "undecided" in found else "not lost"
+        if "lost more" in found:
+            return "lost more"
+        return "undecided" if "undecided" in found or self.missing else "not lost"
 
     @property
     def code(self) -> int:
@@ -63,9 +71,15 @@ def require(max_loss: float | None, margin: float) -> None:
     check("compare: --margin", margin, "greater than 0, in the metric's own unit: 0.02 is 2 points", lambda v: v > 0)
 
 
-def decide(wholes: Sequence[Whole], max_loss: float) -> Gate:
-    """Decide for every suite, and every task of no suite, whether more than ``max_loss`` is lost."""
-    return Gate(max_loss=max_loss, suites=tuple(_gated(whole, max_loss) for whole in wholes))
+def decide(wholes: Sequence[Whole], max_loss: float, missing: Sequence[str] = ()) -> Gate:
+    """Decide for every suite, and every task of no suite, whether more than ``max_loss`` is lost.
+
+    Args:
+        wholes: what was measured on both sides.
+        max_loss: in the metric's own unit.
+        missing: tasks that BEFORE has and AFTER lacks. An evaluation that broke off must not pass.
+    """
+    return Gate(max_loss=max_loss, suites=tuple(_gated(whole, max_loss) for whole in wholes), missing=tuple(missing))
 
 
 def _gated(whole: Whole, max_loss: float) -> Gated:
@@ -87,5 +101,6 @@ def sentences(gate: Gate) -> list[str]:
         words = WORDS[suite.decision] if known else "undecided"
         lines.append(f"gate {suite.name}: change {suite.change:+.4f} (negative is worse), {LEVEL:.0%} interval {interval}: {words}")
     verdict = {"lost more": "fail", "not lost": "pass", "undecided": "undecided"}[gate.decision]
-    lines.append(f"gate at --max-loss {gate.max_loss:g} (two one-sided 5% tests): {verdict}, exit code {gate.code}")
+    lacks = f" AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({some(gate.missing)}):" if gate.missing else ""
+    lines.append(f"gate at --max-loss {gate.max_loss:g} (two one-sided 5% tests):{lacks} {verdict}, exit code {gate.code}")
     return lines

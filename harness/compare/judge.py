@@ -29,7 +29,10 @@ progress_lost numeric_spread
 """.split()
 """Columns of the tidy table that a comparison has; here ``stderr`` is that of the change, and ``df`` its degrees of freedom."""
 
-DTYPES = {name: COLUMNS.get(name, "Float64") for name in NAMES}
+MISSING = "missing_tasks"
+"""Column beside them: tasks of a suite that are not there on both sides, so that its mean is over the others; empty where all are."""
+
+DTYPES = {name: COLUMNS.get(name, "Float64") for name in NAMES} | {MISSING: "string"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ def compare(before: Side, after: Side, margin: float, notes: Sequence[str] = ())
         judged = _whole(name, primary)
         wholes.append(judged)
         if before.suites[name].whole:
-            rows.append(whole | _error(judged))
+            rows.append(whole | _error(judged) | {MISSING: ", ".join(before.suites[name].missing) or None})
         mine = [(task, row) for task, row in zip(tasks, each, strict=True) if home[row["task"]] == name]
         rows += [row | _error(_whole(row["task"], [task])) for task, row in mine if row["primary"]]
         others += [row for _, row in mine if not row["primary"]]

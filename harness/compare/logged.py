@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import RecordError, explain
-from harness.schema import SAMPLE_COLUMNS
+from harness.schema import SAMPLE_COLUMNS, cluster_of
 
 FIXED = frozenset(
     "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash schema_version task_name".split()
@@ -70,12 +70,10 @@ def metric_names(samples: pd.DataFrame) -> list[str]:
 def _read(line: bytes, task: str, cluster: str | None, where: str) -> dict[str, Any]:
     """Return the row of a line. Raises RecordError naming the line, whatever is wrong with it."""
     try:
-        row = _row(_sample(line, where), task, where)
-        row["cluster"] = _cluster(json.loads(line).get("doc"), cluster)
+        return _row(_sample(line, where), task, cluster, where)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         got = f"what cannot be read ({type(error).__name__}: {error})"
         raise RecordError(explain(where, got=got, allowed="a sample of lm-eval --log_samples", fix="run lm-eval again")) from error
-    return row
 
 
 def _sample(line: bytes, where: str) -> Mapping[str, Any]:
@@ -100,7 +98,7 @@ def _number_of(sample: Mapping[str, Any], where: str) -> int:
     raise RecordError(explain(f"{where}: doc_id", got=repr(found), allowed="a whole number, as lm-eval counts documents"))
 
 
-def _row(sample: Mapping[str, Any], task: str, where: str) -> dict[str, Any]:
+def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) -> dict[str, Any]:
     arguments = _arguments(sample["arguments"])
     if not arguments or not arguments[0]:
         raise RecordError(explain(where, got="no arguments", allowed="what the model was asked"))
@@ -130,6 +128,7 @@ def _row(sample: Mapping[str, Any], task: str, where: str) -> dict[str, Any]:
         CHOICES_HASH: _hash(json.dumps([[part for part in one if isinstance(part, str)] for one in arguments], ensure_ascii=False)),
         GENERATION: json.dumps(arguments[0][1], sort_keys=True, ensure_ascii=False) if generates else "",
         "repeats": repeats,
+        "cluster": cluster_of(sample["doc"], cluster) if cluster and isinstance(sample.get("doc"), Mapping) else None,
     }
     assert set(common) >= set(SAMPLE_COLUMNS)
     return common | values

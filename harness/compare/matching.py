@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import pandas as pd
 
-from harness import compose, paths
 from harness.analysis import stats
 from harness.analysis.stats import Stratum
-from harness.compare import logged
+from harness.compare import logged, ours
 from harness.compare.logs import LoggedTask, Logs, Metric
-from harness.compare.sides import Measured, Side
+from harness.compare.ours import Judged
+from harness.compare.sides import Measured, Side, some
 from harness.errors import RecordError, explain
 from harness.schema import Score
 
@@ -30,14 +29,6 @@ FACTS = {
     "add_bos_token": "add_bos_token",
 }
 """What may differ without another question being asked, but can move scores: said, not refused."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a task is judged by, and what else there is to show."""
-
-    metric: str
-    filter: str
 
 
 def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
@@ -57,18 +48,28 @@ def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
     groups = _groups(before, after, common)
     judged: dict[str, Judged] = {}
     for name in common:
-        judged[name], said = _judged(before.tasks[name], after.tasks[name], [group for group, leaves in groups.items() if name in leaves])
+        judged[name], said = _judged(before.tasks[name], after.tasks[name], _groups_of(name, groups))
         notes += said
     mixed = {name: why for name, tasks in groups.items() if (why := _alike(name, tasks, judged, before))}
     groups = {name: tasks for name, tasks in groups.items() if name not in mixed}
     notes += [*mixed.values(), *_about_groups(before, after, groups), *_about_items(before, after, common)]
-    return _side(before, groups, judged), _side(after, groups, judged), list(dict.fromkeys(notes))
+    parts = {name: [*before.groups.get(name, ()), *after.groups.get(name, ())] for name in groups}
+    missing = {name: tuple(sorted(set(parts[name]) - set(tasks))) for name, tasks in groups.items()}
+    sides = [_side(one, groups, judged, missing, _lacks(one, other)) for one, other in ((before, after), (after, before))]
+    return sides[0], sides[1], list(dict.fromkeys([*notes, *_about_clusters(before, after, common)]))
+
+
+def _lacks(one: Logs, other: Logs) -> tuple[str, ...]:
+    """Return the tasks of the other side that this one lacks; so may be one of which only the results are there, not the samples."""
+    return tuple(sorted({*other.tasks, *other.bare} - set(one.tasks)))
 
 
 def _about_groups(before: Logs, after: Logs, groups: Mapping[str, Sequence[str]]) -> list[str]:
-    every = {**after.groups, **before.groups}
-    parts = {name: len(set(every[name]) | set(after.groups.get(name, ()))) for name in groups}
-    notes = [f"{name}: the mean of {len(tasks)} of its {parts[name]} tasks" for name, tasks in groups.items() if len(tasks) < parts[name]]
+    notes = []
+    for name, tasks in groups.items():
+        every = {*before.groups.get(name, ()), *after.groups.get(name, ())}
+        if missing := sorted(every - set(tasks)):
+            notes.append(f"{name}: the mean of {len(tasks)} of its {len(every)} tasks, without {', '.join(missing)}")
     return notes + (["groups are means over their tasks with equal weight; lm-eval may weight them by size"] if groups else [])
 
 
@@ -158,17 +159,8 @@ def _alike(group: str, tasks: Sequence[str], judged: Mapping[str, Judged], logs:
     return f"group {group}: no mean over its tasks, which are judged by {', '.join(sorted(metrics))}"
 
 
-@cache
-def _ours() -> Mapping[str, Judged]:
-    """Return task or group → how the suites of this harness that ask for it judge it, where they agree."""
-    found: dict[str, Judged] = {}
-    apart: set[str] = set()
-    for file in paths.members("benchmarks/suites").values():
-        suite = compose.load_yaml(file)
-        if suite.get("kind", "lm_eval") == "lm_eval":
-            judged = Judged(metric=str(suite.get("metric")), filter=str(suite.get("filter", "none")))
-            apart |= {task for task in suite.get("tasks", ()) if found.setdefault(task, judged) != judged}
-    return {task: judged for task, judged in found.items() if task not in apart}
+def _groups_of(task: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    return [group for group, leaves in groups.items() if task in leaves]
 
 
 def _judged(before: LoggedTask, after: LoggedTask, groups: Sequence[str]) -> tuple[Judged, list[str]]:
@@ -183,10 +175,28 @@ def _judged(before: LoggedTask, after: LoggedTask, groups: Sequence[str]) -> tup
     if not shared:
         got = "; ".join(said) or f"{', '.join(m.name for m in before.metrics)} before and {', '.join(names)} after"
         raise RecordError(explain(f"task {before.name}: metrics", got=got, allowed="one with a value an item, on both sides", fix=AGAIN))
-    ours = next((_ours()[name] for name in [before.name, *groups] if name in _ours()), None)
-    if ours and ours.metric in shared and ours.filter in before.filters:
-        return Judged(metric=ours.metric, filter=ours.filter), said
+    suite = ours.judged(before.name, groups)
+    if suite and suite.metric in shared and suite.filter in before.filters:
+        return suite, said
     return Judged(metric=shared[0], filter=before.filters[0]), said
+
+
+def _about_clusters(before: Logs, after: Logs, common: Sequence[str]) -> list[str]:
+    """Return of which tasks it is not known that items belong together, so that they count as independent."""
+    groups = {**after.groups, **before.groups}
+    notes, unknown = [], []
+    for name in common:
+        sides = [before.tasks[name], after.tasks[name]]
+        fields = {side.cluster for side in sides if side.cluster}
+        if fields and not all(side.samples["cluster"].notna().any() for side in sides):
+            why = f"our suites cluster its items by {', '.join(sorted(fields))}, which the documents of these samples do not have"
+            notes.append(f"{name}: {why}: they count as independent")
+        elif not fields and not ours.is_known(name, _groups_of(name, groups)):
+            unknown.append(name)
+    if unknown:
+        more = "if several ask about one passage, intervals are too narrow (a suite file with cluster: says so)"
+        notes.append(f"no suite of ours asks for {some(unknown)}: their items count as independent; {more}")
+    return notes
 
 
 def _about_items(before: Logs, after: Logs, common: Sequence[str]) -> list[str]:
@@ -211,13 +221,20 @@ def _identical(before: LoggedTask, after: LoggedTask) -> bool:
     return all(list(map(str, one[column])) == list(map(str, other[column])) for column in answers)
 
 
-def _side(logs: Logs, groups: Mapping[str, Sequence[str]], judged: Mapping[str, Judged]) -> Side:
-    measured = {name: _measured(name, [logs.tasks[task] for task in tasks], judged) for name, tasks in groups.items()}
+def _side(
+    logs: Logs,
+    groups: Mapping[str, Sequence[str]],
+    judged: Mapping[str, Judged],
+    missing: Mapping[str, tuple[str, ...]],
+    lacks: tuple[str, ...],
+) -> Side:
+    found = {name: _measured(name, [logs.tasks[task] for task in tasks], judged) for name, tasks in groups.items()}
+    measured = {name: dataclasses.replace(one, missing=missing[name]) for name, one in found.items()}
     grouped = {task for tasks in groups.values() for task in tasks}
     for task in judged:  # a task of no group is a suite of its own
         if task not in grouped:
             measured[task] = dataclasses.replace(_measured(task, [logs.tasks[task]], judged), whole=False)
-    return Side(source=logs.source, model=logs.model, suites=measured)
+    return Side(source=logs.source, model=logs.model, suites=measured, lacks=lacks)
 
 
 def _measured(suite: str, tasks: Sequence[LoggedTask], judged: Mapping[str, Judged]) -> Measured:

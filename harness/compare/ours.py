@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from harness import compose, paths
-from harness.evaluation.suites import cluster_field
+from harness.schema import cluster_field
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def _headline(judged: Sequence[Mapping[str, Any]], gate: Gate | None) -> list[st
 def _finding(row: Mapping[str, Any], margin: float, axis: str) -> FindingView:
     counts = "" if pd.isna(row["lost"]) else f"; {int(row['lost']):,} items lost and {int(row['gained']):,} gained"
     sentence = (
-        f"{row['suite']}: {text.metric_of(row)} {text.number(row['before'])} before, {text.number(row['value'])} after,"
+        f"{text.name_of(row).strip()}: {text.metric_of(row)} {text.number(row['before'])} before, {text.number(row['value'])} after,"
         f" {text.change(row)} ({LEVEL:.0%} over {int(row['n']):,} items{counts})."
     )
     on_axis = row["metric"] == axis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,11 +28,13 @@ class Measured:
         scores: of its tasks, every metric and filter; what a suite is judged by is ``primary``.
         samples: its items, columns as in ``schema.SAMPLE_COLUMNS``.
         whole: whether its tasks are also judged together, with equal weight; a task of no group is judged alone.
+        missing: tasks of it that are not there on both sides; its mean is over the others.
     """
 
     scores: tuple[Score, ...]
     samples: pd.DataFrame
     whole: bool = True
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,13 @@ class Side:
         source: as it was typed.
         model: what was measured.
         suites: suite → what was measured of it; both sides of a comparison have the same suites, tasks and metrics.
+        lacks: tasks that the other side has and this one lacks: nothing is known of what became of them.
     """
 
     source: str
     model: str
     suites: Mapping[str, Measured] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,6 +66,11 @@ def short(model: str) -> str:
     """Return what a model is called where there is little room: the last part of a path, long names cut."""
     last = model.rstrip("/").rsplit("/", 1)[-1] if model.startswith((".", "/", "~")) else model
     return last if len(last) <= MAX_LABEL else f"{last[: MAX_LABEL - 1]}…"
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return names with commas; of many, the first."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def is_adapter(folder: Path) -> bool:

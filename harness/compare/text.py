@@ -12,7 +12,7 @@ from harness.analysis.columns import SUITE_TASK
 from harness.analysis.stats import LEVEL
 from harness.compare.gate import LEVEL as GATE_LEVEL
 from harness.compare.gate import Gate, sentences
-from harness.compare.judge import Comparison, dicts, suite_rows, task_rows
+from harness.compare.judge import MISSING, Comparison, dicts, suite_rows, task_rows
 
 COLUMNS = ["suite / task", "metric", "n", "before", "after", "lost", "gained", f"net [{LEVEL:.0%}]", "p", "verdict", "agree", "lost*"]
 LEFT = {0, 1, 9}
@@ -64,7 +64,8 @@ def floor(rows: pd.DataFrame) -> str:
 def name_of(row: Mapping[str, Any]) -> str:
     """Return what a row is of; tasks stand under their suite."""
     if row["task"] == SUITE_TASK:
-        return str(row["suite"])
+        missing = [] if pd.isna(row[MISSING]) else str(row[MISSING]).split(", ")
+        return f"{row['suite']} (without {len(missing)} of its tasks)" if missing else str(row["suite"])
     return str(row["task"]) if row["task"] == row["suite"] else f"  {row['task']}"
 
 
@@ -121,7 +122,8 @@ def gated(gate: Gate) -> dict[str, Any]:
     """Return what the gate says as plain values; changes are oriented, negative is worse."""
     names = ["name", "change", "low", "high", "decision"]
     suites = [{name: getattr(suite, name) for name in names} for suite in gate.suites]
-    return {"max_loss": gate.max_loss, "level": GATE_LEVEL, "decision": gate.decision, "exit_code": gate.code, "suites": suites}
+    said = {"decision": gate.decision, "exit_code": gate.code, "missing": list(gate.missing)}
+    return {"max_loss": gate.max_loss, "level": GATE_LEVEL, **said, "suites": suites}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -104,11 +104,11 @@ def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, 
     named = suite.cluster if isinstance(suite.cluster, Mapping) else None
     if unknown := [name for name in named or () if name not in tasks]:
         raise EvaluationError(explain(where, got=unknown[0], allowed=", ".join(tasks), fix=did_you_mean(unknown[0], tasks)))
-    parts = [({name: tasks[name]}, field) for name, field in named.items()] if named else [(tasks, suite.cluster)]
-    for of, field in parts:
-        if field and not any(task.eval_docs[index].get(field) for name, task in of.items() for index in items[name]):
-            fields = sorted({key for task in of.values() for key in task.eval_docs[0]})
-            raise EvaluationError(explain(where, got=repr(field), allowed=", ".join(fields), fix=did_you_mean(field, fields)))
+    parts = [({name: tasks[name]}, key) for name, key in named.items()] if named else [(tasks, suite.cluster)]
+    for of, key in parts:
+        if key and not any(task.eval_docs[index].get(key) for name, task in of.items() for index in items[name]):
+            fields = sorted({name for task in of.values() for name in task.eval_docs[0]})
+            raise EvaluationError(explain(where, got=repr(key), allowed=", ".join(fields), fix=did_you_mean(key, fields)))
 
 
 def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:

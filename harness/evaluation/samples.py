@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import EvaluationError, explain
-from harness.evaluation.suites import Suite, cluster_field
-from harness.schema import Score
+from harness.evaluation.suites import Suite
+from harness.schema import Score, cluster_field, cluster_of
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -85,12 +84,6 @@ def _item_text(sample: Mapping[str, Any], task: Task) -> str:
     is_index = task.OUTPUT_TYPE == "multiple_choice" and str(target).isdigit() and int(target) < len(choices)
     answer = choices[int(target)] if is_index else str(target)
     return f"{question if isinstance(question, str) else ''} {answer}".strip()
-
-
-def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
-    """Return a short hash of what a document says in the field by which its suite clusters items; None without one."""
-    value = document.get(field)
-    return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
 
 def _log_likelihood(response: Any) -> float:

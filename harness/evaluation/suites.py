@@ -15,7 +15,7 @@ from harness.compose import load_yaml
 from harness.config import build, check, plain
 from harness.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.interfaces import Split
-from harness.schema import GENERATED, OWN_METRICS
+from harness.schema import OWN_METRICS
 from harness.seeds import permutation
 
 ITEM_SEED = 0
@@ -118,16 +118,6 @@ def load(name: str) -> Suite:
         raise ConfigError(explain("suite", got=repr(name), allowed=", ".join(known), fix=did_you_mean(name, known)))
     suite: Suite = build(Suite, load_yaml(known[name]) | {"name": name}, f"suite {name}")
     return suite
-
-
-def cluster_field(cluster: Any, task: str) -> str | None:
-    """Return the field by which items of a leaf task are clustered.
-
-    Args:
-        cluster: as a suite's yaml has it: a field, leaf task → field, or None.
-        task: leaf task; asked by generation too, it has the field of the task it is made of.
-    """
-    return cluster.get(task.removesuffix(GENERATED)) if isinstance(cluster, Mapping) else cluster
 
 
 def _is_cluster(value: Any) -> bool:

@@ -18,7 +18,7 @@ from harness.records import Experiment
 from harness.report import curves, tables
 from harness.report.curves import Series, series
 from harness.report.tables import Panel
-from harness.schema import Declared
+from harness.schema import OWN_METRICS, Declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,15 @@ class Evidence:
 
     @cached_property
     def probes(self) -> list[Panel]:
-        """What figures show of the probes, the headline suite first."""
-        return sorted(tables.panels(self.findings, "probe", whole=True), key=lambda panel: panel.suite != self.headline)
+        """What figures show of the probes that can be lost, the headline suite first."""
+        shown = [panel for panel in tables.panels(self.findings, "probe", whole=True) if panel.metric not in OWN_METRICS["divergence"]]
+        return sorted(shown, key=lambda panel: panel.suite != self.headline)
+
+    @cached_property
+    def distances(self) -> list[Panel]:
+        """What figures show of the divergence suites: how far a model is from its base."""
+        every = tables.panels(self.findings, "probe", whole=True)
+        return [panel for panel in every if panel.metric in OWN_METRICS["divergence"]]
 
     @cached_property
     def headline(self) -> str | None:

@@ -140,8 +140,8 @@ def _caption(every: Sequence[Series], places: Sequence[Place[Chart]], column: Co
     if any(is_cut(rows["delta_low"], rows["delta_high"], rows["before"], panel) for rows, panel in drawn):
         parts.append(CUT)
     if has_fits:
-        parts.append("Curves with bands are the law c·volume^k fitted to each way of training, with 90% bands for the mean; the hollow points,")
-        parts.append("at the largest volumes, were also left out in turn: the error of predicting them stands in the table of fits.")
+        parts.append("Curves with bands are the law c·volume^k fitted to each way of training, with 90% bands for the mean; the hollow")
+        parts.append("points, at the largest volumes, were also left out in turn: the error of predicting them is in the table of fits.")
     return " ".join(parts)
 
 
@@ -154,7 +154,8 @@ def possible(low: Any, high: Any, before: Any, panel: Panel) -> tuple[Floats, Fl
     """Return an interval of changes cut to what is possible: a share of items ends between 0 and 1; other metrics are left alone.
 
     Args:
-        low, high: ends of the interval in the metric's unit and sign.
+        low: lower ends of intervals, in the metric's unit and sign.
+        high: upper ends.
         before: the value before, from which no change leads below 0 or above 1.
         panel: whose metric it is.
     """

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from harness.analysis.cells import is_control
 from harness.analysis.columns import SUITE_TASK
 from harness.errors import ConfigError, explain
 from harness.schema import OWN_METRICS
@@ -146,17 +147,9 @@ def varying(table: pd.DataFrame) -> list[str]:
     return names if (rates > 1).any() else others
 
 
-def of_controls(table: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
-    """Say of each row of the tidy table whether it is of a same-data control, by the labels that the experiment declared."""
-    found = pd.Series(bool(control), index=table.index)
-    for name, value in control.items():
-        found &= (table[name].astype("string") == str(value)).fillna(False).astype(bool) if name in table else False
-    return found
-
-
 def untuned(table: pd.DataFrame, control: Mapping[str, str]) -> tuple[int, int]:
     """Return how many runs have a learning rate that was not searched, and of how many; controls, which take another's, left out."""
-    runs = table[table["lr_tuned"].notna() & ~of_controls(table, control)].drop_duplicates("run_id")
+    runs = table[table["lr_tuned"].notna() & ~is_control(table, control)].drop_duplicates("run_id")
     return int((~runs["lr_tuned"].astype(bool)).sum()), len(runs)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -216,6 +217,125 @@ def test_a_prediction_holds_a_new_run() -> None:
         assert prediction.high is not None
         held.append(prediction.low <= new <= prediction.high)
     assert np.mean(held) >= 0.78
+
+
+LINE = pd.DataFrame({"finetune_loss": [0.0, 1.0] * 3, "run_id": list("aabbcc"), "forgetting": [0.5, 0.1] * 3})
+
+
+def test_runs_that_agree_may_all_be_wrong_alike() -> None:
+    """Three equal runs through (0, 0.5) and (1, 0.1), stderr 0.03: the intercept errs as its point does, the slope by up to √2 of it."""
+    fit = fits.fit(LINE.assign(stderr=0.03), "linear")
+    z = 1.6448536
+    for name, value, error in [("intercept", 0.5, 0.03), ("slope", -0.4, 0.03 * 2**0.5)]:
+        one = fit.parameters[name]
+        assert (one.low, one.high) == pytest.approx((value - z * error, value + z * error), rel=1e-5)
+    assert any("runs and, through stderr, items, which count as shared by all runs" in note for note in fit.notes)
+    alone = fits.fit(LINE, "linear")
+    assert any("intervals are over runs alone: no stderr" in note for note in alone.notes)
+    assert alone.parameters["intercept"].high == pytest.approx(0.5)
+
+
+def test_the_band_and_predictions_hold_items_too() -> None:
+    """At 0, three equal runs with stderr 0.03: 0.5 ± 1.645 · 0.03, of the curve and of a new run; half way, all shared is worst."""
+    fit = fits.fit(LINE.assign(stderr=0.03), "linear")
+    found = fits.predict(fit, {"finetune_loss": 0.0})
+    assert (found.low, found.high) == pytest.approx((0.5 - 1.6448536 * 0.03, 0.5 + 1.6448536 * 0.03), rel=1e-5)
+    band = fit.band(pd.DataFrame({"finetune_loss": [0.0, 0.5]}))
+    assert (band["high"] - band["value"]).tolist() == pytest.approx([1.6448536 * 0.03] * 2, rel=1e-5)
+
+
+def test_items_and_runs_add_up() -> None:
+    """Runs apart by ±0.02 at both points: their jackknife error, 0.02/√3, with t of 2, and 0.03 of items with z, in squares."""
+    apart = LINE["forgetting"] + LINE["run_id"].map({"a": -0.02, "b": 0.0, "c": 0.02})
+    fit = fits.fit(LINE.assign(forgetting=apart, stderr=0.03), "linear")
+    one = fit.parameters["intercept"]
+    assert one.high is not None
+    assert one.high - 0.5 == pytest.approx(np.hypot(2.91998558 * 0.02 / 3**0.5, 1.6448536 * 0.03), rel=1e-2)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.7, 1.0])
+def test_intervals_cover_where_runs_share_their_items(shared: float) -> None:
+    """Five runs asked the same items, no difference between runs besides: of 60 sweeps at least 78 % of intervals hold the truth."""
+    points, held = planted("power", seeds=5, sizes=SIZES[:1], fractions=(0.0,)), []
+    volume = np.tile(np.arange(5), 5)
+    for seed in range(60):
+        draw = stream(seed, "test", "items")
+        common = np.sqrt(0.5) * (draw.normal() + draw.normal(size=5)[volume])
+        moved = 0.02 * (np.sqrt(shared) * common + np.sqrt(1 - shared) * draw.normal(size=25))
+        fit = fits.fit(points.assign(forgetting=points["forgetting"] + moved, stderr=0.02), "power", judge=False)
+        held += [one.low <= TRUE["power"][name] <= one.high for name, one in fit.parameters.items() if one.low and one.high]
+    assert len(held) >= 118
+    assert np.mean(held) >= 0.78
+
+
+def test_an_influence_is_what_a_point_moves() -> None:
+    """Each point moved by a little and fitted anew: the parameters move by the first derivative, but for how the curve bends."""
+    points = noisy(planted("power", sizes=SIZES[:1], fractions=(0.0,)), 3, runs=0.0, rows=0.01)
+    found = model.Points({"volume": points["volume"].to_numpy(float)}, points["forgetting"].to_numpy(), np.full(15, 0.01), np.arange(15))
+    solution = model.best(model.build(laws.named("power"), found, {}), found)
+    influence = solver.influence(solution.problem, solution.theta)
+    for place in (0, 7, 14):
+        moved = found.response + 1e-4 * (np.arange(15) == place)
+        problem = dataclasses.replace(solution.problem, response=moved)
+        again = solver.solve(problem, solution.theta[None], np.ones((1, 15))).theta[0]
+        assert (again - solution.theta) / 1e-4 == pytest.approx(influence[:, place], rel=0.05, abs=0.02)
+
+
+def test_few_points_are_not_told_from_a_constant() -> None:
+    """Four points for two parameters are too few; with five, F(1, 3) = 10.13 asks for 5 log(1 + 10.13 / 3) − 2; of many, 2."""
+    at = design(seeds=1, sizes=SIZES[:1], fractions=(0.0,)).assign(run_id=range(5))
+    points = at.assign(forgetting=[0.05, 0.07, 0.06, 0.09, 0.08])
+    few = fits.fit(points[:4], "linear")
+    assert few.verdict == "not judged: too few points to tell from a constant (more than 4 are needed)"
+    found = model.Points({"finetune_loss": at["finetune_loss"].to_numpy()}, np.zeros(5), np.zeros(5), np.arange(5))
+    assert fits.least_gain(laws.named("linear"), found, {}) == pytest.approx(5 * np.log(1 + 10.128 / 3) - 2, abs=1e-3)
+    assert "5.38 below is asked for" in fits.fit(points, "linear").verdict
+    many = model.Points({"finetune_loss": np.arange(900.0)}, np.zeros(900), np.zeros(900), np.arange(900))
+    assert fits.least_gain(laws.named("linear"), many, {}) == fits.MIN_GAIN == 2.0
+    repeated = model.Points({"finetune_loss": np.tile(at["finetune_loss"], 9)}, np.zeros(45), np.zeros(45), np.tile(np.arange(5), 9))
+    assert fits.least_gain(laws.named("linear"), repeated, {}) == pytest.approx(5.38, abs=0.01)
+
+
+def test_constants_are_seldom_taken_for_a_law() -> None:
+    """Of 100 sets of five points about a constant, one a run, at most 12 are said to support a straight line; 5 are expected."""
+    at, draw = design(seeds=1, sizes=SIZES[:1], fractions=(0.0,)).assign(run_id=range(5)), stream(0, "test", "constant")
+    fitted = [fits.fit(at.assign(forgetting=0.05 + 0.01 * draw.normal(size=5)), "linear").verdict for _ in range(100)]
+    assert sum(verdict.startswith("supported") for verdict in fitted) <= 12
+
+
+def test_a_well_determined_zero_is_not_called_wide() -> None:
+    """A slope of 0 ± 0.001 is known well; one of which the curve could be anything is not."""
+    at = design(seeds=3, sizes=SIZES[:1], fractions=(0.0,)).assign(forgetting=0.05)
+    flat = fits.fit(noisy(at, 2, runs=1e-4, rows=1e-4), "linear")
+    assert flat.parameters["slope"].low is not None
+    assert flat.parameters["slope"].low < 0 < (flat.parameters["slope"].high or 0.0)
+    assert not any("hardly determined" in note for note in flat.notes)
+    wild = fits.fit(noisy(at, 2, runs=0.0, rows=2.0), "linear")
+    assert "intercept is hardly determined: its interval is very wide" in wild.notes
+
+
+def test_large_numbers_are_refused_or_read_off_in_a_few_digits() -> None:
+    """Values whose squares are no numbers; a place where the curve is none; the largest that goes, without a warning or a long number."""
+    points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
+    with pytest.raises(AnalysisError, match=r"column forgetting: got .*e\+297 in row 1; allowed: numbers up to 1e\+100"):
+        fits.fit(points.assign(forgetting=points["forgetting"] * 1e299), "power")
+    large = fits.fit(points.assign(forgetting=points["forgetting"] * 1e99), "power")
+    assert large.parameters["k"].value == pytest.approx(0.5)
+    assert np.isfinite(large.aic or np.nan)
+    found = fits.predict(fits.fit(points, "power"), {"volume": 1e308})
+    assert found.value == pytest.approx(0.006 * 1e154, rel=1e-3)
+    assert found.extrapolates == ["volume 1e308 is 9.77e304 times the largest fitted, 1,024"]
+    steep = fits.fit(points.assign(forgetting=(points["volume"] / 100.0) ** 3), "power")
+    with pytest.raises(AnalysisError, match="power at volume 1e308: got no finite number"):
+        fits.predict(steep, {"volume": 1e308})
+
+
+@pytest.mark.parametrize("fraction", [3.0, -0.5, float("nan")])
+def test_predictions_take_what_fits_take(fraction: float) -> None:
+    """A share of old data beyond 0 to 1 is refused, as in the points."""
+    fit = fits.fit(planted("injection"), "injection")
+    with pytest.raises(AnalysisError, match="inject_fraction: got .*; allowed: a share, 0 to 1"):
+        fits.predict(fit, {"params_total": 1e6, "train_tokens": 1e4, "inject_fraction": fraction})
 
 
 def test_noise_is_not_distinguishable_from_a_constant() -> None:

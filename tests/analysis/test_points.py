@@ -121,11 +121,67 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, message: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("volume,forgetting\n0,64,0.1\n1,128,0.2\n", "got 3 fields in row 1, 2 column names; allowed: a name for each column"),
+        ("volume,forgetting\n64,0.1\n128,0.2,0.3\n", "got 3 fields in row 2, 2 column names"),
+        ("volume,forgetting,volume\n64,0.1,1\n", "got two columns 'volume'; allowed: each name once"),
+        ("volume;forgetting\n64;0.1\n", "got columns separated by semicolons; allowed: columns separated by commas"),
+        ("volume\tforgetting\n64\t0.1\n", "got columns separated by tabs"),
+    ],
+)
+def test_columns_that_are_not_what_they_seem_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A row number without a name would move all columns by one; of two columns of a name one would be passed over."""
+    with pytest.raises(AnalysisError) as caught:
+        points.from_file(written(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "volume,forgetting\n64,0.1,\n128,0.2,\n",
+        "volume,forgetting,\n64,0.1,\n128,0.2,\n",
+        "volume, forgetting\n64, 0.1, ,\n128,0.2\n",
+        '\ufeffvolume,"forgetting"\r\n64,0.1\r\n\r\n128,0.2\r\n',
+    ],
+)
+def test_trailing_commas_are_no_columns(tmp_path: Path, text: str) -> None:
+    """Each row, or the header too, may end in a comma: the columns stay in their places."""
+    found = points.from_file(written(tmp_path, text))
+    assert found[["volume", "forgetting"]].to_numpy().tolist() == [[64, 0.1], [128, 0.2]]
+
+
+def test_rows_are_counted_as_in_the_file(tmp_path: Path) -> None:
+    """Also where --where leaves some: the bad value is in the file's fourth row, the narrowed table's second."""
+    path = written(tmp_path, CSV.replace("128,1000,0.15,b", "128,1000,bad,b"))
+    with pytest.raises(AnalysisError, match="got 'bad' in row 4"):
+        fits.fit(points.from_file(path, {}, {"run_id": "b"}), "power")
+    path = written(tmp_path, CSV.replace("128,1000,0.15,b", "-128,1000,0.15,b"))
+    with pytest.raises(AnalysisError, match="got -128 in row 4"):
+        fits.fit(points.from_file(path, {}, {"run_id": "b"}), "power")
+
+
+def test_learning_rates_that_differ_within_a_tuning_are_named(tmp_path: Path) -> None:
+    """Two rates of one model and tuning are pooled, and said; each model's own rate is not."""
+    text = "volume,forgetting,run_id,model,tuning,learning_rate,lr_tuned,anchor\n"
+    places = [(run, i) for run in range(2) for i in range(1, 5)]
+    rows = [f"{64 * 2**i},{0.1 * i + 0.01 * run},{run},m,lora,{0.001 * (1 + run)},{run == 0},a{run}\n" for run, i in places]
+    notes = fits.fit(points.from_file(written(tmp_path, text + "".join(rows))), "power").notes
+    assert any("differ in learning_rate (0.001, 0.002) and lr_tuned (False, True) and anchor (a0, a1), of which" in note for note in notes)
+    apart = [row.replace(",m,", f",m{row.split(',')[2]},") for row in rows]
+    notes = fits.fit(points.from_file(written(tmp_path, text + "".join(apart))), "power").notes
+    assert any("differ in model (m0, m1), of which" in note for note in notes)
+
+
 def test_unknown_columns_are_refused(tmp_path: Path) -> None:
     """A role, a column of the file, a column to narrow by, a value of it."""
     path = written(tmp_path, CSV)
     for columns, where, message in [
         ({"vol": "volume"}, {}, "did you mean 'volume'?"),
+        ({"seed": "run_id"}, {}, "--column: got 'seed'; allowed: volume"),
         ({"volume": "rows"}, {}, "no column 'rows'"),
         ({}, {"tuning": "lora"}, "allowed: volume, params, forgetting, run_id"),
         ({}, {"run_id": "c"}, "got 'c'; allowed: a, b"),
@@ -176,11 +232,16 @@ def test_loss_and_drift_come_from_the_same_run_and_volume() -> None:
 
 
 def test_controls_failures_and_other_runs_are_left_out() -> None:
-    """A same-data control is no point of the law; nor is a suite that failed; both are counted where they are many."""
-    table = tidy(row(), row(run_id="c", data="base"), row(run_id="f", status="failed", delta=None))
+    """A same-data control is no point of the law; nor is what was not measured: a point that failed, and a run with none; all counted."""
+    failed = row(run_id="f", status="failed", delta=None)
+    unfinished = row(run_id="u", status="unfinished", suite=None, task=None, volume=None, delta=None)
+    table = tidy(row(), row(run_id="c", data="base"), failed, row(volume=128, delta=None), unfinished)
     found = points.from_table(table, Declared(headline="old", control={"data": "base"}))
     assert found["run_id"].tolist() == ["r0"]
     assert "1 points of same-data controls are left out" in found.attrs["notes"]
+    told = "2 points and 1 whole runs without a measured change of old are left out: failed, unfinished or not measured"
+    assert told in found.attrs["notes"]
+    assert not any("whole runs" in note for note in points.from_table(tidy(row()), Declared(headline="old")).attrs["notes"])
 
 
 def test_whose_forgetting_must_be_clear() -> None:

@@ -13,6 +13,7 @@ from harness.analysis import (
     contrasts,
     equal_gain,
     finding_columns,
+    fits,
     frontier,
     laws,
     metrics,
@@ -93,3 +94,8 @@ def test_levels_and_margins_are_those_of_the_code() -> None:
     assert equal_gain.SHARES == (0.25, 0.5, 0.75)
     assert (stats.LEVEL, two_level.MIN_SEEDS, power.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
     assert metrics.NEAR_CHANCE == 2.0
+    assert (fits.MIN_GAIN, fits.FALSE, fits.LEVEL) == (2.0, 0.05, 0.9)
+    laws_text = TEXT.split("## 10. Laws")[1].split("## 11.")[0]
+    assert f"at\n  least max({fits.MIN_GAIN:g}, " in laws_text
+    assert f"F the {100 * (1 - fits.FALSE):g}% quantile" in laws_text
+    assert f"**Intervals** are at {100 * fits.LEVEL:g}%" in laws_text

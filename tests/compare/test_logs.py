@@ -216,3 +216,58 @@ def test_addresses_of_functions_are_no_setting(tmp_path: Path) -> None:
         folder = fabricated.write(tmp_path / side, {"a": [choice(0, right=True)]}, configs={"a": settings})
         found.append(json.dumps(dict(logs.read(str(folder)).tasks["a"].settings)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"doc_id": "q17"}, "x.jsonl, line 2: doc_id: got 'q17'"),
+        ({"doc_id": 1.5}, "x.jsonl, line 2: doc_id: got 1.5"),
+        ({"doc_id": None}, "x.jsonl, line 2: got no doc_id"),
+        ({"resps": None}, "x.jsonl, line 2: got no resps"),
+        ({"resps": 3}, "x.jsonl, line 2: got what cannot be read"),
+        ({"arguments": {"gen_args_0": {"ctx": "a"}}}, "x.jsonl, line 2: got what cannot be read"),
+        ({"metrics": 5}, "x.jsonl, line 2: got what cannot be read"),
+    ],
+)
+def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    fabricated.lines(tmp_path / "x.jsonl", [choice(0, right=True), choice(1, right=True) | change])
+    with pytest.raises(RecordError, match=words) as raised:
+        logged.rows(tmp_path / "x.jsonl", "t")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_byte_that_is_no_utf8_is_named_by_its_line(tmp_path: Path) -> None:
+    fabricated.lines(tmp_path / "x.jsonl", [choice(0, right=True), choice(1, right=True)])
+    text = (tmp_path / "x.jsonl").read_bytes()
+    (tmp_path / "x.jsonl").write_bytes(text.replace(b"question 1", b"question \xe9"))
+    with pytest.raises(RecordError, match=r"line 2: got no JSON \('utf-8' codec"):
+        logged.rows(tmp_path / "x.jsonl", "t")
+
+
+@pytest.mark.parametrize("key", ["config", "configs", "versions", "n-shot", "higher_is_better", "group_subtasks"])
+def test_a_results_file_with_null_is_read_as_without(tmp_path: Path, key: str) -> None:
+    """And null for one task likewise."""
+    fabricated.write(tmp_path, {"a": [choice(0, right=True)]})
+    results = next(tmp_path.rglob("results_*.json"))
+    values = json.loads(results.read_text())
+    for found in (None, {"a": None}):
+        results.write_text(json.dumps(values | {key: found}))
+        assert [metric.name for metric in logs.read(str(tmp_path)).tasks["a"].metrics] == ["acc"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": "hf"}, "config: got str; allowed: a mapping"),
+        ({"configs": {"a": []}}, "configs: a: got list; allowed: a mapping"),
+        ({"group_subtasks": {"g": "a"}}, "group_subtasks: g: got str; allowed: a list"),
+        ({"configs": {"a": {"metric_list": "acc"}}}, "configs: a: metric_list: got str"),
+    ],
+)
+def test_a_results_file_of_another_shape_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    fabricated.write(tmp_path, {"a": [choice(0, right=True)]})
+    results = next(tmp_path.rglob("results_*.json"))
+    results.write_text(json.dumps(json.loads(results.read_text()) | change))
+    with pytest.raises(RecordError, match=words):
+        logs.read(str(tmp_path))

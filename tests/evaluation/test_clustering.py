@@ -14,6 +14,7 @@ from harness.evaluation import adapter, suites
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite
 from harness.interfaces import Silent
+from harness.schema import GENERATED, cluster_field
 
 
 def test_a_suite_without_clusters_keeps_its_identity() -> None:
@@ -35,9 +36,47 @@ def test_a_field_that_no_item_has_is_refused_before_anything_runs() -> None:
         adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster="persn"), HfEvaluation())
 
 
-def test_samples_say_which_items_belong_together(random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ({"tinyworld_facts": "persn"}, r"cluster.*'persn'.*did you mean 'person'"),
+        ({"tinyworld_facts": "person", "tinyworld_grammar": "person"}, "cluster: got 'person'"),
+        ({"tinyworld_fact": "person"}, r"cluster: got tinyworld_fact;.*did you mean 'tinyworld_facts'"),
+    ],
+)
+def test_a_mapping_must_name_tasks_and_their_own_fields(cluster: dict[str, str], words: str) -> None:
+    """Of a task that is named at least one item has the field, whatever others have."""
+    with pytest.raises(EvaluationError, match=words):
+        adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster=cluster), HfEvaluation())
+
+
+@pytest.mark.parametrize("cluster", [{}, {"t": None}, {"t": {"a": "b"}}, "", 5, ["passage"]])
+def test_a_cluster_is_a_field_or_a_mapping_to_fields(cluster: object) -> None:
+    with pytest.raises(ConfigError, match="suite s: cluster"):
+        Suite(name="s", tasks=("t",), metric="acc", cluster=cluster)
+
+
+def test_a_mapping_is_in_the_identity_and_gives_each_task_its_field() -> None:
+    """Asked by generation too, a task has the field of the one it is made of; a task that is not named has none."""
+    suite = Suite(name="s", tasks=("t", "u"), metric="acc", cluster={"t": "passage"})
+    assert suite.identity()["cluster"] == {"t": "passage"}
+    assert [cluster_field(suite.cluster, task) for task in ("t", f"t{GENERATED}", "u")] == ["passage", "passage", None]
+    assert cluster_field("passage", "u") == "passage"
+
+
+def test_suites_with_mappings_load() -> None:
+    """Of tasks that the suites have."""
+    for name in ("german", "chinese"):
+        suite = suites.load(name)
+        assert set(suite.cluster) <= set(suite.tasks)
+
+
+@pytest.mark.parametrize("cluster", ["person", {"tinyworld_facts": "person"}])
+def test_samples_say_which_items_belong_together(
+    random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase, tmp_path: Path, cluster: object
+) -> None:
     """Facts about one person have one cluster, those about others another; sums and sentences, without the field, have none."""
-    prepared = adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=40), HfEvaluation())
+    prepared = adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=40, cluster=cluster), HfEvaluation())
     found = adapter.evaluate(prepared, HfEvaluation(), random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
     record_files.write_samples(tmp_path, found.samples)
     samples = record_files.read_samples(tmp_path)

@@ -22,8 +22,14 @@ def grid(
     seeds: int = 1,
     volumes: tuple[int, ...] = (8, 32, 128),
     texts: dict[str, Any] | None = None,
+    controls: bool = False,
+    independent: bool = False,
 ) -> Experiment:
-    """Write runs of which the k-th volume gains 9k of 40 on ``new`` and loses 4k + seed of 40 on ``old``."""
+    """Write runs of which the k-th volume gains 9k of 40 on ``new`` and loses 4k + seed of 40 on ``old``.
+
+    With ``controls``, each model and tuning has one beside it, declared, at an untuned rate, that gains nothing and loses k of 40; with
+    ``independent``, the first model and tuning is also there with independent trajectories.
+    """
     experiment = Experiment(folder)
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for model, tuning, mitigation, seed in itertools.product(range(models), tunings, mitigations, range(seeds)):
@@ -37,6 +43,40 @@ def grid(
         labels = {"model": f"m{model}", "tuning": tuning, "mitigation": mitigation} | (texts or {})
         name = f"m{model}{tuning}{mitigation}{seed}"
         write_run(experiment, name, before=before, points=points, roles=ROLES, labels=labels, seed=seed, params_total=10 ** (4 + model))
+    first = {"model": "m0", "tuning": tunings[0]}
+    for seed in range(seeds if independent else 0):
+        write_run(
+            experiment,
+            f"independent{seed}",
+            before=before,
+            points=points,
+            roles=ROLES,
+            labels={"mitigation": "none", "trajectory": "independent"} | first,
+            seed=seed,
+            params_total=10**4,
+            trajectory="independent",
+        )
+    for model, tuning, seed in itertools.product(range(models), tunings, range(seeds if controls else 0)):
+        kept = {
+            volume: [before[0], Task(suite="old", task="o", values=flipped(share(36, 40), lost=k, gained=0))]
+            for k, volume in enumerate(volumes, start=1)
+        }
+        labels = {"model": f"m{model}", "tuning": tuning, "mitigation": "none", "data": "base", "objective": "clm"}
+        name = f"control{model}{tuning}{seed}"
+        write_run(
+            experiment,
+            name,
+            before=before,
+            points=kept,
+            roles=ROLES,
+            labels=labels,
+            seed=seed,
+            params_total=10 ** (4 + model),
+            lr_tuned=False,
+        )
+    if controls:
+        declared = {"declared": {"control": {"data": "base"}}}
+        experiment.write_manifest(dict.fromkeys(experiment.run_ids(), declared), keep=False)
     return experiment
 
 
@@ -50,6 +90,7 @@ class Page(HTMLParser):
         self.scripts: list[str] = []
         self.texts: list[str] = []
         self._table = ""
+        self._is_group = False
         self._within: list[str] = []
         self.feed(text)
 
@@ -59,10 +100,11 @@ class Page(HTMLParser):
             self._table = dict(attrs).get("data-name") or "?"
             self.tables[self._table] = []
         elif tag == "tr":
+            self._is_group = dict(attrs).get("class") == "group"
             self.tables[self._table].append([])
-        elif tag in {"td", "th"}:
+        elif tag in {"td", "th"} and not self._is_group:
             self.tables[self._table][-1].append("")
-        if tag in {"td", "th", "script", "style", "small", "title", "desc"}:
+        if tag in {"td", "th"} - ({"th"} if self._is_group else set()) or tag in {"script", "style", "small", "title", "desc"}:
             self._within.append(tag)
         if tag == "script":
             self.scripts.append("")
@@ -87,5 +129,5 @@ class Page(HTMLParser):
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """A table's rows, heading → text, without marks of verdicts."""
-        head, *body = [[" ".join(cell.split()).lstrip("▼▲=? ") for cell in row] for row in self.tables[name]]
+        head, *body = [[" ".join(cell.split()).lstrip("▼▲=? ") for cell in row] for row in self.tables[name] if row]
         return [dict(zip(head, row, strict=True)) for row in body]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from harness.report import curves, evidence, figures, svg
 from harness.report.content import FigureView
 from harness.report.evidence import Evidence
-from harness.report.sections import learning
+from harness.report.sections import fits
 from tests.report.grids import grid
 
 
@@ -121,10 +121,10 @@ def test_a_fitted_law_is_drawn_with_its_band_and_held_out_points(tmp_path: Path)
 def test_the_laws_of_an_experiment_reach_their_curves(tmp_path: Path) -> None:
     """Each size has its own power law: the fits are found by the labels that tell cells apart."""
     found = evidence.gather(grid(tmp_path / "g", models=2, seeds=3, volumes=(8, 16, 32, 64, 128)))
-    fits = learning.fits_by_cell(found)
+    laws = fits.by_cell(found)
     powers = [one for one in found.fitted if one.law == "power" and one.fit is not None]
     assert len(powers) == 2
-    assert {cell: one.where["model"] for cell, one in fits.items()} == {one.cell: one.model for one in found.every}
+    assert {cell: one.where["model"] for cell, one in laws.items()} == {one.cell: one.model for one in found.every}
 
 
 def test_there_is_no_figure_without_data(small: Evidence) -> None:

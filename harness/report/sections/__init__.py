@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from harness.report.content import Content
 from harness.report.evidence import Evidence
-from harness.report.sections import costs, equal_gain, findings, heat, items, learning, metrics, missing, opening, reproduce, tradeoff, trajectories
+from harness.report.sections import (
+    costs,
+    equal_gain,
+    findings,
+    heat,
+    items,
+    learning,
+    metrics,
+    missing,
+    opening,
+    reproduce,
+    tradeoff,
+    trajectories,
+)
 
 
 def build(evidence: Evidence) -> Content:

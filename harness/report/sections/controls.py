@@ -11,8 +11,8 @@ from harness.report.evidence import Evidence
 def sentence(evidence: Evidence, suite: str) -> str:
     """Return by how much the same-data controls changed a suite, and how many losses lie wholly beyond their control's.
 
-    Compared are, at each way of training's largest volume, its interval and that of the control of the same model and tuning at the same
-    volume: a loss is larger where the two do not touch. That is stricter than a test of their difference, and is no test of it.
+    Compared are, at each way of training's largest volume, its interval and that of its control (``harness.analysis.cells.controls``) at
+    the same volume: a loss is larger where the two do not touch. That is stricter than a test of their difference, and is no test of it.
     """
     rows = evidence.suite_rows(suite)
     is_control = rows["is_control"].fillna(False).astype(bool)
@@ -31,9 +31,11 @@ def sentence(evidence: Evidence, suite: str) -> str:
         return f"{said} No way of training can be compared with its control."
     larger = int(_beyond(compared, higher_is_better=panel.higher_is_better).sum())
     level = words.percent(compared["level"].iloc[0])
+    without = int((~is_control).sum()) - len(compared)
+    lacking = f" {without} way{'' if without == 1 else 's'} of training {'has' if without == 1 else 'have'} no control." if without else ""
     return (
-        f"{said} The loss is larger than its control's in {larger} of {len(compared)} ways of training: the whole {level} interval of the"
-        " change is worse than the whole interval of the control of the same model and tuning at the same volume."
+        f"{said} In {larger} of the {len(compared)} ways of training that have one, the loss is larger than the control's: the whole"
+        f" {level} interval of the change is worse than the whole interval of the control's change at the same volume.{lacking}"
     )
 
 

@@ -13,6 +13,8 @@ from harness.report.sections import cost_figure
 MAX_ROWS = 200
 TITLES = {
     "way of training": "",
+    "gained": "change on the first target suite",
+    "lost": "change on the headline suite, positive is worse",
     "volume": "target rows seen once",
     "parameters trained": "that training may move",
     "steps": "optimizer steps",
@@ -21,8 +23,6 @@ TITLES = {
     "training time": "without evaluation",
     "operations": "floating-point operations, as transformers estimates them",
     "memory (GB)": "peak, of the process",
-    "gained": "change on the first target suite",
-    "lost": "change on the headline suite, positive is worse",
 }
 
 
@@ -32,10 +32,10 @@ def costs(evidence: Evidence) -> Section | None:
         return None
     rows, count = [_row(evidence, one) for one in evidence.every[:MAX_ROWS]], len(evidence.every)
     titles, same = list(TITLES), []
-    for title in ["volume", "extra tokens"]:  # what is the same everywhere needs no column
+    for title in ["volume", "steps", "extra tokens"]:  # what is the same everywhere needs no column
         place = titles.index(title)
-        texts = {row[place].text if isinstance(row[place], Cell) else str(row[place]) for row in rows}
-        if len(texts) == 1:
+        texts = {cell.text if isinstance(cell, Cell) else cell for cell in (row[place] for row in rows)}
+        if len(rows) > 1 and len(texts) == 1:
             same.append(f"{title} {texts.pop()}")
             titles.pop(place)
             rows = [[cell for at, cell in enumerate(row) if at != place] for row in rows]

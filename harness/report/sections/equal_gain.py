@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -127,14 +126,14 @@ def _draw(axes: Axes, forest: Forest) -> None:
 def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
     gain, loss = _units(evidence, frame)
     first = frame.iloc[0]
-    bases = {_basis(row) for row in frame.to_dict("records") if not pd.isna(row["difference"])}
+    bases = {_basis(row) for _, row in frame.iterrows() if not pd.isna(row["difference"])}
     over = f" Intervals: {next(iter(bases))}." if len(bases) == 1 else ""
     rows: list[list[Cell | str]] = []
     for _, row in frame.head(MAX_ROWS).iterrows():
         verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
         kind = "kept" if verdict == "alike" else "unclear" if verdict == "not enough evidence" else ""
         difference = words.with_ends(row, "difference", loss, low="low", high="high", sign=True)
-        basis = "" if pd.isna(row["difference"]) or over else _basis(row.to_dict())
+        basis = "" if pd.isna(row["difference"]) or over else _basis(row)
         rows.append(
             [
                 sized(str(row["model"]), row["params_total"]),
@@ -146,18 +145,25 @@ def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
                 Cell(verdict or "-", verdict, kind, "" if pd.isna(row["note"]) else str(row["note"])),
             ]
         )
-    titles = ["model", "first − second", "at a gain of", "first lost", "second lost", "difference", "verdict"]
+    pairs = list(dict.fromkeys(str(row[1]) for row in rows))
+    pair = f" First − second: {pairs[0]}." if len(pairs) == 1 else ""
+    if pair:
+        rows = [[row[0], *row[2:]] for row in rows]
+    titles = ["model", *([] if pair else ["first − second"]), "at a gain of", "first lost", "second lost", "difference", "verdict"]
     return TableView(
         name="equal_gain",
-        columns=[ColumnView(title=title, is_number=place in {2, 3, 4, 5}, is_prose=place == 6) for place, title in enumerate(titles)],
+        columns=[ColumnView(title=title, is_number=title in _NUMBERS, is_prose=title == "verdict") for title in titles],
         rows=rows,
         caption=f"Loss on {first['headline_suite']} of two methods where both have gained as much on {first['target_suite']};"
-        f" positive: the first forgets more. Gain in {gain.name}, loss in {loss.name}.{over} Verdicts are not adjusted for several pairs"
-        " and levels.",
+        f" positive: the first forgets more.{pair} Gain in {gain.name}, loss in {loss.name}.{over} Verdicts are not adjusted for several"
+        " pairs and levels.",
         data=frame,
         shown=f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files." if len(frame) > MAX_ROWS else "",
     )
 
 
-def _basis(row: Mapping[str, object]) -> str:
+_NUMBERS = {"at a gain of", "first lost", "second lost", "difference"}
+
+
+def _basis(row: pd.Series) -> str:
     return f"{words.percent(row['level'])} over {row['varies']}, {words.seeds(row['seeds'])}"

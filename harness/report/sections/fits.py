@@ -14,6 +14,7 @@ from harness.report.curves import label_words
 from harness.report.evidence import Evidence
 
 POWER = "power"
+MAX_UNIT = 16
 ABOUT = {
     "injection": "forgetting by tokens trained on, model size and share of old data mixed in",
     "shifted_power": "forgetting by parameters trained and steps, towards a plateau",
@@ -46,7 +47,8 @@ def table(evidence: Evidence) -> TableView | None:
     sizes = {one.model: place for place, one in reversed(list(enumerate(evidence.every)))}
     order = {law: place for place, law in enumerate(ABOUT)}
     every = sorted(evidence.fitted, key=lambda one: (order.get(one.law, len(order)), one.law, sizes.get(one.where.get("model", ""), 0)))
-    groups, rows = [], []
+    groups: list[Group] = []
+    rows: list[list[Cell | str]] = []
     for law in dict.fromkeys(one.law for one in every):
         fits = [one for one in every if one.law == law]
         shared = _shared(fits)
@@ -70,8 +72,13 @@ def table(evidence: Evidence) -> TableView | None:
 
 def _about(law: str, notes: Sequence[str]) -> str:
     formula = f"forgetting = {laws.named(law).formula}" if law in laws.names() else ""
-    parts = [f"{ABOUT[law][0].upper()}{ABOUT[law][1:]}: {formula}" if law in ABOUT else formula, *(f"{n[0].upper()}{n[1:]}" for n in notes)]
+    parts = [f"{ABOUT[law][0].upper()}{ABOUT[law][1:]}: {formula}" if law in ABOUT else formula, *map(_capital, notes)]
     return " ".join(f"{part.rstrip('.')}." for part in parts if part)
+
+
+def _capital(note: str) -> str:
+    """Begin a sentence with a capital, but leave a name of a column as it is."""
+    return note if "_" in note.split(" ", 1)[0] else f"{note[0].upper()}{note[1:]}"
 
 
 def _shared(every: Sequence[Any]) -> list[str]:
@@ -123,7 +130,7 @@ def _parameter(value: Any) -> str:
     if value.value is None:
         return "not identified"
     ends = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
-    unit = f" {value.unit}" if value.unit and value.unit != "1" else ""
+    unit = f" {value.unit}" if value.unit and value.unit != "1" and len(value.unit) <= MAX_UNIT else ""  # longer ones are in the file
     return f"{value.value:.3g}{ends}{unit}".replace("-", "−")
 
 

@@ -10,15 +10,19 @@ from harness.report import words
 from harness.report.content import Cell, ColumnView, Group, Section, TableView
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
+from harness.schema import OWN_METRICS
 
 MAX_ROWS = 60
 MAX_COLUMNS = 16
+DISTANCES = OWN_METRICS["divergence"]
+"""How far a model is from its base, which is no loss and has no verdict."""
+
 KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidence": "unclear"}
 
 
 def heat(evidence: Evidence) -> Section | None:
     """Return the heat map of the tasks of every probe suite, at each cell's largest volume; controls in a group of their own."""
-    keys = [key for key, panel in evidence.panel_of.items() if panel.role == "probe"]
+    keys = [key for key, panel in evidence.panel_of.items() if panel.role == "probe" and panel.metric not in DISTANCES]
     keys = sorted(keys, key=lambda key: (key[0] != evidence.headline, key[0]))
     single = {suite for suite in {key[0] for key in keys} if len([key for key in keys if key[0] == suite]) <= 2}
     keys = [key for key in keys if key[0] not in single or key[1] == "*"]  # a suite of one task is that task
@@ -36,8 +40,8 @@ def heat(evidence: Evidence) -> Section | None:
         rows=[_row(evidence, one, keys[:MAX_COLUMNS], "" if alike else f"{largest[one.cell]:,} rows") for one in shown],
         groups=_groups(shown),
         caption=f"Change {f'after {largest[every[0].cell]:,} rows' if alike else 'at the largest volume'}, in points (other metrics in"
-        " their own unit). ▼ lost, ▲ gained, = kept within the margin, ? not enough evidence. p-values of tasks are adjusted (Holm) over the"
-        " tasks of a way of training; intervals stand in the findings.",
+        " their own unit). ▼ lost, ▲ gained, = kept within the margin, ? not enough evidence. p-values of tasks are adjusted (Holm)"
+        " over the tasks of a way of training; intervals stand in the findings.",
         matrix=True,
         sortable=True,
         shown=" ".join([*cut, "All are in findings.csv."] if cut else []),
@@ -47,7 +51,8 @@ def heat(evidence: Evidence) -> Section | None:
 
 def _groups(every: Sequence[Series]) -> list[Group]:
     first = next((place for place, one in enumerate(every) if one.is_control), 0)
-    return [Group(0, "Trained on new data"), Group(first, "Same-data controls", "More training on what the model knew already.")] if first else []
+    controls = Group(first, "Same-data controls", "More training on what the model knew already.")
+    return [Group(0, "Trained on new data"), controls] if first else []
 
 
 def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:

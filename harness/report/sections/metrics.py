@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report import words
+from harness.report import figures, words
 from harness.report.content import Cell, ColumnView, Section, TableView
 from harness.report.evidence import Evidence
 from harness.schema import OWN_METRICS
@@ -87,6 +87,8 @@ def divergence(evidence: Evidence) -> Section | None:
     rows = rows[rows["run_id"].isin(run_cell)]
     rows = rows.assign(_cell=rows["run_id"].map({run: one.cell for run, one in run_cell.items()}))
     rows = rows[(rows["volume"] == rows.groupby("_cell")["volume"].transform("max")) & (rows["task"] != "*")]
+    place = {one.cell: index for index, one in enumerate(evidence.every)}
+    rows = rows.assign(_place=rows["_cell"].map(place)).sort_values("_place", kind="stable")
     groups = list(rows.groupby(["_cell", "volume", "suite", "task", "filter", "metric"], sort=False))
     cells = [_moved(evidence, key, group) for key, group in groups[:MAX_ROWS]]
     titles = ["way of training", "volume", "suite", "text", "metric", "value", "seed spread", "seeds", "items"]
@@ -102,7 +104,10 @@ def divergence(evidence: Evidence) -> Section | None:
         shown=f"{MAX_ROWS} of {len(groups)} rows; table.csv has all." if len(groups) > MAX_ROWS else "",
         searchable=True,
     )
-    return Section(id="divergence", title="Distance from the base", tables=[shown])
+    view = figures.against_volume(
+        "distance", evidence.drawn, evidence.distances, "after", table=evidence.table, title="Distance from the base against volume"
+    )
+    return Section(id="divergence", title="Distance from the base", figures=[view] if view else [], tables=[shown])
 
 
 _MEANINGS = {"text": "whose text it is on: gold, or sampled by the base or the tuned model", "seed spread": "standard deviation over seeds"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-
 from harness.analysis.columns import SUITE_TASK
 from harness.report import tables
 from harness.report.content import Section

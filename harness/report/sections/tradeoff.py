@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,11 @@ def frontier(evidence: Evidence) -> Section | None:
     models = points.sort_values("params_total", kind="stable").drop_duplicates("model")
     before = {(one.cell, panel.suite): _before(one, panel.suite) for one in kept for panel in panels}
     places = [
-        Place(Paths(points[points["model"] == row["model"]], by_cell, *panels, before), sized(str(row["model"]), row["params_total"]), shares="all")
+        Place(
+            Paths(points[points["model"] == row["model"]], by_cell, *panels, before),
+            sized(str(row["model"]), row["params_total"]),
+            shares="all",
+        )
         for _, row in models.iterrows()
     ]
     columns = 2 if len(places) in {2, 4} else 3
@@ -85,7 +90,7 @@ def _draw(axes: Axes, paths: Paths) -> None:
             size = 14 + 36 * (index + 1) / len(rows)
             fill = mark.colour if best else "none"
             axes.scatter([at_x], [at_y], s=size, facecolors=fill, edgecolors=mark.colour, marker=mark.marker, linewidths=1.1, zorder=4)
-        style = {"color": mark.colour, "linewidth": 0.8, "alpha": 0.5, "zorder": 3}
+        style: dict[str, Any] = {"color": mark.colour, "linewidth": 0.8, "alpha": 0.5, "zorder": 3}
         axes.hlines(y, *_bars(rows, "gain", paths.target, paths.before[str(cell), paths.target.suite], better=True), **style)
         axes.vlines(x, *_bars(rows, "forgetting", paths.probe, paths.before[str(cell), paths.probe.suite], better=False), **style)
     axes.set_xlabel(plain(f"gain on {paths.target.suite} ({paths.target.unit.name})"))

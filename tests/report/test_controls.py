@@ -1,0 +1,108 @@
+"""An experiment with same-data controls and a cell of independent trajectories: what they add, and what they must not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.analysis.frame import table
+from harness.report import evidence, figures, html, page, tables
+from harness.report.evidence import Evidence
+from harness.report.sections import controls
+from harness.report.tables import Panel, Unit
+from tests.report.grids import Page, grid
+
+SHARE = Panel("s", "*", "s", "probe", "acc", "none", higher_is_better=True, unit=Unit("points", 100.0, 1))
+NATS = Panel("s", "*", "s", "probe", "nats_per_token", "none", higher_is_better=False, unit=Unit("nats per token", 1.0, 3))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """Three sizes, two tunings, a control of each, and m0 in full with independent trajectories."""
+    folder = tmp_path_factory.mktemp("controls") / "g"
+    return evidence.gather(grid(folder, models=3, tunings=("full", "lora"), seeds=3, controls=True, independent=True))
+
+
+@pytest.fixture(scope="module")
+def read(found: Evidence) -> Page:
+    return Page(html.render(page.content(found.experiment)))
+
+
+def test_controls_make_no_label_longer(found: Evidence) -> None:
+    """Their data and objective name nothing; a trajectory is named where it is independent, and such a cell comes after the plain ones."""
+    names = [one.style_name for one in found.every]
+    assert names == ["full"] * 3 + ["lora"] * 3 + ["full · independent"] + ["full · control"] * 3 + ["lora · control"] * 3
+    said = {one.short: one.name for one in found.every}
+    assert said["m1 · full"] == "m1 tuned in full"
+    assert said["m0 · full · independent"] == "m0 tuned in full, independent trajectories"
+    assert said["m2 · lora · control"] == "m2 tuned with LoRA, same-data control"
+
+
+def test_controls_lie_grey_in_the_panels_of_what_they_control(found: Evidence) -> None:
+    """A panel a tuning, three grey lines in each, which end at -3 of 40; the independent cell is drawn in its own section only."""
+    view = figures.against_volume("forgetting", found.drawn, found.probes, "delta", title="t")
+    assert view is not None
+    assert [axes.get_title("left") for axes in view.figure.axes] == ["old\nfull", "old\nlora"]
+    for axes in view.figure.axes:
+        grey = [line for line in axes.lines if line.get_gid() == "control"]
+        assert [float(np.asarray(line.get_ydata())[-1]) for line in grey] == pytest.approx([-7.5] * 3)
+    labels = [mark.label for mark in view.legend]
+    assert labels.count("same-data control") == 1
+    assert not [label for label in labels if "independent" in label or "sft" in label]
+
+
+def test_the_headline_says_what_controls_changed(found: Evidence) -> None:
+    """All controls lost 7.5; a loss counts as larger where the intervals do not touch, worked out here from the findings."""
+    rows = found.findings[(found.findings["suite"] == "old") & (found.findings["task"] == "*") & (found.findings["volume"] == 128)]
+    rows = rows[~rows["is_control"].astype(bool) & rows["control_low"].notna()]
+    larger = sum(high < low for high, low in zip(rows["delta_high"], rows["control_low"], strict=True))
+    text = controls.sentence(found, "old")
+    assert "(more training on what the model knew already: data base) changed old by −7.5 points, 6 of them." in text
+    assert f"In {larger} of the {len(rows)} ways of training that have one, the loss is larger than the control's" in text
+    assert text.endswith("1 way of training has no control.")
+
+
+def test_without_controls_nothing_is_said_of_them(tmp_path: Path) -> None:
+    """No sentence, no line, no group."""
+    plain = evidence.gather(grid(tmp_path / "g"))
+    assert controls.sentence(plain, "old") == ""
+    assert [one.style_name for one in plain.every] == ["full"]
+
+
+def test_an_untuned_control_is_no_untuned_method(found: Evidence, read: Page) -> None:
+    """Controls take the rate of what they control: neither page nor summary warns of them, unless nothing was declared."""
+    tidy = table(found.experiment)
+    assert tables.untuned(tidy, {"data": "base"}) == (0, 21)
+    assert tables.untuned(tidy, {}) == (18, 39)
+    assert "not tuned" not in read.text
+    assert "not tuned" not in tables.summary(tidy, {"data": "base"})
+    assert "learning rate not tuned" in tables.summary(tidy)
+
+
+def test_tables_set_controls_and_pairs_apart(found: Evidence, read: Page) -> None:
+    """The heat map has controls last; trajectories show suites only, the headline first; groups are no rows."""
+    assert [row["way of training"] for row in read.rows("heat")] == [one.short for one in found.every]
+    rows = read.rows("trajectories")
+    assert [row["suite"].split(",")[0] for row in rows] == ["old (headline)"] * 3 + ["new"] * 3
+    assert "Same-data controls" in read.text
+    assert "m0 · full · independent" in [row["way of training"] for row in read.rows("findings")]
+
+
+def test_no_label_says_what_does_not_vary(read: Page) -> None:
+    """Neither the objective nor the word trajectory stands in any way of training."""
+    for name in ["findings", "frontier", "costs"]:
+        assert not [row for row in read.rows(name) if "sft" in row["way of training"] or "trajectory" in row["way of training"]]
+
+
+def test_bars_of_shares_end_where_a_share_ends() -> None:
+    """From 0.9, a share can fall by 0.9 and rise by 0.1; other metrics have no such ends; what is missing stays missing."""
+    low, high = figures.possible([-1.2, -0.3, pd.NA], [0.3, 0.05, pd.NA], [0.9, 0.9, 0.9], SHARE)
+    assert low.tolist()[:2] == pytest.approx([-0.9, -0.3])
+    assert high.tolist()[:2] == pytest.approx([0.1, 0.05])
+    assert np.isnan([low[2], high[2]]).all()
+    assert figures.is_cut([-1.2], [0.0], [0.9], SHARE)
+    assert not figures.is_cut([-0.9], [0.1], [0.9], SHARE)
+    assert [end.tolist() for end in figures.possible([-4.0], [2.0], [1.0], NATS)] == [[-4.0], [2.0]]
