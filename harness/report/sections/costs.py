@@ -68,6 +68,8 @@ def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
     numbers = ["params_trainable", "steps", "train_tokens", "anchor_tokens"]
     return [
         one.short,
+        _oriented(evidence, one, next((panel.suite for panel in evidence.targets), None), better=True),
+        _oriented(evidence, one, evidence.headline, better=False),
         Cell(f"{int(row['volume']):,}", int(row["volume"])),
         *(Cell(words.count(row[name]), words.sortable(row[name])) for name in numbers),
         Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
@@ -76,8 +78,6 @@ def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
             words.UNKNOWN if pd.isna(row["peak_memory_bytes"]) else f"{float(row['peak_memory_bytes']) / 1e9:.2f}",
             words.sortable(row["peak_memory_bytes"]),
         ),
-        _oriented(evidence, one, next((panel.suite for panel in evidence.targets), None), better=True),
-        _oriented(evidence, one, evidence.headline, better=False),
     ]
 
 
