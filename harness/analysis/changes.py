@@ -20,7 +20,8 @@ MEMORY = 512 * 1024**2
 class Changes:
     """The per-item changes of an experiment's runs, each run's read when it is first asked for.
 
-    With the ``reader`` of the table's rows, what those were made from is not looked at again. Asking run by run, or cell by cell, reads each file once; every other order does too, as long as all of it fits into MEMORY.
+    With the ``reader`` of the table's rows, what those were made from is not looked at again. Asking run by run, or cell by cell, reads
+    each file once; every other order does too, as long as all of it fits into MEMORY.
     """
 
     def __init__(self, experiment: Experiment, reader: Reader | None = None) -> None:

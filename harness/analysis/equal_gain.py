@@ -247,7 +247,7 @@ def _named(arm: Arm, differ: Sequence[str]) -> str:
 
 def _side(arm: Arm, name: str, common: Sequence[int] | None) -> _Side:
     assert arm.path is not None
-    path = arm.path if common is None else arm.path.only([arm.seeds.index(seed) for seed in common])
+    path = arm.path if common is None or tuple(common) == arm.seeds else arm.path.only([arm.seeds.index(seed) for seed in common])
     alone = ", ".join(str(seed) for seed in arm.seeds if common is not None and seed not in common)
     notes = [arm.missing, f"seed {alone} left out, which the other lacks" if alone else ""]
     return _Side(name, path, tuple(f"{name}: {note}" for note in notes if note))

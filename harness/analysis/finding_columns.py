@@ -55,7 +55,7 @@ margin            Float64  a change within ±margin is none that matters, as dec
 verdict           string   kept: the interval lies within ±margin; else lost or gained: adjusted p below 0.05; else not enough evidence
 detectable        Float64  smallest true change that such a test finds with probability 0.8 or more, in the metric's unit
 seed_spread       Float64  standard deviation of delta over seeds; empty for one
-control_delta     Float64  delta of the control of this model, tuning, learning rate and trajectory, at the same volume; empty where none was run
+control_delta     Float64  delta of the control: same model, tuning, learning rate, trajectory and volume; empty where none was run
 control_low       Float64  lower end of its interval
 control_high      Float64  upper end of its interval
 numeric_spread    Float64  how far a value moves at volume 0 with other batches and threads; empty if not measured twice

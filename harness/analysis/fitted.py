@@ -25,7 +25,7 @@ SCOPES: dict[str, list[str]] = {
 
 LIMIT = 40
 POWER = "power"
-TURNS = {POWER: 3}
+TURNS = {POWER: 6}
 """Where there are more fits than the limit, the laws take turns: law → fits at its turn, 1 for the others."""
 
 Asked = tuple[str, dict[str, str], pd.DataFrame]

@@ -58,7 +58,7 @@ class Path:
         """The largest gain on the path; it reaches every level between 0 and this."""
         return float(self.gains.max())
 
-    @property
+    @cached_property
     def counted(self) -> list[int]:
         """How many items forgetting is counted on, task by task, where they are 0 or 1 before and after; empty for another metric."""
         if all(bool(np.all(values * values * values == values)) for tasks in self.forgetting for values in tasks):

@@ -20,6 +20,8 @@ from harness.report.curves import Series, series
 from harness.report.tables import Panel
 from harness.schema import OWN_METRICS, Declared
 
+MAX_CSV_ROWS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -76,6 +78,11 @@ class Evidence:
         """What figures show of the divergence suites: how far a model is from its base."""
         every = tables.panels(self.findings, "probe", whole=True)
         return [panel for panel in every if panel.metric in OWN_METRICS["divergence"]]
+
+    @property
+    def table_file(self) -> str:
+        """What the whole tidy table is written as: a table of more than MAX_CSV_ROWS rows as parquet, as text takes too long."""
+        return "table.csv" if len(self.table) <= MAX_CSV_ROWS else "table.parquet"
 
     @cached_property
     def headline(self) -> str | None:

@@ -15,7 +15,7 @@ from harness.report.sections import build
 def content(experiment: Experiment) -> Content:
     """Return an experiment's page, with the whole tidy table as a further file."""
     evidence = gather(experiment)
-    return dataclasses.replace(build(evidence), files={"table.csv": evidence.table})
+    return dataclasses.replace(build(evidence), files={evidence.table_file: evidence.table})
 
 
 def write(experiment: Experiment) -> Path:

@@ -277,6 +277,15 @@ def test_what_is_not_shown_is_counted() -> None:
     assert found[-1].refused.startswith("10 more fits are not shown")
 
 
+def test_laws_take_turns_where_not_all_fits_are_made() -> None:
+    """With a limit of ten: one of each law over sizes, six power laws at their turn, those that are drawn first, and what is left out."""
+    drawn = [{"model": "m2000", "tuning": "lora"}]
+    found = fitted.every(sweep(), Declared(headline="old"), limit=10, first=drawn)
+    assert [one.law for one in found[:9]] == ["injection", "shifted_power", "linear", "kl", *["power"] * 5]
+    assert found[4].where == drawn[0]
+    assert found[-1].refused.startswith("5 more fits are not shown")
+
+
 def test_without_a_headline_there_is_no_fit() -> None:
     """Nothing to fit, nothing shown."""
     assert fitted.every(tidy(row(), row(suite="other")), Declared()) == []

@@ -132,7 +132,7 @@ def test_a_small_task_decides_where_nothing_changed(seeds: int) -> None:
 
 
 def test_intervals_cover_a_loss_of_the_small_task() -> None:
-    """20 and 200 items, 6% of the small task's lost by every seed alike: 400 sweeps of 3 seeds, where 95% are promised and 69% were seen."""
+    """20 and 200 items, 6% of the small task's lost by every seed alike: 400 sweeps of 3 seeds, 95% promised."""
     draw, covered = stream(0, "small-task"), 0
     for _ in range(400):
         lost = -(draw.random(20) < 0.06).astype(float)

@@ -101,7 +101,7 @@ def divergence(evidence: Evidence) -> Section | None:
         rows=cells,
         caption="Distance from the model before training, mean over seeds; intervals are at 95% over items, where there is one seed."
         " Forgetting cross-entropies are the excess over the base's own (2401.05605).",
-        shown=f"{MAX_ROWS} of {len(groups)} rows; table.csv has all." if len(groups) > MAX_ROWS else "",
+        shown=f"{MAX_ROWS} of {len(groups)} rows; {evidence.table_file} has all." if len(groups) > MAX_ROWS else "",
         searchable=True,
     )
     view = figures.against_volume(

@@ -38,7 +38,7 @@ def missing(evidence: Evidence) -> Section:
         for _, row in rows.head(MAX_REASONS).iterrows():
             notes.append(f"Run {row['run_id']} ({row['model']}, {row['tuning']}) {status}: {row['reason']}")
         if len(rows) > MAX_REASONS:
-            notes.append(f"{len(rows) - MAX_REASONS} more {status} runs are in table.csv.")
+            notes.append(f"{len(rows) - MAX_REASONS} more {status} runs are in {evidence.table_file}.")
     for (suite, task), rows in list(failed.groupby(["suite", "task"], sort=False))[:MAX_REASONS]:
         notes.append(f"{len(rows)} failed measurement(s) of {suite}, {task}: {rows['reason'].iloc[0]}")
     if stale:

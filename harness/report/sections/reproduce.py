@@ -42,7 +42,8 @@ def reproduce(evidence: Evidence) -> Section:
     name, records = evidence.experiment.name, list(evidence.records.values())
     made = list(dict.fromkeys(str(record["provenance"]["command"]) for record in records if record["provenance"].get("command")))
     shipped = [f"harness sweep experiment={name}"] if name in paths.members("conf/experiment") and not made else []
-    notes = ["Each run's resolved configuration is runs/RUN_ID/config.json beside this folder; the whole tidy table is table.csv."]
+    place = "runs/RUN_ID/config.json beside this folder"
+    notes = [f"Each run's resolved configuration is {place}; the whole tidy table is {evidence.table_file}."]
     parts = ["\n".join([*shipped, *made, f"harness table {name}", f"harness report {name}"])]
     if records:
         notes.append(
