@@ -53,7 +53,8 @@ def costs(evidence: Evidence) -> Section | None:
 
 
 def _total(evidence: Evidence) -> str:
-    measured = evidence.table[(evidence.table["volume"] > 0).fillna(False)]
+    table = evidence.table[["run_id", "volume", "wall_seconds", "flops"]]
+    measured = table[(table["volume"] > 0).fillna(False)]
     ends = measured.sort_values("volume", kind="stable").drop_duplicates("run_id", keep="last")
     seconds, operations = ends["wall_seconds"].astype(float).sum(), ends["flops"].astype(float).sum()
     return (

@@ -29,7 +29,7 @@ def heat(evidence: Evidence) -> Section | None:
     every = evidence.every
     if not keys or not every:
         return None
-    largest = {one.cell: int(one.rows["volume"].max()) for one in every}
+    largest = {str(cell): int(volume) for cell, volume in evidence.findings.groupby("cell", sort=False)["volume"].max().items()}
     alike = len(set(largest.values())) == 1
     shown = every[:MAX_ROWS]
     cut = [f"{MAX_ROWS} of {len(every)} ways of training."] if len(every) > MAX_ROWS else []

@@ -117,7 +117,8 @@ def _range(evidence: Evidence, suite: str) -> str:
     if count == 1:
         return f"After {after}, {evidence.by_cell[worst['cell']].name} changed by {ends} on {suite}{declared}: {verdict_of(worst)}."
     if len(said) == 1:
-        return f"After {after}, all {ways} {_DID[said[0].split(' ', 1)[1]]} {suite}{declared}: {ends}."
+        every = "both ways of training" if count == 2 else f"all {ways}"
+        return f"After {after}, {every} {_DID[said[0].split(' ', 1)[1]]} {suite}{declared}: {ends}."
     return f"After {after}, {', '.join(said)} of {ways} on {suite}{declared}: {ends}."
 
 
