@@ -11,6 +11,7 @@ beside its place and renamed into it. What the rows mean is harness.analysis' to
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -76,8 +77,9 @@ def digest(version: str, run: Path, baselines: Iterable[Path], known: dict[Path,
     try:
         total.update(hashlib.sha256((run / "record.json").read_bytes()).digest())
         for volume in _points(run / "points"):
-            with open(f"{run}/points/{volume}/point.json", "rb") as file:  # noqa: PTH123 - a Path costs as much as the reading
-                total.update(volume.encode() + hashlib.sha256(file.read()).digest())
+            content = _read(f"{run}/points/{volume}/point.json")
+            if content is not None:
+                total.update(volume.encode() + hashlib.sha256(content).digest())
         for folder in baselines:
             if folder not in known:
                 known[folder] = hashlib.sha256((folder / "baseline.json").read_bytes()).digest()
@@ -90,7 +92,16 @@ def digest(version: str, run: Path, baselines: Iterable[Path], known: dict[Path,
 def _points(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.isdigit()]
-    return sorted((name for name in names if os.path.exists(f"{folder}/{name}/point.json")), key=int)  # noqa: PTH110 - as above
+    return sorted(names, key=int)
+
+
+def _read(path: str) -> bytes | None:
+    """Return a file's bytes; None where there is none."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path costs as much as the reading
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def read(run: Path) -> Summary | None:
@@ -119,7 +130,8 @@ def write(run: Path, summary: Summary) -> None:
 def read_arrays(run: Path) -> dict[str, Array] | None:
     """Return the arrays of a run's changes by name; None where there are none, or they are damaged."""
     try:
-        with (run / CHANGES).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        whole = io.BytesIO((run / CHANGES).read_bytes())  # NumPy reads a file in thirty pieces
+        with np.load(whole, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

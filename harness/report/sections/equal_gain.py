@@ -17,6 +17,9 @@ from harness.report.tables import Unit
 
 MAX_ROWS = 200
 MAX_PANELS = 12
+MAX_LINES = 12
+"""More pairs of a model than these would hide each other."""
+
 MIDDLE = 0.5
 """The level, as a share of the range that both reach, that stands for a pair where there are several."""
 
@@ -70,9 +73,9 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
     models = rows.drop_duplicates("model")
     places = [
         Place(
-            Forest(rows[rows["model"] == row["model"]], has_pairs, suite, gain, loss, title),
+            Forest(rows[rows["model"] == row["model"]].head(MAX_LINES), has_pairs, suite, gain, loss, title),
             sized(str(row["model"]), row["params_total"]),
-            shares=int((rows["model"] == row["model"]).sum()),
+            shares=min(int((rows["model"] == row["model"]).sum()), MAX_LINES),
         )
         for _, row in models.head(MAX_PANELS).iterrows()
     ]
@@ -87,6 +90,8 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
         for _, row in rows.head(12).iterrows()
     )
     cut = f" {MAX_PANELS} of {len(models)} models are drawn." if len(models) > MAX_PANELS else ""
+    most = int(rows["model"].value_counts().max())
+    cut += f" {MAX_LINES} of up to {most:,} pairs of a model are drawn; all of them are in equal_gain.csv." if most > MAX_LINES else ""
     lines = "each pair at the middle level" if has_pairs else "each level of gain"
     return FigureView(
         name="equal_gain",

@@ -51,7 +51,9 @@ def findings(evidence: Evidence) -> Section | None:
         name="findings",
         columns=[ColumnView(title=title, is_number=title in NUMBERS, meaning=meaning) for title, meaning in TITLES.items()],
         rows=[_row(evidence, row) for _, row in ordered.iterrows()],
-        caption=f"Changes with {' or '.join(levels) or 'no'} intervals. A suite of one task has one row. A click on a heading sorts.",
+        caption=f"Changes with {' or '.join(levels) or 'no'} intervals. p of a task, and so its"
+        " verdict, is adjusted (Holm) for the tasks of its point; intervals are not. A suite of one task has one row. A click on a heading"
+        " sorts.",
         searchable=True,
         data=frame,
         shown=shown,
