@@ -42,7 +42,7 @@ class Changes:
         if found is None:
             return None
         clusters = None if found.clusters is None else found.clusters.astype(np.int64)
-        return TaskChange(found.items, found.values.astype(np.float64, copy=False), clusters)
+        return TaskChange(found.items, found.values.astype(np.float64), clusters)
 
     def _run(self, run_id: str) -> RunChanges:
         if run_id in self._held:

@@ -86,13 +86,7 @@ Row = dict[str, Any]
 
 
 def equal_gain(
-    table: pd.DataFrame,
-    changes: Changes,
-    declared: Declared,
-    level: float = LEVEL,
-    *,
-    findings: pd.DataFrame | None = None,
-    limit: int | None = None,
+    table: pd.DataFrame, changes: Changes, declared: Declared, level: float = LEVEL, *, findings: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Compare what each pair of methods forgets where both have gained as much.
 
@@ -102,28 +96,22 @@ def equal_gain(
         declared: names the headline suite, whose change is the forgetting, and its margin.
         level: of the intervals.
         findings: of the same table, where they were made already.
-        limit: of cells. If there are more, those that come first in the findings are compared, all that are alike together.
 
     Returns:
         Columns as in COLUMNS: for each model and pair of methods a row for each of SHARES, or one without numbers that says why. Empty
-        where no headline is declared or there is no target suite. ``attrs["left_out"]`` is how many cells the limit left out.
+        where no headline is declared or there is no target suite.
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
     rows: list[Row] = []
-    left_out = 0
     if target is not None and probe is not None:
         margin = float(declared.margins.get(probe, declared.margin))
         place = {str(cell): number for number, cell in enumerate(found["cell"].drop_duplicates())}
-        reader = _Reader(table, changes, target, probe)
-        for arms in reader.alike(found, limit):
+        for arms in _Reader(table, changes, target, probe).alike(found):
             rows += [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin)]
-        left_out = reader.left_out
         rows.sort(key=lambda row: (place[row["first_cell"]], place[row["second_cell"]]))
         rows = [row | {"target_suite": target, "headline_suite": probe} for row in rows]
-    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
-    frame.attrs["left_out"] = left_out
-    return frame
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -155,24 +143,16 @@ class _Reader:
         runs = table.drop_duplicates("run_id").set_index("run_id")
         self.seed_of = {str(run_id): int(seed) for run_id, seed in runs["seed"].dropna().items()}
         self.changes, self.target, self.probe = changes, target, probe
-        self.left_out = 0
 
-    def alike(self, found: pd.DataFrame, limit: int | None) -> Iterator[list[Arm]]:
+    def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
         """Yield the cells that are alike but for the method, in the order of the findings: the items of only so many are held at once.
 
-        Controls, and cells that nothing is to be compared with, are left out; those beyond the limit are counted in ``left_out``.
+        Controls, and cells that nothing is to be compared with, are left out.
         """
-        count = 0
         wanted = found[found["suite"].isin([self.target, self.probe]) & ~found["is_control"].fillna(False)]
         wanted = wanted[[*SAME, *METHOD, "learning_rate", "cell", "volume", "suite", "task", "run_ids", "higher_is_better"]]
         for _, group in wanted.groupby(SAME, dropna=False, sort=False):
-            cells = group["cell"].nunique()
-            if cells < 2:
-                continue
-            if count and limit is not None and count + cells > limit:
-                self.left_out += cells
-            else:
-                count += cells
+            if group["cell"].nunique() > 1:
                 yield [self._arm(str(cell), rows) for cell, rows in group.groupby("cell", sort=False)]
 
     def _arm(self, cell: str, rows: pd.DataFrame) -> Arm:

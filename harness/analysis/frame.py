@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 
-from harness import memory
 from harness.analysis.columns import COLUMNS, DESCRIPTIONS, SUITE_TASK
 from harness.analysis.runs import Reader
 from harness.analysis.variants import LABELS, variants
@@ -55,11 +54,10 @@ def table(experiment: Experiment, *, stale: bool = False, reader: Reader | None 
     sizes: list[int] = []
     parts: list[pd.DataFrame] = []
     for start in range(0, len(asked), BATCH):
-        with memory.uncollected():
-            found = {run_id: reader.rows(run_id) for run_id in asked[start : start + BATCH]}
-            labels |= {run_id: {name: rows.column(name)[0] for name in LABELS} for run_id, rows in found.items() if rows.rows}
-            sizes += [rows.rows for rows in found.values()]
-            parts.append(_frame(list(found.values())))
+        found = {run_id: reader.rows(run_id) for run_id in asked[start : start + BATCH]}
+        labels |= {run_id: {name: rows.column(name)[0] for name in LABELS} for run_id, rows in found.items() if rows.rows}
+        sizes += [rows.rows for rows in found.values()]
+        parts.append(_frame(list(found.values())))
     whole = pd.concat(parts, ignore_index=True) if parts else _frame([])
     recorded = [run_id for run_id in labels if (experiment.run_folder(run_id) / "record.json").exists()]
     told_apart = variants(labels, _Identities(experiment, recorded))

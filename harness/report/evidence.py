@@ -21,8 +21,6 @@ from harness.report.tables import Panel
 from harness.schema import OWN_METRICS, Declared
 
 MAX_CSV_ROWS = 100_000
-MAX_PAIRED = 400
-"""Cells that are compared at equal gain; the work grows with their number, and again with the methods of each model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ def gather(experiment: Experiment) -> Evidence:
         findings=found,
         fitted=fitted.every(table, declared, first=_first(found)) if len(found) else [],
         frontier=frontier.frontier(found),
-        equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found, limit=MAX_PAIRED),
+        equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
         trajectories=contrasts.trajectories(found, table, changes),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from harness import memory
 from harness.records import Experiment
 from harness.report import html
 from harness.report.content import Content
@@ -33,12 +32,10 @@ def write(experiment: Experiment) -> Path:
     Raises:
         RecordError: if a record is damaged or of another version.
     """
-    folder = experiment.folder / "report"
-    with memory.uncollected():
-        page = content(experiment)
+    page, folder = content(experiment), experiment.folder / "report"
 
-        def fill(place: Path) -> None:
-            html.write(page, place)
+    def fill(place: Path) -> None:
+        html.write(page, place)
 
-        experiment.write_folder(folder, fill)
+    experiment.write_folder(folder, fill)
     return folder / "index.html"

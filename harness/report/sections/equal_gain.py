@@ -163,15 +163,8 @@ def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
         f" positive: the first forgets more.{pair} Gain in {gain.name}, loss in {loss.name}.{over} Verdicts are not adjusted for several"
         " pairs and levels.",
         data=frame,
-        shown=_shown(frame),
+        shown=f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files." if len(frame) > MAX_ROWS else "",
     )
-
-
-def _shown(frame: pd.DataFrame) -> str:
-    said = [f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files."] if len(frame) > MAX_ROWS else []
-    if left := frame.attrs.get("left_out", 0):
-        said.append(f"{left:,} further ways of training were not compared: harness.analysis.equal_gain without a limit compares all.")
-    return " ".join(said)
 
 
 _NUMBERS = {"at a gain of", "first lost", "second lost", "difference"}
