@@ -58,13 +58,13 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
         once: sees to it that a baseline is measured by one process only.
     """
     if done(prepared):
-        _settle(prepared)
+        _settle(prepared, progress)
         return "already done"
     _Execution(prepared, progress, once).run()
     return "done" if done(prepared) else "measured in part"
 
 
-def _settle(prepared: Prepared) -> None:
+def _settle(prepared: Prepared, progress: Progress) -> None:
     """Take back what was said of a run before all it lacked was there: a failed try, measurements that another run has made since."""
     experiment, run_id = prepared.experiment, prepared.run_id
     record = experiment.record(run_id)
@@ -72,14 +72,15 @@ def _settle(prepared: Prepared) -> None:
         now = incomplete(experiment, run_id, record.volumes, record.baselines.values())
         experiment.write_record(dataclasses.replace(record, incomplete=now))
     experiment.drop_failure(run_id)
-    _summarise(experiment, run_id)
+    _summarise(experiment, run_id, progress)
 
 
-def _summarise(experiment: Experiment, run_id: str) -> None:
+def _summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
     """Keep what a recorded run comes to, so that no table reads its items again."""
     from harness.analysis import runs  # brings SciPy along, which only the end of a run needs
 
-    runs.summarise(experiment, run_id)
+    if reason := runs.summarise(experiment, run_id):
+        progress.say(f"run {run_id}: recorded; what it comes to could not be worked out: {reason}")
 
 
 def incomplete(experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str]) -> tuple[int, ...]:
@@ -283,7 +284,7 @@ class _Execution:
             incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values()),
         )
         self.experiment.write_record(record)
-        _summarise(self.experiment, self.run_id)
+        _summarise(self.experiment, self.run_id, self.progress)
 
     def _overlap(self) -> dict[str, Any]:
         """Return, by suite, how much of its items' text stands in the rows trained on."""

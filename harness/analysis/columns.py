@@ -5,6 +5,13 @@ from __future__ import annotations
 SUITE_TASK = "*"
 """What the task column says in a suite's own row."""
 
+
+def specified(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return column → dtype and column → what it holds, of lines ``name dtype what it holds``, in their order."""
+    lines = [line.split(maxsplit=2) for line in text.strip().splitlines()]
+    return {name: dtype for name, dtype, _ in lines}, {name: what for name, _, what in lines}
+
+
 _SPECIFICATION = """
 experiment        string   folder of results/
 run_id            string   one training trajectory
@@ -80,10 +87,5 @@ protocol_version  Int64    results of different versions are never mixed
 status            string   ok, failed or unfinished
 reason            string   why it failed, or why it has no delta
 """
-_LINES = [line.split(maxsplit=2) for line in _SPECIFICATION.strip().splitlines()]
-
-COLUMNS: dict[str, str] = {name: dtype for name, dtype, _ in _LINES}
-"""Column → dtype, in the table's order. All are nullable: what is missing is ``pd.NA``, never NaN."""
-
-DESCRIPTIONS: dict[str, str] = {name: description for name, _, description in _LINES}
-"""Column → what it holds, and its unit."""
+COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column → dtype, in the table's order; all are nullable: what is missing is ``pd.NA``, never NaN. Column → what it holds, and its unit."""

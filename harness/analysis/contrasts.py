@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.columns import SUITE_TASK
+from harness.analysis.columns import SUITE_TASK, specified
 from harness.analysis.findings import Changes
 from harness.analysis.pairing import difference, stacked, together
 from harness.analysis.paths import mean
@@ -36,13 +36,10 @@ high              Float64  upper end of its interval
 level             Float64  of confidence
 varies            string   what the interval follows: items, or seeds and items
 seeds             Int64    seeds that are paired; where seeds are not paired, those of the side with fewer
-note              string   why there is no difference
+note              string   why there is no difference, or which seeds are left out
 """
-_LINES = [line.split(maxsplit=2) for line in _SPECIFICATION.strip().splitlines()]
-_OWN = {name: dtype for name, dtype, _ in _LINES}
-
-DESCRIPTIONS: dict[str, str] = {name: description for name, _, description in _LINES}
-"""Column that only this table has → what it holds."""
+_OWN, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column that only this table has → dtype; the same → what it holds."""
 
 COLUMNS = [*ALIKE, *_ROW, *_OWN]
 """Columns, in order."""

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis import two_level
-from harness.analysis.columns import SUITE_TASK
+from harness.analysis.columns import SUITE_TASK, specified
 from harness.analysis.findings import Changes
 from harness.analysis.findings import findings as findings_of
 from harness.analysis.frontier import first_target, headline
@@ -74,13 +74,8 @@ margin            Float64  a difference within ±margin is none that matters; as
 verdict           string   alike, first forgets more, second forgets more, or not enough evidence; not adjusted for several pairs
 note              string   why there is no number, and what to know of the one there is
 """
-_LINES = [line.split(maxsplit=2) for line in _SPECIFICATION.strip().splitlines()]
-
-COLUMNS: dict[str, str] = {name: dtype for name, dtype, _ in _LINES}
-"""Column → dtype, in order."""
-
-DESCRIPTIONS: dict[str, str] = {name: description for name, _, description in _LINES}
-"""Column → what it holds."""
+COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column → dtype, in order; column → what it holds."""
 
 Row = dict[str, Any]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.columns import SUITE_TASK as SUITE_TASK
+from harness.analysis.columns import specified
 
 _SPECIFICATION = """
 cell              string   the runs that differ only in their seed: a hash of all that they share
@@ -53,7 +54,7 @@ p_holm            Float64  p_value adjusted by Holm over the probe tasks of this
 tests             Int64    tests that this was adjusted for
 margin            Float64  a change within ±margin is none that matters, as declared
 verdict           string   kept: the interval lies within ±margin; else lost or gained: adjusted p below 0.05; else not enough evidence
-detectable        Float64  smallest true change that such a test finds with probability 0.8 or more, in the metric's unit
+detectable        Float64  smallest true change found with probability 0.8 or more, in the metric's unit; of a share above 1: none is
 seed_spread       Float64  standard deviation of delta over seeds; empty for one
 control_delta     Float64  delta of the control: same model, tuning, learning rate, trajectory and volume; empty where none was run
 control_low       Float64  lower end of its interval
@@ -81,13 +82,8 @@ wall_seconds      Float64  seconds of training so far, without evaluation
 peak_memory_bytes Float64  largest memory of the process so far
 train_loss        Float64  nats per supervised token since the previous volume
 """
-_LINES = [line.split(maxsplit=2) for line in _SPECIFICATION.strip().splitlines()]
-
-COLUMNS: dict[str, str] = {name: dtype for name, dtype, _ in _LINES}
-"""Column → dtype, in order. All are nullable: what is missing is ``pd.NA``, never 0."""
-
-DESCRIPTIONS: dict[str, str] = {name: description for name, _, description in _LINES}
-"""Column → what it holds, and its unit."""
+COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column → dtype, in order; all are nullable: what is missing is ``pd.NA``, never 0. Column → what it holds, and its unit."""
 
 TRUE_SHARES = ["samplewise_forgetting_true", "backward_transfer_true"]
 """Columns that have an interval of their own, of one seed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.analysis.columns import SUITE_TASK
+from harness.analysis.columns import SUITE_TASK, specified
 
 LABELS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
 COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "flops", "wall_seconds", "peak_memory_bytes"]
@@ -24,10 +24,8 @@ is_frontier       boolean  no other point of the model on the same data, nor lea
 target_suite      string   whose change is the gain
 headline_suite    string   whose change is the forgetting
 """
-_LINES = [line.split(maxsplit=2) for line in _SPECIFICATION.strip().splitlines()]
-_OWN = {name: dtype for name, dtype, _ in _LINES}
-DESCRIPTIONS: dict[str, str] = {name: description for name, _, description in _LINES}
-"""Column that only this table has → what it holds."""
+_OWN, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column that only this table has → dtype; the same → what it holds."""
 
 COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", *_OWN, *COSTS]
 """Columns of the frontier, in order."""

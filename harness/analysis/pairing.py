@@ -13,9 +13,6 @@ from harness.analysis.findings import Changes
 from harness.analysis.measure import TaskChange
 from harness.analysis.stats import LEVEL, Floats
 
-MINIMUM_SEEDS = 3
-"""Fewer say too little about how seeds vary."""
-
 Tasks = Sequence[Floats]
 """One array a task, of shape (k, n_t): seeds × items."""
 
@@ -61,11 +58,11 @@ def stacked(changes: Changes, run_ids: Sequence[str], volume: int, tasks: Sequen
 def together(first: Sequence[int], second: Sequence[int]) -> list[int] | None:
     """Return the seeds of two cells that are paired; None where the seeds of the two count as independent.
 
-    Seeds are paired where both have at least MINIMUM_SEEDS in common, or the same ones: that holds whatever the runs of one seed share
+    Seeds are paired where both have at least MIN_SEEDS in common, or the same ones: that holds whatever the runs of one seed share
     (the order of their rows, say), at the price of fewer degrees of freedom where they share nothing.
     """
     common = sorted(set(first) & set(second))
-    return common if len(common) >= MINIMUM_SEEDS or (common and set(first) == set(second)) else None
+    return common if len(common) >= two_level.MIN_SEEDS or (common and set(first) == set(second)) else None
 
 
 def difference(

@@ -180,15 +180,22 @@ class Reader:
         return point
 
 
-def summarise(experiment: Experiment, run_id: str) -> None:
+def summarise(experiment: Experiment, run_id: str) -> str:
     """Keep the rows and changes of a run that has just been recorded, if they are not kept already.
 
-    Best effort: where they cannot be worked out or written, whoever asks for them is told why, or works them out.
+    Best effort, since the run is done and recorded whatever its analysis meets: whoever asks for its rows works them out again, and is
+    told why that cannot be.
+
+    Returns:
+        Why they were not worked out, in one line; empty where they were.
     """
     reader = Reader(experiment)
-    with contextlib.suppress(Exception):  # the run is done and recorded, whatever its analysis meets
+    try:
         if reader.kept(run_id) is None:
             reader.keep(run_id)
+    except Exception as error:  # noqa: BLE001 - said, and met again by whoever asks for the rows
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
 
 
 _AT_ZERO: Row = dict.fromkeys(

@@ -87,8 +87,7 @@ class Evidence:
     @cached_property
     def headline(self) -> str | None:
         """The probe suite whose verdict is the headline; None where none was declared."""
-        rows = self.findings[self.findings["is_headline"].fillna(False).astype(bool)]
-        return None if rows.empty else str(rows["suite"].iloc[0])
+        return frontier.headline(self.findings)
 
     @cached_property
     def last(self) -> pd.DataFrame:

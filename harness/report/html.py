@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.report import palette, svg, tables
-from harness.report.content import Cell, Content, FigureView, ItemsView, Section, TableView
+from harness.report.content import Cell, Content, FigureView, ItemsView, TableView
 from harness.report.figures import save
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -165,8 +164,3 @@ def _write_table(view: TableView, folder: Path) -> None:
     data = pd.DataFrame(shown, columns=columns, dtype="string") if view.data is None else view.data
     tables.write(data, folder / f"{view.name}.csv")
     (folder / f"{view.name}.md").write_text(tables.markdown(columns, shown), encoding="utf-8")
-
-
-def section_names(sections: Sequence[Section]) -> list[str]:
-    """Return the headings that a page of these sections has, in order."""
-    return [section.title for section in sections if not section.is_empty]

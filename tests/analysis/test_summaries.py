@@ -61,7 +61,7 @@ def test_a_table_of_summaries_is_the_table_of_samples(experiment: Experiment) ->
 
 def test_a_run_that_is_recorded_is_summarised(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once: a second time nothing is worked out, and the files stay as they are."""
-    runs.summarise(experiment, "r")
+    assert runs.summarise(experiment, "r") == ""
     written = {path.name: path.read_bytes() for path in experiment.run_folder("r").iterdir() if path.is_file()}
     assert {"summary.json", "changes.npz"} <= set(written)
     monkeypatch.setattr(runs.Reader, "keep", lambda *_: pytest.fail("worked out twice"))
@@ -73,7 +73,7 @@ def test_a_run_that_is_recorded_is_summarised(experiment: Experiment, monkeypatc
 def test_a_run_that_cannot_be_summarised_is_still_recorded(experiment: Experiment) -> None:
     """Its items are gone: that costs the summary, and whoever asks for the table is told."""
     without_samples(experiment)
-    runs.summarise(experiment, "r")
+    assert "samples.parquet" in runs.summarise(experiment, "r")
     assert not (experiment.run_folder("r") / "summary.json").exists()
     with pytest.raises(RecordError, match=r"samples\.parquet"):
         table(experiment)

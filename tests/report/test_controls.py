@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from harness.analysis.frame import table
 from harness.report import evidence, figures, html, page, tables
 from harness.report.evidence import Evidence
-from harness.report.sections import controls
+from harness.report.sections import controls, missing
 from harness.report.tables import Panel, Unit
 from tests.report.grids import Page, grid
 
@@ -106,3 +107,19 @@ def test_bars_of_shares_end_where_a_share_ends() -> None:
     assert figures.is_cut([-1.2], [0.0], [0.9], SHARE)
     assert not figures.is_cut([-0.9], [0.1], [0.9], SHARE)
     assert [end.tolist() for end in figures.possible([-4.0], [2.0], [1.0], NATS)] == [[-4.0], [2.0]]
+
+
+def test_what_controls_train_on_again_is_no_contamination_of_the_others(found: Evidence) -> None:
+    """Items that stand in the rows of controls alone are said apart; those in anybody's rows are a warning for all."""
+    labels = {one.cell: one.is_control for one in found.every}
+    cell_of = {run: row["cell"] for _, row in found.findings.iterrows() for run in str(row["run_ids"]).split(",")}
+    some, none = {"exact": 1}, {"exact": 0}
+    apart = dataclasses.replace(found)
+    apart.__dict__["records"] = {
+        run: {**record, "overlap": {"old": some if labels[cell_of[run]] else none, "both": some}} for run, record in found.records.items()
+    }
+    said = [note for note in missing.warnings(apart).notes if note.startswith("Evaluation items")]
+    assert said == [
+        "Evaluation items stand in the training rows (see Overlap): both.",
+        "Evaluation items stand in the rows of same-data controls alone (see Overlap): old.",
+    ]

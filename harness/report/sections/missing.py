@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
+from harness.analysis.cells import is_control as is_control_of
 from harness.analysis.columns import SUITE_TASK
+from harness.analysis.two_level import MIN_SEEDS
 from harness.report import tables
 from harness.report.content import Section
 from harness.report.evidence import Evidence
 
 MAX_REASONS = 20
-MIN_SEEDS = 3
-"""Fewer seeds give no interval over seeds."""
 
 
 def missing(evidence: Evidence) -> Section:
@@ -78,11 +80,7 @@ def warnings(evidence: Evidence) -> Section:
         )
     if any(_evaluation(record).get("items") == "select" for record in evidence.records.values()):
         notes.append("Measured on select items, on which things are chosen: not to be reported.")
-    taught = sorted(
-        {name for record in evidence.records.values() for name, shares in record.get("overlap", {}).items() if is_taught(shares)}
-    )
-    if taught:
-        notes.append(f"Evaluation items stand in the training rows (see Overlap): {', '.join(taught)}.")
+    notes += _taught(evidence)
     near = at_chance(evidence)
     if near:
         notes.append(f"Before training not clearly above guessing, so that a loss can hardly show: {', '.join(near)}.")
@@ -93,6 +91,18 @@ def warnings(evidence: Evidence) -> Section:
     if len(table) and "numeric_spread" in table and table["numeric_spread"].isna().all():
         notes.append("Volume 0 was not measured twice: what rounding alone moves is not known.")
     return Section(id="warnings", title="Warnings", notes=notes)
+
+
+def _taught(evidence: Evidence) -> list[str]:
+    """Say which suites' items stand in training rows; those of controls apart, since a control goes on with what was known before."""
+    labels = pd.DataFrame({run_id: record["labels"] for run_id, record in evidence.records.items()}).T
+    is_control = is_control_of(labels, evidence.declared.control)
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for run_id, record in evidence.records.items():
+        found[bool(is_control[run_id])] |= {name for name, shares in record.get("overlap", {}).items() if is_taught(shares)}
+    where = {False: "the training rows", True: "the rows of same-data controls alone"}
+    named = {False: found[False], True: found[True] - found[False]}
+    return [f"Evaluation items stand in {where[one]} (see Overlap): {', '.join(sorted(named[one]))}." for one in where if named[one]]
 
 
 def _evaluation(record: Mapping[str, Any]) -> Mapping[str, Any]:
