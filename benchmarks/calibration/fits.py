@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.calibration.seen import Seen
 from harness.analysis import fits
 from harness.seeds import stream
 
@@ -147,6 +148,7 @@ def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[di
                 "estimate": float(np.median([value for value, *_ in every if value is not None])),
                 "coverage": float(np.mean(held)) if held else float("nan"),
                 "without": len(every) - len(held),
+                "sweeps": sweeps,
             }
         )
     return rows
@@ -175,9 +177,18 @@ def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:
     return pd.DataFrame([row for one in laws for world in worlds for seeds in counts for row in recovery(one, world, seeds, sweeps)])
 
 
-def markdown(sweeps: int = SWEEPS, *, quick: bool = False) -> str:
-    """Return what was found as Markdown: coverage by law, world, parameter and seeds, and how often a constant is taken for a law."""
-    found, used = rows(sweeps, quick=quick), 40 if quick else sweeps
+def promises(found: pd.DataFrame) -> list[Seen]:
+    """Return what ``rows`` found beside what is promised: that of the 90% intervals at least AT_LEAST hold the truth."""
+    names = ["law", "world", "parameter", "seeds", "coverage", "sweeps"]
+    return [
+        Seen(what="90% interval holds", planted=f"{law}: {parameter}, {world}; {seeds} seeds", share=share, count=count, least=AT_LEAST)
+        for law, world, parameter, seeds, share, count in found[names].itertuples(index=False, name=None)
+    ]
+
+
+def markdown(found: pd.DataFrame, *, quick: bool = False) -> str:
+    """Return what ``rows`` found as Markdown: coverage by law, world, parameter and seeds, and how often a constant is taken for a law."""
+    used = int(found["sweeps"].iloc[0])
     counts = sorted(found["seeds"].unique())
     chance = f"of {used} sweeps, chance alone moves a share of 90% by {_error(used):.1f} points"
     lines = [f"{used} planted sweeps each; how many of the 90% intervals hold the truth; {chance}.", ""]
@@ -190,7 +201,7 @@ def markdown(sweeps: int = SWEEPS, *, quick: bool = False) -> str:
         lines.append("| " + " | ".join([str(law), str(world), str(parameter), *values]) + " |")
     low = found[found["coverage"] < AT_LEAST]
     lines += ["", f"Lowest coverage: {100 * found['coverage'].min():.1f}%; {len(low)} of {len(found)} lie below {100 * AT_LEAST:.0f}%."]
-    return "\n".join([*lines, "", *_wrong(40 if quick else max(sweeps, 200), quick=quick)]) + "\n"
+    return "\n".join([*lines, "", *_wrong(40 if quick else max(used, 200), quick=quick)]) + "\n"
 
 
 def _error(sweeps: int) -> float:
@@ -210,16 +221,16 @@ def _wrong(sweeps: int, *, quick: bool) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table."""
+    """Print the table; exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors."""
     start = time.process_time()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few laws and 40 sweeps")
     parser.add_argument("--sweeps", type=int, default=SWEEPS)
     options = parser.parse_args(arguments)
-    text = markdown(options.sweeps, quick=options.quick)
-    sys.stdout.write(text)
+    found = rows(options.sweeps, quick=options.quick)
+    sys.stdout.write(markdown(found, quick=options.quick))
     sys.stderr.write(f"{time.process_time() - start:.0f} seconds of processor time\n")
-    return 0
+    return 0 if all(seen.holds(errors=3.0) for seen in promises(found)) else 1
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = list(carried_out(quick() if options.quick else full()))
         _put(markdown(found), ITEMS, write=not options.quick)
     if options.only != "items":
-        _put(fits.markdown(quick=options.quick), FITS, write=not options.quick)
+        of_fits = fits.rows(quick=options.quick)
+        found += fits.promises(of_fits)
+        _put(fits.markdown(of_fits, quick=options.quick), FITS, write=not options.quick)
     return 0 if all(seen.holds(errors=3.0) for seen in found) else 1
 
 
