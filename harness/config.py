@@ -286,6 +286,27 @@ def describe(hint: Any) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
+ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """Return a field for a dataclass whose values are part of identities already: at its default it is left out of them.
+
+    So runs that were recorded before the field existed keep their id.
+    """
+    return field(default=default, metadata={ADDED: True})
+
+
+def identifying(value: Any) -> Any:
+    """Return plain values as ``plain`` does, without the ``added`` fields that have their default."""
+    found = plain(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for f in dataclasses.fields(value):
+            if f.metadata.get(ADDED) and getattr(value, f.name) == f.default:
+                del found[f.name]
+    return found
+
+
 def plain(value: Any) -> Any:
     """Turn a configuration object into plain JSON values; dataclasses of a group carry their ``class``."""
     if value is None or isinstance(value, str | int | float):  # most values: first, since plans make thousands of configurations plain

@@ -8,6 +8,8 @@ Words (one vocabulary: yaml key = field = table column = axis label):
 - target / probe: the role of a suite: what is being learned / what could be forgotten.
 - anchor: the declared data that stand for the past (replay draws on it), with a recorded budget.
 
+What methods are given to act on, and give back, lies in ``harness.contexts``.
+
 The way through: compose → plan → load model → rows → tuning.prepare → train (objective + penalty) → evaluate → Record →
 tidy table → forgetting, statistics → figures, tables, page.
 """
@@ -16,25 +18,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from harness.contexts import Penalty, PenaltyContext, Sampling, Step, WeightsContext, WritingContext, Written
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-RowKind = Literal["text", "completion", "chat"]
+__all__ = ["Penalty", "PenaltyContext", "Sampling", "Step", "WeightsContext", "WritingContext", "Written"]
+
+RowKind = Literal["text", "completion", "chat", "preference"]
 Split = Literal["train", "test"]
 Origin = Literal["target", "anchor"]
 PromptFormat = Literal["plain", "chat"]
+Learns = Literal["tokens", "pairs", "rewards"]
+"""What an objective learns from: the tokens of rows, pairs of a better and a worse answer, or rewards of what the model writes itself."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One piece of a row: who says it and what. ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``."""
+    """One piece of a row: who says it and what.
+
+    ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``; ``rejected`` is the worse answer of a preference row.
+    """
 
     role: str
     content: str
@@ -42,7 +53,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Row:
-    """One training or evaluation row, whatever its source: text is one ``text`` turn, a completion is user then assistant."""
+    """One training or evaluation row, whatever its source.
+
+    Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,) user, assistant (the better answer),
+    rejected (the worse one).
+    """
 
     turns: tuple[Turn, ...]
     kind: RowKind
@@ -61,13 +76,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Example:
-    """One row as tokens. ``supervised[t]`` says whether token ``t`` is a target of the loss (as label, before any shift)."""
+    """One row as tokens. ``supervised[t]`` says whether token ``t`` is a target of the loss (as label, before any shift).
+
+    Attributes:
+        rejected: of a preference row, the same prompt with the worse answer.
+        row: the row itself, where an objective needs its text (to reward an answer).
+    """
 
     input_ids: tuple[int, ...]
     supervised: tuple[bool, ...]
     origin: Origin
     row_id: str
     truncated: bool = False
+    rejected: Example | None = None
+    row: Row | None = None
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, those of a worse answer and its prompt too."""
+        return len(self.input_ids) + (len(self.rejected.input_ids) if self.rejected else 0)
 
     @property
     def supervised_tokens(self) -> int:
@@ -176,9 +203,29 @@ class Tuning(Protocol):
 
 
 class Objective(Protocol):
-    """What is learned: the rows it needs, how they become batches, and the Trainer that learns from them."""
+    """What is learned: the rows it needs, how they become batches, and the Trainer that learns from them.
+
+    Attributes:
+        needs: kinds of rows that it takes.
+        learns: see ``Learns``; decides with which mitigations it goes together.
+    """
 
     needs: ClassVar[frozenset[RowKind]]
+    learns: ClassVar[Learns] = "tokens"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Members of conf/model beside the start model that it needs (a judge)."""
+        return ()
+
+    @property
+    def writes(self) -> bool:
+        """Whether ``write`` is to be asked before training."""
+        return False
+
+    def write(self, rows: Sequence[Row], context: WritingContext) -> list[Written]:
+        """Return what is trained on in place of rows, as ``Mitigation.write`` does."""
+        return []
 
     @property
     def prompt_format(self) -> PromptFormat:
@@ -198,34 +245,50 @@ class Objective(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PenaltyContext:
-    """What a penalty may be made from, at the start of training."""
-
-    model: PreTrainedModel
-    base: Mapping[str, torch.Tensor]
-    anchor: Sequence[Example]
-    tuning: Tuning
-    seed: int
-
-
-Penalty = Callable[["PreTrainedModel"], "torch.Tensor"]
-
-
 class Mitigation(Protocol):
-    """What protects the past: in the data or in the loss; each place defaults to doing nothing.
+    """What protects the past: in the data, in the loss, or in the weights afterwards; each place defaults to doing nothing.
 
-    ``strength`` names the field whose 0 switches the mitigation off (then it equals ``none`` bit for bit); ``none`` has no such field.
+    A method derives from this class and overrides what it does. ``strength`` names the field whose 0 switches it off (then it equals
+    ``none`` bit for bit); ``none`` has no such field.
     """
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Members of conf/model beside the start model that it needs."""
+        return ()
 
     @property
     def needs_anchor(self) -> bool:
         """Whether it draws on the anchor."""
-        ...
+        return False
+
+    @property
+    def trains_on_anchor(self) -> bool:
+        """Whether anchor rows are mixed into the rows that are learned, so that the objective has to take them."""
+        return self.needs_anchor
+
+    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Return why it means nothing together with these, in a few words for "got"; empty where it goes."""
+        return ""
 
     def anchor_rows(self, target_rows: int) -> int:
         """Return how many anchor rows a run of so many target rows draws; an estimate where that depends on their length."""
-        ...
+        return 0
+
+    @property
+    def writes(self) -> Literal["", "targets", "anchor"]:
+        """Whether ``write`` is to be asked before training: for other targets, or for an anchor that ``mix`` draws on."""
+        return ""
+
+    def write(self, rows: Sequence[Row], context: WritingContext) -> list[Written]:
+        """Return what models wrote. What becomes of a row depends on that row (and the seed) alone, so that it can be kept.
+
+        Args:
+            rows: ``targets``: target rows, each to be answered by one ``Written``. ``anchor``: the target rows of the run; as many are
+                returned as ``anchor_rows`` says, the i-th one not depending on how many there are.
+            context: authors and words.
+        """
+        return []
 
     def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
         """Return the rows of every step, target and anchor.
@@ -237,14 +300,33 @@ class Mitigation(Protocol):
         Returns:
             As many steps; a prefix of the steps depends only on the same prefix of the arguments, so that volumes nest.
         """
-        ...
+        return [list(step) for step in steps]
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
         """Return what is added to the loss once an optimizer step, or None for nothing.
 
-        It depends on the live model and the global random streams alone: training may go on from a saved state, or in several processes.
+        It depends on the step, the live model and the global random streams alone: training may go on from a saved state, or in several
+        processes.
         """
-        ...
+        return None
+
+    def extra_tokens(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> int:
+        """Return the tokens of forward passes beside training's own that so many steps take: reference model, Fisher, anchor."""
+        return 0
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """The coefficients at which ``weights`` is measured at each volume; none for a method that changes no weights afterwards."""
+        return ()
+
+    @property
+    def coefficient(self) -> float | None:
+        """The one of them that the method stands for; None: chosen at each volume on the target's select items."""
+        return None
+
+    def weights(self, context: WeightsContext, coefficient: float) -> dict[str, torch.Tensor]:
+        """Return the weights that are measured, by plain name. No training: one trained run serves every coefficient."""
+        return dict(context.tuned)
 
 
 class Interrupted(BaseException):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
-from harness.config import RATE_KEYS, RunConfig, plain, require_rows
+from harness.config import RATE_KEYS, RunConfig, identifying, plain, require_rows
 from harness.errors import ConfigError, did_you_mean, explain
 from harness.interfaces import ModelFacts
 
@@ -142,7 +142,10 @@ def check(config: RunConfig) -> None:
     if config.mitigation.needs_anchor and config.anchor is None:
         fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed="the data that stand for the past", fix=fix))
-    if config.mitigation.needs_anchor and config.anchor and config.anchor.kind not in config.objective.needs:
+    if refusal := config.mitigation.refuses(config.objective, config.tuning, config.data):
+        fix = "another mitigation, or another objective, tuning or data"
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got=refusal, fix=fix))
+    if config.mitigation.trains_on_anchor and config.anchor and config.anchor.kind not in config.objective.needs:
         allowed = f"{', '.join(sorted(config.objective.needs))} rows for objective={name.objective}"
         raise ConfigError(explain(f"anchor={name.anchor}", got=f"{config.anchor.kind} rows", allowed=allowed))
     if not config.target_suites and not config.probe_suites:
@@ -214,14 +217,14 @@ def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -
     """
     # Rows of one forward pass move rounding alone, and give way where memory runs out: not another run.
     open_values = {"learning_rate", "rate_of", "dtype", "threads", "processes", "max_length", "micro_batch_rows", "class"}
-    training = {key: value for key, value in plain(config.training).items() if key not in open_values}
+    training = {key: value for key, value in identifying(config.training).items() if key not in open_values}
     settled = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned", "class"}}
     return {
         "protocol_version": PROTOCOL_VERSION,
         "training": training | settled,
-        "tuning": plain(config.tuning),
-        "objective": plain(config.objective),
-        "mitigation": plain(config.mitigation),
+        "tuning": identifying(config.tuning),
+        "objective": identifying(config.objective),
+        "mitigation": identifying(config.mitigation),
         "evaluation": plain(config.evaluation),
         "trajectory": config.trajectory,
         "volumes": list(config.data.volumes) if config.trajectory == "independent" else None,

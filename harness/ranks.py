@@ -100,7 +100,7 @@ class Job:
             model,
             steps=self.steps,
             objective=self.objective,
-            penalty=self.mitigation.penalty(PenaltyContext(model, base, self.anchor, self.tuning, derive(self.seed, "penalty"))),
+            penalty=self.mitigation.penalty(self._penalty_context(model, base)),
             training=self.training,
             resolved=self.resolved,
             stops=self.stops,
@@ -111,6 +111,17 @@ class Job:
             start=start,
             on_state=on_state,
             group=group,
+        )
+
+    def _penalty_context(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> PenaltyContext:
+        return PenaltyContext(
+            model=model,
+            base=base,
+            anchor=self.anchor,
+            tuning=self.tuning,
+            seed=derive(self.seed, "penalty"),
+            pad_id=self.pad_id,
+            half=self.resolved.dtype == "bfloat16",
         )
 
 

@@ -227,9 +227,9 @@ class _Execution:
             steps=stop.step,
             target_rows=len(examples) - len(anchor),
             anchor_rows=len(anchor),
-            train_tokens=sum(len(example.input_ids) for example in examples),
+            train_tokens=sum(example.tokens for example in examples),
             supervised_tokens=sum(example.supervised_tokens for example in examples),
-            anchor_tokens=sum(len(example.input_ids) for example in anchor),
+            anchor_tokens=sum(example.tokens for example in anchor),
             truncated_rows=sum(example.truncated for example in examples),
             train_loss=stop.train_loss,
             weight_change=change,
@@ -238,6 +238,9 @@ class _Execution:
             evaluation_seconds=seconds,
             peak_memory_bytes=provenance.peak_memory_bytes(),
             scores=tuple(scores),
+            train_penalty=stop.penalty,
+            generated_tokens=stop.generated_tokens,
+            extra_tokens=self.config.mitigation.extra_tokens(self.steps[: stop.step], self.anchor_examples),
             evaluation_facts={name: result.facts for name, result in zip(self.suites, results, strict=True)},
         )
 

@@ -124,6 +124,11 @@ class Point:
         wall_seconds: training so far; ``evaluation_seconds``: this point's evaluation.
         weights: folder of the saved weights, relative to the run's folder.
         evaluation_facts: suite → what the backend settled by itself, such as its token budget.
+        train_penalty: mean of what a loss remedy added to the loss of a step since the previous volume; None where there is none.
+        generated_tokens: tokens that models wrote for the run so far (data before training, rollouts in training), thrown away or not.
+        extra_tokens: tokens of forward passes beside training's own and beside writing (reference model, Fisher, scoring) so far.
+        coefficient: of a weight remedy, the coefficient of the weights that were measured; None for plain tuned weights.
+        selected: of a choice made on the target's select items, what was tried → its score; empty where nothing was chosen.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -146,6 +151,11 @@ class Point:
     scores: tuple[Score, ...]
     weights: str | None = None
     evaluation_facts: Mapping[str, Any] = field(default_factory=dict)
+    train_penalty: float | None = None
+    generated_tokens: int = 0
+    extra_tokens: int = 0
+    coefficient: float | None = None
+    selected: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +175,10 @@ class Record:
         start_weights_sha256: bytes of the weights that training started from.
         micro_batch_rows: rows of one forward pass, where a step was taken in several: as configured, or as few as memory allowed.
         incomplete: volumes with a score whose measurement failed; 0 stands for its baselines.
+        writing: of a run whose data were written by models: ``rows``, ``accepted``, ``acceptance`` (their ratio), ``how`` (word → rows),
+            ``generated_tokens``, ``edit_rate`` (mean share of words, where known), and for targets ``target_nats`` (nats per supervised
+            token under the start model). Empty where nothing was written.
+        derived_from: run id of the training whose weights, changed by a coefficient, this run measures; None for a run that trained.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -192,6 +206,8 @@ class Record:
     data_facts: Mapping[str, Any] = field(default_factory=dict)
     micro_batch_rows: int | None = None
     incomplete: tuple[int, ...] = ()
+    writing: Mapping[str, Any] = field(default_factory=dict)
+    derived_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

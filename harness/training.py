@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from harness.config import Training
 from harness.errors import TrainingError, explain
-from harness.interfaces import Example, Interrupted, Objective, Penalty, Progress
+from harness.interfaces import Example, Interrupted, Objective, Penalty, Progress, Step
 from harness.memory import out_of_memory
 from harness.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
 from harness.training_state import Counts, State, restore, streams, tensors
@@ -55,6 +55,8 @@ class Stop:
         train_loss: mean nats per supervised token since the stop before, without any penalty; None if there were no such tokens.
         flops: so far, as transformers estimates them: 6 · tokens (padding included) · parameters that are no embedding.
         wall_seconds: of training so far; what happens in ``on_stop`` is not counted.
+        penalty: mean of what the penalty added to the loss of a step since the stop before; None without a penalty.
+        generated_tokens: that the model wrote in training so far.
     """
 
     step: int
@@ -62,6 +64,8 @@ class Stop:
     train_loss: float | None
     flops: float
     wall_seconds: float
+    penalty: float | None = None
+    generated_tokens: int = 0
 
 
 def train(
@@ -116,10 +120,11 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(first + step, len(steps), training))
     trainer_class = type("EngineTrainer", (Engine, objective.trainer()), {})
     loop = _Stops(start, stops, on_stop, on_state, progress, resolved.threads, group, training.micro_batch_rows)
+    loop.has_penalty = penalty is not None
 
-    def collate(step: Sequence[Example]) -> Work:
+    def collate(step: Step) -> Work:
         # Collated as a whole and then split, so that packing does not depend on the size of micro-batches.
-        return work(objective.collate(step, pad_id, resolved.max_length), training.micro_batch_rows, group)
+        return work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows, group)
 
     with tempfile.TemporaryDirectory() as folder, _tidied(model, optimizer, training, resolved.threads), _memory(loop, training):
         if first in stops:
@@ -135,7 +140,7 @@ def train(
                 first=first,
                 model=model,
                 args=_arguments(folder, model, training, resolved.device, group),
-                train_dataset=steps[first:],
+                train_dataset=[Step(number, examples) for number, examples in enumerate(steps)][first:],
                 data_collator=collate,
                 optimizers=(optimizer, schedule),
                 compute_loss_func=token_mean,
@@ -178,6 +183,7 @@ class _Stops(TrainerCallback):
         counts = start.counts if start else Counts()
         self.first = counts.step
         self.meter = Meter(counts.since, counts.nats, counts.tokens, counts.flops, counts.seconds)
+        self.meter.penalty, self.meter.generated, self.has_penalty = counts.penalty, counts.generated, False
         self.saved_at = counts.seconds
         self.streams = streams(start, group.rank) if start else None
         self.stopping = False
@@ -219,6 +225,8 @@ class _Stops(TrainerCallback):
             train_loss=meter.nats / meter.tokens if meter.tokens else None,
             flops=meter.flops,
             wall_seconds=meter.seconds,
+            penalty=meter.penalty / (step - meter.since) if self.has_penalty else None,
+            generated_tokens=meter.generated,
         )
         with untouched_global_streams():
             model.eval()
@@ -251,6 +259,8 @@ class _Stops(TrainerCallback):
                 flops=meter.flops,
                 seconds=meter.seconds,
                 micro_batch_rows=self.micro_batch_rows,
+                penalty=meter.penalty,
+                generated=meter.generated,
             )
             self.on_state(State(counts, tensors(model, optimizer, everybodys)))
 

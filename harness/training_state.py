@@ -41,6 +41,7 @@ class Counts:
         nats, tokens: loss and supervised tokens since then.
         flops, seconds: of training from the start, what happens at stops left out.
         micro_batch_rows: as used.
+        penalty: sum of the penalties of the steps since ``since``; ``generated``: tokens written in training from the start.
     """
 
     step: int = 0
@@ -50,6 +51,8 @@ class Counts:
     flops: float = 0.0
     seconds: float = 0.0
     micro_batch_rows: int | None = None
+    penalty: float = 0.0
+    generated: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import Trainer
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from harness.errors import TrainingError, explain
-from harness.interfaces import Penalty
+from harness.interfaces import Penalty, Step
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -93,6 +93,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 class Meter:
     """What is counted: ``nats`` and ``tokens`` since the stop at step ``since``, ``flops`` and ``seconds`` from the start.
 
+    ``penalty`` sums the penalties of the steps since ``since``, ``generated`` the tokens written in training from the start.
     ``step_nats`` and ``step_flops`` are this process's share of the step under way.
     """
 
@@ -104,6 +105,8 @@ class Meter:
     step_nats: float = 0.0
     step_flops: float = 0.0
     began: float = 0.0
+    penalty: float = 0.0
+    generated: int = 0
 
     def go(self) -> None:
         """Start the clock."""
@@ -124,7 +127,7 @@ class Meter:
 
     def restart(self, step: int) -> None:
         """Begin anew after a stop."""
-        self.since, self.nats, self.tokens = step, 0.0, 0
+        self.since, self.nats, self.tokens, self.penalty = step, 0.0, 0, 0.0
 
 
 def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> torch.Tensor:
@@ -168,16 +171,17 @@ def _cut(batch: Batch) -> Batch:
 
 
 class Work(NamedTuple):
-    """A process's part of one optimizer step: its micro-batches, and the targets of the whole step."""
+    """A process's part of one optimizer step: its micro-batches, the targets of the whole step, and the whole step itself."""
 
     parts: list[Batch]
     targets: int
+    step: Step
 
 
-def work(batch: Batch, micro_rows: int | None, group: Group) -> Work:
-    """Return a process's part of a step."""
+def work(batch: Batch, step: Step, micro_rows: int | None, group: Group) -> Work:
+    """Return a process's part of a step, of which ``batch`` holds the sequences."""
     targets = int((batch["labels"][:, 1:] != -100).sum())
-    return Work(split(share(batch, group.rank, group.size), micro_rows), targets)
+    return Work(split(share(batch, group.rank, group.size), micro_rows), targets, step)
 
 
 class Engine(_Base):
@@ -193,7 +197,7 @@ class Engine(_Base):
         # A Trainer begins by collecting garbage, through all that was ever imported: a quarter of a second, and there is none yet.
         cast(Any, self.accelerator).free_memory = lambda *objects: list(objects)
         self.penalty, self.half, self.meter, self.group, self.first = penalty, half, meter, group, first
-        self._penalty_due = False
+        self._penalty_due: Step | None = None
         self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -203,7 +207,7 @@ class Engine(_Base):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
         done: Work = inputs
-        self._penalty_due, self.meter.tokens = self.penalty is not None, self.meter.tokens + done.targets
+        self._penalty_due, self.meter.tokens = done.step, self.meter.tokens + done.targets
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(done.parts, start=1):
             apart = self.group.size > 1 and number < len(done.parts)  # gradients are averaged once a step
@@ -219,10 +223,10 @@ class Engine(_Base):
         self.meter.step_nats += self._finite("loss", loss) * num_items_in_batch
         if self.group.size > 1:
             loss = loss * self.group.size
-        if self.penalty is not None and self._penalty_due:
-            added = self.penalty(cast(Any, self.model))
-            self._finite("penalty", added)
-            self._penalty_due, loss = False, loss + added
+        if self.penalty is not None and self._penalty_due is not None:
+            added = self.penalty(cast(Any, self.model), self._penalty_due)
+            self.meter.penalty += self._finite("penalty", added)
+            self._penalty_due, loss = None, loss + added
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Any) -> int:

@@ -51,7 +51,7 @@ class Decay:
     """A mitigation that adds the squared weights to the loss."""
 
     def penalty(self, context: PenaltyContext) -> Any:
-        return lambda model: 1e-2 * torch.stack([p.square().sum() for p in model.parameters() if p.requires_grad]).sum()
+        return lambda model, _: 1e-2 * torch.stack([p.square().sum() for p in model.parameters() if p.requires_grad]).sum()
 
 
 def steps() -> list[list[Example]]:

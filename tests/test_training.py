@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from harness.config import Training
 from harness.errors import TrainingError
-from harness.interfaces import Example, Silent
+from harness.interfaces import Example, Silent, Step
 from harness.objective.clm import Clm
 from harness.objective.sft import Sft
 from harness.seeds import seed_torch
@@ -115,7 +115,7 @@ def test_a_micro_batch_is_cut_to_its_own_longest_row() -> None:
 def test_a_penalty_is_added_once_a_step_and_is_no_part_of_the_loss_reported() -> None:
     """Its gradient moves the weights as much in eight micro-batches as in one; ``train_loss`` stays that of the data."""
 
-    def penalty(model: PreTrainedModel) -> torch.Tensor:
+    def penalty(model: PreTrainedModel, _: Step) -> torch.Tensor:
         return torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
 
     steps = some_steps(2)
@@ -259,7 +259,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step() -> None:
     steps = some_steps(3)
     calls: list[int] = []
 
-    def penalty(model: PreTrainedModel) -> torch.Tensor:
+    def penalty(model: PreTrainedModel, _: Step) -> torch.Tensor:
         calls.append(1)
         return torch.tensor(math.nan if len(calls) == 2 else 0.0)
 

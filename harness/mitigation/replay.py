@@ -6,20 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from harness.config import check
 from harness.errors import DataError, explain
-from harness.interfaces import Example, Penalty, PenaltyContext
-
-if TYPE_CHECKING:
-    pass
+from harness.interfaces import Example, Mitigation, Objective, Source, Tuning
 
 LARGEST = {"additive": 1.0, "compute_equivalent": math.nextafter(1.0, 0.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replay:
+class Replay(Mitigation):
     """Mix anchor rows into the target rows. Each anchor row is drawn once, in permutation order; none is repeated.
 
     With f = ``fraction``:
@@ -58,6 +55,10 @@ class Replay:
         """Whether any anchor row is drawn."""
         return self.fraction > 0
 
+    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Refuse objectives that do not learn tokens: anchor rows are neither pairs nor prompts to be rewarded."""
+        return "" if objective.learns == "tokens" else f"an objective that learns {objective.learns}, which anchor rows are not"
+
     def anchor_rows(self, target_rows: int) -> int:
         """Return how many anchor rows so many target rows draw.
 
@@ -73,10 +74,6 @@ class Replay:
             DataError: where the anchor has too few rows, or a row is so long that a later step would be left empty.
         """
         return self._add(steps, anchor) if self.mode == "additive" else self._exchange(steps, anchor)
-
-    def penalty(self, context: PenaltyContext) -> Penalty | None:
-        """Add nothing to the loss."""
-        return None
 
     @property
     def _share(self) -> Fraction:

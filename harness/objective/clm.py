@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.data import tokens
-from harness.interfaces import Example, Origin, PromptFormat, Row, RowKind
+from harness.interfaces import Example, Objective, Origin, PromptFormat, Row, RowKind
 from harness.objective.sft import NO_LOSS, padded, supervised_ids
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clm:
+class Clm(Objective):
     """Cross-entropy on every token of documents.
 
     The documents of an optimizer step are joined (each ends with EOS) and cut into blocks, so hardly any padding is computed.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.data import tokens
-from harness.interfaces import Example, Origin, PromptFormat, Row, RowKind
+from harness.interfaces import Example, Objective, Origin, PromptFormat, Row, RowKind
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ NO_LOSS = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sft:
+class Sft(Objective):
     """Cross-entropy on the supervised tokens of each row; see harness/data/tokens.py for which those are.
 
     Text rows are taken too, all of their tokens supervised, so that plain text can stand as the anchor of an instruction-tuned run.
