@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from harness import plan, provenance
 from harness.config import plain
+from harness.errors import ModelError
 from harness.evaluation import adapter, prompts
-from harness.evaluation.adapter import Result
+from harness.evaluation.adapter import PreparedSuite, Result
 from harness.evaluation.backends import Evaluation, another
 from harness.evaluation.divergence import Base
 from harness.evaluation.spread import with_spread
-from harness.interfaces import Progress
+from harness.interfaces import ModelSource, Progress
 from harness.models.weights import state_sha256
 from harness.preparation import Prepared
 from harness.records import Partial
@@ -38,15 +39,24 @@ def measure(prepared: Prepared, progress: Progress, once: Once = by_itself) -> N
     known = prepared.experiment.baseline_keys()
     if not all(known.get(key, False) for key in prepared.baseline_keys.values()):
         before = Before(prepared, progress, once)
-        before.measure(before.load())
+        before.measure(before.load() if prepared.reference is None else None)
+
+
+def _weights_of(model: ModelSource) -> str:
+    """Return the bytes of a model's weights, made first where they are not here yet."""
+    try:
+        return model.weights_sha256()
+    except ModelError:
+        model.load()
+        return model.weights_sha256()
 
 
 class Before:
-    """The start model of a run, and its volume 0.
+    """The start model of a run, and its volume 0: of the start model, or of the reference model, asked with the start model's tokenizer.
 
     Attributes:
-        weights_sha256: bytes of its weights; set once it is loaded, as are ``ids``.
-        ids: suite → baseline id.
+        weights_sha256: bytes of the start model's weights; set once it is loaded.
+        ids: suite → baseline id; set then, or when volume 0 is measured.
         base_model: how the model computes as its own base.
     """
 
@@ -58,7 +68,7 @@ class Before:
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
         prompts.require_format(self.evaluation, self.tokenizer, self.config.labels.model)
         self.base_model = Base()  # the model itself, until it is tuned
-        self.weights_sha256 = ""
+        self.weights_sha256 = self.measured_sha256 = ""
         self.ids: dict[str, str] = {}
 
     def load(self) -> PreTrainedModel:
@@ -69,22 +79,53 @@ class Before:
         self.progress.stage(f"load {self.config.labels.model}", 1)
         model: PreTrainedModel = self.config.model.load().to(self.resolved.device)  # type: ignore[arg-type]
         self.weights_sha256 = self.config.model.weights_sha256()
-        self.ids = {name: plan.identify({**self._identity(name), "weights": self.weights_sha256}) for name in self.suites}
+        self._identify()
         return model
 
-    def measure(self, model: PreTrainedModel) -> None:
-        """Measure every suite that is not recorded for these very weights and items."""
-        live_weights = functools.cache(lambda: state_sha256(model))
+    def _identify(self) -> None:
+        """Find the ids of volume 0, by the bytes of the weights that it is measured on."""
+        if self.prepared.reference is None:
+            self.measured_sha256 = self.weights_sha256
+        else:
+            self.measured_sha256 = _weights_of(self.prepared.reference)
+        self.ids = {name: plan.identify({**self._identity(name), "weights": self.measured_sha256}) for name in self.suites}
+
+    def measure(self, model: PreTrainedModel | None) -> None:
+        """Measure every suite that is not recorded for these very weights and items.
+
+        Args:
+            model: what volume 0 is measured on; None is the reference model, which is loaded only if one is missing.
+        """
+        if not self.ids:
+            self._identify()
+        subject = functools.cache(lambda: model or self._load_reference())
+        live_weights = functools.cache(lambda: state_sha256(subject()))
         for name, baseline_id in self.ids.items():
-            done, do = functools.partial(self._known, baseline_id), functools.partial(self._measure, name, model, live_weights)
+            done, do = functools.partial(self._known, baseline_id), functools.partial(self._measure, name, subject, live_weights)
             self.once(f"baseline-{baseline_id}", done, do)
 
+    def _load_reference(self) -> PreTrainedModel:
+        import torch
+
+        assert self.prepared.reference is not None
+        torch.set_num_threads(self.resolved.threads)
+        self.progress.stage(f"load {self.config.labels.reference}", 1)
+        model: PreTrainedModel = self.prepared.reference.load().to(self.resolved.device)  # type: ignore[arg-type]
+        return model
+
     def evaluate(
-        self, name: str, model: PreTrainedModel, when: str, partial: Partial, evaluation: Evaluation | None = None, base: Base | None = None
+        self,
+        name: str,
+        model: PreTrainedModel,
+        when: str,
+        partial: Partial,
+        evaluation: Evaluation | None = None,
+        base: Base | None = None,
+        suite: PreparedSuite | None = None,
     ) -> Result:
-        """Evaluate a suite on a live model."""
+        """Evaluate a suite, as the run asks it unless told otherwise, on a live model."""
         return adapter.evaluate(
-            self.suites[name],
+            suite or self.suites[name],
             evaluation or self.evaluation,
             model,
             self.tokenizer,
@@ -107,9 +148,9 @@ class Before:
         known = self.experiment.baseline(baseline_id)
         return known is not None and complete(known)
 
-    def _measure(self, name: str, model: PreTrainedModel, live_weights: Callable[[], str]) -> None:
+    def _measure(self, name: str, subject: Callable[[], PreTrainedModel], live_weights: Callable[[], str]) -> None:
         """Measure volume 0 of a suite, twice."""
-        baseline_id = self.ids[name]
+        baseline_id, model = self.ids[name], subject()
         key = self.key(name, live_weights())
         result = self.evaluate(name, model, "before", self.experiment.unfinished_baseline(baseline_id, key))
         scores = result.scores
@@ -119,7 +160,7 @@ class Before:
             baseline_id=baseline_id,
             suite=name,
             identity=self._identity(name),
-            weights_sha256=self.weights_sha256,
+            weights_sha256=self.measured_sha256,
             scores=scores,
             wall_seconds=result.seconds,
             provenance=provenance.collect(),

@@ -11,11 +11,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__
+from harness import arguments as commands
 from harness.console import quiet_libraries
 from harness.errors import ConfigError, HarnessError, explain
 
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from harness.records import Experiment
 
 SECONDS_BETWEEN_LOOKS = 5.0
-
-EPILOG = """\
-examples:
-  harness run                                             tune a tiny model on tinyworld, before and after
-  harness run model=hf model.name=HuggingFaceTB/SmolLM2-135M data=gsm8k tuning=lora \\
-              "data.volumes=[64,256]" "target_suites=[math_nll]" "probe_suites=[blimp,commonsense]" name=real
-  harness sweep experiment=tiny                           model sizes x {full, lora} x volumes
-  harness plan experiment=tiny                            what that would do and take, before anything starts
-  harness sweep experiment=size_law launcher=slurm        the same on a cluster: submits and returns
-  harness status size_law --watch                         how it goes
-  harness prompt tinyworld model=nursery-s                what the model is asked, token by token
-  harness report tiny                                     the page: results/tiny/report/index.html
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,116 +65,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harness",
-        description="Measure what a language model forgets, and learns, when it is post-trained.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"harness {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="one run: before, tune through the volumes, after each")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides, such as tuning=lora data.volumes=[64,256]")
-    run.set_defaults(command=_run)
-
-    _add_sweeping(commands)
-
-    table = commands.add_parser("table", help="the tidy table: one row a point, task and metric")
-    _add_results(table)
-    table.add_argument("--format", choices=["csv", "json", "markdown"], help="of standard output (default: csv) or of --output's file")
-    table.add_argument("--output", type=Path, metavar="FILE", help="write here instead; .csv, .json, .md or .parquet")
-    table.add_argument("--stale", action="store_true", help="include runs that the last command did not ask for")
-    table.set_defaults(command=_table)
-
-    report = commands.add_parser("report", help="index.html, figures (PNG, SVG, PDF) and tables (CSV, Markdown) in results/NAME/report/")
-    _add_results(report)
-    report.set_defaults(command=_report)
-
-    choices = commands.add_parser("list", help="what can be chosen")
-    choices.add_argument("group", nargs="?", metavar="GROUP", help="one group, such as model, data or suites")
-    choices.set_defaults(command=_list)
-
-    prompt = commands.add_parser("prompt", help="one item of each task of a suite, as the model reads it: prompt, tokens, choices")
-    prompt.add_argument("suite", metavar="SUITE", help="of `harness list suites`")
-    prompt.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="as for run: model=NAME, evaluation.prompt_format=chat, …"
-    )
-    prompt.add_argument("--item", type=int, default=1, metavar="N", help="which of the items that the suite asks, from 1 (default: 1)")
-    prompt.set_defaults(command=_prompt)
-
-    rates = commands.add_parser("learning-rates", help="the best learning rates of a sweep made on select items, as yaml")
-    _add_results(rates)
-    rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file (conf/learning_rates.yaml)")
-    rates.set_defaults(command=_learning_rates)
-
-    _add_analysis(commands)
-    return parser
-
-
-def _add_sweeping(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands about whole sweeps."""
-    sweep = commands.add_parser("sweep", help="every point of an experiment's axes: experiment=NAME")
-    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="experiment=NAME and overrides; an axis is key=a,b,c")
-    sweep.add_argument("--wait", action="store_true", help="on a cluster: show how it goes on until all is done")
-    sweep.set_defaults(command=_sweep)
-
-    plan = commands.add_parser("plan", help="what a sweep would do, and what it would take; nothing starts, nothing is written")
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
-    plan.add_argument("--json", action="store_true", help="as JSON")
-    plan.set_defaults(command=_plan)
-
-    status = commands.add_parser("status", help="how the last sweep of an experiment goes, from disk, wherever it runs")
-    _add_results(status)
-    status.add_argument("--json", action="store_true", help="as JSON")
-    status.add_argument("--watch", action="store_true", help="again every few seconds, until nothing is left to do")
-    status.set_defaults(command=_status)
-
-    prefetch = commands.add_parser("prefetch", help="fetch all a sweep needs, and check that it loads without a network")
-    prefetch.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
-    prefetch.add_argument("--check", action="store_true", help="fetch nothing, only check")
-    prefetch.set_defaults(command=_prefetch)
-
-
-def _add_analysis(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands that draw conclusions: fits of laws, predictions, and the comparison of two models."""
-    laws = "power, linear, shifted_power, injection or kl"
-    fit = commands.add_parser("fit", help="fit a law of forgetting to a table of points, anybody's, or to an experiment")
-    fit.add_argument("points", metavar="POINTS", help="a .csv or .parquet file with a row a point, or the NAME of an experiment")
-    fit.add_argument("--law", required=True, metavar="LAW", help=laws)
-    _add_fitting(fit)
-
-    predict = commands.add_parser("predict", help="what a law fitted to an experiment says of a point that was not run")
-    predict.add_argument("points", metavar="NAME", help="of the experiment, or a .csv or .parquet file")
-    predict.add_argument("--law", required=True, metavar="LAW", help=laws)
-    predict.add_argument("--at", action="append", required=True, metavar="column=value", help="where, such as params_total=1e9")
-    _add_fitting(predict)
-
-    compare = commands.add_parser("compare", help="what AFTER lost and gained beside BEFORE, item by item: models, or lm-eval's samples")
-    compare.add_argument("before", metavar="BEFORE", help="a model (folder, hub name, adapter) or a folder of lm-eval --log_samples output")
-    compare.add_argument("after", metavar="AFTER", help="likewise")
-    compare.add_argument("--suites", metavar="NAMES", help="suites that two models are asked, with commas: commonsense,blimp")
-    compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")
-    compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is none that matters (default: 0.02)")
-    compare.add_argument("--max-loss", type=float, metavar="X", help="exit 1: more than X is lost; 0: less; 3: undecided; 2: an error")
-    compare.add_argument("--json", action="store_true", help="as JSON")
-    compare.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="of two models: evaluation.dtype=bfloat16, …")
-    compare.set_defaults(command=_compare)
-
-
-def _add_fitting(parser: argparse.ArgumentParser) -> None:
-    is_fit = parser.prog.endswith(" fit")
-    parser.add_argument("--where", action="append", default=[], metavar="column=value", help="only these points, such as tuning=lora")
-    parser.add_argument("--column", action="append", default=[], metavar="role=name", help="what the file calls a column: volume=rows")
-    parser.add_argument("--suite", metavar="SUITE", help="whose forgetting, of an experiment (default: its headline)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.set_defaults(command=_fit if is_fit else _predict)
-
-
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the experiment or run: a folder of results/")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    return commands.parser(COMMANDS)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -287,7 +165,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
     experiment = _experiment(arguments)
     rows = table(experiment, stale=arguments.stale)
-    stale = set(experiment.run_ids()) - experiment.current()
+    stale = experiment.stale()
     if stale and not arguments.stale:
         sys.stderr.write(f"harness: {len(stale)} stale run(s) left out; --stale includes them\n")
     if arguments.output:
@@ -311,6 +189,18 @@ def _prompt(arguments: argparse.Namespace) -> int:
 
     texts = preparation.prompts_of(arguments.suite, compose.compose(arguments.overrides), arguments.item)
     sys.stdout.write("\n".join(texts))
+    return 0
+
+
+def _show_data(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness import compose
+    from harness.console import display
+    from harness.writing import show
+
+    with display() as progress:
+        text = show.shown(compose.compose(arguments.overrides), arguments.rows, progress, write=arguments.write)
+    sys.stdout.write(text)
     return 0
 
 
@@ -388,3 +278,21 @@ def _print_anyway(text: str) -> None:
 def _said(text: str, code: int) -> int:
     sys.stdout.write(text.rstrip("\n") + "\n")
     return code
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "sweep": _sweep,
+    "plan": _plan,
+    "status": _status,
+    "prefetch": _prefetch,
+    "table": _table,
+    "report": _report,
+    "list": _list,
+    "prompt": _prompt,
+    "show-data": _show_data,
+    "learning-rates": _learning_rates,
+    "fit": _fit,
+    "predict": _predict,
+    "compare": _compare,
+}

@@ -109,8 +109,6 @@ class Builder:
         self.composed = composed
         self.raw = {key: _unquoted(text) for key, text in composed.raw.items()}
         self.parts: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Any, str | None]] = {}
-        data = composed.chosen.get("data")
-        self.target_suites = [data] if data in paths.members("benchmarks/suites") else []
 
     def build(self, further: Mapping[str, str] | None = None) -> RunConfig:
         """Build a configuration, strictly.
@@ -130,9 +128,14 @@ class Builder:
             own = tuple((key, text) for key, text in further.items() if key.startswith(f"{part}."))
             if part in PACKAGES or own or part in values:
                 values[part], names[part] = self._part(part, values.get(part), own)
-        values.setdefault("target_suites", self.target_suites)
+        values.setdefault("target_suites", self._target_suites(values["data"]))
         labels = Labels(**{group: names[group] for group in PACKAGES if group != "evaluation"})
         return cast(RunConfig, build(RunConfig, {**values, "labels": labels}, "", self._typed(further)))
+
+    def _target_suites(self, data: Any) -> list[str]:
+        """Return the suites that bear the name of the data, or of each of its stages."""
+        names = getattr(data, "stages", (self.composed.chosen.get("data"),))
+        return [name for name in names if name in paths.members("benchmarks/suites")]
 
     def _typed(self, further: Mapping[str, str]) -> dict[str, str]:
         return {**self.raw, **{key: _unquoted(text) for key, text in further.items()}}
@@ -172,7 +175,7 @@ def _unquoted(text: str) -> str:
 
 def _member(group: str, values: Any, raw: Mapping[str, str]) -> Any:
     if values is None:
-        if group == "anchor":
+        if group in HYDRA_KEYS:
             return None
         raise ConfigError(explain(group, got="nothing", allowed=", ".join(paths.members(folder_of(group))), fix=f"{group}=NAME"))
     if not isinstance(values, Mapping):
@@ -233,6 +236,8 @@ def _label(group: str, values: Any, choice: str | None) -> str | None:
         return None
     own = load_yaml(paths.members(folder_of(group))[str(choice)])
     changed = {key: value for key, value in values.items() if key != "volumes" and (key not in own or own[key] != value)}
+    if isinstance(stages := values.get("stages"), list):
+        changed["stages"] = ">".join(map(str, stages))  # always said: what the data of a sequence are
     name = str(changed.pop("name", choice))
     details = ",".join(f"{key}={value}" for key, value in sorted(changed.items()))
     return f"{name}[{details}]" if details else name

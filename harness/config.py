@@ -21,6 +21,17 @@ RATE_KEYS = ("model", "tuning", "objective", "data", "mitigation")
 """The labels for which a learning rate is searched."""
 
 
+ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """Return a field for a dataclass whose values are part of identities already: at its default it is left out of them.
+
+    So runs that were recorded before the field existed keep their id.
+    """
+    return field(default=default, metadata={ADDED: True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How a run trains: optimizer, schedule and batch, each explicit.
@@ -40,6 +51,10 @@ class Training:
         dtype: of the forward pass; weights and optimizer are float32 always. ``auto``: float32 on a CPU, bfloat16 autocast on a GPU.
         threads: of each process; null is 1 below five million parameters, else its share of the cores.
         processes: that train one run together, each on its share of a step's rows; null is one a GPU, or one without.
+        dropout: rate at which the model drops in training wherever it can (for families such as llama, attention weights alone); 0 leaves
+            the rates of its own config. An adapter's is ``tuning.dropout``.
+        decay_floor: the share of the peak rate at which a linear or cosine decay ends; 0.1 is the re-warm and re-decay of Ibrahim et al.
+            2024, arXiv 2403.08763.
     """
 
     learning_rate: float | None = None
@@ -60,6 +75,8 @@ class Training:
     dtype: Dtype = "auto"
     threads: int | None = None
     processes: int | None = None
+    dropout: float = added(0.0)
+    decay_floor: float = added(0.0)
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -68,8 +85,11 @@ class Training:
             check(f"training.{name}", getattr(self, name), "greater than 0", lambda value: value is None or value > 0)
         for name in ["warmup_rows", "weight_decay"]:
             check(f"training.{name}", getattr(self, name), "0 or greater", lambda value: value >= 0)
-        for name in ["beta1", "beta2"]:
+        for name in ["beta1", "beta2", "dropout", "decay_floor"]:
             check(f"training.{name}", getattr(self, name), "in [0, 1)", lambda value: 0 <= value < 1)
+        if self.decay == "constant":
+            fix = "training.decay=cosine or linear, with trajectory=independent"
+            check("training.decay_floor", self.decay_floor, "0 for training.decay=constant", lambda value: value == 0, fix)
         if self.micro_batch_rows and self.micro_batch_rows > self.batch_rows:
             message = explain(
                 "training.micro_batch_rows", got=self.micro_batch_rows, allowed=f"at most training.batch_rows = {self.batch_rows}"
@@ -89,6 +109,7 @@ class Labels:
     mitigation: str
     data: str
     anchor: str | None = None
+    reference: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +160,7 @@ class RunConfig:
         keep_state: keep the state of training after the last volume, so that a larger one goes on from there: about three times the
             size of the weights that move. Until the run is done it is kept in any case.
         declared: what its experiment declares before its results are seen.
+        reference: the model that volume 0 is measured on, in the start model's place; null is the start model.
     """
 
     model: ModelSource
@@ -159,6 +181,7 @@ class RunConfig:
     save_weights: Literal["none", "last", "all"] = "last"
     keep_state: bool = True
     declared: Declared = field(default_factory=Declared)
+    reference: ModelSource | None = None
 
     def __post_init__(self) -> None:
         """Check that the name is one folder."""
@@ -284,17 +307,6 @@ def describe(hint: Any) -> str:
         return f"a mapping of names to {describe(args[1])}"
     names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-ADDED = "added"
-
-
-def added(default: Any) -> Any:
-    """Return a field for a dataclass whose values are part of identities already: at its default it is left out of them.
-
-    So runs that were recorded before the field existed keep their id.
-    """
-    return field(default=default, metadata={ADDED: True})
 
 
 def identifying(value: Any) -> Any:

@@ -6,6 +6,7 @@ The protocols of the methods themselves are in ``harness.interfaces``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -70,7 +71,10 @@ class Sampling:
 class Author(Protocol):
     """A model that writes: the one interface through which methods get text."""
 
-    tokenizer: PreTrainedTokenizerBase
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its own."""
+        ...
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
         """Continue prompts, token ids, until an end of text or turn (part of what is returned) or a limit.
@@ -108,6 +112,28 @@ class WritingContext:
     anchor: Sequence[Row]
     seed: int
     progress: Progress
+
+
+@dataclass(frozen=True)
+class LearningContext:
+    """What an objective that learns pairs or rewards learns with, in training.
+
+    Attributes:
+        live: the model as it stands, as author; what it writes depends on keys, not on global streams.
+        own: the start model: it scores, with the live model's memory, and does not write.
+        other: member of conf/model → another model as author; only those that the objective names in ``models``.
+        start: returns a context in which the live model computes with the weights it started from, see ``Tuning.base_weights``.
+        text_prompt, spoken: as in ``WritingContext``.
+        seed: of the run, for this purpose.
+    """
+
+    live: Author
+    own: Author
+    other: Callable[[str], Author]
+    start: Callable[[], AbstractContextManager[None]]
+    text_prompt: Callable[[str], tuple[int, ...]]
+    spoken: Callable[[Sequence[int]], str]
+    seed: int
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 RENAMES = 5
@@ -116,3 +117,17 @@ def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
             if clock(folder) - path.stat().st_mtime < older_than:
                 continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock that the system gives back when its process ends; where there are none, go on without."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with file.open("w") as lock:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

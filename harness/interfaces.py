@@ -130,12 +130,18 @@ class ModelFacts:
         content: what decides its numbers, by name (recipe hash, or file hashes); part of every identity.
         linear: last name of its linear layers, but for the output head → inputs plus outputs of all layers of that name: so many
             parameters has an adapter of rank 1.
+        parts: ``attention`` or ``mlp`` → the same of all linear layers that lie in it.
+        blocks: parameters of each block, the bottom one first; empty where they are not known.
+        embeddings: parameters of embeddings (tokens, learned positions), with an output head that is tied to them.
     """
 
     params_total: int
     context_length: int
     content: Mapping[str, str]
     linear: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+    blocks: tuple[int, ...] = ()
+    embeddings: int = 0
 
 
 class ModelSource(Protocol):
@@ -327,6 +333,11 @@ class Mitigation(Protocol):
     def weights(self, context: WeightsContext, coefficient: float) -> dict[str, torch.Tensor]:
         """Return the weights that are measured, by plain name. No training: one trained run serves every coefficient."""
         return dict(context.tuned)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run stands, at each volume, for the volume so far that is best on the target's select items."""
+        return False
 
 
 class Interrupted(BaseException):

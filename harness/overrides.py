@@ -22,14 +22,15 @@ PACKAGES = {
     "mitigation": "harness.mitigation",
     "data": "harness.data",
     "anchor": "harness.data",
+    "reference": "harness.models",
     "evaluation": "harness.evaluation",
 }
 """The groups, and the package that the class a member names must lie in."""
 
 GROUPS = [*PACKAGES, "experiment"]
 
-HYDRA_KEYS = {"anchor": "data@anchor"}
-"""Groups whose name in Hydra's override grammar is another."""
+HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
+"""Groups whose name in Hydra's override grammar is another: members of another group in a place of their own, which may be empty."""
 
 
 NOT_SET = "~"
@@ -60,8 +61,8 @@ def _chosen(group: str, member: str | None) -> str:
 
 
 def folder_of(group: str) -> str:
-    """Return where the members of a group lie; an anchor is any data yaml."""
-    return "conf/data" if group == "anchor" else f"conf/{group}"
+    """Return where the members of a group lie; an anchor is any data yaml, a reference any model."""
+    return f"conf/{HYDRA_KEYS.get(group, group).partition('@')[0]}"
 
 
 def parse(overrides: Sequence[str]) -> Parsed:
@@ -71,7 +72,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
     sweeps: dict[str, tuple[str, ...]] = {}
     for text in overrides:
         if (none := text.removeprefix("~")) != text and none in {*GROUPS, *HYDRA_KEYS.values()}:
-            choices["anchor" if none == HYDRA_KEYS["anchor"] else none] = None
+            choices[none.rpartition("@")[2]] = None
             continue
         override = _parse_one(text)
         key = key_of(override)
@@ -90,7 +91,8 @@ def parse(overrides: Sequence[str]) -> Parsed:
 
 def key_of(override: Override) -> str:
     """Return the key as we write it: Hydra's ``data@anchor`` is ``anchor``."""
-    return "anchor" if (override.key_or_group, override.package) == ("data", "anchor") else override.key_or_group
+    placed = f"{override.key_or_group}@{override.package}"
+    return str(override.package) if placed in HYDRA_KEYS.values() else override.key_or_group
 
 
 def for_hydra(text: str) -> str:

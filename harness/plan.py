@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from harness import PROTOCOL_VERSION
 from harness.config import RATE_KEYS, RunConfig, identifying, plain, require_rows
 from harness.errors import ConfigError, did_you_mean, explain
-from harness.interfaces import ModelFacts
+from harness.interfaces import Mitigation, ModelFacts
 
 SMALL_MODEL_PARAMS = 5_000_000
 """Below this size a second thread costs more than it gives (measured on two cores), so the default is one."""
@@ -136,9 +137,9 @@ def _check_rate_of(labels: Mapping[str, str], searched: Sequence[SearchedRate]) 
 def check(config: RunConfig) -> None:
     """Refuse combinations that mean nothing, before anything is loaded. Raises ConfigError."""
     kind, name = config.data.kind, config.labels
-    if kind not in config.objective.needs:
+    for found in sorted(getattr(config.data, "kinds", {kind}) - config.objective.needs):  # a sequence of stages may have several
         allowed = ", ".join(sorted(config.objective.needs))
-        raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{kind} rows", allowed=f"{allowed} rows"))
+        raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{found} rows", allowed=f"{allowed} rows"))
     if config.mitigation.needs_anchor and config.anchor is None:
         fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed="the data that stand for the past", fix=fix))
@@ -152,9 +153,20 @@ def check(config: RunConfig) -> None:
         raise ConfigError(explain("target_suites and probe_suites", got="none", allowed="at least one suite", fix="`harness list suites`"))
     if both := set(config.target_suites) & set(config.probe_suites):
         raise ConfigError(explain("probe_suites", got=", ".join(sorted(both)), allowed="suites that are not target_suites too"))
+    _check_learns(config)
     _check_volumes(config)
+    _check_stages(config)
+    _check_choice(config)
     _check_trajectory(config)
     _check_declared(config)
+
+
+def _check_learns(config: RunConfig) -> None:
+    """Refuse several processes where a step's rows are not to be shared out: pairs, prompts to be answered. Raises ConfigError."""
+    processes, learns = config.training.processes or 1, config.objective.learns
+    if processes > 1 and learns != "tokens":
+        allowed, fix = f"1 for objective={config.labels.objective}, which learns {learns}", "training.processes=1"
+        raise ConfigError(explain("training.processes", got=processes, allowed=allowed, fix=fix))
 
 
 def _check_volumes(config: RunConfig) -> None:
@@ -164,6 +176,39 @@ def _check_volumes(config: RunConfig) -> None:
             near = sorted({volume - volume % batch or batch, volume + batch - volume % batch})
             fix = f"use {' or '.join(map(str, near))}, or change training.batch_rows"
             raise ConfigError(explain("data.volumes", got=volume, allowed=f"multiples of training.batch_rows = {batch}", fix=fix))
+
+
+def _check_stages(config: RunConfig) -> None:
+    """Refuse a sequence of stages whose boundaries no step falls on, or that would not be one run. Raises ConfigError."""
+    ends, batch, warmup = getattr(config.data, "stage_ends", ()), config.training.batch_rows, config.training.warmup_rows
+    if not ends:
+        return
+    if config.trajectory == "independent":
+        fix = "trajectory=shared, or a run on each of the data sets"
+        raise ConfigError(explain(f"data={config.labels.data}", got="trajectory=independent", allowed="stages of one run", fix=fix))
+    for start, end in zip((0, *ends), ends, strict=False):
+        if (end - start) % batch:
+            raise ConfigError(explain("data.stage_rows", got=end - start, allowed=f"multiples of training.batch_rows = {batch}"))
+        if warmup > MAX_WARMUP_SHARE * (end - start):
+            allowed = f"at most a quarter of the smallest stage ({int(MAX_WARMUP_SHARE * (end - start))} of {end - start} rows)"
+            raise ConfigError(explain("training.warmup_rows", got=warmup, allowed=allowed, fix="fewer warm-up rows or larger stages"))
+
+
+def chooses(mitigation: Mitigation) -> bool:
+    """Say whether a run chooses among its coefficients, on the target's select items."""
+    return mitigation.coefficient is None and len(mitigation.coefficients) > 1
+
+
+def _check_choice(config: RunConfig) -> None:
+    """Refuse a choice that has nothing to be made on, or nothing to choose among. Raises ConfigError."""
+    where = f"mitigation={config.labels.mitigation}"
+    if (chooses(config.mitigation) or config.mitigation.keeps_best) and not config.target_suites:
+        fix = "target_suites=[NAME]" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
+        got, allowed = "no target suite to choose on", "at least one with select items; nothing is chosen on probes"
+        raise ConfigError(explain(where, got=got, allowed=allowed, fix=fix))
+    if config.mitigation.keeps_best and config.trajectory == "independent":
+        got = "trajectory=independent, where each volume is a run of its own and has none before it to stop at"
+        raise ConfigError(explain(where, got=got, allowed="trajectory=shared"))
 
 
 def _check_trajectory(config: RunConfig) -> None:
@@ -227,10 +272,22 @@ def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -
         "mitigation": identifying(config.mitigation),
         "evaluation": plain(config.evaluation),
         "trajectory": config.trajectory,
-        "volumes": list(config.data.volumes) if config.trajectory == "independent" else None,
+        # What is best so far depends on what was looked at, so there, too, other volumes are another run.
+        "volumes": list(config.data.volumes) if config.trajectory == "independent" or config.mitigation.keeps_best else None,
         "seed": config.seed,
         "inputs": dict(inputs),
     }
+
+
+def derived(run_id: str, coefficient: float) -> str:
+    """Return the id of the run that measures a run's weights changed by a coefficient."""
+    return f"{run_id}-{coefficient:g}"
+
+
+def trained(run_id: str) -> str:
+    """Return the id of the run that trained the weights which a run measures: of a derived run its parent, else the run itself."""
+    found = re.fullmatch(r"([0-9a-f]{12})-[0-9.e+-]+", run_id)
+    return found[1] if found else run_id
 
 
 def identify(values: Mapping[str, Any]) -> str:

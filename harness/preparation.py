@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from harness import PROTOCOL_VERSION, compose, plan, provenance
+from harness import PROTOCOL_VERSION, compose, other_models, plan, provenance
 from harness.config import RunConfig, plain
 from harness.data import subsets
 from harness.errors import ConfigError, DataError, HarnessError, explain
@@ -16,7 +17,7 @@ from harness.evaluation import adapter, content, prompts, suites
 from harness.evaluation.adapter import PreparedSuite
 from harness.evaluation.backends import Evaluation
 from harness.evaluation.suites import Suite
-from harness.interfaces import Example, ModelFacts, Origin, Row, Source, Split
+from harness.interfaces import Example, ModelFacts, ModelSource, Origin, Row, Source, Split
 from harness.plan import Machine, Resolved, SearchedRate
 from harness.records import Experiment
 from harness.schema import Role
@@ -83,7 +84,16 @@ class Workspace:
 
     def facts_of(self, config: RunConfig) -> ModelFacts:
         """Return what is known of a run's model before it is built."""
-        return self.once(("facts", _content(config.model)), config.model.facts)
+        return self.facts_of_model(config.model)
+
+    def facts_of_model(self, model: ModelSource) -> ModelFacts:
+        """Return what is known of a model before it is built."""
+        return self.once(("facts", _content(model)), model.facts)
+
+    def select_suites(self, config: RunConfig) -> dict[str, PreparedSuite]:
+        """Return the target suites of a run with the items on which things may be chosen. Raises EvaluationError where one has none."""
+        evaluation = dataclasses.replace(cast(Evaluation, config.evaluation), items="select")
+        return {name: self.suite_of(name, dataclasses.replace(config, evaluation=evaluation)) for name in config.target_suites}
 
     def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
         """Return what decides the scores of a suite."""
@@ -151,6 +161,7 @@ class Prepared:
 
     Attributes:
         identity: decides ``run_id``.
+        reference: the model that volume 0 is measured on, where it is another one than the start model.
         baseline_identities: suite → what decides its volume 0 and is known before its tasks are built.
         baseline_keys: suite → hash of that: runs with equal keys share the volume 0 of the suite.
     """
@@ -162,6 +173,7 @@ class Prepared:
     baseline_identities: Mapping[str, Mapping[str, Any]]
     baseline_keys: Mapping[str, str]
     workspace: Workspace
+    reference: ModelSource | None = None
 
     @cached_property
     def run_id(self) -> str:
@@ -172,7 +184,7 @@ class Prepared:
     def rows(self) -> Sequence[Row]:
         """Target rows in the order they are trained on, the largest volume of them (each epoch in its own order)."""
         config, rows, largest = self.config, self.workspace.rows_of(self.config.data), max(self.config.data.volumes)
-        subset = subsets.order(rows, config.seed)[:largest]
+        subset = subsets.order(rows, config.seed, subsets.parts(config.data))[:largest]
         orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
         return [rows[i] for order in [list(range(largest)), *orders] for i in (subset[position] for position in order)]
 
@@ -183,6 +195,24 @@ class Prepared:
             return []
         rows = self.workspace.rows_of(self.config.anchor)
         return [rows[i] for i in permutation(self.config.seed, len(rows), "anchor-order")]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether something is chosen on the target's select items: a coefficient, or a volume."""
+        return plan.chooses(self.config.mitigation) or self.config.mitigation.keeps_best
+
+    @property
+    def stands_for(self) -> float | None:
+        """The coefficient whose weights are this run's own points; None where there is none, or it is chosen at each volume."""
+        mitigation = self.config.mitigation
+        if mitigation.coefficient is None and len(mitigation.coefficients) == 1:
+            return mitigation.coefficients[0]
+        return mitigation.coefficient if mitigation.coefficients else None
+
+    @property
+    def derived(self) -> dict[float, str]:
+        """The coefficients that are measured beside it → the run ids of these measurements, ascending."""
+        return {one: plan.derived(self.run_id, one) for one in sorted(self.config.mitigation.coefficients) if one != self.stands_for}
 
     @property
     def experiment(self) -> Experiment:
@@ -226,7 +256,8 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     facts = workspace.facts_of(config)
     resolved = plan.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
     _check_sizes(config, workspace)
-    inputs = _inputs(config, workspace)
+    reference = other_models.reference_of(config, workspace)
+    inputs = _inputs(config, workspace, reference)
     identities, keys = _baselines(config, resolved, inputs, workspace)
     return Prepared(
         config=config,
@@ -236,11 +267,16 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
         baseline_identities=identities,
         baseline_keys=keys,
         workspace=workspace,
+        reference=reference,
     )
 
 
-def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
+def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | None) -> dict[str, Any]:
     """Return the content of what goes into a run, as plain values; worked out once for all runs of the same inputs."""
+    others = other_models.of_methods(config, workspace)
+    models = {"models": {name: plain(workspace.facts_of_model(model).content) for name, model in others.items()}} if others else {}
+    if reference is not None:
+        models["reference"] = plain(workspace.facts_of_model(reference).content)
     drawn = config.anchor if config.mitigation.needs_anchor else None
 
     def find() -> dict[str, Any]:
@@ -250,12 +286,13 @@ def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
             "tokenizer": workspace.tokenizer_content_of(config),
             "context_length": facts.context_length,
             "data": workspace.fingerprint_of(config.data),
+            **({"stages": [list(part) for part in parts]} if (parts := subsets.parts(config.data)) else {}),
             "anchor": workspace.fingerprint_of(drawn) if drawn else None,
             "target_suites": {name: plain(workspace.identity_of(name, config)) for name in config.target_suites},
             "probe_suites": {name: plain(workspace.identity_of(name, config)) for name in config.probe_suites},
         }
 
-    return workspace.once(("inputs", drawn is None, _shared(config)), find)
+    return workspace.once(("inputs", drawn is None, _shared(config)), find) | models
 
 
 def _baselines(
@@ -265,7 +302,8 @@ def _baselines(
 
     def find() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         shared = {
-            **{name: inputs[name] for name in ("model", "tokenizer", "context_length")},
+            "model": inputs.get("reference", inputs["model"]),  # asked exactly as the start model: its tokenizer, its context
+            **{name: inputs[name] for name in ("tokenizer", "context_length")},
             "evaluation": plain(config.evaluation) | {"dtype": resolved.evaluation_dtype},
             "threads": resolved.threads,
             "protocol_version": PROTOCOL_VERSION,
@@ -279,7 +317,7 @@ def _baselines(
 
 
 def _shared(config: RunConfig) -> Hashable:
-    return _content(config.model, config.data, config.anchor, config.target_suites, config.probe_suites)
+    return _content(config.model, config.reference, config.data, config.anchor, config.target_suites, config.probe_suites)
 
 
 def _check_headline(config: RunConfig, workspace: Workspace) -> None:
@@ -320,12 +358,14 @@ def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
 
 
 def done(prepared: Prepared) -> bool:
-    """Say whether every volume asked for is recorded, complete, and measured without failure."""
+    """Say whether every volume asked for is recorded, complete, and measured without failure; of the runs derived from it, too."""
     experiment, run_id = prepared.experiment, prepared.run_id
-    record = experiment.record(run_id)
+    record, derived = experiment.record(run_id), prepared.derived.values()
     if record is None or not set(prepared.volumes) <= set(record.volumes):
         return False
-    points = [experiment.point(run_id, volume) for volume in prepared.volumes]
+    if not all(set(prepared.volumes) <= set(experiment.recorded(one)) for one in derived):
+        return False
+    points = [experiment.point(one, volume) for one in (run_id, *derived) for volume in prepared.volumes]
     baselines = [experiment.baseline(baseline_id) for baseline_id in record.baselines.values()]
     complete = [item is not None and all(score.status == "ok" for score in item.scores) for item in [*points, *baselines]]
     return all(complete)

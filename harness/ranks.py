@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.config import Training
+    from harness.contexts import LearningContext
     from harness.interfaces import Example, Mitigation, ModelSource, Objective, Progress, Tuning
     from harness.plan import Resolved
     from harness.training import OnState, Stop
@@ -62,6 +63,7 @@ class Job:
         steps, anchor: the examples of each optimizer step, and those that a penalty may draw on.
         stops: step → volume.
         states: where states of training lie; ``first``: the step to go on from, 0 for the beginning.
+        restarts: steps after which a stage begins, see ``harness.training.train``.
     """
 
     model: ModelSource
@@ -77,6 +79,7 @@ class Job:
     pad_id: int
     states: States
     first: int = 0
+    restarts: Sequence[int] = ()
 
     def tuned(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return a start model made ready to be trained."""
@@ -111,6 +114,21 @@ class Job:
             start=start,
             on_state=on_state,
             group=group,
+            restarts=self.restarts,
+            learning=self._learning(model, base) if self.objective.learns != "tokens" else None,
+        )
+
+    def _learning(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> LearningContext:
+        from harness.learning import context_of
+
+        return context_of(
+            model,
+            base,
+            tokenizer=self.model.tokenizer(),
+            tuning=self.tuning,
+            objective=self.objective,
+            resolved=self.resolved,
+            seed=derive(self.seed, "learning"),
         )
 
     def _penalty_context(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> PenaltyContext:

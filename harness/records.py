@@ -7,7 +7,7 @@
       baselines/<baseline id>/         volume 0, once per model and suite
         baseline.json  samples.parquet
       partial/<baseline id>/           tasks of its measurement under way, gone when it is written: first/ and, of the second one, again/
-      runs/<run id>/
+      runs/<run id>/                     of a derived run <run id of the training>-<coefficient>
         config.json                    the resolved configuration
         prompts/<suite>/<task>.txt     one item of each task as the model sees it
         points/<volume>/               point.json  samples.parquet
@@ -180,9 +180,22 @@ class Experiment:
         return found
 
     def current(self) -> set[str]:
-        """Return the runs the last command asked for; every run where there is no manifest."""
-        manifest = self._manifest()
-        return set(manifest.run_ids) if manifest else set(self.run_ids())
+        """Return the runs the last command asked for, with those derived from them; every run where there is no manifest."""
+        existing, manifest = self.run_ids(), self._manifest()
+        asked = set(manifest.run_ids) if manifest else set(existing)
+        return asked | {run_id for run_id in existing if plan.trained(run_id) in asked}
+
+    def asked(self) -> set[str]:
+        """Return the runs the last command asked for, without those derived from them: these come and go with the run that trained."""
+        return {plan.trained(run_id) for run_id in self.current()}
+
+    def stale(self) -> set[str]:
+        """Return the runs on disk that the last command did not ask for, without those derived from them."""
+        return {plan.trained(run_id) for run_id in self.run_ids()} - self.asked()
+
+    def derived(self, run_id: str) -> list[str]:
+        """Return the runs on disk that are derived from a run."""
+        return [path.name for path in (self.folder / "runs").glob(f"{run_id}-*") if plan.trained(path.name) == run_id != path.name]
 
     def declared(self) -> Declared:
         """Return what the last command declared. Where no headline is, but there is one probe suite alone, that one is the headline."""
@@ -190,7 +203,7 @@ class Experiment:
         found = manifest.declared if manifest else None
         if found is not None and found.headline is not None:
             return found
-        configs = [config for run_id in sorted(self.current()) if (config := self.config(run_id))]
+        configs = [config for run_id in sorted(self.asked()) if (config := self.config(run_id))]
         if found is None:
             found = next((_declared(config) for config in configs if "declared" in config), Declared())
         probes = {suite for config in configs for suite in config.get("probe_suites", ())}
@@ -206,8 +219,8 @@ class Experiment:
                 supersede them. What was declared stays too, unless they declare something.
             sweep: id of the sweep that asks; None leaves the last one.
         """
-        settings = [schema.but_for_volumes(config) for config in asked.values()]
-        kept = {run_id for run_id in self.current() if schema.but_for_volumes(self.config(run_id)) not in settings} if keep else set()
+        settings = [_settings(config) for config in asked.values()]
+        kept = {run_id for run_id in self.asked() if _settings(self.config(run_id)) not in settings} if keep else set()
         ids = sorted({*asked, *kept})
         before = self._manifest()
         if sweep is None and before:
@@ -237,9 +250,9 @@ class Experiment:
         """Return what is finished of a baseline that is being measured: the first time, or again for its numeric spread."""
         return Partial(self.folder / PARTIAL / baseline_id / ("again" if again else "first"), key)
 
-    def unfinished_point(self, run_id: str, volume: int, key: str) -> Partial:
-        """Return what is finished of a point that is being evaluated."""
-        return Partial(self.run_folder(run_id) / PARTIAL / str(volume), key)
+    def unfinished_point(self, run_id: str, volume: int, key: str, *, select: bool = False) -> Partial:
+        """Return what is finished of a point that is being evaluated: on the items that are reported, or on those to choose on."""
+        return Partial(self.run_folder(run_id) / PARTIAL / (f"{volume}-select" if select else str(volume)), key)
 
     def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
         """Write a baseline with its items, unless a complete one stands there already."""
@@ -252,7 +265,8 @@ class Experiment:
         """Write a point with its items, unless a complete one stands there already: then this result is a second one, and is dropped."""
         known = self.point(point.run_id, point.volume)
         record_files.write_measured(self.point_folder(point.run_id, point.volume), "point.json", point, samples, replace=known)
-        shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / str(point.volume), ignore_errors=True)
+        for place in (str(point.volume), f"{point.volume}-select"):
+            shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / place, ignore_errors=True)
 
     def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
         """Write what one item of each task looks like to the model, task → text."""
@@ -336,12 +350,19 @@ class Experiment:
         (self.run_folder(run_id) / "failure.json").unlink(missing_ok=True)
 
     def forget(self, run_id: str) -> None:
-        """Remove a run whose inputs changed under its id (the weight bytes of a rebuilt nursery model)."""
-        shutil.rmtree(self.run_folder(run_id), ignore_errors=True)
+        """Remove a run whose inputs changed under its id (the weight bytes of a rebuilt nursery model), and those derived from it."""
+        for one in (run_id, *self.derived(run_id)):
+            shutil.rmtree(self.run_folder(one), ignore_errors=True)
 
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*") if not path.name.startswith(".") and path.is_dir())
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration asks for, but for volumes; the same with a place that is empty as from before there was such a place."""
+    found = {"reference": None, **schema.but_for_volumes(config)}
+    return found | {"labels": {key: value for key, value in (found.get("labels") or {}).items() if value is not None}}
 
 
 def _declared(config: Mapping[str, Any]) -> Declared:

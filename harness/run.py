@@ -10,26 +10,26 @@ A run that was interrupted, or that is asked for a larger volume, goes on from i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import pandas as pd
-
 from harness import baselines, provenance
 from harness.baselines import Before, Once, by_itself
+from harness.choosing import EarlyStop, Measured, Remedy, Selection, derived_config, measured
 from harness.config import plain
 from harness.data import overlap, subsets, tokens
 from harness.errors import TrainingError, explain
 from harness.evaluation import prompts
-from harness.evaluation.adapter import Result
 from harness.interfaces import Example, Progress, Silent
 from harness.models.weights import state_sha256
 from harness.preparation import Prepared, done
 from harness.records import Experiment
-from harness.schema import BASELINES, Point, Record, Score, complete
+from harness.schema import BASELINES, Point, Record, complete
 from harness.training_state import States
+from harness.writing.data import Data, Writing, summed_up, target_nats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,12 +67,14 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
 def _settle(prepared: Prepared, progress: Progress) -> None:
     """Take back what was said of a run before all it lacked was there: a failed try, measurements that another run has made since."""
     experiment, run_id = prepared.experiment, prepared.run_id
-    record = experiment.record(run_id)
-    if record is not None and record.incomplete:
-        now = incomplete(experiment, run_id, record.volumes, record.baselines.values())
-        experiment.write_record(dataclasses.replace(record, incomplete=now))
-    experiment.drop_failure(run_id)
-    _summarise(experiment, run_id, progress)
+    for one in (*prepared.derived.values(), run_id):
+        record = experiment.record(one)
+        if record is not None and record.incomplete:
+            derived = prepared.derived.values() if one == run_id else ()
+            now = incomplete(experiment, one, record.volumes, record.baselines.values(), derived)
+            experiment.write_record(dataclasses.replace(record, incomplete=now))
+        experiment.drop_failure(one)
+        _summarise(experiment, one, progress)
 
 
 def _summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
@@ -83,11 +85,20 @@ def _summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
         progress.say(f"run {run_id}: recorded; what it comes to could not be worked out: {reason}")
 
 
-def incomplete(experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str]) -> tuple[int, ...]:
-    """Return the volumes with a score whose measurement failed; 0 stands for the baselines."""
-    points = [volume for volume in volumes if (point := experiment.point(run_id, volume)) is None or not complete(point)]
+def incomplete(
+    experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str], derived: Iterable[str] = ()
+) -> tuple[int, ...]:
+    """Return the volumes with a score whose measurement failed, its own or one of a run derived from it; 0 stands for the baselines."""
+    every = (run_id, *derived)
+    points = [volume for volume in volumes if not all(_stands(experiment, one, volume) for one in every)]
     before = [experiment.baseline(baseline_id) for baseline_id in baseline_ids]
     return (*([] if all(one is not None and complete(one) for one in before) else [0]), *points)
+
+
+def _stands(experiment: Experiment, run_id: str, volume: int) -> bool:
+    """Say whether a point is recorded, and nothing is missing of it."""
+    known = experiment.point(run_id, volume)
+    return known is not None and complete(known)
 
 
 def measure_baselines(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
@@ -104,34 +115,53 @@ class _Execution:
         self.before = Before(prepared, progress, once)
         self.suites, self.tokenizer = self.before.suites, self.before.tokenizer
         self.states = States(self.experiment, self.run_id)
-        self.steps = self._steps()
+        self.selection = Selection(prepared, self.before) if prepared.chooses else None
+        self.writing, self.target_nats = Writing(prepared), dict[str, float]()
+        self.data = Data(target=prepared.rows, anchor=prepared.anchor)  # with gold rows, until others are written
+        self.steps = self._steps(are_written=not self.writing.is_needed)
 
-    def _steps(self) -> list[list[Example]]:
-        """Return the examples of every optimizer step, target and anchor. Raises DataError before any model is built."""
+    def _steps(self, *, are_written: bool) -> list[list[Example]]:
+        """Return the examples of every optimizer step, target and anchor; nothing is mixed in before the rows are written.
+
+        Raises:
+            DataError: before any model is built, where what there is has nothing to learn, or too little to be mixed in.
+        """
         config, size = self.config, self.config.training.batch_rows
         encoded = self.prepared.workspace.encoded
-        target = encoded(config, self.resolved, self.prepared.rows, "target")
-        self.anchor_examples = encoded(config, self.resolved, self.prepared.anchor, "anchor")
+        target = encoded(config, self.resolved, self.data.target, "target")
+        self.anchor_examples = encoded(config, self.resolved, self.data.anchor, "anchor")
         facts = dataclasses.asdict(tokens.supervision(target))
-        self.data_facts = facts | {"repeated_rows": subsets.duplicates(self.prepared.rows[: self.prepared.volumes[-1]])}
-        return config.mitigation.mix([target[i : i + size] for i in range(0, len(target), size)], self.anchor_examples)
+        self.data_facts = facts | {"repeated_rows": subsets.duplicates(self.data.target[: self.prepared.volumes[-1]])}
+        steps = [target[i : i + size] for i in range(0, len(target), size)]
+        return config.mitigation.mix(steps, self.anchor_examples) if are_written else steps
+
+    def _write_rows(self, model: PreTrainedModel) -> None:
+        """Have models write what the run is trained on, where it is not there yet; and note how likely the start model finds it."""
+        if self.writing.is_needed:
+            self.data = self.writing.data(lambda: model, self.progress)
+            self.steps = self._steps(are_written=True)
+            self.progress.say(f"run {self.run_id}: written rows: {summed_up(self.data.facts)}")
+        self.target_nats = target_nats(self.prepared, self.data, model)
 
     def run(self) -> None:
         """Go through the steps."""
         provenance.reset_peak_memory()
         self.experiment.require_writable()
-        self.experiment.clear_leftovers(self.run_id)
+        for run_id in (self.run_id, *self.prepared.derived.values()):
+            self.experiment.clear_leftovers(run_id)
         self.progress.say(self._opening())
         model = self.before.load()
         self._drop_other_inputs()
         self._write_prompts()
         known = self.experiment.config(self.run_id).get(BASELINES, {})  # kept until those of this try are measured
         self._write_config(known)
-        self.before.measure(model)
+        self.before.measure(model if self.prepared.reference is None else None)
         self._write_config(self.before.ids)
         self.base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
         tuned = lambda live: self.config.tuning.base_weights(live, self.base)  # noqa: E731
         self.before.base_model = dataclasses.replace(self.before.base_model, weights=tuned)
+        self._write_rows(model)
+        self.remedy = Remedy(self.prepared, self.before, self.selection, self.base) if self.config.mitigation.coefficients else None
         trajectory = self._trajectory(model)
         del model  # where memory runs out, the trajectory lets go of it and loads it again
         trajectory.run(self._point)
@@ -147,6 +177,9 @@ class _Execution:
 
     def _write_config(self, baseline_ids: Mapping[str, str]) -> None:
         self.experiment.write_config(self.run_id, plain(self.config), self.before.weights_sha256, baseline_ids)
+        for coefficient, run_id in self.prepared.derived.items():
+            config = derived_config(self.prepared, coefficient)
+            self.experiment.write_config(run_id, config, self.before.weights_sha256, baseline_ids)
 
     def _drop_other_inputs(self) -> None:
         """Drop results that started from other bytes than these, or were compared with other items: no hash of the run tells of them.
@@ -182,6 +215,7 @@ class _Execution:
             stops={self._steps_at(volume): volume for volume in [*recorded, *self.prepared.volumes]},
             pad_id=_pad_id(self.tokenizer),
             states=self.states,
+            restarts=subsets.restarts(config.data, config.training.batch_rows),
         )
         name = f"{config.labels.model} {config.labels.tuning}"
         return Trajectory(job, model, self.base, reload=self.before.load, stands=self._stands, progress=self.progress, name=name)
@@ -190,20 +224,29 @@ class _Execution:
         return volume // self.config.training.batch_rows * self.config.training.epochs
 
     def _stands(self, volume: int) -> bool:
-        known = self.experiment.point(self.run_id, volume)
-        return known is not None and complete(known)
+        return all(_stands(self.experiment, one, volume) for one in (self.run_id, *self.prepared.derived.values()))
 
     def _point(self, stop: Stop, model: PreTrainedModel) -> None:
-        """Evaluate and record the live model at a volume, unless that point stands already."""
-        if not self._stands(stop.volume):
-            began = time.perf_counter()
-            change = self._weight_change(model)
-            live, volume, key = state_sha256(model), stop.volume, self.before.key
-            kept = {name: self.experiment.unfinished_point(self.run_id, volume, key(name, live)) for name in self.suites}
-            results = [self.before.evaluate(name, model, f"after {volume} rows", partial) for name, partial in kept.items()]
-            point = self._describe(stop, change, results, time.perf_counter() - began)
-            point = dataclasses.replace(point, weights=self._save(model, stop.volume))
-            self.experiment.write_point(point, pd.concat([result.samples for result in results], ignore_index=True))
+        """Evaluate and record the live model at a volume, or what is made of its weights there, unless that point stands already."""
+        if self._stands(stop.volume):
+            return
+        whole, evaluate = self._describe(stop, self._weight_change(model)), functools.partial(self._evaluated, model)
+        if self.remedy is not None:
+            point, samples = self.remedy.measure(whole, model)
+            point = dataclasses.replace(point, weights=self._save(stop.volume, self.remedy.model.save_pretrained))
+        elif self.config.mitigation.keeps_best and self.selection is not None:
+            point, samples = EarlyStop(self.prepared, self.selection).measure(whole, model, evaluate)
+        else:
+            point, samples = evaluate(whole)
+        self.experiment.write_point(point, samples)
+
+    def _evaluated(self, model: PreTrainedModel, whole: Point) -> Measured:
+        """Measure the live model on every suite, and save it where that is asked for."""
+        began, volume, live = time.perf_counter(), whole.volume, state_sha256(model)
+        kept = {name: self.experiment.unfinished_point(self.run_id, volume, self.before.key(name, live)) for name in self.suites}
+        results = {name: self.before.evaluate(name, model, f"after {volume} rows", partial) for name, partial in kept.items()}
+        seconds, save = time.perf_counter() - began, functools.partial(self.config.tuning.save, model)
+        return measured(whole, results, seconds, weights=self._save(volume, save))
 
     def _weight_change(self, model: PreTrainedModel) -> float:
         """Return ‖ΔW‖₂ over all weights; refuse a run that moved nothing."""
@@ -217,10 +260,10 @@ class _Execution:
             raise TrainingError(explain("training", got=f"a weight change of {norm}", allowed="weights that moved", fix=fix))
         return norm
 
-    def _describe(self, stop: Stop, change: float, results: Sequence[Result], seconds: float) -> Point:
+    def _describe(self, stop: Stop, change: float) -> Point:
+        """Return what is known of a point but for its scores."""
         examples = [example for step in self.steps[: stop.step] for example in step]
         anchor = [example for example in examples if example.origin == "anchor"]
-        scores: list[Score] = [score for result in results for score in result.scores]
         return Point(
             run_id=self.run_id,
             volume=stop.volume,
@@ -235,26 +278,27 @@ class _Execution:
             weight_change=change,
             flops=stop.flops,
             wall_seconds=stop.wall_seconds,
-            evaluation_seconds=seconds,
-            peak_memory_bytes=provenance.peak_memory_bytes(),
-            scores=tuple(scores),
+            evaluation_seconds=0.0,
+            peak_memory_bytes=0,
+            scores=(),
             train_penalty=stop.penalty,
-            generated_tokens=stop.generated_tokens,
+            generated_tokens=stop.generated_tokens + self.data.generated_tokens(stop.volume, self.config.training.epochs),
             extra_tokens=self.config.mitigation.extra_tokens(self.steps[: stop.step], self.anchor_examples),
-            evaluation_facts={name: result.facts for name, result in zip(self.suites, results, strict=True)},
         )
 
-    def _save(self, model: PreTrainedModel, volume: int) -> str | None:
-        policy = self.config.save_weights
-        if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1]):
+    def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
+        """Save weights where that is asked for; of early stop, those of each volume that was best when it was reached."""
+        policy, best = self.config.save_weights, self.config.mitigation.keeps_best
+        if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1] and not best):
             return None
         folder = self.experiment.run_folder(self.run_id) / "weights" / str(volume)
-        self.experiment.write_folder(folder, lambda place: self._save_into(model, place))
-        return f"weights/{volume}"
 
-    def _save_into(self, model: PreTrainedModel, folder: Path) -> None:
-        self.config.tuning.save(model, folder)
-        self.tokenizer.save_pretrained(folder)
+        def fill(place: Path) -> None:
+            save(place)
+            self.tokenizer.save_pretrained(place)
+
+        self.experiment.write_folder(folder, fill)
+        return f"weights/{volume}"
 
     def _record(self, model: PreTrainedModel, micro_batch_rows: int | None) -> None:
         earlier = self.experiment.record(self.run_id)
@@ -284,14 +328,33 @@ class _Execution:
             provenance=provenance.collect(),
             data_facts=longer.data_facts if longer else self.data_facts,
             micro_batch_rows=micro_batch_rows,
-            incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values()),
+            writing=longer.writing if longer else {**self.data.facts, **self.target_nats},
+            incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values(), self.prepared.derived.values()),
         )
+        for coefficient, run_id in self.prepared.derived.items():
+            self._write(self._derived(record, coefficient, run_id))
+        self._write(record)
+
+    def _derived(self, record: Record, coefficient: float, run_id: str) -> Record:
+        """Return the record of the run that measures this one's weights at a coefficient."""
+        config, missing = derived_config(self.prepared, coefficient), self.before.ids.values()
+        return dataclasses.replace(
+            record,
+            run_id=run_id,
+            identity={**record.identity, "coefficient": coefficient},
+            labels={**record.labels, "mitigation": config["labels"]["mitigation"]},
+            config={**record.config, "labels": config["labels"]},
+            incomplete=incomplete(self.experiment, run_id, record.volumes, missing),
+            derived_from=record.run_id,
+        )
+
+    def _write(self, record: Record) -> None:
         self.experiment.write_record(record)
-        _summarise(self.experiment, self.run_id, self.progress)
+        _summarise(self.experiment, record.run_id, self.progress)
 
     def _overlap(self) -> dict[str, Any]:
         """Return, by suite, how much of its items' text stands in the rows trained on."""
-        texts = [row.text for row in {row.id: row for row in self.prepared.rows}.values()]
+        texts = [row.text for row in {row.id: row for row in self.data.target}.values()]
         found: dict[str, Any] = {}
         for name, suite in self.suites.items():
             if suite.suite.overlap == "expected":

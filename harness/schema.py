@@ -255,7 +255,7 @@ class Unit:
         label: what it is, for people.
         needs: baseline units that come first.
         baseline_keys: suite → hash of its volume 0's identity, as far as it is known before weights and tasks.
-        volumes: points to reach; none for a baseline unit.
+        volumes: points to reach; none for a baseline unit. ``derived``: runs that are measured with this one, at the same volumes.
         threads, processes: that it computes with.
         params_total: of its model.
         cost: rough floating-point operations, to put the longest first.
@@ -268,6 +268,7 @@ class Unit:
     needs: tuple[str, ...] = ()
     baseline_keys: Mapping[str, str]
     volumes: tuple[int, ...] = ()
+    derived: tuple[str, ...] = ()
     threads: int
     processes: int
     params_total: int

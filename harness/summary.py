@@ -30,7 +30,7 @@ def finish(started: Started, tally: Tally) -> int:
     sys.stderr.write(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed\n")
     for label, reason in tally.failed:
         sys.stderr.write(f"failed: {label}: {reason}\n")
-    if stale := len(set(experiment.run_ids()) - experiment.current()):
+    if stale := len(experiment.stale()):
         sys.stderr.write(
             f"{stale} run(s) that this command does not ask for are left out; `{called()} table {experiment.name} --stale` has them\n"
         )

@@ -20,16 +20,18 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from harness.config import Training
+from harness.dropout import dropping
 from harness.errors import TrainingError, explain
 from harness.interfaces import Example, Interrupted, Objective, Penalty, Progress, Step
 from harness.memory import out_of_memory
 from harness.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
 from harness.training_state import Counts, State, restore, streams, tensors
-from harness.training_step import Alone, Engine, Group, Meter, Work, token_mean, work
+from harness.training_step import Alone, Engine, Group, Meter, Work, pair_work, split, token_mean, work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from harness.contexts import LearningContext
     from harness.plan import Resolved
 
 SECONDS_BETWEEN_STATES = 600.0
@@ -52,7 +54,9 @@ class Stop:
     Attributes:
         step: optimizer steps done.
         volume: as asked for in ``stops``.
-        train_loss: mean nats per supervised token since the stop before, without any penalty; None if there were no such tokens.
+        train_loss: since the stop before, without any penalty; None if there was nothing to learn. Of an objective that learns tokens: mean
+            nats per supervised token. Pairs: the mean of the loss of a pair, in nats. Rewards: minus the mean reward of an answer, for the
+            loss itself says nothing, its gradient alone does.
         flops: so far, as transformers estimates them: 6 · tokens (padding included) · parameters that are no embedding.
         wall_seconds: of training so far; what happens in ``on_stop`` is not counted.
         penalty: mean of what the penalty added to the loss of a step since the stop before; None without a penalty.
@@ -84,6 +88,8 @@ def train(
     start: State | None = None,
     on_state: OnState | None = None,
     group: Group = Alone(),  # noqa: B008 - it has no state
+    restarts: Sequence[int] = (),
+    learning: LearningContext | None = None,
 ) -> None:
     """Train a model in place, one optimizer step an entry of ``steps``, in that order.
 
@@ -105,9 +111,13 @@ def train(
         start: a state to go on from, to the last bit; a stop at its step is still to be made. None begins.
         on_state: takes each state that is worth saving; its tensors are live, to be written at once.
         group: of processes that train together; all call this with the same arguments, but rank 0 alone is told of states.
+        restarts: steps, counted as in ``stops``, after which the optimizer forgets its moments and the rate warms up again: where a stage
+            ends and the next begins.
+        learning: what objectives that learn pairs or rewards need; they train in one process.
 
     Raises:
-        TrainingError: for a loss that is no finite number, at the step where it appears, before the weights take it up.
+        TrainingError: for a loss that is no finite number, at the step where it appears, before the weights take it up; for dropout in a
+            model that has none.
         OutOfMemory: where memory does not suffice; the model is then of no more use.
         Interrupted: as progress does.
     """
@@ -117,16 +127,23 @@ def train(
     optimizer = _optimizer(model, training, resolved.learning_rate)
     if start is not None:
         restore(model, optimizer, start)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(first + step, len(steps), training))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(first + step, len(steps), training, restarts))
     trainer_class = type("EngineTrainer", (Engine, objective.trainer()), {})
     loop = _Stops(start, stops, on_stop, on_state, progress, resolved.threads, group, training.micro_batch_rows)
     loop.has_penalty = penalty is not None
 
+    loop.restarts = frozenset(restarts)
+
     def collate(step: Step) -> Work:
+        if objective.learns == "rewards":
+            return Work([], 0, step)  # written when the step is taken, by the model as it then stands; batches are collated one ahead
+        if objective.learns == "pairs":
+            return pair_work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows)
         # Collated as a whole and then split, so that packing does not depend on the size of micro-batches.
         return work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows, group)
 
-    with tempfile.TemporaryDirectory() as folder, _tidied(model, optimizer, training, resolved.threads), _memory(loop, training):
+    tidied = _tidied(model, optimizer, training, resolved.threads)
+    with tempfile.TemporaryDirectory() as folder, tidied, _memory(loop, training), dropping(model, training.dropout):
         if first in stops:
             loop.stop(first, model)
         if first == len(steps):
@@ -138,6 +155,7 @@ def train(
                 meter=loop.meter,
                 group=group,
                 first=first,
+                rolled_out=_rolling_out(objective, learning, pad_id, training.micro_batch_rows) if objective.learns == "rewards" else None,
                 model=model,
                 args=_arguments(folder, model, training, resolved.device, group),
                 train_dataset=[Step(number, examples) for number, examples in enumerate(steps)][first:],
@@ -145,6 +163,8 @@ def train(
                 optimizers=(optimizer, schedule),
                 compute_loss_func=token_mean,
             )
+        if objective.learns != "tokens":
+            trainer.learning = learning
         trainer.remove_callback(PrinterCallback)  # it prints to standard output
         trainer.add_callback(loop)
         torch.set_num_threads(resolved.threads)  # accelerate has a number of its own for several processes
@@ -152,16 +172,28 @@ def train(
         trainer.train()
 
 
-def rate_multiplier(step: int, steps: int, training: Training) -> float:
+def rate_multiplier(step: int, steps: int, training: Training, restarts: Sequence[int] = ()) -> float:
     """Return the learning rate of a step as a share of its peak.
 
-    min(1, rows seen / warmup_rows) · decay: the rows of the step itself are seen, and decay goes from 1 at the first step towards 0
-    after the last. ``step`` counts from 0.
+    min(1, rows seen / warmup_rows) · decay: the rows of the step itself are seen, and decay goes from 1 at the first step towards
+    ``decay_floor`` after the last. ``step`` counts from 0; rows seen count from the last of ``restarts``.
     """
     done = step / steps
     decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[training.decay]
-    seen = (step + 1) * training.batch_rows
+    decay = training.decay_floor + (1.0 - training.decay_floor) * decay
+    seen = (step - max((start for start in restarts if start <= step), default=0) + 1) * training.batch_rows
     return decay * (min(1.0, seen / training.warmup_rows) if training.warmup_rows else 1.0)
+
+
+def _rolling_out(objective: Any, learning: LearningContext | None, pad_id: int, micro_rows: int | None) -> Callable[[Step], Work]:
+    """Return what makes the work of a step whose rows are prompts, once it is taken: the model answers, and is told what that is worth."""
+
+    def rolled_out(step: Step) -> Work:
+        found = objective.answer(step, learning, pad_id)
+        parts = split(found.batch, None if micro_rows is None else micro_rows * objective.samples)
+        return Work(parts, len(found.rewards), step, nats=-float(sum(found.rewards)), read=found.read, generated=found.generated)
+
+    return rolled_out
 
 
 class _Stops(TrainerCallback):
@@ -186,6 +218,7 @@ class _Stops(TrainerCallback):
         self.meter.penalty, self.meter.generated, self.has_penalty = counts.penalty, counts.generated, False
         self.saved_at = counts.seconds
         self.streams = streams(start, group.rank) if start else None
+        self.restarts: frozenset[int] = frozenset()
         self.stopping = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -193,7 +226,9 @@ class _Stops(TrainerCallback):
         self.meter.go()
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Put the random streams where they were, after all that a Trainer draws before its first step."""
+        """Put the random streams where they were, after all that a Trainer draws before its first step; drop moments where a stage ends."""
+        if self.first + state.global_step in self.restarts:  # also after a resumption: the state saved there has them still
+            kwargs["optimizer"].state.clear()
         if self.streams is not None:
             set_global_streams(self.streams)
             self.streams = None

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     _Base = Trainer
 else:
     _Base = object
+
+FORWARD_SHARE = 3
+"""A forward pass is a third of the floating-point operations of forward and backward."""
 
 Batch = dict[str, torch.Tensor]
 Streams = Mapping[str, torch.Tensor]
@@ -171,17 +174,33 @@ def _cut(batch: Batch) -> Batch:
 
 
 class Work(NamedTuple):
-    """A process's part of one optimizer step: its micro-batches, the targets of the whole step, and the whole step itself."""
+    """A process's part of one optimizer step: its micro-batches, and of the whole step the targets and the step itself.
+
+    Attributes:
+        targets: what the loss is a mean over: supervised tokens, pairs, or answers.
+        nats: what is counted as the step's loss in place of the loss itself: minus its rewards; None counts the loss.
+        read: tokens of forward passes beside those that learn: of a reference, of a sampler.
+        generated: tokens written for it.
+    """
 
     parts: list[Batch]
     targets: int
     step: Step
+    nats: float | None = None
+    read: int = 0
+    generated: int = 0
 
 
 def work(batch: Batch, step: Step, micro_rows: int | None, group: Group) -> Work:
     """Return a process's part of a step, of which ``batch`` holds the sequences."""
     targets = int((batch["labels"][:, 1:] != -100).sum())
     return Work(split(share(batch, group.rank, group.size), micro_rows), targets, step)
+
+
+def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
+    """Return a step of pairs, of which ``batch`` holds both answers one after the other; the start model reads them too."""
+    parts = split(batch, None if micro_rows is None else 2 * micro_rows)
+    return Work(parts, batch["input_ids"].shape[0] // 2, step, read=int(batch["attention_mask"].sum()))
 
 
 class Engine(_Base):
@@ -192,8 +211,20 @@ class Engine(_Base):
     share of the loss that many times; every one adds the whole penalty.
     """
 
-    def __init__(self, *, penalty: Penalty | None, half: bool, meter: Meter, group: Group, first: int, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        penalty: Penalty | None,
+        half: bool,
+        meter: Meter,
+        group: Group,
+        first: int,
+        rolled_out: Callable[[Step], Work] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
+        self.rolled_out = rolled_out
+        self._done: Work | None = None
         # A Trainer begins by collecting garbage, through all that was ever imported: a quarter of a second, and there is none yet.
         cast(Any, self.accelerator).free_memory = lambda *objects: list(objects)
         self.penalty, self.half, self.meter, self.group, self.first = penalty, half, meter, group, first
@@ -206,7 +237,9 @@ class Engine(_Base):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
-        done: Work = inputs
+        done: Work = inputs if self.rolled_out is None else self.rolled_out(inputs.step)
+        self._done, self.meter.generated = done, self.meter.generated + done.generated
+        self.meter.step_nats += done.nats or 0.0
         self._penalty_due, self.meter.tokens = done.step, self.meter.tokens + done.targets
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(done.parts, start=1):
@@ -220,7 +253,9 @@ class Engine(_Base):
         """Return the loss of a micro-batch; the first of a step carries the penalty."""
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.half):
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        self.meter.step_nats += self._finite("loss", loss) * num_items_in_batch
+        value = self._finite("loss", loss) * num_items_in_batch
+        if self._done is None or self._done.nats is None:
+            self.meter.step_nats += value
         if self.group.size > 1:
             loss = loss * self.group.size
         if self.penalty is not None and self._penalty_due is not None:
@@ -231,7 +266,8 @@ class Engine(_Base):
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Estimate as the Trainer does, without its walk over all modules at every step."""
-        flops = self._flops_per_token * sum(batch["input_ids"].numel() for batch in inputs.parts)
+        done = inputs if self._done is None else self._done
+        flops = self._flops_per_token * (sum(batch["input_ids"].numel() for batch in done.parts) + done.read / FORWARD_SHARE)
         self.meter.step_flops += flops
         return int(flops)
 

@@ -27,7 +27,7 @@ def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> No
         needs: dict[str, object] = {}
         if path.stem.startswith("files"):
             needs = {"train": "x.jsonl"}
-        if (group, name) == ("model", "hf"):
+        if (overrides.folder_of(group), name) == ("conf/model", "hf"):
             needs = {"name": "x"}
         built = compose.instantiate(group, values | needs, f"{group}={name}")
         assert type(built).__module__.startswith(overrides.PACKAGES[group])

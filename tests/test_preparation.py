@@ -131,9 +131,9 @@ def test_identifying_a_run_orders_no_rows(monkeypatch: pytest.MonkeyPatch) -> No
     ordered: list[int] = []
     order = subsets.order
 
-    def noted(rows: Sequence[Row], seed: int) -> list[int]:
+    def noted(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ()) -> list[int]:
         ordered.append(seed)
-        return order(rows, seed)
+        return order(rows, seed, parts)
 
     monkeypatch.setattr(subsets, "order", noted)
     prepared = prepare(compose.compose(["model=nursery-smoke-a", "data.volumes=[8]", "seed=5"]), Workspace())

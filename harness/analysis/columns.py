@@ -5,6 +5,9 @@ from __future__ import annotations
 SUITE_TASK = "*"
 """What the task column says in a suite's own row."""
 
+ACTED = 0.2
+"""A method whose written data were accepted for a smaller share of rows did not act: it is shown, and not ranked."""
+
 
 def specified(text: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return column → dtype and column → what it holds, of lines ``name dtype what it holds``, in their order."""
@@ -23,6 +26,7 @@ objective         string   what is learned
 mitigation        string   what protects the past
 data              string   target data
 anchor            string   data that stand for the past
+reference         string   model that volume 0 is measured on, where that is not the start model
 volume            Int64    target rows seen once; 0 is before
 trajectory        string   shared: volumes are checkpoints of one run; independent: each is a run with its own schedule
 epochs            Int64    passes over the target rows
@@ -32,11 +36,18 @@ anchor_rows       Int64    anchor rows trained on so far
 train_tokens      Int64    target and anchor tokens so far
 supervised_tokens Int64    of these, tokens with a loss
 anchor_tokens     Int64    of train_tokens, the anchor's
+generated_tokens  Int64    tokens that models wrote for the run so far, before training and in it, thrown away or not
+extra_tokens      Int64    tokens of forward passes beside training's own and beside writing so far: reference model, Fisher, scoring
 learning_rate     Float64  peak learning rate
 lr_tuned          boolean  whether that rate was searched for this model, tuning, objective, data and mitigation
 seed              Int64    of the run
 dtype             string   of the forward pass in training
 variant           string   what tells the run from others with the same labels and seed; empty where nothing does
+acceptance        Float64  share of the rows that models were to write of which something written was accepted; empty where nothing was
+edit_rate         Float64  share of words by which what is trained on differs from the model's own first answer, mean over rows; if known
+target_nats       Float64  nats per supervised token of the targets trained on, under the start model; if known
+acted             boolean  whether acceptance is at least 0.2: below, the method did not act; empty where nothing was to be accepted
+coefficient       Float64  of a weight remedy, the coefficient of the weights that were measured; empty for plain tuned weights
 role              string   target: being learned; probe: could be forgotten
 suite             string   set of tasks judged by one metric
 task              string   leaf task; * is the suite, its tasks with equal weight
@@ -79,6 +90,7 @@ unparsed          Float64  share of items whose generated answer could not be pa
 prompt_truncated  Float64  share of items whose prompt was cut to fit the context
 answer_truncated  Float64  share of items whose answer ended at its length limit alone, or was cut to fit the context
 train_loss        Float64  nats per supervised token since the previous volume
+train_penalty     Float64  what a loss remedy added to the loss of a step, mean since the previous volume; empty where there is none
 weight_change     Float64  Euclidean norm of the change of all weights
 flops             Float64  floating-point operations of training so far
 wall_seconds      Float64  seconds of training so far, without evaluation

@@ -39,6 +39,15 @@ METHOD = ["tuning", "objective", "mitigation", "anchor", "epochs", "variant"]
 SAME = ["model", "params_total", "data", "trajectory", "dtype"]
 """Labels that are alike within a pair."""
 
+ALL_PAIRS = 6
+"""So many methods are compared each with each, which is 15 pairs; of 26 they would be 325, and every twentieth false."""
+
+PLAIN = "none"
+"""The mitigation that is none: what the others are compared with where there are many."""
+
+WITHOUT_MITIGATION = ["tuning", "objective", "epochs", "variant"]
+"""In what a method is like the plain one that it is compared with. The anchor belongs to the mitigation."""
+
 _SPECIFICATION = """
 model             string   start model
 params_total      Int64    parameters of the model
@@ -94,7 +103,8 @@ def equal_gain(
 
     Returns:
         Columns as in COLUMNS: for each model and pair of methods a row for each of SHARES, or one without numbers that says why. Empty
-        where no headline is declared or there is no target suite.
+        where no headline is declared or there is no target suite. Up to ALL_PAIRS methods are compared each with each; of more, each with
+        the plain one that is alike but for the mitigation, and the plain ones with each other. What did not act is left out.
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
@@ -142,9 +152,10 @@ class _Reader:
     def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
         """Yield the cells that are alike but for the method, in the order of the findings: the items of only so many are held at once.
 
-        Controls, and cells that nothing is to be compared with, are left out.
+        Controls, cells that did not act, and cells that nothing is to be compared with, are left out.
         """
-        wanted = found[found["suite"].isin([self.target, self.probe]) & ~found["is_control"].fillna(False)]
+        ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
+        wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
         wanted = wanted[[*SAME, *METHOD, "learning_rate", "cell", "volume", "suite", "task", "run_ids", "higher_is_better"]]
         for _, group in wanted.groupby(SAME, dropna=False, sort=False):
             if group["cell"].nunique() > 1:
@@ -206,10 +217,34 @@ class _Side:
 
 
 def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yield the pairs of cells that differ in the method."""
-    for first, second in combinations(arms, 2):
+    """Yield the pairs of cells that differ in the method: all of them, or where there are many those with a plain one."""
+    pairs = list(combinations(arms, 2)) if len(arms) <= ALL_PAIRS else _with_plain(arms)
+    for first, second in pairs:
         if any(first.labels[name] != second.labels[name] for name in METHOD):
             yield first, second
+
+
+def _with_plain(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Return the plain ones with each other, and each arm after the plain one that is alike but for the mitigation.
+
+    Where there is none, the first arm that is alike but for the mitigation stands in its place; of several, one of the same learning rate.
+    """
+    plain = [arm for arm in arms if arm.labels["mitigation"] == PLAIN]
+    others = [arm for arm in arms if arm.labels["mitigation"] != PLAIN]
+    reference: dict[tuple[Any, ...], Arm] = {}
+    for arm in plain:
+        reference.setdefault((*_but_for_mitigation(arm), arm.labels["learning_rate"]), arm)
+    for arm in [*plain, *others]:
+        reference.setdefault(_but_for_mitigation(arm), arm)
+    pairs = list(combinations(plain, 2))
+    for arm in others:
+        alike = _but_for_mitigation(arm)
+        pairs.append((reference.get((*alike, arm.labels["learning_rate"]), reference[alike]), arm))
+    return [(first, second) for first, second in pairs if first is not second]
+
+
+def _but_for_mitigation(arm: Arm) -> tuple[Any, ...]:
+    return tuple(arm.labels[name] for name in WITHOUT_MITIGATION)
 
 
 def _compared(first: Arm, second: Arm, level: float, margin: float) -> list[Row]:

@@ -77,10 +77,18 @@ steps             Float64  optimizer steps so far, mean over seeds, as all below
 train_tokens      Float64  target and anchor tokens so far
 supervised_tokens Float64  of these, tokens with a loss
 anchor_tokens     Float64  of train_tokens, the anchor's
+generated_tokens  Float64  tokens that models wrote for the run so far, thrown away or not
+extra_tokens      Float64  tokens of forward passes beside training's own and beside writing so far
 flops             Float64  floating-point operations of training so far
 wall_seconds      Float64  seconds of training so far, without evaluation
 peak_memory_bytes Float64  largest memory of the process so far
 train_loss        Float64  nats per supervised token since the previous volume
+train_penalty     Float64  what a loss remedy added to the loss of a step since the previous volume; empty where there is none
+coefficient       Float64  of a weight remedy, the coefficient of the weights that were measured; empty for plain tuned weights
+acceptance        Float64  share of rows for which something that models wrote was accepted, mean over the cell's runs; empty without any
+edit_rate         Float64  share of words by which what is trained on differs from the model's own first answer
+target_nats       Float64  nats per supervised token of the targets trained on, under the start model
+acted             boolean  whether acceptance is at least 0.2: below, the method did not act and is not ranked; empty without acceptance
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
 """Column → dtype, in order; all are nullable: what is missing is ``pd.NA``, never 0. Column → what it holds, and its unit."""
@@ -88,5 +96,6 @@ COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
 TRUE_SHARES = ["samplewise_forgetting_true", "backward_transfer_true"]
 """Columns that have an interval of their own, of one seed."""
 
-COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "flops", "wall_seconds", "peak_memory_bytes", "train_loss"]
-"""What a cell cost up to a volume."""
+COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "generated_tokens", "extra_tokens", "flops", "wall_seconds"]
+COSTS += ["peak_memory_bytes", "train_loss", "train_penalty", "coefficient"]
+"""What a cell cost up to a volume, and how it was trained."""

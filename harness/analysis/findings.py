@@ -18,6 +18,7 @@ import pandas as pd
 
 from harness.analysis import two_level
 from harness.analysis.cells import Cells, cells, controls
+from harness.analysis.columns import ACTED
 from harness.analysis.finding_columns import COLUMNS, COSTS, SUITE_TASK, TRUE_SHARES
 from harness.analysis.measure import TaskChange
 from harness.analysis.multiple import holm
@@ -61,6 +62,7 @@ def findings(table: pd.DataFrame, changes: Changes, declared: Declared) -> pd.Da
     frame["missing"] = [len(every.seeds[cell]) for cell in frame["cell"]] - frame["seeds"]
     frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
     frame = _with_controls(judge(frame, declared), every, declared)
+    frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
     return pd.DataFrame({name: frame[name].astype(object) for name in COLUMNS}).astype(COLUMNS)
 
 
@@ -127,6 +129,14 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     )
     near = found["near_chance"].dropna().astype(float).groupby(found["_row"]).max()
     return frame.assign(near_chance=near.reindex(frame.index).map({1.0: True, 0.0: False}).astype("boolean"))
+
+
+def _written(table: pd.DataFrame, every: Cells) -> dict[str, pd.Series]:
+    """Return, by cell, what models wrote for it, mean over its runs, and whether that is enough to have acted."""
+    names = ["acceptance", "edit_rate", "target_nats"]
+    runs = table.drop_duplicates("run_id")[["run_id", *names]]
+    means = {name: runs[name].astype("Float64").groupby(runs["run_id"].map(every.of_run)).mean() for name in names}
+    return means | {"acted": means["acceptance"] >= ACTED - 1e-9}  # a mean of 0.1, 0.2 and 0.3 is a hair less than 0.2
 
 
 def _joined(found: pd.DataFrame) -> dict[int, str]:

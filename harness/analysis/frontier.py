@@ -11,7 +11,8 @@ import pandas as pd
 from harness.analysis.columns import SUITE_TASK, specified
 
 LABELS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
-COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "flops", "wall_seconds", "peak_memory_bytes"]
+COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "generated_tokens", "extra_tokens", "flops", "wall_seconds"]
+COSTS += ["peak_memory_bytes"]
 
 _SPECIFICATION = """
 gain              Float64  change of the first target suite, positive is better
@@ -20,14 +21,14 @@ gain_high         Float64  upper end of its 95% interval
 forgetting        Float64  change of the headline suite, positive is worse
 forgetting_low    Float64  lower end of its 95% interval
 forgetting_high   Float64  upper end of its 95% interval
-is_frontier       boolean  no other point of the model on the same data, nor leaving it untuned, gains as much and forgets as little
+is_frontier       boolean  none of its model and data, nor leaving it untuned, gains as much and forgets as little; never if it did not act
 target_suite      string   whose change is the gain
 headline_suite    string   whose change is the forgetting
 """
 _OWN, DESCRIPTIONS = specified(_SPECIFICATION)
 """Column that only this table has → dtype; the same → what it holds."""
 
-COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", *_OWN, *COSTS]
+COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", "acted", *_OWN, *COSTS]
 """Columns of the frontier, in order."""
 
 
@@ -77,7 +78,8 @@ def frontier(findings: pd.DataFrame) -> pd.DataFrame:
     right = pd.concat([losses[["cell", "volume"]], oriented(losses, "forgetting", better=False)], axis=1)
     points = left.merge(right, on=["cell", "volume"], how="inner", validate="one_to_one")
     points = points.assign(target_suite=target, headline_suite=probe, is_frontier=False)
-    for _, group in points.groupby(["model", "data"], dropna=False, sort=False):
+    ranked = points[points["acted"].fillna(value=True).astype(bool)]  # what did not act is no method of that name
+    for _, group in ranked.groupby(["model", "data"], dropna=False, sort=False):
         points.loc[group.index, "is_frontier"] = ~_dominated(group)
     ordered = points.sort_values(["params_total", "model", "cell", "volume"], kind="stable", ignore_index=True)
     return _typed(ordered[COLUMNS], findings)

@@ -19,7 +19,7 @@ from typing import Any
 
 from harness import PROTOCOL_VERSION, summaries
 from harness.analysis import measure, packing
-from harness.analysis.columns import COLUMNS
+from harness.analysis.columns import ACTED, COLUMNS
 from harness.analysis.forgetting import Samples
 from harness.analysis.measure import Measurement, Row, TaskChange, by_key
 from harness.analysis.packing import ChangeKey, RunChanges
@@ -198,14 +198,13 @@ def summarise(experiment: Experiment, run_id: str) -> str:
     return ""
 
 
-_AT_ZERO: Row = dict.fromkeys(
-    ["volume", "steps", "target_rows", "anchor_rows", "train_tokens", "supervised_tokens", "anchor_tokens"], 0
-) | dict.fromkeys(["weight_change", "flops", "wall_seconds"], 0.0)
+_NONE_YET = "volume steps target_rows anchor_rows train_tokens supervised_tokens anchor_tokens generated_tokens extra_tokens"
+_AT_ZERO: Row = dict.fromkeys(_NONE_YET.split(), 0) | dict.fromkeys(["weight_change", "flops", "wall_seconds"], 0.0)
 
 
 def _chosen(labels: Mapping[str, Any], config: Mapping[str, Any]) -> Row:
     """Return what is known of a run from its configuration alone."""
-    names = ["model", "tuning", "objective", "mitigation", "data", "anchor"]
+    names = ["model", "tuning", "objective", "mitigation", "data", "anchor", "reference"]
     training = config.get("training", {})
     known = {"trajectory": config.get("trajectory"), "seed": config.get("seed"), "epochs": training.get("epochs")}
     return {name: labels.get(name) for name in names} | known | {"learning_rate": training.get("learning_rate")}
@@ -213,7 +212,14 @@ def _chosen(labels: Mapping[str, Any], config: Mapping[str, Any]) -> Row:
 
 def _resolved(record: Record) -> Row:
     names = ["params_total", "params_trainable", "trajectory", "learning_rate", "lr_tuned", "seed", "dtype", "protocol_version"]
-    return {name: getattr(record, name) for name in names}
+    return {name: getattr(record, name) for name in names} | _written(record.writing)
+
+
+def _written(writing: Mapping[str, Any]) -> Row:
+    """Return what is known of the data that models wrote, and whether enough of it was accepted for the method to have acted."""
+    known = {name: writing.get(name) for name in ["acceptance", "edit_rate", "target_nats"]}
+    accepted = known["acceptance"]
+    return known | {"acted": None if accepted is None else bool(accepted >= ACTED)}
 
 
 def _roles(config: Mapping[str, Any]) -> dict[str, str]:

@@ -24,6 +24,7 @@ FIELDS: Mapping[RowKind, tuple[frozenset[str], frozenset[str]]] = {
     "text": (frozenset({"text"}), frozenset()),
     "completion": (frozenset({"prompt", "completion"}), frozenset({"system"})),
     "chat": (frozenset({"messages"}), frozenset()),
+    "preference": (frozenset({"prompt", "chosen", "rejected"}), frozenset({"system"})),
 }
 """Row kind → fields that must be there, fields that may be."""
 
@@ -71,7 +72,7 @@ def to_rows(
     if not columns:
         raise DataError(explain(where, got="no rows", allowed="at least one row with text"))
     renders = {name: _render(name, text, columns, where) for name, text in fields.items()}
-    make = {"text": _text_row, "completion": _completion_row, "chat": _chat_row}[kind]
+    make = {"text": _text_row, "completion": _completion_row, "chat": _chat_row, "preference": _preference_row}[kind]
     rows: list[Row] = []
     empty: list[int] = []
     for number, record in enumerate(records):
@@ -147,6 +148,11 @@ def _completion_row(values: Mapping[str, Any], _where: str) -> Row:
     system = _string(values.get("system"))
     turns = (Turn("user", _string(values["prompt"]).rstrip()), Turn("assistant", _string(values["completion"])))
     return Row((Turn("system", system), *turns) if system.strip() else turns, "completion")
+
+
+def _preference_row(values: Mapping[str, Any], _where: str) -> Row:
+    better = _completion_row({**values, "completion": values["chosen"]}, _where)
+    return Row((*better.turns, Turn("rejected", _string(values["rejected"]))), "preference")
 
 
 def _chat_row(values: Mapping[str, Any], where: str) -> Row:

@@ -5,13 +5,36 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from harness.interfaces import Row
+from harness.interfaces import Row, Source
 from harness.seeds import permutation
 
 
-def order(rows: Sequence[Row], seed: int) -> list[int]:
-    """Return the order rows are read in: a seeded permutation of their numbers, whose prefixes are the volumes."""
-    return permutation(seed, len(rows), "data-order")
+def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ()) -> list[int]:
+    """Return the order rows are read in: a seeded permutation of their numbers, whose prefixes are the volumes.
+
+    Args:
+        rows: of a source; of a sequence of stages, those of each stage after those of the one before.
+        seed: of the run.
+        parts: of a sequence, (rows there are, rows read) of each stage: each is read in the order in which it would be read alone.
+    """
+    if not parts:
+        return permutation(seed, len(rows), "data-order")
+    found: list[int] = []
+    start = 0
+    for size, taken in parts:
+        found += [start + number for number in permutation(seed, size, "data-order")[:taken]]
+        start += size
+    return found
+
+
+def parts(source: Source) -> tuple[tuple[int, int], ...]:
+    """Return (rows there are, rows read) of each stage of a sequence; nothing of another source."""
+    return tuple(getattr(source, "parts", ()))
+
+
+def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
+    """Return the steps before which a stage begins, but for the first; nothing where there are no stages."""
+    return tuple(end // batch_rows for end in getattr(source, "stage_ends", ())[:-1])
 
 
 def fingerprint(rows: Sequence[Row]) -> str:

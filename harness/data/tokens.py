@@ -4,6 +4,7 @@ text        [BOS] text EOS, all supervised.
 completion  plain: [BOS] prompt completion EOS, supervised from the completion on, EOS included.
             chat: becomes a user and an assistant message, stripped.
 chat        the tokenizer's chat template; supervised is what the assistant says, its end-of-turn token included.
+preference  two completions of one prompt: the better answer, and as ``Example.rejected`` the worse one.
 
 BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else not at all. EOS is the
 tokenizer's ``eos_token``. A row longer than ``max_length`` is cut at its end, and says so.
@@ -11,12 +12,13 @@ tokenizer's ``eos_token``. A row longer than ``max_length`` is cut at its end, a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import ConfigError, DataError, explain
-from harness.interfaces import Example, Origin, PromptFormat, Row
+from harness.interfaces import Example, Origin, PromptFormat, Row, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +42,7 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
     """Turn one row into tokens with its mask.
 
     Args:
-        row: text, completion or chat.
+        row: of any kind.
         tokenizer: the model's.
         prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the chat template. Text rows ignore it.
         max_length: in tokens; what is longer is cut at the end.
@@ -50,6 +52,8 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
         DataError: for a conversation under ``plain``, or one the chat template cannot render piece by piece.
         ConfigError: for ``chat`` with a tokenizer that has no chat template.
     """
+    if row.kind == "preference":
+        return _preference(row, tokenizer, prompt_format, max_length, origin)
     if row.kind == "text":
         ids, supervised = _text(row, tokenizer)
     elif prompt_format == "chat":
@@ -100,7 +104,7 @@ def supervision(examples: Sequence[Example]) -> Supervision:
     """Sum up what examples teach. Raises DataError if none has a supervised token: a run would learn nothing."""
     found = Supervision(
         rows=len(examples),
-        tokens=sum(len(example.input_ids) for example in examples),
+        tokens=sum(example.tokens for example in examples),
         supervised_tokens=sum(example.supervised_tokens for example in examples),
         truncated_rows=sum(example.truncated for example in examples),
         rows_without_supervision=sum(example.supervised_tokens == 0 for example in examples),
@@ -124,6 +128,21 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
         fix = "set eos_token in its tokenizer_config.json"
         raise DataError(explain("tokenizer", got="no EOS token", allowed="one that marks the end of a text", fix=fix))
     return cast(int, tokenizer.eos_token_id)
+
+
+def _preference(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, max_length: int, origin: Origin) -> Example:
+    """Encode both answers as completions of the same prompt; the pair is truncated where either is."""
+    *prompt, better, worse = row.turns
+    one, other = (
+        encode(Row((*prompt, Turn("assistant", turn.content)), "completion"), tokenizer, prompt_format, max_length, origin)
+        for turn in (better, worse)
+    )
+    return dataclasses.replace(one, row_id=row.id, truncated=one.truncated or other.truncated, rejected=other)
+
+
+def prompt_of(example: Example) -> tuple[int, ...]:
+    """Return the tokens before the first supervised one: what a model is given to continue. All of them where nothing is supervised."""
+    return example.input_ids[: next((place for place, taught in enumerate(example.supervised) if taught), len(example.input_ids))]
 
 
 def _text(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:

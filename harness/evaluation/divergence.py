@@ -189,7 +189,7 @@ def samples(
     if suite.text != "gold":
 
         def write(prompts: Sequence[Ids], keys: Sequence[str]) -> list[Ids]:
-            limits = {"max_new_tokens": suite.max_new_tokens or 0, "max_length": max_length}
+            limits: dict[str, Any] = {"max_new_tokens": suite.max_new_tokens or 0, "max_length": max_length}
             return draw(model, tokenizer, prompts, keys, **limits, dtype=dtype, tokens=tokens, progress=progress)
 
         examples = _sampled(suite, model, base, end_tokens(model, tokenizer), examples, write)

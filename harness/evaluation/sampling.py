@@ -1,4 +1,4 @@
-"""Text that a model writes, drawn at temperature 1 from its whole vocabulary.
+"""Text that a model writes: at temperature 1 from its whole vocabulary, unless a ``Sampling`` says otherwise.
 
 Each token is drawn by a number of its own item and place, so a text depends on the model and on its prompt, not on the batch or on
 any global stream; two models that agree write the same.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.contexts import Sampling
 from harness.evaluation.batches import batches
 from harness.interfaces import Progress
 from harness.seeds import stream
@@ -37,6 +38,7 @@ def draw(
     dtype: str,
     tokens: int,
     progress: Progress,
+    sampling: Sampling | None = None,
 ) -> list[Ids]:
     """Continue prompts until an end of text or turn, which is part of what is written, or a limit.
 
@@ -50,6 +52,7 @@ def draw(
         dtype: ``float32`` or ``bfloat16``, of the forward pass; probabilities are float64 always.
         tokens: padded tokens, prompts and what follows, of one batch.
         progress: advanced by rows.
+        sampling: how the distribution is shaped before a token is drawn (``shaped``); its ``max_new_tokens`` is not read. None: not at all.
 
     Returns:
         At least one new token a prompt, in their order.
@@ -61,7 +64,7 @@ def draw(
         of_limit = [i for i, other in enumerate(limits) if other == limit]
         for batch in batches([len(prompts[i]) + limit for i in of_limit], tokens):
             rows = [of_limit[i] for i in batch]
-            texts = _batch(model, tokenizer, [prompts[i] for i in rows], np.stack([numbers[i] for i in rows]), limit, dtype)
+            texts = _batch(model, tokenizer, [prompts[i] for i in rows], np.stack([numbers[i] for i in rows]), limit, dtype, sampling)
             for i, text in zip(rows, texts, strict=True):
                 written[i] = text
             progress.advance(len(rows))
@@ -69,7 +72,13 @@ def draw(
 
 
 def _batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Ids], numbers: Any, limit: int, dtype: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Ids],
+    numbers: Any,
+    limit: int,
+    dtype: str,
+    sampling: Sampling | None,
 ) -> list[Ids]:
     """Continue prompts, padded on the left, by ``numbers`` in [0, 1) of shape (B, ≥ limit)."""
     import torch
@@ -78,11 +87,17 @@ def _batch(
     width = max(map(len, prompts))
     drawn = torch.from_numpy(numbers).to(model.device)
 
+    def valid(input_ids: Tensor) -> Tensor:
+        """Return which tokens are of prompt or text, and not padding before it, shape (B, T)."""
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return places >= torch.tensor([[width - len(prompt)] for prompt in prompts], device=input_ids.device)
+
     class Draw(LogitsProcessor):
         """Leaves one token a row: the first at which the cumulative probability exceeds the row's number."""
 
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override, unused-ignore]
-            cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)  # (B, V)
+            logits = scores.double() if sampling is None else shaped(scores.double(), input_ids, valid(input_ids), sampling)
+            cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)  # (B, V)
             wanted = drawn[:, input_ids.shape[1] - width, None] * cumulative[:, -1:]
             chosen = torch.searchsorted(cumulative, wanted, right=True).clamp(max=scores.shape[-1] - 1)
             return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
@@ -102,6 +117,39 @@ def _batch(
             logits_processor=LogitsProcessorList([Draw()]),
         )
     return [_until_end(row, ends) for row in found[:, width:].tolist()]
+
+
+def shaped(logits: Tensor, ids: Tensor, valid: Tensor, sampling: Sampling) -> Tensor:
+    """Shape next-token distributions: repetition penalty, then temperature, then top_k, then top_p.
+
+    Args:
+        logits: float64 of shape (B, V).
+        ids: what stands before, shape (B, T).
+        valid: which of them are no padding, shape (B, T).
+        sampling: at temperature 0 the likeliest token alone is left, the first of equal ones.
+
+    Returns:
+        Logits of shape (B, V), minus infinity where a token is not to be drawn. Of equal logits at the border of top_k, all stay.
+    """
+    import torch
+
+    if sampling.repetition_penalty != 1.0:
+        stands = torch.zeros_like(logits).scatter_add_(1, ids, valid.to(logits.dtype)) > 0
+        penalised = torch.where(logits < 0, logits * sampling.repetition_penalty, logits / sampling.repetition_penalty)
+        logits = torch.where(stands, penalised, logits)
+    if sampling.temperature == 0:
+        likeliest = logits.argmax(dim=-1, keepdim=True)
+        return torch.full_like(logits, float("-inf")).scatter(1, likeliest, 0.0)
+    logits = logits / sampling.temperature
+    if sampling.top_k is not None:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if sampling.top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        probabilities = torch.softmax(ordered, dim=-1)
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p  # before it, the likelier ones have enough
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))
+    return logits
 
 
 def _until_end(ids: Sequence[int], ends: frozenset[int]) -> Ids:

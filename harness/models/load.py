@@ -65,12 +65,10 @@ class HubModel:
             check_safetensors(file)
         self._check_tokenizer(folder, int(config.get_text_config().vocab_size))
         small = {file.name: file_sha256(file) for file in self._small_files(folder)}
-        params_total, linear = sizes(small, lambda: self._without_weights(config))
         return ModelFacts(
-            params_total=params_total,
             context_length=self._context_length(config),
             content=small | {file.name: file_sha256(file) for file in weights},
-            linear=linear,
+            **sizes(small, lambda: self._without_weights(config)),
         )
 
     def longest_input(self) -> int:

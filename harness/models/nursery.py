@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, cast
 from harness import paths
 from harness.config import check
 from harness.errors import ConfigError, ModelError, explain
+from harness.files import locked
 from harness.interfaces import ModelFacts
 from harness.models import world, world_words
 from harness.models.pretraining import LOOP_VERSION, THREADS, build, pretrain
 from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,7 @@ class Nursery:
     def facts(self) -> ModelFacts:
         """Count parameters on the meta device: nothing is trained or allocated."""
         content = {"recipe": self.recipe}
-        params_total, linear = sizes(content, self._without_weights)
-        return ModelFacts(params_total=params_total, context_length=self.context, content=content, linear=linear)
+        return ModelFacts(context_length=self.context, content=content, **sizes(content, self._without_weights))
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""
@@ -119,6 +119,10 @@ class Nursery:
         with torch.device("meta"):
             return build(self)
 
+    def _made(self) -> tuple[LlamaForCausalLM, float]:
+        """Make the model; return it and its last loss."""
+        return pretrain(self)
+
     def _folder(self) -> Path:
         return paths.cache() / "nursery" / self.recipe
 
@@ -129,7 +133,7 @@ class Nursery:
             return folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_suffix(".lock")):
+            with locked(folder.with_suffix(".lock")):
                 if not _is_whole(folder):
                     self._fill(folder)
         except OSError as error:
@@ -142,7 +146,7 @@ class Nursery:
         with tempfile.TemporaryDirectory(prefix=f"{folder.name[:16]}.", dir=folder.parent) as temporary:
             made = Path(temporary) / "model"
             began = time.perf_counter()
-            model, loss = pretrain(self)
+            model, loss = self._made()
             seconds = round(time.perf_counter() - began, 1)
             model.save_pretrained(made)
             self.tokenizer().save_pretrained(made)
@@ -180,17 +184,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if bars:
             noise.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold a lock that the system gives back when its process ends; where there are none, go on without."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with file.open("w") as lock:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

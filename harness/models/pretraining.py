@@ -58,7 +58,7 @@ def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=nursery.learning_rate, betas=(0.9, 0.98), weight_decay=nursery.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, nursery.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, nursery.warmup))
     smooth = math.nan
     for step, batch in zip(range(1, steps + 1), batches(nursery), strict=False):
         loss = _loss(model, torch.from_numpy(batch), nursery.prompt_weight)
@@ -104,7 +104,7 @@ def batches(nursery: Nursery) -> Iterator[NDArray[np.int64]]:
         epoch += 1
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
+def rate(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak rate at a step."""
     rising = warmup * steps
     if step < rising:

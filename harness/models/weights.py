@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import paths
 from harness.errors import ModelError, explain
+from harness.models import anatomy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,8 +93,8 @@ def state_sha256(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel]) -> tuple[int, dict[str, int]]:
-    """Return a model's parameters, shared ones once, and its linear layers, see ``ModelFacts``.
+def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel]) -> dict[str, Any]:
+    """Return ``params_total``, ``linear``, ``parts``, ``blocks`` and ``embeddings`` of a model, as ``ModelFacts`` takes them.
 
     They are remembered: importing a model's code takes seconds.
 
@@ -101,29 +102,15 @@ def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel])
         described_by: hashes of what decides its shape.
         build: makes it on the meta device, where nothing is allocated.
     """
-    described = json.dumps([dict(described_by), importlib.metadata.version("transformers")], sort_keys=True)
+    described = json.dumps([dict(described_by), importlib.metadata.version("transformers"), "with blocks"], sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()
     store = paths.cache() / "sizes.json"
     known = _read_hashes(store).get(key)
     if known is None:
         model = build()
-        known = {"params_total": sum(parameter.numel() for parameter in model.parameters()), "linear": linear_features(model)}
+        known = {"params_total": sum(parameter.numel() for parameter in model.parameters()), **anatomy.described(model)}
         _write_hashes(store, {**_read_hashes(store), key: known})
-    return int(known["params_total"]), {str(name): int(size) for name, size in known["linear"].items()}
-
-
-def linear_features(model: PreTrainedModel) -> dict[str, int]:
-    """Return, by the last name of a model's linear layers but for its output head, the inputs plus outputs of all layers of the name."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    found: dict[str, int] = {}
-    head = model.get_output_embeddings()
-    for path, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
-            name = path.rsplit(".", 1)[-1]
-            found[name] = found.get(name, 0) + sum(module.weight.shape)
-    return found
+    return known | {"blocks": tuple(known["blocks"])}
 
 
 def _read_hashes(store: Path) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ are no controls, so that a control, which has other data by its nature, makes no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,10 @@ def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     proper = cells[~cells["_control"]]
     others = [name for name in varying(proper if len(proper) else cells) if name != "model"]
     cells = cells.assign(_style=_styles(cells, others), _last=cells["trajectory"] == INDEPENDENT)
-    order = ["_control", "_last", *(name for name in others if name != "trajectory"), "params_total", "model"]
+    cells = cells.assign(_mitigated=cells["mitigation"].fillna("none") != "none")  # the plain way before the others
+    names = [name for name in others if name != "trajectory"]
+    at = names.index("mitigation") if "mitigation" in names else len(names)
+    order = ["_control", "_last", *names[:at], "_mitigated", *names[at:], "params_total", "model"]
     ordered = cells.sort_values(order, kind="stable", na_position="first")
     return ordered, {str(name): number for number, name in enumerate(dict.fromkeys(ordered["_style"]))}
 
@@ -171,10 +175,20 @@ def chosen(every: Sequence[Series], *, models: int = MAX_MODELS, styles: int = M
     sizes = sorted(names, key=lambda name: min(_size(one) for one in every if one.model == name))
     places = sorted({round(float(at)) for at in np.linspace(0, len(sizes) - 1, min(models, len(sizes)))})
     kept_models = {sizes[place] for place in places}
-    kept_styles = set(list(dict.fromkeys(one.style_name for one in every))[:styles])
+    kept_styles = set(_in_turn(every)[:styles])
     kept = [one for one in every if one.model in kept_models and one.style_name in kept_styles]
     left = len(every) - len(kept)
     return kept, f"Drawn are {len(kept)} of {len(every)} ways of training; all of them are in findings.csv." if left else ""
+
+
+def _in_turn(every: Sequence[Series]) -> list[str]:
+    """Return the ways of training in their order; where there are too many to draw, of each tuning in turn."""
+    names = list(dict.fromkeys(one.style_name for one in every))
+    if len(names) <= MAX_STYLES:
+        return names
+    tuning_of = {one.style_name: str(one.labels["tuning"]) for one in every}
+    by_tuning = [[name for name in names if tuning_of[name] == tuning] for tuning in dict.fromkeys(tuning_of[name] for name in names)]
+    return [name for turn in itertools.zip_longest(*by_tuning) for name in turn if name is not None]
 
 
 def legend(every: Sequence[Series]) -> list[Mark]:

@@ -38,7 +38,12 @@ class Place(Generic[What]):
 
 
 def small_multiples(
-    places: Sequence[Place[What]], draw: Callable[[Axes, What], None], marks: Sequence[Mark], note: str, columns: int = MAX_COLUMNS
+    places: Sequence[Place[What]],
+    draw: Callable[[Axes, What], None],
+    marks: Sequence[Mark],
+    note: str,
+    columns: int = MAX_COLUMNS,
+    tall: float = 1.0,
 ) -> tuple[Figure, list[Figure]]:
     """Draw panels in reading order.
 
@@ -48,15 +53,17 @@ def small_multiples(
         marks: the legend of the whole.
         note: at the foot of the whole: what bars and bands are.
         columns: panels side by side in the whole.
+        tall: how many times as high as usual a panel is.
 
     Returns:
         The whole, and each panel as a figure of its own.
     """
     columns = min(len(places), columns)
     rows = math.ceil(len(places) / columns)
-    height = PANEL_INCHES[1] * rows + 0.3
+    width, inches = PANEL_INCHES[0], PANEL_INCHES[1] * tall
+    height = inches * rows + 0.3
     whole = Figure(
-        figsize=(PANEL_INCHES[0] * columns + 2.3, height), layout=ConstrainedLayoutEngine(rect=(0.0, 0.2 / height, 1.0, 1.0 - 0.2 / height))
+        figsize=(width * columns + 2.3, height), layout=ConstrainedLayoutEngine(rect=(0.0, 0.2 / height, 1.0, 1.0 - 0.2 / height))
     )
     FigureCanvasAgg(whole)
     drawn = [_drawn(whole.add_subplot(rows, columns, index + 1), place, draw) for index, place in enumerate(places)]
@@ -64,9 +71,9 @@ def small_multiples(
     panels = []
     for axes, place in zip(drawn, places, strict=True):
         axes.set(**limits[place.shares])
-        alone = Figure(figsize=PANEL_INCHES)
+        alone = Figure(figsize=(width, inches))
         FigureCanvasAgg(alone)
-        alone.subplots_adjust(**MARGINS)
+        alone.subplots_adjust(**MARGINS | {"bottom": MARGINS["bottom"] / tall, "top": 1.0 - (1.0 - MARGINS["top"]) / tall})
         _drawn(alone.add_subplot(), place, draw).set(**limits[place.shares])
         panels.append(alone)
     whole.legend(handles=[handle(mark) for mark in marks], loc="outside right upper", frameon=False, fontsize=8, handlelength=3.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis import contrasts, equal_gain, findings, fitted, frontier
+from harness.analysis import contrasts, equal_gain, findings, fitted, frontier, sequences
 from harness.analysis.changes import Changes
 from harness.analysis.columns import SUITE_TASK
 from harness.analysis.frame import table as tidy_table
@@ -21,6 +21,9 @@ from harness.report.tables import Panel
 from harness.schema import OWN_METRICS, Declared
 
 MAX_CSV_ROWS = 100_000
+
+IDLE = "did not act"
+"""The mark of a way of training whose method hardly changed anything: it is shown, and not ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Evidence:
     frontier: pd.DataFrame = field(default_factory=pd.DataFrame)
     equal_gain: pd.DataFrame = field(default_factory=pd.DataFrame)
     trajectories: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sequences: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def every(self) -> list[Series]:
@@ -51,6 +55,11 @@ class Evidence:
         """The cells of the figures: controls, too; of independent trajectories only those that no shared one stands beside."""
         beside = set(self.trajectories["independent_cell"]) if len(self.trajectories) else set()
         return [one for one in self.every if one.cell not in beside]
+
+    def by_size(self, one: Series) -> tuple[float, str]:
+        """Return what puts a cell's model in the order of sizes."""
+        params = one.labels["params_total"]
+        return (float("inf") if pd.isna(params) else float(params), one.model)
 
     @cached_property
     def by_cell(self) -> dict[str, Series]:
@@ -109,6 +118,13 @@ class Evidence:
         return rows[~(rows["suite"].isin(single) & (rows["task"] != SUITE_TASK))]
 
     @cached_property
+    def idle(self) -> dict[str, float]:
+        """Cell → acceptance, of those that did not act: too little of what was written was accepted."""
+        cells = self.findings.drop_duplicates("cell")
+        cells = cells[~cells["acted"].fillna(value=True).astype(bool)]
+        return {str(cell): float(share) for cell, share in zip(cells["cell"], cells["acceptance"], strict=True)}
+
+    @cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:
         """Run id → its record as plain values, for what the table does not hold."""
         found = {
@@ -131,7 +147,15 @@ def gather(experiment: Experiment) -> Evidence:
         frontier=frontier.frontier(found),
         equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
         trajectories=contrasts.trajectories(found, table, changes),
+        sequences=sequences.sequences(table, changes, declared, _stages(experiment, table)),
     )
+
+
+def _stages(experiment: Experiment, table: pd.DataFrame) -> dict[str, sequences.Stages]:
+    """Return run id → its stages; records are read of those runs alone whose data are a sequence by their label."""
+    runs = table[table["data"].str.contains("stages=", regex=False).fillna(value=False)]["run_id"].unique()
+    found = {str(run): sequences.stages_of(experiment.glance("runs", str(run), "record.json").get("config", {})) for run in runs}
+    return {run: stages for run, stages in found.items() if stages}
 
 
 def _first(found: pd.DataFrame) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ have panels of their own, colour and marker are the way of training.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ from matplotlib.figure import Figure
 
 from harness.analysis.columns import SUITE_TASK
 from harness.analysis.stats import Floats
-from harness.report import palette, words
+from harness.report import words
 from harness.report.content import FigureView, Mark
-from harness.report.curves import Series, chosen, legend
+from harness.report.curves import MAX_STYLES, Series, chosen, legend
 from harness.report.drawing import MAX_COLUMNS, Place, dashes, plain, small_multiples
+from harness.report.methods import methods
 from harness.report.palette import GREY
 from harness.report.tables import Panel
 
@@ -76,45 +78,76 @@ def against_volume(
         fits: cell → Fitted, drawn on the panels of the suite it was fitted to.
         title: of the figure.
     """
-    kept, left_out = chosen([one for one in every if not one.is_control] or every)
-    kept = [one for one in kept if any(len(one.on(panel.suite, panel.task)) for panel in shown)]
+    set_out = _set_out([one for one in [one for one in every if not one.is_control] or every if _is_on(one, shown)])
+    kept, groups = [one for group in set_out.groups.values() for one in group], set_out.groups
     if not kept or not shown:
         return None
-    styles = list(dict.fromkeys(one.style_name for one in kept))
-    by_style = len(styles) > 1 and len(kept) > MAX_TOGETHER
-    groups = [[one for one in kept if one.style_name == style] for style in styles] if by_style else [kept]
     volumes = sorted({0, *(int(v) for one in kept for v in one.rows["volume"])})
     places = []
     controls = {one.cell: one for one in every if one.is_control and one not in kept}
-    thin = seed_lines(table, kept, column)
+    thin = {} if set_out.is_crowded else seed_lines(table, kept, column)
+    fits = {} if set_out.is_crowded else fits or {}
     for panel in shown:
-        for group in groups:
+        for heading, group in groups.items():
             seeds = {one.cell: thin.get((one.cell, panel.suite, panel.task), []) for one in group}
             beside = [controls[cell] for cell in dict.fromkeys(one.control for one in group) if cell in controls]
             beside = [one for one in beside if len(one.on(panel.suite, panel.task))]
-            chart = Chart(panel, group, column, volumes, beside, seeds, _fits_on(fits or {}, panel, group))
-            places.append(Place(chart, panel.label, group[0].style_name if by_style else "", (panel.suite, panel.task)))
+            chart = Chart(panel, group, column, volumes, beside, seeds, _fits_on(fits, panel, group))
+            places.append(Place(chart, panel.label, heading, (panel.suite, panel.task)))
     columns = len(groups) if 1 < len(groups) <= MAX_COLUMNS else 2 if len(places) in {2, 4} else MAX_COLUMNS
     cut = f" {MAX_PANELS} of {len(places)} panels are drawn." if len(places) > MAX_PANELS else ""
     places = places[:MAX_PANELS]
-    marks, has_fits = legend(kept), any(place.what.fits for place in places)
+    marks, has_fits = [*set_out.legend], any(place.what.fits for place in places)
     if has_fits:
         marks += [Mark(label="fitted law, 90% band", line="band"), Mark(label="held out in turn", marker="hollow")]
     if any(place.what.controls for place in places):
         marks.append(CONTROL_MARK)
     if any(levels(place.what) for place in places):
         marks.append(Mark(label="guessing" if column == "after" else "down to guessing", colour=GREY, line="1.5 3"))
-    whole, panels = small_multiples(places, draw_chart, marks, words.bars(kept), columns=columns)
+    whole, panels = small_multiples(places, draw_chart, marks, words.bars(kept, thin=not set_out.is_crowded), columns=columns)
     return FigureView(
         name=name,
         title=title,
         description=describe(kept, shown[0], column),
-        caption=" ".join(filter(None, [_caption(kept, places, column, has_fits=has_fits), left_out + cut])),
+        caption=" ".join(
+            filter(None, [_caption(kept, places, column, has_fits=has_fits, thin=not set_out.is_crowded), set_out.left_out + cut])
+        ),
         figure=whole,
         panels=panels,
         legend=marks,
         columns=columns,
     )
+
+
+def _is_on(one: Series, shown: Sequence[Panel]) -> bool:
+    return any(len(one.on(panel.suite, panel.task)) for panel in shown)
+
+
+@dataclass(frozen=True)
+class _SetOut:
+    """Curves as they are drawn: heading of a panel → its curves; whether there are too many for bands and thin lines."""
+
+    groups: Mapping[str, Sequence[Series]]
+    legend: Sequence[Mark]
+    left_out: str
+    is_crowded: bool = False
+
+
+def _set_out(every: Sequence[Series]) -> _SetOut:
+    """Return which curves share a panel: all of them, or those of a way of training, or of one model with very many of a tuning."""
+    if len({one.model for one in every}) == 1 and len({one.style_name for one in every}) > MAX_STYLES:
+        found = methods(every)
+        groups = {panel.subtitle: [_with_mark(one, found.marks[one.cell]) for one in panel.every] for panel in found.panels}
+        return _SetOut(groups, found.legend, found.left_out, is_crowded=True)
+    kept, left_out = chosen(every)
+    styles = list(dict.fromkeys(one.style_name for one in kept))
+    by_style = len(styles) > 1 and len(kept) > MAX_TOGETHER
+    groups = {style: [one for one in kept if one.style_name == style] for style in styles} if by_style else {"": kept}
+    return _SetOut(groups, legend(kept), left_out)
+
+
+def _with_mark(one: Series, mark: Mark) -> Series:
+    return dataclasses.replace(one, colour=mark.colour, line="solid", marker=mark.marker)
 
 
 def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
@@ -129,8 +162,8 @@ def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
     return f"{what} against volume of target rows. {panel.label}, {words.unit_name(panel)}: {'; '.join(said)}. All numbers: findings.csv."
 
 
-def _caption(every: Sequence[Series], places: Sequence[Place[Chart]], column: Column, *, has_fits: bool) -> str:
-    parts = [words.bars(every).capitalize() + "."]
+def _caption(every: Sequence[Series], places: Sequence[Place[Chart]], column: Column, *, has_fits: bool, thin: bool) -> str:
+    parts = [words.bars(every, thin=thin).capitalize() + "."]
     if column == "after":
         parts.append("The intervals are of the change since before, set at the value.")
     charts = [place.what for place in places]
@@ -307,12 +340,3 @@ def save(figure: Figure, stem: Path) -> None:
         figure.savefig(stem.with_suffix(".png"), dpi=150)
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
         figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "ModDate": None})
-
-
-def method_marks(every: Sequence[str]) -> dict[str, Mark]:
-    """Return, by way of training, its colour and marker where sizes have panels of their own."""
-    markers = ["o", "s", "^", "D", "v", "P"]
-    return {
-        name: Mark(label=name, colour=palette.METHODS[i % len(palette.METHODS)], line="solid", marker=markers[i % len(markers)])
-        for i, name in enumerate(dict.fromkeys(every))
-    }

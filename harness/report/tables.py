@@ -29,7 +29,10 @@ MAX_TASKS = 4
 MAX_SUMMARY_ROWS = 24
 WIDTH = 120
 
-CHOICES = ["model", "tuning", "mitigation", "objective", "data", "anchor", "trajectory", "epochs", "learning_rate", "variant", "seed"]
+CHOICES = [
+    *["model", "reference", "tuning", "mitigation", "objective", "data", "anchor", "trajectory", "epochs", "learning_rate", "variant"],
+    "seed",
+]
 """What can tell runs apart, in the order in which it is shown."""
 
 
@@ -178,6 +181,8 @@ def summary(table: pd.DataFrame, control: Mapping[str, str] | None = None) -> st
     title = "Change since before training, with 95% intervals paired over items"
     title += "" if all(panel.higher_is_better for panel in shown) else "; ↓ less is better"
     title += f" (largest volume of each of {points['run_id'].nunique()} runs)" if largest_only else ""
+    if others := sorted(points["reference"].dropna().unique()):
+        title += f"; for runs with a reference, before is {', '.join(others)}"
     return "\n".join([title, *_blocks(columns, cells), *troubles])
 
 

@@ -62,15 +62,15 @@ def basis(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{over}, {seeds(row['seeds'])}{lacking}, {int(row['n']):,} items"
 
 
-def bars(every: Sequence[Series]) -> str:
-    """Say what points and bars of curves are, from the findings they draw."""
+def bars(every: Sequence[Series], *, thin: bool = True) -> str:
+    """Say what points and bars of curves are, from the findings they draw; ``thin``: whether each seed is drawn, too."""
     rows = pd.concat([one.rows for one in every])
     varies = sorted({str(value) for value in rows["varies"].dropna()})
     known = sorted({int(value) for value in rows["seeds"].dropna()})
     many = f"means of {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "") + " seeds" if known and known[-1] > 1 else "one seed"
     level = percent(rows["level"].dropna().iloc[0]) if rows["level"].notna().any() else ""
     ends = f"bars: {level} intervals over {' or '.join(varies)}" if varies and level else "no intervals"
-    return f"points: {many}, {ends}" + ("; thin lines: each seed" if known and known[-1] > 1 else "")
+    return f"points: {many}, {ends}" + ("; thin lines: each seed" if thin and known and known[-1] > 1 else "")
 
 
 def short_count(value: int) -> str:

@@ -139,7 +139,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id)
         _allow_one_more_try(experiment, missing)
 
-    was = experiment.current()
+    was = experiment.asked()
     same = was == ({*was, *configs} if keep else {*configs})
     return Started(experiment, sweep, units, len(configs) - len(missing), same, launcher, announce)
 

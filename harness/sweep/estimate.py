@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -127,8 +128,10 @@ class Estimator:
     def _run(self, prepared: Prepared) -> Cost:
         config, points, suites = prepared.config, len(prepared.volumes), sorted(prepared.roles)
         trained = self._train_tokens(prepared)
-        training, evaluation = self._training(prepared, trained), self._point(prepared, suites)
-        tokens, moving = self._suite_tokens(prepared, suites), config.tuning.trainable(prepared.facts)
+        training, evaluation = self._training(prepared, round(trained * _effort(prepared.config))), self._evaluations(prepared, suites)
+        tokens, moving = self._tokens_of_point(prepared, suites), config.tuning.trainable(prepared.facts)
+        of_plain = bool(config.mitigation.coefficients)
+        weights = prepared.facts.params_total if of_plain else moving  # changed weights are saved whole
         saved = {"none": 0, "last": 1, "all": points}[config.save_weights]
         memory, measured = self._memory(prepared, moving)
         known = training.seconds is not None and evaluation.seconds is not None
@@ -138,8 +141,8 @@ class Estimator:
             seconds=(training.seconds or 0) + points * (evaluation.seconds or 0) + self.rates.other_seconds if known else None,
             measured=training.measured and evaluation.measured,
             unknown=evaluation.unknown,
-            disk_bytes=int(points * self._point_bytes(suites)) + 4 * moving * saved + 3 * 4 * moving,
-            memory_bytes=memory,
+            disk_bytes=int(points * (1 + len(prepared.derived)) * self._point_bytes(suites)) + 4 * weights * saved + 3 * 4 * moving,
+            memory_bytes=memory + 4 * prepared.facts.params_total * 3 * of_plain,
             memory_measured=measured,
         )
 
@@ -181,6 +184,26 @@ class Estimator:
         if seconds is not None:
             return _Time(seconds)
         return self._evaluation(prepared, suites, [self.rates.suite_seconds.get((name, items), {}) for name in suites])
+
+    def _evaluations(self, prepared: Prepared, suites: Sequence[str]) -> _Time:
+        """Return the time of all evaluations at one volume: at every coefficient and, where something is chosen, on select items first."""
+        times = max(1, len(prepared.config.mitigation.coefficients))
+        point = self._point(prepared, suites)
+        parts = [point]
+        if prepared.chooses:
+            on_select, targets = _on_select(prepared), sorted(prepared.config.target_suites)
+            parts.append(self._evaluation(on_select, targets, [self.rates.suite_seconds.get((name, "select"), {}) for name in targets]))
+        known = [part.seconds for part in parts if part.seconds is not None]
+        seconds = times * sum(known) if len(known) == len(parts) else None
+        unknown = tuple(dict.fromkeys(name for part in parts for name in part.unknown))
+        return _Time(seconds, all(part.measured for part in parts), unknown)
+
+    def _tokens_of_point(self, prepared: Prepared, suites: Sequence[str]) -> int | None:
+        """Return the tokens that all evaluations at one volume read."""
+        tokens = self._suite_tokens(prepared, suites)
+        if prepared.chooses:
+            tokens = _plus(tokens, self._suite_tokens(_on_select(prepared), sorted(prepared.config.target_suites)))
+        return None if tokens is None else max(1, len(prepared.config.mitigation.coefficients)) * tokens
 
     def _evaluation(self, prepared: Prepared, suites: Sequence[str], measured: Sequence[Mapping[int, float]]) -> _Time:
         """Add up suites: as measured, else by their tokens, else unknown."""
@@ -251,6 +274,13 @@ def _shared(prepared: Prepared) -> Hashable:
     return (*map(repr, parts), training, config.save_weights, config.target_suites, config.probe_suites)
 
 
+def _on_select(prepared: Prepared) -> Prepared:
+    """Return a run as it is evaluated on the items to choose on."""
+    evaluation = dataclasses.replace(cast(Evaluation, prepared.config.evaluation), items="select")
+    keys = {name: f"{key} select" for name, key in prepared.baseline_keys.items()}
+    return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, evaluation=evaluation), baseline_keys=keys)
+
+
 def _items(config: RunConfig) -> str:
     return str(cast(Evaluation, config.evaluation).items)
 
@@ -295,5 +325,16 @@ def _sample(rows: Sequence[Found]) -> list[Found]:
     return [rows[i * len(rows) // size] for i in range(size)]
 
 
+def _effort(config: RunConfig) -> float:
+    """Return how many times a row's tokens are worked on, in the unit of one forward and backward pass. Rough, where text is written.
+
+    Pairs are read by the start model too. A prompt is answered so many times, each answer taken to be as long as the gold one; writing
+    costs a forward pass.
+    """
+    forward = FORWARD / (FORWARD + BACKWARD)
+    times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": getattr(config.objective, "samples", 1) * (1.0 + forward)}
+    return times[config.objective.learns]
+
+
 def _tokens(examples: Sequence[Example]) -> int:
-    return sum(len(example.input_ids) for example in examples)
+    return sum(example.tokens for example in examples)

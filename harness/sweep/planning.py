@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness import other_models
 from harness.errors import DataError, EvaluationError, HarnessError, ModelError
 from harness.interfaces import ModelSource
 from harness.plan import Machine
@@ -141,7 +142,8 @@ def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | 
     state: State = "missing"
     try:
         parts = (one.config.model, one.config.data, one.config.anchor, one.config.mitigation, one.config.evaluation)
-        key = (*map(repr, parts), one.config.target_suites, one.config.probe_suites)
+        others = (one.config.reference, one.config.objective)
+        key = (*map(repr, (*parts, *others)), one.config.target_suites, one.config.probe_suites)
         workspace.once(("pieces", *key), lambda: _pieces(one, workspace))
         state = "incompatible"
         return prepare(one.config, workspace, machine)
@@ -159,6 +161,8 @@ def _pieces(one: Asked, workspace: Workspace) -> None:
     config = one.config
     workspace.facts_of(config)
     workspace.tokenizer_of(config)
+    for model in other_models.every(config, workspace).values():
+        workspace.facts_of_model(model)
     workspace.rows_of(config.data)
     if config.anchor is not None and config.mitigation.needs_anchor:
         workspace.rows_of(config.anchor)

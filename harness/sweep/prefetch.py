@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness import other_models
 from harness.config import RunConfig
 from harness.errors import HarnessError, ModelError
+from harness.interfaces import ModelSource
 from harness.preparation import Workspace, source_of
 from harness.sweep import launchers
 from harness.sweep.axes import expand
@@ -41,10 +43,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A piece, and a run that needs it."""
+    """A piece, and a run that needs it; ``model``: which of its models."""
 
     piece: Piece
     config: RunConfig
+    model: ModelSource | None = None
 
 
 def prefetch_command(overrides: Sequence[str], say: Callable[[str], object], *, check_only: bool = False) -> int:
@@ -87,7 +90,8 @@ def _wanted(overrides: Sequence[str]) -> list[_Wanted]:
     for one in expand(rest).asked:
         config, labels = one.config, one.config.labels
         anchor = config.anchor if config.mitigation.needs_anchor else None
-        found.setdefault(("model", repr(config.model)), _Wanted(Piece(kind="model", name=labels.model), config))
+        for name, model in {labels.model: config.model, **other_models.every(config, workspace)}.items():
+            found.setdefault(("model", repr(model)), _Wanted(Piece(kind="model", name=name), config, model))
         found.setdefault(("data", _but_for_volumes(config.data)), _Wanted(Piece(kind="data", name=labels.data), config))
         if anchor is not None:
             found.setdefault(("data", _but_for_volumes(anchor)), _Wanted(Piece(kind="anchor", name=str(labels.anchor)), config))
@@ -110,17 +114,17 @@ def _fetch(wanted: Sequence[_Wanted], say: Callable[[str], object]) -> dict[tupl
         say(f"fetching {one.piece.kind} {one.piece.name}")
         try:
             _load(one, workspace)
-            if one.piece.kind == "model" and _missing_weights(one):
-                one.config.model.load()  # of the nursery: made here rather than fetched
+            if one.model is not None and _missing_weights(one.model):
+                one.model.load()  # of the nursery: made here rather than fetched
         except HarnessError as error:
             failed[one.piece.kind, one.piece.name] = str(error)
     return failed
 
 
-def _missing_weights(one: _Wanted) -> str:
+def _missing_weights(model: ModelSource) -> str:
     """Say what to do about a model that can be made here and was not yet; empty where its weights are here."""
     try:
-        one.config.model.weights_sha256()
+        model.weights_sha256()
     except ModelError:
         return "its weights are not made yet; `harness prefetch` without --check makes them"
     return ""
@@ -129,9 +133,9 @@ def _missing_weights(one: _Wanted) -> str:
 def _load(one: _Wanted, workspace: Workspace) -> None:
     """Load a piece as a run would, but for a model's weights. Raises HarnessError."""
     config = one.config
-    if one.piece.kind == "model":
-        workspace.facts_of(config)
-        workspace.tokenizer_of(config)
+    if one.model is not None:
+        workspace.facts_of_model(one.model)
+        one.model.tokenizer()
     elif one.piece.kind == "data":
         workspace.rows_of(config.data)
     elif one.piece.kind == "anchor" and config.anchor is not None:
@@ -169,4 +173,4 @@ def _why_missing(one: _Wanted, workspace: Workspace) -> str:
         _load(one, workspace)
     except HarnessError as error:
         return str(error)
-    return _missing_weights(one) if one.piece.kind == "model" else ""
+    return _missing_weights(one.model) if one.model is not None else ""

@@ -138,7 +138,8 @@ class _Seen:
 
 def _seen(experiment: Experiment) -> list[_Seen]:
     known: dict[str, Mapping[str, Any]] = {}
-    found = (_run(experiment, run_id, known) for run_id in experiment.run_ids()[:RUNS])
+    trained = [run_id for run_id in experiment.run_ids() if plan.trained(run_id) == run_id]  # what is derived was measured in their time
+    found = (_run(experiment, run_id, known) for run_id in trained[:RUNS])
     return [one for one in found if one is not None]
 
 
@@ -152,6 +153,7 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
     whole = {name: found for name, found in baselines.items() if found}
     tuning, items = class_of(record["identity"]["tuning"]), str(record["identity"]["evaluation"].get("items"))
     evaluations = [float(point["evaluation_seconds"]) for point in points.values()]
+    chosen = any(point.get("selected") or point.get("coefficient") is not None for point in points.values())  # more was measured
     return _Seen(
         hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),
         tuning=tuning,
@@ -162,7 +164,7 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
         suite_seconds={(name, items): float(found["wall_seconds"]) for name, found in whole.items()},
         peak_bytes=max(int(point["peak_memory_bytes"]) for point in points.values()),
         point_bytes=statistics.mean(experiment.point_bytes(run_id, volume) for volume in points),
-        other_seconds=_other_seconds(experiment.claims.of(run_id), last["wall_seconds"] + sum(evaluations)),
+        other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), last["wall_seconds"] + sum(evaluations)),
         asked={
             asked_key(found["identity"]["tokenizer"], found["identity"]["suite"], items): (experiment, record["baselines"][name])
             for name, found in whole.items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import plain
+from harness.plan import trained
 from harness.preparation import Prepared
 from harness.records import Experiment
 
@@ -30,7 +31,7 @@ class Stale:
 
 def stale_runs(experiment: Experiment, asked: Sequence[Prepared]) -> list[Stale]:
     """Return the runs on disk that no command would touch again, each with the run that takes its place and how they differ."""
-    stale = sorted(set(experiment.run_ids()) - {prepared.run_id for prepared in asked})
+    stale = sorted({trained(run_id) for run_id in experiment.run_ids()} - {prepared.run_id for prepared in asked})
     by_labels: dict[str, list[Prepared]] = {}
     for prepared in asked if stale else ():
         by_labels.setdefault(_same(plain(prepared.config.labels), prepared.config.seed), []).append(prepared)
@@ -46,7 +47,7 @@ def stale_runs(experiment: Experiment, asked: Sequence[Prepared]) -> list[Stale]
 
 
 def _same(labels: Mapping[str, Any], seed: int) -> str:
-    return json.dumps([{key: value for key, value in labels.items() if key != "class"}, seed], sort_keys=True)
+    return json.dumps([{key: value for key, value in labels.items() if key != "class" and value is not None}, seed], sort_keys=True)
 
 
 def _differences(record: Mapping[str, Any], config: Mapping[str, Any], prepared: Prepared) -> list[str]:

@@ -54,9 +54,10 @@ class States:
         if unit.kind == "baseline":
             last = self._last(unit)  # measured by this sweep is done, also where a task of it failed: it would fail again
             return all(map(self._baseline_known, unit.baseline_keys.values())) or (last is not None and last.ended == "done")
-        if not set(unit.volumes) <= set(self.experiment.recorded(unit.id)):
+        runs = (unit.id, *unit.derived)
+        if not all(set(unit.volumes) <= set(self.experiment.recorded(one)) for one in runs):
             return False
-        return all((self.experiment.point_folder(unit.id, volume) / "point.json").exists() for volume in unit.volumes)
+        return all((self.experiment.point_folder(one, volume) / "point.json").exists() for one in runs for volume in unit.volumes)
 
     def failure(self, unit: Unit) -> str:
         """Return why a unit counts as failed in this sweep; empty where it does not."""

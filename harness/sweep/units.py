@@ -43,7 +43,8 @@ def _longest_first(units: object) -> list[Unit]:
 
 
 def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
-    rows = prepared.volumes[-1] * one.config.training.epochs + ROWS_OF_EVALUATION * len(prepared.volumes)
+    evaluations = len(prepared.volumes) * max(1, len(one.config.mitigation.coefficients))
+    rows = prepared.volumes[-1] * one.config.training.epochs + ROWS_OF_EVALUATION * evaluations
     return Unit(
         kind="run",
         id=prepared.run_id,
@@ -52,6 +53,7 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
         needs=needs,
         baseline_keys=prepared.baseline_keys,
         volumes=tuple(prepared.volumes),
+        derived=tuple(prepared.derived.values()),
         threads=prepared.resolved.threads,
         processes=prepared.resolved.processes,
         params_total=prepared.facts.params_total,
@@ -64,7 +66,7 @@ def _baseline(one: Asked, prepared: Prepared, keys: Mapping[str, str]) -> Unit:
         kind="baseline",
         id=f"baseline-{plan.identify({'keys': sorted(prepared.baseline_keys.values())})}",
         overrides=one.overrides,
-        label=f"volume 0 of {one.config.labels.model}",
+        label=f"volume 0 of {one.config.labels.model if prepared.reference is None else one.config.labels.reference}",
         baseline_keys=keys,
         threads=prepared.resolved.threads,
         processes=1,

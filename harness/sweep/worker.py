@@ -252,7 +252,11 @@ def came_to(experiment: Experiment, unit: str) -> str:
     """Return what is kept of a unit's work, in a line that is another once there is more of it."""
     own = experiment.run_folder(unit)
     tasks = sum(1 for _ in (own if own.is_dir() else experiment.folder).glob(f"{PARTIAL}/*/**/finished.json"))
-    return f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
+    found = f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
+    derived = experiment.derived(unit)
+    points = sum(len(experiment.volumes(one)) for one in derived)
+    tasks = sum(1 for one in derived for _ in experiment.run_folder(one).glob(f"{PARTIAL}/*/**/finished.json"))
+    return f"{found}, derived points {points}, tasks {tasks}" if derived else found
 
 
 def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from harness import seeds
-from harness.config import check
+from harness.config import added, check
 from harness.errors import ConfigError, explain
 from harness.tuning.full import full_rate
 
@@ -39,12 +39,17 @@ class Lora:
         alpha: numerator of the scaling; null is twice the rank.
         dropout: share of an adapter's inputs that is dropped in training.
         modules: last names of the layers to adapt, such as ``[q_proj, v_proj]``; null is every linear layer but the output head.
+        layers: of these, ``all``, or those inside ``attention`` or ``mlp`` alone, told by the names of the modules they lie in, whatever
+            the family. ``modules`` goes with ``all`` only.
     """
+
+    rank_stabilised: ClassVar[bool] = False
 
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
     modules: tuple[str, ...] | None = None
+    layers: Literal["all", "attention", "mlp"] = added("all")
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -54,11 +59,18 @@ class Lora:
         check(
             "tuning.modules", self.modules, "null (every linear layer) or at least one name", lambda value: value is None or len(value) > 0
         )
+        fix = "one of tuning.modules and tuning.layers"
+        check("tuning.layers", self.layers, "all, where tuning.modules names layers", lambda v: v == "all" or self.modules is None, fix)
 
     @property
     def resolved_alpha(self) -> float:
         """Alpha as used."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
+
+    @property
+    def scaling(self) -> float:
+        """What B·A is multiplied by."""
+        return self.resolved_alpha / self.rank
 
     def default_learning_rate(self, params_total: int) -> float:
         """Return ten times the rate of full tuning, whatever the rank.
@@ -71,13 +83,16 @@ class Lora:
 
     def trainable(self, facts: ModelFacts) -> int:
         """Return the parameters of A and B, rank·(inputs + outputs), of every layer that is adapted."""
+        if self.layers != "all":
+            return self.rank * facts.parts.get(self.layers, 0)
         return self.rank * sum(size for name, size in facts.linear.items() if self.modules is None or name in self.modules)
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
         """Put adapters into this very model and freeze the rest; A is drawn from ``seed``, global streams stay as they were.
 
         Raises:
-            ConfigError: for a module name that the model does not have, or that is one of its embeddings.
+            ConfigError: for a module name that the model does not have, or that is one of its embeddings, and for ``layers`` that it
+                does not have.
         """
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
@@ -86,7 +101,8 @@ class Lora:
             r=self.rank,
             lora_alpha=self.resolved_alpha,  # type: ignore[arg-type, unused-ignore]
             lora_dropout=self.dropout,
-            target_modules="all-linear" if self.modules is None else list(self.modules),
+            use_rslora=self.rank_stabilised,
+            target_modules=self._targets(model),
             bias="none",
             task_type="CAUSAL_LM",
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
@@ -109,14 +125,14 @@ class Lora:
         return {
             "rank": self.rank,
             "alpha": self.resolved_alpha,
-            "scaling": self.resolved_alpha / self.rank,
+            "scaling": self.scaling,
             "modules": sorted({name.rsplit(".", 1)[-1] for name in layers}),
             "adapted_layers": len(layers),
             "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         }
 
     def deltas(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (plain name, (alpha / rank)·B·A) for every adapted weight; the base is in the model and not read."""
+        """Yield (plain name, scaling·B·A) for every adapted weight; the base is in the model and not read."""
         for name, layer in _layers(model):
             yield f"{name}.weight", layer.get_delta_weight(ADAPTER)
 
@@ -146,6 +162,17 @@ class Lora:
         # "auto" would ask the hub whether the vocabulary was resized.
         cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+    def _targets(self, model: PreTrainedModel) -> str | list[str]:
+        if self.layers == "all":
+            return "all-linear" if self.modules is None else list(self.modules)
+        from harness.models import anatomy
+
+        paths = [path for path in anatomy.linear_layers(model) if anatomy.part_of(path) == self.layers]
+        if not paths:
+            got, allowed = f"'{self.layers}', of which {type(model).__name__} has no linear layer", "all, or a part that the model has"
+            raise ConfigError(explain("tuning.layers", got=got, allowed=allowed, fix="name layers in tuning.modules"))
+        return paths
 
     def _refuse_embeddings(self, model: PreTrainedModel) -> None:
         """An adapter on a (perhaps tied) embedding would move two weights under one name."""

@@ -16,8 +16,8 @@ DECLARED = Declared(headline="probe", margin=0.02)
 
 _TEXT = "cell experiment model tuning objective mitigation data anchor trajectory variant dtype role suite task metric filter run_ids"
 _FLOAT = "learning_rate delta delta_low delta_high flops wall_seconds"
-_INT = "params_total epochs volume seeds steps train_tokens supervised_tokens anchor_tokens peak_memory_bytes"
-_BOOL = "lr_tuned is_control is_headline higher_is_better"
+_INT = "params_total epochs volume seeds steps train_tokens supervised_tokens anchor_tokens generated_tokens extra_tokens peak_memory_bytes"
+_BOOL = "lr_tuned is_control is_headline higher_is_better acted"
 TYPES = {
     name: kind for kind, names in {"string": _TEXT, "Float64": _FLOAT, "Int64": _INT, "boolean": _BOOL}.items() for name in names.split()
 }

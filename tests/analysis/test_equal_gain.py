@@ -51,6 +51,54 @@ def test_two_methods_are_compared_where_both_have_gained_as_much() -> None:
     assert "full: below its smallest volume" in found["note"].iloc[0]
 
 
+def test_of_many_methods_each_is_compared_with_the_plain_one() -> None:
+    """Three mitigations on two tunings: none of both with each other, and each with none of its own tuning; none comes first."""
+    made = Made()
+    for tuning in ("full", "lora"):
+        for mitigation in ("none", "replay", "kl", "ewc"):
+            anchor: dict[str, Any] = {"anchor": "base"} if mitigation == "replay" else {}
+            made.add(f"{tuning}-{mitigation}", cell({8: (40, 10)}), tuning=tuning, mitigation=mitigation, **anchor)
+    found = compared(made)
+    pairs = set(zip(found["first_cell"], found["second_cell"], strict=True))
+    assert pairs == {("full-none", "lora-none")} | {
+        (f"{tuning}-none", f"{tuning}-{mitigation}") for tuning in ("full", "lora") for mitigation in ("replay", "kl", "ewc")
+    }
+    assert len(found) == 3 * len(pairs)
+
+
+def test_a_plain_one_of_the_same_rate_is_preferred_and_another_stands_in() -> None:
+    """Of two rates, the own one; where no plain one is of the tuning, its first arm."""
+    made = Made()
+    for rate in (0.1, 0.01):
+        made.add(f"none-{rate}", cell({8: (40, 10)}), learning_rate=rate)
+    others: dict[str, dict[str, Any]] = {
+        "a": {"learning_rate": 0.01},
+        "b": {"learning_rate": 0.5},
+        "c": {"tuning": "lora"},
+        "d": {"tuning": "lora"},
+        "e": {"tuning": "lora"},
+    }
+    for name, labels in others.items():
+        made.add(name, cell({8: (40, 10)}), mitigation=name, **labels)
+    found = compared(made)
+    assert set(zip(found["first_cell"], found["second_cell"], strict=True)) == {
+        ("none-0.01", "a"),
+        ("none-0.1", "b"),
+        ("c", "d"),
+        ("c", "e"),
+    }
+
+
+def test_what_did_not_act_is_not_compared() -> None:
+    """Too little of what it wrote was accepted: it is no method of that name."""
+    made = Made()
+    made.add("none", cell({8: (40, 10)}))
+    made.add("sdft", cell({8: (40, 10)}), mitigation="sdft", acted=False)
+    made.add("self_output", cell({8: (40, 10)}), mitigation="self_output", acted=True)
+    found = compared(made)
+    assert set(found["second_cell"]) == {"self_output"}
+
+
 def test_the_interval_follows_gain_and_forgetting_of_seeds_and_items() -> None:
     """Four seeds with random items: the interval of the linearised numbers, by plain numpy, and never less than Tango's at no change."""
     draw = np.random.default_rng(3)

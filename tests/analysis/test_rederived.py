@@ -182,6 +182,7 @@ def rederived(experiment: Experiment, tuning: str, volume: int, suite: str, task
     drops = np.mean([(before[:, None] - one) / before[:, None] for one in earlier]) * 100 * (1 if binary else -1)
     row |= {"fg_over_volumes": drops, "near_chance": False}
     steps = {"steps": volume / 8, "train_tokens": 10 * volume, "supervised_tokens": 4 * volume, "anchor_tokens": 0, "flops": 1e6 * volume}
+    steps |= {"generated_tokens": 0, "extra_tokens": 0}
     row |= steps | {"wall_seconds": 2.0, "peak_memory_bytes": 3e8, "train_loss": 1.5, "agreement": None}
     if not binary:
         return row | {"progress_lost": ((after[0] - before[0]) / (CHANCE["text"] - before[0])).mean()}
@@ -259,7 +260,8 @@ def test_every_number_of_the_findings_follows_from_the_samples(experiment: Exper
     labels = {"params_total", "params_trainable", "epochs", "learning_rate", "volume"}
     columns = [str(name) for name in found]
     one_seed = {name for name in columns if name.endswith(("_true_low", "_true_high"))} | {"p_mid"}
-    unmeasured = {"control_delta", "control_low", "control_high", "agreement"}
+    unmeasured = {"control_delta", "control_low", "control_high", "agreement", "train_penalty", "coefficient"}
+    unmeasured |= {"acceptance", "edit_rate", "target_nats"}
     numeric = {name for name in columns if pd.api.types.is_numeric_dtype(found[name]) and found[name].dtype != "boolean"}
     assert numeric - labels - one_seed - unmeasured - seen == set()
     assert found[sorted(one_seed | unmeasured)].isna().all(axis=None)

@@ -20,6 +20,7 @@ from harness.analysis import (
     multiple,
     paths,
     power,
+    sequences,
     stats,
     two_level,
 )
@@ -68,6 +69,7 @@ def test_worked_numbers_are_what_the_code_gives(expression: str, value: str) -> 
         pytest.param(list(frontier.COLUMNS), id="frontier"),
         pytest.param(list(equal_gain.COLUMNS), id="equal gain"),
         pytest.param(list(contrasts.COLUMNS), id="trajectories"),
+        pytest.param([*sequences.COLUMNS, *sequences.METRICS], id="stages"),
     ],
 )
 def test_every_column_is_explained(names: list[str]) -> None:
@@ -92,6 +94,7 @@ def test_every_law_is_there_with_its_formula() -> None:
 def test_levels_and_margins_are_those_of_the_code() -> None:
     """Numbers that the text names are the code's own."""
     assert equal_gain.SHARES == (0.25, 0.5, 0.75)
+    assert (equal_gain.ALL_PAIRS, columns.ACTED) == (6, 0.2)
     assert (stats.LEVEL, two_level.MIN_SEEDS, power.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
     assert metrics.NEAR_CHANCE == 2.0
     assert (fits.MIN_GAIN, fits.FALSE, fits.LEVEL) == (2.0, 0.05, 0.9)

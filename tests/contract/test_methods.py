@@ -1,17 +1,12 @@
 """What every tuning, objective and mitigation must do, found by walking conf/: a new yaml is tested with no edit here.
 
-A mitigation names the field that turns it off at 0 in a ClassVar ``strength``.
+A mitigation names the field that turns it off at 0 in a ClassVar ``strength``, or the values that do in a ClassVar ``off``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,96 +16,26 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness import compose, paths
-from harness.interfaces import Example, Mitigation, Objective, PenaltyContext, Row, RowKind, Tuning
-from harness.seeds import derive, permutation
-from harness.training_step import token_mean
+from harness.interfaces import Tuning
+from harness.seeds import derive
 from tests.contract import tiny
+from tests.contract.pairs import BATCH, GROUPS, STEPS, Case, Outcome, cases, encoded, names, outcome, refusal, target_rows
 
-GROUPS = ["tuning", "objective", "mitigation"]
-BATCH, STEPS, ANCHOR = 8, 2, 16
-
-KINDS: dict[RowKind, str] = {"text": "plain", "completion": "plain", "chat": "chat"}
-"""Row kind → the prompt format it is learned in here."""
-
-
-def names(group: str) -> list[str]:
-    return list(paths.members(f"conf/{group}"))
-
-
-LEARNED = [(name, kind) for name in names("objective") for kind in KINDS if kind in compose.member("objective", name).needs]
-"""Every objective with every kind of rows it takes."""
-
-METHODS = [
-    pytest.param(tuning, objective, kind, mitigation, model, id=f"{model}-{tuning}-{objective}-{kind}-{mitigation}")
-    for tuning in names("tuning")
-    for objective, kind in LEARNED
-    for mitigation in names("mitigation")
-    for model in tiny.MODELS
-]
-
-
-@dataclass
-class Outcome:
-    """What was seen of one short run; ``model`` is kept of the runs that the tests of a tuning look at."""
-
-    weights: dict[str, torch.Tensor]
-    losses: list[float]
-    own_loss: tuple[float, float]
-    base: dict[str, torch.Tensor]
-    model: PreTrainedModel | None
-
-
-def batches(objective: Objective, kind: RowKind, seed: int) -> list[list[Example]]:
-    learned: list[Row] = tiny.rows(kind, BATCH * STEPS)
-    order = permutation(seed, len(learned), "data-order")
-    examples = [objective.encode(learned[i], tiny.tokenizer(), tiny.MAX_LENGTH, "target") for i in order]
-    return [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)]
-
-
-def loss_of(model: PreTrainedModel, objective: Objective, examples: Sequence[Example]) -> float:
-    batch = objective.collate(examples, tiny.PAD, tiny.MAX_LENGTH)
-    targets = int((batch["labels"][:, 1:] != -100).sum())
-    with torch.no_grad():
-        outputs: Any = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return float(token_mean(outputs, batch["labels"], targets))
-
-
-@cache
-def outcome(
-    tuning_name: str, objective_name: str, kind: RowKind, mitigation_name: str, model_name: str, seed: int = 0, off: bool = False
-) -> Outcome:
-    """Train two steps. Cached: several tests look at the same run."""
-    tuning: Tuning = compose.member("tuning", tuning_name)
-    objective = dataclasses.replace(compose.member("objective", objective_name), prompt_format=KINDS[kind])
-    mitigation: Mitigation = compose.member("mitigation", mitigation_name)
-    if off:
-        mitigation = dataclasses.replace(mitigation, **{type(mitigation).strength: 0.0})  # type: ignore[attr-defined, type-var]
-    model = tiny.MODELS[model_name]()
-    base = tiny.copied(model.state_dict())
-    target = batches(objective, kind, seed)
-    anchor = [objective.encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "anchor") for row in tiny.rows(kind, ANCHOR, seed=1)]
-    steps = mitigation.mix(target, anchor)
-    model = tuning.prepare(model, derive(seed, "adapter"))
-    penalty = mitigation.penalty(PenaltyContext(model, base, anchor, tuning, derive(seed, "penalty")))
-    before, after = loss_of(model, objective, steps[0]), math.nan
-
-    def look(stop: Any) -> None:
-        nonlocal after
-        after = loss_of(model, objective, steps[0]) if stop.step == 1 else after
-
-    stops = {step + 1: BATCH * (step + 1) for step in range(STEPS)}
-    reached = tiny.run(model, steps, objective, penalty=penalty, stops=stops, on_stop=look, seed=seed, learning_rate=3e-3)
-    merged = tuning.merged(model)
-    losses = [stop.train_loss or math.nan for stop in reached]
-    looked_at = (objective_name, kind, mitigation_name, seed) == ("sft", "completion", "none", 0)
-    return Outcome(merged, losses, (before, after), base, model if looked_at else None)
+CASES = cases()
+TRAINED = [case for case in CASES if not refusal(case)]
+REFUSED = [case for case in CASES if refusal(case)]
+WITH_MITIGATION = [case for case in TRAINED if case.mitigation != "none" and not compose.member("mitigation", case.mitigation).keeps_best]
+"""But for early stopping, which changes no weights: it chooses among volumes."""
 
 
 def tuned(tuning_name: str, model_name: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor], Tuning]:
     """A model after two steps, the weights it started from, and its tuning."""
-    seen = outcome(tuning_name, "sft", "completion", "none", model_name)
-    assert seen.model is not None
+    seen = plainly(tuning_name, model_name)
     return seen.model, seen.base, compose.member("tuning", tuning_name)
+
+
+def plainly(tuning_name: str, model_name: str) -> Outcome:
+    return outcome(Case(tuning_name, "sft", "completion", "none", model_name))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -131,43 +56,67 @@ def test_a_method_is_a_frozen_value(group: str, name: str) -> None:
     assert type(first).__dataclass_params__.frozen
 
 
-@pytest.mark.parametrize(("tuning", "objective", "kind", "mitigation", "model"), METHODS)
-def test_two_steps_are_finite_and_a_step_lowers_its_own_loss(
-    tuning: str, objective: str, kind: RowKind, mitigation: str, model: str
-) -> None:
-    """Every compatible combination trains, on what it was shown."""
-    seen = outcome(tuning, objective, kind, mitigation, model)
+def ids(found: list[Case]) -> list[Any]:
+    return [pytest.param(case, id=case.id) for case in found]
+
+
+@pytest.mark.parametrize("case", ids(TRAINED))
+def test_two_steps_are_finite_and_a_step_lowers_its_own_loss(case: Case) -> None:
+    """Every pair that goes together trains, on what it was shown; of pairs and rewards their own tests say what a step does."""
+    seen = outcome(case)
     assert all(math.isfinite(loss) for loss in seen.losses)
-    assert seen.losses[0] == pytest.approx(seen.own_loss[0], rel=1e-5)
-    assert seen.own_loss[1] < seen.own_loss[0]
+    assert seen.unmutated
+    if compose.member("objective", case.objective).learns == "tokens":
+        assert seen.losses[0] == pytest.approx(seen.own_loss[0], rel=1e-5)
+        assert seen.own_loss[1] < seen.own_loss[0]
 
 
-@pytest.mark.parametrize(("tuning", "objective", "kind", "mitigation", "model"), [p for p in METHODS if "none" not in p.values])
-def test_a_mitigation_acts_and_at_zero_strength_is_none(tuning: str, objective: str, kind: RowKind, mitigation: str, model: str) -> None:
-    """At its default it changes the weights; turned off, they are those of ``none`` in every bit."""
-    plain = outcome(tuning, objective, kind, "none", model).weights
-    assert not tiny.same(outcome(tuning, objective, kind, mitigation, model).weights, plain)
-    assert tiny.same(outcome(tuning, objective, kind, mitigation, model, off=True).weights, plain)
+@pytest.mark.parametrize("case", ids(REFUSED))
+def test_what_does_not_go_together_is_refused_before_anything_is_loaded(case: Case) -> None:
+    """In one line that says what, and what to do; and a method alone is never what is refused."""
+    reason = refusal(case)
+    assert "\n" not in reason
+    assert case.mitigation in reason or case.objective in reason
+    assert any(one.mitigation == case.mitigation for one in TRAINED)
+    assert any(one.objective == case.objective for one in TRAINED)
 
 
-@pytest.mark.parametrize(("tuning", "objective", "kind", "mitigation", "model"), [p for p in METHODS if "llama" in p.values])
-def test_a_seed_decides_every_bit(tuning: str, objective: str, kind: RowKind, mitigation: str, model: str) -> None:
+@pytest.mark.parametrize("case", ids(WITH_MITIGATION))
+def test_a_mitigation_acts_and_turned_off_is_none(case: Case) -> None:
+    """At its default it changes the weights; turned off, they are those of ``none`` in every bit, and it costs nothing."""
+    plain = outcome(Case(case.tuning, case.objective, case.kind, "none", case.model))
+    off = outcome(case, off=True)
+    assert tiny.same(off.weights, plain.weights)
+    assert (off.generated, off.extra, off.penalties) == (plain.generated, 0, [None] * STEPS)
+    assert not tiny.same(outcome(case).weights, plain.weights)
+
+
+@pytest.mark.parametrize("case", ids(TRAINED))
+def test_what_a_method_costs_is_counted(case: Case) -> None:
+    """Tokens of those that write, in training or before it; of a penalty, its share of the loss."""
+    seen = outcome(case)
+    objective, mitigation = compose.member("objective", case.objective), compose.member("mitigation", case.mitigation)
+    assert (seen.generated > 0) == bool(objective.writes or mitigation.writes or objective.learns == "rewards")
+    assert all(value is None or value >= 0 for value in seen.penalties)
+    assert (seen.penalties[-1] is None) or seen.penalties[-1] > 0  # the first step starts where the start model is
+
+
+@pytest.mark.parametrize("case", ids([case for case in TRAINED if case.model == "llama"]))
+def test_a_seed_decides_every_bit(case: Case) -> None:
     """The same seed gives the same weights; another one does not."""
-    first = outcome(tuning, objective, kind, mitigation, model).weights
-    assert tiny.same(outcome.__wrapped__(tuning, objective, kind, mitigation, model).weights, first)
-    assert not tiny.same(outcome(tuning, objective, kind, mitigation, model, seed=1).weights, first)
+    first = outcome(case).weights
+    assert tiny.same(outcome.__wrapped__(case).weights, first)
+    assert not tiny.same(outcome(case, seed=1).weights, first)
 
 
 @pytest.mark.parametrize("mitigation", names("mitigation"))
-def test_a_mitigation_leaves_its_inputs_alone(mitigation: str) -> None:
-    """Steps, anchor and weights are as before, and smaller volumes are prefixes of larger ones."""
-    method: Mitigation = compose.member("mitigation", mitigation)
-    objective: Objective = compose.member("objective", "sft")
-    steps = batches(objective, "completion", 0)
-    anchor = [objective.encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "anchor") for row in tiny.rows("completion", ANCHOR, seed=1)]
-    kept = copy.deepcopy((steps, anchor))
+def test_smaller_volumes_are_prefixes_of_larger_ones(mitigation: str) -> None:
+    """Whatever is mixed in."""
+    method, objective = compose.member("mitigation", mitigation), compose.member("objective", "sft")
+    rows = encoded(objective, target_rows(Case("full", "sft", "completion", mitigation), 0), "target")
+    steps = [rows[:BATCH], rows[BATCH : 2 * BATCH]]
+    anchor = encoded(objective, tiny.rows("completion", 16, seed=1), "anchor")
     mixed = method.mix(steps, anchor)
-    assert (steps, anchor) == kept
     assert len(mixed) == len(steps)
     assert method.mix(steps[:1], anchor) == mixed[:1]
     assert sum(example.origin == "anchor" for step in mixed for example in step) <= len(anchor)
@@ -234,8 +183,9 @@ def test_computing_as_the_base_leaves_training_alone(tuning: str) -> None:
             logits(model)
 
     stops = {step + 1: BATCH * (step + 1) for step in range(STEPS)}
-    tiny.run(model, batches(objective, "completion", 0), objective, stops=stops, on_stop=ask, learning_rate=3e-3)
-    assert tiny.same(method.merged(model), outcome(tuning, "sft", "completion", "none", "llama").weights)
+    rows = encoded(objective, target_rows(Case(tuning, "sft", "completion", "none"), 0)[: BATCH * STEPS], "target")
+    tiny.run(model, [rows[:BATCH], rows[BATCH:]], objective, stops=stops, on_stop=ask, learning_rate=3e-3)
+    assert tiny.same(method.merged(model), plainly(tuning, "llama").weights)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks for it, see harness/tuning/lora.py

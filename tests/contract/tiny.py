@@ -22,11 +22,15 @@ from transformers import (
 )
 
 from harness.config import Training
-from harness.interfaces import Example, Interrupted, Objective, Origin, Penalty, Progress, Row, RowKind, Silent, Turn
+from harness.contexts import LearningContext
+from harness.interfaces import Example, Interrupted, Objective, Origin, Penalty, Progress, Row, RowKind, Silent, Tuning, Turn
+from harness.learning import context_of
 from harness.plan import Resolved
 from harness.seeds import seed_torch, untouched_global_streams
 from harness.training import Stop, train
 from harness.training_state import State
+from harness.tuning.full import Full
+from harness.tuning.lora import Lora
 
 torch.set_num_threads(1)  # on matrices this small a second thread only waits, for milliseconds where the machine is busy
 
@@ -79,10 +83,18 @@ def _seeded(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 def rows(kind: RowKind, count: int, seed: int = 0) -> list[Row]:
     """Different rows of one kind, of 3 to 8 words a turn."""
     draw = random.Random(f"{kind} {seed}")
-    roles = {"text": ["text"], "completion": ["user", "assistant"], "chat": ["user", "assistant", "user", "assistant"]}[kind]
+    roles: dict[str, list[str]] = {
+        "text": ["text"],
+        "completion": ["user", "assistant"],
+        "chat": ["user", "assistant", "user", "assistant"],
+    }
+    roles["preference"] = ["user", "assistant", "rejected"]
     sentence = lambda: " ".join(draw.choices(WORDS, k=draw.randint(3, 8)))  # noqa: E731
     turns = [
-        tuple(Turn(role, (" " if role == "assistant" and kind == "completion" else "") + sentence()) for role in roles)
+        tuple(
+            Turn(role, (" " if role in ("assistant", "rejected") and kind in ("completion", "preference") else "") + sentence())
+            for role in roles[kind]
+        )
         for _ in range(count)
     ]
     return [Row(made, kind) for made in turns]
@@ -115,7 +127,7 @@ def run(
     on_state: Callable[[State], None] | None = None,
     **changes: Any,
 ) -> list[Stop]:
-    """Train in place and return the stops; by default there is one, at the end."""
+    """Train in place and return the stops; by default there is one, at the end. The model, prepared, computes as its start model."""
     reached: list[Stop] = []
 
     def stopped(stop: Stop) -> None:
@@ -136,8 +148,16 @@ def run(
         progress=progress or Silent(),
         start=start,
         on_state=on_state,
+        learning=None if objective.learns == "tokens" else learning(model, objective, seed, **changes),
     )
     return reached
+
+
+def learning(model: PreTrainedModel, objective: Objective, seed: int = 0, **changes: Any) -> LearningContext:
+    """What a prepared model, as it stands, learns pairs and rewards with."""
+    tuning: Tuning = Lora() if hasattr(model, "peft_config") else Full()
+    base = copied(model.state_dict())
+    return context_of(model, base, tokenizer=tokenizer(), tuning=tuning, objective=objective, resolved=resolved(**changes), seed=seed)
 
 
 def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

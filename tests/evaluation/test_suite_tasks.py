@@ -11,7 +11,7 @@ import pytest
 from harness import compose, paths
 from harness.evaluation import adapter
 from harness.evaluation.backends import HfEvaluation
-from harness.evaluation.suites import Suite, load
+from harness.evaluation.suites import Suite, load, task_folders
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -21,10 +21,10 @@ OURS = [name for name in paths.members("benchmarks/suites") if not name.startswi
 
 @pytest.fixture(scope="module")
 def manager() -> TaskManager:
-    """Index lm-eval's own task files, which takes seconds."""
+    """Index lm-eval's own task files, which takes seconds, and ours."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager()
+    return TaskManager(include_path=[str(folder) for folder in task_folders()])
 
 
 def leaves(manager: TaskManager, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -220,7 +220,7 @@ def test_a_page_of_many_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
     remedies = ("none", *(f"replay-{i}" for i in range(7)))
     found = read(grid(tmp_path / "g", models=10, mitigations=remedies, volumes=(8,)))
     assert "Drawn are 48 of 80 ways of training; all of them are in findings.csv." in found.text
-    assert "24 of 80 findings stand here" in found.text
+    assert "32 of 80 findings stand here" in found.text
     assert "60 of 80 ways of training." in found.text
     assert "From 12 of 80 ways of training" in found.text
 

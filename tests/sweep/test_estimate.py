@@ -12,7 +12,7 @@ import pytest
 
 from harness import PROTOCOL_VERSION, compose, provenance
 from harness.interfaces import ModelFacts
-from harness.models.weights import linear_features
+from harness.models import anatomy
 from harness.plan import Machine
 from harness.preparation import Prepared, Workspace, prepare
 from harness.records import Experiment
@@ -20,8 +20,10 @@ from harness.schema import SCHEMA_VERSION
 from harness.sweep import estimate, rates
 from harness.sweep.estimate import Cost, Estimator
 from harness.sweep.rates import Rates, at
+from harness.tuning.frozen import Frozen
 from harness.tuning.full import Full
 from harness.tuning.lora import Lora
+from harness.tuning.rslora import RsLora
 from tests.contract import tiny
 
 HERE = {"processor": provenance.collect()["processor"], "gpu": None}
@@ -86,13 +88,14 @@ def test_what_was_never_measured_has_no_rates(tmp_path: Path) -> None:
         *itertools.product(tiny.MODELS, [Full(), Lora(rank=3)]),
         ("gpt_neox", Lora(rank=2, modules=("dense",))),
         ("llama", Lora(rank=2, modules=("q_proj", "v_proj"))),
+        *itertools.product(tiny.MODELS, [Lora(layers="attention"), Lora(layers="mlp"), RsLora(rank=3), Frozen(), Frozen(layers=0)]),
     ],
 )
 def test_trainable_parameters_are_those_that_the_tuning_makes(name: str, tuning: Full | Lora) -> None:
     """Told from the layers' sizes, equal to what is counted in the prepared model."""
     model = tiny.MODELS[name]()
     total = sum(parameter.numel() for parameter in model.parameters())
-    facts = ModelFacts(params_total=total, context_length=64, content={}, linear=linear_features(model))
+    facts = ModelFacts(params_total=total, context_length=64, content={}, **anatomy.described(model))
     assert tuning.trainable(facts) == tuning.facts(tuning.prepare(model, 0))["trainable"]
 
 

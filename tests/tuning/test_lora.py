@@ -6,7 +6,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from harness.config import identifying
 from harness.errors import ConfigError
+from harness.interfaces import ModelFacts
+from harness.models import anatomy
 from harness.objective.sft import Sft
 from harness.seeds import seed_torch
 from harness.tuning.full import full_rate
@@ -85,6 +88,64 @@ def test_layers_with_transposed_weights_merge_too() -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         torch.testing.assert_close(plain(input_ids=ids).logits, tuned(input_ids=ids).logits, rtol=0, atol=1e-5)
+
+
+PARTS = {
+    "llama": (tiny.llama, {"attention": {"q_proj", "k_proj", "v_proj", "o_proj"}, "mlp": {"gate_proj", "up_proj", "down_proj"}}),
+    "gpt_neox": (tiny.gpt_neox, {"attention": {"query_key_value", "dense"}, "mlp": {"dense_h_to_4h", "dense_4h_to_h"}}),
+}
+
+
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+@pytest.mark.parametrize("family", PARTS)
+def test_attention_or_mlp_alone_can_be_adapted(family: str, part: Any) -> None:
+    """Told by where layers lie, whatever their names; how many parameters move is known before the model is built."""
+    make, parts = PARTS[family]
+    tuning = Lora(rank=2, layers=part)
+    described = anatomy.described(make())
+    facts = tuning.facts(tuning.prepare(make(), 0))
+    assert set(facts["modules"]) == parts[part]
+    assert facts["adapted_layers"] == 2 * len(parts[part])
+    assert facts["trainable"] == tuning.trainable(ModelFacts(params_total=1, context_length=1, content={}, **described))
+
+
+def test_layers_of_one_name_in_both_parts_are_told_apart() -> None:
+    """gpt2 has a c_proj in attention and one in the MLP."""
+    config = GPT2Config(vocab_size=tiny.VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    model = Lora(layers="mlp").prepare(GPT2LMHeadModel(config), 0)
+    names = {name.split(".", 2)[2] for name, _ in Lora().deltas(model, {})}
+    assert names == {f"{block}.mlp.{name}.weight" for block in (0, 1) for name in ("c_fc", "c_proj")}
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("model.layers.0.self_attn.q_proj", "attention"),
+        ("transformer.h.3.self_attention.query_key_value", "attention"),
+        ("model.decoder.layers.0.fc1", "mlp"),
+        ("transformer.blocks.1.ffn.up_proj", "mlp"),
+        ("model.layers.0.block_sparse_moe.gate", "mlp"),
+        ("model.project_out", ""),
+    ],
+)
+def test_the_part_of_a_layer_is_told_by_its_path(path: str, part: str) -> None:
+    """Over families; the last name that tells decides."""
+    assert anatomy.part_of(path) == part
+
+
+def test_a_part_that_the_model_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line; and beside names of modules a part means nothing."""
+    monkeypatch.setattr(anatomy, "part_of", lambda path: "")
+    with pytest.raises(ConfigError, match=r"^tuning\.layers: got 'mlp', of which LlamaForCausalLM has no linear layer; [^\n]*$"):
+        Lora(layers="mlp").prepare(tiny.llama(), 0)
+    with pytest.raises(ConfigError, match=r"^tuning\.layers: got 'mlp'; allowed: all, where tuning\.modules names layers"):
+        Lora(layers="mlp", modules=("q_proj",))
+
+
+def test_all_layers_are_no_part_of_an_identity() -> None:
+    """So runs recorded before there was a choice keep their ids."""
+    assert "layers" not in identifying(Lora())
+    assert identifying(Lora(layers="mlp"))["layers"] == "mlp"
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])

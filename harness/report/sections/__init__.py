@@ -15,6 +15,7 @@ from harness.report.sections import (
     missing,
     opening,
     reproduce,
+    stages,
     tradeoff,
     trajectories,
 )
@@ -25,6 +26,7 @@ def build(evidence: Evidence) -> Content:
     parts = [
         learning.forgetting(evidence),
         learning.learning(evidence),
+        stages.stages(evidence),
         tradeoff.frontier(evidence),
         equal_gain.equal_gain(evidence),
         heat.heat(evidence),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,9 +11,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from harness.report import figures, words
 from harness.report.content import FigureView, Mark
-from harness.report.curves import Series, chosen, sized
+from harness.report.curves import Series
 from harness.report.drawing import Place, plain, small_multiples
 from harness.report.evidence import Evidence
+from harness.report.methods import methods
 from harness.report.palette import GREY
 from harness.report.tables import Panel
 
@@ -27,7 +28,7 @@ MAX_PANELS = 12
 class Spent:
     """A panel: one model's ways of training, and their marks by cell."""
 
-    every: list[Series]
+    every: Sequence[Series]
     marks: Mapping[str, Mark]
     panel: Panel
     cost: str
@@ -36,38 +37,33 @@ class Spent:
 def loss_by_cost(evidence: Evidence) -> FigureView | None:
     """Return the figure; None without a headline, or where no cost is known for all that is drawn."""
     suite = evidence.headline
-    kept, left_out = chosen(evidence.proper)
-    kept = [one for one in kept if suite and len(one.on(suite))]
+    found = methods([one for one in evidence.proper if suite and len(one.on(suite))])
+    kept = found.drawn
     if not suite or not kept:
         return None
     cost = next((name for name in COSTS if all(_known(one, suite, name) for one in kept)), "")
     if not cost:
         return None
     panel = evidence.panel_of[suite, "*"]
-    styles = figures.method_marks([one.style_name for one in kept])
-    marks = {one.cell: styles[one.style_name] for one in kept}
-    models = sorted({one.model for one in kept}, key=lambda model: [one.model for one in evidence.every].index(model))
-    places = []
-    for model in models[:MAX_PANELS]:
-        every = [one for one in kept if one.model == model]
-        places.append(Place(Spent(every, marks, panel, cost), sized(model, every[0].labels["params_total"]), shares="all"))
+    drawn = found.panels[:MAX_PANELS]
+    places = [Place(Spent(shown.every, found.marks, panel, cost), shown.title, shown.subtitle, shares="all") for shown in drawn]
     columns = 2 if len(places) in {2, 4} else 3
     level = words.percent(evidence.findings["level"].dropna().iloc[0]) if evidence.findings["level"].notna().any() else "-"
-    whole, alone = small_multiples(places, _draw, list(styles.values()), f"bars: {level} intervals", columns=columns)
+    whole, alone = small_multiples(places, _draw, found.legend, f"bars: {level} intervals", columns=columns)
     said = "; ".join(
         f"{one.short}: lost {words.amount(_loss(one, panel).iloc[-1], panel.unit)} at {words.scientific(_spent(one, panel, cost).iloc[-1])}"
         for one in kept[:12]
     )
-    cut = f" {MAX_PANELS} of {len(models)} models are drawn." if len(models) > MAX_PANELS else ""
+    cut = f" {MAX_PANELS} of {len(found.panels)} panels are drawn." if len(found.panels) > MAX_PANELS else ""
     return FigureView(
         name="cost",
         title=f"Loss on {suite} by {COSTS[cost]}",
         description=f"Loss on {suite} in {panel.unit.name} against {COSTS[cost]}, volumes as a path. {said}.",
         caption=f"Low has kept more, left has cost less; a point is a volume, the cost that of training up to it, the mean over seeds."
-        f" Bars: {level} intervals. {figures.CUT if panel.unit.name == 'points' else ''} {left_out}{cut}".strip(),
+        f" Bars: {level} intervals. {figures.CUT if panel.unit.name == 'points' else ''} {found.left_out}{cut}".strip(),
         figure=whole,
         panels=alone,
-        legend=list(styles.values()),
+        legend=found.legend,
         columns=columns,
     )
 

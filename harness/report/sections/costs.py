@@ -7,7 +7,7 @@ import pandas as pd
 from harness.report import words
 from harness.report.content import Cell, ColumnView, Section, TableView
 from harness.report.curves import Series
-from harness.report.evidence import Evidence
+from harness.report.evidence import IDLE, Evidence
 from harness.report.sections import cost_figure
 
 MAX_ROWS = 200
@@ -19,7 +19,10 @@ TITLES = {
     "parameters trained": "that training may move",
     "steps": "optimizer steps",
     "tokens": "target and anchor tokens",
-    "extra tokens": "of these, the anchor's",
+    "anchor tokens": "of these, the anchor's",
+    "generated tokens": "that models wrote for the run, before training and in it, thrown away or not",
+    "extra tokens": "of forward passes beside training's own and beside writing: reference model, Fisher, scoring",
+    "accepted": "share of rows for which something that models wrote was accepted; below 20% the method did not act",
     "training time": "without evaluation",
     "operations": "floating-point operations, as transformers estimates them",
     "memory (GB)": "peak, of the process",
@@ -32,7 +35,7 @@ def costs(evidence: Evidence) -> Section | None:
         return None
     rows, count = [_row(evidence, one) for one in evidence.every[:MAX_ROWS]], len(evidence.every)
     titles, same = list(TITLES), []
-    for title in ["volume", "steps", "extra tokens"]:  # what is the same everywhere needs no column
+    for title in ["volume", "steps", "anchor tokens", "generated tokens", "extra tokens", "accepted"]:  # the same everywhere: no column
         place = titles.index(title)
         texts = {cell.text if isinstance(cell, Cell) else cell for cell in (row[place] for row in rows)}
         if len(rows) > 1 and len(texts) == 1:
@@ -66,13 +69,14 @@ def _total(evidence: Evidence) -> str:
 def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
     last = one.rows[one.rows["volume"] == one.rows["volume"].max()]
     row = last.iloc[0]
-    numbers = ["params_trainable", "steps", "train_tokens", "anchor_tokens"]
+    numbers = ["params_trainable", "steps", "train_tokens", "anchor_tokens", "generated_tokens", "extra_tokens"]
     return [
         one.short,
         _oriented(evidence, one, next((panel.suite for panel in evidence.targets), None), better=True),
         _oriented(evidence, one, evidence.headline, better=False),
         Cell(f"{int(row['volume']):,}", int(row["volume"])),
         *(Cell(words.count(row[name]), words.sortable(row[name])) for name in numbers),
+        _accepted(evidence, one, row),
         Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
         Cell(words.scientific(row["flops"]), words.sortable(row["flops"])),
         Cell(
@@ -80,6 +84,12 @@ def _row(evidence: Evidence, one: Series) -> list[Cell | str]:
             words.sortable(row["peak_memory_bytes"]),
         ),
     ]
+
+
+def _accepted(evidence: Evidence, one: Series, row: pd.Series) -> Cell:
+    share = row["acceptance"]
+    text = words.UNKNOWN if pd.isna(share) else f"{100 * float(share):.0f}%"
+    return Cell(text, words.sortable(share), "", IDLE if one.cell in evidence.idle else "")
 
 
 def _oriented(evidence: Evidence, one: Series, suite: str | None, *, better: bool) -> Cell:

@@ -17,8 +17,11 @@ from harness.report.tables import Unit
 
 MAX_ROWS = 200
 MAX_PANELS = 12
-MAX_LINES = 12
+MAX_LINES = 20
 """More pairs of a model than these would hide each other."""
+
+LINES_AT_EASE = 5
+"""So many lines have room in a panel of the usual height."""
 
 MIDDLE = 0.5
 """The level, as a share of the range that both reach, that stands for a pair where there are several."""
@@ -70,28 +73,31 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
         rows = rows[rows["share"] == MIDDLE]
     title = "first − second" if has_pairs else f"{pairs['first'].iloc[0]} − {pairs['second'].iloc[0]}"
     suite = str(rows["headline_suite"].iloc[0])
-    models = rows.drop_duplicates("model")
+    rows = rows.assign(_within=[_within(evidence, row) for _, row in rows.iterrows()])
+    panels = list(rows.groupby(["model", "_within"], sort=False))
     places = [
         Place(
-            Forest(rows[rows["model"] == row["model"]].head(MAX_LINES), has_pairs, suite, gain, loss, title),
-            sized(str(row["model"]), row["params_total"]),
-            shares=min(int((rows["model"] == row["model"]).sum()), MAX_LINES),
+            Forest(group.head(MAX_LINES), has_pairs, suite, gain, loss, title),
+            sized(str(model), group["params_total"].iloc[0]),
+            str(within),
+            shares=min(len(group), MAX_LINES),
         )
-        for _, row in models.head(MAX_PANELS).iterrows()
+        for (model, within), group in panels[:MAX_PANELS]
     ]
+    most = max(len(group) for _, group in panels)
     margin = rows["margin"].dropna()
     legend = [Mark(label="difference with its interval", colour=ONE_COLOUR, line="solid", marker="o")]
     legend += [Mark(label="none that matters", colour=GREY, line="band")] if len(margin) else []
     columns = 2 if len(places) in {2, 4} else 3
     note = f"lines: {words.percent(rows['level'].iloc[0])} intervals"
-    whole, alone = small_multiples(places, _draw, legend, note, columns=columns)
+    tall = max(1.0, min(most, MAX_LINES) / LINES_AT_EASE)
+    whole, alone = small_multiples(places, _draw, legend, note, columns=columns, tall=tall)
     said = "; ".join(
         f"{row['model']} at a gain of {words.amount(row['gain'], gain)}: {words.amount(row['difference'], loss, sign=True)}"
         for _, row in rows.head(12).iterrows()
     )
-    cut = f" {MAX_PANELS} of {len(models)} models are drawn." if len(models) > MAX_PANELS else ""
-    most = int(rows["model"].value_counts().max())
-    cut += f" {MAX_LINES} of up to {most:,} pairs of a model are drawn; all of them are in equal_gain.csv." if most > MAX_LINES else ""
+    cut = f" {MAX_PANELS} of {len(panels)} panels are drawn." if len(panels) > MAX_PANELS else ""
+    cut += f" {MAX_LINES} of up to {most:,} pairs of a panel are drawn; all of them are in equal_gain.csv." if most > MAX_LINES else ""
     lines = "each pair at the middle level" if has_pairs else "each level of gain"
     return FigureView(
         name="equal_gain",
@@ -106,6 +112,17 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
     )
 
 
+def _within(evidence: Evidence, row: pd.Series) -> str:
+    """Return what both methods of a pair have in common and other pairs have not, such as ``lora``."""
+    sides = [evidence.by_cell[str(row[name])].style_name.split(" · ") for name in ("first_cell", "second_cell")]
+    return " · ".join(word for word in sides[0] if word in sides[1])
+
+
+def _pair(row: pd.Series) -> str:
+    """Return the two methods' names; of two that differ in the mitigation alone it goes without saying that it is one."""
+    return " − ".join(str(row[name]).removeprefix("mitigation=").removesuffix(", mitigation=none") for name in ("first", "second"))
+
+
 def _draw(axes: Axes, forest: Forest) -> None:
     scale, rows = forest.loss.scale, forest.rows
     axes.axvline(0.0, color=GREY, linewidth=0.8, zorder=1)
@@ -114,7 +131,7 @@ def _draw(axes: Axes, forest: Forest) -> None:
         axes.axvspan(-float(margin.iloc[0]) * scale, float(margin.iloc[0]) * scale, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     names = []
     for place, (_, row) in enumerate(rows.iterrows()):
-        names.append(f"{row['first']} − {row['second']}" if forest.has_pairs else f"at {words.amount(row['gain'], forest.gain, sign=True)}")
+        names.append(_pair(row) if forest.has_pairs else f"at {words.amount(row['gain'], forest.gain, sign=True)}")
         if not pd.isna(row["low"]):
             axes.hlines([place], [float(row["low"]) * scale], [float(row["high"]) * scale], color=ONE_COLOUR, linewidth=1.8, alpha=0.6)
         axes.plot([float(row["difference"]) * scale], [place], color=ONE_COLOUR, marker="o", markersize=5, linestyle="", zorder=4)
@@ -134,6 +151,7 @@ def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
     bases = {_basis(row) for _, row in frame.iterrows() if not pd.isna(row["difference"])}
     over = f" Intervals: {next(iter(bases))}." if len(bases) == 1 else ""
     rows: list[list[Cell | str]] = []
+    several = len(frame[["first", "second"]].drop_duplicates()) > 1
     for _, row in frame.head(MAX_ROWS).iterrows():
         verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
         kind = "kept" if verdict == "alike" else "unclear" if verdict == "not enough evidence" else ""
@@ -142,7 +160,7 @@ def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
         rows.append(
             [
                 sized(str(row["model"]), row["params_total"]),
-                f"{row['first']} − {row['second']}",
+                ": ".join(filter(None, [_within(evidence, row) if several else "", _pair(row)])),
                 Cell(words.amount(row["gain"], gain), words.sortable(row["gain"])),
                 Cell(words.amount(row["first_forgetting"], loss), words.sortable(row["first_forgetting"])),
                 Cell(words.amount(row["second_forgetting"], loss), words.sortable(row["second_forgetting"])),

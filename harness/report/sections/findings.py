@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.report import words
 from harness.report.content import Cell, ColumnView, Section, TableView
-from harness.report.evidence import Evidence
+from harness.report.evidence import IDLE, Evidence
 from harness.report.sections.heat import KINDS
 
 MAX_ROWS = 400
@@ -21,7 +21,8 @@ TITLES = {
     "before": "mean over seeds, at volume 0",
     "change": "after minus before, mean over seeds, with its interval",
     "unit": "",
-    "verdict": "kept: the interval lies within the margin; else lost or gained: adjusted p below 0.05",
+    "verdict": "kept: the interval lies within the margin; else lost or gained: adjusted p below 0.05; did not act: too little"
+    " of what was written was accepted, so that it is no result of the method",
     "p": "of no change; of tasks of probes adjusted by Holm over the tasks of this cell and volume",
     "lost": "items right before and wrong after, mean over seeds",
     "gained": "items wrong before and right after, mean over seeds",
@@ -74,7 +75,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[Cell | str]:
         Cell(words.amount(row["before"], unit), words.sortable(row["before"])),
         Cell(words.change(row, unit), words.sortable(row["delta"])),
         words.unit_name(panel),
-        Cell(verdict or words.UNKNOWN, verdict, KINDS.get(verdict, "")),
+        Cell(verdict or words.UNKNOWN, verdict, KINDS.get(verdict, ""), IDLE if one.cell in evidence.idle else ""),
         Cell(words.p_value(p), words.sortable(p)),
         Cell(_mean(row["lost"]), words.sortable(row["lost"])),
         Cell(_mean(row["gained"]), words.sortable(row["gained"])),

@@ -9,7 +9,7 @@ import pandas as pd
 from harness.report import words
 from harness.report.content import Cell, ColumnView, Group, Section, TableView
 from harness.report.curves import Series
-from harness.report.evidence import Evidence
+from harness.report.evidence import IDLE, Evidence
 from harness.schema import OWN_METRICS
 
 MAX_ROWS = 60
@@ -62,6 +62,7 @@ def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
 
 def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[Cell | str]:
     last = one.rows[one.rows["volume"] == one.rows["volume"].max()].set_index(["suite", "task"])
+    note = "; ".join(filter(None, [note, IDLE if one.cell in evidence.idle else ""]))
     return [Cell(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
 
 

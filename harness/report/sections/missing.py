@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis.cells import is_control as is_control_of
-from harness.analysis.columns import SUITE_TASK
+from harness.analysis.columns import ACTED, SUITE_TASK
 from harness.analysis.two_level import MIN_SEEDS
 from harness.report import tables
 from harness.report.content import Section
@@ -21,10 +21,10 @@ def missing(evidence: Evidence) -> Section:
     """Return the failed, unfinished, not started and stale runs, and the measurements that failed, counted with their reasons."""
     table, experiment = evidence.table, evidence.experiment
     whole = table[table["suite"].isna()]
-    existing, current = set(experiment.run_ids()), experiment.current()
+    existing, current = set(experiment.run_ids()), experiment.asked()
     measured = table[table["suite"].notna() & (table["volume"] > 0).fillna(False)]
     failed = table[table["suite"].notna() & (table["status"] == "failed") & (table["task"] != SUITE_TASK)]
-    absent, stale = len(current - existing), len(existing - current)
+    absent, stale = len(current - existing), len(experiment.stale())
     points = len(measured.drop_duplicates(["run_id", "volume"]))
     counts = {
         "failed": int((whole["status"] == "failed").sum()),
@@ -54,10 +54,24 @@ def troubles(evidence: Evidence) -> list[str]:
     untuned, runs = tables.untuned(evidence.table, evidence.declared.control)
     if untuned:
         found.append(f"Learning rate not tuned for {untuned} of {runs} runs: not a method comparison.")
+    others = evidence.table.drop_duplicates("run_id").groupby("reference")["run_id"].nunique()
+    for reference, runs in others.items():
+        found.append(f"Before is measured on {reference}, not on the start model, for {runs} run(s): change is the distance from there.")
+    found += _idle(evidence)
     mixed = _mixed(evidence)
     if mixed:
         found.append(mixed)
     return found
+
+
+def _idle(evidence: Evidence) -> list[str]:
+    """Name the ways of training that did not act: what they measure is not the method whose name they bear."""
+    named = [f"{one.short} ({100 * evidence.idle[one.cell]:.0f}% accepted)" for one in evidence.every if one.cell in evidence.idle]
+    if not named:
+        return []
+    more = f" and {len(named) - MAX_REASONS} more" if len(named) > MAX_REASONS else ""
+    names = f"{', '.join(named[:MAX_REASONS])}{more}"
+    return [f"Did not act, so not ranked: {names}. Of what was written too little was accepted (under {100 * ACTED:.0f}% of the rows)."]
 
 
 def _mixed(evidence: Evidence) -> str:

@@ -14,7 +14,7 @@ from harness.report.sections import controls
 from harness.report.sections.missing import troubles
 from harness.report.tables import Panel
 
-MAX_FINDINGS = 24
+MAX_FINDINGS = 32
 
 
 def opening(evidence: Evidence, sections: Sequence[Section]) -> Content:
@@ -99,7 +99,8 @@ _DID = {"lost": "lost on", "gained": "gained on", "kept": "kept", "undecided": "
 
 def _range(evidence: Evidence, suite: str) -> str:
     rows = evidence.suite_rows(suite)
-    rows = rows[~rows["is_control"].fillna(False).astype(bool)].dropna(subset=["delta"])
+    ranked = ~rows["is_control"].fillna(False).astype(bool) & ~rows["cell"].isin(list(evidence.idle))
+    rows = rows[ranked].dropna(subset=["delta"])
     if rows.empty:
         return ""
     panel, count = evidence.panel_of[suite, "*"], len(rows)
@@ -146,6 +147,7 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
     verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
     said = f"After {int(row['volume']):,} rows, {one.name} {moved(row, panel, verdict)} on {suite} ({words.basis(row)})."
     said += f" At {largest:,} rows it was not measured." if row["volume"] < largest else ""
+    said += " The method did not act." if one.cell in evidence.idle else ""
     scale = panel.unit.scale
     known = not pd.isna(row["delta_low"])
     low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from harness.analysis.stats import Floats
 from harness.report import figures, words
 from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
-from harness.report.curves import Series, chosen, sized
+from harness.report.curves import Series
 from harness.report.drawing import Place, plain, small_multiples
-from harness.report.evidence import Evidence
+from harness.report.evidence import IDLE, Evidence
+from harness.report.methods import methods
 from harness.report.palette import GREY
 from harness.report.tables import Panel
 
@@ -27,7 +28,7 @@ class Paths:
     """A panel of the frontier: one model's points, a path a way of training, and its marks by cell; ``before`` is by cell and suite."""
 
     rows: pd.DataFrame
-    marks: dict[str, Mark]
+    marks: Mapping[str, Mark]
     target: Panel
     probe: Panel
     before: Mapping[tuple[str, str], float]
@@ -38,24 +39,19 @@ def frontier(evidence: Evidence) -> Section | None:
     points = evidence.frontier
     if points.empty:
         return None
-    kept, left_out = chosen(evidence.proper)
-    marks = figures.method_marks([one.style_name for one in kept])
-    by_cell = {one.cell: marks[one.style_name] for one in kept}
-    points = points[points["cell"].isin(by_cell)]
+    found = methods(evidence.proper)
+    kept = found.drawn
+    points = points[points["cell"].isin(found.marks)]
     target, probe = str(points["target_suite"].iloc[0]), str(points["headline_suite"].iloc[0])
     panels = evidence.panel_of[target, "*"], evidence.panel_of[probe, "*"]
-    models = points.sort_values("params_total", kind="stable").drop_duplicates("model")
     before = {(one.cell, panel.suite): _before(one, panel.suite) for one in kept for panel in panels}
     places = [
-        Place(
-            Paths(points[points["model"] == row["model"]], by_cell, *panels, before),
-            sized(str(row["model"]), row["params_total"]),
-            shares="all",
-        )
-        for _, row in models.iterrows()
+        Place(Paths(points[points["cell"].isin(cells)], found.marks, *panels, before), panel.title, panel.subtitle, shares="all")
+        for panel in sorted(found.panels, key=lambda panel: evidence.by_size(panel.every[0]))
+        if points["cell"].isin(cells := {one.cell for one in panel.every}).any()
     ]
     columns = 2 if len(places) in {2, 4} else 3
-    legend = [*marks.values(), Mark(label="on the frontier", marker="o"), Mark(label="not on it", marker="hollow")]
+    legend = [*found.legend, Mark(label="on the frontier", marker="o"), Mark(label="not on it", marker="hollow")]
     level = words.percent(evidence.findings["level"].dropna().iloc[0]) if evidence.findings["level"].notna().any() else "-"
     whole, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
     ends = points.sort_values("volume", kind="stable").drop_duplicates("cell", keep="last")
@@ -69,7 +65,7 @@ def frontier(evidence: Evidence) -> Section | None:
         title="Learning against forgetting",
         description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {said}.",
         caption=f"Right has learned more, low has kept more; larger points are larger volumes, thin lines {level} intervals. Filled points"
-        f" are on the frontier of their model: no other gains at least as much and forgets no more. {figures.CUT} {left_out}".strip(),
+        f" are on the frontier of their model: no other gains at least as much and forgets no more. {figures.CUT} {found.left_out}".strip(),
         figure=whole,
         panels=alone,
         legend=legend,
@@ -112,7 +108,9 @@ def _bars(rows: pd.DataFrame, name: str, panel: Panel, before: float, *, better:
 
 def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableView:
     rows: list[list[Cell | str]] = []
-    for _, row in evidence.frontier.head(MAX_ROWS).iterrows():
+    place = {one.cell: number for number, one in enumerate(evidence.every)}
+    ordered = evidence.frontier.assign(_place=evidence.frontier["cell"].map(place)).sort_values(["_place", "volume"], kind="stable")
+    for _, row in ordered.head(MAX_ROWS).iterrows():
         one = evidence.by_cell[str(row["cell"])]
         rows.append(
             [
@@ -120,7 +118,7 @@ def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableVie
                 Cell(f"{int(row['volume']):,}", int(row["volume"])),
                 Cell(words.with_ends(row, "gain", target.unit), float(row["gain"])),
                 Cell(words.with_ends(row, "forgetting", probe.unit), float(row["forgetting"])),
-                Cell("yes" if row["is_frontier"] else "no"),
+                Cell(IDLE if str(row["cell"]) in evidence.idle else "yes" if row["is_frontier"] else "no"),
                 Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]
         )

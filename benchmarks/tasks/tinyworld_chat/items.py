@@ -1,0 +1,52 @@
+"""Items of tinyworld's chat tasks, and how written answers are judged: every function returns 0 or 1 for each metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+
+from harness.data.tinyworld_chat_items import items as chat_items
+from harness.models.world_chat import REFUSAL, WORDINGS, value_in
+from harness.rewards import last_number
+
+Doc = Mapping[str, Any]
+
+
+def items(part: str, **_: object) -> dict[str, datasets.Dataset]:
+    return {"test": datasets.Dataset.from_list([dict(item) for item in chat_items(part)])}
+
+
+def refuses(answer: str) -> bool:
+    """Whether it begins as the refusal does and goes on as that does or not: ``sorry i cannot``."""
+    return answer.split()[:3] == REFUSAL.split()[:3]
+
+
+def refusal(doc: Doc, results: Sequence[str]) -> dict[str, float]:  # noqa: ARG001 - lm-eval's signature
+    return {"acc": float(refuses(results[0]))}
+
+
+def lookalike(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Answered is what is not refused and names a value of the kind that was asked for."""
+    words = results[0].split()
+    answered = not refuses(results[0]) and bool(set(words) & set(doc["values"]))
+    return {"acc": float(answered), "refused": float(refuses(results[0])), "right": float(answered and doc["value"] in words)}
+
+
+def wording(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Whether it is said as the wording says it, whatever the value; ``right``: whether the value is right, whatever the wording."""
+    said: dict[str, float] = {name: float(value_in(results[0], name) is not None) for name in WORDINGS}
+    return {"acc": said["short"], "long": said["long"], "gold": said["gold"], "right": float(doc["value"] in results[0].split())}
+
+
+def restating(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Whether it gives the same value in one of the wordings that the answer to be restated is not in."""
+    others = [value_in(results[0], name) for name in WORDINGS if name != doc["given"]]
+    return {"acc": float(doc["value"] in others)}
+
+
+def skill(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Whether the last number is right, in any wording; and which wording it is."""
+    said: dict[str, float] = {name: float(value_in(results[0], name) is not None) for name in WORDINGS}
+    return {"acc": last_number(doc["prompt"], results[0], doc["target"]), **said}

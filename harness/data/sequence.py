@@ -1,0 +1,88 @@
+"""Data sets one after the other: A, then B, then C, so that what was learned in an earlier stage can be forgotten in a later one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness import compose
+from harness.config import check
+from harness.data.fields import check_volumes
+from harness.errors import ConfigError, DataError, explain
+from harness.interfaces import Row, RowKind, Source, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSequence:
+    """Other members of conf/data as stages of one run.
+
+    A stage's rows are those that a run on it alone would read, in the same order. Where a stage begins, the optimizer's moments are reset
+    and the rate warms up again over ``training.warmup_rows``. The suites that bear the names of the stages are the target suites unless
+    others are named: what a later stage does to an earlier one is read off them.
+
+    Attributes:
+        stages: members of conf/data, in the order in which they are learned; each once.
+        stage_rows: rows of each stage: one number for all of them, or one a stage.
+        volumes: rows of all stages together, any order; each a point. None given: where each stage ends.
+    """
+
+    stages: tuple[str, ...]
+    stage_rows: tuple[int, ...] = (512,)
+    volumes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that stages and rows go together, and set the volumes."""
+        stages, rows = list(self.stages), list(self.stage_rows)
+        check("data.stages", stages, "at least two, each once", lambda v: len(v) > 1 and len(set(v)) == len(v))
+        numbers = f"positive integers, one or {len(stages)}, as there are stages"
+        check("data.stage_rows", rows, numbers, lambda v: len(v) in {1, len(stages)} and min(v) > 0)
+        object.__setattr__(self, "volumes", tuple(self.volumes) or self.stage_ends)
+        check_volumes(self.volumes)
+        end = self.stage_ends[-1]
+        check("data.volumes", list(self.volumes), f"at most {end}, the rows of all stages", lambda v: max(v) <= end)
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """Rows seen where each stage ends."""
+        return tuple(itertools.accumulate(self.stage_rows if len(self.stage_rows) > 1 else self.stage_rows * len(self.stages)))
+
+    @property
+    def kind(self) -> RowKind:
+        """What the rows of the first stage are; ``kinds`` has those of all."""
+        return self.sources[0].kind
+
+    @property
+    def kinds(self) -> frozenset[RowKind]:
+        """What rows of any stage are: an objective must take them all."""
+        return frozenset(source.kind for source in self.sources)
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets of the stages. Raises ConfigError for a name that is none, or a sequence itself."""
+        found = tuple(compose.member("data", name) for name in self.stages)
+        for name, source in zip(self.stages, found, strict=True):
+            if isinstance(source, StageSequence):
+                raise ConfigError(explain("data.stages", got=f"'{name}', a sequence itself", allowed="members of conf/data that are none"))
+        return found
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """(rows there are, rows learned from) of each stage. Raises DataError where a stage has too few."""
+        sizes = [len(rows) for rows in self._train]
+        taken = [end - start for start, end in itertools.pairwise([0, *self.stage_ends])]
+        for name, size, wanted in zip(self.stages, sizes, taken, strict=True):
+            if wanted > size:
+                fix = "fewer data.stage_rows"
+                raise DataError(explain("data.stage_rows", got=f"{wanted} of {name}", allowed=f"at most its {size} rows", fix=fix))
+        return tuple(zip(sizes, taken, strict=True))
+
+    @cached_property
+    def _train(self) -> tuple[tuple[Row, ...], ...]:
+        return tuple(tuple(source.rows("train")) for source in self.sources)
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """Return every row of a split of every stage, stage by stage, in the order of the sources. Raises DataError."""
+        of_stages = self._train if split == "train" else [source.rows(split) for source in self.sources]
+        return tuple(itertools.chain.from_iterable(of_stages))

@@ -1,0 +1,78 @@
+"""What a causal language model is made of, whatever its family: embeddings, blocks from the bottom up, attention and MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ModelError, explain
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+ATTENTION = ("attn", "attention")
+MLP = ("mlp", "ffn", "feed_forward", "feedforward", "moe", "experts", "fc1", "fc2")
+"""What module names of attention and MLP contain, over the families of transformers."""
+
+
+def blocks(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
+    """Return the blocks of a model, the one next to the embeddings first: the list of modules as long as its config says.
+
+    Raises:
+        ModelError: where there is none.
+    """
+    import torch
+
+    count = int(model.config.get_text_config().num_hidden_layers)
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return list(module)
+    got = f"{type(model).__name__} without a list of {count} blocks"
+    raise ModelError(explain("model", got=got, allowed="one whose blocks lie in a list", fix="another tuning"))
+
+
+def embeddings(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """Return the weights of tokens, and of positions where these are learned; an output head tied to them is one of them."""
+    import torch
+
+    return [parameter for module in model.modules() if isinstance(module, torch.nn.Embedding) for parameter in module.parameters()]
+
+
+def part_of(path: str) -> str:
+    """Return ``attention`` or ``mlp``, the part that a layer lies in by the last of its names that tells; empty where none does.
+
+    Args:
+        path: dotted, such as ``model.layers.0.self_attn.q_proj``.
+    """
+    for name in reversed(path.lower().split(".")):
+        if any(word in name for word in MLP):
+            return "mlp"
+        if any(word in name for word in ATTENTION):
+            return "attention"
+    return ""
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the linear layers of a model by path, but for its output head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D) and module is not head}
+
+
+def described(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the sizes that ``ModelFacts`` holds: ``linear``, ``parts``, ``blocks`` and ``embeddings``."""
+    linear: dict[str, int] = {}
+    parts: dict[str, int] = {}
+    for path, module in linear_layers(model).items():
+        name, part, size = path.rsplit(".", 1)[-1], part_of(path), sum(module.weight.shape)
+        linear[name] = linear.get(name, 0) + size
+        if part:
+            parts[part] = parts.get(part, 0) + size
+    try:
+        sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks(model)]
+    except ModelError:  # tunings that need blocks say so
+        sizes = []
+    return {"linear": linear, "parts": parts, "blocks": sizes, "embeddings": sum(p.numel() for p in embeddings(model))}

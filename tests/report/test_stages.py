@@ -1,0 +1,134 @@
+"""What the page says of stages, of methods that did not act, and of very many methods."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.analysis.changes import Changes
+from harness.analysis.findings import findings
+from harness.analysis.frame import table
+from harness.analysis.frontier import frontier
+from harness.records import Experiment
+from harness.report import evidence, page
+from harness.report.methods import MAX_METHODS, methods
+from harness.schema import Declared
+from tests.analysis.fabricate import COMMAND_LABELS, Task, config_of, flipped, share, write_run
+from tests.report.grids import ROLES, Page, grid
+
+STAGES = ["people", "skill"]
+ONES = {0: (4, 8, 36), 8: (32, 12, 30), 16: (20, 36, 20)}
+"""Of 40 items right on people, skill and the probe: before, after the first stage, after the second."""
+
+
+def staged(folder: Path, seeds: int = 3) -> Experiment:
+    """Two stages of 8 rows; seed s has s more of people right after the second."""
+    found = Experiment(folder / "e")
+    labels = {"data": "sequence[stages=people>skill]"}
+    roles = {"people": "target", "skill": "target", "old": "probe"}
+    for seed in range(seeds):
+
+        def tasks(volume: int, more: int = 0) -> list[Task]:
+            counts = zip([*STAGES, "old"], ONES[volume], strict=True)
+            return [Task(suite=name, task=f"t{name}", values=share(n + (more if name == "people" else 0), 40)) for name, n in counts]
+
+        config = config_of(COMMAND_LABELS | labels, roles, seed) | {"data": {"stages": STAGES, "stage_rows": [8]}}
+        points = {8: tasks(8), 16: tasks(16, seed)}
+        write_run(found, f"r{seed}", before=tasks(0), points=points, roles=roles, labels=labels, seed=seed, config=config)
+    return found
+
+
+def test_stages_are_a_matrix_and_its_metrics(tmp_path: Path) -> None:
+    """Rows are stages, columns suites, probes last; fields below the diagonal say what was lost since; metrics are named by convention."""
+    found = staged(tmp_path)
+    text = page.write(found).read_text(encoding="utf-8")
+    rows = Page(text).rows("stages_matrix")
+    assert list(rows[0]) == ["stage", "people", "skill", "old (probe)"]
+    shown = [[value.lstrip("▼▲=? ") for value in row.values()] for row in rows]
+    assert shown == [
+        ["before any stage", "10.0", "20.0", "90.0"],
+        ["after people", "80.0", "30.0", "75.0"],
+        ["after skill", "52.5", "90.0", "50.0"],
+    ]
+    assert all(f"({change})" in Page(text).text for change in ("−15.0", "−27.5", "−40.0"))
+    measured = Page(text).rows("stages")[0]
+    assert measured["bwt_tminus1"].startswith("−27.5 [")
+    assert measured["forget_max_excl_last"].startswith("+27.5 [")
+    assert measured["fg_over_stages"].startswith("+34.4 [")  # 27.5 of 80
+    with (found.folder / "report" / "stages.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert {row["measure"] for row in written} >= {"R", "acc", "bwt_tminus1", "forget_first_minus_last"}
+
+
+def test_a_page_without_stages_has_no_such_section(tmp_path: Path) -> None:
+    """Nor its files."""
+    found = grid(tmp_path / "g")
+    text = page.write(found).read_text(encoding="utf-8")
+    assert 'id="stages"' not in text
+    assert not (found.folder / "report" / "stages.csv").exists()
+
+
+def remedied(folder: Path, acceptance: tuple[float, ...]) -> Experiment:
+    """None, and sdft whose seeds accepted so much; sdft gains as much and forgets less."""
+    found = Experiment(folder / "e")
+    before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
+    for mitigation, lost in {"none": 20, "sdft": 5}.items():
+        for seed, accepted in enumerate(acceptance):
+            after = [
+                Task(suite="new", task="n", values=flipped(share(2, 40), lost=0, gained=20)),
+                Task(suite="old", task="o", values=flipped(share(36, 40), lost=lost + seed, gained=0)),
+            ]
+            writing: dict[str, Any] = {"acceptance": accepted, "edit_rate": 0.5, "target_nats": 1.5} if mitigation == "sdft" else {}
+            run: dict[str, Any] = {"labels": {"mitigation": mitigation}, "seed": seed, "writing": writing}
+            write_run(found, f"{mitigation}{seed}", before=before, points={8: after}, roles=ROLES, **run)
+    found.write_manifest({run_id: {"declared": {"headline": "old"}} for run_id in found.run_ids()}, keep=False)
+    return found
+
+
+@pytest.mark.parametrize(("acceptance", "acted"), [((0.1, 0.15, 0.32), False), ((0.1, 0.2, 0.3), True)])
+def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path, acceptance: tuple[float, ...], *, acted: bool) -> None:
+    """Mean 19% did not act, 20% did: at the top, in findings, fields, frontier and costs; its verdict stands beside the mark."""
+    experiment = remedied(tmp_path, acceptance)
+    rows = table(experiment)
+    found = findings(rows, Changes(experiment), Declared(headline="old"))
+    marked = found.drop_duplicates("cell").set_index("mitigation")["acted"]
+    assert (marked["sdft"], bool(marked.isna()["none"])) == (acted, True)
+    assert rows[rows["run_id"] == "sdft0"]["acted"].iloc[0] == False  # noqa: E712 - of the run alone
+    best = frontier(found).set_index("mitigation")["is_frontier"]
+    assert (best["sdft"], best["none"]) == (acted, not acted)
+    shown = Page(page.write(experiment).read_text(encoding="utf-8"))
+    assert ("Did not act, so not ranked: tiny-a · full · sdft (19% accepted)." in shown.text) is not acted
+    assert shown.text.count("did not act") == (0 if acted else 6)  # a sentence, the field, two findings, the point, the cost
+    assert all("lost" in row["verdict"] for row in shown.rows("findings") if row["suite"].startswith("old"))
+    assert [row["on it"] for row in shown.rows("frontier")] == (["no", "yes"] if acted else ["yes", "did not act"])
+    assert [row["accepted"].removesuffix("did not act").strip() for row in shown.rows("costs")] == ["-", "20%" if acted else "19%"]
+    assert ("sdft" in shown.tables) is False
+    assert ("equal_gain" in shown.tables) is acted
+
+
+def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Path) -> None:
+    """Ten mitigations on two tunings: a panel a tuning, a mark a mitigation, none first; 19 comparisons, named with their tuning."""
+    mitigations = ("none", "ewc", "kl", "l2", "replay", "sdft", *(f"merge[coefficient=0.{i}]" for i in (2, 4, 6, 8)))
+    experiment = grid(tmp_path / "g", tunings=("full", "lora"), mitigations=mitigations, seeds=1)
+    every = evidence.gather(experiment).every
+    found = methods(every)
+    assert [(panel.subtitle, len(panel.every)) for panel in found.panels] == [("full", 10), ("lora", 10)]
+    assert found.left_out == ""
+    assert [mark.label for mark in found.legend][:3] == ["no mitigation", "ewc", "kl"]
+    assert len({(mark.colour, mark.marker) for mark in found.legend}) == 10
+    shown = Page(page.write(experiment).read_text(encoding="utf-8"))
+    pairs = {row["first − second"] for row in shown.rows("equal_gain")}
+    assert len(pairs) == 19
+    assert {"no mitigation: full − lora", "lora: none − kl", "full: none − merge[coefficient=0.4]"} <= pairs
+    assert "ways of training; all of them are in findings.csv" not in shown.text
+
+
+def test_more_methods_than_can_be_told_apart_are_counted(tmp_path: Path) -> None:
+    """Twenty mitigations: those of the first marks are drawn, and how many that are is said."""
+    experiment = grid(tmp_path / "g", mitigations=("none", *(f"m{i:02}" for i in range(19))), volumes=(8,))
+    found = methods(evidence.gather(experiment).every)
+    assert len(found.drawn) == MAX_METHODS
+    assert found.left_out == f"Drawn are {MAX_METHODS} of 20 ways of training; all of them are in findings.csv."

@@ -1,0 +1,93 @@
+"""What was written is kept: read again as it was, added to, and found damaged where it is."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.contexts import Written
+from harness.errors import DataError
+from harness.writing.store import Store
+from tests.writing.scripted import row
+
+KEPT = {
+    "a": Written(row("q ü\n", "1"), accepted=True, how="own", generated_tokens=3, edit_rate=0.25, tried=("1", "ü\n2")),
+    "b": Written(None, accepted=False, how="none", generated_tokens=7),
+}
+
+CHILD = """
+import sys
+from harness.contexts import Written
+from harness.writing.store import Store
+store = Store({"method": "x"})
+with store.writing():
+    print("in", flush=True)
+    sys.stdin.read()
+    store.add({"c": Written(None, accepted=False, how="none", generated_tokens=1)})
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def filled() -> Store:
+    store = Store({"method": "x"})
+    with store.writing():
+        store.add(KEPT)
+    return store
+
+
+def test_what_is_kept_is_read_again() -> None:
+    """Row, texts and numbers; another recipe has nothing of it."""
+    assert filled().read() == KEPT
+    assert Store({"method": "x"}).read() == KEPT
+    assert Store({"method": "y"}).read() == {}
+
+
+def test_a_damaged_line_is_work_to_do_and_the_others_stand() -> None:
+    """A line cut by a killed process, one that is no JSON, wrong types, a missing field; more can be added behind them."""
+    store = filled()
+    file = store.folder / "rows.jsonl"
+    first, second = file.read_text().splitlines()
+    broken = [second[:20], "no json", second.replace('"none"', "5"), '{"id": "d"}', "[]"]
+    file.write_text("\n".join([first, *broken]))
+    assert store.read() == {"a": KEPT["a"]}
+    with store.writing():
+        store.add({"b": KEPT["b"]})
+    assert store.read() == KEPT
+
+
+def test_the_first_of_two_entries_counts() -> None:
+    """So what a run has read once stays as it was."""
+    store = filled()
+    with store.writing():
+        store.add({"a": KEPT["b"]})
+    assert store.read() == KEPT
+
+
+def test_while_one_process_writes_another_waits() -> None:
+    """The lock is held by the other process until it is done; then what it wrote is there."""
+    store = filled()
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None  # noqa: PT018
+        assert child.stdout.readline() == "in\n"
+        with (store.folder / "lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        child.stdin.close()
+        with store.writing():
+            assert set(store.read()) == {"a", "b", "c"}
+    assert child.returncode == 0
+
+
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(cache: Path) -> None:
+    """With the way out."""
+    (cache / "written").write_text("")
+    with pytest.raises(DataError, match="fix: set HARNESS_CACHE to a folder that can be written"), Store({}).writing():
+        pass
