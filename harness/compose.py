@@ -29,6 +29,9 @@ from harness.errors import ConfigError, explain
 from harness.overrides import HYDRA_KEYS, PACKAGES, Parsed, check_choice, folder_of, parse, value_of
 from harness.plan import SearchedRate, check
 
+LONGEST = 20
+"""Characters of a text with spaces, such as a template, in a label."""
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -239,5 +242,11 @@ def _label(group: str, values: Any, choice: str | None) -> str | None:
     if isinstance(stages := values.get("stages"), list):
         changed["stages"] = ">".join(map(str, stages))  # always said: what the data of a sequence are
     name = str(changed.pop("name", choice))
-    details = ",".join(f"{key}={value}" for key, value in sorted(changed.items()))
+    details = ",".join(f"{key}={_brief(value)}" for key, value in sorted(changed.items()))
     return f"{name}[{details}]" if details else name
+
+
+def _brief(value: Any) -> str:
+    """Return a value as a label shows it: of a long text its beginning (runs that differ behind it are told apart by their variant)."""
+    text = str(value)
+    return f"{text[:LONGEST]}…" if isinstance(value, str) and " " in text and len(text) > LONGEST else text
