@@ -248,5 +248,7 @@ def _label(group: str, values: Any, choice: str | None) -> str | None:
 
 def _brief(value: Any) -> str:
     """Return a value as a label shows it: of a long text its beginning (runs that differ behind it are told apart by their variant)."""
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):  # such as pairs of models
+        return "+".join("/".join(map(str, one.values())) for one in value)
     text = str(value)
     return f"{text[:LONGEST]}…" if isinstance(value, str) and " " in text and len(text) > LONGEST else text

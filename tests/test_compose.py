@@ -70,6 +70,14 @@ def test_values_set_by_an_experiment_are_part_of_the_label(tmp_path: Path, monke
     assert (asked.config.labels.tuning, asked.config.name) == ("lora[rank=4]", "mine")
 
 
+def test_a_label_shows_long_texts_and_pairs_in_brief() -> None:
+    """Of a template its beginning, of pairs of models their names."""
+    config = compose.compose(["mitigation=sdft", "mitigation.template='{prompt} the answer is : {answer} . say it again'"])
+    assert config.labels.mitigation == "sdft[template={prompt} the answer …]"
+    config = compose.compose(["mitigation=chat_vector", "mitigation.vectors=[{chat: nursery-m-chat, base: nursery-m}]"])
+    assert config.labels.mitigation == "chat_vector[vectors=nursery-m-chat/nursery-m]"
+
+
 def test_anchors_are_any_data_yaml() -> None:
     """The anchor group shares the members of data."""
     config = compose.compose(["mitigation=replay", "anchor=tinyworld-base"])
