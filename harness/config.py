@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -317,6 +318,20 @@ def identifying(value: Any) -> Any:
             if f.metadata.get(ADDED) and getattr(value, f.name) == f.default:
                 del found[f.name]
     return found
+
+
+def without_added(values: Any) -> Any:
+    """Return plain values of a configuration, whenever they were written, without the ``added`` fields that have their default.
+
+    Which these are is read off the classes that this process uses; of others, everything stays.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    module, _, name = str(values.get("class", "")).rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    fields = dataclasses.fields(cls) if isinstance(cls, type) and dataclasses.is_dataclass(cls) else ()
+    known = {f.name: plain(f.default) for f in fields if f.metadata.get(ADDED)}
+    return {key: without_added(value) for key, value in values.items() if key not in known or value != known[key]}
 
 
 def plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.interfaces import Example, Progress, Row, Tuning
+    from harness.interfaces import Example, Progress, PromptFormat, Row, Tuning
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class WritingContext:
         prompt: row → token ids of all before its first answer, in the objective's prompt format, ready to be continued by an author.
         text_prompt: user's text → token ids, in the same format: for prompts of the method's own making.
         spoken: token ids an author wrote → their text, without special tokens and end of turn.
+        ended: token ids an author wrote → whether their last one ends a text or turn: they were not cut at a limit.
         restated: row, answer → the row with this answer in place of its own.
+        prompt_format: the objective's; under ``chat`` the template writes the tags of a row.
         anchor: the anchor's rows in the order they are drawn; empty without an anchor.
         seed: of the run, for this purpose.
     """
@@ -108,7 +110,9 @@ class WritingContext:
     prompt: Callable[[Row], tuple[int, ...]]
     text_prompt: Callable[[str], tuple[int, ...]]
     spoken: Callable[[Sequence[int]], str]
+    ended: Callable[[Sequence[int]], bool]
     restated: Callable[[Row, str], Row]
+    prompt_format: PromptFormat
     anchor: Sequence[Row]
     seed: int
     progress: Progress
@@ -142,7 +146,8 @@ class Written:
 
     Attributes:
         row: what is trained on; None leaves the row out.
-        accepted: whether something that a model wrote stands in it; an arm that accepts too little did not act.
+        accepted: whether something that a model wrote stands in it (of a remedy, something other than the gold answer: a copy of it is
+            the plain row); an arm that accepts too little did not act.
         how: how it came about, one word: own, gold, other, edited, …
         generated_tokens: written for it, what was thrown away included.
         edit_rate: share of words, in 0..1, by which it differs from the model's own first answer; None where that was not asked for.

@@ -13,8 +13,12 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
+
+WAIT = 1.0
+"""Seconds between two tries to get a lock, at most."""
 
 RENAMES = 5
 """How often a folder is tried to be put into place while others put theirs there."""
@@ -120,8 +124,13 @@ def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
 
 
 @contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a lock that the system gives back when its process ends; where there are none, go on without."""
+def locked(file: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold a lock that the system gives back when its process ends; where there are none, go on without.
+
+    Args:
+        file: that the lock is on.
+        waiting: called again and again while another process holds it; what it raises ends the wait.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -129,5 +138,23 @@ def locked(file: Path) -> Iterator[None]:
         return
     with file.open("w") as lock:
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if waiting is None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            else:
+                _lock(lock, waiting)
         yield
+
+
+def _lock(file: IO[str], waiting: Callable[[], object]) -> None:
+    import fcntl
+
+    pause = WAIT / 64
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            time.sleep(pause)
+            pause = min(WAIT, 2 * pause)
+        else:
+            return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.config import check
 from harness.contexts import Author
+from harness.errors import ConfigError, explain
 from harness.interfaces import Example
 
 
@@ -46,18 +47,39 @@ class Judge:
     def log_odds(
         self, author: Author, text_prompt: Callable[[str], Sequence[int]], asked: Sequence[tuple[str, str]], *, spaced: bool
     ) -> list[float]:
-        """Return log P(good word) - log P(bad word), in nats, of each prompt and answer.
+        """Return log P(good word) - log P(bad word), in nats, of each prompt and answer; see ``verdicts``."""
+        return self.verdicts(author, text_prompt, asked, spaced=spaced)[0]
+
+    def verdicts(
+        self, author: Author, text_prompt: Callable[[str], Sequence[int]], asked: Sequence[tuple[str, str]], *, spaced: bool
+    ) -> tuple[list[float], int]:
+        """Return log P(good word) - log P(bad word), in nats, of each prompt and answer, and the tokens that the judge read for them.
 
         Args:
             author: the judge.
-            text_prompt: a user's text → token ids, to be answered.
+            text_prompt: a user's text → token ids, to be answered; of the start model. Another model has its own, which is taken then.
             asked: prompt and answer, as text.
             spaced: whether the answer begins with a space, as it does where prompt and answer are joined as they are.
+
+        Raises:
+            ConfigError: for a question that is longer than the judge can read.
         """
+        encoded: Callable[[str], Sequence[int]] = getattr(author, "text_prompt", text_prompt)
         spoken = [author.tokenizer.encode(" " * spaced + word.strip(), add_special_tokens=False) for word in self.words]
-        examples = [_said(text_prompt(self._question(*one)), word) for one in asked for word in spoken]
+        examples = [_said(encoded(self._question(*one)), word) for one in asked for word in spoken]
+        self._check_length(max((example.tokens for example in examples), default=0), author)
         nats = author.nats(examples)
-        return [bad - good for good, bad in zip(nats[::2], nats[1::2], strict=True)]
+        odds = [bad - good for good, bad in zip(nats[::2], nats[1::2], strict=True)]
+        return odds, sum(example.tokens for example in examples)
+
+    def _check_length(self, longest: int, author: Author) -> None:
+        """Refuse what does not fit into the judge's context; rows may be shorter than that, their length is no limit here."""
+        model = getattr(author, "model", None)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model is not None else None
+        if limit is not None and longest > limit:
+            got, allowed = f"a question of {longest} tokens", f"at most {limit}, the context of {self.model or 'the start model'}"
+            fix = "shorter prompts, a smaller objective.max_new_tokens or a shorter template"
+            raise ConfigError(explain("objective.judge", got=got, allowed=allowed, fix=fix))
 
     def _question(self, prompt: str, answer: str) -> str:
         before, _, after = self.template.partition("{answer}")  # what an answer holds is not read as part of the template

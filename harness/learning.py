@@ -29,6 +29,11 @@ class _Live:
     author: TransformersAuthor
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The live one."""
+        return self.author.model
+
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
         with without_dropout(self.author.model):
             return self.author.write(prompts, keys, sampling)

@@ -44,10 +44,13 @@ def of_methods(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource
     combined = config.mitigation.models if config.mitigation.coefficients else ()
     found = {name: _member(workspace, name) for name in _named(config)}
     for name in found:
-        own, needed = len(_vocabulary(workspace, found[name])), len(_vocabulary(workspace, config.model))
-        if own != needed:
-            where = f"model={name}, of mitigation={config.labels.mitigation} or objective={config.labels.objective}"
-            raise ConfigError(explain(where, got=f"{own} tokens", allowed=f"the {needed} of model={config.labels.model}"))
+        own, needed = _vocabulary(workspace, found[name]), _vocabulary(workspace, config.model)
+        where = f"model={name}, of mitigation={config.labels.mitigation} or objective={config.labels.objective}"
+        if len(own) != len(needed):
+            raise ConfigError(explain(where, got=f"{len(own)} tokens", allowed=f"the {len(needed)} of model={config.labels.model}"))
+        if name in combined and own != needed:  # rows of the embeddings are added up by their numbers
+            got, allowed = "the same number of other tokens, or in another order", f"those of model={config.labels.model}"
+            raise ConfigError(explain(where, got=got, allowed=allowed, fix="models of one tokenizer"))
         if name in combined and workspace.facts_of_model(found[name]).linear != workspace.facts_of(config).linear:
             where, allowed = f"mitigation={config.labels.mitigation}: model {name}", f"those of model={config.labels.model}"
             raise ConfigError(explain(where, got="layers of other sizes", allowed=allowed, fix="models of one architecture"))

@@ -206,9 +206,26 @@ def _check_choice(config: RunConfig) -> None:
         fix = "target_suites=[NAME]" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
         got, allowed = "no target suite to choose on", "at least one with select items; nothing is chosen on probes"
         raise ConfigError(explain(where, got=got, allowed=allowed, fix=fix))
+    if getattr(config.data, "stage_ends", None) and (chooses(config.mitigation) or config.mitigation.keeps_best):
+        fix = "one mitigation.coefficient" if config.mitigation.coefficients else f"no mitigation={config.labels.mitigation}"
+        got = "a sequence of stages, whose earlier stages are what may be forgotten"
+        raise ConfigError(explain(where, got=got, allowed="one stage, where something is chosen on the targets", fix=fix))
     if config.mitigation.keeps_best and config.trajectory == "independent":
         got = "trajectory=independent, where each volume is a run of its own and has none before it to stop at"
         raise ConfigError(explain(where, got=got, allowed="trajectory=shared"))
+
+
+def check_chosen_on(config: RunConfig, metrics: Mapping[str, str]) -> None:
+    """Refuse a choice on the mean of metrics that are not alike: the one of the larger numbers would decide alone. Raises ConfigError.
+
+    Args:
+        config: of a run.
+        metrics: target suite → its primary metric.
+    """
+    if (chooses(config.mitigation) or config.mitigation.keeps_best) and len(set(metrics.values())) > 1:
+        got = ", ".join(f"{metric} of {suite}" for suite, metric in metrics.items())
+        fix = "target_suites of one metric" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
+        raise ConfigError(explain(f"mitigation={config.labels.mitigation}", got=got, allowed="one metric to choose on", fix=fix))
 
 
 def _check_trajectory(config: RunConfig) -> None:
@@ -272,11 +289,17 @@ def identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -
         "mitigation": identifying(config.mitigation),
         "evaluation": plain(config.evaluation),
         "trajectory": config.trajectory,
-        # What is best so far depends on what was looked at, so there, too, other volumes are another run.
-        "volumes": list(config.data.volumes) if config.trajectory == "independent" or config.mitigation.keeps_best else None,
+        "volumes": _volumes(config),
         "seed": config.seed,
         "inputs": dict(inputs),
     }
+
+
+def _volumes(config: RunConfig) -> list[int] | None:
+    """Return the volumes where they make a run; what is best so far depends on which were looked at, in whatever order they were named."""
+    if config.mitigation.keeps_best:
+        return sorted(config.data.volumes)
+    return list(config.data.volumes) if config.trajectory == "independent" else None
 
 
 def derived(run_id: str, coefficient: float) -> str:

@@ -253,6 +253,7 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     for name in (*config.target_suites, *config.probe_suites):
         workspace.suite(name)
     _check_headline(config, workspace)
+    plan.check_chosen_on(config, {name: workspace.suite(name).metric for name in config.target_suites})
     facts = workspace.facts_of(config)
     resolved = plan.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
     _check_sizes(config, workspace)

@@ -9,6 +9,7 @@
       partial/<baseline id>/           tasks of its measurement under way, gone when it is written: first/ and, of the second one, again/
       runs/<run id>/                     of a derived run <run id of the training>-<coefficient>
         config.json                    the resolved configuration
+        written.json                   of a run whose rows models write: volume → hash of the rows up to it
         prompts/<suite>/<task>.txt     one item of each task as the model sees it
         points/<volume>/               point.json  samples.parquet
         partial/<volume>/<suite>/<task>/  finished.json  samples.parquet: of a point's evaluation under way
@@ -38,7 +39,7 @@ import pandas as pd
 
 from harness import PROTOCOL_VERSION, files, plan, record_files, schema
 from harness.claim_log import ClaimLog
-from harness.config import build
+from harness.config import build, without_added
 from harness.errors import ConfigError, RecordError, explain
 from harness.schema import SCHEMA_VERSION, Baseline, Declared, Failure, Finished, Manifest, Point, Record, Score, Sweep
 
@@ -241,6 +242,16 @@ class Experiment:
         values = {**config, schema.START_WEIGHTS: start_weights_sha256, schema.BASELINES: dict(baselines or {})}
         files.write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
 
+    def written(self, run_id: str) -> dict[str, str]:
+        """Return, by volume, the hash of the rows that models wrote for a run; empty where none were, or it never began."""
+        path = self.run_folder(run_id) / "written.json"
+        found: dict[str, str] = record_files.load(path) if path.exists() else {}
+        return found
+
+    def write_written(self, run_id: str, hashes: Mapping[str, str]) -> None:
+        """Write volume → hash of the rows up to it."""
+        files.write_text(self.run_folder(run_id) / "written.json", json.dumps(hashes, indent=1))
+
     def start_weights_sha256(self, run_id: str) -> str | None:
         """Return the bytes that a run's points started from; None where it never began."""
         found = self.config(run_id).get(schema.START_WEIGHTS)
@@ -361,7 +372,7 @@ def _names(folder: Path) -> list[str]:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a configuration asks for, but for volumes; the same with a place that is empty as from before there was such a place."""
-    found = {"reference": None, **schema.but_for_volumes(config)}
+    found = {"reference": None, **schema.but_for_volumes(without_added(config))}
     return found | {"labels": {key: value for key, value in (found.get("labels") or {}).items() if value is not None}}
 
 

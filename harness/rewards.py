@@ -12,10 +12,15 @@ from fractions import Fraction
 Reward = Callable[[str, str, str], float]
 """prompt, answer, gold answer → 0 (wrong) to 1 (right)."""
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?")
+"""A minus after a digit is no sign of the number behind it: 10-3 ends with 3."""
 
 _SIGN = r"[-+*/×÷]"
-_EQUATION = re.compile(rf"({NUMBER.pattern}(?:\s*{_SIGN}\s*{NUMBER.pattern})+)\s*=\s*({NUMBER.pattern})")
+_ENDS = r"(?!\d|[.,]\d|\s*%|\s*[-+*/×÷^xX]\s*[-(]*\d)"
+"""After an equation: the right side is one whole number, and nothing is worked out with it."""
+_EQUATION = re.compile(rf"({NUMBER.pattern}(?:\s*{_SIGN}\s*{NUMBER.pattern})+)\s*=\s*({NUMBER.pattern}){_ENDS}")
+_GOES_ON = re.compile(r"(?:[.,]|(?:[-+*/×÷^%)\d]|(?<![^\W\d_])[xX])\s*)\Z")
+"""Before an equation: more of its left side, which cannot be read here."""
 
 
 def exact(prompt: str, answer: str, gold: str) -> float:  # noqa: ARG001 - a Reward
@@ -30,9 +35,22 @@ def last_number(prompt: str, answer: str, gold: str) -> float:  # noqa: ARG001 -
 
 
 def arithmetic(prompt: str, answer: str, gold: str) -> float:
-    """Return 1 where the last number is right and every step that is written out, such as 3 + 4 = 7 or <<3*4=12>>, is true."""
-    steps = [_worked_out(left) == _number(right) for left, right in _EQUATION.findall(answer)]
-    return last_number(prompt, answer, gold) * float(all(steps))
+    """Return 1 where the last number is right and every step that is written out, such as 3 + 4 = 7 or <<3*4=12>>, is true.
+
+    A step is numbers joined by + - * / × ÷, an equals sign, one number; a $ before a number is passed over. It is true where both sides
+    are equal, or where the right one has decimals and the left one is it when rounded to as many: 10/3=3.33, but not 10/3=3. What cannot be
+    read whole is not judged: parentheses, percentages, powers, words or units between the numbers, a letter x for times.
+    """
+    text = answer.replace("$", "")
+    whole = [found for found in _EQUATION.finditer(text) if not _GOES_ON.search(text, 0, found.start())]
+    return last_number(prompt, answer, gold) * float(all(_is_true(found.group(1), found.group(2)) for found in whole))
+
+
+def _is_true(left: str, right: str) -> bool:
+    value, said = _worked_out(left), _number(right)
+    decimals = len(right.partition(".")[2])
+    tolerance = Fraction(1, 2 * 10**decimals) if decimals else Fraction(0)
+    return value is not None and abs(value - said) <= tolerance
 
 
 def _worked_out(expression: str) -> Fraction | None:

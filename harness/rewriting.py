@@ -6,11 +6,12 @@ The rows lie in no file: they are made before training (``harness.writing``), fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.config import check
 from harness.contexts import Author, Sampling, WritingContext, Written
+from harness.errors import ConfigError, explain
 from harness.interfaces import Mitigation, Objective, Row, Source, Tuning
 from harness.rewards import REWARDS
 from harness.seeds import derive
@@ -53,19 +54,18 @@ def answers(
         until: a text before which an answer ends, such as an empty line; empty for none. It is looked for in what was written: what
             follows it was written too, and is paid for.
     """
-    spoken = words_of(author, context).spoken
-    return [_answer(list(ids), spoken, until) for ids in author.write(prompts, keys, sampling)]
+    words = words_of(author, context)
+    return [_answer(list(ids), words, until) for ids in author.write(prompts, keys, sampling)]
 
 
-def _answer(ids: list[int], spoken: Any, until: str) -> Answer:
-    raw = spoken(ids)
+def _answer(ids: list[int], words: Any, until: str) -> Answer:
+    raw = words.spoken(ids)
     text, found, _ = raw.partition(until) if until else (raw, "", "")
-    # An end of text or turn spells nothing.
-    return Answer(text.strip(), raw, len(ids), ended=bool(found) or (bool(ids) and not spoken(ids[-1:])))
+    return Answer(text.strip(), raw, len(ids), ended=bool(found) or words.ended(ids))
 
 
 def words_of(author: Author, context: WritingContext) -> Any:
-    """Return who has ``prompt``, ``text_prompt`` and ``spoken`` for an author: itself, with its own tokenizer; else the context."""
+    """Return who has ``prompt``, ``spoken``, ``ended`` and so on for an author: itself, with its own tokenizer; else the context."""
     return author if hasattr(author, "text_prompt") else context
 
 
@@ -158,12 +158,20 @@ def check_sampling(where: str, values: Mapping[str, Any]) -> None:
         check(f"{where}.{name}", values[name], allowed, accept)
 
 
+def check_given(where: str, name: str | None) -> None:
+    """Refuse a method that has to know which answers are right, and is not told. Raises ConfigError."""
+    if name is None:
+        fix = f"{where}.check=last_number, or what else tells right from wrong (exact lets pass nothing but the gold answer's own words)"
+        raise ConfigError(explain(f"{where}.check", got="nothing", allowed=f"one of {', '.join(REWARDS)}", fix=fix))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rewriting(Mitigation):
     """What remedies share that put other answers into target rows: which rows, and with what they go together.
 
     A subclass says in ``rewritten`` what becomes of the rows that are treated. It falls back to the gold answer, never to nothing: the
-    questions of a run are those of the plain run.
+    questions of a run are those of the plain run. Where what was written is the gold answer, white space apart, the row is the plain run's
+    and counts as gold, not as accepted, whatever the subclass says.
 
     Attributes:
         fraction: share of the target rows that are treated, chosen by a hash of row and seed: those of a smaller share, or volume, are
@@ -204,7 +212,8 @@ class Rewriting(Mitigation):
     def write(self, rows: Sequence[Row], context: WritingContext) -> list[Written]:
         """Return what becomes of each row."""
         treated = [row for row in rows if self.treats(row, context.seed)]
-        found = dict(zip((row.id for row in treated), self.rewritten(treated, context), strict=True))
+        made = [_plain(row, written) for row, written in zip(treated, self.rewritten(treated, context), strict=True)]
+        found = dict(zip((row.id for row in treated), made, strict=True))
         return [found.get(row.id, Written(row, accepted=False, how=UNTREATED, generated_tokens=0)) for row in rows]
 
     def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[Written]:
@@ -220,6 +229,13 @@ class Rewriting(Mitigation):
         return [
             (restated(row, context, answer, accepted=right(name, row, answer)), answer) for row, answer in zip(rows, written, strict=True)
         ]
+
+
+def _plain(row: Row, written: Written) -> Written:
+    """Return what became of a row; where that is a copy of its gold answer, the row itself, as gold."""
+    if written.accepted and written.row is not None and gold(written.row).split() == gold(row).split():
+        return replace(written, row=row, accepted=False, how="gold")
+    return written
 
 
 def restated(row: Row, context: WritingContext, answer: Answer, *, accepted: bool) -> Written:

@@ -29,6 +29,7 @@ from harness.preparation import Prepared, done
 from harness.records import Experiment
 from harness.schema import BASELINES, Point, Record, complete
 from harness.training_state import States
+from harness.writing import binding
 from harness.writing.data import Data, Writing, summed_up, target_nats
 
 if TYPE_CHECKING:
@@ -141,7 +142,14 @@ class _Execution:
             self.data = self.writing.data(lambda: model, self.progress)
             self.steps = self._steps(are_written=True)
             self.progress.say(f"run {self.run_id}: written rows: {summed_up(self.data.facts)}")
+            binding.bind(self.prepared, self.data, self._begin_again, self.progress)
         self.target_nats = target_nats(self.prepared, self.data, model)
+
+    def _begin_again(self) -> None:
+        """Drop what there is of the run, and write what every run begins with."""
+        self.experiment.forget(self.run_id)
+        self._write_prompts()
+        self._write_config(self.before.ids)
 
     def run(self) -> None:
         """Go through the steps."""
@@ -256,22 +264,26 @@ class _Execution:
             squares = [float(delta.double().square().sum()) for _, delta in self.config.tuning.deltas(model, self.base)]
         norm = float(sum(squares) ** 0.5)
         if norm == 0.0 or norm != norm:
-            fix = "check the learning rate and what the rows supervise"
-            raise TrainingError(explain("training", got=f"a weight change of {norm}", allowed="weights that moved", fix=fix))
+            got, fix = f"a weight change of {norm}", "check the learning rate and what the rows supervise"
+            if norm == 0.0 and self.config.objective.learns == "rewards":
+                got = f"{got}: no group of answers to one prompt had answers of different worth, so there was nothing to learn"
+                fix = "another reward, more objective.samples, or a model that is right sometimes"
+            raise TrainingError(explain("training", got=got, allowed="weights that moved", fix=fix))
         return norm
 
     def _describe(self, stop: Stop, change: float) -> Point:
         """Return what is known of a point but for its scores."""
         examples = [example for step in self.steps[: stop.step] for example in step]
         anchor = [example for example in examples if example.origin == "anchor"]
+        trained, supervised = self._trained(stop, examples)
         return Point(
             run_id=self.run_id,
             volume=stop.volume,
             steps=stop.step,
             target_rows=len(examples) - len(anchor),
             anchor_rows=len(anchor),
-            train_tokens=sum(example.tokens for example in examples),
-            supervised_tokens=sum(example.supervised_tokens for example in examples),
+            train_tokens=trained,
+            supervised_tokens=supervised,
             anchor_tokens=sum(example.tokens for example in anchor),
             truncated_rows=sum(example.truncated for example in examples),
             train_loss=stop.train_loss,
@@ -283,8 +295,15 @@ class _Execution:
             scores=(),
             train_penalty=stop.penalty,
             generated_tokens=stop.generated_tokens + self.data.generated_tokens(stop.volume, self.config.training.epochs),
-            extra_tokens=self.config.mitigation.extra_tokens(self.steps[: stop.step], self.anchor_examples),
+            extra_tokens=stop.read_tokens + self.config.mitigation.extra_tokens(self.steps[: stop.step], self.anchor_examples),
         )
+
+    def _trained(self, stop: Stop, examples: list[Example]) -> tuple[int, int]:
+        """Return the tokens trained on and those with a loss: of rows, of both answers of a pair, or of what was written and rewarded."""
+        if self.config.objective.learns == "rewards":
+            return stop.trained_tokens, stop.supervised_tokens
+        answers = [one for example in examples for one in (example, example.rejected) if one is not None]
+        return sum(example.tokens for example in examples), sum(one.supervised_tokens for one in answers)
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
         """Save weights where that is asked for; of early stop, those of each volume that was best when it was reached."""
@@ -328,7 +347,7 @@ class _Execution:
             provenance=provenance.collect(),
             data_facts=longer.data_facts if longer else self.data_facts,
             micro_batch_rows=micro_batch_rows,
-            writing=longer.writing if longer else {**self.data.facts, **self.target_nats},
+            writing=longer.writing if longer else {**self.data.facts, **self.target_nats, **binding.writers(self.config)},
             incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values(), self.prepared.derived.values()),
         )
         for coefficient, run_id in self.prepared.derived.items():

@@ -11,6 +11,7 @@ from harness import PROTOCOL_VERSION
 from harness.config import Declared as Declared
 
 SCHEMA_VERSION = 2
+WRITERS = "by"  # the key of Record.writing that says for what models wrote
 Status = Literal["ok", "failed"]
 Role = Literal["target", "probe"]
 
@@ -177,7 +178,7 @@ class Record:
         incomplete: volumes with a score whose measurement failed; 0 stands for its baselines.
         writing: of a run whose data were written by models: ``rows``, ``accepted``, ``acceptance`` (their ratio), ``how`` (word → rows),
             ``generated_tokens``, ``edit_rate`` (mean share of words, where known), and for targets ``target_nats`` (nats per supervised
-            token under the start model). Empty where nothing was written.
+            token under the start model); ``by`` (WRITERS): objective, targets, anchor. Empty where nothing was written.
         derived_from: run id of the training whose weights, changed by a coefficient, this run measures; None for a run that trained.
     """
 

@@ -61,6 +61,8 @@ class Stop:
         wall_seconds: of training so far; what happens in ``on_stop`` is not counted.
         penalty: mean of what the penalty added to the loss of a step since the stop before; None without a penalty.
         generated_tokens: that the model wrote in training so far.
+        read_tokens: of forward passes beside training's own and beside writing so far: of a reference, of a judge.
+        trained_tokens, supervised_tokens: of rewarded answers so far, prompts included, and those with a loss; 0 where rows are learned.
     """
 
     step: int
@@ -70,6 +72,9 @@ class Stop:
     wall_seconds: float
     penalty: float | None = None
     generated_tokens: int = 0
+    read_tokens: int = 0
+    trained_tokens: int = 0
+    supervised_tokens: int = 0
 
 
 def train(
@@ -191,7 +196,17 @@ def _rolling_out(objective: Any, learning: LearningContext | None, pad_id: int, 
     def rolled_out(step: Step) -> Work:
         found = objective.answer(step, learning, pad_id)
         parts = split(found.batch, None if micro_rows is None else micro_rows * objective.samples)
-        return Work(parts, len(found.rewards), step, nats=-float(sum(found.rewards)), read=found.read, generated=found.generated)
+        return Work(
+            parts,
+            len(found.rewards),
+            step,
+            nats=-float(sum(found.rewards)),
+            read=found.read,
+            generated=found.generated,
+            extra=found.extra,
+            trained=found.trained,
+            supervised=found.supervised,
+        )
 
     return rolled_out
 
@@ -216,6 +231,7 @@ class _Stops(TrainerCallback):
         self.first = counts.step
         self.meter = Meter(counts.since, counts.nats, counts.tokens, counts.flops, counts.seconds)
         self.meter.penalty, self.meter.generated, self.has_penalty = counts.penalty, counts.generated, False
+        self.meter.read, self.meter.trained, self.meter.supervised = counts.read, counts.trained, counts.supervised
         self.saved_at = counts.seconds
         self.streams = streams(start, group.rank) if start else None
         self.restarts: frozenset[int] = frozenset()
@@ -262,6 +278,9 @@ class _Stops(TrainerCallback):
             wall_seconds=meter.seconds,
             penalty=meter.penalty / (step - meter.since) if self.has_penalty else None,
             generated_tokens=meter.generated,
+            read_tokens=meter.read,
+            trained_tokens=meter.trained,
+            supervised_tokens=meter.supervised,
         )
         with untouched_global_streams():
             model.eval()
@@ -296,6 +315,9 @@ class _Stops(TrainerCallback):
                 micro_batch_rows=self.micro_batch_rows,
                 penalty=meter.penalty,
                 generated=meter.generated,
+                read=meter.read,
+                trained=meter.trained,
+                supervised=meter.supervised,
             )
             self.on_state(State(counts, tensors(model, optimizer, everybodys)))
 

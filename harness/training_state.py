@@ -42,6 +42,7 @@ class Counts:
         flops, seconds: of training from the start, what happens at stops left out.
         micro_batch_rows: as used.
         penalty: sum of the penalties of the steps since ``since``; ``generated``: tokens written in training from the start.
+        read: tokens that a reference and a judge read in training from the start; ``trained``, ``supervised``: of rewarded answers.
     """
 
     step: int = 0
@@ -53,6 +54,9 @@ class Counts:
     micro_batch_rows: int | None = None
     penalty: float = 0.0
     generated: int = 0
+    read: int = 0
+    trained: int = 0
+    supervised: int = 0
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 class Meter:
     """What is counted: ``nats`` and ``tokens`` since the stop at step ``since``, ``flops`` and ``seconds`` from the start.
 
-    ``penalty`` sums the penalties of the steps since ``since``, ``generated`` the tokens written in training from the start.
+    ``penalty`` sums the penalties of the steps since ``since``, ``generated`` the tokens written in training from the start, ``read`` those
+    that a reference and a judge read, ``trained`` and ``supervised`` those of rewarded answers.
     ``step_nats`` and ``step_flops`` are this process's share of the step under way.
     """
 
@@ -110,6 +111,9 @@ class Meter:
     began: float = 0.0
     penalty: float = 0.0
     generated: int = 0
+    read: int = 0
+    trained: int = 0
+    supervised: int = 0
 
     def go(self) -> None:
         """Start the clock."""
@@ -127,6 +131,11 @@ class Meter:
         """Add a step, of all processes."""
         self.nats, self.flops = self.nats + nats, self.flops + flops
         self.step_nats = self.step_flops = 0.0
+
+    def spend(self, done: Work) -> None:
+        """Add the tokens of a step."""
+        self.tokens, self.generated, self.read = self.tokens + done.targets, self.generated + done.generated, self.read + done.extra
+        self.trained, self.supervised = self.trained + done.trained, self.supervised + done.supervised
 
     def restart(self, step: int) -> None:
         """Begin anew after a stop."""
@@ -179,8 +188,10 @@ class Work(NamedTuple):
     Attributes:
         targets: what the loss is a mean over: supervised tokens, pairs, or answers.
         nats: what is counted as the step's loss in place of the loss itself: minus its rewards; None counts the loss.
-        read: tokens of forward passes beside those that learn: of a reference, of a sampler.
+        read: tokens of forward passes of the live model beside those that learn: of a reference, of a sampler.
         generated: tokens written for it.
+        extra: tokens of forward passes beside those that learn and those that write: of a reference, of a judge.
+        trained, supervised: tokens of rewarded answers, prompts included, and those with a loss; 0 where the rows themselves are learned.
     """
 
     parts: list[Batch]
@@ -189,6 +200,9 @@ class Work(NamedTuple):
     nats: float | None = None
     read: int = 0
     generated: int = 0
+    extra: int = 0
+    trained: int = 0
+    supervised: int = 0
 
 
 def work(batch: Batch, step: Step, micro_rows: int | None, group: Group) -> Work:
@@ -200,7 +214,8 @@ def work(batch: Batch, step: Step, micro_rows: int | None, group: Group) -> Work
 def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
     """Return a step of pairs, of which ``batch`` holds both answers one after the other; the start model reads them too."""
     parts = split(batch, None if micro_rows is None else 2 * micro_rows)
-    return Work(parts, batch["input_ids"].shape[0] // 2, step, read=int(batch["attention_mask"].sum()))
+    read = int(batch["attention_mask"].sum())
+    return Work(parts, batch["input_ids"].shape[0] // 2, step, read=read, extra=read)
 
 
 class Engine(_Base):
@@ -238,9 +253,9 @@ class Engine(_Base):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
         done: Work = inputs if self.rolled_out is None else self.rolled_out(inputs.step)
-        self._done, self.meter.generated = done, self.meter.generated + done.generated
+        self._done, self._penalty_due = done, done.step
         self.meter.step_nats += done.nats or 0.0
-        self._penalty_due, self.meter.tokens = done.step, self.meter.tokens + done.targets
+        self.meter.spend(done)
         loss = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(done.parts, start=1):
             apart = self.group.size > 1 and number < len(done.parts)  # gradients are averaged once a step

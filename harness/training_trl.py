@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NO_LOSS = -100
 
+EQUAL = 1e-6
+"""Rewards that lie nearer to each other than this are equal."""
+
 HEAD = ("log_probs", "entropy", "mean_logits", "is_top1")
 """What TRL's losses read of a forward pass; all but the first for what they log."""
 
@@ -36,13 +39,25 @@ class Answers:
         batch: ``input_ids``, ``attention_mask``, ``labels`` (S, T), padded on the right; ``advantages`` and ``answer_tokens`` (S, 1).
         rewards: of each answer.
         generated: tokens written.
-        read: tokens of forward passes beside training's own: those that wrote, and a reference's.
+        read: tokens of forward passes of the live model beside training's own: those that wrote, and a reference's.
+        extra: tokens of forward passes beside training's own and beside writing: a reference's and a judge's.
     """
 
     batch: dict[str, torch.Tensor]
     rewards: Sequence[float]
     generated: int
     read: int
+    extra: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Tokens trained on, prompts included."""
+        return int(self.batch["attention_mask"].sum())
+
+    @property
+    def supervised(self) -> int:
+        """Tokens with a loss: those of the answers."""
+        return int((self.batch["labels"][:, 1:] != NO_LOSS).sum())
 
 
 @contextmanager
@@ -189,7 +204,8 @@ def reward_trainer(*, beta: float, temperature: float, loss_type: str, clip: flo
                 "num_items_in_batch": inputs["answer_tokens"][0, 0],
             }
             if beta:
-                batch["ref_per_token_logps"] = self.reference(inputs, inputs["labels"])
+                # Also where no answer stands: TRL takes the exponential of the difference before it masks, and 0 · infinity is no number.
+                batch["ref_per_token_logps"] = self.reference(inputs, ids.masked_fill(attention == 0, NO_LOSS))
             compute: Any = self._compute_loss
             loss = compute(model, batch)
             # TRL's dapo divides by the tokens of the whole step already; the others are means over the sequences they are given.
@@ -223,6 +239,8 @@ def stacked(answers: Sequence[tuple[Sequence[int], Sequence[int]]], advantages: 
 def advantages_of(rewards: Sequence[float], group: int, *, scaled: bool) -> list[float]:
     """Return how much better than its group each answer is: r - mean, over (standard deviation + 1e-4) where scaled, as TRL has it.
 
+    A group whose rewards are equal has none: what float32 leaves of r - mean there is rounding, which the division would make large.
+
     Args:
         rewards: of the answers, those to one prompt side by side.
         group: answers to a prompt, 2 or more.
@@ -232,6 +250,8 @@ def advantages_of(rewards: Sequence[float], group: int, *, scaled: bool) -> list
 
     groups = torch.tensor(rewards, dtype=torch.float32).view(-1, group)
     found = groups - groups.mean(dim=1, keepdim=True)
+    equal = groups.amax(dim=1, keepdim=True) - groups.amin(dim=1, keepdim=True) < EQUAL
+    found = found.masked_fill(equal, 0.0)
     if scaled:
         found = found / (groups.std(dim=1, keepdim=True) + 1e-4)
     return [float(value) for value in found.flatten()]

@@ -45,6 +45,37 @@ def test_an_answer_is_no_template() -> None:
     assert JUDGE._question("a", "{prompt} {answer}") == "a w9 {prompt} {answer} w8"
 
 
+def test_another_model_is_asked_in_its_own_words() -> None:
+    """What it is asked is encoded as it encodes, whatever the start model's prompts are; of it alone its tokens are counted."""
+
+    class Other:
+        """Encodes a text as its words back to front, and scores by the first of them."""
+
+        tokenizer = tiny.tokenizer()
+
+        def text_prompt(self, text: str) -> tuple[int, ...]:
+            return tuple(reversed(self.tokenizer.encode(text, add_special_tokens=False)))
+
+        def nats(self, examples: Any) -> list[float]:
+            worse = self.tokenizer.convert_tokens_to_ids("w2")
+            return [float(example.input_ids[0]) * (example.input_ids[-1] == worse) for example in examples]
+
+    other: Any = Other()
+    odds, read = JUDGE.verdicts(other, lambda _: (1, 2, 3), [("w3", "w4 w5")], spaced=True)
+    assert odds == [tiny.tokenizer().convert_tokens_to_ids("w8")]
+    assert read == 2 * 6  # w8 w5 w4 w9 w3 and w1 or w2
+
+
+def test_questions_that_a_judge_cannot_read_are_refused() -> None:
+    """By its context, in one line."""
+    model = Full().prepare(tiny.llama(max_position_embeddings=8), 0)
+    context = tiny.learning(model, Grpo())
+    assert len(JUDGE.log_odds(context.own, context.text_prompt, [("w3", "w4 w5 w6 w7")], spaced=True)) == 1
+    for author in (context.own, context.live):
+        with pytest.raises(ConfigError, match="objective.judge: got a question of 9 tokens; allowed: at most 8"):
+            JUDGE.log_odds(author, context.text_prompt, [("w3", "w4 w5 w6 w7 w2")], spaced=True)
+
+
 def test_odds_are_a_reward_from_0_to_1() -> None:
     """P(yes) / (P(yes) + P(no)), without an overflow."""
     assert [probability(value) for value in (0.0, math.log(3), -math.log(3))] == pytest.approx([0.5, 0.75, 0.25])

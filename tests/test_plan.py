@@ -194,3 +194,13 @@ def test_a_search_without_probes_keeps_what_its_experiment_declares() -> None:
     """`probe_suites=[]` is how rates are searched: nothing is judged there, so nothing is refused."""
     config = compose.compose(["declared.headline=tinyworld", "probe_suites=[]"])
     assert config.declared.headline == "tinyworld"
+
+
+@pytest.mark.parametrize(("mitigation", "fix"), [("merge", "one mitigation.coefficient"), ("early_stop", "no mitigation=early_stop")])
+def test_nothing_is_chosen_where_earlier_targets_are_what_may_be_forgotten(mitigation: str, fix: str) -> None:
+    """The target suites of a sequence are its stages'; a coefficient that is given is no choice."""
+    stages = ["data=sequence", "data.stages=[tinyworld-people,tinyworld-skill]", "data.stage_rows=[64]", f"mitigation={mitigation}"]
+    with pytest.raises(ConfigError, match=f"got a sequence of stages, whose earlier stages are what may be forgotten; .*fix: {fix}"):
+        plan.check(compose.compose(stages))
+    if mitigation == "merge":
+        plan.check(compose.compose([*stages, "mitigation.coefficient=0.4"]))

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from harness import compose
+from harness.config import plain
 from harness.errors import ConfigError, RecordError
 from harness.records import Experiment
 from harness.schema import SAMPLE_COLUMNS, Baseline, Declared, Failure, Score, but_for_volumes
@@ -115,6 +117,20 @@ def test_the_manifest_says_which_runs_are_current(experiment: Experiment) -> Non
     assert experiment.current() == {"b", "c", "d"}
     experiment.write_manifest({"c": {"seed": 2}}, keep=False)
     assert experiment.current() == {"c"}
+
+
+def test_a_configuration_from_before_a_field_was_added_is_the_same_one(experiment: Experiment) -> None:
+    """Without training.dropout, training.decay_floor, tuning.layers and a reference, as earlier versions wrote it."""
+    before = plain(compose.compose(["tuning=lora"]))
+    for group, name in [("training", "dropout"), ("training", "decay_floor"), ("tuning", "layers")]:
+        del before[group][name]
+    del before["reference"], before["labels"]["reference"]
+    experiment.write_config("old", before)
+    experiment.write_manifest({"old": before}, keep=False)
+    experiment.write_manifest({"other": plain(compose.compose(["tuning=lora", "training.dropout=0.1"]))}, keep=True)
+    assert experiment.asked() == {"old", "other"}
+    experiment.write_manifest({"new": plain(compose.compose(["tuning=lora"]))}, keep=True)
+    assert "old" not in experiment.asked()
 
 
 PLAIN: dict[str, Any] = {"class": "harness.config.Declared", "headline": None, "margin": 0.02, "margins": {}, "control": {}}

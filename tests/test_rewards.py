@@ -15,6 +15,8 @@ from harness.rewards import REWARDS
         ("last_number", "So 1,000 clips in all.", "#### 1000", 1.0),
         ("last_number", "3 and then -2.50", "-2.5", 1.0),
         ("last_number", "3 and then 4", "#### 3", 0.0),
+        ("last_number", "10-3", "3", 1.0),
+        ("last_number", "10 -3", "-3", 1.0),
         ("last_number", "no idea", "#### 3", 0.0),
         ("last_number", "no idea", "none either", 0.0),
     ],

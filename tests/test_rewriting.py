@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from harness.contexts import Sampling
+from harness.contexts import Sampling, Written
 from harness.data.tinyworld import Tinyworld
 from harness.errors import ConfigError
 from harness.interfaces import Row, Turn
+from harness.mitigation.minimum_change import MinimumChange
 from harness.mitigation.paraphrase import Paraphrase
 from harness.mitigation.self_output import SelfOutput
 from harness.objective.clm import Clm
@@ -78,23 +81,37 @@ def test_an_answer_is_cut_before_a_text_that_ends_it() -> None:
 def test_the_rows_of_a_smaller_share_are_among_those_of_a_larger_one() -> None:
     """By a hash of row and seed: about as many as the share says, others under another seed, all at 1 and none at 0."""
     rows = [row(f"q{i}", "a") for i in range(400)]
-    chosen = {share: {one.id for one in rows if SelfOutput(fraction=share).treats(one, 7)} for share in (0.0, 0.25, 0.5, 1.0)}
+    chosen = {share: {one.id for one in rows if Paraphrase(fraction=share).treats(one, 7)} for share in (0.0, 0.25, 0.5, 1.0)}
     assert chosen[0.0] < chosen[0.25] < chosen[0.5] < chosen[1.0] == {one.id for one in rows}
     assert 70 < len(chosen[0.25]) < 130
-    assert chosen[0.25] != {one.id for one in rows if SelfOutput(fraction=0.25).treats(one, 8)}
+    assert chosen[0.25] != {one.id for one in rows if Paraphrase(fraction=0.25).treats(one, 8)}
 
 
 def test_rows_that_are_not_treated_stay_and_cost_nothing() -> None:
     """Only the others are asked for; at fraction 0 the method writes nothing at all."""
     rows = [row(f"q{i}", "a") for i in range(40)]
-    method = SelfOutput(fraction=0.5, samples=1)
-    own = Scripted({question(one): ["a"] for one in rows})
+    method = Paraphrase(fraction=0.5, template="{prompt} {answer}")
+    own = Scripted({f"{question(one)} a": ["b"] for one in rows})
     written = method.write(rows, context(own))
     treated = [method.treats(one, 0) for one in rows]
     assert [one.accepted for one in written] == treated
     assert {one.how for one, asked in zip(written, treated, strict=True) if not asked} == {"untreated"}
     assert len(own.asked) == sum(treated)
-    assert (SelfOutput(fraction=0.0).writes, method.writes) == ("", "targets")
+    assert (Paraphrase(fraction=0.0).writes, method.writes) == ("", "targets")
+
+
+def test_a_copy_of_the_gold_answer_is_gold() -> None:
+    """White space apart: it trains the plain run's row, so that a method that got nothing else has not acted. It costs what was written."""
+    rows = [row(f"q{i}", "it  is\n4") for i in range(2)]
+    own = Scripted({"q0": ["it is 4"], "q1": ["well 4"]})
+    copied, changed = SelfOutput(check="last_number").write(rows, context(own))
+    assert copied == Written(rows[0], accepted=False, how="gold", generated_tokens=4, tried=("it is 4",))
+    assert (changed.accepted, changed.how, changed.row and changed.row.turns[-1].content) == (True, "own", " well 4")
+    said = Scripted({"q0 it is 4": ["it is 4"], "q1 it is 4": ["4"]})
+    written = Paraphrase(template="{prompt} {answer}").write(rows, context(said))
+    assert [(one.accepted, one.how) for one in written] == [(False, "gold"), (True, "restated")]
+    (kept,) = MinimumChange(check="last_number").write(rows[:1], context(Scripted({"q0": ["it is 4"]})))
+    assert (kept.row, kept.accepted, kept.how, kept.edit_rate) == (rows[0], False, "gold", 0.0)
 
 
 def test_what_they_do_not_go_together_with_is_refused() -> None:
@@ -102,7 +119,7 @@ def test_what_they_do_not_go_together_with_is_refused() -> None:
     skill, base = Tinyworld(part="skill"), Tinyworld(part="base")
     assert Paraphrase().refuses(Sft(), Full(), skill) == ""
     assert "text rows" in Paraphrase().refuses(Clm(), Full(), base)
-    assert "writes its targets itself" in Paraphrase().refuses(Rft(), Full(), skill)
+    assert "writes its targets itself" in Paraphrase().refuses(Rft(check="exact"), Full(), skill)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +130,22 @@ def test_what_they_do_not_go_together_with_is_refused() -> None:
         ({"temperature": 0.0}, "mitigation.samples: got 4; allowed: 1 at temperature 0"),
         ({"top_p": 0.0}, "mitigation.top_p: got 0.0"),
         ({"max_new_tokens": 0}, "mitigation.max_new_tokens: got 0"),
+        ({}, "mitigation.check: got nothing; allowed: one of exact"),
     ],
 )
-def test_ranges(settings: dict[str, object], message: str) -> None:
+def test_ranges_of_self_output(settings: dict[str, object], message: str) -> None:
     """One line each."""
     with pytest.raises(ConfigError) as error:
         SelfOutput(**settings)  # type: ignore[arg-type]
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("make", [SelfOutput, MinimumChange, Rft])
+def test_what_is_right_has_to_be_said(make: Any) -> None:
+    """In one line; and several greedy samples, which would be one, are refused, but where they are not drawn."""
+    with pytest.raises(ConfigError, match=r"^(mitigation|objective)\.check: got nothing; allowed: one of .*; fix: \w+\.check=last_number"):
+        make()
+    with pytest.raises(ConfigError, match=r"samples: got \d; allowed: 1 at temperature 0"):
+        make(temperature=0.0, check="exact")
+    assert make(temperature=0.0, samples=1, check="exact").check == "exact"
+    assert MinimumChange(temperature=0.0, editor="large", check="exact").samples > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,15 @@ def test_the_newest_usable_state_is_taken_and_others_stay(tmp_path: Path) -> Non
     assert experiment.states("run") == [8]
     states.keep_only(None)
     assert experiment.states("run") == []
+
+
+def test_states_of_before_are_gone_on_from(tmp_path: Path) -> None:
+    """Without the counts of tokens that are newer: these are 0."""
+    experiment = Experiment(tmp_path)
+    States(experiment, "run").save(state(4))
+    file = experiment.state_folder("run", 4) / "state.json"
+    values = {name: value for name, value in json.loads(file.read_text()).items() if name not in {"read", "trained", "supervised"}}
+    file.write_text(json.dumps(values))
+    found = States(experiment, "run").newest(lambda _: True)
+    assert found is not None
+    assert found.counts == state(4).counts

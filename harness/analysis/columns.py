@@ -33,7 +33,7 @@ epochs            Int64    passes over the target rows
 steps             Int64    optimizer steps so far
 target_rows       Int64    target rows trained on so far, each time they were seen
 anchor_rows       Int64    anchor rows trained on so far
-train_tokens      Int64    target and anchor tokens so far
+train_tokens      Int64    target and anchor tokens so far; of pairs both answers, of rewards what the model wrote and learned from
 supervised_tokens Int64    of these, tokens with a loss
 anchor_tokens     Int64    of train_tokens, the anchor's
 generated_tokens  Int64    tokens that models wrote for the run so far, before training and in it, thrown away or not
@@ -43,10 +43,10 @@ lr_tuned          boolean  whether that rate was searched for this model, tuning
 seed              Int64    of the run
 dtype             string   of the forward pass in training
 variant           string   what tells the run from others with the same labels and seed; empty where nothing does
-acceptance        Float64  share of the rows that models were to write of which something written was accepted; empty where nothing was
+acceptance        Float64  share of the rows that models were to write that were accepted (by a remedy: no copy of gold); empty without any
 edit_rate         Float64  share of words by which what is trained on differs from the model's own first answer, mean over rows; if known
 target_nats       Float64  nats per supervised token of the targets trained on, under the start model; if known
-acted             boolean  whether acceptance is at least 0.2: below, the method did not act; empty where nothing was to be accepted
+acted             boolean  whether acceptance is at least 0.2: below, a remedy did not act (an objective did); empty where none was to be
 coefficient       Float64  of a weight remedy, the coefficient of the weights that were measured; empty for plain tuned weights
 role              string   target: being learned; probe: could be forgotten
 suite             string   set of tasks judged by one metric

@@ -88,7 +88,7 @@ coefficient       Float64  of a weight remedy, the coefficient of the weights th
 acceptance        Float64  share of rows for which something that models wrote was accepted, mean over the cell's runs; empty without any
 edit_rate         Float64  share of words by which what is trained on differs from the model's own first answer
 target_nats       Float64  nats per supervised token of the targets trained on, under the start model
-acted             boolean  whether acceptance is at least 0.2: below, the method did not act and is not ranked; empty without acceptance
+acted             boolean  whether acceptance is at least 0.2: below, a remedy (no objective) did not act, is not ranked; empty without
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
 """Column → dtype, in order; all are nullable: what is missing is ``pd.NA``, never 0. Column → what it holds, and its unit."""

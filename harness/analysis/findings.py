@@ -133,10 +133,11 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _written(table: pd.DataFrame, every: Cells) -> dict[str, pd.Series]:
     """Return, by cell, what models wrote for it, mean over its runs, and whether that is enough to have acted."""
-    names = ["acceptance", "edit_rate", "target_nats"]
+    names = ["acceptance", "edit_rate", "target_nats", "acted"]
     runs = table.drop_duplicates("run_id")[["run_id", *names]]
     means = {name: runs[name].astype("Float64").groupby(runs["run_id"].map(every.of_run)).mean() for name in names}
-    return means | {"acted": means["acceptance"] >= ACTED - 1e-9}  # a mean of 0.1, 0.2 and 0.3 is a hair less than 0.2
+    enough = means["acceptance"] >= ACTED - 1e-9  # a mean of 0.1, 0.2 and 0.3 is a hair less than 0.2
+    return means | {"acted": enough | (means["acted"] == 1)}  # each run acted: an objective that writes, whatever passed
 
 
 def _joined(found: pd.DataFrame) -> dict[int, str]:

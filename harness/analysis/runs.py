@@ -25,7 +25,7 @@ from harness.analysis.measure import Measurement, Row, TaskChange, by_key
 from harness.analysis.packing import ChangeKey, RunChanges
 from harness.errors import RecordError, explain
 from harness.records import Experiment
-from harness.schema import BASELINES, SCHEMA_VERSION, Failure, Point, Record
+from harness.schema import BASELINES, SCHEMA_VERSION, WRITERS, Failure, Point, Record
 from harness.summaries import Summary
 
 ANALYSIS_VERSION = 1
@@ -216,8 +216,15 @@ def _resolved(record: Record) -> Row:
 
 
 def _written(writing: Mapping[str, Any]) -> Row:
-    """Return what is known of the data that models wrote, and whether enough of it was accepted for the method to have acted."""
-    known = {name: writing.get(name) for name in ["acceptance", "edit_rate", "target_nats"]}
+    """Return what is known of the data that models wrote, and whether enough of it was accepted for the method to have acted.
+
+    What an objective is trained on it wrote, however little of it passed; beside one that writes, what is told is of the remedy's anchor.
+    """
+    known, by = {name: writing.get(name) for name in ["acceptance", "edit_rate", "target_nats"]}, writing.get(WRITERS, ())
+    if "anchor" in by:
+        known["acceptance"] = writing.get("anchor_acceptance" if "objective" in by else "acceptance", 0.0)
+    elif "objective" in by:
+        return known | {"acted": True if writing.get("rows") else None}
     accepted = known["acceptance"]
     return known | {"acted": None if accepted is None else bool(accepted >= ACTED)}
 

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from harness.config import check
 from harness.contexts import Sampling, WritingContext, Written
 from harness.interfaces import Row
 from harness.rewards import NUMBER, number_in
-from harness.rewriting import Answer, Rewriting, answers, edit_distance, edit_rate, filled, gold, key, question, right, words_of
+from harness.rewriting import (
+    Answer,
+    Rewriting,
+    answers,
+    check_given,
+    edit_distance,
+    edit_rate,
+    filled,
+    gold,
+    key,
+    question,
+    right,
+    words_of,
+)
 
 PROMPT = (
     "Question: {prompt}\nRight answer: {answer}\nA student answered: {own}\n"
@@ -29,19 +43,26 @@ class MinimumChange(Rewriting):
 
     Reference: Ren et al. 2024, "I Learn Better If You Speak My Language", arXiv 2402.11192, minimum change; there the editor is GPT-4.
     Differs from the paper: our own prompt, any local model as editor, a rule in place of it by default, and answers that the editor got
-    wrong give way to gold ones. A splice that gives the gold answer itself counts as gold. Checked against: rows by hand.
+    wrong give way to gold ones. What comes out as the gold answer itself counts as gold. Checked against: rows by hand.
 
     Attributes:
         editor: member of conf/model that corrects; null is the rule.
         samples: n, of the rule.
         temperature: of the rule's samples; above 0 where there are several.
-        check: a reward that an answer must have in full.
+        check: a reward that an answer must have in full; it has to be given, since null is refused.
     """
 
     editor: str | None = None
     samples: int = 4
     temperature: float = 0.8
-    check: str = "exact"
+    check: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        if self.temperature == 0 and self.editor is None:
+            check("mitigation.samples", self.samples, "1 at temperature 0: all would be equal", lambda value: value == 1)
+        check_given("mitigation", self.check)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ class PseudoReplay(Rehearsing):
 
     Each is drawn from the beginning of a text, or from ``prefix`` (a task token, the tag of the user), at ``temperature`` from the
     ``top_k`` likeliest tokens, by numbers of its own place. Without a ``separator`` it is learned as a text; with one, what stands before
-    the end of the first separator is a prompt, without a loss, and the rest its answer. They are mixed in as ``replay`` does in its mode
-    ``additive``, and cost γ more rows.
+    the end of the first separator is a prompt, without a loss, and the rest its answer. In prompt format ``chat`` prefix and separator are
+    taken off, since the chat template writes its tags: they are to be these tags and nothing more. A chat model whose user's turn closes
+    with an end token stops there, before the separator, and cannot be rehearsed with questions and answers. The texts are mixed in as
+    ``replay`` does in its mode ``additive``, and cost γ more rows.
 
     Reference: LAMOL, Sun et al. 2020, arXiv 1909.03329, section 3.2: γ·|D_new| pseudo-samples by top-20 sampling from a task token; γ is
     0.05 in its code's default and 0.2 in the paper's main results. Differs from the paper: the language-modelling loss on the new data
@@ -106,15 +108,17 @@ class PseudoReplay(Rehearsing):
         return (*([] if begin is None else [begin]), *tokenizer.encode(self.prefix, add_special_tokens=False))
 
     def _row(self, ids: list[int], context: WritingContext) -> Row | None:
-        """Return what was written as a row, or None where it is of no use; tags are kept, the end is not."""
-        ended = bool(ids) and not context.spoken(ids[-1:])
+        """Return what was written as a row, or None where it is of no use; its end is taken off, and tags where a template writes them."""
+        ended = context.ended(ids)
         ids = ids[:-1] if ended else ids
         tokenizer = context.own.tokenizer
-        begun = tokenizer.encode(self.prefix, add_special_tokens=False)
+        templated = bool(self.separator) and context.prompt_format == "chat"
+        begun = [] if templated else tokenizer.encode(self.prefix, add_special_tokens=False)
         text = str(tokenizer.decode([*begun, *ids])).strip()
         if not self.separator:
             return Row((Turn("text", text),), "text") if ids and text else None
         before, found, answer = text.partition(self.separator)
         if not (found and answer.strip() and ended):
             return None
-        return Row((Turn("user", f"{before}{found}".rstrip()), Turn("assistant", f" {answer.strip()}")), "completion")
+        asked = before.strip() if templated else f"{before}{found}".rstrip()
+        return Row((Turn("user", asked), Turn("assistant", f" {answer.strip()}")), "completion")

@@ -65,7 +65,8 @@ class Sdft(Rewriting):
         """Let the start model answer with the reference before it."""
         template = TEMPLATES.get(self.template, self.template)
         opening = OPENINGS.get(self.template, "")
-        begun = context.own.tokenizer.encode(f" {opening}", add_special_tokens=False) if opening else []
+        space = "" if context.prompt_format == "chat" else " "  # a chat template has written what stands before an answer
+        begun = context.own.tokenizer.encode(f"{space}{opening}", add_special_tokens=False) if opening else []
         prompts = [(*context.text_prompt(filled(template, prompt=question(row), answer=gold(row))), *begun) for row in rows]
         sampling = Sampling(self.max_new_tokens, self.temperature)
         made = self.restating(rows, context, prompts, sampling, self.check)

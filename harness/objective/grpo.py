@@ -132,31 +132,36 @@ class Grpo(Objective):
         if not any(written):
             got, fix = f"no prompt of step {step.number + 1} that leaves room for an answer", "a larger training.max_length"
             raise TrainingError(explain("objective=grpo", got=got, allowed="prompts shorter than training.max_length", fix=fix))
-        worth = self.worth(rows, [context.spoken(ids) for ids in written], context)
+        worth, judged = self._worth(rows, [context.spoken(ids) for ids in written], context)
         answers = list(zip(prompts, written, strict=True))
         advantages = advantages_of(worth, self.samples, scaled=self.loss_type != "dr_grpo")
         batch = stacked(answers, advantages, pad_id)
         read = int(batch["attention_mask"].sum())
-        return Answers(batch, worth, sum(map(len, written)), read * (2 if self.beta else 1))
+        referred = read if self.beta else 0
+        return Answers(batch, worth, sum(map(len, written)), read + referred, extra=referred + judged)
 
     def worth(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> list[float]:
         """Return the reward of each answer to each row: the weighted sum."""
-        total = [0.0] * len(rows)
+        return self._worth(rows, answers, context)[0]
+
+    def _worth(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> tuple[list[float], int]:
+        """Return the rewards, and the tokens that a judge read."""
+        total, read = [0.0] * len(rows), 0
         for name, weight in zip(self.reward, self.weights or [1.0] * len(self.reward), strict=True):
-            found = self._judged(rows, answers, context) if name == JUDGE else self._checked(name, rows, answers)
-            total = [before + weight * value for before, value in zip(total, found, strict=True)]
-        return total
+            found, tokens = self._judged(rows, answers, context) if name == JUDGE else (self._checked(name, rows, answers), 0)
+            total, read = [before + weight * value for before, value in zip(total, found, strict=True)], read + tokens
+        return total, read
 
     def _checked(self, name: str, rows: Sequence[Example], answers: Sequence[str]) -> list[float]:
         reward = rewards.matching(self.pattern) if name == FORMAT else rewards.REWARDS[name]
         asked = [example.row for example in rows if example.row is not None]
         return [reward(question(row), answer, row.turns[-1].content) for row, answer in zip(asked, answers, strict=True)]
 
-    def _judged(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> list[float]:
+    def _judged(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> tuple[list[float], int]:
         author = context.own if self.judge.model is None else context.other(self.judge.model)
         asked = [(question(example.row), answer) for example, answer in zip(rows, answers, strict=True) if example.row is not None]
-        odds = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
-        return [probability(one) for one in odds]
+        odds, read = self.judge.verdicts(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
+        return [probability(one) for one in odds], read
 
 
 def _compiles(pattern: str) -> bool:

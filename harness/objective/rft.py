@@ -10,7 +10,7 @@ from harness.config import check
 from harness.contexts import Sampling, WritingContext, Written
 from harness.interfaces import Row, RowKind
 from harness.objective.sft import Sft
-from harness.rewriting import check_sampling, first_right
+from harness.rewriting import check_given, check_sampling, first_right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Rft(Sft):
     """Cross-entropy on (x, ŷ), ŷ ~ f_θ0(· | x) with R(x, ŷ) = 1; a row without such an answer among n is left out.
 
     Written once by the start model before training. Right is an answer that ended by itself and has the whole reward ``check``; of
-    several, the first is learned, so that drawing stops there and a row counts once. The rows that are left, in permutation order, fill
+    several, the first is learned, so that drawing stops there and a row counts once. One that is word for word the gold answer is an own
+    answer all the same: that the model says it by itself is what counts here. The rows that are left, in permutation order, fill
     the steps: ``volume`` counts accepted rows, and a run goes through as much of the data as it takes; what was thrown away counts as
     generated.
 
@@ -32,7 +33,7 @@ class Rft(Sft):
         top_p: draw from the likeliest tokens that together have this probability.
         max_new_tokens: of each answer.
         until: a text before which an answer ends, such as an empty line; empty for none.
-        check: a reward that an answer must have in full.
+        check: a reward that an answer must have in full; it has to be given, since null is refused.
     """
 
     needs: ClassVar[frozenset[RowKind]] = frozenset({"completion"})
@@ -42,13 +43,14 @@ class Rft(Sft):
     top_p: float = 1.0
     max_new_tokens: int = 256
     until: str = ""
-    check: str = "exact"
+    check: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
         check_sampling("objective", vars(self))
         if self.temperature == 0:
             check("objective.samples", self.samples, "1 at temperature 0: all would be equal", lambda value: value == 1)
+        check_given("objective", self.check)
 
     @property
     def writes(self) -> bool:

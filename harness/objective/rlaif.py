@@ -18,7 +18,8 @@ class Rlaif(Dpo):
     """Before training the start model answers each prompt ``samples`` times; the judge's best and worst answer become a pair; then DPO.
 
     A judge scores each answer by itself (``Judge``), so the order of two answers decides nothing. A prompt whose answers all spell the
-    same, or are worth the same, teaches nothing and is left out. The gold answer is not read.
+    same, or are worth the same, teaches nothing and is left out; so is an answer that was cut at ``max_new_tokens``, which would be taught
+    with an end that the model did not write. The gold answer is not read.
 
     Reference: Lee et al. 2023, arXiv 2309.00267; Bai et al. 2022, arXiv 2212.08073, section 4. Differs from the papers: DPO on the
     judge's pairs in place of a reward model and policy gradients; the pairs are made once, from the start model. Checked against: the
@@ -61,22 +62,24 @@ class Rlaif(Dpo):
         keys = [f"rlaif {context.seed} {row.id} {number}" for row in rows for number in range(self.samples)]
         drawn = context.own.write(prompts, keys, Sampling(self.max_new_tokens, temperature=self.temperature))
         answers = [context.spoken(ids) for ids in drawn]
+        whole = [bool(answer) and context.ended(ids) for answer, ids in zip(answers, drawn, strict=True)]
         questions = [question(row) for row in rows for _ in range(self.samples)]
         author = context.own if self.judge.model is None else context.other(self.judge.model)
         asked = list(zip(questions, answers, strict=True))
         scores = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
         return [
-            self._pair(
-                row, answers[i : i + self.samples], scores[i : i + self.samples], sum(map(len, drawn[i : i + self.samples])), context
-            )
-            for row, i in zip(rows, range(0, len(answers), self.samples), strict=True)
+            self._pair(row, answers[own], scores[own], whole[own], sum(map(len, drawn[own])), context)
+            for row, own in zip(rows, (slice(i, i + self.samples) for i in range(0, len(answers), self.samples)), strict=True)
         ]
 
-    def _pair(self, row: Row, answers: Sequence[str], scores: Sequence[float], tokens: int, context: WritingContext) -> Written:
-        said = [i for i in range(len(answers)) if answers[i]]
+    def _pair(
+        self, row: Row, answers: Sequence[str], scores: Sequence[float], whole: Sequence[bool], tokens: int, context: WritingContext
+    ) -> Written:
+        said = [i for i in range(len(answers)) if whole[i]]
         best, worst = max(said, key=scores.__getitem__, default=0), min(said, key=scores.__getitem__, default=0)
-        if not said or answers[best] == answers[worst] or scores[best] == scores[worst]:
-            return Written(None, accepted=False, how="equal", generated_tokens=tokens, tried=tuple(answers))
+        if len(said) < 2 or answers[best] == answers[worst] or scores[best] == scores[worst]:
+            how = "cut" if len(said) < 2 else "equal"
+            return Written(None, accepted=False, how=how, generated_tokens=tokens, tried=tuple(answers))
         better, worse = context.restated(row, answers[best]), context.restated(row, answers[worst])
         pair = Row((*better.turns, Turn("rejected", worse.turns[-1].content)), "preference")
         return Written(pair, accepted=True, how="own", generated_tokens=tokens, tried=tuple(answers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -100,6 +101,17 @@ def shortened(text: str, most: int = MAX_TITLE) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
 
 
+def wrapped(text: str, most: int = MAX_TITLE) -> str:
+    """Return a legend's text in lines that leave room for the panels: broken at spaces, and behind commas."""
+    lines = [""]
+    for piece in re.split(r"(?<=[ ,])", text):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > most:
+            lines[-1] = lines[-1].rstrip()
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(shortened(line, most) for line in lines)
+
+
 def _limits(places: Sequence[Place[What]], drawn: Sequence[Axes]) -> dict[Hashable, dict[str, Any]]:
     found: dict[Hashable, dict[str, Any]] = {}
     for axes, place in zip(drawn, places, strict=True):
@@ -114,8 +126,8 @@ def _limits(places: Sequence[Place[What]], drawn: Sequence[Axes]) -> dict[Hashab
 def handle(mark: Mark) -> Line2D | Patch:
     """Return Matplotlib's legend entry of a mark."""
     if mark.line in {"band", "swatch"}:
-        return Patch(facecolor=mark.colour, alpha=0.25 if mark.line == "band" else 1.0, linewidth=0, label=plain(mark.label))
-    entry = Line2D([], [], color=mark.colour, linestyle=dashes(mark.line), markersize=4.5, linewidth=1.4, label=plain(mark.label))
+        return Patch(facecolor=mark.colour, alpha=0.25 if mark.line == "band" else 1.0, linewidth=0, label=plain(wrapped(mark.label)))
+    entry = Line2D([], [], color=mark.colour, linestyle=dashes(mark.line), markersize=4.5, linewidth=1.4, label=plain(wrapped(mark.label)))
     entry.set_marker("o" if mark.marker == "hollow" else mark.marker)
     entry.set_markerfacecolor("none" if mark.marker == "hollow" else mark.colour)
     return entry

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness import other_models
+from harness.config import RunConfig
 from harness.errors import DataError, EvaluationError, HarnessError, ModelError
-from harness.interfaces import ModelSource
+from harness.interfaces import Mitigation, ModelSource
 from harness.plan import Machine
 from harness.preparation import Prepared, Workspace, experiment_of, prepare, source_of
 from harness.records import Experiment
@@ -244,9 +245,20 @@ def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: b
         notes.append("memory not measured at that size yet: weights, gradients, moments and logits; activations come on top")
     if made := len({repr(one.config.model) for one, _ in ready if not _weights_are_here(one.config.model)}):
         notes.append(f"without the time to pretrain {made} model{'' if made == 1 else 's'} of the nursery first")
+    to_do = {unit.id for unit in units if unit.state in TO_DO}
+    if any(_does_more(one.config) for one, prepared in ready if prepared.run_id in to_do):
+        notes.append("not in the estimate: text that models write, and forward passes of reference models")
     if equal := len(ready) - sum(unit.kind == "run" for unit in units):
         notes.append(f"{equal} points are equal to others in all that decides a number: one run each")
     return notes
+
+
+def _does_more(config: RunConfig) -> bool:
+    """Say whether models write for a run, or read beside what is trained on."""
+    objective, mitigation = config.objective, config.mitigation
+    is_on = getattr(mitigation, getattr(mitigation, "strength", ""), 1) != 0
+    reads = is_on and type(mitigation).extra_tokens is not Mitigation.extra_tokens
+    return bool(objective.writes or objective.learns != "tokens" or mitigation.writes or reads)
 
 
 @functools.cache

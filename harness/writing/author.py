@@ -83,6 +83,10 @@ class TransformersAuthor:
         ends = end_tokens(self.model, self.tokenizer)
         return str(self.tokenizer.decode([token for token in ids if token not in ends], skip_special_tokens=True)).strip()
 
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Say whether tokens it wrote come to an end of text or turn, and not to a limit of length."""
+        return bool(ids) and ids[-1] in end_tokens(self.model, self.tokenizer)
+
 
 def restated(row: Row, answer: str) -> Row:
     """Return a completion row with another answer; the white space before it is the gold answer's (data/fields.py)."""

@@ -52,6 +52,7 @@ class Data:
         target: target rows in training order, every epoch; ``anchor``: anchor rows in the order they are drawn.
         gold: of written targets, the rows looked at, in permutation order; ``became``: what became of each. Neither counts epochs.
         rehearsed: of a written anchor, the i-th row.
+        spare_tokens: written for rows beyond those, since rows are written many at a time; they count with the largest volume.
         due: target rows seen → anchor rows drawn by then.
         facts: what ``Record.writing`` says, for the largest volume.
     """
@@ -61,6 +62,7 @@ class Data:
     gold: Sequence[Row] = ()
     became: Sequence[Written] = ()
     rehearsed: Sequence[Written] = ()
+    spare_tokens: int = 0
     due: Callable[[int], int] = lambda _: 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,7 +75,8 @@ class Data:
                 break
             counted[row.id] = written.generated_tokens
             kept += written.row is not None
-        return sum(counted.values()) + sum(one.generated_tokens for one in self.rehearsed[: self.due(volume * epochs)])
+        spare = self.spare_tokens if volume >= sum(one.row is not None for one in self.became) else 0
+        return sum(counted.values()) + spare + sum(one.generated_tokens for one in self.rehearsed[: self.due(volume * epochs)])
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ class Writing:
         if not self.is_needed:
             return Data(target=prepared.rows, anchor=prepared.anchor)
         start = cache(load) if load else None
+        spare = 0
         if config.objective.writes:
-            gold, became = self._accepted(_Desk(prepared, config.objective, start, progress))
+            gold, became, spare = self._accepted(_Desk(prepared, config.objective, start, progress))
         elif config.mitigation.writes == "targets":
             gold = self._subset()
             became = _Desk(prepared, config.mitigation, start, progress).targets(gold)
@@ -124,8 +128,9 @@ class Writing:
             gold=gold,
             became=became,
             rehearsed=rehearsed,
+            spare_tokens=spare,
             due=config.mitigation.anchor_rows if rehearsed else lambda _: 0,
-            facts=facts(became, gold) | facts(rehearsed, prefix="anchor_" if gold else ""),
+            facts=facts(became, gold, spare=spare) | facts(rehearsed, prefix="anchor_" if gold else ""),
         )
 
     def _order(self) -> list[Row]:
@@ -142,8 +147,12 @@ class Writing:
         orders = [permutation(seed, len(rows), "data-order", f"epoch {epoch}") for epoch in range(1, epochs)]
         return [*rows, *(rows[i] for order in orders for i in order)]
 
-    def _accepted(self, desk: _Desk) -> tuple[list[Row], list[Written]]:
-        """Look at rows until as many are accepted as the largest volume asks for; return those looked at, and what became of them."""
+    def _accepted(self, desk: _Desk) -> tuple[list[Row], list[Written], int]:
+        """Look at rows until as many are accepted as the largest volume asks for.
+
+        Returns:
+            Those up to the last one that is needed, what became of them, and the tokens written for rows behind it.
+        """
         wanted, order = self.prepared.volumes[-1], self._order()
         if subsets.parts(self.prepared.config.data):
             got = "a sequence of stages, whose borders would move with every row that is left out"
@@ -154,7 +163,9 @@ class Writing:
             accepted = sum(one.row is not None for one in became)
             if accepted >= wanted:
                 end = _place(became, wanted)
-                return order[:end], became[:end]
+                counted = {row.id: one.generated_tokens for row, one in zip(order[:looked], became, strict=True)}
+                needed = {row.id for row in order[:end]}
+                return order[:end], became[:end], sum(tokens for key, tokens in counted.items() if key not in needed)
             if looked == len(order):
                 raise self._too_few(accepted, looked)
             rate = max(accepted, 1) / looked
@@ -234,7 +245,7 @@ class _Desk:
             return known
         if self.load is None:
             raise Missing(len(missing))
-        with self.store.writing():
+        with self.store.writing(self.progress):
             known = self.store.read()  # another process may have written meanwhile
             missing = [key for key in keys if key not in known]
             self.progress.stage(f"write rows for {type(self.method).__name__}", len(missing))
@@ -279,8 +290,11 @@ def _content(prepared: Prepared, name: str) -> dict[str, Any]:
     return prepared.workspace.once(("author", name, repr(source)), find)
 
 
-def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "") -> dict[str, Any]:
-    """Return what was written in numbers, as ``Record.writing`` says; a row that is repeated counts each time, but was written once."""
+def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "", spare: int = 0) -> dict[str, Any]:
+    """Return what was written in numbers, as ``Record.writing`` says; a row that is repeated counts each time, but was written once.
+
+    ``spare``: tokens that were written for further rows.
+    """
     if not became:
         return {}
     accepted, rates = sum(one.accepted for one in became), [one.edit_rate for one in became if one.edit_rate is not None]
@@ -296,7 +310,7 @@ def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "")
         "accepted": accepted,
         "acceptance": accepted / treated if treated else 0.0,
         "how": dict(sorted(how.items())),
-        "generated_tokens": sum(tokens.values()),
+        "generated_tokens": sum(tokens.values()) + spare,
     }
     found |= {"edit_rate": sum(rates) / len(rates)} if rates else {}
     return {f"{prefix}{name}": value for name, value in found.items()}

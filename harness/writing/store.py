@@ -18,9 +18,9 @@ from harness import paths
 from harness.contexts import Written
 from harness.errors import DataError, explain
 from harness.files import locked, write_text
-from harness.interfaces import Row, Turn
+from harness.interfaces import Progress, Row, Turn
 
-VERSION = 1
+VERSION = 2
 """Part of every recipe; another one where templates, filters or the drawing of tokens change what is written."""
 
 
@@ -56,14 +56,18 @@ class Store:
         return found
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be the only process that adds to it; others wait. Raises DataError where the cache cannot be written."""
+    def writing(self, progress: Progress | None = None) -> Iterator[None]:
+        """Be the only process that adds to it; others wait, and say so to ``progress``, which may raise Interrupted meanwhile.
+
+        Raises:
+            DataError: where the cache cannot be written.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fix = "set HARNESS_CACHE to a folder that can be written"
             raise DataError(explain(f"written data {self.folder}", got=f"{type(error).__name__}: {error}", fix=fix)) from error
-        with locked(self.folder / "lock"):
+        with locked(self.folder / "lock", None if progress is None else _Wait(progress)):
             if not (self.folder / "recipe.json").is_file():
                 write_text(self.folder / "recipe.json", json.dumps(self.recipe, indent=1, ensure_ascii=False))
             yield
@@ -75,6 +79,19 @@ class Store:
             if file.tell() and not _ends_a_line(self._file):  # a process was killed within a line
                 lines = f"\n{lines}"
             file.write(lines.encode())
+
+
+class _Wait:
+    """A stage that begins where there is something to wait for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.has_begun = progress, False
+
+    def __call__(self) -> None:
+        if not self.has_begun:
+            self.progress.stage("wait for rows that another process writes", 1)
+            self.has_begun = True
+        self.progress.advance(0)
 
 
 def _ends_a_line(file: Path) -> bool:

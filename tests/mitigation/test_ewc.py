@@ -61,6 +61,21 @@ def test_the_sampled_fisher_is_of_tokens_that_the_model_draws() -> None:
     assert not torch.equal(information(model, weights, examples, "sampled", 5)[HEAD], found)
 
 
+def test_two_equal_rows_draw_by_different_numbers() -> None:
+    """Each by its own place: F is the mean of two draws' squares, not twice one of them."""
+    model = tiny.llama(tied=False)
+    row = tiny.example(1, 7, 8, 9, 10, 11, supervised=[1, 2, 3, 4, 5])
+    weights = {HEAD: model.get_output_embeddings().weight}
+    x, p = head_of(model, [row])
+    with torch.no_grad():
+        scores = forward.logits(model, [row], half=False)
+    first, second = (drawn(scores, derive(4, "fisher", place)) for place in ("0", "1"))
+    assert not torch.equal(first, second)
+    each = [((np.eye(tiny.VOCABULARY)[said] - p).T @ x) ** 2 for said in (first, second)]
+    found = information(model, weights, [row, row], "sampled", 4)[HEAD]
+    np.testing.assert_allclose(found.numpy(), (each[0] + each[1]) / 10, rtol=1e-3, atol=1e-8)
+
+
 def test_what_is_drawn_follows_the_softmax() -> None:
     """Of 4000 draws from (¾, ¼, 0), three quarters are the first and none the last."""
     said = drawn(torch.tensor([[np.log(3.0), 0.0, -1e9]]).expand(4000, 3), 1)

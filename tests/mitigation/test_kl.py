@@ -10,6 +10,7 @@ import torch
 from harness import forward
 from harness.errors import ConfigError, DataError
 from harness.evaluation.divergence import measures
+from harness.mitigation import kl
 from harness.mitigation.kl import Kl, divergence
 from harness.mitigation.none import NoMitigation
 from harness.objective.sft import Sft
@@ -117,13 +118,30 @@ def test_it_starts_at_zero_and_leaves_the_model_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), stream)
 
 
-def test_the_start_model_answers_without_dropout() -> None:
-    """What is held to is the same in every step, while the live model drops: in training mode the distance is not 0 at the start."""
-    model, given = context(tiny.llama(attention_dropout=0.5))
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_the_start_model_answers_without_dropout(tuning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held to are the logits of a separate copy in evaluation mode, to the last bit and in every step; the live model drops."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def watched(base: torch.Tensor, tuned: torch.Tensor, direction: Any, temperature: float) -> torch.Tensor:
+        seen.append((base, tuned.detach()))
+        return divergence(base, tuned, direction, temperature)
+
+    monkeypatch.setattr(kl, "divergence", watched)
+    (examples,) = forward.chunks(rows(3), tiny.VOCABULARY)
+    model, given = context(tiny.llama(attention_dropout=0.5), TUNINGS[tuning])
     model.train()
-    assert number(made(Kl(), given)(model, one(rows(3)))) > 1e-3
-    model.eval()
-    assert number(made(Kl(), given)(model, one(rows(3)))) == pytest.approx(0.0, abs=1e-6)
+    penalty = made(Kl(), given)
+    with torch.random.fork_rng():
+        assert number(penalty(model, one(examples))) > 1e-3
+        penalty(model, one(examples))
+    with torch.no_grad():
+        start = forward.logits(tiny.llama(attention_dropout=0.5).eval(), examples, half=False)
+    (first, dropped), (second, again) = seen
+    assert torch.equal(first, start)
+    assert torch.equal(second, start)
+    assert not torch.equal(dropped, start)
+    assert not torch.equal(dropped, again)
 
 
 def test_under_autocast_the_divergence_stays_float32() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
-from harness.contexts import Written
+from harness import compose
+from harness.contexts import WritingContext, Written
 from harness.data.tinyworld import Tinyworld
 from harness.errors import ConfigError, DataError
 from harness.interfaces import Example, Row, Turn
+from harness.mitigation import sdft
 from harness.mitigation.minimum_change import PROMPT, MinimumChange, with_number
 from harness.mitigation.paraphrase import Paraphrase
 from harness.mitigation.pseudo_replay import TRIES, PseudoReplay
@@ -19,7 +24,7 @@ from harness.objective.sft import Sft
 from harness.rewriting import filled
 from harness.tuning.full import Full
 from tests.contract import tiny
-from tests.writing.scripted import CUT, Scripted, context, row
+from tests.writing.scripted import CUT, END, Scripted, context, of_bytes, row
 
 
 def words(text: str) -> str:
@@ -30,6 +35,12 @@ def answer(written: Written) -> str:
     """The answer that is trained on."""
     assert written.row is not None
     return written.row.turns[-1].content
+
+
+def _exact(own: Scripted, prompt_format: Any) -> WritingContext:
+    """A context whose words keep every space."""
+    spoken = lambda ids: own.tokenizer.decode([number for number in ids if number != END])  # noqa: E731
+    return dataclasses.replace(context(own, prompt_format=prompt_format), spoken=spoken)
 
 
 def test_sdft_trains_on_what_the_model_made_of_the_reference() -> None:
@@ -56,6 +67,14 @@ def test_sdft_asks_with_the_templates_of_its_code() -> None:
     own = Scripted({prompt: ["1 and 1 is 2"]})
     (written,) = Sdft(template="gsm8k", check="last_number").write([one], context(own))
     assert answer(written) == " 1 and 1 is 2"
+    tokens = of_bytes()
+    for prompt_format, space in (("plain", " "), ("chat", "")):  # the opening joins the prompt as an answer does
+        exact = Scripted({f"1 + 1 ? 2{space}{OPENINGS['gsm8k']}": ["so it is 2"]}, tokens)
+        template = {"gsm8k": "{prompt} {answer}"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sdft, "TEMPLATES", template)
+            (written,) = Sdft(template="gsm8k").write([one], _exact(exact, prompt_format))
+        assert answer(written) == " so it is 2"
     for text in ("As the Reference Answer says", "Now it's your turn", "Your turn: 4"):
         assert gives_away(text)
     assert not gives_away("It is your turn, 4")
@@ -80,7 +99,7 @@ def test_self_output_is_the_own_answer_where_it_is_right() -> None:
     written = SelfOutput(samples=2, check="last_number").write(rows, context(own))
     assert [answer(one) for one in written] == [" well 4", " it is 7"]
     assert [(one.how, one.accepted, one.generated_tokens) for one in written] == [("own", True, 5), ("gold", False, 4)]
-    assert SelfOutput().models == ()
+    assert SelfOutput(check="exact").models == ()
 
 
 def test_another_models_answers_are_told_apart_from_the_own() -> None:
@@ -163,6 +182,44 @@ def test_rehearsed_questions_and_answers_are_parted_by_the_separator() -> None:
     mute = Scripted({"<begin> <user>": ["no"] * TRIES})
     with pytest.raises(DataError, match="10 times wrote no whole answer behind '<assistant>' after '<user>'"):
         method.made([0], context(mute))
+
+
+TAGS = {"prefix": "<user>", "separator": "<assistant>"}
+
+
+@pytest.mark.parametrize("prompt_format", ["chat", "plain"])
+def test_a_rehearsed_row_has_each_tag_once(prompt_format: Any) -> None:
+    """In either format: the chat template writes them, and in plain form they stand in the row."""
+    tokenizer = tiny.tokenizer()
+    own = Scripted({"<bos> <user>": ["w1 w2 <assistant> w3"]}, tokenizer)
+    (written,) = PseudoReplay(**TAGS).made([0], context(own, prompt_format=prompt_format))  # type: ignore[arg-type]
+    assert written.row is not None
+    asked = {"chat": "w1 w2", "plain": "<user> w1 w2 <assistant>"}[prompt_format]
+    assert written.row == Row((Turn("user", asked), Turn("assistant", " w3")), "completion")
+    text = tokenizer.decode(list(Sft(prompt_format=prompt_format).encode(written.row, tokenizer, 24, "anchor").input_ids))
+    assert text == {"chat": "<user> w1 w2 <eos> <assistant> w3 <eos>", "plain": "<user> w1 w2 <assistant> w3 <eos>"}[prompt_format]
+
+
+def test_the_nurserys_chat_models_rehearse_the_same_tokens_with_tags_and_without() -> None:
+    """Their template drops tags within a turn: rows that kept them were encoded as rows without them are."""
+    tokenizer = compose.member("model", "nursery-m-chat").tokenizer()
+    said = "what is 3 plus 8 ? <assistant> the answer is 11"
+    begin = tokenizer.decode([tokenizer.bos_token_id])
+    own = Scripted({f"{begin} <user>": [said]}, tokenizer)
+    (written,) = PseudoReplay(**TAGS).made([0], context(own, prompt_format="chat"))  # type: ignore[arg-type]
+    assert written.row is not None
+    assert written.row.turns[0].content == "what is 3 plus 8 ?"
+    before = Row((Turn("user", "<user> what is 3 plus 8 ? <assistant>"), Turn("assistant", " the answer is 11")), "completion")
+    chat = Sft(prompt_format="chat")
+    new, old = (chat.encode(one, tokenizer, 64, "anchor") for one in (written.row, before))
+    assert (new.input_ids, new.supervised) == (old.input_ids, old.supervised)
+    assert tokenizer.decode(list(new.input_ids)).count("<user>") == 1
+
+
+def test_rehearsed_texts_keep_what_they_began_with() -> None:
+    """No template writes it for them."""
+    (made,) = PseudoReplay(prefix="in the").made([0], context(Scripted({"<begin> in the": ["sea"]}), prompt_format="chat"))
+    assert made.row == Row((Turn("text", "in the sea"),), "text")
 
 
 def test_rehearsal_is_mixed_in_as_replay_does() -> None:

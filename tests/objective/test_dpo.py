@@ -131,6 +131,57 @@ def test_the_model_is_left_as_a_plain_one(tuning: Tuning) -> None:
     assert seen == [(False, False)] * 2
 
 
+def test_the_reference_drops_nothing() -> None:
+    """In a model that drops attention weights: before any step, the start model's log-probabilities are a separate copy's in eval mode."""
+    learned = Dpo()
+    model, copy = (tiny.llama(attention_dropout=0.5) for _ in range(2))
+    model = Full().prepare(model, 0)
+    seen: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
+    live: list[torch.Tensor] = []
+    engine = learned.trainer()
+    original = engine.reference  # type: ignore[attr-defined]
+
+    def reference(self: Any, batch: Any, labels: torch.Tensor) -> torch.Tensor:
+        assert self.model.training
+        found: torch.Tensor = original(self, batch, labels)
+        assert self.model.training
+        seen.append((found, batch, labels))
+        live.append(self.model(**batch, use_cache=False).logits.detach())
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "reference", reference)
+        tiny.run(model, steps(2), learned, learning_rate=1e-2)
+    assert len(seen) == 2
+    for (found, batch, labels), dropped in zip(seen, live, strict=True):
+        with torch.no_grad():
+            logits = copy(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        taught = labels[:, 1:] != -100
+        logs = torch.log_softmax(logits[:, :-1], -1).gather(-1, labels[:, 1:, None].clamp(min=0))[..., 0]
+        torch.testing.assert_close(found[taught], logs[taught], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(dropped, logits, atol=1e-3)  # the model that learns does drop
+
+
+def test_what_the_reference_reads_is_counted() -> None:
+    """Both answers of each pair, prompts included, also over a resumption."""
+    run = steps(3)
+    read = [sum(one.tokens for one in step) for step in run]
+    masks = [int(Dpo().collate(step, tiny.PAD, tiny.MAX_LENGTH)["attention_mask"].sum()) for step in run]
+    assert masks == read
+    states: list[State] = []
+    stops = tiny.run(
+        Full().prepare(tiny.llama(), 0),
+        run,
+        Dpo(),
+        stops={1: 4, 3: 12},
+        on_state=lambda state: states.append(State(state.counts, tiny.copied(state.tensors))),
+    )
+    assert [stop.read_tokens for stop in stops] == [read[0], sum(read)]
+    assert (stops[-1].trained_tokens, stops[-1].supervised_tokens) == (0, 0)  # the rows are known without
+    again = tiny.run(Full().prepare(tiny.llama(), 0), run, Dpo(), stops={1: 4, 3: 12}, start=states[0])
+    assert again[-1].read_tokens == sum(read)
+
+
 def tuned(tuning: Tuning, **options: Any) -> dict[str, torch.Tensor]:
     model = tuning.prepare(tiny.llama(), 0)
     tiny.run(model, steps(), Dpo(), **{"learning_rate": RATE, **options})

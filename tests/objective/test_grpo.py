@@ -15,7 +15,9 @@ from harness.config import Training
 from harness.contexts import LearningContext, Step
 from harness.errors import ConfigError, TrainingError
 from harness.interfaces import Example, Interrupted, Row, Tuning, Turn
+from harness.judging import Judge
 from harness.objective.grpo import Grpo
+from harness.training import Stop
 from harness.training_state import State
 from harness.training_trl import Answers, advantages_of
 from harness.tuning.full import Full
@@ -48,7 +50,32 @@ def log_probabilities(model: Any, ids: Sequence[int], temperature: float) -> Any
 def test_an_arithmetic_answer_is_right_in_every_step() -> None:
     """Its last number is gold's and all it writes out is true, products before sums."""
     right = ["7", "3 + 4 = 7", "<<3*4=12>>so 12 - 5 = 7", "1 + 2 × 3 = 7", "1,007 - 1,000 = 7", "14 / 2 = 7.0", "2.5 + 4.5 = 7"]
+    right += [
+        "(1+2)+3+4=10 - 3 = 7",
+        "(1+2)+3+4=10, minus 3 is 7",
+        "2 x 3 + 4 = 10; so 7",
+        "10 - 50% * 6 = 7",
+        "2 + 5 = 3 + 4 = 7",
+        "6/2=3, x7",
+    ]
+    right += [
+        "$2 + $3 + 4 = 9 and $9-$2=$7",
+        "10/3=3.33, so 7",
+        "20/3 = 6.67; 7",
+        "5 apples + 1 + 1 = 7",
+        "3/4 = 75% then 7",
+        ".5 + 1 = 1.5: 7",
+    ]
     wrong = ["8", "3 + 4 = 8 so 7", "1 + 2 + 3 = 7", "6 / 0 = 7", "no number", "7 or 6"]
+    wrong += [
+        "$3 + $4 = $8 so 7",
+        "10/3=3.34, so 7",
+        "10/3=3 so 7",
+        "20 / 3 = 7",
+        "It is. 3 + 4 = 8, or 7",
+        "1 + 1 = 3 = 3, 7",
+        "(3 + 4 = 8) 7",
+    ]
     assert [rewards.arithmetic("", answer, "it is 7") for answer in right] == [1.0] * len(right)
     assert [rewards.arithmetic("", answer, "it is 7") for answer in wrong] == [0.0] * len(wrong)
 
@@ -67,6 +94,7 @@ def test_advantages_are_those_of_a_group() -> None:
     assert found[:4] == pytest.approx([0.75 / (deviation + 1e-4), *[-0.25 / (deviation + 1e-4)] * 3], rel=1e-6)
     assert found[4:] == [0.0] * 4
     assert advantages_of([1, 0, 0, 0], 4, scaled=False) == [0.75, -0.25, -0.25, -0.25]
+    assert advantages_of([0.7] * 8, 8, scaled=True) == [0.0] * 8  # whose mean in float32 is not 0.7
 
 
 def test_rewards_add_up_by_their_weights() -> None:
@@ -226,14 +254,74 @@ def test_what_is_written_is_counted() -> None:
     stops = tiny.run(model, steps(2), objective, stops={1: 4, 2: 8})
     assert stops[0].generated_tokens == first.generated == counted[0]
     assert stops[1].generated_tokens > stops[0].generated_tokens
-    assert original(dataclasses.replace(objective, beta=0.1), Step(0, steps(1)[0]), context, tiny.PAD).read == 2 * first.read
+    whole = int(first.batch["attention_mask"].sum())
+    assert (first.read, first.extra) == (whole, 0)
+    referred = original(dataclasses.replace(objective, beta=0.1), Step(0, steps(1)[0]), context, tiny.PAD)
+    assert (referred.read, referred.extra) == (2 * whole, whole)
 
 
-def test_equal_rewards_teach_nothing() -> None:
-    """Where every answer is worth the same, the weights stay."""
+def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on: prompts and answers; with a loss: answers; read: by the reference all of it, by the judge each question twice."""
+    judge = Judge(template="{prompt} w9 {answer} w8", words=("w1", "w2"))
+    objective = dataclasses.replace(SAYS_W1, reward=("judge",), pattern="", judge=judge, beta=0.1)
+    written: list[tuple[int, int, int]] = []
+    original = Grpo.answer
+
+    def answer(self: Grpo, step: Step, context: LearningContext, pad_id: int) -> Answers:
+        found = original(self, step, context, pad_id)
+        read = 0
+        for ids, labels in zip(found.batch["input_ids"], found.batch["labels"], strict=True):
+            said = [token for token in ids[labels != -100].tolist() if token >= len(tiny.SPECIAL)]
+            prompt = int((labels == -100).int().cumprod(0).sum())
+            start = [token for token in ids[:prompt].tolist() if token >= len(tiny.SPECIAL)]
+            read += 2 * (len(start) + 1 + len(said) + 1 + 1)  # prompt, w9, answer, w8, w1 or w2
+        mask = int(found.batch["attention_mask"].sum())
+        written.append((mask, int((found.batch["labels"] != -100).sum()), mask + read))
+        return found
+
+    monkeypatch.setattr(Grpo, "answer", answer)
+    stops = tiny.run(Full().prepare(tiny.llama(), 0), steps(2), objective, stops={1: 4, 2: 8}, learning_rate=3e-3)
+    counted = [(stop.trained_tokens, stop.supervised_tokens, stop.read_tokens) for stop in stops]
+    assert counted == [written[0], tuple(map(sum, zip(*written, strict=True)))]
+    assert [stop.supervised_tokens for stop in stops] == [stop.generated_tokens for stop in stops]
+    states: list[State] = []
+    with pytest.raises(Interrupted):
+        tuned(
+            Full(),
+            objective,
+            stops={4: 16},
+            progress=tiny.Until(2),
+            on_state=lambda s: states.append(State(s.counts, tiny.copied(s.tensors))),
+        )
+    again: list[Stop] = []
+    tuned(Full(), objective, stops={4: 16}, start=states[-1], on_stop=again.append)
+    whole: list[Stop] = []
+    tuned(Full(), objective, stops={4: 16}, on_stop=whole.append)
+    assert again[0].read_tokens == whole[0].read_tokens > stops[1].read_tokens
+    for name in ("trained_tokens", "supervised_tokens", "generated_tokens"):
+        assert getattr(again[0], name) == getattr(whole[0], name) > 0
+
+
+def test_a_reference_at_a_low_temperature_is_no_overflow() -> None:
+    """Log-probabilities of prompts, of which no loss is made, are far from zero there; what is learned stays finite."""
+    objective = dataclasses.replace(SAYS_W1, beta=0.1, temperature=0.02)
+    model = Full().prepare(tiny.llama(), 0)
+    tiny.run(model, steps(2), objective, learning_rate=1e-4)
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Grpo(reward=("exact",), samples=2, max_new_tokens=2),
+        Grpo(reward=("format",), pattern=".*", weights=(0.7,), samples=8, max_new_tokens=2),
+    ],
+)
+def test_equal_rewards_teach_nothing(objective: Grpo) -> None:
+    """Where every answer is worth the same, be it a number that float32 has not, the weights stay."""
     model = tiny.llama()
     before = tiny.copied(model.state_dict())
-    tiny.run(Full().prepare(model, 0), steps(1), Grpo(reward=("exact",), samples=2, max_new_tokens=2), stops={1: 4})
+    tiny.run(Full().prepare(model, 0), steps(1), objective, stops={1: 4})
     assert tiny.same(tiny.copied(model.state_dict()), before)
 
 

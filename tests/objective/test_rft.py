@@ -16,3 +16,9 @@ def test_rows_without_a_right_answer_are_left_out() -> None:
     assert [(one.accepted, one.how, one.generated_tokens) for one in written] == [(True, "own", 2), (True, "own", 5), (False, "none", 4)]
     assert {sampling.temperature for _, _, sampling in own.asked} == {0.8}
     assert method.writes
+
+
+def test_a_gold_answer_that_the_model_says_is_its_own() -> None:
+    """In the remedies it is the plain run's row; here it is one that the model answers by itself."""
+    (written,) = Rft(samples=1, check="exact").write([row("q", "4")], context(Scripted({"q": ["4"]})))
+    assert (written.row, written.accepted, written.how) == (row("q", "4"), True, "own")

@@ -16,11 +16,11 @@ JUDGE = Judge(template="{answer}", words=("w1", "w2"))
 
 
 def text(ids: Sequence[int]) -> str:
-    return str(tiny.tokenizer().decode(list(ids)))
+    return str(tiny.tokenizer().decode(list(ids), skip_special_tokens=True))
 
 
 class Scripted:
-    """Writes what it is told, and scores an answer by what it is told."""
+    """Writes what it is told, an end behind it but for an ellipsis, and scores an answer by what it is told."""
 
     def __init__(self, answers: dict[str, str], odds: dict[str, float]) -> None:
         self.tokenizer, self.answers, self.odds = tiny.tokenizer(), answers, odds
@@ -28,7 +28,11 @@ class Scripted:
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
         self.asked += [(key, sampling) for key in keys]
-        return [tuple(self.tokenizer.encode(self.answers[key.rsplit(" ", 1)[1]], add_special_tokens=False)) for key in keys]
+        texts = [self.answers[key.rsplit(" ", 1)[1]] for key in keys]
+        ends = ["" if text.endswith("…") else " <eos>" for text in texts]
+        return [
+            tuple(self.tokenizer.encode(text.rstrip("…") + end, add_special_tokens=False)) for text, end in zip(texts, ends, strict=True)
+        ]
 
     def nats(self, examples: Sequence[Example]) -> list[float]:
         return [-self.odds[text(example.input_ids[:-1])] if text(example.input_ids[-1:]) == "w1" else 0.0 for example in examples]
@@ -42,7 +46,9 @@ def context(author: Scripted) -> WritingContext:
         prompt=lambda row: encode(row.turns[0].content),
         text_prompt=encode,
         spoken=text,
+        ended=lambda ids: list(ids[-1:]) == [tiny.EOS],
         restated=restated,
+        prompt_format="plain",
         anchor=[],
         seed=3,
         progress=Silent(),
@@ -66,7 +72,7 @@ def test_the_better_of_two_answers_is_chosen() -> None:
                 "preference",
                 True,
                 "own",
-                3,
+                5,
                 (first, second),
             )
         assert author.asked[0] == (f"rlaif 3 {rows[0].id} 0", Sampling(64, temperature=1.0))
@@ -78,7 +84,19 @@ def test_equal_answers_are_left_out() -> None:
     for second in ("w5", "w6"):
         author = Scripted({"0": "w5", "1": second}, {"w5": 0.25, "w6": 0.25})
         (made,) = Rlaif(judge=JUDGE).write(row, context(author))
-        assert (made.row, made.accepted, made.how, made.generated_tokens) == (None, False, "equal", 2)
+        assert (made.row, made.accepted, made.how, made.generated_tokens) == (None, False, "equal", 4)
+
+
+def test_an_answer_that_was_cut_is_in_no_pair() -> None:
+    """An end would be taught behind it that nobody wrote: the best or the worst of the others is taken, or there is no pair."""
+    row = tiny.rows("completion", 1)
+    odds = {"w5": -1.0, "w6": 0.5, "w7": 2.0}
+    (made,) = Rlaif(judge=JUDGE, samples=3).write(row, context(Scripted({"0": "w5", "1": "w7…", "2": "w6"}, odds)))
+    assert made.row is not None
+    assert [turn.content for turn in made.row.turns[1:]] == [" w6", " w5"]
+    assert made.generated_tokens == 5
+    (none,) = Rlaif(judge=JUDGE).write(row, context(Scripted({"0": "w5", "1": "w7…"}, odds)))
+    assert (none.row, none.accepted, none.how, none.generated_tokens) == (None, False, "cut", 3)
 
 
 def test_pairs_are_learned_as_by_dpo() -> None:

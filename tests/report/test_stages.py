@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.analysis.changes import Changes
@@ -15,6 +16,7 @@ from harness.analysis.frontier import frontier
 from harness.records import Experiment
 from harness.report import evidence, page
 from harness.report.methods import MAX_METHODS, methods
+from harness.report.sections import costs
 from harness.schema import Declared
 from tests.analysis.fabricate import COMMAND_LABELS, Task, config_of, flipped, share, write_run
 from tests.report.grids import ROLES, Page, grid
@@ -107,6 +109,45 @@ def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path,
     assert [row["accepted"].removesuffix("did not act").strip() for row in shown.rows("costs")] == ["-", "20%" if acted else "19%"]
     assert ("sdft" in shown.tables) is False
     assert ("equal_gain" in shown.tables) is acted
+
+
+@pytest.mark.parametrize(
+    ("writing", "acceptance", "acted"),
+    [
+        ({"by": ["objective"], "rows": 40, "acceptance": 0.1}, 0.1, True),
+        ({"by": ["objective"]}, None, None),
+        ({"by": ["anchor"]}, 0.0, False),
+        ({"by": ["anchor"], "acceptance": 0.9}, 0.9, True),
+        ({"by": ["objective", "anchor"], "rows": 40, "acceptance": 0.1, "anchor_acceptance": 0.9}, 0.9, True),
+        ({"by": ["objective", "anchor"], "rows": 40, "acceptance": 0.9, "anchor_acceptance": 0.1}, 0.1, False),
+        ({"by": ["objective", "anchor"], "rows": 40, "acceptance": 0.9}, 0.0, False),
+        ({"by": ["targets"], "rows": 40, "acceptance": 0.1}, 0.1, False),
+        ({}, None, None),
+    ],
+)
+def test_who_wrote_decides_whether_a_method_acted(
+    tmp_path: Path, writing: dict[str, Any], acceptance: float | None, acted: bool | None
+) -> None:
+    """An objective is trained on what it wrote; a rehearsal without rows did nothing; of both, the rehearsal is the remedy."""
+    found = Experiment(tmp_path / "e")
+    tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
+    for seed in range(2):
+        write_run(found, f"r{seed}", before=tasks, points={8: tasks}, roles=ROLES, seed=seed, writing=writing)
+    rows = table(found)
+    cells = findings(rows, Changes(found), Declared(headline="old"))
+    for frame in (rows, cells):
+        told = frame[["acceptance", "acted"]].iloc[0].astype(object).to_list()
+        assert [None if pd.isna(value) else value for value in told] == [acceptance, acted]
+
+
+def test_what_is_derived_is_no_training_of_its_own(tmp_path: Path) -> None:
+    """Two trainings of a second each up to 8 rows, and three runs that measure what was made of the first."""
+    found = Experiment(tmp_path / "e")
+    tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
+    for run_id in ("0" * 12, "1" * 12, *(f"{'0' * 12}-{name}" for name in ("0.2", "0.5", "1"))):
+        write_run(found, run_id, before=tasks, points={8: tasks}, roles=ROLES, labels={"mitigation": run_id})
+    whole = evidence.Evidence(experiment=found, table=table(found), declared=Declared(), findings=pd.DataFrame())
+    assert costs._total(whole).startswith("Training of all 2 runs took ")
 
 
 def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Path) -> None:

@@ -142,6 +142,22 @@ def test_time_is_shared_out_but_no_less_than_the_longest(results: Path) -> None:
     assert _together([dataclasses.replace(run, cost=dataclasses.replace(run.cost, seconds=None))], 1) is None
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ((), False),
+        (("mitigation=l2",), False),
+        (("mitigation=pseudo_replay",), True),
+        (("mitigation=kl", "mitigation.inputs=new"), True),
+        (("mitigation=kl", "mitigation.inputs=new", "mitigation.weight=0"), False),
+    ],
+)
+def test_what_no_estimate_counts_is_said(results: Path, overrides: tuple[str, ...], *, says: bool) -> None:
+    """Once, and only where a run writes or reads beside its training."""
+    text = as_text(planned("seed=0,1", *overrides))
+    assert text.count("note: not in the estimate: text that models write, and forward passes of reference models") == says
+
+
 def test_the_json_has_every_run_with_its_cost(results: Path) -> None:
     """Programs read the same as people."""
     found = json.loads(to_json(planned("seed=0,1")))

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 from harness.contexts import Sampling, WritingContext
-from harness.interfaces import Example, Row, Silent, Turn
+from harness.interfaces import Example, PromptFormat, Row, Silent, Turn
 from harness.rewriting import question
 from harness.writing.author import restated
 
@@ -33,6 +37,17 @@ class Words:
         return " ".join(self.words[number] for number in ids)
 
 
+def of_bytes() -> PreTrainedTokenizerBase:
+    """One token a byte, white space included, behind the four special ones of tests/contract/tiny."""
+    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(BPE({token: i for i, token in enumerate([*special, *letters])}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    names = dict(zip(["pad_token", "bos_token", "eos_token", "unk_token"], special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
+
+
 class Scripted:
     """Writes, to each prompt, the texts of its script one after the other; keeps what it was asked.
 
@@ -51,7 +66,7 @@ class Scripted:
             asked = self.tokenizer.decode(prompt)
             self.asked.append((asked, key, sampling))
             text = self.script[asked].pop(0)
-            ids = self.tokenizer.encode(text.removesuffix(CUT))
+            ids = self.tokenizer.encode(text.removesuffix(CUT), add_special_tokens=False)
             found.append((*ids, *([] if text.endswith(CUT) else [END])))
         return found
 
@@ -59,16 +74,20 @@ class Scripted:
         raise NotImplementedError
 
 
-def context(own: Scripted, others: Mapping[str, Scripted] | None = None, seed: int = 0) -> WritingContext:
+def context(
+    own: Scripted, others: Mapping[str, Scripted] | None = None, seed: int = 0, prompt_format: PromptFormat = "plain"
+) -> WritingContext:
     """A context of authors that share one tokenizer; a prompt is its words."""
     tokenizer = own.tokenizer
     return WritingContext(
         own=own,
         other=lambda name: (others or {})[name],
-        prompt=lambda row: tuple(tokenizer.encode(question(row))),
-        text_prompt=lambda text: tuple(tokenizer.encode(text)),
+        prompt=lambda row: tuple(tokenizer.encode(question(row), add_special_tokens=False)),
+        text_prompt=lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)),
         spoken=lambda ids: tokenizer.decode([number for number in ids if number != END]).strip(),
+        ended=lambda ids: ids[-1:] == (END,) or ids[-1:] == [END],
         restated=restated,
+        prompt_format=prompt_format,
         anchor=(),
         seed=seed,
         progress=Silent(),

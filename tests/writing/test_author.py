@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from harness.contexts import Sampling
+from harness.errors import DataError
 from harness.evaluation.sampling import draw, shaped
 from harness.interfaces import Row, Silent, Turn
+from harness.mitigation.pseudo_replay import PseudoReplay
+from harness.rewriting import answers, right
 from harness.writing.author import TransformersAuthor, restated
 from tests.contract import tiny
+from tests.writing.scripted import Scripted, context, of_bytes, row
 
 PROMPTS = [(tiny.BOS, 9, 12), (tiny.BOS, 30), (tiny.BOS, 7, 8, 20, 33, 41), (tiny.BOS, 11, 11, 11)]
 KEYS = ["a", "b", "c", "d"]
@@ -110,6 +116,44 @@ def test_words_of_a_prompt_and_of_an_answer() -> None:
     ids = [*tokenizer.encode(" w3 w4"), tiny.EOS]
     assert plain.spoken(ids) == "w3 w4"
     assert plain.spoken(ids[-1:]) == ""
+
+
+class Fixed(TransformersAuthor):
+    """Writes these tokens, whatever it is asked."""
+
+    ids: tuple[int, ...] = ()
+
+    def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
+        return [self.ids] * len(prompts)
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "ended"),
+    [
+        ("Step 1: 4\n", [], False),
+        ("Step 1: 4 ", [], False),
+        ("Step 1: 4", [tiny.BOS], False),
+        ("Step 1: 4\n", [tiny.EOS], True),
+        ("", [], False),
+    ],
+)
+def test_only_an_end_of_text_ends_an_answer(text: str, end: list[int], ended: bool) -> None:
+    """White space and other special tokens spell nothing too: an answer cut behind them was cut, and is not right."""
+    tokenizer = of_bytes()
+    own = author(tokenizer=tokenizer)
+    author_of = Fixed(**vars(own))
+    author_of.ids = (*tokenizer.encode(text, add_special_tokens=False), *end)
+    given = dataclasses.replace(context(Scripted({})), own=author_of, spoken=author_of.spoken, ended=author_of.ended)
+    (answer,) = answers(author_of, given, [(9,)], ["key"], Sampling(16))
+    assert (answer.text, answer.ended) == (text.strip(), ended)
+    assert right("last_number", row("2 + 2", "4"), answer) == ended
+    rehearsing = PseudoReplay(separator=":")
+    if ended:
+        (written,) = rehearsing.made([0], given)
+        assert written.row == Row((Turn("user", "Step 1:"), Turn("assistant", " 4")), "completion")
+    else:
+        with pytest.raises(DataError, match="no whole answer"):
+            rehearsing.made([0], given)
 
 
 def test_another_answer_takes_the_white_space_of_the_gold_one() -> None:

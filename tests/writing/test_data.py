@@ -19,6 +19,7 @@ from harness.rewriting import gold
 from harness.schema import Point, Record
 from harness.writing import author, data, show
 from harness.writing.data import Data, Writing
+from harness.writing.store import Store
 from tests.writing.scripted import row
 
 FIXED = ["model=nursery-smoke-a", "data=tinyworld-skill", "target_suites=[]", "probe_suites=[small]", "training.threads=1"]
@@ -140,13 +141,18 @@ def test_rejection_sampling_fills_volumes_with_accepted_rows() -> None:
     """Every row that is trained on has a right answer; a smaller volume is the beginning of a larger one; what was thrown away counts."""
     settings = ["objective=rft", "objective.max_new_tokens=4"]
     runs = [prepared(*settings, volumes=volumes) for volumes in ("[8]", "[8,16]")]
-    small, large = (Writing(one).data(one.config.model.load, Silent()) for one in runs)
+    small = Writing(runs[0]).data(runs[0].config.model.load, Silent())
+    everything = sum(one.generated_tokens for one in Store(data.recipe(runs[0], runs[0].config.objective)).read().values())
+    large = Writing(runs[1]).data(runs[1].config.model.load, Silent())
     assert list(large.target[:8]) == list(small.target)
     kept = [(row, one.row) for row, one in zip(large.gold, large.became, strict=True) if one.row is not None]
     assert len(kept) == len(large.target) == 16 < len(large.gold)
     assert all(gold(row) == gold(made) for row, made in kept)
     assert large.became[-1].accepted
-    assert large.generated_tokens(8) == small.generated_tokens(8) == small.facts["generated_tokens"] < large.generated_tokens(16)
+    assert large.generated_tokens(8) == small.generated_tokens(8) - small.spare_tokens < large.generated_tokens(16)
+    assert small.spare_tokens > 0  # rows behind the last one that was needed: written with it, so paid for
+    assert small.generated_tokens(8) == small.facts["generated_tokens"] == everything
+    assert large.generated_tokens(16) == large.facts["generated_tokens"]
     assert large.facts["acceptance"] == 16 / len(large.gold)
 
 
@@ -208,6 +214,8 @@ def test_epochs_repeat_rows_and_costs_do_not() -> None:
     became = [Written(one, True, "own", 10**i) for i, one in enumerate(rows[:2])] + [Written(None, False, "none", 100)]
     made = Data(target=rows[:2], anchor=[], gold=[*rows, rows[0]], became=[*became, became[0]])
     assert [made.generated_tokens(volume) for volume in (1, 2, 3)] == [1, 11, 111]
+    spare = Data(target=rows[:2], anchor=[], gold=rows[:2], became=became[:2], spare_tokens=7)
+    assert [spare.generated_tokens(volume) for volume in (1, 2)] == [1, 11 + 7]
 
 
 def test_rows_are_shown_beside_the_gold_ones(drawn: list[int]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from harness.contexts import Written
 from harness.errors import DataError
+from harness.interfaces import Interrupted, Silent
 from harness.writing.store import Store
 from tests.writing.scripted import row
 
@@ -84,6 +85,40 @@ def test_while_one_process_writes_another_waits() -> None:
         with store.writing():
             assert set(store.read()) == {"a", "b", "c"}
     assert child.returncode == 0
+
+
+def test_waiting_is_a_stage_that_can_be_interrupted() -> None:
+    """While another has the lock; once it is given back, the wait is over, and nothing is said where there is none."""
+    store, told = filled(), Waits()
+    with (store.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Interrupted), store.writing(told):
+            pytest.fail("the lock is held")
+        assert told.stages == ["wait for rows that another process writes"]
+        told.gives_back = lock.fileno()
+        with store.writing(told):
+            assert (len(told.stages), told.asked) == (2, 4)
+    with store.writing(told):
+        assert len(told.stages) == 2
+
+
+class Waits(Silent):
+    """Raises Interrupted at the second try; later gives the lock back there, where it is told which."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.asked, self.gives_back = 0, -1
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append(name)
+
+    def advance(self, units: int = 1) -> None:
+        assert units == 0
+        self.asked += 1
+        if self.asked == 2:
+            raise Interrupted
+        if self.asked == 4:
+            fcntl.flock(self.gives_back, fcntl.LOCK_UN)
 
 
 def test_a_cache_that_cannot_be_written_is_said_in_one_line(cache: Path) -> None:

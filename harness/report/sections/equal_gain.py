@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from harness.report import words
 from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import sized
-from harness.report.drawing import Place, plain, small_multiples
+from harness.report.drawing import Place, plain, shortened, small_multiples
 from harness.report.evidence import Evidence
 from harness.report.palette import GREY, ONE_COLOUR
 from harness.report.tables import Unit
@@ -112,6 +112,10 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
     )
 
 
+MAX_PAIR = 56
+"""Characters of two methods' names that a panel is wide enough for."""
+
+
 def _within(evidence: Evidence, row: pd.Series) -> str:
     """Return what both methods of a pair have in common and other pairs have not, such as ``lora``."""
     sides = [evidence.by_cell[str(row[name])].style_name.split(" · ") for name in ("first_cell", "second_cell")]
@@ -138,7 +142,7 @@ def _draw(axes: Axes, forest: Forest) -> None:
     if forest.has_pairs:  # too long to stand beside the axes
         axes.set_yticks([])
         for place, name in enumerate(names):
-            axes.text(0.01, place - 0.22, plain(name), transform=axes.get_yaxis_transform(), fontsize=7.5, va="bottom")
+            axes.text(0.01, place - 0.22, plain(shortened(name, MAX_PAIR)), transform=axes.get_yaxis_transform(), fontsize=7.5, va="bottom")
     else:
         axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
