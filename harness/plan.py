@@ -140,12 +140,12 @@ def check(config: RunConfig) -> None:
     for found in sorted(getattr(config.data, "kinds", {kind}) - config.objective.needs):  # a sequence of stages may have several
         allowed = ", ".join(sorted(config.objective.needs))
         raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{found} rows", allowed=f"{allowed} rows"))
+    if refusal := config.mitigation.refuses(config.objective, config.tuning, config.data):
+        fix = "its settings, another objective, tuning or data, or another mitigation"
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got=refusal, fix=fix))
     if config.mitigation.needs_anchor and config.anchor is None:
         fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed="the data that stand for the past", fix=fix))
-    if refusal := config.mitigation.refuses(config.objective, config.tuning, config.data):
-        fix = "another mitigation, or another objective, tuning or data"
-        raise ConfigError(explain(f"mitigation={name.mitigation}", got=refusal, fix=fix))
     if config.mitigation.trains_on_anchor and config.anchor and config.anchor.kind not in config.objective.needs:
         allowed = f"{', '.join(sorted(config.objective.needs))} rows for objective={name.objective}"
         raise ConfigError(explain(f"anchor={name.anchor}", got=f"{config.anchor.kind} rows", allowed=allowed))

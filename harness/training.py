@@ -134,10 +134,18 @@ def train(
         restore(model, optimizer, start)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(first + step, len(steps), training, restarts))
     trainer_class = type("EngineTrainer", (Engine, objective.trainer()), {})
-    loop = _Stops(start, stops, on_stop, on_state, progress, resolved.threads, group, training.micro_batch_rows)
-    loop.has_penalty = penalty is not None
-
-    loop.restarts = frozenset(restarts)
+    loop = _Stops(
+        start,
+        stops,
+        on_stop,
+        on_state,
+        progress,
+        resolved.threads,
+        group,
+        training.micro_batch_rows,
+        restarts,
+        has_penalty=penalty is not None,
+    )
 
     def collate(step: Step) -> Work:
         if objective.learns == "rewards":
@@ -224,17 +232,20 @@ class _Stops(TrainerCallback):
         threads: int,
         group: Group,
         micro_batch_rows: int | None,
+        restarts: Sequence[int],
+        *,
+        has_penalty: bool,
     ) -> None:
+        self.restarts, self.has_penalty = frozenset(restarts), has_penalty
         self.stops, self.on_stop, self.on_state = stops, on_stop, on_state
         self.progress, self.threads, self.group, self.micro_batch_rows = progress, threads, group, micro_batch_rows
         counts = start.counts if start else Counts()
         self.first = counts.step
         self.meter = Meter(counts.since, counts.nats, counts.tokens, counts.flops, counts.seconds)
-        self.meter.penalty, self.meter.generated, self.has_penalty = counts.penalty, counts.generated, False
+        self.meter.penalty, self.meter.generated = counts.penalty, counts.generated
         self.meter.read, self.meter.trained, self.meter.supervised = counts.read, counts.trained, counts.supervised
         self.saved_at = counts.seconds
         self.streams = streams(start, group.rank) if start else None
-        self.restarts: frozenset[int] = frozenset()
         self.stopping = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:

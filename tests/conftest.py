@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.derived import Runs
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "tests"
 """Kept between test runs, for the tiny pretrained models; every test passes when it is empty."""
@@ -23,3 +27,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked ``hub`` where there is none."""
     if item.get_closest_marker("hub") and not os.environ.get("HARNESS_TEST_HUB"):
         pytest.skip("needs a hub on disk: HARNESS_TEST_HUB names its folder (as HF_HOME would)")
+
+
+@pytest.fixture(scope="session")
+def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models of ``tests.derived``."""
+    from tests import derived
+
+    folder = tmp_path_factory.mktemp("models")
+    derived.save_models(folder)
+    return folder
+
+
+@pytest.fixture
+def runs(saved_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Small runs in an empty folder, see ``tests.derived``."""
+    from tests import derived
+
+    derived.own_folder(saved_models, tmp_path, monkeypatch)
+    return derived.counted(monkeypatch)

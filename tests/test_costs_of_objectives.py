@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,24 +13,10 @@ from harness.errors import ConfigError, TrainingError
 from harness.objective.dpo import Dpo
 from harness.objective.grpo import Grpo
 from harness.training_trl import Answers
-from tests import derived
 from tests.derived import Runs
 
 SMALL = ("probe_suites=[]", "data.volumes=[8,16]")
 GRPO = ("data=tinyworld-skill", "objective=grpo", "objective.samples=2", "objective.max_new_tokens=4")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    derived.save_models(folder)
-    return folder
-
-
-@pytest.fixture
-def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    derived.own_folder(saved, tmp_path, monkeypatch)
-    return derived.counted(monkeypatch)
 
 
 def test_pairs_cost_both_answers_and_the_reference(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

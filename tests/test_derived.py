@@ -18,25 +18,11 @@ from harness.sweep.stale import stale_runs
 from harness.sweep.states import States
 from harness.sweep.units import units_of
 from harness.sweep.worker import came_to
-from tests import derived
 from tests.derived import Runs
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")
 A_POINT = 3
 """Tasks of the two suites."""
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    derived.save_models(folder)
-    return folder
-
-
-@pytest.fixture
-def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    derived.own_folder(saved, tmp_path, monkeypatch)
-    return derived.counted(monkeypatch)
 
 
 def numbers(point: Point) -> list[float | None]:

@@ -14,23 +14,9 @@ from harness.errors import ConfigError
 from harness.interfaces import Silent
 from harness.preparation import Workspace
 from harness.report import tables
-from tests import derived
 from tests.derived import Runs
 
 A_POINT = 3
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    derived.save_models(folder)
-    return folder
-
-
-@pytest.fixture
-def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    derived.own_folder(saved, tmp_path, monkeypatch)
-    return derived.counted(monkeypatch)
 
 
 def test_before_is_the_reference_and_after_is_what_it_was(runs: Runs) -> None:

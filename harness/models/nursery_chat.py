@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,15 +18,13 @@ from numpy.typing import NDArray
 from harness.config import check
 from harness.models import world_chat, world_words
 from harness.models.nursery import Nursery
-from harness.models.pretraining import THREADS, rate
+from harness.models.pretraining import THREADS, fit
 from harness.models.world_chat import Wording
 from harness.seeds import permutation
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
-
-log = logging.getLogger(__name__)
 
 LOOP_VERSION = 1
 """Bumped by any change of the loop below that changes the weights."""
@@ -94,24 +90,8 @@ def _loop(nursery: NurseryChat, model: LlamaForCausalLM) -> float:
     """Train in place on the chat recipe; return the last loss, in nats per token. No randomness but the order of the documents."""
     import torch
 
-    steps = max(1, nursery.chat_tokens // (nursery.batch * nursery.context))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=nursery.chat_learning_rate, betas=(0.9, 0.98), weight_decay=nursery.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, nursery.warmup))
-    smooth = math.nan
-    for step, (ids, weights) in zip(range(1, steps + 1), batches(nursery), strict=False):
-        loss = _loss(model, torch.from_numpy(ids), torch.from_numpy(weights))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        value = float(loss.detach())
-        smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
-        if step % max(1, steps // 10) == 0:
-            log.info("chat stage, %d layers of width %d: step %d of %d, loss %.3f", nursery.layers, nursery.width, step, steps, smooth)
-    return smooth
+    losses = (_loss(model, torch.from_numpy(ids), torch.from_numpy(weights)) for ids, weights in batches(nursery))
+    return fit(nursery, model, losses, tokens=nursery.chat_tokens, learning_rate=nursery.chat_learning_rate, stage="chat stage")
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -54,14 +54,33 @@ def pretrain(nursery: Nursery) -> tuple[LlamaForCausalLM, float]:
 def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
     import torch
 
-    steps = max(1, nursery.tokens // (nursery.batch * nursery.context))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=nursery.learning_rate, betas=(0.9, 0.98), weight_decay=nursery.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, nursery.warmup))
+    losses = (_loss(model, torch.from_numpy(batch), nursery.prompt_weight) for batch in batches(nursery))
+    return fit(nursery, model, losses, tokens=nursery.tokens, learning_rate=nursery.learning_rate, stage="pretraining")
+
+
+def fit(
+    nursery: Nursery, model: LlamaForCausalLM, losses: Iterator[torch.Tensor], *, tokens: int, learning_rate: float, stage: str
+) -> float:
+    """Train in place: AdamW, linear warm-up, cosine decay to a tenth.
+
+    Args:
+        nursery: whose batch, context, warm-up and weight decay apply.
+        model: in training mode.
+        losses: without end, each worked out from the weights as they are when it is asked for, in nats per token.
+        tokens: budget of the stage.
+        learning_rate: its peak.
+        stage: what to call it.
+
+    Returns:
+        The last loss, smoothed.
+    """
+    import torch
+
+    steps = max(1, tokens // (nursery.batch * nursery.context))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=nursery.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, nursery.warmup))
     smooth = math.nan
-    for step, batch in zip(range(1, steps + 1), batches(nursery), strict=False):
-        loss = _loss(model, torch.from_numpy(batch), nursery.prompt_weight)
+    for step, loss in zip(range(1, steps + 1), losses, strict=False):
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -70,7 +89,7 @@ def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
         value = float(loss.detach())
         smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
         if step % max(1, steps // 10) == 0:
-            log.info("pretraining %d layers of width %d: step %d of %d, loss %.3f", nursery.layers, nursery.width, step, steps, smooth)
+            log.info("%s, %d layers of width %d: step %d of %d, loss %.3f", stage, nursery.layers, nursery.width, step, steps, smooth)
     return smooth
 
 
@@ -104,7 +123,7 @@ def batches(nursery: Nursery) -> Iterator[NDArray[np.int64]]:
         epoch += 1
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
+def _rate(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak rate at a step."""
     rising = warmup * steps
     if step < rising:
