@@ -26,7 +26,7 @@ from harness.interfaces import Example, Interrupted, Objective, Penalty, Progres
 from harness.memory import out_of_memory
 from harness.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
 from harness.training_state import Counts, State, restore, streams, tensors
-from harness.training_step import Alone, Engine, Group, Meter, Work, pair_work, split, token_mean, work
+from harness.training_step import Alone, Engine, Group, Meter, Work, pair_work, reward_work, token_mean, work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -202,19 +202,7 @@ def _rolling_out(objective: Any, learning: LearningContext | None, pad_id: int, 
     """Return what makes the work of a step whose rows are prompts, once it is taken: the model answers, and is told what that is worth."""
 
     def rolled_out(step: Step) -> Work:
-        found = objective.answer(step, learning, pad_id)
-        parts = split(found.batch, None if micro_rows is None else micro_rows * objective.samples)
-        return Work(
-            parts,
-            len(found.rewards),
-            step,
-            nats=-float(sum(found.rewards)),
-            read=found.read,
-            generated=found.generated,
-            extra=found.extra,
-            trained=found.trained,
-            supervised=found.supervised,
-        )
+        return reward_work(objective.answer(step, learning, pad_id), step, None if micro_rows is None else micro_rows * objective.samples)
 
     return rolled_out
 

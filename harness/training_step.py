@@ -20,6 +20,8 @@ from harness.errors import TrainingError, explain
 from harness.interfaces import Penalty, Step
 
 if TYPE_CHECKING:
+    from harness.training_trl import Answers
+
     _Base = Trainer
 else:
     _Base = object
@@ -216,6 +218,21 @@ def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
     parts = split(batch, None if micro_rows is None else 2 * micro_rows)
     read = int(batch["attention_mask"].sum())
     return Work(parts, batch["input_ids"].shape[0] // 2, step, read=read, extra=read)
+
+
+def reward_work(answers: Answers, step: Step, micro_answers: int | None) -> Work:
+    """Return a step of rewarded answers, so many in a forward pass."""
+    return Work(
+        split(answers.batch, micro_answers),
+        len(answers.rewards),
+        step,
+        nats=-float(sum(answers.rewards)),
+        read=answers.read,
+        generated=answers.generated,
+        extra=answers.extra,
+        trained=answers.trained,
+        supervised=answers.supervised,
+    )
 
 
 class Engine(_Base):

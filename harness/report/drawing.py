@@ -62,7 +62,7 @@ def small_multiples(
     columns = min(len(places), columns)
     rows = math.ceil(len(places) / columns)
     width, inches = PANEL_INCHES[0], PANEL_INCHES[1] * tall
-    height = inches * rows + 0.3
+    height = max(inches * rows + 0.3, _legend_inches(marks))
     whole = Figure(
         figsize=(width * columns + 2.3, height), layout=ConstrainedLayoutEngine(rect=(0.0, 0.2 / height, 1.0, 1.0 - 0.2 / height))
     )
@@ -82,6 +82,11 @@ def small_multiples(
     whole.draw_without_rendering()
     whole.set_layout_engine("none")  # laid out once: drawing for each kind of file would do it again
     return whole, panels
+
+
+def _legend_inches(marks: Sequence[Mark]) -> float:
+    """Return how high a figure has to be for its legend to end above the note at the foot."""
+    return 0.5 + sum(0.04 + 0.12 * len(wrapped(mark.label).splitlines()) for mark in marks)
 
 
 def _drawn(axes: Axes, place: Place[What], draw: Callable[[Axes, What], None]) -> Axes:
