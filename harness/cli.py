@@ -82,9 +82,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for the others")
         )
-    config = compose.compose(overrides)
     if any(override.startswith("experiment=") for override in overrides):
-        sys.stderr.write("harness: one run, at the defaults of the experiment's axes; `harness sweep` runs them all\n")
+        sys.stderr.write("harness: one run, at the defaults of what the experiment makes axes of; `harness sweep` runs them all\n")
+    config = compose.compose(overrides)
     asked = [Asked(run, _of_one(overrides, run)) for run in plan.runs_of(config)]
     started = command.begin(asked, launcher, keep=True)
     with display() as progress:

@@ -39,7 +39,7 @@ class Training:
 
     Attributes:
         learning_rate: peak rate; null takes the searched one for this model, tuning, objective and data, else the default of
-            the tuning for this size (then the table says ``lr_tuned`` false).
+            the tuning for this size, of pairs and rewards a share of it (then the table says ``lr_tuned`` false).
         rate_of: label → value in place of the run's own where the searched rate is looked up: a same-data control takes the rate of
             the arm that it controls, ``{data: tinyworld-people, objective: sft}``.
         batch_rows: target rows of an optimizer step; divides every volume.

@@ -214,10 +214,12 @@ class Objective(Protocol):
     Attributes:
         needs: kinds of rows that it takes.
         learns: see ``Learns``; decides with which mitigations it goes together.
+        rate_share: what the default learning rate of a tuning, which is that of supervised training, is multiplied by.
     """
 
     needs: ClassVar[frozenset[RowKind]]
     learns: ClassVar[Learns] = "tokens"
+    rate_share: ClassVar[float] = 1.0
 
     @property
     def models(self) -> tuple[str, ...]:

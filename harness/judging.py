@@ -46,14 +46,8 @@ class Judge:
 
     def log_odds(
         self, author: Author, text_prompt: Callable[[str], Sequence[int]], asked: Sequence[tuple[str, str]], *, spaced: bool
-    ) -> list[float]:
-        """Return log P(good word) - log P(bad word), in nats, of each prompt and answer; see ``verdicts``."""
-        return self.verdicts(author, text_prompt, asked, spaced=spaced)[0]
-
-    def verdicts(
-        self, author: Author, text_prompt: Callable[[str], Sequence[int]], asked: Sequence[tuple[str, str]], *, spaced: bool
-    ) -> tuple[list[float], int]:
-        """Return log P(good word) - log P(bad word), in nats, of each prompt and answer, and the tokens that the judge read for them.
+    ) -> tuple[list[float], list[int]]:
+        """Return log P(good word) - log P(bad word), in nats, of each prompt and answer, and the tokens that the judge read for each.
 
         Args:
             author: the judge.
@@ -70,7 +64,7 @@ class Judge:
         self._check_length(max((example.tokens for example in examples), default=0), author)
         nats = author.nats(examples)
         odds = [bad - good for good, bad in zip(nats[::2], nats[1::2], strict=True)]
-        return odds, sum(example.tokens for example in examples)
+        return odds, [good.tokens + bad.tokens for good, bad in zip(examples[::2], examples[1::2], strict=True)]
 
     def _check_length(self, longest: int, author: Author) -> None:
         """Refuse what does not fit into the judge's context; rows may be shorter than that, their length is no limit here."""

@@ -66,13 +66,19 @@ def folder_of(group: str) -> str:
 
 
 def parse(overrides: Sequence[str]) -> Parsed:
-    """Parse Hydra's override grammar and check the group members named. Raises ConfigError."""
+    """Parse Hydra's override grammar and check the group members named.
+
+    Of what is given twice the last one counts, so that a script may add to what it was given.
+
+    Raises:
+        ConfigError: also for two mitigations, which somebody wants together, and for a key with a value and an axis.
+    """
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
     sweeps: dict[str, tuple[str, ...]] = {}
     for text in overrides:
         if (none := text.removeprefix("~")) != text and none in {*GROUPS, *HYDRA_KEYS.values()}:
-            choices[none.rpartition("@")[2]] = None
+            _choose(choices, none.rpartition("@")[2], None)
             continue
         override = _parse_one(text)
         key = key_of(override)
@@ -82,11 +88,23 @@ def parse(overrides: Sequence[str]) -> Parsed:
                 check_choice(key, None if item.lower() == "null" else item)
         elif key in GROUPS:
             value = override.value()
-            choices[key] = None if value is None else str(value)
-            check_choice(key, choices[key])
+            _choose(choices, key, None if value is None else str(value))
         else:
             values[key] = override.get_value_string()
+    for key in sorted(sweeps.keys() & {*choices, *values}):
+        got = f"{','.join(sweeps[key])} and {choices.get(key, values.get(key))}"
+        raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="leave one out"))
     return Parsed(choices=choices, values=values, sweeps=sweeps)
+
+
+def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
+    """Note the member of a group. Raises ConfigError for a second mitigation."""
+    check_choice(group, member)
+    before = choices.get(group, member)
+    if group == "mitigation" and before != member:
+        fix = f"leave one out, or for a run of each: harness sweep … mitigation={before},{member}"
+        raise ConfigError(explain(group, got=f"{before} and {member}", allowed="one in a run", fix=fix))
+    choices[group] = member
 
 
 def key_of(override: Override) -> str:

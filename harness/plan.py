@@ -117,7 +117,7 @@ def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[Sear
     found, known = _rates(searched, {**own, **config.training.rate_of}), _rates(searched, own)
     rate = config.training.learning_rate
     if rate is None:
-        rate = found[-1] if found else config.tuning.default_learning_rate(facts.params_total)
+        rate = found[-1] if found else config.objective.rate_share * config.tuning.default_learning_rate(facts.params_total)
     return rate, rate in known
 
 

@@ -274,6 +274,8 @@ class _Execution:
     def _describe(self, stop: Stop, change: float) -> Point:
         """Return what is known of a point but for its scores."""
         examples = [example for step in self.steps[: stop.step] for example in step]
+        written = self.data.paid(stop.volume, self.config.training.epochs)
+        read = stop.read_tokens + sum(one.read_tokens for one in written)
         anchor = [example for example in examples if example.origin == "anchor"]
         trained, supervised = self._trained(stop, examples)
         return Point(
@@ -294,8 +296,8 @@ class _Execution:
             peak_memory_bytes=0,
             scores=(),
             train_penalty=stop.penalty,
-            generated_tokens=stop.generated_tokens + self.data.generated_tokens(stop.volume, self.config.training.epochs),
-            extra_tokens=stop.read_tokens + self.config.mitigation.extra_tokens(self.steps[: stop.step], self.anchor_examples),
+            generated_tokens=stop.generated_tokens + sum(one.generated_tokens for one in written),
+            extra_tokens=read + self.config.mitigation.extra_tokens(self.steps[: stop.step], self.anchor_examples),
         )
 
     def _trained(self, stop: Stop, examples: list[Example]) -> tuple[int, int]:

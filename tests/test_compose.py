@@ -43,6 +43,12 @@ def test_overrides_reach_fields_that_no_yaml_lists() -> None:
     assert config.name == "x"
 
 
+def test_of_what_is_given_twice_the_last_counts() -> None:
+    """A script may add to the arguments that it was given."""
+    config = compose.compose(["seed=1", "tuning=lora", "mitigation=l2", "seed=2", "tuning=rslora", "mitigation=l2"])
+    assert (config.seed, config.labels.tuning, config.labels.mitigation) == (2, "rslora", "l2")
+
+
 def test_a_digit_only_revision_stays_text() -> None:
     """7012345 and 12e45678 are revisions, not numbers."""
     for revision in ["7012345", "12e45678", "1_000"]:
@@ -127,6 +133,8 @@ def test_every_override_has_a_form_that_hydra_takes() -> None:
         (["name=.."], ["name", "letters, digits"]),
         (["tuning.rank=4"], ["tuning.rank", "has no settings"]),
         (["training.warmup_rows=1000", "trajectory=independent"], ["training.warmup_rows", "a quarter"]),
+        (["mitigation=l2", "mitigation=kl"], ["mitigation: got l2 and kl", "mitigation=l2,kl"]),
+        (["seed=0", "seed=1,2"], ["seed: got 1,2 and 0", "a value or an axis"]),
         (["loud"], ["override", "key=value"]),
         (["seed=soon"], ["seed", "'soon'", "an integer"]),
         (["save_weights=some"], ["save_weights", "none, last, all"]),

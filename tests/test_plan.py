@@ -127,6 +127,14 @@ def rate_of(*overrides: str) -> tuple[float, bool]:
     return found.learning_rate, found.lr_tuned
 
 
+def test_pairs_and_rewards_start_from_a_tenth_of_the_rate_of_sft() -> None:
+    """What a tuning has by default is made for supervised training; a rate that is given stays what it is."""
+    supervised, _ = rate_of("data=tinyworld-skill")
+    for choice in ("grpo data=tinyworld-skill", "dpo data=tinyworld-preferences", "rlaif data=tinyworld-skill"):
+        assert rate_of(*f"objective={choice}".split())[0] == pytest.approx(supervised / 10)
+    assert rate_of("data=tinyworld-skill", "objective=grpo", "training.learning_rate=0.001")[0] == 0.001
+
+
 def test_a_searched_rate_is_taken_for_the_same_labels_only() -> None:
     """Another mitigation was not searched, and says so."""
     assert rate_of() == (0.123, True)

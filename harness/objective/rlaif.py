@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from harness.config import check
@@ -11,6 +11,7 @@ from harness.contexts import Sampling, WritingContext, Written
 from harness.interfaces import Row, RowKind, Turn
 from harness.judging import Judge
 from harness.objective.dpo import Dpo
+from harness.rewriting import question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +67,23 @@ class Rlaif(Dpo):
         questions = [question(row) for row in rows for _ in range(self.samples)]
         author = context.own if self.judge.model is None else context.other(self.judge.model)
         asked = list(zip(questions, answers, strict=True))
-        scores = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
+        scores, read = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
         return [
-            self._pair(row, answers[own], scores[own], whole[own], sum(map(len, drawn[own])), context)
+            replace(
+                self._pair(row, answers[own], scores[own], whole[own], context),
+                generated_tokens=sum(map(len, drawn[own])),
+                read_tokens=sum(read[own]),
+            )
             for row, own in zip(rows, (slice(i, i + self.samples) for i in range(0, len(answers), self.samples)), strict=True)
         ]
 
-    def _pair(
-        self, row: Row, answers: Sequence[str], scores: Sequence[float], whole: Sequence[bool], tokens: int, context: WritingContext
-    ) -> Written:
+    def _pair(self, row: Row, answers: Sequence[str], scores: Sequence[float], whole: Sequence[bool], context: WritingContext) -> Written:
+        """Return what becomes of a row, but for what it cost."""
         said = [i for i in range(len(answers)) if whole[i]]
         best, worst = max(said, key=scores.__getitem__, default=0), min(said, key=scores.__getitem__, default=0)
         if len(said) < 2 or answers[best] == answers[worst] or scores[best] == scores[worst]:
             how = "cut" if len(said) < 2 else "equal"
-            return Written(None, accepted=False, how=how, generated_tokens=tokens, tried=tuple(answers))
+            return Written(None, accepted=False, how=how, generated_tokens=0, tried=tuple(answers))
         better, worse = context.restated(row, answers[best]), context.restated(row, answers[worst])
         pair = Row((*better.turns, Turn("rejected", worse.turns[-1].content)), "preference")
-        return Written(pair, accepted=True, how="own", generated_tokens=tokens, tried=tuple(answers))
-
-
-def question(row: Row) -> str:
-    """Return what stands before the answer of a completion row, as text."""
-    return "\n\n".join(turn.content for turn in row.turns if turn.role in ("system", "user"))
+        return Written(pair, accepted=True, how="own", generated_tokens=0, tried=tuple(answers))

@@ -52,7 +52,7 @@ class Data:
         target: target rows in training order, every epoch; ``anchor``: anchor rows in the order they are drawn.
         gold: of written targets, the rows looked at, in permutation order; ``became``: what became of each. Neither counts epochs.
         rehearsed: of a written anchor, the i-th row.
-        spare_tokens: written for rows beyond those, since rows are written many at a time; they count with the largest volume.
+        spare: what became of rows beyond those, written since rows are written many at a time; it is paid for with the largest volume.
         due: target rows seen → anchor rows drawn by then.
         facts: what ``Record.writing`` says, for the largest volume.
     """
@@ -62,21 +62,21 @@ class Data:
     gold: Sequence[Row] = ()
     became: Sequence[Written] = ()
     rehearsed: Sequence[Written] = ()
-    spare_tokens: int = 0
+    spare: Sequence[Written] = ()
     due: Callable[[int], int] = lambda _: 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def generated_tokens(self, volume: int, epochs: int = 1) -> int:
-        """Return the tokens written for the first ``volume`` target rows and what is mixed in by then; repeats are written once."""
+    def paid(self, volume: int, epochs: int = 1) -> list[Written]:
+        """Return what was written for the first ``volume`` target rows and what is mixed in by then; repeats were written once."""
+        own: dict[str, Written] = {}
         kept = 0
-        counted: dict[str, int] = {}
         for row, written in zip(self.gold, self.became, strict=True):
             if kept == volume:
                 break
-            counted[row.id] = written.generated_tokens
+            own[row.id] = written
             kept += written.row is not None
-        spare = self.spare_tokens if volume >= sum(one.row is not None for one in self.became) else 0
-        return sum(counted.values()) + spare + sum(one.generated_tokens for one in self.rehearsed[: self.due(volume * epochs)])
+        spare = self.spare if volume >= sum(one.row is not None for one in self.became) else ()
+        return [*own.values(), *spare, *self.rehearsed[: self.due(volume * epochs)]]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Writing:
         if not self.is_needed:
             return Data(target=prepared.rows, anchor=prepared.anchor)
         start = cache(load) if load else None
-        spare = 0
+        spare: list[Written] = []
         if config.objective.writes:
             gold, became, spare = self._accepted(_Desk(prepared, config.objective, start, progress))
         elif config.mitigation.writes == "targets":
@@ -128,7 +128,7 @@ class Writing:
             gold=gold,
             became=became,
             rehearsed=rehearsed,
-            spare_tokens=spare,
+            spare=spare,
             due=config.mitigation.anchor_rows if rehearsed else lambda _: 0,
             facts=facts(became, gold, spare=spare) | facts(rehearsed, prefix="anchor_" if gold else ""),
         )
@@ -147,11 +147,11 @@ class Writing:
         orders = [permutation(seed, len(rows), "data-order", f"epoch {epoch}") for epoch in range(1, epochs)]
         return [*rows, *(rows[i] for order in orders for i in order)]
 
-    def _accepted(self, desk: _Desk) -> tuple[list[Row], list[Written], int]:
+    def _accepted(self, desk: _Desk) -> tuple[list[Row], list[Written], list[Written]]:
         """Look at rows until as many are accepted as the largest volume asks for.
 
         Returns:
-            Those up to the last one that is needed, what became of them, and the tokens written for rows behind it.
+            Those up to the last one that is needed, what became of them, and of rows behind it.
         """
         wanted, order = self.prepared.volumes[-1], self._order()
         if subsets.parts(self.prepared.config.data):
@@ -163,9 +163,8 @@ class Writing:
             accepted = sum(one.row is not None for one in became)
             if accepted >= wanted:
                 end = _place(became, wanted)
-                counted = {row.id: one.generated_tokens for row, one in zip(order[:looked], became, strict=True)}
-                needed = {row.id for row in order[:end]}
-                return order[:end], became[:end], sum(tokens for key, tokens in counted.items() if key not in needed)
+                needed, every = {row.id for row in order[:end]}, _once(order[:looked], became)
+                return order[:end], became[:end], [one for key, one in every.items() if key not in needed]
             if looked == len(order):
                 raise self._too_few(accepted, looked)
             rate = max(accepted, 1) / looked
@@ -179,6 +178,11 @@ class Writing:
         fix = "more objective.samples, a model that is right more often, or other data"
         fix = f"data.volumes=[{accepted - accepted % batch}], {fix}" if accepted >= batch else fix
         return DataError(explain(where, got=got, allowed=f"at most {accepted}", fix=fix))
+
+
+def _once(rows: Sequence[Row], became: Sequence[Written]) -> dict[str, Written]:
+    """Return what became of rows by their id: a row that is repeated was written once."""
+    return {row.id: one for row, one in zip(rows, became, strict=True)}
 
 
 def _place(became: Sequence[Written], wanted: int) -> int:
@@ -290,10 +294,10 @@ def _content(prepared: Prepared, name: str) -> dict[str, Any]:
     return prepared.workspace.once(("author", name, repr(source)), find)
 
 
-def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "", spare: int = 0) -> dict[str, Any]:
+def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "", spare: Sequence[Written] = ()) -> dict[str, Any]:
     """Return what was written in numbers, as ``Record.writing`` says; a row that is repeated counts each time, but was written once.
 
-    ``spare``: tokens that were written for further rows.
+    ``spare``: what became of further rows; it counts among the tokens alone.
     """
     if not became:
         return {}
@@ -301,23 +305,17 @@ def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "",
     how: dict[str, int] = {}
     for one in became:
         how[one.how] = how.get(one.how, 0) + 1
-    tokens = (
-        {row.id: one.generated_tokens for row, one in zip(gold, became, strict=True)} if gold else dict(enumerate(map(_tokens, became)))
-    )
+    paid = [*(_once(gold, became).values() if gold else became), *spare]
     treated = sum(one.how != UNTREATED for one in became)
     found: dict[str, Any] = {
         "rows": treated,
         "accepted": accepted,
         "acceptance": accepted / treated if treated else 0.0,
         "how": dict(sorted(how.items())),
-        "generated_tokens": sum(tokens.values()) + spare,
+        "generated_tokens": sum(one.generated_tokens for one in paid),
     }
     found |= {"edit_rate": sum(rates) / len(rates)} if rates else {}
     return {f"{prefix}{name}": value for name, value in found.items()}
-
-
-def _tokens(written: Written) -> int:
-    return written.generated_tokens
 
 
 def summed_up(found: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from harness.errors import DataError, explain
 from harness.files import locked, write_text
 from harness.interfaces import Progress, Row, Turn
 
-VERSION = 2
+VERSION = 3
 """Part of every recipe; another one where templates, filters or the drawing of tokens change what is written."""
 
 
@@ -117,6 +117,7 @@ def _parsed(values: Any) -> tuple[str, Written]:
         generated_tokens=int(values["generated_tokens"]),
         edit_rate=None if rate is None else float(rate),
         tried=tuple(_text(text) for text in values["tried"]),
+        read_tokens=int(values["read_tokens"]),
     )
     return _text(values["id"]), written
 

@@ -75,6 +75,7 @@ def test_the_better_of_two_answers_is_chosen() -> None:
                 5,
                 (first, second),
             )
+            assert made.read_tokens == 2 * (1 + 1) + 2 * (2 + 1)  # the judge: each answer, with either word behind it
         assert author.asked[0] == (f"rlaif 3 {rows[0].id} 0", Sampling(64, temperature=1.0))
 
 
