@@ -80,8 +80,9 @@ bench-report: $(STAMP) ## time and memory of table and report on 10,000 fabricat
 
 test: lint imports types unit ## lint, import contracts, types, then all tests
 
+# Two processes, each with whole files, since fixtures of a file are costly; ARGS="-n 0" runs them in one.
 unit: $(STAMP) ## the tests alone
-	@"$(BIN)/python" -m pytest --quiet $(ARGS)
+	@"$(BIN)/python" -m pytest --quiet -n 2 --dist loadfile $(ARGS)
 
 chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, beside another one: the same records in the end; 6 minutes
 	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)

@@ -283,6 +283,10 @@ class Mitigation(Protocol):
         """Return how many anchor rows a run of so many target rows draws; an estimate where that depends on their length."""
         return 0
 
+    def least_anchor_rows(self, target_rows: int) -> int:
+        """Return how many it draws at least, whatever their length."""
+        return self.anchor_rows(target_rows)
+
     @property
     def writes(self) -> Literal["", "targets", "anchor"]:
         """Whether ``write`` is to be asked before training: for other targets, or for an anchor that ``mix`` draws on."""

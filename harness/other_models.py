@@ -38,21 +38,18 @@ def reference_of(config: RunConfig, workspace: Workspace) -> ModelSource | None:
 def of_methods(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
     """Return the other models that a run's methods need, by their names in conf/model.
 
+    A judge or an author reads and writes text, with a tokenizer of its own; weights are added up by their places.
+
     Raises:
-        ConfigError: for one that is not in conf/model, whose tokens are not the start model's or, where weights are combined, its layers.
+        ConfigError: for one that is not in conf/model; where weights are combined, also for other tokens or layers than the start model's.
     """
-    combined = config.mitigation.models if config.mitigation.coefficients else ()
     found = {name: _member(workspace, name) for name in _named(config)}
-    for name in found:
-        own, needed = _vocabulary(workspace, found[name]), _vocabulary(workspace, config.model)
-        where = f"model={name}, of mitigation={config.labels.mitigation} or objective={config.labels.objective}"
-        if len(own) != len(needed):
-            raise ConfigError(explain(where, got=f"{len(own)} tokens", allowed=f"the {len(needed)} of model={config.labels.model}"))
-        if name in combined and own != needed:  # rows of the embeddings are added up by their numbers
-            got, allowed = "the same number of other tokens, or in another order", f"those of model={config.labels.model}"
+    for name in config.mitigation.models if config.mitigation.coefficients else ():
+        where, allowed = f"mitigation={config.labels.mitigation}: model {name}", f"those of model={config.labels.model}"
+        if _vocabulary(workspace, found[name]) != _vocabulary(workspace, config.model):
+            got = "other tokens, or in another order"
             raise ConfigError(explain(where, got=got, allowed=allowed, fix="models of one tokenizer"))
-        if name in combined and workspace.facts_of_model(found[name]).linear != workspace.facts_of(config).linear:
-            where, allowed = f"mitigation={config.labels.mitigation}: model {name}", f"those of model={config.labels.model}"
+        if workspace.facts_of_model(found[name]).linear != workspace.facts_of(config).linear:
             raise ConfigError(explain(where, got="layers of other sizes", allowed=allowed, fix="models of one architecture"))
     return found
 

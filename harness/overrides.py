@@ -71,7 +71,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
     Of what is given twice the last one counts, so that a script may add to what it was given.
 
     Raises:
-        ConfigError: also for two mitigations, which somebody wants together, and for a key with a value and an axis.
+        ConfigError: also for two mitigations, which somebody wants together, and for a key with an axis and anything else.
     """
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
@@ -83,6 +83,9 @@ def parse(overrides: Sequence[str]) -> Parsed:
         override = _parse_one(text)
         key = key_of(override)
         if override.is_sweep_override():
+            if key in sweeps:
+                got, fix = f"{','.join(sweeps[key])} and {','.join(_swept(override))}", "one axis with all of them"
+                raise ConfigError(explain(key, got=got, allowed="one axis", fix=fix))
             sweeps[key] = _swept(override)
             for item in sweeps[key]:
                 check_choice(key, None if item.lower() == "null" else item)

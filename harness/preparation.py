@@ -352,7 +352,7 @@ def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
         raise DataError(message)
     if not config.mitigation.needs_anchor or config.anchor is None:
         return
-    anchor, wanted = workspace.rows_of(config.anchor), config.mitigation.anchor_rows(largest * config.training.epochs)
+    anchor, wanted = workspace.rows_of(config.anchor), config.mitigation.least_anchor_rows(largest * config.training.epochs)
     if wanted > len(anchor):
         fix = "a smaller volume or mitigation.fraction, or a larger anchor"
         raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(anchor)} rows", allowed=f"at least {wanted}", fix=fix))

@@ -12,8 +12,8 @@ from fractions import Fraction
 Reward = Callable[[str, str, str], float]
 """prompt, answer, gold answer → 0 (wrong) to 1 (right)."""
 
-NUMBER = re.compile(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?")
-"""A minus after a digit is no sign of the number behind it: 10-3 ends with 3."""
+NUMBER = re.compile(r"(?<!\d)-?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\.)\.\d+)")
+"""A minus after a digit is no sign of the number behind it: 10-3 ends with 3. Commas stand between thousands: 3,4 is two numbers."""
 
 _SIGN = r"[-+*/×÷]"
 _ENDS = r"(?!\d|[.,]\d|\s*%|\s*[-+*/×÷^xX]\s*[-(]*\d)"
@@ -41,9 +41,13 @@ def arithmetic(prompt: str, answer: str, gold: str) -> float:
     are equal, or where the right one has decimals and the left one is it when rounded to as many: 10/3=3.33, but not 10/3=3. What cannot be
     read whole is not judged: parentheses, percentages, powers, words or units between the numbers, a letter x for times.
     """
-    text = answer.replace("$", "")
+    text = _plain(answer).replace("$", "")
     whole = [found for found in _EQUATION.finditer(text) if not _GOES_ON.search(text, 0, found.start())]
     return last_number(prompt, answer, gold) * float(all(_is_true(found.group(1), found.group(2)) for found in whole))
+
+
+def _plain(text: str) -> str:
+    return text.replace("\N{MINUS SIGN}", "-")
 
 
 def _is_true(left: str, right: str) -> bool:
@@ -82,7 +86,7 @@ def matching(pattern: str) -> Reward:
 
 def number_in(text: str) -> float | None:
     """Return the last number of a text, or None where there is none."""
-    found = NUMBER.findall(text)
+    found = NUMBER.findall(_plain(text))
     return float(found[-1].replace(",", "")) if found else None
 
 

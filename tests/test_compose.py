@@ -134,6 +134,7 @@ def test_every_override_has_a_form_that_hydra_takes() -> None:
         (["tuning.rank=4"], ["tuning.rank", "has no settings"]),
         (["training.warmup_rows=1000", "trajectory=independent"], ["training.warmup_rows", "a quarter"]),
         (["mitigation=l2", "mitigation=kl"], ["mitigation: got l2 and kl", "mitigation=l2,kl"]),
+        (["seed=0,1", "seed=2,3"], ["seed: got 0,1 and 2,3", "one axis"]),
         (["seed=0", "seed=1,2"], ["seed: got 1,2 and 0", "a value or an axis"]),
         (["loud"], ["override", "key=value"]),
         (["seed=soon"], ["seed", "'soon'", "an integer"]),

@@ -74,5 +74,5 @@ def test_weights_of_other_words_are_not_combined(runs: Runs, monkeypatch: pytest
     pair = ("mitigation=chat_vector", "mitigation.vectors=[{chat: chat, base: base}]")
     runs.prepare(*pair)
     monkeypatch.setattr(other_models, "_vocabulary", swapped)
-    with pytest.raises(ConfigError, match="model=chat, of mitigation=chat_vector.*other tokens.*fix: models of one tokenizer"):
+    with pytest.raises(ConfigError, match="mitigation=chat_vector.*: model chat: got other tokens.*fix: models of one tokenizer"):
         runs.prepare(*pair)

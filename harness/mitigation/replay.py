@@ -56,8 +56,13 @@ class Replay(Mitigation):
         return self.fraction > 0
 
     def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Refuse objectives that do not learn tokens: anchor rows are neither pairs nor prompts to be rewarded."""
-        return "" if objective.learns == "tokens" else f"an objective that learns {objective.learns}, which anchor rows are not"
+        """Refuse objectives that do not learn tokens, and exchanged rows in a sequence: its later stages would learn the earlier one's."""
+        if objective.learns != "tokens":  # anchor rows are neither pairs nor prompts to be rewarded
+            return f"an objective that learns {objective.learns}, which anchor rows are not"
+        is_exchanged = self.needs_anchor and self.mode == "compute_equivalent"
+        if is_exchanged and hasattr(data, "stage_ends"):
+            return "mode=compute_equivalent, which leaves out the last rows, with a sequence of stages; mode=additive goes"
+        return ""
 
     def anchor_rows(self, target_rows: int) -> int:
         """Return how many anchor rows so many target rows draw.
@@ -66,6 +71,10 @@ class Replay(Mitigation):
         their tokens, which only ``mix`` knows.
         """
         return math.floor(self._share * target_rows)
+
+    def least_anchor_rows(self, target_rows: int) -> int:
+        """Return ``anchor_rows`` where that is exact; of rows that are exchanged only ``mix`` knows how many it takes."""
+        return self.anchor_rows(target_rows) if self.mode == "additive" else int(self.needs_anchor)
 
     def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
         """Return the rows of every step; see the class for the rule.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -166,16 +167,17 @@ class Writing:
                 needed, every = {row.id for row in order[:end]}, _once(order[:looked], became)
                 return order[:end], became[:end], [one for key, one in every.items() if key not in needed]
             if looked == len(order):
-                raise self._too_few(accepted, looked)
+                raise self._too_few(accepted, became)
             rate = max(accepted, 1) / looked
             looked = min(len(order), max(looked + CHUNK, math.ceil(wanted / rate * SPARE)))
 
-    def _too_few(self, accepted: int, looked: int) -> DataError:
+    def _too_few(self, accepted: int, became: Sequence[Written]) -> DataError:
         config = self.prepared.config
         batch = config.training.batch_rows
+        left_out = ", ".join(f"{rows} {word}" for word, rows in _hows(one for one in became if not one.accepted).items())
         where = f"data.volumes with objective={config.labels.objective}"
-        got = f"{self.prepared.volumes[-1]}, and {accepted} of the {looked} rows of data={config.labels.data} with a right answer"
-        fix = "more objective.samples, a model that is right more often, or other data"
+        got = f"{self.prepared.volumes[-1]}, and {accepted} of the {len(became)} rows of data={config.labels.data} accepted ({left_out})"
+        fix = "more objective.samples, a larger objective.max_new_tokens where answers are cut, a model that answers better, or other data"
         fix = f"data.volumes=[{accepted - accepted % batch}], {fix}" if accepted >= batch else fix
         return DataError(explain(where, got=got, allowed=f"at most {accepted}", fix=fix))
 
@@ -302,20 +304,22 @@ def facts(became: Sequence[Written], gold: Sequence[Row] = (), prefix: str = "",
     if not became:
         return {}
     accepted, rates = sum(one.accepted for one in became), [one.edit_rate for one in became if one.edit_rate is not None]
-    how: dict[str, int] = {}
-    for one in became:
-        how[one.how] = how.get(one.how, 0) + 1
     paid = [*(_once(gold, became).values() if gold else became), *spare]
     treated = sum(one.how != UNTREATED for one in became)
     found: dict[str, Any] = {
         "rows": treated,
         "accepted": accepted,
         "acceptance": accepted / treated if treated else 0.0,
-        "how": dict(sorted(how.items())),
+        "how": _hows(became),
         "generated_tokens": sum(one.generated_tokens for one in paid),
     }
     found |= {"edit_rate": sum(rates) / len(rates)} if rates else {}
     return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def _hows(became: Iterable[Written]) -> dict[str, int]:
+    """Return how rows came about → how many of them."""
+    return dict(sorted(Counter(one.how for one in became).items()))
 
 
 def summed_up(found: Mapping[str, Any]) -> str:

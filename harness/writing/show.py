@@ -91,8 +91,10 @@ def _row(row: Row, written: Written) -> list[str]:
         return [f"  {turn.role + ':':<9} {turn.content!r}" for turn in row.turns]
     lines = [f"  prompt:   {question(row)!r}", f"  gold:     {row.turns[-1].content!r}"]
     if written.row is not None:
-        changed = f"   (edit rate from gold {edit_rate(gold(row), gold(written.row)):.2f})" if written.accepted else ""
-        lines.append(f"  trained:  {written.row.turns[-1].content!r}{changed}")
+        answer, *worse = [turn.content for turn in written.row.turns if turn.role in ("assistant", "rejected")]
+        changed = f"   (edit rate from gold {edit_rate(gold(row), answer.strip()):.2f})" if written.accepted else ""
+        lines.append(f"  {'better: ' if worse else 'trained:'}  {answer!r}{changed}")
+        lines += [f"  worse:    {other!r}" for other in worse]
     if written.edit_rate is not None:
         lines.append(f"  edited:   {written.edit_rate:.2f} of the model's own first answer")
     return [*lines, *(f"  tried:    {text!r}" for text in written.tried)]

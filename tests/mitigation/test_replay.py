@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from harness.data.sequence import StageSequence
 from harness.errors import ConfigError, DataError
 from harness.interfaces import Example
 from harness.mitigation.none import NoMitigation
 from harness.mitigation.replay import Replay
+from harness.objective.sft import Sft
+from harness.tuning.full import Full
 from tests.contract import tiny
 
 
@@ -94,6 +97,23 @@ def test_an_anchor_too_small_is_an_error_and_not_repeated(mode: Any, needed: int
     with pytest.raises(DataError, match=rf"^anchor: got 1 rows; allowed: at least {needed}; fix: "):
         Replay(fraction=0.5, mode=mode).mix(steps, anchor_of(2))
     Replay(fraction=0.5, mode=mode).mix(steps, anchor_of(2, 2))
+
+
+def test_exchanged_rows_do_not_go_with_stages() -> None:
+    """Target rows would lag behind the stages' ends, so that the last stage would be measured and never learned."""
+    stages = StageSequence(stages=("tinyworld-people", "tinyworld-skill"), stage_rows=(8,))
+    refusal = Replay(fraction=0.5, mode="compute_equivalent").refuses(Sft(), Full(), stages)
+    assert refusal.startswith("mode=compute_equivalent")
+    assert not Replay(fraction=0.5).refuses(Sft(), Full(), stages)
+    assert not Replay(fraction=0, mode="compute_equivalent").refuses(Sft(), Full(), stages)
+
+
+def test_how_many_long_rows_are_exchanged_is_not_known_before() -> None:
+    """Half of the tokens of 1024 rows of 2 tokens are 102 rows of 10, so that an anchor of 120 suffices."""
+    method = Replay(fraction=0.5, mode="compute_equivalent")
+    mixed = method.mix(steps_of([[2] * 8] * 128), anchor_of(*[10] * 120))
+    assert sum(example.origin == "anchor" for step in mixed for example in step) == 102
+    assert [method.least_anchor_rows(1024), Replay(fraction=0.5).least_anchor_rows(1024)] == [1, 512]
 
 
 def test_a_row_longer_than_a_whole_step_is_an_error() -> None:

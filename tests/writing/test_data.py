@@ -13,7 +13,7 @@ from harness import compose, paths, preparation, run
 from harness.contexts import Written
 from harness.errors import DataError
 from harness.evaluation import sampling
-from harness.interfaces import Interrupted, Silent
+from harness.interfaces import Interrupted, Row, Silent, Turn
 from harness.preparation import Prepared, Workspace
 from harness.rewriting import gold
 from harness.schema import Point, Record
@@ -163,12 +163,11 @@ def test_rejection_sampling_fills_volumes_with_accepted_rows() -> None:
 
 def test_too_few_right_answers_are_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts, and the largest volume that would do."""
-    monkeypatch.setattr(
-        data._Desk, "targets", lambda _, rows: [Written(one if i < 20 else None, i < 20, "own", 1) for i, one in enumerate(rows)]
-    )
+    right, wrong = (lambda one: Written(one, True, "own", 1)), Written(None, False, "none", 1)
+    monkeypatch.setattr(data._Desk, "targets", lambda _, rows: [right(one) if i < 20 else wrong for i, one in enumerate(rows)])
     with pytest.raises(DataError) as error:
         Writing(prepared("objective=rft", volumes="[64]")).data(None, Silent())
-    assert "got 64, and 20 of the 3240 rows of data=tinyworld-skill with a right answer; allowed: at most 20" in str(error.value)
+    assert "got 64, and 20 of the 3240 rows of data=tinyworld-skill accepted (3220 none); allowed: at most 20" in str(error.value)
     assert "fix: data.volumes=[16]" in str(error.value)
 
 
@@ -250,3 +249,10 @@ def test_rows_are_shown_beside_the_gold_ones(drawn: list[int]) -> None:
     assert again.splitlines()[3:] == text.splitlines()[3:]
     plain = show.shown(compose.compose([*FIXED, "data.volumes=[8]"]), 1, Silent(), write=False)
     assert "no model writes anything for this run" in plain
+
+
+def test_both_answers_of_a_written_pair_are_shown() -> None:
+    """What is to be preferred is told from what is not; the edit rate is that of the better one."""
+    gold_row, pair = row("q", "4"), Row((*row("q", "it is 4").turns, Turn("rejected", "5")), "preference")
+    lines = show._row(gold_row, Written(pair, True, "own", 3))
+    assert lines[2:] == ["  better:   ' it is 4'   (edit rate from gold 0.67)", "  worse:    '5'"]
