@@ -150,9 +150,9 @@ class Written:
             the plain row); an arm that accepts too little did not act.
         how: how it came about, one word: own, gold, other, edited, …
         generated_tokens: written for it, what was thrown away included.
-        read_tokens: of forward passes beside writing, such as a judge's.
         edit_rate: share of words, in 0..1, by which it differs from the model's own first answer; None where that was not asked for.
         tried: what was written, for people to look at.
+        read_tokens: of forward passes beside writing, such as a judge's.
     """
 
     row: Row | None
