@@ -1,0 +1,56 @@
+"""Every shipped experiment composes to the points in points.json, whatever its axes are called and wherever its classes are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import paths
+from harness.config import RunConfig, plain
+from harness.sweep import axes
+
+POINTS = Path(__file__).with_name("points.json")
+LISTED: dict[str, list[str]] = json.loads(POINTS.read_text()) if POINTS.exists() else {}
+
+NAMES = ("labels", "name", "results")
+"""Fields that name a point and do not change what it computes."""
+
+
+def without_places(value: Any) -> Any:
+    """Plain values in which a class is its bare name."""
+    if isinstance(value, Mapping):
+        return {key: str(item).rpartition(".")[2] if key == "class" else without_places(item) for key, item in value.items()}
+    return [without_places(item) for item in value] if isinstance(value, list) else value
+
+
+def described(config: RunConfig) -> str:
+    """What a person needs to find a point, and a hash of everything it is."""
+    values = {key: value for key, value in without_places(plain(config)).items() if key not in NAMES}
+    classes = " ".join(values[group]["class"] for group in ("model", "tuning", "objective", "mitigation", "data"))
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{classes} {values['trajectory']} seed {values['seed']} volumes {values['data']['volumes']}: {digest}"
+
+
+def composed(experiment: str) -> list[str]:
+    """The points of an experiment, sorted."""
+    return sorted(described(asked.config) for asked in axes.expand([f"experiment={experiment}"]).asked)
+
+
+@pytest.mark.parametrize("experiment", sorted(LISTED))
+def test_an_experiment_composes_to_its_points(experiment: str) -> None:
+    """The list is the witness: a change of it is a change of what a sweep computes."""
+    assert composed(experiment) == LISTED[experiment]
+
+
+def test_every_experiment_has_its_points_listed() -> None:
+    """A new experiment adds its points: ``python -m tests.golden.test_points``."""
+    assert sorted(LISTED) == sorted(paths.members("conf/experiment"))
+
+
+if __name__ == "__main__":
+    POINTS.write_text(json.dumps({name: composed(name) for name in sorted(paths.members("conf/experiment"))}, indent=1) + "\n")
