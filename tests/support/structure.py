@@ -1,0 +1,97 @@
+"""The structure of the package in numbers: ``python -m tests.support.structure``.
+
+A room is a module or package directly under ``harness/``; an arrow is an import from one room by another, TYPE_CHECKING imports
+included. The floors are the layers that the arrows make of the rooms once those of a circle are taken as one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+
+PACKAGE = "harness"
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+BANNED_OPENING = re.compile(r"(what|who|whatever|how far|all that|say whether)\b", re.IGNORECASE)
+"""A summary that begins so hides its noun."""
+
+Arrows = dict[str, set[str]]
+
+
+def arrows() -> Arrows:
+    """Return room → the rooms it imports."""
+    graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=False, cache_dir=None)
+    rooms = {module.split(".")[1] for module in graph.modules if "." in module}
+    found: Arrows = {room: set() for room in sorted(rooms)}
+    for importer in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(importer):
+            parts = importer.split("."), imported.split(".")
+            if all(len(part) > 1 for part in parts) and parts[0][1] != parts[1][1]:
+                found[parts[0][1]].add(parts[1][1])
+    return found
+
+
+def reachable(found: Arrows, start: str) -> set[str]:
+    """Return the rooms that a room imports, directly or through others."""
+    seen: set[str] = set()
+    to_do = [start]
+    while to_do:
+        for room in found[to_do.pop()] - seen:
+            seen.add(room)
+            to_do.append(room)
+    return seen
+
+
+def circles(found: Arrows) -> list[list[str]]:
+    """Return the sets of rooms that import each other."""
+    below = {room: reachable(found, room) for room in found}
+    groups = {frozenset(other for other in found if other in below[room] and room in below[other]) for room in found}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def floors(found: Arrows) -> list[list[str]]:
+    """Return the rooms by floor, the lowest first."""
+    below = {room: reachable(found, room) for room in found}
+    left, done, result = set(found), set[str](), list[list[str]]()
+    while left:
+        floor = sorted(room for room in left if {other for other in below[room] if room not in below[other]} <= done)
+        result.append(floor)
+        done |= set(floor)
+        left -= set(floor)
+    return result
+
+
+def summaries(tree: ast.Module) -> Iterator[str]:
+    """Yield the first line of every docstring."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+            yield text.splitlines()[0]
+
+
+def main() -> None:
+    """Print the numbers."""
+    found = arrows()
+    print(f"rooms {len(found)}, arrows {sum(map(len, found.values()))}, floors {len(floors(found))}, circles {len(circles(found))}")
+    for number, floor in enumerate(floors(found)):
+        print(f"  floor {number}: {' '.join(floor)}")
+    for circle in circles(found):
+        print(f"  circle: {' '.join(circle)}")
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    longest = max(texts, key=lambda path: texts[path].count("\n"))
+    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = [(node.end_lineno or 0) - node.lineno + 1 for node in functions]
+    print(f"files {len(texts)}, longest {longest.relative_to(ROOT)} with {texts[longest].count(chr(10))} lines")
+    print(f"functions {len(lengths)}, 90% have at most {statistics.quantiles(lengths, n=10)[-1]:.0f} lines")
+    lines = [line for tree in trees.values() for line in summaries(tree)]
+    banned = [line for line in lines if BANNED_OPENING.match(line)]
+    print(f"docstring summaries {len(lines)}, banned openings {len(banned)} ({len(banned) / len(lines):.1%})")
+
+
+if __name__ == "__main__":
+    main()
