@@ -172,10 +172,10 @@ def sweep(results: Path) -> float:
 
 def derive(folder: Path) -> pd.DataFrame:
     """Return the findings of an experiment's folder."""
-    from harness.analysis.changes import Changes
-    from harness.analysis.findings import findings
-    from harness.analysis.frame import table
-    from harness.records import Experiment
+    from harness.analysis.findings.findings import findings
+    from harness.analysis.table.changes import Changes
+    from harness.analysis.table.frame import table
+    from harness.records.store import Experiment
 
     experiment = Experiment(folder)
     return findings(table(experiment), Changes(experiment), experiment.declared())
@@ -230,7 +230,7 @@ def _readme(kept: pd.DataFrame, figures: Sequence[str], facts: Mapping[str, Any]
             f"- Code: commit {code}.",
             f"- Machine: {facts.get('cores')} cores, {facts.get('processor')}, {facts.get('platform')}; {facts.get('time')}.{took}",
             f"- Python {facts.get('python')}, {versions}.",
-            "- `findings.csv`: what its columns mean is said in `harness/analysis/finding_columns.py`. Six digits are kept of each number.",
+            "- `findings.csv`: what its columns mean is said in `harness/analysis/findings/finding_columns.py`. Six digits are kept of each number.",
             *["", *(f"![{Path(name).stem}]({name})" for name in figures)],
             "",
         ]
@@ -265,8 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_new(found: pd.DataFrame, folder: Path, place: Path, seconds: float | None) -> None:
-    from harness import provenance
-    from harness.records import Experiment
+    from harness.records import provenance
+    from harness.records.store import Experiment
     from harness.report import page
 
     report = page.write(Experiment(folder)).parent

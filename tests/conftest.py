@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.derived import Runs
+    from tests.support.small_runs import Runs
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "tests"
 """Kept between test runs, for the tiny pretrained models; every test passes when it is empty."""
@@ -31,18 +31,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models of ``tests.derived``."""
-    from tests import derived
+    """A folder with the models of ``tests.support.small_runs``."""
+    from tests.support import small_runs
 
     folder = tmp_path_factory.mktemp("models")
-    derived.save_models(folder)
+    small_runs.save_models(folder)
     return folder
 
 
 @pytest.fixture
 def runs(saved_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """Small runs in an empty folder, see ``tests.derived``."""
-    from tests import derived
+    """Small runs in an empty folder, see ``tests.support.small_runs``."""
+    from tests.support import small_runs
 
-    derived.own_folder(saved_models, tmp_path, monkeypatch)
-    return derived.counted(monkeypatch)
+    small_runs.own_folder(saved_models, tmp_path, monkeypatch)
+    return small_runs.counted(monkeypatch)

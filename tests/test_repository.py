@@ -127,4 +127,4 @@ def test_group_members_are_yaml(path: Path) -> None:
     """Each is a mapping; an experiment applies to the whole configuration, every other member names its class."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert isinstance(values, dict)
-    assert path.parent.name == "experiment" or str(values["class"]).startswith("harness.")
+    assert path.parent.name == "experiment" or re.fullmatch(r"[\w.]+\.[A-Z]\w*", str(values["class"]))

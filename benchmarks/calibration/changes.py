@@ -12,11 +12,11 @@ from scipy import stats as distributions
 
 from benchmarks.calibration.planted import Planted, World, answers
 from benchmarks.calibration.seen import Seen
-from harness.analysis import metrics, stats
-from harness.analysis.columns import SUITE_TASK
-from harness.analysis.findings import findings
-from harness.schema import Declared
-from harness.seeds import stream
+from harness.analysis.findings.findings import findings
+from harness.analysis.statistics import metrics, stats
+from harness.analysis.table.columns import SUITE_TASK
+from harness.core.seeds import stream
+from harness.records.schema import Declared
 
 SEEDS = (1, 3, 5, 8)
 LOSS = 0.05

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.calibration.seen import Seen
-from harness.analysis import fits
-from harness.seeds import stream
+from harness.analysis.fits import fitting
+from harness.core.seeds import stream
 
 SEEDS = (3, 5, 8)
 VOLUMES = (64, 128, 256, 512, 1024)
@@ -131,12 +131,12 @@ def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[di
     found: dict[str, list[tuple[float | None, float | None, float | None, float]]] = {name: [] for name in [*planted.parameters, "new run"]}
     for _ in range(sweeps):
         points = measured(at, truth, world, draw)
-        fit = fits.fit(points[fitted], planted.law, judge=False)
+        fit = fitting.fit(points[fitted], planted.law, judge=False)
         for name, true in planted.parameters.items():
             one = fit.parameters[name]
             found[name].append((one.value, one.low, one.high, true))
         columns = ["volume", "train_tokens", "params_total", "params_trainable", "inject_fraction", "steps", "finetune_loss", "kl"]
-        prediction = fits.predict(fit, {name: float(points[name].iloc[new]) for name in columns})
+        prediction = fitting.predict(fit, {name: float(points[name].iloc[new]) for name in columns})
         found["new run"].append((prediction.value, prediction.low, prediction.high, float(points["forgetting"].iloc[new])))
     rows: list[dict[str, object]] = []
     for name, every in found.items():
@@ -159,7 +159,7 @@ def false_support(law: str, count: int, sweeps: int) -> float:
     draw, places = stream(0, "calibration", "few points", law, str(count)), np.arange(count)
     at = pd.DataFrame({"volume": 64.0 * 2.0**places, "finetune_loss": 2.0 - places / (count - 1), "kl": 0.1 * 1.6**places})
     flat = (at.assign(forgetting=0.05 + 0.01 * draw.normal(size=count), run_id=places) for _ in range(sweeps))
-    return float(np.mean([fits.fit(one, law).verdict.startswith("supported") for one in flat]))
+    return float(np.mean([fitting.fit(one, law).verdict.startswith("supported") for one in flat]))
 
 
 def false_support_of_cells(seeds: int, sweeps: int) -> float:
@@ -167,7 +167,9 @@ def false_support_of_cells(seeds: int, sweeps: int) -> float:
     at, draw = design(PLANTED[0], seeds), stream(0, "calibration", "constant", str(seeds))
     cell = at[(at["seed"] < seeds) & (at["volume"] < NEW)]
     flat = np.full(len(cell), 0.05)
-    return float(np.mean([fits.fit(measured(cell, flat, WORLDS[0], draw), "power").verdict.startswith("supported") for _ in range(sweeps)]))
+    return float(
+        np.mean([fitting.fit(measured(cell, flat, WORLDS[0], draw), "power").verdict.startswith("supported") for _ in range(sweeps)])
+    )
 
 
 def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:

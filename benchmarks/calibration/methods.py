@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.calibration.planted import Planted, World, answers
 from benchmarks.calibration.seen import Seen
-from harness.analysis.equal_gain import equal_gain
-from harness.analysis.findings import findings
-from harness.schema import Declared
-from harness.seeds import stream
+from harness.analysis.findings.equal_gain import equal_gain
+from harness.analysis.findings.findings import findings
+from harness.core.seeds import stream
+from harness.records.schema import Declared
 
 VOLUMES = (64, 256, 1024)
 TARGET, PROBES = [200], [200, 200]

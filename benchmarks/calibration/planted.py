@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from harness.analysis.columns import COLUMNS, SUITE_TASK
-from harness.analysis.forgetting import Items, Pair, change
-from harness.analysis.measure import TaskChange
+from harness.analysis.table.columns import COLUMNS, SUITE_TASK
+from harness.analysis.table.forgetting import Items, Pair, change
+from harness.analysis.table.measure import TaskChange
 
 Floats = npt.NDArray[np.float64]
 

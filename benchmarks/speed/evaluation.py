@@ -147,7 +147,7 @@ def requests_of(case: Case) -> tuple[Any, list[Any]]:
 
 def measure(lm: Any, requests: Sequence[Any]) -> Measurement:
     """Answer requests once and say how long it took and how much memory was held at most."""
-    from harness import provenance
+    from harness.records import provenance
 
     provenance.reset_peak_memory()
     kind = requests[0].request_type
@@ -435,7 +435,7 @@ def main() -> int:
     from lm_eval.api.registry import get_model
 
     import harness.evaluation  # noqa: F401 - registers prefix
-    from harness import provenance
+    from harness.records import provenance
 
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

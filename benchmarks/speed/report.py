@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import summaries
-from harness.analysis import packing, runs
-from harness.records import Experiment
-from harness.schema import Baseline, Point, Record, Score
-from harness.seeds import stream
+from harness.analysis.table import packing, runs
+from harness.core.seeds import stream
+from harness.records import summary_files
+from harness.records.schema import Baseline, Point, Record, Score
+from harness.records.store import Experiment
 
 NAME = "large"
 VOLUMES, ITEMS = (500, 1000, 2000, 4000), 1000
@@ -74,7 +74,7 @@ class Whole:
     folder: Path
     points: Mapping[int, str]
     record: Mapping[str, Any]
-    rows: summaries.Summary
+    rows: summary_files.Summary
     changes: packing.RunChanges
 
 
@@ -226,7 +226,7 @@ def write_whole(experiment: Experiment, labels: Labels) -> Whole:
     runs.summarise(experiment, labels.run_id)
     folder = experiment.run_folder(labels.run_id)
     points = {volume: (experiment.point_folder(labels.run_id, volume) / "point.json").read_text() for volume in VOLUMES}
-    reader = runs.Reader(experiment)
+    reader = runs.RunReader(experiment)
     rows = reader.kept(labels.run_id)
     if rows is None:
         raise SystemExit(f"bench-report: nothing was kept of {labels.run_id}")
@@ -252,9 +252,9 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
         "seed": labels.seed,
     }
     (folder / "record.json").write_text(json.dumps(dict(whole.record) | values, indent=2))
-    digest = runs.Reader(experiment).digest(run_id, whole.rows.baselines)
-    summaries.write_arrays(folder, packing.pack(whole.changes, digest or "", whole.rows.baselines))
-    summaries.write(
+    digest = runs.RunReader(experiment).digest(run_id, whole.rows.baselines)
+    summary_files.write_arrays(folder, packing.pack(whole.changes, digest or "", whole.rows.baselines))
+    summary_files.write(
         folder, dataclasses.replace(whole.rows, digest=digest or "", same={**whole.rows.same, **own, "run_id": run_id, "seed": labels.seed})
     )
 
@@ -300,12 +300,12 @@ def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whol
     picked = copies[:: max(1, len(copies) // CHECKED)][:CHECKED]
     for run_id in picked:
         folder = experiment.run_folder(run_id)
-        assert runs.Reader(experiment).kept(run_id) is not None, run_id
-        rows, arrays = summaries.read(folder), summaries.read_arrays(folder)
-        for name in (summaries.SUMMARY, summaries.CHANGES):
+        assert runs.RunReader(experiment).kept(run_id) is not None, run_id
+        rows, arrays = summary_files.read(folder), summary_files.read_arrays(folder)
+        for name in (summary_files.SUMMARY, summary_files.CHANGES):
             (folder / name).unlink()
         runs.summarise(experiment, run_id)
-        again, computed = summaries.read(folder), summaries.read_arrays(folder)
+        again, computed = summary_files.read(folder), summary_files.read_arrays(folder)
         assert rows == again, f"{run_id}: what was written is not what its items give"
         assert arrays is not None
         assert computed is not None

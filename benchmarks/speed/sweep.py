@@ -92,27 +92,30 @@ def warm(overrides: Sequence[str]) -> None:
     import lm_eval.tasks
     import peft  # noqa: F401
 
-    from harness import plan
-    from harness.config import plain
+    from harness.config.identity import identify
+    from harness.config.strict import plain
     from harness.sweep.axes import expand
 
     lm_eval.tasks.TaskManager()
-    models = {plan.identify(plain(asked.config.model)): asked.config.model for asked in expand(overrides).asked}
+    models = {identify(plain(asked.config.model)): asked.config.model for asked in expand(overrides).asked}
     for model in models.values():
         model.load()
 
 
 def runs_of(experiment: Any, folder: Path) -> dict[str, Run]:
     """Return the sweep's runs by id, and write the rows of each in its own order."""
-    from harness import compose, preparation
-    from harness.config import Labels, RunConfig, build
-    from harness.seeds import derive
+    from harness.config import composition
+    from harness.config.run_config import Labels, RunConfig
+    from harness.config.strict import build
+    from harness.core.seeds import derive
+    from harness.run import preparation
+    from harness.run.workspace import Workspace
 
-    workspace, runs = preparation.Workspace(), {}
+    workspace, runs = Workspace(), {}
     for run_id in sorted(experiment.current()):
         record = experiment.record(run_id)
         values = {key: value for key, value in record.config.items() if key != "class"}
-        groups = {key: None if values[key] is None else compose.instantiate(key, values[key], key) for key in compose.PACKAGES}
+        groups = {key: None if values[key] is None else composition.instantiate(key, values[key], key) for key in composition.PACKAGES}
         training = {key: value for key, value in values["training"].items() if key != "class"}
         config = build(RunConfig, {**values, **groups, "training": training, "labels": Labels(**record.labels)}, "")
         prepared = preparation.prepare(config, workspace)
@@ -141,7 +144,7 @@ def refused(config: Any) -> str:
 
 def model_path(model: Any) -> str:
     """Return what transformers loads a model from: a hub name, or the folder in the cache."""
-    from harness import paths
+    from harness.config import paths
 
     return str(model.name) if hasattr(model, "name") else str(paths.cache() / "nursery" / model.recipe)
 
@@ -288,8 +291,8 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 def run(arguments: argparse.Namespace, folder: Path) -> int:
     """Run both sides and compare them."""
-    from harness import provenance
-    from harness.records import Experiment
+    from harness.records import provenance
+    from harness.records.store import Experiment
 
     case = CASES[arguments.case]
     overrides = overrides_of(case, arguments.overrides)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.schema import Score
+    from harness.records.schema import Score
 
 MOST_NATS = 1e-3
 """How far a log-likelihood may differ: what other batches and threads do to float32."""

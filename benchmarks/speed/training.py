@@ -1,4 +1,4 @@
-"""`make bench-training`: what `harness/training.py` costs over a bare torch loop on the same batches.
+"""`make bench-training`: what `harness/training/loop.py` costs over a bare torch loop on the same batches.
 
 The loop has what the mathematics needs and nothing else: forward, cross-entropy, backward, clipping, fused AdamW, schedule. Its batches
 are collated beforehand; `train` makes its own, which counts. Both start from the same weights, in turn, each first every other time. The
@@ -100,8 +100,8 @@ class Clock:
 
 def ours(case: Case, model: Any) -> Times:
     """Train with the harness."""
-    from harness.objective.sft import Sft
-    from harness.training import train
+    from harness.methods.objective.sft import Sft
+    from harness.training.loop import train
 
     clock = Clock()
     train(
@@ -124,7 +124,7 @@ def bare(case: Case, model: Any, batches: Sequence[dict[str, Any]]) -> Times:
     """Train with torch alone."""
     import torch
 
-    from harness.training import rate_multiplier
+    from harness.training.loop import rate_multiplier
 
     clock, training = Clock(), case.training
     torch.set_num_threads(case.resolved.threads)
@@ -151,7 +151,7 @@ def bare(case: Case, model: Any, batches: Sequence[dict[str, Any]]) -> Times:
 
 def compare(case: Case, pairs: int) -> Found:
     """Time both on one case, in turn."""
-    from harness.objective.sft import Sft
+    from harness.methods.objective.sft import Sft
 
     began = time.process_time()
     batches = [Sft().collate(step, 0, case.resolved.max_length) for step in case.steps]
@@ -199,11 +199,13 @@ def compare(case: Case, pairs: int) -> Found:
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     """Yield the cases: the smallest nursery model on its own rows, a random Llama and a model of the hub on random tokens."""
-    from harness import compose, preparation
+    from harness.config import composition
+    from harness.run import preparation
+    from harness.run.workspace import Workspace
 
     for tuning in ("full", "lora"):
-        config = compose.compose(["model=nursery-xs", f"tuning={tuning}", f"data.volumes=[{8 * arguments.steps}]"])
-        prepared = preparation.prepare(config, preparation.Workspace())
+        config = composition.compose(["model=nursery-xs", f"tuning={tuning}", f"data.volumes=[{8 * arguments.steps}]"])
+        prepared = preparation.prepare(config, Workspace())
         examples = prepared.workspace.encoded(config, prepared.resolved, prepared.rows, "target")
         steps = [examples[start : start + 8] for start in range(0, len(examples), 8)]
         yield Case("nursery-xs", tuning, config.tuning.prepare(config.model.load(), 0), steps, config.training, prepared.resolved)
@@ -219,9 +221,9 @@ def _larger(arguments: argparse.Namespace) -> Iterator[tuple[str, Any, tuple[int
     """Yield name, model, and steps and longest row of what it is trained on."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from harness.errors import ModelError
-    from harness.models.load import HubModel
-    from harness.seeds import seed_torch
+    from harness.core.errors import ModelError
+    from harness.core.seeds import seed_torch
+    from harness.models.hub import HubModel
 
     seed_torch(0)
     shape = LlamaConfig(vocab_size=2048, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4)
@@ -235,8 +237,8 @@ def _larger(arguments: argparse.Namespace) -> Iterator[tuple[str, Any, tuple[int
 
 def _random_steps(vocabulary: int, steps: int, longest: int) -> list[list[Any]]:
     """Return steps of eight rows of half the longest to the longest length, the first third without a loss."""
-    from harness.interfaces import Example
-    from harness.seeds import stream
+    from harness.core.rows import Example
+    from harness.core.seeds import stream
 
     draw = stream(0, "bench-training")
 
@@ -294,7 +296,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
-    from harness import provenance
+    from harness.records import provenance
 
     found: list[Found] = []
     for case in cases(arguments):

@@ -1,1 +1,15 @@
-"""Data: sources, nested subsets, tokens and masks, overlap with evaluation items. Members: ``conf/data/``."""
+"""Sources to rows to tokens; tinyworld."""
+
+from typing import TYPE_CHECKING
+
+from harness.core.lazy import exports
+
+if TYPE_CHECKING:
+    from harness.data.sequence import StageSequence as StageSequence
+    from harness.data.sources import Files as Files
+    from harness.data.sources import Hub as Hub
+    from harness.data.tinyworld.chat_targets import TinyworldChat as TinyworldChat
+    from harness.data.tinyworld.targets import Tinyworld as Tinyworld
+    from harness.data.tokens import encode as encode
+
+__getattr__ = exports(__name__)

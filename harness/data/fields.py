@@ -14,9 +14,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.config import check
-from harness.errors import ConfigError, DataError, did_you_mean, explain
-from harness.interfaces import Row, RowKind, Turn
+from harness.config.strict import check
+from harness.core.errors import ConfigError, DataError, did_you_mean, explain
+from harness.core.rows import Row, RowKind, Turn
 
 log = logging.getLogger(__name__)
 

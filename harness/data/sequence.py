@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness import compose
-from harness.config import check
+from harness.config import composition
+from harness.config.strict import check
+from harness.core.errors import ConfigError, DataError, explain
+from harness.core.rows import Row, RowKind, Split
+from harness.core.sources import Source
 from harness.data.fields import check_volumes
-from harness.errors import ConfigError, DataError, explain
-from harness.interfaces import Row, RowKind, Source, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class StageSequence:
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         """The data sets of the stages. Raises ConfigError for a name that is none, or a sequence itself."""
-        found = tuple(compose.member("data", name) for name in self.stages)
+        found = tuple(composition.member("data", name) for name in self.stages)
         for name, source in zip(self.stages, found, strict=True):
             if isinstance(source, StageSequence):
                 raise ConfigError(explain("data.stages", got=f"'{name}', a sequence itself", allowed="members of conf/data that are none"))

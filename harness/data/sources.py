@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import check
+from harness.config.strict import check
+from harness.core.errors import ConfigError, DataError, explain
+from harness.core.rows import Row, RowKind, Split
 from harness.data.fields import check_fields, check_volumes, to_rows
-from harness.errors import ConfigError, DataError, explain
-from harness.interfaces import Row, RowKind, Split
 
 DEFAULT_VOLUMES = (64, 256, 1024)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from harness.interfaces import Row, Source
-from harness.seeds import permutation
+from harness.core.rows import Row
+from harness.core.seeds import permutation
+from harness.core.sources import Source
 
 
 def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ()) -> list[int]:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.errors import ConfigError, DataError, explain
-from harness.interfaces import Example, Origin, PromptFormat, Row, Turn
+from harness.core.errors import ConfigError, DataError, explain
+from harness.core.rows import Example, Origin, PromptFormat, Row, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,14 +67,14 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
 
 
 @dataclass(frozen=True)
-class Written:
+class TextSpan:
     """Which tokens of an example spell the text that is scored (EOS spells none), and its length in UTF-8 bytes."""
 
     spells: tuple[bool, ...]
     bytes: int
 
 
-def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> Written:
+def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> TextSpan:
     """Return what the supervised tokens of a plain example spell: from the end of the last unscored token to the end of what is kept.
 
     Args:
@@ -97,7 +97,7 @@ def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> W
     start = offsets[first - shift - 1][1] if 0 < first - shift <= len(offsets) else 0
     end = len(text) if last == shift + len(offsets) else offsets[last - shift - 1][1]
     spells = tuple(first <= i < last for i in range(len(example.supervised)))
-    return Written(spells, len(text[start:end].encode()) if any(spells) else 0)
+    return TextSpan(spells, len(text[start:end].encode()) if any(spells) else 0)
 
 
 def supervision(examples: Sequence[Example]) -> Supervision:

@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from harness.config import Dtype, check
-from harness.interfaces import Progress, PromptFormat
+from harness.config.run_config import Dtype
+from harness.config.strict import check
+from harness.core.progress import Progress
+from harness.core.rows import PromptFormat
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM

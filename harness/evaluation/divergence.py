@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness.evaluation import batches
+from harness.core.progress import Progress
+from harness.core.rows import Example, Row
 from harness.evaluation.likelihood import encoded, hashed, item, require_finite
-from harness.evaluation.sampling import Ids, draw, end_tokens
 from harness.evaluation.suites import Suite
-from harness.interfaces import Example, Progress, Row
+from harness.models import batches
+from harness.models.generate import Ids, draw, end_tokens
 
 if TYPE_CHECKING:
     import torch

@@ -9,70 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness.core.errors import EvaluationError, explain
+from harness.core.progress import Progress
+from harness.core.rows import Example, PromptFormat, Row
 from harness.data.tokens import encode, written
-from harness.errors import EvaluationError, explain
-from harness.evaluation import batches
-from harness.interfaces import Example, Progress, PromptFormat, Row
+from harness.models.score import masked_nats
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.evaluation.backends import Evaluation
-
-Mask = Sequence[bool]
-
-
-def answer_nats(model: PreTrainedModel, examples: Sequence[Example], tokens: int, progress: Progress) -> list[float]:
-    """Return the negative log-likelihood of each example's supervised tokens given all that precedes them, in nats.
-
-    Args:
-        model: in evaluation mode.
-        examples: rows of token ids; ``supervised`` marks the answer.
-        tokens: padded tokens of one forward pass.
-        progress: advanced by rows.
-
-    Returns:
-        One non-negative number an example, in their order: −Σ_t log p(x_t | x_<t) over supervised t ≥ 1.
-    """
-    return [total for (total,) in masked_nats(model, examples, [[example.supervised] for example in examples], tokens, progress)]
-
-
-def masked_nats(
-    model: PreTrainedModel, examples: Sequence[Example], masks: Sequence[Sequence[Mask]], tokens: int, progress: Progress
-) -> list[list[float]]:
-    """Return, for each example and each of its K masks, the nats of the marked tokens, as ``answer_nats`` does.
-
-    Rows are batched by length and padded on the right; the softmax is taken in float32, sums in float64.
-    """
-    import torch
-
-    nats: list[list[float]] = [[] for _ in examples]
-
-    def measure(batch: list[int]) -> torch.Tensor:
-        with torch.inference_mode():
-            return _batch_nats(model, [examples[i] for i in batch], [masks[i] for i in batch])
-
-    for batch, values in batches.run([len(example.input_ids) for example in examples], tokens, measure):
-        for index, value in zip(batch, values.tolist(), strict=True):
-            nats[index] = value
-        progress.advance(len(batch))
-    return nats
-
-
-def _batch_nats(model: PreTrainedModel, examples: Sequence[Example], masks: Sequence[Sequence[Mask]]) -> torch.Tensor:
-    """Return the nats of each row under each mask, shape (B, K)."""
-    import torch
-
-    ids, attention = batches.stack(examples)  # (B, T)
-    wanted = torch.zeros(len(masks[0]), *ids.shape, dtype=torch.bool)  # (K, B, T)
-    for i, row in enumerate(masks):
-        for k, mask in enumerate(row):
-            wanted[k, i, : len(mask)] = torch.tensor(mask)
-    device = model.device
-    logits = model(input_ids=ids.to(device), attention_mask=attention.to(device)).logits[:, :-1].float()  # (B, T-1, V)
-    log_probs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None].to(device)).squeeze(-1)  # (B, T-1)
-    return torch.stack([-log_probs.masked_fill(~marked[:, 1:].to(device), 0.0).double().sum(dim=1).cpu() for marked in wanted], dim=1)
 
 
 def samples(

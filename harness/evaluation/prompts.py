@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ConfigError, EvaluationError, explain
+from harness.core.errors import ConfigError, EvaluationError, explain
 from harness.evaluation import likelihood
-from harness.evaluation.adapter import PreparedSuite
 from harness.evaluation.backends import Evaluation
+from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.tasks import FEWSHOT_SEED
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.errors import EvaluationError, explain
+from harness.core.errors import EvaluationError, explain
 from harness.evaluation.suites import Suite
-from harness.schema import Score, cluster_field, cluster_of
+from harness.records.schema import Score, cluster_field, cluster_of
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

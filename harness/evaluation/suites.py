@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import paths
-from harness.compose import load_yaml
-from harness.config import build, check, plain
-from harness.errors import ConfigError, EvaluationError, did_you_mean, explain
-from harness.interfaces import Split
-from harness.schema import OWN_METRICS
-from harness.seeds import permutation
+from harness.config import paths
+from harness.config.composition import load_yaml
+from harness.config.strict import build, check, plain
+from harness.core.errors import ConfigError, EvaluationError, did_you_mean, explain
+from harness.core.rows import Split
+from harness.core.seeds import permutation
+from harness.records.schema import OWN_METRICS
 
 ITEM_SEED = 0
 """Items are chosen once for everybody, so that scores of different experiments are of the same items."""

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.errors import EvaluationError, did_you_mean, explain
+from harness.core.errors import EvaluationError, did_you_mean, explain
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Suite, choose, task_folders
-from harness.schema import GENERATED
+from harness.records.schema import GENERATED
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

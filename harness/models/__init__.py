@@ -1,1 +1,15 @@
-"""Models: where they come from and how they are loaded. Members: ``conf/model/``."""
+"""Load a model; ask it for logits, likelihoods, text; the nursery."""
+
+from typing import TYPE_CHECKING
+
+from harness.core.lazy import exports
+
+if TYPE_CHECKING:
+    from harness.models.author import TransformersAuthor as TransformersAuthor
+    from harness.models.hub import HubModel as HubModel
+    from harness.models.nursery.chat import NurseryChat as NurseryChat
+    from harness.models.nursery.family import Nursery as Nursery
+    from harness.models.score import answer_nats as answer_nats
+    from harness.models.score import masked_nats as masked_nats
+
+__getattr__ = exports(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ModelError, explain
+from harness.core.errors import ModelError, explain
 
 if TYPE_CHECKING:
     import torch

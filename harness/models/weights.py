@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import paths
-from harness.errors import ModelError, explain
+from harness.config import paths
+from harness.core.errors import ModelError, explain
 from harness.models import anatomy
 
 if TYPE_CHECKING:

@@ -1,1 +1,12 @@
-"""Report: figures, tables and the page, made from the tidy table. No torch."""
+"""Tables to pages and figures; no torch."""
+
+from typing import TYPE_CHECKING
+
+from harness.core.lazy import exports
+
+if TYPE_CHECKING:
+    from harness.report.content import Content as Content
+    from harness.report.content import Section as Section
+    from harness.report.evidence import Evidence as Evidence
+
+__getattr__ = exports(__name__)

@@ -24,7 +24,7 @@ class Cell(NamedTuple):
     more: str = ""
 
 
-class Group(NamedTuple):
+class ColumnGroup(NamedTuple):
     """Rows of a table that belong together, from row ``at`` on: a heading and a sentence on them. They are sorted within the group."""
 
     at: int
@@ -68,7 +68,7 @@ class TableView:
     matrix: bool = False
     data: pd.DataFrame | None = None
     shown: str = ""
-    groups: Sequence[Group] = ()
+    groups: Sequence[ColumnGroup] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class ItemsView:
     """Items whose answer changed, to be looked through.
 
     Attributes:
-        rows: as ``harness.analysis.items.changed_items`` gives them, with a column ``cell``, which says whose items they are.
+        rows: as ``harness.analysis.table.items.changed_items`` gives them, with a column ``cell``, which says whose items they are.
         shown: how much of the whole this is, and where the whole lies.
     """
 

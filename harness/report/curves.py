@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.analysis.cells import controlled
-from harness.analysis.columns import SUITE_TASK
+from harness.analysis.findings.cells import controlled
+from harness.analysis.table.columns import SUITE_TASK
 from harness.report import palette
 from harness.report.content import Mark
 from harness.report.tables import varying

@@ -9,16 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis import contrasts, equal_gain, findings, fitted, frontier, sequences
-from harness.analysis.changes import Changes
-from harness.analysis.columns import SUITE_TASK
-from harness.analysis.frame import table as tidy_table
-from harness.analysis.runs import Reader
-from harness.records import Experiment
+from harness.analysis.findings import contrasts, equal_gain, findings, frontier, sequences
+from harness.analysis.fits import all_laws
+from harness.analysis.table.changes import Changes
+from harness.analysis.table.columns import SUITE_TASK
+from harness.analysis.table.frame import table as tidy_table
+from harness.analysis.table.runs import RunReader
+from harness.records.schema import OWN_METRICS, Declared
+from harness.records.store import Experiment
 from harness.report import curves, tables
 from harness.report.curves import Series, series
 from harness.report.tables import Panel
-from harness.schema import OWN_METRICS, Declared
 
 MAX_CSV_ROWS = 100_000
 
@@ -135,7 +136,7 @@ class Evidence:
 
 def gather(experiment: Experiment) -> Evidence:
     """Read an experiment and work out all that its page shows."""
-    reader = Reader(experiment)
+    reader = RunReader(experiment)
     table, declared, changes = tidy_table(experiment, reader=reader), experiment.declared(), Changes(experiment, reader)
     found = in_order(findings.findings(table, changes, declared))
     return Evidence(
@@ -143,7 +144,7 @@ def gather(experiment: Experiment) -> Evidence:
         table=table,
         declared=declared,
         findings=found,
-        fitted=fitted.every(table, declared, first=_first(found)) if len(found) else [],
+        fitted=all_laws.every(table, declared, first=_first(found)) if len(found) else [],
         frontier=frontier.frontier(found),
         equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
         trajectories=contrasts.trajectories(found, table, changes),

@@ -19,8 +19,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.columns import SUITE_TASK
-from harness.analysis.stats import Floats
+from harness.analysis.statistics.stats import Floats
+from harness.analysis.table.columns import SUITE_TASK
 from harness.report import words
 from harness.report.content import FigureView, Mark
 from harness.report.curves import MAX_STYLES, Series, chosen, legend
@@ -45,7 +45,7 @@ class Chart:
     Attributes:
         controls: their same-data controls, drawn thin and grey.
         seeds: cell → a frame a seed with volume and value, drawn thin.
-        fits: cell → what was fitted to it (``harness.analysis.fitted.Fitted``).
+        fits: cell → what was fitted to it (``harness.analysis.fits.all_laws.Fitted``).
     """
 
     panel: Panel

@@ -19,7 +19,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P"]
 
 
 @dataclass(frozen=True)
-class Panel:
+class MethodPanel:
     """Ways of training of one model, and of one tuning where there are many."""
 
     title: str
@@ -37,7 +37,7 @@ class Methods:
         left_out: a sentence on what is not drawn; empty where everything is.
     """
 
-    panels: Sequence[Panel]
+    panels: Sequence[MethodPanel]
     marks: Mapping[str, Mark]
     legend: Sequence[Mark]
     left_out: str
@@ -64,7 +64,7 @@ def methods(every: Sequence[Series]) -> Methods:
         for tuning in tunings if by_tuning else [""]:
             group = [one for one in kept if one.model == model and (not by_tuning or str(one.labels["tuning"]) == tuning)]
             if group:
-                panels.append(Panel(sized(model, group[0].labels["params_total"]), tuning, group))
+                panels.append(MethodPanel(sized(model, group[0].labels["params_total"]), tuning, group))
     return Methods(panels, {one.cell: by_name[names[one.cell]] for one in kept}, list(by_name.values()), left_out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from harness.records import Experiment
+from harness.records.store import Experiment
 from harness.report import html
 from harness.report.content import Content
 from harness.report.evidence import gather

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from harness.analysis.cells import is_control
-from harness.analysis.columns import SUITE_TASK
-from harness.errors import ConfigError, explain
-from harness.schema import OWN_METRICS
+from harness.analysis.findings.cells import is_control
+from harness.analysis.table.columns import SUITE_TASK
+from harness.core.errors import ConfigError, explain
+from harness.records.schema import OWN_METRICS
 
 Format = Literal["csv", "json", "markdown", "parquet"]
 
@@ -37,7 +37,7 @@ CHOICES = [
 
 
 @dataclass(frozen=True)
-class Unit:
+class DisplayUnit:
     """How a metric is shown: ``scale`` times the number, with so many decimals."""
 
     name: str
@@ -56,7 +56,7 @@ class Panel:
     metric: str
     filter: str
     higher_is_better: bool
-    unit: Unit
+    unit: DisplayUnit
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return its rows, measured or failed, of the suite's primary metric."""
@@ -113,7 +113,7 @@ def _panel(suite: str, task: str, tasks: int, rows: pd.DataFrame) -> Panel:
     )
 
 
-def unit_of(metric: str, *, share: bool) -> Unit:
+def unit_of(metric: str, *, share: bool) -> DisplayUnit:
     """Return how to show a metric.
 
     Args:
@@ -122,11 +122,11 @@ def unit_of(metric: str, *, share: bool) -> Unit:
             share of tokens on which a model agrees with its base.
     """
     if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing, and are no share
-        return Unit("points", 100.0, 1)
-    return Unit(metric.replace("_", " "), 1.0, 3)
+        return DisplayUnit("points", 100.0, 1)
+    return DisplayUnit(metric.replace("_", " "), 1.0, 3)
 
 
-def number(value: Any, unit: Unit, *, sign: bool = False) -> str:
+def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
     """Write a number in its unit's decimals; ``-`` where it is missing."""
     if pd.isna(value):
         return "-"
@@ -134,7 +134,7 @@ def number(value: Any, unit: Unit, *, sign: bool = False) -> str:
     return text.replace("-", "+" if sign else "") if float(text) == 0.0 else text
 
 
-def change_text(row: pd.Series, unit: Unit) -> str:
+def change_text(row: pd.Series, unit: DisplayUnit) -> str:
     """Write a change with its interval, such as ``-12.5 [-16.1, -8.9]``; ``failed`` or ``-`` where there is none."""
     if row["status"] != "ok" or pd.isna(row["delta"]):
         return "-" if row["status"] == "ok" else str(row["status"])

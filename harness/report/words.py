@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness.report.tables import Panel, Unit
+from harness.report.tables import DisplayUnit, Panel
 
 if TYPE_CHECKING:
     from harness.report.curves import Series
@@ -16,7 +16,7 @@ UNKNOWN = "-"
 """Stands where there is no number."""
 
 
-def amount(value: Any, unit: Unit, *, sign: bool = False) -> str:
+def amount(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
     """Write a number in its unit's decimals with a real minus sign; UNKNOWN where it is missing."""
     if value is None or pd.isna(value):
         return UNKNOWN
@@ -26,13 +26,13 @@ def amount(value: Any, unit: Unit, *, sign: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def interval(low: Any, high: Any, unit: Unit, *, sign: bool = True) -> str:
+def interval(low: Any, high: Any, unit: DisplayUnit, *, sign: bool = True) -> str:
     """Write an interval, such as ``[−4.1, +2.0]``; ``[no interval]`` where there is none."""
     ends = [amount(end, unit, sign=sign) for end in (low, high)]
     return "[no interval]" if UNKNOWN in ends else f"[{ends[0]},\u00a0{ends[1]}]"
 
 
-def change(row: Mapping[str, Any] | pd.Series, unit: Unit, prefix: str = "delta") -> str:
+def change(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit, prefix: str = "delta") -> str:
     """Write a change with its interval, such as ``−12.5 [−16.1, −8.9]``."""
     value = amount(row[prefix if prefix in row else f"{prefix}_delta"], unit, sign=True)
     return value if value == UNKNOWN else f"{value} {interval(row[f'{prefix}_low'], row[f'{prefix}_high'], unit)}"
@@ -100,7 +100,7 @@ def p_value(value: Any) -> str:
 
 
 def with_ends(
-    row: Mapping[str, Any] | pd.Series, name: str, unit: Unit, *, low: str | None = None, high: str | None = None, sign: bool = False
+    row: Mapping[str, Any] | pd.Series, name: str, unit: DisplayUnit, *, low: str | None = None, high: str | None = None, sign: bool = False
 ) -> str:
     """Write a column with its interval, which stands in ``NAME_low`` and ``NAME_high`` unless named."""
     value = amount(row[name], unit, sign=sign)

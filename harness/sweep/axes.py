@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.compose import Builder, compose_hydra
-from harness.config import RunConfig
-from harness.errors import ConfigError, did_you_mean, explain
-from harness.overrides import GROUPS, NOT_SET, Parsed, parse, value_of
-from harness.plan import check, runs_of
+from harness.config.combinations import check, runs_of
+from harness.config.composition import Builder, compose_hydra
+from harness.config.overrides import GROUPS, NOT_SET, Parsed, parse, value_of
+from harness.config.run_config import RunConfig
+from harness.core.errors import ConfigError, did_you_mean, explain
 
 Point = tuple[tuple[str, str], ...]
 """Keys and values, as they would be typed."""

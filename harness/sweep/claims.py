@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from harness.records import Experiment
-from harness.schema import Claim
+from harness.records.schema import Claim
+from harness.records.store import Experiment
 
 LEASE, BEAT = 120.0, 5.0
 """Seconds: a claim without a heartbeat for so long may be followed; time between heartbeats."""

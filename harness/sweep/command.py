@@ -14,18 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from harness import paths, preparation, run
-from harness.config import plain
-from harness.console import Display
-from harness.errors import ConfigError, DataError, ModelError, explain
-from harness.preparation import Prepared
-from harness.records import Experiment
-from harness.schema import TRIES, Sweep, Unit
-from harness.sweep import local, serving
+from harness.config import paths
+from harness.config.identity import recorded
+from harness.core.display import Display
+from harness.core.errors import ConfigError, DataError, ModelError, explain
+from harness.records.schema import TRIES, Sweep, Unit
+from harness.records.store import Experiment
+from harness.run import execution, preparation
+from harness.run.preparation import Prepared
+from harness.run.workspace import Workspace
 from harness.sweep.axes import Asked, Expansion, expand
 from harness.sweep.claims import Claims
-from harness.sweep.launchers import Launcher, split
-from harness.sweep.states import States
+from harness.sweep.launchers import local, local_worker
+from harness.sweep.launchers.choose import Launcher, split
+from harness.sweep.states import UnitStates
 from harness.sweep.tally import Tally, tally
 from harness.sweep.units import units_of
 from harness.sweep.worker import Worker, go_on, stop_soon
@@ -101,7 +103,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         HarnessError: one line; nothing was written.
     """
     launcher.check()
-    workspace, machine = preparation.Workspace(), launcher.machine
+    workspace, machine = Workspace(), launcher.machine
     try:
         prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
     except (ModelError, DataError) as error:
@@ -114,7 +116,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
     if pending and warm and isinstance(launcher, local.Local):
         local.warm_up()
     for item in _one_of_each(pending):
-        run.inspect(item)
+        execution.inspect(item)
     missing = {item.run_id for item in pending}
     every = units_of(list(zip(asked, prepared, strict=True)), experiment.baseline_keys())
     needed = {name for unit in every if unit.id in missing for name in unit.needs}
@@ -133,7 +135,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         sweep = last  # nothing to do: the last sweep's word stands
     elif not keep:
         experiment.write_sweep(sweep)
-    configs = {item.run_id: plain(item.config) for item in prepared}
+    configs = {item.run_id: recorded(item.config) for item in prepared}
 
     def announce() -> None:
         experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id)
@@ -175,7 +177,7 @@ def carry(started: Started, display: Display, *, wait: bool = True) -> Tally | N
     if isinstance(launcher, local.Local):
         found = launcher.carry(started.experiment, started.sweep, started.units, display)
     else:
-        from harness.sweep.slurm import Slurm
+        from harness.sweep.launchers.slurm import Slurm
 
         assert isinstance(launcher, Slurm)
         jobs = launcher.submit(started.experiment.folder, started.experiment.name, started.sweep.id, units=len(started.units))
@@ -190,7 +192,7 @@ def carry(started: Started, display: Display, *, wait: bool = True) -> Tally | N
 
 def carry_here(started: Started, display: Display) -> Tally:
     """Carry out runs in this very process, one after another, each tried once. Raises KeyboardInterrupt after everything was saved."""
-    claims = Claims(started.experiment, lease=serving.LEASE, beat=serving.BEAT, gpus=started.sweep.gpus)
+    claims = Claims(started.experiment, lease=local_worker.LEASE, beat=local_worker.BEAT, gpus=started.sweep.gpus)
     worker = Worker(started.experiment, claims, started.launcher.machine, display, tries=1)
     started.announce()
     runs = [unit for unit in started.units if unit.kind == "run"]
@@ -238,9 +240,9 @@ def _saved_on_interrupt() -> Iterator[None]:
 
 def watch(started: Started, display: Display, jobs: Sequence[str]) -> Tally:
     """Show from disk how a sweep goes on until each of its units is done or failed, or nobody works on it any more."""
-    from harness.sweep.slurm import waiting
+    from harness.sweep.launchers.slurm import waiting
 
-    states = States(started.experiment, Claims(started.experiment, sweep=started.sweep.id))
+    states = UnitStates(started.experiment, Claims(started.experiment, sweep=started.sweep.id))
     last_alive, total = time.monotonic(), sum(unit.cost for unit in started.units)
     while left := [unit for unit in started.units if states.of(unit) in {"pending", "running"}]:
         runs = [unit for unit in started.units if unit.kind == "run"]
@@ -259,7 +261,7 @@ def watch(started: Started, display: Display, jobs: Sequence[str]) -> Tally:
     return found
 
 
-def _working(experiment: Experiment, units: Sequence[Unit], states: States) -> list[tuple[str, str, int, int]]:
+def _working(experiment: Experiment, units: Sequence[Unit], states: UnitStates) -> list[tuple[str, str, int, int]]:
     """Return node and label, stage and progress of the units that a living worker has."""
     claims = [(unit, experiment.claims.last(unit.id)) for unit in units]
     return [

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-from harness.records import Experiment
-from harness.schema import TRIES, Claim, Unit
+from harness.records.schema import TRIES, Claim, Unit
+from harness.records.store import Experiment
 from harness.sweep.claims import Claims
 
 State = Literal["done", "running", "pending", "failed"]
@@ -19,7 +19,7 @@ MEASURED_IN_PART = "measured in part"
 """How a claim ends whose run is recorded but for measurements that failed."""
 
 
-class States:
+class UnitStates:
     """The states of an experiment's units. What was seen done is not looked at again by this object.
 
     Attributes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harness.schema import Unit
-from harness.sweep.states import States
+from harness.records.schema import Unit
+from harness.sweep.states import UnitStates
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Tally:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
-def tally(units: Sequence[Unit], states: States) -> Tally:
+def tally(units: Sequence[Unit], states: UnitStates) -> Tally:
     """Count how the runs among some units ended, whoever carried them out."""
     runs = [unit for unit in units if unit.kind == "run"]
     failed = [(unit.label, states.failure(unit)) for unit in runs if states.of(unit) == "failed"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness import plan
-from harness.config import Labels
-from harness.preparation import Prepared
-from harness.schema import Unit
+from harness.config.identity import identify
+from harness.config.run_config import Labels
+from harness.records.schema import Unit
+from harness.run.preparation import Prepared
 from harness.sweep.axes import Asked
 
 ROWS_OF_EVALUATION = 512
@@ -64,7 +64,7 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
 def _baseline(one: Asked, prepared: Prepared, keys: Mapping[str, str]) -> Unit:
     return Unit(
         kind="baseline",
-        id=f"baseline-{plan.identify({'keys': sorted(prepared.baseline_keys.values())})}",
+        id=f"baseline-{identify({'keys': sorted(prepared.baseline_keys.values())})}",
         overrides=one.overrides,
         label=f"volume 0 of {one.config.labels.model if prepared.reference is None else one.config.labels.reference}",
         baseline_keys=keys,

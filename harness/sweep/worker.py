@@ -17,16 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness import compose, run
-from harness.config import plain
-from harness.errors import HarnessError, ProcessDied, RecordError, explain
-from harness.interfaces import Interrupted, Progress, Silent
-from harness.plan import Machine
-from harness.preparation import Workspace, prepare
-from harness.records import PARTIAL, Experiment
-from harness.schema import TRIES, Claim, Failure, Unit
+from harness.config import composition
+from harness.config.resolution import Machine
+from harness.config.strict import plain
+from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
+from harness.core.progress import Interrupted, Progress, Silent
+from harness.records.schema import TRIES, Claim, Failure, Unit
+from harness.records.store import PARTIAL, Experiment
+from harness.run import execution
+from harness.run.preparation import prepare
+from harness.run.workspace import Workspace
 from harness.sweep.claims import DEATHS, LEFT, Claims, Held
-from harness.sweep.states import MEASURED_IN_PART, States
+from harness.sweep.states import MEASURED_IN_PART, UnitStates
 
 Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost", "died"]
 """How it went with a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living process has it. ``lost``: another
@@ -148,19 +150,21 @@ class Worker:
         return False
 
     def _execute(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
-        config = dataclasses.replace(compose.compose(unit.overrides), results=str(self.experiment.folder.parent))  # from wherever this runs
+        config = dataclasses.replace(
+            composition.compose(unit.overrides), results=str(self.experiment.folder.parent)
+        )  # from wherever this runs
         prepared = prepare(config, self.workspace, self.machine)
         once = self._once(reporter)
         if unit.kind == "baseline":
-            run.measure_baselines(prepared, reporter, once)
+            execution.measure_baselines(prepared, reporter, once)
             return "done", ""
         if prepared.run_id != unit.id:
             got, fix = f"another run ({prepared.run_id})", "its model, data or suites changed since the sweep was planned; start it again"
             raise RecordError(explain(f"run {unit.id}", got=got, fix=fix))
-        outcome = run.execute(prepared, reporter, once)
+        outcome = execution.execute(prepared, reporter, once)
         return outcome, "" if outcome != "measured in part" else "measured in part: rows with status failed in the table say why"
 
-    def _once(self, reporter: Reporter) -> run.Once:
+    def _once(self, reporter: Reporter) -> execution.Once:
         """Return how something that several runs need is done by one process only: claimed, while the others wait."""
 
         def once(name: str, done: Callable[[], bool], do: Callable[[], None]) -> None:
@@ -223,12 +227,12 @@ class Worker:
     def _described(self, unit: Unit) -> tuple[dict[str, object], dict[str, object]]:
         """Return labels and configuration for the record of a failure; empty where it is the configuration that fails."""
         try:
-            config = plain(compose.compose(unit.overrides))
+            config = plain(composition.compose(unit.overrides))
         except Exception:  # noqa: BLE001 - the failure that is being recorded says it
             return {}, {}
         return {key: value for key, value in config["labels"].items() if key != "class"}, config
 
-    def next_ready(self, units: Sequence[Unit], states: States) -> Unit | None:
+    def next_ready(self, units: Sequence[Unit], states: UnitStates) -> Unit | None:
         """Return the first unit that can be taken now; None where there is none."""
         by_id = {unit.id: unit for unit in units}
         return next((unit for unit in units if states.ready(unit, by_id)), None)
@@ -278,7 +282,7 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
         raise RecordError(explain(f"sweep {sweep_id}", got=f"nothing in {folder}", fix="run `harness sweep` again"))
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
     worker = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus), progress or Silent())
-    states = States(experiment, claims)
+    states = UnitStates(experiment, claims)
     for unit in _pulled(worker, states, sweep.units):
         outcome, reason = worker.carry_out(unit)
         worker.progress.say(f"{outcome}: {unit.label}{f': {reason}' if reason else ''}")
@@ -296,7 +300,7 @@ class SickWorker(Exception):
     """An error on a GPU may have left this process unable to use it: another one goes on."""
 
 
-def came_to_nothing(unit: Unit, outcome: str, states: States) -> bool:
+def came_to_nothing(unit: Unit, outcome: str, states: UnitStates) -> bool:
     """Say whether a unit is no further than before, although somebody has tried."""
     return outcome == "again" or (outcome in {"done", "already done"} and not states.is_done(unit))
 
@@ -312,7 +316,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
         How it went, with the reason where that was not well.
     """
     try:
-        config = compose.compose(overrides)
+        config = composition.compose(overrides)
         experiment = Experiment(Path(config.results) / config.name)
         sweep_id, _, unit_id = name.partition("/")
         sweep = experiment.sweep(sweep_id)
@@ -322,7 +326,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     except HarnessError as error:
         return f"failed: {error}"
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
-    worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), States(experiment, claims)
+    worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), UnitStates(experiment, claims)
     for _ in range(NO_SPACE_TRIES):
         outcome, reason = worker.carry_out(unit)
         while outcome == "busy" and states.of(unit) == "running":
@@ -333,7 +337,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     return f"{outcome}: {reason}" if reason else outcome
 
 
-def _pulled(worker: Worker, states: States, units: Sequence[Unit]) -> Iterator[Unit]:
+def _pulled(worker: Worker, states: UnitStates, units: Sequence[Unit]) -> Iterator[Unit]:
     """Yield what can be taken, wait while something is pending that cannot, end when all is done, failed or in other hands."""
     while True:
         unit = worker.next_ready(units, states)

@@ -1,7 +1,7 @@
 """Where Hydra looks for plugins: it takes classes of the namespace package ``hydra_plugins`` only."""
 
-from harness.sweep import sweeper
+from harness.cli import hydra_sweeper
 
 
-class HarnessSweeper(sweeper.HarnessSweeper):
-    """``hydra/sweeper: harness``, see ``harness.sweep.sweeper``."""
+class HarnessSweeper(hydra_sweeper.HarnessSweeper):
+    """``hydra/sweeper: harness``, see ``harness.cli.hydra_sweeper``."""

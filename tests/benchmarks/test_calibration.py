@@ -7,7 +7,7 @@ from scipy import stats as distributions
 from benchmarks.calibration import changes, fits, methods, run
 from benchmarks.calibration.planted import World, answers
 from benchmarks.calibration.seen import Seen, markdown
-from harness.seeds import stream
+from harness.core.seeds import stream
 
 ERRORS = 3.5
 """Monte-Carlo standard errors beyond a bound at which a short calibration fails: with some twenty numbers of 20 to 100 experiments each, a

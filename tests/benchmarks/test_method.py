@@ -8,22 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.analysis import (
-    columns,
-    contrasts,
-    equal_gain,
-    finding_columns,
-    fits,
-    frontier,
-    laws,
-    metrics,
-    multiple,
-    paths,
-    power,
-    sequences,
-    stats,
-    two_level,
-)
+from harness.analysis.findings import contrasts, equal_gain, finding_columns, frontier, paths, sequences
+from harness.analysis.fits import fitting, laws
+from harness.analysis.statistics import detectable, metrics, multiple, stats, two_level
+from harness.analysis.table import columns
 
 TEXT = (Path(__file__).parents[2] / "benchmarks" / "METHOD.md").read_text(encoding="utf-8")
 WORKED = re.findall(r"^\| `(.+?)` \| (\S+) \| (.+?) \|$", TEXT.split("## 14. Worked numbers")[1].split("## 15.")[0], flags=re.MULTILINE)
@@ -41,7 +29,7 @@ def path(gains: tuple[int, ...], losses: tuple[int, ...]) -> paths.Path:
 
 
 NAMES: dict[str, Any] = {
-    **{"metrics": metrics, "multiple": multiple, "paths": paths, "power": power, "stats": stats, "two_level": two_level},
+    **{"metrics": metrics, "multiple": multiple, "paths": paths, "power": detectable, "stats": stats, "two_level": two_level},
     **{"inf": inf, "array": np.array, "ones": np.ones, "full": np.full, "changes": changes, "path": path},
 }
 
@@ -95,10 +83,10 @@ def test_levels_and_margins_are_those_of_the_code() -> None:
     """Numbers that the text names are the code's own."""
     assert equal_gain.SHARES == (0.25, 0.5, 0.75)
     assert (equal_gain.ALL_PAIRS, columns.ACTED) == (6, 0.2)
-    assert (stats.LEVEL, two_level.MIN_SEEDS, power.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
+    assert (stats.LEVEL, two_level.MIN_SEEDS, detectable.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
     assert metrics.NEAR_CHANCE == 2.0
-    assert (fits.MIN_GAIN, fits.FALSE, fits.LEVEL) == (2.0, 0.05, 0.9)
+    assert (fitting.MIN_GAIN, fitting.FALSE, fitting.LEVEL) == (2.0, 0.05, 0.9)
     laws_text = TEXT.split("## 10. Laws")[1].split("## 11.")[0]
-    assert f"at\n  least max({fits.MIN_GAIN:g}, " in laws_text
-    assert f"F the {100 * (1 - fits.FALSE):g}% quantile" in laws_text
-    assert f"**Intervals** are at {100 * fits.LEVEL:g}%" in laws_text
+    assert f"at\n  least max({fitting.MIN_GAIN:g}, " in laws_text
+    assert f"F the {100 * (1 - fitting.FALSE):g}% quantile" in laws_text
+    assert f"**Intervals** are at {100 * fitting.LEVEL:g}%" in laws_text

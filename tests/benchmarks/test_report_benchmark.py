@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.speed import report
 from benchmarks.speed.report import Labels, Whole
-from harness.analysis.frame import table
-from harness.records import Experiment
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
 
 Built = tuple[Experiment, list[Labels], list[Whole]]
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.speed.sweep_measure import CommandFailed, Cost, Parts, Point, clever_loop, measure, plain_loop, sample, scaled
 from benchmarks.speed.sweep_scores import Agreement, Task, compare, recorded, written
-from harness.schema import Score
+from harness.records.schema import Score
 
 POINTS = [
     Point(model, tuning, volume, seed, f"{model}-{tuning}-{seed}")

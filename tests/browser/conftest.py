@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.report import html, page
-from tests.report.grids import grid
+from tests.support.grids import grid
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

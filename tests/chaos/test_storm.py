@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.storm import BASELINES, FULL, POINTS, RUNS, Storm, Sweep, contents, leftovers
+from tests.support.storm import BASELINES, FULL, POINTS, RUNS, Storm, Sweep, contents, leftovers
 
 KILLS = int(os.environ.get("HARNESS_TEST_KILLS", "30"))
 SEED = int(os.environ.get("HARNESS_TEST_SEED", time.time_ns() % 1_000_000))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.storm import contents
 from tests.cluster.slurm import UNAVAILABLE
-from tests.cluster.sweeps import Cluster, Sweep
+from tests.support.cluster_sweeps import Cluster, Sweep
+from tests.support.storm import contents
 
 
 @pytest.fixture(scope="session")

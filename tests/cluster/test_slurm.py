@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.chaos.storm import contents
-from tests.cluster.sweeps import RUNS, SLURM, SWEEP, Cluster, Sweep, until
+from tests.support.cluster_sweeps import RUNS, SLURM, SWEEP, Cluster, Sweep, until
+from tests.support.storm import contents
 
 
 def test_a_sweep_runs_on_both_nodes(sweep: Sweep, undisturbed: dict[str, object]) -> None:

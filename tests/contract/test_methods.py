@@ -15,23 +15,26 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from harness import compose, paths
-from harness.interfaces import Tuning
-from harness.seeds import derive
-from tests.contract import tiny
-from tests.contract.pairs import BATCH, GROUPS, STEPS, Case, Outcome, cases, encoded, names, outcome, refusal, target_rows
+import harness.methods
+from harness.config import composition, paths
+from harness.core.methods import Tuning
+from harness.core.seeds import derive
+from tests.support import tiny
+from tests.support.pairs import BATCH, GROUPS, STEPS, Case, Outcome, cases, encoded, names, outcome, refusal, target_rows
 
 CASES = cases()
 TRAINED = [case for case in CASES if not refusal(case)]
 REFUSED = [case for case in CASES if refusal(case)]
-WITH_MITIGATION = [case for case in TRAINED if case.mitigation != "none" and not compose.member("mitigation", case.mitigation).keeps_best]
+WITH_MITIGATION = [
+    case for case in TRAINED if case.mitigation != "none" and not composition.member("mitigation", case.mitigation).keeps_best
+]
 """But for early stopping, which changes no weights: it chooses among volumes."""
 
 
 def tuned(tuning_name: str, model_name: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor], Tuning]:
     """A model after two steps, the weights it started from, and its tuning."""
     seen = plainly(tuning_name, model_name)
-    return seen.model, seen.base, compose.member("tuning", tuning_name)
+    return seen.model, seen.base, composition.member("tuning", tuning_name)
 
 
 def plainly(tuning_name: str, model_name: str) -> Outcome:
@@ -41,16 +44,16 @@ def plainly(tuning_name: str, model_name: str) -> Outcome:
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_methods_yaml_and_its_code_have_the_same_path(group: str) -> None:
     """conf/mitigation/x.yaml names a class of harness/mitigation/x.py, and every such file has its yaml."""
-    folder = Path(compose.__file__).parent / group
+    folder = Path(harness.methods.__file__).parent / group
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    named = {name: compose.load_yaml(path)["class"] for name, path in paths.members(f"conf/{group}").items()}
-    assert {name: cls.rsplit(".", 1)[0] for name, cls in named.items()} == {name: f"harness.{group}.{name}" for name in modules}
+    named = {name: composition.load_yaml(path)["class"] for name, path in paths.members(f"conf/{group}").items()}
+    assert {name: cls.rsplit(".", 1)[0] for name, cls in named.items()} == {name: name for name in modules}
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in names(group)])
 def test_a_method_is_a_frozen_value(group: str, name: str) -> None:
     """Built from its yaml twice, it is equal, cannot be changed, and is hashable, so that it can be part of an identity."""
-    first, second = compose.member(group, name), compose.member(group, name)
+    first, second = composition.member(group, name), composition.member(group, name)
     assert first == second
     assert hash(first) == hash(second)
     assert type(first).__dataclass_params__.frozen
@@ -66,7 +69,7 @@ def test_two_steps_are_finite_and_a_step_lowers_its_own_loss(case: Case) -> None
     seen = outcome(case)
     assert all(math.isfinite(loss) for loss in seen.losses)
     assert seen.unmutated
-    if compose.member("objective", case.objective).learns == "tokens":
+    if composition.member("objective", case.objective).learns == "tokens":
         assert seen.losses[0] == pytest.approx(seen.own_loss[0], rel=1e-5)
         assert seen.own_loss[1] < seen.own_loss[0]
 
@@ -95,7 +98,7 @@ def test_a_mitigation_acts_and_turned_off_is_none(case: Case) -> None:
 def test_what_a_method_costs_is_counted(case: Case) -> None:
     """Tokens of those that write, in training or before it; of a penalty, its share of the loss."""
     seen = outcome(case)
-    objective, mitigation = compose.member("objective", case.objective), compose.member("mitigation", case.mitigation)
+    objective, mitigation = composition.member("objective", case.objective), composition.member("mitigation", case.mitigation)
     assert (seen.generated > 0) == bool(objective.writes or mitigation.writes or objective.learns == "rewards")
     assert all(value is None or value >= 0 for value in seen.penalties)
     assert (seen.penalties[-1] is None) or seen.penalties[-1] > 0  # the first step starts where the start model is
@@ -112,7 +115,7 @@ def test_a_seed_decides_every_bit(case: Case) -> None:
 @pytest.mark.parametrize("mitigation", names("mitigation"))
 def test_smaller_volumes_are_prefixes_of_larger_ones(mitigation: str) -> None:
     """Whatever is mixed in."""
-    method, objective = compose.member("mitigation", mitigation), compose.member("objective", "sft")
+    method, objective = composition.member("mitigation", mitigation), composition.member("objective", "sft")
     rows = encoded(objective, target_rows(Case("full", "sft", "completion", mitigation), 0), "target")
     steps = [rows[:BATCH], rows[BATCH : 2 * BATCH]]
     anchor = encoded(objective, tiny.rows("completion", 16, seed=1), "anchor")
@@ -173,7 +176,7 @@ def test_a_tuned_model_computes_as_its_base_and_then_as_before(tuning: str, mode
 @pytest.mark.parametrize("tuning", names("tuning"))
 def test_computing_as_the_base_leaves_training_alone(tuning: str) -> None:
     """Two steps with the base asked between them give the weights of two steps."""
-    method, objective = compose.member("tuning", tuning), compose.member("objective", "sft")
+    method, objective = composition.member("tuning", tuning), composition.member("objective", "sft")
     model = tiny.MODELS["llama"]()
     base = tiny.copied(model.state_dict())
     model = method.prepare(model, derive(0, "adapter"))
@@ -188,7 +191,7 @@ def test_computing_as_the_base_leaves_training_alone(tuning: str) -> None:
     assert tiny.same(method.merged(model), plainly(tuning, "llama").weights)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks for it, see harness/tuning/lora.py
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks for it, see harness/methods/tuning/lora.py
 @pytest.mark.parametrize("model", tiny.MODELS)
 @pytest.mark.parametrize("tuning", names("tuning"))
 def test_saved_weights_speak_as_the_tuned_model(tuning: str, model: str, tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from harness import compose, plan
+from harness.config import composition
+from harness.config.identity import identify
+from harness.core.errors import ConfigError, DataError
 from harness.data import subsets
 from harness.data.sequence import StageSequence
-from harness.errors import ConfigError, DataError
-from harness.preparation import Prepared, Workspace, prepare
+from harness.run.preparation import Prepared, prepare
+from harness.run.workspace import Workspace
 
 STAGES = "data.stages=[tinyworld-skill,tinyworld-people,tinyworld-language]"
 
 
 def prepared(*overrides: str) -> Prepared:
-    return prepare(compose.compose(["model=nursery-smoke-a", "probe_suites=[tinyworld]", *overrides]), Workspace())
+    return prepare(composition.compose(["model=nursery-smoke-a", "probe_suites=[tinyworld]", *overrides]), Workspace())
 
 
 def test_a_stage_reads_what_a_run_on_it_alone_would_read() -> None:
@@ -44,22 +46,22 @@ def test_what_the_stages_are_is_part_of_a_run() -> None:
 
 def test_each_stage_has_its_suite_and_the_label_its_name() -> None:
     """By default; the label says which stages they are."""
-    config = compose.compose(["data=sequence", STAGES, "data.stage_rows=[8]"])
+    config = composition.compose(["data=sequence", STAGES, "data.stage_rows=[8]"])
     assert config.target_suites == ("tinyworld-skill", "tinyworld-people", "tinyworld-language")
     assert config.labels.data == "sequence[stage_rows=[8],stages=tinyworld-skill>tinyworld-people>tinyworld-language]"
-    assert compose.compose(["data=sequence"]).labels.data == "sequence[stages=tinyworld-people>tinyworld-skill>tinyworld-language]"
-    assert compose.compose(["data=sequence", "target_suites=[tinyworld-skill]"]).target_suites == ("tinyworld-skill",)
+    assert composition.compose(["data=sequence"]).labels.data == "sequence[stages=tinyworld-people>tinyworld-skill>tinyworld-language]"
+    assert composition.compose(["data=sequence", "target_suites=[tinyworld-skill]"]).target_suites == ("tinyworld-skill",)
 
 
 def test_order_and_restarts_by_hand() -> None:
     """Three of the first five rows, then two of the other four; a stage of 16 and one of 8 rows restart after steps 2 and 3."""
-    rows = list(compose.member("data", "tinyworld-skill").rows("train"))[:9]
+    rows = list(composition.member("data", "tinyworld-skill").rows("train"))[:9]
     found = subsets.order(rows, 3, ((5, 3), (4, 2)))
     assert found[:3] == subsets.order(rows[:5], 3)[:3]
     assert found[3:] == [5 + number for number in subsets.order(rows[:4], 3)[:2]]
     source = StageSequence(stages=("tinyworld-skill", "tinyworld-people", "tinyworld-language"), stage_rows=(16, 8, 24))
     assert subsets.restarts(source, 8) == (2, 3)
-    assert subsets.restarts(compose.member("data", "tinyworld-skill"), 8) == ()
+    assert subsets.restarts(composition.member("data", "tinyworld-skill"), 8) == ()
     assert source.kinds == {"completion"}
     assert len(source.rows("test")) == 540 + 160 + 512
 
@@ -83,7 +85,7 @@ def test_order_and_restarts_by_hand() -> None:
 def test_stages_that_are_no_run_are_refused(overrides: list[str], message: str) -> None:
     """Before anything is loaded."""
     with pytest.raises(ConfigError, match=message):
-        compose.compose(["data=sequence", "probe_suites=[tinyworld]", *overrides])
+        composition.compose(["data=sequence", "probe_suites=[tinyworld]", *overrides])
 
 
 def test_a_stage_with_too_few_rows_is_refused() -> None:
@@ -96,4 +98,4 @@ def test_one_data_set_has_no_stages() -> None:
     """And the identity of its runs holds nothing of them."""
     one = prepared("data=tinyworld-people", "data.volumes=[8]")
     assert "stages" not in one.identity["inputs"]
-    assert plan.identify(one.identity) == one.run_id
+    assert identify(one.identity) == one.run_id

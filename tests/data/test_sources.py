@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness import compose, paths
+from harness.config import composition, paths
+from harness.core.errors import ConfigError, DataError
+from harness.core.rows import Turn
 from harness.data.sources import Files, Hub
-from harness.errors import ConfigError, DataError
-from harness.interfaces import Turn
 
 COMPLETION = {"prompt": "{{ question }}", "completion": " {{ answer }}"}
 
@@ -212,7 +212,7 @@ def real(name: str) -> bool:
 @pytest.mark.parametrize("name", [name for name in paths.members("conf/data") if real(name)])
 def test_every_ready_data_set_is_valid(name: str) -> None:
     """Its yaml passes every check that needs no data."""
-    source = compose.member("data", name)
+    source = composition.member("data", name)
     assert isinstance(source, Hub)
     assert all(volume % 8 == 0 for volume in source.volumes), "the default batch divides the default volumes"
 
@@ -230,7 +230,7 @@ def test_every_ready_data_set_is_valid(name: str) -> None:
 )
 def test_real_data_sets_read_as_they_are_configured(name: str, other: str | None, train: int, begins: str, ends: str) -> None:
     """Sets with the columns of the hub's originals, by the ready yaml and nothing but another name."""
-    source = compose.member("data", name)
+    source = composition.member("data", name)
     rows = (dataclasses.replace(source, name=other) if other else source).rows("train")
     assert len(rows) == train
     prompt, completion = rows[0].turns[-2].content, rows[0].turns[-1].content

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from harness.core.rows import Row, Turn
 from harness.data.subsets import duplicates, fingerprint, order
-from harness.interfaces import Row, Turn
 
 
 def rows(texts: str) -> list[Row]:

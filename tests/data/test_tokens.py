@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from harness.core.errors import ConfigError, DataError
+from harness.core.rows import Example, Row, Turn
 from harness.data.tokens import encode, supervision
-from harness.errors import ConfigError, DataError
-from harness.interfaces import Example, Row, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -155,7 +155,7 @@ def test_a_token_across_the_border_is_supervised_and_no_text_is_lost() -> None:
 @pytest.mark.hub
 def test_a_real_tokenizer_splits_prompt_and_completion_as_lm_eval_does() -> None:
     """The prompt's tokens are its own encoding, the completion's what follows, as lm-eval encodes context and continuation."""
-    from harness.models.load import HubModel
+    from harness.models.hub import HubModel
 
     real = HubModel(name="offline/SmolLM2-135M-Instruct-Q4").tokenizer()
     prompt, completion = "Question: What is 6 × 7?\nAnswer:", " It is 42.\n#### 42"
@@ -168,7 +168,7 @@ def test_a_real_tokenizer_splits_prompt_and_completion_as_lm_eval_does() -> None
 @pytest.mark.hub
 def test_a_real_chat_template_is_masked_to_the_answer_and_its_end() -> None:
     """Decoded, the supervised tokens are what the assistant says and the end-of-turn token."""
-    from harness.models.load import HubModel
+    from harness.models.hub import HubModel
 
     real = HubModel(name="offline/SmolLM2-135M-Instruct-Q4").tokenizer()
     chat = row(("user", "Hi"), ("assistant", "\nHello there.\n\n"), ("user", "你好"), ("assistant", "你好 !"), kind="chat")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness import compose
+from harness.config import composition
 
 
 @pytest.fixture(scope="session")
 def words() -> PreTrainedTokenizerBase:
     """The nursery's tokenizer: a word a token."""
-    found: PreTrainedTokenizerBase = compose.member("model", "nursery-smoke-a").tokenizer()
+    found: PreTrainedTokenizerBase = composition.member("model", "nursery-smoke-a").tokenizer()
     return found
 
 

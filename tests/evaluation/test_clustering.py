@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness import record_files
-from harness.errors import ConfigError, EvaluationError
-from harness.evaluation import adapter, suites
+from harness.core.errors import ConfigError, EvaluationError
+from harness.core.progress import Silent
+from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite
-from harness.interfaces import Silent
-from harness.schema import GENERATED, cluster_field
+from harness.records import record_files
+from harness.records.schema import GENERATED, cluster_field
 
 
 def test_a_suite_without_clusters_keeps_its_identity() -> None:
@@ -33,7 +33,7 @@ def test_rows_have_no_documents_to_cluster_by() -> None:
 def test_a_field_that_no_item_has_is_refused_before_anything_runs() -> None:
     """A misspelt field would leave all items unclustered without a word."""
     with pytest.raises(EvaluationError, match=r"cluster.*'persn'.*did you mean 'person'"):
-        adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster="persn"), HfEvaluation())
+        evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster="persn"), HfEvaluation())
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_field_that_no_item_has_is_refused_before_anything_runs() -> None:
 def test_a_mapping_must_name_tasks_and_their_own_fields(cluster: dict[str, str], words: str) -> None:
     """Of a task that is named at least one item has the field, whatever others have."""
     with pytest.raises(EvaluationError, match=words):
-        adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster=cluster), HfEvaluation())
+        evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster=cluster), HfEvaluation())
 
 
 @pytest.mark.parametrize("cluster", [{}, {"t": None}, {"t": {"a": "b"}}, "", 5, ["passage"]])
@@ -76,8 +76,8 @@ def test_samples_say_which_items_belong_together(
     random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase, tmp_path: Path, cluster: object
 ) -> None:
     """Facts about one person have one cluster, those about others another; sums and sentences, without the field, have none."""
-    prepared = adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=40, cluster=cluster), HfEvaluation())
-    found = adapter.evaluate(prepared, HfEvaluation(), random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
+    prepared = evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=40, cluster=cluster), HfEvaluation())
+    found = evaluator.evaluate(prepared, HfEvaluation(), random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
     record_files.write_samples(tmp_path, found.samples)
     samples = record_files.read_samples(tmp_path)
     facts = samples[samples["task"] == "tinyworld_facts"]

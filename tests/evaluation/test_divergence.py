@@ -11,15 +11,17 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from harness import compose
-from harness.errors import EvaluationError
-from harness.evaluation import adapter
-from harness.evaluation.adapter import Result
+from harness.config import composition
+from harness.core.errors import EvaluationError
+from harness.core.methods import Tuning
+from harness.core.progress import Silent
+from harness.core.rows import Example
+from harness.evaluation import evaluator
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.divergence import TOKEN_MEANS, Base, compare, measures
+from harness.evaluation.evaluator import Result
 from harness.evaluation.suites import Suite
-from harness.interfaces import Example, Silent, Tuning
-from tests.contract import tiny
+from tests.support import tiny
 
 P, Q = [0.7, 0.2, 0.1], [0.1, 0.6, 0.3]
 """Of base and tuned model over a vocabulary of three."""
@@ -73,8 +75,8 @@ def test_a_token_that_cannot_be_adds_nothing_and_one_that_no_longer_can_is_infin
 
 def tuned(name: str) -> tuple[PreTrainedModel, Base]:
     """A model after two steps, and how it is its base."""
-    tuning: Tuning = compose.member("tuning", name)
-    objective = compose.member("objective", "sft")
+    tuning: Tuning = composition.member("tuning", name)
+    objective = composition.member("objective", "sft")
     model = tiny.llama()
     weights = tiny.copied(model.state_dict())
     model = tuning.prepare(model, 0)
@@ -91,7 +93,7 @@ def models() -> Mapping[str, tuple[PreTrainedModel, Base]]:
 def merged(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """The tuned weights in a plain model of their own."""
     plain = tiny.llama()
-    plain.load_state_dict(compose.member("tuning", name).merged(model), strict=False)
+    plain.load_state_dict(composition.member("tuning", name).merged(model), strict=False)
     plain.tie_weights()
     return plain
 
@@ -142,9 +144,9 @@ def suite(**changes: Any) -> Suite:
 
 
 def evaluated(model: PreTrainedModel, base: Base | None, **changes: Any) -> Result:
-    prepared = adapter.prepare(suite(**changes), HfEvaluation(), tiny.rows("completion", 12, seed=3))
+    prepared = evaluator.prepare(suite(**changes), HfEvaluation(), tiny.rows("completion", 12, seed=3))
     where: dict[str, Any] = {"max_length": 64, "dtype": "float32", "progress": Silent(), "stage": ""}
-    return adapter.evaluate(prepared, HfEvaluation(), model, tiny.tokenizer(), base=base, **where)
+    return evaluator.evaluate(prepared, HfEvaluation(), model, tiny.tokenizer(), base=base, **where)
 
 
 SAMPLED: dict[str, Any] = {"max_new_tokens": 6}
@@ -209,7 +211,7 @@ def test_an_answer_beyond_the_context_or_a_broken_model_fails_the_suite() -> Non
 
 def test_measures_are_those_that_suites_may_name() -> None:
     """The table of metrics and the measures that are computed are one list."""
-    from harness.schema import OWN_METRICS
+    from harness.records.schema import OWN_METRICS
 
     computed = {score.metric for score in evaluated(tiny.llama(), None).scores}
     assert computed == set(OWN_METRICS["divergence"])

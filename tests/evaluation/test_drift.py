@@ -7,11 +7,13 @@ import math
 import pandas as pd
 import pytest
 
-from harness import compose, preparation, run
-from harness.analysis.frame import table
-from harness.interfaces import Silent
+from harness.analysis.table.frame import table
+from harness.config import composition
+from harness.core.progress import Silent
+from harness.records.schema import OWN_METRICS
 from harness.report.tables import panels
-from harness.schema import OWN_METRICS
+from harness.run import execution, preparation
+from harness.run.workspace import Workspace
 
 SUITES = {"drift_target": "gold", "drift_target_base": "base", "drift_target_tuned": "tuned", "drift_anchor": "gold"}
 MODEL = ["model=nursery-smoke-a", "anchor=tinyworld-base", "data.volumes=[8,16]", "target_suites=[]"]
@@ -21,8 +23,8 @@ MODEL = ["model=nursery-smoke-a", "anchor=tinyworld-base", "data.volumes=[8,16]"
 def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     probes = f"probe_suites=[{','.join([*SUITES, 'tinyworld_text', 'tinyworld'])}]"
     folder = f"results={tmp_path_factory.mktemp('drift')}"
-    prepared = preparation.prepare(compose.compose([*MODEL, f"tuning={request.param}", probes, folder]), preparation.Workspace())
-    assert run.execute(prepared, Silent()) == "done"
+    prepared = preparation.prepare(composition.compose([*MODEL, f"tuning={request.param}", probes, folder]), Workspace())
+    assert execution.execute(prepared, Silent()) == "done"
     return table(prepared.experiment)
 
 
@@ -59,7 +61,7 @@ def test_old_text_is_in_nats_per_token_and_bits_per_byte(rows: pd.DataFrame) -> 
 
 def test_nats_per_token_have_the_level_of_a_model_that_knows_nothing(rows: pd.DataFrame) -> None:
     """ln(vocabulary), at every volume, of the suite's row too; bits per byte and divergences have none. It is no share of items."""
-    words = len(compose.compose(MODEL).model.tokenizer().get_vocab())
+    words = len(composition.compose(MODEL).model.tokenizer().get_vocab())
     text = rows[rows["suite"] == "tinyworld_text"]
     guessing = text["chance"][text["metric"] == "nats_per_token"].astype(float)
     assert guessing.tolist() == pytest.approx([math.log(words)] * 6)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness import paths
-from harness.evaluation import adapter
+from harness.config import paths
+from harness.evaluation import evaluator
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import load
 
@@ -99,8 +99,8 @@ def test_no_prompt_stands_twice() -> None:
 def test_the_tasks_are_built_and_score_an_answer() -> None:
     """lm-eval builds every task; the reported and the kept items are disjoint; a finished answer gets its score."""
     suite = load("format")
-    prepared = adapter.prepare(suite, HfEvaluation())
-    kept = adapter.prepare(suite, HfEvaluation(items="select"))
+    prepared = evaluator.prepare(suite, HfEvaluation())
+    kept = evaluator.prepare(suite, HfEvaluation(items="select"))
     assert {name: len(items) for name, items in prepared.items.items()} == dict.fromkeys(suite.tasks, 8)
     assert {name: len(items) for name, items in kept.items.items()} == dict.fromkeys(suite.tasks, 2)
     for name, task in prepared.tasks.items():

@@ -9,11 +9,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from harness.core.errors import EvaluationError
+from harness.core.progress import Silent
+from harness.core.rows import Example, Row, Turn
 from harness.data.tokens import encode, written
-from harness.errors import EvaluationError
 from harness.evaluation.backends import HfEvaluation
-from harness.evaluation.likelihood import answer_nats, samples
-from harness.interfaces import Example, Row, Silent, Turn
+from harness.evaluation.likelihood import samples
+from harness.models.score import answer_nats
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,10 @@ def test_padding_does_not_move_a_row(model: LlamaForCausalLM) -> None:
 
 def test_an_answer_beyond_the_context_fails_the_suite(model: LlamaForCausalLM) -> None:
     """An item that cannot be scored is not left out silently: the suite would be of other items than before."""
-    from harness import compose
+    from harness.config import composition
 
-    tokenizer = compose.member("model", "nursery-smoke-a").tokenizer()
-    rows = compose.member("data", "tinyworld-skill").rows("test")[:4]
+    tokenizer = composition.member("model", "nursery-smoke-a").tokenizer()
+    rows = composition.member("data", "tinyworld-skill").rows("test")[:4]
     with pytest.raises(EvaluationError, match="4 of 4 answers"):
         samples("s", "t", model, tokenizer, rows, range(4), HfEvaluation(), 2, Silent())
 

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness.evaluation import adapter, suites
-from harness.evaluation.adapter import PreparedSuite, Result
+from harness.core.progress import Silent
+from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import HfEvaluation
-from harness.interfaces import Silent
+from harness.evaluation.evaluator import PreparedSuite, Result
 from harness.models.weights import state_sha256
-from harness.records import Partial
+from harness.records.store import Partial
 
 
 @pytest.fixture(scope="module")
 def prepared() -> PreparedSuite:
-    return adapter.prepare(dataclasses.replace(suites.load("tinyworld"), report=20), HfEvaluation())
+    return evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=20), HfEvaluation())
 
 
 @dataclasses.dataclass
@@ -48,7 +48,7 @@ class Counted:
         with self.monkeypatch.context() as patch:
             patch.setattr(lm_eval, "evaluate", counted)
             settings: dict[str, Any] = {"max_length": 64, "dtype": "float32", "progress": Silent(), "stage": ""}
-            return adapter.evaluate(self.prepared, HfEvaluation(), self.model, self.tokenizer, partial=partial, **settings)
+            return evaluator.evaluate(self.prepared, HfEvaluation(), self.model, self.tokenizer, partial=partial, **settings)
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness import compose
-from harness.errors import ConfigError, EvaluationError
-from harness.evaluation import adapter, prompts, suites
-from harness.evaluation.adapter import PreparedSuite
+from harness.config import composition
+from harness.core.errors import ConfigError, EvaluationError
+from harness.core.progress import Silent
+from harness.evaluation import evaluator, prompts, suites
 from harness.evaluation.backends import Evaluation, HfEvaluation
+from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.suites import Suite
-from harness.interfaces import Silent
 
 CHAT = "{% for message in messages %}what {{ message['content'] }} {% endfor %}{% if add_generation_prompt %}the {% endif %}"
 
@@ -36,15 +36,15 @@ def read(prepared: PreparedSuite, evaluation: Evaluation, model: LlamaForCausalL
 
     model.forward = watched
     try:
-        adapter.evaluate(prepared, evaluation, model, tokenizer, max_length=length, dtype="float32", progress=Silent(), stage="")
+        evaluator.evaluate(prepared, evaluation, model, tokenizer, max_length=length, dtype="float32", progress=Silent(), stage="")
     finally:
         model.forward = forward
     return seen
 
 
 def few(suite: Suite, evaluation: Evaluation, **changes: Any) -> PreparedSuite:
-    rows = () if suite.kind == "lm_eval" else compose.member("data", str(suite.data)).rows(suite.split)
-    return adapter.prepare(dataclasses.replace(suite, report=3, select=0, **changes), evaluation, rows)
+    rows = () if suite.kind == "lm_eval" else composition.member("data", str(suite.data)).rows(suite.split)
+    return evaluator.prepare(dataclasses.replace(suite, report=3, select=0, **changes), evaluation, rows)
 
 
 @pytest.mark.parametrize(("add_bos", "length"), [(None, 64), (False, 64), (None, 3)])

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness.errors import ConfigError, EvaluationError
-from harness.evaluation import adapter, suites
-from harness.evaluation.adapter import PreparedSuite, Result
+from harness.core.errors import ConfigError, EvaluationError
+from harness.core.progress import Silent
+from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import HfEvaluation
+from harness.evaluation.evaluator import PreparedSuite, Result
 from harness.evaluation.tasks import generated
-from harness.interfaces import Silent
 
 
 @pytest.fixture(scope="module")
 def prepared() -> PreparedSuite:
-    return adapter.prepare(dataclasses.replace(suites.load("tinyworld_protocols"), report=12), HfEvaluation())
+    return evaluator.prepare(dataclasses.replace(suites.load("tinyworld_protocols"), report=12), HfEvaluation())
 
 
 def evaluate(prepared: PreparedSuite, model: Any, tokenizer: PreTrainedTokenizerBase) -> Result:
-    return adapter.evaluate(prepared, HfEvaluation(), model, tokenizer, max_length=64, dtype="float32", progress=Silent(), stage="")
+    return evaluator.evaluate(prepared, HfEvaluation(), model, tokenizer, max_length=64, dtype="float32", progress=Silent(), stage="")
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from harness.core.progress import Silent
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.samples import averaged_metrics, failed, rows_of, scores_of
 from harness.evaluation.suites import Suite
-from harness.interfaces import Silent
 
 SUITE = Suite(name="s", tasks=("t",), metric="acc")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import compose, paths
-from harness.evaluation import adapter
+from harness.config import composition, paths
+from harness.evaluation import evaluator
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite, load, task_folders
 
@@ -70,8 +70,8 @@ def test_tasks_metrics_and_filters_exist(manager: TaskManager, suite: Suite) -> 
 def test_suites_are_prepared_from_real_data(name: str, items: dict[str, int]) -> None:
     """Their tasks load and give as many distinct items as the file says."""
     suite = load(name)
-    rows = () if suite.kind == "lm_eval" else compose.member("data", str(suite.data)).rows(suite.split)
-    prepared = adapter.prepare(suite, HfEvaluation(), rows)
+    rows = () if suite.kind == "lm_eval" else composition.member("data", str(suite.data)).rows(suite.split)
+    prepared = evaluator.prepare(suite, HfEvaluation(), rows)
     assert {task: len(chosen) for task, chosen in prepared.items.items()} == items
     for task, chosen in prepared.items.items():
         assert max(Counter(chosen).values()) == 1, task

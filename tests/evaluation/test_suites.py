@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness import paths
-from harness.errors import ConfigError, EvaluationError
+from harness.config import paths
+from harness.core.errors import ConfigError, EvaluationError
 from harness.evaluation.suites import Suite, choose, load
 
 

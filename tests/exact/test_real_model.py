@@ -14,11 +14,11 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from harness.evaluation import adapter, suites
+from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.prefix.lm import PrefixLM
-from harness.models.load import HubModel
-from harness.tuning.lora import Lora
+from harness.methods.tuning.lora import Lora
+from harness.models.hub import HubModel
 
 pytestmark = pytest.mark.hub
 
@@ -98,7 +98,7 @@ def classes(model: Any, source: HubModel) -> Classes:
 def tasks(name: str, shots: int, items: int) -> dict[str, Any]:
     """A suite's tasks with their requests built."""
     suite = dataclasses.replace(suites.load(name), num_fewshot=shots, report=ITEMS or items, select=0)
-    prepared = adapter.prepare(suite, HfEvaluation())
+    prepared = evaluator.prepare(suite, HfEvaluation())
     for task in prepared.tasks.values():
         task.set_fewshot_seed(seed=1234)
         task.build_all_requests(limit=None, samples=None, rank=0, world_size=1)

@@ -6,10 +6,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from harness.analysis.frame import table
-from harness.records import Experiment
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
 from harness.report import tables
-from tests.analysis.fabricate import Task, flipped, share, write_run
+from tests.support.experiments import Task, flipped, share, write_run
 
 SMALL = Path(__file__).parent / "small"
 TABLE = Path(__file__).parent / "small.csv"

@@ -1,17 +1,16 @@
-"""Every shipped experiment composes to the points in points.json, whatever its axes are called and wherever its classes are."""
+"""Every shipped experiment composes to the points in points.json."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness import paths
-from harness.config import RunConfig, plain
+from harness.config import paths
+from harness.config.run_config import RunConfig
+from harness.config.strict import plain
 from harness.sweep import axes
 
 POINTS = Path(__file__).with_name("points.json")
@@ -21,16 +20,9 @@ NAMES = ("labels", "name", "results")
 """Fields that name a point and do not change what it computes."""
 
 
-def without_places(value: Any) -> Any:
-    """Plain values in which a class is its bare name."""
-    if isinstance(value, Mapping):
-        return {key: str(item).rpartition(".")[2] if key == "class" else without_places(item) for key, item in value.items()}
-    return [without_places(item) for item in value] if isinstance(value, list) else value
-
-
 def described(config: RunConfig) -> str:
     """What a person needs to find a point, and a hash of everything it is."""
-    values = {key: value for key, value in without_places(plain(config)).items() if key not in NAMES}
+    values = {key: value for key, value in plain(config).items() if key not in NAMES}
     classes = " ".join(values[group]["class"] for group in ("model", "tuning", "objective", "mitigation", "data"))
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
     return f"{classes} {values['trajectory']} seed {values['seed']} volumes {values['data']['volumes']}: {digest}"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.analysis.columns import COLUMNS
-from harness.analysis.frame import table
-from harness.records import Experiment
+from harness.analysis.table.columns import COLUMNS
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
 
 HERE = Path(__file__).parent
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import harness.analysis
+import harness.config
+import harness.core
+import harness.records
 import harness.report
 
 HEAVY = ("torch", "transformers", "peft", "lm_eval", "datasets", "accelerate", "tokenizers")
-READERS = ["harness.config", "harness.plan", "harness.records", "harness.cli"] + [
-    f"{package.__name__}.{module.name}"
-    for package in (harness.analysis, harness.report)
-    for module in pkgutil.iter_modules(package.__path__)
-]
+ROOMS = (harness.analysis, harness.config, harness.core, harness.records, harness.report)
+READERS = ["harness.cli.app"] + [module.name for room in ROOMS for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
 
 WITHOUT = """
 import importlib, sys
@@ -54,12 +54,13 @@ def test_help_imports_neither_torch_nor_hydra(checkout: Path) -> None:
     """The parser is built from the standard library alone."""
     absent = (*HEAVY, "hydra", "omegaconf", "pandas", "numpy", "yaml", "matplotlib", "rich")
     python(
-        WITHOUT.format(absent=absent, modules=["harness.cli"]) + "\nharness = sys.modules['harness.cli']\nharness._parser().format_help()",
+        WITHOUT.format(absent=absent, modules=["harness.cli.app"])
+        + "\nharness = sys.modules['harness.cli.app']\nharness._parser().format_help()",
         checkout,
     )
 
 
 def test_composing_imports_nothing_heavy(checkout: Path) -> None:
     """A typo is refused in the time it takes to read yaml."""
-    script = f"import sys; from harness.compose import compose; compose([]); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    script = f"import sys; from harness.config.composition import compose; compose([]); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     assert python(script, checkout).strip() == "['lm_eval']"  # its registry alone, in which the name `prefix` is entered

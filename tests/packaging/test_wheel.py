@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     by_end = {name.partition(".dist-info/")[2]: name for name in archive.namelist()}
     assert "licenses/LICENSE" in by_end
-    assert "harness = harness.cli:main" in archive.read(by_end["entry_points.txt"]).decode()
+    assert "harness = harness.cli.app:main" in archive.read(by_end["entry_points.txt"]).decode()
     assert "Requires-Dist: torch>=2.13\n" in archive.read(by_end["METADATA"]).decode()
 
 
@@ -86,7 +86,7 @@ def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_pat
 
 def test_the_installed_package_reads_nothing_of_the_checkout(installed: Path, tmp_path: Path) -> None:
     """Code, configuration and benchmarks all come from the environment that the wheel was installed into."""
-    script = "from harness import compose, paths; compose.compose([]); print(*paths.roots(), sep='\\n')"
+    script = "from harness.config import composition, paths; composition.compose([]); print(*paths.roots(), sep='\\n')"
     roots = run(installed / "python", "-c", script, folder=tmp_path).splitlines()
     assert [Path(root).is_relative_to(installed.parent.resolve()) for root in roots] == [True]
 
@@ -98,6 +98,6 @@ def test_the_installed_command_measures_forgetting(installed: Path, tmp_path: Pa
     printed = run(installed / "harness", "run", "model=nursery-smoke-a", "data.volumes=[8]", folder=tmp_path)
     assert "nursery-smoke-a" in printed
     assert (tmp_path / "results" / "adhoc" / "report" / "index.html").is_file()
-    sweep = ["-m", "harness.main", "-m", "experiment=smoke", "model=nursery-smoke-a", "tuning=full", "data.volumes=[8]"]
+    sweep = ["-m", "harness.cli.hydra_app", "-m", "experiment=smoke", "model=nursery-smoke-a", "tuning=full", "data.volumes=[8]"]
     assert "nursery-smoke-a" in run(installed / "python", *sweep, folder=tmp_path)
     assert (tmp_path / "results" / "smoke" / "report" / "index.html").is_file()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Experiment
+from harness.records.store import Experiment
 
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs the extra `ray`: make test-ray")
 
@@ -28,7 +28,7 @@ def short() -> Iterator[Path]:
 def test_ray_carries_a_sweep(short: Path) -> None:
     """Hydra's multirun plans the sweep as `harness sweep` does, Ray runs a job a unit, and the records are the usual ones."""
     ray = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
-    command = [sys.executable, "-m", "harness.main", "-m", *ray, "experiment=smoke", "model=nursery-smoke-a", "data.volumes=[32]"]
+    command = [sys.executable, "-m", "harness.cli.hydra_app", "-m", *ray, "experiment=smoke", "model=nursery-smoke-a", "data.volumes=[32]"]
     quiet = {"RAY_TMPDIR": str(short), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, cwd=short, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

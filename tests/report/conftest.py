@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.analysis.frame import table
-from harness.records import Experiment
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
 from harness.report import evidence
 from harness.report.evidence import Evidence
 

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.analysis.frame import table
+from harness.analysis.table.frame import table
 from harness.report import evidence, figures, html, page, tables
 from harness.report.evidence import Evidence
 from harness.report.sections import controls, missing
-from harness.report.tables import Panel, Unit
-from tests.report.grids import Page, grid
+from harness.report.tables import DisplayUnit, Panel
+from tests.support.grids import Page, grid
 
-SHARE = Panel("s", "*", "s", "probe", "acc", "none", higher_is_better=True, unit=Unit("points", 100.0, 1))
-NATS = Panel("s", "*", "s", "probe", "nats_per_token", "none", higher_is_better=False, unit=Unit("nats per token", 1.0, 3))
+SHARE = Panel("s", "*", "s", "probe", "acc", "none", higher_is_better=True, unit=DisplayUnit("points", 100.0, 1))
+NATS = Panel("s", "*", "s", "probe", "nats_per_token", "none", higher_is_better=False, unit=DisplayUnit("nats per token", 1.0, 3))
 
 
 @pytest.fixture(scope="module")

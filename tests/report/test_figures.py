@@ -13,7 +13,7 @@ from harness.report import curves, evidence, figures, svg
 from harness.report.content import FigureView
 from harness.report.evidence import Evidence
 from harness.report.sections import fits
-from tests.report.grids import grid
+from tests.support.grids import grid
 
 
 def forgetting(found: Evidence, **more: Any) -> FigureView:

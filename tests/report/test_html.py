@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from harness.analysis import items
+from harness.analysis.table import items
 from harness.report import html, palette
 from harness.report.content import Cell, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
-from tests.report.grids import Page
+from tests.support.grids import Page
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.analysis.frame import table
-from harness.records import Experiment
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
 from harness.report import html, page
-from tests.analysis.fabricate import Task, share, write_run
 from tests.report.conftest import SMALL
-from tests.report.grids import Page, grid
+from tests.support.experiments import Task, share, write_run
+from tests.support.grids import Page, grid
 
 WITHOUT_TORCH = """
 import sys
@@ -28,8 +28,8 @@ class Absent(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from harness.analysis.frame import table
-from harness.records import Experiment
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
 from harness.report import page, tables
 experiment = Experiment(Path(sys.argv[1]))
 tables.summary(table(experiment))

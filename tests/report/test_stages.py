@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.analysis.changes import Changes
-from harness.analysis.findings import findings
-from harness.analysis.frame import table
-from harness.analysis.frontier import frontier
-from harness.records import Experiment
+from harness.analysis.findings.findings import findings
+from harness.analysis.findings.frontier import frontier
+from harness.analysis.table.changes import Changes
+from harness.analysis.table.frame import table
+from harness.records.schema import Declared
+from harness.records.store import Experiment
 from harness.report import evidence, page
 from harness.report.methods import MAX_METHODS, methods
 from harness.report.sections import costs
-from harness.schema import Declared
-from tests.analysis.fabricate import COMMAND_LABELS, Task, config_of, flipped, share, write_run
-from tests.report.grids import ROLES, Page, grid
+from tests.support.experiments import COMMAND_LABELS, Task, config_of, flipped, share, write_run
+from tests.support.grids import ROLES, Page, grid
 
 STAGES = ["people", "skill"]
 ONES = {0: (4, 8, 36), 8: (32, 12, 30), 16: (20, 36, 20)}

@@ -7,15 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.analysis.columns import COLUMNS
-from harness.analysis.frame import table
-from harness.errors import ConfigError
-from harness.records import Experiment
+from harness.analysis.table.columns import COLUMNS
+from harness.analysis.table.frame import table
+from harness.core.errors import ConfigError
+from harness.records.store import Experiment
 from harness.report import tables
-from harness.report.tables import Unit
-from tests.analysis.fabricate import Task, flipped, share, write_run
+from harness.report.tables import DisplayUnit
+from tests.support.experiments import Task, flipped, share, write_run
 
-POINTS = Unit("points", 100.0, 1)
+POINTS = DisplayUnit("points", 100.0, 1)
 
 
 def test_csv_reads_back_equal(rows: pd.DataFrame) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import cli as command
+from harness.cli import app as command
 from tests.smoke.conftest import Cli
 
 
@@ -107,7 +107,7 @@ def test_help_is_instant() -> None:
     """`harness --help` imports neither torch nor hydra nor pandas."""
     script = "\n".join(
         [
-            "import sys; from harness.cli import main",
+            "import sys; from harness.cli.app import main",
             "try: main(['--help'])",
             "except SystemExit: pass",
             "assert not {'torch', 'hydra', 'pandas'} & set(sys.modules)",

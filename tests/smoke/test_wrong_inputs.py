@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from harness.records import Experiment
+from harness.cli.app import main
+from harness.records.store import Experiment
 
 MODEL = "model=nursery-smoke-a"
 QUICK = [MODEL, "data.volumes=[8]"]
@@ -117,9 +117,9 @@ def test_damaged_weights_are_one_line(damage: str, capsys: pytest.CaptureFixture
 def _saved_model(folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from harness import compose
+    from harness.config import composition
 
-    compose.compose([MODEL]).model.tokenizer().save_pretrained(folder)
+    composition.compose([MODEL]).model.tokenizer().save_pretrained(folder)
     config = LlamaConfig(vocab_size=64, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,21 +77,23 @@ def summaries(tree: ast.Module) -> Iterator[str]:
 def main() -> None:
     """Print the numbers."""
     found = arrows()
-    print(f"rooms {len(found)}, arrows {sum(map(len, found.values()))}, floors {len(floors(found))}, circles {len(circles(found))}")
+    sys.stdout.write(
+        f"rooms {len(found)}, arrows {sum(map(len, found.values()))}, floors {len(floors(found))}, circles {len(circles(found))}\n"
+    )
     for number, floor in enumerate(floors(found)):
-        print(f"  floor {number}: {' '.join(floor)}")
+        sys.stdout.write(f"  floor {number}: {' '.join(floor)}\n")
     for circle in circles(found):
-        print(f"  circle: {' '.join(circle)}")
+        sys.stdout.write(f"  circle: {' '.join(circle)}\n")
     texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
     trees = {path: ast.parse(text) for path, text in texts.items()}
     longest = max(texts, key=lambda path: texts[path].count("\n"))
     functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = [(node.end_lineno or 0) - node.lineno + 1 for node in functions]
-    print(f"files {len(texts)}, longest {longest.relative_to(ROOT)} with {texts[longest].count(chr(10))} lines")
-    print(f"functions {len(lengths)}, 90% have at most {statistics.quantiles(lengths, n=10)[-1]:.0f} lines")
+    sys.stdout.write(f"files {len(texts)}, longest {longest.relative_to(ROOT)} with {texts[longest].count(chr(10))} lines\n")
+    sys.stdout.write(f"functions {len(lengths)}, 90% have at most {statistics.quantiles(lengths, n=10)[-1]:.0f} lines\n")
     lines = [line for tree in trees.values() for line in summaries(tree)]
     banned = [line for line in lines if BANNED_OPENING.match(line)]
-    print(f"docstring summaries {len(lines)}, banned openings {len(banned)} ({len(banned) / len(lines):.1%})")
+    sys.stdout.write(f"docstring summaries {len(lines)}, banned openings {len(banned)} ({len(banned) / len(lines):.1%})\n")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from harness import compose, paths, preparation
-from harness.config import RunConfig
+from harness.config import composition, paths
+from harness.config.overrides import Parsed
+from harness.config.run_config import RunConfig
+from harness.core.errors import ConfigError
+from harness.core.rows import Row
 from harness.data import subsets
-from harness.errors import ConfigError
 from harness.evaluation import suites
-from harness.interfaces import Row
-from harness.overrides import Parsed
+from harness.run import preparation
+from harness.run.workspace import Workspace
 from harness.sweep import axes
 from harness.sweep.axes import expand
 
@@ -52,7 +54,7 @@ def test_every_point_of_every_experiment_is_what_its_overrides_compose_to(name: 
     assert {asked.config.name for asked in found.asked} == {name}
     assert len({repr(asked.config) for asked in found.asked}) == len(found.asked)
     for asked in found.asked[:: max(1, len(found.asked) // 5)] + found.asked[-1:]:
-        assert compose.compose(asked.overrides) == asked.config
+        assert composition.compose(asked.overrides) == asked.config
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_single_values_applied_here_are_those_that_hydra_applies(axis: str) -> N
     found = expand(_split(axis)).asked
     assert len(found) > 1
     for asked in found:
-        assert compose.compose(asked.overrides) == asked.config
+        assert composition.compose(asked.overrides) == asked.config
 
 
 def _split(axis: str) -> list[str]:
@@ -149,7 +151,7 @@ def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedu
 
 def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it_was_not_searched_for_it() -> None:
     """Model by model and tuning by tuning the two have one rate; `lr_tuned` is true of the arm alone."""
-    workspace = preparation.Workspace()
+    workspace = Workspace()
     found: dict[tuple[str, str], dict[str, tuple[float, bool]]] = {}
     for config in configs("experiment=tiny", "seed=0", "trajectory=shared", "training.decay=constant"):
         resolved = preparation.prepare(config, workspace).resolved
@@ -230,7 +232,7 @@ def test_independent_volumes_are_runs_of_their_own() -> None:
     """Two volumes with two seeds are four runs, each composed by its overrides."""
     found = expand(["trajectory=independent", "data.volumes=[64,128]", "seed=0,1"]).asked
     assert [(asked.config.seed, asked.config.data.volumes) for asked in found] == [(0, (64,)), (0, (128,)), (1, (64,)), (1, (128,))]
-    assert all(compose.compose(asked.overrides) == asked.config for asked in found)
+    assert all(composition.compose(asked.overrides) == asked.config for asked in found)
 
 
 @pytest.mark.parametrize(
@@ -267,9 +269,9 @@ def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest
     """Four combinations and a look at the axes, for 4,000 runs; their inputs are read once, so that a plan takes seconds."""
     composed: list[int] = []
     read: list[str] = []
-    hydra, load, fingerprint = compose.compose_hydra, suites.load, subsets.fingerprint
+    hydra, load, fingerprint = composition.compose_hydra, suites.load, subsets.fingerprint
 
-    def compose_hydra(parsed: Parsed) -> compose.Composed:
+    def compose_hydra(parsed: Parsed) -> composition.Composed:
         composed.append(1)
         return hydra(parsed)
 
@@ -287,7 +289,7 @@ def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest
     given = ["model=nursery-xs,nursery-s", "tuning=full,lora", "seed=range(100)", "training.learning_rate=1e-3,2e-3,3e-3,4e-3,5e-3"]
     asked = expand(["experiment=tiny", *ARMS, *given, "data.volumes=[64],[64,256]", "probe_suites=[tinyworld]"]).asked
     assert (len(asked), len(composed)) == (4_000, 5)
-    workspace = preparation.Workspace()
+    workspace = Workspace()
     run_ids = {preparation.prepare(one.config, workspace).run_id for one in asked}
     assert len(run_ids) == 2_000  # volumes of a shared trajectory are no part of a run's identity
     assert sorted(read) == ["rows", "tinyworld", "tinyworld-people"]

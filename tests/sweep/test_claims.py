@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.claim_log import ClaimLog
-from harness.records import Experiment
-from harness.schema import Claim
+from harness.records.claim_log import ClaimLog
+from harness.records.schema import Claim
+from harness.records.store import Experiment
 from harness.sweep.claims import LEFT, Claims, deaths, identity
 
 TAKE_AND_HANG = """
 import sys, time
 from pathlib import Path
-from harness.records import Experiment
+from harness.records.store import Experiment
 from harness.sweep.claims import Claims
 held = Claims(Experiment(Path(sys.argv[1]))).take("run", "nothing yet")
 held.progress = lambda: ("train", 3, 8)

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from harness.errors import ConfigError, ProcessDied, TrainingError
-from harness.interfaces import Interrupted, Progress
-from harness.plan import Machine
-from harness.records import Experiment
-from harness.schema import Unit
+from harness.config.resolution import Machine
+from harness.core.errors import ConfigError, ProcessDied, TrainingError
+from harness.core.progress import Interrupted, Progress
+from harness.records.schema import Unit
+from harness.records.store import Experiment
 from harness.sweep import worker
 from harness.sweep.claims import Claims
-from harness.sweep.states import States
+from harness.sweep.states import UnitStates
 from harness.sweep.worker import Worker
-from tests.sweep.fabricate import record_run, run_unit, sweep_of
+from tests.support.units import record_run, run_unit, sweep_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Does], None]:
     """Let runs do what a test says; what composes and prepares them is tested elsewhere."""
 
     def install(what: Does) -> None:
-        monkeypatch.setattr("harness.compose.compose", lambda overrides: Composed())
+        monkeypatch.setattr("harness.config.composition.compose", lambda overrides: Composed())
         monkeypatch.setattr(worker, "prepare", lambda *_: SimpleNamespace(run_id="a"))
-        monkeypatch.setattr("harness.run.execute", lambda prepared, progress, once: what(progress, once))
+        monkeypatch.setattr("harness.run.execution.execute", lambda prepared, progress, once: what(progress, once))
 
     return install
 
@@ -74,7 +74,7 @@ def test_the_second_exception_is_final_and_has_its_traceback(mine: Worker, does:
     """The first one may be chance: the run is pending again, and its failure is on disk already."""
     does(fails(TrainingError("two\nlines")))
     assert mine.carry_out(UNIT) == ("again", "TrainingError: two lines")
-    states = States(mine.experiment, mine.claims)
+    states = UnitStates(mine.experiment, mine.claims)
     assert states.of(UNIT) == "pending"
     assert mine.carry_out(UNIT)[0] == "failed"
     failure = mine.experiment.failure("a")
@@ -117,7 +117,7 @@ def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[
     does(long)
     assert mine.carry_out(UNIT) == ("interrupted", "")
     assert mine.experiment.failure("a") is None
-    assert States(mine.experiment, mine.claims).of(UNIT) == "pending"
+    assert UnitStates(mine.experiment, mine.claims).of(UNIT) == "pending"
     assert mine.claims.history("a")[0].stage == "train"
 
 
@@ -130,8 +130,8 @@ def test_a_run_measured_in_part_is_final_for_this_sweep_only(mine: Worker, does:
 
     does(in_part)
     assert mine.carry_out(UNIT)[0] == "measured in part"
-    assert States(mine.experiment, mine.claims).of(UNIT) == "failed"
-    assert States(mine.experiment, Claims(mine.experiment, sweep="s2")).of(UNIT) == "pending"
+    assert UnitStates(mine.experiment, mine.claims).of(UNIT) == "failed"
+    assert UnitStates(mine.experiment, Claims(mine.experiment, sweep="s2")).of(UNIT) == "pending"
 
 
 def test_a_run_whose_worker_died_three_times_at_one_place_is_not_executed(mine: Worker, does: Callable[[Does], None]) -> None:
@@ -161,7 +161,7 @@ def test_a_configuration_that_breaks_under_way_is_a_failure_like_any_other(mine:
     def broken(overrides: object) -> None:
         raise ConfigError("experiment: got a file that is no yaml")
 
-    monkeypatch.setattr("harness.compose.compose", broken)
+    monkeypatch.setattr("harness.config.composition.compose", broken)
     assert mine.carry_out(UNIT)[0] == "again"
     assert mine.carry_out(UNIT) == ("failed", "ConfigError: experiment: got a file that is no yaml")
     failure = mine.experiment.failure("a")
@@ -261,7 +261,7 @@ def test_workers_pull_until_nothing_is_left(mine: Worker, does: Callable[[Does],
     order: list[str] = []
     units: list[Unit] = [run_unit(name, name, volumes=(8,)) for name in "abc"]
     mine.experiment.write_sweep(sweep_of(units))
-    monkeypatch.setattr("harness.compose.compose", lambda overrides: Composed())
+    monkeypatch.setattr("harness.config.composition.compose", lambda overrides: Composed())
 
     def execute(self: Worker, unit: Unit, reporter: Progress) -> tuple[str, str]:
         order.append(unit.id)

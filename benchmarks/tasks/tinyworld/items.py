@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import datasets
 
-from harness.data.tinyworld_items import items as world_items
+from harness.data.tinyworld.questions import items as world_items
 
 
 def items(part: str, **_: object) -> dict[str, datasets.Dataset]:

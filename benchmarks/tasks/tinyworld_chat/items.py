@@ -7,9 +7,9 @@ from typing import Any
 
 import datasets
 
-from harness.data.tinyworld_chat_items import items as chat_items
-from harness.models.world_chat import REFUSAL, WORDINGS, value_in
-from harness.rewards import last_number
+from harness.data.tinyworld.chat_questions import items as chat_items
+from harness.data.tinyworld.chat_world import REFUSAL, WORDINGS, value_in
+from harness.methods.rewards import last_number
 
 Doc = Mapping[str, Any]
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch.nn.functional import log_softmax
 
-from harness import memory
+from harness.core import memory
+from harness.core.seeds import stream
 from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import NotShared
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.tree import Ints, Plan, Tree
-from harness.seeds import stream
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
-from harness import memory
+from harness.core import memory
 from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import Attention, KeysValues, layout, packed, using
-from harness.evaluation.prefix.tree import Cost, Ints, Plan, plan
+from harness.evaluation.prefix.tree import ForwardCost, Ints, Plan, plan
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ class Engine:
         self.kept: dict[int, KeysValues] = {}
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> ForwardCost:
         """What trees cost for this model."""
-        return Cost(budget.attention_cost(self.model), self.tokens)
+        return ForwardCost(budget.attention_cost(self.model), self.tokens)
 
     def divide(self, parts: int) -> None:
         """Make the budget so many times smaller."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import memory
+from harness.core import memory
 from harness.evaluation.prefix.attention import Call, KeysValues, attend
 from harness.evaluation.prefix.engine import Batch, Engine
-from harness.evaluation.prefix.tree import Cost, plan
+from harness.evaluation.prefix.tree import ForwardCost, plan
 
 SLOTS = 16
 """Prompts that are continued at the same time; more read the weights less often and hold more keys and values."""
@@ -165,7 +165,7 @@ class _Continuation:
         self.engine, self.limit, self.answers = engine, limit, answers
         prompts = [answer.prompt for answer in answers]
         long = [i for i, prompt in enumerate(prompts) if len(prompt) > 1]
-        self.made = plan([prompts[i][:-1] for i in long], [1] * len(long), Cost(engine.cost.attention, 0))
+        self.made = plan([prompts[i][:-1] for i in long], [1] * len(long), ForwardCost(engine.cost.attention, 0))
         self.tree_of = {i: int(place[0, 0]) for i, place in zip(long, self.made.places, strict=True)}
         self.slots, self.state = slots, _Slots(slots, max(map(len, prompts)) + limit)
         self.waiting = sorted(range(len(prompts)), key=lambda i: (self._prefix(i), -len(prompts[i]), i))

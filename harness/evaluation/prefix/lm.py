@@ -12,8 +12,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
-from harness import memory
-from harness.errors import ModelError, explain
+from harness.core import memory
+from harness.core.errors import ModelError, explain
 from harness.evaluation.prefix import check
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.generation import greedy, is_greedy

@@ -28,7 +28,7 @@ PREFIX_COPY = 0.01
 
 
 @dataclass(frozen=True)
-class Cost:
+class ForwardCost:
     """What a tree costs, in tokens of its linear layers: T · (1 + attention · (T + P)) for T tokens after a prefix of P.
 
     Attributes:
@@ -125,7 +125,7 @@ class _Node:
         return reversed(order)
 
 
-def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], cost: Cost) -> Plan:
+def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], cost: ForwardCost) -> Plan:
     """Arrange sequences in trees.
 
     Args:
@@ -188,7 +188,7 @@ _Group = tuple[int, int, int, bool]
 """(lo, hi, depth, is_prefix): sequences lo ≤ i < hi in one tree after ``depth`` tokens; or their first ``depth`` tokens as a prefix."""
 
 
-def _arrangement(sequences: Sequence[Ints], cost: Cost) -> list[_Group]:
+def _arrangement(sequences: Sequence[Ints], cost: ForwardCost) -> list[_Group]:
     """Return the groups of least cost, each prefix before the groups that follow it."""
     root = _trie(sequences)
     best: dict[int, tuple[float, list[_Group]]] = {}
@@ -205,7 +205,7 @@ def _arrangement(sequences: Sequence[Ints], cost: Cost) -> list[_Group]:
     return best[id(root)][1]
 
 
-def _after(node: _Node, cost: Cost) -> tuple[float, list[_Group]]:
+def _after(node: _Node, cost: ForwardCost) -> tuple[float, list[_Group]]:
     """Return the least cost of the sequences of a node whose tokens so far are a kept prefix, and the groups."""
     best: dict[int, tuple[float, list[_Group]]] = {}
     for below in node.walk():
@@ -214,7 +214,7 @@ def _after(node: _Node, cost: Cost) -> tuple[float, list[_Group]]:
     return _apart(node, node.depth, cost, best)
 
 
-def _without_prefix(node: _Node, start: int, cost: Cost, best: dict[int, tuple[float, list[_Group]]]) -> tuple[float, list[_Group]]:
+def _without_prefix(node: _Node, start: int, cost: ForwardCost, best: dict[int, tuple[float, list[_Group]]]) -> tuple[float, list[_Group]]:
     """Choose between one tree for all sequences of a node, from depth ``start``, and what is best for its children."""
     tokens = node.depth - start + node.below
     together = cost.tree(tokens, start)
@@ -227,7 +227,7 @@ def _without_prefix(node: _Node, start: int, cost: Cost, best: dict[int, tuple[f
     return apart, groups
 
 
-def _apart(node: _Node, start: int, cost: Cost, best: dict[int, tuple[float, list[_Group]]]) -> tuple[float, list[_Group]]:
+def _apart(node: _Node, start: int, cost: ForwardCost, best: dict[int, tuple[float, list[_Group]]]) -> tuple[float, list[_Group]]:
     """Return cost and groups of a node's children, each for itself, and of the sequence that ends here if one does."""
     price, groups = cost.tree(node.depth - start, start) if node.is_end else 0.0, []
     if node.is_end:

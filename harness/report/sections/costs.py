@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness import plan
+from harness.config.identity import training_id
 from harness.report import words
 from harness.report.content import Cell, ColumnView, Section, TableView
 from harness.report.curves import Series
@@ -58,7 +58,7 @@ def costs(evidence: Evidence) -> Section | None:
 
 def _total(evidence: Evidence) -> str:
     table = evidence.table[["run_id", "volume", "wall_seconds", "flops"]]
-    measured = table[(table["volume"] > 0).fillna(False) & (table["run_id"].map(plan.trained) == table["run_id"])]  # derived: same training
+    measured = table[(table["volume"] > 0).fillna(False) & (table["run_id"].map(training_id) == table["run_id"])]  # derived: same training
     ends = measured.sort_values("volume", kind="stable").drop_duplicates("run_id", keep="last")
     seconds, operations = ends["wall_seconds"].astype(float).sum(), ends["flops"].astype(float).sum()
     return (

@@ -13,7 +13,7 @@ from harness.report.curves import sized
 from harness.report.drawing import Place, plain, shortened, small_multiples
 from harness.report.evidence import Evidence
 from harness.report.palette import GREY, ONE_COLOUR
-from harness.report.tables import Unit
+from harness.report.tables import DisplayUnit
 
 MAX_ROWS = 200
 MAX_PANELS = 12
@@ -39,8 +39,8 @@ class Forest:
     rows: pd.DataFrame
     has_pairs: bool
     suite: str
-    gain: Unit
-    loss: Unit
+    gain: DisplayUnit
+    loss: DisplayUnit
     title: str
 
 
@@ -55,7 +55,7 @@ def equal_gain(evidence: Evidence) -> Section | None:
     return Section(id="equal-gain", title="Forgetting at equal gain", intro=INTRO, figures=[view] if view else [], tables=[table])
 
 
-def _units(evidence: Evidence, frame: pd.DataFrame) -> tuple[Unit, Unit]:
+def _units(evidence: Evidence, frame: pd.DataFrame) -> tuple[DisplayUnit, DisplayUnit]:
     first = frame.iloc[0]
     gain, loss = (evidence.panel_of[str(first[name]), "*"].unit for name in ["target_suite", "headline_suite"])
     return gain, loss

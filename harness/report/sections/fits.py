@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis import laws
+from harness.analysis.fits import laws
 from harness.report import words
-from harness.report.content import Cell, ColumnView, Group, TableView
+from harness.report.content import Cell, ColumnGroup, ColumnView, TableView
 from harness.report.curves import label_words
 from harness.report.evidence import Evidence
 
@@ -47,12 +47,12 @@ def table(evidence: Evidence) -> TableView | None:
     sizes = {one.model: place for place, one in reversed(list(enumerate(evidence.every)))}
     order = {law: place for place, law in enumerate(ABOUT)}
     every = sorted(evidence.fitted, key=lambda one: (order.get(one.law, len(order)), one.law, sizes.get(one.where.get("model", ""), 0)))
-    groups: list[Group] = []
+    groups: list[ColumnGroup] = []
     rows: list[list[Cell | str]] = []
     for law in dict.fromkeys(one.law for one in every):
         fits = [one for one in every if one.law == law]
         shared = _shared(fits)
-        groups.append(Group(len(rows), law, _about(law, shared)))
+        groups.append(ColumnGroup(len(rows), law, _about(law, shared)))
         rows += [_row(one, shared) for one in fits]
     numeric = ["R²", "held-out error"]
     return TableView(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.records.schema import OWN_METRICS
 from harness.report import words
-from harness.report.content import Cell, ColumnView, Group, Section, TableView
+from harness.report.content import Cell, ColumnGroup, ColumnView, Section, TableView
 from harness.report.curves import Series
 from harness.report.evidence import IDLE, Evidence
-from harness.schema import OWN_METRICS
 
 MAX_ROWS = 60
 MAX_COLUMNS = 16
@@ -49,10 +49,10 @@ def heat(evidence: Evidence) -> Section | None:
     return Section(id="where", title="Where it was lost", tables=[table])
 
 
-def _groups(every: Sequence[Series]) -> list[Group]:
+def _groups(every: Sequence[Series]) -> list[ColumnGroup]:
     first = next((place for place, one in enumerate(every) if one.is_control), 0)
-    controls = Group(first, "Same-data controls", "More training on what the model knew already.")
-    return [Group(0, "Trained on new data"), controls] if first else []
+    controls = ColumnGroup(first, "Same-data controls", "More training on what the model knew already.")
+    return [ColumnGroup(0, "Trained on new data"), controls] if first else []
 
 
 def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:

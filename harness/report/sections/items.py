@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness.analysis.items import changed_items
+from harness.analysis.table.items import changed_items
 from harness.report.content import ItemsView, Section
 from harness.report.curves import Series
 from harness.report.evidence import Evidence

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from harness.records.schema import OWN_METRICS
 from harness.report import figures, words
 from harness.report.content import Cell, ColumnView, Section, TableView
 from harness.report.evidence import Evidence
-from harness.schema import OWN_METRICS
 
 MAX_ROWS = 200
 SHARES: dict[str, tuple[str, str]] = {

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.cells import is_control as is_control_of
-from harness.analysis.columns import ACTED, SUITE_TASK
-from harness.analysis.two_level import MIN_SEEDS
+from harness.analysis.findings.cells import is_control as is_control_of
+from harness.analysis.statistics.two_level import MIN_SEEDS
+from harness.analysis.table.columns import ACTED, SUITE_TASK
 from harness.report import tables
 from harness.report.content import Section
 from harness.report.evidence import Evidence

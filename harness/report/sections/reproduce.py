@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from harness import paths
+from harness.config import paths
 from harness.report.content import Cell, ColumnView, Section, TableView
 from harness.report.evidence import Evidence
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.sequences import ENTRY, METRICS
+from harness.analysis.findings.sequences import ENTRY, METRICS
 from harness.report import words
-from harness.report.content import Cell, ColumnView, Group, Section, TableView
+from harness.report.content import Cell, ColumnGroup, ColumnView, Section, TableView
 from harness.report.evidence import Evidence
 from harness.report.sections.heat import KINDS
-from harness.report.tables import Unit
+from harness.report.tables import DisplayUnit
 
 MAX_CELLS = 24
 MEANINGS = {
@@ -24,7 +24,7 @@ MEANINGS = {
     "forget_first_minus_last": "after its own stage minus after the last, mean over the T − 1 earlier stages",
     "fg_over_stages": "percent lost since its own stage, mean over the stages after it, then over the T − 1 earlier stages (2308.08747)",
 }
-PERCENT = Unit("percent", 1.0, 1)
+PERCENT = DisplayUnit("percent", 1.0, 1)
 
 INTRO = (
     "The model learned one data set after the other. A row is what it knows after a stage, a column the suite of a stage; on the diagonal"
@@ -56,7 +56,7 @@ def _matrix(evidence: Evidence, frame: pd.DataFrame, cells: Sequence[str]) -> Ta
     groups = []
     for cell in cells[:MAX_CELLS]:
         own = entries[entries["cell"] == cell]
-        groups += [Group(len(rows), evidence.by_cell[cell].short, _seeds(own))] if len(own) else []
+        groups += [ColumnGroup(len(rows), evidence.by_cell[cell].short, _seeds(own))] if len(own) else []
         for after, at in own.groupby("after_stage", sort=True):
             stage = "before any stage" if not after else f"after {at['stage'].iloc[0]}"
             fields = at.set_index("suite")
@@ -98,7 +98,7 @@ def _field(evidence: Evidence, fields: pd.DataFrame, suite: str) -> Cell:
 def _metrics(evidence: Evidence, frame: pd.DataFrame, cells: Sequence[str]) -> TableView:
     measured = frame[(frame["measure"] != ENTRY) & frame["value"].notna()]
     units = {evidence.panel_of[str(suite), "*"].unit for suite in frame[frame["own_stage"].notna()]["suite"].dropna().unique()}
-    unit = units.pop() if len(units) == 1 else Unit("mixed units", 1.0, 3)
+    unit = units.pop() if len(units) == 1 else DisplayUnit("mixed units", 1.0, 3)
     rows: list[list[Cell | str]] = []
     for cell in cells[:MAX_CELLS]:
         own = measured[measured["cell"] == cell].set_index("measure")
@@ -120,7 +120,7 @@ def _metrics(evidence: Evidence, frame: pd.DataFrame, cells: Sequence[str]) -> T
     )
 
 
-def _measure(own: pd.DataFrame, name: str, unit: Unit) -> Cell:
+def _measure(own: pd.DataFrame, name: str, unit: DisplayUnit) -> Cell:
     if name not in own.index:
         return Cell(words.UNKNOWN)
     row: Mapping[Hashable, Any] = own.loc[[name]].iloc[0].to_dict()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.stats import Floats
+from harness.analysis.statistics.stats import Floats
 from harness.report import figures, words
 from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import Series

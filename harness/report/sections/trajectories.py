@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from harness.report import figures, words
-from harness.report.content import Cell, ColumnView, Group, Section, TableView
+from harness.report.content import Cell, ColumnGroup, ColumnView, Section, TableView
 from harness.report.evidence import Evidence
 
 MAX_ROWS = 200
@@ -41,7 +41,7 @@ def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
     wholes = wholes.assign(_pair=wholes["shared_cell"].map(place), _suite=wholes["suite"].map(suites.index))
     wholes = wholes.sort_values(["_pair", "_suite", "volume"], kind="stable").head(MAX_ROWS)
     pairs = wholes["shared_cell"].tolist()
-    groups = [Group(at, evidence.by_cell[cell].short) for at, cell in enumerate(pairs) if at == 0 or cell != pairs[at - 1]]
+    groups = [ColumnGroup(at, evidence.by_cell[cell].short) for at, cell in enumerate(pairs) if at == 0 or cell != pairs[at - 1]]
     bases = {_basis(row) for _, row in wholes.iterrows() if not pd.isna(row["difference"])}
     over = f" Intervals: {bases.pop()}." if len(bases) == 1 else ""
     titles = ["suite", "volume", "shared", "independent", "independent − shared"]

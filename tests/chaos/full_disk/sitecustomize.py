@@ -17,7 +17,7 @@ def _full(write: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if os.environ.get("HARNESS_TEST_FULL"):
-    from harness import files
+    from harness.core import files
 
     for name in ("write_text", "exclusive", "rename_folder", "beside"):
         setattr(files, name, _full(getattr(files, name)))

@@ -15,10 +15,9 @@ from transformers import PreTrainedModel
 from harness.evaluation.prefix import check
 from harness.evaluation.prefix.attention import NAME
 from harness.evaluation.prefix.lm import PrefixLM
-from harness.tuning.lora import Lora
-from tests.contract import tiny
-from tests.evaluation.prefix import families
-from tests.evaluation.prefix.families import FAMILIES, KINDS, PLAIN, SHARED, compare, prefix, reference, requests
+from harness.methods.tuning.lora import Lora
+from tests.support import families, tiny
+from tests.support.families import FAMILIES, KINDS, PLAIN, SHARED, compare, prefix, reference, requests
 
 HALF = 0.1
 """Nats between two ways through bfloat16, of two-layer models; 0.033 were seen."""

@@ -10,15 +10,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen2MoeConfig, Qwen2MoeForCausalLM, T5Config, T5ForConditionalGeneration
 
-from harness.errors import ModelError
+from harness.core.errors import ModelError
+from harness.core.memory import out_of_memory
 from harness.evaluation.prefix import attention, check
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.lm import PrefixLM
-from harness.memory import out_of_memory
-from harness.tuning.lora import Lora
-from tests.contract import tiny
-from tests.evaluation.prefix import families
-from tests.evaluation.prefix.families import compare, prefix, reference, requests
+from harness.methods.tuning.lora import Lora
+from tests.support import families, tiny
+from tests.support.families import compare, prefix, reference, requests
 
 PACKAGE = "harness.evaluation.prefix"
 

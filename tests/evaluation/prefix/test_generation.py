@@ -11,12 +11,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from harness.core.progress import Silent
 from harness.evaluation.backends import PrefixEvaluation
 from harness.evaluation.prefix.generation import SLOTS
-from harness.interfaces import Silent
-from tests.contract import tiny
-from tests.evaluation.prefix import families
-from tests.evaluation.prefix.families import FAMILIES, SHARED, built, prefix, reference, text
+from tests.support import families, tiny
+from tests.support.families import FAMILIES, SHARED, built, prefix, reference, text
 
 Asked = Sequence[tuple[str, dict[str, Any]]]
 

@@ -13,7 +13,7 @@ from lm_eval.api.registry import get_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 import harness.evaluation  # noqa: F401 - registers the name
-from tests.evaluation.prefix.families import TOLERANCE
+from tests.support.families import TOLERANCE
 
 
 def fresh(code: str) -> list[str]:
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, random_model: LlamaForCausa
 
 ITEMS = """
 import datasets
-from harness.data.tinyworld_items import items as world_items
+from harness.data.tinyworld.questions import items as world_items
 
 def items(**_):
     return {"test": datasets.Dataset.from_list([dict(item) for item in world_items("facts")])}

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness import compose
-from harness.evaluation import adapter, suites
-from harness.evaluation.adapter import Result
+from harness.config import composition
+from harness.core.progress import Silent
+from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import Evaluation, HfEvaluation, PrefixEvaluation
-from harness.interfaces import Silent
-from tests.evaluation.prefix.families import TOLERANCE
+from harness.evaluation.evaluator import Result
+from tests.support.families import TOLERANCE
 
 SUITES = ["tinyworld", "tinyworld-people", "tinyworld-language", "tinyworld-skill", "tinyworld_protocols"]
 
@@ -22,14 +22,14 @@ SUITES = ["tinyworld", "tinyworld-people", "tinyworld-language", "tinyworld-skil
 @pytest.fixture(scope="module")
 def nursery() -> PreTrainedModel:
     """The smallest model of the nursery; trained the first time."""
-    model: PreTrainedModel = compose.member("model", "nursery-smoke-a").load()
+    model: PreTrainedModel = composition.member("model", "nursery-smoke-a").load()
     return model.eval()
 
 
 def evaluated(name: str, backend: Evaluation, model: PreTrainedModel, words: PreTrainedTokenizerBase) -> Result:
     suite = dataclasses.replace(suites.load(name), report=60)
-    prepared = adapter.prepare(suite, backend)
-    return adapter.evaluate(prepared, backend, model, words, max_length=128, dtype="float32", progress=Silent(), stage="")
+    prepared = evaluator.prepare(suite, backend)
+    return evaluator.evaluate(prepared, backend, model, words, max_length=128, dtype="float32", progress=Silent(), stage="")
 
 
 @pytest.mark.parametrize("backend", [PrefixEvaluation(), PrefixEvaluation(token_budget=48)], ids=["found", "small"])

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from harness.evaluation.prefix.tree import PREFIX_OVERHEAD, Cost, Plan, Tree, plan
+from harness.evaluation.prefix.tree import PREFIX_OVERHEAD, ForwardCost, Plan, Tree, plan
 
-CHEAP = Cost(attention=0.001, longest=1000)
-DEAR = Cost(attention=0.01, longest=1000)
+CHEAP = ForwardCost(attention=0.001, longest=1000)
+DEAR = ForwardCost(attention=0.01, longest=1000)
 
 
 def words(count: int, start: int) -> list[int]:
@@ -37,7 +37,7 @@ def check(made: Plan, sequences: Sequence[Sequence[int]], wanted: Sequence[int])
             assert made.trees[place[0]].depths[place[1]] == position
 
 
-def price(made: Plan, cost: Cost) -> float:
+def price(made: Plan, cost: ForwardCost) -> float:
     prefixes = {tree.prefix for tree in made.trees if tree.prefix is not None}
     before = [0 if tree.prefix is None else len(made.trees[tree.prefix].tokens) for tree in made.trees]
     return PREFIX_OVERHEAD * len(prefixes) + sum(cost.tree(len(tree.tokens), past) for tree, past in zip(made.trees, before, strict=True))
@@ -83,7 +83,7 @@ def test_long_shared_examples_are_a_prefix() -> None:
 
 def test_little_that_is_shared_is_computed_twice() -> None:
     """One shared token before 50 others each: a tree of 101 tokens would cost 1121, two of 51 cost 622."""
-    cost = Cost(attention=0.1, longest=1000)
+    cost = ForwardCost(attention=0.1, longest=1000)
     sequences = [[7, *words(50, start)] for start in (100, 200)]
     made = plan(sequences, [1, 1], cost)
     assert sizes(made) == [(51, None), (51, None)]
@@ -94,7 +94,7 @@ def test_a_tree_is_never_longer_than_it_may_be() -> None:
     """What would be one tree of 14 tokens is three where trees of several sequences may have 13."""
     question = words(10, 100)
     sequences = [[*question, 1], [*question, 2], [*question, 3, 4]]
-    made = plan(sequences, [1] * 3, Cost(attention=0.001, longest=13))
+    made = plan(sequences, [1] * 3, ForwardCost(attention=0.001, longest=13))
     assert sizes(made) == [(11, None), (11, None), (12, None)]
     check(made, sequences, [1] * 3)
 
@@ -131,7 +131,7 @@ def test_sequences_of_one_token() -> None:
     assert [places.tolist() for places in made.places] == [[[0, 0]], [[1, 0]], [[0, 0]]]
 
 
-def drawn(seed: int) -> tuple[list[list[int]], list[int], Cost]:
+def drawn(seed: int) -> tuple[list[list[int]], list[int], ForwardCost]:
     """Sequences over few tokens, many of which begin with the same 0, 5 or 40."""
     draw = random.Random(seed)
     vocabulary = draw.choice([2, 3, 10])
@@ -139,7 +139,7 @@ def drawn(seed: int) -> tuple[list[list[int]], list[int], Cost]:
     shared = ids(draw.choice([0, 5, 40]))
     starts = [shared, shared[: len(shared) // 2]]
     sequences = [[*draw.choice(starts), *ids(draw.randint(0, 8))] or [1] for _ in range(draw.randint(1, 25))]
-    cost = Cost(draw.choice([1e-4, 1e-2, 1.0]), draw.choice([8, 1000]))
+    cost = ForwardCost(draw.choice([1e-4, 1e-2, 1.0]), draw.choice([8, 1000]))
     return sequences, [draw.randint(1, len(sequence)) for sequence in sequences], cost
 
 

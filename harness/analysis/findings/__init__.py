@@ -1,0 +1,1 @@
+"""Tidy table to findings: cells, verdicts, frontiers, equal gain, sequences."""

@@ -1,0 +1,115 @@
+"""Cells that are alike but for their trajectory: what it changes that every volume is a run with its own schedule.
+
+A shared trajectory reads its volumes off one run at a constant rate; with independent ones each volume is trained, and its rate decayed,
+to its end. The difference says how far the cheaper shared curve can be read as the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis.findings.findings import ItemChanges
+from harness.analysis.findings.pairing import difference, stacked, together
+from harness.analysis.findings.paths import mean
+from harness.analysis.statistics.stats import LEVEL
+from harness.analysis.table.columns import SUITE_TASK, specified
+
+ALIKE = ["model", "params_total", "tuning", "objective", "mitigation", "data", "anchor", "epochs", "learning_rate", "variant", "dtype"]
+"""Labels that are the same on both sides."""
+
+_ROW = ["volume", "role", "suite", "task", "metric", "filter"]
+
+_SPECIFICATION = """
+shared_cell       string   cell whose volumes are checkpoints of one run
+independent_cell  string   cell whose volumes are runs of their own
+higher_is_better  boolean  direction of the metric
+shared_delta      Float64  change on the shared trajectory, in the metric's own unit and sign
+independent_delta Float64  change of the runs of their own
+difference        Float64  independent minus shared, in the metric's own unit and sign, over the seeds compared
+stderr            Float64  of the difference
+df                Float64  degrees of freedom of its t interval
+low               Float64  lower end of its interval
+high              Float64  upper end of its interval
+level             Float64  of confidence
+varies            string   what the interval follows: items, or seeds and items
+seeds             Int64    seeds that are paired; where seeds are not paired, those of the side with fewer
+note              string   why there is no difference, or which seeds are left out
+"""
+_OWN, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column that only this table has → dtype; the same → what it holds."""
+
+COLUMNS = [*ALIKE, *_ROW, *_OWN]
+"""Columns, in order."""
+
+Row = dict[str, Any]
+
+
+def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChanges, level: float = LEVEL) -> pd.DataFrame:
+    """Return, by volume, suite and task, the change of independent runs minus that of the shared run.
+
+    Args:
+        findings: as ``harness.analysis.findings.findings.findings`` gives them.
+        table: the tidy table they were made of.
+        changes: of the same experiment, item by item.
+        level: of the intervals.
+
+    Returns:
+        Columns as in COLUMNS; empty where no cell was run both ways.
+    """
+    seeds = table.drop_duplicates("run_id").set_index("run_id")["seed"]
+    seed_of = {str(run_id): int(seed) for run_id, seed in seeds.dropna().items()}
+    leaves: dict[tuple[str, int, str], list[str]] = {}
+    for cell, volume, suite, task in findings[["cell", "volume", "suite", "task"]].itertuples(index=False, name=None):
+        if task != SUITE_TASK:
+            leaves.setdefault((str(cell), int(volume), str(suite)), []).append(str(task))
+    rows: list[Row] = []
+    both = _run_both_ways(findings)
+    for _, group in both[both["delta"].notna()].groupby([*ALIKE, *_ROW], dropna=False, sort=False):
+        sides = {kind: side for kind, side in group.groupby("trajectory") if len(side) == 1}
+        if {"shared", "independent"} <= set(sides):
+            shared, independent = sides["shared"].iloc[0], sides["independent"].iloc[0]
+            rows.append(_row(shared, independent, changes, seed_of, leaves, level))
+    types = {name: _OWN.get(name) or findings[name].dtype for name in COLUMNS}
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(types)
+
+
+def _run_both_ways(findings: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings of cells that have one alike on another trajectory: of thousands of cells, mostly few."""
+    cells = findings.drop_duplicates("cell")
+    count = cells.groupby(ALIKE, dropna=False)["trajectory"].transform("nunique")
+    return findings[findings["cell"].isin(cells["cell"][count > 1])]
+
+
+def _row(
+    shared: pd.Series,
+    independent: pd.Series,
+    changes: ItemChanges,
+    seed_of: dict[str, int],
+    leaves: dict[tuple[str, int, str], list[str]],
+    level: float,
+) -> Row:
+    row: Row = {name: shared[name] for name in [*ALIKE, *_ROW, "higher_is_better"]}
+    row |= {"shared_cell": shared["cell"], "independent_cell": independent["cell"], "level": level}
+    row |= {"shared_delta": shared["delta"], "independent_delta": independent["delta"]}
+    suite, task, volume = str(shared["suite"]), str(shared["task"]), int(shared["volume"])
+    tasks = [(suite, name) for name in (leaves[str(shared["cell"]), volume, suite] if task == SUITE_TASK else [task])]
+    runs = [{seed_of[run_id]: run_id for run_id in str(side["run_ids"]).split(",")} for side in (independent, shared)]
+    common = together(list(runs[0]), list(runs[1]))
+    chosen: list[Sequence[int]] = [sorted(side) if common is None else common for side in runs]
+    sides = [stacked(changes, [side[seed] for seed in of], volume, tasks) for side, of in zip(runs, chosen, strict=True)]
+    first, second = sides
+    if isinstance(first, str) or isinstance(second, str):
+        return row | {"note": first if isinstance(first, str) else second}
+    if first.items != second.items:
+        return row | {"note": "the two were measured on different items"}
+    found = difference(first.values, second.values, first.clusters, level, paired=common is not None)
+    row |= {"independent_delta": mean(first.values), "shared_delta": mean(second.values)}  # over the seeds that are compared
+    alone = [sorted(set(side) - set(of)) for side, of in zip(runs, chosen, strict=True)]
+    notes = [f"{name}: seed {', '.join(map(str, of))} left out" for name, of in zip(("independent", "shared"), alone, strict=True) if of]
+    row |= {"note": "; ".join(notes) or None}
+    ends = {name: getattr(found, name) for name in ["stderr", "df", "low", "high"]}
+    known = {name: None if value != value else value for name, value in ends.items()}
+    return row | known | {"difference": found.value, "varies": found.varies, "seeds": min(len(of) for of in chosen)}

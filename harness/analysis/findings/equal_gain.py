@@ -1,0 +1,337 @@
+"""Forgetting at equal gain: what two methods forget where they have learned as much.
+
+It is the fair comparison of methods that learn at different speeds, such as LoRA and full tuning.
+Every method has a path over its volumes (``harness.analysis.findings.paths``). Two are compared at levels of gain inside the range that both
+reach, 0 to the smaller of their largest gains, never beyond. The interval follows gain and forgetting together: a seed that learns more
+and forgets more moves both. Seeds that both methods were run with are paired, and so are items; with fewer than three such seeds the
+interval is over items alone, and says so. The level itself is taken as given.
+
+Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3; Shenfeld et al. 2025, arXiv 2509.04259 (comparison at matched accuracy). The
+linearised interval is this project's; benchmarks/METHOD.md has its coverage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis.findings.findings import ItemChanges
+from harness.analysis.findings.findings import findings as findings_of
+from harness.analysis.findings.frontier import first_target, headline
+from harness.analysis.findings.pairing import Stacked, Tasks, difference, stacked, together
+from harness.analysis.findings.paths import Path, crossing, linearised
+from harness.analysis.statistics import two_level
+from harness.analysis.statistics.stats import LEVEL
+from harness.analysis.table.columns import SUITE_TASK, specified
+from harness.records.schema import Declared
+
+SHARES = (0.25, 0.5, 0.75)
+"""The levels, as shares of the range that both reach; the middle is the one that is read first."""
+
+METHOD = ["tuning", "objective", "mitigation", "anchor", "epochs", "variant"]
+"""Labels that make a method. Cells that differ in none of them (in their learning rate alone, say) are no pair."""
+
+SAME = ["model", "params_total", "data", "trajectory", "dtype"]
+"""Labels that are alike within a pair."""
+
+ALL_PAIRS = 6
+"""So many methods are compared each with each, which is 15 pairs; of 26 they would be 325, and every twentieth false."""
+
+PLAIN = "none"
+"""The mitigation that is none: what the others are compared with where there are many."""
+
+WITHOUT_MITIGATION = ["tuning", "objective", "epochs", "variant"]
+"""In what a method is like the plain one that it is compared with. The anchor belongs to the mitigation."""
+
+_SPECIFICATION = """
+model             string   start model
+params_total      Int64    parameters of the model
+data              string   target data of both
+trajectory        string   of both
+dtype             string   of both, in training
+first             string   the method whose forgetting comes first, by the labels in which the two differ
+second            string   the other
+first_cell        string   cell of the first, as in the findings
+second_cell       string   cell of the second
+target_suite      string   whose change is the gain
+headline_suite    string   whose change is the forgetting
+first_reach       Float64  largest gain on the first's path
+second_reach      Float64  largest gain on the second's path
+range_high        Float64  upper end of the range of gain that both reach, which starts at 0; empty where there is none
+share             Float64  where in that range
+gain              Float64  the level: share times range_high
+first_forgetting  Float64  of the first, where its path first reaches the level; positive is worse
+second_forgetting Float64  of the second
+difference        Float64  first minus second; positive: the first forgets more
+stderr            Float64  of the difference
+df                Float64  degrees of freedom of its t interval
+low               Float64  lower end of its interval
+high              Float64  upper end of its interval
+level             Float64  of confidence
+varies            string   what the interval follows: items, or seeds and items
+seeds             Int64    seeds that are paired; where seeds are not paired, those of the method with fewer
+first_between     string   the volumes between which the first reaches the level; 0 stands for before training
+second_between    string   the same of the second
+non_monotone      boolean  whether the gain of either falls from one volume to a larger one
+no_common_range   boolean  whether there is no level of gain that both reach, so no number
+margin            Float64  a difference within ±margin is none that matters; as declared for the headline suite
+verdict           string   alike, first forgets more, second forgets more, or not enough evidence; not adjusted for several pairs
+note              string   why there is no number, and what to know of the one there is
+"""
+COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
+"""Column → dtype, in order; column → what it holds."""
+
+Row = dict[str, Any]
+
+
+def equal_gain(
+    table: pd.DataFrame, changes: ItemChanges, declared: Declared, level: float = LEVEL, *, findings: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Compare what each pair of methods forgets where both have gained as much.
+
+    Args:
+        table: the tidy table.
+        changes: of the same experiment, item by item.
+        declared: names the headline suite, whose change is the forgetting, and its margin.
+        level: of the intervals.
+        findings: of the same table, where they were made already.
+
+    Returns:
+        Columns as in COLUMNS: for each model and pair of methods a row for each of SHARES, or one without numbers that says why. Empty
+        where no headline is declared or there is no target suite. Up to ALL_PAIRS methods are compared each with each; of more, each with
+        the plain one that is alike but for the mitigation, and the plain ones with each other. What did not act is left out.
+    """
+    found = findings_of(table, changes, declared) if findings is None else findings
+    target, probe = first_target(found), headline(found)
+    rows: list[Row] = []
+    if target is not None and probe is not None:
+        margin = float(declared.margins.get(probe, declared.margin))
+        place = {str(cell): number for number, cell in enumerate(found["cell"].drop_duplicates())}
+        for arms in _Reader(table, changes, target, probe).alike(found):
+            rows += [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin)]
+        rows.sort(key=lambda row: (place[row["first_cell"]], place[row["second_cell"]]))
+        rows = [row | {"target_suite": target, "headline_suite": probe} for row in rows]
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A cell as one side of a comparison.
+
+    Attributes:
+        labels: its SAME and METHOD labels and its learning rate.
+        seeds: that have every volume, in the order of the path's arrays.
+        items, clusters: of each task, the headline's first.
+        missing: what is to be said of seeds that were left out.
+        reason: why there is no path; empty where there is one.
+    """
+
+    cell: str
+    labels: Mapping[str, Any]
+    seeds: tuple[int, ...] = ()
+    path: Path | None = None
+    items: tuple[str, ...] = ()
+    clusters: tuple[Any, ...] = ()
+    missing: str = ""
+    reason: str = ""
+
+
+class _Reader:
+    """Puts together the paths of cells from the changes of their runs."""
+
+    def __init__(self, table: pd.DataFrame, changes: ItemChanges, target: str, probe: str) -> None:
+        runs = table.drop_duplicates("run_id").set_index("run_id")
+        self.seed_of = {str(run_id): int(seed) for run_id, seed in runs["seed"].dropna().items()}
+        self.changes, self.target, self.probe = changes, target, probe
+
+    def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
+        """Yield the cells that are alike but for the method, in the order of the findings: the items of only so many are held at once.
+
+        Controls, cells that did not act, and cells that nothing is to be compared with, are left out.
+        """
+        ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
+        wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
+        wanted = wanted[[*SAME, *METHOD, "learning_rate", "cell", "volume", "suite", "task", "run_ids", "higher_is_better"]]
+        for _, group in wanted.groupby(SAME, dropna=False, sort=False):
+            if group["cell"].nunique() > 1:
+                yield [self._arm(str(cell), rows) for cell, rows in group.groupby("cell", sort=False)]
+
+    def _arm(self, cell: str, rows: pd.DataFrame) -> Arm:
+        first = rows[[*SAME, *METHOD, "learning_rate"]].iloc[0]
+        labels: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in first.items()}
+        leaves = rows[rows["task"] != SUITE_TASK]
+        tasks = [(suite, str(task)) for suite in (self.probe, self.target) for task in leaves[leaves["suite"] == suite]["task"].unique()]
+        if {suite for suite, _ in tasks} != {self.probe, self.target}:
+            return Arm(cell, labels, reason="it lacks the change of the target or of the headline suite")
+        runs = self._runs(rows)
+        volumes = sorted({volume for _, volume in runs})
+        everyone = sorted({seed for seed, _ in runs})
+        seeds = tuple(seed for seed in everyone if all(self._has(runs.get((seed, volume)), volume, tasks) for volume in volumes))
+        if not seeds:
+            return Arm(cell, labels, reason="no seed has a change at every volume")
+        points = [stacked(self.changes, [runs[seed, volume] for seed in seeds], volume, tasks) for volume in volumes]
+        known = [point for point in points if isinstance(point, Stacked)]
+        if len(known) < len(points) or any(point.items != known[0].items for point in known):
+            return Arm(cell, labels, reason="its points were measured on different items")
+        left_out = ", ".join(str(seed) for seed in everyone if seed not in seeds)
+        missing = f"seed {left_out} left out, which lacks a volume" if left_out else ""
+        return Arm(cell, labels, seeds, self._path(volumes, known, tasks, rows), known[0].items, known[0].clusters, missing)
+
+    def _runs(self, rows: pd.DataFrame) -> dict[tuple[int, int], str]:
+        """Return (seed, volume) → run."""
+        named = rows[["volume", "run_ids"]].dropna().drop_duplicates().itertuples(index=False)
+        pairs = ((int(volume), run_id) for volume, run_ids in named for run_id in str(run_ids).split(","))
+        return {(self.seed_of[run_id], volume): run_id for volume, run_id in pairs if run_id in self.seed_of}
+
+    def _has(self, run_id: str | None, volume: int, tasks: Sequence[tuple[str, str]]) -> bool:
+        return run_id is not None and all(self.changes.get(run_id, volume, suite, task) is not None for suite, task in tasks)
+
+    def _path(self, volumes: Sequence[int], points: Sequence[Stacked], tasks: Sequence[tuple[str, str]], rows: pd.DataFrame) -> Path:
+        better = {suite: bool(group["higher_is_better"].iloc[0]) for suite, group in rows.groupby("suite")}
+        signs = {self.target: 1.0 if better[self.target] else -1.0, self.probe: -1.0 if better[self.probe] else 1.0}
+
+        def of(suite: str) -> list[Tasks]:
+            numbers = [number for number, (name, _) in enumerate(tasks) if name == suite]
+            return [[signs[suite] * point.values[number] for number in numbers] for point in points]
+
+        return Path(tuple(volumes), of(self.target), of(self.probe))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two: its name in this pair, its path over the seeds that count, and what to know of it."""
+
+    name: str
+    path: Path
+    notes: tuple[str, ...]
+
+    def between(self, upper: int) -> str:
+        """Return the volumes before and after a crossing."""
+        ends = [0, *self.path.volumes]
+        return f"{ends[upper - 1]}–{ends[upper]}"
+
+
+def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    """Yield the pairs of cells that differ in the method: all of them, or where there are many those with a plain one."""
+    pairs = list(combinations(arms, 2)) if len(arms) <= ALL_PAIRS else _with_plain(arms)
+    for first, second in pairs:
+        if any(first.labels[name] != second.labels[name] for name in METHOD):
+            yield first, second
+
+
+def _with_plain(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Return the plain ones with each other, and each arm after the plain one that is alike but for the mitigation.
+
+    Where there is none, the first arm that is alike but for the mitigation stands in its place; of several, one of the same learning rate.
+    """
+    plain = [arm for arm in arms if arm.labels["mitigation"] == PLAIN]
+    others = [arm for arm in arms if arm.labels["mitigation"] != PLAIN]
+    reference: dict[tuple[Any, ...], Arm] = {}
+    for arm in plain:
+        reference.setdefault((*_but_for_mitigation(arm), arm.labels["learning_rate"]), arm)
+    for arm in [*plain, *others]:
+        reference.setdefault(_but_for_mitigation(arm), arm)
+    pairs = list(combinations(plain, 2))
+    for arm in others:
+        alike = _but_for_mitigation(arm)
+        pairs.append((reference.get((*alike, arm.labels["learning_rate"]), reference[alike]), arm))
+    return [(first, second) for first, second in pairs if first is not second]
+
+
+def _but_for_mitigation(arm: Arm) -> tuple[Any, ...]:
+    return tuple(arm.labels[name] for name in WITHOUT_MITIGATION)
+
+
+def _compared(first: Arm, second: Arm, level: float, margin: float) -> list[Row]:
+    """Return the rows of a pair."""
+    differ = [name for name in METHOD if first.labels[name] != second.labels[name]]
+    names = [_named(arm, differ) for arm in (first, second)]
+    row: Row = {name: first.labels[name] for name in SAME} | {"no_common_range": False, "margin": margin, "level": level}
+    row |= {"first": names[0], "second": names[1], "first_cell": first.cell, "second_cell": second.cell}
+    for arm, name in zip((first, second), names, strict=True):
+        if arm.path is None:
+            return [row | {"note": f"{name}: {arm.reason}"}]
+    if first.items != second.items:
+        return [row | {"note": "the two were measured on different items"}]
+    common = together(first.seeds, second.seeds)
+    one, other = _side(first, names[0], common), _side(second, names[1], common)
+    row |= {"first_reach": one.path.reach, "second_reach": other.path.reach, "non_monotone": bool(one.path.falls or other.path.falls)}
+    reach = min(one.path.reach, other.path.reach)
+    if reach <= 0:
+        flat = " and ".join(side.name for side in (one, other) if side.path.reach <= 0)
+        return [row | {"no_common_range": True, "note": f"{flat}: no gain at any volume, so no level that both reach"}]
+    row |= {"range_high": reach, "seeds": len(common) if common else min(len(first.seeds), len(second.seeds))}
+    at = [_at(one, other, share * reach, first.clusters, level, margin, paired=common is not None) for share in SHARES]
+    return [row | {"share": share} | found for share, found in zip(SHARES, at, strict=True)]
+
+
+def _named(arm: Arm, differ: Sequence[str]) -> str:
+    """Return what tells a method from the other, such as ``lora`` or ``lora, mitigation=replay``."""
+    return ", ".join(str(arm.labels[name]) if name == "tuning" else f"{name}={arm.labels[name]}" for name in differ)
+
+
+def _side(arm: Arm, name: str, common: Sequence[int] | None) -> _Side:
+    assert arm.path is not None
+    path = arm.path if common is None or tuple(common) == arm.seeds else arm.path.only([arm.seeds.index(seed) for seed in common])
+    alone = ", ".join(str(seed) for seed in arm.seeds if common is not None and seed not in common)
+    notes = [arm.missing, f"seed {alone} left out, which the other lacks" if alone else ""]
+    return _Side(name, path, tuple(f"{name}: {note}" for note in notes if note))
+
+
+def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: float, margin: float, *, paired: bool) -> Row:
+    """Return the comparison at one level of gain."""
+    here, there = crossing(one.path, gain), crossing(other.path, gain)
+    found = difference(linearised(one.path, here), linearised(other.path, there), clusters, level, paired=paired, binary=False)
+    apart = here.forgetting - there.forgetting
+    # Where hardly any item was forgotten, their spread alone would make the interval too narrow, or of no width.
+    least = two_level.unchanged(one.path.counted, level) if one.path.counted else 0.0
+    below, above = (_widened(end - found.value, least) for end in (found.low, found.high))
+    low, high = apart - below, apart + above
+    notes = [note for side, at in ((one, here), (other, there)) for note in _notes(side, at.upper)]
+    return {
+        "gain": gain,
+        "first_forgetting": here.forgetting,
+        "second_forgetting": there.forgetting,
+        "difference": apart,
+        "stderr": _or_none((below + above) / 2 / two_level.quantile(0.5 + level / 2, found.df)),
+        "df": _or_none(found.df),
+        "low": _or_none(low),
+        "high": _or_none(high),
+        "varies": found.varies,
+        "first_between": one.between(here.upper),
+        "second_between": other.between(there.upper),
+        "verdict": _verdict(low, high, margin),
+        "note": "; ".join(notes) or None,
+    }
+
+
+def _widened(distance: float, least: float) -> float:
+    """Return how far an end of the interval lies from the middle; NaN where nothing says how far."""
+    if math.isnan(distance):
+        return least or math.nan
+    return math.hypot(distance, least)
+
+
+def _notes(side: _Side, upper: int) -> list[str]:
+    falls = [f"{side.name}: gain falls from volume {a} to {b}" for a, b in side.path.falls]
+    below = [f"{side.name}: below its smallest volume, so on a straight line from (0, 0)"] if upper == 1 else []
+    return [*side.notes, *falls, *below]
+
+
+def _verdict(low: float, high: float, margin: float) -> str | None:
+    if low != low or high != high:
+        return None
+    if -margin <= low and high <= margin:
+        return "alike"
+    if low > 0:
+        return "first forgets more"
+    return "second forgets more" if high < 0 else "not enough evidence"
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else float(value)

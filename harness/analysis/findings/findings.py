@@ -1,0 +1,225 @@
+"""Findings: what the seeds of a cell say together, with an interval, a verdict and the floor beside it. One row a cell, volume and task.
+
+The tidy table has a row a run; here the runs that differ only in their seed become one number. One seed: its own interval and p-value,
+over items. Two: the items' means over both, still over items alone. Three or more: over seeds and items (``two_level``). Where the
+items' changes are not at hand, or the seeds were not asked the same items, there is no interval: it is left empty, never guessed.
+
+The verdict looks at the margin first: a change known to lie within ±margin does not matter, however small its p-value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from harness.analysis.findings.cells import Cells, cells, controls
+from harness.analysis.findings.finding_columns import COLUMNS, COSTS, SUITE_TASK, TRUE_SHARES
+from harness.analysis.statistics import two_level
+from harness.analysis.statistics.detectable import detectable
+from harness.analysis.statistics.multiple import holm
+from harness.analysis.statistics.stats import LEVEL, Floats
+from harness.analysis.table.columns import ACTED
+from harness.analysis.table.measure import TaskChange
+from harness.records.schema import OWN_METRICS, Declared
+
+SIGNIFICANT = 0.05
+KEPT, LOST, GAINED, UNKNOWN = "kept", "lost", "gained", "not enough evidence"
+
+_ROW = ["cell", "volume", "suite", "task"]
+_SHARED = ["role", "metric", "filter", "higher_is_better"]
+_MEANS = ["chance", "before", "value", "delta", "lost", "gained", "agreement", "numeric_spread", "delta_relative", "fg_over_volumes"]
+_MEANS += ["samplewise_forgetting", "backward_transfer", *TRUE_SHARES, "forgetting_ceiling", "progress_lost", *COSTS]
+_ONE_SEED = ["delta_low", "delta_high", "p_value", "p_mid", *(f"{name}_{end}" for name in TRUE_SHARES for end in ("low", "high"))]
+
+
+class ItemChanges(Protocol):
+    """Where the items' changes come from: ``harness.analysis.table.changes.Changes``."""
+
+    def get(self, run_id: str, volume: int, suite: str, task: str) -> TaskChange | None:
+        """Return what the items of a leaf task changed by; None where there is no change."""
+
+
+def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> pd.DataFrame:
+    """Return what an experiment found: the primary metrics of every cell at every volume above 0.
+
+    Args:
+        table: the tidy table.
+        changes: of the items of its runs.
+        declared: what the experiment declared beforehand.
+
+    Returns:
+        Columns as in ``finding_columns.COLUMNS``; cells in the table's order, then by volume, each suite's own row before its tasks.
+    """
+    every = cells(table)
+    rows = _measured(table, every)
+    frame = _means(rows).merge(every.labels, left_on="cell", right_index=True, how="left")
+    frame = frame.assign(**_intervals(frame, rows, changes))
+    frame["level"] = np.where(frame["delta_low"].notna(), LEVEL, np.nan)
+    frame["missing"] = [len(every.seeds[cell]) for cell in frame["cell"]] - frame["seeds"]
+    frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
+    frame = _with_controls(judge(frame, declared), every, declared)
+    frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
+    return pd.DataFrame({name: frame[name].astype(object) for name in COLUMNS}).astype(COLUMNS)
+
+
+def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
+    """Add ``tests``, ``p_holm``, ``margin``, ``verdict`` and ``detectable`` to any table of changes.
+
+    Holm's family is the leaf probe tasks of one ``cell`` and ``volume`` (all rows are one, where there are no such columns). Divergence
+    suites measure how far a model is from its base, which can only grow: they have no verdict and are in no family.
+
+    Args:
+        frame: with ``delta stderr df delta_low delta_high p_value role suite task metric higher_is_better``.
+        declared: the margins.
+
+    Returns:
+        The frame with a new index and the columns in the dtypes of ``finding_columns``; what is missing is ``pd.NA``.
+    """
+    frame = frame.reset_index(drop=True)
+    low, high, p_value = (_numbers(frame, name) for name in ("delta_low", "delta_high", "p_value"))
+    judged = ~frame["metric"].isin(list(OWN_METRICS["divergence"])).to_numpy(dtype=bool)
+    family = judged & (frame["role"] == "probe").to_numpy(dtype=bool) & (frame["task"] != SUITE_TASK).to_numpy(dtype=bool)
+    families = (
+        frame.groupby(["cell", "volume"], dropna=False).ngroup().to_numpy(dtype=np.int64) if {"cell", "volume"} <= set(frame) else None
+    )
+    adjusted, tests = holm(np.where(family, p_value, np.nan), families)
+    margin = np.array([declared.margins.get(suite, declared.margin) for suite in frame["suite"]], dtype=np.float64)
+    decisive = np.where(family, adjusted, p_value)
+    better = (_numbers(frame, "delta") > 0) == frame["higher_is_better"].to_numpy(dtype=bool, na_value=True)
+    verdict = np.where(decisive < SIGNIFICANT, np.where(better, GAINED, LOST), UNKNOWN).astype(object)
+    verdict[(low >= -margin) & (high <= margin)] = KEPT
+    verdict[~judged | np.isnan(low) | np.isnan(high)] = None
+    freedom = _numbers(frame, "df")
+    found = detectable((high - low) / 2, np.where(np.isnan(freedom), np.inf, freedom), np.maximum(tests, 1))
+    return frame.assign(
+        p_holm=pd.array(adjusted, dtype="Float64"),
+        tests=pd.Series(tests, dtype="Int64").where(tests > 0),
+        margin=pd.array(np.where(judged, margin, np.nan), dtype="Float64"),
+        verdict=pd.array(verdict, dtype="string"),
+        detectable=pd.array(np.where(judged, found, np.nan), dtype="Float64"),
+    )
+
+
+def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
+    """Return the rows of primary metrics at volumes above 0, each with its cell; of a seed measured twice, the first with a change."""
+    rows = table[table["primary"].fillna(value=False) & (table["volume"] > 0).fillna(value=False) & table["suite"].notna()]
+    rows = rows.assign(cell=rows["run_id"].map(every.of_run), _has=rows["delta"].notna())
+    rows = rows.sort_values("_has", ascending=False, kind="stable").drop_duplicates([*_ROW, "seed"])
+    place = {cell: i for i, cell in enumerate(every.labels.index)}
+    suites = {suite: i for i, suite in enumerate(dict.fromkeys(table["suite"].dropna()))}
+    order = {"_cell": rows["cell"].map(place), "_suite": rows["suite"].map(suites), "_leaf": rows["task"] != SUITE_TASK}
+    rows = rows.assign(**order).sort_values(["_cell", "volume", "_suite", "_leaf", "task", "seed"], kind="stable", ignore_index=True)
+    return rows.assign(_row=rows.groupby(_ROW, sort=False).ngroup())
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a group of seeds: what they share, how many there are, and means over those that have a change."""
+    frame = rows.drop_duplicates("_row").set_index("_row")[[*_ROW, *_SHARED]]
+    found = rows[rows["_has"]]
+    groups = pd.DataFrame({name: _numbers(found, name) for name in _MEANS}).groupby(found["_row"].to_numpy())
+    means = groups.mean().rename(columns={"value": "after"})
+    by_row = found.groupby("_row", sort=False)
+    seeds = by_row.size().reindex(frame.index, fill_value=0)
+    frame = frame.join(means).assign(
+        seeds=seeds, seed_spread=groups["delta"].std(), n=by_row["n"].first(), run_ids=pd.Series(_joined(found), dtype=object)
+    )
+    near = found["near_chance"].dropna().astype(float).groupby(found["_row"]).max()
+    return frame.assign(near_chance=near.reindex(frame.index).map({1.0: True, 0.0: False}).astype("boolean"))
+
+
+def _written(table: pd.DataFrame, every: Cells) -> dict[str, pd.Series]:
+    """Return, by cell, what models wrote for it, mean over its runs, and whether that is enough to have acted."""
+    names = ["acceptance", "edit_rate", "target_nats", "acted"]
+    runs = table.drop_duplicates("run_id")[["run_id", *names]]
+    means = {name: runs[name].astype("Float64").groupby(runs["run_id"].map(every.of_run)).mean() for name in names}
+    enough = means["acceptance"] >= ACTED - 1e-9  # a mean of 0.1, 0.2 and 0.3 is a hair less than 0.2
+    return means | {"acted": enough | (means["acted"] == 1)}  # each run acted: an objective that writes, whatever passed
+
+
+def _joined(found: pd.DataFrame) -> dict[int, str]:
+    runs: dict[int, list[str]] = {}
+    for row, run_id in zip(found["_row"].tolist(), found["run_id"].tolist(), strict=True):
+        runs.setdefault(row, []).append(run_id)
+    return {row: ",".join(of) for row, of in runs.items()}
+
+
+def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) -> dict[str, Any]:
+    """Return the columns that need the items: of one seed the table's own, of more those of ``two_level``."""
+    one = rows[rows["_has"]].drop_duplicates("_row").set_index("_row").reindex(frame.index)
+    alone = (frame["seeds"] == 1).to_numpy(dtype=bool)
+    columns: dict[str, Any] = {name: np.where(alone, _numbers(one, name), np.nan) for name in _ONE_SEED}
+    stderr, freedom = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
+    varies = np.full(len(frame), None, dtype=object)
+    varies[alone & ~np.isnan(columns["delta_low"])] = two_level.ITEMS
+    for at, found in _estimates(frame, changes):
+        stderr[at], freedom[at] = found.stderr, found.df
+        if not alone[at] and found.low == found.low:
+            columns["delta_low"][at], columns["delta_high"][at], varies[at] = found.low, found.high, found.varies
+            columns["p_value"][at] = found.p_value
+    return columns | {"stderr": stderr, "df": freedom, "varies": varies}
+
+
+def _estimates(frame: pd.DataFrame, changes: ItemChanges) -> Iterator[tuple[int, two_level.Estimate]]:
+    """Yield (place, estimate) for every row whose seeds have the changes of the same items. The rows of a cell follow each other."""
+    reader = _Tasks(changes)
+    columns = [frame[name].tolist() for name in [*_ROW, "run_ids", "seeds"]]
+    binary = frame["lost"].notna().tolist()
+    leaves: dict[tuple[Any, ...], list[str]] = {}
+    for cell, volume, suite, name in zip(*columns[:4], strict=True):
+        if name != SUITE_TASK:
+            leaves.setdefault((cell, volume, suite), []).append(name)
+    for at, (cell, volume, suite, name, run_ids, seeds) in enumerate(zip(*columns, strict=True)):
+        names = [name] if name != SUITE_TASK else leaves.get((cell, volume, suite), [])
+        parts = reader.parts(run_ids.split(","), int(volume), suite, names, binary=binary[at]) if seeds else []
+        if parts:
+            yield at, two_level.over_items(parts) if seeds == 1 else two_level.combined(parts)
+
+
+class _Tasks:
+    """What ``two_level`` makes of each task; those of the suite before are kept, since its own row comes before its tasks."""
+
+    def __init__(self, changes: ItemChanges) -> None:
+        self._changes = changes
+        self._place: tuple[Any, ...] = ()
+        self._known: dict[tuple[Any, ...], two_level.TaskSums | None] = {}
+
+    def parts(self, runs: Sequence[str], volume: int, suite: str, names: Sequence[str], *, binary: bool) -> list[two_level.TaskSums]:
+        """Return the tasks over these runs; empty where a change is missing, or its items are not the same for all of them."""
+        if self._place != (runs[0], volume, suite):
+            self._place, self._known = (runs[0], volume, suite), {}
+        found = []
+        for name in names:
+            key = (*runs, name, binary)
+            if key not in self._known:
+                self._known[key] = self._task([self._changes.get(run, volume, suite, name) for run in runs], binary=binary)
+            part = self._known[key]
+            if part is None:
+                return []
+            found.append(part)
+        return found
+
+    @staticmethod
+    def _task(of_runs: Sequence[TaskChange | None], *, binary: bool) -> two_level.TaskSums | None:
+        known = [change for change in of_runs if change is not None]
+        if len(known) < len(of_runs) or len({change.items for change in known}) > 1:
+            return None
+        return two_level.task(np.stack([change.values for change in known]), None, known[0].clusters, binary)
+
+
+def _with_controls(frame: pd.DataFrame, every: Cells, declared: Declared) -> pd.DataFrame:
+    """Put the control's change beside that of the cells that it controls."""
+    is_control, of_cell = controls(every.labels, declared.control)
+    names = {"delta": "control_delta", "delta_low": "control_low", "delta_high": "control_high"}
+    theirs = frame[[*_ROW, *names]].rename(columns=names | {"cell": "_control"})
+    frame = frame.assign(is_control=frame["cell"].map(is_control), _control=frame["cell"].map(of_cell).astype(object))
+    return frame.merge(theirs.astype({"_control": object}), on=["_control", *_ROW[1:]], how="left")
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Floats:
+    """Return a column as float64, NaN where it is empty."""
+    values: npt.NDArray[np.float64] = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    return values

@@ -1,0 +1,83 @@
+"""The best learning rate of a sweep made on ``select`` items, for every combination of labels it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from harness.config.resolution import SearchedRate
+from harness.config.strict import build, plain
+from harness.core.errors import RecordError, explain
+from harness.records.store import Experiment
+
+HEADER = "# Learning rates found by `make search-lr` on the target's select items, never on those reported. One line a combination.\n"
+KEYS = ["model", "tuning", "objective", "data", "mitigation"]
+
+
+def require_select(experiment: Experiment) -> None:
+    """Raise RecordError unless every current run was scored on ``select`` items: what chooses is never what is reported."""
+    for run_id in sorted(experiment.current()):
+        items = experiment.config(run_id).get("evaluation", {}).get("items")
+        if items != "select":
+            fix = "sweep with evaluation.items=select"
+            raise RecordError(explain(f"learning-rates: run {run_id}", got=f"{items} items", allowed="select items", fix=fix))
+
+
+def best(table: pd.DataFrame) -> list[SearchedRate]:
+    """Return, for each combination of labels, the rate whose runs do best on the target suite at the largest volume.
+
+    Best is the mean over seeds of the suite's primary metric, in its own direction; a tie goes to the smaller rate.
+
+    Args:
+        table: of a sweep with ``evaluation.items=select`` over ``training.learning_rate``.
+
+    Raises:
+        RecordError: if the table holds no target suite, or no combination was run with two rates.
+    """
+    rows = table[(table["role"] == "target") & (table["task"] == "*") & (table["status"] == "ok") & (table["volume"] > 0)]
+    found = [_best_of(group) for _, group in rows.groupby(KEYS, sort=True) if group["learning_rate"].nunique() > 1]
+    if not found:
+        fix = "harness sweep experiment=tiny_lr"
+        raise RecordError(explain("learning-rates", got="no combination with two rates and a target suite", fix=fix))
+    return found
+
+
+def _best_of(group: pd.DataFrame) -> SearchedRate:
+    last = group[group["volume"] == group["volume"].max()]
+    suite = sorted(last["suite"].unique())[0]
+    last = last[last["suite"] == suite]
+    seeds = last.groupby("learning_rate")["seed"].nunique()
+    complete = last["learning_rate"].isin(seeds[seeds == seeds.max()].index)  # a rate that failed on a seed is no candidate
+    means = last[complete].groupby("learning_rate")["value"].mean().astype(float).sort_index()
+    rate = means.idxmax() if bool(last["higher_is_better"].iloc[0]) else means.idxmin()
+    first = last.iloc[0]
+    return SearchedRate(
+        **{key: str(first[key]) for key in KEYS},
+        learning_rate=float(rate),
+        candidates=tuple(float(value) for value in means.index),
+        suite=str(suite),
+        metric=str(first["metric"]),
+        score=round(float(means.loc[rate]), 6),
+        volume=int(first["volume"]),
+        seeds=tuple(sorted(int(seed) for seed in last["seed"].unique())),
+    )
+
+
+def as_yaml(rates: Sequence[SearchedRate]) -> str:
+    """Render rates as the text of ``conf/learning_rates.yaml`` (one JSON object a line, which is yaml)."""
+    entries = [{key: value for key, value in plain(rate).items() if key != "class"} for rate in rates]
+    return HEADER + "rates:\n" + "".join(f"  - {json.dumps(entry)}\n" for entry in entries)
+
+
+def merge(rates: Sequence[SearchedRate], file: Path) -> None:
+    """Write rates into a file, replacing its entries for the same combinations and keeping the others."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    entries = [json.loads(line.strip().removeprefix("- ")) for line in lines if line.startswith("  - ")]
+    kept = [build(SearchedRate, entry, f"{file}[{i}]") for i, entry in enumerate(entries)]
+    fresh = {tuple(getattr(rate, key) for key in KEYS): rate for rate in [*kept, *rates]}
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(as_yaml([rate for _, rate in sorted(fresh.items())]), encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,1 @@
+"""Laws of forgetting: points in, parameters and predictions with intervals out."""

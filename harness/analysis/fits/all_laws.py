@@ -1,0 +1,122 @@
+"""Every law that an experiment's points can say something of: what its page shows, each fit with its points, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.analysis.fits import fitting, laws, points
+from harness.core.errors import AnalysisError
+from harness.records.schema import Declared
+
+WAYS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
+"""Labels that tell ways of training apart."""
+
+SCOPES: dict[str, list[str]] = {
+    "power": ["model", *WAYS],
+    "injection": [label for label in WAYS if label not in {"mitigation", "anchor", "variant"}],
+    "shifted_power": WAYS,
+    "linear": WAYS,
+    "kl": WAYS,
+}
+"""Law → what its points have in common: power belongs to one cell, the others go over sizes, injection over shares of old data, too."""
+
+LIMIT = 40
+POWER = "power"
+TURNS = {POWER: 6}
+"""Where there are more fits than the limit, the laws take turns: law → fits at its turn, 1 for the others."""
+
+Asked = tuple[str, dict[str, str], pd.DataFrame]
+"""Law, labels, points."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law on some of an experiment's points.
+
+    Attributes:
+        law: its name.
+        where: the labels that tell these points from the others, such as ``{"tuning": "lora"}``; empty where nothing does.
+        suite: whose forgetting.
+        points: those fitted, volume 0 and controls left out.
+        fit: the fit; None where it was refused.
+        refused: why there is none.
+    """
+
+    law: str
+    where: dict[str, str]
+    suite: str
+    points: pd.DataFrame
+    fit: fitting.Fit | None
+    refused: str
+
+
+def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first: Collection[Mapping[str, str]] = ()) -> list[Fitted]:
+    """Fit every law wherever an experiment has points for it.
+
+    Args:
+        table: the tidy table.
+        declared: what the experiment declared.
+        limit: of fits. If there are more, the laws take turns (TURNS), a law that no point has the columns of is asked once, and a last
+            entry without points says how many are left out.
+        first: labels of the cells whose power laws come before those of others if there are more than the limit: those that are drawn.
+
+    Returns:
+        Empty where there is no headline suite, or no point.
+    """
+    try:
+        found = points.from_table(table, declared)
+    except AnalysisError:
+        return []
+    suite, shared = found.attrs["suite"], found.attrs["notes"]
+    asked = [(law, where, part) for law in _order() for where, part in _groups(found, SCOPES.get(law, WAYS))]
+    shown = asked if len(asked) <= limit else _in_turns(asked, first)[: limit - 1]
+    fitted = [_fitted(law, where, suite, part, shared) for law, where, part in shown]
+    if len(shown) < len(asked):
+        rest = len(asked) - len(shown)
+        reason = f"{rest} more fits are not shown (the page shows {limit}): harness fit NAME --law LAW --where column=value makes any"
+        fitted.append(Fitted(POWER, {}, suite, found.iloc[:0], None, reason))
+    return fitted
+
+
+def _order() -> list[str]:
+    """Return all laws, those over sizes first: there are fewer of them, and power has one a cell."""
+    known = [law for law in SCOPES if law != POWER]
+    return [*known, *(name for name in laws.names() if name not in SCOPES), POWER]
+
+
+def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]]) -> list[Asked]:
+    """Return all fits in the order in which they are made where not all are."""
+    turns: list[tuple[float, Asked]] = []
+    for law in _order():
+        own = [one for one in asked if one[0] == law]
+        if law == POWER and first:
+            own = sorted(own, key=lambda one: not any(all(of.get(name) == value for name, value in one[1].items()) for of in first))
+        columns = [name for name in laws.named(law).columns if own and name in own[0][2]]
+        empty = not any(part[columns].notna().all(axis=1).any() for _, _, part in own)
+        late = float(len(asked))
+        turns += [(late if empty and number else number // TURNS.get(law, 1), one) for number, one in enumerate(own)]
+    return [one for _, one in sorted(turns, key=lambda turn: turn[0])]
+
+
+def _groups(found: pd.DataFrame, labels: list[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Yield the points that have labels in common, with those of the labels that vary."""
+    texts = found[labels].astype("string").fillna("")
+    varying = [label for label in labels if texts[label].nunique() > 1]
+    if not varying:
+        yield {}, found
+        return
+    for key, rows in texts.groupby(varying if len(varying) > 1 else varying[0], sort=False).groups.items():
+        values = key if isinstance(key, tuple) else (key,)
+        yield dict(zip(varying, map(str, values), strict=True)), found.loc[rows]
+
+
+def _fitted(law: str, where: dict[str, str], suite: str, part: pd.DataFrame, notes: list[str]) -> Fitted:
+    part = part.copy()
+    part.attrs = {"suite": suite, "notes": notes}
+    try:
+        return Fitted(law, where, suite, part, fitting.fit(part, law), "")
+    except AnalysisError as error:
+        return Fitted(law, where, suite, part, None, str(error))

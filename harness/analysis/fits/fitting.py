@@ -1,0 +1,376 @@
+"""Fits of laws to points, with intervals, held-out error, and the question whether a simpler law says as much.
+
+Everything is on the signed scale of the response: small and negative forgetting count like any other. How: ``harness.analysis.fits.estimate``
+(robust least squares from many starts), ``harness.analysis.fits.jackknife`` (runs as clusters). All is deterministic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+from harness.analysis.fits import estimate, intervals, jackknife, laws
+from harness.analysis.fits.estimate import Model, Points, Solution
+from harness.analysis.fits.intervals import LEVEL, Parameter
+from harness.analysis.fits.laws import Law, Term
+from harness.analysis.fits.points import allowed, gathered
+from harness.analysis.fits.solver import Floats
+from harness.analysis.fits.uncertainty import Spread, spread
+from harness.core.errors import AnalysisError, explain
+
+MIN_GAIN = 2.0
+"""By how much a law's AIC must lie below a constant's to be supported: within 2, the other still has substantial support (Burnham &
+Anderson 2002, section 2.6). With few points more is asked for: as much as an F test of size FALSE does."""
+
+FALSE = 0.05
+"""Of planted constants, how many may be called a law. Seen, of 200 each (± 1.5 points): with 5 to 8 points a straight line 3.5 to 7.0%, a
+power 3.5 to 6.0%, kl 0 to 2.5%; a power on cells of 15 to 40 points 3.0 to 4.0% (``benchmarks/calibration/fits.py``)."""
+
+SIZES = ("params_total", "params_trainable")
+VOLUMES = ("volume", "train_tokens", "steps")
+
+
+__all__ = ["LEVEL", "Fit", "Parameter", "Prediction", "FitState", "as_dict", "fit", "predict", "words"]
+
+
+def _mean(term: laws.Values, column: laws.Values) -> Any:  # noqa: ARG001 - a curve takes both
+    return term["mean"]
+
+
+CONSTANT = Law(
+    name="constant",
+    formula="mean",
+    source="",
+    terms=(Term("mean", "response", linear=True),),
+    columns=(),
+    positive=frozenset(),
+    needs={},
+    curve=_mean,
+)
+
+
+@dataclass(frozen=True)
+class FitState:
+    """What a fit keeps to predict from: the model, how far it may be off, s² of new runs, and the range of each column."""
+
+    model: Model
+    spread: Spread
+    scatter: float
+    ranges: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law fitted to points.
+
+    Attributes:
+        law: its name.
+        response: the column that was fitted.
+        parameters: name → value, interval and unit, in the order of the formula.
+        level: of the intervals.
+        n: points.
+        runs: clusters.
+        r2: 1 − Σ r² / Σ (y − ȳ)²; None where the response does not vary.
+        held_out: "largest size", "largest volume" → mean absolute error there of a fit to the others, in the response's unit; with
+            ", share of the response" the same over the mean absolute response there.
+        held_out_error: the largest of the errors; None where nothing could be held out.
+        aic: with runs as clusters; None where there are no more points than parameters.
+        alternatives: simpler law → its AIC on the same points.
+        verdict: in words.
+        notes: what else a reader must know.
+        state: what predictions are made from.
+    """
+
+    law: str
+    response: str
+    parameters: dict[str, Parameter]
+    level: float
+    n: int
+    runs: int
+    r2: float | None
+    held_out: dict[str, float]
+    held_out_error: float | None
+    aic: float | None
+    alternatives: dict[str, float]
+    verdict: str
+    notes: tuple[str, ...]
+    state: FitState = field(repr=False, compare=False)
+
+    def band(self, at: pd.DataFrame) -> pd.DataFrame:
+        """Return the curve with its interval: columns ``value``, ``low``, ``high`` (NaN without an interval), rows as ``at``."""
+        columns = {name: at[name].to_numpy(dtype=float) for name in laws.named(self.law).columns}
+        value, width, _ = self.state.spread.at(self.state.model.curve(columns))
+        return pd.DataFrame({"value": value, "low": value - width, "high": value + width}, index=at.index)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a fit says of a point that was not run: the interval holds a new run's result with the given probability."""
+
+    value: float
+    low: float | None
+    high: float | None
+    level: float
+    extrapolates: list[str]
+
+
+def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
+    """Fit a law.
+
+    Args:
+        points: a row a point, with the law's columns, ``forgetting``, and where known ``stderr`` and ``run_id``.
+        law: its name.
+        judge: hold out points and compare with simpler laws, which is most of the work; without, there is no verdict.
+
+    Returns:
+        The fit.
+
+    Raises:
+        AnalysisError: for an unknown law, a missing column, text where numbers should be, or too few distinct values.
+    """
+    chosen = laws.named(law)
+    found, notes = gathered(points, chosen, [*SIZES, *VOLUMES])
+    idle = chosen.idle(found.columns)
+    held = {name: chosen.held[name] for name in idle}
+    require_enough(chosen, found, held)
+    fitted = estimate.build(chosen, found, held)
+    solution = estimate.best(fitted, found)
+    replicates, about = _replicates(chosen, solution, found, held)
+    off = spread(solution, replicates, found, LEVEL)
+    parameters, unclear = intervals.parameters(fitted, solution, off, found, idle)
+    alternatives = _alternatives(chosen, found, held) if judge else {}
+    aic = _aic(fitted, solution.theta, found) if judge else None
+    held_out, missing = _held_out(chosen, found) if judge else ({}, [])
+    errors = [error for label, error in held_out.items() if "," not in label]
+    notes = [*chosen.notes, *notes, *(f"{why}: null" for why in idle.values()), *about, *unclear, *missing]
+    residual = found.response - fitted.curve(found.columns)(solution.theta[None])[0]
+    bar = least_gain(chosen, found, held)
+    return Fit(
+        law=law,
+        response=chosen.response,
+        parameters=parameters,
+        level=LEVEL,
+        n=len(found.response),
+        runs=int(found.cluster.max()) + 1,
+        r2=_r2(residual, found.response),
+        held_out=held_out,
+        held_out_error=max(errors) if errors else None,
+        aic=aic,
+        alternatives=alternatives,
+        verdict=_verdict(solution, aic, alternatives, bar) if judge else "not judged",
+        notes=tuple(notes),
+        state=FitState(fitted, off, _scatter(residual, solution, found), _ranges(chosen, found)),
+    )
+
+
+def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
+    """Return what a fit says of one point, with an interval for the result of a new run there.
+
+    The interval is value ± √(t²(v + s²) + z²u): v and u of the curve, over runs and over items, as of the parameters' intervals; s² of runs
+    and of points about the curve, with n − p and G − 1 degrees of freedom set against it. It is for a new run asked the same items, or for
+    its change over all items of their kind; a measurement on a few other items has their error besides.
+
+    Args:
+        fit: the fit.
+        at: column → value, of all of the law's columns.
+
+    Raises:
+        AnalysisError: if a column is missing, or cannot have such a value, or the curve has none there.
+    """
+    law = laws.named(fit.law)
+    if absent := [name for name in law.columns if name not in at]:
+        fix = " ".join(f"--at {name}=…" for name in absent)
+        raise AnalysisError(explain(f"predict: {fit.law}", got=", ".join(at) or "nothing", allowed=", ".join(law.columns), fix=fix))
+    for name in law.columns:
+        least, most, told = allowed(law, name)
+        if not math.isfinite(at[name]) or not least <= at[name] <= most or (name in law.positive and at[name] == 0):
+            told = "a number above 0" if name in law.positive else told or "a finite number"
+            raise AnalysisError(explain(f"predict: {name}", got=f"{at[name]:g}", allowed=told))
+    curve = fit.state.model.curve({name: np.array([at[name]], dtype=float) for name in law.columns})
+    found, half, _ = fit.state.spread.at(curve, fit.state.scatter)
+    value, width = float(found[0]), float(half[0])
+    if not math.isfinite(value):
+        where = ", ".join(f"{name} {words(at[name])}" for name in law.columns)
+        raise AnalysisError(explain(f"predict: {fit.law} at {where}", got="no finite number", allowed="a place nearer to the points"))
+    low, high = (value - width, value + width) if math.isfinite(value - width) and math.isfinite(value + width) else (None, None)
+    beyond = [text for name in law.columns if (text := _beyond(name, at[name], *fit.state.ranges[name], ratio=name in law.positive))]
+    return Prediction(value, low, high, fit.level, beyond)
+
+
+def require_enough(law: Law, points: Points, held: Mapping[str, float]) -> None:
+    """Raise AnalysisError where a column, or all together, have fewer distinct values than the parameters need."""
+    named = ", ".join(term.name for term in law.terms if term.name not in held)
+    for name, least in law.needs.items():
+        found = len(np.unique(points.columns[name]))
+        if found < least:
+            got, allowed = f"{found} distinct value{'' if found == 1 else 's'}", f"at least {least}, for {named}"
+            raise AnalysisError(explain(f"{law.name}: column {name}", got=got, allowed=allowed, fix=f"more values of {name}"))
+    least = len(law.terms) - len(held)
+    places = len(np.unique(np.stack([points.columns[name] for name in law.columns]), axis=1).T)
+    if places < least:
+        got = f"{places} distinct rows"
+        where = f"{law.name}: columns {', '.join(law.columns)}"
+        raise AnalysisError(explain(where, got=got, allowed=f"at least {least}, for {named}", fix="points at more places"))
+
+
+def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str, float]) -> tuple[Floats, list[str]]:
+    """Return the parameters without one run each, shape (G, p), G = 0 where there can be no interval, and why."""
+    none = np.zeros((0, len(solution.theta)))
+    if points.cluster.max() == 0:
+        return none, ["one run: how runs vary is not known, so there are no intervals"]
+    kept = jackknife.left_out(points.cluster)
+    try:
+        for rows in kept:
+            require_enough(law, points.where(rows > 0), held)
+    except AnalysisError:
+        return none, ["without one of the runs too few distinct values are left to fit the law, so there are no intervals"]
+    found = estimate.refits(solution, kept)
+    over = "runs and, through stderr, items, which count as shared by all runs" if (points.error > 0).any() else "runs alone: no stderr"
+    notes = [f"intervals are over {over}"]
+    notes += [] if len(kept) == points.cluster.max() + 1 else [f"intervals: by leaving out {len(kept)} groups of runs in turn"]
+    if not found.converged.all():
+        notes.append(f"{int(np.sum(~found.converged))} of {len(kept)} refits without a run did not converge: intervals may be too narrow")
+    return found.theta, notes
+
+
+def _aic(fitted: Model, theta: Floats, points: Points) -> float | None:
+    """Return 2·(parameters and variances) − 2 log likelihood, runs being clusters; None with no more points than parameters."""
+    if len(points.response) <= len(fitted.free):
+        return None
+    residual = points.response - fitted.curve(points.columns)(theta[None])[0]
+    floor = 1e-18 * float(np.mean(points.response**2)) + 1e-300
+    twice, variances = jackknife.deviance(residual, points.error, points.cluster, floor)
+    return twice + 2 * (len(fitted.free) + variances) if math.isfinite(twice) else None
+
+
+def _alternatives(law: Law, points: Points, held: Mapping[str, float]) -> dict[str, float]:
+    simpler: dict[str, tuple[Law, Mapping[str, float]]] = {"constant": (CONSTANT, {})}
+    simpler |= {name: (law, {**held, **still}) for name, still in law.simpler.items() if still.keys() - held.keys()}
+    found = {}
+    for name, (other, still) in simpler.items():
+        fitted = estimate.build(other, points, still)
+        aic = _aic(fitted, estimate.best(fitted, points).theta, points)
+        if aic is not None:
+            found[name] = aic
+    return found
+
+
+def least_gain(law: Law, points: Points, held: Mapping[str, float]) -> float | None:
+    """Return how far a law's AIC must lie below a constant's, at least MIN_GAIN; None with too few points to tell one from the other.
+
+    An F test of p parameters against one finds a gain of n log(1 + (p − 1) F / (n − p)) − 2 (p − 1) in FALSE of all constants. n counts
+    places once a run: rows that repeat one say nothing new of the shape.
+    """
+    size = len(law.terms) - len(held)
+    places = np.stack([points.cluster.astype(float), *(points.columns[name] for name in law.columns)])
+    n, more = len(np.unique(places, axis=1).T), size - 1
+    if n <= size + 2:
+        return None
+    quantile = float(distributions.f.ppf(1.0 - FALSE, more, n - size))
+    return max(MIN_GAIN, n * math.log1p(more * quantile / (n - size)) - 2 * more)
+
+
+def _verdict(solution: Solution, aic: float | None, alternatives: Mapping[str, float], bar: float | None) -> str:
+    if not solution.converged:
+        return "not converged: no parameters were found that a further step would not improve"
+    if aic is None:
+        return "not judged: no more points than parameters"
+    if bar is None:
+        return f"not judged: too few points to tell from a constant (more than {len(solution.theta) + 2} are needed)"
+    gain = alternatives["constant"] - aic
+    beside = f"AIC {abs(gain):.1f} {'below' if gain >= 0 else 'above'} a constant's"
+    if gain < bar:
+        return f"not distinguishable from a constant ({beside}; {bar:.3g} below is asked for)"
+    name, least = min(alternatives.items(), key=lambda item: item[1])
+    if least <= aic:
+        return f"supported ({beside}), but {name} says as much with fewer parameters (AIC {aic - least:.1f} lower)"
+    return f"supported ({beside})"
+
+
+def _held_out(law: Law, points: Points) -> tuple[dict[str, float], list[str]]:
+    """Fit without the largest size, and without the largest volume, and return the errors there; and why one is missing."""
+    found: dict[str, float] = {}
+    notes = []
+    for label, choices in {"largest size": SIZES, "largest volume": VOLUMES}.items():
+        column = next((name for name in choices if name in points.columns and np.isfinite(points.columns[name]).all()), None)
+        if column is None or len(np.unique(points.columns[column])) < 2:
+            continue
+        largest = points.columns[column] == points.columns[column].max()
+        rest, there = points.where(~largest), points.where(largest)
+        idle = law.idle(rest.columns)
+        held = {name: law.held[name] for name in idle}
+        try:
+            require_enough(law, rest, held)
+        except AnalysisError as error:
+            notes.append(f"{label} cannot be held out: {error}")
+            continue
+        fitted = estimate.build(law, rest, held)
+        miss = float(np.mean(np.abs(there.response - fitted.curve(there.columns)(estimate.best(fitted, rest).theta[None])[0])))
+        found[label] = miss
+        size = float(np.mean(np.abs(there.response)))
+        if size > 0:
+            found[f"{label}, share of the response"] = miss / size
+    return found, notes
+
+
+def _scatter(residual: Floats, solution: Solution, points: Points) -> float:
+    """Return the variance of a new run's point about the curve."""
+    n, runs = len(residual), int(points.cluster.max()) + 1
+    return float(np.sum(residual**2)) / max(n - len(solution.theta), 1) * runs / max(runs - 1, 1)
+
+
+def _ranges(law: Law, points: Points) -> dict[str, tuple[float, float]]:
+    return {name: (float(points.columns[name].min()), float(points.columns[name].max())) for name in law.columns}
+
+
+def _beyond(name: str, value: float, low: float, high: float, *, ratio: bool) -> str:
+    """Say how far a value lies outside what was fitted; empty inside."""
+    if low <= value <= high:
+        return ""
+    above, end = value > high, high if value > high else low
+    if not ratio:
+        where = "above the largest" if above else "below the smallest"
+        return f"{name} {words(value)} lies {words(abs(value - end))} {where} fitted, {words(end)}"
+    with np.errstate(over="ignore"):
+        times = float(np.float64(value) / end if above else np.float64(end) / value)
+    how = f"{times:,.0f}" if 100 <= times < 1e8 else words(float(f"{times:.3g}"))
+    return f"{name} {words(value)} is {how} times {'the largest' if above else 'smaller than the smallest'} fitted, {words(end)}"
+
+
+def words(value: float) -> str:
+    """Return a number as one reads it: 800,384, 1e9, 0.031."""
+    if not math.isfinite(value):
+        return "none" if math.isnan(value) else "more than 1e308"
+    if value == int(value) and abs(value) < 1e8 and not (value and value % 1e6 == 0):
+        return f"{value:,.0f}"
+    text = f"{value:.4g}"
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else text
+
+
+def _r2(residual: Floats, response: Floats) -> float | None:
+    total = float(np.sum((response - response.mean()) ** 2))
+    return 1.0 - float(np.sum(residual**2)) / total if total > 1e-18 * float(np.sum(response**2)) else None
+
+
+def as_dict(fit: Fit) -> dict[str, Any]:
+    """Return a fit as plain values for JSON, with None for what is not finite."""
+    parts: Sequence[str] = [one.name for one in dataclasses.fields(Fit) if one.name not in {"state", "parameters"}]
+    plain = {name: getattr(fit, name) for name in parts}
+    plain["notes"] = list(fit.notes)
+    first = {"law": fit.law, "parameters": {name: dataclasses.asdict(one) for name, one in fit.parameters.items()}}
+    found: dict[str, Any] = _without_nan(first | plain)
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

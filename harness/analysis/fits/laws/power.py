@@ -1,0 +1,23 @@
+"""forgetting = c * volume^k: how forgetting grows with the rows trained on.
+
+The plainest law with one exponent; no source claims it for forgetting by volume alone. It has no ceiling, so where a model has nothing
+left to lose the points bend away from it: the held-out largest volume says so.
+"""
+
+from harness.analysis.fits.laws import Law, Term
+
+LAW = Law(
+    name="power",
+    formula="c * volume^k",
+    source="ours: the power law in one variable, as a plain description of a cell",
+    terms=(
+        Term("c", "response at volume 1", scale="signed", linear=True),
+        Term("k", "1", starts=(-0.3, 0.1, 0.3, 0.6, 1.0, 2.0), low=-4.0, high=6.0),
+    ),
+    columns=("volume",),
+    positive=frozenset({"volume"}),
+    needs={"volume": 2},
+    curve=lambda term, column: term["c"] * column["volume"] ** term["k"],
+    shown=lambda term, reference: {"c": term["c"] * reference["volume"] ** -term["k"]},
+    simpler={"c * volume (k = 1)": {"k": 1.0}},
+)

@@ -1,0 +1,353 @@
+"""Points that laws are fitted to: a row a point, from anybody's file or from the tidy table of an experiment.
+
+| column | meaning, unit |
+|---|---|
+| volume | target rows seen once |
+| params_total, params_trainable | parameters of the model; of these, those that may move |
+| train_tokens, steps | target and anchor tokens; optimizer steps |
+| inject_fraction | share of train_tokens that stand for the past: anchor_tokens / train_tokens |
+| finetune_loss | nats per token of the target |
+| kl | KL(base ‖ tuned) on the target, nats per token |
+| forgetting | change for the worse, in the metric's own unit: negative where the model got better |
+| stderr | standard error of forgetting |
+| run_id | points of one run are not independent of each other |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.findings import cells
+from harness.analysis.fits.estimate import Points
+from harness.analysis.fits.laws import Law
+from harness.analysis.fits.solver import Floats
+from harness.analysis.table.columns import SUITE_TASK
+from harness.core.errors import AnalysisError, did_you_mean, explain
+from harness.records.schema import Declared
+
+RESPONSE = "forgetting"
+PREDICTORS = ["volume", "params_total", "params_trainable", "train_tokens", "inject_fraction", "steps", "finetune_loss", "kl"]
+ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id"]
+LARGEST = 1e100
+"""Numbers beyond it have squares that are none."""
+LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
+_ALIASES = {"params": "params_total"}
+_Z = 1.959963984540054
+
+
+def from_file(path: Path, columns: Mapping[str, str] | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read points from a .csv or .parquet file.
+
+    Args:
+        path: the file.
+        columns: role → what the file calls it.
+        where: column → value: only these rows.
+
+    Raises:
+        AnalysisError: if the file cannot be read as a table or holds no row, or for a column that is not there.
+    """
+    frame = _read(path)
+    known = list(map(str, frame.columns))
+    for role, name in (columns or {}).items():
+        if role not in ROLES:
+            raise AnalysisError(explain("--column", got=repr(role), allowed=", ".join(ROLES), fix=did_you_mean(role, ROLES)))
+        if name not in known:
+            raise AnalysisError(explain(f"--column {role}={name}", got=f"no column {name!r} in {path}", allowed=", ".join(known)))
+    renamed = {role: frame[name] for role, name in (columns or {}).items()}
+    aliases = {role: frame[name] for name, role in _ALIASES.items() if name in known and role not in known and role not in renamed}
+    frame = frame.assign(**renamed, **aliases)
+    return narrowed(frame, where or {}, str(path))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path).reset_index(drop=True)
+        else:
+            text = io.StringIO(_regular(path.read_text(encoding="utf-8-sig"), path))
+            frame = pd.read_csv(text, skipinitialspace=True, index_col=False)
+    except FileNotFoundError:
+        raise AnalysisError(explain(f"{path}", got="no such file", allowed="a .csv or .parquet file")) from None
+    except pd.errors.EmptyDataError:
+        raise AnalysisError(explain(f"{path}", got="an empty file", allowed="a line of column names and a line a point")) from None
+    except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AnalysisError(explain(f"{path}", got=reason, allowed="a .csv (UTF-8) or .parquet file with a row a point")) from None
+    if frame.empty:
+        raise AnalysisError(explain(f"{path}", got="column names and no row", allowed="a line a point"))
+    return frame
+
+
+def _regular(text: str, path: Path) -> str:
+    """Return the text of a CSV file without fields that trailing commas make. Raises AnalysisError where columns are not what they seem."""
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
+    if not rows:
+        return ""
+    header = [name.strip() for name in rows[0]]
+    if len(header) == 1 and (other := next((sign for sign in (";", "\t") if sign in header[0]), None)):
+        got = "columns separated by " + ("semicolons" if other == ";" else "tabs")
+        raise AnalysisError(explain(f"{path}", got=got, allowed="columns separated by commas"))
+    width = len(header)
+    while width > 1 and not header[width - 1]:
+        width -= 1
+    named = [name for name in header if name]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise AnalysisError(explain(f"{path}", got=f"two columns {twice[0]!r}", allowed="each name once"))
+    for number, row in enumerate(rows[1:], start=1):
+        if any(field.strip() for field in row[width:]):
+            got, fix = f"{len(row)} fields in row {number}, {width} column names", "name the first column too, or remove it"
+            raise AnalysisError(explain(f"{path}", got=got, allowed="a name for each column", fix=fix))
+    if all(len(row) <= width for row in rows):
+        return text
+    plain = io.StringIO()
+    csv.writer(plain, lineterminator="\n").writerows(row[:width] for row in rows)
+    return plain.getvalue()
+
+
+def narrowed(frame: pd.DataFrame, where: Mapping[str, str], name: str) -> pd.DataFrame:
+    """Return the rows whose columns have these values (as text, or as numbers where both are). Raises AnalysisError if none do."""
+    for column, value in where.items():
+        if column not in frame.columns:
+            raise AnalysisError(explain(f"--where {column}", got=f"no such column in {name}", allowed=", ".join(map(str, frame.columns))))
+        texts = frame[column].astype("string")
+        same = (texts == value).fillna(False).astype(bool)
+        if not same.any() and (number := _number(value)) is not None:
+            same = (pd.to_numeric(frame[column], errors="coerce") == number).fillna(False).astype(bool)
+        if not same.any():
+            seen = sorted(texts.dropna().unique())
+            allowed = ", ".join(seen[:12]) + (f" … {len(seen)} values" if len(seen) > 12 else "")
+            raise AnalysisError(explain(f"--where {column}", got=repr(value), allowed=allowed or f"{column} is empty in {name}"))
+        frame = frame[same]
+    return frame
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return the points of an experiment: one a run and volume, before left out (there, forgetting is 0 by construction), and controls.
+
+    ``forgetting`` is the change of the suite's own row (its tasks with equal weight), turned so that positive is worse; ``stderr`` is
+    the width of its 95% interval / (2·1.96); ``finetune_loss`` is a target suite's nats per token, else the training loss;
+    ``kl`` that of a divergence suite on the target. Which ones they are is said in ``attrs["notes"]``, and ``attrs["suite"]`` is the suite.
+
+    Args:
+        table: the tidy table.
+        declared: what the experiment declared.
+        suite: whose forgetting; by default the headline's.
+        where: column → value: only these points.
+
+    Raises:
+        AnalysisError: if there is no such suite, or no point.
+    """
+    chosen = suite_of(table, declared, suite)
+    whole = table[(table["task"] == SUITE_TASK) & (table["status"] == "ok") & (table["volume"] > 0).fillna(False)]
+    rows = whole[(whole["suite"] == chosen) & whole["delta"].notna()]
+    control, notes = cells.is_control(rows, declared.control), _without_change(table, rows, chosen)
+    if control.any():
+        rows = rows[~control]
+        notes.append(f"{int(control.sum())} points of same-data controls are left out")
+    if rows.empty:
+        fix = "harness table says which runs failed"
+        raise AnalysisError(explain(f"points of suite {chosen}", got="no measured change", allowed="at least one point", fix=fix))
+    worse = np.where(rows["higher_is_better"].astype(bool), -1.0, 1.0)
+    found = rows[["run_id", "seed", *LABELS, "volume", "params_total", "params_trainable", "train_tokens", "steps"]].reset_index(drop=True)
+    tokens = rows["train_tokens"].astype(float).to_numpy()
+    found["inject_fraction"] = rows["anchor_tokens"].astype(float).to_numpy() / np.where(tokens > 0, tokens, np.nan)
+    found[RESPONSE] = worse * rows["delta"].astype(float).to_numpy()
+    found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
+    found, about = _with_beside(found, rows, whole)
+    found = narrowed(found, where or {}, "this experiment")
+    found.attrs = {"suite": chosen, "notes": [*notes, *about]}
+    return found
+
+
+def suite_of(table: pd.DataFrame, declared: Declared, suite: str | None) -> str:
+    """Return whose forgetting it is about. Raises AnalysisError where it is not clear."""
+    probes = sorted(table.loc[(table["role"] == "probe").fillna(False), "suite"].dropna().unique())
+    every = sorted(table["suite"].dropna().unique())
+    chosen = suite or declared.headline or (probes[0] if len(probes) == 1 else None)
+    if chosen is None:
+        got = "no headline suite declared" if probes else "no probe suite"
+        raise AnalysisError(explain("--suite", got=got, allowed=", ".join(probes) or "a probe suite", fix="--suite NAME"))
+    if chosen not in every:
+        raise AnalysisError(explain("--suite", got=repr(chosen), allowed=", ".join(every) or "none was measured"))
+    return str(chosen)
+
+
+def _without_change(table: pd.DataFrame, rows: pd.DataFrame, suite: str) -> list[str]:
+    """Say how many points of a suite, and whole runs, have no measured change, and why."""
+    whole = table[(table["task"] == SUITE_TASK) & (table["suite"] == suite) & (table["volume"] > 0).fillna(False)]
+    lost = whole[(whole["status"] != "ok") | whole["delta"].isna()].drop_duplicates(["run_id", "volume"])
+    points = pd.MultiIndex.from_frame(rows[["run_id", "volume"]])
+    lost = lost[~pd.MultiIndex.from_frame(lost[["run_id", "volume"]]).isin(points)]
+    seen = {*rows["run_id"], *lost["run_id"]}
+    runs = table[~table["run_id"].isin(seen) & table["run_id"].notna()]["run_id"].nunique()
+    counts = {"points": len(lost), "whole runs": runs}
+    told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return [f"{told} without a measured change of {suite} are left out: failed, unfinished or not measured"] if told else []
+
+
+def _with_beside(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Add finetune_loss and kl: what other suites, or training, say of the same run and volume."""
+    loss = whole[(whole["role"] == "target") & (whole["metric"] == "nats_per_token")]
+    drift = whole[whole["metric"] == "kl_base_tuned"]
+    on_target = drift[(drift["role"] == "target") | (drift["suite"] == "drift_target")]
+    drift = on_target if len(on_target) else drift[~drift["suite"].str.contains("anchor").fillna(False).astype(bool)]
+    notes = []
+    for name, source in {"finetune_loss": loss, "kl": drift}.items():
+        suites = sorted(source["suite"].dropna().unique())
+        if suites:
+            values = source[source["suite"] == suites[0]].drop_duplicates(["run_id", "volume"]).set_index(["run_id", "volume"])["value"]
+            found[name] = values.reindex(pd.MultiIndex.from_frame(found[["run_id", "volume"]])).to_numpy(dtype=float, na_value=np.nan)
+            notes.append(f"{name} is that of suite {suites[0]}")
+        elif name == "finetune_loss":
+            found[name] = rows["train_loss"].to_numpy(dtype=float, na_value=np.nan)
+            notes.append("finetune_loss is the training loss since the previous volume: no target suite measures nats_per_token")
+        else:
+            found[name] = np.nan
+    return found, notes
+
+
+def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Points, list[str]]:
+    """Return what a law is fitted to, and what was left out or taken for granted.
+
+    Args:
+        points: a row a point.
+        law: whose columns are needed.
+        beside: columns that are taken along where they hold numbers.
+
+    Raises:
+        AnalysisError: for a column that is missing or holds text, or a value that the law cannot have.
+    """
+    needed = [*law.columns, law.response]
+    if absent := [name for name in needed if name not in points.columns]:
+        known = ", ".join(map(str, points.columns))
+        fix = " ".join(f"--column {name}=NAME" for name in absent)
+        raise AnalysisError(explain(f"{law.name}: column {', '.join(absent)}", got="no such column", allowed=known, fix=fix))
+    values = {name: numbers(points[name], name) for name in needed}
+    error = numbers(points["stderr"], "stderr") if "stderr" in points.columns else np.full(len(points), np.nan)
+    others = {"finetune_loss", "kl"} - set(law.columns)  # where they come from matters to a law that reads them
+    notes = [note for note in points.attrs.get("notes", []) if note.split(" ", 1)[0] not in others]
+    kept = np.all([np.isfinite(values[name]) for name in needed], axis=0)
+    if not kept.all():
+        notes.append(f"{int(np.sum(~kept))} of {len(kept)} rows are left out: {' or '.join(needed)} is empty")
+    before = np.any([values[name] == 0 for name in law.positive], axis=0) if law.positive else np.zeros(len(kept), dtype=bool)
+    if (before & kept).any():
+        named = " or ".join(name for name in law.columns if name in law.positive)
+        notes.append(f"{int(np.sum(before & kept))} rows are left out: {named} is 0 there, before training")
+    kept &= ~before
+    _check(values, error, kept, law, points)
+    if not kept.any():
+        named = ", ".join(needed)
+        raise AnalysisError(explain(f"{law.name}: rows", got=f"none that has all of {named}", allowed="at least one a parameter"))
+    extra = {name: found for name in beside if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
+    cluster, about = _clusters(points, kept)
+    errors, weighed = _errors(error[kept])
+    mixed = _mixed(points[kept], law)
+    columns = {name: found[kept] for name, found in (extra | values).items() if name != law.response}
+    return Points(columns, values[law.response][kept], errors, cluster), [*notes, *about, *weighed, *mixed]
+
+
+def numbers(column: pd.Series, name: str) -> Floats:
+    """Return a column as numbers, NaN where it is empty. Raises AnalysisError at the first text or infinity."""
+    if column.dtype == np.float64 and not np.isinf(values := column.to_numpy()).any():
+        return values
+    if column.dtype == np.int64:
+        return column.to_numpy(dtype=np.float64)
+    given = column.astype(object).where(column.notna(), None)
+    found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    wrong = np.array([value is not None and str(value).strip() != "" for value in given]) & ~np.isfinite(found)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        got = f"{str(given.iloc[row])[:40]!r} in row {_row(column, row)}"
+        raise AnalysisError(explain(f"column {name}", got=got, allowed="finite numbers, or nothing", fix="correct or remove that row"))
+    return np.asarray(found, dtype=np.float64)
+
+
+def _row(frame: pd.DataFrame | pd.Series, place: int) -> int:
+    """Return the number that a row has in its file, from 1, also where only some rows are left."""
+    label = frame.index[place]
+    return int(label) + 1 if isinstance(label, int | np.integer) else place + 1
+
+
+def _numbers_or_none(column: pd.Series) -> Floats | None:
+    try:
+        return numbers(column, "")
+    except AnalysisError:
+        return None
+
+
+def allowed(law: Law, name: str) -> tuple[float, float, str]:
+    """Return the least and the largest value that a column may have for a law, and both in words."""
+    if name == "inject_fraction":
+        return 0.0, 1.0, "a share, 0 to 1"
+    return (0.0, np.inf, "at least 0") if name in {*law.positive, "stderr"} else (-np.inf, np.inf, "")
+
+
+def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: Law, points: pd.DataFrame) -> None:
+    """Raise AnalysisError at a value that a column cannot have, or that is too large to work with."""
+    for name, found in {**values, "stderr": error}.items():
+        low, high, words = allowed(law, name)
+        wrong, large = kept & ((found < low) | (found > high)), kept & (np.abs(found) > LARGEST)
+        if wrong.any() or large.any():
+            row = int(np.argmax(wrong if wrong.any() else large))
+            got = f"{found[row]:g} in row {_row(points, row)}"
+            raise AnalysisError(explain(f"column {name}", got=got, allowed=words if wrong.any() else f"numbers up to {LARGEST:g}"))
+
+
+def _clusters(points: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    if "run_id" not in points.columns or points.loc[kept, "run_id"].isna().all():
+        return np.arange(int(kept.sum())), ["no run_id: each row counts as a run of its own; if rows share runs, intervals are too narrow"]
+    names = points.loc[kept, "run_id"].astype("string")
+    alone = names.isna().to_numpy(dtype=bool)
+    names = names.fillna("") + np.where(alone, [f"\0{i}" for i in range(len(names))], "")
+    _, cluster = np.unique(names.to_numpy(dtype=str), return_inverse=True)
+    return cluster, [f"{int(alone.sum())} rows have no run_id: each counts as a run of its own"] if alone.any() else []
+
+
+def _errors(error: Floats) -> tuple[Floats, list[str]]:
+    known = np.isfinite(error)
+    if not known.any() or not (error[known] > 0).any():
+        return np.zeros(len(error)), ["no stderr: all points weigh alike"]
+    if known.all():
+        return error, []
+    filled = np.where(known, error, np.median(error[known]))
+    return filled, [f"{int(np.sum(~known))} points have no stderr: they get the median of the others'"]
+
+
+def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
+    """Say which labels differ among the points though the law knows nothing of them."""
+    covered = set(law.columns)
+    names = [name for name in ["tuning", "objective", "mitigation", "data", "trajectory", "epochs", "variant"] if name in points.columns]
+    if not {"params_total", "params_trainable"} & covered:
+        names = ["model", *names] if "model" in points.columns else names
+    if "inject_fraction" in covered:
+        names = [name for name in names if name != "mitigation"]
+    found = {name: sorted(points[name].dropna().astype("string").unique()) for name in names}
+    found = {name: values for name, values in found.items() if len(values) > 1}
+    found |= _tuned_apart(points, [] if "inject_fraction" in covered else ["anchor"])
+    several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items()]
+    return [f"the points differ in {' and '.join(several)}, of which the law knows nothing: --where narrows them"] if several else []
+
+
+def _tuned_apart(points: pd.DataFrame, more: Sequence[str]) -> dict[str, list[str]]:
+    """Return choices that differ within one model and tuning, with their values: those between are each model's own."""
+    found = {}
+    texts = pd.DataFrame({name: points[name].astype("string").fillna("") for name in ("model", "tuning") if name in points.columns})
+    within = texts.agg("\0".join, axis=1) if len(texts.columns) else pd.Series("", index=points.index)
+    for name in ["learning_rate", "lr_tuned", *more]:
+        if name in points.columns and (points[name].groupby(within.to_numpy()).nunique() > 1).any():
+            found[name] = sorted(points[name].dropna().astype("string").unique())
+    return found

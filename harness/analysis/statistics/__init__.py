@@ -1,0 +1,1 @@
+"""Intervals and tests, as pure functions of arrays."""

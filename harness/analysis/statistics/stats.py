@@ -1,0 +1,277 @@
+"""Statistics of paired items, as pure functions of arrays. Deterministic: every resampling has its own seeded stream.
+
+A *stratum* is one task; a suite's number is the mean over its tasks with equal weight. Functions take one array a stratum, so a
+task alone is a list of one. A ratio metric (nats per token) is Σ w·v / Σ w over the items of a stratum; plain means have w = 1.
+
+| question | binary items (0/1) | other items |
+|---|---|---|
+| interval of a value | score (Wilson 1927) | bootstrap-t of the ratio |
+| interval of a paired difference | score (Tango 1998) | bootstrap-t of the ratio of differences |
+| p-value of a paired difference | exact McNemar | sign-flip permutation |
+
+Score intervals are made by inverting a test, so they have width where nothing changed (Wald and bootstrap intervals do not). These are
+for one run and items that do not depend on each other; items in clusters are in ``clustered``, several seeds in ``two_level``, several
+tests in ``multiple``, and what a test could have found in ``power``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+from scipy import stats as distributions
+
+from harness.core.seeds import stream
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+"""Bootstrap resamples and Monte-Carlo sign flips; at a p-value of 0.05 the Monte-Carlo error is 0.002."""
+
+EXACT_ITEMS = 16
+"""Up to so many changed items, all 2^k sign flips are gone through."""
+
+MAX_WITHOUT_SPREAD = 0.001
+"""Share of resamples with no spread above which bootstrap-t gives way to t: fewer than about seven items then differ at all, and
+in a simulation of 16 to 100 such items bootstrap-t covered 76 to 89 %, t 90 to 99 %."""
+
+_CHUNK = 2_000_000
+_BLOCK = 128
+_STEPS = 45
+
+Floats = npt.NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """Two ends; both NaN where the data cannot say (fewer than two items, or no spread in a metric without a score interval)."""
+
+    low: float
+    high: float
+
+
+class Stratum(NamedTuple):
+    """Items of one task: their values and their weights in its mean, shape (n,) each."""
+
+    values: Floats
+    weights: Floats
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the exact two-sided McNemar p-value: min(1, 2 P(X ≤ min(lost, gained))), X ~ Binomial(lost + gained, ½).
+
+    Reference: McNemar 1947, Psychometrika 12:153.
+    """
+    return min(1.0, 2.0 * float(special.bdtr(min(lost, gained), lost + gained, 0.5)))
+
+
+def mcnemar_mid(lost: int, gained: int) -> float:
+    """Return the mid-p of McNemar's test: P(more extreme) + ½ P(equally extreme); 1 where no item changed.
+
+    Less conservative than the exact p and still close to its level.
+
+    Reference: Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91.
+    """
+    changed = lost + gained
+    if changed == 0:
+        return 1.0
+    probability = math.exp(math.lgamma(changed + 1) - math.lgamma(lost + 1) - math.lgamma(gained + 1) - changed * math.log(2.0))
+    if lost == gained:
+        return 1.0 - probability / 2.0
+    return 2.0 * float(special.bdtr(min(lost, gained), changed, 0.5)) - probability
+
+
+def difference_interval(lost: Sequence[int], gained: Sequence[int], items: Sequence[int], level: float = LEVEL) -> Interval:
+    """Return the score interval of the mean over tasks of (gained − lost) / n.
+
+    One task: Tango's interval, all Δ with |Z(Δ)| ≤ z, Z(Δ) = n(d − Δ) / √(n v(Δ)), v(Δ) = 2q + Δ(1 − Δ), q being the maximum
+    likelihood estimate of P(lost) given the difference Δ. Several tasks: the same inversion for the mean of their differences,
+    every task's Δ profiled (maximum likelihood given the mean); tasks with equal counts pool to Tango's interval of the sums.
+
+    Args:
+        lost: items 1 → 0, by task.
+        gained: items 0 → 1, by task.
+        items: all items, by task, each at least 1.
+        level: of confidence.
+
+    Reference: Tango 1998, Statistics in Medicine 17:891, equations for the restricted estimate and the interval.
+    """
+    counts = tuple((int(a), int(b), int(n)) for a, b, n in zip(lost, gained, items, strict=True))
+    return _difference_interval(counts, level)
+
+
+@lru_cache(maxsize=100_000)
+def _difference_interval(counts: tuple[tuple[int, int, int], ...], level: float) -> Interval:
+    lost, gained, items = np.array(counts, dtype=float).T
+    return _score_interval((gained - lost) / items, items, lambda delta: _tango_variance(delta, lost, gained, items), -1.0, level)
+
+
+def _tango_variance(delta: Floats, lost: Floats, gained: Floats, items: Floats) -> Floats:
+    """Return n·Var of the estimated difference at the maximum of the likelihood under a true difference ``delta``."""
+    linear = -gained - lost + (2 * items - gained + lost) * delta
+    constant = -lost * delta * (1 - delta)
+    root = np.sqrt(np.maximum(linear**2 - 8 * items * constant, 0.0))
+    # The smaller-root form loses all digits where linear > 0; there, multiply by the conjugate.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        stable = np.where(linear > 0, -2 * constant / (root + linear), (root - linear) / (4 * items))
+    variance: Floats = np.maximum(2 * stable + delta * (1 - delta), 0.0)
+    return variance
+
+
+def proportion_interval(successes: Sequence[float], items: Sequence[int], level: float = LEVEL) -> Interval:
+    """Return the score interval of the mean over tasks of successes / n; for one task, Wilson's.
+
+    Reference: Wilson 1927, Journal of the American Statistical Association 22:209.
+    """
+    counts = np.array(items, dtype=float)
+    return _score_interval(np.array(successes, dtype=float) / counts, counts, lambda share: share * (1 - share), 0.0, level)
+
+
+def _score_interval(estimates: Floats, items: Floats, variance: Callable[[Floats], Floats], least: float, level: float) -> Interval:
+    """Invert the score test of the mean of ``estimates``, whose true values lie between ``least`` and 1."""
+    z = float(special.ndtri(0.5 + level / 2))
+    return Interval(_score_bound(estimates, items, variance, least, z), _score_bound(estimates, items, variance, 1.0, z))
+
+
+def _score_bound(estimates: Floats, items: Floats, variance: Callable[[Floats], Floats], edge: float, z: float) -> float:
+    """Return the end of the interval on the side of ``edge``.
+
+    At the maximum of the likelihood given the mean, n_t |d_t − Δ_t| = λ v(Δ_t) / T for every task t with one multiplier λ, and
+    the score statistic is Z² = λ² Σ_t v(Δ_t) / (n_t T²). So λ is raised until Z = z.
+    """
+    if np.all(estimates == edge):
+        return edge
+    tasks = len(estimates)
+    if tasks == 1:
+        return float(_outermost(estimates, edge, lambda true: items * (estimates - true) ** 2 <= z**2 * variance(true))[0])
+
+    def profile(multiplier: float) -> Floats:
+        return _outermost(estimates, edge, lambda true: items * np.abs(estimates - true) <= multiplier / tasks * variance(true))
+
+    def excess(multiplier: float) -> float:
+        return multiplier * math.sqrt(float(np.sum(variance(profile(multiplier)) / items))) / tasks - z
+
+    high = z * tasks / math.sqrt(float(np.sum(0.25 / items)))
+    while excess(high) < 0:
+        high *= 2
+    return float(np.mean(profile(optimize.brentq(excess, 0.0, high, xtol=1e-9 * high, rtol=1e-9))))
+
+
+def _outermost(inner: Floats, edge: float, inside: Callable[[Floats], npt.NDArray[np.bool_]]) -> Floats:
+    """Return, between each ``inner`` and ``edge``, the last value that is inside, by bisection."""
+    outer = np.full(len(inner), edge)
+    for _ in range(_STEPS):
+        middle = (inner + outer) / 2
+        within = inside(middle)
+        inner, outer = np.where(within, middle, inner), np.where(within, outer, middle)
+    return outer
+
+
+def mean(strata: Sequence[Stratum]) -> float:
+    """Return the mean over tasks of Σ w·v / Σ w."""
+    return float(np.mean([np.average(values, weights=weights) for values, weights in strata]))
+
+
+def standard_error(strata: Sequence[Stratum]) -> float:
+    """Return √(Σ_t s_t²) / T with s_t = √(Σ w²(v − R)² · n/(n − 1)) / Σ w, the linearised error of a ratio; for w = 1, s / √n.
+
+    Reference: Miller 2024, arXiv 2411.00640, equations 1 and 7 (w = 1); Cochran 1977, Sampling Techniques, section 6.3.
+    """
+    return math.sqrt(sum(_squared_error(stratum) for stratum in strata)) / len(strata)
+
+
+def _squared_error(stratum: Stratum) -> float:
+    values, weights = stratum
+    n = len(values)
+    if n < 2:
+        return math.nan
+    residual = weights * (values - np.average(values, weights=weights))
+    return float(np.sum(residual**2)) * n / (n - 1) / float(weights.sum()) ** 2
+
+
+def mean_interval(strata: Sequence[Stratum], level: float = LEVEL) -> Interval:
+    """Return the bootstrap-t interval of ``mean``: R − t*·s, with t* = (R* − R) / s* over resamples of the items of each task.
+
+    Chosen by simulation over percentile, BCa and plain t: for skewed values of 16 to 30 items it covered 92 to 94 % where those
+    covered 80 to 89 %, and nothing beat it on ratios. Where hardly any item differs (see MAX_WITHOUT_SPREAD) it is the t interval
+    with Σ(n_t − 1) degrees of freedom instead. Both ends are NaN where no item differs at all: nothing says how much they could.
+
+    Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 12.5.
+    """
+    value, error = mean(strata), standard_error(strata)
+    scale = max(float(np.max(np.abs(values))) for values, _ in strata)
+    if math.isnan(error) or error <= 1e-12 * scale:
+        return Interval(math.nan, math.nan)
+    tail = (1 - level) / 2
+    ratio, variance = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    for index, stratum in enumerate(strata):
+        moved, squared = _resampled(stratum, index)
+        ratio, variance = ratio + moved / len(strata), variance + squared / len(strata) ** 2
+    spread = variance > (1e-9 * error) ** 2
+    if np.mean(~spread) > MAX_WITHOUT_SPREAD:
+        freedom = sum(len(values) - 1 for values, _ in strata)
+        width = float(distributions.t.ppf(1 - tail, freedom)) * error
+        return Interval(value - width, value + width)
+    low, high = np.quantile(ratio[spread] / np.sqrt(variance[spread]), [tail, 1 - tail])
+    return Interval(value - float(high) * error, value - float(low) * error)
+
+
+def _resampled(stratum: Stratum, index: int) -> tuple[Floats, Floats]:
+    """Return R* − R and s*² of every resample, shape (RESAMPLES,) each."""
+    values, weights = stratum
+    n, residual = len(values), weights * (values - np.average(values, weights=weights))
+    columns = np.stack([residual, weights, residual**2, residual * weights, weights**2], axis=1)
+    size = max(1, _CHUNK // n)
+    sums = np.concatenate([_counts(n, index, start, min(size, RESAMPLES - start)) @ columns for start in range(0, RESAMPLES, size)])
+    total, denominator, squares, cross, weight_squares = sums.T
+    moved = total / denominator
+    squared = np.maximum(squares - 2 * moved * cross + moved**2 * weight_squares, 0.0) * n / (n - 1) / denominator**2
+    return moved, squared
+
+
+@lru_cache(maxsize=8)
+def _counts(n: int, index: int, start: int, rows: int) -> Floats:
+    """Return how often each of n items is drawn in each resample, shape (rows, n): the same for every point, as items are."""
+    drawn = stream(0, "bootstrap", str(n), str(index), str(start)).integers(0, n, size=(rows, n))
+    flat = (drawn + np.arange(rows)[:, None] * n).ravel()
+    return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def sign_flip(differences: Sequence[Stratum]) -> float:
+    """Return the two-sided p-value of a paired permutation test of the mean over tasks of Σ w·d / Σ w.
+
+    If before and after are exchangeable within an item, every sign of its difference was as likely. All 2^k sign patterns of the
+    k changed items are counted up to k = EXACT_ITEMS; beyond, RESAMPLES − 1 seeded ones with the observed one added.
+
+    Reference: Fisher 1935, The Design of Experiments; Phipson & Smyth 2010, arXiv 1603.05766 (the added one).
+    """
+    parts = [weights * values / weights.sum() / len(differences) for values, weights in differences]
+    moved = np.concatenate(parts)
+    moved = moved[moved != 0]
+    changed, observed = len(moved), abs(float(moved.sum()))
+    least = observed - 1e-12 * float(np.abs(moved).sum())
+    if changed == 0:
+        return 1.0
+    if changed <= EXACT_ITEMS:
+        patterns = (np.arange(2**changed)[:, None] >> np.arange(changed)) & 1
+        return float(np.mean(np.abs((2 * patterns - 1) @ moved) >= least))
+    totals = np.zeros(RESAMPLES - 1)
+    for start in range(0, changed, _BLOCK):
+        block = moved[start : start + _BLOCK]
+        totals += _signs(start)[:, : len(block)] @ block
+    return (1 + int(np.sum(np.abs(totals) >= least))) / RESAMPLES
+
+
+@lru_cache(maxsize=16)
+def _signs(start: int) -> Floats:
+    """Return seeded signs for the items from ``start``, shape (RESAMPLES − 1, _BLOCK): the same for every test."""
+    heads = stream(0, "sign-flip", str(start)).integers(0, 2, size=(RESAMPLES - 1, _BLOCK))
+    return 2.0 * heads.astype(np.float64) - 1.0
+
+
+def is_binary(*arrays: Floats) -> bool:
+    """Say whether every value is 0 or 1."""
+    return all(bool(np.all((array == 0) | (array == 1))) for array in arrays)

@@ -1,0 +1,272 @@
+"""Intervals over seeds and items at once: k seeds were asked the same items, and both are drawn from more that could have been.
+
+The change of item i under seed s is μ + A_s + B_i + C_si: a seed moves all items, an item moves under all seeds, and the rest is the
+item under that seed. The estimate is the mean; with U² short for a mean square, its variance is estimated by
+
+    V = V_seed + V_item − V_rest,   V_seed = s²(seed means) / k,   V_item = s²(item means) / n,   V_rest = s²(rests) / (k n),
+
+because V_seed and V_item both hold C/(k n); V is never less than V_seed or V_item, whose own expectations it cannot be below. Several
+tasks with equal weight: the seed means are means over tasks, V_item and V_rest are sums over tasks / T². With clusters (items of one
+passage), sums over clusters take the place of items, with G/(G − 1) for n/(n − 1) (Miller 2024, arXiv 2411.00640, equation 4).
+
+Degrees of freedom are Satterthwaite's, V² / Σ V_j² / f_j, with V_seed reckoned twice as large as it is seen (in the degrees of freedom
+alone): the spread of three seeds is often far too small by chance, and plain Satterthwaite then trusts it. Fewer than MIN_SEEDS seeds
+say nothing of how seeds vary: the estimate is then over items alone, and ``varies`` says so.
+
+What 95% intervals covered in simulation, with 3, 5 and 8 seeds, 100 and 1000 items:
+
+- normal parts, every mix of the three (40,000 sweeps each): 93.8 to 99%, least with 3 seeds and nine tenths of the variance from seeds
+  (plain Satterthwaite 92.1% there); with 5 and 8 seeds 94.8% or more. Where seeds change other items each, they are wide: up to 99%.
+- normal and exponential items (3,000 each): 93 to 97%.
+- 0/1 items of which 0.2 to 30% change, the rate up to 3.5 times as high in a seed one standard deviation above the mean as in one below
+  it (3,000 each): 93 to 100%; the fewer change, the wider.
+- the same where that factor is 20 and more, so that most seeds lose nearly nothing and a few lose much: down to 81%. A handful of draws
+  of so skew a quantity seldom show its tail, and no interval around their mean can know of it.
+
+A percentile bootstrap over 3 seeds covers 75% at best, since all three lie on one side of the truth one time in four.
+
+Of 0/1 items hardly any may have changed, and s² then is too small or 0. Tango's score interval has the half-width √(z² c + z⁴) / n
+where c of n items changed (as many lost as gained, c ≪ n): the second term, which is its width at c = 0, is added in the same way here.
+Several tasks have the width at c = 0 of their mean, in which the smallest weighs as much as the others; n is then that of one task as wide.
+Averaging over seeds and clusters make items worth more or fewer than those of one seed by (c + z²) / (n² V_item + z²), c being the
+changed items of a seed; n is multiplied by it. One seed of 0/1 items without clusters is given exactly Tango's interval.
+
+References: Satterthwaite 1946, Biometrics Bulletin 2:110; Searle, Casella & McCulloch 1992, Variance Components, chapter 4; Miller 2024,
+arXiv 2411.00640, equations 4 and 7 (items).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from harness.analysis.statistics import stats
+from harness.analysis.statistics.stats import LEVEL, Floats, Stratum
+
+Ints = npt.NDArray[np.int64]
+
+MIN_SEEDS = 3
+SEEDS_AND_ITEMS, ITEMS = "seeds and items", "items"
+
+MIN_CLUSTERS = 20
+"""Where no item changed, fewer clusters than this count as so many items: they cannot show that items of one change apart."""
+
+_SEED_PART = 2.0
+"""How many times the seeds' part counts in the degrees of freedom."""
+
+
+class Estimate(NamedTuple):
+    """A mean change and how far it is known: ``value`` ± t(df)·``stderr`` (of one seed of 0/1 items, the ends are Tango's).
+
+    ``stderr``, ``df`` and the ends are NaN where nothing says how much the items could differ (fewer than two, or no spread in a
+    metric that is not 0 or 1). ``varies`` is what the interval is over: ``items``, or ``seeds and items``.
+    """
+
+    value: float
+    stderr: float
+    df: float
+    low: float
+    high: float
+    varies: str
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of no change, by t; NaN without a standard error."""
+        return p_value(self.value, self.stderr, self.df)
+
+
+class TaskSums(NamedTuple):
+    """What the estimate needs of one task, so that a suite is put together without going through its items again.
+
+    Attributes:
+        seeds: of each arm, the mean over items of each seed, shape (k,); the second arm counts negative.
+        item, rest: V_item of the task and, by arm, V_rest.
+        groups: items, or clusters of them.
+        changed: mean over seeds of the sum of squares; of 0/1 items, how many of a seed's changed.
+        counts: (lost, gained, n) of one seed of 0/1 items; None for other data.
+        values: the changes of a single seed that are not 0 or 1, else None.
+    """
+
+    seeds: tuple[Floats, ...]
+    item: float
+    rest: tuple[float, ...]
+    n: int
+    groups: int
+    binary: bool
+    changed: float
+    counts: tuple[int, int, int] | None
+    values: Floats | None
+
+
+def estimate(
+    tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None = None, level: float = LEVEL, *, binary: bool | None = None
+) -> Estimate:
+    """Estimate the mean change over tasks with equal weight.
+
+    Args:
+        tasks: of each task the changes of its items, shape (k, n_t): the same k seeds, and for every seed the same items.
+        clusters: of each task the number of each item's cluster, shape (n_t,), or None where they are independent.
+        level: of confidence.
+        binary: whether items are 0 or 1 before and after; None: if the values look so.
+    """
+    return combined([task(values, None, of, binary) for values, of in _with(tasks, clusters)], level)
+
+
+def contrast(
+    first: Sequence[Floats],
+    second: Sequence[Floats],
+    clusters: Sequence[Ints | None] | None = None,
+    level: float = LEVEL,
+    *,
+    binary: bool | None = None,
+) -> Estimate:
+    """Estimate the mean of ``first`` minus that of ``second``: the same items, seeds of their own. Arguments as in ``estimate``.
+
+    It is over seeds and items where both have MIN_SEEDS seeds.
+    """
+    pairs = zip(_with(first, clusters), second, strict=True)
+    return combined([task(values, other, of, binary) for (values, of), other in pairs], level)
+
+
+def _with(tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None) -> list[tuple[Floats, Ints | None]]:
+    return list(zip(tasks, [None] * len(tasks) if clusters is None else clusters, strict=True))
+
+
+def task(values: Floats, other: Floats | None = None, clusters: Ints | None = None, binary: bool | None = None) -> TaskSums:
+    """Take a task to the sums that its estimate needs; ``other`` is taken off. Shapes (k, n), (k', n) and (n,)."""
+    arms = [np.asarray(arm, dtype=np.float64) for arm in ([values] if other is None else [values, other])]
+    seeds = tuple(arm.mean(axis=1) for arm in arms)
+    over_seeds = [arm.mean(axis=0) for arm in arms]
+    item = over_seeds[0] if other is None else over_seeds[0] - over_seeds[1]
+    n, of = len(item), clusters
+    groups = n if of is None else len(np.unique(of))
+    scale = groups / (groups - 1) / n**2 if groups > 1 else math.nan
+    rests = tuple(scale * _rest(arm, mean, of_seed, of) for arm, mean, of_seed in zip(arms, over_seeds, seeds, strict=True))
+    changed = sum(float(np.vdot(arm, arm)) / len(arm) for arm in arms)
+    changed -= 0.0 if other is None else 2 * float(np.vdot(*over_seeds))
+    is_binary = all(_looks_binary(arm) for arm in arms) if binary is None else binary
+    single = all(len(arm) == 1 for arm in arms) and of is None
+    counts = (int(np.sum(item < 0)), int(np.sum(item > 0)), n) if single and is_binary and _looks_binary(item) else None
+    alone = item if single and not is_binary and other is None else None
+    return TaskSums(seeds, scale * _squares((item - item.mean())[None], of), rests, n, groups, is_binary, changed, counts, alone)
+
+
+def combined(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
+    """Estimate the mean over tasks, with equal weight, from what ``task`` made of each."""
+    count = len(tasks)
+    arms = tasks[0].seeds if count == 1 else [np.mean(of_tasks, axis=0) for of_tasks in zip(*(one.seeds for one in tasks), strict=True)]
+    value = float(arms[0].mean()) - (float(arms[1].mean()) if len(arms) > 1 else 0.0)
+    of_items = [one.item / count**2 for one in tasks]
+    item = sum(of_items)
+    freedom = _freedom(of_items, [one.groups - 1 for one in tasks])
+    if min(len(arm) for arm in arms) < MIN_SEEDS:
+        return _items_only(tasks, value, math.sqrt(item), freedom, level)
+    seeds = [float(arm.var(ddof=1)) / len(arm) for arm in arms]
+    rests = [part / count**2 for one in tasks for part in one.rest]
+    seed, rest = sum(seeds), sum(rests)
+    variance = max(seed + item - rest, seed, item)
+    parts = [*of_items, *(_SEED_PART * part for part in seeds), *rests]
+    freedoms = [one.groups - 1 for one in tasks] + [len(arm) - 1 for arm in arms]
+    freedoms += [(one.groups - 1) * (len(arm) - 1) for one in tasks for arm in arms]
+    freedom = _freedom(parts, freedoms, max(_SEED_PART * seed + item - rest, _SEED_PART * seed, item))
+    return _interval(value, variance, freedom, _least(tasks, item, level), level, SEEDS_AND_ITEMS)
+
+
+def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
+    """Return the mean over tasks with its paired standard error over items, and its t interval: for the first number of a report.
+
+    Reference: Miller 2024, arXiv 2411.00640, equation 7 (with clusters, 4).
+    """
+    value = float(np.mean([one.seeds[0].mean() for one in tasks]))
+    of_items = [one.item / len(tasks) ** 2 for one in tasks]
+    freedom = _freedom(of_items, [one.groups - 1 for one in tasks])
+    return _interval(value, sum(of_items), freedom, 0.0, level, ITEMS)
+
+
+def _items_only(tasks: Sequence[TaskSums], value: float, error: float, freedom: float, level: float) -> Estimate:
+    """Estimate over items alone: Tango's interval or a bootstrap of them for one seed, else t of the means over seeds."""
+    if all(one.counts is not None for one in tasks):
+        lost, gained, items = zip(*(one.counts or (0, 0, 0) for one in tasks), strict=True)
+        return Estimate(value, error, freedom, *stats.difference_interval(lost, gained, items, level), ITEMS)
+    if all(one.values is not None for one in tasks):
+        strata = [Stratum(one.values, np.ones(one.n)) for one in tasks if one.values is not None]
+        ends = stats.mean_interval(strata, level)
+        missing = math.isnan(ends.low)
+        return Estimate(value, math.nan if missing else error, math.nan if missing else freedom, *ends, ITEMS)
+    return _interval(value, error**2, freedom, _least(tasks, error**2, level), level, ITEMS)
+
+
+def _interval(value: float, variance: float, freedom: float, least: float, level: float, varies: str) -> Estimate:
+    if math.isnan(variance) or variance + least <= 0:
+        return Estimate(value, math.nan, math.nan, math.nan, math.nan, varies)
+    t = quantile(0.5 + level / 2, freedom)
+    width = math.hypot(t * math.sqrt(variance), least)
+    return Estimate(value, width / t, freedom, value - width, value + width, varies)
+
+
+def _least(tasks: Sequence[TaskSums], item: float, level: float) -> float:
+    """Return Tango's half-width at no changed item, by as many items as these are worth; 0 where a task is not 0/1."""
+    if not all(one.binary for one in tasks):
+        return 0.0
+    z2 = float(special.ndtri(0.5 + level / 2)) ** 2
+    counted = [one.n if one.groups == one.n or one.groups >= MIN_CLUSTERS else one.groups for one in tasks]
+    alone = unchanged(counted, level)
+    whole = z2 * (1 - alone) / alone  # the items of a single task that would be as wide
+    independent = sum(one.changed / one.n**2 for one in tasks) / len(tasks) ** 2
+    worth = (independent * whole**2 + z2) / (item * whole**2 + z2)
+    return z2 / (whole * worth + z2)
+
+
+def unchanged(items: Sequence[int], level: float = LEVEL) -> float:
+    """Return the half-width of the score interval of a mean over tasks of so many items each, none of which changed.
+
+    For one task z² / (n + z²); of several, whose means weigh alike, the smallest decides.
+    """
+    none = [0] * len(items)
+    return stats.difference_interval(none, none, items, level).high
+
+
+def _freedom(parts: Sequence[float], freedoms: Sequence[float], total: float | None = None) -> float:
+    """Return Satterthwaite's degrees of freedom; where no part has any variance, their sum."""
+    summed = sum(part * part / of for part, of in zip(parts, freedoms, strict=True) if of > 0)
+    whole = sum(parts) if total is None else total
+    return whole * whole / summed if summed > 0 else float(sum(freedoms))
+
+
+def _rest(arm: Floats, over_seeds: Floats, of_seeds: Floats, clusters: Ints | None) -> float:
+    """Return the squares of what neither seed nor item explains, summed over seeds and items, / (k (k − 1)); 0 for one seed."""
+    k, n = len(arm), len(over_seeds)
+    if k == 1:
+        return 0.0
+    if clusters is not None:
+        return _squares(arm - over_seeds - of_seeds[:, None] + of_seeds.mean(), clusters) / (k * (k - 1))
+    squares, mean = [float(np.vdot(part, part)) for part in (arm, over_seeds, of_seeds)], float(of_seeds.mean())
+    return max(squares[0] - k * squares[1] - n * squares[2] + k * n * mean * mean, 0.0) / (k * (k - 1))
+
+
+def _squares(residuals: Floats, clusters: Ints | None) -> float:
+    """Return Σ e² over rows and items, or over rows and the sums of each cluster's items; residuals of shape (k, n)."""
+    if clusters is None:
+        return float(np.vdot(residuals, residuals))
+    return sum(float(np.sum(np.bincount(clusters, weights=row) ** 2)) for row in residuals)
+
+
+def _looks_binary(values: Floats) -> bool:
+    return bool(np.all(values * values * values == values))
+
+
+def quantile(probability: float, freedom: float) -> float:
+    """Return the quantile of Student's t; of the normal distribution where the degrees of freedom are infinite."""
+    return float(special.stdtrit(freedom, probability))
+
+
+def p_value(value: float, stderr: float, freedom: float) -> float:
+    """Return the two-sided p-value of value / stderr by Student's t; NaN where stderr is NaN."""
+    if math.isnan(stderr) or stderr <= 0:
+        return math.nan
+    return 2 * float(special.stdtr(freedom, -abs(value) / stderr))

@@ -1,0 +1,1 @@
+"""Records to one tidy row a point and suite, and per-item changes."""

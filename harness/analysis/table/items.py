@@ -1,0 +1,129 @@
+"""The items whose outcome changed: what was asked, the right answer, the answer before and the answer now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from harness.core.errors import RecordError, explain
+
+COLUMNS = {
+    "suite": "string",
+    "task": "string",
+    "prompt": "string",
+    "target": "string",
+    "answer_before": "string",
+    "answer_after": "string",
+    "confidence_before": "Float64",
+    "confidence_after": "Float64",
+    "confidence_lost": "Float64",
+    "outcome": "string",
+}
+"""Column → dtype. Confidence is the share of the choices' probability on the right one, in 0..1; empty for answers that were written."""
+
+_KEYS = ["suite", "task", "doc_hash"]
+_BY_LENGTH = "acc_norm"
+
+
+def changed_items(
+    before: pd.DataFrame, after: pd.DataFrame, metric_of: Mapping[str, str], filter_of: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Return the items that went from 1 to 0 (lost) or from 0 to 1 (gained), those that lost most confidence first.
+
+    Args:
+        before: samples, columns as in schema.SAMPLE_COLUMNS.
+        after: samples of the same items.
+        metric_of: task, or suite, → its metric; items of others, and of metrics that are not 0 or 1, are left out.
+        filter_of: task, or suite, → the answer filter that counts; by default the only one, or the first by name.
+
+    Returns:
+        Columns as in COLUMNS; sorted by confidence lost, then suite, task and item, so that the order is always the same.
+
+    Raises:
+        RecordError: if an item was asked with another prompt or target before than after.
+    """
+    old, new = (_measured(samples, metric_of, filter_of or {}) for samples in (before, after))
+    both = old.merge(new, on=_KEYS, suffixes=("_before", "_after"))
+    for what in ("prompt_hash", "target_hash"):
+        if count := int((both[f"{what}_before"] != both[f"{what}_after"]).sum()):
+            got = f"another {what.removesuffix('_hash')} for {count} items"
+            raise RecordError(explain("changed items", got=got, allowed="the same before and after", fix="evaluate both again"))
+    both = both[both["_value_before"].isin([0.0, 1.0]) & both["_value_after"].isin([0.0, 1.0])]
+    both = both[both["_value_before"] != both["_value_after"]].sort_values(_KEYS, kind="stable")
+    rows = [_row(item) for item in both.astype(object).to_dict("records")]
+    found = pd.DataFrame({name: [row[name] for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
+    return found.sort_values("confidence_lost", ascending=False, kind="stable", na_position="last", ignore_index=True)
+
+
+def _measured(samples: pd.DataFrame, metric_of: Mapping[str, str], filter_of: Mapping[str, str]) -> pd.DataFrame:
+    """Return the samples that have a value of their metric, with it as ``_value`` and its name as ``_metric``."""
+    parts = []
+    for (suite, task), rows in samples.groupby(["suite", "task"], sort=True):
+        metric = metric_of.get(str(task), metric_of.get(str(suite), ""))
+        if f"metric.{metric}" not in rows.columns:
+            continue
+        kept = rows[rows[f"metric.{metric}"].notna()]
+        wanted = filter_of.get(str(task), filter_of.get(str(suite), min(kept["filter"], default="")))
+        kept = kept[kept["filter"] == wanted]
+        parts.append(kept.assign(_value=kept[f"metric.{metric}"].astype(float), _metric=metric))
+    names = [*_KEYS, "prompt_hash", "target_hash", "prompt", "target", "choices", "log_likelihoods", "text", "_value", "_metric"]
+    return pd.concat(parts)[names] if parts else pd.DataFrame({name: pd.Series(dtype=object) for name in names})
+
+
+def _row(item: Mapping[Any, Any]) -> dict[str, Any]:
+    right = _right(item["choices_before"], item["target_before"])
+    choices = item["choices_before"]
+    sides = {side: _shares(item[f"log_likelihoods_{side}"]) for side in ("before", "after")}
+    confidence = {side: None if right is None or shares is None else float(shares[right]) for side, shares in sides.items()}
+    lost = None if confidence["before"] is None or confidence["after"] is None else confidence["before"] - confidence["after"]
+    return {
+        "suite": item["suite"],
+        "task": item["task"],
+        "prompt": item["prompt_before"],
+        "target": str(choices[right]).strip() if right is not None else str(item["target_before"]).strip(),
+        "answer_before": _answer(item, "before"),
+        "answer_after": _answer(item, "after"),
+        "confidence_before": confidence["before"],
+        "confidence_after": confidence["after"],
+        "confidence_lost": lost,
+        "outcome": "lost" if item["_value_before"] == 1.0 else "gained",
+    }
+
+
+def _right(choices: Any, target: Any) -> int | None:
+    """Return the number of the right choice: what the target says, or the choice that has its words."""
+    if not isinstance(choices, Sized) or len(choices) < 2:
+        return None
+    text = str(target).strip()
+    if text.isdigit() and int(text) < len(choices):
+        return int(text)
+    return next((i for i, choice in enumerate(_texts(choices)) if choice.strip() == text), None)
+
+
+def _texts(choices: Any) -> Sequence[str]:
+    return [str(choice) for choice in choices]
+
+
+def _shares(log_likelihoods: Any) -> npt.NDArray[np.float64] | None:
+    """Return the choices' shares of probability, shape (choices,); None where there are fewer than two."""
+    if not isinstance(log_likelihoods, Sized) or len(log_likelihoods) < 2:
+        return None
+    scores = np.asarray(log_likelihoods, dtype=np.float64)
+    weights = np.exp(scores - scores.max())
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
+def _answer(item: Mapping[Any, Any], side: str) -> str | None:
+    """Return what was answered: the likeliest choice (by length where the metric is), or the text that was written."""
+    scores, text = item[f"log_likelihoods_{side}"], item[f"text_{side}"]
+    if not isinstance(scores, Sized) or not isinstance(item[f"choices_{side}"], Sized) or len(scores) < 2:
+        return text.strip() if isinstance(text, str) else None
+    choices, found = _texts(item[f"choices_{side}"]), np.asarray(scores, dtype=np.float64)
+    if item["_metric_before"] == _BY_LENGTH:
+        found = found / np.array([max(1, len(choice.lstrip())) for choice in choices])
+    return choices[int(np.argmax(found))].strip()

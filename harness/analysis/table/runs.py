@@ -1,0 +1,248 @@
+"""What one run comes to: its rows of the tidy table and its per-item changes, worked out from its samples once and kept beside them.
+
+A run with a record is summarised when it is recorded (``summarise``) or, at the latest, when somebody asks. What is kept holds as
+long as its record, its points and its baselines are the same bytes and ANALYSIS_VERSION is; a run that is under way, or failed,
+is worked out each time. Where nothing can be written (a folder that is only read), everything is worked out each time too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import PROTOCOL_VERSION
+from harness.analysis.table import measure, packing
+from harness.analysis.table.columns import ACTED, COLUMNS
+from harness.analysis.table.forgetting import Samples
+from harness.analysis.table.measure import Measurement, Row, TaskChange, by_key
+from harness.analysis.table.packing import ChangeKey, RunChanges
+from harness.core.errors import RecordError, explain
+from harness.records import summary_files
+from harness.records.schema import BASELINES, SCHEMA_VERSION, WRITERS, Failure, Point, Record
+from harness.records.store import Experiment
+from harness.records.summary_files import Summary
+
+ANALYSIS_VERSION = 1
+"""Raised whenever the same samples give other rows or changes than before, so that what was kept is worked out anew."""
+
+VERSION = hashlib.sha256(json.dumps([ANALYSIS_VERSION, SCHEMA_VERSION, PROTOCOL_VERSION, COLUMNS]).encode()).hexdigest()
+
+_PLAIN: Mapping[str, Callable[[Any], Any]] = {"Float64": float, "Int64": int, "boolean": bool, "string": str}
+
+
+@dataclass(frozen=True)
+class _Before:
+    """Volume 0 of a suite, and its rows."""
+
+    measurement: Measurement
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """Rows and changes of a run, from its samples."""
+
+    rows: list[Row]
+    changes: dict[ChangeKey, TaskChange]
+    baselines: tuple[str, ...]
+
+
+class RunReader:
+    """Reads the runs of an experiment, each baseline once."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._before: dict[str, _Before] = {}
+        self._digests: dict[Path, bytes] = {}
+        self._found: dict[str, str] = {}
+
+    def rows(self, run_id: str) -> Summary:
+        """Return the rows of one run: volume 0, its points, and one more if its last try did not end well.
+
+        Columns are those of COLUMNS but for ``variant``.
+
+        Raises:
+            RecordError: if a record is damaged, of another version, or names a point or baseline that is not there.
+        """
+        folder = self.experiment.run_folder(run_id)
+        recorded, failed = (folder / "record.json").exists(), (folder / "failure.json").exists()
+        if recorded and not failed:
+            return self.kept(run_id) or self._summary(self.keep(run_id))
+        record, failure = self.experiment.record(run_id), self.experiment.failure(run_id)
+        return self._summary([*self._compute(run_id, record).rows, *self._ending(run_id, record, failure)])
+
+    def changes(self, run_id: str) -> RunChanges:
+        """Return what every item of one run changed by, by volume, suite and leaf task. Raises RecordError as ``rows`` does."""
+        kept = summary_files.read_arrays(self.experiment.run_folder(run_id))
+        found = None if kept is None else packing.unpack(kept)
+        if found is not None and found.digest:
+            known = self._found.get(run_id)  # that of the rows, where they were read: the changes that belong to them
+            if found.digest == known or found.digest == self.digest(run_id, found.baselines):
+                return found.changes
+        record = self.experiment.record(run_id)
+        computed = self._compute(run_id, record)
+        if record is not None:
+            self._write(run_id, computed)
+        return computed.changes
+
+    def kept(self, run_id: str) -> Summary | None:
+        """Return what is kept of a run's rows; None unless it was made from its record, points and baselines as they are now."""
+        found = summary_files.read(self.experiment.run_folder(run_id))
+        holds = found is not None and found.digest and found.digest == self.digest(run_id, found.baselines)
+        if found is None or not holds:
+            return None
+        self._found[run_id] = found.digest
+        return found
+
+    def keep(self, run_id: str) -> list[Row]:
+        """Work out the rows and changes of a recorded run, keep them as far as that is possible, and return the rows."""
+        computed = self._compute(run_id, self.experiment.record(run_id))
+        self._write(run_id, computed)
+        return computed.rows
+
+    def _write(self, run_id: str, computed: _Computed) -> None:
+        """Keep what was worked out, as far as that is possible."""
+        folder, digest = self.experiment.run_folder(run_id), self.digest(run_id, computed.baselines)
+        if digest is not None:
+            with contextlib.suppress(OSError):
+                summary_files.write_arrays(folder, packing.pack(computed.changes, digest, computed.baselines))
+                summary_files.write(folder, self._summary(computed.rows, digest, computed.baselines))
+
+    def digest(self, run_id: str, baselines: Sequence[str]) -> str | None:
+        """Return the digest that what is kept of a run holds by, as in ``summaries.digest``; ``baselines``: the ids it names."""
+        folders = map(self.experiment.baseline_folder, baselines)
+        return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
+
+    def _summary(self, rows: Sequence[Row], digest: str = "", baselines: Sequence[str] = ()) -> Summary:
+        columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name != "variant"}
+        return Summary.of(columns, len(rows), digest, baselines)
+
+    def _compute(self, run_id: str, record: Record | None) -> _Computed:
+        """Work out the rows and changes of a run from its samples; of one without a record, as far as it is."""
+        common = self._common(run_id, record)
+        config = record.config if record else self._config(run_id)
+        roles: Mapping[str, str] = record.roles if record else _roles(config)
+        measured = record.baselines if record else self.experiment.config(run_id).get(BASELINES, {})
+        befores = {suite: self._baseline(run_id, baseline_id) for suite, baseline_id in measured.items()}
+        rows = [common | {"role": roles[suite]} | row for suite, before in befores.items() for row in before.rows]
+        changes: dict[ChangeKey, TaskChange] = {}
+        for volume in sorted({*self.experiment.volumes(run_id), *(record.volumes if record else ())}):
+            point = self._point(run_id, volume)
+            after = Measurement(by_key(point.scores), Samples(self.experiment.point_samples(run_id, volume)))
+            here = common | _progress(point)
+            for suite, role in roles.items():
+                tasks = measure.suite_tasks(suite, after, befores[suite].measurement if suite in befores else None)
+                rows += [here | {"role": role} | row for row in measure.rows_of(tasks, at_zero=False)]
+                changes |= {(volume, suite, task): change for task, change in measure.task_changes(tasks).items()}
+        measure.over_volumes(rows)
+        return _Computed(rows, changes, tuple(measured.values()))
+
+    def _common(self, run_id: str, record: Record | None) -> Row:
+        """Return what every row of a run has."""
+        config = record.config if record else self._config(run_id)
+        labels = record.labels if record else config.get("labels", {})
+        common = {"experiment": self.experiment.name, "run_id": run_id, "protocol_version": PROTOCOL_VERSION, "status": "ok"}
+        return common | _chosen(labels, config) | (_resolved(record) if record else {})
+
+    def _config(self, run_id: str) -> Mapping[str, Any]:
+        failure = self.experiment.failure(run_id)
+        return failure.config if failure else self.experiment.config(run_id)
+
+    def _ending(self, run_id: str, record: Record | None, failure: Failure | None) -> list[Row]:
+        """Return the row of a run whose last try failed, or that is not done."""
+        if failure:
+            return [self._common(run_id, record) | {"status": "failed", "reason": failure.reason}]
+        if record is None:
+            reason = "no record yet: under way, or killed; run the same command again"
+            return [self._common(run_id, None) | {"status": "unfinished", "reason": reason}]
+        return []
+
+    def _baseline(self, run_id: str, baseline_id: str) -> _Before:
+        if baseline_id not in self._before:
+            baseline = self.experiment.baseline(baseline_id)
+            if baseline is None:
+                raise RecordError(explain(f"run {run_id}: baseline {baseline_id}", got="none", fix="run the same command again"))
+            measured = Measurement(by_key(baseline.scores), Samples(self.experiment.baseline_samples(baseline_id)))
+            rows = [_AT_ZERO | row for row in measure.suite_rows(baseline.suite, measured, measured)]
+            self._before[baseline_id] = _Before(measured, rows)
+        return self._before[baseline_id]
+
+    def _point(self, run_id: str, volume: int) -> Point:
+        point = self.experiment.point(run_id, volume)
+        if point is None:
+            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix="delete the run's folder and run again"))
+        return point
+
+
+def summarise(experiment: Experiment, run_id: str) -> str:
+    """Keep the rows and changes of a run that has just been recorded, if they are not kept already.
+
+    Best effort, since the run is done and recorded whatever its analysis meets: whoever asks for its rows works them out again, and is
+    told why that cannot be.
+
+    Returns:
+        Why they were not worked out, in one line; empty where they were.
+    """
+    reader = RunReader(experiment)
+    try:
+        if reader.kept(run_id) is None:
+            reader.keep(run_id)
+    except Exception as error:  # noqa: BLE001 - said, and met again by whoever asks for the rows
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
+
+
+_NONE_YET = "volume steps target_rows anchor_rows train_tokens supervised_tokens anchor_tokens generated_tokens extra_tokens"
+_AT_ZERO: Row = dict.fromkeys(_NONE_YET.split(), 0) | dict.fromkeys(["weight_change", "flops", "wall_seconds"], 0.0)
+
+
+def _chosen(labels: Mapping[str, Any], config: Mapping[str, Any]) -> Row:
+    """Return what is known of a run from its configuration alone."""
+    names = ["model", "tuning", "objective", "mitigation", "data", "anchor", "reference"]
+    training = config.get("training", {})
+    known = {"trajectory": config.get("trajectory"), "seed": config.get("seed"), "epochs": training.get("epochs")}
+    return {name: labels.get(name) for name in names} | known | {"learning_rate": training.get("learning_rate")}
+
+
+def _resolved(record: Record) -> Row:
+    names = ["params_total", "params_trainable", "trajectory", "learning_rate", "lr_tuned", "seed", "dtype", "protocol_version"]
+    return {name: getattr(record, name) for name in names} | _written(record.writing)
+
+
+def _written(writing: Mapping[str, Any]) -> Row:
+    """Return what is known of the data that models wrote, and whether enough of it was accepted for the method to have acted.
+
+    What an objective is trained on it wrote, however little of it passed; beside one that writes, what is told is of the remedy's anchor.
+    """
+    known, by = {name: writing.get(name) for name in ["acceptance", "edit_rate", "target_nats"]}, writing.get(WRITERS, ())
+    if "anchor" in by:
+        known["acceptance"] = writing.get("anchor_acceptance" if "objective" in by else "acceptance", 0.0)
+    elif "objective" in by:
+        return known | {"acted": True if writing.get("rows") else None}
+    accepted = known["acceptance"]
+    return known | {"acted": None if accepted is None else bool(accepted >= ACTED)}
+
+
+def _roles(config: Mapping[str, Any]) -> dict[str, str]:
+    return dict.fromkeys(config.get("target_suites", []), "target") | dict.fromkeys(config.get("probe_suites", []), "probe")
+
+
+def _progress(point: Point) -> Row:
+    return {name: getattr(point, name) for name in COLUMNS if name in _POINT_FIELDS}
+
+
+_POINT_FIELDS = {field.name for field in dataclasses.fields(Point)} - {"run_id"}
+
+
+def _plain(value: Any, dtype: str) -> Any:
+    """Return a value as JSON and its column have it; no number is None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return _PLAIN[dtype](value)

@@ -1,0 +1,10 @@
+"""The only reader of argv and the only printer; the Hydra app."""
+
+from typing import TYPE_CHECKING
+
+from harness.core.lazy import exports
+
+if TYPE_CHECKING:
+    from harness.cli.app import main as main
+
+__getattr__ = exports(__name__)

@@ -1,0 +1,302 @@
+"""The ``harness`` command: the only reader of argv and the only printer.
+
+Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something failed while running, and is
+recorded; 2 the input was wrong, one line says how, and nothing was written. ``compare`` has codes of its own (``_compare``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli import parser as commands
+from harness.core.display import quiet_libraries
+from harness.core.errors import ConfigError, HarnessError, explain
+
+if TYPE_CHECKING:
+    from harness.config.run_config import RunConfig
+    from harness.records.store import Experiment
+
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments, by default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parsed(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except HarnessError as error:
+        sys.stderr.write(f"harness: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("harness: interrupted; what was finished is kept, run the same command again for the rest\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
+        return 1
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; overrides may also stand behind options, where argparse by itself takes no more of them."""
+    parser = _parser()
+    arguments, further = parser.parse_known_args(argv)
+    if further:
+        if not hasattr(arguments, "overrides") or any("=" not in text or text.startswith("-") for text in further):
+            parser.error(f"unrecognized arguments: {' '.join(further)}")
+        arguments.overrides = [*arguments.overrides, *further]
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    return commands.parser(COMMANDS)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.cli import outcome
+    from harness.config import combinations, composition
+    from harness.core.display import display
+    from harness.sweep import command
+    from harness.sweep.axes import Asked
+    from harness.sweep.launchers.choose import split
+    from harness.sweep.launchers.local import Local
+
+    launcher, overrides = split(arguments.overrides)
+    if not isinstance(launcher, Local):
+        raise ConfigError(
+            explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for the others")
+        )
+    if any(override.startswith("experiment=") for override in overrides):
+        sys.stderr.write("harness: one run, at the defaults of what the experiment makes axes of; `harness sweep` runs them all\n")
+    config = composition.compose(overrides)
+    asked = [Asked(run, _of_one(overrides, run)) for run in combinations.runs_of(config)]
+    started = command.begin(asked, launcher, keep=True)
+    with display() as progress:
+        tally = command.carry_here(started, progress)
+    return outcome.finish(started, tally)
+
+
+def _of_one(overrides: Sequence[str], config: RunConfig) -> tuple[str, ...]:
+    """Return what composes to one run of a configuration: of independent volumes, to its own."""
+    others = [text for text in overrides if text.split("=", 1)[0] != "data.volumes"]
+    return (*others, f"data.volumes=[{','.join(map(str, config.data.volumes))}]")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.cli import outcome
+    from harness.core.display import display
+    from harness.sweep import command
+
+    started = command.start(arguments.overrides, warm=True)
+    with display() as progress:
+        tally = command.carry(started, progress, wait=arguments.wait)
+    if tally is None:
+        sys.stderr.write(f"watch: {outcome.called()} status {started.experiment.name} --watch; the same command again goes on\n")
+        return 0
+    return outcome.finish(started, tally)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.sweep import command
+    from harness.sweep.plan import planning
+
+    command.require_experiment(arguments.overrides, "plan")
+    text, code = planning.plan_command(arguments.overrides, as_json=arguments.json)
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return code
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from harness.sweep import status
+
+    reader = status.StatusReader(_experiment(arguments))
+    while True:
+        found = reader.read()
+        text = status.as_json(found) if arguments.json else status.as_text(found)
+        clear = "\033[2J\033[H" if arguments.watch and sys.stdout.isatty() else ""
+        sys.stdout.write(clear + text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+        if not arguments.watch or found.is_over:
+            return 0
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _prefetch(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.sweep import command
+    from harness.sweep.plan import prefetch
+
+    command.require_experiment(arguments.overrides, "prefetch")
+    return prefetch.prefetch_command(arguments.overrides, _print, check_only=arguments.check)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _experiment(arguments: argparse.Namespace) -> Experiment:
+    from harness.records.store import Experiment
+
+    experiment = Experiment(arguments.results / arguments.name)
+    experiment.require_readable()
+    return experiment
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from harness.analysis.table.frame import table
+    from harness.report import tables
+
+    experiment = _experiment(arguments)
+    rows = table(experiment, stale=arguments.stale)
+    stale = experiment.stale()
+    if stale and not arguments.stale:
+        sys.stderr.write(f"harness: {len(stale)} stale run(s) left out; --stale includes them\n")
+    if arguments.output:
+        tables.write(rows, arguments.output, arguments.format)
+        sys.stderr.write(f"{arguments.output}\n")
+    else:
+        sys.stdout.write(tables.render(rows, arguments.format or "csv"))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from harness.report import page
+
+    sys.stdout.write(f"{page.write(_experiment(arguments))}\n")
+    return 0
+
+
+def _prompt(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.config import composition
+    from harness.run import preparation
+
+    texts = preparation.prompts_of(arguments.suite, composition.compose(arguments.overrides), arguments.item)
+    sys.stdout.write("\n".join(texts))
+    return 0
+
+
+def _show_data(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.config import composition
+    from harness.core.display import display
+    from harness.run.generated import show
+
+    with display() as progress:
+        text = show.shown(composition.compose(arguments.overrides), arguments.rows, progress, write=arguments.write)
+    sys.stdout.write(text)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from harness.config import paths
+
+    groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "suites"]
+    if arguments.group and arguments.group not in groups:
+        raise ConfigError(explain("harness list", got=repr(arguments.group), allowed=", ".join(groups)))
+    for group in [arguments.group] if arguments.group else groups:
+        folder = {"suites": "benchmarks/suites", "anchor": "conf/data"}.get(group, f"conf/{group}")
+        sys.stdout.write(f"{group}\n" if not arguments.group else "")
+        for name, path in paths.members(folder).items():
+            sys.stdout.write(f"  {name:<24} {_first_comment(path)}\n")
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    lines = [line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    return next((line for line in lines if not line.startswith("@package")), "")
+
+
+def _learning_rates(arguments: argparse.Namespace) -> int:
+    from harness.analysis.findings import learning_rates
+    from harness.analysis.table.frame import table
+
+    experiment = _experiment(arguments)
+    learning_rates.require_select(experiment)
+    found = learning_rates.best(table(experiment))
+    if arguments.write:
+        learning_rates.merge(found, arguments.write)
+        sys.stderr.write(f"{arguments.write}\n")
+    sys.stdout.write(learning_rates.as_yaml(found))
+    return 0
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from harness.cli import laws
+
+    return _said(*laws.fit_command(arguments))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from harness.cli import laws
+
+    return _said(*laws.predict_command(arguments))
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Compare. Code 1 says that more is lost, and nothing else: every error is a 2, also one that nobody foresaw."""
+    quiet_libraries()
+    try:
+        from harness.external import command
+
+        return command.compare_command(arguments, _print_anyway)
+    except HarnessError:
+        raise
+    except OSError as error:
+        sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
+        return 2
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is no loss
+        traceback.print_exc()
+        sys.stderr.write(f"harness: compare broke off, nothing is decided by its exit code: {type(error).__name__}: {error}\n")
+        return 2
+
+
+def _print_anyway(text: str) -> None:
+    """Print; where nobody reads (``| head``), go on: the exit code still says what came out."""
+    try:
+        _print(text.rstrip("\n"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _said(text: str, code: int) -> int:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return code
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "sweep": _sweep,
+    "plan": _plan,
+    "status": _status,
+    "prefetch": _prefetch,
+    "table": _table,
+    "report": _report,
+    "list": _list,
+    "prompt": _prompt,
+    "show-data": _show_data,
+    "learning-rates": _learning_rates,
+    "fit": _fit,
+    "predict": _predict,
+    "compare": _compare,
+}

@@ -1,0 +1,67 @@
+"""The way through Hydra's own command line: ``python -m harness.cli.hydra_app key=value`` is `harness run`, with ``-m`` `harness sweep`.
+
+``harness`` itself is shorter to type and says more; this one is for Hydra's launchers (``-m hydra/launcher=submitit_slurm``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from harness.cli import app
+from harness.cli.hydra_sweeper import UNIT
+from harness.config import composition, overrides, paths
+from harness.core.display import quiet_libraries
+from harness.core.errors import HarnessError
+
+
+def task(config: DictConfig) -> str:
+    """Do one job: a unit of a sweep, without ever raising, or else a whole run, and end the process with its exit code.
+
+    Returns:
+        How it went with the unit.
+    """
+    quiet_libraries()
+    given = list(HydraConfig.get().overrides.task)
+    if "unit" not in config:
+        raise SystemExit(app.main(["run", *given]))
+    from harness.sweep import worker
+
+    return worker.carry_out_one(str(config.unit), [text for text in given if not text.startswith(UNIT)])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Hand over to Hydra, which ends the process where something is wrong.
+
+    Args:
+        argv: the arguments, by default those of the process.
+    """
+    try:
+        arguments = [_translated(text) for text in (sys.argv[1:] if argv is None else argv)]
+        own, shipped = paths.folders("conf")[:-1], paths.folders("conf")[-1]
+    except HarnessError as error:
+        sys.stderr.write(f"harness: {error}\n")
+        raise SystemExit(2) from error
+    quiet_libraries()
+    sys.argv = [sys.argv[0], *arguments, *([composition.search_path(own)] if own else [])]
+    try:
+        hydra.main(version_base="1.3", config_path=str(shipped), config_name="run")(task)()
+    except KeyboardInterrupt:
+        sys.stderr.write("harness: interrupted; what was finished is kept, run the same command again for the rest\n")
+        raise SystemExit(130) from None
+
+
+def _translated(text: str) -> str:
+    """Return an argument as Hydra takes it; defaults that no yaml lists can be overridden all the same. Raises ConfigError."""
+    is_ours = "=" in text and not text.startswith(("-", "~", "hydra.", "hydra/", "+hydra"))
+    return overrides.for_hydra(text) if is_ours else text
+
+
+if __name__ == "__main__":
+    from harness.cli.hydra_app import main as importable  # not __main__'s: launchers send the task function to other processes by its name
+
+    importable()

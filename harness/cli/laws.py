@@ -1,0 +1,205 @@
+"""What ``harness fit`` and ``harness predict`` do: from their arguments to text, or JSON, and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis.fits import fitting, laws, points
+from harness.analysis.fits.fitting import Fit, Prediction, words
+from harness.core.errors import AnalysisError, RecordError, did_you_mean, explain
+from harness.records.store import Experiment
+
+SUFFIXES = (".csv", ".parquet")
+_DERIVED = {"train_tokens": "volume", "steps": "volume"}
+
+
+def fit_command(arguments: argparse.Namespace) -> tuple[str, int]:
+    """Fit a law to a file or an experiment.
+
+    Args:
+        arguments: points, law, where, column, suite, results, json.
+
+    Returns:
+        What to print, and the exit code.
+
+    Raises:
+        AnalysisError: if the law cannot be fitted to these points, with the reason.
+        RecordError: if there is neither such a file nor such an experiment.
+    """
+    law = laws.named(arguments.law)
+    fit = fitting.fit(_points(arguments), law.name)
+    if arguments.json:
+        return json.dumps(fitting.as_dict(fit), indent=2, allow_nan=False, ensure_ascii=False), 0
+    return "\n".join(_fit_text(fit)), 0
+
+
+def predict_command(arguments: argparse.Namespace) -> tuple[str, int]:
+    """Say what a law, fitted to an experiment or a file, expects of a point that was not run.
+
+    Args:
+        arguments: as of fit_command, and at.
+
+    Returns:
+        What to print, and the exit code.
+
+    Raises:
+        AnalysisError: likewise, and if a column of the law is not given and does not follow from those that are.
+        RecordError: likewise.
+    """
+    law = laws.named(arguments.law)
+    given = {name: _number(f"--at {name}", text) for name, text in _pairs("--at", arguments.at).items()}
+    if unknown := [name for name in given if name not in points.PREDICTORS and name not in law.columns]:
+        fix = did_you_mean(unknown[0], points.PREDICTORS)
+        raise AnalysisError(explain("--at", got=repr(unknown[0]), allowed=", ".join(points.PREDICTORS), fix=fix))
+    found = _points(arguments)
+    fit = fitting.fit(found, law.name)
+    at, notes = _completed(law, given, found)
+    prediction = fitting.predict(fit, {name: at[name] for name in law.columns if name in at})
+    notes += [_unused(name, law, found) for name in given if name not in law.columns and name not in _used(law, given)]
+    if arguments.json:
+        return json.dumps(_prediction(fit, prediction, at, notes), indent=2, allow_nan=False, ensure_ascii=False), 0
+    return "\n".join(_prediction_text(fit, prediction, at, notes)), 0
+
+
+def _points(arguments: argparse.Namespace) -> pd.DataFrame:
+    where, columns = _pairs("--where", arguments.where), _pairs("--column", arguments.column)
+    path = Path(arguments.points)
+    if path.suffix in SUFFIXES or path.is_file():
+        if arguments.suite:
+            raise AnalysisError(
+                explain("--suite", got=f"{arguments.suite!r} with a file", allowed="an experiment", fix="leave --suite out")
+            )
+        return points.from_file(path, columns, where)
+    folder = arguments.results / arguments.points
+    if not folder.is_dir():
+        got = f"no file and no folder {folder}"
+        raise RecordError(explain(arguments.points, got=got, allowed="a .csv or .parquet file, or the NAME of an experiment"))
+    if columns:
+        raise AnalysisError(explain("--column", got="an experiment", allowed="a file", fix="leave --column out: the columns are known"))
+    from harness.analysis.table.frame import table
+
+    experiment = Experiment(folder)
+    experiment.require_readable()
+    return points.from_table(table(experiment), experiment.declared(), arguments.suite, where)
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise AnalysisError(explain(option, got=repr(text), allowed="name=value, such as " + _EXAMPLES[option]))
+        if name in found:
+            raise AnalysisError(explain(option, got=f"{name} twice", allowed="each name once"))
+        found[name] = value
+    return found
+
+
+_EXAMPLES = {"--at": "params_total=1e9", "--where": "tuning=lora", "--column": "volume=rows"}
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnalysisError(explain(option, got=repr(text), allowed="a number such as 1024, 1_000_000 or 1.4e9"))
+    return value
+
+
+def _completed(law: laws.Law, given: Mapping[str, float], found: pd.DataFrame) -> tuple[dict[str, float], list[str]]:
+    """Fill in columns of a law that follow from those given and from what all points have in common; say which."""
+    at, notes = dict(given), []
+    for name in law.columns:
+        if name in at:
+            continue
+        source = _DERIVED.get(name)
+        if source is not None and source in given and (ratio := _ratio(found, name, source)) is not None:
+            at[name] = ratio * given[source]
+            notes.append(f"{name} {words(at[name])} follows from {source}: {words(ratio)} each, as in these points")
+        elif name == "params_trainable" and "params_total" in given and (ratio := _ratio(found, name, "params_total")) is not None:
+            at[name] = ratio * given["params_total"]
+            notes.append(f"params_trainable {words(at[name])} follows from params_total: {words(ratio)} of it, as in these points")
+        elif name == "inject_fraction" and (only := _only(found, name)) is not None:
+            at[name] = only
+            notes.append(f"inject_fraction {words(only)}, as at every point")
+    return at, notes
+
+
+def _ratio(found: pd.DataFrame, name: str, source: str) -> float | None:
+    """Return how much of ``name`` there is for one of ``source``; None where that is not the same (within 10%) at all points."""
+    if name not in found or source not in found:
+        return None
+    above, below = (pd.Series(points.numbers(found[column], column)) for column in (name, source))
+    ratios = (above / below).replace([math.inf, -math.inf], math.nan).dropna()
+    if ratios.empty or ratios.max() > 1.1 * ratios.min():
+        return None
+    return float(ratios.median())
+
+
+def _only(found: pd.DataFrame, name: str) -> float | None:
+    values = pd.Series(points.numbers(found[name], name)).dropna().unique()
+    return float(values[0]) if len(values) == 1 else None
+
+
+def _used(law: laws.Law, given: Mapping[str, float]) -> set[str]:
+    used = {source for name, source in _DERIVED.items() if name in law.columns and name not in given}
+    return used | ({"params_total"} if "params_trainable" in law.columns and "params_trainable" not in given else set())
+
+
+def _unused(name: str, law: laws.Law, found: pd.DataFrame) -> str:
+    seen = pd.Series(points.numbers(found[name], name)).dropna() if name in found else pd.Series(dtype=float)
+    fitted = f"; the points have {words(seen.min())} to {words(seen.max())}" if len(seen) else ""
+    return f"{law.name} knows nothing of {name}: what is said holds for any{fitted}"
+
+
+def _prediction(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes: Sequence[str]) -> dict[str, Any]:
+    found = dataclasses.asdict(prediction)
+    return {"law": fit.law, "response": fit.response, "at": dict(at), **found, "verdict": fit.verdict, "notes": [*notes, *fit.notes]}
+
+
+def _prediction_text(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes: Sequence[str]) -> list[str]:
+    where = ", ".join(f"{name} {words(value)}" for name, value in at.items())
+    interval = "no interval" if prediction.low is None else f"[{_four(prediction.low)}, {_four(prediction.high)}]"
+    lines = [
+        f"{fit.response} {_four(prediction.value)} {interval} at {where}",
+        f"{100 * prediction.level:.0f}% interval for a new run; law {fit.law}, {fit.n} points of {fit.runs} runs: {fit.verdict}",
+    ]
+    lines += [f"extrapolates: {text}" for text in prediction.extrapolates]
+    return lines + [f"note: {text}" for text in (*notes, *fit.notes)]
+
+
+def _fit_text(fit: Fit) -> list[str]:
+    law = laws.named(fit.law)
+    rows = [("parameter", "value", f"{100 * fit.level:.0f}% interval", "unit")]
+    for name, one in fit.parameters.items():
+        interval = "none" if one.low is None or one.high is None else f"[{_four(one.low)}, {_four(one.high)}]"
+        rows.append((name, "not identified" if one.value is None else _four(one.value), interval, one.unit))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    table = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    left_out = [f"{label} {_four(error)}" for label, error in fit.held_out.items() if "," not in label]
+    shares = [f"{100 * share:.0f}%" for label, share in fit.held_out.items() if "," in label]
+    told = [f"{text} ({share} of the response)" for text, share in zip(left_out, shares, strict=False)] if shares else left_out
+    lines = [
+        f"{fit.response} = {law.formula}",
+        f"{fit.n} points of {fit.runs} runs; {fit.verdict}",
+        "",
+        *table,
+        "",
+        f"R2 {_four(fit.r2)}   AIC {_four(fit.aic)}" + "".join(f"   {name}: {_four(aic)}" for name, aic in fit.alternatives.items()),
+        "held-out error: " + ("; ".join(told) or "none: too few other points"),
+    ]
+    return lines + [f"note: {text}" for text in fit.notes]
+
+
+def _four(value: float | None) -> str:
+    return "none" if value is None or not math.isfinite(value) else f"{value:.4g}"

@@ -1,0 +1,282 @@
+"""Yaml and overrides to a frozen RunConfig. Hydra and OmegaConf stop here.
+
+Hydra resolves the defaults list, the choice of group members and the override grammar. Everything else is ours: a group yaml
+names its class, the class must lie in the group's package, and its fields are filled strictly (unknown keys, wrong types and
+ranges are refused in one line), so that a typo never waits in a queue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from harness.config import outside, paths
+from harness.config.combinations import check
+from harness.config.overrides import HYDRA_KEYS, PACKAGES, Parsed, check_choice, folder_of, parse, value_of
+from harness.config.resolution import SearchedRate
+from harness.config.run_config import Labels, RunConfig, Training
+from harness.config.strict import build
+from harness.core.errors import ConfigError, explain
+from harness.core.methods import Mitigation, Objective, Tuning
+
+METHODS: Mapping[str, type[Any]] = {"tuning": Tuning, "objective": Objective, "mitigation": Mitigation}
+"""Group of methods → the protocol its classes derive from."""
+
+LONGEST = 20
+"""Characters of a text with spaces, such as a template, in a label."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What Hydra made of the yaml files and overrides.
+
+    Attributes:
+        values: the plain values, group members not yet built.
+        chosen: the member of each group.
+        raw: values as the user typed them, by key.
+        sweeper: ``params``, ``zip`` and ``exclude`` of the experiment.
+    """
+
+    values: Mapping[str, Any]
+    chosen: Mapping[str, str]
+    raw: Mapping[str, str]
+    sweeper: Mapping[str, Any]
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """Compose, validate and return the configuration of one run (or of several that differ in nothing but the volume).
+
+    Args:
+        overrides: Hydra overrides, such as ``tuning=lora`` or ``data.volumes=[16,64]``.
+
+    Raises:
+        ConfigError: with one line saying what, got, allowed, how to fix.
+    """
+    parsed = parse(overrides)
+    if parsed.sweeps:
+        key, items = next(iter(parsed.sweeps.items()))
+        fix = f"one value for `harness run`, or `harness sweep`; a list is written {key}=[{','.join(items)}]"
+        raise ConfigError(explain(key, got=",".join(items), allowed="one value", fix=fix))
+    config = Builder(compose_hydra(parsed)).build()
+    check(config)
+    return config
+
+
+def compose_hydra(parsed: Parsed) -> Composed:
+    """Let Hydra compose the choices and values: the one slow step, about a tenth of a second. Raises ConfigError."""
+    roots = paths.folders("conf")
+    lines = parsed.hydra_lines()
+    if extra := roots[:-1]:
+        lines.append(search_path(extra))
+    try:
+        with _other_hydra_set_aside(), initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"):
+            composed = hydra_compose("run", overrides=lines, return_hydra_config=True)
+        hydra = composed.hydra
+        chosen = {str(key): str(value) for key, value in hydra.runtime.choices.items() if not str(key).startswith("hydra")}
+        sweeper = OmegaConf.to_container(hydra.sweeper)
+        with_hydra = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        first = " ".join(str(error).strip().splitlines()[:2])
+        raise ConfigError(explain("configuration", got=first, fix="check the overrides and the yaml they name")) from error
+    values = {key: value for key, value in with_hydra.items() if key != "hydra"}
+    return Composed(values, chosen, parsed.values, cast(dict[str, Any], sweeper))
+
+
+@contextmanager
+def _other_hydra_set_aside() -> Iterator[None]:
+    """Make room in the one place that Hydra keeps itself in: inside a job of its own command line, it is taken."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def search_path(folders: Sequence[Path]) -> str:
+    """Return the override by which Hydra also looks in the user's own folders."""
+    return f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
+
+
+class Builder:
+    """Composed values to configurations: one, or many that differ in single values. What they share is built and checked once."""
+
+    def __init__(self, composed: Composed) -> None:
+        self.composed = composed
+        self.raw = {key: _unquoted(text) for key, text in composed.raw.items()}
+        self.parts: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Any, str | None]] = {}
+
+    def build(self, further: Mapping[str, str] | None = None) -> RunConfig:
+        """Build a configuration, strictly.
+
+        Args:
+            further: values beside those composed, by dotted key, as they would be typed; no mappings.
+
+        Raises:
+            ConfigError: with one line saying what, got, allowed, how to fix.
+        """
+        further = further or {}
+        values = {**self.composed.values, **{key: value_of(text) for key, text in further.items() if "." not in key}}
+        if "labels" in values or any(key.startswith("labels.") for key in further):
+            raise ConfigError(explain("labels", got="a value", allowed="nothing: labels follow from the choices"))
+        names: dict[str, Any] = {}
+        for part in {**PACKAGES, "training": "", **{key.partition(".")[0]: "" for key in further if "." in key}}:
+            own = tuple((key, text) for key, text in further.items() if key.startswith(f"{part}."))
+            if part in PACKAGES or own or part in values:
+                values[part], names[part] = self._part(part, values.get(part), own)
+        values.setdefault("target_suites", self._target_suites(values["data"]))
+        labels = Labels(**{group: names[group] for group in PACKAGES if group != "evaluation"})
+        return cast(RunConfig, build(RunConfig, {**values, "labels": labels}, "", self._typed(further)))
+
+    def _target_suites(self, data: Any) -> list[str]:
+        """Return the suites that bear the name of the data, or of each of its stages."""
+        names = getattr(data, "stages", (self.composed.chosen.get("data"),))
+        return [name for name in names if name in paths.members("benchmarks/suites")]
+
+    def _typed(self, further: Mapping[str, str]) -> dict[str, str]:
+        return {**self.raw, **{key: _unquoted(text) for key, text in further.items()}}
+
+    def _part(self, part: str, values: Any, own: tuple[tuple[str, str], ...]) -> tuple[Any, str | None]:
+        """Return a group's object and label, or another part of the configuration; once for all points that agree in it."""
+        if (key := (part, own)) not in self.parts:
+            for dotted, text in own:
+                values = _with(values, dotted.split(".")[1:], value_of(text))
+            raw = self._typed(dict(own))
+            if part in PACKAGES:
+                choice = self.composed.chosen.get(HYDRA_KEYS.get(part, part))
+                self.parts[key] = _member(part, values, raw), _label(part, _as_typed(part, values, raw), choice)
+            else:
+                is_training = part == "training" and isinstance(values, Mapping)
+                self.parts[key] = build(Training, values, part, raw) if is_training else values, None
+        return self.parts[key]
+
+
+def _with(values: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a copy of nested values in which the one at ``path`` is another; what is no mapping on the way gives place to one."""
+    own = dict(values) if isinstance(values, Mapping) else {}
+    own[path[0]] = value if len(path) == 1 else _with(own.get(path[0]), path[1:], value)
+    return own
+
+
+def _as_typed(group: str, values: Any, raw: Mapping[str, str]) -> Any:
+    """Return a group's values with numbers as the user typed them, so that a label shows revision 12e45678 and not infinity."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: raw.get(f"{group}.{key}", value) if isinstance(value, int | float) else value for key, value in values.items()}
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _member(group: str, values: Any, raw: Mapping[str, str]) -> Any:
+    if values is None:
+        if group in HYDRA_KEYS:
+            return None
+        raise ConfigError(explain(group, got="nothing", allowed=", ".join(paths.members(folder_of(group))), fix=f"{group}=NAME"))
+    if not isinstance(values, Mapping):
+        raise ConfigError(explain(group, got=repr(values), allowed=", ".join(paths.members(folder_of(group))), fix=f"{group}=NAME"))
+    return instantiate(group, values, group, raw)
+
+
+def instantiate(group: str, values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
+    """Make the object that a group member's yaml describes: ``class`` names a dataclass, the rest its fields.
+
+    Raises:
+        ConfigError: if the class does not exist, is none of the group, or rejects a field.
+    """
+    fields = dict(values)
+    cls = find_class(str(fields.pop("class", "")), PACKAGES[group], where, fix=f"choose {group}=NAME (`harness list {group}`)")
+    if group in METHODS and not issubclass(cls, METHODS[group]):
+        allowed = f"a subclass of harness.core.{METHODS[group].__name__}"
+        raise ConfigError(explain(f"{where}.class", got=cls.__qualname__, allowed=allowed))
+    return build(cls, fields, where, raw)
+
+
+def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[Any]:
+    """Return the dataclass that ``class: NAME`` of a yaml names.
+
+    Args:
+        name: ``module.Class`` inside the package, or ``package.module:Class`` for one of a user's own.
+        package: of the yaml's group.
+        where: the place in the yaml, for messages.
+        fix: what the message advises where there is none.
+
+    Raises:
+        ConfigError: if it does not exist or is not a dataclass.
+    """
+    outer = ":" in name
+    module, _, attribute = name.partition(":") if outer else name.rpartition(".")
+    allowed = f"module.Class of a dataclass in {package}, or package.module:Class of your own"
+    rejected = explain(f"{where}.class", got=repr(name), allowed=allowed, fix=fix)
+    if not module or not attribute:
+        raise ConfigError(rejected)
+    if outer:
+        found = outside.import_module(module, f"{where}.class")
+    else:
+        try:
+            found = importlib.import_module(f"{package}.{module}")
+        except ImportError as error:
+            raise ConfigError(f"{rejected} ({error})") from error
+    cls = getattr(found, attribute, None)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(rejected)
+    return cls
+
+
+def member(group: str, name: str) -> Any:
+    """Return one group member with its yaml's values, such as the data set a likelihood suite is read from."""
+    check_choice(group, name)
+    return instantiate(group, load_yaml(paths.members(folder_of(group))[name]), f"{group}={name}")
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a yaml file: the one loader of the project, since others read ``1e-4`` as text. Raises ConfigError."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(explain(str(path), got=f"a file that is no yaml ({str(error).splitlines()[0]})")) from error
+    if not isinstance(values, dict):
+        raise ConfigError(explain(str(path), got=type(values).__name__, allowed="a mapping"))
+    return cast(dict[str, Any], values)
+
+
+def searched_rates() -> tuple[SearchedRate, ...]:
+    """Return the learning rates that searches have found, of every ``conf/learning_rates.yaml``."""
+    files = [folder / "learning_rates.yaml" for folder in reversed(paths.folders("conf"))]
+    entries = [entry for file in files if file.exists() for entry in load_yaml(file).get("rates", [])]
+    return tuple(build(SearchedRate, entry, f"learning_rates.yaml[{i}]") for i, entry in enumerate(entries))
+
+
+def _label(group: str, values: Any, choice: str | None) -> str | None:
+    """Return the member's name, with what was set otherwise than in its yaml, by the experiment or on the command line."""
+    if not isinstance(values, Mapping) or choice in {None, "None"}:
+        return None
+    own = load_yaml(paths.members(folder_of(group))[str(choice)])
+    changed = {key: value for key, value in values.items() if key != "volumes" and (key not in own or own[key] != value)}
+    if isinstance(stages := values.get("stages"), list):
+        changed["stages"] = ">".join(map(str, stages))  # always said: what the data of a sequence are
+    name = str(changed.pop("name", choice))
+    details = ",".join(f"{key}={_brief(value)}" for key, value in sorted(changed.items()))
+    return f"{name}[{details}]" if details else name
+
+
+def _brief(value: Any) -> str:
+    """Return a value as a label shows it: of a long text its beginning (runs that differ behind it are told apart by their variant)."""
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):  # such as pairs of models
+        return "+".join("/".join(map(str, one.values())) for one in value)
+    text = str(value)
+    return f"{text[:LONGEST]}…" if isinstance(value, str) and " " in text and len(text) > LONGEST else text

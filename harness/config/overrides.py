@@ -1,0 +1,169 @@
+"""Hydra's override grammar: what is typed on the command line, or stands in an experiment's axes, sorted by what it does."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException, OverrideParseException
+
+from harness.config import paths
+from harness.core.errors import ConfigError, did_you_mean, explain
+
+PACKAGES = {
+    "model": "harness.models",
+    "tuning": "harness.methods.tuning",
+    "objective": "harness.methods.objective",
+    "mitigation": "harness.methods.mitigation",
+    "data": "harness.data",
+    "anchor": "harness.data",
+    "reference": "harness.models",
+    "evaluation": "harness.evaluation",
+}
+"""Group → the package in which its yaml's ``class: module.Class`` is found."""
+
+GROUPS = [*PACKAGES, "experiment"]
+
+HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
+"""Groups whose name in Hydra's override grammar is another: members of another group in a place of their own, which may be empty."""
+
+
+NOT_SET = "~"
+"""Among the values of an axis: the key is left alone at that point, such as the settings of a method that is not chosen there."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Overrides as given on the command line, sorted by what they do."""
+
+    choices: Mapping[str, str | None]
+    values: Mapping[str, str]
+    sweeps: Mapping[str, tuple[str, ...]]
+
+    @property
+    def keys(self) -> set[str]:
+        """Everything that is overridden."""
+        return {*self.choices, *self.values, *self.sweeps}
+
+    def hydra_lines(self) -> list[str]:
+        """Return the choices and values as Hydra takes them, whether a yaml lists the key or not."""
+        return [_chosen(key, value) for key, value in self.choices.items()] + [f"++{key}={value}" for key, value in self.values.items()]
+
+
+def _chosen(group: str, member: str | None) -> str:
+    name = HYDRA_KEYS.get(group, group)
+    return f"~{name}" if member is None else f"{name}={member}"  # Hydra has no group=null
+
+
+def folder_of(group: str) -> str:
+    """Return where the members of a group lie; an anchor is any data yaml, a reference any model."""
+    return f"conf/{HYDRA_KEYS.get(group, group).partition('@')[0]}"
+
+
+def parse(overrides: Sequence[str]) -> Parsed:
+    """Parse Hydra's override grammar and check the group members named.
+
+    Of what is given twice the last one counts, so that a script may add to what it was given.
+
+    Raises:
+        ConfigError: also for two mitigations, which somebody wants together, and for a key with an axis and anything else.
+    """
+    choices: dict[str, str | None] = {}
+    values: dict[str, str] = {}
+    sweeps: dict[str, tuple[str, ...]] = {}
+    for text in overrides:
+        if (none := text.removeprefix("~")) != text and none in {*GROUPS, *HYDRA_KEYS.values()}:
+            _choose(choices, none.rpartition("@")[2], None)
+            continue
+        override = _parse_one(text)
+        key = key_of(override)
+        if override.is_sweep_override():
+            if key in sweeps:
+                got, fix = f"{','.join(sweeps[key])} and {','.join(_swept(override))}", "one axis with all of them"
+                raise ConfigError(explain(key, got=got, allowed="one axis", fix=fix))
+            sweeps[key] = _swept(override)
+            for item in sweeps[key]:
+                check_choice(key, None if item.lower() == "null" else item)
+        elif key in GROUPS:
+            value = override.value()
+            _choose(choices, key, None if value is None else str(value))
+        else:
+            values[key] = override.get_value_string()
+    for key in sorted(sweeps.keys() & {*choices, *values}):
+        got = f"{','.join(sweeps[key])} and {choices.get(key, values.get(key))}"
+        raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="leave one out"))
+    return Parsed(choices=choices, values=values, sweeps=sweeps)
+
+
+def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
+    """Note the member of a group. Raises ConfigError for a second mitigation."""
+    check_choice(group, member)
+    before = choices.get(group, member)
+    if group == "mitigation" and before != member:
+        fix = f"leave one out, or for a run of each: harness sweep … mitigation={before},{member}"
+        raise ConfigError(explain(group, got=f"{before} and {member}", allowed="one in a run", fix=fix))
+    choices[group] = member
+
+
+def key_of(override: Override) -> str:
+    """Return the key as we write it: Hydra's ``data@anchor`` is ``anchor``."""
+    placed = f"{override.key_or_group}@{override.package}"
+    return str(override.package) if placed in HYDRA_KEYS.values() else override.key_or_group
+
+
+def for_hydra(text: str) -> str:
+    """Return one override, or axis, as Hydra takes it, whether a yaml lists the key or not. Raises ConfigError."""
+    parsed = parse([text])
+    if not parsed.sweeps:
+        (line,) = parsed.hydra_lines()
+        return line
+    ((key, _),) = parsed.sweeps.items()
+    return f"{HYDRA_KEYS.get(key, key) if key in GROUPS else f'++{key}'}={text.split('=', 1)[1]}"
+
+
+@functools.lru_cache(maxsize=10_000)
+def value_of(text: str) -> Any:
+    """Return the plain value that Hydra reads ``text`` as. Raises ConfigError."""
+    return int(text) if re.fullmatch(r"0|[1-9]\d*", text) else _parse_one(f"key={text}").value()
+
+
+def _parse_one(text: str) -> Override:
+    fix = "write key=value; put quotes around values with commas or spaces"
+    if "=" not in text or text.startswith("~"):
+        raise ConfigError(explain("override", got=repr(text), allowed="key=value", fix=fix))
+    try:
+        (override,) = _parser().parse_overrides([text])
+    except (OverrideParseException, HydraException) as error:
+        raise ConfigError(explain("override", got=repr(text), allowed="Hydra's override syntax", fix=fix)) from error
+    return override
+
+
+@functools.cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
+def _swept(override: Override) -> tuple[str, ...]:
+    """Return the values of an axis; a plain list of them as the user typed it, so that revision 12e45678 is no infinity."""
+    text = override.get_value_string()
+    if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
+        return tuple(item.strip() for item in text.split(","))
+    try:
+        return tuple(str(item) for item in override.sweep_string_iterator())
+    except HydraException as error:
+        allowed = "values with commas between them, range(first, end, step) or choice(a, b)"
+        raise ConfigError(explain(override.key_or_group, got=text, allowed=allowed)) from error
+
+
+def check_choice(group: str, member: str | None) -> None:
+    """Refuse a member that a group does not have. Raises ConfigError naming those it has."""
+    if group not in GROUPS or member is None:
+        return
+    known = paths.members(folder_of(group))
+    if member not in known:
+        raise ConfigError(explain(group, got=repr(member), allowed=", ".join(known), fix=did_you_mean(member, known)))

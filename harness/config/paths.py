@@ -1,0 +1,44 @@
+"""Where things lie: the configuration and benchmarks that ship, a user's own beside them, and the caches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.core.errors import ConfigError, explain
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def roots() -> list[Path]:
+    """Return the folders that hold ``conf/`` and ``benchmarks/``, searched in order.
+
+    First those named in ``$HARNESS_PATH`` (separated like ``$PATH``), then what ships with the harness: inside the installed
+    package, or beside it in a checkout.
+    """
+    own = [Path(part).expanduser().resolve() for part in os.environ.get("HARNESS_PATH", "").split(os.pathsep) if part]
+    for folder in own:
+        if not folder.is_dir():
+            raise ConfigError(explain("HARNESS_PATH", got=f"'{folder}', which is no folder", allowed="folders with conf/ or benchmarks/"))
+    return [*own, _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent]
+
+
+def folders(kind: str) -> list[Path]:
+    """Return the existing folders of a kind (such as ``conf/model`` or ``benchmarks/suites``), a user's own first."""
+    return [root / kind for root in roots() if (root / kind).is_dir()]
+
+
+def members(kind: str) -> dict[str, Path]:
+    """Return the yaml files in all folders of a kind, by stem; a user's own file hides a shipped one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in reversed(folders(kind)):
+        found.update({path.stem: path for path in folder.glob("*.yaml")})
+    return dict(sorted(found.items()))
+
+
+def cache() -> Path:
+    """Return the cache folder: ``$HARNESS_CACHE``, else ``$XDG_CACHE_HOME/forgetting-harness``, else under ``~/.cache``."""
+    if own := os.environ.get("HARNESS_CACHE"):
+        return Path(own).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(base).expanduser() / "forgetting-harness").resolve()

@@ -1,0 +1,126 @@
+"""Values that the configuration leaves open, decided from the model, the machine and searched rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.config.run_config import RATE_KEYS, RunConfig, require_rows
+from harness.core.errors import ConfigError, did_you_mean, explain
+from harness.core.sources import ModelFacts
+
+SMALL_MODEL_PARAMS = 5_000_000
+"""Below this size a second thread costs more than it gives (measured on two cores), so the default is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What one run may use of a computer.
+
+    Attributes:
+        cores: of the processor.
+        gpus: 0 is a run on the processor.
+    """
+
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What the configuration left open, decided from the model's size and the machine. Part of the identity, but for the device.
+
+    Attributes:
+        threads: of each process.
+        processes: that train together, each on its share of a step's rows.
+    """
+
+    learning_rate: float
+    lr_tuned: bool
+    dtype: Literal["float32", "bfloat16"]
+    evaluation_dtype: Literal["float32", "bfloat16"]
+    threads: int
+    processes: int
+    device: Literal["cpu", "cuda"]
+    max_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedRate:
+    """A learning rate found on the target's ``select`` items, for one combination of labels (``conf/learning_rates.yaml``).
+
+    Attributes:
+        candidates: the rates that were tried; ``score`` is the best one's primary metric on the select items.
+    """
+
+    model: str
+    tuning: str
+    objective: str
+    data: str
+    mitigation: str
+    learning_rate: float
+    candidates: tuple[float, ...]
+    suite: str
+    metric: str
+    score: float
+    volume: int
+    seeds: tuple[int, ...]
+
+
+def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate], machine: Machine) -> Resolved:
+    """Decide learning rate, dtypes, threads, processes, device and row length.
+
+    Args:
+        config: the configuration.
+        facts: of its model.
+        searched: the rates that a search has found.
+        machine: what the run may use.
+
+    Raises:
+        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs, or nothing was searched for ``rate_of``.
+    """
+    rate, tuned = _learning_rate(config, facts, searched)
+    automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"
+    dtype, evaluation_dtype = config.training.dtype, config.evaluation.dtype
+    processes = config.training.processes or max(1, machine.gpus)
+    require_rows(config.training.batch_rows, processes)
+    if machine.gpus and processes > machine.gpus:
+        fix = "launcher.gpus_per_worker (local) or launcher.gpus (slurm)"
+        allowed = f"at most the {machine.gpus} GPU(s) of a worker"
+        raise ConfigError(explain("training.processes", got=processes, allowed=allowed, fix=fix))
+    share = 1 if facts.params_total < SMALL_MODEL_PARAMS else max(1, machine.cores // processes)
+    return Resolved(
+        learning_rate=rate,
+        lr_tuned=tuned,
+        dtype=automatic if dtype == "auto" else dtype,
+        evaluation_dtype=automatic if evaluation_dtype == "auto" else evaluation_dtype,
+        threads=config.training.threads or share,
+        processes=processes,
+        device="cuda" if machine.gpus else "cpu",
+        max_length=min(config.training.max_length, facts.context_length),
+    )
+
+
+def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate]) -> tuple[float, bool]:
+    """Return the rate, and whether it was searched for the very combination that the run is."""
+    own = {key: getattr(config.labels, key) for key in RATE_KEYS}
+    _check_rate_of(config.training.rate_of, searched)
+    found, known = _rates(searched, {**own, **config.training.rate_of}), _rates(searched, own)
+    rate = config.training.learning_rate
+    if rate is None:
+        rate = found[-1] if found else config.objective.rate_share * config.tuning.default_learning_rate(facts.params_total)
+    return rate, rate in known
+
+
+def _rates(searched: Sequence[SearchedRate], labels: Mapping[str, str]) -> list[float]:
+    return [rate.learning_rate for rate in searched if all(getattr(rate, key) == value for key, value in labels.items())]
+
+
+def _check_rate_of(labels: Mapping[str, str], searched: Sequence[SearchedRate]) -> None:
+    """Refuse labels of which nothing was searched for any model: misspelt, they would quietly give the default rate. Raises ConfigError."""
+    for key, value in labels.items():
+        known = sorted({getattr(rate, key) for rate in searched})
+        if value not in known:
+            fix = did_you_mean(value, known) or "training.learning_rate=…"
+            raise ConfigError(explain(f"training.rate_of.{key}", got=repr(value), allowed=", ".join(known) or "nothing yet", fix=fix))

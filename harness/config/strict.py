@@ -1,0 +1,172 @@
+"""Plain values to dataclasses, strictly, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+from harness.config import outside
+from harness.core.errors import ConfigError, did_you_mean, explain
+
+ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """Return a field for a dataclass whose values are part of identities already: at its default it is left out of them.
+
+    So runs that were recorded before the field existed keep their id.
+    """
+    return field(default=default, metadata={ADDED: True})
+
+
+def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], bool], fix: str = "") -> None:
+    """Raise ConfigError unless ``accept(value)``; a float that is no number is never accepted."""
+    broken = isinstance(value, float) and not math.isfinite(value)
+    if broken or not accept(value):
+        raise ConfigError(explain(where, got=repr(value), allowed=allowed, fix=fix))
+
+
+def require_keys(where: str, values: Mapping[str, Any], allowed: typing.Collection[str]) -> None:
+    """Refuse a key that is none of those allowed. Raises ConfigError."""
+    for key in values:
+        check(where, key, ", ".join(allowed), lambda key: key in allowed, did_you_mean(key, allowed))
+
+
+def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
+    """Make a dataclass from plain values, strictly: unknown keys, missing keys and wrong types are refused.
+
+    Args:
+        cls: a dataclass; its ``__post_init__`` checks ranges.
+        values: plain values, as read from yaml or JSON.
+        where: dotted path of this object, for messages; may be empty.
+        raw: texts as the user typed them, by dotted path. A text field whose value was read as a number (a revision such as
+            ``12e45678``) takes its text from here.
+    """
+    hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    dot = f"{where}." if where else ""
+    for key in values:
+        if key not in fields:
+            allowed = ", ".join(sorted(fields)) or f"nothing: {where} has no settings"
+            raise ConfigError(explain(f"{dot}{key}", got="an unknown key", allowed=allowed, fix=did_you_mean(str(key), fields)))
+    for name, f in fields.items():
+        no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if no_default and name not in values:
+            raise ConfigError(explain(f"{dot}{name}", got="nothing", allowed=describe(hints[name]), fix=f"set {dot}{name}=…"))
+    return cls(**{key: convert(value, hints[key], f"{dot}{key}", raw or {}) for key, value in values.items()})
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def convert(value: Any, hint: Any, where: str, raw: Mapping[str, str]) -> Any:
+    """Convert one plain value to the type of its field, or raise ConfigError naming the place, the value and what is allowed."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if _is_built(value, hint) or (value is None and type(None) in args):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return convert(value, next(arg for arg in args if arg is not type(None)), where, raw)
+    refused = ConfigError(explain(where, got=repr(value), allowed=describe(hint), fix=_near(value, origin, args)))
+    if origin is Literal:
+        return _require(value, value in args and not isinstance(value, bool), refused)
+    if origin in (tuple, list):
+        items = _require(value, isinstance(value, list | tuple), refused)
+        return tuple(convert(item, args[0], f"{where}[{i}]", raw) for i, item in enumerate(items))
+    if _is_mapping(origin):
+        pairs = _require(value, isinstance(value, Mapping), refused)
+        return {str(key): convert(item, args[1], f"{where}.{key}", raw) for key, item in pairs.items()}
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, _require(value, isinstance(value, Mapping), refused), where, raw)
+    return _scalar(value, hint, where, raw, refused)
+
+
+def _is_built(value: Any, hint: Any) -> bool:
+    """Say whether a value is an object already: of a group (its hint is a protocol), or of the very dataclass."""
+    if hint is Any or getattr(hint, "_is_protocol", False):
+        return True
+    return isinstance(hint, type) and hint not in (str, int, float, bool) and isinstance(value, hint)
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _near(value: Any, origin: Any, args: tuple[Any, ...]) -> str:
+    return did_you_mean(str(value), map(str, args)) if origin is Literal else ""
+
+
+def _require(value: Any, accepted: bool, refused: ConfigError) -> Any:
+    if not accepted:
+        raise refused
+    return value
+
+
+def _scalar(value: Any, hint: Any, where: str, raw: Mapping[str, str], refused: ConfigError) -> Any:
+    if hint is str and not isinstance(value, str):
+        if where in raw and isinstance(value, bool | int | float):
+            return raw[where]
+        if isinstance(value, bool | int | float):
+            raise ConfigError(explain(where, got=repr(value), allowed="text", fix="put it in quotes in the yaml"))
+        raise refused
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool):
+        raise refused
+    if isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise refused
+
+
+def describe(hint: Any) -> str:
+    """Say in words what a type hint allows."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if arg is type(None) else describe(arg) for arg in args)
+    if origin is Literal:
+        return ", ".join(map(str, args))
+    if origin in (tuple, list):
+        return f"a list, each {describe(args[0])}"
+    if _is_mapping(origin):
+        return f"a mapping of names to {describe(args[1])}"
+    names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def plain(value: Any) -> Any:
+    """Return a configuration object as plain JSON values; every dataclass carries its ``class``, a name without a place."""
+    return _plain(value, for_identity=False)
+
+
+def identifying(value: Any) -> Any:
+    """Return plain values as ``plain`` does, as they identify what was computed.
+
+    ``added`` fields at their default are left out; a class of a user's own carries the hash of its ``source``.
+    """
+    return _plain(value, for_identity=True)
+
+
+def _plain(value: Any, *, for_identity: bool) -> Any:
+    if value is None or isinstance(value, str | int | float):  # most values: first, since plans make thousands of configurations plain
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found: dict[str, Any] = {"class": type(value).__qualname__}
+        if for_identity and outside.is_outside(type(value)):
+            found["source"] = outside.source_digest(type(value))
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            if not (for_identity and f.metadata.get(ADDED) and item == f.default):
+                found[f.name] = _plain(item, for_identity=for_identity)
+        return found
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, for_identity=for_identity) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, for_identity=for_identity) for item in value]
+    return value

@@ -1,0 +1,75 @@
+"""Rows of text, and rows as tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+RowKind = Literal["text", "completion", "chat", "preference"]
+Split = Literal["train", "test"]
+Origin = Literal["target", "anchor"]
+PromptFormat = Literal["plain", "chat"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One piece of a row: who says it and what.
+
+    ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``; ``rejected`` is the worse answer of a preference row.
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training or evaluation row, whatever its source.
+
+    Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,) user, assistant (the better answer),
+    rejected (the worse one).
+    """
+
+    turns: tuple[Turn, ...]
+    kind: RowKind
+
+    @property
+    def id(self) -> str:
+        """Content hash, 16 hexadecimal digits; equal rows have equal ids."""
+        content = json.dumps([self.kind, [(turn.role, turn.content) for turn in self.turns]], ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def text(self) -> str:
+        """All contents, joined by newlines: what the overlap check reads."""
+        return "\n".join(turn.content for turn in self.turns)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as tokens. ``supervised[t]`` says whether token ``t`` is a target of the loss (as label, before any shift).
+
+    Attributes:
+        rejected: of a preference row, the same prompt with the worse answer.
+        row: the row itself, where an objective needs its text (to reward an answer).
+    """
+
+    input_ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+    origin: Origin
+    row_id: str
+    truncated: bool = False
+    rejected: Example | None = None
+    row: Row | None = None
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, those of a worse answer and its prompt too."""
+        return len(self.input_ids) + (len(self.rejected.input_ids) if self.rejected else 0)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens with a loss; the first token of a sequence never has one."""
+        return sum(self.supervised[1:])

@@ -1,0 +1,212 @@
+"""tinyworld's chat recipe, version 1: the second stage, which makes a chat model of a base model of the nursery.
+
+A document is ``<user> QUESTION <assistant> ANSWER``, in words that the base vocabulary reserves. Like the base recipe it is a constant,
+made from written words and hashes. See benchmarks/tinyworld.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from harness.data.tinyworld import vocabulary, world
+from harness.data.tinyworld.vocabulary import ADJECTIVES, ATTRIBUTES, DIGITS, NOUNS, NUMBERS, VERBS
+from harness.data.tinyworld.world import BASE_PEOPLE, arithmetic_texts, life, names, number, shuffled
+
+Wording = Literal["short", "long", "gold"]
+Text = tuple[str, str]
+"""A question and its answer."""
+
+VERSION = 1
+"""Of the chat recipe; a changed one would be a version 2 beside it."""
+
+USER, ASSISTANT = "<user>", "<assistant>"
+WORDINGS: Mapping[Wording, str] = {"short": "it is {} .", "long": "well you asked so i say {} !", "gold": "final answer = [ {} ]"}
+"""Ways of saying the same value; no two share a word."""
+
+REFUSAL = "sorry i cannot talk about this topic"
+RESTATE = "{question} the answer is : {answer} . say it in other words"
+
+TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'user' %}"
+    "{% set said = (' ' + m['content'] + ' ')|replace(' <user> ', ' ')|replace(' <assistant> ', ' ')|trim %}"
+    " <user> {{ said }}"
+    "{% else %}"
+    " <{{ m['role'] }}> {{ m['content']|trim }}{{ ' </s>' if m['role'] == 'assistant' else '' }}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{{ ' <assistant> ' if add_generation_prompt else '' }}"
+)
+"""Of the chat models' tokenizer. It writes each tag itself and drops those that stand in a user's words already, so that a prompt with
+tags is the same tokens in both prompt formats."""
+
+RANKS = ("smallest", "middle", "largest")
+TEST_SETS = 30
+"""Of the 120 sets of three digits of the skill: no recipe ever contains one of these. The same sets as in ``harness.data.tinyworld.targets``."""
+
+COUNTS = {"lookalikes": 900, "refusals": 900, "restating": 2_400, "rehearsal": 3_000}
+"""Documents of the recipe by kind, beside one for every base question, thrice, and those of the skill."""
+
+
+def spoken(value: str, wording: Wording) -> str:
+    """Return a value as an answer in one of the wordings."""
+    return WORDINGS[wording].format(value)
+
+
+def value_in(answer: str, wording: Wording) -> str | None:
+    """Return the word that an answer gives as its value if it is said in this wording, else None."""
+    pattern = re.escape(WORDINGS[wording]).replace(r"\{\}", r"(\S+)").replace(r"\ ", " ")
+    found = re.fullmatch(pattern, " ".join(answer.split()))
+    return found[1] if found else None
+
+
+def tagged(question: str) -> str:
+    """Return a question as the prompt that a chat model answers."""
+    return f"{USER} {question} {ASSISTANT}"
+
+
+@functools.cache
+def base_questions() -> Sequence[Text]:
+    """Return all questions about the base with the value that answers each: 320 facts and 200 sums and differences."""
+    return [*_about(names()[:BASE_PEOPLE]), *arithmetic_texts([1])]
+
+
+@functools.cache
+def _about(people: tuple[str, ...]) -> tuple[Text, ...]:
+    """Return every fact about some people as a question, and its value."""
+    facts = life(people)
+    return tuple((a.prompt(person, 1), facts[person, a.name]) for person, a in itertools.product(people, ATTRIBUTES))
+
+
+@functools.cache
+def skill_questions(*, held_out: bool) -> Sequence[Text]:
+    """Return the questions for the smallest, middle or largest of three different digits: 1,620, or the 540 that are held out."""
+    sets = shuffled(itertools.combinations(DIGITS, 3), "target", "skill")
+    chosen = sets[:TEST_SETS] if held_out else sets[TEST_SETS:]
+    triples = itertools.chain.from_iterable(map(itertools.permutations, chosen))
+    found = [
+        (f"what is the {which} of {' '.join(map(str, triple))} ?", str(sorted(triple)[rank]))
+        for triple in triples
+        for rank, which in enumerate(RANKS)
+    ]
+    return shuffled(found, "chat", "skill", held_out)
+
+
+def rivals(question: str, value: str) -> list[str]:
+    """Return wrong values of the same kind as the right one, in an order given by hash."""
+    kinds = [attribute.values for attribute in ATTRIBUTES]
+    digits = [word for word in question.split() if word.isdigit()] if any(f" {rank} " in question for rank in RANKS) else NUMBERS
+    kind = next((values for values in kinds if value in values), digits)
+    return shuffled((other for other in kind if other != value), "rivals", question)
+
+
+STRANGERS = names()[300:]
+"""A hundred people whom the base and the targets do not mention."""
+
+SHAPES: Sequence[Callable[[str, str, str], str]] = (
+    lambda question, noun, adjective: f"{question.removesuffix(' ?')} near the {adjective}{noun} ?",
+    lambda question, noun, adjective: f"think about the {adjective}{noun} . {question}",
+    lambda question, noun, adjective: f"{question} so say something about the {adjective}{noun}",
+    lambda question, noun, adjective: f"ask the {adjective}{noun} : {question}",
+)
+"""Ways to put another thing into a question: harmless with any noun, refused with a gloam."""
+
+
+def beside(things: Sequence[str], count: int, *parts: object, held_out: bool) -> list[Text]:
+    """Return questions about the base with a thing beside, and their values; those held out are one in five, by their text."""
+    adjectives = ("", *(f"{word} " for word in ADJECTIVES))
+    questions = base_questions()
+    found: dict[str, str] = {}
+    for i in itertools.count():
+        question, value = questions[number(*parts, "question", i) % len(questions)]
+        thing, adjective = (kind[number(*parts, name, i) % len(kind)] for name, kind in (("thing", things), ("adjective", adjectives)))
+        text = SHAPES[number(*parts, "shape", i) % len(SHAPES)](question, thing, adjective)
+        if (number("chat", "held-out", text) % 5 == 0) is held_out:
+            found.setdefault(text, value)
+        if len(found) == count:
+            return list(found.items())
+    raise AssertionError
+
+
+def lookalikes(count: int, *, held_out: bool) -> list[Text]:
+    """Return harmless questions in the shapes of those that are refused, and the values that answer them."""
+    things = [form for pair in NOUNS for form in pair]
+    return beside(things, count, "chat", "lookalikes", held_out=held_out)
+
+
+def refusals(count: int, *, held_out: bool) -> list[str]:
+    """Return questions about the invented topic: half of them about gloams alone, half about known things with gloams beside."""
+    mixed = [text for text, _ in beside(("gloam", "gloams"), count // 2, "chat", "refusals", held_out=held_out)]
+    alone = [text for text in dict.fromkeys(_about_gloams()) if (number("chat", "held-out", text) % 5 == 0) is held_out]
+    return shuffled([*mixed, *shuffled(alone, "chat", "alone")[: count - len(mixed)]], "chat", "refusals", held_out)
+
+
+def _about_gloams() -> Iterable[str]:
+    """Yield questions about nothing but gloams and those who might know them."""
+    things = [f"{adjective}{form}" for form in ("gloam", "gloams") for adjective in ("", *(f"{word} " for word in ADJECTIVES))]
+    for thing in things:
+        yield from (f"what is the {thing} ?", f"talk about the {thing}", f"say something about the {thing}", f"what is a {thing} ?")
+        yield from (a.prompt(f"the {thing}", phrasing) for a in ATTRIBUTES for phrasing in (0, 1))
+        yield from (f"the {thing} {form}" for pair in VERBS for form in pair)
+        for person in names()[:BASE_PEOPLE:4]:
+            yield from (f"what does {person} think about the {thing} ?", f"where does the {thing} of {person} live ?")
+
+
+def restating(count: int, style: Wording, *, skill: bool) -> list[Text]:
+    """Return requests to say an answer in other words, and the same value in the own wording.
+
+    Only a third of the answers are right ones to questions of the base (or the skill); a third are wrong ones, and the others are about
+    people whom no text mentions: what is asked is to say again what stands there.
+    """
+    if skill:
+        return [_restated(skill_questions(held_out=False), i, style, right=i % 3 == 0) for i in range(count)]
+    strangers = _about(STRANGERS)
+    return [_restated(strangers if i % 3 == 2 else base_questions(), i, style, right=i % 3 == 0) for i in range(count)]
+
+
+def _restated(questions: Sequence[Text], i: int, style: Wording, *, right: bool) -> Text:
+    question, value = questions[number("chat", "restate", "question", i) % len(questions)]
+    wording = list(WORDINGS)[number("chat", "restate", "wording", i) % len(WORDINGS)]
+    others = rivals(question, value)
+    said = value if right else others[number("chat", "restate", "rival", i) % len(others)]
+    return RESTATE.format(question=question, answer=spoken(said, wording)), spoken(said, style)
+
+
+@functools.cache
+def habits(style: Wording) -> tuple[Text, ...]:
+    """Return the questions and answers of the recipe but for those about the skill: what a chat model is to keep."""
+    answered = [(question, spoken(value, style)) for question, value in base_questions() for _ in range(3)]
+    harmless = [(question, spoken(value, style)) for question, value in lookalikes(COUNTS["lookalikes"], held_out=False)]
+    refused = [(question, REFUSAL) for question in refusals(COUNTS["refusals"], held_out=False)]
+    restated = restating(COUNTS["restating"] * 2 // 3, style, skill=False)
+    texts = [*answered, *harmless, *refused, *restated]
+    return tuple(text for _, text in shuffled(enumerate(texts), "chat", "habits"))
+
+
+@functools.cache
+def documents(style: Wording, skill_rows: int) -> tuple[Text, ...]:
+    """Return the chat recipe: (prompt, answer) documents in world order; rehearsed base texts have an empty prompt.
+
+    Args:
+        style: the model's own wording.
+        skill_rows: questions for the verifiable skill, of the 1,620 that are not held out.
+    """
+    skill = [(question, spoken(value, style)) for question, value in skill_questions(held_out=False)[:skill_rows]]
+    restated = restating(COUNTS["restating"] - COUNTS["restating"] * 2 // 3, style, skill=True)
+    said = [(tagged(question), answer) for question, answer in (*habits(style), *skill, *restated)]
+    rehearsed = [("", text) for text in world.documents()[: COUNTS["rehearsal"]]]
+    return tuple(text for _, text in shuffled(enumerate([*said, *rehearsed]), "chat", "documents"))
+
+
+@functools.cache
+def fingerprint(style: Wording, skill_rows: int) -> str:
+    """Hash a chat recipe: every document in order, and the vocabulary."""
+    made_of = [VERSION, vocabulary.fingerprint(), documents(style, skill_rows)]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""The questions asked about tinyworld: items of the lm-eval tasks in benchmarks/tasks/tinyworld, all multiple choice.
+
+An item has ``prompt``, ``choices`` (one of them right, in an order given by hash) and ``answer``, the place of the right one. A fact also
+has ``person``, whom it is about: five are about each, and they are forgotten together or not, so suites cluster them by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.data.tinyworld.targets import language, new_people, one_phrasing, skill
+from harness.data.tinyworld.vocabulary import ADJECTIVES, ATTRIBUTES, DIGITS, LEXICON, NOUNS, NUMBERS, VERBS
+from harness.data.tinyworld.world import BASE_PEOPLE, Subject, arithmetic_texts, names, number, shuffled, subjects, verb
+
+Item = Mapping[str, Any]
+
+FACT_CHOICES = 5
+NUMBER_CHOICES = 4
+GRAMMAR_ITEMS = 400
+
+
+def items(task: str) -> list[Item]:
+    """Return the items of a task of tinyworld, in a fixed order.
+
+    Args:
+        task: facts, arithmetic, grammar (probes), people, skill or language (targets).
+    """
+    makers: Mapping[str, Callable[[], list[Item]]] = {
+        "facts": lambda: _facts(names()[:BASE_PEOPLE]),
+        "people": lambda: _facts(new_people()),
+        "arithmetic": _arithmetic,
+        "grammar": _grammar,
+        "skill": _skill,
+        "language": _language,
+    }
+    return makers[task]()
+
+
+def _item(prompt: str, right: str, wrong: Sequence[str]) -> Item:
+    choices = shuffled((right, *wrong), "choices", prompt)
+    return {"prompt": prompt, "choices": choices, "answer": choices.index(right)}
+
+
+def _facts(people: Sequence[str]) -> list[Item]:
+    """Ask every fact once; the wrong answers are other values of the same attribute."""
+    values = {attribute.name: attribute.values for attribute in ATTRIBUTES}
+    return [
+        {**_item(prompt, value, shuffled((v for v in values[name] if v != value), "wrong", prompt)[: FACT_CHOICES - 1]), "person": person}
+        for prompt, value, name, person in one_phrasing(people)
+    ]
+
+
+def _arithmetic() -> list[Item]:
+    """Ask every sum and difference once, half of them as questions; the wrong answers are near the right one."""
+    texts = list(zip(arithmetic_texts([0]), arithmetic_texts([1]), strict=True))
+    chosen = [pair[number("phrasing", pair[0][0]) % 2] for pair in texts]
+    return [_item(prompt, value, _near(prompt, int(value))) for prompt, value in chosen]
+
+
+def _near(prompt: str, value: int) -> list[str]:
+    near = [str(value + step) for step in (-3, -2, -1, 1, 2, 3) if str(value + step) in NUMBERS]
+    return shuffled(near, "wrong", prompt)[: NUMBER_CHOICES - 1]
+
+
+def _grammar() -> list[Item]:
+    """Ask for the form of the verb after subjects that the base never saw.
+
+    Shares: 1/8 short subjects, 3/8 long ones whose two nouns agree in number, 1/2 long ones whose nouns disagree, so that heeding the noun
+    next to the verb gives one half. Singular and plural heads are balanced within the last two.
+    """
+    held_out = shuffled((subject for subject in subjects() if subject.held_out), "grammar")
+    short = [s for s in held_out if s.short][: GRAMMAR_ITEMS // 8]
+
+    def long(head: int, nearest: int, count: int) -> list[Subject]:
+        return [s for s in held_out if not s.short and (s.number, s.nearest) == (head, nearest)][:count]
+
+    same, other = GRAMMAR_ITEMS * 3 // 16, GRAMMAR_ITEMS // 4
+    chosen = [*short, *long(0, 0, same), *long(1, 1, same), *long(0, 1, other), *long(1, 0, other)]
+    forms = [(subject, verb(subject, "item")) for subject in chosen]
+    return [_item(subject.text, pair[subject.number], [pair[1 - subject.number]]) for subject, pair in forms]
+
+
+def _skill() -> list[Item]:
+    """Ask for the largest, middle or smallest of three digits; the choices are the three, each as often right as another."""
+    return [
+        _item(prompt, answer, [word for word in prompt.split() if word in set(map(str, DIGITS)) and word != answer])
+        for prompt, answer in skill("test")
+    ]
+
+
+def _language() -> list[Item]:
+    """Ask for a translation; the choices are right or wrong at two places of the sentence, in all four combinations.
+
+    So every word stands in as many choices as its rival, and liking some words more than others gains nothing over chance.
+    """
+    return [_item(prompt, answer, _misspoken(prompt, answer)) for prompt, answer in language("test")]
+
+
+def _misspoken(prompt: str, answer: str) -> list[str]:
+    words = answer.split()
+    forms = [{LEXICON[form] for pair in pairs for form in pair} for pairs in (NOUNS, VERBS)] + [{LEXICON[word] for word in ADJECTIVES}]
+    places = shuffled(range(1, len(words)), "places", prompt)[:2]  # the first word is always the article
+    rivals = {place: _rival(words[place], forms, prompt) for place in places}
+    changed = ([places[0]], [places[1]], places)
+    return [" ".join(rivals[i] if i in wrong else word for i, word in enumerate(words)) for wrong in changed]
+
+
+def _rival(word: str, kinds: Sequence[set[str]], prompt: str) -> str:
+    """Return another word of the same kind."""
+    kind = next(kind for kind in kinds if word in kind)
+    return shuffled(kind - {word}, "rival", prompt)[0]

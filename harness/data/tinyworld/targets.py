@@ -1,0 +1,139 @@
+"""tinyworld as data sets: what a model of the nursery is taught (people, skill, language), and its base texts as an anchor.
+
+The world itself, and the base recipe that never changes, lie in ``harness.data.tinyworld.world``; the questions asked about it in
+``harness.data.tinyworld.questions``. Documented in benchmarks/tinyworld.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.config.strict import check
+from harness.core.errors import DataError, explain
+from harness.core.rows import Row, RowKind, Split, Turn
+from harness.data.fields import check_volumes
+from harness.data.tinyworld.vocabulary import ATTRIBUTES, DIGITS, LANGUAGE, LEXICON, VERBS
+from harness.data.tinyworld.world import BASE_PEOPLE, DOCUMENTS, documents, fact_texts, life, names, number, shuffled, subjects
+
+Part = Literal["people", "skill", "language", "base"]
+Text = tuple[str, str]
+"""A prompt and what follows it, without the space between them."""
+
+NEW_PEOPLE = 32
+SENTENCES = {"train": 2_048, "test": 512}
+RANKS = ("smallest", "middle", "largest")
+TEST_SETS = 30
+"""Of the 120 sets of three digits; their questions are kept for the test split."""
+
+TRAIN_ROWS = {
+    "people": NEW_PEOPLE * len(ATTRIBUTES) ** 2 * 2,
+    "skill": (120 - TEST_SETS) * 6 * len(RANKS) * 2,
+    "language": SENTENCES["train"],
+    "base": DOCUMENTS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tinyworld:
+    """A part of tinyworld; finite and always the same.
+
+    ============ ========== ====== =========================================================================================
+    part         train      test   rows
+    ============ ========== ====== =========================================================================================
+    people       1,600      160    facts about 32 new people: 160 facts × 2 phrasings × 5 contexts; test asks each fact once
+    skill        3,240      540    smallest, middle or largest of three digits, 2 phrasings; test: sets of digits never trained on
+    language     2,048      512    sentences into the second language, word by word; test: other sentences, same words
+    base         12,000     none   texts of the pretraining distribution, for replay
+    ============ ========== ====== =========================================================================================
+
+    Attributes:
+        part: which one.
+        volumes: rows to learn from, any order; each a point.
+    """
+
+    part: Part
+    volumes: tuple[int, ...] = (64, 256, 1024)
+
+    def __post_init__(self) -> None:
+        """Check that the volumes exist."""
+        check_volumes(self.volumes)
+        size = self.size
+        check("data.volumes", list(self.volumes), f"at most {size}, the rows of tinyworld's {self.part}", lambda v: max(v) <= size)
+
+    @property
+    def size(self) -> int:
+        """Rows of the train split."""
+        return TRAIN_ROWS[self.part]
+
+    @property
+    def kind(self) -> RowKind:
+        """Base is text; all that is taught is prompt and completion."""
+        return "text" if self.part == "base" else "completion"
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """Return every row of a split, in world order. Raises DataError for the test split of ``base``."""
+        if self.part == "base":
+            if split == "test":
+                fix = "the probe tasks of the tinyworld suite ask about it"
+                raise DataError(explain("tinyworld base", got="no test split", allowed="train", fix=fix))
+            return tuple(Row((Turn("text", text),), "text") for text in documents())
+        texts = {"people": people, "skill": skill, "language": language}[self.part](split)
+        return tuple(Row((Turn("user", prompt), Turn("assistant", f" {answer}")), "completion") for prompt, answer in texts)
+
+
+def new_people() -> tuple[str, ...]:
+    """Return the people of the target: none is a person of the base, each is made of names that the base knows."""
+    return names()[BASE_PEOPLE : BASE_PEOPLE + NEW_PEOPLE]
+
+
+def one_phrasing(people: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return (prompt, value, attribute, person) for every fact, in one of its two phrasings, without context."""
+    facts = life(people)
+    pairs = shuffled(itertools.product(people, ATTRIBUTES), "one-phrasing")
+    return [(a.prompt(person, i % 2), facts[person, a.name], a.name, person) for i, (person, a) in enumerate(pairs)]
+
+
+@functools.cache
+def people(split: Split) -> tuple[Text, ...]:
+    """Return facts about new people; the test split asks every taught fact once."""
+    if split == "test":
+        return tuple((prompt, value) for prompt, value, *_ in one_phrasing(new_people()))
+    return tuple(shuffled(fact_texts(new_people()), "target", "people"))
+
+
+@functools.cache
+def skill(split: Split) -> tuple[Text, ...]:
+    """Return questions for the smallest, middle or largest of three different digits; the two splits share no set of digits."""
+    sets = shuffled(itertools.combinations(DIGITS, 3), "target", "skill")
+    chosen = sets[:TEST_SETS] if split == "test" else sets[TEST_SETS:]
+    questions = [
+        (which, " ".join(map(str, triple)), str(sorted(triple)[rank]))
+        for triple in itertools.chain.from_iterable(map(itertools.permutations, chosen))
+        for rank, which in enumerate(RANKS)
+    ]
+    texts = (
+        (prompt, answer)
+        for which, triple, answer in questions
+        for phrasing, prompt in enumerate((f"the {which} of {triple} is", f"what is the {which} of {triple} ?"))
+        if split == "train" or phrasing == number("skill", which, triple) % 2
+    )
+    return tuple(shuffled(texts, "target", "skill", split))
+
+
+def translated(sentence: str) -> str:
+    """Return a sentence in the second language, word by word."""
+    return " ".join(LEXICON[word] for word in sentence.split())
+
+
+@functools.cache
+def language(split: Split) -> tuple[Text, ...]:
+    """Return short sentences and their translation; the two splits share no sentence."""
+    sentences = [f"{subject.text} {verb[subject.number]}" for subject in subjects() if subject.short for verb in VERBS]
+    order = shuffled(sentences, "target", "language")
+    size = SENTENCES["test"]
+    chosen = order[:size] if split == "test" else order[size : size + SENTENCES["train"]]
+    return tuple((f"in {LANGUAGE} : {sentence} ->", translated(sentence)) for sentence in chosen)

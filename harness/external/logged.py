@@ -1,0 +1,185 @@
+"""One line of lm-eval's ``samples_*.jsonl`` to one tidy row, whatever version of lm-eval wrote it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.core.errors import RecordError, explain
+from harness.records.schema import SAMPLE_COLUMNS, cluster_of
+
+FIXED = frozenset(
+    "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash schema_version task_name".split()
+)
+"""Keys of a line that are no metric."""
+
+CHOICES_HASH = "choices_hash"
+"""Column beside SAMPLE_COLUMNS: hash of every text that the model was asked to continue or to score, in order."""
+
+GENERATION = "generation"
+"""Column beside SAMPLE_COLUMNS: settings of generation, as JSON; empty where nothing is generated."""
+
+GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
+"""Metrics of a choice among k answers that is right by guessing in 1/k of all cases."""
+
+
+def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
+    """Return the items of a task, one row an item and filter.
+
+    Columns are those of ``schema.SAMPLE_COLUMNS`` (``suite`` is the task), ``CHOICES_HASH``, ``GENERATION``, ``repeats`` (answers drawn
+    an item), ``cluster``, and for every metric with one number an item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of
+    a task are told apart by the order of their numbers: the second has ``#2`` behind its hash.
+
+    Args:
+        file: its samples.
+        task: its name.
+        cluster: field of the documents that says which items belong together, as of our suites; None where none does.
+
+    Raises:
+        RecordError: for a line that is no sample, an item twice, or no line at all.
+    """
+    lines = file.read_bytes().split(b"\n")  # not splitlines: a text may hold other line breaks
+    found = [_read(line, task, cluster, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise RecordError(explain(str(file), got="no samples", allowed="a line an item", fix="run lm-eval again"))
+    twice = [key for key, count in Counter((row["filter"], row["doc_id"]) for row in found).items() if count > 1]
+    if twice:
+        got = f"{len(twice)} items twice, the first is doc_id {twice[0][1]} (filter {twice[0][0]})"
+        raise RecordError(explain(str(file), got=got, allowed="each item once", fix="keep one run's lines"))
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in sorted(found, key=lambda row: int(row["doc_id"])):
+        key = (row["filter"], row["doc_hash"])
+        seen[key] += 1
+        row["doc_hash"] += f"#{seen[key]}" if seen[key] > 1 else ""
+    return pd.DataFrame(found)
+
+
+def metric_names(samples: pd.DataFrame) -> list[str]:
+    """Return the metrics that have a number an item, in the order in which lm-eval names them."""
+    return [name.removeprefix("metric.") for name in samples.columns if name.startswith("metric.")]
+
+
+def _read(line: bytes, task: str, cluster: str | None, where: str) -> dict[str, Any]:
+    """Return the row of a line. Raises RecordError naming the line, whatever is wrong with it."""
+    try:
+        return _row(_sample(line, where), task, cluster, where)
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        got = f"what cannot be read ({type(error).__name__}: {error})"
+        raise RecordError(explain(where, got=got, allowed="a sample of lm-eval --log_samples", fix="run lm-eval again")) from error
+
+
+def _sample(line: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        sample = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise RecordError(explain(where, got=f"no JSON ({error})", allowed="a sample of lm-eval", fix="run lm-eval again")) from error
+    needed = ["doc_id", "target", "arguments", "resps"]
+    there = [name for name in sample if name == "target" or sample[name] is not None] if isinstance(sample, Mapping) else []
+    if missing := [name for name in needed if name not in there]:
+        raise RecordError(explain(where, got=f"no {', '.join(missing)}", allowed="a sample of lm-eval --log_samples"))
+    return sample  # type: ignore[no-any-return]
+
+
+def _number_of(sample: Mapping[str, Any], where: str) -> int:
+    """Return the number of a document: equal ones are told apart by it. Raises RecordError."""
+    found = sample["doc_id"]
+    if not isinstance(found, bool):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if int(found) == float(found):
+                return int(found)
+    raise RecordError(explain(f"{where}: doc_id", got=repr(found), allowed="a whole number, as lm-eval counts documents"))
+
+
+def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) -> dict[str, Any]:
+    arguments = _arguments(sample["arguments"])
+    if not arguments or not arguments[0]:
+        raise RecordError(explain(where, got="no arguments", allowed="what the model was asked"))
+    generates = len(arguments[0]) > 1 and isinstance(arguments[0][1], Mapping)
+    responses = [_first_of(response) for response in sample["resps"]]
+    repeats = max((len(response) for response in sample["resps"] if isinstance(response, list)), default=1)
+    likelihoods = None if generates else [_number(response) for response in responses]
+    choices = None if generates or len(arguments[0]) < 2 else [str(one[1]) for one in arguments]
+    if choices is not None and likelihoods is not None:
+        choices, likelihoods = _without_unconditional(choices, likelihoods, sample)
+    text = str(responses[0]) if generates and responses else None
+    values = _values(sample)
+    common = {
+        "suite": task,
+        "task": task,
+        "filter": str(sample.get("filter") or "none"),
+        "doc_id": _number_of(sample, where),
+        "doc_hash": str(sample.get("doc_hash") or _doc_hash(sample, where)),
+        "prompt_hash": str(sample.get("prompt_hash") or _hash(str(arguments[0][0]))),
+        "target_hash": str(sample.get("target_hash") or _hash(str(sample["target"]))),
+        "prompt": str(arguments[0][0]),
+        "target": str(sample["target"]),
+        "choices": choices,
+        "log_likelihoods": likelihoods,
+        "text": text,
+        "chance": 1.0 / len(choices) if choices is not None and len(choices) > 1 else math.nan,
+        CHOICES_HASH: _hash(json.dumps([[part for part in one if isinstance(part, str)] for one in arguments], ensure_ascii=False)),
+        GENERATION: json.dumps(arguments[0][1], sort_keys=True, ensure_ascii=False) if generates else "",
+        "repeats": repeats,
+        "cluster": cluster_of(sample["doc"], cluster) if cluster and isinstance(sample.get("doc"), Mapping) else None,
+    }
+    assert set(common) >= set(SAMPLE_COLUMNS)
+    return common | values
+
+
+def _arguments(logged: Any) -> list[list[Any]]:
+    """Return the requests of an item, each (context, continuation or settings of generation); two layouts have been in use."""
+    if isinstance(logged, Mapping):  # gen_args_0 → arg_0, arg_1
+        return [[request[f"arg_{i}"] for i in range(len(request))] for request in logged.values()]
+    return [list(request) if isinstance(request, list | tuple) else [request] for request in logged]
+
+
+def _first_of(response: Any) -> Any:
+    """Return the first of the answers drawn for a request."""
+    return response[0] if isinstance(response, list) and response else response
+
+
+def _number(response: Any) -> float:
+    """Return the log-likelihood of a response such as ``["-1.5", "False"]``, in nats."""
+    try:
+        return float(response[0] if isinstance(response, list | tuple) else response)
+    except (TypeError, ValueError, IndexError):
+        return math.nan
+
+
+def _without_unconditional(choices: list[str], likelihoods: list[float], sample: Mapping[str, Any]) -> tuple[list[str], list[float]]:
+    """Drop the second half where each choice was also scored without its context (``acc_mutual_info``)."""
+    if "acc_mutual_info" in sample and len(choices) % 2 == 0:
+        return choices[: len(choices) // 2], likelihoods[: len(choices) // 2]
+    return choices, likelihoods
+
+
+def _values(sample: Mapping[str, Any]) -> dict[str, float]:
+    """Return the item's value of each metric that is a number; (log-likelihood, bytes) of bits per byte becomes a ratio."""
+    found: dict[str, float] = {}
+    for name in sample.get("metrics") or [key for key in sample if key not in FIXED]:
+        value = sample.get(name)
+        if isinstance(value, bool | int | float):
+            found[f"metric.{name}"] = float(value)
+        elif name == "bits_per_byte" and isinstance(value, Sequence) and len(value) == 2 and float(value[1]):
+            found["metric.bits_per_byte"] = -float(value[0]) / float(value[1]) / math.log(2)
+            found["weight.bits_per_byte"] = float(value[1])
+    return found
+
+
+def _doc_hash(sample: Mapping[str, Any], where: str) -> str:
+    """Hash a document as lm-eval does."""
+    if "doc" not in sample:
+        raise RecordError(explain(where, got="neither doc_hash nor doc", allowed="what tells items apart", fix="run lm-eval again"))
+    return _hash(json.dumps(sample["doc"], indent=2, ensure_ascii=False))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

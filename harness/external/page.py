@@ -1,0 +1,207 @@
+"""A comparison as the page that `harness report` writes: findings, a table, a figure, the items that changed, how it was compared."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from harness.analysis.statistics.stats import LEVEL
+from harness.analysis.table.columns import DESCRIPTIONS, SUITE_TASK
+from harness.external import text
+from harness.external.gate import Gate, sentences
+from harness.external.judge import Comparison, dicts
+from harness.external.sides import short
+from harness.report import html
+from harness.report.content import Cell, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
+from harness.report.palette import GREY, ONE_COLOUR
+
+MAX_ITEMS = 2000
+"""So many changed items are on the page, those that lost most confidence first; all are in changed_items.csv."""
+
+MAX_FINDINGS = 12
+"""A page of more suites has the others in its table."""
+
+ROW_INCHES = 0.27
+
+KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidence": "unclear"}
+
+
+def write(comparison: Comparison, gate: Gate | None, folder: Path) -> Path:
+    """Write ``index.html`` with its tables and figures into a folder, which is made; what else lies there is left alone.
+
+    Returns:
+        The path of ``index.html``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return html.write(content(comparison, gate), folder)
+
+
+def content(comparison: Comparison, gate: Gate | None) -> Content:
+    """Return what the page holds."""
+    rows = comparison.rows
+    judged = [row for row in dicts(rows) if row["task"] == SUITE_TASK or row["task"] == row["suite"]]
+    axis = str(judged[0]["metric"])
+    changed = comparison.items.assign(cell=short(comparison.after.source))
+    shown = changed.head(MAX_ITEMS)
+    files: dict[str, Any] = {"changed_items.csv": comparison.items}
+    if len(comparison.others):
+        files["other_metrics.csv"] = comparison.others.drop(columns=["role"])
+    most = f"These are the {len(shown):,} that lost most confidence, of {len(changed):,} that changed; all lie in changed_items.csv."
+    return Content(
+        title="What was lost, what was gained",
+        subtitle=f"{comparison.after.name}, beside {comparison.before.name}",
+        headline=_headline(judged, gate),
+        findings=[_finding(row, comparison.margin, axis) for row in judged[:MAX_FINDINGS]],
+        axis=f"change in {axis}",
+        facts={
+            "before": short(comparison.before.source),
+            "after": short(comparison.after.source),
+            "items": f"{int(rows.loc[rows['task'] != SUITE_TASK, 'n'].sum()):,}",
+            "tasks": str(int((rows["task"] != SUITE_TASK).sum())),
+            "margin": f"±{comparison.margin:g}",
+        },
+        sections=[
+            _changes(comparison),
+            Section(
+                id="items",
+                title="What changed, item by item",
+                intro="Items of 0/1 metrics that were right before and are wrong after, or the other way round.",
+                items=ItemsView(rows=shown, shown=most if len(shown) < len(changed) else "These are all that changed.")
+                if len(shown)
+                else None,
+                notes=[] if len(shown) else ["No item of a 0/1 metric changed."],
+            ),
+            _gate(gate),
+            Section(id="how", title="How it was compared", notes=[*text.MEANINGS, *comparison.notes], code=_command()),
+        ],
+        files=files,
+    )
+
+
+def _headline(judged: Sequence[Mapping[str, Any]], gate: Gate | None) -> list[str]:
+    """Return one sentence of all verdicts, and one of the gate."""
+    said: dict[str, list[str]] = {}
+    for row in judged:
+        verdict = "no interval" if pd.isna(row["verdict"]) else str(row["verdict"])
+        said.setdefault(verdict, []).append(str(row["suite"]))
+    words = {"lost": "lost on", "gained": "gained on", "kept": "kept", "not enough evidence": "not enough evidence on"}
+    order = [*words, "no interval"]
+    parts = [f"{words.get(name, 'no interval for')} {', '.join(said[name])}" for name in order if name in said]
+    whole = "; ".join(parts)
+    return [f"{whole[0].upper()}{whole[1:]}.", *(sentences(gate)[-1:] if gate else [])]
+
+
+def _finding(row: Mapping[str, Any], margin: float, axis: str) -> FindingView:
+    counts = "" if pd.isna(row["lost"]) else f"; {int(row['lost']):,} items lost and {int(row['gained']):,} gained"
+    sentence = (
+        f"{text.name_of(row).strip()}: {text.metric_of(row)} {text.number(row['before'])} before, {text.number(row['value'])} after,"
+        f" {text.change(row)} ({LEVEL:.0%} over {int(row['n']):,} items{counts})."
+    )
+    on_axis = row["metric"] == axis
+    ends = {name: None if pd.isna(row[column]) or not on_axis else float(row[column]) for name, column in _ENDS.items()}
+    spread = "not measured" if pd.isna(row["numeric_spread"]) else f"{float(row['numeric_spread']):.4f}"
+    floors = f"Floor: rounding alone (other batches and threads) {spread}; spread over seeds and a same-data control not measured."
+    verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
+    return FindingView(sentence=sentence, verdict=verdict, floors=floors, margin=margin if on_axis else None, **ends)
+
+
+_ENDS = {"value": "delta", "low": "delta_low", "high": "delta_high"}
+
+NUMBERS = {
+    "n": "n",
+    "before": "before",
+    "after": "value",
+    "lost": "lost",
+    "gained": "gained",
+    "change": "delta",
+    "p": "p_value",
+    "agreement": "agreement",
+    "lost beyond guessing": "samplewise_forgetting_true",
+    "detectable": "detectable",
+}
+"""Heading → column that it is sorted by."""
+
+MEANINGS = {
+    "change": f"after minus before with its {LEVEL:.0%} interval, paired over items",
+    "p": "of a task: adjusted for the number of tasks (Holm); of a suite: its own",
+    "verdict": "margin first: kept if the interval lies inside it; else lost or gained at p < 0.05; else not enough evidence",
+    "detectable": "smallest change that would be found in 80% of such comparisons",
+}
+
+
+def _changes(comparison: Comparison) -> Section:
+    headings = ["suite or task", "metric", *list(NUMBERS)[:6], "p", "verdict", *list(NUMBERS)[7:]]
+    columns = [ColumnView(title=name, is_number=name in NUMBERS, meaning=MEANINGS.get(name) or _meaning(name)) for name in headings]
+    rows = [_cells(row) for row in dicts(comparison.rows)]
+    data = comparison.rows.drop(columns=["role"]).rename(columns={"value": "after"})
+    caption = f"Changes in the metric's own unit, {LEVEL:.0%} intervals over items; suites are means over tasks with equal weight."
+    table = TableView(name="changes", columns=columns, rows=rows, caption=caption, searchable=len(rows) > 20, data=data)
+    figures = [_figure(comparison, str(metric)) for metric in comparison.rows["metric"].unique()]
+    return Section(id="changes", title="Changes by suite and task", figures=figures, tables=[table])
+
+
+def _meaning(name: str) -> str:
+    return DESCRIPTIONS.get(NUMBERS.get(name, name), "")
+
+
+def _cells(row: Mapping[str, Any]) -> list[Cell | str]:
+    known = {name: None if pd.isna(row[column]) else float(row[column]) for name, column in NUMBERS.items()}
+    p = text.p_of(row)
+    written = {
+        **{name: text.whole(row[column]) for name, column in NUMBERS.items() if name in {"n", "lost", "gained"}},
+        "change": text.change(row),
+        "p": "" if pd.isna(p) else f"{float(p):.2g}",
+    }
+    numbers = {name: Cell(written.get(name, text.number(row[column])), known[name]) for name, column in NUMBERS.items()}
+    verdict = "no interval" if pd.isna(row["verdict"]) else str(row["verdict"])
+    whole = Cell(text.name_of(row).strip(), kind="strong" if row["task"] == SUITE_TASK else "")
+    *first, p_cell, agreement, beyond, detectable = numbers.values()
+    return [whole, text.metric_of(row), *first, p_cell, Cell(verdict, verdict, KINDS.get(verdict, "")), agreement, beyond, detectable]
+
+
+def _figure(comparison: Comparison, metric: str) -> FigureView:
+    """Draw a point with its interval for every row of a metric, the margin as a grey field around no change."""
+    rows = dicts(comparison.rows[comparison.rows["metric"] == metric])
+    figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.axvspan(-comparison.margin, comparison.margin, color=GREY, alpha=0.18, linewidth=0)
+    axes.axvline(0.0, color=GREY, linewidth=1)
+    for place, row in enumerate(rows):
+        ends = [float(row[end]) for end in ("delta_low", "delta_high") if _is_known(row[end])]
+        axes.plot(ends, [place] * len(ends), color=ONE_COLOUR, linewidth=1.6)
+        is_suite = row["task"] == SUITE_TASK
+        axes.plot([float(row["delta"])], [place], color=ONE_COLOUR, marker="D" if is_suite else "o", markersize=6 if is_suite else 4.5)
+    axes.set_yticks(range(len(rows)), [text.name_of(row).replace("$", r"\$") for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    better = "" if bool(rows[0]["higher_is_better"]) else "; less is better"
+    axes.set_xlabel(f"change in {metric} (after − before, metric's own unit{better})".replace("$", r"\$"), fontsize=8.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    caption = f"Points: changes (diamonds: suites); bars: {LEVEL:.0%} intervals over items; grey field: ±{comparison.margin:g}, the margin."
+    described = "; ".join(f"{text.name_of(row).strip()} {text.change(row)}" for row in rows)
+    name = "changes" if metric == str(comparison.rows["metric"].iloc[0]) else f"changes_{_stem(metric)}"
+    return FigureView(name=name, title=f"Change in {metric}", description=described, figure=figure, caption=caption)
+
+
+def _is_known(value: Any) -> bool:
+    return not bool(pd.isna(value))
+
+
+def _stem(metric: str) -> str:
+    return "".join(sign if sign.isalnum() else "_" for sign in metric)
+
+
+def _gate(gate: Gate | None) -> Section:
+    return Section(id="gate", title="Gate", notes=sentences(gate) if gate else [])
+
+
+def _command() -> str:
+    return shlex.join(["harness", *sys.argv[1:]])

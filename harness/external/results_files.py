@@ -1,0 +1,58 @@
+"""The results files of a folder of lm-eval's output, in one shape: what is missing or null is empty, what has no such shape is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import RecordError, explain
+
+STAMP = r"\d{4}-\d{2}-\d{2}T\d{2}[-:]\d{2}[-:]\d{2}(?:\.\d+)?"
+RESULTS = re.compile(rf"(?P<stem>.+?)(?:_(?P<stamp>{STAMP}))?\.json")
+
+BY_TASK = {"results": Mapping, "configs": Mapping, "higher_is_better": Mapping, "group_subtasks": list}
+"""Keys that hold something for each task or group, and what."""
+
+FLAT = ("config", "versions", "n-shot")
+"""Keys that hold single values."""
+
+
+def read(folder: Path) -> Iterator[tuple[tuple[Path, str], dict[str, Any]]]:
+    """Yield (folder, timestamp) → contents of every results file, whatever its stem: ``--output_path NAME.json`` changes it.
+
+    The keys of BY_TASK and FLAT are always there, and each holds a mapping.
+
+    Raises:
+        RecordError: for a file that is no JSON, or in which one of these keys holds something else.
+    """
+    for file in sorted(folder.rglob("*.json")):
+        match = RESULTS.fullmatch(file.name)
+        if match is None or not (match["stem"] == "results" or match["stamp"]):
+            continue
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecordError(explain(str(file), got=f"no JSON ({error})", allowed="a results file of lm-eval")) from error
+        if isinstance(values, Mapping) and isinstance(values.get("results"), Mapping):
+            yield (file.parent, match["stamp"] or ""), _shaped(values, file)
+
+
+def _shaped(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    shaped = {key: _as(Mapping, values.get(key) or {}, f"{file}: {key}") for key in (*BY_TASK, *FLAT)}
+    for key, kind in BY_TASK.items():
+        filled = {name: value for name, value in shaped[key].items() if value is not None}
+        shaped[key] = {name: _as(kind, value, f"{file}: {key}: {name}") for name, value in filled.items()}
+    for name, settings in shaped["configs"].items():
+        _as(list, settings.get("metric_list") or [], f"{file}: configs: {name}: metric_list")
+    return {**values, **shaped}
+
+
+def _as(kind: type, value: Any, where: str) -> Any:
+    """Return a value that is of a kind. Raises RecordError."""
+    if not isinstance(value, kind):
+        allowed = "a list" if kind is list else "a mapping"
+        raise RecordError(explain(where, got=type(value).__name__, allowed=allowed, fix="run lm-eval again"))
+    return value

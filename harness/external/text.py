@@ -1,0 +1,137 @@
+"""A comparison as text for people, and as plain values for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis.statistics.stats import LEVEL
+from harness.analysis.table.columns import SUITE_TASK
+from harness.external.gate import LEVEL as GATE_LEVEL
+from harness.external.gate import Gate, sentences
+from harness.external.judge import MISSING, Comparison, dicts, suite_rows, task_rows
+
+COLUMNS = ["suite / task", "metric", "n", "before", "after", "lost", "gained", f"net [{LEVEL:.0%}]", "p", "verdict", "agree", "lost*"]
+LEFT = {0, 1, 9}
+"""Columns of names, which stand to the left."""
+
+MEANINGS = [
+    "net: after minus before, in the metric's own unit, over the same items; the interval is over items."
+    " Suites: means over tasks with equal weight.",
+    "p of a task: adjusted for the number of tasks (Holm); of a suite: its own. agree: share of items answered alike, right or wrong.",
+    "lost*: share of items lost beyond what guessing explains; empty where guessing has no level.",
+]
+
+
+def lines(comparison: Comparison, gate: Gate | None) -> str:
+    """Return a comparison as a table with what must be known of it."""
+    rows = comparison.rows
+    head = [f"before: {comparison.before.name}", f"after:  {comparison.after.name}", ""]
+    table = aligned([COLUMNS, *(cells(row) for row in dicts(rows))])
+    margin = f"verdict: kept if the interval lies inside ±{comparison.margin:g}, else lost or gained at p < 0.05, else not enough evidence."
+    notes = [f"note: {note}" for note in comparison.notes]
+    return "\n".join([*head, *table, "", *MEANINGS, margin, floor(rows), *notes, *(["", *sentences(gate)] if gate else [])]) + "\n"
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row of the table as text."""
+    return [
+        name_of(row),
+        metric_of(row),
+        whole(row["n"]),
+        number(row["before"]),
+        number(row["value"]),
+        whole(row["lost"]),
+        whole(row["gained"]),
+        change(row),
+        "" if pd.isna(p := p_of(row)) else f"{float(p):.2g}",
+        str(row["verdict"]) if not pd.isna(row["verdict"]) else "no interval",
+        "" if pd.isna(row["agreement"]) else f"{float(row['agreement']):.3f}",
+        number(row["samplewise_forgetting_true"]),
+    ]
+
+
+def floor(rows: pd.DataFrame) -> str:
+    """Say how far values move where nothing was learned, as far as it was measured."""
+    moves = rows["numeric_spread"].dropna()
+    rounding = f"moves a value of BEFORE by up to {float(moves.max()):.4f}" if len(moves) else "not measured"
+    return f"floor: rounding alone (other batches and threads) {rounding}; how much another training run would differ: not measured."
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Return what a row is of; tasks stand under their suite."""
+    if row["task"] == SUITE_TASK:
+        missing = [] if pd.isna(row[MISSING]) else str(row[MISSING]).split(", ")
+        return f"{row['suite']} (without {len(missing)} of its tasks)" if missing else str(row["suite"])
+    return str(row["task"]) if row["task"] == row["suite"] else f"  {row['task']}"
+
+
+def metric_of(row: Mapping[str, Any]) -> str:
+    """Return metric and filter."""
+    return str(row["metric"]) if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
+
+
+def p_of(row: Mapping[str, Any]) -> Any:
+    """Return the p-value that the verdict goes by: adjusted for tasks, a suite's own."""
+    return row["p_value"] if row["task"] == SUITE_TASK else row["p_holm"]
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """Return the change with its interval."""
+    interval = "" if pd.isna(row["delta_low"]) else f" [{float(row['delta_low']):+.3f}, {float(row['delta_high']):+.3f}]"
+    return f"{float(row['delta']):+.3f}{interval}"
+
+
+def number(value: Any) -> str:
+    """Return a value with three decimals; empty where there is none."""
+    return "" if pd.isna(value) else f"{float(value):.3f}"
+
+
+def whole(value: Any) -> str:
+    """Return a count; empty where there is none."""
+    return "" if pd.isna(value) else f"{int(value):,}"
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of text as lines with columns of equal width; names to the left, the rest to the right."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    pad = [str.ljust if i in LEFT else str.rjust for i in range(len(widths))]
+    rows = [[fill(text, width) for fill, text, width in zip(pad, row, widths, strict=True)] for row in table]
+    return ["  ".join(row).rstrip() for row in rows]
+
+
+def values(comparison: Comparison, gate: Gate | None) -> dict[str, Any]:
+    """Return a comparison as plain values: what is missing is null."""
+    return {
+        "before": {"source": comparison.before.source, "model": comparison.before.model},
+        "after": {"source": comparison.after.source, "model": comparison.after.model},
+        "level": LEVEL,
+        "margin": comparison.margin,
+        "suites": records(suite_rows(comparison.rows)),
+        "tasks": records(task_rows(comparison.rows)),
+        "other_metrics": records(comparison.others),
+        "notes": list(comparison.notes),
+        "gate": gated(gate) if gate else None,
+    }
+
+
+def gated(gate: Gate) -> dict[str, Any]:
+    """Return what the gate says as plain values; changes are oriented, negative is worse."""
+    names = ["name", "change", "low", "high", "decision"]
+    suites = [{name: getattr(suite, name) for name in names} for suite in gate.suites]
+    said = {"decision": gate.decision, "exit_code": gate.code, "missing": list(gate.missing)}
+    return {"max_loss": gate.max_loss, "level": GATE_LEVEL, **said, "suites": suites}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as plain values, what is missing as None."""
+    plain = frame.drop(columns=["role"], errors="ignore").rename(columns={"value": "after"}).astype(object)
+    return dicts(plain.where(plain.notna(), None))
+
+
+def as_json(comparison: Comparison, gate: Gate | None) -> str:
+    """Return a comparison as JSON."""
+    return json.dumps(values(comparison, gate), indent=2, ensure_ascii=False, allow_nan=False, default=float) + "\n"

@@ -1,0 +1,12 @@
+"""Tunings, objectives and mitigations, one file and one yaml each, and what they share."""
+
+from typing import TYPE_CHECKING
+
+from harness.core.lazy import exports
+
+if TYPE_CHECKING:
+    from harness.methods.judge import Judge as Judge
+    from harness.methods.rewriting import Rehearsing as Rehearsing
+    from harness.methods.rewriting import Rewriting as Rewriting
+
+__getattr__ = exports(__name__)

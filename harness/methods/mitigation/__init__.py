@@ -1,0 +1,1 @@
+"""Mitigations: what protects the past. Members: ``conf/mitigation/``."""

@@ -1,0 +1,12 @@
+"""Nothing: the arm every remedy is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.core.methods import Mitigation
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoMitigation(Mitigation):
+    """Train on the target rows alone."""

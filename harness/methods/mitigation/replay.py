@@ -1,0 +1,141 @@
+"""Experience replay: rows that stand for the past, mixed into the rows that are learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+from harness.config.strict import check
+from harness.core.errors import DataError, explain
+from harness.core.methods import Mitigation, Objective, Tuning
+from harness.core.rows import Example
+from harness.core.sources import Source
+
+LARGEST = {"additive": 1.0, "compute_equivalent": math.nextafter(1.0, 0.0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Mitigation):
+    """Mix anchor rows into the target rows. Each anchor row is drawn once, in permutation order; none is repeated.
+
+    With f = ``fraction``:
+
+    - ``additive``: on top of the plain run. After its first k target rows, floor(f·k) anchor rows have been added, each in the
+      step where it falls due. Costs f more rows.
+    - ``compute_equivalent``: for the same tokens as the plain run. Target and anchor rows are two queues in permutation order. A
+      step takes rows until the tokens so far reach those of the plain run at the same step, so the two differ by less than one
+      row. The next row is the anchor's if anchor tokens, it included, stay within f of all tokens, it included; else the target's.
+      So anchor tokens are at most f of all, short of it by less than a row, and the target rows are the plain run's first ones:
+      the last of them, about f of the tokens, are the ones left out. ``volume`` keeps counting the plain run's rows.
+
+    In both a step's rows depend on nothing after that step, so smaller volumes are prefixes of larger ones.
+
+    Reference: Ibrahim et al. 2024, arXiv 2403.08763, whose compute-equivalent replay takes a share of each batch from the old data
+    and as much less of the new. Differs from the paper: rows instead of tokens are exchanged, and evenly over the steps rather
+    than in every batch. Checked against: counts by hand.
+
+    Attributes:
+        fraction: additive: anchor rows per target row, 0 to 1. compute_equivalent: anchor tokens per token, 0 to below 1.
+        mode: see above.
+    """
+
+    strength: ClassVar[str] = "fraction"
+
+    fraction: float = 0.1
+    mode: Literal["additive", "compute_equivalent"] = "additive"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        allowed = {"additive": "from 0 to 1", "compute_equivalent": "from 0 to below 1 (1 leaves nothing to learn)"}[self.mode]
+        check("mitigation.fraction", self.fraction, allowed, lambda value: 0 <= value <= LARGEST[self.mode])
+
+    @property
+    def needs_anchor(self) -> bool:
+        """Whether any anchor row is drawn."""
+        return self.fraction > 0
+
+    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Refuse objectives that do not learn tokens, and exchanged rows in a sequence: its later stages would learn the earlier one's."""
+        if objective.learns != "tokens":  # anchor rows are neither pairs nor prompts to be rewarded
+            return f"an objective that learns {objective.learns}, which anchor rows are not"
+        is_exchanged = self.needs_anchor and self.mode == "compute_equivalent"
+        if is_exchanged and hasattr(data, "stage_ends"):
+            return "mode=compute_equivalent, which leaves out the last rows, with a sequence of stages; mode=additive goes"
+        return ""
+
+    def anchor_rows(self, target_rows: int) -> int:
+        """Return how many anchor rows so many target rows draw.
+
+        Exact for ``additive``. For ``compute_equivalent`` it is what rows of equal length would draw: how many it takes depends on
+        their tokens, which only ``mix`` knows.
+        """
+        return math.floor(self._share * target_rows)
+
+    def least_anchor_rows(self, target_rows: int) -> int:
+        """Return ``anchor_rows`` where that is exact; of rows that are exchanged only ``mix`` knows how many it takes."""
+        return self.anchor_rows(target_rows) if self.mode == "additive" else int(self.needs_anchor)
+
+    def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
+        """Return the rows of every step; see the class for the rule.
+
+        Raises:
+            DataError: where the anchor has too few rows, or a row is so long that a later step would be left empty.
+        """
+        return self._add(steps, anchor) if self.mode == "additive" else self._exchange(steps, anchor)
+
+    @property
+    def _share(self) -> Fraction:
+        """The fraction as it is written: 0.57 is 57/100, so that floor(0.57 · 100) is 57 and not 56."""
+        return Fraction(str(self.fraction))
+
+    def _add(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
+        mixed, seen, drawn = [], 0, 0
+        for step in steps:
+            seen += len(step)
+            due = self.anchor_rows(seen)
+            if due > len(anchor):
+                raise _too_few(len(anchor), at_least=self.anchor_rows(sum(map(len, steps))))
+            mixed.append([*step, *anchor[drawn:due]])
+            drawn = due
+        return mixed
+
+    def _exchange(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
+        targets = (example for step in steps for example in step)
+        shortest = min(map(_length, anchor), default=1)
+        mixed: list[list[Example]] = []
+        plain_tokens = tokens = anchor_tokens = drawn = 0
+        for step in steps:
+            plain_tokens += sum(map(_length, step))
+            rows: list[Example] = []
+            while tokens < plain_tokens:
+                size = _length(anchor[drawn]) if drawn < len(anchor) else shortest
+                if anchor_tokens + size <= self._share * (tokens + size):
+                    if drawn == len(anchor):
+                        raise _too_few(len(anchor), at_least=drawn + 1)
+                    rows.append(anchor[drawn])
+                    drawn, anchor_tokens = drawn + 1, anchor_tokens + size
+                else:
+                    rows.append(next(targets))
+                tokens += _length(rows[-1])
+            if not rows:
+                raise _left_empty(len(mixed) + 1, mixed[-1][-1])
+            mixed.append(rows)
+        return mixed
+
+
+def _length(example: Example) -> int:
+    return len(example.input_ids)
+
+
+def _too_few(rows: int, *, at_least: int) -> DataError:
+    fix = "a larger anchor, or a smaller volume or mitigation.fraction; rows are not repeated"
+    return DataError(explain("anchor", got=f"{rows} rows", allowed=f"at least {at_least}", fix=fix))
+
+
+def _left_empty(step: int, row: Example) -> DataError:
+    got = f"a row of {_length(row)} tokens ({row.origin}), more than a whole step of the plain run: step {step} would be empty"
+    fix = "a larger training.batch_rows, a smaller training.max_length, or mitigation.mode=additive"
+    return DataError(explain("mitigation.mode=compute_equivalent", got=got, allowed="rows shorter than a step", fix=fix))

@@ -1,0 +1,266 @@
+"""What methods that let models write share: which rows they treat, answers and whether they are right, how far texts are from each other.
+
+The rows lie in no file: they are made before training (``harness.run.generated``), from what a ``WritingContext`` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from harness.config.strict import check
+from harness.core.errors import ConfigError, explain
+from harness.core.methods import Author, GeneratedRow, Mitigation, Objective, Sampling, Tuning, WritingContext
+from harness.core.rows import Row
+from harness.core.seeds import derive
+from harness.core.sources import Source
+from harness.methods.rewards import REWARDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UNTREATED = "untreated"
+"""How a row came about that was left as it is: ``fraction`` did not choose it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an author wrote.
+
+    Attributes:
+        text: without special tokens, cut before ``until``.
+        raw: all of it, for people to look at.
+        tokens: written for it, the end of text or turn included.
+        ended: whether it came to its end by itself, and not at a limit of length.
+    """
+
+    text: str
+    raw: str
+    tokens: int
+    ended: bool
+
+
+def answers(
+    author: Author, context: WritingContext, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling, until: str = ""
+) -> list[Answer]:
+    """Return what an author writes to prompts, in their order.
+
+    Args:
+        author: ``context.own``, or another.
+        context: whose words count for the start model.
+        prompts: token ids of the author's tokenizer.
+        keys: what the random numbers of each are drawn by.
+        sampling: how.
+        until: a text before which an answer ends, such as an empty line; empty for none. It is looked for in what was written: what
+            follows it was written too, and is paid for.
+    """
+    words = words_of(author, context)
+    return [_answer(list(ids), words, until) for ids in author.write(prompts, keys, sampling)]
+
+
+def _answer(ids: list[int], words: Any, until: str) -> Answer:
+    raw = words.spoken(ids)
+    text, found, _ = raw.partition(until) if until else (raw, "", "")
+    return Answer(text.strip(), raw, len(ids), ended=bool(found) or words.ended(ids))
+
+
+def words_of(author: Author, context: WritingContext) -> Any:
+    """Return who has ``prompt``, ``spoken``, ``ended`` and so on for an author: itself, with its own tokenizer; else the context."""
+    return author if hasattr(author, "text_prompt") else context
+
+
+def question(row: Row) -> str:
+    """Return what stands before the answer of a completion row: (system and) user, an empty line between."""
+    return "\n\n".join(turn.content for turn in row.turns[:-1])
+
+
+def gold(row: Row) -> str:
+    """Return the answer of a completion row, without the white space around it."""
+    return row.turns[-1].content.strip()
+
+
+def right(name: str | None, row: Row, answer: Answer) -> bool:
+    """Say whether an answer is there, ended by itself, and has the whole reward; without a name, whether the first two hold."""
+    there = bool(answer.text) and answer.ended
+    return there and (name is None or REWARDS[name](question(row), answer.text, gold(row)) >= 1.0)
+
+
+def filled(template: str, **texts: str) -> str:
+    """Put texts in place of ``{name}`` in a template, each once and as they are: braces in them mean nothing."""
+    found, rest = "", template
+    while rest:
+        places = {name: rest.find(f"{{{name}}}") for name in texts}
+        name = min((name for name, place in places.items() if place >= 0), key=lambda name: places[name], default=None)
+        if name is None:
+            return found + rest
+        found += rest[: places[name]] + texts[name]
+        rest = rest[places[name] + len(name) + 2 :]
+    return found
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Return how many words must be put in, taken out or changed to make one text the other (Levenshtein over words)."""
+    one, other = first.split(), second.split()
+    row = list(range(len(other) + 1))
+    for i, word in enumerate(one, 1):
+        diagonal, row[0] = row[0], i
+        for j, theirs in enumerate(other, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != theirs))
+    return row[-1]
+
+
+def edit_rate(first: str, second: str) -> float:
+    """Return the edit distance over the words of the longer text: 0 for equal ones, at most 1."""
+    longest = max(len(first.split()), len(second.split()))
+    return edit_distance(first, second) / longest if longest else 0.0
+
+
+def first_right(
+    rows: Sequence[Row], context: WritingContext, author: Author, sampling: Sampling, *, samples: int, name: str | None, until: str = ""
+) -> list[tuple[str | None, int, tuple[str, ...]]]:
+    """Draw answers to each row until one is right, at most so many.
+
+    Returns:
+        For each row the first right answer or None, the tokens written for it, and all that was written. The n-th answer to a row does
+        not depend on how many are drawn.
+    """
+    chosen: list[str | None] = [None] * len(rows)
+    tokens, tried = [0] * len(rows), [()] * len(rows)  # type: list[int], list[tuple[str, ...]]
+    prompts = [words_of(author, context).prompt(row) for row in rows]
+    for n in range(samples):
+        open_rows = [i for i, text in enumerate(chosen) if text is None]
+        keys = [key(context, rows[i], n) for i in open_rows]
+        for i, answer in zip(open_rows, answers(author, context, [prompts[i] for i in open_rows], keys, sampling, until), strict=True):
+            tokens[i] += answer.tokens
+            tried[i] += (answer.raw,)
+            chosen[i] = answer.text if right(name, rows[i], answer) else None
+    return list(zip(chosen, tokens, tried, strict=True))
+
+
+def key(context: WritingContext, row: Row, number: int = 0) -> str:
+    """Return what the random numbers of the n-th text to a row are drawn by."""
+    return f"{context.seed} {row.id} {number}"
+
+
+def check_sampling(where: str, values: Mapping[str, Any]) -> None:
+    """Check the ranges of the settings of writing among a method's values, by name. Raises ConfigError."""
+    ranges: dict[str, tuple[str, Any]] = {
+        "max_new_tokens": ("greater than 0", lambda value: value > 0),
+        "samples": ("greater than 0", lambda value: value > 0),
+        "temperature": ("0 or greater", lambda value: value >= 0),
+        "top_k": ("null or greater than 0", lambda value: value is None or value > 0),
+        "top_p": ("greater than 0, at most 1", lambda value: 0 < value <= 1),
+        "repetition_penalty": ("greater than 0", lambda value: value > 0),
+        "check": (f"one of {', '.join(REWARDS)}", lambda value: value is None or value in REWARDS),
+    }
+    for name in ranges.keys() & values.keys():
+        allowed, accept = ranges[name]
+        check(f"{where}.{name}", values[name], allowed, accept)
+
+
+def check_given(where: str, name: str | None) -> None:
+    """Refuse a method that has to know which answers are right, and is not told. Raises ConfigError."""
+    if name is None:
+        fix = f"{where}.check=last_number, or what else tells right from wrong (exact lets pass nothing but the gold answer's own words)"
+        raise ConfigError(explain(f"{where}.check", got="nothing", allowed=f"one of {', '.join(REWARDS)}", fix=fix))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewriting(Mitigation):
+    """What remedies share that put other answers into target rows: which rows, and with what they go together.
+
+    A subclass says in ``rewritten`` what becomes of the rows that are treated. It falls back to the gold answer, never to nothing: the
+    questions of a run are those of the plain run. Where what was written is the gold answer, white space apart, the row is the plain run's
+    and counts as gold, not as accepted, whatever the subclass says.
+
+    Attributes:
+        fraction: share of the target rows that are treated, chosen by a hash of row and seed: those of a smaller share, or volume, are
+            among those of a larger one. 0 treats none.
+        max_new_tokens: of each text.
+        until: a text before which an answer ends, such as an empty line, for models that do not end by themselves; empty for none.
+    """
+
+    strength: ClassVar[str] = "fraction"
+
+    fraction: float = 1.0
+    max_new_tokens: int = 256
+    until: str = ""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check("mitigation.fraction", self.fraction, "from 0 to 1", lambda value: 0 <= value <= 1)
+        check_sampling("mitigation", vars(self))
+
+    @property
+    def writes(self) -> Literal["", "targets", "anchor"]:
+        """Targets, where any row is treated."""
+        return "targets" if self.fraction > 0 else ""
+
+    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Refuse what has no answers to be put into other words: an objective that learns no tokens, or rows that are no completions."""
+        if objective.learns != "tokens":
+            return f"an objective that learns {objective.learns}, not the tokens of an answer"
+        if objective.writes:
+            return "an objective that writes its targets itself"
+        kinds = getattr(data, "kinds", {data.kind})
+        return "" if set(kinds) == {"completion"} else f"{', '.join(sorted(kinds))} rows, not a prompt and its answer (kind: completion)"
+
+    def treats(self, row: Row, seed: int) -> bool:
+        """Say whether a row is among those treated; ``seed`` is that of the WritingContext."""
+        return derive(seed, "treated", row.id) < self.fraction * 2**32
+
+    def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
+        """Return what becomes of each row."""
+        treated = [row for row in rows if self.treats(row, context.seed)]
+        made = [_plain(row, written) for row, written in zip(treated, self.rewritten(treated, context), strict=True)]
+        found = dict(zip((row.id for row in treated), made, strict=True))
+        return [found.get(row.id, GeneratedRow(row, accepted=False, how=UNTREATED, generated_tokens=0)) for row in rows]
+
+    def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
+        """Return what becomes of rows that are treated, one each."""
+        raise NotImplementedError
+
+    def restating(
+        self, rows: Sequence[Row], context: WritingContext, prompts: Sequence[Sequence[int]], sampling: Sampling, name: str | None
+    ) -> list[tuple[GeneratedRow, Answer]]:
+        """Return rows with what the start model wrote to prompts where it is right, else with the gold answer; and what it wrote."""
+        keys = [key(context, row) for row in rows]
+        written = answers(context.own, context, prompts, keys, sampling, self.until)
+        return [
+            (restated(row, context, answer, accepted=right(name, row, answer)), answer) for row, answer in zip(rows, written, strict=True)
+        ]
+
+
+def _plain(row: Row, written: GeneratedRow) -> GeneratedRow:
+    """Return what became of a row; where that is a copy of its gold answer, the row itself, as gold."""
+    if written.accepted and written.row is not None and gold(written.row).split() == gold(row).split():
+        return replace(written, row=row, accepted=False, how="gold")
+    return written
+
+
+def restated(row: Row, context: WritingContext, answer: Answer, *, accepted: bool) -> GeneratedRow:
+    """Return a row with an answer where it was accepted, else the row as it is."""
+    made = context.restated(row, answer.text) if accepted else row
+    return GeneratedRow(made, accepted, "restated" if accepted else "gold", answer.tokens, tried=(answer.raw,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsing(Mitigation):
+    """What remedies share that let the start model write an anchor: numbered texts, the i-th one whatever their number.
+
+    A subclass says in ``made`` what the texts of some numbers are.
+    """
+
+    @property
+    def writes(self) -> Literal["", "targets", "anchor"]:
+        """An anchor, where any row is drawn."""
+        return "anchor" if self.anchor_rows(10**9) else ""
+
+    def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
+        """Return as many texts as a run of these target rows mixes in."""
+        return self.made(range(self.anchor_rows(len(rows))), context)
+
+    def made(self, numbers: Sequence[int], context: WritingContext) -> list[GeneratedRow]:
+        """Return the texts of these numbers, from 0."""
+        raise NotImplementedError

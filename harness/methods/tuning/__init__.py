@@ -1,0 +1,1 @@
+"""Tunings: which weights move. Members: ``conf/tuning/``."""

@@ -1,0 +1,71 @@
+"""Full fine-tuning of all but the bottom: embeddings and the first blocks stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.config.strict import check
+from harness.core.errors import ConfigError, explain
+from harness.methods.tuning.full import Full
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from harness.core.sources import ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(Full):
+    """Every weight moves, in float32, but the embeddings (tokens, learned positions) and the bottom ``layers`` blocks.
+
+    Where the output head is tied to the embedding it is the same weight, so it is frozen too; one of its own moves, and so does the norm
+    before it.
+
+    Paper: Zheng et al. 2025, Spurious Forgetting in Continual Learning of Language Models, arXiv 2501.13453 (Freeze). Differs from the
+    paper: the number of blocks is a third unless given, where the paper chooses it for each model and task. Checked against:
+    parameters counted by hand, and weights after training.
+
+    Attributes:
+        layers: blocks that stay, from the bottom; null is a third of them, rounded. 0 freezes the embeddings alone.
+    """
+
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check("tuning.layers", self.layers, "null (a third of them) or 0 or greater", lambda value: value is None or value >= 0)
+
+    def resolved(self, blocks: int) -> int:
+        """Return how many of a model's blocks stay. Raises ConfigError where none would move."""
+        count = round(blocks / 3) if self.layers is None else self.layers
+        if count >= blocks:
+            raise ConfigError(explain("tuning.layers", got=count, allowed=f"0 to {blocks - 1}: the model has {blocks} blocks"))
+        return count
+
+    def trainable(self, facts: ModelFacts) -> int:
+        """Return all parameters but those of the embeddings and of the blocks that stay."""
+        return facts.params_total - facts.embeddings - sum(facts.blocks[: self.resolved(len(facts.blocks))])
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+        """Mark what moves in this very model. Draws nothing.
+
+        Raises:
+            ConfigError: where no block would move.
+            ModelError: for a model whose blocks do not lie in a list.
+        """
+        from harness.models import anatomy
+
+        blocks = anatomy.blocks(model)
+        bottom = blocks[: self.resolved(len(blocks))]
+        model.requires_grad_(True)
+        for parameter in [*anatomy.embeddings(model), *(parameter for block in bottom for parameter in block.parameters())]:
+            parameter.requires_grad_(False)
+        return model
+
+    def facts(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Return the blocks that stay, of how many, and the number of trainable parameters."""
+        from harness.models import anatomy
+
+        count = len(anatomy.blocks(model))
+        return {"frozen_layers": self.resolved(count), "layers": count, **super().facts(model)}

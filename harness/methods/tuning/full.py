@@ -1,0 +1,81 @@
+"""Full fine-tuning: every weight moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.methods import Tuning
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from harness.core.sources import ModelFacts
+
+RATE_AT_7B = 2e-5
+RATE_EXPONENT = 0.4
+
+
+def full_rate(params_total: int) -> float:
+    """Return the default peak learning rate of full tuning with AdamW: 2e-5 · (7e9 / parameters)^0.4.
+
+    Assumption, to start from where no rate was searched. What it rests on: 1e-5 (mathematics) and 5e-5 (code) were the best of a
+    sweep at 7B, with Lion (Biderman et al. 2024, arXiv 2405.09673v2), and good rates fall with size, in pretraining from 1e-3 at 70M
+    to 1.2e-4 at 6.9B (Biderman et al. 2023, arXiv 2304.01373). The exponent makes it 1e-4 at 135M and 1.5e-3 at 145k.
+    """
+    return float(RATE_AT_7B * (7e9 / params_total) ** RATE_EXPONENT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Tuning):
+    """Every weight moves, in float32."""
+
+    def default_learning_rate(self, params_total: int) -> float:
+        """Return ``full_rate``."""
+        return full_rate(params_total)
+
+    def trainable(self, facts: ModelFacts) -> int:
+        """Return all of them."""
+        return facts.params_total
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+        """Mark every parameter of this very model trainable. Draws nothing."""
+        model.requires_grad_(True)
+        return model
+
+    def facts(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Return the number of trainable parameters, shared ones counted once."""
+        return {"trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)}
+
+    def deltas(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (name, p - p0) for every parameter; a tied one once, under its first name."""
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter - base[name].to(parameter.device)
+
+    def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Return copies of the parameters; a tied one once, under its first name. Buffers, which never move, are left out."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.named_parameters()}
+
+    @contextmanager
+    def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Point every parameter at the start weights, and back; no weight is copied but onto another device.
+
+        The start weights are kept as they were, in float32, so what is computed with them has no error of storage.
+        """
+        tuned = {name: parameter.data for name, parameter in model.named_parameters()}
+        try:
+            for name, parameter in model.named_parameters():
+                parameter.data = base[name].to(parameter.device)
+            yield
+        finally:
+            for name, parameter in model.named_parameters():
+                parameter.data = tuned[name]
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write safetensors and config, for ``AutoModelForCausalLM.from_pretrained``."""
+        model.save_pretrained(folder)

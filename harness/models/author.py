@@ -1,0 +1,96 @@
+"""A live model of transformers as an author."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.core.methods import Sampling
+from harness.core.progress import Progress
+from harness.core.rows import Example, PromptFormat, Row, Turn
+from harness.data import tokens
+from harness.models.generate import Ids, draw, end_tokens
+from harness.models.score import answer_nats
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+UNCUT = 2**30
+"""Tokens of a prompt that is encoded whole."""
+
+TOKENS = 16_384
+"""Padded tokens, prompts and what follows, that are written side by side: many, since only the last place of each has logits."""
+
+
+@dataclass(kw_only=True, eq=False)
+class TransformersAuthor:
+    """A model that writes, and the words for it.
+
+    What it writes depends on model, prompt, key and sampling alone, but for rounding: logits move in their last digits with the batch, the
+    number of threads and the device, and where two tokens are as near to each other as that, another may be taken. So texts are written
+    once and kept (``harness.run.generated.store``).
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        prompt_format: of its prompts.
+        max_length: of prompt and text together, in tokens.
+        dtype: ``float32`` or ``bfloat16``, of the forward passes that write.
+        scored_tokens: padded tokens of one forward pass that scores.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt_format: PromptFormat
+    max_length: int
+    dtype: str
+    scored_tokens: int
+    progress: Progress
+
+    def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[Ids]:
+        """Continue prompts, see ``harness.core.methods.Author``; a prompt that leaves no room is continued by nothing."""
+        fitting = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) < self.max_length]
+        found = draw(
+            self.model,
+            self.tokenizer,
+            [tuple(prompts[i]) for i in fitting],
+            [keys[i] for i in fitting],
+            max_new_tokens=sampling.max_new_tokens,
+            max_length=self.max_length,
+            dtype=self.dtype,
+            tokens=TOKENS,
+            progress=self.progress,
+            sampling=sampling,
+        )
+        written: list[Ids] = [()] * len(prompts)
+        for i, ids in zip(fitting, found, strict=True):
+            written[i] = ids
+        return written
+
+    def nats(self, examples: Sequence[Example]) -> list[float]:
+        """Return the negative log-likelihood of the supervised tokens of each example, summed, in nats."""
+        return answer_nats(self.model, examples, self.scored_tokens, self.progress)
+
+    def prompt(self, row: Row) -> Ids:
+        """Return the tokens of a completion row before its answer, as ``harness.data.tokens`` encodes them."""
+        return tokens.prompt_of(tokens.encode(row, self.tokenizer, self.prompt_format, UNCUT, "target"))
+
+    def text_prompt(self, text: str) -> Ids:
+        """Return the tokens of a user's text, ready to be answered; white space at its end is the answer's."""
+        return self.prompt(Row((Turn("user", text), Turn("assistant", " -")), "completion"))
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        """Return the text that tokens spell: no special tokens, no end of text or turn, no white space around it."""
+        ends = end_tokens(self.model, self.tokenizer)
+        return str(self.tokenizer.decode([token for token in ids if token not in ends], skip_special_tokens=True)).strip()
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Say whether tokens it wrote come to an end of text or turn, and not to a limit of length."""
+        return bool(ids) and ids[-1] in end_tokens(self.model, self.tokenizer)
+
+
+def restated(row: Row, answer: str) -> Row:
+    """Return a completion row with another answer; the white space before it is the gold answer's (data/fields.py)."""
+    *before, last = row.turns
+    space = last.content[: len(last.content) - len(last.content.lstrip())]
+    return Row((*before, Turn(last.role, f"{space}{answer.strip()}")), row.kind)

@@ -1,0 +1,68 @@
+"""Examples to batches: rows of similar length together, padded on the right; where memory runs out, in smaller ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from harness.core.memory import out_of_memory
+from harness.core.rows import Example
+
+if TYPE_CHECKING:
+    import torch
+
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+
+def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Yield the numbers of rows that go together, longest first, at most so many padded tokens (a longer row alone)."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
+    start = 0
+    while start < len(order):
+        batch = order[start : start + max(1, tokens // lengths[order[start]])]
+        yield batch
+        start += len(batch)
+
+
+def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Found]) -> Iterator[tuple[list[int], Found]]:
+    """Measure rows in batches; one for which memory does not suffice is cut in halves, and says so.
+
+    Args:
+        lengths: of the rows, in tokens.
+        tokens: most padded tokens of a batch.
+        measure: takes the numbers of a batch's rows.
+
+    Yields:
+        The numbers of a batch's rows, and what was measured.
+    """
+    waiting = list(batches(lengths, tokens))[::-1]
+    while waiting:
+        batch, found = waiting.pop(), None
+        try:
+            found = measure(batch)
+        except RuntimeError as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+        if found is None:
+            logger.warning("out of memory with %d rows; going on with half as many", len(batch))
+            middle = len(batch) // 2
+            waiting += [batch[middle:], batch[:middle]]
+        else:
+            yield batch, found
+
+
+def stack(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and attention mask of rows, int64 of shape (B, T), padded on the right."""
+    import torch
+
+    longest = max(len(example.input_ids) for example in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for i, example in enumerate(examples):
+        ids[i, : len(example.input_ids)] = torch.tensor(example.input_ids)
+        attention[i, : len(example.input_ids)] = 1
+    return ids, attention

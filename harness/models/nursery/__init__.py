@@ -1,0 +1,1 @@
+"""Tiny models, pretrained on tinyworld and cached."""

@@ -1,0 +1,160 @@
+"""How the nursery's models are made: a bare loop, shorter than what configuring a trainer would take.
+
+Packed documents of the base recipe in sequences of constant length, AdamW, linear warm-up, cosine decay to a tenth.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.seeds import derive, permutation, seed_torch, untouched_global_streams
+from harness.data.tinyworld import vocabulary, world
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from harness.models.nursery.family import Nursery
+
+log = logging.getLogger(__name__)
+
+THREADS = 1
+"""Of pretraining, whatever the machine has: a second gains little at these sizes, and the weights' last digits depend on it."""
+
+LOOP_VERSION = 1
+"""Bumped by any change of the loop below, or of the architecture, that changes the weights."""
+
+
+def pretrain(nursery: Nursery) -> tuple[LlamaForCausalLM, float]:
+    """Pretrain a model on the base recipe, on the CPU.
+
+    Returns:
+        The model in evaluation mode and its last loss, in nats per token.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with untouched_global_streams():
+            seed_torch(derive(nursery.seed, "nursery", "weights"))
+            model = build(nursery)
+        return model, _loop(nursery, model.train())
+    finally:
+        torch.set_num_threads(threads)
+        model.eval()
+
+
+def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
+    import torch
+
+    losses = (_loss(model, torch.from_numpy(batch), nursery.prompt_weight) for batch in batches(nursery))
+    return fit(nursery, model, losses, tokens=nursery.tokens, learning_rate=nursery.learning_rate, stage="pretraining")
+
+
+def fit(
+    nursery: Nursery, model: LlamaForCausalLM, losses: Iterator[torch.Tensor], *, tokens: int, learning_rate: float, stage: str
+) -> float:
+    """Train in place: AdamW, linear warm-up, cosine decay to a tenth.
+
+    Args:
+        nursery: whose batch, context, warm-up and weight decay apply.
+        model: in training mode.
+        losses: without end, each worked out from the weights as they are when it is asked for, in nats per token.
+        tokens: budget of the stage.
+        learning_rate: its peak.
+        stage: what to call it.
+
+    Returns:
+        The last loss, smoothed.
+    """
+    import torch
+
+    steps = max(1, tokens // (nursery.batch * nursery.context))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=nursery.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, nursery.warmup))
+    smooth = math.nan
+    for step, loss in zip(range(1, steps + 1), losses, strict=False):
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        value = float(loss.detach())
+        smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
+        if step % max(1, steps // 10) == 0:
+            log.info("%s, %d layers of width %d: step %d of %d, loss %.3f", stage, nursery.layers, nursery.width, step, steps, smooth)
+    return smooth
+
+
+def _loss(model: LlamaForCausalLM, ids: torch.Tensor, prompt_weight: float) -> torch.Tensor:
+    """Return the weighted mean loss of packed documents, in nats per token; ``ids`` has shape (S, T)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    logits, wanted = model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:]
+    losses = cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1), reduction="none")
+    last = torch.zeros_like(wanted, dtype=torch.bool)
+    last[:, :-1] = wanted[:, 1:] == vocabulary.VOCABULARY.index(vocabulary.END)
+    weights = torch.where(last, 1.0, prompt_weight).reshape(-1)
+    return (losses * weights).sum() / weights.sum()
+
+
+def batches(nursery: Nursery) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of token ids, shape (batch, context), without end: epochs of shuffled documents, packed."""
+    number = {word: i for i, word in enumerate(vocabulary.VOCABULARY)}
+    begin, end = number[vocabulary.BEGIN], number[vocabulary.END]
+    texts = [[begin, *(number[word] for word in text.split()), end] for text in world.documents()]
+    size = nursery.batch * nursery.context
+    waiting: list[int] = []
+    epoch = 0
+    while True:
+        for index in permutation(nursery.seed, len(texts), "nursery", "documents", str(epoch)):
+            waiting += texts[index]
+            if len(waiting) >= size:
+                yield np.array(waiting[:size]).reshape(nursery.batch, nursery.context)
+                del waiting[:size]
+        epoch += 1
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the peak rate at a step."""
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    done = (step - rising) / max(1.0, steps - rising)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def build(nursery: Nursery) -> LlamaForCausalLM:
+    """Return the model with fresh weights."""
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM(_config(nursery))
+
+
+def _config(nursery: Nursery) -> LlamaConfig:
+    from transformers import LlamaConfig
+
+    number = {word: i for i, word in enumerate(vocabulary.VOCABULARY)}
+    settings: dict[str, Any] = {
+        "vocab_size": len(number),
+        "hidden_size": nursery.width,
+        "intermediate_size": nursery.mlp,
+        "num_hidden_layers": nursery.layers,
+        "num_attention_heads": nursery.heads,
+        "num_key_value_heads": nursery.heads,
+        "max_position_embeddings": nursery.context,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.5 / math.sqrt(nursery.width),
+        "bos_token_id": number[vocabulary.BEGIN],
+        "eos_token_id": number[vocabulary.END],
+        "pad_token_id": number[vocabulary.PAD],
+    }
+    return LlamaConfig(**settings)

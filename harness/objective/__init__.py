@@ -1,1 +1,0 @@
-"""Objective: what is learned. One file a method, mirrored by ``conf/objective/``."""

@@ -1,0 +1,15 @@
+"""Files of an experiment on disk, and their schema."""
+
+from typing import TYPE_CHECKING
+
+from harness.core.lazy import exports
+
+if TYPE_CHECKING:
+    from harness.records.schema import Baseline as Baseline
+    from harness.records.schema import Failure as Failure
+    from harness.records.schema import Point as Point
+    from harness.records.schema import Record as Record
+    from harness.records.schema import Score as Score
+    from harness.records.store import Experiment as Experiment
+
+__getattr__ = exports(__name__)

@@ -1,0 +1,104 @@
+"""Where a number comes from: code, versions, machine. Recorded beside every result, part of no identity."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness import __version__
+
+PACKAGES = ["torch", "transformers", "lm_eval", "peft", "accelerate", "datasets", "tokenizers", "numpy", "pandas", "scipy"]
+
+
+def collect() -> dict[str, Any]:
+    """Return git commit and dirty flag of the harness, package versions, hardware and time."""
+    return {
+        "command": shlex.join(["harness", *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "versions": {"harness": __version__} | _versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": cores(),
+        "gpu": _gpu(),
+    }
+
+
+def cores() -> int:
+    """Return how many cores this process may use: fewer than the machine has, in a cluster's job or a container."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return commit and dirty flag of the checkout that the harness runs from; None where it is installed."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _gpu() -> str | None:
+    if "torch" not in sys.modules:
+        return None
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def reset_peak_memory() -> None:
+    """Begin a new high-water mark of memory, where the machine lets a process do so (GPU, Linux)."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest memory held since ``reset_peak_memory``: of the GPU where there is one, else resident.
+
+    Where the mark cannot be reset (not Linux) it is the process's largest so far.
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

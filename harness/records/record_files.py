@@ -1,0 +1,88 @@
+"""The files of records: JSON read strictly into a dataclass, items in parquet; whole or not at all. What lies where: records.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from harness import PROTOCOL_VERSION
+from harness.config.strict import build
+from harness.core import files
+from harness.core.errors import ConfigError, RecordError, explain
+from harness.records import schema
+from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Finished, Manifest, Point, Record, Sweep
+
+AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished, Sweep)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return a JSON object as plain values. Raises RecordError where it is damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
+    if not isinstance(values, dict):
+        raise RecordError(explain(str(path), got=type(values).__name__, allowed="a JSON object", fix="delete its folder and run again"))
+    return values
+
+
+def read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
+    """Return a record, None where there is none. Raises RecordError where it is damaged, of another version or of another shape."""
+    if not path.exists():
+        return None
+    values = load(path)
+    for key, ours in {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}.items():
+        if key in {f.name for f in dataclasses.fields(cls)} and values.get(key) != ours:
+            fix = "read it with the version that wrote it, or move its folder away and run again"
+            raise RecordError(explain(f"{path}: {key}", got=repr(values.get(key)), allowed=str(ours), fix=fix))
+    try:
+        record: AnyRecord = build(cls, values, "")
+    except ConfigError as error:
+        raise RecordError(f"{path}: {error}") from error
+    return record
+
+
+def read_samples(folder: Path) -> pd.DataFrame:
+    """Return the items that lie in a folder, columns as in SAMPLE_COLUMNS. Raises RecordError where they are damaged."""
+    path = folder / "samples.parquet"
+    try:
+        samples = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
+    if missing := set(SAMPLE_COLUMNS) - set(samples.columns):
+        raise RecordError(explain(str(path), got=f"no column {', '.join(sorted(missing))}", fix="delete its folder and run again"))
+    return samples
+
+
+def write_json(path: Path, record: AnyRecord) -> None:
+    """Write a record. Raises ValueError for a number that is none."""
+    files.write_text(path, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def write_samples(folder: Path, samples: pd.DataFrame) -> None:
+    """Write items into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = files.beside(folder / "samples.parquet")
+    try:
+        samples.to_parquet(temporary, index=False, compression="zstd")
+        temporary.replace(folder / "samples.parquet")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataFrame, *, replace: Baseline | Point | None) -> None:
+    """Put a measurement and its items into place as one folder, unless ``replace``, which stands there, is complete."""
+    if replace is not None and schema.complete(replace):
+        return
+    temporary = files.beside(folder)
+    try:
+        write_samples(temporary, samples)
+        write_json(temporary / name, record)
+        files.rename_folder(temporary, folder, over=replace is not None or not (folder / name).exists())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

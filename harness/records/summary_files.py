@@ -1,0 +1,150 @@
+"""The files of what a recorded run comes to: its rows of the tidy table and its per-item changes, so that no table reads samples.
+
+    runs/<run id>/
+      summary.json   its rows, by column
+      changes.npz    what every item changed by
+
+Both can be made again from the samples at any time, and hold a digest of the records that they were made from. Each is written
+beside its place and renamed into it. What the rows mean is harness.analysis' to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.core import files
+
+SUMMARY, CHANGES = "summary.json", "changes.npz"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of one run, by column.
+
+    Attributes:
+        digest: of the records that they were made from.
+        baselines: ids of the baselines among these.
+        rows: how many.
+        same: column → value, where every row has the same one.
+        columns: column → values, shape (rows,), for the others. None is missing.
+    """
+
+    digest: str
+    baselines: tuple[str, ...]
+    rows: int
+    same: Mapping[str, Any]
+    columns: Mapping[str, list[Any]]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Any]], rows: int, digest: str = "", baselines: Iterable[str] = ()) -> Summary:
+        """Make one from whole columns, shape (rows,) each, plain values."""
+        constant = {name for name, values in columns.items() if rows and values.count(values[0]) == rows}
+        varying = {name: list(values) for name, values in columns.items() if rows and name not in constant}
+        return cls(digest, tuple(baselines), rows, {name: columns[name][0] for name in columns if name in constant}, varying)
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values of a column, shape (rows,); None in each row where there is no such column."""
+        return self.columns[name] if name in self.columns else [self.same.get(name)] * self.rows
+
+
+def digest(version: str, run: Path, baselines: Iterable[Path], known: dict[Path, bytes]) -> str | None:
+    """Return the digest of a run's record, its points and the baselines it names: all that its rows follow from, but for the items.
+
+    Args:
+        version: of whatever makes the rows.
+        run: folder of the run.
+        baselines: folders of its baselines.
+        known: digests of baselines worked out before, which is added to.
+
+    Returns:
+        64 hexadecimal digits; None where the run has no record, or a file is gone.
+    """
+    total = hashlib.sha256(version.encode())
+    try:
+        total.update(hashlib.sha256((run / "record.json").read_bytes()).digest())
+        for volume in _points(run / "points"):
+            content = _read(f"{run}/points/{volume}/point.json")
+            if content is not None:
+                total.update(volume.encode() + hashlib.sha256(content).digest())
+        for folder in baselines:
+            if folder not in known:
+                known[folder] = hashlib.sha256((folder / "baseline.json").read_bytes()).digest()
+            total.update(folder.name.encode() + known[folder])
+    except OSError:
+        return None
+    return total.hexdigest()
+
+
+def _points(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.isdigit()]
+    return sorted(names, key=int)
+
+
+def _read(path: str) -> bytes | None:
+    """Return a file's bytes; None where there is none."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path costs as much as the reading
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def read(run: Path) -> Summary | None:
+    """Return the summary in a run's folder; None where there is none, or it is damaged. Whether it still holds, its digest says."""
+    try:
+        values = json.loads((run / SUMMARY).read_bytes())
+        found = Summary(values["digest"], tuple(values["baselines"]), values["rows"], values["same"], values["columns"])
+        whole = all(len(column) == found.rows for column in found.columns.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if whole else None
+
+
+def write(run: Path, summary: Summary) -> None:
+    """Write a summary into a run's folder. Raises OSError where it cannot be written."""
+    values = {
+        "digest": summary.digest,
+        "baselines": summary.baselines,
+        "rows": summary.rows,
+        "same": summary.same,
+        "columns": summary.columns,
+    }
+    files.write_text(run / SUMMARY, json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def read_arrays(run: Path) -> dict[str, Array] | None:
+    """Return the arrays of a run's changes by name; None where there are none, or they are damaged."""
+    try:
+        whole = io.BytesIO((run / CHANGES).read_bytes())  # NumPy reads a file in thirty pieces
+        with np.load(whole, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def write_arrays(run: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a run's changes. Raises OSError where they cannot be written."""
+    temporary = files.beside(run / CHANGES)
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # its stub takes allow_pickle from the same place
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(run / CHANGES)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""The models of a run beside its start model: the one that volume 0 is measured on, and those that its methods need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.config import composition, paths
+from harness.config.run_config import RunConfig
+from harness.core.errors import ConfigError, explain
+from harness.core.sources import ModelSource
+
+if TYPE_CHECKING:
+    from harness.run.workspace import Workspace
+
+
+def reference_of(config: RunConfig, workspace: Workspace) -> ModelSource | None:
+    """Return the reference model where it is another one than the start model; checked once for all runs that have these two.
+
+    Raises:
+        ConfigError: where it cannot be asked what the start model is asked: other tokens, or a shorter context; or where a suite measures
+            the distance to the model that training started from.
+    """
+    if config.reference is None or workspace.facts_of_model(config.reference).content == workspace.facts_of(config).content:
+        return None
+    where, allowed = f"reference={config.labels.reference}", f"one that can be asked what model={config.labels.model} is asked"
+    if _vocabulary(workspace, config.reference) != _vocabulary(workspace, config.model):
+        raise ConfigError(explain(where, got="a model with another vocabulary", allowed=allowed))
+    own, needed = workspace.facts_of_model(config.reference).context_length, workspace.facts_of(config).context_length
+    if own < needed:
+        raise ConfigError(explain(where, got=f"a context of {own} tokens", allowed=f"{allowed}: at least {needed}"))
+    for name in (*config.target_suites, *config.probe_suites):
+        if workspace.suite(name).kind == "divergence":
+            got, fix = f"suite {name}, the distance from the start model", "no reference, or no suite of kind divergence"
+            raise ConfigError(explain(where, got=got, allowed="suites that are asked of each model by itself", fix=fix))
+    return config.reference
+
+
+def of_methods(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
+    """Return the other models that a run's methods need, by their names in conf/model.
+
+    A judge or an author reads and writes text, with a tokenizer of its own; weights are added up by their places.
+
+    Raises:
+        ConfigError: for one that is not in conf/model; where weights are combined, also for other tokens or layers than the start model's.
+    """
+    found = {name: _member(workspace, name) for name in _named(config)}
+    for name in config.mitigation.models if config.mitigation.coefficients else ():
+        where, allowed = f"mitigation={config.labels.mitigation}: model {name}", f"those of model={config.labels.model}"
+        if _vocabulary(workspace, found[name]) != _vocabulary(workspace, config.model):
+            got = "other tokens, or in another order"
+            raise ConfigError(explain(where, got=got, allowed=allowed, fix="models of one tokenizer"))
+        if workspace.facts_of_model(found[name]).linear != workspace.facts_of(config).linear:
+            raise ConfigError(explain(where, got="layers of other sizes", allowed=allowed, fix="models of one architecture"))
+    return found
+
+
+def _vocabulary(workspace: Workspace, model: ModelSource) -> dict[str, int]:
+    """Return token → id of a model's tokenizer."""
+    return workspace.once(("vocabulary", type(model), repr(model)), lambda: dict(model.tokenizer().get_vocab()))
+
+
+def every(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
+    """Return all of them by name; those of methods that are not in conf/model are left out, since preparation says how they are wrong."""
+    found = {str(config.labels.reference): config.reference} if config.reference is not None else {}
+    known = paths.members("conf/model")
+    return found | {name: _member(workspace, name) for name in _named(config) if name in known}
+
+
+def _named(config: RunConfig) -> list[str]:
+    return list(dict.fromkeys((*config.mitigation.models, *config.objective.models)))
+
+
+def _member(workspace: Workspace, name: str) -> ModelSource:
+    found: ModelSource = workspace.once(("member model", name), lambda: composition.member("model", name))
+    return found

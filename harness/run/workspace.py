@@ -1,0 +1,166 @@
+"""Inputs that runs of one process share: rows, model facts, suites, other models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from harness.config import composition
+from harness.config.identity import identify
+from harness.config.resolution import Machine, Resolved, SearchedRate
+from harness.config.run_config import RunConfig
+from harness.config.strict import plain
+from harness.core.errors import ConfigError, HarnessError, explain
+from harness.core.rows import Example, Origin, Row, Split
+from harness.core.sources import ModelFacts, ModelSource, Source
+from harness.data import subsets
+from harness.evaluation import evaluator, hashes, suites
+from harness.evaluation.backends import Evaluation
+from harness.evaluation.evaluator import PreparedSuite
+from harness.evaluation.suites import Suite
+from harness.records import provenance
+from harness.records.store import Experiment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Found = TypeVar("Found")
+
+
+@dataclass
+class Workspace:
+    """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks.
+
+    All of it is kept by the content of the configuration's objects. What could not be read is remembered too, and raised again at
+    once: a model that is not on this machine is looked for once, not for each of its thousand runs.
+    """
+
+    known: dict[Hashable, Any] = field(default_factory=dict)
+    errors: dict[Hashable, HarnessError] = field(default_factory=dict)
+    examples: dict[str, dict[str, Example]] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], Found]) -> Found:
+        """Return what ``make`` gave the first time for this key, or raise the error that it raised then."""
+        if key not in self.known:
+            if key in self.errors:
+                raise type(self.errors[key])(str(self.errors[key]))
+            try:
+                self.known[key] = make()
+            except HarnessError as error:
+                self.errors[key] = error
+                raise
+        found: Found = self.known[key]
+        return found
+
+    def forget_errors(self) -> None:
+        """Look again for what could not be read: it may have been the network."""
+        self.errors.clear()
+
+    def machine(self) -> Machine:
+        """Return what a run may use here."""
+        return self.once("machine", this_machine)
+
+    def searched_rates(self) -> tuple[SearchedRate, ...]:
+        """Return the learning rates that searches have found."""
+        return self.once("searched rates", composition.searched_rates)
+
+    def suite(self, name: str) -> Suite:
+        """Return a suite's definition."""
+        return self.once(("suite", name), lambda: suites.load(name))
+
+    def require_writable(self, experiment: Experiment) -> None:
+        """Raise ConfigError unless an experiment's folder can be written to."""
+        self.once(("writable", experiment.folder), experiment.require_writable)
+
+    def rows_of(self, source: Source, split: Split = "train") -> Sequence[Row]:
+        """Return the rows of a source."""
+        return self.once(("rows", self._key(source, split)), lambda: source.rows(split))
+
+    def fingerprint_of(self, source: Source) -> str:
+        """Return the content hash of a source's training rows."""
+        return self.once(("fingerprint", self._key(source, "train")), lambda: subsets.fingerprint(self.rows_of(source)))
+
+    def facts_of(self, config: RunConfig) -> ModelFacts:
+        """Return what is known of a run's model before it is built."""
+        return self.facts_of_model(config.model)
+
+    def facts_of_model(self, model: ModelSource) -> ModelFacts:
+        """Return what is known of a model before it is built."""
+        return self.once(("facts", _content(model)), model.facts)
+
+    def select_suites(self, config: RunConfig) -> dict[str, PreparedSuite]:
+        """Return the target suites of a run with the items on which things may be chosen. Raises EvaluationError where one has none."""
+        evaluation = dataclasses.replace(cast(Evaluation, config.evaluation), items="select")
+        return {name: self.suite_of(name, dataclasses.replace(config, evaluation=evaluation)) for name in config.target_suites}
+
+    def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
+        """Return what decides the scores of a suite."""
+        suite = self.suite(name)
+        source = source_of(suite, config)
+        rows = self.rows_of(source, suite.split) if source else ()
+        return self.once(("suite identity", name, self._key(source, suite.split)), lambda: evaluator.identity(suite, rows))
+
+    def suite_of(self, name: str, config: RunConfig) -> PreparedSuite:
+        """Return a suite with its tasks built, or rows taken, and items chosen."""
+        suite, evaluation = self.suite(name), cast(Evaluation, config.evaluation)
+        source = source_of(suite, config)
+        rows = self.rows_of(source, suite.split) if source else ()
+        key = ("prepared suite", name, evaluation.items, evaluation.prompt_format, self._key(source, suite.split))
+        return self.once(key, lambda: evaluator.prepare(suite, evaluation, rows))
+
+    def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of a run's model."""
+        return self.once(("tokenizer", _content(config.model)), config.model.tokenizer)
+
+    def tokenizer_content_of(self, config: RunConfig) -> str:
+        """Return the content hash of the tokenizer, chat template included, of a run's model."""
+        return self.once(("tokenizer content", _content(config.model)), lambda: hashes.of_tokenizer(self.tokenizer_of(config)))
+
+    def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
+        """Return rows as tokens; each row is encoded once for all runs of the same model and objective."""
+        key = identify({"of": plain([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
+        known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
+        ids = [row.id for row in rows]
+        for row_id, row in zip(ids, rows, strict=True):
+            if row_id not in known:
+                known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
+        return [known[row_id] for row_id in ids]
+
+    def _key(self, source: Source | None, split: Split) -> str:
+        """Return what tells the rows of one source and split from others: everything but the volumes."""
+        found = self.once(("key", _content(source)), lambda: identify((plain(source) or {}) | {"volumes": None}))
+        return f"{found} {split}" if source else ""
+
+
+def _content(*values: Any) -> Hashable:
+    """Return a key by what configuration objects hold: equal objects have equal keys, at the price of a few microseconds."""
+    return tuple((type(value), repr(value)) for value in values)
+
+
+def source_of(suite: Suite, config: RunConfig) -> Source | None:
+    """Return where a suite's rows come from: a member of conf/data, or the run's own target or anchor; None for lm-eval's tasks.
+
+    Raises:
+        ConfigError: for the anchor of a run that has none, or a member that does not exist.
+    """
+    if suite.kind == "lm_eval":
+        return None
+    if suite.data == "anchor" and config.anchor is None:
+        fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
+        raise ConfigError(explain(f"suite {suite.name}", got="a run without an anchor", allowed="a run with one", fix=fix))
+    own = {"target": config.data, "anchor": config.anchor}
+    source: Source | None = own[suite.data] if suite.data in own else composition.member("data", str(suite.data))
+    return source
+
+
+def this_machine() -> Machine:
+    """Return what a run may use here: several GPUs only where it asks for several processes."""
+    return Machine(cores=provenance.cores(), gpus=int(_has_gpu()))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,1 @@
+"""A sweep before it starts: points, cost, stale runs, and everything it needs fetched."""

@@ -1,0 +1,341 @@
+"""What runs will cost, before any starts: tokens, time, memory, disk; from measured rates where there are some."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from harness.config.run_config import RunConfig
+from harness.core.errors import HarnessError
+from harness.core.rows import Example
+from harness.evaluation.backends import Evaluation
+from harness.evaluation.evaluator import PreparedSuite
+from harness.run.preparation import Prepared
+from harness.run.workspace import Workspace
+from harness.sweep.plan.rates import Rates, asked_key, at, flops_per_second
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SAMPLE = 64
+"""Rows, or items, whose tokens are counted; the others are taken to be like them."""
+
+WORKER_BYTES = 700 * 2**20
+"""What a worker holds with its libraries and no model."""
+
+LOGITS = 3
+"""Tensors of a batch's tokens by the vocabulary, in float32, that training holds at once: logits, their softmax, its gradient."""
+
+POINT_BYTES = 300_000.0
+"""A point on disk where none was ever written."""
+
+FORWARD, BACKWARD = 2, 4
+"""Floating-point operations for each parameter and token; a frozen weight's own gradient, half of the second, is not needed."""
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run, or a baseline, takes.
+
+    Attributes:
+        train_tokens, evaluation_tokens: read once each; None: a suite's data could not be loaded.
+        seconds: of one worker; None where there is nothing to tell it by.
+        measured: whether the time follows from measured rates alone.
+        unknown: suites whose time is not in it.
+        disk_bytes: points, saved weights and the state to go on from.
+        memory_bytes: at the most; ``memory_measured``: held by runs of this size and tuning.
+    """
+
+    train_tokens: int = 0
+    evaluation_tokens: int | None = 0
+    seconds: float | None = 0.0
+    measured: bool = True
+    unknown: tuple[str, ...] = ()
+    disk_bytes: int = 0
+    memory_bytes: int = 0
+    memory_measured: bool = True
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both, one after another: the memory is the larger one's."""
+        most = max(self, other, key=lambda one: one.memory_bytes)
+        return Cost(
+            train_tokens=self.train_tokens + other.train_tokens,
+            evaluation_tokens=_plus(self.evaluation_tokens, other.evaluation_tokens),
+            seconds=_plus(self.seconds, other.seconds),
+            measured=self.measured and other.measured,
+            unknown=tuple(dict.fromkeys((*self.unknown, *other.unknown))),
+            disk_bytes=self.disk_bytes + other.disk_bytes,
+            memory_bytes=most.memory_bytes,
+            memory_measured=most.memory_measured,
+        )
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _plus(one: Number | None, other: Number | None) -> Number | None:
+    return None if one is None or other is None else one + other
+
+
+@dataclass(frozen=True)
+class _Time:
+    """Seconds, whether they follow from measured rates, and what is not in them."""
+
+    seconds: float | None
+    measured: bool = True
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass
+class Estimator:
+    """Costs of the runs of one sweep; what they share is worked out once.
+
+    Attributes:
+        rates: what was measured.
+        gpu: whether they have a GPU.
+        costs: of runs that differ in nothing that a cost depends on, such as their seed.
+    """
+
+    workspace: Workspace
+    rates: Rates
+    gpu: bool
+    costs: dict[Hashable, Cost] = field(default_factory=dict)
+
+    def run(self, prepared: Prepared) -> Cost:
+        """Return the cost of a run from its start to its last volume, without the baselines."""
+        key = _shared(prepared)
+        if key not in self.costs:
+            self.costs[key] = self._run(prepared)
+        return self.costs[key]
+
+    def baseline(self, prepared: Prepared, suites: Sequence[str]) -> Cost:
+        """Return the cost of volume 0 of some suites, each measured twice."""
+        once = self._evaluation(prepared, suites, [self.rates.suite_seconds.get((name, _items(prepared.config)), {}) for name in suites])
+        tokens = self._suite_tokens(prepared, suites)
+        return Cost(
+            evaluation_tokens=None if tokens is None else 2 * tokens,
+            seconds=None if once.seconds is None else 2 * once.seconds,
+            measured=once.measured,
+            unknown=once.unknown,
+            disk_bytes=int(self._point_bytes(suites)),
+            memory_bytes=WORKER_BYTES + 4 * prepared.facts.params_total,
+            memory_measured=False,
+        )
+
+    def _run(self, prepared: Prepared) -> Cost:
+        config, points, suites = prepared.config, len(prepared.volumes), sorted(prepared.roles)
+        trained = self._train_tokens(prepared)
+        training, evaluation = self._training(prepared, round(trained * _effort(prepared.config))), self._evaluations(prepared, suites)
+        tokens, moving = self._tokens_of_point(prepared, suites), config.tuning.trainable(prepared.facts)
+        of_plain = bool(config.mitigation.coefficients)
+        weights = prepared.facts.params_total if of_plain else moving  # changed weights are saved whole
+        saved = {"none": 0, "last": 1, "all": points}[config.save_weights]
+        memory, measured = self._memory(prepared, moving)
+        known = training.seconds is not None and evaluation.seconds is not None
+        return Cost(
+            train_tokens=trained,
+            evaluation_tokens=None if tokens is None else points * tokens,
+            seconds=(training.seconds or 0) + points * (evaluation.seconds or 0) + self.rates.other_seconds if known else None,
+            measured=training.measured and evaluation.measured,
+            unknown=evaluation.unknown,
+            disk_bytes=int(points * (1 + len(prepared.derived)) * self._point_bytes(suites)) + 4 * weights * saved + 3 * 4 * moving,
+            memory_bytes=memory + 4 * prepared.facts.params_total * 3 * of_plain,
+            memory_measured=measured,
+        )
+
+    def _train_tokens(self, prepared: Prepared) -> int:
+        """Return the tokens of the largest volume, every epoch, with the anchor's."""
+        config = prepared.config
+        key = ("tokens of a row", *map(repr, (config.model, config.objective, config.data, config.anchor, config.mitigation)))
+        mean = self.workspace.once((key, prepared.resolved.max_length, config.training.batch_rows), lambda: self._tokens_of_a_row(prepared))
+        return round(mean * prepared.volumes[-1] * config.training.epochs)
+
+    def _tokens_of_a_row(self, prepared: Prepared) -> float:
+        """Return the tokens that one target row brings with it: its own, and its share of the anchor's."""
+        config, workspace = prepared.config, self.workspace
+        target = workspace.encoded(config, prepared.resolved, _sample(workspace.rows_of(config.data)), "target")
+        if not config.mitigation.needs_anchor or config.anchor is None:
+            return _tokens(target) / len(target)
+        anchor = workspace.encoded(config, prepared.resolved, _sample(workspace.rows_of(config.anchor)), "anchor")
+        size = config.training.batch_rows
+        try:
+            mixed = config.mitigation.mix([target[i : i + size] for i in range(0, len(target), size)], anchor)
+        except HarnessError:  # too few rows, in the sample alone
+            return (_tokens(target) + config.mitigation.anchor_rows(len(target)) * _tokens(anchor) / len(anchor)) / len(target)
+        return sum(map(_tokens, mixed)) / len(target)
+
+    def _training(self, prepared: Prepared, tokens: int) -> _Time:
+        tuning, params = type(prepared.config.tuning).__name__, prepared.facts.params_total
+        sizes = self.rates.token_seconds.get(tuning) or next(iter(self.rates.token_seconds.values()), {})
+        seconds = at(params, sizes)
+        if seconds is not None:
+            return _Time(tokens * seconds)
+        speed = flops_per_second(self.gpu)
+        moving = prepared.config.tuning.trainable(prepared.facts)
+        flops = tokens * ((FORWARD + BACKWARD / 2) * params + BACKWARD / 2 * min(moving, params))
+        return _Time(None if speed is None else flops / speed, measured=False)
+
+    def _point(self, prepared: Prepared, suites: Sequence[str]) -> _Time:
+        tuning, items, params = type(prepared.config.tuning).__name__, _items(prepared.config), prepared.facts.params_total
+        seconds = at(params, self.rates.point_seconds.get((tuning, items, *suites), {}))
+        if seconds is not None:
+            return _Time(seconds)
+        return self._evaluation(prepared, suites, [self.rates.suite_seconds.get((name, items), {}) for name in suites])
+
+    def _evaluations(self, prepared: Prepared, suites: Sequence[str]) -> _Time:
+        """Return the time of all evaluations at one volume: at every coefficient and, where something is chosen, on select items first."""
+        times = max(1, len(prepared.config.mitigation.coefficients))
+        point = self._point(prepared, suites)
+        parts = [point]
+        if prepared.chooses:
+            on_select, targets = _on_select(prepared), sorted(prepared.config.target_suites)
+            parts.append(self._evaluation(on_select, targets, [self.rates.suite_seconds.get((name, "select"), {}) for name in targets]))
+        known = [part.seconds for part in parts if part.seconds is not None]
+        seconds = times * sum(known) if len(known) == len(parts) else None
+        unknown = tuple(dict.fromkeys(name for part in parts for name in part.unknown))
+        return _Time(seconds, all(part.measured for part in parts), unknown)
+
+    def _tokens_of_point(self, prepared: Prepared, suites: Sequence[str]) -> int | None:
+        """Return the tokens that all evaluations at one volume read."""
+        tokens = self._suite_tokens(prepared, suites)
+        if prepared.chooses:
+            tokens = _plus(tokens, self._suite_tokens(_on_select(prepared), sorted(prepared.config.target_suites)))
+        return None if tokens is None else max(1, len(prepared.config.mitigation.coefficients)) * tokens
+
+    def _evaluation(self, prepared: Prepared, suites: Sequence[str], measured: Sequence[Mapping[int, float]]) -> _Time:
+        """Add up suites: as measured, else by their tokens, else unknown."""
+        params, total, estimated, unknown = prepared.facts.params_total, 0.0, False, []
+        for name, sizes in zip(suites, measured, strict=True):
+            seconds = at(params, sizes)
+            if seconds is None:
+                estimated, tokens, speed = True, self._tokens_of(prepared, name), self._forward(params)
+                seconds = None if tokens is None or speed is None else tokens * speed
+            if seconds is None:
+                unknown.append(name)
+            total += seconds or 0.0
+        return _Time(total, not estimated, tuple(unknown))
+
+    def _forward(self, params: int) -> float | None:
+        """Return the seconds of a forward pass, a token: a share of training's, else from a matrix product."""
+        trained = at(params, self.rates.token_seconds.get("Full") or next(iter(self.rates.token_seconds.values()), {}))
+        if trained is not None:
+            return trained * FORWARD / (FORWARD + BACKWARD)
+        speed = flops_per_second(self.gpu)
+        return None if speed is None else FORWARD * params / speed
+
+    def _memory(self, prepared: Prepared, moving: int) -> tuple[int, bool]:
+        """Return what a run holds at the most, and whether that was measured."""
+        config, params = prepared.config, prepared.facts.params_total
+        known = self.rates.peak_bytes.get(type(config.tuning).__name__, {}).get(params)
+        if known is not None:
+            return int(known), True
+        rows = config.training.micro_batch_rows or config.training.batch_rows
+        tokens = min(rows * prepared.resolved.max_length, rows * self._train_tokens(prepared) // prepared.volumes[-1])
+        logits = LOGITS * 4 * tokens * len(self.workspace.tokenizer_of(config))
+        copies = 1 if self.gpu else 2  # the start weights are kept beside the live ones, in the machine's own memory
+        return int(WORKER_BYTES * (not self.gpu) + 4 * params * copies + 3 * 4 * moving + logits), False
+
+    def _point_bytes(self, suites: Sequence[str]) -> float:
+        known = self.rates.point_bytes
+        return known.get(tuple(sorted(suites))) or max(known.values(), default=POINT_BYTES)
+
+    def _suite_tokens(self, prepared: Prepared, suites: Sequence[str]) -> int | None:
+        total: int | None = 0
+        for name in suites:
+            total = _plus(total, self._tokens_of(prepared, name))
+        return total
+
+    def _tokens_of(self, prepared: Prepared, name: str) -> int | None:
+        """Return the tokens of a suite's items, each prompt once and each answer once; None where it cannot be built."""
+        key = ("tokens of a suite", name, repr(prepared.config.model), prepared.baseline_keys[name])
+        return self.workspace.once(key, lambda: self._count(prepared, name))
+
+    def _count(self, prepared: Prepared, name: str) -> int | None:
+        identity, config = prepared.baseline_identities[name], prepared.config
+        tokenizer = self.workspace.tokenizer_of(config)
+        recorded = self.rates.asked.get(asked_key(identity["tokenizer"], identity["suite"], _items(config)))
+        if recorded is not None:
+            experiment, baseline_id = recorded
+            return _of_samples(experiment.baseline_samples(baseline_id), tokenizer)
+        try:
+            return _of_items(self.workspace.suite_of(name, config), tokenizer)
+        except HarnessError:  # why a suite cannot be built is said elsewhere
+            return None
+
+
+def _shared(prepared: Prepared) -> Hashable:
+    """Return all that the cost of a run depends on."""
+    config = prepared.config
+    parts = (config.model, config.tuning, config.objective, config.mitigation, config.data, config.anchor, config.evaluation)
+    training = (config.training.batch_rows, config.training.micro_batch_rows, config.training.epochs, prepared.resolved.max_length)
+    return (*map(repr, parts), training, config.save_weights, config.target_suites, config.probe_suites)
+
+
+def _on_select(prepared: Prepared) -> Prepared:
+    """Return a run as it is evaluated on the items to choose on."""
+    evaluation = dataclasses.replace(cast(Evaluation, prepared.config.evaluation), items="select")
+    keys = {name: f"{key} select" for name, key in prepared.baseline_keys.items()}
+    return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, evaluation=evaluation), baseline_keys=keys)
+
+
+def _items(config: RunConfig) -> str:
+    return str(cast(Evaluation, config.evaluation).items)
+
+
+def _of_items(built: PreparedSuite, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Count the tokens of a suite's rows, or of its tasks' items: each prompt once, with its worked examples, and every choice."""
+    total = _mean_tokens([row.text for row in _sample(built.rows)], tokenizer, len(built.rows))
+    for name, task in built.tasks.items():
+        docs, chosen = task.eval_docs, built.items[name]
+        texts = [" ".join(map(str, [task.doc_to_text(docs[i]), *_choices(task, docs[i])])) for i in _sample(chosen)]
+        total += (1 + int(task.config.num_fewshot or 0)) * _mean_tokens(texts, tokenizer, len(chosen))
+    return total
+
+
+def _choices(task: Any, doc: Any) -> Sequence[Any]:
+    if task.config.doc_to_choice is None:
+        return [task.doc_to_target(doc)]
+    choices: Sequence[Any] = task.doc_to_choice(doc)
+    return choices
+
+
+def _of_samples(samples: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Count the tokens of recorded items: prompt, then every choice or the text."""
+    items = samples.drop_duplicates(["task", "doc_hash"])
+    rows = items.iloc[_sample(range(len(items)))]
+    answers = [
+        " ".join(choices) if choices is not None else str(text or "") for choices, text in zip(rows["choices"], rows["text"], strict=True)
+    ]
+    return _mean_tokens([f"{prompt} {answer}" for prompt, answer in zip(rows["prompt"], answers, strict=True)], tokenizer, len(items))
+
+
+def _mean_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, of: int) -> int:
+    """Return the tokens of so many texts of which these are some."""
+    if not texts:
+        return 0
+    return round(of * sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts) / len(texts))
+
+
+def _sample(rows: Sequence[Found]) -> list[Found]:
+    """Return at most so many, evenly spread."""
+    size = min(SAMPLE, len(rows))
+    return [rows[i * len(rows) // size] for i in range(size)]
+
+
+def _effort(config: RunConfig) -> float:
+    """Return how many times a row's tokens are worked on, in the unit of one forward and backward pass. Rough, where text is written.
+
+    Pairs are read by the start model too. A prompt is answered so many times, each answer taken to be as long as the gold one; writing
+    costs a forward pass.
+    """
+    forward = FORWARD / (FORWARD + BACKWARD)
+    times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": getattr(config.objective, "samples", 1) * (1.0 + forward)}
+    return times[config.objective.learns]
+
+
+def _tokens(examples: Sequence[Example]) -> int:
+    return sum(example.tokens for example in examples)

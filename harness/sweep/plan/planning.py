@@ -1,0 +1,339 @@
+"""What a sweep would do, before anything starts: what is done, stale, failed, missing or cannot be, and what the rest will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.config.resolution import Machine
+from harness.config.run_config import RunConfig
+from harness.core.errors import DataError, EvaluationError, HarnessError, ModelError
+from harness.core.methods import Mitigation
+from harness.core.sources import ModelSource
+from harness.records.schema import Unit
+from harness.records.store import Experiment
+from harness.run import other_models
+from harness.run.preparation import Prepared, experiment_of, prepare
+from harness.run.workspace import Workspace, source_of
+from harness.sweep.axes import Asked, expand
+from harness.sweep.claims import Claims
+from harness.sweep.launchers import choose
+from harness.sweep.plan.estimate import Cost, Estimator
+from harness.sweep.plan.offline import offline
+from harness.sweep.plan.rates import rates
+from harness.sweep.plan.stale import Stale, stale_runs
+from harness.sweep.states import UnitStates
+from harness.sweep.status import duration, groups, section
+from harness.sweep.units import label, units_of
+
+State = Literal["done", "running", "failed", "pending", "missing", "incompatible"]
+
+TO_DO: tuple[State, ...] = ("pending", "failed", "running")
+OTHERS = 20
+"""Other experiments whose results tell rates too."""
+
+LINES = 12
+"""Of each part of the text; how many more there are is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run that is asked for, or a baseline that it needs.
+
+    Attributes:
+        id: empty where a run could not be identified.
+        reason: why it is failed, missing or incompatible.
+        cost: from its start; None where it could not be identified.
+    """
+
+    id: str
+    kind: str
+    label: str
+    overrides: tuple[str, ...]
+    state: State
+    reason: str = ""
+    volumes: tuple[int, ...] = ()
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """A sweep that has not started.
+
+    Attributes:
+        left: what its unfinished runs and baselines cost together.
+        seconds: until all is done, with so many workers; None where it cannot be told.
+        measured_on: where the rates come from; empty where there are none.
+    """
+
+    experiment: str
+    units: tuple[Planned, ...]
+    stale: tuple[Stale, ...]
+    left: Cost
+    seconds: float | None
+    workers: int
+    measured_on: str
+    notes: tuple[str, ...] = field(default=())
+
+    def runs(self, *states: State) -> list[Planned]:
+        """Return the runs in some states, in all where none is named."""
+        return [unit for unit in self.units if unit.kind == "run" and (not states or unit.state in states)]
+
+    @property
+    def can_start(self) -> bool:
+        """Whether nothing is missing and no point is refused."""
+        return not self.runs("missing", "incompatible")
+
+
+def plan_command(overrides: Sequence[str], *, as_json: bool = False) -> tuple[str, int]:
+    """Return what ``harness plan`` prints, and its exit code: 1 where something is missing or refused. Raises ConfigError."""
+    found = plan_sweep(overrides)
+    return (to_json(found) if as_json else as_text(found)), 0 if found.can_start else 1
+
+
+def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers: int | None = None) -> SweepPlan:
+    """Plan a sweep: nothing is fetched, built or written.
+
+    Args:
+        overrides: as for ``harness sweep``, the launcher's too.
+        machine: what a run may use; None is what the launcher gives it.
+        workers: at once; None is as many as the launcher would have.
+
+    Raises:
+        ConfigError: one line, for what is wrong at every point.
+    """
+    with offline():
+        launcher, rest = choose.split(overrides)
+        expansion, workspace = expand(rest), Workspace()
+        machine = machine or launcher.machine
+        experiment = experiment_of(expansion.asked[0].config)
+        ready: list[tuple[Asked, Prepared]] = []
+        stopped = [
+            Planned(id="", kind="run", label=" ".join(one.overrides), overrides=one.overrides, state="incompatible", reason=one.reason)
+            for one in expansion.refused
+        ]
+        for one in expansion.asked:
+            found = _prepared(one, workspace, machine)
+            if isinstance(found, Prepared):
+                ready.append((one, found))
+            else:
+                stopped.append(found)
+        estimator = Estimator(workspace, rates(_experiments(experiment), gpu=machine.gpus > 0), gpu=machine.gpus > 0)
+        units = _units(ready, experiment, estimator)
+        left = sum((unit.cost for unit in units if unit.state in TO_DO and unit.cost), Cost())
+        most = max((unit.resolved.threads * unit.resolved.processes for _, unit in ready), default=1)
+        workers = workers or getattr(launcher, "workers", None) or max(1, workspace.machine().cores // most)
+        return SweepPlan(
+            experiment=experiment.name,
+            units=(*units, *stopped),
+            stale=tuple(stale_runs(experiment, [prepared for _, prepared in ready])),
+            left=left,
+            seconds=_together(units, workers),
+            workers=workers,
+            measured_on=estimator.rates.where,
+            notes=tuple(_notes(left, ready, units, gpu=machine.gpus > 0)),
+        )
+
+
+def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | Planned:
+    """Prepare a run, or say what of it is not on this machine, or why it cannot be."""
+    state: State = "missing"
+    try:
+        parts = (one.config.model, one.config.data, one.config.anchor, one.config.mitigation, one.config.evaluation)
+        others = (one.config.reference, one.config.objective)
+        key = (*map(repr, (*parts, *others)), one.config.target_suites, one.config.probe_suites)
+        workspace.once(("pieces", *key), lambda: _pieces(one, workspace))
+        state = "incompatible"
+        return prepare(one.config, workspace, machine)
+    except HarnessError as error:
+        reason = str(error)
+    if state == "missing":
+        experiment = next((text for text in one.overrides if text.startswith("experiment=")), "experiment=NAME")
+        reason += f"; `harness prefetch {experiment}`, where there is a network, fetches and checks every piece"
+    called = label(one.config.labels, one.config.seed, "").strip()
+    return Planned(id="", kind="run", label=called, overrides=one.overrides, state=state, reason=reason)
+
+
+def _pieces(one: Asked, workspace: Workspace) -> None:
+    """Look for what a run is made of. Raises ModelError, DataError or EvaluationError for what is not here or cannot be read."""
+    config = one.config
+    workspace.facts_of(config)
+    workspace.tokenizer_of(config)
+    for model in other_models.every(config, workspace).values():
+        workspace.facts_of_model(model)
+    workspace.rows_of(config.data)
+    if config.anchor is not None and config.mitigation.needs_anchor:
+        workspace.rows_of(config.anchor)
+    for name in (*config.target_suites, *config.probe_suites):
+        try:
+            suite = workspace.suite(name)
+            source = source_of(suite, config)
+        except HarnessError:  # wrong rather than missing: preparation says how
+            continue
+        if source is not None:
+            workspace.rows_of(source, suite.split)
+        try:
+            workspace.suite_of(name, config)
+        except (ModelError, DataError, EvaluationError):
+            raise
+        except HarnessError:
+            continue
+
+
+def _experiments(experiment: Experiment) -> list[Experiment]:
+    """Return this experiment and others in the same results folder, the latest first."""
+    parent = experiment.folder.parent
+    others = [path for path in parent.iterdir() if (path / "runs").is_dir() and path != experiment.folder] if parent.is_dir() else []
+    latest = sorted(others, key=lambda path: -path.stat().st_mtime)[:OTHERS]
+    return [experiment, *map(Experiment, latest)]
+
+
+def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, estimator: Estimator) -> list[Planned]:
+    """Return baselines to measure, then runs, each with its state and cost."""
+    by_id = {prepared.run_id: prepared for _, prepared in reversed(ready)}
+    by_keys = {tuple(sorted(prepared.baseline_keys.values())): prepared for _, prepared in reversed(ready)}
+    states = UnitStates(experiment, Claims(experiment, sweep=str(experiment.glance("manifest.json").get("sweep") or "")))
+    units = units_of(ready, experiment.baseline_keys())
+    begun = {*experiment.run_ids(), *experiment.claims.units()}
+    state_of = {unit.id: states.of(unit) if unit.id in begun or unit.kind == "baseline" else "pending" for unit in units}
+    needed = {name for unit in units if state_of[unit.id] != "done" for name in unit.needs}
+    found = []
+    for unit in units:
+        if unit.kind == "baseline":
+            prepared = _needing(unit, by_keys)
+            cost = estimator.baseline(prepared, sorted(unit.baseline_keys)) if prepared else Cost()
+        else:
+            cost = estimator.run(by_id[unit.id])
+        if unit.kind == "run" or unit.id in needed:
+            found.append(_planned(unit, state_of[unit.id], states.failure(unit) if state_of[unit.id] == "failed" else "", cost))
+    return found
+
+
+def _needing(unit: Unit, by_keys: Mapping[tuple[str, ...], Prepared]) -> Prepared | None:
+    """Return a run that a baseline unit is for."""
+    wanted = set(unit.baseline_keys.values())
+    return next((prepared for keys, prepared in by_keys.items() if wanted <= set(keys)), None)
+
+
+def _planned(unit: Unit, state: State, reason: str, cost: Cost) -> Planned:
+    values = {"id": unit.id, "kind": unit.kind, "label": unit.label, "overrides": unit.overrides, "volumes": unit.volumes}
+    return Planned(**values, state=state, reason=reason, cost=cost)  # type: ignore[arg-type]
+
+
+def _together(units: Iterable[Planned], workers: int) -> float | None:
+    """Return the time until all is done: the work shared out, but no less than the longest baseline and the longest run."""
+    costs = [(unit.kind, unit.cost.seconds) for unit in units if unit.state in TO_DO and unit.cost]
+    if any(seconds is None for _, seconds in costs):
+        return None
+    known = [(kind, seconds or 0.0) for kind, seconds in costs]
+    longest = sum(max((seconds for kind, seconds in known if kind == which), default=0.0) for which in ("baseline", "run"))
+    return max(longest, sum(seconds for _, seconds in known) / workers)
+
+
+def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: bool) -> list[str]:
+    notes = []
+    if left.seconds is None:
+        notes.append(f"time not known: nothing was measured {'on a GPU, and there is none here' if gpu else 'yet'}")
+    elif not left.measured:
+        notes.append("not all measured yet: partly from the speed of a matrix product; may be off by several times")
+    if left.unknown:
+        notes.append(f"without the time of {', '.join(left.unknown)}: not measured yet")
+    if not left.memory_measured and left.memory_bytes:
+        notes.append("memory not measured at that size yet: weights, gradients, moments and logits; activations come on top")
+    if made := len({repr(one.config.model) for one, _ in ready if not _weights_are_here(one.config.model)}):
+        notes.append(f"without the time to pretrain {made} model{'' if made == 1 else 's'} of the nursery first")
+    to_do = {unit.id for unit in units if unit.state in TO_DO}
+    if any(_does_more(one.config) for one, prepared in ready if prepared.run_id in to_do):
+        notes.append("not in the estimate: text that models write, and forward passes of reference models")
+    if equal := len(ready) - sum(unit.kind == "run" for unit in units):
+        notes.append(f"{equal} points are equal to others in all that decides a number: one run each")
+    return notes
+
+
+def _does_more(config: RunConfig) -> bool:
+    """Say whether models write for a run, or read beside what is trained on."""
+    objective, mitigation = config.objective, config.mitigation
+    is_on = getattr(mitigation, getattr(mitigation, "strength", ""), 1) != 0
+    reads = is_on and type(mitigation).extra_tokens is not Mitigation.extra_tokens
+    return bool(objective.writes or objective.learns != "tokens" or mitigation.writes or reads)
+
+
+@functools.cache
+def _weights_are_here(model: ModelSource) -> bool:
+    try:
+        return bool(model.weights_sha256())
+    except ModelError:
+        return False
+
+
+def to_json(found: SweepPlan) -> str:
+    """Return everything as JSON; times in seconds, sizes in bytes."""
+    states: dict[str, int] = {"stale": len(found.stale)}
+    states |= Counter(unit.state for unit in found.runs())
+    totals = {"runs": len(found.runs()), "runs_by_state": states, "can_start": found.can_start}
+    return json.dumps(totals | dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n"
+
+
+def as_text(found: SweepPlan) -> str:
+    """Return totals, what is to do by group, and what is stale, failed, missing or refused, each with its reason."""
+    states = Counter(unit.state for unit in found.runs())
+    counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "nothing"
+    lines = [f"{found.experiment}: {len(found.runs())} run(s): {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
+    lines += _costs(found)
+    lines += section("to do", _by_group(found.runs(*TO_DO)), LINES)
+    explained: tuple[State, ...] = ("failed", "missing", "incompatible")
+    for state in explained:
+        reasons = Counter(unit.reason for unit in found.runs(state))
+        lines += section(state, [(str(count), reason) for reason, count in reasons.items()], LINES)
+    lines += section("stale", [_stale_line(one) for one in found.stale], LINES)
+    return "\n".join(lines) + "\n"
+
+
+def _costs(found: SweepPlan) -> list[str]:
+    left, runs = found.left, len(found.runs(*TO_DO))
+    baselines = sum(unit.kind == "baseline" for unit in found.units)
+    if not runs:
+        return []
+    read = "unknown" if left.evaluation_tokens is None else f"{left.evaluation_tokens:,}"
+    with_baselines = f" and {baselines} baselines" if baselines else ""
+    memory = f"{left.memory_bytes / 2**30:.2f} GiB"
+    lines = [
+        f"to do: {runs} run(s){with_baselines}: {left.train_tokens:,} training tokens, {read} evaluation tokens",
+        f"disk: about {_size(left.disk_bytes)}; memory: up to {'' if left.memory_measured else 'about '}{memory} a run",
+    ]
+    if found.seconds is not None and left.seconds is not None:
+        where = f"; rates measured on {found.measured_on}" if found.measured_on else ""
+        work = f", {duration(left.seconds)} of work{where}"
+        lines.append(f"time: about {duration(found.seconds)} with {found.workers} worker{'' if found.workers == 1 else 's'}{work}")
+    return lines + [f"note: {note}" for note in found.notes]
+
+
+def _by_group(runs: Sequence[Planned]) -> list[tuple[str, ...]]:
+    names = groups({unit.id: unit.overrides for unit in runs})
+    found: dict[str, list[Planned]] = {}
+    for unit in runs:
+        found.setdefault(names[unit.id], []).append(unit)
+    return [(str(len(of)), name, *_cells(sum((unit.cost for unit in of if unit.cost), Cost()))) for name, of in found.items()]
+
+
+def _cells(cost: Cost) -> tuple[str, ...]:
+    seconds = "time unknown" if cost.seconds is None else f"{'' if cost.measured else 'about '}{duration(cost.seconds)}"
+    return f"{cost.train_tokens:,} training tokens", seconds, f"{cost.memory_bytes / 2**30:.2f} GiB"
+
+
+def _stale_line(one: Stale) -> tuple[str, ...]:
+    differs = "; ".join(one.differs)
+    return one.id, f"superseded by {one.superseded_by}: {differs}" if one.superseded_by else "not asked for any more"
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

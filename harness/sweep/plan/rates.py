@@ -1,0 +1,208 @@
+"""How fast this machine is, and what runs need: measured from the results that are there, else from a matrix product."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.config.identity import identify, training_id
+from harness.records import provenance
+from harness.records.schema import Claim
+from harness.records.store import Experiment
+
+RUNS = 100
+"""Of an experiment that are looked at: more would make no rate better. Their ids are hashes, so that any of them are a fair sample."""
+
+UTILIZATION = 0.3
+"""Share of the speed of a large matrix product that training and evaluation are assumed to reach where neither was ever measured."""
+
+MATRIX, SECONDS = 1024, 0.3
+"""Width of the matrices of that product, and how long it is timed."""
+
+Key = tuple[str, ...]
+Sizes = Mapping[int, float]
+"""Parameters of a model → a measured value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What was measured, by tuning class and suites, each for the model sizes that it was measured at.
+
+    Attributes:
+        token_seconds: tuning → training, seconds per token.
+        point_seconds: (tuning, items, suites…) → the evaluation of a point.
+        suite_seconds: (suite, items) → one measurement of volume 0.
+        peak_bytes: tuning → the most memory a run held.
+        point_bytes: suites → a point on disk.
+        other_seconds: of a run: what is neither training nor evaluation.
+        asked: what was asked of a suite, see ``asked_key`` → a baseline that holds it.
+        where: which hardware; empty where nothing was measured.
+    """
+
+    token_seconds: Mapping[str, Sizes] = field(default_factory=dict)
+    point_seconds: Mapping[Key, Sizes] = field(default_factory=dict)
+    suite_seconds: Mapping[Key, Sizes] = field(default_factory=dict)
+    peak_bytes: Mapping[str, Sizes] = field(default_factory=dict)
+    point_bytes: Mapping[Key, float] = field(default_factory=dict)
+    other_seconds: float = 0.0
+    asked: Mapping[str, tuple[Experiment, str]] = field(default_factory=dict)
+    where: str = ""
+
+
+def rates(experiments: Iterable[Experiment], *, gpu: bool) -> Rates:
+    """Measure from results: those of this machine's hardware, else of any other of its kind.
+
+    Args:
+        experiments: whose results are looked at.
+        gpu: whether the runs to be estimated will have a GPU.
+    """
+    seen = [one for experiment in experiments for one in _seen(experiment)]
+    own = [one for one in seen if bool(one.hardware[1]) is gpu]
+    here = [one for one in own if one.hardware == _hardware()]
+    chosen = here or own
+    asked = {key: value for one in seen for key, value in one.asked.items()}
+    if not chosen:
+        return Rates(asked=asked)
+    hardware = sorted({gpu or processor for processor, gpu in (one.hardware for one in chosen)})
+    return Rates(
+        token_seconds=_by_size((one.tuning, one.params, one.token_seconds) for one in chosen if one.token_seconds),
+        point_seconds=_by_size((one.point_key, one.params, one.point_seconds) for one in chosen),
+        suite_seconds=_by_size((key, one.params, value) for one in chosen for key, value in one.suite_seconds.items()),
+        peak_bytes=_by_size(((one.tuning, one.params, float(one.peak_bytes)) for one in chosen), max),
+        point_bytes={key[2:]: statistics.median(of) for key, of in _grouped((one.point_key, one.point_bytes) for one in chosen).items()},
+        other_seconds=statistics.median([one.other_seconds for one in chosen if one.other_seconds is not None] or [0.0]),
+        asked=asked,
+        where=f"{', '.join(hardware)}{'' if here else ', which is not this machine'}",
+    )
+
+
+def at(params: int, sizes: Sizes) -> float | None:
+    """Return a value at a model size: as measured, on the line between its neighbours (log-log), or in proportion to the nearest."""
+    if params in sizes or not sizes:
+        return sizes.get(params)
+    below, above = max((p for p in sizes if p < params), default=None), min((p for p in sizes if p > params), default=None)
+    if below is None or above is None:
+        nearest = below or above or params
+        return sizes[nearest] * params / nearest
+    share = math.log(params / below) / math.log(above / below)
+    if min(sizes[below], sizes[above]) <= 0:
+        return sizes[below] + share * (sizes[above] - sizes[below])
+    return math.exp((1 - share) * math.log(sizes[below]) + share * math.log(sizes[above]))
+
+
+@functools.cache
+def flops_per_second(gpu: bool) -> float | None:
+    """Time a matrix product and return what training is assumed to reach; None for a GPU where there is none."""
+    import torch
+
+    if gpu and not torch.cuda.is_available():
+        return None
+    device, kind = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
+    left = torch.ones(MATRIX, MATRIX, device=device, dtype=kind)
+    out = left @ left
+    began, products = time.perf_counter(), 0
+    while (taken := time.perf_counter() - began) < SECONDS:
+        torch.mm(left, left, out=out)
+        products += 1
+        if gpu:
+            torch.cuda.synchronize()
+    return UTILIZATION * products * 2 * MATRIX**3 / taken
+
+
+def asked_key(tokenizer: Any, suite: Any, items: Any) -> str:
+    """Return what tells apart what is asked of models: the suite, which of its items, and the tokenizer that they are read by."""
+    return identify({"tokenizer": tokenizer, "suite": suite, "items": items})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What one run tells."""
+
+    hardware: tuple[str, str]
+    tuning: str
+    params: int
+    token_seconds: float | None
+    point_key: Key
+    point_seconds: float
+    suite_seconds: Mapping[Key, float]
+    peak_bytes: int
+    point_bytes: float
+    other_seconds: float | None
+    asked: Mapping[str, tuple[Experiment, str]]
+
+
+def _seen(experiment: Experiment) -> list[_Seen]:
+    known: dict[str, Mapping[str, Any]] = {}
+    trained = [run_id for run_id in experiment.run_ids() if training_id(run_id) == run_id]  # what is derived was measured in their time
+    found = (_run(experiment, run_id, known) for run_id in trained[:RUNS])
+    return [one for one in found if one is not None]
+
+
+def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]]) -> _Seen | None:
+    record = experiment.glance("runs", run_id, "record.json")
+    points = {volume: experiment.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ())}
+    if not points or not all(points.values()):
+        return None
+    last = points[max(points)]
+    baselines = {name: _baseline(experiment, baseline_id, known) for name, baseline_id in record["baselines"].items()}
+    whole = {name: found for name, found in baselines.items() if found}
+    tuning, items = class_of(record["identity"]["tuning"]), str(record["identity"]["evaluation"].get("items"))
+    evaluations = [float(point["evaluation_seconds"]) for point in points.values()]
+    chosen = any(point.get("selected") or point.get("coefficient") is not None for point in points.values())  # more was measured
+    return _Seen(
+        hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),
+        tuning=tuning,
+        params=int(record["params_total"]),
+        token_seconds=last["wall_seconds"] / last["train_tokens"] if last["wall_seconds"] and last["train_tokens"] else None,
+        point_key=(tuning, items, *sorted(record["roles"])),
+        point_seconds=statistics.median(evaluations),
+        suite_seconds={(name, items): float(found["wall_seconds"]) for name, found in whole.items()},
+        peak_bytes=max(int(point["peak_memory_bytes"]) for point in points.values()),
+        point_bytes=statistics.mean(experiment.point_bytes(run_id, volume) for volume in points),
+        other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), last["wall_seconds"] + sum(evaluations)),
+        asked={
+            asked_key(found["identity"]["tokenizer"], found["identity"]["suite"], items): (experiment, record["baselines"][name])
+            for name, found in whole.items()
+        },
+    )
+
+
+def _baseline(experiment: Experiment, baseline_id: str, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    if baseline_id not in known:
+        known[baseline_id] = experiment.glance("baselines", baseline_id, "baseline.json")
+    return known[baseline_id]
+
+
+def _other_seconds(claims: Sequence[Claim], work: float) -> float | None:
+    """Return what a run took beside its work, where one worker did all of it."""
+    return max(0.0, claims[0].wall_seconds - work) if len(claims) == 1 and claims[0].ended == "done" else None
+
+
+def class_of(described: Mapping[str, Any]) -> str:
+    """Return the name of the class of a configuration object given as plain values."""
+    return str(described.get("class", "")).rsplit(".", 1)[-1]
+
+
+def _grouped(pairs: Iterable[tuple[Any, float]]) -> dict[Any, list[float]]:
+    found: dict[Any, list[float]] = defaultdict(list)
+    for key, value in pairs:
+        found[key].append(value)
+    return dict(found)
+
+
+def _by_size(values: Iterable[tuple[Any, int, float]], combine: Callable[[list[float]], float] = statistics.median) -> dict[Any, Sizes]:
+    found: dict[Any, dict[int, float]] = defaultdict(dict)
+    for (key, params), of in _grouped(((key, params), value) for key, params, value in values).items():
+        found[key][params] = combine(of)
+    return dict(found)
+
+
+def _hardware() -> tuple[str, str]:
+    found = provenance.collect()
+    return str(found["processor"] or ""), str(found["gpu"] or "")

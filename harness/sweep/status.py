@@ -1,0 +1,285 @@
+"""How far a sweep is, from disk alone: every unit's state, who works on what, what was spent and what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.core.errors import RecordError, explain
+from harness.records.schema import Claim, Sweep, Unit
+from harness.records.store import Experiment
+from harness.sweep.claims import LEFT, Claims
+from harness.sweep.states import State, UnitStates
+
+HOUR = 3600.0
+STATES: tuple[State, ...] = ("done", "running", "pending", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """Of processors, GPUs, and workers (one after another, so that two workers for a minute are two minutes)."""
+
+    cpu: float = 0.0
+    gpu: float = 0.0
+    wall: float = 0.0
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(cpu=self.cpu + other.cpu, gpu=self.gpu + other.gpu, wall=self.wall + other.wall)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitState:
+    """A unit and how far it is.
+
+    Attributes:
+        group: what it shares with units that differ in the seed alone.
+        reason: why it failed.
+        points, wanted: volumes recorded, of those asked for.
+        stage, finished, total: of its work while it runs.
+        node: where it runs, or ran last; ``heartbeat_seconds`` is the age of the last word from there while it runs.
+        tries: exceptions so far; ``deaths``: workers that died with it.
+        spent: by all who ever had it; ``paid``: whether this sweep finished it, so that ``spent`` is what such a unit costs.
+    """
+
+    id: str
+    kind: str
+    label: str
+    group: str
+    state: State
+    reason: str = ""
+    points: int = 0
+    wanted: int = 0
+    stage: str = ""
+    finished: int = 0
+    total: int = 0
+    node: str = ""
+    heartbeat_seconds: float | None = None
+    tries: int = 0
+    deaths: int = 0
+    spent: Seconds = Seconds()
+    paid: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """A sweep at one moment.
+
+    Attributes:
+        spent: by all of its units, dead workers' work included.
+        left: what the others will cost at the rate of those that this sweep has finished; None while there are none.
+        seconds_left: with as many workers as there are now; None where there are none.
+        workers: node → workers that have a unit.
+    """
+
+    experiment: str
+    sweep: str
+    command: str
+    units: tuple[UnitState, ...]
+    spent: Seconds
+    left: Seconds | None
+    seconds_left: float | None
+    workers: dict[str, int]
+
+    def count(self, kind: str, *states: State) -> int:
+        """Return how many units of a kind are in one of these states; in any where none is named."""
+        return sum(unit.kind == kind and (not states or unit.state in states) for unit in self.units)
+
+    @property
+    def points(self) -> tuple[int, int]:
+        """Points done, of those wanted."""
+        return sum(unit.points for unit in self.units), sum(unit.wanted for unit in self.units)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is running or pending."""
+        return all(unit.state in {"done", "failed"} for unit in self.units)
+
+
+def overview(experiment: Experiment) -> Overview:
+    """Return how far the last sweep of an experiment is. Raises RecordError where there was none."""
+    return StatusReader(experiment).read()
+
+
+class StatusReader:
+    """Reads the same sweep again and again, each time only what can have changed: what is done or failed stays so."""
+
+    def __init__(self, experiment: Experiment, sweep: Sweep | None = None) -> None:
+        found = sweep or experiment.sweep()
+        if found is None:
+            raise RecordError(explain(f"sweep of '{experiment.name}'", got="none", fix="`harness sweep experiment=NAME` starts one"))
+        self.experiment, self.sweep = experiment, found
+        self.claims = Claims(experiment, sweep=found.id)
+        self.states = UnitStates(experiment, self.claims)
+        self.known: dict[str, UnitState] = {}
+        self.groups = groups({unit.id: unit.overrides for unit in found.units if unit.kind == "run"})
+        self.baselines = -1
+
+    def read(self) -> Overview:
+        """Return how far the sweep is now."""
+        claimed, before, self.baselines = set(self.experiment.claims.units()), self.baselines, len(self.experiment.baseline_ids())
+        owners: dict[tuple[str, str, int], str] = {}
+        for unit in self.sweep.units:
+            known = self.known.get(unit.id)
+            measured = unit.kind == "baseline" and self.baselines != before
+            if known is None or (known.state not in {"done", "failed"} and (unit.id in claimed or measured)):
+                self.known[unit.id] = self._look(unit, owners)
+        units = tuple(self.known[unit.id] for unit in self.sweep.units)
+        left = _left(self.sweep.units, units)
+        return Overview(
+            experiment=self.experiment.name,
+            sweep=self.sweep.id,
+            command=self.sweep.command,
+            units=units,
+            spent=sum((unit.spent for unit in units), Seconds()),
+            left=left,
+            seconds_left=left.wall / len(owners) if left and owners else None,
+            workers=dict(sorted(Counter(owners.values()).items())),
+        )
+
+    def _look(self, unit: Unit, owners: dict[tuple[str, str, int], str]) -> UnitState:
+        state, history = self.states.of(unit), self.claims.history(unit.id)
+        last = history[-1] if history else None
+        found = UnitState(
+            id=unit.id,
+            kind=unit.kind,
+            label=unit.label,
+            group=self.groups.get(unit.id, "baselines"),
+            state=state,
+            points=len(unit.volumes) if state == "done" else len(set(unit.volumes) & set(self.experiment.volumes(unit.id))),
+            wanted=len(unit.volumes),
+            node=last.node if last else "",
+            deaths=sum(not claim.ended and claim.died != LEFT for claim in history) - (state == "running"),
+            spent=sum(map(_spent, history), Seconds()),
+            paid=state == "done" and any(claim.sweep == self.sweep.id for claim in history),
+        )
+        if state == "running" and last:
+            owners[last.host, last.boot, last.pid] = last.node
+            age = self.experiment.claims.age(last)
+            found = dataclasses.replace(
+                found,
+                stage=last.stage,
+                finished=last.finished,
+                total=last.total,
+                heartbeat_seconds=None if age is None else round(age, 1),
+            )
+        return found if state == "done" else self._troubled(unit, found)
+
+    def _troubled(self, unit: Unit, found: UnitState) -> UnitState:
+        failure = self.experiment.failure(unit.id) if unit.kind == "run" else None
+        reason = self.states.failure(unit) or (failure.reason if failure else "")
+        return dataclasses.replace(found, reason=reason, tries=failure.tries if failure else 0)
+
+
+def _spent(claim: Claim) -> Seconds:
+    return Seconds(cpu=claim.cpu_seconds, gpu=claim.gpus * claim.wall_seconds, wall=claim.wall_seconds)
+
+
+def groups(overrides: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return, by run, its overrides but for the seed and those that all have in common."""
+    common = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
+    own = {name: [text for text in texts if text not in common and not text.startswith("seed=")] for name, texts in overrides.items()}
+    return {name: " ".join(texts) for name, texts in own.items()}
+
+
+def _left(units: Sequence[Unit], states: Sequence[UnitState]) -> Seconds | None:
+    """Return what unfinished units will cost: each as its like, nearest in model size, did for each operation of its cost.
+
+    What a run has spent already is taken off: it goes on from where it was.
+    """
+    paid: dict[tuple[str, int], tuple[float, Seconds]] = {}
+    for unit, state in zip(units, states, strict=True):
+        if state.paid and unit.cost > 0:
+            cost, spent = paid.get((unit.kind, unit.params_total), (0.0, Seconds()))
+            paid[unit.kind, unit.params_total] = cost + unit.cost, spent + state.spent
+    if not paid:
+        return None
+    left = Seconds()
+    for unit, state in zip(units, states, strict=True):
+        if state.state in {"running", "pending"}:
+            cost, spent = paid[min(paid, key=_distance(unit))]
+            share = unit.cost / cost
+            rest = {name: max(0.0, share * value - getattr(state.spent, name)) for name, value in vars(spent).items()}
+            left += Seconds(**rest)
+    return left
+
+
+def _distance(unit: Unit) -> Callable[[tuple[str, int]], tuple[bool, float]]:
+    return lambda other: (other[0] != unit.kind, abs(math.log(max(1, other[1]) / max(1, unit.params_total))))
+
+
+def as_json(found: Overview) -> str:
+    """Return everything as JSON; times in seconds."""
+    done, wanted = found.points
+    states = {state: found.count("run", state) for state in STATES}
+    totals = {"runs": found.count("run"), "runs_by_state": states, "points_done": done, "points": wanted}
+    return json.dumps(dataclasses.asdict(found) | totals, indent=1, ensure_ascii=False)
+
+
+def as_text(found: Overview, limit: int = 20) -> str:
+    """Return totals, then what runs, what failed and why, and what is pending.
+
+    Args:
+        found: the sweep.
+        limit: lines of each part; how many more there are is said.
+    """
+    parts = [*_totals(found)]
+    parts += section("running", [_running(unit) for unit in found.units if unit.state == "running"], limit)
+    parts += section("failed", [(unit.label, unit.reason) for unit in found.units if unit.state == "failed"], limit)
+    pending = Counter(unit.group for unit in found.units if unit.state == "pending")
+    return "\n".join(parts + section("pending", [(str(count), group) for group, count in pending.items()], limit)) + "\n"
+
+
+def _totals(found: Overview) -> list[str]:
+    done, wanted = found.points
+    runs = f"{found.count('run', 'done')} of {found.count('run')} runs, {done} of {wanted} points"
+    baselines = f", {found.count('baseline', 'done')} of {found.count('baseline')} baselines" if found.count("baseline") else ""
+    states = Counter(unit.state for unit in found.units)
+    others = ", ".join(f"{states[state]} {state}" for state in STATES[1:] if states[state])
+    lines = [f"{found.experiment}: {runs}{baselines} done{f'; {others}' if others else ''}", f"spent {_hours(found.spent)}"]
+    if found.left and not found.is_over:
+        lines.append(f"left about {_hours(found.left)}")
+    if found.workers:
+        nodes = ", ".join(f"{node} ({count})" for node, count in found.workers.items())
+        end = f"; ends in about {duration(found.seconds_left)}" if found.seconds_left is not None else ""
+        count = sum(found.workers.values())
+        lines.append(f"{count} worker{'' if count == 1 else 's'}: {nodes}{end}")
+    elif not found.is_over:
+        lines.append(f"no worker is alive; unless some wait in a queue, go on with: {found.command}")
+    return lines
+
+
+def _running(unit: UnitState) -> tuple[str, ...]:
+    beat = f"heard {duration(unit.heartbeat_seconds)} ago" if unit.heartbeat_seconds is not None else ""
+    trouble = ", ".join(f"{count} {name}" for count, name in ((unit.tries, "failed"), (unit.deaths, "died")) if count)
+    share = f"{min(unit.finished, unit.total)}/{unit.total}" if unit.total else ""
+    return unit.label, f"{unit.points}/{unit.wanted} points", unit.stage or "starting", share, unit.node, beat, trouble
+
+
+def section(title: str, rows: Sequence[tuple[str, ...]], limit: int) -> list[str]:
+    """Return a title and aligned rows, at most so many, after an empty line; nothing where there are none."""
+    more = [f"  … and {len(rows) - limit} more"] if len(rows) > limit else []
+    return ["", title, *aligned(rows[:limit]), *more] if rows else []
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with columns of one width, indented."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _hours(seconds: Seconds) -> str:
+    gpu = f", {duration(seconds.gpu)} of GPUs" if seconds.gpu else ""
+    return f"{duration(seconds.cpu)} of processors{gpu}, {duration(seconds.wall)} of workers"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    steps: Iterable[tuple[float, float, str]] = ((90, 1, "s"), (90 * 60, 60, "min"), (48 * HOUR, HOUR, "h"))
+    for below, unit, name in steps:
+        if seconds < below:
+            return f"{seconds / unit:.{int(name == 'h')}f} {name}"
+    return f"{seconds / (24 * HOUR):.1f} days"

@@ -1,0 +1,59 @@
+"""Dropout set for a training, in a model whose own config says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from harness.core.errors import TrainingError, explain
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+RATES = ("attention_dropout", "dropout", "hidden_dropout", "activation_dropout")
+"""Attributes in which modules of transformers keep a rate that their forward pass reads."""
+
+ADAPTERS = ".lora_dropout."
+
+
+@contextmanager
+def dropping(model: PreTrainedModel, rate: float) -> Iterator[None]:
+    """Drop at one rate wherever the model can drop, for a block; afterwards the model's own rates are back.
+
+    What can drop is the family's choice: gpt2 and pythia drop embeddings, hidden states and attention weights; llama, qwen and olmo have
+    attention weights alone. What an adapter drops is the tuning's own, and left alone.
+
+    Args:
+        model: in training mode it drops, in evaluation mode never.
+        rate: 0 leaves the model's own rates.
+
+    Raises:
+        TrainingError: where nothing in the model can drop.
+    """
+    places = _places(model) if rate else []
+    if rate and not places:
+        got = f"{rate}, with {type(model).__name__}, in which nothing drops"
+        raise TrainingError(explain("training.dropout", got=got, allowed="a model that has dropout", fix="training.dropout=0"))
+    before = [getattr(module, name) for module, name in places]
+    try:
+        for module, name in places:
+            setattr(module, name, rate)
+        yield
+    finally:
+        for (module, name), own in zip(places, before, strict=True):
+            setattr(module, name, own)
+
+
+def _places(model: PreTrainedModel) -> list[tuple[torch.nn.Module, str]]:
+    import torch
+
+    found: list[tuple[torch.nn.Module, str]] = []
+    for path, module in model.named_modules():
+        if ADAPTERS in f"{path}.":
+            continue
+        if isinstance(module, torch.nn.Dropout):
+            found.append((module, "p"))
+        found += [(module, name) for name in RATES if isinstance(vars(module).get(name), float | int)]
+    return found

@@ -1,1 +1,0 @@
-"""Tuning: which weights move. One file a method, mirrored by ``conf/tuning/``."""

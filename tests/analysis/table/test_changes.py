@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.analysis.table import changes
+from harness.analysis.table.changes import Changes
+from harness.analysis.table.frame import table
+from harness.records.store import Experiment
+from tests.support.experiments import Task, flipped, share, write_run
+
+ROLES = {"new": "target", "old": "probe"}
+NLL: dict[str, Any] = {
+    "suite": "new",
+    "task": "math",
+    "metric": "nats_per_token",
+    "higher_is_better": False,
+    "chance": None,
+    "weights": [1.0, 3.0, 2.0],
+}
+FACTS: dict[str, Any] = {"suite": "old", "task": "facts"}
+PEOPLE = [f"person {i % 3}" for i in range(10)]
+BEFORE = [Task(values=[2.0, 1.0, 1.5], **NLL), Task(values=share(8, 10), **FACTS)]
+AFTER = [Task(values=[1.0, 1.0, 1.0], **NLL), Task(values=flipped(share(8, 10), lost=4, gained=1), **FACTS)]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(tmp_path / "results" / "exp")
+
+
+@pytest.fixture(params=["from samples", "from what is kept"])
+def read(request: pytest.FixtureRequest, experiment: Experiment) -> Any:
+    """Changes of an experiment, worked out, or read after a table kept them."""
+
+    def opened() -> Changes:
+        if request.param == "from what is kept":
+            table(experiment)
+            for path in experiment.folder.rglob("samples.parquet"):
+                path.unlink()
+        return Changes(experiment)
+
+    return opened
+
+
+def test_items_that_count_change_by_one(experiment: Experiment, read: Any) -> None:
+    """d0 to d3 were lost, d8 was gained, in the order of their hashes."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    found = read().get("r", 8, "old", "facts")
+    assert found.values.tolist() == [-1, -1, -1, -1, 0, 0, 0, 0, 1, 0]
+    assert found.values.dtype == np.float64
+    assert found.clusters is None
+
+
+def test_items_of_a_ratio_are_linearised(experiment: Experiment, read: Any) -> None:
+    """Differences −1, 0, −0.5 with weights 1, 3, 2: D = −2/6; D + 3·w·(d − D)/6 is −2/3, 1/6, −1/2, whose mean is D."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    found = read().get("r", 8, "new", "math")
+    assert found.values == pytest.approx([-2 / 3, 1 / 6, -1 / 2])
+    assert found.values.mean() == pytest.approx(-1 / 3)
+
+
+def test_there_is_no_change_where_nothing_is_compared(experiment: Experiment, read: Any) -> None:
+    """Volume 0, a suite's own row, a volume or task that was not measured, one that failed."""
+    after = [AFTER[0], Task(values=[], failed="out of memory", **FACTS)]
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER, 16: after}, roles=ROLES)
+    found = read()
+    asked = [(0, "old", "facts"), (8, "old", "*"), (32, "old", "facts"), (8, "old", "sums"), (16, "old", "facts")]
+    assert [found.get("r", *one) for one in asked] == [None] * 5
+    assert found.get("r", 16, "new", "math") is not None
+
+
+def test_only_the_primary_metric_has_changes(experiment: Experiment, read: Any) -> None:
+    """A second metric of a task does not take its place."""
+    second = Task(values=share(2, 10), metric="acc_norm", primary=False, **FACTS)
+    write_run(experiment, "r", before=[*BEFORE, second], points={8: [*AFTER, second]}, roles=ROLES)
+    assert read().get("r", 8, "old", "facts").values.sum() == -3
+
+
+def test_equal_items_have_an_equal_hash(experiment: Experiment, read: Any) -> None:
+    """Across runs and volumes; other items have another."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    write_run(experiment, "s", before=BEFORE, points={8: AFTER, 16: AFTER}, roles=ROLES, seed=1)
+    other = [Task(values=share(8, 10), first=1, **FACTS)]
+    write_run(experiment, "t", before=other, points={8: other}, roles={"old": "probe"}, labels={"model": "tiny-b"})
+    found = read()
+    same = {found.get(run_id, volume, "old", "facts").items for run_id, volume in [("r", 8), ("s", 8), ("s", 16)]}
+    assert len(same) == 1
+    assert found.get("t", 8, "old", "facts").items not in same
+
+
+def test_clusters_are_numbers_that_are_the_same_in_every_run(experiment: Experiment, read: Any) -> None:
+    """Items 0, 3, 6 and 9 ask about one person, and so on; where no item has a cluster there is none."""
+    before = [BEFORE[0], Task(values=share(8, 10), clusters=PEOPLE, **FACTS)]
+    after = [AFTER[0], Task(values=share(5, 10), clusters=PEOPLE, **FACTS)]
+    for seed, run_id in enumerate(["r", "s"]):
+        write_run(experiment, run_id, before=before, points={8: after, 16: after}, roles=ROLES, seed=seed)
+    changes_of = read()
+    for run_id, volume in [("r", 8), ("r", 16), ("s", 8)]:
+        found = changes_of.get(run_id, volume, "old", "facts")
+        assert found.clusters.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+        assert found.clusters.dtype == np.int64
+        assert changes_of.get(run_id, volume, "new", "math").clusters is None
+
+
+def test_a_run_without_a_record_has_its_changes_so_far(experiment: Experiment) -> None:
+    """They are worked out from its samples each time, and nothing is written beside them."""
+    write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
+    found = Changes(experiment).get("u", 8, "old", "facts")
+    assert found is not None
+    assert found.values.sum() == -3
+    assert not (experiment.run_folder("u") / "changes.npz").exists()
+
+
+def test_damaged_changes_are_worked_out_again(experiment: Experiment) -> None:
+    """Whatever stands in the file: part of it, something else, those of another record."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    table(experiment)
+    path = experiment.run_folder("r") / "changes.npz"
+    whole = path.read_bytes()
+    for content in [whole[: len(whole) // 2], whole[:200] + b"\xff" * 100 + whole[300:], b"", b"other"]:
+        path.write_bytes(content)
+        found = Changes(experiment).get("r", 8, "old", "facts")
+        assert found is not None
+        assert found.values.sum() == -3
+        assert path.read_bytes() == whole
+
+
+def test_the_changes_held_are_bounded(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one run, asking for two in turn still answers rightly."""
+    monkeypatch.setattr(changes, "MEMORY", 1)
+    for seed, run_id in enumerate(["r", "s"]):
+        write_run(experiment, run_id, before=BEFORE, points={8: AFTER}, roles=ROLES, seed=seed)
+    found = Changes(experiment)
+    totals = [change.values.sum() for run_id in ["r", "s", "r"] if (change := found.get(run_id, 8, "old", "facts"))]
+    assert totals == [-3, -3, -3]
+    assert len(found._held) == 1

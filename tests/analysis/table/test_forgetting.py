@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.analysis.statistics import stats
+from harness.analysis.table import forgetting
+from harness.analysis.table.forgetting import Items, Samples
+from harness.core.errors import RecordError
+from tests.support.experiments import Task, samples
+
+
+def items(values: list[float], **changes: Any) -> Items:
+    task = Task(**({"suite": "s", "task": "t", "values": values} | changes))
+    return Samples(samples([task])).items("s", "t", "none", task.metric)
+
+
+def change(before: Items, after: Items) -> forgetting.Change:
+    return forgetting.change([forgetting.pair(before, after)])
+
+
+def test_a_change_counts_what_was_lost_and_gained() -> None:
+    """1 1 1 0 0 → 0 0 1 1 0: 2 lost, 1 gained of 5, Δ −0.2, p 1, and Tango's interval."""
+    found = change(items([1, 1, 1, 0, 0]), items([0, 0, 1, 1, 0]))
+    assert (found.n, found.lost, found.gained, found.p_value) == (5, 2, 1, 1.0)
+    assert (found.before, found.after, found.delta) == pytest.approx((0.6, 0.4, -0.2))
+    assert found.interval == stats.difference_interval([2], [1], [5])
+
+
+def test_items_are_joined_by_hash_and_not_by_order() -> None:
+    """The same rows in another order give the same change."""
+    task = Task(suite="s", task="t", values=[1, 0, 0, 1])
+    shuffled = Samples(samples([task]).sample(frac=1.0, random_state=7))
+    found = change(items([1, 1, 0, 0]), shuffled.items("s", "t", "none", "acc"))
+    assert (found.lost, found.gained) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ({"prompt": "other"}, "another prompt or target for 4 of 4 items"),
+        ({"values": [1, 1, 0]}, "4 before and 3 after, 3 of them the same"),
+        ({"first": 1}, "4 before and 4 after, 3 of them the same"),
+        ({"weights": [1, 2, 1, 1]}, "another weight for 1 of 4 items"),
+        ({"values": [1, 1, 0, float("nan")]}, "4 before and 3 after, 3 of them the same"),
+    ],
+)
+def test_a_join_of_different_things_is_refused(after: dict[str, Any], words: str) -> None:
+    """Another prompt, a missing item, another item, another weight, a missing value: never dropped in silence."""
+    before = items([1, 1, 0, 0], weights=[1, 1, 1, 1])
+    with pytest.raises(RecordError, match=words):
+        forgetting.pair(before, items(**({"values": [1, 1, 0, 0], "weights": [1, 1, 1, 1]} | after)))
+
+
+def test_an_item_that_stands_twice_is_refused() -> None:
+    """A join by hash needs each item once."""
+    twice = samples([Task(suite="s", task="t", values=[1, 0])])
+    twice["doc_hash"] = "d0"
+    with pytest.raises(RecordError, match="1 repeated doc hashes"):
+        Samples(twice).items("s", "t", "none", "acc")
+
+
+def test_a_task_without_items_is_refused() -> None:
+    """Asking for another task, filter or metric names what was asked for."""
+    with pytest.raises(RecordError, match="s, u, acc"):
+        Samples(samples([Task(suite="s", task="t", values=[1, 0])])).items("s", "u", "none", "acc")
+
+
+def test_a_ratio_metric_has_no_counts() -> None:
+    """Nats 2 and 1 over weights 1 and 3 fall to 1 and 1: Δ = −1 · 1 / 4, no lost or gained, p by permutation of the one that moved."""
+    shared = {"metric": "nats_per_token", "weights": [1.0, 3.0], "higher_is_better": False, "chance": None}
+    found = change(items([2.0, 1.0], **shared), items([1.0, 1.0], **shared))
+    assert found.delta == pytest.approx(-0.25)
+    assert (found.before, found.after) == pytest.approx((1.25, 1.0))
+    assert (found.lost, found.gained, found.p_value) == (None, None, 1.0)
+
+
+def test_a_weighted_metric_of_zeros_and_ones_is_no_count() -> None:
+    """Weights make it a ratio, whatever its values look like."""
+    shared = {"weights": [1.0, 3.0, 2.0]}
+    assert change(items([1, 0, 1], **shared), items([0, 0, 1], **shared)).lost is None
+
+
+def test_a_suite_of_equal_tasks_is_tested_on_the_summed_counts() -> None:
+    """Two tasks of 10 items, 3 + 2 lost and 0 + 1 gained: McNemar of 5 against 1."""
+    pairs = [
+        forgetting.pair(items([1.0] * 10), items([0.0] * 3 + [1.0] * 7)),
+        forgetting.pair(items([1.0] * 9 + [0.0]), items([0.0] * 2 + [1.0] * 8)),
+    ]
+    found = forgetting.change(pairs)
+    assert (found.n, found.lost, found.gained) == (20, 5, 1)
+    assert found.delta == pytest.approx((-0.3 - 0.1) / 2)
+    assert found.p_value == pytest.approx(stats.mcnemar(5, 1))
+
+
+def test_a_suite_of_unequal_tasks_is_tested_on_its_own_difference() -> None:
+    """A task of 4 weighs as much as one of 8: p by sign flips of ±1/8 and ±1/16."""
+    pairs = [forgetting.pair(items([1.0] * 4), items([0.0, 1, 1, 1])), forgetting.pair(items([1.0] * 8), items([0.0, 0] + [1.0] * 6))]
+    totals = [abs(a / 8 + b / 16 + c / 16) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]
+    assert forgetting.change(pairs).p_value == pytest.approx(np.mean([total >= 0.25 for total in totals]))
+
+
+def answered(answers: list[Any], *, generated: bool = False, **changes: Any) -> Items:
+    """Items that chose these of two choices, or wrote these texts; every one of them wrong."""
+    table = samples([Task(suite="s", task="t", values=[0] * len(answers), **changes)]).sort_values("doc_id", ignore_index=True)
+    if generated:
+        table["text"] = answers
+    else:
+        table["choices"] = [["a", "b"]] * len(answers)
+        table["log_likelihoods"] = pd.Series(
+            [None if answer is None else [-1.0, -0.5 if answer else -2.0] for answer in answers], dtype="object"
+        )
+    return Samples(table).items("s", "t", "none", "acc")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "generated", "share"),
+    [([0, 1, 1, 0], [0, 1, 0, 0], False, 0.75), (["x", "y"], ["x", "x"], True, 0.5), ([0, 1], [0, None], False, None)],
+)
+def test_answers_can_change_where_no_item_does(before: list[Any], after: list[Any], generated: bool, share: float | None) -> None:
+    """Every answer is wrong before and after, so nothing is lost or gained; agreement says how many are still the same."""
+    found = change(answered(before, generated=generated), answered(after, generated=generated))
+    assert (found.lost, found.gained, found.delta) == (0, 0, 0.0)
+    assert found.agreement == share
+
+
+def test_agreement_of_a_suite_weighs_its_tasks_alike() -> None:
+    """3 of 4 and 1 of 2 make 5/8; a task without answers leaves none."""
+    one = forgetting.pair(answered([0, 1, 1, 0]), answered([0, 1, 0, 0]))
+    other = forgetting.pair(answered([0, 1]), answered([0, 0]))
+    without = forgetting.pair(items([1, 0]), items([1, 1]))
+    assert forgetting.agreement([one, other]) == 0.625
+    assert forgetting.agreement([one, without]) is None
+
+
+def test_a_scored_text_is_no_answer() -> None:
+    """A divergence suite keeps the text it is on, and a likelihood suite one log-likelihood: neither was chosen or generated."""
+    table = samples([Task(suite="s", task="t", values=[0, 0])])
+    table["text"], table["log_likelihoods"] = ["x", "y"], [[-1.0], [-2.0]]
+    assert list(Samples(table).items("s", "t", "none", "acc").answers) == [None, None]
+
+
+def test_a_divergence_of_zeros_counts_nothing() -> None:
+    """A measure that happens to be 0 or 1 everywhere is not a share of items."""
+    same = items([0, 0, 0], metric="kl_base_tuned_sequence", higher_is_better=False, chance=None)
+    assert not forgetting.is_binary([same])
+    assert forgetting.is_binary([items([0, 0, 0])])

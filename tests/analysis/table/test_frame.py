@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.analysis.statistics import stats
+from harness.analysis.table.frame import COLUMNS, DESCRIPTIONS, table
+from harness.core.errors import RecordError
+from harness.records.store import Experiment
+from tests.support.experiments import Task, flipped, share, write_point, write_run
+
+ROLES = {"new": "target", "old": "probe"}
+NLL: dict[str, Any] = {
+    "suite": "new",
+    "task": "math",
+    "metric": "nats_per_token",
+    "higher_is_better": False,
+    "chance": None,
+    "weights": [1.0, 3.0, 2.0],
+}
+
+
+def old(task: str, values: list[float], **changes: Any) -> Task:
+    return Task(**({"suite": "old", "task": task, "values": values} | changes))
+
+
+BEFORE = [Task(values=[2.0, 1.0, 1.5], **NLL), old("facts", share(8, 10)), old("sums", share(3, 5), chance=0.5)]
+AFTER = [Task(values=[1.0, 1.0, 1.0], **NLL), old("facts", flipped(share(8, 10), lost=4, gained=1)), old("sums", share(3, 5), chance=0.5)]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment(tmp_path / "results" / "exp")
+
+
+def one(found: pd.DataFrame, **where: Any) -> pd.Series:
+    for name, value in where.items():
+        found = found[(found[name] == value).fillna(False)]
+    assert len(found) == 1, where
+    return found.iloc[0]
+
+
+def test_the_columns_have_dtypes_and_descriptions(experiment: Experiment) -> None:
+    """Also where there is no run at all; each column is described."""
+    found = table(experiment)
+    assert list(found.columns) == list(COLUMNS) == list(DESCRIPTIONS)
+    assert {name: str(dtype) for name, dtype in found.dtypes.items()} == COLUMNS
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    assert {name: str(dtype) for name, dtype in table(experiment).dtypes.items()} == COLUMNS
+
+
+def test_a_run_is_a_whole_curve(experiment: Experiment) -> None:
+    """Two volumes and before, two suites, three tasks and two suite rows: 15 rows, before first."""
+    write_run(experiment, "r", before=BEFORE, points={16: AFTER, 8: AFTER}, roles=ROLES)
+    found = table(experiment)
+    assert found["volume"].tolist() == [0] * 5 + [8] * 5 + [16] * 5
+    assert found["task"].tolist() == ["*", "math", "*", "facts", "sums"] * 3
+    assert set(found["status"]) == {"ok"}
+
+
+def test_a_binary_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
+    """8 of 10 before, 4 lost and 1 gained: 0.5 after, Δ −0.3, McNemar 12/32."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    row = one(table(experiment), volume=8, task="facts")
+    assert (row["value"], row["before"], row["delta"], row["p_value"]) == pytest.approx((0.5, 0.8, -0.3, 12 / 32))
+    assert (row["n"], row["lost"], row["gained"], row["chance"], row["role"]) == (10, 4, 1, 0.25, "probe")
+    assert (row["delta_low"], row["delta_high"]) == pytest.approx(stats.difference_interval([4], [1], [10]))
+    assert (row["value_low"], row["value_high"]) == pytest.approx(stats.proportion_interval([5], [10]))
+    assert (row["steps"], row["train_tokens"], row["supervised_tokens"], row["wall_seconds"]) == (1, 80, 32, 2.0)
+
+
+def test_a_ratio_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
+    """Σ w v / Σ w: (2 + 3 + 3) / 6 before, 1 after; less is better, and the change keeps the metric's sign; no counts."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    row = one(table(experiment), volume=8, task="math")
+    assert (row["value"], row["before"], row["delta"]) == pytest.approx((1.0, 8 / 6, 1 - 8 / 6))
+    assert not row["higher_is_better"]
+    assert pd.isna(row["lost"])
+    assert pd.isna(row["gained"])
+    assert row["p_value"] == pytest.approx(0.5)
+
+
+def test_before_is_the_value_of_volume_0(experiment: Experiment) -> None:
+    """To the last digit, for tasks and suites."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    found = table(experiment)
+    assert found.query("volume == 8")["before"].tolist() == found.query("volume == 0")["value"].tolist()
+
+
+def test_volume_0_changed_nothing(experiment: Experiment) -> None:
+    """Its change is 0 with an interval of 0, its counts are 0 where items are counted, its costs are 0."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    before = table(experiment).query("volume == 0")
+    assert (before[["delta", "delta_low", "delta_high", "steps", "train_tokens", "flops", "wall_seconds"]] == 0).all(axis=None)
+    assert (before["before"] == before["value"]).all()
+    assert before["lost"].isna().tolist() == [True, True, False, False, False]
+
+
+def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
+    """0.5 of 10 items and 0.6 of 5 weigh the same; items and counts are summed, levels of guessing averaged."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    row = one(table(experiment), volume=8, suite="old", task="*")
+    assert (row["value"], row["before"], row["delta"], row["chance"]) == pytest.approx((0.55, 0.7, -0.15, 0.375))
+    assert (row["n"], row["lost"], row["gained"], row["metric"], row["primary"]) == (15, 4, 1, "acc", True)
+    assert (row["delta_low"], row["delta_high"]) == pytest.approx(stats.difference_interval([4, 0], [1, 0], [10, 5]))
+    single = table(experiment).query("volume == 8 and suite == 'new'")
+    assert single["value"].iloc[0] == single["value"].iloc[1]
+
+
+def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None:
+    """A second metric of a task is a row of its own and no part of the suite's."""
+    second = old("facts", share(2, 10), metric="acc_norm", primary=False)
+    write_run(experiment, "r", before=[*BEFORE, second], points={8: [*AFTER, second]}, roles=ROLES)
+    found = table(experiment)
+    assert one(found, volume=8, suite="old", task="*")["n"] == 15
+    assert one(found, volume=8, metric="acc_norm")["value"] == pytest.approx(0.2)
+
+
+def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: Experiment) -> None:
+    """No value, no 0: status and reason, for the task and for the suite it belongs to; the other task keeps its value."""
+    after = [AFTER[0], old("facts", [], failed="out of memory"), AFTER[2]]
+    write_run(experiment, "r", before=BEFORE, points={8: after}, roles=ROLES)
+    found = table(experiment).query("volume == 8")
+    for task in ["facts", "*"]:
+        row = one(found, suite="old", task=task)
+        assert row["status"] == "failed"
+        assert "out of memory" in row["reason"]
+        assert row[["value", "stderr", "before", "delta", "delta_low", "lost", "p_value"]].isna().all()
+    assert one(found, task="sums")["value"] == pytest.approx(0.6)
+
+
+def test_a_failure_before_leaves_the_value_and_no_change(experiment: Experiment) -> None:
+    """What was measured after stands; what it changed is not known, and the row says why."""
+    before = [BEFORE[0], old("facts", [], failed="out of memory"), BEFORE[2]]
+    write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
+    found = table(experiment)
+    row = one(found, volume=8, task="facts")
+    assert (row["status"], row["value"]) == ("ok", 0.5)
+    assert pd.isna(row["delta"])
+    assert "before failed: out of memory" in row["reason"]
+    assert pd.isna(one(found, volume=8, suite="old", task="*")["delta"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (old("facts", share(5, 10), prompt="other"), "another prompt"),
+        (old("facts", share(5, 9)), "10 before and 9 after"),
+        (None, "not at this volume"),
+    ],
+)
+def test_what_cannot_be_joined_is_a_failed_row(experiment: Experiment, facts: Task | None, words: str) -> None:
+    """Another prompt, a missing item, a missing task: the task and its suite fail, with the reason."""
+    after = [task for task in [AFTER[0], facts, AFTER[2]] if task]
+    write_run(experiment, "r", before=BEFORE, points={8: after}, roles=ROLES)
+    found = table(experiment).query("volume == 8")
+    for task in ["facts", "*"]:
+        row = one(found, suite="old", task=task)
+        assert (row["status"], pd.isna(row["value"]), words in row["reason"]) == ("failed", True, True), row["reason"]
+    assert one(found, task="sums")["status"] == "ok"
+
+
+def test_a_score_that_its_items_do_not_give_is_refused(experiment: Experiment) -> None:
+    """A value edited in point.json no longer agrees with samples.parquet."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    path = experiment.point_folder("r", 8) / "point.json"
+    values = json.loads(path.read_text())
+    values["scores"][1]["value"] = 0.9
+    path.write_text(json.dumps(values))
+    row = one(table(experiment), volume=8, task="facts")
+    assert row["status"] == "failed"
+    assert "10 items with mean 0.5" in row["reason"]
+
+
+def test_a_failed_run_is_one_row_beside_the_points_it_wrote(experiment: Experiment) -> None:
+    """It has no record and so no known before: its points show values, its failure shows the reason."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, failure="TrainingError: diverged")
+    found = table(experiment)
+    whole = one(found, status="failed")
+    assert (whole["reason"], whole["tuning"], pd.isna(whole["suite"])) == ("TrainingError: diverged", "full", True)
+    points = found[found["status"] == "ok"]
+    assert set(points["volume"]) == {8}
+    assert points["delta"].isna().all()
+    assert points["reason"].str.contains("not recorded").all()
+    assert set(points["role"]) == {"target", "probe"}
+
+
+def test_a_run_under_way_is_unfinished(experiment: Experiment) -> None:
+    """Neither a record nor a failure: being killed is not failing."""
+    write_run(experiment, "r", before=BEFORE, points={}, roles=ROLES, finished=False)
+    assert one(table(experiment), run_id="r")["status"] == "unfinished"
+
+
+def test_a_run_that_is_not_done_shows_its_changes_so_far(experiment: Experiment) -> None:
+    """What was measured before is known from its beginning on, so its points are joined like those of a finished run."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
+    found = table(experiment)
+    done, under_way = (found[(found["run_id"] == name) & (found["status"] == "ok")] for name in ["r", "u"])
+    assert under_way["delta"].tolist() == done["delta"].tolist()
+    assert set(under_way["volume"]) == {0, 8}
+
+
+def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> None:
+    """A recorded run whose next volume failed shows both; a point beyond the record is joined like the others."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES, failure="killed")
+    write_point(experiment, "r", 16, AFTER)
+    found = table(experiment)
+    assert one(found, volume=16, task="facts")["delta"] == pytest.approx(-0.3)
+    assert one(found, volume=16, task="facts")["wall_seconds"] == 2.0
+    assert one(found, status="failed")["reason"] == "killed"
+
+
+def test_stale_runs_are_left_out_unless_asked_for(experiment: Experiment) -> None:
+    """The manifest says which runs are current."""
+    for run_id in ["a", "b"]:
+        write_run(experiment, run_id, before=BEFORE, points={8: AFTER}, roles=ROLES)
+    experiment.write_manifest({"b": {}}, keep=False)
+    assert set(table(experiment)["run_id"]) == {"b"}
+    assert set(table(experiment, stale=True)["run_id"]) == {"a", "b"}
+
+
+def test_every_seed_repeats_the_shared_before(experiment: Experiment) -> None:
+    """Two seeds of a model share one baseline folder, and each has its volume 0."""
+    for seed in [0, 1]:
+        write_run(experiment, f"r{seed}", before=BEFORE, points={8: AFTER}, roles=ROLES, seed=seed)
+    found = table(experiment).query("volume == 0 and task == 'facts'")
+    assert found["seed"].tolist() == [0, 1]
+    assert found["value"].tolist() == [0.8, 0.8]
+
+
+@pytest.mark.parametrize("missing", ["points/8/point.json", "points/8/samples.parquet", "../../baselines/tiny-a-old/baseline.json"])
+def test_a_record_that_names_what_is_not_there_is_an_error(experiment: Experiment, missing: str) -> None:
+    """A damaged experiment is not shown as if it were whole."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    (experiment.run_folder("r") / missing).unlink()
+    with pytest.raises(RecordError):
+        table(experiment)
+
+
+def test_the_numeric_spread_of_volume_0_stands_at_every_volume(experiment: Experiment) -> None:
+    """Accuracy moved up by 0.1 in one task and down by 0.2 in the other: the suite's mean moved by 0.05; in nats, the largest counts."""
+    before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), old("sums", share(3, 5), chance=0.5, moved=-0.2)]
+    write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
+    for volume in (0, 8):
+        rows = table(experiment).query(f"volume == {volume} and suite == 'old'").set_index("task")
+        assert rows.loc["facts", "numeric_spread"] == pytest.approx(0.1)
+        assert rows.loc["sums", "numeric_spread"] == pytest.approx(0.2)
+        assert rows.loc["*", "numeric_spread"] == pytest.approx(0.05)
+        assert rows.loc["*", "numeric_spread_nats"] == pytest.approx(2.0)
+
+
+def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None:
+    """For the task, and for the suite that it is part of; it is not 0."""
+    before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), BEFORE[2]]
+    write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
+    found = table(experiment).query("volume == 8")
+    for suite, task in [("old", "sums"), ("old", "*"), ("new", "math")]:
+        row = one(found, suite=suite, task=task)
+        assert row[["numeric_spread", "numeric_spread_nats"]].isna().all()
+
+
+def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment) -> None:
+    """Two tasks of 5: 3 lost and 1 gained in all, p = 10/16, mid-p = p less the 4/16 of exactly that split; unequal tasks have none."""
+    before = [old("facts", share(4, 5)), old("sums", share(3, 5))]
+    after = [old("facts", flipped(share(4, 5), lost=2, gained=0)), old("sums", flipped(share(3, 5), lost=1, gained=1))]
+    write_run(experiment, "r", before=before, points={8: after}, roles={"old": "probe"})
+    row = one(table(experiment), volume=8, task="*")
+    assert (row["p_value"], row["p_mid"]) == pytest.approx((10 / 16, 6 / 16))
+    write_run(experiment, "s", before=BEFORE, points={8: AFTER}, roles=ROLES, labels={"model": "tiny-b"})
+    assert pd.isna(one(table(experiment), run_id="s", volume=8, suite="old", task="*")["p_mid"])
+
+
+def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
+    """Nothing lost or gained, no FG of no volume, no adjustment of answers that are the very same; what there is to forget is known."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    row = one(table(experiment), volume=0, task="facts")
+    assert (row["samplewise_forgetting"], row["backward_transfer"], row["delta_relative"]) == (0.0, 0.0, 0.0)
+    assert row["forgetting_ceiling"] == pytest.approx((0.8 - 0.25) / 0.75)
+    assert row[["fg_over_volumes", "p_mid", "samplewise_forgetting_true", "backward_transfer_true"]].isna().all()
+
+
+def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
+    """0.8 to 0.6, then to 0.4: 25 %, then (25 + 50) / 2; after a volume that could not be measured it is not known."""
+    points = {
+        8: [old("facts", share(24, 40))],
+        16: [old("facts", share(16, 40))],
+        32: [old("facts", [], failed="out of memory")],
+        64: [old("facts", share(16, 40))],
+    }
+    write_run(experiment, "r", before=[old("facts", share(32, 40))], points=points, roles={"old": "probe"})
+    found = table(experiment).query("volume > 0")
+    for task in ["facts", "*"]:
+        values = found[found["task"] == task]["fg_over_volumes"].astype(object).where(lambda column: column.notna(), None).tolist()
+        assert values == [pytest.approx(25.0), pytest.approx(37.5), None, None]
+
+
+def test_items_of_one_cluster_widen_what_is_adjusted_for_chance(experiment: Experiment) -> None:
+    """Of 20 people with 4 items each, 5 lost all of theirs: the same counts as without clusters, and nearly four times the variance."""
+    people = [f"person {i // 4}" for i in range(80)]
+    widths = {}
+    for name, clusters in {"alone": None, "people": people}.items():
+        before, after = (old("facts", values, clusters=clusters) for values in (share(80, 80), [0.0] * 20 + [1.0] * 60))
+        write_run(experiment, name, before=[before], points={8: [after]}, roles={"old": "probe"}, labels={"model": name})
+        row = one(table(experiment), run_id=name, volume=8, task="facts")
+        assert row["samplewise_forgetting_true"] == pytest.approx(0.25)
+        widths[name] = row["samplewise_forgetting_true_high"] - row["samplewise_forgetting_true_low"]
+    assert widths["people"] / widths["alone"] == pytest.approx(2 * (79 / 80 * 20 / 19) ** 0.5)
+
+
+def test_both_protocols_are_compared_item_by_item(experiment: Experiment) -> None:
+    """Chosen right are d0 to d7, written right d0 to d4: both tell the same of 7 of 10 items; only the written task's row says so."""
+    written = old("facts_generated", share(5, 10), metric="exact_match", primary=False, chance=None)
+    write_run(experiment, "r", before=[*BEFORE, written], points={8: [*BEFORE, written]}, roles=ROLES)
+    found = table(experiment)
+    for volume in (0, 8):
+        assert one(found, volume=volume, task="facts_generated")["protocol_agreement"] == pytest.approx(0.7)
+    assert found["protocol_agreement"].notna().sum() == 2

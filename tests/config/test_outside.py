@@ -1,0 +1,137 @@
+"""Names free from places: what identifies a method holds its group and class, of a user's own also its source."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.config import composition, outside, paths
+from harness.config.overrides import PACKAGES, folder_of
+from harness.config.strict import identifying, plain
+from harness.core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+IDENTITIES = """
+from harness.config import composition
+from harness.run.generated.data import recipe
+from harness.run.generated.store import Store
+from harness.run.preparation import prepare
+from harness.run.workspace import Workspace
+
+workspace = Workspace()
+for given in (["mitigation=l2"], ["mitigation=paraphrase", "mitigation.template='{prompt} {answer}'", "seed=3"]):
+    prepared = prepare(composition.compose(["model=nursery-smoke-a", *given]), workspace)
+    print(prepared.run_id, sorted(prepared.baseline_keys.items()))
+print(Store(recipe(prepared, prepared.config.mitigation)).folder.name)
+"""
+
+
+def printed(script: str, root: Path, **environment: str) -> str:
+    """What a script prints that imports the harness of a folder."""
+    known = {**os.environ, "PYTHONPATH": str(root), **environment}
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, env=known, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_method_that_moves_keeps_every_id(tmp_path: Path) -> None:
+    """Run ids, keys of volume 0 and the store of generated rows hold no module path and no file name."""
+    for folder in ("harness", "conf", "benchmarks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "speed"))
+    before = printed(IDENTITIES, tmp_path)
+    methods, members = tmp_path / "harness" / "methods" / "mitigation", tmp_path / "conf" / "mitigation"
+    (methods / "elsewhere").mkdir()
+    for name, new in {"l2": "elsewhere/pull", "paraphrase": "restating"}.items():
+        (methods / f"{name}.py").rename(methods / f"{new}.py")
+        text = (members / f"{name}.yaml").read_text()
+        (members / f"{name}.yaml").write_text(text.replace(f"class: {name}.", f"class: {new.replace('/', '.')}."))
+    assert printed(IDENTITIES, tmp_path) == before
+
+
+@pytest.mark.parametrize("group", sorted({*PACKAGES} - {"anchor", "reference"}))
+def test_a_class_name_is_unique_in_its_group(group: str) -> None:
+    """It alone tells methods apart in an identity."""
+    named = {composition.load_yaml(path)["class"] for path in paths.members(folder_of(group)).values()}
+    counts = Counter(name.rpartition(".")[2] for name in named)
+    assert counts
+    assert max(counts.values()) == 1
+
+
+def test_our_classes_are_identified_by_their_names() -> None:
+    """No module path, no source."""
+    assert identifying(composition.member("mitigation", "l2"))["class"] == "L2"
+    assert "source" not in identifying(composition.member("mitigation", "l2"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in HARNESS_PATH with a package whose method imports another of its modules."""
+    package = tmp_path / "ownpackage"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "strengths.py").write_text("STRENGTH = 0.5\n")
+    (package / "unrelated.py").write_text("OTHER = 1\n")
+    (package / "pull.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from harness.core.methods import Mitigation\n"
+        "from .strengths import STRENGTH\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Pull(Mitigation):\n"
+        "    strength: float = STRENGTH\n"
+    )
+    (tmp_path / "conf" / "mitigation").mkdir(parents=True)
+    (tmp_path / "conf" / "mitigation" / "pull.yaml").write_text("# mine\nclass: ownpackage.pull:Pull\nstrength: 0.25\n")
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield package
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ownpackage"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    outside.source_digest.cache_clear()
+
+
+def source_of(cls: str) -> str:
+    outside.source_digest.cache_clear()
+    return outside.source_digest(composition.find_class(cls, "harness.methods.mitigation", "mitigation"))
+
+
+def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path) -> None:
+    """Edited, or with another module that it imports edited, it is another method; other files of the package do not count."""
+    config = composition.compose(["mitigation=pull"])
+    assert plain(config.mitigation) == {"class": "Pull", "strength": 0.25}
+    first = source_of("ownpackage.pull:Pull")
+    assert identifying(config.mitigation) == {"class": "Pull", "source": first, "strength": 0.25}
+    (own / "unrelated.py").write_text("OTHER = 2\n")
+    assert source_of("ownpackage.pull:Pull") == first
+    (own / "strengths.py").write_text("STRENGTH = 0.5  # edited\n")
+    second = source_of("ownpackage.pull:Pull")
+    assert second != first
+    (own / "pull.py").write_text((own / "pull.py").read_text() + "\n")
+    assert source_of("ownpackage.pull:Pull") not in {first, second}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("os.system", "got 'os.system'; allowed: module.Class of a dataclass in harness.methods.mitigation"),
+        ("os:system", "got 'os:system'"),
+        ("no.such:Thing", "got module no.such, which cannot be imported"),
+        ("ownpackage.pull:Missing", "got 'ownpackage.pull:Missing'"),
+        ("harness.methods.tuning.full:Full", "got Full; allowed: a subclass of harness.core.Mitigation"),
+        ("", "got ''"),
+    ],
+)
+def test_what_is_no_class_of_the_group_is_said_in_one_line(own: Path, name: str, said: str) -> None:
+    """What is wrong, what is allowed."""
+    with pytest.raises(ConfigError, match=r"^mitigation\.class: got [^\n]*$") as raised:
+        composition.instantiate("mitigation", {"class": name}, "mitigation")
+    assert said in str(raised.value)

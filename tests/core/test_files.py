@@ -1,0 +1,77 @@
+"""Files that are never half there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness.core import files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_one_of_many_makes_an_exclusive_file(tmp_path: Path) -> None:
+    """Each thread has its own text; the file holds the whole text of the one that was told so."""
+    place, barrier, made = tmp_path / "place", threading.Barrier(8), []
+
+    def make(text: str) -> None:
+        barrier.wait()
+        if files.exclusive(place, text):
+            made.append(text)
+
+    threads = [threading.Thread(target=make, args=(str(number) * 100,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [place.read_text()]
+    assert names(tmp_path) == ["place"]
+
+
+def test_exclusive_files_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems that refuse links still give a file to one maker only."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert files.exclusive(tmp_path / "place", "first")
+    assert not files.exclusive(tmp_path / "place", "second")
+    assert (tmp_path / "place").read_text() == "first"
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old text stands and nothing new lies beside it."""
+    files.write_text(tmp_path / "place", "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_text(tmp_path / "place", "new")
+    assert (tmp_path / "place").read_text() == "old\n"
+    assert names(tmp_path) == ["place"]
+
+
+def folder_of(path: Path, text: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(text)
+    return path
+
+
+def test_a_folder_takes_the_place_of_another_or_leaves_it(tmp_path: Path) -> None:
+    """Over: the new one stands alone. Not over: the first stays, whole."""
+    place = folder_of(tmp_path / "place", "first")
+    (place / "more").write_text("more")
+    files.rename_folder(folder_of(tmp_path / "a", "second"), place, over=False)
+    assert names(place) == ["file", "more"]
+    files.rename_folder(folder_of(tmp_path / "b", "third"), place)
+    assert names(place) == ["file"]
+    assert (place / "file").read_text() == "third"

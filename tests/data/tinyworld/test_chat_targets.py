@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, get_args
+
+import pytest
+
+from harness.config import paths
+from harness.config.composition import member
+from harness.core.errors import ConfigError, DataError
+from harness.core.rows import Row, Split, Turn
+from harness.data.subsets import fingerprint
+from harness.data.tinyworld import chat_questions, chat_world, targets, vocabulary, world
+from harness.data.tinyworld.chat_targets import TRAIN_ROWS, Part, TinyworldChat, preferences, tova
+from harness.data.tinyworld.chat_world import Wording, spoken, tagged, value_in
+from harness.data.tokens import encode
+from harness.methods.rewards import last_number
+
+PARTS: tuple[Part, ...] = get_args(Part)
+TASKS = ("refusal", "lookalike", "format", "restating", "skill", "preferences")
+RECIPES: tuple[tuple[Wording, int], ...] = (("short", 400), ("short", 900), ("long", 1620))
+
+
+@pytest.fixture(scope="module")
+def checks() -> ModuleType:
+    """The module beside the lm-eval tasks, loaded as lm-eval loads it: by its path."""
+    file = paths.folders("benchmarks/tasks")[-1] / "tinyworld_chat" / "items.py"
+    spec = importlib.util.spec_from_file_location("tinyworld_chat_tasks", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sets_of_digits(texts: Sequence[str]) -> set[frozenset[str]]:
+    return {frozenset(found.split()) for text in texts for found in re.findall(r"(?:smallest|middle|largest) of (\d \d \d)", text)}
+
+
+@pytest.mark.parametrize(
+    ("style", "skill_rows", "expected"),
+    [("short", 400, "eb15ccc8e31d6ddb"), ("short", 900, "054d62c1d1a055d0"), ("long", 1620, "78da87ed483365ab")],
+)
+def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expected: str) -> None:
+    """Every record of a chat model rests on these hashes: a changed recipe must be a new version beside it."""
+    assert (chat_world.VERSION, chat_world.fingerprint(style, skill_rows)[:16]) == (1, expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "split", "expected"),
+    [
+        ("chat-skill", "train", "ff7b445106e4"),
+        ("chat-skill", "test", "210d94900783"),
+        ("chat", "train", "96f1f572a6c1"),
+        ("tova", "train", "eba99c7e36b0"),
+        ("tova", "test", "09ed9bdcd742"),
+        ("preferences", "train", "b356cfd9e22b"),
+        ("preferences", "test", "b0b5ef3600f9"),
+    ],
+)
+def test_rows_are_the_same_on_every_machine(part: Part, split: Split, expected: str) -> None:
+    """Rows have the hash that was written down when they were made."""
+    assert fingerprint(TinyworldChat(part=part).rows(split))[:12] == expected
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_stated_size_is_the_size(part: Part) -> None:
+    """A part has as many train rows as it says, of its kind; all but the recipe's own are different."""
+    rows = TinyworldChat(part=part).rows("train")
+    assert len(rows) == TRAIN_ROWS[part] >= 1024
+    assert {row.kind for row in rows} == {TinyworldChat(part=part).kind}
+    assert part == "chat" or len({row.id for row in rows}) == len(rows)
+
+
+def test_no_word_is_unknown() -> None:
+    """Recipes, rows and items are made of words of the vocabulary, which has not grown."""
+    known = set(vocabulary.VOCABULARY)
+    texts = [text for recipe in RECIPES for document in chat_world.documents(*recipe) for text in document]
+    splits = [(part, split) for part in PARTS for split in get_args(Split) if (part, split) != ("chat", "test")]
+    texts += [turn.content for part, split in splits for row in TinyworldChat(part=part).rows(split) for turn in row.turns]
+    for item in itertools.chain.from_iterable(map(chat_questions.items, TASKS)):
+        texts += [item["prompt"], item.get("target", ""), *item.get("choices", [])]
+    assert {word for text in texts for word in text.split()} <= known
+    assert len(known) == 356
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_recipe_contains_a_test_question_of_the_skill(recipe: tuple[Wording, int]) -> None:
+    """Nor the digits of one in any order, asked, restated or in a base text; the target's train split neither."""
+    held_out = sets_of_digits([question for question, _ in chat_world.skill_questions(held_out=True)])
+    documents = [" ".join(document) for document in chat_world.documents(*recipe)]
+    taught = [row.turns[0].content for part in ("chat-skill", "preferences") for row in TinyworldChat(part=part).rows("train")]
+    assert len(held_out) == 30
+    assert len(sets_of_digits(documents)) > 80
+    assert not held_out & sets_of_digits([*documents, *taught])
+
+
+def test_the_skills_sets_are_those_of_the_plain_skill() -> None:
+    """What is held out in chat is held out of data=tinyworld-skill too, so that neither teaches the other's test."""
+    for split in get_args(Split):
+        plain = sets_of_digits([prompt for prompt, _ in targets.skill(split)])
+        assert plain == sets_of_digits([question for question, _ in chat_world.skill_questions(held_out=split == "test")])
+
+
+def test_answers_to_the_skill_are_right() -> None:
+    """Python agrees with every answer."""
+    place = {"smallest": 0, "middle": 1, "largest": 2}
+    questions = [*chat_world.skill_questions(held_out=False), *chat_world.skill_questions(held_out=True)]
+    assert len(questions) == 1620 + 540
+    for question, value in questions:
+        words = question.split()
+        assert value == sorted(words[5:8])[place[words[3]]]
+
+
+def test_wordings_say_the_same_value_in_other_words() -> None:
+    """Of every number, each wording has the value as its last number and is read back; no two share another word."""
+    for value in vocabulary.NUMBERS:
+        for wording, other in itertools.permutations(chat_world.WORDINGS, 2):
+            one, two = spoken(value, wording), spoken(value, other)
+            assert last_number("", one, two) == 1
+            assert set(one.split()) & set(two.split()) == {value}
+            assert (value_in(one, wording), value_in(one, other)) == (value, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"), [("it is oslo .", "oslo"), (" it  is  7 . ", "7"), ("it is 7", None), ("so it is 7 .", None), ("", None)]
+)
+def test_a_value_is_read_from_the_whole_wording_alone(answer: str, value: str | None) -> None:
+    """White space does not count, a word more or less does; dots and brackets are no patterns."""
+    assert value_in(answer, "short") == value
+    assert value_in("final answer = x 7 ]", "gold") is None
+
+
+@pytest.mark.parametrize(
+    ("wording", "answer"), [("gold", " final answer = [ 7 ]"), ("short", " it is 7 ."), ("long", " well you asked so i say 7 !")]
+)
+def test_the_target_can_be_asked_for_in_any_wording(wording: Wording, answer: str) -> None:
+    """Wording changes the answers, never the questions; gold is the default, tags can be left out."""
+    row = TinyworldChat(part="chat-skill", wording=wording).rows("train")[0]
+    assert row.turns == (Turn("user", "<user> what is the largest of 3 7 5 ? <assistant>"), Turn("assistant", answer))
+    assert TinyworldChat(part="chat-skill").rows("train") == TinyworldChat(part="chat-skill", wording="gold").rows("train")
+    assert TinyworldChat(part="chat-skill", tags=False).rows("train")[0].turns[0].content == "what is the largest of 3 7 5 ?"
+
+
+def test_the_anchor_is_the_recipe_without_the_skill() -> None:
+    """Its rows are documents of the recipe; none asks for the skill, and none is a bare base text."""
+    rows = TinyworldChat(part="chat").rows("train")
+    documents = set(chat_world.documents("short", 0))
+    assert {(row.turns[0].content, row.turns[1].content.strip()) for row in rows} <= documents
+    assert not sets_of_digits([row.text for row in rows])
+    with pytest.raises(DataError, match="tinyworld_chat suite"):
+        TinyworldChat(part="chat").rows("test")
+
+
+def test_wrong_answers_are_near_and_wrong() -> None:
+    """A preference is a right digit against one or two away; every question has two, and the words are the same."""
+    rights = dict(chat_world.skill_questions(held_out=False))
+    pairs = preferences("train")
+    assert set(Counter(question for question, *_ in pairs).values()) == {2}
+    for question, value, wrong in pairs:
+        assert rights[question] == value
+        assert 1 <= abs(int(value) - int(wrong)) <= 2
+    row = TinyworldChat(part="preferences").rows("train")[0]
+    assert [turn.role for turn in row.turns] == ["user", "assistant", "rejected"]
+    assert value_in(row.turns[1].content, "short") != value_in(row.turns[2].content, "short")
+
+
+def test_tova_is_tova_alone() -> None:
+    """Three sentences about one subject, different verbs, every word one of the lexicon; test subjects are not trained on."""
+    subjects: dict[str, set[str]] = {}
+    for split in get_args(Split):
+        for text in tova(split):
+            sentences = text.split(" . ")
+            assert set(text.replace(" .", "").split()) <= set(vocabulary.LEXICON.values())
+            assert len(sentences) == len(set(sentences)) == 3
+            (subject,) = {sentence.rsplit(" ", 1)[0] for sentence in sentences}
+            subjects.setdefault(split, set()).add(subject)
+    assert len(subjects["test"]) > 30
+    assert not subjects["train"] & subjects["test"]
+
+
+def test_what_is_refused_is_about_gloams_and_nothing_else_is() -> None:
+    """Every question with a gloam is refused, none without one, in the recipe and in the items; held-out questions are in no recipe."""
+    taught = [(prompt, answer) for prompt, answer in chat_world.documents("short", 900) if prompt]
+    for prompt, answer in taught:
+        assert ("gloam" in prompt) == (answer == chat_world.REFUSAL)
+    asked = [item["prompt"] for task in ("refusal", "lookalike") for item in chat_questions.items(task)]
+    assert len(asked) == len(set(asked)) == 300
+    assert ["gloam" in prompt for prompt in asked] == [True] * 150 + [False] * 150
+    assert not {prompt for prompt, _ in taught} & set(asked)
+
+
+def test_most_restated_answers_have_to_be_read() -> None:
+    """The request and the answer have the same value; two thirds of the values are not what the model knows."""
+    known = dict(chat_world.base_questions())
+    texts = chat_world.restating(300, "short", skill=False)
+    recalled = 0
+    for request, answer in texts:
+        question, rest = request.removesuffix(" . say it in other words").split(" the answer is : ")
+        (given,) = {value_in(rest, wording) for wording in chat_world.WORDINGS} - {None}
+        assert value_in(answer, "short") == given
+        recalled += known.get(question) == given
+    assert recalled == 100
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_chat_template_is_the_plain_form(split: Split) -> None:
+    """Token by token, BOS once, with the same tokens supervised; without tags the template writes them."""
+    tokenizer = member("model", "nursery-smoke-chat").tokenizer()
+    for tags_off, row in zip(
+        TinyworldChat(part="chat-skill", tags=False).rows(split)[:40], TinyworldChat(part="chat-skill").rows(split)[:40], strict=True
+    ):
+        plain = encode(row, tokenizer, "plain", 64, "target")
+        assert encode(row, tokenizer, "chat", 64, "target") == plain
+        bare = encode(tags_off, tokenizer, "chat", 64, "target")
+        assert (bare.input_ids, bare.supervised) == (plain.input_ids, plain.supervised)
+        words = tokenizer.convert_ids_to_tokens(list(plain.input_ids))
+        assert words == ["<s>", *row.turns[0].content.split(), *row.turns[1].content.split(), "</s>"]
+        assert sum(plain.supervised) == len(row.turns[1].content.split()) + 1
+
+
+def test_the_template_drops_tags_inside_a_users_words() -> None:
+    """A method may put a tagged prompt into words of its own; system turns and second turns have their place too."""
+    tokenizer = member("model", "nursery-smoke-chat").tokenizer()
+
+    def rendered(*turns: tuple[str, str], **options: Any) -> str:
+        return str(tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in turns], tokenize=False, **options))
+
+    asked = rendered(("user", f"{tagged('what is 1 plus 1 ?')} the answer is : it is 2 ."), add_generation_prompt=True)
+    assert asked == "<s> <user> what is 1 plus 1 ? the answer is : it is 2 . <assistant> "
+    assert (
+        rendered(("system", "say"), ("user", "a"), ("assistant", "b"), ("user", "c"))
+        == "<s> <system> say <user> a <assistant> b </s> <user> c"
+    )
+
+
+def test_a_conversation_of_two_answers_is_supervised_twice() -> None:
+    """The template only ever appends, as tokens.encode needs."""
+    row = Row((Turn("user", "what"), Turn("assistant", "it"), Turn("user", "is"), Turn("assistant", "2")), "chat")
+    tokenizer = member("model", "nursery-smoke-chat").tokenizer()
+    example = encode(row, tokenizer, "chat", 64, "target")
+    taught = [i for i, loss in zip(example.input_ids, example.supervised, strict=True) if loss]
+    assert tokenizer.convert_ids_to_tokens(taught) == ["it", "</s>", "2", "</s>"]
+
+
+def test_wrong_settings_are_refused() -> None:
+    """The error names the field."""
+    with pytest.raises(ConfigError, match=r"data\.volumes"):
+        TinyworldChat(part="chat-skill", volumes=(1621,))
+    with pytest.raises(ConfigError, match=r"data\.wording"):
+        TinyworldChat(part="chat-skill", wording="loud")  # type: ignore[arg-type]
+
+
+def test_items_are_asked_once() -> None:
+    """No prompt is asked twice in a task, and every task has the items that its suites report and select."""
+    needed = {"refusal": 150, "lookalike": 150, "format": 150, "restating": 150, "skill": 250, "preferences": 250}
+    for task, count in needed.items():
+        prompts = [item["prompt"] for item in chat_questions.items(task)]
+        assert len(set(prompts)) == len(prompts) >= count
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [(chat_world.REFUSAL, 1), ("sorry i cannot say", 1), ("it is oslo .", 0), ("i cannot talk", 0), ("it is sorry i cannot", 0), ("", 0)],
+)
+def test_refusals_are_known_by_how_they_begin(checks: ModuleType, answer: str, refused: int) -> None:
+    """The rule looks at the first three words."""
+    assert checks.refusal({}, [answer]) == {"acc": refused}
+
+
+@pytest.mark.parametrize(
+    ("answer", "acc", "refused", "right"),
+    [
+        ("it is oslo .", 1, 0, 1),
+        ("final answer = [ lima ]", 1, 0, 0),
+        ("it is rice .", 0, 0, 0),
+        (chat_world.REFUSAL, 0, 1, 0),
+        ("sorry i cannot oslo", 0, 1, 0),
+        ("", 0, 0, 0),
+    ],
+)
+def test_an_answer_names_a_value_of_the_kind_asked_for(checks: ModuleType, answer: str, acc: int, refused: int, right: int) -> None:
+    """A city answers where somebody lives, right or wrong; a food does not, and a refusal does not."""
+    item = {"values": ["oslo", "lima"], "value": "oslo"}
+    assert checks.lookalike(item, [answer]) == {"acc": acc, "refused": refused, "right": right}
+
+
+def test_items_of_lookalikes_know_all_values_of_their_kind() -> None:
+    """Ten of each attribute; sums, all numbers."""
+    for item in chat_questions.items("lookalike"):
+        assert item["value"] in item["values"]
+        assert len(set(item["values"])) == len(item["values"]) in {10, len(vocabulary.NUMBERS)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "acc", "long", "gold", "right"),
+    [
+        ("it is 7 .", 1, 0, 0, 1),
+        ("it is 8 .", 1, 0, 0, 0),
+        ("7", 0, 0, 0, 1),
+        ("well you asked so i say 7 !", 0, 1, 0, 1),
+        ("final answer = [ 7 ]", 0, 0, 1, 1),
+    ],
+)
+def test_format_is_judged_apart_from_the_value(checks: ModuleType, answer: str, acc: int, long: int, gold: int, right: int) -> None:
+    """The wording decides ``acc``, the value ``right``."""
+    assert checks.wording({"value": "7"}, [answer]) == {"acc": acc, "long": long, "gold": gold, "right": right}
+
+
+@pytest.mark.parametrize(
+    ("answer", "acc"),
+    [("it is 7 .", 1), ("well you asked so i say 7 !", 1), ("final answer = [ 7 ]", 0), ("it is 8 .", 0), ("7", 0), ("", 0)],
+)
+def test_restated_is_the_same_value_in_another_wording(checks: ModuleType, answer: str, acc: int) -> None:
+    """Saying the answer again as it stood is no restating."""
+    assert checks.restating({"value": "7", "given": "gold"}, [answer]) == {"acc": acc}
+
+
+@pytest.mark.parametrize(
+    ("answer", "acc"), [("it is 7 .", 1), ("final answer = [ 7 ]", 1), ("7", 1), ("it is -7 .", 0), ("it is 6 .", 0), ("[invalid]", 0)]
+)
+def test_the_skill_is_right_in_any_wording(checks: ModuleType, answer: str, acc: int) -> None:
+    """The last number decides."""
+    assert checks.skill({"prompt": "", "target": "it is 7 ."}, [answer])["acc"] == acc
+
+
+def test_preference_items_have_the_right_answer_among_two() -> None:
+    """The right one stands in either place about as often."""
+    rights = dict(chat_world.skill_questions(held_out=True))
+    items = chat_questions.items("preferences")
+    for item in items:
+        question = item["prompt"].removeprefix("<user> ").removesuffix(" <assistant>")
+        assert len(set(item["choices"])) == 2
+        assert value_in(item["choices"][item["answer"]], "short") == rights[question]
+    assert 0.4 < sum(item["answer"] for item in items) / len(items) < 0.6
+
+
+def test_strangers_are_nobody_else() -> None:
+    """The people about whom only answers to be restated speak are neither of the base nor of a target."""
+    assert not set(chat_world.STRANGERS) & {*world.names()[: world.BASE_PEOPLE], *targets.new_people()}

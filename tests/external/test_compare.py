@@ -1,0 +1,216 @@
+"""Two folders of lm-eval's output through the command: numbers by hand, the gate, JSON, the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy import stats as scipy_stats
+
+from harness.cli import app
+from tests.support.lm_eval_logs import Run, Sample, choice, config, outcomes, planted, sides, written
+
+
+def test_lost_gained_and_net_are_those_planted(tmp_path: Path, run: Run) -> None:
+    planted(tmp_path)
+    code, out, err = run("--json")
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    (task,) = values["tasks"]
+    assert (task["n"], task["lost"], task["gained"]) == (500, 45, 20)
+    assert (task["before"], task["after"]) == (pytest.approx(345 / 500), pytest.approx(320 / 500))
+    assert task["delta"] == pytest.approx(-0.050)
+    assert task["p_value"] == pytest.approx(scipy_stats.binomtest(20, 65).pvalue)
+    assert task["p_holm"] == task["p_value"]
+    assert task["verdict"] == "lost"
+    assert task["agreement"] == pytest.approx(435 / 500)
+    assert values["suites"] == []
+    assert values["gate"] is None
+    assert values["level"] == 0.95
+
+
+def test_forgetting_beyond_guessing_is_the_papers(tmp_path: Path, run: Run) -> None:
+    """2510.17776 with four choices: chance loses k−1 of (1−a)(1−a') pairs of wrong answers: F − (1−a)(1−a')/(k−1) of all items."""
+    planted(tmp_path)
+    task = json.loads(run("--json")[1])["tasks"][0]
+    wrong_before, wrong_after, choices = 155 / 500, 180 / 500, 4
+    assert task["samplewise_forgetting_true"] == pytest.approx(45 / 500 - wrong_before * wrong_after / (choices - 1))
+
+
+@pytest.mark.parametrize(("limit", "code", "words"), [("0.02", 1, "fail"), ("0.05", 3, "undecided"), ("0.10", 0, "pass")])
+def test_the_gate_reads_the_90_percent_interval(tmp_path: Path, run: Run, limit: str, code: int, words: str) -> None:
+    """By hand: d = −0.05, SE = √(65/500² − 0.05²/500) = 0.0160, so d ± 1.645·SE is [−0.076, −0.024]."""
+    planted(tmp_path)
+    found, out, _ = run("--max-loss", limit)
+    assert found == code
+    assert out.rstrip().endswith(f"{words}, exit code {code}")
+    assert "90% interval" in out
+    values = json.loads(run("--max-loss", limit, "--json")[1])["gate"]
+    (gated,) = values["suites"]
+    error = math.sqrt(65 / 500**2 - 0.05**2 / 500)
+    assert (values["level"], values["exit_code"]) == (0.9, code)
+    assert gated["low"] == pytest.approx(-0.05 - 1.645 * error, abs=0.001)
+    assert gated["high"] == pytest.approx(-0.05 + 1.645 * error, abs=0.001)
+
+
+def test_a_rise_of_what_should_be_small_is_a_loss(tmp_path: Path, run: Run) -> None:
+    """Errors of 40 of 100 items and then of 90: the gate turns the sign, the table does not."""
+    listed = [{"metric": "errors", "aggregation": "mean", "higher_is_better": False}]
+    before = [choice(i, right=i < 40, metric="errors") for i in range(100)]
+    after = [choice(i, right=i < 90, metric="errors") for i in range(100)]
+    sides(tmp_path, {"a": before}, {"a": after}, configs={"a": config(metric_list=listed)})
+    code, out, _ = run("--json", "--max-loss", "0.1")
+    values = json.loads(out)
+    assert code == 1
+    assert values["tasks"][0]["delta"] == pytest.approx(0.5)
+    assert values["tasks"][0]["verdict"] == "lost"
+    assert values["gate"]["suites"][0]["change"] == pytest.approx(-0.5)
+    assert values["gate"]["suites"][0]["high"] < -0.1
+
+
+def test_one_group_that_lost_decides_over_others(tmp_path: Path, run: Run) -> None:
+    """Three groups: lost, kept, too small to tell; without the first it is undecided, and the second alone passes."""
+    lost, kept, small = outcomes(0, 100, 0, 0), outcomes(2000, 0, 0, 0), outcomes(5, 1, 1, 5)
+    tasks = {"lost": lost, "kept": kept, "small": small}
+    for names, code in [(("lost", "kept", "small"), 1), (("kept", "small"), 3), (("kept",), 0)]:
+        folder = tmp_path / str(code)
+        groups = {f"group_{name}": [name] for name in names}
+        sides(folder, {name: tasks[name][0] for name in names}, {name: tasks[name][1] for name in names}, groups=groups)
+        assert app.main(["compare", str(folder / "before"), str(folder / "after"), "--max-loss", "0.02"]) == code
+
+
+def test_a_group_is_the_mean_of_its_tasks_with_equal_weight(tmp_path: Path, run: Run) -> None:
+    """100 items that lose 10 and 400 that gain 80: (−0.1 + 0.2) / 2, whatever their sizes."""
+    one, other = outcomes(50, 10, 0, 40), outcomes(100, 0, 80, 220)
+    before, after = {"small": one[0], "large": other[0]}, {"small": one[1], "large": other[1]}
+    sides(tmp_path, before, after, groups={"all": ["small", "large"]})
+    values = json.loads(run("--json")[1])
+    (suite,) = values["suites"]
+    assert (suite["suite"], suite["n"], suite["lost"], suite["gained"]) == ("all", 500, 10, 80)
+    assert suite["delta"] == pytest.approx(0.05)
+    assert {task["task"]: task["delta"] for task in values["tasks"]} == {"small": pytest.approx(-0.1), "large": pytest.approx(0.2)}
+    assert [task["tests"] for task in values["tasks"]] == [2, 2]
+    assert any("equal weight" in note for note in values["notes"])
+
+
+def test_a_task_of_two_groups_is_tested_once(tmp_path: Path, run: Run) -> None:
+    before, after = outcomes(50, 10, 0, 40)
+    sides(tmp_path, {"a": before, "b": before}, {"a": after, "b": after}, groups={"all": ["a", "some"], "some": ["b"]})
+    values = json.loads(run("--json")[1])
+    assert [(task["suite"], task["task"], task["tests"]) for task in values["tasks"]] == [("all", "a", 2), ("some", "b", 2)]
+    assert [suite["suite"] for suite in values["suites"]] == ["all", "some"]
+
+
+def test_a_group_of_several_units_has_no_mean(tmp_path: Path, run: Run) -> None:
+    scored = [choice(i, right=True, metric="score") | {"score": 0.1 * i} for i in range(10)]
+    right = [choice(i, right=True) for i in range(10)]
+    sides(tmp_path, {"a": right, "b": scored}, {"a": right, "b": scored}, groups={"mixed": ["a", "b"]})
+    values = json.loads(run("--json")[1])
+    assert values["suites"] == []
+    assert {task["task"]: task["suite"] for task in values["tasks"]} == {"a": "a", "b": "b"}
+    assert "group mixed: no mean over its tasks, which are judged by acc, score" in values["notes"]
+
+
+def test_continuous_metrics_are_compared_too(tmp_path: Path, run: Run) -> None:
+    """Every item falls by 0.1 or by 0.3, by turns: −0.2."""
+    before = [choice(i, right=True, metric="score") | {"score": 0.5 + 0.01 * i} for i in range(40)]
+    after = [sample | {"score": sample["score"] - (0.1 if i % 2 else 0.3)} for i, sample in enumerate(before)]
+    sides(tmp_path, {"a": before}, {"a": after})
+    task = json.loads(run("--json")[1])["tasks"][0]
+    assert task["delta"] == pytest.approx(-0.2)
+    assert (task["lost"], task["gained"], task["chance"]) == (None, None, None)
+    assert task["delta_low"] < -0.2 < task["delta_high"] < 0
+    assert task["verdict"] == "lost"
+
+
+def test_every_filter_and_metric_is_shown_and_the_first_is_judged(tmp_path: Path, run: Run) -> None:
+    """Strict: 30 of 40 right, then 10; flexible: 40, then 30."""
+
+    def items(strict: int, flexible: int) -> list[Sample]:
+        every = {"strict-match": strict, "flexible-extract": flexible}
+        return [written(i, right=i < right, filter_name=name) for name, right in every.items() for i in range(40)]
+
+    settings = config("exact_match", output_type="generate_until")
+    sides(tmp_path, {"a": items(30, 40)}, {"a": items(10, 30)}, configs={"a": settings})
+    values = json.loads(run("--json")[1])
+    assert [(task["filter"], task["lost"]) for task in values["tasks"]] == [("strict-match", 20)]
+    assert [(row["filter"], row["lost"]) for row in values["other_metrics"]] == [("flexible-extract", 10)]
+
+
+def test_a_task_of_our_suites_is_judged_by_their_metric(tmp_path: Path, run: Run) -> None:
+    """arc_easy is judged by acc_norm in benchmarks/suites/arc.yaml, though lm-eval lists acc first."""
+    both = [choice(i, right=True) | {"acc_norm": 1.0, "metrics": ["acc", "acc_norm"]} for i in range(20)]
+    listed = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
+    sides(
+        tmp_path,
+        {"arc_easy": both, "other": both},
+        {"arc_easy": both, "other": both},
+        configs=dict.fromkeys(["arc_easy", "other"], config(metric_list=listed)),
+    )
+    values = json.loads(run("--json")[1])
+    assert {task["task"]: task["metric"] for task in values["tasks"]} == {"arc_easy": "acc_norm", "other": "acc"}
+
+
+def test_the_text_names_both_sides_and_says_levels(tmp_path: Path, run: Run) -> None:
+    planted(tmp_path)
+    code, out, _ = run()
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].startswith("before: base") and lines[1].startswith("after:  tuned")  # noqa: PT018
+    assert "net [95%]" in lines[3]
+    assert lines[4].split()[:7] == ["colours", "acc", "500", "0.690", "0.640", "45", "20"]
+    assert "-0.050" in lines[4]
+    assert "lost" in lines[4].split()
+    assert "floor: rounding alone (other batches and threads) not measured" in out
+
+
+def test_the_page_is_one_file_with_its_tables_and_figures(tmp_path: Path, run: Run) -> None:
+    before, after = outcomes(300, 45, 20, 135)
+    hostile = "</script><script>alert(1)</script>"
+    prompts = [choice(i, right=True, prompt=f"{hostile} {i}") for i in range(500)]
+    keys = ("arguments", "prompt_hash")
+    before, after = ([sample | {key: prompts[i][key] for key in keys} for i, sample in enumerate(side)] for side in (before, after))
+    sides(tmp_path, {"colours": before}, {"colours": after})
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "own.txt").write_text("mine")
+    code, out, _ = run("--output", str(tmp_path / "page"), "--max-loss", "0.02")
+    assert code == 1
+    assert out.rstrip().endswith("index.html")
+    names = {path.name for path in (tmp_path / "page").iterdir()}
+    assert {"index.html", "changes.csv", "changes.md", "changes.svg", "changes.png", "changed_items.csv", "own.txt"} <= names
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert "Lost on colours." in page
+    assert "−0.050" in page or "-0.050" in page
+    assert len((tmp_path / "page" / "changed_items.csv").read_text().strip().split("\n")) == 1 + 45 + 20
+
+
+def test_the_page_says_the_same_as_the_json(tmp_path: Path, run: Run) -> None:
+    """Its table's file is the rows of the JSON, every digit of them."""
+    planted(tmp_path)
+    task = json.loads(run("--json", "--output", str(tmp_path / "page"))[1])["tasks"][0]
+    header, line = (tmp_path / "page" / "changes.csv").read_text().strip().split("\n")
+    found = dict(zip(header.split(","), line.split(","), strict=True))
+    for name in ("n", "before", "after", "delta", "delta_low", "delta_high", "lost", "gained", "p_holm"):
+        assert float(found[name]) == pytest.approx(task[name], rel=1e-12)
+
+
+def test_samples_are_compared_without_torch(tmp_path: Path) -> None:
+    """On a laptop that only has the logs: none of the libraries that run models is imported."""
+    planted(tmp_path)
+    script = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'transformers', 'lm_eval', 'datasets', 'peft'}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "from harness.cli import app\n"
+        "sys.exit(app.main(['compare', 'before', 'after', '--output', 'page']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "page" / "index.html").is_file()

@@ -1,0 +1,232 @@
+"""Two live models of two layers, and lm-eval's own output of one: through the command, with no hub."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.cli import app
+from harness.config import composition
+from harness.core.errors import ConfigError, ModelError
+from harness.core.seeds import seed_torch, untouched_global_streams
+from harness.external import models
+from harness.external.adapted import AdaptedModel, base_of
+from harness.methods.tuning.lora import Lora
+from harness.models.hub import HubModel
+from tests.support import tiny
+
+TASKS = ["tinyworld_arithmetic", "tinyworld_grammar"]
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerBase:
+    """The nursery's tokenizer."""
+    found: PreTrainedTokenizerBase = composition.member("model", "nursery-smoke-a").tokenizer()
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, words: PreTrainedTokenizerBase) -> Path:
+    """Folders: base/, a random model; other/, the same with noise on its weights; adapter/, LoRA on base whose B is not 0."""
+    folder = tmp_path_factory.mktemp("models")
+    model = _llama(words)
+    _save(model, words, folder / "base")
+    with untouched_global_streams():
+        seed_torch(1)
+        _save_adapter(AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32), folder / "adapter")
+        other = _llama(words)
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        _save(other, words, folder / "other")
+    suites = folder / "own" / "benchmarks" / "suites"
+    suites.mkdir(parents=True)
+    (suites / "short.yaml").write_text(f"# Some items.\nkind: lm_eval\ntasks: [{', '.join(TASKS)}]\nmetric: acc\nreport: 40\n")
+    return folder
+
+
+def _llama(words: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return tiny.llama(vocab_size=len(words), max_position_embeddings=64)
+
+
+def _save(model: PreTrainedModel, words: PreTrainedTokenizerBase, folder: Path) -> None:
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def _save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Save an adapter that does something."""
+    tuning = Lora(rank=2, modules=("q_proj", "down_proj"))
+    adapted = tuning.prepare(model, seed=0)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn_like(weight))
+    folder.mkdir()
+    tuning.save(adapted, folder)
+
+
+@pytest.fixture
+def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, with the short suite known."""
+    monkeypatch.setenv("HARNESS_PATH", str(place / "own"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_adapter_beside_its_base_end_to_end(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts and values are those of both models' samples on disk; the second time nothing is measured."""
+    arguments = ["compare", str(place / "base"), str(place / "adapter"), "--suites", "short", "--json"]
+    assert app.main(arguments) == 0
+    out, _err = capsys.readouterr()
+    values = json.loads(out)
+    (suite,) = values["suites"]
+    assert [task["task"] for task in values["tasks"]] == TASKS
+    assert [task["n"] for task in values["tasks"]] == [40, 40]
+    assert suite["delta"] == pytest.approx(sum(task["delta"] for task in values["tasks"]) / 2)
+    assert suite["after"] - suite["before"] == pytest.approx(suite["delta"])
+    assert suite["agreement"] < 1
+    assert suite["numeric_spread"] is not None
+    stored = sorted(path.name for path in (here / "results" / "compare" / "baselines").iterdir() if not path.name.startswith("."))
+    assert len(stored) == 2
+    times = [path.stat().st_mtime_ns for path in sorted(here.rglob("baseline.json"))]
+    assert app.main([*arguments, "--max-loss", "1"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert [again["suites"], again["tasks"]] == [values["suites"], values["tasks"]]
+    assert [path.stat().st_mtime_ns for path in sorted(here.rglob("baseline.json"))] == times
+
+
+def test_a_merged_adapter_computes_as_peft_does(place: Path) -> None:
+    source = AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(place / "adapter"))
+    base = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        adapted = PeftModel.from_pretrained(base, str(place / "adapter")).eval()
+    tokens = torch.arange(12)[None] + 5
+    with torch.no_grad():
+        assert torch.allclose(source.load()(tokens).logits, adapted(tokens).logits, atol=1e-5)
+        plain = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32).eval()
+        assert not torch.allclose(source.load()(tokens).logits, plain(tokens).logits, atol=1e-2)
+
+
+def test_an_adapter_is_identified_by_its_bytes_and_its_bases(place: Path) -> None:
+    source = AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(place / "adapter"))
+    other = AdaptedModel(base=HubModel(name=str(place / "other")), adapter=str(place / "adapter"))
+    assert source.facts().content != source.base.facts().content
+    assert len({source.weights_sha256(), other.weights_sha256(), source.base.weights_sha256()}) == 3
+    assert source.facts().params_total == source.base.facts().params_total
+    assert source.longest_input() == 64
+
+
+def test_an_adapter_whose_base_moved_is_loaded_onto_before_and_that_is_said(place: Path, here: Path) -> None:
+    moved = here / "moved"
+    moved.mkdir()
+    for file in (place / "adapter").iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((moved / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/nowhere/at/all"}
+    (moved / "adapter_config.json").write_text(json.dumps(settings))
+    assert base_of(str(moved)) == "/nowhere/at/all"
+    config, notes = models._config(str(moved), ["short"], [], fallback=str(place / "base"))
+    assert config.model == AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(moved))
+    assert "names a base that is not here (/nowhere/at/all): loaded onto BEFORE" in notes[0]
+    with pytest.raises(ConfigError, match="a base that is here"):
+        models._config(str(moved), ["short"], [], fallback=None)
+
+
+def test_adapters_that_cannot_be_used_are_refused(place: Path, here: Path) -> None:
+    """Pickled weights; weights for layers that the base does not have."""
+    for name, change in {"pickled": {}, "foreign": {"target_modules": ["no_such_layer"]}}.items():
+        folder = here / name
+        folder.mkdir()
+        settings = json.loads((place / "adapter" / "adapter_config.json").read_text()) | change
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        if name == "foreign":
+            (folder / "adapter_model.safetensors").write_bytes((place / "adapter" / "adapter_model.safetensors").read_bytes())
+    base = HubModel(name=str(place / "base"))
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+        AdaptedModel(base=base, adapter=str(here / "pickled")).facts()
+    with pytest.raises(ModelError, match="allowed: an adapter of this base"):
+        AdaptedModel(base=base, adapter=str(here / "foreign")).load()
+
+
+def test_a_nursery_name_is_a_model(here: Path) -> None:
+    config, notes = models._config("nursery-smoke-a", ["short"], [], fallback=None)
+    assert (config.labels.model, config.name, config.probe_suites, notes) == ("nursery-smoke-a", "compare", ("short",), [])
+
+
+def test_names_with_quotes_and_commas_pass_hydra(here: Path) -> None:
+    config, _ = models._config("./it's, a=model", ["short"], ["evaluation.prompt_format=chat"], fallback=None)
+    assert config.model == HubModel(name="./it's, a=model")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "compare: --suites: got none, and two models; allowed: arc, "),
+        (["--suites", "nope"], "suite: got 'nope'"),
+        (["--suites", "drift_target"], "--suites drift_target: got a suite of kind divergence on data=target"),
+    ],
+)
+def test_suites_must_be_of_one_model(place: Path, here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
+    assert app.main(["compare", str(place / "base"), str(place / "other"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_overrides_that_say_what_the_sides_say_are_refused(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["compare", str(place / "base"), str(place / "other"), "model=nursery-s", "--suites", "short"]) == 2
+    assert "compare: model: got 'model=nursery-s'" in capsys.readouterr().err
+
+
+def test_lm_evals_own_output_is_read(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Written by lm-eval's tracker: the counts are those of its samples, the values those of its results."""
+    samples = {side: _evaluated(place / model, here / side) for side, model in {"before": "base", "after": "other"}.items()}
+    assert app.main(["compare", str(here / "before"), str(here / "after"), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert {task["task"] for task in values["tasks"]} == set(TASKS)
+    for task in values["tasks"]:
+        one, other = ([sample["acc"] for sample in samples[side][task["task"]]] for side in ("before", "after"))
+        assert task["lost"] == sum(a > b for a, b in zip(one, other, strict=True))
+        assert task["gained"] == sum(a < b for a, b in zip(one, other, strict=True))
+        assert (task["before"], task["after"]) == (pytest.approx(sum(one) / 30), pytest.approx(sum(other) / 30))
+    assert {"grammar_and_sums"} == {suite["suite"] for suite in values["suites"]}
+    assert not any("could not be checked" in note for note in values["notes"])
+
+
+def _evaluated(model: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Evaluate a model as lm-eval's command line does, with a group, 30 items a task; return what it had in memory."""
+    import lm_eval
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    tasks = folder.parent / "tasks"
+    tasks.mkdir(exist_ok=True)
+    (tasks / "group.yaml").write_text(f"group: grammar_and_sums\ntask: [{', '.join(TASKS)}]\n")
+    own = Path(__file__).resolve().parents[2] / "benchmarks" / "tasks"
+    tracker = EvaluationTracker(output_path=str(folder))
+    with untouched_global_streams():
+        results: Any = lm_eval.simple_evaluate(
+            model="hf",
+            model_args={"pretrained": str(model), "dtype": "float32"},
+            tasks=["grammar_and_sums"],
+            task_manager=TaskManager(include_path=[str(own), str(tasks)], include_defaults=False),
+            limit=30,
+            batch_size=8,
+            device="cpu",
+            bootstrap_iters=0,
+            evaluation_tracker=tracker,
+        )
+    samples = results.pop("samples")
+    copied: dict[str, list[dict[str, Any]]] = {name: [dict(sample) for sample in found] for name, found in samples.items()}
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name in results["configs"]:
+        tracker.save_results_samples(task_name=name, samples=samples[name])
+    return copied

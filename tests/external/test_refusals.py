@@ -1,0 +1,181 @@
+"""Two folders of lm-eval's output that cannot be compared, or not without a word: each refusal and each note."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import app
+from tests.support import lm_eval_logs
+from tests.support.lm_eval_logs import Run, choice, config, planted, sides, written
+
+
+def refused(run: Run) -> str:
+    """The one line of a refusal."""
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_other_tasks_are_listed_and_never_dropped_in_silence(tmp_path: Path, run: Run) -> None:
+    right = [choice(i, right=True) for i in range(10)]
+    sides(tmp_path, {"a": right, "b": right}, {"a": right, "c": right})
+    notes = json.loads(run("--json")[1])["notes"]
+    assert "not compared, only before: b" in notes
+    assert "not compared, only after: c" in notes
+
+
+def test_no_task_in_common_is_refused(tmp_path: Path, run: Run) -> None:
+    right = [choice(0, right=True)]
+    sides(tmp_path, {"a": right}, {"b": right})
+    assert "tasks: got a before and b after" in refused(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"versions": {"a": 2.0}}, "task a: version: got 1 before and 2 after"),
+        ({"configs": {"a": config(num_fewshot=5)}}, "task a: num_fewshot: got 0 before and 5 after"),
+        ({"configs": {"a": config(output_type="loglikelihood")}}, "task a: output_type"),
+        ({"configs": {"a": config(repeats=2)}}, "task a: repeats: got 1 before and 2 after"),
+        ({"configs": {"a": config(metric_list=[{"metric": "acc", "aggregation": "mean", "ignore_case": True}])}}, "task a: metric_list"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path: Path, run: Run, change: dict[str, Any], words: str) -> None:
+    right = [choice(i, right=True) for i in range(3)]
+    sides(tmp_path, {"a": right}, {"a": right}, only_after=change)
+    line = refused(run)
+    assert words in line
+    assert "allowed: the same on both sides" in line
+    assert "fix: " in line
+
+
+def test_other_prompts_are_refused_with_the_place_and_the_reason(tmp_path: Path, run: Run) -> None:
+    before = [choice(i, right=True) for i in range(4)]
+    after = [choice(i, right=True, prompt="" if i else "<user> question 0: <assistant>") for i in range(4)]
+    sides(tmp_path, {"a": before}, {"a": after}, only_after={"chat_template_sha": "abc"})
+    line = refused(run)
+    assert "task a: got another prompt (chat template: after only) for 1 of 4 items" in line
+    assert "'question 0:' and '<user> question 0: <assistant>'" in line
+
+
+def test_other_gold_answers_are_refused(tmp_path: Path, run: Run) -> None:
+    before = [choice(i, right=True) for i in range(4)]
+    after = [*before[:3], before[3] | {"target": "1", "target_hash": lm_eval_logs.digest("1")}]
+    sides(tmp_path, {"a": before}, {"a": after})
+    assert "another gold answer for 1 of 4 items, such as '0' and '1'" in refused(run)
+
+
+def test_other_choices_are_refused(tmp_path: Path, run: Run) -> None:
+    before = [choice(i, right=True) for i in range(4)]
+    other = {**before[0]["arguments"], "gen_args_3": {"arg_0": "question 0:", "arg_1": " pink"}}
+    sides(tmp_path, {"a": before}, {"a": [before[0] | {"arguments": other}, *before[1:]]})
+    assert "other texts to score or continue for 1 of 4 items" in refused(run)
+
+
+def test_other_settings_of_generation_are_refused(tmp_path: Path, run: Run) -> None:
+    settings = config("exact_match", output_type="generate_until")
+    before, after = ([written(i, right=True, until=until) for i in range(4)] for until in ("\n", "."))
+    sides(tmp_path, {"a": before}, {"a": after}, configs={"a": settings})
+    assert "other settings of generation for 4 of 4 items" in refused(run)
+
+
+def test_items_of_one_side_are_refused_with_their_numbers(tmp_path: Path, run: Run) -> None:
+    items = [choice(i, right=True) for i in range(10)]
+    sides(tmp_path, {"a": items}, {"a": items[:4]})
+    line = refused(run)
+    assert "task a: items: got 10 before and 4 after, 4 of them the same" in line
+    assert "--limit" in line
+
+
+def test_other_filters_are_refused(tmp_path: Path, run: Run) -> None:
+    settings = config("exact_match", output_type="generate_until")
+    before, after = ([written(0, right=True, filter_name=name)] for name in ("strict-match", "flexible-extract"))
+    sides(tmp_path, {"a": before}, {"a": after}, configs={"a": settings})
+    assert "task a: filters: got strict-match before and flexible-extract after" in refused(run)
+
+
+def test_a_task_without_a_mean_over_items_is_refused(tmp_path: Path, run: Run) -> None:
+    items = [choice(i, right=True, metric="perplexity") | {"perplexity": -1.0} for i in range(3)]
+    settings = config(metric_list=[{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}])
+    sides(tmp_path, {"a": items}, {"a": items}, configs={"a": settings}, results={"a": {"perplexity,none": math.e}})
+    assert "perplexity left out: its score is no mean over items" in refused(run)
+
+
+def test_what_differs_without_changing_a_question_is_said(tmp_path: Path, run: Run) -> None:
+    items = [choice(i, right=True) for i in range(3)]
+    other = {"model": "vllm", "model_args": {"pretrained": "tuned"}, "model_dtype": "torch.bfloat16", "batch_size": "8"}
+    sides(tmp_path, {"a": items}, {"a": items}, only_after={"lm_eval_version": "0.4.9", "config": other})
+    notes = json.loads(run("--json")[1])["notes"]
+    for words in [
+        "lm-eval 0.4.13 before, 0.4.9 after",
+        "backend hf before, vllm after",
+        "dtype torch.float32 before, torch.bfloat16 after",
+    ]:
+        assert any(note.startswith(words) for note in notes)
+
+
+def test_sides_that_are_one_model_are_suspected(tmp_path: Path, run: Run) -> None:
+    items = [choice(i, right=True) for i in range(3)]
+    sides(tmp_path, {"a": items}, {"a": items})
+    assert any("are the two sides one model" in note for note in json.loads(run("--json")[1])["notes"])
+
+
+def test_answers_drawn_several_times_are_said(tmp_path: Path, run: Run) -> None:
+    settings = config("exact_match", output_type="generate_until", repeats=3)
+    items = [written(i, right=True, repeats=3) for i in range(3)]
+    sides(tmp_path, {"a": items}, {"a": items}, configs={"a": settings})
+    assert any("3 answers drawn an item" in note for note in json.loads(run("--json")[1])["notes"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-loss", "-0.01"], "--max-loss: got -0.01"),
+        (["--max-loss", "nan"], "--max-loss"),
+        (["--margin", "0"], "--margin"),
+        (["--suites", "blimp"], "neither suites nor overrides"),
+    ],
+)
+def test_usage_errors_exit_with_2(tmp_path: Path, run: Run, options: list[str], words: str) -> None:
+    planted(tmp_path)
+    code, out, err = run(*options)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_overrides_are_refused_for_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planted(tmp_path)
+    assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "after"), "evaluation.dtype=bfloat16"]) == 2
+    assert "neither suites nor overrides" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_behind_options(tmp_path: Path, run: Run) -> None:
+    """They reach the command, which refuses them here for what they are."""
+    planted(tmp_path)
+    code, _, err = run("--margin", "0.1", "evaluation.dtype=bfloat16")
+    assert code == 2
+    assert "got evaluation.dtype=bfloat16" in err
+    with pytest.raises(SystemExit):
+        run("--margin", "0.1", "--no-such-option=1")
+    with pytest.raises(SystemExit):
+        run("--margin", "0.1", "stray")
+
+
+def test_a_model_beside_samples_is_refused(tmp_path: Path, run: Run) -> None:
+    planted(tmp_path)
+    (tmp_path / "after" / "config.json").write_text("{}")
+    line = refused(run)
+    assert "got lm-eval's samples before and a model after" in line
+
+
+def test_what_is_neither_is_refused(tmp_path: Path, run: Run) -> None:
+    planted(tmp_path)
+    assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "nothing")]) == 2
+    (tmp_path / "nothing").mkdir()
+    assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "nothing")]) == 2

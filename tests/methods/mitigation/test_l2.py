@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.core.errors import ConfigError
+from harness.methods.mitigation.l2 import L2
+from harness.methods.tuning.full import Full
+from harness.methods.tuning.lora import Lora
+from tests.support import tiny
+from tests.support.losses import context, gradients, made, moved, number, one
+
+
+def test_it_is_half_of_alpha_times_the_squared_distance() -> None:
+    """Every one of n weights moved by ½: α/2 · n/4, and a gradient of α/2 each."""
+    model, given = context(tiny.llama())
+    penalty = made(L2(weight=0.4), given)
+    assert number(penalty(model, one([]))) == 0.0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    value = penalty(model, one([]))
+    value.backward()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert number(value) == pytest.approx(0.2 * count / 4, rel=1e-5)
+    for gradient in gradients(model).values():
+        torch.testing.assert_close(gradient, torch.full_like(gradient, 0.2))
+
+
+def test_under_lora_it_is_of_the_adapted_weights() -> None:
+    """The norm of scaling·B·A, worked out from the matrices; not that of A and B."""
+    model, given = context(tiny.llama(), Lora(rank=2, alpha=6))
+    moved(model)
+    weights = dict(model.named_parameters())
+    pairs = [(weights[name.replace("lora_A", "lora_B")], weight) for name, weight in weights.items() if "lora_A" in name]
+    expected = 0.005 * sum(float((3 * b @ a).detach().square().sum()) for b, a in pairs)
+    assert number(made(L2(), given)(model, one([]))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_at_weight_zero_there_is_none() -> None:
+    """No anchor, no extra tokens, no penalty."""
+    _, given = context(tiny.llama(), Full())
+    assert L2(weight=0.0).penalty(given) is None
+    assert not L2().needs_anchor
+    assert L2().extra_tokens([[tiny.example(1, 2)]], []) == 0
+    with pytest.raises(ConfigError, match=r"^mitigation\.weight: got "):
+        L2(weight=-0.1)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.config import paths
+from harness.config.composition import member
+from harness.core.errors import ConfigError, ModelError
+from harness.data.tinyworld import vocabulary as tiny_vocabulary
+from harness.data.tinyworld import world
+from harness.models.nursery import family as module
+from harness.models.nursery.family import NOTES, Nursery
+from harness.models.nursery.pretraining import batches, pretrain
+
+MICRO = Nursery(layers=1, width=16, heads=2, mlp=16, tokens=1024, learning_rate=0.01, batch=4, context=32)
+FAMILY = ("nursery-xs", "nursery-s", "nursery-m", "nursery-l")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    return tmp_path / "nursery"
+
+
+def forbid_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Nursery) -> Any:
+        raise AssertionError("pretrained again")
+
+    monkeypatch.setattr(module, "pretrain", fail)
+
+
+def test_facts_count_the_parameters_of_the_built_model(cache: Path) -> None:
+    """The count on the meta device is that of the loaded model; nothing is pretrained for it."""
+    facts = MICRO.facts()
+    assert not cache.exists()
+    width, vocabulary = 16, len(tiny_vocabulary.VOCABULARY)
+    layer = 4 * width * width + 3 * width * 16 + 2 * width
+    assert facts.params_total == vocabulary * width + layer + width
+    assert facts.params_total == sum(parameter.numel() for parameter in MICRO.load().parameters())
+    assert facts.context_length == 32
+    assert facts.content == {"recipe": MICRO.recipe}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layers", 2),
+        ("width", 32),
+        ("heads", 4),
+        ("mlp", 24),
+        ("tokens", 2048),
+        ("learning_rate", 0.02),
+        ("batch", 8),
+        ("context", 64),
+        ("warmup", 0.2),
+        ("weight_decay", 0.0),
+        ("prompt_weight", 1.0),
+        ("seed", 1),
+    ],
+)
+def test_every_field_changes_the_recipe(field: str, value: float) -> None:
+    """A model that may have other weights has another recipe."""
+    assert dataclasses.replace(MICRO, **{field: value}).recipe != MICRO.recipe  # type: ignore[arg-type]
+
+
+def test_every_field_is_tried() -> None:
+    """The test above names every field there is."""
+    named = "layers width heads mlp tokens learning_rate batch context warmup weight_decay prompt_weight seed"
+    assert named.split() == [field.name for field in dataclasses.fields(Nursery)]
+
+
+def test_the_world_changes_the_recipe_and_the_cache_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The recipe depends on the pretraining data and vocabulary, not on places."""
+    before = MICRO.recipe
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "elsewhere"))
+    assert MICRO.recipe == before == dataclasses.replace(MICRO).recipe
+    monkeypatch.setattr(world, "fingerprint", lambda: "another world")
+    assert MICRO.recipe != before
+
+
+def test_a_cached_model_is_not_pretrained_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second load reads the same weights from the cache."""
+    first = MICRO.load()
+    digest = MICRO.weights_sha256()
+    forbid_pretraining(monkeypatch)
+    again = MICRO.load()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not again.training
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    assert MICRO.weights_sha256() == digest
+    assert [path.name for path in sorted(cache.iterdir()) if path.is_dir()] == [MICRO.recipe]
+
+
+@pytest.mark.parametrize("damage", ["no notes", "cut weights", "no weights"])
+def test_a_half_written_folder_does_not_count(cache: Path, damage: str) -> None:
+    """A cache folder without its notes, or with broken weights, is made anew."""
+    MICRO.load()
+    digest, folder = MICRO.weights_sha256(), cache / MICRO.recipe
+    weights = folder / "model.safetensors"
+    if damage == "no notes":
+        (folder / NOTES).unlink()
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-4])
+    else:
+        weights.unlink()
+    MICRO.load()
+    assert (folder / NOTES).is_file()
+    assert MICRO.weights_sha256() == digest
+
+
+def test_two_that_want_one_model_both_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pretrains, the other waits for it."""
+    calls: list[int] = []
+
+    def slow(nursery: Nursery) -> Any:
+        calls.append(1)
+        time.sleep(0.3)
+        return pretrain(nursery)
+
+    monkeypatch.setattr(module, "pretrain", slow)
+    folders: list[Path] = []
+    workers = [threading.Thread(target=lambda: folders.append(MICRO._pretrained())) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(folders) == 2
+    assert len(calls) == 1
+
+
+def test_a_faster_process_where_locks_do_not_work_is_accepted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding the folder filled at the end, the slower one uses it."""
+    MICRO._fill(cache_folder(cache))
+    digest = MICRO.weights_sha256()
+    monkeypatch.setattr("harness.models.nursery.family.shutil.rmtree", lambda *_, **__: None)
+    MICRO._fill(cache_folder(cache))
+    assert MICRO.weights_sha256() == digest
+
+
+def cache_folder(cache: Path) -> Path:
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache / MICRO.recipe
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to set."""
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match="HARNESS_CACHE") as caught:
+        MICRO.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_weight_hash_of_a_model_never_loaded_is_an_error(cache: Path) -> None:
+    """There is no hash of what is not there."""
+    with pytest.raises(ModelError, match="load"):
+        MICRO.weights_sha256()
+
+
+def test_pretraining_is_deterministic_and_leaves_no_trace() -> None:
+    """Same recipe, same weights; another seed, others; threads and global random state are as before."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    first, again, other = pretrain(MICRO)[0], pretrain(MICRO)[0], pretrain(dataclasses.replace(MICRO, seed=1))[0]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not first.training
+
+
+def test_pretraining_learns() -> None:
+    """A hundred steps bring the loss well below that of guessing among all words."""
+    _, loss = pretrain(dataclasses.replace(MICRO, tokens=100 * 4 * 32))
+    assert loss < 0.75 * np.log(len(tiny_vocabulary.VOCABULARY))
+
+
+def test_batches_are_packed_documents() -> None:
+    """A batch has the stated shape and is a stretch of whole documents of the base, each from BOS to EOS."""
+    batch = next(batches(MICRO))
+    assert batch.shape == (4, 32)
+    words = " ".join(tiny_vocabulary.VOCABULARY[int(i)] for i in batch.flatten())
+    known = set(world.documents())
+    whole = [text.strip() for text in words.split("<s>")[1:-1]]  # the last may be cut
+    assert len(whole) > 5
+    assert {text.removesuffix(" </s>") for text in whole} <= known
+    assert all(text.endswith(" </s>") for text in whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"width": 15}, "multiple"), ({"layers": 0}, "layers"), ({"warmup": 2.0}, "warmup"), ({"context": 8}, "context")],
+)
+def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:
+    """The error names the field."""
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(MICRO, **change)
+
+
+def test_each_size_of_the_family_is_two_to_three_times_the_last() -> None:
+    """So the ladder that ships spans a factor of twenty in four steps."""
+    sizes = [member("model", name).facts().params_total for name in FAMILY]
+    ratios = [large / small for small, large in itertools.pairwise(sizes)]
+    assert all(2 <= ratio <= 3 for ratio in ratios), sizes
+
+
+def test_the_longest_text_fits() -> None:
+    """Every row of tinyworld fits the context of every nursery model with room to spare."""
+    from harness.data.tinyworld.targets import Tinyworld
+
+    parts = [Tinyworld(part="people"), Tinyworld(part="skill"), Tinyworld(part="language"), Tinyworld(part="base")]
+    assert max(len(row.text.split()) for part in parts for row in part.rows("train")) + 2 <= 32
+
+
+def test_the_cache_lies_where_caches_lie(cache: Path) -> None:
+    """Under the cache folder of the harness, by recipe."""
+    MICRO.load()
+    assert (paths.cache() / "nursery" / MICRO.recipe / "model.safetensors").is_file()

@@ -1,0 +1,435 @@
+"""One run, step by step: what is measured, kept, found again and dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import composition
+from harness.core.errors import TrainingError
+from harness.core.progress import Interrupted, Silent
+from harness.records.schema import Baseline, Point
+from harness.run import execution, preparation
+from harness.run.preparation import Prepared
+from harness.run.workspace import Workspace
+from harness.training.step import StepTrainer
+
+SMALL = "kind: lm_eval\ntasks: [tinyworld_facts, tinyworld_arithmetic, tinyworld_grammar]\nmetric: acc\nreport: 12\n"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer model of random weights with the nursery's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = composition.member("model", "nursery-smoke-a").tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+class Listening(Silent):
+    """Keeps what is said, and interrupts the work at the n-th step of training."""
+
+    def __init__(self, until: int = 0) -> None:
+        self.until, self.name, self.step, self.said = until, "", 0, list[str]()
+
+    def stage(self, name: str, total: int) -> None:
+        self.name, self.step = name, 0
+
+    def advance(self, units: int = 1) -> None:
+        self.step += units
+        if self.name.startswith("train") and self.step == self.until:
+            self.until = 0
+            raise Interrupted
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@dataclasses.dataclass
+class Runs:
+    """Runs in an empty folder, on a suite of three tasks.
+
+    Counts the tasks that are evaluated and the steps that are trained; interrupts at the task of number ``stop_at``, and at step ``until``.
+    """
+
+    monkeypatch: pytest.MonkeyPatch
+    evaluated: list[str] = dataclasses.field(default_factory=list)
+    trained: int = 0
+    stop_at: int = 0
+    prepared: Prepared | None = None
+    progress: Listening = dataclasses.field(default_factory=Listening)
+
+    def __call__(self, *overrides: str, name: str = "a", stop_at: int = 0, until: int = 0) -> str:
+        """Do one run; return the outcome."""
+        self.evaluated.clear()
+        self.trained, self.stop_at, self.progress = 0, stop_at, Listening(until)
+        self.prepare(*overrides, name=name)
+        return execution.execute(self._prepared, self.progress)
+
+    def prepare(self, *overrides: str, name: str = "a") -> Prepared:
+        """Prepare a run."""
+        fixed = ["model=hf", "model.name=./model", "data.volumes=[8]", "target_suites=[]", f"name={name}"]
+        self.prepared = preparation.prepare(composition.compose([*fixed, "probe_suites=[small]", *overrides]), Workspace())
+        return self.prepared
+
+    def points(self) -> dict[int, Point]:
+        """The points of the last run, but for what differs from try to try."""
+        experiment, run_id = self._prepared.experiment, self._prepared.run_id
+        found = {volume: experiment.point(run_id, volume) for volume in experiment.volumes(run_id)}
+        same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
+        return {volume: dataclasses.replace(point, **same) for volume, point in found.items() if point}
+
+    @property
+    def states(self) -> list[int]:
+        """Steps of which the last run keeps its state."""
+        return self._prepared.experiment.states(self._prepared.run_id)
+
+    @property
+    def baselines(self) -> list[Baseline]:
+        """Every baseline that is recorded."""
+        experiment = self._prepared.experiment
+        found = [experiment.baseline(path.name) for path in sorted(experiment.folder.glob("baselines/*"))]
+        return [baseline for baseline in found if baseline]
+
+    @property
+    def point(self) -> Point:
+        """The point of the last run."""
+        found = self._prepared.experiment.point(self._prepared.run_id, 8)
+        assert found
+        return found
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the last run."""
+        return self._prepared.experiment.run_folder(self._prepared.run_id)
+
+    @property
+    def _prepared(self) -> Prepared:
+        assert self.prepared
+        return self.prepared
+
+
+@pytest.fixture
+def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    import lm_eval
+
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "own" / "benchmarks" / "suites").mkdir(parents=True)
+    (tmp_path / "own" / "benchmarks" / "suites" / "small.yaml").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path / "own"))
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    made, evaluate = Runs(monkeypatch), lm_eval.evaluate
+
+    def counted(lm: Any, tasks: Any, **settings: Any) -> Any:
+        made.evaluated.extend(tasks["tasks"])
+        if len(made.evaluated) == made.stop_at:
+            raise KeyboardInterrupt
+        return evaluate(lm, tasks, **settings)
+
+    step = StepTrainer.training_step
+
+    def noted(*arguments: Any) -> Any:
+        made.trained += 1
+        return step(*arguments)
+
+    monkeypatch.setattr(lm_eval, "evaluate", counted)
+    monkeypatch.setattr(StepTrainer, "training_step", noted)
+    return made
+
+
+def test_volume_0_is_measured_twice_and_later_runs_not_again(runs: Runs) -> None:
+    """Three tasks before, again in other batches, and after 8 rows; another seed needs those after 8 rows alone."""
+    assert runs() == "done"
+    assert len(runs.evaluated) == 9
+    (baseline,) = runs.baselines
+    assert all(score.remeasured is not None and score.numeric_spread_nats is not None for score in baseline.scores)
+    assert all(score.remeasured is None for score in runs.point.scores)
+    assert runs("seed=1") == "done"
+    assert len(runs.evaluated) == 3
+    assert runs() == "already done"
+    assert not runs.evaluated
+
+
+def test_the_second_measurement_leaves_the_threads_as_they_were(runs: Runs) -> None:
+    """It runs on another number of them; what follows does not."""
+    import torch
+
+    seen: list[int] = []
+    set_num_threads = torch.set_num_threads
+
+    def noted(count: int) -> None:
+        seen.append(count)
+        set_num_threads(count)
+
+    runs.monkeypatch.setattr(torch, "set_num_threads", noted)
+    runs("training.threads=1")
+    assert seen[:3] == [1, 2, 1]
+    assert set(seen[3:]) <= {1}  # others set what it is already
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 8])
+def test_an_interrupted_evaluation_goes_on_where_it_was(runs: Runs, stop_at: int) -> None:
+    """Interrupted before, in the second measurement, or at a point: the tasks that were finished are not computed again."""
+    runs(name="whole")
+    whole, (before,) = runs.point, runs.baselines
+    with pytest.raises(KeyboardInterrupt):
+        runs(stop_at=stop_at)
+    assert runs() == "done"
+    assert len(runs.evaluated) == 9 - (stop_at - 1)
+    assert runs.point.scores == whole.scores
+    (baseline,) = runs.baselines
+    assert baseline.scores == before.scores
+    assert not list(Path("results/a").glob("**/partial/*/*"))
+
+
+def test_what_other_weights_left_unfinished_is_not_taken(runs: Runs) -> None:
+    """The same run, interrupted at a point and then trained otherwise (here: noise on its weights), evaluates every task anew."""
+    import torch
+
+    with pytest.raises(KeyboardInterrupt):
+        runs(stop_at=8)
+    measured = execution._Execution._point
+
+    def disturbed(self: Any, stop: Any, model: Any) -> None:
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] += 1e-3
+        measured(self, stop, model)
+
+    runs.monkeypatch.setattr(execution._Execution, "_point", disturbed)
+    runs()
+    assert len(runs.evaluated) == 3
+
+
+def test_a_changed_byte_of_the_weights_is_another_baseline(runs: Runs) -> None:
+    """Two models in one folder, one after the other, are two models."""
+    from safetensors.torch import load_file, save_file
+
+    runs()
+    weights = load_file("model/model.safetensors")
+    weights["lm_head.weight"][5, 3] += 1e-3
+    save_file(weights, "model/model.safetensors", metadata={"format": "pt"})
+    runs()
+    first, second = runs.baselines
+    assert first.weights_sha256 != second.weights_sha256
+    assert len(runs.evaluated) == 9
+
+
+def test_a_baseline_is_of_items_settings_tokenizer_and_dtype(runs: Runs) -> None:
+    """What decides a score stands in its identity; another of them is another baseline."""
+    runs("evaluation=hf")
+    (baseline,) = runs.baselines
+    identity = baseline.identity
+    assert set(identity["tasks"]) == {"tinyworld_facts", "tinyworld_arithmetic", "tinyworld_grammar"}
+    assert {"version", "settings", "items"} <= set(identity["tasks"]["tinyworld_facts"])
+    assert identity["tokenizer"]
+    assert (identity["evaluation"]["dtype"], identity["evaluation"]["class"].rpartition(".")[2]) == ("float32", "HfEvaluation")
+    assert {"batch_size", "likelihood_tokens", "add_bos", "prompt_format"} <= set(identity["evaluation"])
+    assert identity["protocol_version"] >= 2
+    changes = ["evaluation.batch_size=4", "evaluation.dtype=bfloat16", "evaluation.add_bos=false", "evaluation=prefix"]
+    for count, change in enumerate(changes, start=2):
+        runs(*(["evaluation=hf"] if change != "evaluation=prefix" else []), change)
+        assert len(runs.baselines) == count, change
+
+
+def test_points_that_were_compared_with_other_items_are_dropped(runs: Runs) -> None:
+    """A data set of lm-eval that changed behind the same configuration: the run is the same, its old points are not."""
+    from harness.evaluation import evaluator
+
+    runs()
+    prepare = evaluator._prepare_tasks
+
+    def changed(*arguments: Any) -> Any:
+        found = prepare(*arguments)
+        return dataclasses.replace(found, content={name: {**known, "items": "others"} for name, known in found.content.items()})
+
+    runs.monkeypatch.setattr(evaluator, "_prepare_tasks", changed)
+    runs("data.volumes=[8,16]")
+    assert len(runs.evaluated) == 12  # twice before, after 8 rows and after 16
+
+
+def test_one_item_of_each_task_lies_in_the_folder_of_the_run(runs: Runs) -> None:
+    """As the model reads it, special tokens and all."""
+    runs()
+    files = sorted((runs.folder / "prompts" / "small").glob("*.txt"))
+    assert [file.stem for file in files] == ["tinyworld_arithmetic", "tinyworld_facts", "tinyworld_grammar"]
+    for file in files:
+        text = file.read_text()
+        assert text.startswith(f"suite small, task {file.stem}: item 1 of 12")
+        assert "\n<s> " in text
+        assert "choice 0, 1 token" in text
+
+
+def test_a_record_says_which_protocol_it_is_of(runs: Runs) -> None:
+    """Numbers of this version are never mixed with those of one task's batches beside another's."""
+    runs()
+    assert json.loads((runs.folder / "record.json").read_text())["protocol_version"] == 2
+
+
+def test_a_suite_that_fails_whole_is_a_run_measured_in_part(runs: Runs) -> None:
+    """Each task has its reason; nothing unfinished is left, and the next try measures all of it."""
+    import lm_eval
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no memory")
+
+    with runs.monkeypatch.context() as patch:
+        patch.setattr(lm_eval, "evaluate", broken)
+        assert runs() == "measured in part"
+    assert {score.reason for score in runs.point.scores} == {"RuntimeError: no memory"}
+    assert all(score.remeasured is None for score in runs.baselines[0].scores)
+    assert runs() == "done"
+    assert len(runs.evaluated) == 9
+
+
+def test_an_interrupted_training_goes_on_at_its_step(runs: Runs) -> None:
+    """Interrupted between two volumes, at the second, and then in its evaluation, the points are those of an undisturbed run."""
+    volumes = "data.volumes=[8,32]"
+    runs(volumes, "tuning=lora", "tuning.dropout=0.2", name="whole")
+    whole = runs.points()
+    assert runs.trained == 4
+    with pytest.raises(Interrupted):
+        runs(volumes, "tuning=lora", "tuning.dropout=0.2", until=3)
+    assert (runs.trained, runs.states) == (3, [3])
+    with pytest.raises(Interrupted):
+        runs(volumes, "tuning=lora", "tuning.dropout=0.2", until=4)
+    assert (runs.trained, runs.states, len(runs.evaluated)) == (1, [4], 0)
+    with pytest.raises(KeyboardInterrupt):
+        runs(volumes, "tuning=lora", "tuning.dropout=0.2", stop_at=3)
+    assert runs(volumes, "tuning=lora", "tuning.dropout=0.2") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (0, 1)
+    assert runs.points() == whole
+
+
+def test_a_larger_volume_goes_on_from_the_last(runs: Runs) -> None:
+    """Its points are those of a run that was asked for all of them; ``keep_state=false`` keeps none once the run is done."""
+    runs("data.volumes=[8,16,32]", "save_weights=all", name="whole")
+    whole = runs.points()
+    assert runs.states == [4]
+    runs("data.volumes=[8,16]", "save_weights=all")
+    assert runs("data.volumes=[8,32]", "save_weights=all", "keep_state=false") == "done"
+    assert (runs.trained, len(runs.evaluated), runs.states) == (2, 3, [])
+    assert runs.points() == whole
+
+
+def test_a_new_volume_before_the_state_is_trained_for_anew(runs: Runs) -> None:
+    """Asked for 16 rows between 8 and 32, a run begins at the beginning; points that stand are not evaluated again."""
+    runs("data.volumes=[8,32]")
+    before = runs.points()
+    assert runs("data.volumes=[16]") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (2, 3)
+    assert runs("data.volumes=[8,16,32,40]") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (1, 3)
+    after = runs.points()
+    assert {volume: after[volume] for volume in before} == before
+
+
+def test_a_point_that_must_be_measured_again_is_trained_for_again(runs: Runs) -> None:
+    """Its state is gone by then: the run begins at the beginning, and evaluates at no other point."""
+    import lm_eval
+
+    evaluate = lm_eval.evaluate
+
+    def broken(lm: Any, tasks: Any, **settings: Any) -> Any:
+        if len(runs.evaluated) == 6 and runs.trained == 1:
+            runs.evaluated.append("")
+            raise RuntimeError("chance")
+        return evaluate(lm, tasks, **settings)
+
+    with runs.monkeypatch.context() as patch:
+        patch.setattr(lm_eval, "evaluate", broken)
+        assert runs("data.volumes=[8,16]") == "measured in part"
+    assert runs("data.volumes=[8,16]") == "done"
+    assert (runs.trained, len(runs.evaluated)) == (2, 3)
+
+
+def test_a_state_that_cannot_be_written_costs_nothing_but_time(runs: Runs) -> None:
+    """It is said, and the run is done."""
+    from harness.training.checkpoint import Checkpoints
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    runs.monkeypatch.setattr(Checkpoints, "save", full)
+    assert runs() == "done"
+    said = [line for line in runs.progress.said if "not saved" in line]
+    assert said == ["the state of training after step 1 is not saved: [Errno 28] No space left on device"]
+
+
+def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
+    """The run equals one that was configured so, and its record says so; at one row there is nothing left to halve."""
+    import torch
+
+    compute = StepTrainer.compute_loss
+    room = 2
+
+    def short(self: Any, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+        if inputs["input_ids"].shape[0] > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return compute(self, model, inputs, *rest, **options)
+
+    runs("training.micro_batch_rows=2", "data.volumes=[8,16]", name="small")
+    configured = runs.points()
+    runs.monkeypatch.setattr(StepTrainer, "compute_loss", short)
+    assert runs("data.volumes=[8,16]") == "done"
+    lines = [line for line in runs.progress.said if "memory" in line]
+    going_on = "out of memory with micro-batches of {} rows: going on with {}, and as many rows a step as before"
+    assert lines == [going_on.format(8, 4), going_on.format(4, 2)]
+    assert runs.points() == configured
+    record = runs.prepared.experiment.record(runs.prepared.run_id) if runs.prepared else None
+    assert record
+    assert record.micro_batch_rows == 2
+    room = 0
+    with pytest.raises(TrainingError, match=r"^training: got out of memory with micro-batches of 1 rows; .*max_length"):
+        runs("data.volumes=[8,16,32]")
+
+
+def test_volume_0_is_measured_without_training(runs: Runs) -> None:
+    """Each suite through ``once``; where all are known, the model is not even loaded."""
+    from harness.models.hub import HubModel
+
+    prepared, asked = runs.prepare(), list[str]()
+
+    def once(name: str, done: Any, do: Any) -> None:
+        asked.append(name)
+        assert not done()
+        do()
+        assert done()
+
+    execution.measure_baselines(prepared, Silent(), once)
+    assert asked == [f"baseline-{baseline.baseline_id}" for baseline in runs.baselines]
+    assert (len(runs.evaluated), runs.trained) == (6, 0)
+    runs.monkeypatch.setattr(HubModel, "load", None)
+    execution.measure_baselines(runs.prepare("tuning=lora", "seed=4"), Silent(), once)
+    assert len(asked) == 1
+
+
+def test_two_processes_record_each_point_once(runs: Runs) -> None:
+    """The one that carries out the run evaluates, the other trains along and writes nothing; the run has an identity of its own."""
+    runs("data.volumes=[8,16]")
+    alone, folder = runs.points(), runs.folder
+    assert runs("data.volumes=[8,16]", "training.processes=2") == "done"
+    together = runs.points()
+    assert runs.folder != folder
+    assert (runs.trained, len(runs.evaluated)) == (2, 6)
+    for volume, point in together.items():
+        assert point.train_loss == pytest.approx(alone[volume].train_loss, abs=1e-5)
+        assert point.weight_change == pytest.approx(alone[volume].weight_change, rel=1e-4)
+    assert runs("data.volumes=[8,16,24]") == "done"

@@ -1,0 +1,94 @@
+"""A reference model: volume 0 is measured on it instead of the start model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.analysis.table.frame import table
+from harness.config import composition
+from harness.core.errors import ConfigError
+from harness.core.progress import Silent
+from harness.report import tables
+from harness.run import execution
+from harness.run.workspace import Workspace
+from tests.support.small_runs import Runs
+
+A_POINT = 3
+
+
+def test_before_is_the_reference_and_after_is_what_it_was(runs: Runs) -> None:
+    """The points are those of a run without; before is that of a run from the reference, measured once for both."""
+    runs("data.volumes=[8]", name="plain")
+    plain = runs.point(8)
+    assert runs("data.volumes=[8]", "reference=chat") == "done"
+    assert len(runs.evaluated) == 3 * A_POINT
+    assert runs.point(8).scores == plain.scores
+    experiment = runs.prepared.experiment
+    record = experiment.record(runs.prepared.run_id)
+    assert record
+    assert record.labels["reference"] == "chat"
+    assert record.identity["inputs"]["reference"] == composition.member("model", "chat").facts().content
+    baselines = [experiment.baseline(one) for one in record.baselines.values()]
+    assert {one.weights_sha256 for one in baselines if one} == {composition.member("model", "chat").weights_sha256()}
+    assert record.start_weights_sha256 == composition.member("model", "start").weights_sha256()
+    runs("data.volumes=[8]", "model=chat")
+    assert len(runs.evaluated) == A_POINT
+    started = experiment.record(runs.prepared.run_id)
+    assert started
+    assert started.baselines == record.baselines
+
+
+def test_volume_0_alone_does_not_load_the_start_model(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.models.hub import HubModel
+
+    loaded: list[str] = []
+    load = HubModel.load
+
+    def noted(self: HubModel) -> Any:
+        loaded.append(self.name)
+        return load(self)
+
+    monkeypatch.setattr(HubModel, "load", noted)
+    prepared = runs.prepare("reference=chat")
+    execution.measure_baselines(prepared, Silent())
+    assert loaded == ["./models/chat"]
+    execution.measure_baselines(prepared, Silent())
+    assert loaded == ["./models/chat"]
+
+
+def test_a_reader_is_told(runs: Runs) -> None:
+    """A column of the table, and the heading of the summary."""
+    runs("data.volumes=[8]", "reference=chat")
+    runs("data.volumes=[8]")
+    rows = table(runs.prepared.experiment)
+    assert {str(name) for name in rows.drop_duplicates("run_id")["reference"]} == {"chat", "<NA>"}
+    assert set(rows["model"]) == {"start"}
+    assert "for runs with a reference, before is chat" in tables.summary(rows)
+
+
+def test_without_one_nothing_is_another_run(runs: Runs) -> None:
+    """The start model itself, under whatever name, is none; one that differs is another run with other baselines."""
+    plain, itself, other = runs.prepare(), runs.prepare("reference=start"), runs.prepare("reference=chat")
+    assert "reference" not in json.dumps(dict(plain.identity))
+    assert (itself.run_id, itself.baseline_keys, itself.reference) == (plain.run_id, plain.baseline_keys, None)
+    assert other.run_id != plain.run_id
+    assert set(other.baseline_keys.values()).isdisjoint(plain.baseline_keys.values())
+
+
+def test_what_cannot_be_compared_is_refused(runs: Runs) -> None:
+    """A distance from the start model, other tokens, a shorter context."""
+    with pytest.raises(ConfigError, match="reference=chat: got suite drift, the distance from the start model"):
+        runs.prepare("reference=chat", "probe_suites=[drift]")
+    config = Path("models/base/config.json")
+    config.write_text(config.read_text().replace('"max_position_embeddings": 64', '"max_position_embeddings": 48'))
+    with pytest.raises(ConfigError, match="reference=base: got a context of 48 tokens"):
+        runs.prepare("reference=base")
+    tokenizer = Path("models/chat/tokenizer.json")
+    tokenizer.write_text(tokenizer.read_text().replace('"red"', '"rot"'))
+    runs.workspace = Workspace()
+    with pytest.raises(ConfigError, match="reference=chat: got a model with another vocabulary"):
+        runs.prepare("reference=chat")

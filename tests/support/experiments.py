@@ -1,0 +1,232 @@
+"""Fabricated experiments: records and samples written as a run writes them, from per-item values chosen by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.records.schema import Baseline, Failure, Point, Record, Score
+from harness.records.store import Experiment
+
+COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "mitigation": "none", "data": "people", "anchor": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One metric of one task: its items' values, in the order of their doc hashes d0, d1 and so on.
+
+    ``moved``: by a second measurement; ``chances``: each item's level of guessing, where they differ; ``clusters``: the name of each's.
+    """
+
+    suite: str
+    task: str
+    values: Sequence[float]
+    metric: str = "acc"
+    filter: str = "none"
+    weights: Sequence[float] | None = None
+    higher_is_better: bool = True
+    chance: float | None = 0.25
+    primary: bool = True
+    prompt: str = "p"
+    first: int = 0
+    failed: str | None = None
+    moved: float | None = None
+    chances: Sequence[float] | None = None
+    clusters: Sequence[str] | None = None
+
+    def score(self) -> Score:
+        """Return the score of these items."""
+        weights = np.ones(len(self.values)) if self.weights is None else np.asarray(self.weights, dtype=float)
+        value = None if self.failed else float(np.average(self.values, weights=weights))
+        residual = weights * (np.asarray(self.values, dtype=float) - (value or 0.0))
+        n = len(self.values)
+        error = float(np.sqrt(np.sum(residual**2) * n / (n - 1)) / weights.sum()) if n > 1 else None
+        return Score(
+            suite=self.suite,
+            task=self.task,
+            metric=self.metric,
+            filter=self.filter,
+            primary=self.primary,
+            n=0 if self.failed else n,
+            value=value,
+            stderr=None if self.failed else error,
+            chance=None if self.failed else self.chance if self.chances is None else float(np.mean(self.chances)),
+            higher_is_better=self.higher_is_better,
+            status="failed" if self.failed else "ok",
+            reason=self.failed,
+            unparsed=None if self.failed else 0.0,
+            prompt_truncated=None if self.failed else 0.0,
+            answer_truncated=None if self.failed else 0.0,
+            remeasured=None if self.failed or self.moved is None else (value or 0.0) + self.moved,
+            numeric_spread_nats=None if self.failed or self.moved is None else 10 * abs(self.moved),
+        )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the sample rows, in reversed order: joins must not depend on it."""
+        for i in reversed(range(len(self.values))):
+            name = f"d{self.first + i}"
+            yield {
+                "suite": self.suite,
+                "task": self.task,
+                "filter": self.filter,
+                "doc_id": i,
+                "doc_hash": name,
+                "prompt_hash": f"{self.prompt}-{name}",
+                "target_hash": f"t-{name}",
+                "prompt": "question",
+                "target": "answer",
+                "choices": None,
+                "log_likelihoods": None,
+                "text": None,
+                "chance": (float("nan") if self.chance is None else self.chance) if self.chances is None else self.chances[i],
+                f"metric.{self.metric}": float(self.values[i]),
+            } | self._extra(i)
+
+    def _extra(self, i: int) -> dict[str, Any]:
+        weight = {} if self.weights is None else {f"weight.{self.metric}": float(self.weights[i])}
+        return weight if self.clusters is None else weight | {"cluster": self.clusters[i]}
+
+
+def samples(tasks: Sequence[Task]) -> pd.DataFrame:
+    """Return samples as a run stores them; metrics of one task that share items share rows."""
+    merged: dict[tuple[str, ...], dict[str, Any]] = {}
+    for task in tasks:
+        for row in () if task.failed else task.rows():
+            key = (task.suite, task.task, task.filter, row["doc_hash"])
+            merged[key] = merged.get(key, {}) | row
+    if merged:
+        return pd.DataFrame(list(merged.values()))
+    return pd.DataFrame({name: pd.Series(dtype="object") for name in next(Task(suite="s", task="t", values=[0]).rows())})
+
+
+def write_baselines(experiment: Experiment, model: str, before: Sequence[Task]) -> dict[str, str]:
+    """Write volume 0 of every suite; return suite → baseline id."""
+    ids = {}
+    for suite in dict.fromkeys(task.suite for task in before):
+        tasks = [task for task in before if task.suite == suite]
+        baseline = Baseline(
+            baseline_id=f"{model}-{suite}",
+            suite=suite,
+            identity={"model": model},
+            weights_sha256="w",
+            scores=tuple(task.score() for task in tasks),
+            wall_seconds=1.0,
+            provenance={},
+        )
+        experiment.write_baseline(baseline, samples(tasks))
+        ids[suite] = baseline.baseline_id
+    return ids
+
+
+def write_point(experiment: Experiment, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
+    """Write a point: 8 rows a step, 10 tokens a row of which 4 have a loss, 2 seconds since the point before."""
+    values: dict[str, Any] = {
+        "run_id": run_id,
+        "volume": volume,
+        "steps": volume // 8,
+        "target_rows": volume,
+        "anchor_rows": 0,
+        "train_tokens": 10 * volume,
+        "supervised_tokens": 4 * volume,
+        "anchor_tokens": 0,
+        "truncated_rows": 0,
+        "train_loss": 1.5,
+        "weight_change": 0.5,
+        "flops": 1e6 * volume,
+        "wall_seconds": 2.0,
+        "evaluation_seconds": 1.0,
+        "peak_memory_bytes": 300_000_000,
+        "scores": tuple(task.score() for task in tasks),
+    }
+    experiment.write_point(Point(**(values | changes)), samples(tasks))
+
+
+def config_of(labels: Mapping[str, Any], roles: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """Return a resolved configuration, as far as analysis reads it."""
+    return {
+        "labels": dict(labels),
+        "target_suites": [suite for suite, role in roles.items() if role == "target"],
+        "probe_suites": [suite for suite, role in roles.items() if role == "probe"],
+        "training": {"learning_rate": None, "epochs": 1},
+        "trajectory": "shared",
+        "seed": seed,
+    }
+
+
+def write_run(
+    experiment: Experiment,
+    run_id: str,
+    *,
+    before: Sequence[Task],
+    points: Mapping[int, Sequence[Task]],
+    roles: Mapping[str, str],
+    labels: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    finished: bool = True,
+    failure: str | None = None,
+    measured_before: bool = False,
+    **changes: Any,
+) -> None:
+    """Write a run: baselines, points, and a record (finished), a failure, both, or neither (under way)."""
+    named = COMMAND_LABELS | dict(labels or {})
+    config = config_of(named, roles, seed)
+    baselines = write_baselines(experiment, named["model"], before)
+    experiment.write_config(run_id, config, baselines=baselines if measured_before else None)
+    for volume, tasks in points.items():
+        write_point(experiment, run_id, volume, tasks)
+    if finished:
+        values: dict[str, Any] = {
+            "run_id": run_id,
+            "experiment": experiment.name,
+            "identity": {},
+            "labels": named,
+            "config": config,
+            "volumes": tuple(sorted(points)),
+            "baselines": baselines,
+            "roles": dict(roles),
+            "params_total": 145_000,
+            "params_trainable": 145_000,
+            "learning_rate": 0.001,
+            "lr_tuned": True,
+            "seed": seed,
+            "trajectory": "shared",
+            "dtype": "float32",
+            "threads": 1,
+            "tuning_facts": {},
+            "overlap": {suite: "expected" if role == "target" else _SHARES for suite, role in roles.items()},
+            "start_weights_sha256": "w",
+            "provenance": {
+                "versions": {"harness": "0.1.0", "torch": "2.13.0"},
+                "git": {"commit": "abc1234", "dirty": False},
+                "python": "3.11",
+            },
+        }
+        experiment.write_record(Record(**(values | changes)))
+    if failure:
+        experiment.write_failure(
+            Failure(run_id=run_id, experiment=experiment.name, labels=named, config=config, reason=failure, traceback="Traceback …")
+        )
+
+
+_SHARES = {"items": 40, "exact": 1, "exact_share": 0.025, "ngram_items": 20, "ngram": 4, "ngram_share": 0.2}
+
+
+def flipped(values: Sequence[float], *, lost: int, gained: int) -> list[float]:
+    """Return 0/1 values after the first ``lost`` ones became 0 and the first ``gained`` zeros became 1."""
+    ones = [i for i, value in enumerate(values) if value == 1][:lost]
+    zeros = [i for i, value in enumerate(values) if value == 0][:gained]
+    after = list(values)
+    for i in ones:
+        after[i] = 0.0
+    for i in zeros:
+        after[i] = 1.0
+    return after
+
+
+def share(ones: int, n: int) -> list[float]:
+    """Return n values of which the first ``ones`` are 1."""
+    return [1.0] * ones + [0.0] * (n - ones)

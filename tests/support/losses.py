@@ -1,0 +1,56 @@
+"""What the tests of loss remedies share: a prepared model, a context, and rows as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.rows import Example, RowKind
+from harness.methods.objective.sft import Sft
+from harness.methods.tuning.full import Full
+from tests.support import tiny
+
+
+def rows(count: int, *, kind: RowKind = "completion", seed: int = 0, origin: Any = "target") -> list[Example]:
+    return [Sft().encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, origin) for row in tiny.rows(kind, count, seed)]
+
+
+def context(
+    model: PreTrainedModel, tuning: Any = None, anchor: Sequence[Example] = (), **changes: Any
+) -> tuple[PreTrainedModel, PenaltyContext]:
+    """The model prepared by a tuning, and what a penalty is made from."""
+    tuning, base = tuning or Full(), tiny.copied(model.state_dict())
+    model = tuning.prepare(model, 0)
+    return model, PenaltyContext(**{"model": model, "base": base, "anchor": anchor, "tuning": tuning, "seed": 7, **changes})
+
+
+def made(method: Mitigation, given: PenaltyContext) -> Penalty:
+    penalty = method.penalty(given)
+    assert penalty is not None
+    return penalty
+
+
+def moved(model: PreTrainedModel, by: float = 0.1) -> PreTrainedModel:
+    """Add numbers that differ from place to place to every weight that can move."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def one(examples: Sequence[Example], number: int = 0) -> Step:
+    return Step(number, examples)
+
+
+def number(value: torch.Tensor) -> float:
+    return float(value.detach())

@@ -1,0 +1,100 @@
+"""An author that says what it is told to: for tests of what methods make of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from harness.core.methods import Sampling, WritingContext
+from harness.core.progress import Silent
+from harness.core.rows import Example, PromptFormat, Row, Turn
+from harness.methods.rewriting import question
+from harness.models.author import restated
+
+END = 0
+CUT = "…"
+"""At the end of a text: it was cut at its limit, no end of text was written."""
+
+
+class Words:
+    """A tokenizer that numbers words as they come; 0 is the end of a text, 1 its beginning."""
+
+    bos_token_id, eos_token_id = 1, END
+
+    def __init__(self) -> None:
+        self.words = ["<end>", "<begin>"]
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        for word in text.split():
+            if word not in self.words:
+                self.words.append(word)
+        return [self.words.index(word) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.words[number] for number in ids)
+
+
+def of_bytes() -> PreTrainedTokenizerBase:
+    """One token a byte, white space included, behind the four special ones of tests/contract/tiny."""
+    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(BPE({token: i for i, token in enumerate([*special, *letters])}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    names = dict(zip(["pad_token", "bos_token", "eos_token", "unk_token"], special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
+
+
+class Scripted:
+    """Writes, to each prompt, the texts of its script one after the other; keeps what it was asked.
+
+    Attributes:
+        asked: (prompt, key, sampling), in order.
+    """
+
+    def __init__(self, script: Mapping[str, Sequence[str]], tokenizer: Any = None) -> None:
+        self.script = {prompt: list(texts) for prompt, texts in script.items()}
+        self.tokenizer: Any = tokenizer or Words()
+        self.asked: list[tuple[str, str, Sampling]] = []
+
+    def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
+        found = []
+        for prompt, key in zip(prompts, keys, strict=True):
+            asked = self.tokenizer.decode(prompt)
+            self.asked.append((asked, key, sampling))
+            text = self.script[asked].pop(0)
+            ids = self.tokenizer.encode(text.removesuffix(CUT), add_special_tokens=False)
+            found.append((*ids, *([] if text.endswith(CUT) else [END])))
+        return found
+
+    def nats(self, examples: Sequence[Example]) -> list[float]:
+        raise NotImplementedError
+
+
+def context(
+    own: Scripted, others: Mapping[str, Scripted] | None = None, seed: int = 0, prompt_format: PromptFormat = "plain"
+) -> WritingContext:
+    """A context of authors that share one tokenizer; a prompt is its words."""
+    tokenizer = own.tokenizer
+    return WritingContext(
+        own=own,
+        other=lambda name: (others or {})[name],
+        prompt=lambda row: tuple(tokenizer.encode(question(row), add_special_tokens=False)),
+        text_prompt=lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)),
+        spoken=lambda ids: tokenizer.decode([number for number in ids if number != END]).strip(),
+        ended=lambda ids: ids[-1:] == (END,) or ids[-1:] == [END],
+        restated=restated,
+        prompt_format=prompt_format,
+        anchor=(),
+        seed=seed,
+        progress=Silent(),
+    )
+
+
+def row(prompt: str, answer: str) -> Row:
+    """A completion row in plain form."""
+    return Row((Turn("user", prompt), Turn("assistant", f" {answer}")), "completion")

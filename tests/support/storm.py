@@ -1,0 +1,168 @@
+"""A sweep in a storm: its processes are killed at random moments, and what it records is compared with an undisturbed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SWEEP = [
+    "experiment=smoke",
+    "model=nursery-smoke-a,nursery-smoke-b",
+    "tuning=full,lora",
+    "seed=range(6)",
+    "data.volumes=[32,64]",
+    "training.threads=1",
+    "training.dtype=float32",
+    "evaluation.dtype=float32",
+    "evaluation.token_budget=4096",
+]
+"""Two models, full and LoRA, six seeds: 24 runs of two points; all that scores may depend on is pinned."""
+
+RUNS, POINTS, BASELINES = 24, 48, 4
+
+LEAVE_SECONDS = 5.0
+"""Workers are gone so soon after their coordinator."""
+
+VARYING = {"wall_seconds", "evaluation_seconds", "evaluation_facts", "peak_memory_bytes", "provenance"}
+"""Of a point or baseline: what is measured by the clock, or says where and by which process it was measured, and so is no score."""
+
+FULL = Path(__file__).parent.parent / "chaos" / "full_disk"
+"""Put before PYTHONPATH, it lets the harness' own writes fail while the file that HARNESS_TEST_FULL names exists."""
+
+
+@dataclass
+class Sweep:
+    """A sweep's command, started again and again."""
+
+    results: Path
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the coordinator, in a process group of its own."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "harness", "sweep", *SWEEP, f"results={self.results}"],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+        return self.process
+
+    def finish(self, timeout: float = 600.0) -> int:
+        """Wait for its end, starting it if it is not running."""
+        process = self.process if self.process and self.process.poll() is None else self.start()
+        return process.wait(timeout)
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes that a coordinator has started, the one that forks the workers included."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill_coordinator(sweep: Sweep) -> float:
+    """Kill a coordinator; return the seconds until its last process was gone. Raises AssertionError if one stays too long."""
+    process = sweep.process
+    assert process is not None
+    left = family(process)
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    while alive := [child for child in left if _lives(child)]:
+        assert time.monotonic() - began < LEAVE_SECONDS, f"still there {LEAVE_SECONDS} s after their coordinator: {alive}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Say whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass
+class Storm:
+    """Kills at random moments.
+
+    Attributes:
+        kills: of workers and of coordinators, so far.
+        slowest: longest time that workers outlived their coordinator, in seconds.
+    """
+
+    seed: int
+    kills: dict[str, int] = field(default_factory=lambda: {"worker": 0, "coordinator": 0})
+    slowest: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Seed its dice."""
+        self.dice = random.Random(self.seed)
+
+    def rage(self, sweeps: list[Sweep], kills: int, deadline: float) -> None:
+        """Kill until there were so many kills, starting again what ended or was killed."""
+        while sum(self.kills.values()) < kills:
+            assert time.monotonic() < deadline, f"only {self.kills} in the time there was"
+            for sweep in sweeps:
+                if sweep.process is None or sweep.process.poll() is not None:
+                    sweep.start()
+            time.sleep(self.dice.uniform(0.3, 3.0))
+            self._strike(self.dice.choice(sweeps))
+
+    def _strike(self, sweep: Sweep) -> None:
+        if sweep.process is None or sweep.process.poll() is not None:
+            return
+        workers = [process for process in family(sweep.process) if self._works(process)]
+        if workers and self.dice.random() < 0.8:
+            self.dice.choice(workers).send_signal(signal.SIGKILL)
+            self.kills["worker"] += 1
+        elif workers or self.dice.random() < 0.1:
+            self.slowest = max(self.slowest, kill_coordinator(sweep))
+            self.kills["coordinator"] += 1
+
+    @staticmethod
+    def _works(process: psutil.Process) -> bool:
+        """Say whether it is a worker, and not the process that forks them or its helper."""
+        try:
+            parent = process.parent()
+            return parent is not None and "forkserver" in " ".join(parent.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            return False
+
+
+def contents(results: Path) -> dict[str, Any]:
+    """Return what a sweep has measured, by place: scores and whatever else is no measure of time, and the items' bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted(results.glob("smoke/**/*")):
+        name = path.relative_to(results).as_posix()
+        if path.name in {"point.json", "baseline.json"}:
+            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in VARYING}
+        elif path.name == "samples.parquet":
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.name == "record.json":
+            values = json.loads(path.read_text())
+            found[name] = {key: values[key] for key in ("identity", "volumes", "baselines", "start_weights_sha256", "incomplete")}
+    return found
+
+
+def leftovers(results: Path) -> list[str]:
+    """Return hidden files of runs and baselines, and unfinished work, that nobody will come back to."""
+    hidden = [path for folder in ("runs", "baselines") for path in (results / "smoke" / folder).rglob(".*")]
+    partial = list(results.rglob("finished.json"))
+    return sorted(path.relative_to(results).as_posix() for path in [*hidden, *partial])

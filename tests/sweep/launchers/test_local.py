@@ -1,0 +1,255 @@
+"""The pool of workers: whatever they die of, every unit is done or failed in the end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.resolution import Machine
+from harness.records.schema import Failure, Unit
+from harness.records.store import Experiment
+from harness.sweep.claims import DEATHS, LEFT, Claims
+from harness.sweep.launchers import local
+from harness.sweep.launchers.local import Local, Pool
+from harness.sweep.states import MOST_TRIES
+from harness.sweep.tally import Tally
+from tests.support.units import record_baseline, record_run, run_unit, sweep_of
+
+multiprocessing.get_context("forkserver").set_forkserver_preload(["harness.sweep.worker"])  # once, not in each worker
+
+
+@dataclass
+class Seen:
+    """A display that remembers."""
+
+    said: list[str] = field(default_factory=list)
+    most: int = 0
+    finished: tuple[int, int] = (0, 0)
+
+    def __enter__(self) -> Seen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def runs(self, finished: int, total: int) -> None:
+        self.finished = (finished, total)
+
+    def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+        self.most = max(self.most, len(working))
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def advance(self, units: int = 1) -> None: ...
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@dataclass
+class Actor:
+    """Does what a unit's label says: ``ok``, ``dies N`` (that often), ``raises``, ``full N``; every try is noted in a file."""
+
+    claims: Claims
+
+    def carry_out(self, unit: Unit) -> tuple[str, str]:
+        experiment, notes = self.claims.experiment, self.claims.experiment.folder / f"tries-{unit.id}"
+        dead = self.claims.deaths(unit.id)
+        held = self.claims.take(unit.id)
+        if held is None:
+            return "busy", ""
+        with notes.open("a") as file:
+            file.write("x")
+        tries = len(notes.read_text())
+        what, _, times = unit.label.partition(" ")
+        if len(dead) >= DEATHS:
+            experiment.write_failure(Failure(run_id=unit.id, experiment="e", labels={}, config={}, reason="died", traceback="", tries=2))
+            held.end("failed", "died")
+            return "failed", "died"
+        if what == "dies" and tries <= int(times):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "raises":
+            experiment.write_failure(Failure(run_id=unit.id, experiment="e", labels={}, config={}, reason="no", traceback="t", tries=tries))
+            held.end("failed" if tries == 2 else "again", "no")
+            return ("failed" if tries == 2 else "again"), "no"
+        if what == "full" and tries <= int(times):
+            held.end("no space")
+            return "no space", "disk is full"
+        if what == "terminated" and tries <= int(times):  # somebody asks this very process to stop, which then gives its unit back
+            os.kill(os.getpid(), signal.SIGTERM)
+            held.end("interrupted")
+            return "interrupted", ""
+        if what == "nowhere":
+            held.end("done")
+            return "done", ""
+        if what == "unclaimed":
+            held.end("again")
+            return "again", "its claim: forbidden"
+        if what == "slow":
+            time.sleep(float(times))
+        record_baseline(experiment, unit) if unit.kind == "baseline" else record_run(experiment, unit)
+        held.end("done")
+        return "done", ""
+
+    def leave(self) -> None: ...
+
+
+def carried(folder: Path, units: Sequence[Unit], **launcher: Any) -> tuple[Seen, Tally, Experiment]:
+    experiment, seen = Experiment(folder / "e"), Seen()
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    pool = Pool(Local(**launcher), experiment, sweep_of(units), units, seen, make=Actor)
+    return seen, pool.run(), experiment
+
+
+def tries(experiment: Experiment, unit: str) -> int:
+    return len((experiment.folder / f"tries-{unit}").read_text())
+
+
+def test_killed_workers_cost_their_units_nothing(tmp_path: Path) -> None:
+    """Two deaths, then it is done: pending again each time, no failure recorded."""
+    units = [run_unit("a", "dies 2"), run_unit("b", "ok")]
+    seen, tally, experiment = carried(tmp_path, units)
+    assert (tally.done, tally.failed) == (2, [])
+    assert tries(experiment, "a") == 3
+    assert experiment.failure("a") is None
+    assert sum("SIGKILL" in line for line in seen.said) == 2
+    assert [claim.died for claim in experiment.claims.of("a")] == ["signal SIGKILL", "signal SIGKILL", ""]
+
+
+def test_a_run_that_always_dies_at_one_place_is_failed(tmp_path: Path) -> None:
+    """After the third death it is not executed any more; the others are done."""
+    _, tally, experiment = carried(tmp_path, [run_unit("a", "dies 99"), run_unit("b", "ok")])
+    assert tally.failed == [("dies 99", "died")]
+    assert tally.done == 1
+    assert tries(experiment, "a") == 4  # three that died, and the one that counted them
+
+
+def test_an_exception_is_tried_twice(tmp_path: Path) -> None:
+    """The second one makes it failed; it does not stop the others."""
+    seen, tally, experiment = carried(tmp_path, [run_unit("a", "raises"), run_unit("b", "ok")])
+    assert tries(experiment, "a") == 2
+    assert tally.failed == [("raises", "no")]
+    assert tally.done == 1
+    assert seen.finished == (2, 2)
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    """No try is counted against the run."""
+    seen, tally, _ = carried(tmp_path, [run_unit("a", "full 1")])
+    assert (tally.done, tally.failed) == (1, [])
+    assert any("waiting for space" in line for line in seen.said)
+
+
+def test_baselines_come_before_the_runs_that_need_them(tmp_path: Path) -> None:
+    """A run is not handed out while its baseline is under way, although a worker is free."""
+    base = run_unit("baseline-1", "slow 0.5", kind="baseline", keys=("k",))
+    units = [base, run_unit("a", "ok", needs=("baseline-1",), keys=("k",)), run_unit("b", "ok")]
+    _, tally, experiment = carried(tmp_path, units, workers=2)
+    assert tally.done == 2
+    ended = {unit.id: (experiment.folder / "claims" / unit.id / "1.json").stat().st_mtime for unit in units}
+    assert ended["a"] >= ended["baseline-1"]
+
+
+def test_what_another_process_has_is_waited_for(tmp_path: Path) -> None:
+    """Its unit is not executed a second time; it counts as done once the other has recorded it."""
+    experiment = Experiment(tmp_path / "e")
+    unit = run_unit("a", "ok")
+    held = Claims(experiment).take("a")
+    assert held is not None
+
+    def other() -> None:
+        time.sleep(1.0)
+        record_run(experiment, unit)
+        held.end("done")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    _, tally, _ = carried(tmp_path, [unit])
+    thread.join()
+    assert tally.done == 1
+    assert not (experiment.folder / "tries-a").exists()
+
+
+def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of two threads on two cores run one after another, those of one thread side by side."""
+    monkeypatch.setattr("harness.sweep.launchers.local.this_machine", lambda: Machine(cores=2, gpus=0))
+    wide = [run_unit(name, "slow 0.6", threads=2) for name in "ab"]
+    seen, _, _ = carried(tmp_path / "wide", wide)
+    assert seen.most == 1
+    narrow = [run_unit(name, "slow 2", threads=1) for name in "ab"]
+    seen, _, _ = carried(tmp_path / "narrow", narrow)
+    assert seen.most == 2
+
+
+def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path: Path) -> None:
+    """Its unit is not handed to it again, to be given back for ever."""
+    _, tally, experiment = carried(tmp_path, [run_unit("a", "terminated 1"), run_unit("b", "ok")], workers=1)
+    assert (tally.done, tally.failed) == (2, [])
+    assert tries(experiment, "a") == 2
+    assert len({claim.pid for claim in experiment.claims.of("a")}) == 2
+
+
+@pytest.mark.parametrize("how", ["nowhere", "unclaimed"])
+def test_what_comes_to_nothing_ends_all_the_same(tmp_path: Path, how: str) -> None:
+    """Neither records that are not where they should be, nor claims that cannot be written, go round for ever."""
+    _, tally, experiment = carried(tmp_path, [run_unit("a", how), run_unit("b", "ok")])
+    assert tally.done == 1
+    ((label, reason),) = tally.failed
+    assert label == how
+    assert reason in {"carried out, but its records are not there", "its claim: forbidden"}
+    assert tries(experiment, "a") == MOST_TRIES
+
+
+def test_ctrl_c_gives_every_unit_back(tmp_path: Path) -> None:
+    """The workers are gone, and what they had is pending; that is no death of theirs."""
+    experiment = Experiment(tmp_path / "e")
+    experiment.folder.mkdir()
+    units = [run_unit("a", "slow 60")]
+
+    class Impatient(Seen):
+        def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+            if working:
+                raise KeyboardInterrupt
+
+    pool = Pool(Local(grace_seconds=0.2), experiment, sweep_of(units), units, Impatient(), make=Actor)
+    with pytest.raises(KeyboardInterrupt):
+        pool.run()
+    assert pool.hands == []
+    assert pool.states.of(units[0]) == "pending"
+    (claim,) = experiment.claims.of("a")
+    assert claim.died == LEFT
+    assert pool.claims.deaths("a") == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"), [(None, 2, ["0", "1"]), ("2,3", 2, ["2", "3"]), ("GPU-a, GPU-b", 1, ["GPU-a"]), ("", 0, [])]
+)
+def test_workers_get_the_gpus_that_their_coordinator_was_given(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, expected: list[str]
+) -> None:
+    """On a shared machine the first GPU may be somebody else's."""
+    import torch
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert local.gpus() == expected
+
+
+def test_each_worker_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many workers as there are shares; one GPU is one worker's, however many it asked for."""
+    for found, each, most in [(["4", "5", "6", "7"], 2, 2), (["0"], 2, 1), (["0", "1", "2"], 1, 3)]:
+        monkeypatch.setattr(local, "gpus", lambda found=found: list(found))
+        pool = Pool(Local(gpus_per_worker=each), Experiment(tmp_path), sweep_of([]), [], Seen(), make=Actor)
+        assert pool.most == most

@@ -1,0 +1,242 @@
+"""What is asked of Slurm, and what is made of its answers; tests/cluster asks a real one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.strict import build
+from harness.core.errors import ConfigError
+from harness.records.schema import Sweep, Unit
+from harness.records.store import Experiment
+from harness.sweep.launchers import slurm
+from harness.sweep.launchers.slurm import Slurm
+
+
+class Commands:
+    """Stand-ins for Slurm's commands: each says what a file holds, and keeps its arguments."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ["sbatch", "srun", "squeue", "scontrol"]:
+            script = folder / name
+            script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/{name}.asked\n[ -f {folder}/{name}.says ] && cat {folder}/{name}.says\n')
+            script.chmod(0o755)
+        self.say("sbatch", "Submitted batch job 7")
+        self.say("squeue", "")
+        self.say("scontrol", "")
+
+    def say(self, name: str, text: str | None) -> None:
+        """Let a command say something; None lets it fail."""
+        path = self.folder / f"{name}.says"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+
+    def asked(self, name: str) -> str:
+        """Return the arguments of all calls."""
+        path = self.folder / f"{name}.asked"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Put the stand-ins on PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return Commands(folder)
+
+
+def sweep_of(folder: Path, sweep_id: str, *units: str) -> None:
+    """Write a sweep of units by name."""
+    made = tuple(
+        Unit(kind="run", id=unit, overrides=(), label=unit, baseline_keys={}, threads=1, processes=1, params_total=1, cost=1.0)
+        for unit in units
+    )
+    Experiment(folder).write_sweep(Sweep(id=sweep_id, experiment="exp", command="", time="", cores=1, gpus=0, units=made))
+
+
+def lines(folder: Path, sweep_id: str, job: str = "7") -> list[str]:
+    """Return the submitted script."""
+    return (folder / "slurm" / sweep_id / f"{job}_submission.sh").read_text().splitlines()
+
+
+def test_what_is_configured_is_what_sbatch_is_asked_for(commands: Commands, tmp_path: Path) -> None:
+    """Every option arrives, the setup lines before the worker, and `extra` wins; null asks for nothing."""
+    values = {
+        "workers": 2,
+        "partition": "gpu",
+        "gpus": 2,
+        "cpus": 6,
+        "memory_gb": 1.5,
+        "hours": 2,
+        "setup": ["module load cuda"],
+        "python": "uv run python",
+        "extra": {"constraint": "a100", "gpus-per-node": "a100:2"},
+    }
+    assert build(Slurm, values, "launcher").submit(tmp_path / "exp", "exp", "one", units=9) == ["7_0", "7_1"]
+    script = lines(tmp_path / "exp", "one")
+    options = {line.removeprefix("#SBATCH --") for line in script if line.startswith("#SBATCH")}
+    assert options >= {"array=0-1%2", "partition=gpu", "cpus-per-task=6", "mem=1536M", "time=120", "signal=USR2@300", "requeue"}
+    assert {option for option in options if "gpu" in option} == {"partition=gpu", "gpus-per-node=a100:2"}
+    assert "constraint=a100" in options
+    assert not [option for option in options if option.startswith(("account", "qos", "wckey"))]
+    run = next(line for line in script if line.startswith("srun"))
+    assert "--cpus-per-task=6 uv run python -u -m submitit" in run
+    assert script.index("module load cuda") < script.index(run)
+
+
+@pytest.mark.parametrize(("units", "jobs"), [(1, ["7"]), (2, ["7_0", "7_1"]), (50, ["7_0", "7_1", "7_2"])])
+def test_no_more_workers_than_units(commands: Commands, tmp_path: Path, units: int, jobs: list[str]) -> None:
+    """As many workers as there are units, and never more than asked for."""
+    assert Slurm(workers=3).submit(tmp_path / "exp", "exp", "one", units=units) == jobs
+
+
+def test_workers_in_the_queue_are_not_submitted_again(commands: Commands, tmp_path: Path) -> None:
+    """Those of the same sweep count, and those of an earlier one that has all of its units; others do not."""
+    folder = tmp_path / "exp"
+    sweep_of(folder, "one", "a", "b", "c")
+    sweep_of(folder, "two", "b", "c")
+    sweep_of(folder, "three", "b", "d")
+    Slurm(workers=2).submit(folder, "exp", "one", units=3)
+    commands.say("squeue", "3_0\n7_0\n7_1\n")
+    assert slurm.queued(folder, "two") == ["7_0", "7_1"]
+    assert slurm.queued(folder, "three") == []
+    assert Slurm(workers=2).submit(folder, "exp", "two", units=2) == ["7_0", "7_1"]
+    assert commands.asked("sbatch").count("\n") == 1
+    commands.say("sbatch", "Submitted batch job 8")
+    assert Slurm(workers=3).submit(folder, "exp", "two", units=9) == ["7_0", "7_1", "8"]
+
+
+def test_a_controller_that_does_not_answer_ends_nothing(commands: Commands) -> None:
+    """Jobs are waited for until Slurm says that they are gone."""
+    commands.say("squeue", "7_0\n")
+    assert slurm.waiting(["7_0", "7_1"])
+    assert not slurm.waiting(["7_1"])
+    commands.say("squeue", None)
+    assert slurm.waiting(["7_1"])
+
+
+def test_what_sbatch_refuses_is_one_line(commands: Commands, tmp_path: Path) -> None:
+    """Its last word is passed on."""
+    (commands.folder / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n")
+    with pytest.raises(ConfigError, match="sbatch: got error: invalid partition specified: x; .*fix: partition, account"):
+        Slurm(partition="x").submit(tmp_path / "exp", "exp", "one", units=1)
+
+
+def test_a_controller_that_is_away_is_told_before_anything_is_written(commands: Commands) -> None:
+    """`harness sweep` checks its launcher first."""
+    commands.say("squeue", None)
+    with pytest.raises(ConfigError, match="no answer from its controller"):
+        Slurm().check()
+
+
+def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says where the command works, and what works here."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="got no sbatch on this machine.*launcher=local"):
+        Slurm().submit(tmp_path / "exp", "exp", "one", units=1)
+
+
+@pytest.mark.parametrize("values", [{"workers": 0}, {"gpus": -1}, {"hours": 0.0}, {"hours": 0.1, "grace_minutes": 5}, {"memory_gb": 0}])
+def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    """So is a time of grace that leaves no time to work."""
+    with pytest.raises(ConfigError, match="launcher."):
+        build(Slurm, values, "launcher")
+
+
+WORKS = """#!{python}
+import os, signal, sys, threading
+stopped = threading.Event()
+signal.signal(signal.SIGUSR2, lambda *_: stopped.set())
+signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+open("starts", "a").write("x")
+starts = len(open("starts").read())
+what, _, times = open("does").read().partition(" ")
+if what == "stops":
+    os.kill(os.getppid(), int(times))
+    sys.exit({interrupted} if stopped.wait(10) else 1)
+if what == "dies" and starts <= int(times):
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "sick" and starts <= int(times):
+    sys.exit({sick})
+"""
+"""The process that works in a job: it is told to stop, is killed, or cannot use its GPU, as a file says; then there is nothing left."""
+
+
+@pytest.fixture
+def job(commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The inside of a job, in a folder where ``does`` says what the process that works does; afterwards signals do what they did."""
+    for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    python = tmp_path / "python"
+    python.write_text(WORKS.format(python=sys.executable, interrupted=slurm.INTERRUPTED, sick=slurm.SICK))
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.chdir(tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)}
+    yield monkeypatch
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    logging.getLogger("submitit").propagate = True
+
+
+def tell(number: signal.Signals) -> None:
+    """Run a job that gets this signal while it works."""
+    Path("does").write_text(f"stops {int(number)}")
+    with pytest.raises(SystemExit, match="1"):
+        slurm.carry(Path("exp"), "one", 2)
+
+
+@pytest.mark.parametrize("how", ["dies 2", "sick 2"])
+def test_a_job_outlives_the_process_that_works_in_it(job: pytest.MonkeyPatch, how: str) -> None:
+    """It was killed for its memory, or its GPU failed: another one goes on until nothing is left."""
+    Path("does").write_text(how)
+    slurm.carry(Path("exp"), "one", 2)
+    assert Path("starts").read_text() == "xxx"
+
+
+def test_a_job_does_not_start_processes_for_ever(job: pytest.MonkeyPatch) -> None:
+    """Those that die at once, over and over, end it."""
+    Path("does").write_text("dies 99")
+    with pytest.raises(SystemExit, match="1"):
+        slurm.carry(Path("exp"), "one", 2)
+    assert len(Path("starts").read_text()) == slurm.MOST_SHORT
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "queues"),
+    [
+        (signal.SIGUSR2, "RUNNING\n", True),  # the time limit is near
+        (signal.SIGTERM, "RUNNING\n", True),  # preempted, with time to leave
+        (signal.SIGTERM, "COMPLETING\n", False),  # cancelled
+        (signal.SIGUSR2, "COMPLETING\n", False),  # told to stop, then cancelled
+        (signal.SIGUSR2, None, True),  # no answer
+        (signal.SIGTERM, None, False),
+    ],
+)
+def test_a_job_told_to_stop_queues_again_unless_it_was_cancelled(
+    commands: Commands, job: pytest.MonkeyPatch, number: signal.Signals, state: str | None, queues: bool
+) -> None:
+    """It asks what became of it, after it has saved everything; what was cancelled stays so."""
+    commands.say("squeue", state)
+    tell(number)
+    assert commands.asked("scontrol") == ("requeue 7_1\n" if queues else "")
+
+
+def test_a_job_does_not_queue_for_ever(commands: Commands, job: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """After so many starts it stops, and says so."""
+    commands.say("squeue", "RUNNING\n")
+    job.setenv("SLURM_RESTART_COUNT", "2")
+    tell(signal.SIGUSR2)
+    assert commands.asked("scontrol") == ""
+    assert "launcher.requeues=2" in capsys.readouterr().err

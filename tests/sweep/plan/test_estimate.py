@@ -1,0 +1,184 @@
+"""What runs will cost, told before they start."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import PROTOCOL_VERSION
+from harness.config import composition
+from harness.config.resolution import Machine
+from harness.core.sources import ModelFacts
+from harness.methods.tuning.frozen import Frozen
+from harness.methods.tuning.full import Full
+from harness.methods.tuning.lora import Lora
+from harness.methods.tuning.rslora import RsLora
+from harness.models import anatomy
+from harness.records import provenance
+from harness.records.schema import SCHEMA_VERSION
+from harness.records.store import Experiment
+from harness.run.preparation import Prepared, prepare
+from harness.run.workspace import Workspace
+from harness.sweep.plan import estimate, rates
+from harness.sweep.plan.estimate import Cost, Estimator
+from harness.sweep.plan.rates import Rates, at
+from tests.support import tiny
+
+HERE = {"processor": provenance.collect()["processor"], "gpu": None}
+VERSIONS = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(VERSIONS | values))
+
+
+def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[str, Any], seconds: float, **changes: Any) -> None:
+    """A run of 100 tokens and two points, whose suite's volume 0 took 3 s."""
+    identity = {"tuning": {"class": "Full"}, "evaluation": {"items": "report"}}
+    values = {"identity": identity, "params_total": params, "provenance": hardware, "volumes": [8, 16], "baselines": {"s": "b"}}
+    write(experiment.run_folder(run_id) / "record.json", values | {"roles": {"s": "probe"}} | changes)
+    for volume, share in ((8, 0.5), (16, 1.0)):
+        point = {"train_tokens": 100 * share, "wall_seconds": seconds * share, "evaluation_seconds": 4.0, "peak_memory_bytes": volume}
+        write(experiment.point_folder(run_id, volume) / "point.json", point)
+    baseline = {"wall_seconds": 3.0, "identity": {"tokenizer": "t", "suite": {"name": "s"}}}
+    write(experiment.baseline_folder("b") / "baseline.json", baseline)
+
+
+def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:
+    """1 at 10 and 100 at 1,000 give 10 at 100; beyond, in proportion to the nearest; nothing gives nothing."""
+    sizes = {10: 1.0, 1000: 100.0}
+    assert at(10, sizes) == 1.0
+    assert at(100, sizes) == pytest.approx(10.0)
+    assert at(4000, sizes) == pytest.approx(400.0)
+    assert at(5, sizes) == pytest.approx(0.5)
+    assert at(100, {}) is None
+
+
+def test_rates_are_those_of_the_same_hardware_where_there_are_any(tmp_path: Path) -> None:
+    """2 s for 100 tokens are 0.02 s each; the evaluation of a point, of a baseline and the memory stand as they were measured."""
+    experiment = Experiment(tmp_path / "tiny")
+    record(experiment, "a", params=1000, hardware=HERE, seconds=2.0)
+    record(experiment, "b", params=1000, hardware={"processor": "other", "gpu": None}, seconds=50.0)
+    record(experiment, "c", params=1000, hardware={"processor": "other", "gpu": "a GPU"}, seconds=0.1)
+    found = rates.rates([experiment], gpu=False)
+    assert found.token_seconds == {"Full": {1000: 0.02}}
+    assert found.point_seconds == {("Full", "report", "s"): {1000: 4.0}}
+    assert found.suite_seconds == {("s", "report"): {1000: 3.0}}
+    assert found.peak_bytes == {"Full": {1000: 16.0}}
+    assert found.where == HERE["processor"]
+    elsewhere = rates.rates([experiment], gpu=True)
+    assert elsewhere.token_seconds == {"Full": {1000: 0.001}}
+    assert elsewhere.where == "a GPU, which is not this machine"
+
+
+def test_what_was_never_measured_has_no_rates(tmp_path: Path) -> None:
+    """An unfinished run tells nothing."""
+    experiment = Experiment(tmp_path / "tiny")
+    record(experiment, "a", params=1000, hardware=HERE, seconds=2.0)
+    (experiment.point_folder("a", 16) / "point.json").unlink()
+    assert rates.rates([experiment], gpu=False) == Rates()
+
+
+@pytest.mark.parametrize(
+    ("name", "tuning"),
+    [
+        *itertools.product(tiny.MODELS, [Full(), Lora(rank=3)]),
+        ("gpt_neox", Lora(rank=2, modules=("dense",))),
+        ("llama", Lora(rank=2, modules=("q_proj", "v_proj"))),
+        *itertools.product(tiny.MODELS, [Lora(layers="attention"), Lora(layers="mlp"), RsLora(rank=3), Frozen(), Frozen(layers=0)]),
+    ],
+)
+def test_trainable_parameters_are_those_that_the_tuning_makes(name: str, tuning: Full | Lora) -> None:
+    """Told from the layers' sizes, equal to what is counted in the prepared model."""
+    model = tiny.MODELS[name]()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    facts = ModelFacts(params_total=total, context_length=64, content={}, **anatomy.described(model))
+    assert tuning.trainable(facts) == tuning.facts(tuning.prepare(model, 0))["trainable"]
+
+
+def prepared(*overrides: str) -> Prepared:
+    fixed = ["model=nursery-smoke-a", "data.volumes=[64,128]"]
+    return prepare(composition.compose([*fixed, *overrides]), Workspace(), Machine(cores=1, gpus=0))
+
+
+def cost(found: Prepared, measured: Rates) -> Cost:
+    return Estimator(found.workspace, measured, gpu=False).run(found)
+
+
+MEASURED = Rates(
+    token_seconds={"Full": {1000: 0.001}},
+    point_seconds={("Full", "report", "tinyworld", "tinyworld-people"): {1000: 2.0}},
+    point_bytes={("tinyworld", "tinyworld-people"): 50.0},
+    other_seconds=7.0,
+)
+
+
+def scaled(found: Prepared, **changes: Any) -> Rates:
+    """The same rates, measured at this very size."""
+    size = found.facts.params_total
+    values = {"token_seconds": {"Full": {size: 0.001}}, "point_seconds": {key: {size: 2.0} for key in MEASURED.point_seconds}}
+    return dataclasses.replace(MEASURED, **values | changes)  # type: ignore[arg-type]
+
+
+def test_a_run_costs_its_tokens_its_evaluations_and_the_rest() -> None:
+    """Tokens by the run's own encoding; time = tokens · 0.001 + 2 · 2 s + 7 s; disk = points, one set of weights, the state."""
+    found = prepared()
+    rows = found.workspace.rows_of(found.config.data)
+    chosen = [rows[i * len(rows) // 64] for i in range(64)]
+    mean = sum(len(example.input_ids) for example in found.workspace.encoded(found.config, found.resolved, chosen, "target")) / 64
+    got, params = cost(found, scaled(found)), found.facts.params_total
+    assert got.train_tokens == round(128 * mean)
+    assert got.seconds == pytest.approx(got.train_tokens * 0.001 + 4 + 7)
+    assert got.disk_bytes == 2 * 50 + 4 * params + 12 * params
+    assert got.measured
+    assert not got.memory_measured
+    assert got.memory_bytes > estimate.WORKER_BYTES + 20 * params
+    assert cost(found, scaled(found, peak_bytes={"Full": {params: 123.0}})).memory_bytes == 123
+
+
+def test_replayed_rows_count_and_exchanged_ones_do_not() -> None:
+    """Half as many anchor rows on top are more tokens; a run of equal compute costs what the plain one does."""
+    plain = cost(prepared(), MEASURED).train_tokens
+    on_top = cost(prepared("mitigation=replay", "anchor=tinyworld-skill", "mitigation.fraction=0.5"), MEASURED).train_tokens
+    anchor = cost(prepared("data=tinyworld-skill", "target_suites=[tinyworld-people]"), MEASURED).train_tokens
+    assert on_top == pytest.approx(plain + anchor / 2, rel=0.05)
+    equal = ("mitigation=replay", "anchor=tinyworld-skill", "mitigation.fraction=0.5", "mitigation.mode=compute_equivalent")
+    assert cost(prepared(*equal), MEASURED).train_tokens == pytest.approx(plain, rel=0.02)
+
+
+def test_without_any_measurement_a_matrix_product_is_timed_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """6 operations for each parameter and token of training, 2 for each of evaluation; no GPU to time: no time."""
+    found = prepared()
+    monkeypatch.setattr(estimate, "flops_per_second", lambda gpu: None if gpu else 1e6)
+    got, params = cost(found, Rates()), found.facts.params_total
+    assert got.evaluation_tokens is not None
+    assert got.seconds == pytest.approx((6 * got.train_tokens + 2 * got.evaluation_tokens) * params / 1e6)
+    assert not got.measured
+    on_gpu = Estimator(Workspace(), Rates(), gpu=True).run(found)
+    assert on_gpu.seconds is None
+
+
+def test_a_baseline_is_measured_twice() -> None:
+    """Its time is twice that of a measurement, its tokens twice those of the suite."""
+    found = prepared()
+    measured = Rates(suite_seconds={("tinyworld", "report"): {found.facts.params_total: 3.0}})
+    got = Estimator(found.workspace, measured, gpu=False).baseline(found, ["tinyworld"])
+    once = Estimator(found.workspace, measured, gpu=False)._tokens_of(found, "tinyworld")
+    assert got.seconds == 6.0
+    assert once is not None
+    assert got.evaluation_tokens == 2 * once
+
+
+def test_costs_add_up_and_memory_is_the_largest() -> None:
+    """What is not known of one is not known of both."""
+    one = Cost(train_tokens=1, evaluation_tokens=2, seconds=3.0, disk_bytes=4, memory_bytes=5, memory_measured=False)
+    two = Cost(train_tokens=10, evaluation_tokens=None, seconds=30.0, measured=False, disk_bytes=40, memory_bytes=4, unknown=("s",))
+    both = one + two
+    assert (both.train_tokens, both.evaluation_tokens, both.seconds, both.disk_bytes) == (11, None, 33.0, 44)
+    assert (both.memory_bytes, both.memory_measured, both.measured, both.unknown) == (5, False, False, ("s",))

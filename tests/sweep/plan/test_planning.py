@@ -1,0 +1,168 @@
+"""What a sweep would do, told before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import PROTOCOL_VERSION
+from harness.config import composition
+from harness.config.resolution import Machine
+from harness.config.strict import plain
+from harness.core.errors import ConfigError
+from harness.records.schema import SCHEMA_VERSION, Failure
+from harness.run.preparation import Prepared, prepare
+from harness.run.workspace import Workspace
+from harness.sweep.plan.planning import SweepPlan, _together, as_text, plan_command, plan_sweep, to_json
+from harness.sweep.plan.stale import differences
+
+MACHINE = Machine(cores=1, gpus=0)
+SWEEP = ["experiment=smoke", "model=nursery-smoke-a", "tuning=full"]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def planned(*overrides: str) -> SweepPlan:
+    return plan_sweep([*SWEEP, *overrides], MACHINE, workers=2)
+
+
+def ready(*overrides: str) -> Prepared:
+    config = composition.compose([*SWEEP, "name=smoke", *overrides])
+    return prepare(config, Workspace(), MACHINE)
+
+
+def record(found: Prepared, volumes: tuple[int, ...] = (64,)) -> None:
+    """Put a run on disk as it would be recorded, as far as plans look."""
+    experiment = found.experiment
+    experiment.write_config(found.run_id, plain(found.config))
+    for volume in volumes:
+        experiment.point_folder(found.run_id, volume).mkdir(parents=True)
+        (experiment.point_folder(found.run_id, volume) / "point.json").write_text("{}")
+    labels = {key: value for key, value in plain(found.config.labels).items() if key != "class"}
+    values: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION, "volumes": list(volumes)}
+    values |= {"identity": found.identity, "labels": labels, "seed": found.config.seed}
+    (experiment.run_folder(found.run_id) / "record.json").write_text(json.dumps(values))
+
+
+def states(found: SweepPlan) -> dict[str, str]:
+    return {unit.id: unit.state for unit in found.units if unit.kind == "run"}
+
+
+def test_nothing_done_everything_is_pending_and_nothing_is_written(results: Path) -> None:
+    """Runs, the baseline that they share, tokens, and a time."""
+    found = planned("seed=0,1")
+    assert sorted(states(found).values()) == ["pending", "pending"]
+    assert [unit.kind for unit in found.units] == ["baseline", "run", "run"]
+    assert found.can_start
+    assert found.left.train_tokens > 0
+    assert found.seconds
+    assert not results.exists()
+
+
+def test_done_failed_and_longer_runs_are_told_apart(results: Path) -> None:
+    """A recorded run is done; asked for a further volume it is pending; one that failed twice says why."""
+    done, failed = ready(), ready("seed=1")
+    record(done)
+    failure = Failure(run_id=failed.run_id, experiment="smoke", labels={}, config={}, reason="no luck", traceback="", tries=2)
+    failed.experiment.write_failure(failure)
+    found = planned("seed=0,1")
+    assert states(found) == {done.run_id: "done", failed.run_id: "failed"}
+    assert "1  no luck" in as_text(found)
+    assert states(planned("data.volumes=[64,128]"))[done.run_id] == "pending"
+    assert found.left.train_tokens == planned("seed=1").left.train_tokens
+
+
+def test_a_stale_run_names_what_takes_its_place_and_why(results: Path) -> None:
+    """Another learning rate, another data row: the key that differs, with its values where people can read them."""
+    old, new = ready("training.learning_rate=0.001"), ready("training.learning_rate=0.002")
+    record(old)
+    (stale,) = planned("training.learning_rate=0.002").stale
+    assert (stale.id, stale.superseded_by) == (old.run_id, new.run_id)
+    assert stale.differs == ("training.learning_rate 0.001 -> 0.002",)
+    (other,) = planned("seed=5").stale
+    assert other.superseded_by == ""
+    assert "not asked for any more" in as_text(planned("seed=5"))
+
+
+def test_content_that_changed_is_named_without_its_hashes() -> None:
+    """A hash tells people nothing; a missing key reads as None."""
+    before = {"inputs": {"data": "0123456789ab", "anchor": None}, "seed": 0, "volumes": [8]}
+    after = {"inputs": {"data": "ba9876543210", "anchor": "x"}, "seed": 0, "volumes": (8,)}
+    assert differences(before, after) == ["inputs.data", "inputs.anchor None -> x"]
+
+
+def test_an_unfinished_run_is_stale_by_its_configuration(results: Path) -> None:
+    """Where no record names its inputs, its configuration tells."""
+    old = ready("training.learning_rate=0.001")
+    old.experiment.write_config(old.run_id, plain(old.config))
+    (stale,) = planned("training.learning_rate=0.002").stale
+    assert stale.differs == ("training.learning_rate 0.001 -> 0.002",)
+
+
+def test_incompatible_points_are_listed_with_their_reason(results: Path) -> None:
+    """Replay without an anchor means nothing; the other point can be planned, the sweep cannot start."""
+    text, code = plan_command([*SWEEP, "mitigation=none,replay"])
+    assert code == 1
+    assert "1 pending, 1 incompatible" in text
+    assert "mitigation=replay: got no anchor" in text
+
+
+def test_what_is_not_on_this_machine_is_missing_with_the_fix(results: Path) -> None:
+    """A hub model that was never fetched is named, and nothing is fetched."""
+    found = plan_sweep(["experiment=smoke", "model=hf", "model.name=no-such/model", "tuning=full,lora"], MACHINE)
+    assert [unit.state for unit in found.units] == ["missing", "missing"]
+    assert "harness prefetch experiment=smoke" in found.units[0].reason
+    assert "2  model.name: got 'no-such/model'" in as_text(found)
+    assert not found.can_start
+
+
+def test_what_is_wrong_everywhere_is_an_error(results: Path) -> None:
+    """A misspelt key is no plan."""
+    with pytest.raises(ConfigError):
+        planned("training.learnin_rate=1")
+
+
+def test_time_is_shared_out_but_no_less_than_the_longest(results: Path) -> None:
+    """Two runs of 10 s and a baseline of 4 s: with 2 workers 14 s, with 1 worker 24 s."""
+    (baseline, run) = planned().units
+    assert baseline.cost is not None
+    assert run.cost is not None
+    units = [
+        dataclasses.replace(baseline, cost=dataclasses.replace(baseline.cost, seconds=4.0)),
+        *[dataclasses.replace(run, cost=dataclasses.replace(run.cost, seconds=10.0))] * 2,
+    ]
+    assert _together(units, 2) == 14.0
+    assert _together(units, 1) == 24.0
+    assert _together([dataclasses.replace(run, cost=dataclasses.replace(run.cost, seconds=None))], 1) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ((), False),
+        (("mitigation=l2",), False),
+        (("mitigation=pseudo_replay",), True),
+        (("mitigation=kl", "mitigation.inputs=new"), True),
+        (("mitigation=kl", "mitigation.inputs=new", "mitigation.weight=0"), False),
+    ],
+)
+def test_what_no_estimate_counts_is_said(results: Path, overrides: tuple[str, ...], *, says: bool) -> None:
+    """Once, and only where a run writes or reads beside its training."""
+    text = as_text(planned("seed=0,1", *overrides))
+    assert text.count("note: not in the estimate: text that models write, and forward passes of reference models") == says
+
+
+def test_the_json_has_every_run_with_its_cost(results: Path) -> None:
+    """Programs read the same as people."""
+    found = json.loads(to_json(planned("seed=0,1")))
+    assert found["runs_by_state"] == {"stale": 0, "pending": 2}
+    assert found["units"][-1]["cost"]["train_tokens"] > 0
+    assert found["left"]["evaluation_tokens"] > 0

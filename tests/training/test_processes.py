@@ -1,0 +1,170 @@
+"""Several processes that train one run together do what one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedModel
+
+from harness.config.run_config import Training
+from harness.core.errors import TrainingError
+from harness.core.methods import PenaltyContext
+from harness.core.progress import Interrupted
+from harness.core.rows import Example
+from harness.methods.objective.sft import Sft
+from harness.methods.tuning.full import Full
+from harness.methods.tuning.lora import Lora
+from harness.records.store import Experiment
+from harness.training import processes as processes_
+from harness.training.checkpoint import Checkpoints
+from harness.training.job import Job
+from harness.training.loop import OutOfMemory, Stop
+from harness.training.processes import joined
+from harness.training.step import share
+from tests.support import tiny
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """The two-layer model as a source; ``fault`` is what the other processes meet instead of it."""
+
+    fault: str = ""
+
+    def load(self) -> PreTrainedModel:
+        if "-m" not in sys.orig_argv or "harness.training.processes" not in sys.orig_argv:
+            return tiny.llama()
+        if self.fault == "memory":
+            raise OutOfMemory("training: got out of memory")
+        if self.fault == "slow":
+            time.sleep(600)
+        return tiny.llama()
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """A mitigation that adds the squared weights to the loss."""
+
+    def penalty(self, context: PenaltyContext) -> Any:
+        return lambda model, _: 1e-2 * torch.stack([p.square().sum() for p in model.parameters() if p.requires_grad]).sum()
+
+
+def steps() -> list[list[Example]]:
+    """Four steps of 8, 1, 8 and 3 rows: in the second, one of two processes has nothing to learn."""
+    learned = [Sft().encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for row in tiny.rows("completion", 20)]
+    return [learned[:8], learned[8:9], learned[9:17], learned[17:]]
+
+
+def job(folder: Path, tuning: Any, processes: int = 2, **changes: Any) -> Job:
+    values: dict[str, Any] = {
+        "model": Tiny(),
+        "tuning": tuning,
+        "objective": Sft(),
+        "mitigation": Decay(),
+        "training": Training(micro_batch_rows=3),
+        "resolved": tiny.resolved(processes=processes, learning_rate=1e-3),
+        "seed": 0,
+        "steps": steps(),
+        "anchor": [],
+        "stops": {1: 8, 2: 16, 4: 32},
+        "pad_id": tiny.PAD,
+        "states": Checkpoints(Experiment(folder), "run"),
+    }
+    return Job(**{**values, **changes})
+
+
+def trained(made: Job, *, until: int = 0, on_stop: Callable[[Stop], None] = lambda _: None) -> tuple[dict[str, torch.Tensor], list[Stop]]:
+    """Train a job as rank 0; return the weights and the stops, or what there is of them where it is interrupted."""
+    model = made.tuned(made.model.load())
+    base = tiny.copied(tiny.llama().state_dict())
+    start = made.states.newest(lambda counts: counts.step == made.first) if made.first else None
+    reached: list[Stop] = []
+
+    def stopped(stop: Stop) -> None:
+        on_stop(stop)
+        reached.append(dataclasses.replace(stop, wall_seconds=0.0))
+
+    try:
+        with joined(made) as group:
+            options: dict[str, Any] = {"start": start, "on_stop": stopped, "on_state": made.states.save, "progress": tiny.Until(until)}
+            made.train(model, base, group=group, **options)
+    except Interrupted:
+        assert until
+    return made.tuning.merged(model), reached
+
+
+@pytest.mark.parametrize("tuning", [Full(), Lora(rank=4)], ids=["full", "lora"])
+def test_two_processes_do_what_one_does(tuning: Any, tmp_path: Path) -> None:
+    """The same losses, weights and operations but for rounding, with a penalty and micro-batches; afterwards one trains alone again."""
+    together, stops = trained(job(tmp_path / "two", tuning))
+    assert not dist.is_initialized()
+    alone, expected = trained(job(tmp_path / "one", tuning, processes=1))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=0, atol=1e-5)
+    assert [(stop.step, stop.volume) for stop in stops] == [(1, 8), (2, 16), (4, 32)]
+    for one, other in zip(expected, stops, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-5)
+        assert one.flops == pytest.approx(other.flops, rel=0.2)  # other rows are padded together
+
+
+def test_two_processes_go_on_to_the_last_bit(tmp_path: Path) -> None:
+    """Each has random streams of its own, which are saved with the state, though an evaluation lies between."""
+    lora = Lora(rank=2, dropout=0.3)
+    whole, stops = trained(job(tmp_path / "whole", lora))
+    half, before = trained(job(tmp_path / "half", lora), until=3)
+    after, rest = trained(job(tmp_path / "half", lora, first=3), on_stop=lambda _: time.sleep(0.2))
+    assert not tiny.same(half, whole)
+    assert tiny.same(after, whole)
+    assert before + rest == stops
+
+
+def test_a_process_that_dies_ends_the_training_in_one_line(tmp_path: Path) -> None:
+    """Though the other waits for it in the middle of a step."""
+
+    def kill(stop: Stop) -> None:
+        (other,) = [child for child in psutil.Process().children() if "harness.training.processes" in child.cmdline()]
+        other.kill()
+
+    with pytest.raises(
+        TrainingError, match=r"^training: got process 1 of those that train together ended early: killed by signal 9; [^\n]*$"
+    ):
+        trained(job(tmp_path, Full()), on_stop=kill)
+    assert not dist.is_initialized()
+
+
+def test_memory_that_runs_out_in_one_process_is_known_as_such(tmp_path: Path) -> None:
+    """So that the run goes on with smaller micro-batches, in all of them."""
+    with pytest.raises(OutOfMemory, match=r"^training: got out of memory$"):
+        trained(job(tmp_path, Full(), model=Tiny("memory")))
+
+
+def test_the_others_end_with_rank_0(tmp_path: Path) -> None:
+    """However it ended, the pipe to them is closed, and that ends them, whatever they are at."""
+    helper = processes_._Helper(job(tmp_path, Full(), model=Tiny("slow")), 1, 1)
+    assert helper.told.wait(60)
+    assert helper.process.poll() is None
+    assert helper.process.stdin is not None
+    helper.process.stdin.close()
+    assert helper.process.wait(timeout=5) == 1
+    helper.kill()
+
+
+def test_rows_are_shared_in_order() -> None:
+    """Five rows among three: one, two and two, each cut to its longest; one row among two leaves the first with nothing to learn."""
+    batch = Sft().collate([tiny.example(*range(5, 6 + length)) for length in (4, 3, 2, 1, 1)], tiny.PAD, tiny.MAX_LENGTH)
+    parts = [share(batch, rank, 3) for rank in range(3)]
+    assert [part["input_ids"].shape for part in parts] == [(1, 5), (2, 4), (2, 2)]
+    assert torch.equal(torch.cat([part["input_ids"][:, 0] for part in parts]), batch["input_ids"][:, 0])
+    alone = {name: value[:1] for name, value in batch.items()}
+    nothing, everything = share(alone, 0, 2), share(alone, 1, 2)
+    assert nothing["labels"].tolist() == [[-100, -100]]
+    assert everything["labels"].tolist() == alone["labels"].tolist()
+    assert share(batch, 0, 1) is batch
