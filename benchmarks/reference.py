@@ -4,16 +4,18 @@
     make reference ARGS="--sweep results/tiny"  # one that was made before, compared
     make reference ARGS="--write"               # and written as the new reference, in place of comparing
 
-The rule. A finding is the change of one suite or task in one cell (the runs that differ in their seed alone) at one volume. Two sweeps
-agree on it if 0 lies in the interval of the difference of their two changes, put together from the distances of each change to the ends
-of its own interval (Zou and Donner 2008, doi:10.1002/sim.3095):
+The rule. A finding is the change of one suite or task in one cell (the runs that differ in their
+seed alone) at one volume. Two sweeps agree on it if 0 lies in the interval of the difference of
+their two changes, put together from the distances of each change to the ends of its own interval
+(Zou and Donner 2008, doi:10.1002/sim.3095):
 
     D = fresh − reference;   low = D − √((fresh − fresh_low)² + (reference_high − reference)²);   high likewise, with the other ends
 
-Of 95% intervals one in twenty would miss for two sweeps of other seeds that are equally right, so that is how many may disagree: 5% of
-those compared, rounded down. Two sweeps of the same seeds share their rows, batches and items, and differ by rounding, so hardly any
-should. A finding that one side alone has is no matter of chance: it fails the comparison, whatever the others do. Findings without an
-interval on either side are counted and not compared.
+Of 95% intervals one in twenty would miss for two sweeps of other seeds that are equally right, so
+that is how many may disagree: 5% of those compared, rounded down. Two sweeps of the same seeds
+share their rows, batches and items, and differ by rounding, so hardly any should. A finding that
+one side alone has is no matter of chance: it fails the comparison, whatever the others do. Findings
+without an interval on either side are counted and not compared.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ COMMAND = "experiment=tiny"
 
 LEVEL = 0.95
 EQUAL = 1e-5
-"""Changes so near to each other, in the metric's own unit, count as the same number: six digits are kept of each."""
+"""Changes so near to each other, in the metric's own unit, count as the same number: six digits
+are kept of each."""
 
 KEYS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
 KEYS += ["volume", "role", "suite", "task", "metric", "filter"]
-"""What makes a finding the same one in two sweeps; not the rate, the machine's dtype or the ids of runs."""
+"""What makes a finding the same one in two sweeps; not the rate, the machine's dtype or the ids
+of runs."""
 
 ENDS = ["delta", "delta_low", "delta_high"]
 KEPT = [*KEYS, "params_total", "params_trainable", "learning_rate", "lr_tuned", "is_control", "is_headline", "n", "seeds"]
@@ -59,8 +63,10 @@ class Comparison:
     """The findings of two sweeps, side by side.
 
     Attributes:
-        compared: findings with an interval on both sides: KEYS, the two changes, ``agree``, and the verdicts where both have them.
-        reference_alone, fresh_alone: KEYS of findings that one side has, or has an interval of, and the other has not.
+        compared: findings with an interval on both sides: KEYS, the two changes, ``agree``, and the
+            verdicts where both have them.
+        reference_alone, fresh_alone: KEYS of findings that one side has, or has an interval of, and
+            the other has not.
         without_interval: how many have none on either side.
     """
 
@@ -124,7 +130,10 @@ def _known(findings: pd.DataFrame, side: str) -> pd.DataFrame:
 
 
 def _agree(compared: pd.DataFrame) -> Any:
-    """Say of each finding whether 0 lies in the interval of fresh minus reference; boolean array of shape (n,)."""
+    """Say of each finding whether 0 lies in the interval of fresh minus reference.
+
+    Boolean array of shape (n,).
+    """
     reference, reference_low, reference_high, fresh, fresh_low, fresh_high = (
         compared[f"{end}_{side}"].to_numpy(float) for side in ("reference", "fresh") for end in ENDS
     )
@@ -164,7 +173,10 @@ def _line(row: pd.Series) -> str:
 
 
 def sweep(results: Path) -> float:
-    """Run the default sweep in a fresh folder; return its wall time in seconds. Raises CalledProcessError if anything in it failed."""
+    """Run the default sweep in a fresh folder; return its wall time in seconds.
+
+    Raises CalledProcessError if anything in it failed.
+    """
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "harness", "sweep", COMMAND, f"results={results}"], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -182,13 +194,16 @@ def derive(folder: Path) -> pd.DataFrame:
 
 
 def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, Any]) -> None:
-    """Write a reference: findings.csv, some figures of the report, README.md. Replaces an earlier one.
+    """Write a reference: findings.csv, some figures of the report, README.md.
+
+    Replaces an earlier one.
 
     Args:
         found: the findings.
         report: the folder of the experiment's report, whose figures are taken.
         place: where it goes.
-        facts: what ``provenance.collect`` says, and ``seconds`` of the sweep, None where it was made before.
+        facts: what ``provenance.collect`` says, and ``seconds`` of the sweep, None where it was
+            made before.
 
     Raises:
         ValueError: if it would be larger than MAX_BYTES.
@@ -206,7 +221,10 @@ def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, An
 
 
 def _figures(report: Path) -> list[Path]:
-    """Return the report's PNG figures, the smallest first until they are too much together; in the order of their names."""
+    """Return the report's PNG figures, the smallest first until they are too much together.
+
+    In the order of their names.
+    """
     chosen: list[Path] = []
     for path in sorted(report.rglob("*.png"), key=lambda path: path.stat().st_size):
         if sum(one.stat().st_size for one in [*chosen, path]) <= MAX_FIGURES_BYTES and path.name not in {one.name for one in chosen}:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "tests"
 """Kept between test runs, for the tiny pretrained models; every test passes when it is empty."""
 
-# Set on import, since the libraries read these when they are first imported; tests that start processes hand them on.
+# Set on import, since the libraries read these when they are first imported; tests that start
+# processes hand them on.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = os.environ.get("HARNESS_TEST_HUB") or str(CACHE / "huggingface")
 os.environ["HARNESS_CACHE"] = str(CACHE / "harness")

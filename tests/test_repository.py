@@ -25,7 +25,10 @@ def relative(path: Path) -> str:
 
 @cache
 def committed_files() -> list[Path]:
-    """Every file that is or could be committed; in an unpacked archive without git, the folders that hold sources."""
+    """Every file that is or could be committed.
+
+    In an unpacked archive without git, the folders that hold sources.
+    """
     if (ROOT / ".git").exists():
         command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = [ROOT / name for name in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()]
@@ -43,8 +46,9 @@ def readme() -> str:
 @cache
 def file_map() -> dict[str, str]:
     """The fenced block under ``## File map``: path → what it is."""
-    block = re.search(r"^## File map$.*?^```[a-z]*\n(.*?)^```", readme(), flags=re.MULTILINE | re.DOTALL)
-    assert block, "README.md needs a heading '## File map' with a fenced block of 'path   what it is'"
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"^## File map$.*?^```[a-z]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert block, "docs/architecture.md needs a heading '## File map' with a fenced block of 'path   what it is'"
     lines = [line for line in block[1].splitlines() if line.strip()]
     return {path: meaning.strip() for path, _, meaning in (line.strip().partition(" ") for line in lines)}
 
@@ -124,7 +128,10 @@ def test_group_members_say_what_they_are(path: Path) -> None:
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=relative)
 def test_group_members_are_yaml(path: Path) -> None:
-    """Each is a mapping; an experiment applies to the whole configuration, every other member names its class."""
+    """Each is a mapping.
+
+    An experiment applies to the whole configuration, every other member names its class.
+    """
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert isinstance(values, dict)
     assert path.parent.name == "experiment" or re.fullmatch(r"[\w.]+\.[A-Z]\w*", str(values["class"]))

@@ -36,7 +36,10 @@ NULL = Declared(headline="probe", margin=1e-9)
 def found(
     name: str, world: World, sizes: Sequence[int], change: float, seeds: int, count: int, declared: Declared = NULL
 ) -> Iterator[pd.DataFrame]:
-    """Yield the findings of so many planted cells, some at a time. One seed has no seeds' part: nothing could see it."""
+    """Yield the findings of so many planted cells, some at a time.
+
+    One seed has no seeds' part: nothing could see it.
+    """
     world = replace(world, seeds=0.0 if seeds == 1 else world.seeds)
     for start in range(0, count, _BATCH):
         planted = Planted(cluster=world.cluster)

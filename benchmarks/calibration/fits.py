@@ -1,8 +1,10 @@
 """Do fits of laws recover what was planted, and do their 90% intervals cover it? Sweeps with known law, noise and seeds; a Markdown table.
 
-``python -m benchmarks.calibration.fits [--quick] [--sweeps N]``. A run (size, share of old data, seed) has an effect of its own that all
-of its volumes share, and each point errs over items. Items err alike at volumes next to each other (correlation ALONG a doubling), half of
-it at all sizes alike; how far the seeds' items err alike is the world's ``shared``. Nothing here is read from a results folder.
+``python -m benchmarks.calibration.fits [--quick] [--sweeps N]``. A run (size, share of old data,
+seed) has an effect of its own that all of its volumes share, and each point errs over items. Items
+err alike at volumes next to each other (correlation ALONG a doubling), half of it at all sizes
+alike; how far the seeds' items err alike is the world's ``shared``. Nothing here is read from a
+results folder.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ AT_LEAST = 0.85
 
 @dataclass(frozen=True)
 class World:
-    """What varies: runs by ``runs``, points of their own by ``own``, both by no item; points over items by ``items``, as said by stderr."""
+    """What varies: runs by ``runs``, points of their own by ``own``, both by no item.
+
+    Points over items by ``items``, as said by stderr.
+    """
 
     name: str
     runs: float = 0.0
@@ -121,9 +126,13 @@ def _along(at: pd.DataFrame, of: np.ndarray, draw: np.random.Generator) -> np.nd
 
 
 def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[dict[str, object]]:
-    """Fit planted sweeps; return a row a parameter, and one for a new run at twice the largest volume, measured on the same items.
+    """Fit planted sweeps.
 
-    ``estimate`` is the median, ``coverage`` the share of intervals that hold the truth, ``without`` counts fits without an interval.
+    Return a row a parameter, and one for a new run at twice the largest volume, measured on the
+    same items.
+
+    ``estimate`` is the median, ``coverage`` the share of intervals that hold the truth, ``without``
+    counts fits without an interval.
     """
     at = design(planted, seeds)
     truth, draw = curve(planted, at), stream(0, "calibration", planted.name, world.name, str(seeds))
@@ -173,7 +182,10 @@ def false_support_of_cells(seeds: int, sweeps: int) -> float:
 
 
 def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:
-    """Return the table of all laws, worlds and numbers of seeds; ``quick``: 40 sweeps of the laws of two parameters."""
+    """Return the table of all laws, worlds and numbers of seeds.
+
+    ``quick``: 40 sweeps of the laws of two parameters.
+    """
     laws, sweeps = ([one for one in PLANTED if len(one.parameters) == 2], 40) if quick else (PLANTED, sweeps)
     counts, worlds = (SEEDS[1:2], [WORLDS[0], WORLDS[3]]) if quick else (SEEDS, WORLDS)
     return pd.DataFrame([row for one in laws for world in worlds for seeds in counts for row in recovery(one, world, seeds, sweeps)])
@@ -223,7 +235,10 @@ def _wrong(sweeps: int, *, quick: bool) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors."""
+    """Print the table.
+
+    Exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors.
+    """
     start = time.process_time()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few laws and 40 sweeps")

@@ -55,7 +55,10 @@ def at_equal_gain(count: int, seeds: Sequence[int] = (1, 3, 5, 8), pairs: Sequen
 
 
 def _add(planted: Planted, name: str, seeds: int, number: int) -> None:
-    """Add a pair: both tunings are asked the same items; a seed moves target and probe of a method together."""
+    """Add a pair: both tunings are asked the same items.
+
+    A seed moves target and probe of a method together.
+    """
     world = World(seeds=0.0 if seeds == 1 else 0.1)
     for tuning, curve in PAIRS[name].items():
         where = ["calibration", "pair", name, str(seeds)]
@@ -70,7 +73,10 @@ def _add(planted: Planted, name: str, seeds: int, number: int) -> None:
 
 
 def forgetting(curve: Curve, gain: float) -> float:
-    """Return the true forgetting where a true path first reaches a gain; at its largest gain beyond that."""
+    """Return the true forgetting where a true path first reaches a gain.
+
+    At its largest gain beyond that.
+    """
     gains, losses = np.array([0.0, *curve[0]]), np.array([0.0, *curve[1]])
     upper = int(np.argmax(gains >= gain)) or int(np.argmax(gains))
     share = (gain - gains[upper - 1]) / (gains[upper] - gains[upper - 1])

@@ -1,12 +1,14 @@
 """Planted experiments: items whose true change is known, put before the analysis as a real experiment's are.
 
-An item has a difficulty d ~ N(0, 1) and is right before where d < Φ⁻¹(p). After training with seed s it is right where
+An item has a difficulty d ~ N(0, 1) and is right before where d < Φ⁻¹(p). After training with seed
+s it is right where
 
     ρ d + √(1 − ρ²) (√ω e_i + √(1 − ω) e_si) < √(1 + τ²) Φ⁻¹(p + change) + τ A_s,     e, A ~ N(0, 1),
 
-so that over items and seeds the share of right items changes by exactly ``change``, whatever ρ (how far an item keeps its answer), ω (how
-far all seeds move the same items) and τ (how far a seed moves all items, of all tasks). With clusters, difficulties and moves are alike
-within a cluster: half of their variance is the cluster's.
+so that over items and seeds the share of right items changes by exactly ``change``, whatever ρ (how
+far an item keeps its answer), ω (how far all seeds move the same items) and τ (how far a seed moves
+all items, of all tasks). With clusters, difficulties and moves are alike within a cluster: half of
+their variance is the cluster's.
 """
 
 from __future__ import annotations
@@ -63,10 +65,12 @@ def answers(
         changes: the true change at each volume; the items and seeds that move early stay moved.
         count: of seeds.
         seeds: A_s, shape (count,); None: drawn.
-        asked: random numbers of the difficulties, where they have their own: the same items for several methods.
+        asked: random numbers of the difficulties, where they have their own: the same items for
+            several methods.
 
     Returns:
-        Before: of each task 0/1, shape (n,). After: of each volume, of each task 0/1, shape (count, n).
+        Before: of each task 0/1, shape (n,). After: of each volume, of each task 0/1, shape (count,
+            n).
     """
     shift = world.seeds * (draw.normal(size=count) if seeds is None else seeds)
     bars = [np.sqrt(1 + world.seeds**2) * special.ndtri(world.right + change) + shift for change in changes]
@@ -96,7 +100,8 @@ class Planted:
 
     Attributes:
         cluster: items of a cluster.
-        tested: whether rows of cells of one seed have an interval and a p-value, as the findings take them from the table.
+        tested: whether rows of cells of one seed have an interval and a p-value, as the findings
+            take them from the table.
     """
 
     cluster: int = 1
@@ -154,7 +159,10 @@ _LABELS: dict[str, Any] = {
 
 
 def _numbers(pairs: Sequence[Pair], *, alone: bool) -> dict[str, Any]:
-    """Return the columns of a row that its items give; of several seeds the findings read no interval from the table."""
+    """Return the columns of a row that its items give.
+
+    Of several seeds the findings read no interval from the table.
+    """
     if alone:
         found = change(pairs)
         low, high = found.interval

@@ -68,7 +68,10 @@ def _put(table: str, name: str, *, write: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the calibration; exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors."""
+    """Carry out the calibration.
+
+    Exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each, for seconds; nothing is written")
     parser.add_argument("--only", choices=["items", "fits"], help="changes, verdicts and comparisons, or fits of laws")

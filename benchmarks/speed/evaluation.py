@@ -1,13 +1,15 @@
 """`make bench-eval`: the class `prefix` beside lm-eval's HFLM, in one run, in turn, on real suites: speed, memory, and the scores.
 
-Each case is a task with a number of examples. Both classes are warmed up, HFLM is tried at batch sizes 1, 8 and 32 on a third of the
-items and the best goes on; then both run in turn, each first every other time. The speed-up is the median over the pairs of the ratio
-of their times, tokenisation included.
+Each case is a task with a number of examples. Both classes are warmed up, HFLM is tried at batch
+sizes 1, 8 and 32 on a third of the items and the best goes on; then both run in turn, each first
+every other time. The speed-up is the median over the pairs of the ratio of their times,
+tokenisation included.
 
-What no arrangement can save (each token with a different past once, its attention, the output head at wanted places) is counted in
-floating-point operations. "Of operations" is how many times as many HFLM needs; "of matmul rate" sets the count beside the rate that
-plain matrix products of the model's own shapes reach on this machine at that time. Peak memory is that of a process of its own, for
-the first case of each group.
+What no arrangement can save (each token with a different past once, its attention, the output head
+at wanted places) is counted in floating-point operations. "Of operations" is how many times as many
+HFLM needs; "of matmul rate" sets the count beside the rate that plain matrix products of the
+model's own shapes reach on this machine at that time. Peak memory is that of a process of its own,
+for the first case of each group.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ FEWSHOT_SEED = 1234
 class Case:
     """A task with so many examples before each question, and how many of its items are timed.
 
-    Examples are drawn for each question, as lm-eval does by default, or the same ones stand before every question, as in MMLU.
+    Examples are drawn for each question, as lm-eval does by default, or the same ones stand before
+    every question, as in MMLU.
     """
 
     group: str
@@ -84,7 +87,8 @@ REACH = {
     "rolling perplexity": 1.0,
     "generation, five-shot": 2.0,
 }
-"""The speed-up each group is meant to reach, geometric mean over its cases; no worded case under ``LEAST_WORDED``."""
+"""The speed-up each group is meant to reach, geometric mean over its cases; no worded case under
+``LEAST_WORDED``."""
 
 LEAST_WORDED = 1.2
 MOST_MEMORY = 1.2

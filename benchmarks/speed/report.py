@@ -1,9 +1,11 @@
 """`make bench-report`: time and memory of `harness table` and `harness report` on a large experiment, fabricated.
 
-10,000 runs × 4 points × 5 tasks × 1,000 items. A few runs are whole: their items are drawn, and what the harness keeps of a run is
-worked out from them. The others are copies of one of these under labels of their own: their records are written out, what is kept of
-them is written as a run writes it, and their items are links to those of the run that they copy (writing 40,000 files of items would
-measure the disk). Of some copies, what is kept is then worked out from their items too, and must be the same.
+10,000 runs × 4 points × 5 tasks × 1,000 items. A few runs are whole: their items are drawn, and
+what the harness keeps of a run is worked out from them. The others are copies of one of these under
+labels of their own: their records are written out, what is kept of them is written as a run writes
+it, and their items are links to those of the run that they copy (writing 40,000 files of items
+would measure the disk). Of some copies, what is kept is then worked out from their items too, and
+must be the same.
 """
 
 from __future__ import annotations
@@ -294,7 +296,10 @@ def build(experiment: Experiment, count: int) -> tuple[list[Labels], list[Whole]
 
 
 def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whole]) -> int:
-    """Work out again, from items, what is kept of some copies; return how many were checked. Raises where anything differs."""
+    """Work out again, from items, what is kept of some copies; return how many were checked.
+
+    Raises where anything differs.
+    """
     own = {one.labels.run_id for one in whole}
     copies = [labels.run_id for labels in chosen if labels.run_id not in own]
     picked = copies[:: max(1, len(copies) // CHECKED)][:CHECKED]
@@ -314,7 +319,10 @@ def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whol
 
 
 def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
-    """Run a command of the harness; return its wall and processor seconds and its peak memory in megabytes."""
+    """Run a command of the harness.
+
+    Return its wall and processor seconds and its peak memory in megabytes.
+    """
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "harness", *command], cwd=folder, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

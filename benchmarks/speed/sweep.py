@@ -1,9 +1,11 @@
 """`make bench-sweep`: `harness sweep` beside the shell loop that a user would otherwise write, on the same points.
 
-The loop starts a fresh process for each step of each point: `lm_eval` before, `loop/train.py` (transformers.Trainer, and PEFT for LoRA)
-on the same rows in the same order with the same settings, `lm_eval` after, on the same items. It runs for all points or for a sample in
-which every model and tuning is, and is then scaled up, which is said. `harness sweep` runs whole, in a fresh results folder, with all
-that it does besides: a second measurement of volume 0, records, figures. Models lie in the cache before either starts.
+The loop starts a fresh process for each step of each point: `lm_eval` before, `loop/train.py`
+(transformers.Trainer, and PEFT for LoRA) on the same rows in the same order with the same settings,
+`lm_eval` after, on the same items. It runs for all points or for a sample in which every model and
+tuning is, and is then scaled up, which is said. `harness sweep` runs whole, in a fresh results
+folder, with all that it does besides: a second measurement of volume 0, records, figures. Models
+lie in the cache before either starts.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ DEFAULT_OUTPUT = HERE / "sweep.json"
 
 @dataclass(frozen=True)
 class Case:
-    """A sweep, as overrides of `harness sweep`; how many points the loop runs by default, and the ratio of wall times to reach."""
+    """A sweep, as overrides of `harness sweep`.
+
+    How many points the loop runs by default, and the ratio of wall times to reach.
+    """
 
     overrides: tuple[str, ...]
     points: int | None

@@ -59,9 +59,10 @@ class CommandFailed(Exception):
 def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Cost:
     """Run a command and return what it cost.
 
-    Processor time is user and system time. The kernel adds up that of the command and of all descendants that were waited for; where
-    looking at them has seen more (a process that nobody waited for), that counts. Memory is the sum of the resident sets of the
-    command and its descendants, looked at five times a second: pages that several share are counted for each.
+    Processor time is user and system time. The kernel adds up that of the command and of all
+    descendants that were waited for; where looking at them has seen more (a process that nobody
+    waited for), that counts. Memory is the sum of the resident sets of the command and its
+    descendants, looked at five times a second: pages that several share are counted for each.
 
     Args:
         command: program and arguments.
@@ -143,7 +144,10 @@ def _strata(points: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:
 
 
 def _rotated(points: Sequence[Point], turn: int) -> list[Point]:
-    """Order the points of a stratum so that neighbours differ in volume and seed; each stratum begins elsewhere."""
+    """Order the points of a stratum so that neighbours differ in volume and seed.
+
+    Each stratum begins elsewhere.
+    """
     volumes = sorted({point.volume for point in points})
     seeds = sorted({point.seed for point in points})
 
@@ -157,7 +161,8 @@ def _rotated(points: Sequence[Point], turn: int) -> list[Point]:
 def scaled(costs: Mapping[Point, Cost], points: Iterable[Point]) -> Cost:
     """Return the cost of all points, one after another, from that of some: each model and tuning's mean times its number of points.
 
-    Where a stratum's volumes were not drawn evenly, so much is this wrong; the peak is that of the points measured.
+    Where a stratum's volumes were not drawn evenly, so much is this wrong; the peak is that of the
+    points measured.
     """
     measured = _strata(costs)
     total = Cost(peak_bytes=max(cost.peak_bytes for cost in costs.values()))

@@ -37,7 +37,8 @@ class Agreement:
     Attributes:
         scores: primary metrics that both have.
         items: items that both have.
-        largest_metric, largest_nats: largest difference of a primary metric, and of the log-likelihood of a choice.
+        largest_metric, largest_nats: largest difference of a primary metric, and of the
+            log-likelihood of a choice.
         problems: one line for each that is not within the numeric spread.
     """
 
@@ -59,7 +60,9 @@ class Agreement:
 
 
 def compare(where: str, ours: Mapping[str, Task], theirs: Mapping[str, Task]) -> Agreement:
-    """Compare the scores of one point, task by task and item by item; what only one side has is a problem.
+    """Compare the scores of one point, task by task and item by item.
+
+    What only one side has is a problem.
 
     Args:
         where: what is measured, for messages.

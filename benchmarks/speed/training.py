@@ -1,9 +1,10 @@
 """`make bench-training`: what `harness/training/loop.py` costs over a bare torch loop on the same batches.
 
-The loop has what the mathematics needs and nothing else: forward, cross-entropy, backward, clipping, fused AdamW, schedule. Its batches
-are collated beforehand; `train` makes its own, which counts. Both start from the same weights, in turn, each first every other time. The
-overhead is the median over the pairs of the ratio of processor (or wall) times of the whole call, and, apart, from the first step to the
-last, without what is set up once.
+The loop has what the mathematics needs and nothing else: forward, cross-entropy, backward,
+clipping, fused AdamW, schedule. Its batches are collated beforehand; `train` makes its own, which
+counts. Both start from the same weights, in turn, each first every other time. The overhead is the
+median over the pairs of the ratio of processor (or wall) times of the whole call, and, apart, from
+the first step to the last, without what is set up once.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Found:
-    """What a case gave; ratios are `train` over the bare loop, times in milliseconds a step, set-up in milliseconds a call."""
+    """What a case gave.
+
+    Ratios are `train` over the bare loop, times in milliseconds a step, set-up in milliseconds a
+    call.
+    """
 
     model: str
     tuning: str

@@ -1,7 +1,8 @@
 """The ``harness`` command: the only reader of argv and the only printer.
 
-Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something failed while running, and is
-recorded; 2 the input was wrong, one line says how, and nothing was written. ``compare`` has codes of its own (``_compare``).
+Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something
+failed while running, and is recorded; 2 the input was wrong, one line says how, and nothing was
+written. ``compare`` has codes of its own (``_compare``).
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; overrides may also stand behind options, where argparse by itself takes no more of them."""
+    """Parse.
+
+    Overrides may also stand behind options, where argparse by itself takes no more of them.
+    """
     parser = _parser()
     arguments, further = parser.parse_known_args(argv)
     if further:
@@ -254,7 +258,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Compare. Code 1 says that more is lost, and nothing else: every error is a 2, also one that nobody foresaw."""
+    """Compare.
+
+    Code 1 says that more is lost, and nothing else: every error is a 2, also one that nobody
+    foresaw.
+    """
     quiet_libraries()
     try:
         from harness.external import command

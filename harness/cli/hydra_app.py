@@ -1,6 +1,7 @@
 """The way through Hydra's own command line: ``python -m harness.cli.hydra_app key=value`` is `harness run`, with ``-m`` `harness sweep`.
 
-``harness`` itself is shorter to type and says more; this one is for Hydra's launchers (``-m hydra/launcher=submitit_slurm``).
+``harness`` itself is shorter to type and says more; this one is for Hydra's launchers (``-m
+hydra/launcher=submitit_slurm``).
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _translated(text: str) -> str:
-    """Return an argument as Hydra takes it; defaults that no yaml lists can be overridden all the same. Raises ConfigError."""
+    """Return an argument as Hydra takes it.
+
+    Defaults that no yaml lists can be overridden all the same. Raises ConfigError.
+    """
     is_ours = "=" in text and not text.startswith(("-", "~", "hydra.", "hydra/", "+hydra"))
     return overrides.for_hydra(text) if is_ours else text
 

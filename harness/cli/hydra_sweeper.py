@@ -1,7 +1,8 @@
 """The Hydra sweeper: ``python -m harness.cli.hydra_app -m experiment=NAME`` expands, checks and plans a sweep as ``harness sweep`` does.
 
-Any Hydra launcher (``hydra/launcher=basic``, ``joblib``, ``submitit_slurm``, ``ray``) then carries it, a job a unit. The unit's name
-goes with a job's overrides; the task function in ``harness.cli.hydra_app`` carries it out, and never raises.
+Any Hydra launcher (``hydra/launcher=basic``, ``joblib``, ``submitit_slurm``, ``ray``) then carries
+it, a job a unit. The unit's name goes with a job's overrides; the task function in
+``harness.cli.hydra_app`` carries it out, and never raises.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="harness", node=Sweeper
 class HarnessSweeper(Sweeper):
     """Baselines first, then runs, each by one job of the launcher.
 
-    The axes arrive by way of ``harness.sweep.axes``, which composes the experiment itself: here they are only accepted.
+    The axes arrive by way of ``harness.sweep.axes``, which composes the experiment itself: here
+    they are only accepted.
     """
 
     def __init__(self, params: Any = None, zip: Any = None, exclude: Any = None) -> None:

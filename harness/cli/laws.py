@@ -51,7 +51,8 @@ def predict_command(arguments: argparse.Namespace) -> tuple[str, int]:
         What to print, and the exit code.
 
     Raises:
-        AnalysisError: likewise, and if a column of the law is not given and does not follow from those that are.
+        AnalysisError: likewise, and if a column of the law is not given and does not follow from
+            those that are.
         RecordError: likewise.
     """
     law = laws.named(arguments.law)
@@ -136,7 +137,10 @@ def _completed(law: laws.Law, given: Mapping[str, float], found: pd.DataFrame) -
 
 
 def _ratio(found: pd.DataFrame, name: str, source: str) -> float | None:
-    """Return how much of ``name`` there is for one of ``source``; None where that is not the same (within 10%) at all points."""
+    """Return how much of ``name`` there is for one of ``source``.
+
+    None where that is not the same (within 10%) at all points.
+    """
     if name not in found or source not in found:
         return None
     above, below = (pd.Series(points.numbers(found[column], column)) for column in (name, source))

@@ -59,7 +59,10 @@ def _check_volumes(config: RunConfig) -> None:
 
 
 def _check_stages(config: RunConfig) -> None:
-    """Refuse a sequence of stages whose boundaries no step falls on, or that would not be one run. Raises ConfigError."""
+    """Refuse a sequence of stages whose boundaries no step falls on, or that would not be one run.
+
+    Raises ConfigError.
+    """
     ends, batch, warmup = getattr(config.data, "stage_ends", ()), config.training.batch_rows, config.training.warmup_rows
     if not ends:
         return
@@ -80,7 +83,10 @@ def chooses(mitigation: Mitigation) -> bool:
 
 
 def _check_choice(config: RunConfig) -> None:
-    """Refuse a choice that has nothing to be made on, or nothing to choose among. Raises ConfigError."""
+    """Refuse a choice that has nothing to be made on, or nothing to choose among.
+
+    Raises ConfigError.
+    """
     where = f"mitigation={config.labels.mitigation}"
     if (chooses(config.mitigation) or config.mitigation.keeps_best) and not config.target_suites:
         fix = "target_suites=[NAME]" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
@@ -125,7 +131,10 @@ def _check_trajectory(config: RunConfig) -> None:
 
 
 def _check_declared(config: RunConfig) -> None:
-    """Refuse a headline or a margin of a suite that is not asked. Without probes, as in a search of learning rates, nothing is judged."""
+    """Refuse a headline or a margin of a suite that is not asked.
+
+    Without probes, as in a search of learning rates, nothing is judged.
+    """
     if not config.probe_suites:
         return
     headline, probes, every = config.declared.headline, config.probe_suites, (*config.target_suites, *config.probe_suites)

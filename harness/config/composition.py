@@ -1,8 +1,9 @@
 """Yaml and overrides to a frozen RunConfig. Hydra and OmegaConf stop here.
 
-Hydra resolves the defaults list, the choice of group members and the override grammar. Everything else is ours: a group yaml
-names its class, the class must lie in the group's package, and its fields are filled strictly (unknown keys, wrong types and
-ranges are refused in one line), so that a typo never waits in a queue.
+Hydra resolves the defaults list, the choice of group members and the override grammar. Everything
+else is ours: a group yaml names its class, the class must lie in the group's package, and its
+fields are filled strictly (unknown keys, wrong types and ranges are refused in one line), so that a
+typo never waits in a queue.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 def compose_hydra(parsed: Parsed) -> Composed:
-    """Let Hydra compose the choices and values: the one slow step, about a tenth of a second. Raises ConfigError."""
+    """Let Hydra compose the choices and values: the one slow step, about a tenth of a second.
+
+    Raises ConfigError.
+    """
     roots = paths.folders("conf")
     lines = parsed.hydra_lines()
     if extra := roots[:-1]:
@@ -112,7 +116,10 @@ def search_path(folders: Sequence[Path]) -> str:
 
 
 class Builder:
-    """Composed values to configurations: one, or many that differ in single values. What they share is built and checked once."""
+    """Composed values to configurations: one, or many that differ in single values.
+
+    What they share is built and checked once.
+    """
 
     def __init__(self, composed: Composed) -> None:
         self.composed = composed
@@ -123,7 +130,8 @@ class Builder:
         """Build a configuration, strictly.
 
         Args:
-            further: values beside those composed, by dotted key, as they would be typed; no mappings.
+            further: values beside those composed, by dotted key, as they would be typed; no
+                mappings.
 
         Raises:
             ConfigError: with one line saying what, got, allowed, how to fix.
@@ -150,7 +158,10 @@ class Builder:
         return {**self.raw, **{key: _unquoted(text) for key, text in further.items()}}
 
     def _part(self, part: str, values: Any, own: tuple[tuple[str, str], ...]) -> tuple[Any, str | None]:
-        """Return a group's object and label, or another part of the configuration; once for all points that agree in it."""
+        """Return a group's object and label, or another part of the configuration.
+
+        Once for all points that agree in it.
+        """
         if (key := (part, own)) not in self.parts:
             for dotted, text in own:
                 values = _with(values, dotted.split(".")[1:], value_of(text))
@@ -165,7 +176,10 @@ class Builder:
 
 
 def _with(values: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return a copy of nested values in which the one at ``path`` is another; what is no mapping on the way gives place to one."""
+    """Return a copy of nested values in which the one at ``path`` is another.
+
+    What is no mapping on the way gives place to one.
+    """
     own = dict(values) if isinstance(values, Mapping) else {}
     own[path[0]] = value if len(path) == 1 else _with(own.get(path[0]), path[1:], value)
     return own
@@ -210,7 +224,8 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
     """Return the dataclass that ``class: NAME`` of a yaml names.
 
     Args:
-        name: ``module.Class`` inside the package, or ``package.module:Class`` for one of a user's own.
+        name: ``module.Class`` inside the package, or ``package.module:Class`` for one of a user's
+            own.
         package: of the yaml's group.
         where: the place in the yaml, for messages.
         fix: what the message advises where there is none.
@@ -244,7 +259,10 @@ def member(group: str, name: str) -> Any:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a yaml file: the one loader of the project, since others read ``1e-4`` as text. Raises ConfigError."""
+    """Read a yaml file: the one loader of the project, since others read ``1e-4`` as text.
+
+    Raises ConfigError.
+    """
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, YAMLError, OmegaConfBaseException) as error:

@@ -17,15 +17,16 @@ from harness.config.strict import identifying, plain
 def run_identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that can change a number of this run and is known before it starts.
 
-    Names, paths, labels and the list of volumes of a shared trajectory are left out: where data or a model come from does not
-    matter, what they contain does.
+    Names, paths, labels and the list of volumes of a shared trajectory are left out: where data or
+    a model come from does not matter, what they contain does.
 
     Args:
         config: the configuration.
         resolved: its resolved values.
         inputs: content hashes by name, as plain values: model, data, anchor, suites.
     """
-    # Rows of one forward pass move rounding alone, and give way where memory runs out: not another run.
+    # Rows of one forward pass move rounding alone, and give way where memory runs out: not another
+    # run.
     open_values = {"learning_rate", "rate_of", "dtype", "threads", "processes", "max_length", "micro_batch_rows", "class"}
     training = {key: value for key, value in identifying(config.training).items() if key not in open_values}
     settled = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned", "class"}}
@@ -44,7 +45,10 @@ def run_identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any
 
 
 def _volumes(config: RunConfig) -> list[int] | None:
-    """Return the volumes where they make a run; what is best so far depends on which were looked at, in whatever order they were named."""
+    """Return the volumes where they make a run.
+
+    What is best so far depends on which were looked at, in whatever order they were named.
+    """
     if config.mitigation.keeps_best:
         return sorted(config.data.volumes)
     return list(config.data.volumes) if config.trajectory == "independent" else None
@@ -70,7 +74,8 @@ def identify(values: Mapping[str, Any]) -> str:
 def recorded(config: RunConfig) -> dict[str, Any]:
     """Return a configuration as it is recorded: plain values, and ``settings``, a hash of all of them but the volumes.
 
-    Two configurations with equal settings ask for the same; fields added later count only where they are set.
+    Two configurations with equal settings ask for the same; fields added later count only where
+    they are set.
     """
     values = identifying(config)
     data = {key: value for key, value in values["data"].items() if key != "volumes"}

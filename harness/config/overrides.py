@@ -30,11 +30,13 @@ PACKAGES = {
 GROUPS = [*PACKAGES, "experiment"]
 
 HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
-"""Groups whose name in Hydra's override grammar is another: members of another group in a place of their own, which may be empty."""
+"""Groups whose name in Hydra's override grammar is another: members of another group in a place
+of their own, which may be empty."""
 
 
 NOT_SET = "~"
-"""Among the values of an axis: the key is left alone at that point, such as the settings of a method that is not chosen there."""
+"""Among the values of an axis: the key is left alone at that point, such as the settings of a
+method that is not chosen there."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def _chosen(group: str, member: str | None) -> str:
 
 
 def folder_of(group: str) -> str:
-    """Return where the members of a group lie; an anchor is any data yaml, a reference any model."""
+    """Return where the members of a group lie.
+
+    An anchor is any data yaml, a reference any model.
+    """
     return f"conf/{HYDRA_KEYS.get(group, group).partition('@')[0]}"
 
 
@@ -71,7 +76,8 @@ def parse(overrides: Sequence[str]) -> Parsed:
     Of what is given twice the last one counts, so that a script may add to what it was given.
 
     Raises:
-        ConfigError: also for two mitigations, which somebody wants together, and for a key with an axis and anything else.
+        ConfigError: also for two mitigations, which somebody wants together, and for a key with an
+            axis and anything else.
     """
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
@@ -117,7 +123,10 @@ def key_of(override: Override) -> str:
 
 
 def for_hydra(text: str) -> str:
-    """Return one override, or axis, as Hydra takes it, whether a yaml lists the key or not. Raises ConfigError."""
+    """Return one override, or axis, as Hydra takes it, whether a yaml lists the key or not.
+
+    Raises ConfigError.
+    """
     parsed = parse([text])
     if not parsed.sweeps:
         (line,) = parsed.hydra_lines()
@@ -149,7 +158,10 @@ def _parser() -> OverridesParser:
 
 
 def _swept(override: Override) -> tuple[str, ...]:
-    """Return the values of an axis; a plain list of them as the user typed it, so that revision 12e45678 is no infinity."""
+    """Return the values of an axis.
+
+    A plain list of them as the user typed it, so that revision 12e45678 is no infinity.
+    """
     text = override.get_value_string()
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
         return tuple(item.strip() for item in text.split(","))

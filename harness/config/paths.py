@@ -13,8 +13,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 def roots() -> list[Path]:
     """Return the folders that hold ``conf/`` and ``benchmarks/``, searched in order.
 
-    First those named in ``$HARNESS_PATH`` (separated like ``$PATH``), then what ships with the harness: inside the installed
-    package, or beside it in a checkout.
+    First those named in ``$HARNESS_PATH`` (separated like ``$PATH``), then what ships with the
+    harness: inside the installed package, or beside it in a checkout.
     """
     own = [Path(part).expanduser().resolve() for part in os.environ.get("HARNESS_PATH", "").split(os.pathsep) if part]
     for folder in own:
@@ -29,7 +29,10 @@ def folders(kind: str) -> list[Path]:
 
 
 def members(kind: str) -> dict[str, Path]:
-    """Return the yaml files in all folders of a kind, by stem; a user's own file hides a shipped one of the same name."""
+    """Return the yaml files in all folders of a kind, by stem.
+
+    A user's own file hides a shipped one of the same name.
+    """
     found: dict[str, Path] = {}
     for folder in reversed(folders(kind)):
         found.update({path.stem: path for path in folder.glob("*.yaml")})

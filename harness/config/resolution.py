@@ -11,7 +11,8 @@ from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.sources import ModelFacts
 
 SMALL_MODEL_PARAMS = 5_000_000
-"""Below this size a second thread costs more than it gives (measured on two cores), so the default is one."""
+"""Below this size a second thread costs more than it gives (measured on two cores), so the
+default is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What the configuration left open, decided from the model's size and the machine. Part of the identity, but for the device.
+    """What the configuration left open, decided from the model's size and the machine.
+
+    Part of the identity, but for the device.
 
     Attributes:
         threads: of each process.
@@ -51,7 +54,8 @@ class SearchedRate:
     """A learning rate found on the target's ``select`` items, for one combination of labels (``conf/learning_rates.yaml``).
 
     Attributes:
-        candidates: the rates that were tried; ``score`` is the best one's primary metric on the select items.
+        candidates: the rates that were tried; ``score`` is the best one's primary metric on the
+            select items.
     """
 
     model: str
@@ -78,7 +82,8 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         machine: what the run may use.
 
     Raises:
-        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs, or nothing was searched for ``rate_of``.
+        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs, or
+            nothing was searched for ``rate_of``.
     """
     rate, tuned = _learning_rate(config, facts, searched)
     automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"

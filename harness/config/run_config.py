@@ -25,24 +25,31 @@ class Training:
     """How a run trains: optimizer, schedule and batch, each explicit.
 
     Attributes:
-        learning_rate: peak rate; null takes the searched one for this model, tuning, objective and data, else the default of
-            the tuning for this size, of pairs and rewards a share of it (then the table says ``lr_tuned`` false).
-        rate_of: label → value in place of the run's own where the searched rate is looked up: a same-data control takes the rate of
-            the arm that it controls, ``{data: tinyworld-people, objective: sft}``.
+        learning_rate: peak rate; null takes the searched one for this model, tuning, objective and
+            data, else the default of the tuning for this size, of pairs and rewards a share of it
+            (then the table says ``lr_tuned`` false).
+        rate_of: label → value in place of the run's own where the searched rate is looked up: a
+            same-data control takes the rate of the arm that it controls, ``{data: tinyworld-people,
+            objective: sft}``.
         batch_rows: target rows of an optimizer step; divides every volume.
-        micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less memory, same result up to rounding: so it
-            is no part of a run's identity.
+        micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less
+            memory, same result up to rounding: so it is no part of a run's identity.
         warmup_rows: the rate rises linearly over this many target rows.
-        decay: what the rate does after warm-up; anything but ``constant`` needs ``trajectory=independent``.
+        decay: what the rate does after warm-up; anything but ``constant`` needs
+            ``trajectory=independent``.
         epochs: passes over the rows; more than one needs ``trajectory=independent``.
         max_length: longest row in tokens, cut at the end; capped by the model's context.
-        dtype: of the forward pass; weights and optimizer are float32 always. ``auto``: float32 on a CPU, bfloat16 autocast on a GPU.
-        threads: of each process; null is 1 below five million parameters, else its share of the cores.
-        processes: that train one run together, each on its share of a step's rows; null is one a GPU, or one without.
-        dropout: rate at which the model drops in training wherever it can (for families such as llama, attention weights alone); 0 leaves
-            the rates of its own config. An adapter's is ``tuning.dropout``.
-        decay_floor: the share of the peak rate at which a linear or cosine decay ends; 0.1 is the re-warm and re-decay of Ibrahim et al.
-            2024, arXiv 2403.08763.
+        dtype: of the forward pass; weights and optimizer are float32 always. ``auto``: float32 on a
+            CPU, bfloat16 autocast on a GPU.
+        threads: of each process; null is 1 below five million parameters, else its share of the
+            cores.
+        processes: that train one run together, each on its share of a step's rows; null is one a
+            GPU, or one without.
+        dropout: rate at which the model drops in training wherever it can (for families such as
+            llama, attention weights alone); 0 leaves the rates of its own config. An adapter's is
+            ``tuning.dropout``.
+        decay_floor: the share of the peak rate at which a linear or cosine decay ends; 0.1 is the
+            re-warm and re-decay of Ibrahim et al. 2024, arXiv 2403.08763.
     """
 
     learning_rate: float | None = None
@@ -102,12 +109,16 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What an experiment declares before its results are seen. Not part of any identity: no run computes with it.
+    """What an experiment declares before its results are seen.
+
+    Not part of any identity: no run computes with it.
 
     Attributes:
         headline: the probe suite whose verdict is the headline.
-        margin: a change within ±margin, in the metric's own unit, is none that matters; ``margins``: suite → margin, where it is another.
-        control: label → value: runs that have all of them train on what the model knows already, and are the control of the others.
+        margin: a change within ±margin, in the metric's own unit, is none that matters;
+            ``margins``: suite → margin, where it is another.
+        control: label → value: runs that have all of them train on what the model knows already,
+            and are the control of the others.
     """
 
     headline: str | None = None
@@ -142,13 +153,15 @@ class RunConfig:
 
     Attributes:
         name: the folder under ``results`` that the run is recorded in.
-        trajectory: ``shared``: one run at a constant rate, every volume a checkpoint of it; ``independent``: each volume its own
-            run with its own schedule and decay.
+        trajectory: ``shared``: one run at a constant rate, every volume a checkpoint of it;
+            ``independent``: each volume its own run with its own schedule and decay.
         save_weights: which volumes keep their weights in the results folder.
-        keep_state: keep the state of training after the last volume, so that a larger one goes on from there: about three times the
-            size of the weights that move. Until the run is done it is kept in any case.
+        keep_state: keep the state of training after the last volume, so that a larger one goes on
+            from there: about three times the size of the weights that move. Until the run is done
+            it is kept in any case.
         declared: what its experiment declares before its results are seen.
-        reference: the model that volume 0 is measured on, in the start model's place; null is the start model.
+        reference: the model that volume 0 is measured on, in the start model's place; null is the
+            start model.
     """
 
     model: ModelSource
@@ -178,6 +191,9 @@ class RunConfig:
 
 
 def require_rows(batch_rows: int, processes: int) -> None:
-    """Refuse a step with fewer rows than processes to share them: some would have nothing to do. Raises ConfigError."""
+    """Refuse a step with fewer rows than processes to share them: some would have nothing to do.
+
+    Raises ConfigError.
+    """
     fix = "fewer training.processes, or more training.batch_rows"
     check("training.processes", processes, f"at most training.batch_rows = {batch_rows}", lambda value: value <= batch_rows, fix)

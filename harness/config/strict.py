@@ -45,8 +45,8 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
         cls: a dataclass; its ``__post_init__`` checks ranges.
         values: plain values, as read from yaml or JSON.
         where: dotted path of this object, for messages; may be empty.
-        raw: texts as the user typed them, by dotted path. A text field whose value was read as a number (a revision such as
-            ``12e45678``) takes its text from here.
+        raw: texts as the user typed them, by dotted path. A text field whose value was read as a
+            number (a revision such as ``12e45678``) takes its text from here.
     """
     hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -141,14 +141,18 @@ def describe(hint: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a configuration object as plain JSON values; every dataclass carries its ``class``, a name without a place."""
+    """Return a configuration object as plain JSON values.
+
+    Every dataclass carries its ``class``, a name without a place.
+    """
     return _plain(value, for_identity=False)
 
 
 def identifying(value: Any) -> Any:
     """Return plain values as ``plain`` does, as they identify what was computed.
 
-    ``added`` fields at their default are left out; a class of a user's own carries the hash of its ``source``.
+    ``added`` fields at their default are left out; a class of a user's own carries the hash of its
+    ``source``.
     """
     return _plain(value, for_identity=True)
 

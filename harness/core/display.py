@@ -32,7 +32,8 @@ class Display(Progress, Protocol):
         """Say what workers are doing.
 
         Args:
-            working: label of the unit, stage, units of the stage finished, and their total, for each worker.
+            working: label of the unit, stage, units of the stage finished, and their total, for
+                each worker.
             share: of the whole sweep's cost that is done, in 0..1.
         """
         ...
@@ -156,7 +157,10 @@ def _clock(seconds: float) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars and chatter of the libraries, which would drown ours; before any of them is imported."""
+    """Silence the progress bars and chatter of the libraries, which would drown ours.
+
+    Before any of them is imported.
+    """
     import logging
     import warnings
 

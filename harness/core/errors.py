@@ -19,11 +19,17 @@ from collections.abc import Iterable
 
 
 class HarnessError(Exception):
-    """Base of every error the harness raises on purpose; the command line prints it as one line and exits with 2."""
+    """Base of every error the harness raises on purpose.
+
+    The command line prints it as one line and exits with 2.
+    """
 
 
 class ConfigError(HarnessError, ValueError):
-    """A configuration key, value or combination that is not allowed. Nothing has run or been written."""
+    """A configuration key, value or combination that is not allowed.
+
+    Nothing has run or been written.
+    """
 
 
 class DataError(HarnessError):

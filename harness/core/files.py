@@ -27,7 +27,8 @@ RENAMES = 5
 def clock(folder: Path) -> float:
     """Return the time by the clock of the file system of a folder, in seconds since the epoch, so that hosts agree on ages.
 
-    How far it is from this machine's own clock is measured once a minute; where it cannot be, it is the machine's.
+    How far it is from this machine's own clock is measured once a minute; where it cannot be, it is
+    the machine's.
     """
     return time.time() + _offset(folder, int(time.monotonic() // 60))
 
@@ -58,7 +59,10 @@ def _offset(folder: Path, minute: int) -> float:  # noqa: ARG001 - a new minute,
 
 
 def exclusive(path: Path, text: str) -> bool:
-    """Make a file with its whole text unless there is one; say whether this call made it. One caller wins, also between hosts."""
+    """Make a file with its whole text unless there is one; say whether this call made it.
+
+    One caller wins, also between hosts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
     try:
@@ -86,7 +90,10 @@ def _exclusive_without_links(path: Path, text: str) -> bool:
 
 
 def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
-    """Rename a folder into place; what stands there is moved away first if ``over``, else it stays and the new one is dropped."""
+    """Rename a folder into place.
+
+    What stands there is moved away first if ``over``, else it stays and the new one is dropped.
+    """
     for _ in range(RENAMES):
         try:
             temporary.rename(folder)
@@ -125,11 +132,14 @@ def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
 
 @contextlib.contextmanager
 def locked(file: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold a lock that the system gives back when its process ends; where there are none, go on without.
+    """Hold a lock that the system gives back when its process ends.
+
+    Where there are none, go on without.
 
     Args:
         file: that the lock is on.
-        waiting: called again and again while another process holds it; what it raises ends the wait.
+        waiting: called again and again while another process holds it; what it raises ends the
+            wait.
     """
     try:
         import fcntl

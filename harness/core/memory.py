@@ -37,7 +37,10 @@ def available_bytes() -> float:
 
 
 def _cgroup_limits() -> list[float]:
-    """Return the limits of this process's cgroup, in bytes, by either version of cgroups; none where there are none."""
+    """Return the limits of this process's cgroup, in bytes, by either version of cgroups.
+
+    None where there are none.
+    """
     found = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():

@@ -1,9 +1,12 @@
-"""Protocols of the methods, and what they are given: optimizer steps, penalties, authors, weights. Read this first.
+"""Protocols of the methods, and what they are given: optimizer steps, penalties, authors, weights.
+
+Read this first.
 
 Words (one vocabulary: yaml key = field = table column = axis label):
 
 - run: one training trajectory (start model, tuning, objective, mitigation, data, schedule, seed).
-- point: (run, volume), the state of a run after a given volume of data, evaluated. Volume 0 is *before*.
+- point: (run, volume), the state of a run after a given volume of data, evaluated. Volume 0 is
+  *before*.
 - volume: target rows seen once, in permutation order.
 - target / probe: the role of a suite: what is being learned / what could be forgotten.
 - anchor: the declared data that stand for the past (replay draws on it), with a recorded budget.
@@ -68,7 +71,8 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the likeliest token.
         top_k: draw from so many likeliest tokens alone; null from all.
         top_p: draw from the likeliest tokens that together have this probability.
-        repetition_penalty: logits of tokens that stand already are divided by it (multiplied where negative).
+        repetition_penalty: logits of tokens that stand already are divided by it (multiplied where
+            negative).
     """
 
     max_new_tokens: int
@@ -89,7 +93,8 @@ class Author(Protocol):
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
         """Continue prompts, token ids, until an end of text or turn (part of what is returned) or a limit.
 
-        ``keys`` decide the random numbers of each: equal keys, equal numbers, whatever stands beside them in a batch.
+        ``keys`` decide the random numbers of each: equal keys, equal numbers, whatever stands
+            beside them in a batch.
         """
         ...
 
@@ -104,11 +109,15 @@ class WritingContext:
 
     Attributes:
         own: the start model.
-        other: member of conf/model → another model as author; only those that the method names in ``models``.
-        prompt: row → token ids of all before its first answer, in the objective's prompt format, ready to be continued by an author.
-        text_prompt: user's text → token ids, in the same format: for prompts of the method's own making.
+        other: member of conf/model → another model as author; only those that the method names in
+            ``models``.
+        prompt: row → token ids of all before its first answer, in the objective's prompt format,
+            ready to be continued by an author.
+        text_prompt: user's text → token ids, in the same format: for prompts of the method's own
+            making.
         spoken: token ids an author wrote → their text, without special tokens and end of turn.
-        ended: token ids an author wrote → whether their last one ends a text or turn: they were not cut at a limit.
+        ended: token ids an author wrote → whether their last one ends a text or turn: they were not
+            cut at a limit.
         restated: row, answer → the row with this answer in place of its own.
         prompt_format: the objective's; under ``chat`` the template writes the tags of a row.
         anchor: the anchor's rows in the order they are drawn; empty without an anchor.
@@ -133,10 +142,13 @@ class LearningContext:
     """What an objective that learns pairs or rewards learns with, in training.
 
     Attributes:
-        live: the model as it stands, as author; what it writes depends on keys, not on global streams.
+        live: the model as it stands, as author; what it writes depends on keys, not on global
+            streams.
         own: the start model: it scores, with the live model's memory, and does not write.
-        other: member of conf/model → another model as author; only those that the objective names in ``models``.
-        start: returns a context in which the live model computes with the weights it started from, see ``Tuning.base_weights``.
+        other: member of conf/model → another model as author; only those that the objective names
+            in ``models``.
+        start: returns a context in which the live model computes with the weights it started from,
+            see ``Tuning.base_weights``.
         text_prompt, spoken: as in ``WritingContext``.
         seed: of the run, for this purpose.
     """
@@ -156,11 +168,13 @@ class GeneratedRow:
 
     Attributes:
         row: what is trained on; None leaves the row out.
-        accepted: whether something that a model wrote stands in it (of a remedy, something other than the gold answer: a copy of it is
-            the plain row); an arm that accepts too little did not act.
+        accepted: whether something that a model wrote stands in it (of a remedy, something other
+            than the gold answer: a copy of it is the plain row); an arm that accepts too little did
+            not act.
         how: how it came about, one word: own, gold, other, edited, …
         generated_tokens: written for it, what was thrown away included.
-        edit_rate: share of words, in 0..1, by which it differs from the model's own first answer; None where that was not asked for.
+        edit_rate: share of words, in 0..1, by which it differs from the model's own first answer;
+            None where that was not asked for.
         tried: what was written, for people to look at.
         read_tokens: of forward passes beside writing, such as a judge's.
     """
@@ -180,7 +194,8 @@ class WeightsContext:
 
     Attributes:
         base: the start weights by plain name, on the CPU, float32.
-        tuned: the tuned ones; a tied weight is there once, under its first name, and buffers are not.
+        tuned: the tuned ones; a tied weight is there once, under its first name, and buffers are
+            not.
         other: member of conf/model → its weights; only those that the method names in ``models``.
         embeddings: plain names of the input and output embeddings.
     """
@@ -192,7 +207,8 @@ class WeightsContext:
 
 
 Learns = Literal["tokens", "pairs", "rewards"]
-"""What an objective learns from: the tokens of rows, pairs of a better and a worse answer, or rewards of what the model writes itself."""
+"""What an objective learns from: the tokens of rows, pairs of a better and a worse answer, or
+rewards of what the model writes itself."""
 
 
 class Tuning(ABC):
@@ -226,8 +242,9 @@ class Tuning(ABC):
     def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
         """Return a context in which the model computes with the weights it started from, to the last bit.
 
-        After it, also after an error, the tuned weights are those from before to the last bit, in the same parameter objects, so that
-        training goes on undisturbed. Use a region of autocast for each side: outside inference mode it keeps the weights it has cast.
+        After it, also after an error, the tuned weights are those from before to the last bit, in
+        the same parameter objects, so that training goes on undisturbed. Use a region of autocast
+        for each side: outside inference mode it keeps the weights it has cast.
         """
 
     @abstractmethod
@@ -241,7 +258,8 @@ class Objective(ABC):
     Attributes:
         needs: kinds of rows that it takes.
         learns: see ``Learns``; decides with which mitigations it goes together.
-        rate_share: what the default learning rate of a tuning, which is that of supervised training, is multiplied by.
+        rate_share: what the default learning rate of a tuning, which is that of supervised
+            training, is multiplied by.
     """
 
     needs: ClassVar[frozenset[RowKind]]
@@ -273,7 +291,10 @@ class Objective(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
-        """Return ``input_ids``, ``attention_mask`` and ``labels`` of shape (S, T); label -100 has no loss."""
+        """Return ``input_ids``, ``attention_mask`` and ``labels`` of shape (S, T).
+
+        Label -100 has no loss.
+        """
 
     @abstractmethod
     def trainer(self) -> type[Trainer]:
@@ -281,10 +302,12 @@ class Objective(ABC):
 
 
 class Mitigation:
-    """What protects the past: in the data, in the loss, or in the weights afterwards; each place defaults to doing nothing.
+    """What protects the past: in the data, in the loss, or in the weights afterwards.
 
-    A method derives from this class and overrides what it does. ``strength`` names the field whose 0 switches it off (then it equals
-    ``none`` bit for bit); ``none`` has no such field.
+    Each place defaults to doing nothing.
+
+    A method derives from this class and overrides what it does. ``strength`` names the field whose
+    0 switches it off (then it equals ``none`` bit for bit); ``none`` has no such field.
     """
 
     @property
@@ -303,11 +326,17 @@ class Mitigation:
         return self.needs_anchor
 
     def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Return why it means nothing together with these, in a few words for "got"; empty where it goes."""
+        """Return why it means nothing together with these, in a few words for "got".
+
+        Empty where it goes.
+        """
         return ""
 
     def anchor_rows(self, target_rows: int) -> int:
-        """Return how many anchor rows a run of so many target rows draws; an estimate where that depends on their length."""
+        """Return how many anchor rows a run of so many target rows draws.
+
+        An estimate where that depends on their length.
+        """
         return 0
 
     def least_anchor_rows(self, target_rows: int) -> int:
@@ -320,11 +349,14 @@ class Mitigation:
         return ""
 
     def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Return what models wrote. What becomes of a row depends on that row (and the seed) alone, so that it can be kept.
+        """Return what models wrote.
+
+        What becomes of a row depends on that row (and the seed) alone, so that it can be kept.
 
         Args:
-            rows: ``targets``: target rows, each to be answered by one ``GeneratedRow``. ``anchor``: the target rows of the run; as many are
-                returned as ``anchor_rows`` says, the i-th one not depending on how many there are.
+            rows: ``targets``: target rows, each to be answered by one ``GeneratedRow``. ``anchor``:
+                the target rows of the run; as many are returned as ``anchor_rows`` says, the i-th
+                one not depending on how many there are.
             context: authors and words.
         """
         return []
@@ -337,15 +369,16 @@ class Mitigation:
             anchor: anchor rows in permutation order.
 
         Returns:
-            As many steps; a prefix of the steps depends only on the same prefix of the arguments, so that volumes nest.
+            As many steps; a prefix of the steps depends only on the same prefix of the arguments,
+            so that volumes nest.
         """
         return [list(step) for step in steps]
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
         """Return what is added to the loss once an optimizer step, or None for nothing.
 
-        It depends on the step, the live model and the global random streams alone: training may go on from a saved state, or in several
-        processes.
+        It depends on the step, the live model and the global random streams alone: training may go
+        on from a saved state, or in several processes.
         """
         return None
 
@@ -355,16 +388,25 @@ class Mitigation:
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        """The coefficients at which ``weights`` is measured at each volume; none for a method that changes no weights afterwards."""
+        """The coefficients at which ``weights`` is measured at each volume.
+
+        None for a method that changes no weights afterwards.
+        """
         return ()
 
     @property
     def coefficient(self) -> float | None:
-        """The one of them that the method stands for; None: chosen at each volume on the target's select items."""
+        """The one of them that the method stands for.
+
+        None: chosen at each volume on the target's select items.
+        """
         return None
 
     def weights(self, context: WeightsContext, coefficient: float) -> dict[str, torch.Tensor]:
-        """Return the weights that are measured, by plain name. No training: one trained run serves every coefficient."""
+        """Return the weights that are measured, by plain name.
+
+        No training: one trained run serves every coefficient.
+        """
         return dict(context.tuned)
 
     @property

@@ -8,14 +8,18 @@ from typing import Protocol
 class Interrupted(BaseException):
     """The work under way is to stop soon: a time limit, preemption, Ctrl-C.
 
-    No Exception: it is no failure, and nothing that guards one task or run against errors may swallow it.
+    No Exception: it is no failure, and nothing that guards one task or run against errors may
+    swallow it.
     """
 
 
 class Progress(Protocol):
-    """Where long work says how far it is. Implementations never print to standard output and raise nothing but Interrupted.
+    """Where long work says how far it is.
 
-    ``stage`` and ``advance`` raise Interrupted once the work is to stop: what is under way is then saved, or dropped and done again.
+    Implementations never print to standard output and raise nothing but Interrupted.
+
+    ``stage`` and ``advance`` raise Interrupted once the work is to stop: what is under way is then
+    saved, or dropped and done again.
     """
 
     def stage(self, name: str, total: int) -> None:

@@ -17,7 +17,8 @@ PromptFormat = Literal["plain", "chat"]
 class Turn:
     """One piece of a row: who says it and what.
 
-    ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``; ``rejected`` is the worse answer of a preference row.
+    ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``; ``rejected`` is
+    the worse answer of a preference row.
     """
 
     role: str
@@ -28,8 +29,8 @@ class Turn:
 class Row:
     """One training or evaluation row, whatever its source.
 
-    Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,) user, assistant (the better answer),
-    rejected (the worse one).
+    Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,)
+    user, assistant (the better answer), rejected (the worse one).
     """
 
     turns: tuple[Turn, ...]
@@ -49,7 +50,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Example:
-    """One row as tokens. ``supervised[t]`` says whether token ``t`` is a target of the loss (as label, before any shift).
+    """One row as tokens.
+
+    ``supervised[t]`` says whether token ``t`` is a target of the loss (as label, before any shift).
 
     Attributes:
         rejected: of a preference row, the same prompt with the worse answer.

@@ -1,6 +1,7 @@
 """Named random streams from one seed. The only module that seeds anything global.
 
-One stream a purpose: drawing more from one never moves another, so "strength 0 equals no method, bit for bit" can be tested.
+One stream a purpose: drawing more from one never moves another, so "strength 0 equals no method,
+bit for bit" can be tested.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def stream(seed: int, *names: str) -> np.random.Generator:
 
 
 def permutation(seed: int, size: int, *names: str) -> list[int]:
-    """Return a seeded permutation of ``range(size)``; its prefixes are the nested subsets of that size."""
+    """Return a seeded permutation of ``range(size)``.
+
+    Its prefixes are the nested subsets of that size.
+    """
     return [int(i) for i in stream(seed, *names).permutation(size)]
 
 
@@ -51,7 +55,8 @@ def seed_torch(seed: int) -> None:
 def untouched_global_streams() -> Iterator[None]:
     """Run a block that may seed or draw from the global generators (lm-eval does both), and put them back as they were.
 
-    Without this, evaluating at one more volume would change the dropout masks, and so the weights, of all later steps.
+    Without this, evaluating at one more volume would change the dropout masks, and so the weights,
+    of all later steps.
     """
     import torch
 

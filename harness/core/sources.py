@@ -37,12 +37,14 @@ class ModelFacts:
     Attributes:
         params_total: number of parameters (shared ones counted once).
         context_length: longest input in tokens.
-        content: what decides its numbers, by name (recipe hash, or file hashes); part of every identity.
-        linear: last name of its linear layers, but for the output head → inputs plus outputs of all layers of that name: so many
-            parameters has an adapter of rank 1.
+        content: what decides its numbers, by name (recipe hash, or file hashes); part of every
+            identity.
+        linear: last name of its linear layers, but for the output head → inputs plus outputs of all
+            layers of that name: so many parameters has an adapter of rank 1.
         parts: ``attention`` or ``mlp`` → the same of all linear layers that lie in it.
         blocks: parameters of each block, the bottom one first; empty where they are not known.
-        embeddings: parameters of embeddings (tokens, learned positions), with an output head that is tied to them.
+        embeddings: parameters of embeddings (tokens, learned positions), with an output head that
+            is tied to them.
     """
 
     params_total: int
@@ -58,7 +60,10 @@ class ModelSource(Protocol):
     """A pretrained causal language model: what a member of ``conf/model/`` configures."""
 
     def facts(self) -> ModelFacts:
-        """Inspect without building: size, context, content. Raises ModelError where it cannot be loaded."""
+        """Inspect without building: size, context, content.
+
+        Raises ModelError where it cannot be loaded.
+        """
         ...
 
     def longest_input(self) -> int:

@@ -1,11 +1,12 @@
 """Records of any data set to rows: which column, or which template over the columns, is which part of a row.
 
-A field is a bare column name (``question``), or a Jinja2 template over the columns (``"Question: {{ question }}"``), rendered in
-a sandbox where a column that does not exist is an error.
+A field is a bare column name (``question``), or a Jinja2 template over the columns (``"Question: {{
+question }}"``), rendered in a sandbox where a column that does not exist is an error.
 
-Spaces: BPE tokenizers join a space to the word that follows it, so where prompt and completion meet, the space belongs to the
-completion. A prompt therefore loses its trailing white space, and a completion begins with the separator that its template
-states (``completion: " {{ answer }}"``). Under a chat template both are stripped, by ``tokens.encode``.
+Spaces: BPE tokenizers join a space to the word that follows it, so where prompt and completion
+meet, the space belongs to the completion. A prompt therefore loses its trailing white space, and a
+completion begins with the separator that its template states (``completion: " {{ answer }}"``).
+Under a chat template both are stripped, by ``tokens.encode``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ Render = Callable[[Mapping[str, Any]], Any]
 
 
 def check_fields(kind: RowKind, fields: Mapping[str, str]) -> None:
-    """Refuse fields that the kind does not have, and fields that are missing. Raises ConfigError."""
+    """Refuse fields that the kind does not have, and fields that are missing.
+
+    Raises ConfigError.
+    """
     required, optional = FIELDS[kind]
     allowed = ", ".join([*sorted(required), *(f"{name} (optional)" for name in sorted(optional))])
     for name in fields:
@@ -48,7 +52,10 @@ def check_fields(kind: RowKind, fields: Mapping[str, str]) -> None:
 
 
 def check_volumes(volumes: Sequence[int]) -> None:
-    """Refuse volumes that are none, not positive, or given twice; any order will do. Raises ConfigError."""
+    """Refuse volumes that are none, not positive, or given twice; any order will do.
+
+    Raises ConfigError.
+    """
     allowed = "at least one positive integer, each once"
     check("data.volumes", list(volumes), allowed, lambda v: bool(v) and min(v) > 0 and len(set(v)) == len(v))
 
@@ -67,7 +74,8 @@ def to_rows(
         drop_empty: leave out rows with an empty text instead of refusing them.
 
     Raises:
-        DataError: on a column that is missing, a text that is empty, messages that are none, or if no row is left.
+        DataError: on a column that is missing, a text that is empty, messages that are none, or if
+            no row is left.
     """
     if not columns:
         raise DataError(explain(where, got="no rows", allowed="at least one row with text"))

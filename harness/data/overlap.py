@@ -1,7 +1,8 @@
 """How much of an evaluation's text stands in the training rows: exact match and 13-grams of words, as in the GPT-3 report.
 
-Reference: Brown et al. 2020, arXiv 2005.14165, appendix C (13-grams of lowercased words).
-Differs from the paper: an item counts as overlapping by a single shared 13-gram; nothing is removed, only reported.
+Reference: Brown et al. 2020, arXiv 2005.14165, appendix C (13-grams of lowercased words). Differs
+from the paper: an item counts as overlapping by a single shared 13-gram; nothing is removed, only
+reported.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _BASE = 0x9E3779B97F4A7C15  # odd, so multiplying by it loses nothing modulo 2^6
 
 
 def words(text: str) -> list[str]:
-    """Split into lowercased words without punctuation; a Chinese or Japanese character is a word."""
+    """Split into lowercased words without punctuation.
+
+    A Chinese or Japanese character is a word.
+    """
     return _WORD.findall(text.lower())
 
 
@@ -35,9 +39,9 @@ def shares(row_texts: Sequence[str], item_texts: Sequence[str]) -> dict[str, int
         item_texts: texts of the items, question and answer.
 
     Returns:
-        ``items``; ``exact`` and ``exact_share``: items whose words are those of a row; ``ngram_items``: items of at least 13
-        words; ``ngram`` and ``ngram_share``: of these, those with a 13-gram that stands in a row. Shares lie in [0, 1], 0 where
-        there is no item.
+        ``items``; ``exact`` and ``exact_share``: items whose words are those of a row;
+        ``ngram_items``: items of at least 13 words; ``ngram`` and ``ngram_share``: of these, those
+        with a 13-gram that stands in a row. Shares lie in [0, 1], 0 where there is no item.
     """
     vocabulary: dict[str, int] = {}
     items = [tuple(_numbers(text, vocabulary)) for text in item_texts]
@@ -66,7 +70,10 @@ def _numbers(text: str, vocabulary: dict[str, int]) -> list[int]:
 
 
 def _ngrams(texts: Sequence[Sequence[int]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hash every 13-gram that lies inside one text, Σ_k w_(i+k) · base^(12-k) modulo 2^64; return the hashes and the text of each."""
+    """Hash every 13-gram that lies inside one text, Σ_k w_(i+k) · base^(12-k) modulo 2^64.
+
+    Return the hashes and the text of each.
+    """
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     if lengths.sum() < NGRAM_WORDS:
         return np.empty(0, np.uint64), np.empty(0, np.int64)

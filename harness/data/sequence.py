@@ -19,14 +19,16 @@ from harness.data.fields import check_volumes
 class StageSequence:
     """Other members of conf/data as stages of one run.
 
-    A stage's rows are those that a run on it alone would read, in the same order. Where a stage begins, the optimizer's moments are reset
-    and the rate warms up again over ``training.warmup_rows``. The suites that bear the names of the stages are the target suites unless
-    others are named: what a later stage does to an earlier one is read off them.
+    A stage's rows are those that a run on it alone would read, in the same order. Where a stage
+    begins, the optimizer's moments are reset and the rate warms up again over
+    ``training.warmup_rows``. The suites that bear the names of the stages are the target suites
+    unless others are named: what a later stage does to an earlier one is read off them.
 
     Attributes:
         stages: members of conf/data, in the order in which they are learned; each once.
         stage_rows: rows of each stage: one number for all of them, or one a stage.
-        volumes: rows of all stages together, any order; each a point. None given: where each stage ends.
+        volumes: rows of all stages together, any order; each a point. None given: where each stage
+            ends.
     """
 
     stages: tuple[str, ...]
@@ -61,7 +63,10 @@ class StageSequence:
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The data sets of the stages. Raises ConfigError for a name that is none, or a sequence itself."""
+        """The data sets of the stages.
+
+        Raises ConfigError for a name that is none, or a sequence itself.
+        """
         found = tuple(composition.member("data", name) for name in self.stages)
         for name, source in zip(self.stages, found, strict=True):
             if isinstance(source, StageSequence):
@@ -70,7 +75,10 @@ class StageSequence:
 
     @cached_property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """(rows there are, rows learned from) of each stage. Raises DataError where a stage has too few."""
+        """(rows there are, rows learned from) of each stage.
+
+        Raises DataError where a stage has too few.
+        """
         sizes = [len(rows) for rows in self._train]
         taken = [end - start for start, end in itertools.pairwise([0, *self.stage_ends])]
         for name, size, wanted in zip(self.stages, sizes, taken, strict=True):
@@ -84,6 +92,9 @@ class StageSequence:
         return tuple(tuple(source.rows("train")) for source in self.sources)
 
     def rows(self, split: Split) -> Sequence[Row]:
-        """Return every row of a split of every stage, stage by stage, in the order of the sources. Raises DataError."""
+        """Return every row of a split of every stage, stage by stage, in the order of the sources.
+
+        Raises DataError.
+        """
         of_stages = self._train if split == "train" else [source.rows(split) for source in self.sources]
         return tuple(itertools.chain.from_iterable(of_stages))

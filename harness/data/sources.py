@@ -1,4 +1,7 @@
-"""Data sets as they are found: on the Hugging Face hub, or in local files. Both give rows in the one internal form."""
+"""Data sets as they are found: on the Hugging Face hub, or in local files.
+
+Both give rows in the one internal form.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,13 @@ class Hub:
         name: such as ``openai/gsm8k``.
         config: the data set's own configuration, null for its only or default one.
         revision: branch, tag or commit, null for the default branch.
-        splits: our ``train`` and ``test`` → the hub's split, slices allowed (``train[:1000]``); null where there is none.
+        splits: our ``train`` and ``test`` → the hub's split, slices allowed (``train[:1000]``);
+            null where there is none.
         kind: what a row is.
         fields: part of a row → column name or template, see ``harness.data.fields``.
         volumes: rows to learn from, any order; each a point.
-        stream_rows: read only so many rows from the start, without downloading the rest: for corpora of many gigabytes.
+        stream_rows: read only so many rows from the start, without downloading the rest: for
+            corpora of many gigabytes.
         drop_empty: leave out rows with an empty text instead of refusing them.
     """
 
@@ -120,10 +125,13 @@ def _quiet_datasets() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Local files: JSON lines, JSON (a list of objects), CSV with a header, or parquet; the name's ending says which.
+    """Local files: JSON lines, JSON (a list of objects), CSV with a header, or parquet.
+
+    The name's ending says which.
 
     Attributes:
-        train: path of the training rows, ``*`` for several files (read in the order of their names).
+        train: path of the training rows, ``*`` for several files (read in the order of their
+            names).
         test: path of held-out rows, null where there are none.
         kind, fields, volumes, drop_empty: as for ``Hub``.
     """
@@ -141,7 +149,10 @@ class Files:
         check_volumes(self.volumes)
 
     def rows(self, split: Split) -> Sequence[Row]:
-        """Return every row of a split, in the order of the files. Raises DataError or ConfigError."""
+        """Return every row of a split, in the order of the files.
+
+        Raises DataError or ConfigError.
+        """
         pattern = self.train if split == "train" else self.test
         if not pattern:
             raise DataError(explain(f"data.{split}", got="nothing", allowed=f"a path: {', '.join(FORMATS)}", fix=f"set data.{split}=PATH"))
@@ -165,7 +176,10 @@ def _paths(split: str, pattern: str) -> list[Path]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Read one file into records. Raises DataError naming the file, and the line where there are lines."""
+    """Read one file into records.
+
+    Raises DataError naming the file, and the line where there are lines.
+    """
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     try:
         return readers[path.suffix](path)

@@ -14,9 +14,11 @@ def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ())
     """Return the order rows are read in: a seeded permutation of their numbers, whose prefixes are the volumes.
 
     Args:
-        rows: of a source; of a sequence of stages, those of each stage after those of the one before.
+        rows: of a source; of a sequence of stages, those of each stage after those of the one
+            before.
         seed: of the run.
-        parts: of a sequence, (rows there are, rows read) of each stage: each is read in the order in which it would be read alone.
+        parts: of a sequence, (rows there are, rows read) of each stage: each is read in the order
+            in which it would be read alone.
     """
     if not parts:
         return permutation(seed, len(rows), "data-order")
@@ -34,7 +36,10 @@ def parts(source: Source) -> tuple[tuple[int, int], ...]:
 
 
 def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
-    """Return the steps before which a stage begins, but for the first; nothing where there are no stages."""
+    """Return the steps before which a stage begins, but for the first.
+
+    Nothing where there are no stages.
+    """
     return tuple(end // batch_rows for end in getattr(source, "stage_ends", ())[:-1])
 
 

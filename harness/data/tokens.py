@@ -6,8 +6,9 @@ completion  plain: [BOS] prompt completion EOS, supervised from the completion o
 chat        the tokenizer's chat template; supervised is what the assistant says, its end-of-turn token included.
 preference  two completions of one prompt: the better answer, and as ``Example.rejected`` the worse one.
 
-BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else not at all. EOS is the
-tokenizer's ``eos_token``. A row longer than ``max_length`` is cut at its end, and says so.
+BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else
+not at all. EOS is the tokenizer's ``eos_token``. A row longer than ``max_length`` is cut at its
+end, and says so.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
     Args:
         row: of any kind.
         tokenizer: the model's.
-        prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the chat template. Text rows ignore it.
+        prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the chat
+            template. Text rows ignore it.
         max_length: in tokens; what is longer is cut at the end.
         origin: target or anchor, kept with the example.
 
     Raises:
-        DataError: for a conversation under ``plain``, or one the chat template cannot render piece by piece.
+        DataError: for a conversation under ``plain``, or one the chat template cannot render piece
+            by piece.
         ConfigError: for ``chat`` with a tokenizer that has no chat template.
     """
     if row.kind == "preference":
@@ -101,7 +104,10 @@ def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> T
 
 
 def supervision(examples: Sequence[Example]) -> Supervision:
-    """Sum up what examples teach. Raises DataError if none has a supervised token: a run would learn nothing."""
+    """Sum up what examples teach.
+
+    Raises DataError if none has a supervised token: a run would learn nothing.
+    """
     found = Supervision(
         rows=len(examples),
         tokens=sum(example.tokens for example in examples),
@@ -131,7 +137,10 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _preference(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, max_length: int, origin: Origin) -> Example:
-    """Encode both answers as completions of the same prompt; the pair is truncated where either is."""
+    """Encode both answers as completions of the same prompt.
+
+    The pair is truncated where either is.
+    """
     *prompt, better, worse = row.turns
     one, other = (
         encode(Row((*prompt, Turn("assistant", turn.content)), "completion"), tokenizer, prompt_format, max_length, origin)
@@ -141,7 +150,10 @@ def _preference(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: Pro
 
 
 def prompt_of(example: Example) -> tuple[int, ...]:
-    """Return the tokens before the first supervised one: what a model is given to continue. All of them where nothing is supervised."""
+    """Return the tokens before the first supervised one: what a model is given to continue.
+
+    All of them where nothing is supervised.
+    """
     return example.input_ids[: next((place for place, taught in enumerate(example.supervised) if taught), len(example.input_ids))]
 
 
@@ -154,8 +166,9 @@ def _text(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
 def _completion(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Encode prompt and completion as one text, as lm-eval encodes context and continuation.
 
-    Trailing white space of the prompt goes with the completion, and the completion is what follows the prompt's own encoding. Where
-    a tokenizer merges across the border (the completion begins without a space), the merged token is supervised and no text is lost.
+    Trailing white space of the prompt goes with the completion, and the completion is what follows
+    the prompt's own encoding. Where a tokenizer merges across the border (the completion begins
+    without a space), the merged token is supervised and no text is lost.
     """
     *system, prompt, completion = [turn.content for turn in row.turns]
     whole_prompt = "\n\n".join([*system, prompt])
@@ -178,7 +191,8 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     spans = [_assistant_span(tokenizer, messages, i, text) for i, message in enumerate(messages) if message["role"] == "assistant"]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = cast("list[int]", encoding["input_ids"]), cast("list[tuple[int, int]]", encoding["offset_mapping"])
-    # By overlap: byte-level tokenizers trim the offsets of white space, some to nothing at the border of a span.
+    # By overlap: byte-level tokenizers trim the offsets of white space, some to nothing at the
+    # border of a span.
     supervised = [any(end > low and start < high for low, high in spans) for start, end in offsets]
     bos = _bos(tokenizer, ids)
     return [*bos, *ids], [*[False] * len(bos), *supervised]
@@ -187,7 +201,8 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
 def _assistant_span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], index: int, text: str) -> tuple[int, int]:
     """Return where an assistant turn lies in the rendered text: from after the generation prompt to after the end-of-turn token.
 
-    White space that the template writes after the end-of-turn token is left out: the model stops before it.
+    White space that the template writes after the end-of-turn token is left out: the model stops
+    before it.
     """
     before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
     upto = _rendered(tokenizer, messages[: index + 1])

@@ -21,12 +21,15 @@ class Evaluation:
     """What every backend has in common.
 
     Attributes:
-        items: which items of each suite: those that are reported, or those on which things may be chosen.
-        prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and after alike.
+        items: which items of each suite: those that are reported, or those on which things may be
+            chosen.
+        prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and
+            after alike.
         dtype: of the forward pass; the softmax is float32 always.
-        add_bos: whether lm-eval's prompts begin with the BOS token; null leaves it to the tokenizer, as likelihood suites always do.
-        likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 bound the logits to about 0.4 GB at a
-            vocabulary of 50k in float32.
+        add_bos: whether lm-eval's prompts begin with the BOS token; null leaves it to the
+            tokenizer, as likelihood suites always do.
+        likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 bound
+            the logits to about 0.4 GB at a vocabulary of 50k in float32.
     """
 
     items: Literal["report", "select"] = "report"
@@ -82,7 +85,8 @@ def another(count: int) -> int:
 class NotesCutAnswers:
     """Beside an HFLM: notes which prompts' answers ended at their length limit alone.
 
-    Afterwards one cannot tell: lm-eval cuts the text at its stop, and text encoded again need not give the tokens it was made of.
+    Afterwards one cannot tell: lm-eval cuts the text at its stop, and text encoded again need not
+    give the tokens it was made of.
 
     Attributes:
         cut_answers: token ids of those prompts, as the model saw them, without padding.
@@ -168,8 +172,10 @@ class PrefixEvaluation(Evaluation):
     """``prefix``, which computes once what requests share: the scores of HFLM, several times faster.
 
     Attributes:
-        token_budget: tokens of one forward pass; null finds it from the memory of the machine. It can move the last digits of a score.
-        parts: into how many the budget is divided; volume 0 is measured a second time in more, to see what that moves.
+        token_budget: tokens of one forward pass; null finds it from the memory of the machine. It
+            can move the last digits of a score.
+        parts: into how many the budget is divided; volume 0 is measured a second time in more, to
+            see what that moves.
     """
 
     token_budget: int | None = None
@@ -182,7 +188,8 @@ class PrefixEvaluation(Evaluation):
         check("evaluation.parts", self.parts, "greater than 0", lambda value: value > 0)
 
     def otherwise(self) -> Self:
-        # So few tokens that a task of ten short items is several batches: within one batch, another budget would change nothing.
+        # So few tokens that a task of ten short items is several batches: within one batch, another
+        # budget would change nothing.
         return dataclasses.replace(super().otherwise(), parts=16 * self.parts)
 
     def model(

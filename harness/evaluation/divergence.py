@@ -9,8 +9,9 @@ forgetting_ce_hard   −log p_t(y) + log p_b(y), y the base's likeliest token (K
 forgetting_ce_soft   cross-entropy of p_t under p_b, minus the entropy of p_b; equal to kl_base_tuned, by another formula
 agreement            whether both have the same likeliest token
 
-In nats (agreement: a share). The cross-entropies are the paper's as excess over the base's own value, so that no change is 0; its
-text does not settle whether the target was the base's likeliest token or its distribution, so both are here.
+In nats (agreement: a share). The cross-entropies are the paper's as excess over the base's own
+value, so that no change is 0; its text does not settle whether the target was the base's likeliest
+token or its distribution, so both are here.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Base:
     """The base of a run, reached through the live model.
 
     Attributes:
-        weights: live model → context in which it computes as its base. At volume 0 the model is its own base.
+        weights: live model → context in which it computes as its base. At volume 0 the model is its
+            own base.
         drawn: suite → what the base wrote, kept so that every point of a run is on the same text.
     """
 
@@ -63,7 +65,8 @@ def measures(base: torch.Tensor, tuned: torch.Tensor) -> dict[str, torch.Tensor]
     """Compare two next-token distributions place by place.
 
     Args:
-        base: logits of shape (N, V). Log-softmax and sums are float64, so that rounding cannot make a divergence negative.
+        base: logits of shape (N, V). Log-softmax and sums are float64, so that rounding cannot make
+            a divergence negative.
         tuned: as many.
 
     Returns:
@@ -104,7 +107,8 @@ def compare(
         progress: advanced by rows.
 
     Returns:
-        For each example the sums over its tokens of the measures of TOKEN_MEANS, and ``log_likelihood``, the live model's.
+        For each example the sums over its tokens of the measures of TOKEN_MEANS, and
+        ``log_likelihood``, the live model's.
     """
     import torch
 
@@ -127,7 +131,8 @@ def compare(
 def _wanted_logits(model: PreTrainedModel, examples: Sequence[Example], dtype: str) -> torch.Tensor:
     """Return the logits at the places that predict a supervised token, row by row, shape (N, V).
 
-    The region of autocast is this forward pass alone, so that no weight cast for the base can serve the tuned model too.
+    The region of autocast is this forward pass alone, so that no weight cast for the base can serve
+    the tuned model too.
     """
     import torch
 
@@ -172,16 +177,18 @@ def samples(
 ) -> pd.DataFrame:
     """Compare the live model with its base on rows, one sample an item.
 
-    The text is the rows' gold answers (of a text row, every token but the first), or what the base or the tuned model writes after
-    each row's prompt: all before its first answer (of a text row, BOS, or the first token where there is none).
+    The text is the rows' gold answers (of a text row, every token but the first), or what the base
+    or the tuned model writes after each row's prompt: all before its first answer (of a text row,
+    BOS, or the first token where there is none).
 
-    The measures per token are ratios, Σ / Σ tokens over items, for gold text and the base's. Text of the tuned model is another at
-    each point and so are its lengths, which before and after could not share as weights: there an item's value is its own mean over
-    its tokens, and items count alike.
+    The measures per token are ratios, Σ / Σ tokens over items, for gold text and the base's. Text
+    of the tuned model is another at each point and so are its lengths, which before and after could
+    not share as weights: there an item's value is its own mean over its tokens, and items count
+    alike.
 
     Returns:
-        Columns as in schema.SAMPLE_COLUMNS with ``metric.*`` and ``weight.*``; ``text`` is the sampled text, ``log_likelihoods`` the
-        live model's of the text that was scored.
+        Columns as in schema.SAMPLE_COLUMNS with ``metric.*`` and ``weight.*``; ``text`` is the
+        sampled text, ``log_likelihoods`` the live model's of the text that was scored.
 
     Raises:
         EvaluationError: for an answer beyond the context, or a divergence that is not finite.

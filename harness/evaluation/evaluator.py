@@ -43,7 +43,8 @@ class PreparedSuite:
         tasks: lm-eval's, by name; of a suite that scores rows there are none.
         items: task, or data set → numbers of its documents, or rows.
         rows: what is scored where there are no tasks.
-        content: task, or data set → hashes of what decides its scores and is known only now: settings, items.
+        content: task, or data set → hashes of what decides its scores and is known only now:
+            settings, items.
     """
 
     suite: Suite
@@ -59,7 +60,10 @@ class PreparedSuite:
 
 @dataclass(frozen=True)
 class Result:
-    """A suite's scores and items; ``seconds`` is wall time, ``facts`` what the backend settled by itself (a token budget)."""
+    """A suite's scores and items.
+
+    ``seconds`` is wall time, ``facts`` what the backend settled by itself (a token budget).
+    """
 
     scores: tuple[Score, ...]
     samples: pd.DataFrame
@@ -68,7 +72,10 @@ class Result:
 
 
 def prepare(suite: Suite, evaluation: Evaluation, rows: Sequence[Row] = ()) -> PreparedSuite:
-    """Load a suite's tasks, or take its rows, and choose its items. Raises EvaluationError, ConfigError or DataError."""
+    """Load a suite's tasks, or take its rows, and choose its items.
+
+    Raises EvaluationError, ConfigError or DataError.
+    """
     if suite.kind == "lm_eval":
         return _prepare_tasks(suite, evaluation)
     _check_rows(suite, evaluation, rows)
@@ -100,7 +107,10 @@ def _prepare_tasks(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
 
 
 def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a field to cluster by that no item has. Where one field is for all tasks, some may lack it; a task that is named may not."""
+    """Refuse a field to cluster by that no item has.
+
+    Where one field is for all tasks, some may lack it; a task that is named may not.
+    """
     where = f"suite {suite.name}: cluster"
     named = suite.cluster if isinstance(suite.cluster, Mapping) else None
     if unknown := [name for name in named or () if name not in tasks]:
@@ -132,8 +142,8 @@ def evaluate(
 ) -> Result:
     """Evaluate a live model on a suite, task by task: no task's numbers depend on which others there are.
 
-    Leaves the model's mode and the global random streams as they were. A task that fails is a score with status ``failed`` and the
-    reason; the others keep theirs.
+    Leaves the model's mode and the global random streams as they were. A task that fails is a score
+    with status ``failed`` and the reason; the others keep theirs.
 
     Args:
         prepared: from ``prepare``.

@@ -1,4 +1,7 @@
-"""What decides a task's scores, as content: hashes of its settings and items, and of a tokenizer. Names and paths do not count."""
+"""What decides a task's scores, as content: hashes of its settings and items, and of a tokenizer.
+
+Names and paths do not count.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
     """Return what decides a task's scores and is known once it is built.
 
     Returns:
-        ``version``: lm-eval's of the task. ``settings``: of its resolved configuration, functions by their source. ``items``: of the
-        documents asked, in order. ``prompts``, where there are worked examples, which other documents bring: of the prompts.
+        ``version``: lm-eval's of the task. ``settings``: of its resolved configuration, functions
+        by their source. ``items``: of the documents asked, in order. ``prompts``, where there are
+        worked examples, which other documents bring: of the prompts.
     """
     docs = task.eval_docs
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}

@@ -34,11 +34,12 @@ def samples(
 ) -> pd.DataFrame:
     """Score the gold answers of rows, one sample an item; of a text, every token but the first.
 
-    - ``nats_per_token``: Σ nats / Σ tokens over items: an item's value is its own mean, its weight its supervised tokens. EOS (or the
-      end of a turn) is one of them.
-    - ``bits_per_byte``: Σ nats / ln 2 / Σ bytes, bytes being those of the scored text in UTF-8. EOS spells no text, so its nats are left
-      out. A text's first token is scored, and its bytes count, only where BOS stands before it. Empty under a chat template, which writes
-      tokens of its own between the texts.
+    - ``nats_per_token``: Σ nats / Σ tokens over items: an item's value is its own mean, its weight
+      its supervised tokens. EOS (or the end of a turn) is one of them.
+    - ``bits_per_byte``: Σ nats / ln 2 / Σ bytes, bytes being those of the scored text in UTF-8. EOS
+      spells no text, so its nats are left out. A text's first token is scored, and its bytes count,
+      only where BOS stands before it. Empty under a chat template, which writes tokens of its own
+      between the texts.
 
     Returns:
         Columns as in schema.SAMPLE_COLUMNS, with ``metric.*`` and ``weight.*`` of both.
@@ -70,7 +71,10 @@ def guessing(model: PreTrainedModel) -> float:
 def encoded(
     suite: str, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, max_length: int
 ) -> list[Example]:
-    """Return rows as tokens; none may be left without a scored one, since the suite would then be of other items than before."""
+    """Return rows as tokens.
+
+    None may be left without a scored one, since the suite would then be of other items than before.
+    """
     examples = [encode(row, tokenizer, prompt_format, max_length, "target") for row in rows]
     if cut := sum(example.supervised_tokens == 0 for example in examples):
         got = f"{cut} of {len(examples)} answers beyond the model's {max_length} tokens"

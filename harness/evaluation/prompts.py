@@ -26,7 +26,8 @@ class Read:
     """What the model reads for one request, and the answer it is asked about.
 
     Attributes:
-        prompt: token ids, what does not fit into the context cut off at their beginning; ``cut`` says how many.
+        prompt: token ids, what does not fit into the context cut off at their beginning; ``cut``
+            says how many.
         answer: token ids whose likelihood is asked; none where the model writes the answer.
         label: what the answer is.
     """
@@ -113,7 +114,10 @@ def _asked(task: Task, items: Sequence[int], evaluation: Evaluation, encoder: An
 def _scored(
     prepared: PreparedSuite, number: int, evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Read]:
-    """Return a row whose answer is scored; a sampled answer is not known before there is a model."""
+    """Return a row whose answer is scored.
+
+    A sampled answer is not known before there is a model.
+    """
     suite, row = prepared.suite, prepared.rows[number - 1]
     (example,) = likelihood.encoded(suite.name, [row], tokenizer, evaluation.prompt_format, max_length)
     start = next(i for i, scored in enumerate(example.supervised) if scored and i)

@@ -31,7 +31,10 @@ def with_spread(first: Result, second: Result) -> tuple[Score, ...]:
 
 
 def _nats(first: pd.DataFrame, second: pd.DataFrame) -> dict[Key, float]:
-    """Return, by task and filter, the largest difference of a log-likelihood, in nats; nothing where items have none, or other ones."""
+    """Return, by task and filter, the largest difference of a log-likelihood, in nats.
+
+    Nothing where items have none, or other ones.
+    """
     before, after = _log_likelihoods(first), _log_likelihoods(second)
     largest: dict[Key, list[float]] = {}
     for (task, filter_name, doc), values in before.items():

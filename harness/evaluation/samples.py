@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 UNPARSED = "[invalid]"
-"""What lm-eval's regex filters return where an answer could not be found, unless a task says otherwise."""
+"""What lm-eval's regex filters return where an answer could not be found, unless a task says
+otherwise."""
 
 SPECIAL_TOKENS = 2
-"""How many a tokenizer may put around a text. Every other token is a byte of it or more, so most texts are known to fit uncounted."""
+"""How many a tokenizer may put around a text. Every other token is a byte of it or more, so most
+texts are known to fit uncounted."""
 
 
 def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], lm: LM) -> list[dict[str, Any]]:
     """Return one row an item and filter, with the columns of schema.SAMPLE_COLUMNS, ``metric.*``, ``weight.*``; clustered: ``cluster``.
 
     Args:
-        suite: the suite; its ``chance`` gives each item's level of guessing, its ``cluster`` what belongs together.
+        suite: the suite; its ``chance`` gives each item's level of guessing, its ``cluster`` what
+            belongs together.
         name: leaf task.
         task: lm-eval's task object.
         logged: its samples, as ``lm_eval.evaluate`` logs them.
@@ -70,7 +73,8 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
 def averaged_metrics(task: Task) -> list[str]:
     """Return the metrics of a task that are a mean over items, or a ratio of sums that we know how to take apart.
 
-    Others (a perplexity, a correlation, a list an item) have no per-item value whose mean is the score, so nothing can be paired.
+    Others (a perplexity, a correlation, a list an item) have no per-item value whose mean is the
+    score, so nothing can be paired.
     """
     return [
         name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in {"mean", "nanmean", "bits_per_byte"}
@@ -142,7 +146,10 @@ def _prompt_ids(request: Sequence[Any], lm: LM) -> tuple[int, ...]:
 
 
 def _metrics(sample: Mapping[str, Any], averaged: Sequence[str]) -> dict[str, float]:
-    """Return the item's values of the metrics that are means; (log-likelihood, weight) pairs of rolling tasks become ratios."""
+    """Return the item's values of the metrics that are means.
+
+    (log-likelihood, weight) pairs of rolling tasks become ratios.
+    """
     found: dict[str, float] = {}
     for metric in averaged:
         value = sample.get(metric)
@@ -158,8 +165,9 @@ def _metrics(sample: Mapping[str, Any], averaged: Sequence[str]) -> dict[str, fl
 def scores_of(suite: Suite, samples: pd.DataFrame, higher: Mapping[str, bool]) -> list[Score]:
     """Score every task × metric × filter of a suite from its samples.
 
-    The value is the weighted mean over items, Σ w v / Σ w with w = 1 unless the metric is a ratio. Its standard error is that of
-    a ratio of means, sqrt(Σ w² (v − value)² · n/(n−1)) / Σ w, which for w = 1 is the sample standard deviation over √n.
+    The value is the weighted mean over items, Σ w v / Σ w with w = 1 unless the metric is a ratio.
+    Its standard error is that of a ratio of means, sqrt(Σ w² (v − value)² · n/(n−1)) / Σ w, which
+    for w = 1 is the sample standard deviation over √n.
 
     Args:
         suite: the suite.

@@ -1,4 +1,7 @@
-"""Suites: what is measured, as declared by ``benchmarks/suites/*.yaml``; and which items of a task a suite uses."""
+"""Suites: what is measured, as declared by ``benchmarks/suites/*.yaml``.
+
+And which items of a task a suite uses.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from harness.core.seeds import permutation
 from harness.records.schema import OWN_METRICS
 
 ITEM_SEED = 0
-"""Items are chosen once for everybody, so that scores of different experiments are of the same items."""
+"""Items are chosen once for everybody, so that scores of different experiments are of the same
+items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +31,26 @@ class Suite:
     """A set of tasks judged by one metric.
 
     Attributes:
-        kind: ``lm_eval``: its tasks; ``likelihood``: gold answers; ``divergence``: how far the model is from its base.
+        kind: ``lm_eval``: its tasks; ``likelihood``: gold answers; ``divergence``: how far the
+            model is from its base.
         tasks: lm-eval task or group names (``kind: lm_eval``); a group stands for its leaf tasks.
-        data, split: rows that the other kinds score: a member of conf/data, or ``target`` or ``anchor``, which are the run's own.
-        text: whose answers to the rows' prompts a divergence suite is on: the ``gold`` ones, or sampled by the ``base`` or ``tuned`` model.
+        data, split: rows that the other kinds score: a member of conf/data, or ``target`` or
+            ``anchor``, which are the run's own.
+        text: whose answers to the rows' prompts a divergence suite is on: the ``gold`` ones, or
+            sampled by the ``base`` or ``tuned`` model.
         max_new_tokens: length at which sampled text is cut, in tokens.
         metric, filter: the primary metric, as lm-eval (or ``OWN_METRICS``) names it.
-        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where guessing has no level, or one that
-            follows from the metric and the model: of ``nats_per_token``, ln(vocabulary).
-        report: items of a task that are reported, null for all; ``select``: further ones, on which things may be chosen.
+        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where
+            guessing has no level, or one that follows from the metric and the model: of
+            ``nats_per_token``, ln(vocabulary).
+        report: items of a task that are reported, null for all; ``select``: further ones, on which
+            things may be chosen.
         overlap: ``expected`` where the suite asks for the very rows that are taught.
-        protocols: how each multiple-choice item is asked; ``generation``: also by letting the model write the answer, reported apart.
-        cluster: field of a task's documents, such as ``passage``: items alike in it belong together, and intervals heed it. A document
-            without the field has no cluster. Or leaf task → its field, where tasks have others; a task that is not named has none.
+        protocols: how each multiple-choice item is asked; ``generation``: also by letting the model
+            write the answer, reported apart.
+        cluster: field of a task's documents, such as ``passage``: items alike in it belong
+            together, and intervals heed it. A document without the field has no cluster. Or leaf
+            task → its field, where tasks have others; a task that is not named has none.
     """
 
     name: str
@@ -133,7 +144,8 @@ def task_folders() -> list[Path]:
 def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
     """Hash the folders of our own (and the user's) task files that define these tasks, groups or tags, every file in them.
 
-    A task's yaml may include others, call Python or read data beside it. lm-eval's own files follow from its version.
+    A task's yaml may include others, call Python or read data beside it. lm-eval's own files follow
+    from its version.
     """
     names = "|".join(re.escape(task) for task in tasks)
     defines = re.compile(rf"^\s*-?\s*(task|group|tag):\s*[\"']?({names})[\"']?\s*$", re.MULTILINE)

@@ -24,14 +24,16 @@ GENERATED_METRIC = "exact_match"
 """How its answers are judged."""
 
 BYTES_PER_TOKEN, SPARE_TOKENS = 3, 4
-"""How many tokens a generated answer may have: those of the longest choice, in UTF-8, at so many bytes each, and a few more."""
+"""How many tokens a generated answer may have: those of the longest choice, in UTF-8, at so many
+bytes each, and a few more."""
 
 
 def build_tasks(suite: Suite) -> dict[str, Task]:
     """Build the leaf tasks of a suite, their data loaded, by name.
 
     Raises:
-        EvaluationError: if a task does not exist, its data cannot be loaded, or it has no such metric.
+        EvaluationError: if a task does not exist, its data cannot be loaded, or it has no such
+            metric.
     """
     tasks: dict[str, Task] = {}
     for name in suite.tasks:
@@ -80,8 +82,9 @@ def read_only(task: Task, items: Sequence[int]) -> None:
 def generated(suite: Suite, name: str, task: Task, items: Sequence[int]) -> Task:
     """Build a multiple-choice task again that asks the same items by generation: same prompt, the answer written by the model.
 
-    An answer is its first line, up to a full stop that stands alone (as in tinyworld), at most about as long as the longest choice; it
-    is right if it is the gold choice, but for case, white space at its ends and a full stop.
+    An answer is its first line, up to a full stop that stands alone (as in tinyworld), at most
+    about as long as the longest choice; it is right if it is the gold choice, but for case, white
+    space at its ends and a full stop.
 
     Args:
         suite: whose protocols ask for it.

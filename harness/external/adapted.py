@@ -33,7 +33,10 @@ class AdaptedModel:
     adapter: str
 
     def facts(self) -> ModelFacts:
-        """Inspect without building: those of the base, with the adapter's files. Raises ModelError."""
+        """Inspect without building: those of the base, with the adapter's files.
+
+        Raises ModelError.
+        """
         facts = self.base.facts()
         return ModelFacts(
             params_total=facts.params_total,
@@ -51,7 +54,10 @@ class AdaptedModel:
         return self.base.tokenizer()
 
     def load(self) -> PreTrainedModel:
-        """Return the base with the adapter merged, in float32, in evaluation mode, on the CPU. Raises ModelError."""
+        """Return the base with the adapter merged, in float32, in evaluation mode, on the CPU.
+
+        Raises ModelError.
+        """
         self._files()
         model = self.base.load()
         from peft import PeftModel

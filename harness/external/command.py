@@ -16,15 +16,18 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
     """Compare two sides and say what came out; then write the page if asked for.
 
     Args:
-        arguments: before, after, suites, output, margin, max_loss, json, overrides, as the parser gives them.
-        say: prints on standard output; called with the whole of the verdict, before the page is written.
+        arguments: before, after, suites, output, margin, max_loss, json, overrides, as the parser
+            gives them.
+        say: prints on standard output; called with the whole of the verdict, before the page is
+            written.
 
     Returns:
-        The exit code: 0, or with ``--max-loss`` 1 where more is lost, 0 where not, 3 where that is undecided.
+        The exit code: 0, or with ``--max-loss`` 1 where more is lost, 0 where not, 3 where that is
+            undecided.
 
     Raises:
-        HarnessError: for sides that cannot be compared, one line; the command then exits with 2, as it does for any other error: what
-            waits for the gate must not take an error for a loss.
+        HarnessError: for sides that cannot be compared, one line; the command then exits with 2, as
+            it does for any other error: what waits for the gate must not take an error for a loss.
     """
     gate.require(arguments.max_loss, arguments.margin)
     if arguments.output is not None:
@@ -67,7 +70,10 @@ def _require_writable(folder: Path) -> None:
 
 
 def _refuse_settings(arguments: argparse.Namespace) -> None:
-    """Refuse what decides how models are measured where they are measured already. Raises ConfigError."""
+    """Refuse what decides how models are measured where they are measured already.
+
+    Raises ConfigError.
+    """
     given = [f"--suites {arguments.suites}"] if arguments.suites else []
     if given := [*given, *arguments.overrides]:
         allowed = "neither suites nor overrides for lm-eval's samples: they are what was measured"

@@ -26,7 +26,9 @@ WORDS: dict[Decision, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """A suite at the gate. All numbers are oriented: negative is worse, whatever the direction of the metric; its own unit.
+    """A suite at the gate.
+
+    All numbers are oriented: negative is worse, whatever the direction of the metric; its own unit.
 
     Attributes:
         low, high: ends of the interval at LEVEL; None where the data cannot say.
@@ -53,7 +55,10 @@ class Gate:
 
     @property
     def decision(self) -> Decision:
-        """The whole: one suite that lost more decides; else one that is undecided, or a task that AFTER lacks, leaves it open."""
+        """The whole: one suite that lost more decides.
+
+        Else one that is undecided, or a task that AFTER lacks, leaves it open.
+        """
         found = {suite.decision for suite in self.suites}
         if "lost more" in found:
             return "lost more"

@@ -29,10 +29,12 @@ p_mid delta_relative near_chance samplewise_forgetting backward_transfer samplew
 samplewise_forgetting_true_high backward_transfer_true backward_transfer_true_low backward_transfer_true_high forgetting_ceiling
 progress_lost numeric_spread
 """.split()
-"""Columns of the tidy table that a comparison has; here ``stderr`` is that of the change, and ``df`` its degrees of freedom."""
+"""Columns of the tidy table that a comparison has; here ``stderr`` is that of the change, and
+``df`` its degrees of freedom."""
 
 MISSING = "missing_tasks"
-"""Column beside them: tasks of a suite that are not there on both sides, so that its mean is over the others; empty where all are."""
+"""Column beside them: tasks of a suite that are not there on both sides, so that its mean is
+over the others; empty where all are."""
 
 DTYPES = {name: COLUMNS.get(name, "Float64") for name in NAMES} | {MISSING: "string"}
 
@@ -62,8 +64,9 @@ class Comparison:
     """What AFTER lost and gained beside BEFORE.
 
     Attributes:
-        rows: suites (task ``*``) and tasks, each with the metric it is judged by: columns of the tidy table, with ``stderr`` and ``df`` of
-            the change, ``p_holm`` over the tasks, ``margin`` and ``verdict``. A task of several groups is in the smallest.
+        rows: suites (task ``*``) and tasks, each with the metric it is judged by: columns of the
+            tidy table, with ``stderr`` and ``df`` of the change, ``p_holm`` over the tasks,
+            ``margin`` and ``verdict``. A task of several groups is in the smallest.
         others: other metrics and filters of the tasks, without a verdict.
         wholes: what a gate looks at.
         items: the items whose outcome changed, as ``harness.analysis.table.items`` gives them.
@@ -120,7 +123,10 @@ def compare(before: Side, after: Side, margin: float, notes: Sequence[str] = ())
 
 
 def _tasks(name: str, before: Measured, after: Measured) -> list[Task]:
-    """Return the scores of a suite on both sides, joined. Raises RecordError where they cannot be."""
+    """Return the scores of a suite on both sides, joined.
+
+    Raises RecordError where they cannot be.
+    """
     sides = [Measurement(measure.by_key(one.scores), Samples(one.samples)) for one in (after, before)]
     tasks = measure.suite_tasks(name, sides[0], sides[1])
     for task in tasks:
@@ -147,7 +153,10 @@ def _whole(name: str, tasks: Sequence[Task]) -> Whole:
 
 
 def _error(whole: Whole) -> Row:
-    """Return the standard error of a change and its degrees of freedom; empty where the data cannot say."""
+    """Return the standard error of a change and its degrees of freedom.
+
+    Empty where the data cannot say.
+    """
     found = whole.estimate(LEVEL)
     return {"stderr": None if np.isnan(found.stderr) else found.stderr, "df": None if np.isnan(found.df) else found.df}
 

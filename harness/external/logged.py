@@ -22,10 +22,12 @@ FIXED = frozenset(
 """Keys of a line that are no metric."""
 
 CHOICES_HASH = "choices_hash"
-"""Column beside SAMPLE_COLUMNS: hash of every text that the model was asked to continue or to score, in order."""
+"""Column beside SAMPLE_COLUMNS: hash of every text that the model was asked to continue or to
+score, in order."""
 
 GENERATION = "generation"
-"""Column beside SAMPLE_COLUMNS: settings of generation, as JSON; empty where nothing is generated."""
+"""Column beside SAMPLE_COLUMNS: settings of generation, as JSON; empty where nothing is
+generated."""
 
 GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
 """Metrics of a choice among k answers that is right by guessing in 1/k of all cases."""
@@ -34,14 +36,16 @@ GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
 def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
     """Return the items of a task, one row an item and filter.
 
-    Columns are those of ``schema.SAMPLE_COLUMNS`` (``suite`` is the task), ``CHOICES_HASH``, ``GENERATION``, ``repeats`` (answers drawn
-    an item), ``cluster``, and for every metric with one number an item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of
-    a task are told apart by the order of their numbers: the second has ``#2`` behind its hash.
+    Columns are those of ``schema.SAMPLE_COLUMNS`` (``suite`` is the task), ``CHOICES_HASH``,
+    ``GENERATION``, ``repeats`` (answers drawn an item), ``cluster``, and for every metric with one
+    number an item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of a task are told
+    apart by the order of their numbers: the second has ``#2`` behind its hash.
 
     Args:
         file: its samples.
         task: its name.
-        cluster: field of the documents that says which items belong together, as of our suites; None where none does.
+        cluster: field of the documents that says which items belong together, as of our suites;
+            None where none does.
 
     Raises:
         RecordError: for a line that is no sample, an item twice, or no line at all.
@@ -135,7 +139,10 @@ def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) 
 
 
 def _arguments(logged: Any) -> list[list[Any]]:
-    """Return the requests of an item, each (context, continuation or settings of generation); two layouts have been in use."""
+    """Return the requests of an item, each (context, continuation or settings of generation).
+
+    Two layouts have been in use.
+    """
     if isinstance(logged, Mapping):  # gen_args_0 → arg_0, arg_1
         return [[request[f"arg_{i}"] for i in range(len(request))] for request in logged.values()]
     return [list(request) if isinstance(request, list | tuple) else [request] for request in logged]
@@ -162,7 +169,10 @@ def _without_unconditional(choices: list[str], likelihoods: list[float], sample:
 
 
 def _values(sample: Mapping[str, Any]) -> dict[str, float]:
-    """Return the item's value of each metric that is a number; (log-likelihood, bytes) of bits per byte becomes a ratio."""
+    """Return the item's value of each metric that is a number.
+
+    (log-likelihood, bytes) of bits per byte becomes a ratio.
+    """
     found: dict[str, float] = {}
     for name in sample.get("metrics") or [key for key in sample if key not in FIXED]:
         value = sample.get(name)

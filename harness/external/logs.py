@@ -41,8 +41,10 @@ class LoggedTask:
         samples: one row an item and filter, as ``logged.rows`` gives them.
         metrics: those that can be compared, in the task's order.
         left_out: others, each with the reason.
-        settings: what must be the same on both sides, as far as a results file says it: version, num_fewshot, …
-        cluster: field of the documents by which our suite clusters the items; None where no suite of ours does.
+        settings: what must be the same on both sides, as far as a results file says it: version,
+            num_fewshot, …
+        cluster: field of the documents by which our suite clusters the items; None where no suite
+            of ours does.
     """
 
     name: str
@@ -69,7 +71,8 @@ class Logs:
         tasks: name → the newest samples.
         groups: group → its leaf tasks, as the results file says.
         bare: tasks that a results file used here has, and whose samples are not here.
-        facts: how it was evaluated: lm_eval_version, backend, dtype, batch_size, …, where all results files agree.
+        facts: how it was evaluated: lm_eval_version, backend, dtype, batch_size, …, where all
+            results files agree.
         notes: what a reader must know of how the folder was read.
     """
 
@@ -86,7 +89,8 @@ def read(source: str) -> Logs:
     """Read a folder of lm-eval's output.
 
     Raises:
-        RecordError: where it holds no samples, those of two models, or samples that do not give the scores of their results file.
+        RecordError: where it holds no samples, those of two models, or samples that do not give the
+            scores of their results file.
     """
     folder = Path(source).expanduser()
     every = dict(results_files.read(folder))
@@ -129,7 +133,10 @@ def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
 
 
 def _the_model(source: str, every: Collection[Mapping[str, Any]], files: Sequence[Path]) -> str:
-    """Return the one model of a folder. Raises RecordError where there are two: which one is meant?"""
+    """Return the one model of a folder.
+
+    Raises RecordError where there are two: which one is meant?
+    """
     names = sorted({name for values in every if (name := _model_name(values))})
     places = sorted({str(file.parent) for file in files})
     if len(names) > 1 or (len(places) > 1 and not names):
@@ -187,7 +194,10 @@ def _task(name: str, stamp: str, file: Path, results: Mapping[str, Any], cluster
 
 
 def _settings(name: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    """Return what decides the items' scores and is no text of theirs; only what the results file says."""
+    """Return what decides the items' scores and is no text of theirs.
+
+    Only what the results file says.
+    """
     stated = {"version": (results.get("versions") or {}).get(name), "num_fewshot": (results.get("n-shot") or {}).get(name)}
     stated["num_fewshot"] = config.get("num_fewshot") if stated["num_fewshot"] is None else stated["num_fewshot"]
     stated |= {key: config.get(key) for key in ["output_type", "repeats", "generation_kwargs", "filter_list"]}
@@ -198,7 +208,10 @@ def _settings(name: str, config: Mapping[str, Any], results: Mapping[str, Any]) 
 
 
 def _plain(value: Any) -> str:
-    """Return a setting without what differs between processes: addresses of functions. 1 and 1.0 and "1.0" are one version."""
+    """Return a setting without what differs between processes: addresses of functions.
+
+    1 and 1.0 and "1.0" are one version.
+    """
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return f"{float(value):.15g}"
@@ -237,7 +250,10 @@ def _recorded_names(task: str, results: Mapping[str, Any]) -> list[str]:
 
 
 def _gives(samples: pd.DataFrame, metric: str, recorded: Mapping[str, Any], file: Path, *, states_mean: bool) -> bool:
-    """Say whether a metric's items give its recorded score, for every filter. Raises RecordError where they must and do not."""
+    """Say whether a metric's items give its recorded score, for every filter.
+
+    Raises RecordError where they must and do not.
+    """
     for name, rows in samples.groupby("filter", sort=False):
         score = recorded.get(f"{metric},{name}", recorded.get(metric))
         values = rows[f"metric.{metric}"].to_numpy(dtype=float)

@@ -1,4 +1,7 @@
-"""Two folders of lm-eval's output to two sides of a comparison; what would compare different things is refused, with its reason."""
+"""Two folders of lm-eval's output to two sides of a comparison.
+
+What would compare different things is refused, with its reason.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
     """Return both sides with the same suites, tasks, items and metrics, and what a reader must know.
 
     Raises:
-        RecordError: where they have no task in common, or a common task differs in version, shots, settings, items, prompts, choices or
-            gold answers.
+        RecordError: where they have no task in common, or a common task differs in version, shots,
+            settings, items, prompts, choices or gold answers.
     """
     common = [name for name in before.tasks if name in after.tasks]
     if not common:
@@ -60,7 +63,10 @@ def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
 
 
 def _lacks(one: Logs, other: Logs) -> tuple[str, ...]:
-    """Return the tasks of the other side that this one lacks; so may be one of which only the results are there, not the samples."""
+    """Return the tasks of the other side that this one lacks.
+
+    So may be one of which only the results are there, not the samples.
+    """
     return tuple(sorted({*other.tasks, *other.bare} - set(one.tasks)))
 
 
@@ -149,7 +155,10 @@ def _groups(before: Logs, after: Logs, common: Sequence[str]) -> dict[str, tuple
 
 
 def _alike(group: str, tasks: Sequence[str], judged: Mapping[str, Judged], logs: Logs) -> str:
-    """Return why the tasks of a group have no mean: metrics of several units or directions; empty where they have one."""
+    """Return why the tasks of a group have no mean: metrics of several units or directions.
+
+    Empty where they have one.
+    """
     metrics = {judged[task].metric for task in tasks}
     better = {metric.higher_is_better for task in tasks for metric in logs.tasks[task].metrics if metric.name == judged[task].metric}
     values = [logs.tasks[task].samples[f"metric.{judged[task].metric}"].dropna() for task in tasks]
@@ -276,7 +285,10 @@ def _score(suite: str, task: LoggedTask, metric: Metric, items: pd.DataFrame, *,
 
 
 def _chance(task: LoggedTask, metric: Metric, items: pd.DataFrame) -> float | None:
-    """Return the mean level of guessing, where a choice among answers is right or wrong; None elsewhere."""
+    """Return the mean level of guessing, where a choice among answers is right or wrong.
+
+    None elsewhere.
+    """
     chooses = task.settings.get("output_type", "multiple_choice") == "multiple_choice" and metric.name in logged.GUESSABLE
     if not chooses or not stats.is_binary(items[f"metric.{metric.name}"].to_numpy(dtype=np.float64)) or bool(items["chance"].isna().any()):
         return None

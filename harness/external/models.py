@@ -21,13 +21,17 @@ from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 
 NAME = "compare"
-"""The folder under results that measurements are kept in: the same comparison again measures nothing."""
+"""The folder under results that measurements are kept in: the same comparison again measures
+nothing."""
 
 OWN_KEYS = {"model", "model.name", "target_suites", "probe_suites", "experiment"}
 
 
 def suite_names(given: str | None) -> list[str]:
-    """Return the suites that both models are asked. Raises ConfigError where there are none, or one that is none of a single model."""
+    """Return the suites that both models are asked.
+
+    Raises ConfigError where there are none, or one that is none of a single model.
+    """
     names = list(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
     if not names:
         known = ", ".join(name for name in paths.members("benchmarks/suites") if _of_one_model(suites.load(name)))
@@ -52,7 +56,8 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
 
     Args:
         before: a folder, a name of the hub or of ``conf/model``, or a folder with a PEFT adapter.
-        after: likewise; an adapter whose base cannot be found is loaded onto ``before``, and that is said.
+        after: likewise; an adapter whose base cannot be found is loaded onto ``before``, and that
+            is said.
         names: of the suites.
         overrides: of both, such as ``evaluation.prompt_format=chat``.
         progress: told of stages.
@@ -96,7 +101,10 @@ def _config(source: str, names: Sequence[str], overrides: Sequence[str], fallbac
 
 
 def _adapter(source: str) -> str | None:
-    """Return the folder of an adapter, fetched from the hub if need be; None where the source is a whole model."""
+    """Return the folder of an adapter, fetched from the hub if need be.
+
+    None where the source is a whole model.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return str(folder) if is_adapter(folder) else None
@@ -113,7 +121,10 @@ def _adapter(source: str) -> str | None:
 
 
 def _base(source: str, adapter: str, fallback: str | None) -> tuple[str, list[str]]:
-    """Return the model an adapter is loaded onto. Raises ConfigError where it names none that is here and BEFORE is none either."""
+    """Return the model an adapter is loaded onto.
+
+    Raises ConfigError where it names none that is here and BEFORE is none either.
+    """
     named = base_of(adapter)
     is_path = named.startswith((".", "/", "~")) or named.count("/") > 1
     if named and (Path(named).expanduser().is_dir() or not is_path):

@@ -20,7 +20,10 @@ class Judged:
 
 
 def judged(task: str, groups: Iterable[str]) -> Judged | None:
-    """Return how our suites that ask for a task, or else for a group of it, judge it; None where none asks or two do not agree."""
+    """Return how our suites that ask for a task, or else for a group of it, judge it.
+
+    None where none asks or two do not agree.
+    """
     for name in (task, *groups):
         found = {Judged(metric=str(suite.get("metric")), filter=str(suite.get("filter", "none"))) for suite in _of(name)}
         if len(found) == 1:
@@ -34,7 +37,10 @@ def is_known(task: str, groups: Iterable[str]) -> bool:
 
 
 def cluster(task: str, groups: Iterable[str]) -> str | None:
-    """Return the field by which our suites cluster a task's items; None where none does, or two by other fields."""
+    """Return the field by which our suites cluster a task's items.
+
+    None where none does, or two by other fields.
+    """
     found = {field for name in (task, *groups) for suite in _of(name) if (field := cluster_field(suite.get("cluster"), task))}
     return found.pop() if len(found) == 1 else None
 

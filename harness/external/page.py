@@ -23,7 +23,8 @@ from harness.report.content import Cell, ColumnView, Content, FigureView, Findin
 from harness.report.palette import GREY, ONE_COLOUR
 
 MAX_ITEMS = 2000
-"""So many changed items are on the page, those that lost most confidence first; all are in changed_items.csv."""
+"""So many changed items are on the page, those that lost most confidence first; all are in
+changed_items.csv."""
 
 MAX_FINDINGS = 12
 """A page of more suites has the others in its table."""
@@ -34,7 +35,9 @@ KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidenc
 
 
 def write(comparison: Comparison, gate: Gate | None, folder: Path) -> Path:
-    """Write ``index.html`` with its tables and figures into a folder, which is made; what else lies there is left alone.
+    """Write ``index.html`` with its tables and figures into a folder, which is made.
+
+    What else lies there is left alone.
 
     Returns:
         The path of ``index.html``.

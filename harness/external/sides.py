@@ -1,4 +1,7 @@
-"""What stands on a side of a comparison: a model, or a folder of lm-eval's samples; and what was measured of it."""
+"""What stands on a side of a comparison: a model, or a folder of lm-eval's samples.
+
+And what was measured of it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ class Measured:
     Attributes:
         scores: of its tasks, every metric and filter; what a suite is judged by is ``primary``.
         samples: its items, columns as in ``schema.SAMPLE_COLUMNS``.
-        whole: whether its tasks are also judged together, with equal weight; a task of no group is judged alone.
+        whole: whether its tasks are also judged together, with equal weight; a task of no group is
+            judged alone.
         missing: tasks of it that are not there on both sides; its mean is over the others.
     """
 
@@ -44,8 +48,10 @@ class Side:
     Attributes:
         source: as it was typed.
         model: what was measured.
-        suites: suite → what was measured of it; both sides of a comparison have the same suites, tasks and metrics.
-        lacks: tasks that the other side has and this one lacks: nothing is known of what became of them.
+        suites: suite → what was measured of it; both sides of a comparison have the same suites,
+            tasks and metrics.
+        lacks: tasks that the other side has and this one lacks: nothing is known of what became of
+            them.
     """
 
     source: str
@@ -79,7 +85,10 @@ def is_adapter(folder: Path) -> bool:
 
 
 def kind_of(source: str) -> Kind:
-    """Say what a side is. Raises ConfigError where it is neither a model nor a folder of lm-eval's samples."""
+    """Say what a side is.
+
+    Raises ConfigError where it is neither a model nor a folder of lm-eval's samples.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         if any((folder / name).is_file() for name in MODEL_FILES):
@@ -97,7 +106,10 @@ def kind_of(source: str) -> Kind:
 
 
 def kinds(before: str, after: str) -> Kind:
-    """Return what both sides are. Raises ConfigError where they differ: items of two ways of measuring cannot be paired."""
+    """Return what both sides are.
+
+    Raises ConfigError where they differ: items of two ways of measuring cannot be paired.
+    """
     found = kind_of(before), kind_of(after)
     if found[0] != found[1]:
         words = {"model": "a model", "logs": "lm-eval's samples"}

@@ -96,7 +96,10 @@ def whole(value: Any) -> str:
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of text as lines with columns of equal width; names to the left, the rest to the right."""
+    """Return rows of text as lines with columns of equal width.
+
+    Names to the left, the rest to the right.
+    """
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     pad = [str.ljust if i in LEFT else str.rjust for i in range(len(widths))]
     rows = [[fill(text, width) for fill, text, width in zip(pad, row, widths, strict=True)] for row in table]

@@ -10,7 +10,9 @@ from harness.config.strict import check
 def check_coefficients(
     grid: Sequence[float], coefficient: float | None, allowed: str, accept: Callable[[float], bool], *, may_choose: bool = True
 ) -> None:
-    """Refuse a grid that is empty, out of range, or has two values that are written alike. Raises ConfigError.
+    """Refuse a grid that is empty, out of range, or has two values that are written alike.
+
+    Raises ConfigError.
 
     Args:
         grid: coefficients that are measured.

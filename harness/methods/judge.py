@@ -16,11 +16,12 @@ from harness.core.rows import Example
 class Judge:
     """log P(yes) - log P(no) of a model that is asked about an answer.
 
-    Each answer is scored by itself, so its place beside another one can decide nothing. What stands for yes and no may be of several
-    tokens; the end of the turn is not part of them.
+    Each answer is scored by itself, so its place beside another one can decide nothing. What stands
+    for yes and no may be of several tokens; the end of the turn is not part of them.
 
-    Reference: Lee et al. 2023, RLAIF, arXiv 2309.00267, where a model's preference is read off the probabilities of its words. Differs
-    from the paper: one answer at a time, of two words, in place of a choice between two answers. Checked against: values by hand.
+    Reference: Lee et al. 2023, RLAIF, arXiv 2309.00267, where a model's preference is read off the
+    probabilities of its words. Differs from the paper: one answer at a time, of two words, in place
+    of a choice between two answers. Checked against: values by hand.
 
     Attributes:
         model: a member of conf/model; null is the start model.
@@ -51,9 +52,11 @@ class Judge:
 
         Args:
             author: the judge.
-            text_prompt: a user's text → token ids, to be answered; of the start model. Another model has its own, which is taken then.
+            text_prompt: a user's text → token ids, to be answered; of the start model. Another
+                model has its own, which is taken then.
             asked: prompt and answer, as text.
-            spaced: whether the answer begins with a space, as it does where prompt and answer are joined as they are.
+            spaced: whether the answer begins with a space, as it does where prompt and answer are
+                joined as they are.
 
         Raises:
             ConfigError: for a question that is longer than the judge can read.
@@ -67,7 +70,10 @@ class Judge:
         return odds, [good.tokens + bad.tokens for good, bad in zip(examples[::2], examples[1::2], strict=True)]
 
     def _check_length(self, longest: int, author: Author) -> None:
-        """Refuse what does not fit into the judge's context; rows may be shorter than that, their length is no limit here."""
+        """Refuse what does not fit into the judge's context.
+
+        Rows may be shorter than that, their length is no limit here.
+        """
         model = getattr(author, "model", None)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model is not None else None
         if limit is not None and longest > limit:

@@ -1,6 +1,9 @@
-"""Verifiable rewards: how right an answer is, from 0 to 1, by a rule that anybody can check. Small functions, found by name.
+"""Verifiable rewards: how right an answer is, from 0 to 1, by a rule that anybody can check.
 
-They reward rollouts (GRPO), and tell the right answers from the wrong ones where a method keeps what is right.
+Small functions, found by name.
+
+They reward rollouts (GRPO), and tell the right answers from the wrong ones where a method keeps
+what is right.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ Reward = Callable[[str, str, str], float]
 """prompt, answer, gold answer → 0 (wrong) to 1 (right)."""
 
 NUMBER = re.compile(r"(?<!\d)-?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\.)\.\d+)")
-"""A minus after a digit is no sign of the number behind it: 10-3 ends with 3. Commas stand between thousands: 3,4 is two numbers."""
+"""A minus after a digit is no sign of the number behind it: 10-3 ends with 3. Commas stand
+between thousands: 3,4 is two numbers."""
 
 _SIGN = r"[-+*/×÷]"
 _ENDS = r"(?!\d|[.,]\d|\s*%|\s*[-+*/×÷^xX]\s*[-(]*\d)"
@@ -37,9 +41,11 @@ def last_number(prompt: str, answer: str, gold: str) -> float:  # noqa: ARG001 -
 def arithmetic(prompt: str, answer: str, gold: str) -> float:
     """Return 1 where the last number is right and every step that is written out, such as 3 + 4 = 7 or <<3*4=12>>, is true.
 
-    A step is numbers joined by + - * / × ÷, an equals sign, one number; a $ before a number is passed over. It is true where both sides
-    are equal, or where the right one has decimals and the left one is it when rounded to as many: 10/3=3.33, but not 10/3=3. What cannot be
-    read whole is not judged: parentheses, percentages, powers, words or units between the numbers, a letter x for times.
+    A step is numbers joined by + - * / × ÷, an equals sign, one number; a $ before a number is
+    passed over. It is true where both sides are equal, or where the right one has decimals and the
+    left one is it when rounded to as many: 10/3=3.33, but not 10/3=3. What cannot be read whole is
+    not judged: parentheses, percentages, powers, words or units between the numbers, a letter x for
+    times.
     """
     text = _plain(answer).replace("$", "")
     whole = [found for found in _EQUATION.finditer(text) if not _GOES_ON.search(text, 0, found.start())]
@@ -58,7 +64,10 @@ def _is_true(left: str, right: str) -> bool:
 
 
 def _worked_out(expression: str) -> Fraction | None:
-    """Return the value of numbers joined by signs, products before sums; None where it divides by zero."""
+    """Return the value of numbers joined by signs, products before sums.
+
+    None where it divides by zero.
+    """
     first = NUMBER.match(expression)
     total, product = Fraction(0), _number(first.group() if first else "0")
     for sign, text in re.findall(rf"\s*({_SIGN})\s*({NUMBER.pattern})", expression[first.end() if first else 0 :]):

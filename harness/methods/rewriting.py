@@ -1,6 +1,7 @@
 """What methods that let models write share: which rows they treat, answers and whether they are right, how far texts are from each other.
 
-The rows lie in no file: they are made before training (``harness.run.generated``), from what a ``WritingContext`` gives.
+The rows lie in no file: they are made before training (``harness.run.generated``), from what a
+``WritingContext`` gives.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def answers(
         prompts: token ids of the author's tokenizer.
         keys: what the random numbers of each are drawn by.
         sampling: how.
-        until: a text before which an answer ends, such as an empty line; empty for none. It is looked for in what was written: what
-            follows it was written too, and is paid for.
+        until: a text before which an answer ends, such as an empty line; empty for none. It is
+            looked for in what was written: what follows it was written too, and is paid for.
     """
     words = words_of(author, context)
     return [_answer(list(ids), words, until) for ids in author.write(prompts, keys, sampling)]
@@ -81,7 +82,10 @@ def gold(row: Row) -> str:
 
 
 def right(name: str | None, row: Row, answer: Answer) -> bool:
-    """Say whether an answer is there, ended by itself, and has the whole reward; without a name, whether the first two hold."""
+    """Say whether an answer is there, ended by itself, and has the whole reward.
+
+    Without a name, whether the first two hold.
+    """
     there = bool(answer.text) and answer.ended
     return there and (name is None or REWARDS[name](question(row), answer.text, gold(row)) >= 1.0)
 
@@ -122,8 +126,8 @@ def first_right(
     """Draw answers to each row until one is right, at most so many.
 
     Returns:
-        For each row the first right answer or None, the tokens written for it, and all that was written. The n-th answer to a row does
-        not depend on how many are drawn.
+        For each row the first right answer or None, the tokens written for it, and all that was
+        written. The n-th answer to a row does not depend on how many are drawn.
     """
     chosen: list[str | None] = [None] * len(rows)
     tokens, tried = [0] * len(rows), [()] * len(rows)  # type: list[int], list[tuple[str, ...]]
@@ -144,7 +148,10 @@ def key(context: WritingContext, row: Row, number: int = 0) -> str:
 
 
 def check_sampling(where: str, values: Mapping[str, Any]) -> None:
-    """Check the ranges of the settings of writing among a method's values, by name. Raises ConfigError."""
+    """Check the ranges of the settings of writing among a method's values, by name.
+
+    Raises ConfigError.
+    """
     ranges: dict[str, tuple[str, Any]] = {
         "max_new_tokens": ("greater than 0", lambda value: value > 0),
         "samples": ("greater than 0", lambda value: value > 0),
@@ -160,7 +167,10 @@ def check_sampling(where: str, values: Mapping[str, Any]) -> None:
 
 
 def check_given(where: str, name: str | None) -> None:
-    """Refuse a method that has to know which answers are right, and is not told. Raises ConfigError."""
+    """Refuse a method that has to know which answers are right, and is not told.
+
+    Raises ConfigError.
+    """
     if name is None:
         fix = f"{where}.check=last_number, or what else tells right from wrong (exact lets pass nothing but the gold answer's own words)"
         raise ConfigError(explain(f"{where}.check", got="nothing", allowed=f"one of {', '.join(REWARDS)}", fix=fix))
@@ -170,15 +180,17 @@ def check_given(where: str, name: str | None) -> None:
 class Rewriting(Mitigation):
     """What remedies share that put other answers into target rows: which rows, and with what they go together.
 
-    A subclass says in ``rewritten`` what becomes of the rows that are treated. It falls back to the gold answer, never to nothing: the
-    questions of a run are those of the plain run. Where what was written is the gold answer, white space apart, the row is the plain run's
-    and counts as gold, not as accepted, whatever the subclass says.
+    A subclass says in ``rewritten`` what becomes of the rows that are treated. It falls back to the
+    gold answer, never to nothing: the questions of a run are those of the plain run. Where what was
+    written is the gold answer, white space apart, the row is the plain run's and counts as gold,
+    not as accepted, whatever the subclass says.
 
     Attributes:
-        fraction: share of the target rows that are treated, chosen by a hash of row and seed: those of a smaller share, or volume, are
-            among those of a larger one. 0 treats none.
+        fraction: share of the target rows that are treated, chosen by a hash of row and seed: those
+            of a smaller share, or volume, are among those of a larger one. 0 treats none.
         max_new_tokens: of each text.
-        until: a text before which an answer ends, such as an empty line, for models that do not end by themselves; empty for none.
+        until: a text before which an answer ends, such as an empty line, for models that do not end
+            by themselves; empty for none.
     """
 
     strength: ClassVar[str] = "fraction"
@@ -233,7 +245,10 @@ class Rewriting(Mitigation):
 
 
 def _plain(row: Row, written: GeneratedRow) -> GeneratedRow:
-    """Return what became of a row; where that is a copy of its gold answer, the row itself, as gold."""
+    """Return what became of a row.
+
+    Where that is a copy of its gold answer, the row itself, as gold.
+    """
     if written.accepted and written.row is not None and gold(written.row).split() == gold(row).split():
         return replace(written, row=row, accepted=False, how="gold")
     return written

@@ -33,7 +33,10 @@ def blocks(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
 
 
 def embeddings(model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    """Return the weights of tokens, and of positions where these are learned; an output head tied to them is one of them."""
+    """Return the weights of tokens, and of positions where these are learned.
+
+    An output head tied to them is one of them.
+    """
     import torch
 
     return [parameter for module in model.modules() if isinstance(module, torch.nn.Embedding) for parameter in module.parameters()]

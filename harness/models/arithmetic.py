@@ -15,7 +15,10 @@ Weights = Mapping[str, "torch.Tensor"]
 
 
 def interpolated(start: Weights, end: Weights, share: float) -> dict[str, torch.Tensor]:
-    """Return start + share · (end − start), new tensors; to the last bit ``start`` for share 0 and ``end`` for share 1."""
+    """Return start + share · (end − start), new tensors.
+
+    To the last bit ``start`` for share 0 and ``end`` for share 1.
+    """
     require_alike("the tuned model", end, start)
     if share in {0.0, 1.0}:
         return {name: (end if share else start)[name].clone() for name in end}
@@ -23,7 +26,10 @@ def interpolated(start: Weights, end: Weights, share: float) -> dict[str, torch.
 
 
 def added(weights: Weights, vectors: Sequence[Weights], coefficient: float) -> dict[str, torch.Tensor]:
-    """Return weights + coefficient · Σ vectors, new tensors; what no vector has, and all for coefficient 0, stays to the last bit."""
+    """Return weights + coefficient · Σ vectors, new tensors.
+
+    What no vector has, and all for coefficient 0, stays to the last bit.
+    """
     found = {}
     for name, value in weights.items():
         moves = [vector[name] for vector in vectors if name in vector] if coefficient else []

@@ -20,16 +20,18 @@ UNCUT = 2**30
 """Tokens of a prompt that is encoded whole."""
 
 TOKENS = 16_384
-"""Padded tokens, prompts and what follows, that are written side by side: many, since only the last place of each has logits."""
+"""Padded tokens, prompts and what follows, that are written side by side: many, since only the
+last place of each has logits."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TransformersAuthor:
     """A model that writes, and the words for it.
 
-    What it writes depends on model, prompt, key and sampling alone, but for rounding: logits move in their last digits with the batch, the
-    number of threads and the device, and where two tokens are as near to each other as that, another may be taken. So texts are written
-    once and kept (``harness.run.generated.store``).
+    What it writes depends on model, prompt, key and sampling alone, but for rounding: logits move
+    in their last digits with the batch, the number of threads and the device, and where two tokens
+    are as near to each other as that, another may be taken. So texts are written once and kept
+    (``harness.run.generated.store``).
 
     Attributes:
         model: in evaluation mode, on its device.
@@ -48,7 +50,10 @@ class TransformersAuthor:
     progress: Progress
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[Ids]:
-        """Continue prompts, see ``harness.core.methods.Author``; a prompt that leaves no room is continued by nothing."""
+        """Continue prompts, see ``harness.core.methods.Author``.
+
+        A prompt that leaves no room is continued by nothing.
+        """
         fitting = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) < self.max_length]
         found = draw(
             self.model,
@@ -76,7 +81,10 @@ class TransformersAuthor:
         return tokens.prompt_of(tokens.encode(row, self.tokenizer, self.prompt_format, UNCUT, "target"))
 
     def text_prompt(self, text: str) -> Ids:
-        """Return the tokens of a user's text, ready to be answered; white space at its end is the answer's."""
+        """Return the tokens of a user's text, ready to be answered.
+
+        White space at its end is the answer's.
+        """
         return self.prompt(Row((Turn("user", text), Turn("assistant", " -")), "completion"))
 
     def spoken(self, ids: Sequence[int]) -> str:
@@ -90,7 +98,10 @@ class TransformersAuthor:
 
 
 def restated(row: Row, answer: str) -> Row:
-    """Return a completion row with another answer; the white space before it is the gold answer's (data/fields.py)."""
+    """Return a completion row with another answer.
+
+    The white space before it is the gold answer's (data/fields.py).
+    """
     *before, last = row.turns
     space = last.content[: len(last.content) - len(last.content.lstrip())]
     return Row((*before, Turn(last.role, f"{space}{answer.strip()}")), row.kind)

@@ -1,4 +1,7 @@
-"""Examples to batches: rows of similar length together, padded on the right; where memory runs out, in smaller ones."""
+"""Examples to batches: rows of similar length together, padded on the right.
+
+Where memory runs out, in smaller ones.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Forward passes of a method's own: rows stacked, logits where supervised tokens are predicted, and gradients worked out at once.
 
-What loss remedies share. Everything here leaves the model as it was: its weights, what is trainable, its mode, its ``.grad``.
+What loss remedies share. Everything here leaves the model as it was: its weights, what is
+trainable, its mode, its ``.grad``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ NUMBERS_AT_ONCE = 2**25
 
 
 class OnDevice(Mapping[str, "torch.Tensor"]):
-    """Weights by name on a device, each brought there when it is first asked for and kept; on the CPU nothing is copied."""
+    """Weights by name on a device, each brought there when it is first asked for and kept.
+
+    On the CPU nothing is copied.
+    """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], device: torch.device) -> None:
         self.weights, self.device = weights, device
@@ -56,7 +60,8 @@ def chunks(examples: Sequence[Example], vocabulary: int, numbers: int = NUMBERS_
 def logits(model: PreTrainedModel, examples: Sequence[Example], half: bool) -> torch.Tensor:
     """Return the logits that predict each supervised token, row by row, float32 of shape (N, V).
 
-    The region of autocast is this forward pass alone, so that no weight cast for one set of weights can serve another.
+    The region of autocast is this forward pass alone, so that no weight cast for one set of weights
+    can serve another.
 
     Args:
         model: in whatever mode it is.
@@ -153,7 +158,10 @@ def plain_parameters(model: PreTrainedModel, names: Sequence[str]) -> dict[str, 
 
 @contextmanager
 def differentiable(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Take gradients of these parameters, frozen or not; afterwards each is trainable or frozen as before."""
+    """Take gradients of these parameters, frozen or not.
+
+    Afterwards each is trainable or frozen as before.
+    """
     before = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:

@@ -1,7 +1,7 @@
 """Text that a model writes: at temperature 1 from its whole vocabulary, unless a ``Sampling`` says otherwise.
 
-Each token is drawn by a number of its own item and place, so a text depends on the model and on its prompt, not on the batch or on
-any global stream; two models that agree write the same.
+Each token is drawn by a number of its own item and place, so a text depends on the model and on its
+prompt, not on the batch or on any global stream; two models that agree write the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def draw(
 
     Args:
         model: plain or PEFT, in evaluation mode.
-        tokenizer: whose EOS ends a text, as do those of the model's generation configuration; nothing else is taken from there.
+        tokenizer: whose EOS ends a text, as do those of the model's generation configuration;
+            nothing else is taken from there.
         prompts: token ids, at least one and fewer than ``max_length`` each.
         keys: what each item's random numbers are drawn by; equal keys, equal numbers.
         max_new_tokens: of each text.
@@ -52,7 +53,8 @@ def draw(
         dtype: ``float32`` or ``bfloat16``, of the forward pass; probabilities are float64 always.
         tokens: padded tokens, prompts and what follows, of one batch.
         progress: advanced by rows.
-        sampling: how the distribution is shaped before a token is drawn (``shaped``); its ``max_new_tokens`` is not read. None: not at all.
+        sampling: how the distribution is shaped before a token is drawn (``shaped``); its
+            ``max_new_tokens`` is not read. None: not at all.
 
     Returns:
         At least one new token a prompt, in their order.
@@ -129,7 +131,8 @@ def shaped(logits: Tensor, ids: Tensor, valid: Tensor, sampling: Sampling) -> Te
         sampling: at temperature 0 the likeliest token alone is left, the first of equal ones.
 
     Returns:
-        Logits of shape (B, V), minus infinity where a token is not to be drawn. Of equal logits at the border of top_k, all stay.
+        Logits of shape (B, V), minus infinity where a token is not to be drawn. Of equal logits at
+        the border of top_k, all stay.
     """
     import torch
 
@@ -171,7 +174,10 @@ def _plain(model: Any) -> Any:
 
 @contextmanager
 def _neutral(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Any, frozenset[int]]]:
-    """Yield the model that generates, adapters included, and its end tokens; its own penalties, bans and cuts are off meanwhile."""
+    """Yield the model that generates, adapters included, and its end tokens.
+
+    Its own penalties, bans and cuts are off meanwhile.
+    """
     from transformers import GenerationConfig
 
     plain = _plain(model)

@@ -42,7 +42,8 @@ class HubModel:
     Attributes:
         name: such as ``EleutherAI/pythia-160m``, or a folder.
         revision: branch, tag or commit of the hub, null for the default branch.
-        trust_remote_code: run Python code that comes with the model. Off: a model that needs it is refused.
+        trust_remote_code: run Python code that comes with the model. Off: a model that needs it is
+            refused.
         context_length: longest input in tokens; null is what the model's config says.
     """
 
@@ -57,7 +58,10 @@ class HubModel:
         check("model.context_length", self.context_length, "null or greater than 0", lambda v: v is None or v > 0)
 
     def facts(self) -> ModelFacts:
-        """Inspect without building: size, context, content. Raises ModelError where it cannot be loaded."""
+        """Inspect without building: size, context, content.
+
+        Raises ModelError where it cannot be loaded.
+        """
         folder = self._folder()
         config = self._config(folder)
         weights = weight_files(folder)
@@ -88,7 +92,10 @@ class HubModel:
         return cast("PreTrainedTokenizerBase", tokenizer)
 
     def load(self) -> PreTrainedModel:
-        """Return the model in float32, in evaluation mode, on the CPU. Raises ModelError, also if a weight is missing."""
+        """Return the model in float32, in evaluation mode, on the CPU.
+
+        Raises ModelError, also if a weight is missing.
+        """
         folder = self._folder()
         with _quiet():
             import torch
@@ -180,7 +187,8 @@ class HubModel:
         if not any((folder / name).is_file() for name in VOCABULARIES):
             raise ModelError(explain(f"model {self.name}", got=f"no tokenizer in {folder}", allowed=f"one of {', '.join(VOCABULARIES)}"))
         tokenizer = self.tokenizer()
-        # Added tokens that nothing uses may lie beyond (an image token in a text model); those every text may hold must not.
+        # Added tokens that nothing uses may lie beyond (an image token in a text model); those
+        # every text may hold must not.
         used = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
         highest = max(tokenizer.vocab_size - 1, *(int(token) for token in used if token is not None), 0)
         if highest >= rows:

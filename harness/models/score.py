@@ -27,7 +27,8 @@ def answer_nats(model: PreTrainedModel, examples: Sequence[Example], tokens: int
         progress: advanced by rows.
 
     Returns:
-        One non-negative number an example, in their order: −Σ_t log p(x_t | x_<t) over supervised t ≥ 1.
+        One non-negative number an example, in their order: −Σ_t log p(x_t | x_<t) over supervised t
+        ≥ 1.
     """
     return [total for (total,) in masked_nats(model, examples, [[example.supervised] for example in examples], tokens, progress)]
 
@@ -37,7 +38,8 @@ def masked_nats(
 ) -> list[list[float]]:
     """Return, for each example and each of its K masks, the nats of the marked tokens, as ``answer_nats`` does.
 
-    Rows are batched by length and padded on the right; the softmax is taken in float32, sums in float64.
+    Rows are batched by length and padded on the right; the softmax is taken in float32, sums in
+    float64.
     """
     import torch
 

@@ -25,7 +25,10 @@ WEIGHTS = "model.safetensors"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model, by name. Raises ModelError if there are none, or some of several are missing."""
+    """Return the safetensors files of a model, by name.
+
+    Raises ModelError if there are none, or some of several are missing.
+    """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
@@ -46,9 +49,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Refuse a safetensors file whose header is broken, or whose size is not what its header says. Raises ModelError.
+    """Refuse a safetensors file whose header is broken, or whose size is not what its header says.
 
-    Format: 8 bytes little-endian header length N, N bytes of JSON (name → dtype, shape, data_offsets), then the tensors' bytes.
+    Raises ModelError.
+
+    Format: 8 bytes little-endian header length N, N bytes of JSON (name → dtype, shape,
+    data_offsets), then the tensors' bytes.
     """
     try:
         with file.open("rb") as stream:

@@ -1,4 +1,7 @@
-"""The files of claims: ``claims/<unit id>/<n>.json`` in an experiment's folder. What they mean is harness.sweep.claims' to say."""
+"""The files of claims: ``claims/<unit id>/<n>.json`` in an experiment's folder.
+
+What they mean is harness.sweep.claims' to say.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class ClaimLog:
         return self._path(unit, number).exists()
 
     def add(self, claim: Claim) -> bool:
-        """Write a new claim, unless there is one of this number; say whether this call wrote it. One of many callers on any hosts does."""
+        """Write a new claim, unless there is one of this number; say whether this call wrote it.
+
+        One of many callers on any hosts does.
+        """
         return files.exclusive(self._path(claim.unit, claim.generation), json.dumps(dataclasses.asdict(claim)))
 
     def write(self, claim: Claim) -> None:
@@ -57,7 +63,10 @@ class ClaimLog:
             temporary.unlink(missing_ok=True)
 
     def age(self, claim: Claim) -> float | None:
-        """Return the seconds since a claim's last heartbeat, by the clock of the file system; None where its file is gone."""
+        """Return the seconds since a claim's last heartbeat, by the clock of the file system.
+
+        None where its file is gone.
+        """
         try:
             beat = self._path(claim.unit, claim.generation).stat().st_mtime
         except OSError:

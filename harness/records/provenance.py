@@ -1,4 +1,7 @@
-"""Where a number comes from: code, versions, machine. Recorded beside every result, part of no identity."""
+"""Where a number comes from: code, versions, machine.
+
+Recorded beside every result, part of no identity.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def cores() -> int:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return commit and dirty flag of the checkout that the harness runs from; None where it is installed."""
+    """Return commit and dirty flag of the checkout that the harness runs from.
+
+    None where it is installed.
+    """
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,7 @@
-"""The files of records: JSON read strictly into a dataclass, items in parquet; whole or not at all. What lies where: records.py."""
+"""The files of records: JSON read strictly into a dataclass, items in parquet.
+
+Whole or not at all. What lies where: records.py.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
-    """Return a record, None where there is none. Raises RecordError where it is damaged, of another version or of another shape."""
+    """Return a record, None where there is none.
+
+    Raises RecordError where it is damaged, of another version or of another shape.
+    """
     if not path.exists():
         return None
     values = load(path)
@@ -48,7 +54,10 @@ def read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
 
 
 def read_samples(folder: Path) -> pd.DataFrame:
-    """Return the items that lie in a folder, columns as in SAMPLE_COLUMNS. Raises RecordError where they are damaged."""
+    """Return the items that lie in a folder, columns as in SAMPLE_COLUMNS.
+
+    Raises RecordError where they are damaged.
+    """
     path = folder / "samples.parquet"
     try:
         samples = pd.read_parquet(path)

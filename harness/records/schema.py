@@ -1,4 +1,7 @@
-"""What is recorded: the shape of a score, a baseline, a point, a record; versioned. Written and read by records.py alone."""
+"""What is recorded: the shape of a score, a baseline, a point, a record; versioned.
+
+Written and read by records.py alone.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +30,32 @@ OWN_METRICS: Mapping[str, Mapping[str, bool]] = {
         "agreement": True,
     },
 }
-"""Kind of suite → its metrics, each with whether higher is better. All are continuous, also where every item happens to be 0 or 1."""
+"""Kind of suite → its metrics, each with whether higher is better. All are continuous, also
+where every item happens to be 0 or 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One metric of one task at one point. A failed measurement has status ``failed``, a reason and no value.
+    """One metric of one task at one point.
+
+    A failed measurement has status ``failed``, a reason and no value.
 
     Attributes:
-        filter: lm-eval's answer filter, ``none`` where there is none; of a divergence suite, whose text it is on.
+        filter: lm-eval's answer filter, ``none`` where there is none; of a divergence suite, whose
+            text it is on.
         primary: whether this is the metric its suite is judged by.
         n: items with a value.
         value: weighted mean over items, in the metric's unit (accuracy in 0..1, nats per token, …).
         stderr: standard error over items.
-        chance: mean over items of the level of uniform guessing, where the metric has one; of nats per token, ln(vocabulary).
+        chance: mean over items of the level of uniform guessing, where the metric has one; of nats
+            per token, ln(vocabulary).
         unparsed: share of items, in 0..1, whose generated answer could not be parsed.
-        prompt_truncated, answer_truncated: share whose prompt was cut to fit the context / whose answer ended at its length limit alone.
-        remeasured: value of a second measurement with other batches and threads, where one was made (at volume 0) and succeeded.
-        numeric_spread_nats: largest difference of any log-likelihood of the items between the two, in nats; None for generation.
+        prompt_truncated, answer_truncated: share whose prompt was cut to fit the context / whose
+            answer ended at its length limit alone.
+        remeasured: value of a second measurement with other batches and threads, where one was made
+            (at volume 0) and succeeded.
+        numeric_spread_nats: largest difference of any log-likelihood of the items between the two,
+            in nats; None for generation.
     """
 
     suite: str
@@ -114,22 +125,31 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run's state after a volume, evaluated. Token counts are cumulative from the start of the run.
+    """A run's state after a volume, evaluated.
+
+    Token counts are cumulative from the start of the run.
 
     Attributes:
         target_rows, anchor_rows: rows trained on, each time they were seen.
-        train_tokens: target and anchor tokens; ``supervised_tokens``: those with a loss; ``anchor_tokens``: the anchor's share.
+        train_tokens: target and anchor tokens; ``supervised_tokens``: those with a loss;
+            ``anchor_tokens``: the anchor's share.
         train_loss: mean nats per supervised token over the steps since the previous volume.
-        weight_change: Euclidean norm of the change of all weights; 0 would mean that the run did nothing.
+        weight_change: Euclidean norm of the change of all weights; 0 would mean that the run did
+            nothing.
         flops: floating-point operations of training so far, as transformers estimates them.
         wall_seconds: training so far; ``evaluation_seconds``: this point's evaluation.
         weights: folder of the saved weights, relative to the run's folder.
         evaluation_facts: suite → what the backend settled by itself, such as its token budget.
-        train_penalty: mean of what a loss remedy added to the loss of a step since the previous volume; None where there is none.
-        generated_tokens: tokens that models wrote for the run so far (data before training, rollouts in training), thrown away or not.
-        extra_tokens: tokens of forward passes beside training's own and beside writing (reference model, Fisher, scoring) so far.
-        coefficient: of a weight remedy, the coefficient of the weights that were measured; None for plain tuned weights.
-        selected: of a choice made on the target's select items, what was tried → its score; empty where nothing was chosen.
+        train_penalty: mean of what a loss remedy added to the loss of a step since the previous
+            volume; None where there is none.
+        generated_tokens: tokens that models wrote for the run so far (data before training,
+            rollouts in training), thrown away or not.
+        extra_tokens: tokens of forward passes beside training's own and beside writing (reference
+            model, Fisher, scoring) so far.
+        coefficient: of a weight remedy, the coefficient of the weights that were measured; None for
+            plain tuned weights.
+        selected: of a choice made on the target's select items, what was tried → its score; empty
+            where nothing was chosen.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -164,22 +184,29 @@ class Record:
     """One finished run.
 
     Attributes:
-        identity: everything that can change its numbers and is known before starting; its hash is ``run_id``.
+        identity: everything that can change its numbers and is known before starting; its hash is
+            ``run_id``.
         labels: what the table calls model, tuning, objective, mitigation, data, anchor.
         config: the resolved configuration, plain values.
         volumes: every volume with a point, ascending.
         baselines: suite → baseline id; ``roles``: suite → target or probe.
         tuning_facts: rank, modules, … as resolved.
-        data_facts: of the target rows as tokenised, largest volume, every epoch: rows, tokens, supervised tokens, truncated rows; and
-            how many of one epoch's rows repeat an earlier one.
-        overlap: suite → shares of its items found in the training rows (exact, 13-gram), or ``expected``.
+        data_facts: of the target rows as tokenised, largest volume, every epoch: rows, tokens,
+            supervised tokens, truncated rows; and how many of one epoch's rows repeat an earlier
+            one.
+        overlap: suite → shares of its items found in the training rows (exact, 13-gram), or
+            ``expected``.
         start_weights_sha256: bytes of the weights that training started from.
-        micro_batch_rows: rows of one forward pass, where a step was taken in several: as configured, or as few as memory allowed.
+        micro_batch_rows: rows of one forward pass, where a step was taken in several: as
+            configured, or as few as memory allowed.
         incomplete: volumes with a score whose measurement failed; 0 stands for its baselines.
-        writing: of a run whose data were written by models: ``rows``, ``accepted``, ``acceptance`` (their ratio), ``how`` (word → rows),
-            ``generated_tokens``, ``edit_rate`` (mean share of words, where known), and for targets ``target_nats`` (nats per supervised
-            token under the start model); ``by`` (WRITERS): objective, targets, anchor. Empty where nothing was written.
-        derived_from: run id of the training whose weights, changed by a coefficient, this run measures; None for a run that trained.
+        writing: of a run whose data were written by models: ``rows``, ``accepted``, ``acceptance``
+            (their ratio), ``how`` (word → rows), ``generated_tokens``, ``edit_rate`` (mean share of
+            words, where known), and for targets ``target_nats`` (nats per supervised token under
+            the start model); ``by`` (WRITERS): objective, targets, anchor. Empty where nothing was
+            written.
+        derived_from: run id of the training whose weights, changed by a coefficient, this run
+            measures; None for a run that trained.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -216,7 +243,8 @@ class Failure:
     """The last try of a run that did not finish.
 
     Attributes:
-        tries: how often it ended so since a command last asked for it; at ``TRIES`` the run counts as failed.
+        tries: how often it ended so since a command last asked for it; at ``TRIES`` the run counts
+            as failed.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -235,7 +263,8 @@ class Manifest:
     """The runs that the last sweep, and any run since, asked for.
 
     Attributes:
-        sweep: id of the last sweep, whose units lie in ``sweeps/``; None where there was only ``harness run``.
+        sweep: id of the last sweep, whose units lie in ``sweeps/``; None where there was only
+            ``harness run``.
         declared: what they declared; None in a manifest from before there were declarations.
     """
 
@@ -252,11 +281,14 @@ class Unit:
 
     Attributes:
         id: the run id; ``baseline-`` and a hash for a baseline unit.
-        overrides: what composes to its configuration (of a baseline unit: that of any run that needs it).
+        overrides: what composes to its configuration (of a baseline unit: that of any run that
+            needs it).
         label: what it is, for people.
         needs: baseline units that come first.
-        baseline_keys: suite → hash of its volume 0's identity, as far as it is known before weights and tasks.
-        volumes: points to reach; none for a baseline unit. ``derived``: runs that are measured with this one, at the same volumes.
+        baseline_keys: suite → hash of its volume 0's identity, as far as it is known before weights
+            and tasks.
+        volumes: points to reach; none for a baseline unit. ``derived``: runs that are measured with
+            this one, at the same volumes.
         threads, processes: that it computes with.
         params_total: of its model.
         cost: rough floating-point operations, to put the longest first.
@@ -297,16 +329,21 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A worker's hold of a unit: the n-th since the first. Its file's modification time is its last heartbeat.
+    """A worker's hold of a unit: the n-th since the first.
+
+    Its file's modification time is its last heartbeat.
 
     Attributes:
         sweep: id of the sweep that it was taken for; empty for ``harness run``.
-        host, boot, pid, started: which process has it; ``boot`` tells containers and reboots of a host apart, ``started`` a pid used again.
+        host, boot, pid, started: which process has it; ``boot`` tells containers and reboots of a
+            host apart, ``started`` a pid used again.
         node: what the cluster calls the machine, else its host name.
         lease: seconds without a heartbeat after which another may take it.
-        found: what was recorded of the unit when it was taken; ``stage``, ``finished``, ``total``: how far its work is since.
+        found: what was recorded of the unit when it was taken; ``stage``, ``finished``, ``total``:
+            how far its work is since.
         cpu_seconds, wall_seconds, gpus, memory_bytes: spent on it, and held at the last heartbeat.
-        ended: how the hold ended: ``done``, ``failed``, ``interrupted``, …; empty while it is held, and for ever if its owner died.
+        ended: how the hold ended: ``done``, ``failed``, ``interrupted``, …; empty while it is held,
+            and for ever if its owner died.
         died: how its owner died, where somebody saw it.
     """
 
@@ -335,7 +372,8 @@ class Claim:
 
 
 TRIES = 2
-"""Exceptions that make a run failed: one may be chance (a file system, a full GPU), two are its own."""
+"""Exceptions that make a run failed: one may be chance (a file system, a full GPU), two are its
+own."""
 
 
 SAMPLE_COLUMNS = {
@@ -354,12 +392,15 @@ SAMPLE_COLUMNS = {
     "chance": "float64",
 }
 """Columns of samples.parquet, one row an (item, filter). Beside them, for each metric M of any task in the file, ``metric.M`` (the
-item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per token, ``weight.M`` (the item's
-weight in the mean; missing means 1). ``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is what a
-generation task's model wrote, or the sampled text that a divergence suite is on; ``chance`` is this item's level of uniform guessing."""
+item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per
+token, ``weight.M`` (the item's weight in the mean; missing means 1). ``choices`` and
+``log_likelihoods`` are lists for multiple choice; ``text`` is what a generation task's model wrote,
+or the sampled text that a divergence suite is on; ``chance`` is this item's level of uniform
+guessing."""
 
 GENERATED = "_generated"
-"""What follows a task's name where its items are asked by generation, beside the same items asked by choice."""
+"""What follows a task's name where its items are asked by generation, beside the same items
+asked by choice."""
 
 
 def cluster_field(cluster: Any, task: str) -> str | None:
@@ -379,7 +420,8 @@ def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
 
 
 START_WEIGHTS = "start_weights_sha256"
-"""Stands in config.json beside the configuration: the bytes that every point of the run started from."""
+"""Stands in config.json beside the configuration: the bytes that every point of the run started
+from."""
 
 BASELINES = "baselines"
 """Stands there too, so that the points of a run that is not done can be compared with before."""

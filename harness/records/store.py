@@ -18,8 +18,9 @@
         record.json                    written last: its presence means every volume it names is done
         failure.json                   the reason and traceback of the last try, where it did not finish
 
-Every file is written beside its place and renamed into it, points and baselines as whole folders: nothing is ever half there, and of
-two that write the same one the first wins. What a killed process left behind begins with a dot.
+Every file is written beside its place and renamed into it, points and baselines as whole folders:
+nothing is ever half there, and of two that write the same one the first wins. What a killed process
+left behind begins with a dot.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Partial:
 
     Attributes:
         folder: where they are kept until the whole is written.
-        key: hash of the weights that are measured and of how; what lies there under another key is dropped.
+        key: hash of the weights that are measured and of how; what lies there under another key is
+            dropped.
     """
 
     folder: Path
@@ -112,7 +114,10 @@ class Experiment:
         return self.folder / "baselines" / baseline_id
 
     def require_writable(self) -> None:
-        """Raise ConfigError unless files can be written here; leaves nothing behind, not even the folder."""
+        """Raise ConfigError unless files can be written here.
+
+        Leaves nothing behind, not even the folder.
+        """
         parent = self.folder
         while not parent.exists():
             parent = parent.parent
@@ -157,7 +162,10 @@ class Experiment:
         return record_files.read(self.run_folder(run_id) / "failure.json", Failure)
 
     def config(self, run_id: str) -> Mapping[str, Any]:
-        """Return the resolved configuration of a run that began, as plain values; empty where it did not."""
+        """Return the resolved configuration of a run that began, as plain values.
+
+        Empty where it did not.
+        """
         path = self.run_folder(run_id) / "config.json"
         config: Mapping[str, Any] = record_files.load(path) if path.exists() else {}
         return config
@@ -184,7 +192,10 @@ class Experiment:
         return found
 
     def current(self) -> set[str]:
-        """Return the runs the last command asked for, with those derived from them; every run where there is no manifest."""
+        """Return the runs the last command asked for, with those derived from them.
+
+        Every run where there is no manifest.
+        """
         existing, manifest = self.run_ids(), self._manifest()
         asked = set(manifest.run_ids) if manifest else set(existing)
         return asked | {run_id for run_id in existing if training_id(run_id) in asked}
@@ -202,7 +213,10 @@ class Experiment:
         return [path.name for path in (self.folder / "runs").glob(f"{run_id}-*") if training_id(path.name) == run_id != path.name]
 
     def declared(self) -> Declared:
-        """Return what the last command declared. Where no headline is, but there is one probe suite alone, that one is the headline."""
+        """Return what the last command declared.
+
+        Where no headline is, but there is one probe suite alone, that one is the headline.
+        """
         manifest = self._manifest()
         found = manifest.declared if manifest else None
         if found is not None and found.headline is not None:
@@ -218,9 +232,11 @@ class Experiment:
         """Say which runs are current.
 
         Args:
-            asked: run id → configuration of the runs that are asked for, as ``identity.recorded`` gives it.
-            keep: keep those that are current already, but for runs of an equal configuration: their inputs were others, so these
-                supersede them. What was declared stays too, unless they declare something.
+            asked: run id → configuration of the runs that are asked for, as ``identity.recorded``
+                gives it.
+            keep: keep those that are current already, but for runs of an equal configuration: their
+                inputs were others, so these supersede them. What was declared stays too, unless
+                they declare something.
             sweep: id of the sweep that asks; None leaves the last one.
         """
         settings = {config.get("settings") for config in asked.values()}
@@ -246,7 +262,10 @@ class Experiment:
         files.write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
 
     def written(self, run_id: str) -> dict[str, str]:
-        """Return, by volume, the hash of the rows that models wrote for a run; empty where none were, or it never began."""
+        """Return, by volume, the hash of the rows that models wrote for a run.
+
+        Empty where none were, or it never began.
+        """
         path = self.run_folder(run_id) / "written.json"
         found: dict[str, str] = record_files.load(path) if path.exists() else {}
         return found
@@ -322,13 +341,19 @@ class Experiment:
         return record_files.read(self.folder / "sweeps" / f"{sweep_id}.json", Sweep) if sweep_id else None
 
     def recorded(self, run_id: str) -> tuple[int, ...]:
-        """Return the volumes of a run's record of which nothing is missing; without the strictness, and the cost, of ``record``."""
+        """Return the volumes of a run's record of which nothing is missing.
+
+        Without the strictness, and the cost, of ``record``.
+        """
         values = self.glance("runs", run_id, "record.json")
         lacking = {*values.get("incomplete", ())}
         return () if 0 in lacking else tuple(volume for volume in values.get("volumes", ()) if volume not in lacking)
 
     def glance(self, *path: str) -> Mapping[str, Any]:
-        """Return a JSON file as plain values, unchecked, at a tenth of the cost; empty where there is none of this version."""
+        """Return a JSON file as plain values, unchecked, at a tenth of the cost.
+
+        Empty where there is none of this version.
+        """
         try:
             values: Mapping[str, Any] = json.loads(self.folder.joinpath(*path).read_bytes())
         except (OSError, ValueError):
@@ -342,7 +367,10 @@ class Experiment:
         return sum(entry.stat().st_size for entry in os.scandir(folder)) if folder.is_dir() else 0
 
     def clear_leftovers(self, run_id: str) -> None:
-        """Remove what a killed process left half-written in a run's folder. Only for who holds the run."""
+        """Remove what a killed process left half-written in a run's folder.
+
+        Only for who holds the run.
+        """
         for place in ("", "points", "state", "weights", "prompts"):
             files.clear_hidden(self.run_folder(run_id) / place)
 

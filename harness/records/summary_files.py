@@ -4,8 +4,9 @@
       summary.json   its rows, by column
       changes.npz    what every item changed by
 
-Both can be made again from the samples at any time, and hold a digest of the records that they were made from. Each is written
-beside its place and renamed into it. What the rows mean is harness.analysis' to say.
+Both can be made again from the samples at any time, and hold a digest of the records that they were
+made from. Each is written beside its place and renamed into it. What the rows mean is
+harness.analysis' to say.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class Summary:
         return cls(digest, tuple(baselines), rows, {name: columns[name][0] for name in columns if name in constant}, varying)
 
     def column(self, name: str) -> list[Any]:
-        """Return the values of a column, shape (rows,); None in each row where there is no such column."""
+        """Return the values of a column, shape (rows,).
+
+        None in each row where there is no such column.
+        """
         return self.columns[name] if name in self.columns else [self.same.get(name)] * self.rows
 
 
@@ -105,7 +109,10 @@ def _read(path: str) -> bytes | None:
 
 
 def read(run: Path) -> Summary | None:
-    """Return the summary in a run's folder; None where there is none, or it is damaged. Whether it still holds, its digest says."""
+    """Return the summary in a run's folder; None where there is none, or it is damaged.
+
+    Whether it still holds, its digest says.
+    """
     try:
         values = json.loads((run / SUMMARY).read_bytes())
         found = Summary(values["digest"], tuple(values["baselines"]), values["rows"], values["same"], values["columns"])
@@ -128,7 +135,10 @@ def write(run: Path, summary: Summary) -> None:
 
 
 def read_arrays(run: Path) -> dict[str, Array] | None:
-    """Return the arrays of a run's changes by name; None where there are none, or they are damaged."""
+    """Return the arrays of a run's changes by name.
+
+    None where there are none, or they are damaged.
+    """
     try:
         whole = io.BytesIO((run / CHANGES).read_bytes())  # NumPy reads a file in thirty pieces
         with np.load(whole, allow_pickle=False) as stored:

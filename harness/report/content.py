@@ -1,4 +1,7 @@
-"""What a page holds, before it is HTML: sections of figures, tables, items and sentences. Any part may be empty."""
+"""What a page holds, before it is HTML: sections of figures, tables, items and sentences.
+
+Any part may be empty.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from matplotlib.figure import Figure
 class Cell(NamedTuple):
     """A cell of a table: its text (several lines stand below each other), the number or text that it is sorted by, and what is below it.
 
-    ``kind`` is a verdict (``lost``, ``gained``, ``kept``, ``unclear``), ``strong`` for a heading or empty; the page shows it by shape and
-    colour. ``note`` stands below in small, ``more`` is opened by a click.
+    ``kind`` is a verdict (``lost``, ``gained``, ``kept``, ``unclear``), ``strong`` for a heading or
+    empty; the page shows it by shape and colour. ``note`` stands below in small, ``more`` is opened
+    by a click.
     """
 
     text: str
@@ -25,7 +29,10 @@ class Cell(NamedTuple):
 
 
 class ColumnGroup(NamedTuple):
-    """Rows of a table that belong together, from row ``at`` on: a heading and a sentence on them. They are sorted within the group."""
+    """Rows of a table that belong together, from row ``at`` on: a heading and a sentence on them.
+
+    They are sorted within the group.
+    """
 
     at: int
     title: str
@@ -53,7 +60,8 @@ class TableView:
         caption: what it shows, at which level, over what.
         sortable: whether a click on a heading sorts it.
         searchable: whether it has a field that narrows its rows.
-        matrix: whether it is a heat map: its first column names rows, every other cell is judged by its kind.
+        matrix: whether it is a heat map: its first column names rows, every other cell is judged by
+            its kind.
         data: what its CSV and Markdown files hold, every digit kept; None writes what is shown.
         shown: how much of the whole this is; empty where it is all.
         groups: headings between the rows, by place; the first at row 0.
@@ -91,7 +99,8 @@ class FigureView:
         description: what is to be seen, for who cannot see it.
         caption: what bars, bands and marks are, with level and number of seeds and items.
         figure: the whole, with its legend: what is written as PNG, SVG and PDF.
-        panels: the same panel by panel, without legend, which the page sets side by side as there is room; empty: the page shows the whole.
+        panels: the same panel by panel, without legend, which the page sets side by side as there
+            is room; empty: the page shows the whole.
         legend: of the panels.
         columns: panels that belong side by side where there is room.
     """
@@ -111,7 +120,8 @@ class ItemsView:
     """Items whose answer changed, to be looked through.
 
     Attributes:
-        rows: as ``harness.analysis.table.items.changed_items`` gives them, with a column ``cell``, which says whose items they are.
+        rows: as ``harness.analysis.table.items.changed_items`` gives them, with a column ``cell``,
+            which says whose items they are.
         shown: how much of the whole this is, and where the whole lies.
     """
 
@@ -165,7 +175,8 @@ class Content:
     Attributes:
         headline: the first sentences, set large.
         findings: the sentences below them, each with its verdict and interval.
-        axis: what the intervals beside the findings are drawn on, such as ``change in acc (points)``.
+        axis: what the intervals beside the findings are drawn on, such as ``change in acc
+            (points)``.
         facts: a few words and numbers at the top: name → value.
         files: further tables of the folder that the page does not show: file name → frame.
     """

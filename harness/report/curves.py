@@ -1,7 +1,8 @@
 """What the figures and the page show: cells (runs that differ only in seed) as series, each with its colour, line, marker and words.
 
-The page calls a cell a way of training: a model with all that was chosen for its training. Words name what varies among the cells that
-are no controls, so that a control, which has other data by its nature, makes no label longer.
+The page calls a cell a way of training: a model with all that was chosen for its training. Words
+name what varies among the cells that are no controls, so that a control, which has other data by
+its nature, makes no label longer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ TUNED = {"full": "tuned in full", "lora": "tuned with LoRA"}
 CONTROL = "control"
 INDEPENDENT = "independent"
 _SAID = {CONTROL: "same-data control", INDEPENDENT: "independent trajectories"}
-"""Words of a label that a sentence sets after a comma, without which they would not be understood."""
+"""Words of a label that a sentence sets after a comma, without which they would not be
+understood."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Series:
     """A cell with how it is drawn and named.
 
     Attributes:
-        style_name: what tells it from other cells of its model, such as ``lora · replay`` or ``lora · control``.
+        style_name: what tells it from other cells of its model, such as ``lora · replay`` or ``lora
+            · control``.
         control: cell of its same-data control; empty where it has none.
         found: the findings of all cells; ``places``: its rows in them.
     """
@@ -61,7 +64,10 @@ class Series:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """Its findings, by volume; taken out when they are needed, as a page draws few of many cells."""
+        """Its findings, by volume.
+
+        Taken out when they are needed, as a page draws few of many cells.
+        """
         return self.found.iloc[self.places].sort_values("volume", kind="stable")
 
     @property
@@ -147,7 +153,10 @@ def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def _styles(cells: pd.DataFrame, others: Sequence[str]) -> list[str]:
-    """Return the words of each cell: its labels that vary; of a control, those that all that it controls have, and that it is one."""
+    """Return the words of each cell: its labels that vary.
+
+    Of a control, those that all that it controls have, and that it is one.
+    """
     rows = cells[list(others)].astype(object).itertuples(index=False, name=None)
     words = {str(cell): list(filter(None, map(label_words, others, row))) for cell, row in zip(cells["cell"], rows, strict=True)}
     theirs: dict[str, list[list[str]]] = {}
@@ -182,7 +191,10 @@ def chosen(every: Sequence[Series], *, models: int = MAX_MODELS, styles: int = M
 
 
 def _in_turn(every: Sequence[Series]) -> list[str]:
-    """Return the ways of training in their order; where there are too many to draw, of each tuning in turn."""
+    """Return the ways of training in their order.
+
+    Where there are too many to draw, of each tuning in turn.
+    """
     names = list(dict.fromkeys(one.style_name for one in every))
     if len(names) <= MAX_STYLES:
         return names

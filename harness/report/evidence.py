@@ -24,7 +24,8 @@ from harness.report.tables import Panel
 MAX_CSV_ROWS = 100_000
 
 IDLE = "did not act"
-"""The mark of a way of training whose method hardly changed anything: it is shown, and not ranked."""
+"""The mark of a way of training whose method hardly changed anything: it is shown, and not
+ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,10 @@ class Evidence:
 
     @cached_property
     def drawn(self) -> list[Series]:
-        """The cells of the figures: controls, too; of independent trajectories only those that no shared one stands beside."""
+        """The cells of the figures: controls, too.
+
+        Of independent trajectories only those that no shared one stands beside.
+        """
         beside = set(self.trajectories["independent_cell"]) if len(self.trajectories) else set()
         return [one for one in self.every if one.cell not in beside]
 
@@ -153,7 +157,10 @@ def gather(experiment: Experiment) -> Evidence:
 
 
 def _stages(experiment: Experiment, table: pd.DataFrame) -> dict[str, sequences.Stages]:
-    """Return run id → its stages; records are read of those runs alone whose data are a sequence by their label."""
+    """Return run id → its stages.
+
+    Records are read of those runs alone whose data are a sequence by their label.
+    """
     runs = table[table["data"].str.contains("stages=", regex=False).fillna(value=False)]["run_id"].unique()
     found = {str(run): sequences.stages_of(experiment.glance("runs", str(run), "record.json").get("config", {})) for run in runs}
     return {run: stages for run, stages in found.items() if stages}

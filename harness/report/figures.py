@@ -1,7 +1,10 @@
-"""Figures of the page: findings in, views out. Nothing is drawn without its data, units and intervals.
+"""Figures of the page: findings in, views out.
 
-Colour is model size (dark to light, legible to colour-blind readers and in grey), line and marker are what else was varied; where sizes
-have panels of their own, colour and marker are the way of training.
+Nothing is drawn without its data, units and intervals.
+
+Colour is model size (dark to light, legible to colour-blind readers and in grey), line and marker
+are what else was varied; where sizes have panels of their own, colour and marker are the way of
+training.
 """
 
 from __future__ import annotations
@@ -71,7 +74,8 @@ def against_volume(
 
     Args:
         name: stem of the files.
-        every: series, of which at most curves.MAX_MODELS × curves.MAX_STYLES are drawn; controls lie in the panels of what they control.
+        every: series, of which at most curves.MAX_MODELS × curves.MAX_STYLES are drawn; controls
+            lie in the panels of what they control.
         shown: suites and tasks.
         column: ``delta`` (since before) or ``after`` (the metric's value).
         table: the tidy table, for the thin line of each seed.
@@ -125,7 +129,10 @@ def _is_on(one: Series, shown: Sequence[Panel]) -> bool:
 
 @dataclass(frozen=True)
 class _SetOut:
-    """Curves as they are drawn: heading of a panel → its curves; whether there are too many for bands and thin lines."""
+    """Curves as they are drawn: heading of a panel → its curves.
+
+    Whether there are too many for bands and thin lines.
+    """
 
     groups: Mapping[str, Sequence[Series]]
     legend: Sequence[Mark]
@@ -184,7 +191,9 @@ CUT = "Bars end where a share can go no further, at 0 and 100; tables keep the i
 
 
 def possible(low: Any, high: Any, before: Any, panel: Panel) -> tuple[Floats, Floats]:
-    """Return an interval of changes cut to what is possible: a share of items ends between 0 and 1; other metrics are left alone.
+    """Return an interval of changes cut to what is possible: a share of items ends between 0 and 1.
+
+    Other metrics are left alone.
 
     Args:
         low: lower ends of intervals, in the metric's unit and sign.
@@ -308,7 +317,10 @@ def _draw_fit(axes: Axes, chart: Chart, one: Series, fitted: Any, shift: float) 
 
 
 def levels(chart: Chart) -> dict[str, float]:
-    """Return the value of guessing, or how far each size can fall until it only guesses, by colour; where it is near what was seen."""
+    """Return the value of guessing, or how far each size can fall until it only guesses, by colour.
+
+    Where it is near what was seen.
+    """
     found: dict[str, float] = {}
     seen: list[float] = [0.0] if chart.column == "delta" else []
     for one in chart.every:
@@ -335,7 +347,10 @@ def _draw_levels(axes: Axes, chart: Chart) -> None:
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write ``stem.png`` (150 dots an inch), ``stem.svg`` and ``stem.pdf``; the same figure gives the same bytes."""
+    """Write ``stem.png`` (150 dots an inch), ``stem.svg`` and ``stem.pdf``.
+
+    The same figure gives the same bytes.
+    """
     with mpl.rc_context({"svg.hashsalt": "harness", "pdf.fonttype": 42}):
         figure.savefig(stem.with_suffix(".png"), dpi=150)
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})

@@ -1,8 +1,9 @@
 """A page as one HTML file that fetches nothing, and the folder around it: figures as PNG, SVG and PDF, tables as CSV and Markdown.
 
-What comes from data sets and configurations reaches the page in two ways only: through templates, which escape everything, and as
-JSON in an element that no browser executes, from which the script makes text nodes. A Content-Security-Policy allows this page's own
-script, by its hash, and no request, so that even a mistake could neither run nor fetch anything.
+What comes from data sets and configurations reaches the page in two ways only: through templates,
+which escape everything, and as JSON in an element that no browser executes, from which the script
+makes text nodes. A Content-Security-Policy allows this page's own script, by its hash, and no
+request, so that even a mistake could neither run nor fetch anything.
 """
 
 from __future__ import annotations

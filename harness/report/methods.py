@@ -1,6 +1,7 @@
 """Ways of training side by side in panels by model: which are drawn, in which panel, with which colour and marker.
 
-Where there are many, each tuning has panels of its own, and a colour and marker stand for the rest of the method in all of them.
+Where there are many, each tuning has panels of its own, and a colour and marker stand for the rest
+of the method in all of them.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def _but_for_tuning(one: Series) -> str:
 
 
 def _marks(names: Sequence[str]) -> dict[str, Mark]:
-    """Return each name's colour and marker; from the seventh on a colour comes again with another marker."""
+    """Return each name's colour and marker.
+
+    From the seventh on a colour comes again with another marker.
+    """
     found: dict[str, Mark] = {}
     for number, name in enumerate(dict.fromkeys(names)):
         marker = MARKERS[(number + number // len(palette.METHODS)) % len(MARKERS)]

@@ -24,7 +24,8 @@ def write(experiment: Experiment) -> Path:
     The same records give the same bytes.
 
     Args:
-        experiment: its results folder; runs that the last command did not ask for are left out and counted.
+        experiment: its results folder; runs that the last command did not ask for are left out and
+            counted.
 
     Returns:
         The path of ``index.html``.

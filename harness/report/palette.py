@@ -8,7 +8,8 @@ import numpy as np
 GREY = "#767676"
 ONE_COLOUR = "#21618c"
 METHODS = ["#0072b2", "#d55e00", "#009e73", "#aa3377", "#b8860b", "#4477aa"]
-"""Blue, vermilion, bluish green, purple, dark yellow, steel (Okabe & Ito 2008, darkened where white showed through)."""
+"""Blue, vermilion, bluish green, purple, dark yellow, steel (Okabe & Ito 2008, darkened where
+white showed through)."""
 
 DARK_PAGE = "#14171a"
 _MOST = 12

@@ -28,7 +28,8 @@ def inline(figure: Figure, prefix: str, title: str, description: str) -> tuple[M
         description: what is to be seen.
 
     Returns:
-        The element, with ``role="img"``. Black is the page's text colour; another colour ``#rrggbb`` is ``var(--c-rrggbb, #rrggbb)``.
+        The element, with ``role="img"``. Black is the page's text colour; another colour
+        ``#rrggbb`` is ``var(--c-rrggbb, #rrggbb)``.
     """
     root = ElementTree.fromstring(_drawn(figure))
     for parent in list(root.iter()):

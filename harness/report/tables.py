@@ -118,8 +118,9 @@ def unit_of(metric: str, *, share: bool) -> DisplayUnit:
 
     Args:
         metric: its name.
-        share: whether it is a share of items (it counts them, or has a level of guessing): shown in points, 100 × the share, as is the
-            share of tokens on which a model agrees with its base.
+        share: whether it is a share of items (it counts them, or has a level of guessing): shown in
+            points, 100 × the share, as is the share of tokens on which a model agrees with its
+            base.
     """
     if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing, and are no share
         return DisplayUnit("points", 100.0, 1)
@@ -135,7 +136,10 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
 
 
 def change_text(row: pd.Series, unit: DisplayUnit) -> str:
-    """Write a change with its interval, such as ``-12.5 [-16.1, -8.9]``; ``failed`` or ``-`` where there is none."""
+    """Write a change with its interval, such as ``-12.5 [-16.1, -8.9]``.
+
+    ``failed`` or ``-`` where there is none.
+    """
     if row["status"] != "ok" or pd.isna(row["delta"]):
         return "-" if row["status"] == "ok" else str(row["status"])
     delta, low, high = (number(row[name], unit, sign=True) for name in ["delta", "delta_low", "delta_high"])
@@ -143,7 +147,10 @@ def change_text(row: pd.Series, unit: DisplayUnit) -> str:
 
 
 def varying(table: pd.DataFrame) -> list[str]:
-    """Return the columns of CHOICES that tell runs apart, always with model and tuning; learning rates only within the rest."""
+    """Return the columns of CHOICES that tell runs apart, always with model and tuning.
+
+    Learning rates only within the rest.
+    """
     names = [name for name in CHOICES if name in {"model", "tuning"} or (name in table and table[name].nunique(dropna=False) > 1)]
     others = [name for name in names if name != "learning_rate"]
     rates = table.groupby(others, dropna=False)["learning_rate"].nunique() if len(table) else pd.Series(dtype="int64")
@@ -151,7 +158,10 @@ def varying(table: pd.DataFrame) -> list[str]:
 
 
 def untuned(table: pd.DataFrame, control: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many runs have a learning rate that was not searched, and of how many; controls, which take another's, left out."""
+    """Return how many runs have a learning rate that was not searched, and of how many.
+
+    Controls, which take another's, left out.
+    """
     runs = table[table["lr_tuned"].notna() & ~is_control(table, control)].drop_duplicates("run_id")
     return int((~runs["lr_tuned"].astype(bool)).sum()), len(runs)
 
@@ -199,7 +209,10 @@ def _cells(panel: Panel, measured: pd.DataFrame, points: pd.DataFrame) -> list[s
 
 
 def _blocks(columns: dict[str, list[str]], cells: dict[tuple[str, ...], list[str]]) -> list[str]:
-    """Lay columns out side by side; those beyond WIDTH go into further blocks that repeat the labels."""
+    """Lay columns out side by side.
+
+    Those beyond WIDTH go into further blocks that repeat the labels.
+    """
     left = [_column(("", "", name), texts, right=name == "volume") for name, texts in columns.items()]
     blocks: list[list[list[str]]] = [[*left]]
     for heading, texts in cells.items():
@@ -236,7 +249,8 @@ def render(table: pd.DataFrame, form: str | None) -> str:
 
     Args:
         table: the tidy table.
-        form: ``csv`` (missing is empty), ``json`` (a list of row objects, missing is null) or ``markdown``.
+        form: ``csv`` (missing is empty), ``json`` (a list of row objects, missing is null) or
+            ``markdown``.
     """
     if form == "csv":
         return table.to_csv(index=False, lineterminator="\n")
@@ -269,7 +283,9 @@ def escape(text: object) -> str:
 
 
 def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
-    """Write the whole table to a file, complete or not at all; by its suffix unless ``form`` says otherwise.
+    """Write the whole table to a file, complete or not at all.
+
+    By its suffix unless ``form`` says otherwise.
 
     Raises:
         ConfigError: if the format is unknown or the file cannot be written.

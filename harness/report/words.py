@@ -63,7 +63,10 @@ def basis(row: Mapping[str, Any] | pd.Series) -> str:
 
 
 def bars(every: Sequence[Series], *, thin: bool = True) -> str:
-    """Say what points and bars of curves are, from the findings they draw; ``thin``: whether each seed is drawn, too."""
+    """Say what points and bars of curves are, from the findings they draw.
+
+    ``thin``: whether each seed is drawn, too.
+    """
     rows = pd.concat([one.rows for one in every])
     varies = sorted({str(value) for value in rows["varies"].dropna()})
     known = sorted({int(value) for value in rows["seeds"].dropna()})

@@ -1,4 +1,7 @@
-"""Volume 0: a model as it is, on the suites of a run. Measured once for all runs that start from it, by one process only."""
+"""Volume 0: a model as it is, on the suites of a run.
+
+Measured once for all runs that start from it, by one process only.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Once = Callable[[str, Callable[[], bool], Callable[[], None]], None]
-"""``once(name, done, do)`` sees to it that something that several runs need is done, by one process only."""
+"""``once(name, done, do)`` sees to it that something that several runs need is done, by one
+process only."""
 
 
 def by_itself(name: str, done: Callable[[], bool], do: Callable[[], None]) -> None:  # noqa: ARG001 - a Once
@@ -37,7 +41,10 @@ def by_itself(name: str, done: Callable[[], bool], do: Callable[[], None]) -> No
 
 
 def measure(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
-    """Measure volume 0 on every suite of a run; the model is loaded only if one is missing, as far as can be told without it."""
+    """Measure volume 0 on every suite of a run.
+
+    The model is loaded only if one is missing, as far as can be told without it.
+    """
     known = prepared.experiment.baseline_keys()
     if not all(known.get(key, False) for key in prepared.baseline_keys.values()):
         before = Before(prepared, progress, once)
@@ -96,7 +103,8 @@ class Before:
         """Measure every suite that is not recorded for these very weights and items.
 
         Args:
-            model: what volume 0 is measured on; None is the reference model, which is loaded only if one is missing.
+            model: what volume 0 is measured on; None is the reference model, which is loaded only
+                if one is missing.
         """
         if not self.ids:
             self._identify()

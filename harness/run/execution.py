@@ -4,7 +4,8 @@ preparation   every check of config, data and suites, and the run's identity; no
 inspect       suites build, rows have something to learn: still nothing is built or written
 execute       load → baselines → tuning.prepare → train, evaluating at each volume → record
 
-A run that was interrupted, or that is asked for a larger volume, goes on from its last saved state of training.
+A run that was interrupted, or that is asked for a larger volume, goes on from its last saved state
+of training.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
 
     Args:
         prepared: the run.
-        progress: told of stages and steps. Where it raises Interrupted, what is under way is saved, and a later call goes on from there.
+        progress: told of stages and steps. Where it raises Interrupted, what is under way is saved,
+            and a later call goes on from there.
         once: sees to it that a baseline is measured by one process only.
     """
     if done(prepared):
@@ -125,10 +127,13 @@ class _Execution:
         self.steps = self._steps(are_written=not self.writing.is_needed)
 
     def _steps(self, *, are_written: bool) -> list[list[Example]]:
-        """Return the examples of every optimizer step, target and anchor; nothing is mixed in before the rows are written.
+        """Return the examples of every optimizer step, target and anchor.
+
+        Nothing is mixed in before the rows are written.
 
         Raises:
-            DataError: before any model is built, where what there is has nothing to learn, or too little to be mixed in.
+            DataError: before any model is built, where what there is has nothing to learn, or too
+                little to be mixed in.
         """
         config, size = self.config, self.config.training.batch_rows
         encoded = self.prepared.workspace.encoded
@@ -140,7 +145,10 @@ class _Execution:
         return config.mitigation.mix(steps, self.anchor_examples) if are_written else steps
 
     def _write_rows(self, model: PreTrainedModel) -> None:
-        """Have models write what the run is trained on, where it is not there yet; and note how likely the start model finds it."""
+        """Have models write what the run is trained on, where it is not there yet.
+
+        And note how likely the start model finds it.
+        """
         if self.writing.is_needed:
             self.data = self.writing.data(lambda: model, self.progress)
             self.steps = self._steps(are_written=True)
@@ -197,7 +205,8 @@ class _Execution:
     def _drop_other_inputs(self) -> None:
         """Drop results that started from other bytes than these, or were compared with other items: no hash of the run tells of them.
 
-        A nursery model may have been rebuilt under the same recipe, a data set of lm-eval may have changed.
+        A nursery model may have been rebuilt under the same recipe, a data set of lm-eval may have
+        changed.
         """
         known = self.experiment.config(self.run_id).get(BASELINES, {})
         other_items = any(known.get(name, baseline_id) != baseline_id for name, baseline_id in self.before.ids.items())
@@ -313,7 +322,10 @@ class _Execution:
         return sum(example.tokens for example in examples), sum(one.supervised_tokens for one in answers)
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
-        """Save weights where that is asked for; of early stop, those of each volume that was best when it was reached."""
+        """Save weights where that is asked for.
+
+        Of early stop, those of each volume that was best when it was reached.
+        """
         policy, best = self.config.save_weights, self.config.mitigation.keeps_best
         if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1] and not best):
             return None

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 
 def reference_of(config: RunConfig, workspace: Workspace) -> ModelSource | None:
-    """Return the reference model where it is another one than the start model; checked once for all runs that have these two.
+    """Return the reference model where it is another one than the start model.
+
+    Checked once for all runs that have these two.
 
     Raises:
-        ConfigError: where it cannot be asked what the start model is asked: other tokens, or a shorter context; or where a suite measures
-            the distance to the model that training started from.
+        ConfigError: where it cannot be asked what the start model is asked: other tokens, or a
+            shorter context; or where a suite measures the distance to the model that training
+            started from.
     """
     if config.reference is None or workspace.facts_of_model(config.reference).content == workspace.facts_of(config).content:
         return None
@@ -38,10 +41,12 @@ def reference_of(config: RunConfig, workspace: Workspace) -> ModelSource | None:
 def of_methods(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
     """Return the other models that a run's methods need, by their names in conf/model.
 
-    A judge or an author reads and writes text, with a tokenizer of its own; weights are added up by their places.
+    A judge or an author reads and writes text, with a tokenizer of its own; weights are added up by
+    their places.
 
     Raises:
-        ConfigError: for one that is not in conf/model; where weights are combined, also for other tokens or layers than the start model's.
+        ConfigError: for one that is not in conf/model; where weights are combined, also for other
+            tokens or layers than the start model's.
     """
     found = {name: _member(workspace, name) for name in _named(config)}
     for name in config.mitigation.models if config.mitigation.coefficients else ():
@@ -60,7 +65,11 @@ def _vocabulary(workspace: Workspace, model: ModelSource) -> dict[str, int]:
 
 
 def every(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
-    """Return all of them by name; those of methods that are not in conf/model are left out, since preparation says how they are wrong."""
+    """Return all of them by name.
+
+    Those of methods that are not in conf/model are left out, since preparation says how they are
+    wrong.
+    """
     found = {str(config.labels.reference): config.reference} if config.reference is not None else {}
     known = paths.members("conf/model")
     return found | {name: _member(workspace, name) for name in _named(config) if name in known}

@@ -1,4 +1,7 @@
-"""A run before it starts: every check of config, data and suites, and its identity. Nothing is built, nothing is written."""
+"""A run before it starts: every check of config, data and suites, and its identity.
+
+Nothing is built, nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,10 @@ class Prepared:
 
     Attributes:
         identity: decides ``run_id``.
-        reference: the model that volume 0 is measured on, where it is another one than the start model.
-        baseline_identities: suite → what decides its volume 0 and is known before its tasks are built.
+        reference: the model that volume 0 is measured on, where it is another one than the start
+            model.
+        baseline_identities: suite → what decides its volume 0 and is known before its tasks are
+            built.
         baseline_keys: suite → hash of that: runs with equal keys share the volume 0 of the suite.
     """
 
@@ -75,7 +80,10 @@ class Prepared:
 
     @property
     def stands_for(self) -> float | None:
-        """The coefficient whose weights are this run's own points; None where there is none, or it is chosen at each volume."""
+        """The coefficient whose weights are this run's own points.
+
+        None where there is none, or it is chosen at each volume.
+        """
         mitigation = self.config.mitigation
         if mitigation.coefficient is None and len(mitigation.coefficients) == 1:
             return mitigation.coefficients[0]
@@ -118,8 +126,9 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
         machine: what it may use; None is this machine.
 
     Raises:
-        HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each. A ModelError or a DataError says that a piece
-            cannot be used, or is not on this machine; it comes at once for the next run that needs the same piece.
+        HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each. A
+            ModelError or a DataError says that a piece cannot be used, or is not on this machine;
+            it comes at once for the next run that needs the same piece.
     """
     workspace.require_writable(experiment_of(config))
     for name in (*config.target_suites, *config.probe_suites):
@@ -145,7 +154,10 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
 
 
 def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | None) -> dict[str, Any]:
-    """Return the content of what goes into a run, as plain values; worked out once for all runs of the same inputs."""
+    """Return the content of what goes into a run, as plain values.
+
+    Worked out once for all runs of the same inputs.
+    """
     others = other_models.of_methods(config, workspace)
     models = {"models": {name: plain(workspace.facts_of_model(model).content) for name, model in others.items()}} if others else {}
     if reference is not None:
@@ -171,7 +183,10 @@ def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | No
 def _baselines(
     config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any], workspace: Workspace
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return what decides the volume 0 of each suite, and its hash; worked out once for all runs that start from the same."""
+    """Return what decides the volume 0 of each suite, and its hash.
+
+    Worked out once for all runs that start from the same.
+    """
 
     def find() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         shared = {
@@ -220,7 +235,10 @@ def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
 
 
 def done(prepared: Prepared) -> bool:
-    """Say whether every volume asked for is recorded, complete, and measured without failure; of the runs derived from it, too."""
+    """Say whether every volume asked for is recorded, complete, and measured without failure.
+
+    Of the runs derived from it, too.
+    """
     experiment, run_id = prepared.experiment, prepared.run_id
     record, derived = experiment.record(run_id), prepared.derived.values()
     if record is None or not set(prepared.volumes) <= set(record.volumes):
@@ -234,7 +252,9 @@ def done(prepared: Prepared) -> bool:
 
 
 def check_together(runs: Sequence[Prepared]) -> None:
-    """Refuse a sweep whose runs differ in what they declare, or in dtype policy. Raises ConfigError.
+    """Refuse a sweep whose runs differ in what they declare, or in dtype policy.
+
+    Raises ConfigError.
 
     A difference between methods could be one of rounding, or of margins.
     """
@@ -247,7 +267,9 @@ def check_together(runs: Sequence[Prepared]) -> None:
 
 
 def prompts_of(name: str, config: RunConfig, number: int) -> list[str]:
-    """Show one item of each task of a suite as a run would send it to its model; of the model, only the tokenizer is loaded.
+    """Show one item of each task of a suite as a run would send it to its model.
+
+    Of the model, only the tokenizer is loaded.
 
     Raises:
         HarnessError: for what cannot be evaluated, one line.

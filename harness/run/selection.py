@@ -1,8 +1,9 @@
 """What a run stands for where that is chosen on the target's select items, and the points of what a weight remedy makes of its weights.
 
-A weight remedy changes the tuned weights by a coefficient. Each coefficient is a *derived run*: measured at each volume of the run that
-trained, recorded as a run of its own, done and stale with that one. The run itself stands for one of them, without being measured again.
-Early stop chooses among the volumes so far instead. Neither ever looks at a probe.
+A weight remedy changes the tuned weights by a coefficient. Each coefficient is a *derived run*:
+measured at each volume of the run that trained, recorded as a run of its own, done and stale with
+that one. The run itself stands for one of them, without being measured again. Early stop chooses
+among the volumes so far instead. Neither ever looks at a probe.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Selection:
             run_id: of the point that the score is for.
             volume: of that point.
             when: in words.
-            base: how the model computes as its base, where that is another way than the tuned model's.
+            base: how the model computes as its base, where that is another way than the tuned
+                model's.
 
         Raises:
             EvaluationError: if a measurement failed, since nothing can be chosen then.
@@ -107,7 +109,8 @@ class BestVolume:
     def measure(self, whole: Point, model: PreTrainedModel, evaluate: Callable[[Point], Measured]) -> Measured:
         """Return the point of a volume: measured, or where an earlier volume is better, with the scores and items of that one's.
 
-        That one, best when it was reached, was measured then; so no weights are kept in memory, and nothing is measured twice.
+        That one, best when it was reached, was measured then; so no weights are kept in memory, and
+        nothing is measured twice.
 
         Args:
             whole: what is known of it but for scores.
@@ -166,7 +169,10 @@ class CoefficientGrid:
         return self._chosen(whole, context)
 
     def _chosen(self, whole: Point, context: WeightsContext) -> Measured:
-        """Return the point of the coefficient that is best on the select items; its weights are put into the plain model."""
+        """Return the point of the coefficient that is best on the select items.
+
+        Its weights are put into the plain model.
+        """
         points = {run_id: self.experiment.point(run_id, whole.volume) for run_id in self.prepared.derived.values()}
         selected = {key: value for point in points.values() if point for key, value in point.selected.items()}
         coefficient = next(one for one in self.prepared.derived if f"{one:g}" == best(selected))
@@ -178,7 +184,10 @@ class CoefficientGrid:
         return found, self.experiment.point_samples(run_id, whole.volume)
 
     def _measure(self, whole: Point, coefficient: float, context: WeightsContext) -> Measured:
-        """Measure the weights of one coefficient; first, where something is chosen, on the select items."""
+        """Measure the weights of one coefficient.
+
+        First, where something is chosen, on the select items.
+        """
         weights = self.config.mitigation.weights(context, coefficient)
         self._put(weights)
         when, volume, model = f"after {whole.volume} rows, coefficient {coefficient:g}", whole.volume, self.model
@@ -195,7 +204,10 @@ class CoefficientGrid:
 
     @functools.cached_property
     def model(self) -> PreTrainedModel:
-        """A plain model to put weights into, beside the live one; its weights are those put there last."""
+        """A plain model to put weights into, beside the live one.
+
+        Its weights are those put there last.
+        """
         self.before.progress.stage(f"load {self.config.labels.model}, to put changed weights into", 1)
         model: PreTrainedModel = self.config.model.load().to(self.prepared.resolved.device)  # type: ignore[arg-type]
         return model
@@ -220,7 +232,10 @@ class CoefficientGrid:
         return {}
 
     def _other(self, name: str) -> dict[str, torch.Tensor]:
-        """Return the weights of another model, loaded once a run. Raises TrainingError for one that the method does not name."""
+        """Return the weights of another model, loaded once a run.
+
+        Raises TrainingError for one that the method does not name.
+        """
         if name not in self.config.mitigation.models:
             allowed = ", ".join(self.config.mitigation.models) or "none"
             raise TrainingError(explain(f"mitigation={self.config.labels.mitigation}: model", got=repr(name), allowed=allowed))

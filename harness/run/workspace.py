@@ -33,8 +33,9 @@ Found = TypeVar("Found")
 class Workspace:
     """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks.
 
-    All of it is kept by the content of the configuration's objects. What could not be read is remembered too, and raised again at
-    once: a model that is not on this machine is looked for once, not for each of its thousand runs.
+    All of it is kept by the content of the configuration's objects. What could not be read is
+    remembered too, and raised again at once: a model that is not on this machine is looked for
+    once, not for each of its thousand runs.
     """
 
     known: dict[Hashable, Any] = field(default_factory=dict)
@@ -91,7 +92,10 @@ class Workspace:
         return self.once(("facts", _content(model)), model.facts)
 
     def select_suites(self, config: RunConfig) -> dict[str, PreparedSuite]:
-        """Return the target suites of a run with the items on which things may be chosen. Raises EvaluationError where one has none."""
+        """Return the target suites of a run with the items on which things may be chosen.
+
+        Raises EvaluationError where one has none.
+        """
         evaluation = dataclasses.replace(cast(Evaluation, config.evaluation), items="select")
         return {name: self.suite_of(name, dataclasses.replace(config, evaluation=evaluation)) for name in config.target_suites}
 
@@ -119,7 +123,10 @@ class Workspace:
         return self.once(("tokenizer content", _content(config.model)), lambda: hashes.of_tokenizer(self.tokenizer_of(config)))
 
     def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
-        """Return rows as tokens; each row is encoded once for all runs of the same model and objective."""
+        """Return rows as tokens.
+
+        Each row is encoded once for all runs of the same model and objective.
+        """
         key = identify({"of": plain([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
         known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
         ids = [row.id for row in rows]

@@ -1,4 +1,6 @@
-"""The points of a sweep: an experiment's axes, multiplied; Hydra composes once for each combination of group members.
+"""The points of a sweep: an experiment's axes, multiplied.
+
+Hydra composes once for each combination of group members.
 
 An experiment's yaml names its axes under ``hydra.sweeper``:
 
@@ -6,8 +8,8 @@ An experiment's yaml names its axes under ``hydra.sweeper``:
     zip:      [{tuning: "full,lora", training.learning_rate: "1e-5,2e-4"}]   values that go together; ``~`` leaves a key alone
     exclude:  [{model: b, tuning: full}]                                   points left out on purpose: all keys match
 
-An axis on the command line (``seed=0,1``) replaces the experiment's. In a zip, a value replaces the key's at every point, and a
-group member (``tuning=lora``) keeps the points that have it.
+An axis on the command line (``seed=0,1``) replaces the experiment's. In a zip, a value replaces the
+key's at every point, and a group member (``tuning=lora``) keeps the points that have it.
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ def expand(overrides: Sequence[str]) -> Expansion:
         overrides: Hydra overrides; ``a,b``, ``range(3)`` or ``choice(a,b)`` make an axis.
 
     Raises:
-        ConfigError: one line, for what is wrong whatever else is chosen: an unknown key, a wrong value, an axis that cannot be.
-            Combinations that mean nothing are refused point by point, unless all of them are.
+        ConfigError: one line, for what is wrong whatever else is chosen: an unknown key, a wrong
+            value, an axis that cannot be. Combinations that mean nothing are refused point by
+            point, unless all of them are.
     """
     sweep = _Sweep(overrides)
     found = [part for point in sweep.points() for part in sweep.composed(point)]
@@ -97,7 +100,10 @@ class _Sweep:
         self.by_hydra = {key for rows in self.dimensions for row in rows for key, text in row if _needs_hydra(key, text)}
 
     def points(self) -> Iterator[Point]:
-        """Yield the points that are not excluded. Raises ConfigError if none is left, or an exclusion was for nothing."""
+        """Yield the points that are not excluded.
+
+        Raises ConfigError if none is left, or an exclusion was for nothing.
+        """
         left = 0
         for rows in itertools.product(*self.dimensions):
             point = tuple(pair for row in rows for pair in row)
@@ -198,7 +204,10 @@ def _zip(values: Mapping[str, Any], given: Parsed) -> list[Point]:
 
 
 def _items(key: str, value: Any) -> tuple[str, ...]:
-    """Return the values of an axis of a zip or an exclusion; ``~`` among them leaves the key alone."""
+    """Return the values of an axis of a zip or an exclusion.
+
+    ``~`` among them leaves the key alone.
+    """
     text = _text(value)
     if NOT_SET in (parts := [part.strip() for part in text.split(",")]):
         return tuple(parts)

@@ -1,9 +1,12 @@
-"""Claims: by which one process at a time, on whatever host, has a unit; and which are the log of who tried it.
+"""Claims: by which one process at a time, on whatever host, has a unit.
 
-A claim is a file ``claims/<unit id>/<n>.json``. The n-th can be made by one process only (an exclusive link), and only once the one
-before has ended or its owner is dead: a process of this host that is gone, or one that has let its lease expire without a heartbeat.
-So nothing is ever taken away, only followed, and an owner that wakes up late sees that it has been followed. Ages are told by the
-clock of the file system that all hosts share.
+And which are the log of who tried it.
+
+A claim is a file ``claims/<unit id>/<n>.json``. The n-th can be made by one process only (an
+exclusive link), and only once the one before has ended or its owner is dead: a process of this host
+that is gone, or one that has let its lease expire without a heartbeat. So nothing is ever taken
+away, only followed, and an owner that wakes up late sees that it has been followed. Ages are told
+by the clock of the file system that all hosts share.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ LEASE, BEAT = 120.0, 5.0
 """Seconds: a claim without a heartbeat for so long may be followed; time between heartbeats."""
 
 DEATHS = 3
-"""Deaths of its worker at the same place that make a run failed: one that always runs out of memory must not loop."""
+"""Deaths of its worker at the same place that make a run failed: one that always runs out of
+memory must not loop."""
 
 LEFT = "its coordinator ended, and it with it"
 """How a worker died that was told to: that says nothing about its unit, and does not count."""
@@ -102,7 +106,8 @@ class Claims:
 
         Args:
             unit: its id.
-            found: what is recorded of it so far; a later owner tells by it whether this one came any further.
+            found: what is recorded of it so far; a later owner tells by it whether this one came
+                any further.
         """
         last = self.experiment.claims.last(unit)
         if last is not None and self.alive(last):
@@ -160,7 +165,8 @@ class Held:
     Attributes:
         on_lost: called, in that thread, once somebody else follows it.
         progress: gives stage, units finished and their total for a heartbeat.
-        counts: whether what it costs is counted here; false inside another claim of the same process.
+        counts: whether what it costs is counted here; false inside another claim of the same
+            process.
     """
 
     claims: Claims
@@ -177,7 +183,10 @@ class Held:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[Held]:
-        """Write heartbeats while the block runs. Whoever holds the claim ends it by ``end``; a block left by death does not."""
+        """Write heartbeats while the block runs.
+
+        Whoever holds the claim ends it by ``end``; a block left by death does not.
+        """
         self._thread = Thread(target=self._beat, name=f"heartbeat {self.claim.unit}", daemon=True)
         self._thread.start()
         try:
@@ -186,7 +195,10 @@ class Held:
             self._silence()
 
     def end(self, how: str, reason: str = "") -> None:
-        """Give the unit back, saying how its work ended. A full disk does not stop it: the claim is then followed as a dead one is."""
+        """Give the unit back, saying how its work ended.
+
+        A full disk does not stop it: the claim is then followed as a dead one is.
+        """
         self._silence()
         with contextlib.suppress(OSError):
             self._write(ended=how, reason=reason)

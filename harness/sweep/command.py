@@ -34,7 +34,8 @@ from harness.sweep.worker import Worker, go_on, stop_soon
 
 WATCH_SECONDS = 5.0
 QUIET_SECONDS = 120.0
-"""Without a worker in the queue and without a living claim for so long, a sweep that is waited for has stopped."""
+"""Without a worker in the queue and without a living claim for so long, a sweep that is waited
+for has stopped."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,10 @@ def carry(started: Started, display: Display, *, wait: bool = True) -> Tally | N
 
 
 def carry_here(started: Started, display: Display) -> Tally:
-    """Carry out runs in this very process, one after another, each tried once. Raises KeyboardInterrupt after everything was saved."""
+    """Carry out runs in this very process, one after another, each tried once.
+
+    Raises KeyboardInterrupt after everything was saved.
+    """
     claims = Claims(started.experiment, lease=local_worker.LEASE, beat=local_worker.BEAT, gpus=started.sweep.gpus)
     worker = Worker(started.experiment, claims, started.launcher.machine, display, tries=1)
     started.announce()
@@ -217,7 +221,10 @@ def carry_here(started: Started, display: Display) -> Tally:
 
 @contextlib.contextmanager
 def _saved_on_interrupt() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM ask the work to save what it has and stop; the second stops it where it is."""
+    """Let the first Ctrl-C or SIGTERM ask the work to save what it has and stop.
+
+    The second stops it where it is.
+    """
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,17 +13,21 @@ from harness.sweep.claims import Claims
 State = Literal["done", "running", "pending", "failed"]
 
 MOST_TRIES = 5
-"""Tries of one process that came to nothing, whatever was recorded of them, after which it leaves a unit alone."""
+"""Tries of one process that came to nothing, whatever was recorded of them, after which it
+leaves a unit alone."""
 
 MEASURED_IN_PART = "measured in part"
 """How a claim ends whose run is recorded but for measurements that failed."""
 
 
 class UnitStates:
-    """The states of an experiment's units. What was seen done is not looked at again by this object.
+    """The states of an experiment's units.
+
+    What was seen done is not looked at again by this object.
 
     Attributes:
-        gave_up: unit → why this process does not try it any more, where even its failure could not be recorded.
+        gave_up: unit → why this process does not try it any more, where even its failure could not
+            be recorded.
     """
 
     def __init__(self, experiment: Experiment, claims: Claims) -> None:
@@ -44,7 +48,10 @@ class UnitStates:
         return "failed" if self.failure(unit) else "pending"
 
     def count_try(self, unit: Unit, reason: str) -> None:
-        """Count a try of this process that came to nothing; after a few it gives the unit up, so that nothing can go round for ever."""
+        """Count a try of this process that came to nothing.
+
+        After a few it gives the unit up, so that nothing can go round for ever.
+        """
         self.tries[unit.id] += 1
         if self.tries[unit.id] >= MOST_TRIES:
             self.gave_up[unit.id] = reason

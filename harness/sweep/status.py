@@ -40,9 +40,11 @@ class UnitState:
         reason: why it failed.
         points, wanted: volumes recorded, of those asked for.
         stage, finished, total: of its work while it runs.
-        node: where it runs, or ran last; ``heartbeat_seconds`` is the age of the last word from there while it runs.
+        node: where it runs, or ran last; ``heartbeat_seconds`` is the age of the last word from
+            there while it runs.
         tries: exceptions so far; ``deaths``: workers that died with it.
-        spent: by all who ever had it; ``paid``: whether this sweep finished it, so that ``spent`` is what such a unit costs.
+        spent: by all who ever had it; ``paid``: whether this sweep finished it, so that ``spent``
+            is what such a unit costs.
     """
 
     id: str
@@ -70,7 +72,8 @@ class Overview:
 
     Attributes:
         spent: by all of its units, dead workers' work included.
-        left: what the others will cost at the rate of those that this sweep has finished; None while there are none.
+        left: what the others will cost at the rate of those that this sweep has finished; None
+            while there are none.
         seconds_left: with as many workers as there are now; None where there are none.
         workers: node → workers that have a unit.
     """
@@ -85,7 +88,10 @@ class Overview:
     workers: dict[str, int]
 
     def count(self, kind: str, *states: State) -> int:
-        """Return how many units of a kind are in one of these states; in any where none is named."""
+        """Return how many units of a kind are in one of these states.
+
+        In any where none is named.
+        """
         return sum(unit.kind == kind and (not states or unit.state in states) for unit in self.units)
 
     @property
@@ -100,7 +106,10 @@ class Overview:
 
 
 def overview(experiment: Experiment) -> Overview:
-    """Return how far the last sweep of an experiment is. Raises RecordError where there was none."""
+    """Return how far the last sweep of an experiment is.
+
+    Raises RecordError where there was none.
+    """
     return StatusReader(experiment).read()
 
 
@@ -260,7 +269,10 @@ def _running(unit: UnitState) -> tuple[str, ...]:
 
 
 def section(title: str, rows: Sequence[tuple[str, ...]], limit: int) -> list[str]:
-    """Return a title and aligned rows, at most so many, after an empty line; nothing where there are none."""
+    """Return a title and aligned rows, at most so many, after an empty line.
+
+    Nothing where there are none.
+    """
     more = [f"  … and {len(rows) - limit} more"] if len(rows) > limit else []
     return ["", title, *aligned(rows[:limit]), *more] if rows else []
 

@@ -11,7 +11,8 @@ from harness.run.preparation import Prepared
 from harness.sweep.axes import Asked
 
 ROWS_OF_EVALUATION = 512
-"""Rows of training that one evaluation of all suites costs about as much as; only to put the longest first."""
+"""Rows of training that one evaluation of all suites costs about as much as; only to put the
+longest first."""
 
 FIXED_PARAMETERS = 1_000_000
 """Below about this size a run's cost no longer falls with its model's."""
@@ -22,7 +23,8 @@ def units_of(asked: Sequence[tuple[Asked, Prepared]], known_baselines: Mapping[s
 
     Args:
         asked: every run with its preparation.
-        known_baselines: keys of recorded baselines, each with whether it is complete: what is complete needs no unit.
+        known_baselines: keys of recorded baselines, each with whether it is complete: what is
+            complete needs no unit.
     """
     runs: dict[str, Unit] = {}
     baselines: dict[str, Unit] = {}

@@ -1,7 +1,8 @@
 """A worker: a warm process that carries out units, one after another, and tells by its claims how far it is.
 
-Being killed is not failing: the claim is then followed by another. An exception is recorded with its traceback, and ``TRIES`` of them
-make a run failed. A full disk is waited for. Asked to stop, a worker saves what it has, gives its unit back and leaves.
+Being killed is not failing: the claim is then followed by another. An exception is recorded with
+its traceback, and ``TRIES`` of them make a run failed. A full disk is waited for. Asked to stop, a
+worker saves what it has, gives its unit back and leaves.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from harness.sweep.states import MEASURED_IN_PART, UnitStates
 
 Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost", "died"]
 """How it went with a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living process has it. ``lost``: another
-process has followed, since this one was too late with its heartbeats. ``died``: a process that trains beside this one was killed."""
+process has followed, since this one was too late with its heartbeats. ``died``: a process that
+trains beside this one was killed."""
 
 WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
 
@@ -103,7 +105,9 @@ class Worker:
     held: Held | None = None
 
     def carry_out(self, unit: Unit) -> tuple[Outcome, str]:
-        """Do what is missing of a unit, unless a living process has it; never raises but for KeyboardInterrupt.
+        """Do what is missing of a unit, unless a living process has it.
+
+        Never raises but for KeyboardInterrupt.
 
         Returns:
             How it went, and the reason where that was not well.
@@ -225,7 +229,10 @@ class Worker:
         return tries
 
     def _described(self, unit: Unit) -> tuple[dict[str, object], dict[str, object]]:
-        """Return labels and configuration for the record of a failure; empty where it is the configuration that fails."""
+        """Return labels and configuration for the record of a failure.
+
+        Empty where it is the configuration that fails.
+        """
         try:
             config = plain(composition.compose(unit.overrides))
         except Exception:  # noqa: BLE001 - the failure that is being recorded says it
@@ -306,7 +313,9 @@ def came_to_nothing(unit: Unit, outcome: str, states: UnitStates) -> bool:
 
 
 def carry_out_one(name: str, overrides: Sequence[str]) -> str:
-    """Carry out one unit: what a job of any Hydra launcher does. Never raises but for KeyboardInterrupt.
+    """Carry out one unit: what a job of any Hydra launcher does.
+
+    Never raises but for KeyboardInterrupt.
 
     Args:
         name: ``SWEEP/UNIT``, their ids.

@@ -4,7 +4,8 @@
       state.safetensors    weight/<parameter>, optimizer/<parameter>/<moment>, streams/<rank>/<stream>
       state.json           what was counted, and the hash of the other file; written last
 
-No fsync: a state that a power cut damages is known by its hash, and costs the time since an earlier one, never a number.
+No fsync: a state that a power cut damages is known by its hash, and costs the time since an earlier
+one, never a number.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Counts:
         nats, tokens: loss and supervised tokens since then.
         flops, seconds: of training from the start, what happens at stops left out.
         micro_batch_rows: as used.
-        penalty: sum of the penalties of the steps since ``since``; ``generated``: tokens written in training from the start.
-        read: tokens that a reference and a judge read in training from the start; ``trained``, ``supervised``: of rewarded answers.
+        penalty: sum of the penalties of the steps since ``since``; ``generated``: tokens written in
+            training from the start.
+        read: tokens that a reference and a judge read in training from the start; ``trained``,
+            ``supervised``: of rewarded answers.
     """
 
     step: int = 0
@@ -86,7 +89,10 @@ def tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer, streams: S
 
 
 def restore(model: PreTrainedModel, optimizer: torch.optim.Optimizer, state: Checkpoint) -> None:
-    """Put weights and moments where they were, and let go of them in the state; the parameters stay the same objects."""
+    """Put weights and moments where they were, and let go of them in the state.
+
+    The parameters stay the same objects.
+    """
     import torch
 
     moments: dict[str, dict[str, torch.Tensor]] = {}
@@ -121,7 +127,10 @@ def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The states of one run on disk. One alone is of use, the newest; an older one goes when a newer one is complete."""
+    """The states of one run on disk.
+
+    One alone is of use, the newest; an older one goes when a newer one is complete.
+    """
 
     experiment: Experiment
     run_id: str
@@ -167,7 +176,10 @@ def _write(folder: Path, state: Checkpoint) -> None:
 
 
 def _read_counts(folder: Path) -> tuple[Counts, str] | None:
-    """Return the counts and the other file's hash; None for what is damaged or of another format."""
+    """Return the counts and the other file's hash.
+
+    None for what is damaged or of another format.
+    """
     try:
         values: dict[str, Any] = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:

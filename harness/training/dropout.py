@@ -20,10 +20,13 @@ ADAPTERS = ".lora_dropout."
 
 @contextmanager
 def dropping(model: PreTrainedModel, rate: float) -> Iterator[None]:
-    """Drop at one rate wherever the model can drop, for a block; afterwards the model's own rates are back.
+    """Drop at one rate wherever the model can drop, for a block.
 
-    What can drop is the family's choice: gpt2 and pythia drop embeddings, hidden states and attention weights; llama, qwen and olmo have
-    attention weights alone. What an adapter drops is the tuning's own, and left alone.
+    Afterwards the model's own rates are back.
+
+    What can drop is the family's choice: gpt2 and pythia drop embeddings, hidden states and
+    attention weights; llama, qwen and olmo have attention weights alone. What an adapter drops is
+    the tuning's own, and left alone.
 
     Args:
         model: in training mode it drops, in evaluation mode never.

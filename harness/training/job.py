@@ -31,7 +31,8 @@ class Job:
     Attributes:
         steps, anchor: the examples of each optimizer step, and those that a penalty may draw on.
         stops: step → volume.
-        states: where states of training lie; ``first``: the step to go on from, 0 for the beginning.
+        states: where states of training lie; ``first``: the step to go on from, 0 for the
+            beginning.
         restarts: steps after which a stage begins, see ``harness.training.loop.train``.
     """
 
@@ -65,7 +66,10 @@ class Job:
         progress: Progress,
         group: ProcessGroup,
     ) -> None:
-        """Train in place, see ``harness.training.loop.train``; ``base`` holds the start weights on the CPU."""
+        """Train in place, see ``harness.training.loop.train``.
+
+        ``base`` holds the start weights on the CPU.
+        """
         from harness.training.loop import train
 
         train(

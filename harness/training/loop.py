@@ -1,9 +1,10 @@
 """The one place that trains: steps of examples in, a moved model out, with stops at the volumes.
 
-The loop is transformers.Trainer's (or the one of a class derived from it that the objective names), accelerate's DistributedDataParallel
-around it where several processes train. ``StepTrainer`` (harness.training.step) adds the penalty, exact micro-batches and autocast; ``_Stops``
-calls back at the volumes, and saves the state of training there, every now and then, and when the work is interrupted. Weights and
-optimizer are float32 always.
+The loop is transformers.Trainer's (or the one of a class derived from it that the objective names),
+accelerate's DistributedDataParallel around it where several processes train. ``StepTrainer``
+(harness.training.step) adds the penalty, exact micro-batches and autocast; ``_Stops`` calls back at
+the volumes, and saves the state of training there, every now and then, and when the work is
+interrupted. Weights and optimizer are float32 always.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ SECONDS_BETWEEN_STATES = 600.0
 """Of training: what is lost at most when a process is killed without a word."""
 
 PATIENCE_SECONDS = 24 * 60 * 60
-"""How long processes that train together wait for each other, such as for rank 0 while it evaluates."""
+"""How long processes that train together wait for each other, such as for rank 0 while it
+evaluates."""
 
 OnState = Callable[[Checkpoint], None]
 
@@ -56,15 +58,20 @@ class Stop:
     Attributes:
         step: optimizer steps done.
         volume: as asked for in ``stops``.
-        train_loss: since the stop before, without any penalty; None if there was nothing to learn. Of an objective that learns tokens: mean
-            nats per supervised token. Pairs: the mean of the loss of a pair, in nats. Rewards: minus the mean reward of an answer, for the
-            loss itself says nothing, its gradient alone does.
-        flops: so far, as transformers estimates them: 6 · tokens (padding included) · parameters that are no embedding.
+        train_loss: since the stop before, without any penalty; None if there was nothing to learn.
+            Of an objective that learns tokens: mean nats per supervised token. Pairs: the mean of
+            the loss of a pair, in nats. Rewards: minus the mean reward of an answer, for the loss
+            itself says nothing, its gradient alone does.
+        flops: so far, as transformers estimates them: 6 · tokens (padding included) · parameters
+            that are no embedding.
         wall_seconds: of training so far; what happens in ``on_stop`` is not counted.
-        penalty: mean of what the penalty added to the loss of a step since the stop before; None without a penalty.
+        penalty: mean of what the penalty added to the loss of a step since the stop before; None
+            without a penalty.
         generated_tokens: that the model wrote in training so far.
-        read_tokens: of forward passes beside training's own and beside writing so far: of a reference, of a judge.
-        trained_tokens, supervised_tokens: of rewarded answers so far, prompts included, and those with a loss; 0 where rows are learned.
+        read_tokens: of forward passes beside training's own and beside writing so far: of a
+            reference, of a judge.
+        trained_tokens, supervised_tokens: of rewarded answers so far, prompts included, and those
+            with a loss; 0 where rows are learned.
     """
 
     step: int
@@ -100,8 +107,8 @@ def train(
 ) -> None:
     """Train a model in place, one optimizer step an entry of ``steps``, in that order.
 
-    The loss of a step is the mean over all its supervised tokens, however it is split into micro-batches and among processes, plus the
-    penalty once.
+    The loss of a step is the mean over all its supervised tokens, however it is split into
+    micro-batches and among processes, plus the penalty once.
 
     Args:
         model: prepared by the tuning, in float32, on its device; left in evaluation mode.
@@ -111,20 +118,25 @@ def train(
         training: optimizer, schedule and micro-batches.
         resolved: learning rate, dtype, threads, device and row length.
         stops: step → volume.
-        on_stop: called after those steps with the live model in evaluation mode. It may draw from and seed the global streams.
+        on_stop: called after those steps with the live model in evaluation mode. It may draw from
+            and seed the global streams.
         seed: of everything that is random in training (dropout).
         pad_id: to pad with.
-        progress: advanced by one a step, and by as many as were done before. Interrupted, the state is saved at the end of the step.
-        start: a state to go on from, to the last bit; a stop at its step is still to be made. None begins.
-        on_state: takes each state that is worth saving; its tensors are live, to be written at once.
-        group: of processes that train together; all call this with the same arguments, but rank 0 alone is told of states.
-        restarts: steps, counted as in ``stops``, after which the optimizer forgets its moments and the rate warms up again: where a stage
-            ends and the next begins.
+        progress: advanced by one a step, and by as many as were done before. Interrupted, the state
+            is saved at the end of the step.
+        start: a state to go on from, to the last bit; a stop at its step is still to be made. None
+            begins.
+        on_state: takes each state that is worth saving; its tensors are live, to be written at
+            once.
+        group: of processes that train together; all call this with the same arguments, but rank 0
+            alone is told of states.
+        restarts: steps, counted as in ``stops``, after which the optimizer forgets its moments and
+            the rate warms up again: where a stage ends and the next begins.
         learning: what objectives that learn pairs or rewards need; they train in one process.
 
     Raises:
-        TrainingError: for a loss that is no finite number, at the step where it appears, before the weights take it up; for dropout in a
-            model that has none.
+        TrainingError: for a loss that is no finite number, at the step where it appears, before the
+            weights take it up; for dropout in a model that has none.
         OutOfMemory: where memory does not suffice; the model is then of no more use.
         Interrupted: as progress does.
     """
@@ -154,7 +166,8 @@ def train(
             return Work([], 0, step)  # written when the step is taken, by the model as it then stands; batches are collated one ahead
         if objective.learns == "pairs":
             return pair_work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows)
-        # Collated as a whole and then split, so that packing does not depend on the size of micro-batches.
+        # Collated as a whole and then split, so that packing does not depend on the size of
+        # micro-batches.
         return work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows, group)
 
     tidied = _tidied(model, optimizer, training, resolved.threads)
@@ -190,8 +203,9 @@ def train(
 def rate_multiplier(step: int, steps: int, training: Training, restarts: Sequence[int] = ()) -> float:
     """Return the learning rate of a step as a share of its peak.
 
-    min(1, rows seen / warmup_rows) · decay: the rows of the step itself are seen, and decay goes from 1 at the first step towards
-    ``decay_floor`` after the last. ``step`` counts from 0; rows seen count from the last of ``restarts``.
+    min(1, rows seen / warmup_rows) · decay: the rows of the step itself are seen, and decay goes
+    from 1 at the first step towards ``decay_floor`` after the last. ``step`` counts from 0; rows
+    seen count from the last of ``restarts``.
     """
     done = step / steps
     decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[training.decay]
@@ -379,7 +393,10 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
 
 @contextmanager
 def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: Training, threads: int) -> Iterator[None]:
-    """Train on so many threads; afterwards put back what belongs to the caller, and let go of the memory."""
+    """Train on so many threads.
+
+    Afterwards put back what belongs to the caller, and let go of the memory.
+    """
     before, plain = torch.get_num_threads(), cast(Any, model)
     torch.set_num_threads(threads)
     try:
@@ -389,7 +406,8 @@ def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: 
         if training.gradient_checkpointing:
             plain.activation_checkpointing_disable()
         plain.eval()
-        # The schedule ties the optimizer into a reference cycle: gradients and moments, three times the weights, would stay for long.
+        # The schedule ties the optimizer into a reference cycle: gradients and moments, three times
+        # the weights, would stay for long.
         optimizer.zero_grad()
         optimizer.state.clear()
         optimizer.param_groups.clear()

@@ -1,8 +1,10 @@
 """One run trained by several processes of a machine, each on its share of every step's rows, one GPU each where there are GPUs.
 
-Rank 0 is the process that carries out the run. For the time of its training it starts the others (``python -m harness.training.processes``), which load
-the same model and train with it; when it stops at a volume, they wait. What they are to do comes through their standard input, which
-stays open: its end, however rank 0 ends, is theirs. So that this holds while they import what they need, this module imports nothing heavy.
+Rank 0 is the process that carries out the run. For the time of its training it starts the others
+(``python -m harness.training.processes``), which load the same model and train with it; when it
+stops at a volume, they wait. What they are to do comes through their standard input, which stays
+open: its end, however rank 0 ends, is theirs. So that this holds while they import what they need,
+this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ class DistributedProcess:
 
 @contextmanager
 def joined(job: Job) -> Iterator[ProcessGroup]:
-    """Start the other processes of a run's training, as rank 0, and end them afterwards; nothing to do where one process is all.
+    """Start the other processes of a run's training, as rank 0, and end them afterwards.
+
+    Nothing to do where one process is all.
 
     Raises:
         TrainingError: in one line, if one of them ends early; OutOfMemory if for lack of memory.
@@ -222,7 +226,10 @@ class _Helper:
 
 
 def _require_alive(helpers: Sequence[_Helper], patience: float = 0.0) -> None:
-    """Raise what ended a process; look again for so many seconds, since its connections close a moment before it is gone."""
+    """Raise what ended a process.
+
+    Look again for so many seconds, since its connections close a moment before it is gone.
+    """
     until = time.monotonic() + patience
     while True:
         for helper in helpers:

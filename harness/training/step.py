@@ -34,11 +34,15 @@ Streams = Mapping[str, torch.Tensor]
 
 ANNOUNCING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK")
 OTHERS = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK")
-"""Variables from which accelerate, and so a Trainer, tells whether it is one of several; MPI sets some of them for every process."""
+"""Variables from which accelerate, and so a Trainer, tells whether it is one of several; MPI
+sets some of them for every process."""
 
 
 class ProcessGroup(Protocol):
-    """The processes that train one run together, each on its share of a step's rows. Rank 0 evaluates and records."""
+    """The processes that train one run together, each on its share of a step's rows.
+
+    Rank 0 evaluates and records.
+    """
 
     @property
     def rank(self) -> int:
@@ -98,9 +102,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 class Meter:
     """What is counted: ``nats`` and ``tokens`` since the stop at step ``since``, ``flops`` and ``seconds`` from the start.
 
-    ``penalty`` sums the penalties of the steps since ``since``, ``generated`` the tokens written in training from the start, ``read`` those
-    that a reference and a judge read, ``trained`` and ``supervised`` those of rewarded answers.
-    ``step_nats`` and ``step_flops`` are this process's share of the step under way.
+    ``penalty`` sums the penalties of the steps since ``since``, ``generated`` the tokens written in
+    training from the start, ``read`` those that a reference and a judge read, ``trained`` and
+    ``supervised`` those of rewarded answers. ``step_nats`` and ``step_flops`` are this process's
+    share of the step under way.
     """
 
     since: int = 0
@@ -148,18 +153,23 @@ def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> t
     """Return the cross-entropy of the next token in nats, summed over targets and divided by ``num_items_in_batch``.
 
     Args:
-        outputs: with ``logits`` (S, T, V); logits at position t are compared with the label at t + 1.
+        outputs: with ``logits`` (S, T, V); logits at position t are compared with the label at t +
+            1.
         labels: (S, T), -100 for no target.
-        num_items_in_batch: the targets of the whole optimizer step, of which this may be a micro-batch.
+        num_items_in_batch: the targets of the whole optimizer step, of which this may be a
+            micro-batch.
     """
     logits = outputs.logits
     return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=cast(torch.Tensor, num_items_in_batch))
 
 
 def share(batch: Batch, rank: int, size: int) -> Batch:
-    """Return a process's share of a batch, sequences in a row, cut to their longest; of none, two tokens that teach nothing.
+    """Return a process's share of a batch, sequences in a row, cut to their longest.
 
-    Whoever has nothing to learn takes part all the same: the processes average their gradients, and wait for each other to do it.
+    Of none, two tokens that teach nothing.
+
+    Whoever has nothing to learn takes part all the same: the processes average their gradients, and
+    wait for each other to do it.
     """
     if size == 1:
         return batch
@@ -189,11 +199,15 @@ class Work(NamedTuple):
 
     Attributes:
         targets: what the loss is a mean over: supervised tokens, pairs, or answers.
-        nats: what is counted as the step's loss in place of the loss itself: minus its rewards; None counts the loss.
-        read: tokens of forward passes of the live model beside those that learn: of a reference, of a sampler.
+        nats: what is counted as the step's loss in place of the loss itself: minus its rewards;
+            None counts the loss.
+        read: tokens of forward passes of the live model beside those that learn: of a reference, of
+            a sampler.
         generated: tokens written for it.
-        extra: tokens of forward passes beside those that learn and those that write: of a reference, of a judge.
-        trained, supervised: tokens of rewarded answers, prompts included, and those with a loss; 0 where the rows themselves are learned.
+        extra: tokens of forward passes beside those that learn and those that write: of a
+            reference, of a judge.
+        trained, supervised: tokens of rewarded answers, prompts included, and those with a loss; 0
+            where the rows themselves are learned.
     """
 
     parts: list[Batch]
@@ -214,7 +228,10 @@ def work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessGroup) 
 
 
 def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
-    """Return a step of pairs, of which ``batch`` holds both answers one after the other; the start model reads them too."""
+    """Return a step of pairs, of which ``batch`` holds both answers one after the other.
+
+    The start model reads them too.
+    """
     parts = split(batch, None if micro_rows is None else 2 * micro_rows)
     read = int(batch["attention_mask"].sum())
     return Work(parts, batch["input_ids"].shape[0] // 2, step, read=read, extra=read)
@@ -238,9 +255,10 @@ def reward_work(answers: Rollouts, step: Step, micro_answers: int | None) -> Wor
 class StepTrainer(_Base):
     """What the harness adds to a Trainer: the penalty, micro-batches, autocast, and an eye on the loss.
 
-    Autocast is entered here rather than through TrainingArguments, which would wrap the live model's forward, and so change the
-    evaluations at the stops. Several processes average their gradients (accelerate's DistributedDataParallel), so each takes its
-    share of the loss that many times; every one adds the whole penalty.
+    Autocast is entered here rather than through TrainingArguments, which would wrap the live
+    model's forward, and so change the evaluations at the stops. Several processes average their
+    gradients (accelerate's DistributedDataParallel), so each takes its share of the loss that many
+    times; every one adds the whole penalty.
     """
 
     def __init__(
@@ -257,18 +275,25 @@ class StepTrainer(_Base):
         super().__init__(**arguments)
         self.rolled_out = rolled_out
         self._done: Work | None = None
-        # A Trainer begins by collecting garbage, through all that was ever imported: a quarter of a second, and there is none yet.
+        # A Trainer begins by collecting garbage, through all that was ever imported: a quarter of a
+        # second, and there is none yet.
         cast(Any, self.accelerator).free_memory = lambda *objects: list(objects)
         self.penalty, self.half, self.meter, self.group, self.first = penalty, half, meter, group, first
         self._penalty_due: Step | None = None
         self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the steps in order, one at a time; the Trainer's own loader would shuffle and batch them."""
+        """Return the steps in order, one at a time.
+
+        The Trainer's own loader would shuffle and batch them.
+        """
         return DataLoader(cast(Any, self.train_dataset), batch_size=None, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
+        """Run forward and backward for the micro-batches of one optimizer step.
+
+        Return the step's loss.
+        """
         done: Work = inputs if self.rolled_out is None else self.rolled_out(inputs.step)
         self._done, self._penalty_due = done, done.step
         self.meter.step_nats += done.nats or 0.0

@@ -60,7 +60,8 @@ class Trajectory:
         """Train; where memory runs out, go on from the newest state with half the micro-batch.
 
         Raises:
-            TrainingError: as ``harness.training.loop.train`` does; OutOfMemory where single rows are too much.
+            TrainingError: as ``harness.training.loop.train`` does; OutOfMemory where single rows
+                are too much.
             Interrupted: with the state saved.
         """
         while True:
@@ -80,7 +81,8 @@ class Trajectory:
     def _newest_state(self) -> Checkpoint | None:
         """Return the newest state that leaves out no point that is missing, and set the job to go on from there.
 
-        Losses are means since the point before, so a state that counts from another one is of use only where its point stands.
+        Losses are means since the point before, so a state that counts from another one is of use
+        only where its point stands.
         """
         stops = self.job.stops
         standing = {step for step, volume in stops.items() if self.stands(volume)}
@@ -114,7 +116,10 @@ class Trajectory:
             self.progress.advance(step)
 
     def _halve(self, lack: OutOfMemory) -> None:
-        """Halve the micro-batch, the rows of a step stay as they are. Raises what it is given where that is not possible."""
+        """Halve the micro-batch, the rows of a step stay as they are.
+
+        Raises what it is given where that is not possible.
+        """
         training = self.job.training
         rows = training.micro_batch_rows or math.ceil(training.batch_rows / self.job.resolved.processes)
         if rows == 1:

@@ -1,9 +1,11 @@
 """TRL's losses inside the harness's own loop: the only module that knows TRL.
 
-What is TRL's: the loss of DPOTrainer and of GRPOTrainer, from log-probabilities that are worked out in slices of rows. What is not: their
-way of building a trainer, which reads data sets anew, adds an adapter, writes into the model's config, replaces its ``forward``, reports
-to a server. So ``__init__`` here is a plain Trainer's, and each value that a loss reads is set beside it, by the names of TRL 1.16
-(pyproject.toml bounds the version). The fused head is on the model while a loss is worked out, and off afterwards.
+What is TRL's: the loss of DPOTrainer and of GRPOTrainer, from log-probabilities that are worked out
+in slices of rows. What is not: their way of building a trainer, which reads data sets anew, adds an
+adapter, writes into the model's config, replaces its ``forward``, reports to a server. So
+``__init__`` here is a plain Trainer's, and each value that a loss reads is set beside it, by the
+names of TRL 1.16 (pyproject.toml bounds the version). The fused head is on the model while a loss
+is worked out, and off afterwards.
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ class Rollouts:
     """What the model wrote in one step, and what it is worth.
 
     Attributes:
-        batch: ``input_ids``, ``attention_mask``, ``labels`` (S, T), padded on the right; ``advantages`` and ``answer_tokens`` (S, 1).
+        batch: ``input_ids``, ``attention_mask``, ``labels`` (S, T), padded on the right;
+            ``advantages`` and ``answer_tokens`` (S, 1).
         rewards: of each answer.
         generated: tokens written.
-        read: tokens of forward passes of the live model beside training's own: those that wrote, and a reference's.
-        extra: tokens of forward passes beside training's own and beside writing: a reference's and a judge's.
+        read: tokens of forward passes of the live model beside training's own: those that wrote,
+            and a reference's.
+        extra: tokens of forward passes beside training's own and beside writing: a reference's and
+            a judge's.
     """
 
     batch: dict[str, torch.Tensor]
@@ -62,7 +67,10 @@ class Rollouts:
 
 @contextmanager
 def fused_head(model: Any, temperature: float = 1.0) -> Iterator[None]:
-    """Let a model answer ``fused_lm_head=True`` with log-probabilities, for a block; afterwards its ``forward`` is its own."""
+    """Let a model answer ``fused_lm_head=True`` with log-probabilities, for a block.
+
+    Afterwards its ``forward`` is its own.
+    """
     from trl.trainer.utils import add_fused_lm_head
 
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -117,7 +125,8 @@ def _learner() -> type[Any]:
         def reference(self, batch: Any, labels: torch.Tensor) -> torch.Tensor:
             """Return the log-probabilities of labels under the start model, (S, T - 1), without dropout.
 
-            A region of autocast of its own keeps no weight that it has cast, and sees none that was cast before.
+            A region of autocast of its own keeps no weight that it has cast, and sees none that was
+            cast before.
             """
             model: Any = self.model  # type: ignore[attr-defined]
             kind = model.device.type
@@ -140,7 +149,8 @@ def _learner() -> type[Any]:
 def pair_trainer(beta: float) -> type[Trainer]:
     """Return a Trainer that learns from pairs by the loss of TRL's DPOTrainer.
 
-    Its batches hold, of (S, T), the better and the worse answer of each pair in turn; ``num_items_in_batch`` is the pairs of the step.
+    Its batches hold, of (S, T), the better and the worse answer of each pair in turn;
+    ``num_items_in_batch`` is the pairs of the step.
     """
     import torch
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -179,7 +189,8 @@ def reward_trainer(*, beta: float, temperature: float, loss_type: str, clip: flo
     class RewardTrainer(_learner(), GRPOTrainer):  # type: ignore[misc]
         """Prompt and answer stand side by side, padded on the right alone, so that a token's place is its own whatever the batch.
 
-        TRL pads prompts on the left; here the first token alone is its prompt, and what else is no answer is masked by name.
+        TRL pads prompts on the left; here the first token alone is its prompt, and what else is no
+        answer is masked by name.
         """
 
         def __init__(self, **arguments: Any) -> None:
@@ -204,11 +215,13 @@ def reward_trainer(*, beta: float, temperature: float, loss_type: str, clip: flo
                 "num_items_in_batch": inputs["answer_tokens"][0, 0],
             }
             if beta:
-                # Also where no answer stands: TRL takes the exponential of the difference before it masks, and 0 · infinity is no number.
+                # Also where no answer stands: TRL takes the exponential of the difference before it
+                # masks, and 0 · infinity is no number.
                 batch["ref_per_token_logps"] = self.reference(inputs, ids.masked_fill(attention == 0, NO_LOSS))
             compute: Any = self._compute_loss
             loss = compute(model, batch)
-            # TRL's dapo divides by the tokens of the whole step already; the others are means over the sequences they are given.
+            # TRL's dapo divides by the tokens of the whole step already; the others are means over
+            # the sequences they are given.
             return loss if loss_type == "dapo" else loss * (ids.shape[0] / num_items_in_batch)
 
     return RewardTrainer
@@ -239,7 +252,8 @@ def stacked(answers: Sequence[tuple[Sequence[int], Sequence[int]]], advantages: 
 def advantages_of(rewards: Sequence[float], group: int, *, scaled: bool) -> list[float]:
     """Return how much better than its group each answer is: r - mean, over (standard deviation + 1e-4) where scaled, as TRL has it.
 
-    A group whose rewards are equal has none: what float32 leaves of r - mean there is rounding, which the division would make large.
+    A group whose rewards are equal has none: what float32 leaves of r - mean there is rounding,
+    which the division would make large.
 
     Args:
         rewards: of the answers, those to one prompt side by side.

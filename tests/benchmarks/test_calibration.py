@@ -11,7 +11,8 @@ from harness.core.seeds import stream
 
 ERRORS = 3.5
 """Monte-Carlo standard errors beyond a bound at which a short calibration fails: with some twenty numbers of 20 to 100 experiments each, a
-right analysis would fail once in a thousand changes of the code; one that covers 61% where 93% are promised fails every time."""
+right analysis would fail once in a thousand changes of the code; one that covers 61% where 93% are
+promised fails every time."""
 
 
 @pytest.mark.parametrize("world", [World(), World(cluster=4), World(seeds=0.4), World(alike=1.0, kept=0.5)])

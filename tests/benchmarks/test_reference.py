@@ -73,7 +73,10 @@ def test_the_same_sweep_agrees_with_itself_where_nothing_varies() -> None:
 
 @pytest.mark.parametrize(("wrong", "holds"), [(0, True), (2, True), (3, False)])
 def test_one_in_twenty_may_disagree(wrong: int, holds: bool) -> None:
-    """Of 59 findings two, since 5% are 2.95; a third fails the comparison, and each is named with both of its intervals."""
+    """Of 59 findings two, since 5% are 2.95.
+
+    A third fails the comparison, and each is named with both of its intervals.
+    """
     fresh = [*many(59)[wrong:], *many(wrong, delta=0.2)]
     found = compare(frame(many(59)), frame(fresh))
     assert (len(found.compared), found.allowed, len(found.disagree), found.holds) == (59, 2, wrong, holds)
@@ -129,7 +132,10 @@ def test_two_findings_of_one_name_and_an_absent_column_are_refused() -> None:
 def test_what_is_written_is_a_reference_that_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Findings, small figures and where they come from; the same sweep agrees with it, one that lost half as much again does not."""
+    """Findings, small figures and where they come from.
+
+    The same sweep agrees with it, one that lost half as much again does not.
+    """
     report, place = tmp_path / "report", tmp_path / "reference"
     (report / "figures").mkdir(parents=True)
     (report / "figures" / "small.png").write_bytes(b"x" * 10)

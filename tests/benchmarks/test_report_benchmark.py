@@ -26,7 +26,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 
 
 def test_the_fabricated_experiment_is_one_that_the_harness_could_have_written(built: Built) -> None:
-    """Every run is current and has its own labels, its four points and both suites; what is declared stands in the manifest."""
+    """Every run is current and has its own labels, its four points and both suites.
+
+    What is declared stands in the manifest.
+    """
     experiment, _, whole = built
     assert len(whole) == 3
     found = table(experiment)
@@ -42,7 +45,10 @@ def test_the_fabricated_experiment_is_one_that_the_harness_could_have_written(bu
 
 
 def test_what_is_kept_of_a_copy_follows_from_its_items(built: Built, tmp_path: Path) -> None:
-    """Worked out again, it is the same; where one number of one summary is another, the check says so."""
+    """Worked out again, it is the same.
+
+    Where one number of one summary is another, the check says so.
+    """
     original, chosen, whole = built
     shutil.copytree(original.folder, tmp_path / report.NAME)
     experiment = Experiment(tmp_path / report.NAME)

@@ -24,7 +24,10 @@ MEGA = 1_000_000
 
 
 def test_a_sample_has_every_model_and_tuning_and_rotates_volumes_and_seeds() -> None:
-    """Four of 36 points are the four arms; eight are each twice, with another volume and seed, and every volume is there."""
+    """Four of 36 points are the four arms.
+
+    Eight are each twice, with another volume and seed, and every volume is there.
+    """
     four, eight = sample(POINTS, 4), sample(POINTS, 8)
     arms = {(point.model, point.tuning) for point in POINTS}
     assert {(point.model, point.tuning) for point in four} == arms
@@ -65,7 +68,10 @@ def test_scaling_all_points_is_their_sum() -> None:
 
 
 def test_the_clever_loop_evaluates_each_model_before_once() -> None:
-    """36 points at 3 + 5 + 4 s are 432 s; with `before` once for each of two models, 36 x 9 + 2 x 3 = 330 s."""
+    """36 points at 3 + 5 + 4 s are 432 s.
+
+    With `before` once for each of two models, 36 x 9 + 2 x 3 = 330 s.
+    """
     parts = {point: Parts(Cost(3, 3, 1), Cost(5, 5, 2), Cost(4, 4, 1)) for point in sample(POINTS, 4)}
     assert plain_loop(parts, POINTS) == Cost(432.0, 432.0, 2)
     assert clever_loop(parts, POINTS) == Cost(330.0, 330.0, 2)

@@ -81,7 +81,10 @@ def open_page(browser: Browser) -> Iterator[Any]:
 
 
 def test_the_page_loads_without_an_error_or_a_request(report: Path, open_page: Any) -> None:
-    """Nothing on the console, and nothing is asked for but the file itself; every figure is drawn."""
+    """Nothing on the console, and nothing is asked for but the file itself.
+
+    Every figure is drawn.
+    """
     here = open_page(report)
     assert here.said == []
     assert here.asked == [report.as_uri()]
@@ -91,7 +94,10 @@ def test_the_page_loads_without_an_error_or_a_request(report: Path, open_page: A
 
 
 def test_a_search_narrows_the_items(report: Path, open_page: Any) -> None:
-    """Words and choices narrow what is listed; the count says how much is left; an absent word leaves nothing."""
+    """Words and choices narrow what is listed.
+
+    The count says how much is left; an absent word leaves nothing.
+    """
     page = open_page(report).page
     count = page.locator("[data-part=count]")
     total = int(re.match(r"(\d+) of (\d+) items match", count.inner_text())[2])  # type: ignore[index]
@@ -155,7 +161,10 @@ def test_the_page_prints(report: Path, open_page: Any) -> None:
 
 @pytest.mark.parametrize("width", [320, 360, 390, 768, 1280])
 def test_no_width_scrolls_sideways(report: Path, open_page: Any, width: int) -> None:
-    """Wide tables scroll within themselves, the page does not; texts of figures stay legible (9 px and more)."""
+    """Wide tables scroll within themselves, the page does not.
+
+    Texts of figures stay legible (9 px and more).
+    """
     page = open_page(report, width=width).page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.evaluate(

@@ -92,7 +92,11 @@ def test_two_coordinators_at_once(tmp_path: Path, undisturbed: dict[str, Any]) -
 
 
 def finish(sweep: Sweep) -> int:
-    """Let a sweep end; runs that died three times at one place by chance are failed then, and tried again by the same command."""
+    """Let a sweep end.
+
+    Runs that died three times at one place by chance are failed then, and tried again by the same
+    command.
+    """
     for _ in range(3):
         if (code := sweep.finish()) == 0:
             return code

@@ -60,7 +60,10 @@ SWEEP = ["-m", "experiment=smoke", "tuning=lora", "tuning.rank=2,4", "anchor=tin
 
 
 def test_a_launcher_carries_one_job_a_unit_baselines_first(done: Done, hydra: Path) -> None:
-    """Two models by two ranks and one volume 0; a job composes to its unit's run, under its unit's name, digits and all."""
+    """Two models by two ranks and one volume 0.
+
+    A job composes to its unit's run, under its unit's name, digits and all.
+    """
     hydra_app.main(SWEEP)
     assert [name for name, _ in done] == ["baseline-ab", *(f"12e45{number:07d}" for number in range(4))]
     expected = [asked.config for asked in expand(SWEEP[1:]).asked]
@@ -125,7 +128,10 @@ def test_an_error_while_a_sweep_is_planned_is_one_line(
 
 
 def test_without_m_it_is_harness_run(hydra: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same overrides, those of defaults that no yaml lists too; its exit code is the process's."""
+    """With the same overrides, those of defaults that no yaml lists too.
+
+    Its exit code is the process's.
+    """
     given: list[str] = []
 
     def run(argv: Sequence[str]) -> int:

@@ -18,7 +18,10 @@ INJECTED = ["--at", "params_total=1e6", "--at", "train_tokens=1e6"]
 
 @pytest.fixture
 def csv(tmp_path: Path) -> Path:
-    """Two sizes, two runs each, four volumes; forgetting = 0.01 √volume, and less by a third for the larger."""
+    """Two sizes, two runs each, four volumes.
+
+    Forgetting = 0.01 √volume, and less by a third for the larger.
+    """
     lines = ["rows,params,forgetting,run_id,train_tokens,inject_fraction"]
     for size, factor in ((1000, 1.0), (8000, 2 / 3)):
         for run in ("a", "b"):
@@ -83,7 +86,10 @@ def test_what_cannot_be_is_one_line(csv: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_prediction_from_a_file(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tokens follow from the rows, as 10 each; nothing was injected anywhere; both are said, and how far it is from what was fitted."""
+    """Tokens follow from the rows, as 10 each.
+
+    Nothing was injected anywhere; both are said, and how far it is from what was fitted.
+    """
     command = ["predict", csv, "--law", "injection", "--column", "volume=rows", "--at", "params_total=64_000", "--at", "volume=1024"]
     code, out, _ = said(capsys, *command, "--json")
     found = json.loads(out)

@@ -5,7 +5,8 @@ python slurm.py kill-node FOLDER N   kill -9 everything on node N, as a power cu
 python slurm.py revive-node FOLDER N start its daemon again
 python slurm.py down FOLDER          end everything that runs here
 
-`up` prints the SLURM_CONF to export. Exit codes: 0 done, 1 it did not work (the reason on standard error), 77 no Slurm can be had here.
+`up` prints the SLURM_CONF to export. Exit codes: 0 done, 1 it did not work (the reason on standard
+error), 77 no Slurm can be had here.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ NODES = ("node1", "node2")
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel"]
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
-# A node has one processor, whatever the machine has (config_overrides), and so one job. Nothing needs cgroups. A node that does not
-# answer is down some 15 seconds later and its jobs queue again. A job of `urgent` preempts one of `batch`, which has 20 seconds to leave.
+# A node has one processor, whatever the machine has (config_overrides), and so one job. Nothing
+# needs cgroups. A node that does not answer is down some 15 seconds later and its jobs queue again.
+# A job of `urgent` preempts one of `batch`, which has 20 seconds to leave.
 CONF = """\
 ClusterName=harness
 SlurmctldHost={host}(127.0.0.1)
@@ -72,7 +74,10 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=9 PreemptMode=OFF S
 
 
 def require() -> None:
-    """See to it that the programs exist, installing them where that is allowed; else exit with UNAVAILABLE and one line."""
+    """See to it that the programs exist, installing them where that is allowed.
+
+    Else exit with UNAVAILABLE and one line.
+    """
     missing = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
     if os.geteuid() != 0:
         give_up("no Slurm: its daemons need root here")
@@ -152,7 +157,8 @@ def wait_idle(folder: Path, seconds: float) -> None:
 def processes(folder: Path, node: str = "") -> list[psutil.Process]:
     """Return the processes of this cluster, or of one of its nodes: daemons first, then the steps of jobs, then what jobs run.
 
-    Killed in this order they tell the controller nothing: a step would otherwise report that its processes have ended.
+    Killed in this order they tell the controller nothing: a step would otherwise report that its
+    processes have ended.
     """
     found = [(rank, process) for process in psutil.process_iter() if (rank := rank_of(process, folder, node)) is not None]
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
@@ -161,7 +167,8 @@ def processes(folder: Path, node: str = "") -> list[psutil.Process]:
 def rank_of(process: psutil.Process, folder: Path, node: str) -> int | None:
     """Return 0 for a daemon, 1 for a step and 2 for a process of a job, where it is of this cluster (and node); else None.
 
-    A step has overwritten its environment with its title, so it is known by the log of its node, which it holds open.
+    A step has overwritten its environment with its title, so it is known by the log of its node,
+    which it holds open.
     """
     try:
         name = process.name()

@@ -12,7 +12,10 @@ from tests.support.storm import contents
 
 
 def test_a_sweep_runs_on_both_nodes(sweep: Sweep, undisturbed: dict[str, object]) -> None:
-    """One command submits two workers and returns; each node does some of the runs, with the scores of this machine alone."""
+    """One command submits two workers and returns.
+
+    Each node does some of the runs, with the scores of this machine alone.
+    """
     jobs = sweep.submit()
     assert len(jobs) == 2
     assert sweep.submit() == jobs  # the workers that are there will do it all
@@ -66,7 +69,10 @@ def test_a_preempted_job_queues_again(sweep: Sweep, undisturbed: dict[str, objec
 
 
 def test_a_cancelled_sweep_stays_cancelled_until_the_same_command(sweep: Sweep, undisturbed: dict[str, object]) -> None:
-    """After `scancel` no worker comes back by itself; the same command does the rest, and touches nothing that was there."""
+    """After `scancel` no worker comes back by itself.
+
+    The same command does the rest, and touches nothing that was there.
+    """
     sweep.submit()
     until(120, "a run that is done", lambda: any(claim.ended == "done" for claim in sweep.claims()))
     until(120, "training on node1", lambda: sweep.training_on("node1"))

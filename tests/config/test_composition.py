@@ -66,7 +66,10 @@ def test_the_target_suite_follows_the_data_where_none_is_given() -> None:
 
 
 def test_values_set_by_an_experiment_are_part_of_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 4 is not called plain lora, wherever it was set; an experiment without a name takes its file's."""
+    """Rank 4 is not called plain lora, wherever it was set.
+
+    An experiment without a name takes its file's.
+    """
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     text = "# @package _global_\n# mine\ndefaults:\n  - override /tuning: lora\ntuning:\n  rank: 4\n"

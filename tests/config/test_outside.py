@@ -105,7 +105,10 @@ def source_of(cls: str) -> str:
 
 
 def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path) -> None:
-    """Edited, or with another module that it imports edited, it is another method; other files of the package do not count."""
+    """Edited, or with another module that it imports edited, it is another method.
+
+    Other files of the package do not count.
+    """
     config = composition.compose(["mitigation=pull"])
     assert plain(config.mitigation) == {"class": "Pull", "strength": 0.25}
     first = source_of("ownpackage.pull:Pull")

@@ -34,7 +34,10 @@ def run_id(overrides: list[str], inputs: dict[str, object] | None = None, cores:
     ],
 )
 def test_names_places_and_shared_volumes_do_not_change_a_run(overrides: list[str]) -> None:
-    """Adding a volume extends a run; where it is written, how a step is cut to fit the memory and what is declared do not matter."""
+    """Adding a volume extends a run.
+
+    Where it is written, how a step is cut to fit the memory and what is declared do not matter.
+    """
     assert run_id(overrides) == run_id([])
 
 
@@ -78,7 +81,10 @@ def test_small_models_take_one_thread_and_large_ones_every_core() -> None:
 
 
 def test_a_run_takes_a_process_a_gpu_and_shares_the_cores_among_them() -> None:
-    """Four GPUs are four processes, each with a quarter of the cores, unless fewer are asked for; one without a GPU."""
+    """Four GPUs are four processes, each with a quarter of the cores, unless fewer are asked for.
+
+    One without a GPU.
+    """
     large = dataclasses.replace(FACTS, params_total=135_000_000)
 
     def found(machine: Machine, *overrides: str) -> tuple[int, int, str]:
@@ -92,7 +98,10 @@ def test_a_run_takes_a_process_a_gpu_and_shares_the_cores_among_them() -> None:
 
 
 def test_more_processes_than_rows_of_a_step_are_refused() -> None:
-    """Some would have nothing to do; said where the number is set, and where it follows from the GPUs."""
+    """Some would have nothing to do.
+
+    Said where the number is set, and where it follows from the GPUs.
+    """
     with pytest.raises(ConfigError, match="training.processes: got 9; allowed: at most training.batch_rows = 8"):
         composition.compose(["training.processes=9"])
     with pytest.raises(ConfigError, match="training.processes: got 16"):
@@ -129,7 +138,10 @@ def rate_of(*overrides: str) -> tuple[float, bool]:
 
 
 def test_pairs_and_rewards_start_from_a_tenth_of_the_rate_of_sft() -> None:
-    """What a tuning has by default is made for supervised training; a rate that is given stays what it is."""
+    """What a tuning has by default is made for supervised training.
+
+    A rate that is given stays what it is.
+    """
     supervised, _ = rate_of("data=tinyworld-skill")
     for choice in ("grpo data=tinyworld-skill", "dpo data=tinyworld-preferences", "rlaif data=tinyworld-skill"):
         assert rate_of(*f"objective={choice}".split())[0] == pytest.approx(supervised / 10)
@@ -148,7 +160,10 @@ ASKED = ["training.rate_of.data=tinyworld-people", "training.rate_of.objective=s
 
 
 def test_a_control_takes_the_rate_that_was_searched_for_its_arm() -> None:
-    """By the arm's labels in place of its own; it was not searched for the control. A rate that is given is taken all the same."""
+    """By the arm's labels in place of its own; it was not searched for the control.
+
+    A rate that is given is taken all the same.
+    """
     assert rate_of(*CONTROL, *ASKED) == (0.123, False)
     assert rate_of(*ASKED) == (0.123, True)
     assert rate_of(*CONTROL, *ASKED, "training.learning_rate=0.5") == (0.5, False)
@@ -163,7 +178,10 @@ def test_where_an_arm_has_no_searched_rate_its_control_takes_the_same_default() 
 
 
 def test_a_rate_of_what_was_never_searched_is_refused() -> None:
-    """A misspelt name would quietly give another rate than the arm's; a label that is none is refused too."""
+    """A misspelt name would quietly give another rate than the arm's.
+
+    A label that is none is refused too.
+    """
     with pytest.raises(ConfigError, match=r"training.rate_of.data: got 'tinyworld-peopel'; allowed: tinyworld-people; fix: did you mean"):
         rate_of("training.rate_of.data=tinyworld-peopel")
     with pytest.raises(ConfigError, match=r"training.rate_of: got 'date'; allowed: model, tuning, objective, data, mitigation"):

@@ -1,6 +1,7 @@
 """What every tuning, objective and mitigation must do, found by walking conf/: a new yaml is tested with no edit here.
 
-A mitigation names the field that turns it off at 0 in a ClassVar ``strength``, or the values that do in a ClassVar ``off``.
+A mitigation names the field that turns it off at 0 in a ClassVar ``strength``, or the values that
+do in a ClassVar ``off``.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ def ids(found: list[Case]) -> list[Any]:
 
 @pytest.mark.parametrize("case", ids(TRAINED))
 def test_two_steps_are_finite_and_a_step_lowers_its_own_loss(case: Case) -> None:
-    """Every pair that goes together trains, on what it was shown; of pairs and rewards their own tests say what a step does."""
+    """Every pair that goes together trains, on what it was shown.
+
+    Of pairs and rewards their own tests say what a step does.
+    """
     seen = outcome(case)
     assert all(math.isfinite(loss) for loss in seen.losses)
     assert seen.unmutated
@@ -86,7 +90,10 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(case: Ca
 
 @pytest.mark.parametrize("case", ids(WITH_MITIGATION))
 def test_a_mitigation_acts_and_turned_off_is_none(case: Case) -> None:
-    """At its default it changes the weights; turned off, they are those of ``none`` in every bit, and it costs nothing."""
+    """At its default it changes the weights.
+
+    Turned off, they are those of ``none`` in every bit, and it costs nothing.
+    """
     plain = outcome(Case(case.tuning, case.objective, case.kind, "none", case.model))
     off = outcome(case, off=True)
     assert tiny.same(off.weights, plain.weights)
@@ -159,7 +166,10 @@ def test_merged_weights_in_a_plain_model_speak_as_the_tuned_one(tuning: str, mod
 @pytest.mark.parametrize("model", tiny.MODELS)
 @pytest.mark.parametrize("tuning", names("tuning"))
 def test_a_tuned_model_computes_as_its_base_and_then_as_before(tuning: str, model: str, broken: bool) -> None:
-    """Both to the last bit, embeddings tied (llama) or not (gpt_neox), also after an error; parameters stay the same objects."""
+    """Both to the last bit, embeddings tied (llama) or not (gpt_neox), also after an error.
+
+    Parameters stay the same objects.
+    """
     trained, base, method = tuned(tuning, model)
     before, state = logits(trained), tiny.copied(trained.state_dict())
     parameters = {name: (parameter, parameter.requires_grad) for name, parameter in trained.named_parameters()}
@@ -208,7 +218,10 @@ def test_saved_weights_speak_as_the_tuned_model(tuning: str, model: str, tmp_pat
 
 @pytest.mark.parametrize("tuning", names("tuning"))
 def test_a_tuning_reports_what_it_resolved(tuning: str) -> None:
-    """Plain values, among them the number of trainable parameters; its default rate falls with size."""
+    """Plain values, among them the number of trainable parameters.
+
+    Its default rate falls with size.
+    """
     trained, _, method = tuned(tuning, "llama")
     assert method.facts(trained)["trainable"] == sum(p.numel() for p in trained.parameters() if p.requires_grad)
     assert 0 < method.default_learning_rate(7_000_000_000) < method.default_learning_rate(100_000) < 0.1

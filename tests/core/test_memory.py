@@ -10,7 +10,10 @@ from harness.core.memory import out_of_memory
 
 
 def test_a_lack_of_memory_is_known_by_type_or_text() -> None:
-    """Python's, a GPU's and the CPU allocator's, which is a RuntimeError like any other; the last one here really asks for too much."""
+    """Python's, a GPU's and the CPU allocator's, which is a RuntimeError like any other.
+
+    The last one here really asks for too much.
+    """
     assert out_of_memory(MemoryError())
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(RuntimeError) as raised:

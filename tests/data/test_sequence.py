@@ -54,7 +54,10 @@ def test_each_stage_has_its_suite_and_the_label_its_name() -> None:
 
 
 def test_order_and_restarts_by_hand() -> None:
-    """Three of the first five rows, then two of the other four; a stage of 16 and one of 8 rows restart after steps 2 and 3."""
+    """Three of the first five rows, then two of the other four.
+
+    A stage of 16 and one of 8 rows restart after steps 2 and 3.
+    """
     rows = list(composition.member("data", "tinyworld-skill").rows("train"))[:9]
     found = subsets.order(rows, 3, ((5, 3), (4, 2)))
     assert found[:3] == subsets.order(rows[:5], 3)[:3]

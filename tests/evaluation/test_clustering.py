@@ -57,7 +57,10 @@ def test_a_cluster_is_a_field_or_a_mapping_to_fields(cluster: object) -> None:
 
 
 def test_a_mapping_is_in_the_identity_and_gives_each_task_its_field() -> None:
-    """Asked by generation too, a task has the field of the one it is made of; a task that is not named has none."""
+    """Asked by generation too, a task has the field of the one it is made of.
+
+    A task that is not named has none.
+    """
     suite = Suite(name="s", tasks=("t", "u"), metric="acc", cluster={"t": "passage"})
     assert suite.identity()["cluster"] == {"t": "passage"}
     assert [cluster_field(suite.cluster, task) for task in ("t", f"t{GENERATED}", "u")] == ["passage", "passage", None]
@@ -75,7 +78,10 @@ def test_suites_with_mappings_load() -> None:
 def test_samples_say_which_items_belong_together(
     random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase, tmp_path: Path, cluster: object
 ) -> None:
-    """Facts about one person have one cluster, those about others another; sums and sentences, without the field, have none."""
+    """Facts about one person have one cluster, those about others another.
+
+    Sums and sentences, without the field, have none.
+    """
     prepared = evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=40, cluster=cluster), HfEvaluation())
     found = evaluator.evaluate(prepared, HfEvaluation(), random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
     record_files.write_samples(tmp_path, found.samples)

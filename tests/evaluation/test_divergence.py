@@ -33,7 +33,10 @@ def one(base: Sequence[float], tuned: Sequence[float]) -> dict[str, float]:
 
 
 def test_every_measure_by_hand() -> None:
-    """KL(p‖q) is 0.7 ln 7 + 0.2 ln 1/3 + 0.1 ln 1/3 and KL(q‖p) another; hard is ln 0.7/0.1; the likeliest tokens differ."""
+    """KL(p‖q) is 0.7 ln 7 + 0.2 ln 1/3 + 0.1 ln 1/3 and KL(q‖p) another.
+
+    Hard is ln 0.7/0.1; the likeliest tokens differ.
+    """
     found = one(P, Q)
     forward = 0.7 * math.log(7) + 0.3 * math.log(1 / 3)
     backward = 0.1 * math.log(1 / 7) + 0.9 * math.log(3)
@@ -67,7 +70,11 @@ def test_equal_distributions_are_exactly_alike() -> None:
 
 
 def test_a_token_that_cannot_be_adds_nothing_and_one_that_no_longer_can_is_infinite() -> None:
-    """0 · log 0 is 0; mass of the base on a token that the tuned model excludes is an infinite divergence, not a large one."""
+    """0 · log 0 is 0.
+
+    Mass of the base on a token that the tuned model excludes is an infinite divergence, not a large
+    one.
+    """
     assert one([0.5, 0.5, 0.0], [0.25, 0.75, 0.0])["kl_base_tuned"] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)
     assert one([0.5, 0.5, 0.0], [0.5, 0.25, 0.25])["kl_base_tuned"] == pytest.approx(0.5 * math.log(2), abs=1e-6)
     assert one([0.5, 0.25, 0.25], [0.5, 0.5, 0.0])["kl_base_tuned"] == math.inf
@@ -178,7 +185,10 @@ def test_a_sequence_is_the_sum_of_its_tokens(models: Mapping[str, tuple[PreTrain
 
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_sampled_text_is_of_the_model_that_the_suite_names(models: Mapping[str, tuple[PreTrainedModel, Base]], name: str) -> None:
-    """The base's is what the start model writes, the tuned one's what the tuned weights write; the tables say the text."""
+    """The base's is what the start model writes, the tuned one's what the tuned weights write.
+
+    The tables say the text.
+    """
     live, base = models[name]
     before = evaluated(tiny.llama(), None, text="base", **SAMPLED).samples
     of_base = evaluated(live, base, text="base", **SAMPLED).samples

@@ -60,7 +60,10 @@ def test_old_text_is_in_nats_per_token_and_bits_per_byte(rows: pd.DataFrame) -> 
 
 
 def test_nats_per_token_have_the_level_of_a_model_that_knows_nothing(rows: pd.DataFrame) -> None:
-    """ln(vocabulary), at every volume, of the suite's row too; bits per byte and divergences have none. It is no share of items."""
+    """ln(vocabulary), at every volume, of the suite's row too.
+
+    Bits per byte and divergences have none. It is no share of items.
+    """
     words = len(composition.compose(MODEL).model.tokenizer().get_vocab())
     text = rows[rows["suite"] == "tinyworld_text"]
     guessing = text["chance"][text["metric"] == "nats_per_token"].astype(float)
@@ -71,7 +74,10 @@ def test_nats_per_token_have_the_level_of_a_model_that_knows_nothing(rows: pd.Da
 
 
 def test_choice_tasks_say_how_many_answers_are_the_bases_own(rows: pd.DataFrame) -> None:
-    """1 at volume 0, a share after; at least as many answers changed as items were lost or gained. Empty where nothing is chosen."""
+    """1 at volume 0, a share after; at least as many answers changed as items were lost or gained.
+
+    Empty where nothing is chosen.
+    """
     accuracy = rows[(rows["suite"] == "tinyworld") & (rows["metric"] == "acc")]
     assert (accuracy["agreement"][accuracy["volume"] == 0] == 1.0).all()
     after = accuracy[(accuracy["volume"] == 16) & (accuracy["task"] != "*")]

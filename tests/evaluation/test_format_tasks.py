@@ -97,7 +97,10 @@ def test_no_prompt_stands_twice() -> None:
 
 
 def test_the_tasks_are_built_and_score_an_answer() -> None:
-    """lm-eval builds every task; the reported and the kept items are disjoint; a finished answer gets its score."""
+    """lm-eval builds every task.
+
+    The reported and the kept items are disjoint; a finished answer gets its score.
+    """
     suite = load("format")
     prepared = evaluator.prepare(suite, HfEvaluation())
     kept = evaluator.prepare(suite, HfEvaluation(items="select"))

@@ -36,7 +36,10 @@ def example(ids: list[int], prompt: int) -> Example:
 
 
 def test_nats_are_those_of_the_answer_given_the_prompt(model: LlamaForCausalLM) -> None:
-    """Row by row, the same as summing log-probabilities of an unpadded forward pass; the first token is never a target."""
+    """Row by row, the same as summing log-probabilities of an unpadded forward pass.
+
+    The first token is never a target.
+    """
     rows = [example([1, 5, 7, 9, 2], 3), example([1, 4, 2], 1), example([3, 3, 8, 8, 8, 8, 9, 2], 0)]
     expected = []
     for row in rows:
@@ -90,7 +93,10 @@ def text(content: str) -> Row:
     ],
 )
 def test_bytes_are_those_of_the_scored_text_in_utf_8(row: Row, adds_bos: bool, max_length: int, spelled: list[int], size: int) -> None:
-    """ö is 2 bytes, 東京 6; EOS spells nothing, nor does what is not scored; a space goes with what follows it."""
+    """ö is 2 bytes, 東京 6.
+
+    EOS spells nothing, nor does what is not scored; a space goes with what follows it.
+    """
     made = tokenizer(adds_bos=adds_bos)
     example = encode(row, made, "plain", max_length, "target")
     found = written(row, made, example)
@@ -99,7 +105,10 @@ def test_bytes_are_those_of_the_scored_text_in_utf_8(row: Row, adds_bos: bool, m
 
 
 def test_bits_per_byte_by_hand(model: LlamaForCausalLM) -> None:
-    """Two texts, Σ nats / ln 2 / Σ bytes without EOS, while nats per token count it; a mean weighted by bytes and by tokens."""
+    """Two texts, Σ nats / ln 2 / Σ bytes without EOS, while nats per token count it.
+
+    A mean weighted by bytes and by tokens.
+    """
     made, rows = tokenizer(adds_bos=True), [text("jö mag 東京"), text("nicht ja")]
     table = samples("s", "t", model, made, rows, range(2), HfEvaluation(), 16, Silent())
     nats = []

@@ -41,7 +41,10 @@ def test_items_pair_by_their_document(result: Result) -> None:
 
 
 def test_generated_answers_stand_apart(result: Result) -> None:
-    """They have a metric of their own and are no part of the suite's mean; guessing has no level there."""
+    """They have a metric of their own and are no part of the suite's mean.
+
+    Guessing has no level there.
+    """
     apart = {score.task: score for score in result.scores if score.task.endswith("_generated")}
     assert set(apart) == {"tinyworld_facts_generated", "tinyworld_arithmetic_generated"}
     assert {(score.metric, score.primary, score.chance, score.n) for score in apart.values()} == {("exact_match", False, None, 12)}

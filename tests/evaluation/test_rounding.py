@@ -29,7 +29,10 @@ def result(values: list[float], log_likelihoods: list[Any] | None) -> Result:
 
 
 def test_the_spread_is_between_the_two_values_and_the_farthest_log_likelihoods() -> None:
-    """Accuracy 2/4 and then 3/4; one log-likelihood moved by 0.25 nats, the others by less. Items pair by document, in any order."""
+    """Accuracy 2/4 and then 3/4; one log-likelihood moved by 0.25 nats, the others by less.
+
+    Items pair by document, in any order.
+    """
     first = result([1.0, 1.0, 0.0, 0.0], [[-1.0, -2.0], [-1.0, -3.0], [-1.0], [-2.0]])
     second = result([1.0, 1.0, 1.0, 0.0], [[-1.0, -2.0], [-1.25, -3.0], np.array([-1.125]), [-2.0]])
     second = Result(second.scores, second.samples.iloc[::-1].reset_index(drop=True), 1.0)

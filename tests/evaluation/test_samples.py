@@ -87,7 +87,10 @@ def task_of(kind: str, filters: list[dict[str, Any]] | None = None) -> Any:
 
 @pytest.mark.parametrize(("words_before", "cut"), [(6, False), (7, False), (8, True)])
 def test_a_prompt_is_cut_where_it_and_a_choice_do_not_fit(lm: Any, words_before: int, cut: bool) -> None:
-    """Of 8 places, BOS and 7 words fill all: the choice's one token is predicted, not read; one word more pushes BOS out."""
+    """Of 8 places, BOS and 7 words fill all: the choice's one token is predicted, not read.
+
+    One word more pushes BOS out.
+    """
     prompt = " ".join(["the"] * words_before)
     (row,) = rows_of(SUITE, "t", task_of("multiple_choice"), [logged(lm, [(prompt, " king"), (prompt, " kings")], [(-1.0, False)] * 2)], lm)
     assert (row["prompt_truncated"], row["answer_truncated"], row["unparsed"]) == (cut, False, False)
@@ -102,7 +105,10 @@ def test_a_prompt_is_cut_where_no_room_for_the_answer_is_left(lm: Any, words_bef
 
 
 def test_an_answer_that_only_its_length_limit_ended_is_known(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two answers of one batch, one meets its end, one its limit; so does a prompt that was cut."""
+    """Of two answers of one batch, one meets its end, one its limit.
+
+    So does a prompt that was cut.
+    """
     end, pad, words = lm.tokenizer.eos_token_id, lm.tokenizer.pad_token_id, lm.tokenizer.encode("the king", add_special_tokens=False)
     written = {5: [words[0], end, pad], 4: [words[1], words[0], words[1]], 3: [words[1], words[0], end]}
 
@@ -120,7 +126,10 @@ def test_an_answer_that_only_its_length_limit_ended_is_known(lm: Any, monkeypatc
 
 
 def test_an_answer_is_unparsed_where_its_filter_says_so(lm: Any) -> None:
-    """Each filter has its own word for it, also inside a list; a text that happens to be that word in another filter is an answer."""
+    """Each filter has its own word for it, also inside a list.
+
+    A text that happens to be that word in another filter is an answer.
+    """
     filters = [
         {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "x"}, {"function": "take_first"}]},
         {"name": "other", "filter": [{"function": "regex", "fallback": "none"}]},

@@ -10,7 +10,10 @@ HEAD = ("suite", "shots", "model", "requests", "nats", "flags", "hf", "prefix", 
 
 @pytest.fixture(scope="session")
 def table() -> list[tuple[str, ...]]:
-    """Where tests put a line each: see ``HEAD``; ``flags`` are greedy flags that differ, each with the gap of the two best tokens."""
+    """Where tests put a line each: see ``HEAD``.
+
+    ``flags`` are greedy flags that differ, each with the gap of the two best tokens.
+    """
     return ROWS
 
 

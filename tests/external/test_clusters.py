@@ -20,7 +20,10 @@ PASSAGES, EACH = 20, 5
 
 
 def _passages(*, has_field: bool = True) -> tuple[list[Sample], list[Sample]]:
-    """100 questions, five on each of 20 passages; all right before, and after that wrong on all of every fifth passage."""
+    """100 questions, five on each of 20 passages.
+
+    All right before, and after that wrong on all of every fifth passage.
+    """
     before = [choice(i, right=True) for i in range(PASSAGES * EACH)]
     for i, sample in enumerate(before):
         sample["doc"] = {"question": f"q{i}", **({"passage": f"text {i // EACH}"} if has_field else {})}
@@ -32,9 +35,12 @@ def _passages(*, has_field: bool = True) -> tuple[list[Sample], list[Sample]]:
 
 
 def test_boolq_is_clustered_by_its_passages(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """By hand: sums of residuals over passages, G/(G − 1), over n (the interval is never narrower); a sign a passage, all four alike: 2/2⁴.
+    """By hand: sums of residuals over passages, G/(G − 1), over n (the interval is never narrower).
 
-    The same items under a name that no suite has are independent: McNemar of 20 items of one kind is 2/2²⁰.
+    A sign a passage, all four alike: 2/2⁴.
+
+    The same items under a name that no suite has are independent: McNemar of 20 items of one kind
+    is 2/2²⁰.
     """
     before, after = _passages()
     sides(tmp_path, {"boolq": before}, {"boolq": after})

@@ -73,7 +73,10 @@ def test_a_rise_of_what_should_be_small_is_a_loss(tmp_path: Path, run: Run) -> N
 
 
 def test_one_group_that_lost_decides_over_others(tmp_path: Path, run: Run) -> None:
-    """Three groups: lost, kept, too small to tell; without the first it is undecided, and the second alone passes."""
+    """Three groups: lost, kept, too small to tell.
+
+    Without the first it is undecided, and the second alone passes.
+    """
     lost, kept, small = outcomes(0, 100, 0, 0), outcomes(2000, 0, 0, 0), outcomes(5, 1, 1, 5)
     tasks = {"lost": lost, "kept": kept, "small": small}
     for names, code in [(("lost", "kept", "small"), 1), (("kept", "small"), 3), (("kept",), 0)]:

@@ -21,7 +21,10 @@ def _kept() -> tuple[list[Sample], list[Sample]]:
 
 
 def test_a_task_that_after_lacks_leaves_the_gate_undecided(tmp_path: Path, run: Run) -> None:
-    """One task alike on both sides passes; with a second that only BEFORE has, it is undecided, and the line says which."""
+    """One task alike on both sides passes.
+
+    With a second that only BEFORE has, it is undecided, and the line says which.
+    """
     before, after = _kept()
     write(tmp_path / "before", {"a": before, "b": before}, model="base")
     write(tmp_path / "after", {"a": after, "b": after}, model="tuned")
@@ -95,7 +98,10 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(
 
 
 def test_the_verdict_is_printed_before_the_page_is_written(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full takes the page, not the verdict; the code is that of an error. The JSON is whole."""
+    """A disk that is full takes the page, not the verdict; the code is that of an error.
+
+    The JSON is whole.
+    """
     planted(tmp_path)
 
     def full(*_: Any) -> Path:

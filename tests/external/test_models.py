@@ -34,7 +34,10 @@ def words() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, words: PreTrainedTokenizerBase) -> Path:
-    """Folders: base/, a random model; other/, the same with noise on its weights; adapter/, LoRA on base whose B is not 0."""
+    """Folders: base/, a random model.
+
+    Other/, the same with noise on its weights; adapter/, LoRA on base whose B is not 0.
+    """
     folder = tmp_path_factory.mktemp("models")
     model = _llama(words)
     _save(model, words, folder / "base")
@@ -82,7 +85,10 @@ def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_adapter_beside_its_base_end_to_end(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Counts and values are those of both models' samples on disk; the second time nothing is measured."""
+    """Counts and values are those of both models' samples on disk.
+
+    The second time nothing is measured.
+    """
     arguments = ["compare", str(place / "base"), str(place / "adapter"), "--suites", "short", "--json"]
     assert app.main(arguments) == 0
     out, _err = capsys.readouterr()
@@ -202,7 +208,10 @@ def test_lm_evals_own_output_is_read(place: Path, here: Path, capsys: pytest.Cap
 
 
 def _evaluated(model: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Evaluate a model as lm-eval's command line does, with a group, 30 items a task; return what it had in memory."""
+    """Evaluate a model as lm-eval's command line does, with a group, 30 items a task.
+
+    Return what it had in memory.
+    """
     import lm_eval
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager

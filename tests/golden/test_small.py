@@ -21,7 +21,10 @@ def test_a_recorded_experiment_gives_the_recorded_table(tmp_path: Path) -> None:
 
 
 def test_the_recorded_table_holds_what_can_be_worked_out_by_hand() -> None:
-    """Full, 32 rows: facts 20/24 lost 4, gained 1, so −3/24; sums 9/12 lost 2, so −2/12; the suite is their mean."""
+    """Full, 32 rows: facts 20/24 lost 4, gained 1, so −3/24.
+
+    Sums 9/12 lost 2, so −2/12; the suite is their mean.
+    """
     rows = pd.read_csv(HERE / "small.csv", dtype=COLUMNS).query("run_id == 'full000' and volume == 32").set_index("task")
     old = rows[rows["suite"] == "old"]
     assert old.loc["facts", "delta"] == pytest.approx(-3 / 24)

@@ -46,7 +46,10 @@ def test_an_answer_is_no_template() -> None:
 
 
 def test_another_model_is_asked_in_its_own_words() -> None:
-    """What it is asked is encoded as it encodes, whatever the start model's prompts are; of it alone its tokens are counted."""
+    """What it is asked is encoded as it encodes, whatever the start model's prompts are.
+
+    Of it alone its tokens are counted.
+    """
 
     class Other:
         """Encodes a text as its words back to front, and scores by the first of them."""
@@ -83,7 +86,10 @@ def test_odds_are_a_reward_from_0_to_1() -> None:
 
 
 def test_a_judge_rewards_answers() -> None:
-    """Reward judge is its probability; the judge's model is one of the objective's only where it is asked."""
+    """Reward judge is its probability.
+
+    The judge's model is one of the objective's only where it is asked.
+    """
     objective = Grpo(reward=("judge",), judge=JUDGE, samples=2, max_new_tokens=3)
     row = objective.encode(tiny.rows("completion", 1)[0], tiny.tokenizer(), tiny.MAX_LENGTH, "target")
     assert row.row is not None

@@ -55,13 +55,19 @@ def test_what_is_right_is_there_has_ended_and_has_the_whole_reward() -> None:
 
 
 def test_question_and_gold_answer_of_a_row() -> None:
-    """The system's text stands before the question; white space around the answer is no part of it."""
+    """The system's text stands before the question.
+
+    White space around the answer is no part of it.
+    """
     found = Row((Turn("system", "be brief"), Turn("user", "why ?"), Turn("assistant", " so .\n")), "completion")
     assert (question(found), gold(found)) == ("be brief\n\nwhy ?", "so .")
 
 
 def test_answers_are_drawn_until_one_is_right() -> None:
-    """Each row costs what was written for it, ends included; the number of a draw is part of its key."""
+    """Each row costs what was written for it, ends included.
+
+    The number of a draw is part of its key.
+    """
     own = Scripted({"q1": ["yes"], "q2": [f"yes{CUT}", "no no", "yes"], "q3": ["no", "no", "no"]})
     rows = [row("q1", "yes"), row("q2", "yes"), row("q3", "yes")]
     found = first_right(rows, context(own), own, Sampling(8, 0.8), samples=3, name="exact")
@@ -115,7 +121,10 @@ def test_a_copy_of_the_gold_answer_is_gold() -> None:
 
 
 def test_what_they_do_not_go_together_with_is_refused() -> None:
-    """Text rows have no answer; an objective that writes its targets itself leaves nothing to put into other words."""
+    """Text rows have no answer.
+
+    An objective that writes its targets itself leaves nothing to put into other words.
+    """
     skill, base = Tinyworld(part="skill"), Tinyworld(part="base")
     assert Paraphrase().refuses(Sft(), Full(), skill) == ""
     assert "text rows" in Paraphrase().refuses(Clm(), Full(), base)
@@ -142,7 +151,10 @@ def test_ranges_of_self_output(settings: dict[str, object], message: str) -> Non
 
 @pytest.mark.parametrize("make", [SelfOutput, MinimumChange, Rft])
 def test_what_is_right_has_to_be_said(make: Any) -> None:
-    """In one line; and several greedy samples, which would be one, are refused, but where they are not drawn."""
+    """In one line.
+
+    And several greedy samples, which would be one, are refused, but where they are not drawn.
+    """
     with pytest.raises(ConfigError, match=r"^(mitigation|objective)\.check: got nothing; allowed: one of .*; fix: \w+\.check=last_number"):
         make()
     with pytest.raises(ConfigError, match=r"samples: got \d; allowed: 1 at temperature 0"):

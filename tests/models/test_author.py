@@ -108,7 +108,10 @@ def test_nats_are_those_of_the_answer() -> None:
 
 
 def test_words_of_a_prompt_and_of_an_answer() -> None:
-    """What stands before the answer, in either format; special tokens and the end of the turn are not spoken."""
+    """What stands before the answer, in either format.
+
+    Special tokens and the end of the turn are not spoken.
+    """
     tokenizer = tiny.tokenizer()
     row = Row((Turn("user", "w1 w2"), Turn("assistant", " w3")), "completion")
     plain, chat = author(), author(prompt_format="chat")

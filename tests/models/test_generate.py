@@ -25,7 +25,10 @@ def drawn(model: PreTrainedModel, prompts: Any = PROMPTS, keys: Any = KEYS, **ch
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_a_text_depends_on_model_prompt_and_item_alone(name: str) -> None:
-    """Not on its batch, its neighbours, its limit or a global stream; and no global stream is moved."""
+    """Not on its batch, its neighbours, its limit or a global stream.
+
+    And no global stream is moved.
+    """
     model = tiny.MODELS[name]()
     state = torch.get_rng_state()
     texts = drawn(model)
@@ -52,7 +55,10 @@ def test_tokens_come_up_as_often_as_the_model_says() -> None:
 
 
 def test_a_text_ends_with_eos_or_at_its_limit() -> None:
-    """EOS is part of what was written and nothing follows it; a prompt near the end of the context leaves room for less."""
+    """EOS is part of what was written and nothing follows it.
+
+    A prompt near the end of the context leaves room for less.
+    """
     texts = drawn(tiny.llama(), [(tiny.BOS, 9)] * 200, [str(i) for i in range(200)], max_new_tokens=20)
     assert all(tiny.EOS not in text[:-1] for text in texts)
     assert {text[-1] == tiny.EOS for text in texts} == {True, False}
@@ -62,7 +68,10 @@ def test_a_text_ends_with_eos_or_at_its_limit() -> None:
 
 
 def test_what_the_models_own_configuration_asks_for_is_not_done() -> None:
-    """Penalties and bans of generation_config would make another distribution; it is as before afterwards."""
+    """Penalties and bans of generation_config would make another distribution.
+
+    It is as before afterwards.
+    """
     plain, biased = tiny.llama(), tiny.llama()
     own = biased.generation_config
     assert own is not None

@@ -61,7 +61,10 @@ def test_the_pins_hold_nothing_else() -> None:
 
 
 def test_torch_is_pinned_to_no_build() -> None:
-    """`torch==2.13.0` takes the CPU build where an index offers one; the wheel's own bound forces neither."""
+    """`torch==2.13.0` takes the CPU build where an index offers one.
+
+    The wheel's own bound forces neither.
+    """
     assert "+" not in PINS[canonicalize_name("torch")]
     assert [str(requirement) for requirement in DIRECT if requirement.name == "torch"] == ["torch>=2.13"]
 

@@ -36,8 +36,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ``bin`` folder of a new environment with the wheel in it, which sees the dependencies of this one.
 
-    A line in a .pth file adds their folder to the path, behind its own, and does not read the .pth files there: so an editable
-    installation of the checkout stays out of sight.
+    A line in a .pth file adds their folder to the path, behind its own, and does not read the .pth
+    files there: so an editable installation of the checkout stays out of sight.
     """
     folder = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(folder, with_pip=False)

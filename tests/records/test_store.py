@@ -106,7 +106,10 @@ def test_a_value_that_is_no_number_is_never_written(experiment: Experiment, base
 
 
 def test_the_manifest_says_which_runs_are_current(experiment: Experiment) -> None:
-    """A sweep replaces the set; a run adds to it, and takes the place of one with the same configuration and other inputs."""
+    """A sweep replaces the set.
+
+    A run adds to it, and takes the place of one with the same configuration and other inputs.
+    """
     asked = {name: recorded(composition.compose(texts)) for name, texts in CONFIGS.items()}
     experiment.write_config("a", asked["a"])
     experiment.write_config("b", asked["b"])
@@ -127,7 +130,10 @@ PLAIN: dict[str, Any] = {"class": "Declared", "headline": None, "margin": 0.02, 
 
 
 def test_the_manifest_says_what_was_declared(experiment: Experiment) -> None:
-    """A sweep replaces it; a run that declares nothing leaves it, one that declares something replaces it."""
+    """A sweep replaces it.
+
+    A run that declares nothing leaves it, one that declares something replaces it.
+    """
     experiment.write_manifest({"a": {"declared": PLAIN | {"headline": "s", "margins": {"t": 0.1}, "control": {"data": "old"}}}}, keep=False)
     declared = Declared(headline="s", margins={"t": 0.1}, control={"data": "old"})
     assert experiment.declared() == declared
@@ -157,7 +163,10 @@ def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: 
 
 
 def test_results_from_before_there_were_declarations_are_read(experiment: Experiment) -> None:
-    """A manifest without the key takes the runs' word, and the default where they have none; so does a folder without a manifest."""
+    """A manifest without the key takes the runs' word, and the default where they have none.
+
+    So does a folder without a manifest.
+    """
     assert experiment.declared() == Declared()
     experiment.write_config("a", {"probe_suites": ["s"]})
     assert experiment.declared() == Declared(headline="s")

@@ -33,7 +33,10 @@ def read(found: Evidence) -> Page:
 
 
 def test_controls_make_no_label_longer(found: Evidence) -> None:
-    """Their data and objective name nothing; a trajectory is named where it is independent, and such a cell comes after the plain ones."""
+    """Their data and objective name nothing.
+
+    A trajectory is named where it is independent, and such a cell comes after the plain ones.
+    """
     names = [one.style_name for one in found.every]
     assert names == ["full"] * 3 + ["lora"] * 3 + ["full · independent"] + ["full · control"] * 3 + ["lora · control"] * 3
     said = {one.short: one.name for one in found.every}
@@ -43,7 +46,10 @@ def test_controls_make_no_label_longer(found: Evidence) -> None:
 
 
 def test_controls_lie_grey_in_the_panels_of_what_they_control(found: Evidence) -> None:
-    """A panel a tuning, three grey lines in each, which end at -3 of 40; the independent cell is drawn in its own section only."""
+    """A panel a tuning, three grey lines in each, which end at -3 of 40.
+
+    The independent cell is drawn in its own section only.
+    """
     view = figures.against_volume("forgetting", found.drawn, found.probes, "delta", title="t")
     assert view is not None
     assert [axes.get_title("left") for axes in view.figure.axes] == ["old\nfull", "old\nlora"]
@@ -56,7 +62,10 @@ def test_controls_lie_grey_in_the_panels_of_what_they_control(found: Evidence) -
 
 
 def test_the_headline_says_what_controls_changed(found: Evidence) -> None:
-    """All controls lost 7.5; a loss counts as larger where the intervals do not touch, worked out here from the findings."""
+    """All controls lost 7.5.
+
+    A loss counts as larger where the intervals do not touch, worked out here from the findings.
+    """
     rows = found.findings[(found.findings["suite"] == "old") & (found.findings["task"] == "*") & (found.findings["volume"] == 128)]
     rows = rows[~rows["is_control"].astype(bool) & rows["control_low"].notna()]
     larger = sum(high < low for high, low in zip(rows["delta_high"], rows["control_low"], strict=True))
@@ -84,7 +93,10 @@ def test_an_untuned_control_is_no_untuned_method(found: Evidence, read: Page) ->
 
 
 def test_tables_set_controls_and_pairs_apart(found: Evidence, read: Page) -> None:
-    """The heat map has controls last; trajectories show suites only, the headline first; groups are no rows."""
+    """The heat map has controls last.
+
+    Trajectories show suites only, the headline first; groups are no rows.
+    """
     assert [row["way of training"] for row in read.rows("heat")] == [one.short for one in found.every]
     rows = read.rows("trajectories")
     assert [row["suite"].split(",")[0] for row in rows] == ["old (headline)"] * 3 + ["new"] * 3
@@ -99,7 +111,10 @@ def test_no_label_says_what_does_not_vary(read: Page) -> None:
 
 
 def test_bars_of_shares_end_where_a_share_ends() -> None:
-    """From 0.9, a share can fall by 0.9 and rise by 0.1; other metrics have no such ends; what is missing stays missing."""
+    """From 0.9, a share can fall by 0.9 and rise by 0.1.
+
+    Other metrics have no such ends; what is missing stays missing.
+    """
     low, high = figures.possible([-1.2, -0.3, pd.NA], [0.3, 0.05, pd.NA], [0.9, 0.9, 0.9], SHARE)
     assert low.tolist()[:2] == pytest.approx([-0.9, -0.3])
     assert high.tolist()[:2] == pytest.approx([0.1, 0.05])
@@ -110,7 +125,10 @@ def test_bars_of_shares_end_where_a_share_ends() -> None:
 
 
 def test_what_controls_train_on_again_is_no_contamination_of_the_others(found: Evidence) -> None:
-    """Items that stand in the rows of controls alone are said apart; those in anybody's rows are a warning for all."""
+    """Items that stand in the rows of controls alone are said apart.
+
+    Those in anybody's rows are a warning for all.
+    """
     labels = {one.cell: one.is_control for one in found.every}
     cell_of = {run: row["cell"] for _, row in found.findings.iterrows() for run in str(row["run_ids"]).split(",")}
     some, none = {"exact": 1}, {"exact": 0}

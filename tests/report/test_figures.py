@@ -35,7 +35,10 @@ def thick(axes: Axes) -> list[Any]:
 
 
 def test_forgetting_draws_what_the_findings_say(tmp_path: Path) -> None:
-    """One line a series: the change in points at every volume, 0 first, on an axis in units; bars are the findings' intervals."""
+    """One line a series: the change in points at every volume, 0 first, on an axis in units.
+
+    Bars are the findings' intervals.
+    """
     found = evidence.gather(grid(tmp_path / "g"))
     view = forgetting(found)
     (axes,) = axes_of(view)
@@ -74,7 +77,10 @@ def test_colour_is_size_and_line_is_tuning(tmp_path: Path) -> None:
 
 
 def test_many_curves_get_a_panel_a_way_of_training(tmp_path: Path) -> None:
-    """Three sizes and two tunings: a panel for each tuning, side by side, on the same axes; one by one for the page."""
+    """Three sizes and two tunings: a panel for each tuning, side by side, on the same axes.
+
+    One by one for the page.
+    """
     found = evidence.gather(grid(tmp_path / "g", models=3, tunings=("full", "lora")))
     view = forgetting(found)
     titles = [axes.get_title(loc="left") for axes in axes_of(view)]
@@ -98,7 +104,10 @@ def test_the_figure_says_what_its_bars_are(tmp_path: Path, seeds: int, words: st
 
 
 def test_a_fitted_law_is_drawn_with_its_band_and_held_out_points(tmp_path: Path) -> None:
-    """Forgetting 0.1 everywhere is −10 points on the axis; the largest volume is hollow, the others are full."""
+    """Forgetting 0.1 everywhere is −10 points on the axis.
+
+    The largest volume is hollow, the others are full.
+    """
     found = evidence.gather(grid(tmp_path / "g"))
 
     def band(at: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +143,10 @@ def test_there_is_no_figure_without_data(small: Evidence) -> None:
 
 
 def test_names_are_never_read_as_mathematics(tmp_path: Path) -> None:
-    """A model whose name is a formula is drawn, not parsed; the same figure gives the same bytes."""
+    """A model whose name is a formula is drawn, not parsed.
+
+    The same figure gives the same bytes.
+    """
     for name in ["a", "b"]:
         found = evidence.gather(grid(tmp_path / name / "g", texts={"model": r"$\frac$"}))
         (tmp_path / name).mkdir(exist_ok=True)

@@ -122,7 +122,10 @@ def test_nothing_is_fetched() -> None:
     ],
 )
 def test_hidden_marks_are_shown(text: str, shown: str) -> None:
-    """Directions and controls are seen and do nothing; letters of any script, and joined emoji, stay."""
+    """Directions and controls are seen and do nothing.
+
+    Letters of any script, and joined emoji, stay.
+    """
     assert html.visible(text) == shown
 
 
@@ -161,6 +164,9 @@ def test_colours_stand_out_on_white_and_on_dark(count: int) -> None:
 
 
 def test_contrast_is_that_of_wcag() -> None:
-    """Black on white is 21 to 1; #767676 on white is 4.54 to 1, the known least grey that passes 4.5."""
+    """Black on white is 21 to 1.
+
+    #767676 on white is 4.54 to 1, the known least grey that passes 4.5.
+    """
     assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert palette.contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)

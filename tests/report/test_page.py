@@ -59,7 +59,10 @@ def found(text: str) -> Page:
 
 
 def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experiment) -> None:
-    """Every figure in three forms and every table in two; nothing is left beside it, and writing it again changes no byte."""
+    """Every figure in three forms and every table in two.
+
+    Nothing is left beside it, and writing it again changes no byte.
+    """
     where = page.write(experiment)
     assert where == experiment.folder / "report" / "index.html"
     first = contents(where.parent)

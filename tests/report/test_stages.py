@@ -23,7 +23,8 @@ from tests.support.grids import ROLES, Page, grid
 
 STAGES = ["people", "skill"]
 ONES = {0: (4, 8, 36), 8: (32, 12, 30), 16: (20, 36, 20)}
-"""Of 40 items right on people, skill and the probe: before, after the first stage, after the second."""
+"""Of 40 items right on people, skill and the probe: before, after the first stage, after the
+second."""
 
 
 def staged(folder: Path, seeds: int = 3) -> Experiment:
@@ -44,7 +45,10 @@ def staged(folder: Path, seeds: int = 3) -> Experiment:
 
 
 def test_stages_are_a_matrix_and_its_metrics(tmp_path: Path) -> None:
-    """Rows are stages, columns suites, probes last; fields below the diagonal say what was lost since; metrics are named by convention."""
+    """Rows are stages, columns suites, probes last.
+
+    Fields below the diagonal say what was lost since; metrics are named by convention.
+    """
     found = staged(tmp_path)
     text = page.write(found).read_text(encoding="utf-8")
     rows = Page(text).rows("stages_matrix")
@@ -92,7 +96,10 @@ def remedied(folder: Path, acceptance: tuple[float, ...]) -> Experiment:
 
 @pytest.mark.parametrize(("acceptance", "acted"), [((0.1, 0.15, 0.32), False), ((0.1, 0.2, 0.3), True)])
 def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path, acceptance: tuple[float, ...], *, acted: bool) -> None:
-    """Mean 19% did not act, 20% did: at the top, in findings, fields, frontier and costs; its verdict stands beside the mark."""
+    """Mean 19% did not act, 20% did: at the top, in findings, fields, frontier and costs.
+
+    Its verdict stands beside the mark.
+    """
     experiment = remedied(tmp_path, acceptance)
     rows = table(experiment)
     found = findings(rows, Changes(experiment), Declared(headline="old"))
@@ -128,7 +135,10 @@ def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path,
 def test_who_wrote_decides_whether_a_method_acted(
     tmp_path: Path, writing: dict[str, Any], acceptance: float | None, acted: bool | None
 ) -> None:
-    """An objective is trained on what it wrote; a rehearsal without rows did nothing; of both, the rehearsal is the remedy."""
+    """An objective is trained on what it wrote.
+
+    A rehearsal without rows did nothing; of both, the rehearsal is the remedy.
+    """
     found = Experiment(tmp_path / "e")
     tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for seed in range(2):
@@ -151,7 +161,10 @@ def test_what_is_derived_is_no_training_of_its_own(tmp_path: Path) -> None:
 
 
 def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Path) -> None:
-    """Ten mitigations on two tunings: a panel a tuning, a mark a mitigation, none first; 19 comparisons, named with their tuning."""
+    """Ten mitigations on two tunings: a panel a tuning, a mark a mitigation, none first.
+
+    19 comparisons, named with their tuning.
+    """
     mitigations = ("none", "ewc", "kl", "l2", "replay", "sdft", *(f"merge[coefficient=0.{i}]" for i in (2, 4, 6, 8)))
     experiment = grid(tmp_path / "g", tunings=("full", "lora"), mitigations=mitigations, seeds=1)
     every = evidence.gather(experiment).every

@@ -125,7 +125,10 @@ def test_many_points_are_summed_up_by_their_largest_volume(tmp_path: Path) -> No
 
 
 def test_a_task_that_two_suites_ask_is_shown_for_each() -> None:
-    """Each with the suite's name, so that neither result hides the other; a task of one suite keeps its short label."""
+    """Each with the suite's name, so that neither result hides the other.
+
+    A task of one suite keeps its short label.
+    """
     same = {"role": "probe", "primary": True, "metric": "acc", "filter": "none", "higher_is_better": True, "lost": 1, "chance": 0.2}
     asked = [("one", "facts"), ("one", "sums"), ("two", "facts"), ("two", "words")]
     rows = pd.DataFrame([{"suite": suite, "task": task, **same} for suite, task in asked])

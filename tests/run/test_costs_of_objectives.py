@@ -20,7 +20,10 @@ GRPO = ("data=tinyworld-skill", "objective=grpo", "objective.samples=2", "object
 
 
 def test_pairs_cost_both_answers_and_the_reference(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on and read once more by the reference: all there is in the batches; with a loss: what has a label there."""
+    """Trained on and read once more by the reference: all there is in the batches.
+
+    With a loss: what has a label there.
+    """
     seen: list[tuple[int, int]] = []
     original = Dpo.collate
 

@@ -66,7 +66,8 @@ class Listening(Silent):
 class Runs:
     """Runs in an empty folder, on a suite of three tasks.
 
-    Counts the tasks that are evaluated and the steps that are trained; interrupts at the task of number ``stop_at``, and at step ``until``.
+    Counts the tasks that are evaluated and the steps that are trained; interrupts at the task of
+    number ``stop_at``, and at step ``until``.
     """
 
     monkeypatch: pytest.MonkeyPatch
@@ -156,7 +157,10 @@ def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def test_volume_0_is_measured_twice_and_later_runs_not_again(runs: Runs) -> None:
-    """Three tasks before, again in other batches, and after 8 rows; another seed needs those after 8 rows alone."""
+    """Three tasks before, again in other batches, and after 8 rows.
+
+    Another seed needs those after 8 rows alone.
+    """
     assert runs() == "done"
     assert len(runs.evaluated) == 9
     (baseline,) = runs.baselines
@@ -319,7 +323,10 @@ def test_an_interrupted_training_goes_on_at_its_step(runs: Runs) -> None:
 
 
 def test_a_larger_volume_goes_on_from_the_last(runs: Runs) -> None:
-    """Its points are those of a run that was asked for all of them; ``keep_state=false`` keeps none once the run is done."""
+    """Its points are those of a run that was asked for all of them.
+
+    ``keep_state=false`` keeps none once the run is done.
+    """
     runs("data.volumes=[8,16,32]", "save_weights=all", name="whole")
     whole = runs.points()
     assert runs.states == [4]
@@ -330,7 +337,10 @@ def test_a_larger_volume_goes_on_from_the_last(runs: Runs) -> None:
 
 
 def test_a_new_volume_before_the_state_is_trained_for_anew(runs: Runs) -> None:
-    """Asked for 16 rows between 8 and 32, a run begins at the beginning; points that stand are not evaluated again."""
+    """Asked for 16 rows between 8 and 32, a run begins at the beginning.
+
+    Points that stand are not evaluated again.
+    """
     runs("data.volumes=[8,32]")
     before = runs.points()
     assert runs("data.volumes=[16]") == "done"
@@ -374,7 +384,10 @@ def test_a_state_that_cannot_be_written_costs_nothing_but_time(runs: Runs) -> No
 
 
 def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
-    """The run equals one that was configured so, and its record says so; at one row there is nothing left to halve."""
+    """The run equals one that was configured so, and its record says so.
+
+    At one row there is nothing left to halve.
+    """
     import torch
 
     compute = StepTrainer.compute_loss
@@ -422,7 +435,10 @@ def test_volume_0_is_measured_without_training(runs: Runs) -> None:
 
 
 def test_two_processes_record_each_point_once(runs: Runs) -> None:
-    """The one that carries out the run evaluates, the other trains along and writes nothing; the run has an identity of its own."""
+    """The one that carries out the run evaluates, the other trains along and writes nothing.
+
+    The run has an identity of its own.
+    """
     runs("data.volumes=[8,16]")
     alone, folder = runs.points(), runs.folder
     assert runs("data.volumes=[8,16]", "training.processes=2") == "done"

@@ -109,7 +109,10 @@ def test_rows_of_two_targets_are_kept_apart_in_one_process() -> None:
 
 
 def test_rows_that_a_prompt_format_cannot_take_are_refused() -> None:
-    """Conversations have no plain form; what a chat template writes between texts has no bytes of theirs."""
+    """Conversations have no plain form.
+
+    What a chat template writes between texts has no bytes of theirs.
+    """
     chat = Row((Turn("user", "a"), Turn("assistant", "b")), "chat")
     own = {"name": "s", "kind": "likelihood", "data": "d", "metric": "bits_per_byte", "higher_is_better": False, "chance": None}
     suite = Suite(**own)  # type: ignore[arg-type]
@@ -134,7 +137,10 @@ def test_a_suite_without_its_rows_is_refused_before_anything_is_built(overrides:
 
 
 def test_identifying_a_run_orders_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan of thousands of runs looks at sizes alone; the rows come in order when they are asked for, once."""
+    """A plan of thousands of runs looks at sizes alone.
+
+    The rows come in order when they are asked for, once.
+    """
     ordered: list[int] = []
     order = subsets.order
 
@@ -160,7 +166,10 @@ def test_an_anchor_with_too_few_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_runs_that_start_from_the_same_share_the_keys_of_their_baselines() -> None:
-    """Seed, rate and method do not move volume 0; the model and how it is evaluated do. A key is its identity's hash."""
+    """Seed, rate and method do not move volume 0; the model and how it is evaluated do.
+
+    A key is its identity's hash.
+    """
     workspace = Workspace()
 
     def keys(*overrides: str) -> dict[str, str]:

@@ -21,7 +21,10 @@ A_POINT = 3
 
 
 def test_before_is_the_reference_and_after_is_what_it_was(runs: Runs) -> None:
-    """The points are those of a run without; before is that of a run from the reference, measured once for both."""
+    """The points are those of a run without.
+
+    Before is that of a run from the reference, measured once for both.
+    """
     runs("data.volumes=[8]", name="plain")
     plain = runs.point(8)
     assert runs("data.volumes=[8]", "reference=chat") == "done"
@@ -71,7 +74,10 @@ def test_a_reader_is_told(runs: Runs) -> None:
 
 
 def test_without_one_nothing_is_another_run(runs: Runs) -> None:
-    """The start model itself, under whatever name, is none; one that differs is another run with other baselines."""
+    """The start model itself, under whatever name, is none.
+
+    One that differs is another run with other baselines.
+    """
     plain, itself, other = runs.prepare(), runs.prepare("reference=start"), runs.prepare("reference=chat")
     assert "reference" not in json.dumps(dict(plain.identity))
     assert (itself.run_id, itself.baseline_keys, itself.reference) == (plain.run_id, plain.baseline_keys, None)

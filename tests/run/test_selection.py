@@ -39,7 +39,10 @@ def whole(run: Runs) -> dict[tuple[str, int], Point]:
 
 
 def test_a_plan_counts_every_evaluation(runs: Runs) -> None:
-    """Three coefficients at each volume, each on select items first; early stop on these once a volume."""
+    """Three coefficients at each volume, each on select items first.
+
+    Early stop on these once a volume.
+    """
     from harness.sweep.plan.estimate import Estimator
     from harness.sweep.plan.rates import rates
 
@@ -54,7 +57,10 @@ def test_a_plan_counts_every_evaluation(runs: Runs) -> None:
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_one_training_serves_every_coefficient(runs: Runs, tuning: str) -> None:
-    """λ 0 is the start model, λ 1 the tuned one, in scores and in how far the weights are; the run stands for the best of all."""
+    """λ 0 is the start model, λ 1 the tuned one, in scores and in how far the weights are.
+
+    The run stands for the best of all.
+    """
     runs(f"tuning={tuning}", name="plain")
     plain = {volume: runs.point(volume) for volume in (8, 16)}
     before = [score.value for one in runs.prepared.experiment.baseline_ids() for score in _baseline(runs, one).scores]
@@ -151,7 +157,10 @@ def test_interrupted_in_between_it_goes_on_there(runs: Runs, stop_at: int) -> No
 
 
 def test_a_coefficient_that_is_given_is_the_run_itself(runs: Runs) -> None:
-    """Nothing is chosen, so no target is needed; the others are derived; alone, there is nothing beside it."""
+    """Nothing is chosen, so no target is needed.
+
+    The others are derived; alone, there is nothing beside it.
+    """
     runs(*MERGE, "mitigation.coefficient=0.5", "target_suites=[]", "data.volumes=[8]")
     assert list(runs.prepared.derived) == [0.0, 1.0]
     assert (runs.point(8).coefficient, runs.point(8).selected) == (0.5, {})
@@ -217,7 +226,10 @@ def test_the_weights_that_a_run_stands_for_are_saved(runs: Runs) -> None:
 
 
 def test_other_models_are_checked_and_part_of_the_run(runs: Runs) -> None:
-    """A name that is none, a vocabulary that is another; their content is in the identity, and only where there are any."""
+    """A name that is none, a vocabulary that is another.
+
+    Their content is in the identity, and only where there are any.
+    """
     pair = "mitigation.vectors=[{chat: chat, base: base}]"
     runs("mitigation=chat_vector", pair, "mitigation.grid=[0.0,0.5]", "data.volumes=[8]")
     models = runs.prepared.identity["inputs"]["models"]
@@ -238,7 +250,10 @@ def test_a_model_of_another_width_is_refused_before_anything_is_trained(runs: Ru
 
 
 def test_early_stop_stands_for_the_best_volume_so_far(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fabricated: 8 rows 0.2, 16 rows 0.6, 24 rows 0.6 and 32 rows 0.4 on the select items; a tie stays with the earlier."""
+    """Fabricated: 8 rows 0.2, 16 rows 0.6, 24 rows 0.6 and 32 rows 0.4 on the select items.
+
+    A tie stays with the earlier.
+    """
     told = {8: 0.2, 16: 0.6, 24: 0.6, 32: 0.4}
     monkeypatch.setattr(selection.Selection, "score", lambda self, model, run_id, volume, when, base=None: told[volume])
     volumes = "data.volumes=[8,16,24,32]"
@@ -268,7 +283,10 @@ def test_early_stop_goes_on_where_it_was_interrupted(runs: Runs) -> None:
 
 
 def test_early_stop_on_other_volumes_is_another_run(runs: Runs) -> None:
-    """What is best so far depends on what was looked at. Each volume a run of its own has nothing to stop at."""
+    """What is best so far depends on what was looked at.
+
+    Each volume a run of its own has nothing to stop at.
+    """
     ids = {runs.prepare("mitigation=early_stop", f"data.volumes={volumes}").run_id for volumes in ("[8,16]", "[16]", "[8,16,24]")}
     assert len(ids) == 3
     assert runs.prepare("mitigation=early_stop", "data.volumes=[16,8]").run_id in ids

@@ -76,7 +76,10 @@ def test_a_volume_added_later_extends_the_run(cli: Cli, swept: subprocess.Comple
 
 
 def test_a_killed_run_leaves_what_it_reached_and_goes_on(cli: Cli) -> None:
-    """Points are written when reached; the same command does the rest, and the scores are those of an undisturbed run."""
+    """Points are written when reached.
+
+    The same command does the rest, and the scores are those of an undisturbed run.
+    """
     arguments = ["model=nursery-smoke-a", "data.volumes=[8,16,24]", "target_suites=[]", "seed=5"]
     cli("run", *arguments, "name=whole")
     whole = _scores(cli.folder / "results" / "whole")

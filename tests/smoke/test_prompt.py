@@ -22,7 +22,10 @@ def test_the_prompt_shown_is_the_prompt_recorded(cli: Cli, swept: subprocess.Com
 
 
 def test_another_item_and_settings_are_shown(cli: Cli) -> None:
-    """--item takes another one; settings of the evaluation reach the tokens. Nothing is written, nothing else is printed."""
+    """--item takes another one; settings of the evaluation reach the tokens.
+
+    Nothing is written, nothing else is printed.
+    """
     first, second, without = (
         cli("prompt", "tinyworld-people", MODEL, *extra) for extra in [[], ["--item", "2"], ["evaluation.add_bos=false"]]
     )
@@ -34,7 +37,10 @@ def test_another_item_and_settings_are_shown(cli: Cli) -> None:
 
 
 def test_rows_are_shown_with_the_answer_that_is_scored(cli: Cli) -> None:
-    """Also in suites that lm-eval does not know; of text that the model writes, the prompt alone."""
+    """Also in suites that lm-eval does not know.
+
+    Of text that the model writes, the prompt alone.
+    """
     gold = cli("prompt", "drift_target", MODEL).stdout
     assert re.search(r"^prompt, \d+ tokens:$", gold, flags=re.MULTILINE)
     assert re.search(r"^answer, \d+ tokens: '.*</s>'$", gold, flags=re.MULTILINE)

@@ -130,7 +130,10 @@ class Sweep:
 
 
 def until(seconds: float, what: str, ask: Callable[[], Found | None]) -> Found:
-    """Ask again and again until the answer is something, and return it. Raises AssertionError when it takes too long."""
+    """Ask again and again until the answer is something, and return it.
+
+    Raises AssertionError when it takes too long.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := ask():

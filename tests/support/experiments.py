@@ -19,7 +19,8 @@ COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "miti
 class Task:
     """One metric of one task: its items' values, in the order of their doc hashes d0, d1 and so on.
 
-    ``moved``: by a second measurement; ``chances``: each item's level of guessing, where they differ; ``clusters``: the name of each's.
+    ``moved``: by a second measurement; ``chances``: each item's level of guessing, where they
+    differ; ``clusters``: the name of each's.
     """
 
     suite: str

@@ -18,7 +18,8 @@ from harness.evaluation.prefix.lm import PrefixLM
 from tests.support import tiny
 
 TOLERANCE = 1e-3
-"""Nats that a log-likelihood of float32 may differ from HFLM's; a flag may differ where the two best tokens are closer."""
+"""Nats that a log-likelihood of float32 may differ from HFLM's; a flag may differ where the two
+best tokens are closer."""
 
 MAX_LENGTH = 100
 
@@ -78,7 +79,8 @@ PLAIN: Mapping[str, Callable[[], PreTrainedModel]] = {
     "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**BLOOM)),
     "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**MAMBA)),
 }
-"""Families that run on the plain path: capped scores, positions in the attention's bias, no attention."""
+"""Families that run on the plain path: capped scores, positions in the attention's bias, no
+attention."""
 
 FAMILIES = {**SHARED, **PLAIN}
 

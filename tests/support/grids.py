@@ -27,8 +27,9 @@ def grid(
 ) -> Experiment:
     """Write runs of which the k-th volume gains 9k of 40 on ``new`` and loses 4k + seed of 40 on ``old``.
 
-    With ``controls``, each model and tuning has one beside it, declared, at an untuned rate, that gains nothing and loses k of 40; with
-    ``independent``, the first model and tuning is also there with independent trajectories.
+    With ``controls``, each model and tuning has one beside it, declared, at an untuned rate, that
+    gains nothing and loses k of 40; with ``independent``, the first model and tuning is also there
+    with independent trajectories.
     """
     experiment = Experiment(folder)
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]

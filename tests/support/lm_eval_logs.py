@@ -24,7 +24,10 @@ def digest(text: str) -> str:
 
 
 def choice(number: int, *, right: bool, metric: str = "acc", prompt: str = "", **changes: Any) -> Sample:
-    """Question ``number`` of four choices, the first of them right; the likeliest is the first or the second."""
+    """Question ``number`` of four choices, the first of them right.
+
+    The likeliest is the first or the second.
+    """
     doc = {"question": f"q{number}", "choices": CHOICES, "answer": 0}
     prompt = prompt or f"question {number}:"
     scores = ["-1.0", "-2.0", "-3.0", "-4.0"] if right else ["-2.0", "-1.0", "-3.0", "-4.0"]

@@ -1,7 +1,7 @@
 """Pairs of methods, found by walking conf/: which go together, and one short run of each that does.
 
-Every pair of the three groups is run, the third group at its plainest: tuning with objective (mitigation none), tuning with mitigation
-(objective sft), objective with mitigation (tuning full).
+Every pair of the three groups is run, the third group at its plainest: tuning with objective
+(mitigation none), tuning with mitigation (objective sft), objective with mitigation (tuning full).
 """
 
 from __future__ import annotations
@@ -187,8 +187,10 @@ class Outcome:
 
     Attributes:
         weights: what is measured in the end: of a weight remedy, its own.
-        losses: of training, stop by stop; own_loss: of the first step's rows, before it and after it (nan where tokens are not learned).
-        generated: tokens written, before training and in it; extra: of forward passes beside training's own; penalties: stop by stop.
+        losses: of training, stop by stop; own_loss: of the first step's rows, before it and after
+            it (nan where tokens are not learned).
+        generated: tokens written, before training and in it; extra: of forward passes beside
+            training's own; penalties: stop by stop.
         unmutated: whether rows and start weights are as they were.
         model: the tuned one.
     """
@@ -261,7 +263,10 @@ def switched_off(mitigation: str) -> dict[str, Any]:
 
 @cache
 def outcome(case: Case, seed: int = 0, off: bool = False) -> Outcome:
-    """Write, mix, train two steps, and change weights, as a run does. Cached: several tests look at the same run."""
+    """Write, mix, train two steps, and change weights, as a run does.
+
+    Cached: several tests look at the same run.
+    """
     tuning, objective, mitigation = methods(case, switched_off(case.mitigation) if off else None)
     model = tiny.MODELS[case.model]()
     base, start = tiny.copied(model.state_dict()), tiny.copied(dict(model.named_parameters()))

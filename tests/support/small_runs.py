@@ -61,7 +61,10 @@ def own_folder(saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @dataclasses.dataclass
 class Runs:
-    """Runs on the suites ``aim`` and ``probe``; notes, per task evaluated, which items. Interrupts at the n-th, ``stop_at``."""
+    """Runs on the suites ``aim`` and ``probe``; notes, per task evaluated, which items.
+
+    Interrupts at the n-th, ``stop_at``.
+    """
 
     workspace: Workspace = dataclasses.field(default_factory=Workspace)
     evaluated: list[tuple[str, str]] = dataclasses.field(default_factory=list)

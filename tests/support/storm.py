@@ -27,7 +27,8 @@ SWEEP = [
     "evaluation.dtype=float32",
     "evaluation.token_budget=4096",
 ]
-"""Two models, full and LoRA, six seeds: 24 runs of two points; all that scores may depend on is pinned."""
+"""Two models, full and LoRA, six seeds: 24 runs of two points; all that scores may depend on is
+pinned."""
 
 RUNS, POINTS, BASELINES = 24, 48, 4
 
@@ -35,10 +36,12 @@ LEAVE_SECONDS = 5.0
 """Workers are gone so soon after their coordinator."""
 
 VARYING = {"wall_seconds", "evaluation_seconds", "evaluation_facts", "peak_memory_bytes", "provenance"}
-"""Of a point or baseline: what is measured by the clock, or says where and by which process it was measured, and so is no score."""
+"""Of a point or baseline: what is measured by the clock, or says where and by which process it
+was measured, and so is no score."""
 
 FULL = Path(__file__).parent.parent / "chaos" / "full_disk"
-"""Put before PYTHONPATH, it lets the harness' own writes fail while the file that HARNESS_TEST_FULL names exists."""
+"""Put before PYTHONPATH, it lets the harness' own writes fail while the file that
+HARNESS_TEST_FULL names exists."""
 
 
 @dataclass
@@ -77,7 +80,10 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def kill_coordinator(sweep: Sweep) -> float:
-    """Kill a coordinator; return the seconds until its last process was gone. Raises AssertionError if one stays too long."""
+    """Kill a coordinator; return the seconds until its last process was gone.
+
+    Raises AssertionError if one stays too long.
+    """
     process = sweep.process
     assert process is not None
     left = family(process)

@@ -128,7 +128,10 @@ def run(
     on_state: Callable[[Checkpoint], None] | None = None,
     **changes: Any,
 ) -> list[Stop]:
-    """Train in place and return the stops; by default there is one, at the end. The model, prepared, computes as its start model."""
+    """Train in place and return the stops; by default there is one, at the end.
+
+    The model, prepared, computes as its start model.
+    """
     reached: list[Stop] = []
 
     def stopped(stop: Stop) -> None:

@@ -1,4 +1,7 @@
-"""Axes to points: multiplied, zipped, excluded, replaced; each point is what its overrides compose to."""
+"""Axes to points: multiplied, zipped, excluded, replaced.
+
+Each point is what its overrides compose to.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,11 @@ def test_a_revision_is_no_number_at_any_point() -> None:
 
 
 def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
-    """Six sizes; a rate axis an arm, at which the rank stands beside its own rates alone; no replay beside five shares of it."""
+    """Six sizes.
+
+    A rate axis an arm, at which the rank stands beside its own rates alone; no replay beside five
+    shares of it.
+    """
     sizes = configs("experiment=size_law", "seed=0")
     assert [config.labels.model for config in sizes] == [f"pythia-{size}" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b")]
     rates: dict[str, list[float | None]] = {}
@@ -118,7 +125,10 @@ ARMS = ("data=tinyworld-people", "objective=sft", "trajectory=shared", "training
 
 
 def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
-    """The product of the axes, in order; a single value fixes one, several or a range replace it."""
+    """The product of the axes, in order.
+
+    A single value fixes one, several or a range replace it.
+    """
     whole = configs("experiment=tiny", *ARMS)
     assert len(whole) == 4 * 2 * 3
     assert len(configs("experiment=tiny", *ARMS, "tuning=lora")) == len(whole) / 2
@@ -127,7 +137,10 @@ def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
 
 
 def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedule_a_volume() -> None:
-    """24 arms of five volumes; as many controls, alike but for the data; 15 runs of one cell, each with a decay of its own."""
+    """24 arms of five volumes.
+
+    As many controls, alike but for the data; 15 runs of one cell, each with a decay of its own.
+    """
     found = configs("experiment=tiny")
     shared = [config for config in found if config.trajectory == "shared"]
     cells = {
@@ -150,7 +163,10 @@ def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedu
 
 
 def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it_was_not_searched_for_it() -> None:
-    """Model by model and tuning by tuning the two have one rate; `lr_tuned` is true of the arm alone."""
+    """Model by model and tuning by tuning the two have one rate.
+
+    `lr_tuned` is true of the arm alone.
+    """
     workspace = Workspace()
     found: dict[tuple[str, str], dict[str, tuple[float, bool]]] = {}
     for config in configs("experiment=tiny", "seed=0", "trajectory=shared", "training.decay=constant"):
@@ -165,7 +181,10 @@ def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it
 
 
 def test_a_users_experiment_is_found_beside_the_shipped_ones(write: Written) -> None:
-    """HARNESS_PATH adds members to every group; an experiment without a name takes its file's; a range is an axis in yaml too."""
+    """HARNESS_PATH adds members to every group.
+
+    An experiment without a name takes its file's; a range is an axis in yaml too.
+    """
     found = configs(*write("params:\n  seed: range(1,3)"))
     assert [config.seed for config in found] == [1, 2]
     assert {config.name for config in found} == {"mine"}
@@ -187,7 +206,10 @@ def test_zipped_axes_go_together_and_multiply_with_others(write: Written) -> Non
 
 
 def test_the_command_line_narrows_a_zip_by_a_member_and_replaces_values(write: Written) -> None:
-    """tuning=full keeps full's rates; one rate is everybody's; both together leave nothing of the zip."""
+    """tuning=full keeps full's rates.
+
+    One rate is everybody's; both together leave nothing of the zip.
+    """
     mine = write(ZIP)
     assert [label(config) for config in configs(*mine, "tuning=full")] == [("full", 1e-5), ("full", 3e-5)]
     assert [label(config) for config in configs(*mine, "training.learning_rate=0.5")] == [("full", 0.5), ("lora", 0.5)]
@@ -204,7 +226,10 @@ def test_a_tilde_leaves_a_key_alone(write: Written) -> None:
 
 
 def test_exclusions_leave_out_the_points_that_match_in_every_key(write: Written) -> None:
-    """Of two by two by two, one pair with either seed; numbers are compared as numbers, lists mean any of them."""
+    """Of two by two by two, one pair with either seed.
+
+    Numbers are compared as numbers, lists mean any of them.
+    """
     params = "params:\n  tuning: full,lora\n  seed: 0,1\n  training.learning_rate: 1e-3,2e-3\n"
     found = configs(*write(f"{params}exclude:\n  - tuning: lora\n    training.learning_rate: 0.001\n    seed: 0,1"))
     assert len(found) == 6
@@ -219,7 +244,10 @@ def test_an_exclusion_may_match_nothing_where_the_command_line_narrowed_its_axis
 
 
 def test_points_that_mean_nothing_are_refused_one_by_one() -> None:
-    """Replay needs an anchor: its points say so, the others go on; where all are refused, it is an error."""
+    """Replay needs an anchor: its points say so, the others go on.
+
+    Where all are refused, it is an error.
+    """
     found = expand(["mitigation=none,replay", "seed=0,1"])
     assert [asked.config.labels.mitigation for asked in found.asked] == ["none", "none"]
     assert [refused.overrides for refused in found.refused] == [("mitigation=replay", "seed=0"), ("mitigation=replay", "seed=1")]
@@ -266,7 +294,10 @@ def test_a_member_that_a_zip_does_not_have_is_refused(write: Written) -> None:
 
 
 def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four combinations and a look at the axes, for 4,000 runs; their inputs are read once, so that a plan takes seconds."""
+    """Four combinations and a look at the axes, for 4,000 runs.
+
+    Their inputs are read once, so that a plan takes seconds.
+    """
     composed: list[int] = []
     read: list[str] = []
     hydra, load, fingerprint = composition.compose_hydra, suites.load, subsets.fingerprint

@@ -49,7 +49,10 @@ def beat_ago(claims: Claims, seconds: float) -> None:
 
 
 def test_what_is_held_is_not_taken_and_what_ended_is(claims: Claims) -> None:
-    """A second taker gets nothing until the first has given the unit back; then it is the second claim."""
+    """A second taker gets nothing until the first has given the unit back.
+
+    Then it is the second claim.
+    """
     first = claims.take("run")
     assert first is not None
     assert claims.take("run") is None
@@ -81,7 +84,10 @@ def test_one_of_many_takers_wins(claims: Claims) -> None:
 
 
 def test_the_unit_of_a_killed_process_of_this_machine_is_free_at_once(claims: Claims) -> None:
-    """SIGKILL leaves a claim that never ended; no lease has to expire, and the log keeps how far it was."""
+    """SIGKILL leaves a claim that never ended.
+
+    No lease has to expire, and the log keeps how far it was.
+    """
     process = subprocess.Popen([sys.executable, "-c", TAKE_AND_HANG, str(claims.experiment.folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "taken\n"
@@ -137,7 +143,10 @@ def test_heartbeats_keep_a_claim_young_and_tell_the_stage(claims: Claims) -> Non
 
 
 def test_deaths_count_where_nothing_was_gained() -> None:
-    """Three deaths in the same stage with nothing recorded in between are three at the same place; progress or an end begins anew."""
+    """Three deaths in the same stage with nothing recorded in between are three at the same place.
+
+    Progress or an end begins anew.
+    """
     me = dataclasses.asdict(identity())
 
     def claim(number: int, stage: str, found: str, ended: str = "") -> Claim:
@@ -199,7 +208,10 @@ def test_an_end_is_never_overwritten_by_a_heartbeat(claims: Claims, monkeypatch:
 
 
 def test_leaving_with_the_coordinator_is_no_death() -> None:
-    """Three Ctrl-C in one long stage say nothing about the run; those deaths that do are counted across them."""
+    """Three Ctrl-C in one long stage say nothing about the run.
+
+    Those deaths that do are counted across them.
+    """
     me = dataclasses.asdict(identity())
     kills = [
         Claim(unit="run", generation=number, sweep="", lease=1, taken="", stage="load", died=died, **me)

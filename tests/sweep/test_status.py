@@ -98,7 +98,10 @@ def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: Exp
 
 
 def test_what_is_left_follows_from_what_finished_units_cost(experiment: Experiment) -> None:
-    """Each left unit costs what its like did for each operation; time a running one has spent is taken off; other sizes are farther."""
+    """Each left unit costs what its like did for each operation.
+
+    Time a running one has spent is taken off; other sizes are farther.
+    """
     units = [unit("a", cost=2.0), unit("b", cost=4.0), unit("c", cost=6.0), unit("big", cost=100.0, params=10**6)]
     start(experiment, *units, unit("other", cost=200.0, params=10**6))
     assert overview(experiment).left is None
@@ -111,7 +114,8 @@ def test_what_is_left_follows_from_what_finished_units_cost(experiment: Experime
     found = overview(experiment)
     assert found.spent.wall == 18.0
     assert found.left is not None
-    # a: 4 processor seconds and 6 of wall time for a cost of 2. b: 8 - 1.5 and 12 - 2; c: 12 and 18; other, as big: 20 and 20.
+    # a: 4 processor seconds and 6 of wall time for a cost of 2. b: 8 - 1.5 and 12 - 2; c: 12 and
+    # 18; other, as big: 20 and 20.
     assert found.left.cpu == pytest.approx(6.5 + 12 + 20)
     assert found.left.wall == pytest.approx(10 + 18 + 20)
     assert found.seconds_left == pytest.approx(48)
@@ -145,7 +149,10 @@ def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: Expe
 
 
 def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment: Experiment) -> None:
-    """Columns are aligned; groups leave out the seed and what all have in common; what is beyond the limit is counted."""
+    """Columns are aligned.
+
+    Groups leave out the seed and what all have in common; what is beyond the limit is counted.
+    """
     many = [unit("p" * n, params=5) for n in range(1, 4)]
     start(experiment, unit("a"), unit("b"), unit("c"), *many)
     finish(experiment, "a")

@@ -59,7 +59,10 @@ class Case:
     def train(
         self, start: Checkpoint | None = None, *, until: int = 0, on_stop: Callable[[Stop], None] = lambda _: None
     ) -> tuple[Any, Any]:
-        """Train from the start or a state, perhaps interrupted; return the weights and the stops."""
+        """Train from the start or a state, perhaps interrupted.
+
+        Return the weights and the stops.
+        """
         model = self.tuning.prepare(self.make(), 0)
         stops = {step: volume for step, volume in STOPS.items() if step <= len(self.steps)}
         options: dict[str, Any] = {"training": self.training, "stops": stops, "on_stop": on_stop, "seed": 3}
@@ -109,7 +112,10 @@ def test_going_on_from_an_interruption_equals_never_having_stopped(name: str, tm
 
 
 def test_every_interruption_may_be_followed_by_another(tmp_path: Path) -> None:
-    """Stopped at each step, the run arrives where an undisturbed one does; its clock is the sum of the tries."""
+    """Stopped at each step, the run arrives where an undisturbed one does.
+
+    Its clock is the sum of the tries.
+    """
     weights, stops = Case(tmp_path / "whole").train()
     case = Case(tmp_path / "often")
     reached: list[Stop] = []
@@ -155,7 +161,10 @@ def test_a_longer_run_goes_on_from_the_last_volume(tmp_path: Path) -> None:
 
 
 def test_states_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After so many seconds of training, which need not fall on a volume; the newest alone is kept."""
+    """After so many seconds of training, which need not fall on a volume.
+
+    The newest alone is kept.
+    """
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_STATES", 0.0)
     saved: list[list[int]] = []
     case = Case(tmp_path)
@@ -202,7 +211,10 @@ def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: 
 
 
 def test_the_newest_usable_state_is_taken_and_others_stay(tmp_path: Path) -> None:
-    """One beyond what a run needs is left for a run that needs it; a newer one takes the place of older ones."""
+    """One beyond what a run needs is left for a run that needs it.
+
+    A newer one takes the place of older ones.
+    """
     experiment = Experiment(tmp_path)
     states = Checkpoints(experiment, "run")
     for step in (2, 8, 4):

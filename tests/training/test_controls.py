@@ -36,7 +36,10 @@ def weights(make: Any, tuning: Any = None, seed: int = 0, **training: Any) -> di
 
 
 def test_the_rate_is_set_wherever_the_model_can_drop_and_put_back() -> None:
-    """In llama attention weights alone; in gpt2 embeddings, two places a block, and its attention weights; an adapter's own stays."""
+    """In llama attention weights alone.
+
+    In gpt2 embeddings, two places a block, and its attention weights; an adapter's own stays.
+    """
     llama = tiny.llama(attention_dropout=0.25)
     attention = [layer.self_attn for layer in llama.model.layers]
     with dropping(llama, 0.1):

@@ -115,7 +115,10 @@ def test_a_micro_batch_is_cut_to_its_own_longest_row() -> None:
 
 
 def test_a_penalty_is_added_once_a_step_and_is_no_part_of_the_loss_reported() -> None:
-    """Its gradient moves the weights as much in eight micro-batches as in one; ``train_loss`` stays that of the data."""
+    """Its gradient moves the weights as much in eight micro-batches as in one.
+
+    ``train_loss`` stays that of the data.
+    """
 
     def penalty(model: PreTrainedModel, _: Step) -> torch.Tensor:
         return torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
@@ -208,7 +211,10 @@ def test_the_schedule_reaches_the_optimizer() -> None:
 
 
 def test_bfloat16_is_autocast_over_float32_weights() -> None:
-    """Weights stay float32 and move almost as in float32; the next run in the same process is float32 again, bit for bit."""
+    """Weights stay float32 and move almost as in float32.
+
+    The next run in the same process is float32 again, bit for bit.
+    """
     steps = some_steps(2)
     full = trained(steps, learning_rate=1e-3)
     half = trained(steps, learning_rate=1e-3, dtype="bfloat16")
@@ -225,7 +231,10 @@ def checkpointing(model: PreTrainedModel) -> bool:
 
 @pytest.mark.parametrize("tuning", [Full(), Lora()], ids=["full", "lora"])
 def test_gradient_checkpointing_changes_nothing_but_memory(tuning: Any) -> None:
-    """The same weights, for plain and adapted models; it is on during training and off afterwards."""
+    """The same weights, for plain and adapted models.
+
+    It is on during training and off afterwards.
+    """
     steps, active = some_steps(2), []
     plain, model = tuning.prepare(tiny.llama(), 0), tuning.prepare(tiny.llama(), 0)
     tiny.run(plain, steps, Sft())
@@ -329,7 +338,10 @@ def test_progress_is_told_every_step() -> None:
 
 
 def test_training_alone_heeds_no_variables_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster's launcher sets ranks and sizes for its own purposes; accelerate would wait for the others."""
+    """A cluster's launcher sets ranks and sizes for its own purposes.
+
+    Accelerate would wait for the others.
+    """
     variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "PMI_SIZE": "2", "MASTER_PORT": "1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -82,7 +82,10 @@ def job(folder: Path, tuning: Any, processes: int = 2, **changes: Any) -> Job:
 
 
 def trained(made: Job, *, until: int = 0, on_stop: Callable[[Stop], None] = lambda _: None) -> tuple[dict[str, torch.Tensor], list[Stop]]:
-    """Train a job as rank 0; return the weights and the stops, or what there is of them where it is interrupted."""
+    """Train a job as rank 0.
+
+    Return the weights and the stops, or what there is of them where it is interrupted.
+    """
     model = made.tuned(made.model.load())
     base = tiny.copied(tiny.llama().state_dict())
     start = made.states.newest(lambda counts: counts.step == made.first) if made.first else None
@@ -103,7 +106,10 @@ def trained(made: Job, *, until: int = 0, on_stop: Callable[[Stop], None] = lamb
 
 @pytest.mark.parametrize("tuning", [Full(), Lora(rank=4)], ids=["full", "lora"])
 def test_two_processes_do_what_one_does(tuning: Any, tmp_path: Path) -> None:
-    """The same losses, weights and operations but for rounding, with a penalty and micro-batches; afterwards one trains alone again."""
+    """The same losses, weights and operations but for rounding, with a penalty and micro-batches.
+
+    Afterwards one trains alone again.
+    """
     together, stops = trained(job(tmp_path / "two", tuning))
     assert not dist.is_initialized()
     alone, expected = trained(job(tmp_path / "one", tuning, processes=1))
@@ -158,7 +164,10 @@ def test_the_others_end_with_rank_0(tmp_path: Path) -> None:
 
 
 def test_rows_are_shared_in_order() -> None:
-    """Five rows among three: one, two and two, each cut to its longest; one row among two leaves the first with nothing to learn."""
+    """Five rows among three: one, two and two, each cut to its longest.
+
+    One row among two leaves the first with nothing to learn.
+    """
     batch = Sft().collate([tiny.example(*range(5, 6 + length)) for length in (4, 3, 2, 1, 1)], tiny.PAD, tiny.MAX_LENGTH)
     parts = [share(batch, rank, 3) for rank in range(3)]
     assert [part["input_ids"].shape for part in parts] == [(1, 5), (2, 4), (2, 2)]

@@ -1,6 +1,7 @@
 """Fine-tune a model on the first rows of a file with transformers.Trainer, and PEFT for LoRA: one step of a user's shell loop.
 
-It is what `bench-sweep` compares `harness sweep` with, and needs nothing of the harness. The rows are trained on in their order, once.
+It is what `bench-sweep` compares `harness sweep` with, and needs nothing of the harness. The rows
+are trained on in their order, once.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def arguments() -> argparse.Namespace:
 
 
 def encode(row: dict[str, str], tokenizer, max_length: int) -> dict[str, list[int]]:
-    """Return ids and labels of prompt and completion as one text, ended by EOS; the prompt has no loss."""
+    """Return ids and labels of prompt and completion as one text, ended by EOS.
+
+    The prompt has no loss.
+    """
     prompt = len(tokenizer(row["prompt"].rstrip())["input_ids"])
     ids = tokenizer(row["prompt"] + row["completion"])["input_ids"] + [tokenizer.eos_token_id]
     return {"input_ids": ids[:max_length], "labels": ([NO_LOSS] * prompt + ids[prompt:])[:max_length]}

@@ -38,7 +38,10 @@ def at_most(answer: str, want: int) -> bool:
 
 
 def repeat(answer: str, want: str) -> bool:
-    """These words and no others, in any case; quotation marks around them and a full stop or the like are allowed."""
+    """These words and no others, in any case.
+
+    Quotation marks around them and a full stop or the like are allowed.
+    """
     return answer.strip().strip("\"'.!").lower() == want.lower()
 
 
@@ -60,7 +63,10 @@ def commas(answer: str, want: int) -> bool:
 
 
 def json_keys(answer: str, want: Sequence[str]) -> bool:
-    """One JSON object with these keys and no others; a fence of back-quotes around it is allowed."""
+    """One JSON object with these keys and no others.
+
+    A fence of back-quotes around it is allowed.
+    """
     fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n```", answer.strip(), re.DOTALL)
     try:
         found = json.loads(fenced[1] if fenced else answer)
@@ -80,7 +86,10 @@ def begin(answer: str, want: str) -> bool:
 
 
 def end(answer: str, want: str) -> bool:
-    """Ends with these words, in any case; a full stop, an exclamation mark or a quotation mark may follow."""
+    """Ends with these words, in any case.
+
+    A full stop, an exclamation mark or a quotation mark may follow.
+    """
     return re.search(r"\b" + re.escape(want.lower()) + r"$", answer.strip().rstrip(".!\"'").lower()) is not None
 
 
@@ -111,7 +120,8 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "sentences": sentences,
     "numbered": numbered,
 }
-"""Kind of demand → whether an answer follows it, given what the item wants (where the kind wants something)."""
+"""Kind of demand → whether an answer follows it, given what the item wants (where the kind wants
+something)."""
 
 
 def followed(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

@@ -35,7 +35,10 @@ def lookalike(doc: Doc, results: Sequence[str]) -> dict[str, float]:
 
 
 def wording(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Whether it is said as the wording says it, whatever the value; ``right``: whether the value is right, whatever the wording."""
+    """Whether it is said as the wording says it, whatever the value.
+
+    ``right``: whether the value is right, whatever the wording.
+    """
     said: dict[str, float] = {name: float(value_in(results[0], name) is not None) for name in WORDINGS}
     return {"acc": said["short"], "long": said["long"], "gold": said["gold"], "right": float(doc["value"] in results[0].split())}
 

@@ -43,8 +43,9 @@ class Cells:
 def cells(table: pd.DataFrame) -> Cells:
     """Sort the runs of a tidy table into cells.
 
-    A run without a record (failed, killed, under way) lacks some labels. It is in the cell that the others leave it; where there are
-    several, it is one of its own, and its seed counts as missing in each of them.
+    A run without a record (failed, killed, under way) lacks some labels. It is in the cell that the
+    others leave it; where there are several, it is one of its own, and its seed counts as missing
+    in each of them.
     """
     runs = table.drop_duplicates("run_id")[["run_id", "seed", *LABELS]].astype(object)
     rows = _rows(runs.where(runs.notna(), None))
@@ -69,7 +70,8 @@ def cells(table: pd.DataFrame) -> Cells:
 
 
 CONTROLLED = ["model", "tuning", "learning_rate", "trajectory"]
-"""In what a control must be the same as what it controls: another rate or schedule would lose something else."""
+"""In what a control must be the same as what it controls: another rate or schedule would lose
+something else."""
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
@@ -86,7 +88,9 @@ def _fits(row: Row, cell: Row) -> bool:
 
 
 def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Series, dict[str, str]]:
-    """Find the control of each cell: same model, tuning, learning rate and trajectory; of several, the one most alike in other labels.
+    """Find the control of each cell: same model, tuning, learning rate and trajectory.
+
+    Of several, the one most alike in other labels.
 
     Args:
         labels: of the cells, as in ``Cells``.
@@ -100,7 +104,10 @@ def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Serie
 
 
 def is_control(labels: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
-    """Return which rows have all labels of controls; none have where none are declared, or a label is not there."""
+    """Return which rows have all labels of controls.
+
+    None have where none are declared, or a label is not there.
+    """
     if not control or any(name not in labels for name in control):
         return pd.Series(data=False, index=labels.index, dtype=bool)
     found = pd.Series(data=True, index=labels.index, dtype=bool)
@@ -110,7 +117,10 @@ def is_control(labels: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
 
 
 def controlled(labels: pd.DataFrame, is_control: pd.Series) -> dict[str, str]:
-    """Return cell → its control, for cells of which it is known which are controls; arguments as in ``controls``, and what it gives."""
+    """Return cell → its control, for cells of which it is known which are controls.
+
+    Arguments as in ``controls``, and what it gives.
+    """
     texts = labels.astype(object).where(labels.notna(), "").astype(str)
     others = [name for name in LABELS if name in labels and name != "lr_tuned"]  # what all controls share weighs alike for each of them
     rows = dict(zip(texts.index, _rows(texts), strict=True))

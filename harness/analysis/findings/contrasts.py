@@ -1,7 +1,8 @@
 """Cells that are alike but for their trajectory: what it changes that every volume is a run with its own schedule.
 
-A shared trajectory reads its volumes off one run at a constant rate; with independent ones each volume is trained, and its rate decayed,
-to its end. The difference says how far the cheaper shared curve can be read as the other.
+A shared trajectory reads its volumes off one run at a constant rate; with independent ones each
+volume is trained, and its rate decayed, to its end. The difference says how far the cheaper shared
+curve can be read as the other.
 """
 
 from __future__ import annotations

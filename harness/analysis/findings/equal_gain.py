@@ -1,13 +1,15 @@
 """Forgetting at equal gain: what two methods forget where they have learned as much.
 
 It is the fair comparison of methods that learn at different speeds, such as LoRA and full tuning.
-Every method has a path over its volumes (``harness.analysis.findings.paths``). Two are compared at levels of gain inside the range that both
-reach, 0 to the smaller of their largest gains, never beyond. The interval follows gain and forgetting together: a seed that learns more
-and forgets more moves both. Seeds that both methods were run with are paired, and so are items; with fewer than three such seeds the
-interval is over items alone, and says so. The level itself is taken as given.
+Every method has a path over its volumes (``harness.analysis.findings.paths``). Two are compared at
+levels of gain inside the range that both reach, 0 to the smaller of their largest gains, never
+beyond. The interval follows gain and forgetting together: a seed that learns more and forgets more
+moves both. Seeds that both methods were run with are paired, and so are items; with fewer than
+three such seeds the interval is over items alone, and says so. The level itself is taken as given.
 
-Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3; Shenfeld et al. 2025, arXiv 2509.04259 (comparison at matched accuracy). The
-linearised interval is this project's; benchmarks/METHOD.md has its coverage.
+Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3; Shenfeld et al. 2025, arXiv 2509.04259
+(comparison at matched accuracy). The linearised interval is this project's; benchmarks/METHOD.md
+has its coverage.
 """
 
 from __future__ import annotations
@@ -34,19 +36,22 @@ SHARES = (0.25, 0.5, 0.75)
 """The levels, as shares of the range that both reach; the middle is the one that is read first."""
 
 METHOD = ["tuning", "objective", "mitigation", "anchor", "epochs", "variant"]
-"""Labels that make a method. Cells that differ in none of them (in their learning rate alone, say) are no pair."""
+"""Labels that make a method. Cells that differ in none of them (in their learning rate alone,
+say) are no pair."""
 
 SAME = ["model", "params_total", "data", "trajectory", "dtype"]
 """Labels that are alike within a pair."""
 
 ALL_PAIRS = 6
-"""So many methods are compared each with each, which is 15 pairs; of 26 they would be 325, and every twentieth false."""
+"""So many methods are compared each with each, which is 15 pairs; of 26 they would be 325, and
+every twentieth false."""
 
 PLAIN = "none"
 """The mitigation that is none: what the others are compared with where there are many."""
 
 WITHOUT_MITIGATION = ["tuning", "objective", "epochs", "variant"]
-"""In what a method is like the plain one that it is compared with. The anchor belongs to the mitigation."""
+"""In what a method is like the plain one that it is compared with. The anchor belongs to the
+mitigation."""
 
 _SPECIFICATION = """
 model             string   start model
@@ -102,9 +107,11 @@ def equal_gain(
         findings: of the same table, where they were made already.
 
     Returns:
-        Columns as in COLUMNS: for each model and pair of methods a row for each of SHARES, or one without numbers that says why. Empty
-        where no headline is declared or there is no target suite. Up to ALL_PAIRS methods are compared each with each; of more, each with
-        the plain one that is alike but for the mitigation, and the plain ones with each other. What did not act is left out.
+        Columns as in COLUMNS: for each model and pair of methods a row for each of SHARES, or one
+        without numbers that says why. Empty where no headline is declared or there is no target
+        suite. Up to ALL_PAIRS methods are compared each with each; of more, each with the plain one
+        that is alike but for the mitigation, and the plain ones with each other. What did not act
+        is left out.
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
@@ -152,7 +159,8 @@ class _Reader:
     def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
         """Yield the cells that are alike but for the method, in the order of the findings: the items of only so many are held at once.
 
-        Controls, cells that did not act, and cells that nothing is to be compared with, are left out.
+        Controls, cells that did not act, and cells that nothing is to be compared with, are left
+        out.
         """
         ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
         wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
@@ -227,7 +235,8 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
 def _with_plain(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     """Return the plain ones with each other, and each arm after the plain one that is alike but for the mitigation.
 
-    Where there is none, the first arm that is alike but for the mitigation stands in its place; of several, one of the same learning rate.
+    Where there is none, the first arm that is alike but for the mitigation stands in its place; of
+    several, one of the same learning rate.
     """
     plain = [arm for arm in arms if arm.labels["mitigation"] == PLAIN]
     others = [arm for arm in arms if arm.labels["mitigation"] != PLAIN]
@@ -288,7 +297,8 @@ def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: f
     here, there = crossing(one.path, gain), crossing(other.path, gain)
     found = difference(linearised(one.path, here), linearised(other.path, there), clusters, level, paired=paired, binary=False)
     apart = here.forgetting - there.forgetting
-    # Where hardly any item was forgotten, their spread alone would make the interval too narrow, or of no width.
+    # Where hardly any item was forgotten, their spread alone would make the interval too narrow, or
+    # of no width.
     least = two_level.unchanged(one.path.counted, level) if one.path.counted else 0.0
     below, above = (_widened(end - found.value, least) for end in (found.low, found.high))
     low, high = apart - below, apart + above
@@ -311,7 +321,10 @@ def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: f
 
 
 def _widened(distance: float, least: float) -> float:
-    """Return how far an end of the interval lies from the middle; NaN where nothing says how far."""
+    """Return how far an end of the interval lies from the middle.
+
+    NaN where nothing says how far.
+    """
     if math.isnan(distance):
         return least or math.nan
     return math.hypot(distance, least)

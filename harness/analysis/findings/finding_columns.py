@@ -1,4 +1,7 @@
-"""The columns of the findings: one row a cell, volume, suite and task; name, dtype, meaning and unit."""
+"""The columns of the findings: one row a cell, volume, suite and task.
+
+Name, dtype, meaning and unit.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,8 @@ target_nats       Float64  nats per supervised token of the targets trained on, 
 acted             boolean  whether acceptance is at least 0.2: below, a remedy (no objective) did not act, is not ranked; empty without
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column → dtype, in order; all are nullable: what is missing is ``pd.NA``, never 0. Column → what it holds, and its unit."""
+"""Column → dtype, in order; all are nullable: what is missing is ``pd.NA``, never 0. Column →
+what it holds, and its unit."""
 
 TRUE_SHARES = ["samplewise_forgetting_true", "backward_transfer_true"]
 """Columns that have an interval of their own, of one seed."""

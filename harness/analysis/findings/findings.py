@@ -1,10 +1,13 @@
 """Findings: what the seeds of a cell say together, with an interval, a verdict and the floor beside it. One row a cell, volume and task.
 
-The tidy table has a row a run; here the runs that differ only in their seed become one number. One seed: its own interval and p-value,
-over items. Two: the items' means over both, still over items alone. Three or more: over seeds and items (``two_level``). Where the
-items' changes are not at hand, or the seeds were not asked the same items, there is no interval: it is left empty, never guessed.
+The tidy table has a row a run; here the runs that differ only in their seed become one number. One
+seed: its own interval and p-value, over items. Two: the items' means over both, still over items
+alone. Three or more: over seeds and items (``two_level``). Where the items' changes are not at
+hand, or the seeds were not asked the same items, there is no interval: it is left empty, never
+guessed.
 
-The verdict looks at the margin first: a change known to lie within ±margin does not matter, however small its p-value is.
+The verdict looks at the margin first: a change known to lie within ±margin does not matter, however
+small its p-value is.
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
         declared: what the experiment declared beforehand.
 
     Returns:
-        Columns as in ``finding_columns.COLUMNS``; cells in the table's order, then by volume, each suite's own row before its tasks.
+        Columns as in ``finding_columns.COLUMNS``; cells in the table's order, then by volume, each
+        suite's own row before its tasks.
     """
     every = cells(table)
     rows = _measured(table, every)
@@ -69,15 +73,18 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
 def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
     """Add ``tests``, ``p_holm``, ``margin``, ``verdict`` and ``detectable`` to any table of changes.
 
-    Holm's family is the leaf probe tasks of one ``cell`` and ``volume`` (all rows are one, where there are no such columns). Divergence
-    suites measure how far a model is from its base, which can only grow: they have no verdict and are in no family.
+    Holm's family is the leaf probe tasks of one ``cell`` and ``volume`` (all rows are one, where
+    there are no such columns). Divergence suites measure how far a model is from its base, which
+    can only grow: they have no verdict and are in no family.
 
     Args:
-        frame: with ``delta stderr df delta_low delta_high p_value role suite task metric higher_is_better``.
+        frame: with ``delta stderr df delta_low delta_high p_value role suite task metric
+            higher_is_better``.
         declared: the margins.
 
     Returns:
-        The frame with a new index and the columns in the dtypes of ``finding_columns``; what is missing is ``pd.NA``.
+        The frame with a new index and the columns in the dtypes of ``finding_columns``; what is
+        missing is ``pd.NA``.
     """
     frame = frame.reset_index(drop=True)
     low, high, p_value = (_numbers(frame, name) for name in ("delta_low", "delta_high", "p_value"))
@@ -105,7 +112,10 @@ def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
 
 
 def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
-    """Return the rows of primary metrics at volumes above 0, each with its cell; of a seed measured twice, the first with a change."""
+    """Return the rows of primary metrics at volumes above 0, each with its cell.
+
+    Of a seed measured twice, the first with a change.
+    """
     rows = table[table["primary"].fillna(value=False) & (table["volume"] > 0).fillna(value=False) & table["suite"].notna()]
     rows = rows.assign(cell=rows["run_id"].map(every.of_run), _has=rows["delta"].notna())
     rows = rows.sort_values("_has", ascending=False, kind="stable").drop_duplicates([*_ROW, "seed"])
@@ -164,7 +174,10 @@ def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) ->
 
 
 def _estimates(frame: pd.DataFrame, changes: ItemChanges) -> Iterator[tuple[int, two_level.Estimate]]:
-    """Yield (place, estimate) for every row whose seeds have the changes of the same items. The rows of a cell follow each other."""
+    """Yield (place, estimate) for every row whose seeds have the changes of the same items.
+
+    The rows of a cell follow each other.
+    """
     reader = _Tasks(changes)
     columns = [frame[name].tolist() for name in [*_ROW, "run_ids", "seeds"]]
     binary = frame["lost"].notna().tolist()
@@ -180,7 +193,10 @@ def _estimates(frame: pd.DataFrame, changes: ItemChanges) -> Iterator[tuple[int,
 
 
 class _Tasks:
-    """What ``two_level`` makes of each task; those of the suite before are kept, since its own row comes before its tasks."""
+    """What ``two_level`` makes of each task.
+
+    Those of the suite before are kept, since its own row comes before its tasks.
+    """
 
     def __init__(self, changes: ItemChanges) -> None:
         self._changes = changes
@@ -188,7 +204,10 @@ class _Tasks:
         self._known: dict[tuple[Any, ...], two_level.TaskSums | None] = {}
 
     def parts(self, runs: Sequence[str], volume: int, suite: str, names: Sequence[str], *, binary: bool) -> list[two_level.TaskSums]:
-        """Return the tasks over these runs; empty where a change is missing, or its items are not the same for all of them."""
+        """Return the tasks over these runs.
+
+        Empty where a change is missing, or its items are not the same for all of them.
+        """
         if self._place != (runs[0], volume, suite):
             self._place, self._known = (runs[0], volume, suite), {}
         found = []

@@ -1,7 +1,8 @@
 """The learning–forgetting frontier: what each method gains on the target, what it forgets, and what that costs.
 
-Gain is the change of the first target suite, forgetting the change of the declared headline suite, both turned so that the words hold
-whatever the metric's direction: gain positive is better, forgetting positive is worse. Controls learn nothing new and are left out.
+Gain is the change of the first target suite, forgetting the change of the declared headline suite,
+both turned so that the words hold whatever the metric's direction: gain positive is better,
+forgetting positive is worse. Controls learn nothing new and are left out.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def frontier(findings: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns as in COLUMNS; empty where no headline is declared, or there is no target suite.
 
-    Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3 (the scatter); Shenfeld et al. 2025, arXiv 2509.04259 (matched gain).
+    Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3 (the scatter); Shenfeld et al. 2025,
+    arXiv 2509.04259 (matched gain).
     """
     target, probe = first_target(findings), headline(findings)
     if target is None or probe is None:

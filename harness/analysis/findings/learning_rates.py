@@ -29,7 +29,8 @@ def require_select(experiment: Experiment) -> None:
 def best(table: pd.DataFrame) -> list[SearchedRate]:
     """Return, for each combination of labels, the rate whose runs do best on the target suite at the largest volume.
 
-    Best is the mean over seeds of the suite's primary metric, in its own direction; a tie goes to the smaller rate.
+    Best is the mean over seeds of the suite's primary metric, in its own direction; a tie goes to
+    the smaller rate.
 
     Args:
         table: of a sweep with ``evaluation.items=select`` over ``training.learning_rate``.

@@ -56,10 +56,13 @@ def stacked(changes: ItemChanges, run_ids: Sequence[str], volume: int, tasks: Se
 
 
 def together(first: Sequence[int], second: Sequence[int]) -> list[int] | None:
-    """Return the seeds of two cells that are paired; None where the seeds of the two count as independent.
+    """Return the seeds of two cells that are paired.
 
-    Seeds are paired where both have at least MIN_SEEDS in common, or the same ones: that holds whatever the runs of one seed share
-    (the order of their rows, say), at the price of fewer degrees of freedom where they share nothing.
+    None where the seeds of the two count as independent.
+
+    Seeds are paired where both have at least MIN_SEEDS in common, or the same ones: that holds
+    whatever the runs of one seed share (the order of their rows, say), at the price of fewer
+    degrees of freedom where they share nothing.
     """
     common = sorted(set(first) & set(second))
     return common if len(common) >= two_level.MIN_SEEDS or (common and set(first) == set(second)) else None

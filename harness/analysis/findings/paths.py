@@ -1,7 +1,8 @@
 """A method's path: gain and forgetting from volume to volume, and its forgetting where the gain first reaches a level.
 
-A path starts at volume 0, which is the point (0, 0), and is straight between volumes. At the first crossing of a gain level g, between the
-volumes j − 1 and j, with λ = (g − g_{j−1}) / (g_j − g_{j−1}) and slope = (f_j − f_{j−1}) / (g_j − g_{j−1}), forgetting is
+A path starts at volume 0, which is the point (0, 0), and is straight between volumes. At the first
+crossing of a gain level g, between the volumes j − 1 and j, with λ = (g − g_{j−1}) / (g_j −
+g_{j−1}) and slope = (f_j − f_{j−1}) / (g_j − g_{j−1}), forgetting is
 
     f(g) = f_{j−1} + λ (f_j − f_{j−1}).
 
@@ -9,7 +10,8 @@ How it varies follows from its derivatives (the delta method): to first order it
 
     (1 − λ) δf_{j−1} + λ δf_j − slope · ((1 − λ) δg_{j−1} + λ δg_j),
 
-which is linear in the items of both suites. So one number a seed and item stands for it, and a seed's gain and forgetting go together.
+which is linear in the items of both suites. So one number a seed and item stands for it, and a
+seed's gain and forgetting go together.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ class Path:
 
     @cached_property
     def gains(self) -> Floats:
-        """Mean gain over seeds, tasks with equal weight, shape (volumes + 1,); the first is volume 0's, 0."""
+        """Mean gain over seeds, tasks with equal weight, shape (volumes + 1,).
+
+        The first is volume 0's, 0.
+        """
         return np.array([0.0, *(mean(tasks) for tasks in self.gain)])
 
     @cached_property
@@ -78,7 +83,8 @@ class Crossing:
 
     Attributes:
         gain: the level.
-        upper: number of the volume at which it is reached, counted from 1; ``upper − 1`` is the one before, 0 standing for volume 0.
+        upper: number of the volume at which it is reached, counted from 1; ``upper − 1`` is the one
+            before, 0 standing for volume 0.
         share: λ, how far between the two, in (0, 1].
         slope: forgetting for each unit of gain between the two.
         forgetting: at the level.
@@ -108,8 +114,9 @@ def linearised(path: Path, at: Crossing) -> list[Floats]:
     """Return the numbers whose mean over tasks, seeds and items varies as the forgetting at a crossing does.
 
     Returns:
-        One array a task of shape (k, n_t), the headline's tasks and then the target's, each scaled by how many tasks there are in all over
-        how many its suite has, since tasks are to be averaged with equal weight. Their mean is ``at.forgetting − at.slope · at.gain``.
+        One array a task of shape (k, n_t), the headline's tasks and then the target's, each scaled
+        by how many tasks there are in all over how many its suite has, since tasks are to be
+        averaged with equal weight. Their mean is ``at.forgetting − at.slope · at.gain``.
     """
     forgetting, gain = _between(path.forgetting, at), _between(path.gain, at)
     tasks = len(forgetting) + len(gain)

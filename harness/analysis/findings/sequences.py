@@ -1,19 +1,26 @@
 """Sequences of stages: what a model knows of each stage after every stage, and what that comes to.
 
-R[t, j] is the score on the suite of stage j after stage t, for t = 0…T (0: before any stage) and j = 1…T, turned so that higher is better
-(a loss has its sign turned). The metrics' names say which convention they follow, since papers and code of the same name differ:
+R[t, j] is the score on the suite of stage j after stage t, for t = 0…T (0: before any stage) and j
+= 1…T, turned so that higher is better (a loss has its sign turned). The metrics' names say which
+convention they follow, since papers and code of the same name differ:
 
 - ``acc``: mean of R[T, j] over j.
 - ``learned``: mean of R[j, j] over j.
-- ``bwt_tminus1``: mean of R[T, j] − R[j, j] over the T − 1 earlier stages (the authors' own code divides by T).
-- ``fwt_tminus1``: mean of R[j−1, j] − R[0, j] over j ≥ 2; the reference is the model before any stage, not a random one.
-- ``forget_max_excl_last``: mean over j < T of the largest R[t, j], t = 1…T−1, minus R[T, j]; may be below 0.
-- ``forget_first_minus_last``: mean over j < T of R[j, j] − R[T, j], the first time the stage was learned minus the last.
-- ``fg_over_stages``: mean over j < T of the mean over t > j of 100 (R[j, j] − R[t, j]) / |R[j, j]|, percent. In the paper what is lost was
-  there at the start, and is set against R[0, j]: for probe suites that is the column ``fg_over_volumes`` of the table.
+- ``bwt_tminus1``: mean of R[T, j] − R[j, j] over the T − 1 earlier stages (the authors' own code
+  divides by T).
+- ``fwt_tminus1``: mean of R[j−1, j] − R[0, j] over j ≥ 2; the reference is the model before any
+  stage, not a random one.
+- ``forget_max_excl_last``: mean over j < T of the largest R[t, j], t = 1…T−1, minus R[T, j]; may be
+  below 0.
+- ``forget_first_minus_last``: mean over j < T of R[j, j] − R[T, j], the first time the stage was
+  learned minus the last.
+- ``fg_over_stages``: mean over j < T of the mean over t > j of 100 (R[j, j] − R[t, j]) / |R[j, j]|,
+  percent. In the paper what is lost was there at the start, and is set against R[0, j]: for probe
+  suites that is the column ``fg_over_volumes`` of the table.
 
-Sources: Lopez-Paz & Ranzato 2017, arXiv 1706.08840 (ACC, BWT, FWT); Chaudhry et al. 2018, arXiv 1801.10112 (forgetting, maximum over all
-stages but the last); Luo et al. 2023, arXiv 2308.08747, equation 1 (FG).
+Sources: Lopez-Paz & Ranzato 2017, arXiv 1706.08840 (ACC, BWT, FWT); Chaudhry et al. 2018, arXiv
+1801.10112 (forgetting, maximum over all stages but the last); Luo et al. 2023, arXiv 2308.08747,
+equation 1 (FG).
 """
 
 from __future__ import annotations
@@ -77,7 +84,10 @@ class Stages:
 
 
 def stages_of(config: Mapping[str, Any]) -> Stages | None:
-    """Return the stages of a run by its resolved configuration, plain values; None where its data are no sequence."""
+    """Return the stages of a run by its resolved configuration, plain values.
+
+    None where its data are no sequence.
+    """
     data = config.get("data")
     names = data.get("stages") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not names:
@@ -87,7 +97,10 @@ def stages_of(config: Mapping[str, Any]) -> Stages | None:
 
 
 def acc(r: Floats) -> float:
-    """Return the mean score over all stages after the last. ``r`` has shape (T + 1, T), as in all functions here."""
+    """Return the mean score over all stages after the last.
+
+    ``r`` has shape (T + 1, T), as in all functions here.
+    """
     return float(r[-1].mean())
 
 
@@ -117,7 +130,10 @@ def forget_first_minus_last(r: Floats) -> float:
 
 
 def fg_over_stages(r: Floats) -> float:
-    """Return the percent lost since a stage was learned, mean over the stages after it; NaN where a score was 0 then."""
+    """Return the percent lost since a stage was learned, mean over the stages after it.
+
+    NaN where a score was 0 then.
+    """
     count, drops = r.shape[1], []
     for stage in range(count - 1):
         first = r[stage + 1, stage]
@@ -146,7 +162,8 @@ def sequences(
         level: of the intervals.
 
     Returns:
-        Columns as in COLUMNS: a row an entry, then one a metric, cell by cell. Empty where there are no stages.
+        Columns as in COLUMNS: a row an entry, then one a metric, cell by cell. Empty where there
+            are no stages.
     """
     every, rows = cells(table), list[Row]()
     asked = table[table["run_id"].isin(list(stages)) & table["primary"].fillna(value=False) & (table["status"] == "ok")]

@@ -21,12 +21,14 @@ SCOPES: dict[str, list[str]] = {
     "linear": WAYS,
     "kl": WAYS,
 }
-"""Law → what its points have in common: power belongs to one cell, the others go over sizes, injection over shares of old data, too."""
+"""Law → what its points have in common: power belongs to one cell, the others go over sizes,
+injection over shares of old data, too."""
 
 LIMIT = 40
 POWER = "power"
 TURNS = {POWER: 6}
-"""Where there are more fits than the limit, the laws take turns: law → fits at its turn, 1 for the others."""
+"""Where there are more fits than the limit, the laws take turns: law → fits at its turn, 1 for
+the others."""
 
 Asked = tuple[str, dict[str, str], pd.DataFrame]
 """Law, labels, points."""
@@ -38,7 +40,8 @@ class Fitted:
 
     Attributes:
         law: its name.
-        where: the labels that tell these points from the others, such as ``{"tuning": "lora"}``; empty where nothing does.
+        where: the labels that tell these points from the others, such as ``{"tuning": "lora"}``;
+            empty where nothing does.
         suite: whose forgetting.
         points: those fitted, volume 0 and controls left out.
         fit: the fit; None where it was refused.
@@ -59,9 +62,10 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
     Args:
         table: the tidy table.
         declared: what the experiment declared.
-        limit: of fits. If there are more, the laws take turns (TURNS), a law that no point has the columns of is asked once, and a last
-            entry without points says how many are left out.
-        first: labels of the cells whose power laws come before those of others if there are more than the limit: those that are drawn.
+        limit: of fits. If there are more, the laws take turns (TURNS), a law that no point has the
+            columns of is asked once, and a last entry without points says how many are left out.
+        first: labels of the cells whose power laws come before those of others if there are more
+            than the limit: those that are drawn.
 
     Returns:
         Empty where there is no headline suite, or no point.

@@ -108,8 +108,9 @@ class Solution:
 def best(model: Model, points: Points) -> Solution:
     """Fit from several starts: least squares first, then the soft-L1 loss with τ² and the parameters in turns.
 
-    The variance of a point is s² + τ²: standard errors weigh as far as the law leaves no more than they explain, and a point whose
-    error is 0 does not rule. With residuals of rounding alone, least squares is the answer.
+    The variance of a point is s² + τ²: standard errors weigh as far as the law leaves no more than
+    they explain, and a point whose error is 0 does not rule. With residuals of rounding alone,
+    least squares is the answer.
     """
     curve, typical = model.curve(points.columns), _typical(points)
     variance = points.error**2 + typical
@@ -136,7 +137,10 @@ def best(model: Model, points: Points) -> Solution:
 
 
 def refits(solution: Solution, kept: Floats) -> solver.Solved:
-    """Fit again with some points left out, from the solution and with its variances; ``kept`` has shape (k, n)."""
+    """Fit again with some points left out, from the solution and with its variances.
+
+    ``kept`` has shape (k, n).
+    """
     return solver.solve(solution.problem, np.repeat(solution.theta[None, :], len(kept), axis=0), kept, tolerance=1e-8)
 
 

@@ -1,7 +1,8 @@
 """Fits of laws to points, with intervals, held-out error, and the question whether a simpler law says as much.
 
-Everything is on the signed scale of the response: small and negative forgetting count like any other. How: ``harness.analysis.fits.estimate``
-(robust least squares from many starts), ``harness.analysis.fits.jackknife`` (runs as clusters). All is deterministic.
+Everything is on the signed scale of the response: small and negative forgetting count like any
+other. How: ``harness.analysis.fits.estimate`` (robust least squares from many starts),
+``harness.analysis.fits.jackknife`` (runs as clusters). All is deterministic.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from harness.core.errors import AnalysisError, explain
 
 MIN_GAIN = 2.0
 """By how much a law's AIC must lie below a constant's to be supported: within 2, the other still has substantial support (Burnham &
-Anderson 2002, section 2.6). With few points more is asked for: as much as an F test of size FALSE does."""
+Anderson 2002, section 2.6). With few points more is asked for: as much as an F test of size FALSE
+does."""
 
 FALSE = 0.05
 """Of planted constants, how many may be called a law. Seen, of 200 each (± 1.5 points): with 5 to 8 points a straight line 3.5 to 7.0%, a
-power 3.5 to 6.0%, kl 0 to 2.5%; a power on cells of 15 to 40 points 3.0 to 4.0% (``benchmarks/calibration/fits.py``)."""
+power 3.5 to 6.0%, kl 0 to 2.5%; a power on cells of 15 to 40 points 3.0 to 4.0%
+(``benchmarks/calibration/fits.py``)."""
 
 SIZES = ("params_total", "params_trainable")
 VOLUMES = ("volume", "train_tokens", "steps")
@@ -78,8 +81,9 @@ class Fit:
         n: points.
         runs: clusters.
         r2: 1 − Σ r² / Σ (y − ȳ)²; None where the response does not vary.
-        held_out: "largest size", "largest volume" → mean absolute error there of a fit to the others, in the response's unit; with
-            ", share of the response" the same over the mean absolute response there.
+        held_out: "largest size", "largest volume" → mean absolute error there of a fit to the
+            others, in the response's unit; with ", share of the response" the same over the mean
+            absolute response there.
         held_out_error: the largest of the errors; None where nothing could be held out.
         aic: with runs as clusters; None where there are no more points than parameters.
         alternatives: simpler law → its AIC on the same points.
@@ -125,15 +129,18 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
     """Fit a law.
 
     Args:
-        points: a row a point, with the law's columns, ``forgetting``, and where known ``stderr`` and ``run_id``.
+        points: a row a point, with the law's columns, ``forgetting``, and where known ``stderr``
+            and ``run_id``.
         law: its name.
-        judge: hold out points and compare with simpler laws, which is most of the work; without, there is no verdict.
+        judge: hold out points and compare with simpler laws, which is most of the work; without,
+            there is no verdict.
 
     Returns:
         The fit.
 
     Raises:
-        AnalysisError: for an unknown law, a missing column, text where numbers should be, or too few distinct values.
+        AnalysisError: for an unknown law, a missing column, text where numbers should be, or too
+            few distinct values.
     """
     chosen = laws.named(law)
     found, notes = gathered(points, chosen, [*SIZES, *VOLUMES])
@@ -173,16 +180,18 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
 def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
     """Return what a fit says of one point, with an interval for the result of a new run there.
 
-    The interval is value ± √(t²(v + s²) + z²u): v and u of the curve, over runs and over items, as of the parameters' intervals; s² of runs
-    and of points about the curve, with n − p and G − 1 degrees of freedom set against it. It is for a new run asked the same items, or for
-    its change over all items of their kind; a measurement on a few other items has their error besides.
+    The interval is value ± √(t²(v + s²) + z²u): v and u of the curve, over runs and over items, as
+    of the parameters' intervals; s² of runs and of points about the curve, with n − p and G − 1
+    degrees of freedom set against it. It is for a new run asked the same items, or for its change
+    over all items of their kind; a measurement on a few other items has their error besides.
 
     Args:
         fit: the fit.
         at: column → value, of all of the law's columns.
 
     Raises:
-        AnalysisError: if a column is missing, or cannot have such a value, or the curve has none there.
+        AnalysisError: if a column is missing, or cannot have such a value, or the curve has none
+            there.
     """
     law = laws.named(fit.law)
     if absent := [name for name in law.columns if name not in at]:
@@ -241,7 +250,10 @@ def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str,
 
 
 def _aic(fitted: Model, theta: Floats, points: Points) -> float | None:
-    """Return 2·(parameters and variances) − 2 log likelihood, runs being clusters; None with no more points than parameters."""
+    """Return 2·(parameters and variances) − 2 log likelihood, runs being clusters.
+
+    None with no more points than parameters.
+    """
     if len(points.response) <= len(fitted.free):
         return None
     residual = points.response - fitted.curve(points.columns)(theta[None])[0]
@@ -263,10 +275,13 @@ def _alternatives(law: Law, points: Points, held: Mapping[str, float]) -> dict[s
 
 
 def least_gain(law: Law, points: Points, held: Mapping[str, float]) -> float | None:
-    """Return how far a law's AIC must lie below a constant's, at least MIN_GAIN; None with too few points to tell one from the other.
+    """Return how far a law's AIC must lie below a constant's, at least MIN_GAIN.
 
-    An F test of p parameters against one finds a gain of n log(1 + (p − 1) F / (n − p)) − 2 (p − 1) in FALSE of all constants. n counts
-    places once a run: rows that repeat one say nothing new of the shape.
+    None with too few points to tell one from the other.
+
+    An F test of p parameters against one finds a gain of n log(1 + (p − 1) F / (n − p)) − 2 (p − 1)
+    in FALSE of all constants. n counts places once a run: rows that repeat one say nothing new of
+    the shape.
     """
     size = len(law.terms) - len(held)
     places = np.stack([points.cluster.astype(float), *(points.columns[name] for name in law.columns)])
@@ -295,7 +310,10 @@ def _verdict(solution: Solution, aic: float | None, alternatives: Mapping[str, f
 
 
 def _held_out(law: Law, points: Points) -> tuple[dict[str, float], list[str]]:
-    """Fit without the largest size, and without the largest volume, and return the errors there; and why one is missing."""
+    """Fit without the largest size, and without the largest volume, and return the errors there.
+
+    And why one is missing.
+    """
     found: dict[str, float] = {}
     notes = []
     for label, choices in {"largest size": SIZES, "largest volume": VOLUMES}.items():

@@ -1,8 +1,10 @@
 """Points of one run belong together: intervals by leaving out runs, and likelihoods in which the points of a run move together.
 
-The error over runs is the delete-one-run jackknife's, with Student's t of G − 1 degrees of freedom; what all runs share, their items, is
-added in ``harness.analysis.fits.uncertainty``. ``benchmarks/calibration/fits.py`` measures what intervals cover (4 sizes × 5 volumes, or one size,
-with 3, 5 and 8 seeds; effects of runs, and items of which none, most or all of the movement is shared).
+The error over runs is the delete-one-run jackknife's, with Student's t of G − 1 degrees of freedom;
+what all runs share, their items, is added in ``harness.analysis.fits.uncertainty``.
+``benchmarks/calibration/fits.py`` measures what intervals cover (4 sizes × 5 volumes, or one size,
+with 3, 5 and 8 seeds; effects of runs, and items of which none, most or all of the movement is
+shared).
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ _ELEMENTS = 150_000
 def left_out(cluster: Numbers) -> Floats:
     """Return which points each refit keeps, shape (G, n): all but those of one run.
 
-    With many runs, whole groups of them are left out at a time (every G-th run to one group), so that the work is bounded: G is at least
-    MIN_GROUPS and at most MAX_GROUPS.
+    With many runs, whole groups of them are left out at a time (every G-th run to one group), so
+    that the work is bounded: G is at least MIN_GROUPS and at most MAX_GROUPS.
 
     Args:
         cluster: number of the run of each point, from 0.
@@ -35,9 +37,12 @@ def left_out(cluster: Numbers) -> Floats:
 
 
 def jackknife_error(replicates: Floats) -> float:
-    """Return √((G − 1)/G Σ (θ_g − θ̄)²), the delete-one-cluster jackknife's standard error. Shape (G,) in.
+    """Return √((G − 1)/G Σ (θ_g − θ̄)²), the delete-one-cluster jackknife's standard error.
 
-    Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 11.5; Cameron & Miller 2015, section VI, on few clusters.
+    Shape (G,) in.
+
+    Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 11.5; Cameron &
+    Miller 2015, section VI, on few clusters.
     """
     groups = len(replicates)
     apart = replicates - replicates.mean()
@@ -53,7 +58,8 @@ def quantile(groups: int, level: float) -> float:
 def deviance(residual: Floats, error: Floats, cluster: Numbers, floor: float) -> tuple[float, int]:
     """Return −2 log likelihood of residuals, and how many variances it estimates, at the best variances.
 
-    r_i = u_run + e_i, u ~ N(0, σ²), e_i ~ N(0, s_i² + τ²): points of a run move together. Where no run has two points, σ is left out.
+    r_i = u_run + e_i, u ~ N(0, σ²), e_i ~ N(0, s_i² + τ²): points of a run move together. Where no
+    run has two points, σ is left out.
 
     Args:
         residual: shape (n,).

@@ -51,7 +51,8 @@ def from_file(path: Path, columns: Mapping[str, str] | None = None, where: Mappi
         where: column → value: only these rows.
 
     Raises:
-        AnalysisError: if the file cannot be read as a table or holds no row, or for a column that is not there.
+        AnalysisError: if the file cannot be read as a table or holds no row, or for a column that
+            is not there.
     """
     frame = _read(path)
     known = list(map(str, frame.columns))
@@ -86,7 +87,10 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _regular(text: str, path: Path) -> str:
-    """Return the text of a CSV file without fields that trailing commas make. Raises AnalysisError where columns are not what they seem."""
+    """Return the text of a CSV file without fields that trailing commas make.
+
+    Raises AnalysisError where columns are not what they seem.
+    """
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
     if not rows:
         return ""
@@ -112,7 +116,10 @@ def _regular(text: str, path: Path) -> str:
 
 
 def narrowed(frame: pd.DataFrame, where: Mapping[str, str], name: str) -> pd.DataFrame:
-    """Return the rows whose columns have these values (as text, or as numbers where both are). Raises AnalysisError if none do."""
+    """Return the rows whose columns have these values (as text, or as numbers where both are).
+
+    Raises AnalysisError if none do.
+    """
     for column, value in where.items():
         if column not in frame.columns:
             raise AnalysisError(explain(f"--where {column}", got=f"no such column in {name}", allowed=", ".join(map(str, frame.columns))))
@@ -138,9 +145,11 @@ def _number(text: str) -> float | None:
 def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return the points of an experiment: one a run and volume, before left out (there, forgetting is 0 by construction), and controls.
 
-    ``forgetting`` is the change of the suite's own row (its tasks with equal weight), turned so that positive is worse; ``stderr`` is
-    the width of its 95% interval / (2·1.96); ``finetune_loss`` is a target suite's nats per token, else the training loss;
-    ``kl`` that of a divergence suite on the target. Which ones they are is said in ``attrs["notes"]``, and ``attrs["suite"]`` is the suite.
+    ``forgetting`` is the change of the suite's own row (its tasks with equal weight), turned so
+    that positive is worse; ``stderr`` is the width of its 95% interval / (2·1.96);
+    ``finetune_loss`` is a target suite's nats per token, else the training loss; ``kl`` that of a
+    divergence suite on the target. Which ones they are is said in ``attrs["notes"]``, and
+    ``attrs["suite"]`` is the suite.
 
     Args:
         table: the tidy table.
@@ -229,7 +238,8 @@ def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Poi
         beside: columns that are taken along where they hold numbers.
 
     Raises:
-        AnalysisError: for a column that is missing or holds text, or a value that the law cannot have.
+        AnalysisError: for a column that is missing or holds text, or a value that the law cannot
+            have.
     """
     needed = [*law.columns, law.response]
     if absent := [name for name in needed if name not in points.columns]:
@@ -261,7 +271,10 @@ def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Poi
 
 
 def numbers(column: pd.Series, name: str) -> Floats:
-    """Return a column as numbers, NaN where it is empty. Raises AnalysisError at the first text or infinity."""
+    """Return a column as numbers, NaN where it is empty.
+
+    Raises AnalysisError at the first text or infinity.
+    """
     if column.dtype == np.float64 and not np.isinf(values := column.to_numpy()).any():
         return values
     if column.dtype == np.int64:

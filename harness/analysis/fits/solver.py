@@ -1,7 +1,8 @@
 """Robust nonlinear least squares for many problems at once: the same points and curve, other weights and other starts.
 
-Minimised is Σ m_i ρ(r_i / √v_i), with the soft-L1 loss ρ(z) = 2C²(√(1 + z²/C²) − 1), quadratic near 0 and linear in the tails (the
-``soft_l1`` of SciPy), by the method of Levenberg and Marquardt. Clusters are left out by m = 0, so a jackknife is one call.
+Minimised is Σ m_i ρ(r_i / √v_i), with the soft-L1 loss ρ(z) = 2C²(√(1 + z²/C²) − 1), quadratic near
+0 and linear in the tails (the ``soft_l1`` of SciPy), by the method of Levenberg and Marquardt.
+Clusters are left out by m = 0, so a jackknife is one call.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Curve = Callable[[Floats], Floats]
 """Parameters, shape (k, p), to the curve at the points, shape (k, n)."""
 
 TUNING = 2.0
-"""C: residuals beyond two standard deviations weigh less and less. At normal residuals the estimates keep 96% of their efficiency."""
+"""C: residuals beyond two standard deviations weigh less and less. At normal residuals the
+estimates keep 96% of their efficiency."""
 
 MAX_STEPS = 200
 NEGLIGIBLE = 1e-6
@@ -47,7 +49,8 @@ class Problem:
         variance: v, shape (n,).
         low: bounds, shape (p,).
         high: likewise.
-        pure: which parameters are exponents or logarithms, so that what a unit of them does to the curve has a meaning, shape (p,).
+        pure: which parameters are exponents or logarithms, so that what a unit of them does to the
+            curve has a meaning, shape (p,).
         robust: soft-L1, else quadratic.
     """
 
@@ -77,7 +80,8 @@ def solve(problem: Problem, start: Floats, kept: Floats, tolerance: float = 1e-1
         problem: what is shared.
         start: shape (k, p).
         kept: m, shape (k, n): 1 for points that count, 0 for those left out.
-        tolerance: converged is where a full step would lower the cost by less than this share of it.
+        tolerance: converged is where a full step would lower the cost by less than this share of
+            it.
         steps: at most so many; by default MAX_STEPS.
     """
     theta = np.clip(start, problem.low, problem.high)
@@ -133,7 +137,8 @@ def _normal(problem: Problem, theta: Floats, kept: Floats) -> tuple[Floats, Floa
 def influence(problem: Problem, theta: Floats) -> Floats:
     """Return what a solution (p,) moves by for each unit that a point's response moves, shape (p, n).
 
-    This is the estimator's first derivative, by Gauss and Newton: how the curve bends with the parameters is left out.
+    This is the estimator's first derivative, by Gauss and Newton: how the curve bends with the
+    parameters is left out.
     """
     value = problem.curve(theta[None])
     slopes = jacobian(problem.curve, theta[None], value)[0]
@@ -150,7 +155,10 @@ def influence(problem: Problem, theta: Floats) -> Floats:
 
 
 def jacobian(curve: Curve, theta: Floats, value: Floats) -> Floats:
-    """Return the slopes of the curve by forward differences, shape (k, p, n), all from one call; ``value`` is the curve at theta."""
+    """Return the slopes of the curve by forward differences, shape (k, p, n), all from one call.
+
+    ``value`` is the curve at theta.
+    """
     count, size = theta.shape
     step = 1e-7 * np.maximum(np.abs(theta), 1e-2)
     moved = np.repeat(theta[None], size, axis=0)
@@ -184,7 +192,8 @@ CONSISTENCY = _consistency()
 def extra_variance(residual: Floats, error: Floats, parameters: int) -> float:
     """Return τ², the variance beyond the standard errors: Σ ψ(r_i / √(s_i² + τ²))² = (n − p) E ψ(Z)²; 0 where the errors explain all.
 
-    Huber's Proposal 2 with a known part, as Paule & Mandel 1982 do without the robust loss. Without standard errors τ is the robust scale.
+    Huber's Proposal 2 with a known part, as Paule & Mandel 1982 do without the robust loss. Without
+    standard errors τ is the robust scale.
 
     Args:
         residual: shape (n,).
@@ -194,7 +203,8 @@ def extra_variance(residual: Floats, error: Floats, parameters: int) -> float:
     spare = len(residual) - parameters
     if spare <= 0:
         return 0.0
-    # A stand-in for 0 that keeps the division finite: far below what a residual of any use could be.
+    # A stand-in for 0 that keeps the division finite: far below what a residual of any use could
+    # be.
     low, high = 1e-24 * float(np.mean(residual**2)) + 1e-300, len(residual) / spare * float(np.max(residual**2)) + 1e-300
 
     def excess(extra: float) -> float:

@@ -1,14 +1,17 @@
 """How far a fit may be off: runs vary, and all runs were asked the same items.
 
-**Runs** are left out in turn (``jackknife``). What all runs share never shows there: where every seed moves the same items, runs agree,
-and agree on what these items happen to say. **Items** therefore come in through ``stderr``, the error of each point over items: it is
-taken as shared whole between runs, carried through the fit's first derivative, and its variance is added to that over runs. How far
-runs share their items' movement cannot be told from how they differ, so nothing is taken off for what the jackknife already holds: where
-they share none of it, the interval is too wide, never too narrow.
+**Runs** are left out in turn (``jackknife``). What all runs share never shows there: where every
+seed moves the same items, runs agree, and agree on what these items happen to say. **Items**
+therefore come in through ``stderr``, the error of each point over items: it is taken as shared
+whole between runs, carried through the fit's first derivative, and its variance is added to that
+over runs. How far runs share their items' movement cannot be told from how they differ, so nothing
+is taken off for what the jackknife already holds: where they share none of it, the interval is too
+wide, never too narrow.
 
-Over sizes, volumes and shares of old data the same items are asked too, and it matters in which direction: errors that all points share
-move a level and leave a slope, errors of each volume of its own move a slope. Errors made of parts that are shared along any of these have
-a variance between those of the parts alone, so the largest is taken.
+Over sizes, volumes and shares of old data the same items are asked too, and it matters in which
+direction: errors that all points share move a level and leave a slope, errors of each volume of its
+own move a slope. Errors made of parts that are shared along any of these have a variance between
+those of the parts alone, so the largest is taken.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class Spread:
     Attributes:
         theta: the parameters, shape (p,).
         replicates: without one run each, shape (G, p); G = 0 where there can be no interval.
-        shifts: for each way of sharing, what the parameters move by where items that are shared err by one standard error, shape (g, p).
+        shifts: for each way of sharing, what the parameters move by where items that are shared err
+            by one standard error, shape (g, p).
         level: of intervals.
     """
 
@@ -47,14 +51,16 @@ class Spread:
     def at(self, what: Callable[[Floats], Floats], scatter: float = 0.0) -> tuple[Floats, Floats, Floats]:
         """Return something that follows from the parameters, and half the width of its interval.
 
-        Half the width is √(t²(v + s²) + z²u): v over runs with G − 1 degrees of freedom, s² the scatter of new runs, u over items.
+        Half the width is √(t²(v + s²) + z²u): v over runs with G − 1 degrees of freedom, s² the
+        scatter of new runs, u over items.
 
         Args:
             what: parameters, shape (k, p), to values, shape (k, m).
             scatter: s².
 
         Returns:
-            Values (m,), half widths (m,), NaN where there can be no interval, and the values without one run each (G, m).
+            Values (m,), half widths (m,), NaN where there can be no interval, and the values
+            without one run each (G, m).
         """
         with np.errstate(all="ignore"):
             every = what(np.vstack([self.theta[None], self.replicates]))

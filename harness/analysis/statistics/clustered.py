@@ -1,14 +1,17 @@
 """Items that belong together (questions about one passage, facts about one person): their cluster is what was drawn at random.
 
-A cluster takes the place of an item: its value is the weighted mean of its items and its weight the sum of theirs. Means stay what
-they were, and functions of strata become those of clusters. The standard error becomes
+A cluster takes the place of an item: its value is the weighted mean of its items and its weight the
+sum of theirs. Means stay what they were, and functions of strata become those of clusters. The
+standard error becomes
 
     SE² = G/(G − 1) · Σ_c (Σ_{i ∈ c} w_i (v_i − R))² / (Σ w)²,
 
-for w = 1 and without G/(G − 1), the correction for few clusters, equation 4 of Miller: SE² + Σ_c Σ_{i ≠ j ∈ c} (v_i − R)(v_j − R) / n².
-A sign flip turns all items of a cluster at once. McNemar's test counts items as independent: it has no such form, and is not used.
+for w = 1 and without G/(G − 1), the correction for few clusters, equation 4 of Miller: SE² + Σ_c
+Σ_{i ≠ j ∈ c} (v_i − R)(v_j − R) / n². A sign flip turns all items of a cluster at once. McNemar's
+test counts items as independent: it has no such form, and is not used.
 
-Reference: Miller 2024, arXiv 2411.00640, section 2.2; Cameron & Miller 2015, Journal of Human Resources 50:317.
+Reference: Miller 2024, arXiv 2411.00640, section 2.2; Cameron & Miller 2015, Journal of Human
+Resources 50:317.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ Ints = npt.NDArray[np.int64]
 
 
 def numbered(names: npt.NDArray[np.object_]) -> Ints | None:
-    """Number clusters by their names, shape (n,); an item without one is a cluster of its own. None where no item has one."""
+    """Number clusters by their names, shape (n,); an item without one is a cluster of its own.
+
+    None where no item has one.
+    """
     texts = np.array([name if isinstance(name, str) else "" for name in names], dtype=object)
     if not any(texts):
         return None
@@ -47,7 +53,10 @@ def collapsed(stratum: Stratum, clusters: Ints | None) -> Stratum:
 
 
 def standard_error(strata: Sequence[Stratum], clusters: Sequence[Ints | None]) -> float:
-    """Return the clustered standard error of the mean over tasks; NaN where a task has fewer than two clusters."""
+    """Return the clustered standard error of the mean over tasks.
+
+    NaN where a task has fewer than two clusters.
+    """
     return stats.standard_error(_collapsed(strata, clusters))
 
 
@@ -59,14 +68,18 @@ def sign_flip(differences: Sequence[Stratum], clusters: Sequence[Ints | None]) -
 def difference_interval(differences: Sequence[Stratum], clusters: Sequence[Ints | None], *, binary: bool, level: float = LEVEL) -> Interval:
     """Return the interval of the mean over tasks of paired differences: t with G − 1 degrees of freedom (several tasks: Satterthwaite's).
 
-    For 0/1 items it has width where nothing changed, as ``two_level`` says. Both ends are NaN where the data cannot say.
+    For 0/1 items it has width where nothing changed, as ``two_level`` says. Both ends are NaN where
+    the data cannot say.
     """
     found = two_level.estimate([linearised(one)[None] for one in differences], clusters, level, binary=binary)
     return Interval(found.low, found.high)
 
 
 def value_interval(values: Sequence[Stratum], clusters: Sequence[Ints | None], *, binary: bool, level: float = LEVEL) -> Interval:
-    """Return the interval of the mean over tasks of values: by t as above; of 0/1 items, never inside that of independent items."""
+    """Return the interval of the mean over tasks of values: by t as above.
+
+    Of 0/1 items, never inside that of independent items.
+    """
     found = two_level.estimate([linearised(one)[None] for one in values], clusters, level, binary=False)
     if not binary:
         return Interval(found.low, found.high)

@@ -1,13 +1,13 @@
-"""Metrics of change and forgetting, as pure functions of values and counts. What is better is said, never assumed.
+"""Metrics of change and forgetting, as pure functions of values and counts.
 
-| metric | sign | source |
-|---|---|---|
-| absolute, relative change | the metric's own | |
-| gain | positive is better | arXiv 2510.18874 |
-| FG over volumes | positive is worse | arXiv 2308.08747, equation 1 |
-| sample-wise forgetting, backward transfer | shares of items, 0 to 1 | arXiv 2510.17776 |
-| the same beyond chance, and their ceilings | shares of items; below 0 where guessing alone would do more | arXiv 2510.17776 |
-| share of pretraining progress lost | positive is worse | arXiv 2502.06042 |
+What is better is said, never assumed.
+
+| metric | sign | source | |---|---|---| | absolute, relative change | the metric's own | | | gain |
+positive is better | arXiv 2510.18874 | | FG over volumes | positive is worse | arXiv 2308.08747,
+equation 1 | | sample-wise forgetting, backward transfer | shares of items, 0 to 1 | arXiv
+2510.17776 | | the same beyond chance, and their ceilings | shares of items; below 0 where guessing
+alone would do more | arXiv 2510.17776 | | share of pretraining progress lost | positive is worse |
+arXiv 2502.06042 |
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from scipy import special
 from harness.analysis.statistics.stats import LEVEL, Floats
 
 NEAR_CHANCE = 2.0
-"""Standard errors above chance up to which a score could be guessing: a relative drop of it would be noise."""
+"""Standard errors above chance up to which a score could be guessing: a relative drop of it
+would be noise."""
 
 SMOOTHING = 1.0
-"""Items added to each of the four outcomes, over all tasks together, in the intervals of what is adjusted for chance."""
+"""Items added to each of the four outcomes, over all tasks together, in the intervals of what is
+adjusted for chance."""
 
 
 def absolute_change(before: float, after: float) -> float:
-    """Return after minus before, in the metric's own unit and sign. Source: arXiv 2411.00640, equation 7, before averaging."""
+    """Return after minus before, in the metric's own unit and sign.
+
+    Source: arXiv 2411.00640, equation 7, before averaging.
+    """
     return after - before
 
 
@@ -39,12 +44,17 @@ def gain(before: float, after: float, *, higher_is_better: bool) -> float:
 
 
 def relative_change(before: float, after: float) -> float | None:
-    """Return (after − before) / before, a share in the metric's own sign; None where before is 0."""
+    """Return (after − before) / before, a share in the metric's own sign.
+
+    None where before is 0.
+    """
     return None if before == 0 else (after - before) / before
 
 
 def near_chance(before: float, stderr: float | None, chance: float, *, higher_is_better: bool = True) -> bool:
-    """Say whether a score is at most NEAR_CHANCE standard errors better than guessing; also where its error is not known.
+    """Say whether a score is at most NEAR_CHANCE standard errors better than guessing.
+
+    Also where its error is not known.
 
     Args:
         before: the score, in its unit.
@@ -58,8 +68,9 @@ def near_chance(before: float, stderr: float | None, chance: float, *, higher_is
 def fg_over_volumes(before: float, after: Sequence[float], *, higher_is_better: bool = True, near: bool = False) -> float | None:
     """Return FG of one task, in percent: 100 · mean over m of (R_o − R_m) / R_o, positive for worse.
 
-    The paper averages over the stages of a sequence of tasks; here the stages are the volumes of one run. A suite's FG is the mean
-    of its tasks' FG (the outer sum of the equation). For a metric of which less is better, the sign is turned.
+    The paper averages over the stages of a sequence of tasks; here the stages are the volumes of
+    one run. A suite's FG is the mean of its tasks' FG (the outer sum of the equation). For a metric
+    of which less is better, the sign is turned.
 
     Args:
         before: R_o, the value at volume 0.
@@ -78,12 +89,18 @@ def fg_over_volumes(before: float, after: Sequence[float], *, higher_is_better: 
 
 
 def samplewise_forgetting(lost: int, n: int) -> float:
-    """Return F = (1/N) Σ 1{right before, wrong after}, a share of the n items. Source: arXiv 2510.17776, its definition of F."""
+    """Return F = (1/N) Σ 1{right before, wrong after}, a share of the n items.
+
+    Source: arXiv 2510.17776, its definition of F.
+    """
     return lost / n
 
 
 def backward_transfer(gained: int, n: int) -> float:
-    """Return BT = (1/N) Σ 1{wrong before, right after}, a share of the n items; F − BT is the drop of accuracy. Source: as for F."""
+    """Return BT = (1/N) Σ 1{wrong before, right after}, a share of the n items.
+
+    F − BT is the drop of accuracy. Source: as for F.
+    """
     return gained / n
 
 
@@ -94,8 +111,8 @@ class Outcomes(NamedTuple):
         lost: right before and wrong after; ``gained``: the other way round.
         kept: right before and after; ``neither``: wrong before and after.
         guessing: as returned by ``guessing``.
-        inflation: by how much clusters of items (a passage, a person) raise the variance: 1 where there are none, NaN where there are
-            too few to say.
+        inflation: by how much clusters of items (a passage, a person) raise the variance: 1 where
+            there are none, NaN where there are too few to say.
     """
 
     lost: int
@@ -115,10 +132,13 @@ class Adjusted(NamedTuple):
 
 
 def guessing(chances: Floats) -> float | None:
-    """Return g = mean_i c_i(1 − c_i) / (1 − c̄)², the factor of chance in ``forgetting_true``; for k choices each, 1 / (k − 1).
+    """Return g = mean_i c_i(1 − c_i) / (1 − c̄)², the factor of chance in ``forgetting_true``.
+
+    For k choices each, 1 / (k − 1).
 
     Args:
-        chances: c_i, each item's level of uniform guessing, shape (n,): one over its own number of choices.
+        chances: c_i, each item's level of uniform guessing, shape (n,): one over its own number of
+            choices.
 
     Returns:
         None where guessing has no level, or is always right.
@@ -128,50 +148,71 @@ def guessing(chances: Floats) -> float | None:
 
 
 def known(accuracy: float, chance: float) -> float:
-    """Return κ = (ā − c̄) / (1 − c̄), the share of items known, if those that are not are guessed; for k choices, (kā − 1) / (k − 1)."""
+    """Return κ = (ā − c̄) / (1 − c̄), the share of items known, if those that are not are guessed.
+
+    For k choices, (kā − 1) / (k − 1).
+    """
     return (accuracy - chance) / (1 - chance)
 
 
 def forgetting_ceiling(before: float, chance: float) -> float:
-    """Return F_max = max(κ_before, 0), the share of items that there was to forget. Source: arXiv 2510.17776, its ceilings."""
+    """Return F_max = max(κ_before, 0), the share of items that there was to forget.
+
+    Source: arXiv 2510.17776, its ceilings.
+    """
     return max(known(before, chance), 0.0)
 
 
 def transfer_ceiling(before: float, chance: float) -> float:
-    """Return BT_max = 1 − F_max, the share of items that there was to learn; worked out from F_max, the paper names it only."""
+    """Return BT_max = 1 − F_max, the share of items that there was to learn.
+
+    Worked out from F_max, the paper names it only.
+    """
     return 1.0 - forgetting_ceiling(before, chance)
 
 
 def forgetting_true(tasks: Sequence[Outcomes], level: float = LEVEL) -> Adjusted:
-    """Return F_true = F − F_chance, the mean over tasks, with its interval over items; below 0 where guessing alone would lose more.
+    """Return F_true = F − F_chance, the mean over tasks, with its interval over items.
 
-    An item is known with probability κ or else guessed right with probability c_i, before and after independently. Then
-    F_chance = mean_i c_i(1 − c_i) · (1 − κ_before)(1 − κ_after) = g (1 − ā_before)(1 − ā_after), which for k choices each is the
-    paper's (1 − ā_before)(1 − ā_after) / (k − 1). The paper clips F_true at 0; here the reader does, so that the interval holds.
+    Below 0 where guessing alone would lose more.
 
-    The interval is the delta method's over the four outcome counts, after adding SMOOTHING / T items to each outcome of each of the T
-    tasks, and it is widened to hold the value where the added items moved it out. Chosen by simulation over no smoothing, a half,
-    and draws from a Dirichlet posterior, for 24 populations of 2 and 4 choices: at 95 % it covered 91.2 % or more for 20 and 50 items,
-    94 % or more for 200 and 1,000, where the plain delta method fell to 30 % (few items change) and the posterior to less than 1 % (none
-    does); means over 2 to 20 tasks of 20 and 100 items covered 92.9 % or more, over 57 tasks of 20 items 83 %. It has width where no
+    An item is known with probability κ or else guessed right with probability c_i, before and after
+    independently. Then F_chance = mean_i c_i(1 − c_i) · (1 − κ_before)(1 − κ_after) = g (1 −
+    ā_before)(1 − ā_after), which for k choices each is the paper's (1 − ā_before)(1 − ā_after) / (k
+    − 1). The paper clips F_true at 0; here the reader does, so that the interval holds.
+
+    The interval is the delta method's over the four outcome counts, after adding SMOOTHING / T
+    items to each outcome of each of the T tasks, and it is widened to hold the value where the
+    added items moved it out. Chosen by simulation over no smoothing, a half, and draws from a
+    Dirichlet posterior, for 24 populations of 2 and 4 choices: at 95 % it covered 91.2 % or more
+    for 20 and 50 items, 94 % or more for 200 and 1,000, where the plain delta method fell to 30 %
+    (few items change) and the posterior to less than 1 % (none does); means over 2 to 20 tasks of
+    20 and 100 items covered 92.9 % or more, over 57 tasks of 20 items 83 %. It has width where no
     item changed.
 
     Args:
         tasks: outcomes of each task, with equal weight.
         level: of confidence.
 
-    Source: Harmon et al. 2025, arXiv 2510.17776, F_chance and F_true; several numbers of choices: worked out above.
+    Source: Harmon et al. 2025, arXiv 2510.17776, F_chance and F_true; several numbers of choices:
+    worked out above.
     """
     return _adjusted([(task, task.lost, task.gained) for task in tasks], level)
 
 
 def transfer_true(tasks: Sequence[Outcomes], level: float = LEVEL) -> Adjusted:
-    """Return BT_true = BT − BT_chance, as ``forgetting_true`` does; the two chance terms are equal. Source: as there."""
+    """Return BT_true = BT − BT_chance, as ``forgetting_true`` does.
+
+    The two chance terms are equal. Source: as there.
+    """
     return _adjusted([(task, task.gained, task.lost) for task in tasks], level)
 
 
 def _adjusted(tasks: Sequence[tuple[Outcomes, int, int]], level: float) -> Adjusted:
-    """Return p_1 − g (p_2 + p_4)(p_1 + p_4), the mean over tasks; p_1 is the share of the outcome counted, p_2 of its opposite."""
+    """Return p_1 − g (p_2 + p_4)(p_1 + p_4), the mean over tasks.
+
+    P_1 is the share of the outcome counted, p_2 of its opposite.
+    """
     value = center = variance = 0.0
     for task, one, opposite in tasks:
         n = task.lost + task.gained + task.kept + task.neither
@@ -195,8 +236,9 @@ def _adjusted(tasks: Sequence[tuple[Outcomes, int, int]], level: float) -> Adjus
 def progress_lost(before: float, after: float, chance: float) -> float | None:
     """Return (after − before) / (chance − before) of a loss: the share of what pretraining had gained on guessing that is gone.
 
-    0: nothing lost; 1: as before any training; below 0: further progress. The reference point is guessing, in nats per token the
-    logarithm of the vocabulary's size, which an untrained model is near to.
+    0: nothing lost; 1: as before any training; below 0: further progress. The reference point is
+    guessing, in nats per token the logarithm of the vocabulary's size, which an untrained model is
+    near to.
 
     Args:
         before: loss at volume 0.
@@ -206,6 +248,7 @@ def progress_lost(before: float, after: float, chance: float) -> float | None:
     Returns:
         None where before is no better than chance.
 
-    Source: Béthune et al. 2025, arXiv 2502.06042, the share of pretraining progress lost, with its reference point stated.
+    Source: Béthune et al. 2025, arXiv 2502.06042, the share of pretraining progress lost, with its
+    reference point stated.
     """
     return None if before >= chance else (after - before) / (chance - before)

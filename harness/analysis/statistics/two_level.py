@@ -1,38 +1,47 @@
 """Intervals over seeds and items at once: k seeds were asked the same items, and both are drawn from more that could have been.
 
-The change of item i under seed s is μ + A_s + B_i + C_si: a seed moves all items, an item moves under all seeds, and the rest is the
-item under that seed. The estimate is the mean; with U² short for a mean square, its variance is estimated by
+The change of item i under seed s is μ + A_s + B_i + C_si: a seed moves all items, an item moves
+under all seeds, and the rest is the item under that seed. The estimate is the mean; with U² short
+for a mean square, its variance is estimated by
 
     V = V_seed + V_item − V_rest,   V_seed = s²(seed means) / k,   V_item = s²(item means) / n,   V_rest = s²(rests) / (k n),
 
-because V_seed and V_item both hold C/(k n); V is never less than V_seed or V_item, whose own expectations it cannot be below. Several
-tasks with equal weight: the seed means are means over tasks, V_item and V_rest are sums over tasks / T². With clusters (items of one
-passage), sums over clusters take the place of items, with G/(G − 1) for n/(n − 1) (Miller 2024, arXiv 2411.00640, equation 4).
+because V_seed and V_item both hold C/(k n); V is never less than V_seed or V_item, whose own
+expectations it cannot be below. Several tasks with equal weight: the seed means are means over
+tasks, V_item and V_rest are sums over tasks / T². With clusters (items of one passage), sums over
+clusters take the place of items, with G/(G − 1) for n/(n − 1) (Miller 2024, arXiv 2411.00640,
+equation 4).
 
-Degrees of freedom are Satterthwaite's, V² / Σ V_j² / f_j, with V_seed reckoned twice as large as it is seen (in the degrees of freedom
-alone): the spread of three seeds is often far too small by chance, and plain Satterthwaite then trusts it. Fewer than MIN_SEEDS seeds
-say nothing of how seeds vary: the estimate is then over items alone, and ``varies`` says so.
+Degrees of freedom are Satterthwaite's, V² / Σ V_j² / f_j, with V_seed reckoned twice as large as it
+is seen (in the degrees of freedom alone): the spread of three seeds is often far too small by
+chance, and plain Satterthwaite then trusts it. Fewer than MIN_SEEDS seeds say nothing of how seeds
+vary: the estimate is then over items alone, and ``varies`` says so.
 
 What 95% intervals covered in simulation, with 3, 5 and 8 seeds, 100 and 1000 items:
 
-- normal parts, every mix of the three (40,000 sweeps each): 93.8 to 99%, least with 3 seeds and nine tenths of the variance from seeds
-  (plain Satterthwaite 92.1% there); with 5 and 8 seeds 94.8% or more. Where seeds change other items each, they are wide: up to 99%.
+- normal parts, every mix of the three (40,000 sweeps each): 93.8 to 99%, least with 3 seeds and
+  nine tenths of the variance from seeds (plain Satterthwaite 92.1% there); with 5 and 8 seeds 94.8%
+  or more. Where seeds change other items each, they are wide: up to 99%.
 - normal and exponential items (3,000 each): 93 to 97%.
-- 0/1 items of which 0.2 to 30% change, the rate up to 3.5 times as high in a seed one standard deviation above the mean as in one below
-  it (3,000 each): 93 to 100%; the fewer change, the wider.
-- the same where that factor is 20 and more, so that most seeds lose nearly nothing and a few lose much: down to 81%. A handful of draws
-  of so skew a quantity seldom show its tail, and no interval around their mean can know of it.
+- 0/1 items of which 0.2 to 30% change, the rate up to 3.5 times as high in a seed one standard
+  deviation above the mean as in one below it (3,000 each): 93 to 100%; the fewer change, the wider.
+- the same where that factor is 20 and more, so that most seeds lose nearly nothing and a few lose
+  much: down to 81%. A handful of draws of so skew a quantity seldom show its tail, and no interval
+  around their mean can know of it.
 
-A percentile bootstrap over 3 seeds covers 75% at best, since all three lie on one side of the truth one time in four.
+A percentile bootstrap over 3 seeds covers 75% at best, since all three lie on one side of the truth
+one time in four.
 
-Of 0/1 items hardly any may have changed, and s² then is too small or 0. Tango's score interval has the half-width √(z² c + z⁴) / n
-where c of n items changed (as many lost as gained, c ≪ n): the second term, which is its width at c = 0, is added in the same way here.
-Several tasks have the width at c = 0 of their mean, in which the smallest weighs as much as the others; n is then that of one task as wide.
-Averaging over seeds and clusters make items worth more or fewer than those of one seed by (c + z²) / (n² V_item + z²), c being the
-changed items of a seed; n is multiplied by it. One seed of 0/1 items without clusters is given exactly Tango's interval.
+Of 0/1 items hardly any may have changed, and s² then is too small or 0. Tango's score interval has
+the half-width √(z² c + z⁴) / n where c of n items changed (as many lost as gained, c ≪ n): the
+second term, which is its width at c = 0, is added in the same way here. Several tasks have the
+width at c = 0 of their mean, in which the smallest weighs as much as the others; n is then that of
+one task as wide. Averaging over seeds and clusters make items worth more or fewer than those of one
+seed by (c + z²) / (n² V_item + z²), c being the changed items of a seed; n is multiplied by it. One
+seed of 0/1 items without clusters is given exactly Tango's interval.
 
-References: Satterthwaite 1946, Biometrics Bulletin 2:110; Searle, Casella & McCulloch 1992, Variance Components, chapter 4; Miller 2024,
-arXiv 2411.00640, equations 4 and 7 (items).
+References: Satterthwaite 1946, Biometrics Bulletin 2:110; Searle, Casella & McCulloch 1992,
+Variance Components, chapter 4; Miller 2024, arXiv 2411.00640, equations 4 and 7 (items).
 """
 
 from __future__ import annotations
@@ -54,7 +63,8 @@ MIN_SEEDS = 3
 SEEDS_AND_ITEMS, ITEMS = "seeds and items", "items"
 
 MIN_CLUSTERS = 20
-"""Where no item changed, fewer clusters than this count as so many items: they cannot show that items of one change apart."""
+"""Where no item changed, fewer clusters than this count as so many items: they cannot show that
+items of one change apart."""
 
 _SEED_PART = 2.0
 """How many times the seeds' part counts in the degrees of freedom."""
@@ -63,8 +73,9 @@ _SEED_PART = 2.0
 class Estimate(NamedTuple):
     """A mean change and how far it is known: ``value`` ± t(df)·``stderr`` (of one seed of 0/1 items, the ends are Tango's).
 
-    ``stderr``, ``df`` and the ends are NaN where nothing says how much the items could differ (fewer than two, or no spread in a
-    metric that is not 0 or 1). ``varies`` is what the interval is over: ``items``, or ``seeds and items``.
+    ``stderr``, ``df`` and the ends are NaN where nothing says how much the items could differ
+    (fewer than two, or no spread in a metric that is not 0 or 1). ``varies`` is what the interval
+    is over: ``items``, or ``seeds and items``.
     """
 
     value: float
@@ -84,7 +95,8 @@ class TaskSums(NamedTuple):
     """What the estimate needs of one task, so that a suite is put together without going through its items again.
 
     Attributes:
-        seeds: of each arm, the mean over items of each seed, shape (k,); the second arm counts negative.
+        seeds: of each arm, the mean over items of each seed, shape (k,); the second arm counts
+            negative.
         item, rest: V_item of the task and, by arm, V_rest.
         groups: items, or clusters of them.
         changed: mean over seeds of the sum of squares; of 0/1 items, how many of a seed's changed.
@@ -109,8 +121,10 @@ def estimate(
     """Estimate the mean change over tasks with equal weight.
 
     Args:
-        tasks: of each task the changes of its items, shape (k, n_t): the same k seeds, and for every seed the same items.
-        clusters: of each task the number of each item's cluster, shape (n_t,), or None where they are independent.
+        tasks: of each task the changes of its items, shape (k, n_t): the same k seeds, and for
+            every seed the same items.
+        clusters: of each task the number of each item's cluster, shape (n_t,), or None where they
+            are independent.
         level: of confidence.
         binary: whether items are 0 or 1 before and after; None: if the values look so.
     """
@@ -125,7 +139,9 @@ def contrast(
     *,
     binary: bool | None = None,
 ) -> Estimate:
-    """Estimate the mean of ``first`` minus that of ``second``: the same items, seeds of their own. Arguments as in ``estimate``.
+    """Estimate the mean of ``first`` minus that of ``second``: the same items, seeds of their own.
+
+    Arguments as in ``estimate``.
 
     It is over seeds and items where both have MIN_SEEDS seeds.
     """
@@ -138,7 +154,10 @@ def _with(tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None) -> li
 
 
 def task(values: Floats, other: Floats | None = None, clusters: Ints | None = None, binary: bool | None = None) -> TaskSums:
-    """Take a task to the sums that its estimate needs; ``other`` is taken off. Shapes (k, n), (k', n) and (n,)."""
+    """Take a task to the sums that its estimate needs; ``other`` is taken off.
+
+    Shapes (k, n), (k', n) and (n,).
+    """
     arms = [np.asarray(arm, dtype=np.float64) for arm in ([values] if other is None else [values, other])]
     seeds = tuple(arm.mean(axis=1) for arm in arms)
     over_seeds = [arm.mean(axis=0) for arm in arms]
@@ -210,7 +229,10 @@ def _interval(value: float, variance: float, freedom: float, least: float, level
 
 
 def _least(tasks: Sequence[TaskSums], item: float, level: float) -> float:
-    """Return Tango's half-width at no changed item, by as many items as these are worth; 0 where a task is not 0/1."""
+    """Return Tango's half-width at no changed item, by as many items as these are worth.
+
+    0 where a task is not 0/1.
+    """
     if not all(one.binary for one in tasks):
         return 0.0
     z2 = float(special.ndtri(0.5 + level / 2)) ** 2
@@ -250,7 +272,10 @@ def _rest(arm: Floats, over_seeds: Floats, of_seeds: Floats, clusters: Ints | No
 
 
 def _squares(residuals: Floats, clusters: Ints | None) -> float:
-    """Return Σ e² over rows and items, or over rows and the sums of each cluster's items; residuals of shape (k, n)."""
+    """Return Σ e² over rows and items, or over rows and the sums of each cluster's items.
+
+    Residuals of shape (k, n).
+    """
     if clusters is None:
         return float(np.vdot(residuals, residuals))
     return sum(float(np.sum(np.bincount(clusters, weights=row) ** 2)) for row in residuals)
@@ -261,7 +286,10 @@ def _looks_binary(values: Floats) -> bool:
 
 
 def quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t; of the normal distribution where the degrees of freedom are infinite."""
+    """Return the quantile of Student's t.
+
+    Of the normal distribution where the degrees of freedom are infinite.
+    """
     return float(special.stdtrit(freedom, probability))
 
 

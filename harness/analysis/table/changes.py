@@ -20,8 +20,9 @@ MEMORY = 512 * 1024**2
 class Changes:
     """The per-item changes of an experiment's runs, each run's read when it is first asked for.
 
-    With the ``reader`` of the table's rows, what those were made from is not looked at again. Asking run by run, or cell by cell, reads
-    each file once; every other order does too, as long as all of it fits into MEMORY.
+    With the ``reader`` of the table's rows, what those were made from is not looked at again.
+    Asking run by run, or cell by cell, reads each file once; every other order does too, as long as
+    all of it fits into MEMORY.
     """
 
     def __init__(self, experiment: Experiment, reader: RunReader | None = None) -> None:
@@ -33,10 +34,12 @@ class Changes:
         """Return what the items of a leaf task changed by at a volume, in the primary metric.
 
         Returns:
-            None where there is no change: at volume 0, of a suite's own row, where a measurement failed or there is none before.
+            None where there is no change: at volume 0, of a suite's own row, where a measurement
+                failed or there is none before.
 
         Raises:
-            RecordError: if a record is damaged, of another version, or names a point or baseline that is not there.
+            RecordError: if a record is damaged, of another version, or names a point or baseline
+                that is not there.
         """
         found = self._run(run_id).get((volume, suite, task))
         if found is None:

@@ -1,4 +1,7 @@
-"""The columns of the tidy table: name, dtype, meaning and unit. One vocabulary: yaml key = field = column = axis label."""
+"""The columns of the tidy table: name, dtype, meaning and unit.
+
+One vocabulary: yaml key = field = column = axis label.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ SUITE_TASK = "*"
 """What the task column says in a suite's own row."""
 
 ACTED = 0.2
-"""A method whose written data were accepted for a smaller share of rows did not act: it is shown, and not ranked."""
+"""A method whose written data were accepted for a smaller share of rows did not act: it is
+shown, and not ranked."""
 
 
 def specified(text: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -100,4 +104,5 @@ status            string   ok, failed or unfinished
 reason            string   why it failed, or why it has no delta
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column → dtype, in the table's order; all are nullable: what is missing is ``pd.NA``, never NaN. Column → what it holds, and its unit."""
+"""Column → dtype, in the table's order; all are nullable: what is missing is ``pd.NA``, never
+NaN. Column → what it holds, and its unit."""

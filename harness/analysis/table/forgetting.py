@@ -1,7 +1,8 @@
 """Learning and forgetting: the paired join of two points, item by item, and what changed between them.
 
-Items are joined by (suite, task, filter, doc hash) and metric, never by their order. A join that would compare different things
-(an item missing on one side, another prompt, target or weight) is refused, never made smaller in silence.
+Items are joined by (suite, task, filter, doc hash) and metric, never by their order. A join that
+would compare different things (an item missing on one side, another prompt, target or weight) is
+refused, never made smaller in silence.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ class Items:
     Attributes:
         asked: hash of the prompt and of the target.
         weights: of each item in the mean; 1 unless the metric is a ratio.
-        answers: number of the choice with the largest log-likelihood, or the text written; None where there is neither.
-        continuous: whether the metric can take other values than 0 and 1, whatever values these items have.
+        answers: number of the choice with the largest log-likelihood, or the text written; None
+            where there is neither.
+        continuous: whether the metric can take other values than 0 and 1, whatever values these
+            items have.
         chances: level of uniform guessing of each; NaN where guessing has none.
-        clusters: number of the cluster of each (the passage it asks about, say); None where items are not clustered.
+        clusters: number of the cluster of each (the passage it asks about, say); None where items
+            are not clustered.
     """
 
     where: str
@@ -70,7 +74,10 @@ class Samples:
         self._slices = {key: slice(int(end - size), int(end)) for key, size, end in zip(sizes.index, sizes, ends, strict=True)}
 
     def items(self, suite: str, task: str, filter_name: str, metric: str) -> Items:
-        """Return the items of a task that have a value of a metric. Raises RecordError where there is none, or an item twice."""
+        """Return the items of a task that have a value of a metric.
+
+        Raises RecordError where there is none, or an item twice.
+        """
         where = f"items of {suite}, {task}, {metric} (filter {filter_name})"
         rows = self._slices.get((suite, task, filter_name))
         if rows is None or f"metric.{metric}" not in self._numbers:
@@ -130,7 +137,8 @@ class Change:
         interval: of the mean difference, paired over items, at ``stats.LEVEL``.
         agreement: share of items answered as before.
         lost, gained: items 1 → 0 and 0 → 1; None for a metric that is not 0 or 1.
-        p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation (of clusters, where items are clustered).
+        p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation (of clusters,
+            where items are clustered).
         p_mid: McNemar's mid-p; None where p_value is not McNemar's.
     """
 
@@ -151,8 +159,9 @@ def change(pairs: Sequence[Pair]) -> Change:
 
     Where items of a task are clustered, the interval and the p-value are those of clusters.
 
-    The p-value of several tasks of 0/1 items is McNemar's on the summed counts where all have the same number of items (its
-    statistic is then the suite's difference), else a sign-flip permutation of the suite's difference.
+    The p-value of several tasks of 0/1 items is McNemar's on the summed counts where all have the
+    same number of items (its statistic is then the suite's difference), else a sign-flip
+    permutation of the suite's difference.
     """
     differences = [item.differences for item in pairs]
     binary = all(_is_binary(item.before) and _is_binary(item.after) for item in pairs)
@@ -181,9 +190,12 @@ def change(pairs: Sequence[Pair]) -> Change:
 
 
 def agreement(pairs: Sequence[Pair]) -> float | None:
-    """Return the share of items whose answer is the same on both sides, tasks with equal weight; None where a task has no answers.
+    """Return the share of items whose answer is the same on both sides, tasks with equal weight.
 
-    Right or wrong does not matter: accuracy can stand still while answers change (Kalajdzievski 2024, arXiv 2401.05605, section 3.1).
+    None where a task has no answers.
+
+    Right or wrong does not matter: accuracy can stand still while answers change (Kalajdzievski
+    2024, arXiv 2401.05605, section 3.1).
     """
     shares = []
     for item in pairs:

@@ -2,14 +2,19 @@
 
 What the table does with what is missing:
 
-- volume 0 is stored once for a model and suite and repeated here for every run, with delta 0, so that a run_id is a whole curve;
-- a suite is a row with task ``*``: the mean of its tasks' primary metric with equal weight, failed if any of its tasks is;
-- a measurement that failed, or whose items cannot be joined to those before, is a row with status ``failed``, a reason and no number;
-- a run whose last try failed has one row with status ``failed``; one with no record and no failure (under way, or killed) one with
-  ``unfinished``. Points that such a run wrote stand beside it with status ``ok``; only a record names the baselines, so without one
-  their change is empty and the reason says so.
+- volume 0 is stored once for a model and suite and repeated here for every run, with delta 0, so
+  that a run_id is a whole curve;
+- a suite is a row with task ``*``: the mean of its tasks' primary metric with equal weight, failed
+  if any of its tasks is;
+- a measurement that failed, or whose items cannot be joined to those before, is a row with status
+  ``failed``, a reason and no number;
+- a run whose last try failed has one row with status ``failed``; one with no record and no failure
+  (under way, or killed) one with ``unfinished``. Points that such a run wrote stand beside it with
+  status ``ok``; only a record names the baselines, so without one their change is empty and the
+  reason says so.
 
-A run that is done is read from its summary (harness.analysis.table.runs), which is written here where it is missing.
+A run that is done is read from its summary (harness.analysis.table.runs), which is written here
+where it is missing.
 """
 
 from __future__ import annotations
@@ -42,10 +47,12 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
         reader: of the same experiment, where somebody else reads its runs, too.
 
     Returns:
-        Columns as in COLUMNS; rows by run, then volume, then suite, each suite's own row before its tasks.
+        Columns as in COLUMNS; rows by run, then volume, then suite, each suite's own row before its
+        tasks.
 
     Raises:
-        RecordError: if a record is damaged, of another version, or names a point or baseline that is not there.
+        RecordError: if a record is damaged, of another version, or names a point or baseline that
+            is not there.
     """
     current = experiment.current()
     asked = [run_id for run_id in experiment.run_ids() if stale or run_id in current]
@@ -92,7 +99,10 @@ def _frame(runs: Sequence[Summary]) -> pd.DataFrame:
 
 
 def _array(values: list[Any], dtype: str) -> ExtensionArray:
-    """Return plain values as a column. For numbers, three times as fast as pandas, which looks at every value's type."""
+    """Return plain values as a column.
+
+    For numbers, three times as fast as pandas, which looks at every value's type.
+    """
     if dtype == "string":
         return pd.array(values, dtype="string")
     missing = np.array([value is None for value in values], dtype=bool)

@@ -23,7 +23,8 @@ COLUMNS = {
     "confidence_lost": "Float64",
     "outcome": "string",
 }
-"""Column → dtype. Confidence is the share of the choices' probability on the right one, in 0..1; empty for answers that were written."""
+"""Column → dtype. Confidence is the share of the choices' probability on the right one, in 0..1;
+empty for answers that were written."""
 
 _KEYS = ["suite", "task", "doc_hash"]
 _BY_LENGTH = "acc_norm"
@@ -37,11 +38,14 @@ def changed_items(
     Args:
         before: samples, columns as in schema.SAMPLE_COLUMNS.
         after: samples of the same items.
-        metric_of: task, or suite, → its metric; items of others, and of metrics that are not 0 or 1, are left out.
-        filter_of: task, or suite, → the answer filter that counts; by default the only one, or the first by name.
+        metric_of: task, or suite, → its metric; items of others, and of metrics that are not 0 or
+            1, are left out.
+        filter_of: task, or suite, → the answer filter that counts; by default the only one, or the
+            first by name.
 
     Returns:
-        Columns as in COLUMNS; sorted by confidence lost, then suite, task and item, so that the order is always the same.
+        Columns as in COLUMNS; sorted by confidence lost, then suite, task and item, so that the
+        order is always the same.
 
     Raises:
         RecordError: if an item was asked with another prompt or target before than after.
@@ -109,7 +113,10 @@ def _texts(choices: Any) -> Sequence[str]:
 
 
 def _shares(log_likelihoods: Any) -> npt.NDArray[np.float64] | None:
-    """Return the choices' shares of probability, shape (choices,); None where there are fewer than two."""
+    """Return the choices' shares of probability, shape (choices,).
+
+    None where there are fewer than two.
+    """
     if not isinstance(log_likelihoods, Sized) or len(log_likelihoods) < 2:
         return None
     scores = np.asarray(log_likelihoods, dtype=np.float64)

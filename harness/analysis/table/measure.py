@@ -50,9 +50,10 @@ class TaskChange:
 
     Attributes:
         items: hash of the ordered doc hashes; only equal ones may be joined across runs.
-        values: after minus before in the metric's own unit and sign, shape (n,); their mean is the row's delta. For a ratio metric with
-            weights w, differences d and mean change D they are D + n·w_i·(d_i − D) / Σw, so that their variance is the ratio's
-            linearised one (Cochran 1977, Sampling Techniques, section 6.3).
+        values: after minus before in the metric's own unit and sign, shape (n,); their mean is the
+            row's delta. For a ratio metric with weights w, differences d and mean change D they are
+            D + n·w_i·(d_i − D) / Σw, so that their variance is the ratio's linearised one (Cochran
+            1977, Sampling Techniques, section 6.3).
         clusters: number of each item's cluster, shape (n,); None where items are not clustered.
     """
 
@@ -82,7 +83,8 @@ def suite_rows(suite: str, after: Measurement, before: Measurement | None) -> li
     Args:
         suite: its name.
         after: what was measured.
-        before: volume 0, with the same items; at volume 0 it is ``after`` itself; None where it is not known.
+        before: volume 0, with the same items; at volume 0 it is ``after`` itself; None where it is
+            not known.
     """
     return rows_of(suite_tasks(suite, after, before), at_zero=after is before)
 
@@ -102,19 +104,27 @@ def suite_tasks(suite: str, after: Measurement, before: Measurement | None) -> l
 
 
 def rows_of(tasks: Sequence[Task], *, at_zero: bool) -> list[Row]:
-    """Return the row of a suite, the mean of its tasks' primary metric, before those of its scores; these alone where none is primary."""
+    """Return the row of a suite, the mean of its tasks' primary metric, before those of its scores.
+
+    These alone where none is primary.
+    """
     primary = [task for task in tasks if task.row["primary"]]
     rows = [task.row | _spread([task.row]) for task in tasks]
     return [_suite_row(primary, at_zero=at_zero) | _spread([task.row for task in primary]), *rows] if primary else rows
 
 
 def task_changes(tasks: Sequence[Task]) -> dict[str, TaskChange]:
-    """Return, by task, what its items changed by in the primary metric; without those that have no change."""
+    """Return, by task, what its items changed by in the primary metric.
+
+    Without those that have no change.
+    """
     return {task.row["task"]: _item_changes(task.pair) for task in tasks if task.row["primary"] and task.pair is not None}
 
 
 def over_volumes(rows: Sequence[Row]) -> None:
-    """Fill ``fg_over_volumes`` into the rows of one run: over its volumes up to each; empty from a missing one on.
+    """Fill ``fg_over_volumes`` into the rows of one run: over its volumes up to each.
+
+    Empty from a missing one on.
 
     Args:
         rows: in ascending order of volume.
@@ -141,7 +151,10 @@ def over_volumes(rows: Sequence[Row]) -> None:
 
 
 def _spread(at_zero: Sequence[Row]) -> Row:
-    """Return how far rounding moves a score, or the mean of several, at volume 0; empty unless each of them was measured twice."""
+    """Return how far rounding moves a score, or the mean of several, at volume 0.
+
+    Empty unless each of them was measured twice.
+    """
     move = _mean_or_none([row["numeric_move"] for row in at_zero])
     known = [row["numeric_spread_nats"] for row in at_zero if row["numeric_spread_nats"] is not None]
     return {
@@ -180,7 +193,10 @@ def _task(score: Score, after: Measurement, before: Measurement | None) -> Task:
 
 
 def _joined(score: Score, items: Items, before: Measurement | None) -> Pair | str:
-    """Return the items before and after, or why there is no before. Raises RecordError where they do not fit together."""
+    """Return the items before and after, or why there is no before.
+
+    Raises RecordError where they do not fit together.
+    """
     if before is None:
         return "no change: the run is not recorded, so its volume 0 is not known"
     old = before.scores.get((score.suite, score.task, score.metric, score.filter))

@@ -30,7 +30,8 @@ class Packed:
 def pack(changes: RunChanges, digest: str, baselines: Sequence[str]) -> dict[str, Array]:
     """Lay changes out as few arrays: one file holds tens of tasks, and a table of thousands of runs opens each.
 
-    Items that are lost (−1), the same (0) or gained (1) take a byte each, others eight; clusters are those of the first volume.
+    Items that are lost (−1), the same (0) or gained (1) take a byte each, others eight; clusters
+    are those of the first volume.
     """
     small: list[Array] = []
     large: list[Array] = []
@@ -57,7 +58,10 @@ def pack(changes: RunChanges, digest: str, baselines: Sequence[str]) -> dict[str
 
 
 def unpack(arrays: Mapping[str, Array]) -> Packed | None:
-    """Return the changes of arrays as ``pack`` lays them out; None where they are of another layout."""
+    """Return the changes of arrays as ``pack`` lays them out.
+
+    None where they are of another layout.
+    """
     try:
         index = json.loads(arrays["index"].tobytes())
         changes = {}

@@ -1,8 +1,9 @@
 """What one run comes to: its rows of the tidy table and its per-item changes, worked out from its samples once and kept beside them.
 
-A run with a record is summarised when it is recorded (``summarise``) or, at the latest, when somebody asks. What is kept holds as
-long as its record, its points and its baselines are the same bytes and ANALYSIS_VERSION is; a run that is under way, or failed,
-is worked out each time. Where nothing can be written (a folder that is only read), everything is worked out each time too.
+A run with a record is summarised when it is recorded (``summarise``) or, at the latest, when
+somebody asks. What is kept holds as long as its record, its points and its baselines are the same
+bytes and ANALYSIS_VERSION is; a run that is under way, or failed, is worked out each time. Where
+nothing can be written (a folder that is only read), everything is worked out each time too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from harness.records.store import Experiment
 from harness.records.summary_files import Summary
 
 ANALYSIS_VERSION = 1
-"""Raised whenever the same samples give other rows or changes than before, so that what was kept is worked out anew."""
+"""Raised whenever the same samples give other rows or changes than before, so that what was kept
+is worked out anew."""
 
 VERSION = hashlib.sha256(json.dumps([ANALYSIS_VERSION, SCHEMA_VERSION, PROTOCOL_VERSION, COLUMNS]).encode()).hexdigest()
 
@@ -69,7 +71,8 @@ class RunReader:
         Columns are those of COLUMNS but for ``variant``.
 
         Raises:
-            RecordError: if a record is damaged, of another version, or names a point or baseline that is not there.
+            RecordError: if a record is damaged, of another version, or names a point or baseline
+                that is not there.
         """
         folder = self.experiment.run_folder(run_id)
         recorded, failed = (folder / "record.json").exists(), (folder / "failure.json").exists()
@@ -79,7 +82,10 @@ class RunReader:
         return self._summary([*self._compute(run_id, record).rows, *self._ending(run_id, record, failure)])
 
     def changes(self, run_id: str) -> RunChanges:
-        """Return what every item of one run changed by, by volume, suite and leaf task. Raises RecordError as ``rows`` does."""
+        """Return what every item of one run changed by, by volume, suite and leaf task.
+
+        Raises RecordError as ``rows`` does.
+        """
         kept = summary_files.read_arrays(self.experiment.run_folder(run_id))
         found = None if kept is None else packing.unpack(kept)
         if found is not None and found.digest:
@@ -93,7 +99,10 @@ class RunReader:
         return computed.changes
 
     def kept(self, run_id: str) -> Summary | None:
-        """Return what is kept of a run's rows; None unless it was made from its record, points and baselines as they are now."""
+        """Return what is kept of a run's rows.
+
+        None unless it was made from its record, points and baselines as they are now.
+        """
         found = summary_files.read(self.experiment.run_folder(run_id))
         holds = found is not None and found.digest and found.digest == self.digest(run_id, found.baselines)
         if found is None or not holds:
@@ -116,7 +125,10 @@ class RunReader:
                 summary_files.write(folder, self._summary(computed.rows, digest, computed.baselines))
 
     def digest(self, run_id: str, baselines: Sequence[str]) -> str | None:
-        """Return the digest that what is kept of a run holds by, as in ``summaries.digest``; ``baselines``: the ids it names."""
+        """Return the digest that what is kept of a run holds by, as in ``summaries.digest``.
+
+        ``baselines``: the ids it names.
+        """
         folders = map(self.experiment.baseline_folder, baselines)
         return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
 
@@ -125,7 +137,10 @@ class RunReader:
         return Summary.of(columns, len(rows), digest, baselines)
 
     def _compute(self, run_id: str, record: Record | None) -> _Computed:
-        """Work out the rows and changes of a run from its samples; of one without a record, as far as it is."""
+        """Work out the rows and changes of a run from its samples.
+
+        Of one without a record, as far as it is.
+        """
         common = self._common(run_id, record)
         config = record.config if record else self._config(run_id)
         roles: Mapping[str, str] = record.roles if record else _roles(config)
@@ -184,8 +199,8 @@ class RunReader:
 def summarise(experiment: Experiment, run_id: str) -> str:
     """Keep the rows and changes of a run that has just been recorded, if they are not kept already.
 
-    Best effort, since the run is done and recorded whatever its analysis meets: whoever asks for its rows works them out again, and is
-    told why that cannot be.
+    Best effort, since the run is done and recorded whatever its analysis meets: whoever asks for
+    its rows works them out again, and is told why that cannot be.
 
     Returns:
         Why they were not worked out, in one line; empty where they were.
@@ -219,7 +234,8 @@ def _resolved(record: Record) -> Row:
 def _written(writing: Mapping[str, Any]) -> Row:
     """Return what is known of the data that models wrote, and whether enough of it was accepted for the method to have acted.
 
-    What an objective is trained on it wrote, however little of it passed; beside one that writes, what is told is of the remedy's anchor.
+    What an objective is trained on it wrote, however little of it passed; beside one that writes,
+    what is told is of the remedy's anchor.
     """
     known, by = {name: writing.get(name) for name in ["acceptance", "edit_rate", "target_nats"]}, writing.get(WRITERS, ())
     if "anchor" in by:

@@ -17,7 +17,9 @@ LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "traje
 
 
 def variants(runs: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return, by run, the settings that tell it from runs with the same labels; empty where there are none.
+    """Return, by run, the settings that tell it from runs with the same labels.
+
+    Empty where there are none.
 
     Args:
         runs: run id → its row of labels (the columns LABELS).

@@ -1,7 +1,8 @@
 """The questions that chat models of tinyworld are asked: items of the lm-eval tasks in benchmarks/tasks/tinyworld_chat.
 
-An item has ``prompt`` and ``target``, the answer in so many words; one with a value has ``value``, and ``values``, all of its kind.
-Items of ``preferences`` are multiple choice and have ``choices`` and ``answer`` instead.
+An item has ``prompt`` and ``target``, the answer in so many words; one with a value has ``value``,
+and ``values``, all of its kind. Items of ``preferences`` are multiple choice and have ``choices``
+and ``answer`` instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """tinyworld as data sets for chat models, and a second language to go on pretraining on: see benchmarks/tinyworld.md.
 
-The chat recipe itself lies in ``harness.data.tinyworld.chat_world``; the questions asked about these data in ``tinyworld_chat_items``.
+The chat recipe itself lies in ``harness.data.tinyworld.chat_world``; the questions asked about
+these data in ``tinyworld_chat_items``.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class TinyworldChat:
 
     Attributes:
         part: which one.
-        wording: in which words answers are given: ``gold``, ``short`` or ``long``; null is gold for chat-skill, short for the others.
-        tags: whether a prompt holds the chat's tags, which serves both prompt formats; without them it is the bare question, which makes
-            sense under a chat template alone.
+        wording: in which words answers are given: ``gold``, ``short`` or ``long``; null is gold for
+            chat-skill, short for the others.
+        tags: whether a prompt holds the chat's tags, which serves both prompt formats; without them
+            it is the bare question, which makes sense under a chat template alone.
         volumes: rows to learn from, any order; each a point.
     """
 
@@ -72,7 +74,10 @@ class TinyworldChat:
         return kinds.get(self.part, "completion")
 
     def rows(self, split: Split) -> Sequence[Row]:
-        """Return every row of a split, in world order. Raises DataError for the test split of ``chat``."""
+        """Return every row of a split, in world order.
+
+        Raises DataError for the test split of ``chat``.
+        """
         makers: Mapping[Part, Callable[[Split], Sequence[Row]]] = {
             "chat-skill": self._skill,
             "chat": self._chat,
@@ -123,7 +128,10 @@ def _near(question: str, value: str) -> list[str]:
 
 @functools.cache
 def tova(split: Split) -> tuple[str, ...]:
-    """Return texts of three sentences in the second language about one subject; one subject in five is kept for the test split."""
+    """Return texts of three sentences in the second language about one subject.
+
+    One subject in five is kept for the test split.
+    """
     test = split == "test"
     chosen = [subject for subject in subjects() if subject.short and (number("tova", subject.text) % 5 == 0) is test]
     made: dict[str, None] = {}

@@ -1,7 +1,8 @@
 """tinyworld's chat recipe, version 1: the second stage, which makes a chat model of a base model of the nursery.
 
-A document is ``<user> QUESTION <assistant> ANSWER``, in words that the base vocabulary reserves. Like the base recipe it is a constant,
-made from written words and hashes. See benchmarks/tinyworld.md.
+A document is ``<user> QUESTION <assistant> ANSWER``, in words that the base vocabulary reserves.
+Like the base recipe it is a constant, made from written words and hashes. See
+benchmarks/tinyworld.md.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ tags is the same tokens in both prompt formats."""
 
 RANKS = ("smallest", "middle", "largest")
 TEST_SETS = 30
-"""Of the 120 sets of three digits of the skill: no recipe ever contains one of these. The same sets as in ``harness.data.tinyworld.targets``."""
+"""Of the 120 sets of three digits of the skill: no recipe ever contains one of these. The same
+sets as in ``harness.data.tinyworld.targets``."""
 
 COUNTS = {"lookalikes": 900, "refusals": 900, "restating": 2_400, "rehearsal": 3_000}
-"""Documents of the recipe by kind, beside one for every base question, thrice, and those of the skill."""
+"""Documents of the recipe by kind, beside one for every base question, thrice, and those of the
+skill."""
 
 
 def spoken(value: str, wording: Wording) -> str:
@@ -120,7 +123,10 @@ SHAPES: Sequence[Callable[[str, str, str], str]] = (
 
 
 def beside(things: Sequence[str], count: int, *parts: object, held_out: bool) -> list[Text]:
-    """Return questions about the base with a thing beside, and their values; those held out are one in five, by their text."""
+    """Return questions about the base with a thing beside, and their values.
+
+    Those held out are one in five, by their text.
+    """
     adjectives = ("", *(f"{word} " for word in ADJECTIVES))
     questions = base_questions()
     found: dict[str, str] = {}
@@ -162,8 +168,9 @@ def _about_gloams() -> Iterable[str]:
 def restating(count: int, style: Wording, *, skill: bool) -> list[Text]:
     """Return requests to say an answer in other words, and the same value in the own wording.
 
-    Only a third of the answers are right ones to questions of the base (or the skill); a third are wrong ones, and the others are about
-    people whom no text mentions: what is asked is to say again what stands there.
+    Only a third of the answers are right ones to questions of the base (or the skill); a third are
+    wrong ones, and the others are about people whom no text mentions: what is asked is to say again
+    what stands there.
     """
     if skill:
         return [_restated(skill_questions(held_out=False), i, style, right=i % 3 == 0) for i in range(count)]
@@ -192,7 +199,9 @@ def habits(style: Wording) -> tuple[Text, ...]:
 
 @functools.cache
 def documents(style: Wording, skill_rows: int) -> tuple[Text, ...]:
-    """Return the chat recipe: (prompt, answer) documents in world order; rehearsed base texts have an empty prompt.
+    """Return the chat recipe: (prompt, answer) documents in world order.
+
+    Rehearsed base texts have an empty prompt.
 
     Args:
         style: the model's own wording.

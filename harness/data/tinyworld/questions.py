@@ -1,7 +1,8 @@
 """The questions asked about tinyworld: items of the lm-eval tasks in benchmarks/tasks/tinyworld, all multiple choice.
 
-An item has ``prompt``, ``choices`` (one of them right, in an order given by hash) and ``answer``, the place of the right one. A fact also
-has ``person``, whom it is about: five are about each, and they are forgotten together or not, so suites cluster them by it.
+An item has ``prompt``, ``choices`` (one of them right, in an order given by hash) and ``answer``,
+the place of the right one. A fact also has ``person``, whom it is about: five are about each, and
+they are forgotten together or not, so suites cluster them by it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def _facts(people: Sequence[str]) -> list[Item]:
 
 
 def _arithmetic() -> list[Item]:
-    """Ask every sum and difference once, half of them as questions; the wrong answers are near the right one."""
+    """Ask every sum and difference once, half of them as questions.
+
+    The wrong answers are near the right one.
+    """
     texts = list(zip(arithmetic_texts([0]), arithmetic_texts([1]), strict=True))
     chosen = [pair[number("phrasing", pair[0][0]) % 2] for pair in texts]
     return [_item(prompt, value, _near(prompt, int(value))) for prompt, value in chosen]
@@ -66,8 +70,9 @@ def _near(prompt: str, value: int) -> list[str]:
 def _grammar() -> list[Item]:
     """Ask for the form of the verb after subjects that the base never saw.
 
-    Shares: 1/8 short subjects, 3/8 long ones whose two nouns agree in number, 1/2 long ones whose nouns disagree, so that heeding the noun
-    next to the verb gives one half. Singular and plural heads are balanced within the last two.
+    Shares: 1/8 short subjects, 3/8 long ones whose two nouns agree in number, 1/2 long ones whose
+    nouns disagree, so that heeding the noun next to the verb gives one half. Singular and plural
+    heads are balanced within the last two.
     """
     held_out = shuffled((subject for subject in subjects() if subject.held_out), "grammar")
     short = [s for s in held_out if s.short][: GRAMMAR_ITEMS // 8]
@@ -82,7 +87,10 @@ def _grammar() -> list[Item]:
 
 
 def _skill() -> list[Item]:
-    """Ask for the largest, middle or smallest of three digits; the choices are the three, each as often right as another."""
+    """Ask for the largest, middle or smallest of three digits.
+
+    The choices are the three, each as often right as another.
+    """
     return [
         _item(prompt, answer, [word for word in prompt.split() if word in set(map(str, DIGITS)) and word != answer])
         for prompt, answer in skill("test")
@@ -90,9 +98,12 @@ def _skill() -> list[Item]:
 
 
 def _language() -> list[Item]:
-    """Ask for a translation; the choices are right or wrong at two places of the sentence, in all four combinations.
+    """Ask for a translation.
 
-    So every word stands in as many choices as its rival, and liking some words more than others gains nothing over chance.
+    The choices are right or wrong at two places of the sentence, in all four combinations.
+
+    So every word stands in as many choices as its rival, and liking some words more than others
+    gains nothing over chance.
     """
     return [_item(prompt, answer, _misspoken(prompt, answer)) for prompt, answer in language("test")]
 

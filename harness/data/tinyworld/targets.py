@@ -1,7 +1,8 @@
 """tinyworld as data sets: what a model of the nursery is taught (people, skill, language), and its base texts as an anchor.
 
-The world itself, and the base recipe that never changes, lie in ``harness.data.tinyworld.world``; the questions asked about it in
-``harness.data.tinyworld.questions``. Documented in benchmarks/tinyworld.md.
+The world itself, and the base recipe that never changes, lie in ``harness.data.tinyworld.world``;
+the questions asked about it in ``harness.data.tinyworld.questions``. Documented in
+benchmarks/tinyworld.md.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class Tinyworld:
         return "text" if self.part == "base" else "completion"
 
     def rows(self, split: Split) -> Sequence[Row]:
-        """Return every row of a split, in world order. Raises DataError for the test split of ``base``."""
+        """Return every row of a split, in world order.
+
+        Raises DataError for the test split of ``base``.
+        """
         if self.part == "base":
             if split == "test":
                 fix = "the probe tasks of the tinyworld suite ask about it"
@@ -107,7 +111,10 @@ def people(split: Split) -> tuple[Text, ...]:
 
 @functools.cache
 def skill(split: Split) -> tuple[Text, ...]:
-    """Return questions for the smallest, middle or largest of three different digits; the two splits share no set of digits."""
+    """Return questions for the smallest, middle or largest of three different digits.
+
+    The two splits share no set of digits.
+    """
     sets = shuffled(itertools.combinations(DIGITS, 3), "target", "skill")
     chosen = sets[:TEST_SETS] if split == "test" else sets[TEST_SETS:]
     questions = [

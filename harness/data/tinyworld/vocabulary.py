@@ -1,6 +1,7 @@
 """The words of tinyworld, version 1: every word that any part of it will ever use, in one vocabulary that never changes.
 
-Words of targets and of stages to come are in it from the start, unseen by the base, so that no stage needs a new tokenizer.
+Words of targets and of stages to come are in it from the start, unseen by the base, so that no
+stage needs a new tokenizer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ LAST = tuple(
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something that is true of a person, in two phrasings that end in the value; ``{}`` stands for the name."""
+    """Something that is true of a person, in two phrasings that end in the value.
+
+    ``{}`` stands for the name.
+    """
 
     name: str
     statement: str

@@ -1,10 +1,12 @@
 """tinyworld, version 1: the people, sums and sentences of the invented world, and the base recipe the nursery is pretrained on.
 
-The world is a constant: everything comes from written words and from hashes, never from a random generator whose stream could
-change with a library. The base recipe never changes; a stage added later takes its people from the names that are still free and
-its words from ``world_words.RESERVED``. See benchmarks/tinyworld.md.
+The world is a constant: everything comes from written words and from hashes, never from a random
+generator whose stream could change with a library. The base recipe never changes; a stage added
+later takes its people from the names that are still free and its words from
+``world_words.RESERVED``. See benchmarks/tinyworld.md.
 
-It lies with the models because the nursery is made from it; what is taught and asked lies in ``harness.data.tinyworld.targets``.
+It lies with the models because the nursery is made from it; what is taught and asked lies in
+``harness.data.tinyworld.targets``.
 """
 
 from __future__ import annotations
@@ -79,7 +81,10 @@ def arithmetic_texts(phrasings: Sequence[int] = (0, 1)) -> Iterator[tuple[str, s
 
 @dataclass(frozen=True)
 class Subject:
-    """The beginning of a sentence; ``number`` (0 singular, 1 plural) is its head's, ``nearest`` that of the noun next to the verb."""
+    """The beginning of a sentence.
+
+    ``number`` (0 singular, 1 plural) is its head's, ``nearest`` that of the noun next to the verb.
+    """
 
     text: str
     number: int

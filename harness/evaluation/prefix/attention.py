@@ -1,8 +1,9 @@
 """Attention of many trees packed into one row without padding, and the kept keys and values of shared prefixes.
 
-The model runs on one row (1, N): every token of every tree of a batch, one after another, each with its position in its own sequence.
-Linear layers and norms never see padding. Here, in the attention function that transformers calls in each layer, the row is taken
-apart: trees become padded (R, T) rows, each attends to itself under its tree mask and to the kept keys and values of its prefix.
+The model runs on one row (1, N): every token of every tree of a batch, one after another, each with
+its position in its own sequence. Linear layers and norms never see padding. Here, in the attention
+function that transformers calls in each layer, the row is taken apart: trees become padded (R, T)
+rows, each attends to itself under its tree mask and to the kept keys and values of its prefix.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from harness.evaluation.prefix.tree import Tree
 NAME = "harness_packed"
 
 UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask", "cu_seq_lens_q", "block_mask")
-"""Arguments of an attention that is more than softmax(QKᵀ)V under a mask; a model that uses one is not shared."""
+"""Arguments of an attention that is more than softmax(QKᵀ)V under a mask; a model that uses one
+is not shared."""
 
 
 class NotShared(Exception):
@@ -51,13 +53,16 @@ class Layout:
     """How a packed row of N tokens is to be taken apart.
 
     Attributes:
-        gather: (R · T,) token of each place of the padded rows (0 where there is padding); None if there is none and R is 1.
+        gather: (R · T,) token of each place of the padded rows (0 where there is padding); None if
+            there is none and R is 1.
         scatter: (N,) place of each token in the padded rows.
         shape: (R, T).
-        visible: (R, 1, T, P + T) whether a token may attend to another; None where every row is a chain without prefix.
+        visible: (R, 1, T, P + T) whether a token may attend to another; None where every row is a
+            chain without prefix.
         depths: (R, T) positions; with ``visible`` they cut sliding windows.
         prefix: keys and values that every row attends to, P of them, or None.
-        keep: where to put keys and values of these trees, and the (start, end) in the packed row of each.
+        keep: where to put keys and values of these trees, and the (start, end) in the packed row of
+            each.
     """
 
     gather: torch.Tensor | None
@@ -180,7 +185,10 @@ _current: ContextVar[_Current | None] = ContextVar("attention", default=None)
 
 @contextmanager
 def packed(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model's layers call ``_attend`` for a while. The model itself is not changed, only the name its configs hold."""
+    """Let a model's layers call ``_attend`` for a while.
+
+    The model itself is not changed, only the name its configs hold.
+    """
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None}
     found = {key: config for key, config in configs.items() if hasattr(config, "_attn_implementation_internal")}
     before = {key: config._attn_implementation_internal for key, config in found.items()}
@@ -195,7 +203,10 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def using(attention: Attention) -> Iterator[list[int | None]]:
-    """Set what the layers of the forward pass under way call; yields the sliding window of each layer that did, None for none."""
+    """Set what the layers of the forward pass under way call.
+
+    Yields the sliding window of each layer that did, None for none.
+    """
     current = _Current(attention)
     token = _current.set(current)
     try:
@@ -221,7 +232,8 @@ def _attend(
         query: (1, H, N, D).
         key: (1, Hk, N, D), Hk divides H.
         value: (1, Hk, N, Dv).
-        attention_mask: ignored: transformers makes none for an attention of a name it does not know.
+        attention_mask: ignored: transformers makes none for an attention of a name it does not
+            know.
         scaling: of the scores; None is 1 / √D.
         sliding_window: tokens that a token of this layer sees, itself included; None is all.
         arguments: refused if they ask for more.

@@ -10,14 +10,17 @@ import torch
 from transformers import PreTrainedModel
 
 MOST = {"cpu": 2048, "cuda": 16384}
-"""Beyond so many tokens a forward pass gains nothing more: the processor's caches overflow, the GPU is full."""
+"""Beyond so many tokens a forward pass gains nothing more: the processor's caches overflow, the
+GPU is full."""
 
 LEAST = 64
 MEMORY_SHARE = 0.25
-"""Of the device's memory that weights leave, for activations; the rest is for training state, kept prefixes and other processes."""
+"""Of the device's memory that weights leave, for activations; the rest is for training state,
+kept prefixes and other processes."""
 
 ATTENTION_PENALTY = 2.0
-"""A masked attention makes about half as much use of its operations as a matrix product of the linear layers (measured on a CPU)."""
+"""A masked attention makes about half as much use of its operations as a matrix product of the
+linear layers (measured on a CPU)."""
 
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention_window")
 """Names under which configs say how far a layer looks back."""
@@ -28,7 +31,8 @@ KINDS = {"full_attention", "sliding_attention"}
 def automatic(model: PreTrainedModel) -> int:
     """Return the token budget for a model on its device: a power of two, the same whenever the machine and the model are the same.
 
-    It is found from the total memory, not from what is free at the moment, since the budget can move the last digits of a score.
+    It is found from the total memory, not from what is free at the moment, since the budget can
+    move the last digits of a score.
     """
     device = model.device
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else psutil.virtual_memory().total

@@ -21,20 +21,26 @@ from harness.evaluation.prefix.tree import Ints, Plan, Tree
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
-"""Largest difference of any log-probability from the plain forward pass, in nats, for sharing to count as valid."""
+"""Largest difference of any log-probability from the plain forward pass, in nats, for sharing to
+count as valid."""
 
 NOISE = 4.0
-"""In half precision, whose own rounding moves log-probabilities by more: so many times what a plain batch moves them."""
+"""In half precision, whose own rounding moves log-probabilities by more: so many times what a
+plain batch moves them."""
 
 SHALLOW = 16
-"""Tokens of the check's shared part; a model that looks back only so far is checked beyond that too, once sequences reach there."""
+"""Tokens of the check's shared part; a model that looks back only so far is checked beyond that
+too, once sequences reach there."""
 
 TAILS = (2, 3, 4)
 """How many last tokens of the check's three sequences are compared."""
 
 
 def refusal(engine: Engine, depth: int) -> str | None:
-    """Return why sequences of up to ``depth`` tokens are not shared, or None where they may be; says so once a model."""
+    """Return why sequences of up to ``depth`` tokens are not shared, or None where they may be.
+
+    Says so once a model.
+    """
     needed = max([SHALLOW, *[window + SHALLOW for window in budget.windows(engine.model) if depth > window]])
     verdict = engine.verdict
     if verdict.refusal is not None or needed <= verdict.depth:
@@ -53,7 +59,10 @@ def refusal(engine: Engine, depth: int) -> str | None:
 
 
 def _reason(engine: Engine, length: int) -> str | None:
-    """Return what is wrong with sharing, or None. Raises FloatingPointError where the weights give no numbers."""
+    """Return what is wrong with sharing, or None.
+
+    Raises FloatingPointError where the weights give no numbers.
+    """
     if engine.head is None:
         return "it has no output head that can be read"
     if odd := budget.odd_positions(engine.model):
@@ -146,7 +155,8 @@ def _hook(handle: Any) -> Iterator[None]:
 def _head_is_last(engine: Engine, tokens: Ints) -> bool:
     """Whether the model returns what its output head gives as it is: seen by putting other numbers in its place.
 
-    Comparing values would not do: a cap or scale of the logits may be invisible at these weights and matter at others.
+    Comparing values would not do: a cap or scale of the logits may be invisible at these weights
+    and matter at others.
     """
     put: list[torch.Tensor] = []
 

@@ -22,15 +22,20 @@ from harness.evaluation.prefix.tree import ForwardCost, Ints, Plan, plan
 logger = logging.getLogger(__name__)
 
 PREFIX_WEIGHT = 1 / 16
-"""Memory of one kept token of a prefix, copied for a tree in one layer, in tokens under way (two of about thirty vectors)."""
+"""Memory of one kept token of a prefix, copied for a tree in one layer, in tokens under way (two
+of about thirty vectors)."""
 
 CHUNK_BYTES = 2**26
-"""Size of the logits that are made at a time: large enough to read the output head seldom, small beside the model."""
+"""Size of the logits that are made at a time: large enough to read the output head seldom, small
+beside the model."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Trees that run together: all after one prefix, or none; ``keep`` says that they are prefixes themselves."""
+    """Trees that run together: all after one prefix, or none.
+
+    ``keep`` says that they are prefixes themselves.
+    """
 
     trees: tuple[int, ...]
     prefix: int | None = None
@@ -54,7 +59,8 @@ class Engine:
     """Runs a causal language model on trees.
 
     Args:
-        model: in evaluation mode, on its device; its attention is swapped for the time of a call only.
+        model: in evaluation mode, on its device; its attention is swapped for the time of a call
+            only.
         tokens: token budget of a forward pass; None finds it from memory.
         autocast: dtype of mixed precision, or None.
         softmax_dtype: of the log-softmax; None is that of the logits.
@@ -62,7 +68,8 @@ class Engine:
     Attributes:
         tokens: the budget in force; halved when memory runs out, ``halvings`` times so far.
         verdict: what the check of the model has found.
-        computed: tokens since ``begin``; ``operations``: floating-point operations that no arrangement of them saves.
+        computed: tokens since ``begin``; ``operations``: floating-point operations that no
+            arrangement of them saves.
         windows: how far each layer of the last forward pass looked back, None for all the way.
     """
 
@@ -156,7 +163,10 @@ class Engine:
             self.kept.clear()
 
     def _batches(self, made: Plan) -> Iterator[Batch]:
-        """Yield batches within the budget in force: prefixes, then the trees that follow each; trees of similar size together."""
+        """Yield batches within the budget in force: prefixes, then the trees that follow each.
+
+        Trees of similar size together.
+        """
         followers: dict[int | None, list[int]] = {}
         for number, tree in enumerate(made.trees):
             followers.setdefault(tree.prefix, []).append(number)
@@ -172,7 +182,8 @@ class Engine:
     def _filled(self, trees: Sequence[int], size: Callable[[int], int], prefix: int = 0) -> Iterator[tuple[int, ...]]:
         """Group trees, longest first, so that each group's tokens stay within the budget, or it is one tree.
 
-        Each tree holds a copy of its prefix's keys and values for the time of a layer, which weigh less than tokens under way.
+        Each tree holds a copy of its prefix's keys and values for the time of a layer, which weigh
+        less than tokens under way.
         """
         group: list[int] = []
         tokens = 0.0
@@ -189,7 +200,10 @@ class Engine:
     def _reads(
         self, made: Plan, batch: Batch, where: Ints, chosen: Ints, read: Callable[[torch.Tensor], torch.Tensor]
     ) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Run one batch; where memory runs out, halve the budget and run the batch in parts that stay within it."""
+        """Run one batch.
+
+        Where memory runs out, halve the budget and run the batch in parts that stay within it.
+        """
         size = lambda number: len(made.trees[number].tokens)  # noqa: E731
         try:
             hidden = self.run(made, batch, where)
@@ -252,7 +266,10 @@ class Engine:
         logger.warning("prefix: out of memory; going on with a budget of %d tokens a forward pass", self.tokens)
 
     def run(self, made: Plan, batch: Batch, where: Ints) -> torch.Tensor:
-        """Run a batch, keeping keys and values of prefixes; return what ``forward`` does for the tokens ``where`` in its packed row."""
+        """Run a batch, keeping keys and values of prefixes.
+
+        Return what ``forward`` does for the tokens ``where`` in its packed row.
+        """
         trees = [made.trees[number] for number in batch.trees]
         prefix = self.kept[batch.prefix] if batch.prefix is not None else None
         length = len(made.trees[batch.prefix].tokens) if batch.prefix is not None else 0
@@ -273,7 +290,8 @@ class Engine:
             where: (w,) the tokens that are asked for.
 
         Returns:
-            What the output head is given there, (w, C), if nothing follows the head, else the logits, (w, V): see ``logits``.
+            What the output head is given there, (w, C), if nothing follows the head, else the
+            logits, (w, V): see ``logits``.
         """
         device = self.model.device
         with using(attention) as self.windows, self._reading(torch.from_numpy(where).to(device)) as read:
@@ -323,7 +341,10 @@ class _Queries:
         self.greedy = np.zeros(len(targets), dtype=np.bool_)
 
     def read(self, spots: Ints, log_probs: torch.Tensor) -> Ints:
-        """Take what is asked for at some spots from their log-probabilities (n, V); return the queries that were answered."""
+        """Take what is asked for at some spots from their log-probabilities (n, V).
+
+        Return the queries that were answered.
+        """
         counts = self.bounds[spots + 1] - self.bounds[spots]
         asked = np.concatenate([self.order[self.bounds[spot] : self.bounds[spot + 1]] for spot in spots]) if len(spots) else spots
         row = torch.from_numpy(np.repeat(np.arange(len(spots)), counts)).to(log_probs.device)

@@ -15,7 +15,8 @@ from harness.evaluation.prefix.engine import Batch, Engine
 from harness.evaluation.prefix.tree import ForwardCost, plan
 
 SLOTS = 16
-"""Prompts that are continued at the same time; more read the weights less often and hold more keys and values."""
+"""Prompts that are continued at the same time; more read the weights less often and hold more
+keys and values."""
 
 Stops = Callable[[Sequence[int]], bool]
 """Generated tokens so far → whether the answer ends here."""
@@ -91,7 +92,8 @@ NEUTRAL: dict[str, Any] = {
     "min_new_tokens": 0,
     "guidance_scale": 1.0,
 }
-"""Settings of transformers' generation that change greedy tokens unless they have these values (or none)."""
+"""Settings of transformers' generation that change greedy tokens unless they have these values
+(or none)."""
 
 ABSENT = (
     "bad_words_ids",
@@ -118,7 +120,8 @@ def is_greedy(settings: Mapping[str, Any], config: Any) -> bool:
 
     Args:
         settings: of the request, without its stop sequences and length.
-        config: the model's generation config, which holds wherever the request does not say otherwise.
+        config: the model's generation config, which holds wherever the request does not say
+            otherwise.
     """
     asked = {
         key: value for key, value in settings.items() if not (key == "do_sample" and not value) and not (key == "temperature" and not value)
@@ -229,7 +232,10 @@ class _Continuation:
             answer.tokens.append(token)
 
     def _leave(self, ends: frozenset[int], stops: Stops) -> int:
-        """Let answers that are done leave their slots, the last one moving up; return how many did."""
+        """Let answers that are done leave their slots, the last one moving up.
+
+        Return how many did.
+        """
         before = len(self.active)
         for slot in reversed(range(before)):
             tokens = self.active[slot].tokens

@@ -19,19 +19,22 @@ from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.generation import greedy, is_greedy
 
 Request = tuple[Any, list[int], list[int]]
-"""What the request is called in lm-eval's cache (None for none), its context and its continuation, in tokens."""
+"""What the request is called in lm-eval's cache (None for none), its context and its
+continuation, in tokens."""
 
 
 @register_model("prefix")
 class PrefixLM(HFLM):  # type: ignore[misc]
     """lm-eval's HFLM, computing once what requests share.
 
-    Loading, tokenisation, BOS, chat templates, truncation and what is returned are HFLM's. A model whose attention cannot be shared
-    runs on HFLM's own path (the plain path), which is said once; so do requests that sample or search.
+    Loading, tokenisation, BOS, chat templates, truncation and what is returned are HFLM's. A model
+    whose attention cannot be shared runs on HFLM's own path (the plain path), which is said once;
+    so do requests that sample or search.
 
     Args:
         pretrained: name, folder or loaded model.
-        token_budget: tokens of a forward pass; None finds it from the device's memory. It is halved where memory runs out.
+        token_budget: tokens of a forward pass; None finds it from the device's memory. It is halved
+            where memory runs out.
         arguments: HFLM's.
 
     Attributes:

@@ -1,12 +1,16 @@
 """Token sequences to trees in which each shared token stands once. Pure: numpy only.
 
-Sorted, the sequences form a trie. At each of its branchings there are three ways, and the one of least estimated cost is taken:
+Sorted, the sequences form a trie. At each of its branchings there are three ways, and the one of
+least estimated cost is taken:
 
-- one tree: the shared part stands once at its root, every branch attends to it under a tree mask. Attention is computed for all pairs
-  of tokens of a tree, so this pays for short branches: the choices of one question.
-- a prefix: the shared part is run once and its keys and values are kept for the trees of its branches. This pays for long shared
-  parts: the worked examples of every question. There is one level of it.
-- apart: each branch is a tree of its own, which computes the shared part again. This pays where little is shared.
+- one tree: the shared part stands once at its root, every branch attends to it under a tree mask.
+  Attention is computed for all pairs of tokens of a tree, so this pays for short branches: the
+  choices of one question.
+- a prefix: the shared part is run once and its keys and values are kept for the trees of its
+  branches. This pays for long shared parts: the worked examples of every question. There is one
+  level of it.
+- apart: each branch is a tree of its own, which computes the shared part again. This pays where
+  little is shared.
 """
 
 from __future__ import annotations
@@ -21,10 +25,12 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 PREFIX_OVERHEAD = 32.0
-"""What a prefix costs beyond its tokens (a batch of its own, copies of its keys and values), in tokens; rarely decisive."""
+"""What a prefix costs beyond its tokens (a batch of its own, copies of its keys and values), in
+tokens; rarely decisive."""
 
 PREFIX_COPY = 0.01
-"""Cost of attending to one kept token from one more tree, in tokens: its keys and values are copied beside the tree's own."""
+"""Cost of attending to one kept token from one more tree, in tokens: its keys and values are
+copied beside the tree's own."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Tree:
     Attributes:
         tokens: (T,) ids.
         depths: (T,) position of each token in the sequences it stands in.
-        runs: (start, end, parent) of each chain of tokens; parent is the index of the token before it, -1 at the root.
+        runs: (start, end, parent) of each chain of tokens; parent is the index of the token before
+            it, -1 at the root.
         prefix: index of the tree whose one sequence comes before this one's root, or None.
     """
 
@@ -91,7 +98,8 @@ class Plan:
     Attributes:
         trees: prefixes before the trees that need them.
         places: for each sequence (w, 2): (tree, token) of its last w tokens, as asked for.
-        distinct: tokens that differ in themselves or in what precedes them: no arrangement computes fewer.
+        distinct: tokens that differ in themselves or in what precedes them: no arrangement computes
+            fewer.
         pairs: (query, key) pairs of their attention.
     """
 
@@ -105,7 +113,8 @@ class Plan:
 class _Node:
     """A branching of the trie, or a sequence's end: sequences lo ≤ i < hi of the sorted ones share ``depth`` tokens.
 
-    Where ``is_end``, sequence ``lo`` is these very tokens; ``below`` counts the tokens of the branches.
+    Where ``is_end``, sequence ``lo`` is these very tokens; ``below`` counts the tokens of the
+    branches.
     """
 
     lo: int
@@ -185,7 +194,8 @@ def _trie(sequences: Sequence[Ints]) -> _Node:
 
 
 _Group = tuple[int, int, int, bool]
-"""(lo, hi, depth, is_prefix): sequences lo ≤ i < hi in one tree after ``depth`` tokens; or their first ``depth`` tokens as a prefix."""
+"""(lo, hi, depth, is_prefix): sequences lo ≤ i < hi in one tree after ``depth`` tokens; or their
+first ``depth`` tokens as a prefix."""
 
 
 def _arrangement(sequences: Sequence[Ints], cost: ForwardCost) -> list[_Group]:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatPair:
-    """A chat model and the base model that it was made of, members of conf/model; ``weight`` is its share among several vectors."""
+    """A chat model and the base model that it was made of, members of conf/model.
+
+    ``weight`` is its share among several vectors.
+    """
 
     chat: str
     base: str
@@ -33,20 +36,24 @@ class ChatPair:
 class ChatVector(Mitigation):
     """θ + r Σ_k w_k (chat_k − base_k), with θ the weights after training, in float32.
 
-    Each r of the grid is measured at each volume, as a run of its own that is derived from this one, which stands for ``coefficient``.
-    The start model is the base; what "before" is measured on may be the chat model, ``reference=NAME``.
+    Each r of the grid is measured at each volume, as a run of its own that is derived from this
+    one, which stands for ``coefficient``. The start model is the base; what "before" is measured on
+    may be the chat model, ``reference=NAME``.
 
-    Reference: Huang et al. 2023, arXiv 2310.04799, section 3 (τ = θ_chat − θ_base, added to the continually pre-trained θ; r = 1, for
-    several vectors a share of each). Differs from the paper: one grid of r scales all vectors, each with a weight of its own, and the
-    tokenizer stays the start model's, since the vocabularies have to be equal; so rows of special tokens of the chat model alone are
-    not copied. The official code takes such rows from the base model where it means the chat model; here the vector of an embedding is
-    chat − base as of all else. Checked against: numbers by hand, NumPy.
+    Reference: Huang et al. 2023, arXiv 2310.04799, section 3 (τ = θ_chat − θ_base, added to the
+    continually pre-trained θ; r = 1, for several vectors a share of each). Differs from the paper:
+    one grid of r scales all vectors, each with a weight of its own, and the tokenizer stays the
+    start model's, since the vocabularies have to be equal; so rows of special tokens of the chat
+    model alone are not copied. The official code takes such rows from the base model where it means
+    the chat model; here the vector of an embedding is chat − base as of all else. Checked against:
+    numbers by hand, NumPy.
 
     Attributes:
         vectors: such as ``[{chat: smollm2-135m-instruct, base: smollm2-135m}]``.
         grid: values of r that are measured, 0 or greater.
         coefficient: the r that the run stands for, measured too where the grid does not have it.
-        embeddings: ``add`` treats the input and output embeddings as all else; ``skip`` leaves them as training left them.
+        embeddings: ``add`` treats the input and output embeddings as all else; ``skip`` leaves them
+            as training left them.
     """
 
     off: ClassVar[Mapping[str, Any]] = {"grid": (0.0,), "coefficient": 0.0}
@@ -78,7 +85,8 @@ class ChatVector(Mitigation):
         """Return the sum; to the last bit the tuned model's for 0.
 
         Raises:
-            ModelError: where another model has not the same weights; embeddings that are skipped may differ.
+            ModelError: where another model has not the same weights; embeddings that are skipped
+                may differ.
         """
         without = context.embeddings if self.embeddings == "skip" else frozenset[str]()
         moves = []

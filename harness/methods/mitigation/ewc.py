@@ -24,24 +24,31 @@ Fisher = Literal["sampled", "empirical"]
 class Ewc(Mitigation):
     """loss + (λ/2) · Σ_i F_i · (θ_i − θ*_i)², θ* the start weights, F the diagonal of their Fisher information on the anchor.
 
-    With g(x) the gradient, at θ*, of log p(y | x) summed over the supervised tokens y of an anchor row x:
-    F_i = Σ_x g_i(x)² / Σ_x (supervised tokens of x), over the first ``fisher_rows`` anchor rows that have any. Which y is ``fisher``:
+    With g(x) the gradient, at θ*, of log p(y | x) summed over the supervised tokens y of an anchor
+    row x: F_i = Σ_x g_i(x)² / Σ_x (supervised tokens of x), over the first ``fisher_rows`` anchor
+    rows that have any. Which y is ``fisher``:
 
-    - ``sampled``: at each place a token drawn from the start model itself, given the row's own text before it: the Fisher information;
-    - ``empirical``: the row's own tokens: what most published code computes, and not the Fisher information where the model is wrong.
+    - ``sampled``: at each place a token drawn from the start model itself, given the row's own text
+      before it: the Fisher information;
+    - ``empirical``: the row's own tokens: what most published code computes, and not the Fisher
+      information where the model is wrong.
 
-    Paper: Kirkpatrick et al. 2017, Overcoming catastrophic forgetting in neural networks, arXiv 1612.00796, equation 3. Differs from the
-    paper: F is per supervised token rather than per row, so that ½ Σ F_i (θ_i − θ*_i)² estimates, in nats per token, by how much the
-    anchor's loss rises (to second order, the diagonal alone), and λ says how much more that counts than the loss that is learned, whatever
-    the length of rows and the size of the model. Under LoRA, F and θ are of the adapted weights themselves, W + (alpha / rank)·B·A, never
-    of A and B. Checked against: a softmax worked out by hand, and per-row gradients of a plain model.
+    Paper: Kirkpatrick et al. 2017, Overcoming catastrophic forgetting in neural networks, arXiv
+    1612.00796, equation 3. Differs from the paper: F is per supervised token rather than per row,
+    so that ½ Σ F_i (θ_i − θ*_i)² estimates, in nats per token, by how much the anchor's loss rises
+    (to second order, the diagonal alone), and λ says how much more that counts than the loss that
+    is learned, whatever the length of rows and the size of the model. Under LoRA, F and θ are of
+    the adapted weights themselves, W + (alpha / rank)·B·A, never of A and B. Checked against: a
+    softmax worked out by hand, and per-row gradients of a plain model.
 
-    F is computed once, before training, in float32 without dropout, one row at a time (and again where a run goes on from a saved state);
-    its tokens are in ``extra_tokens``, its seconds in no point's ``wall_seconds``. It takes as much memory as the weights that can move.
+    F is computed once, before training, in float32 without dropout, one row at a time (and again
+    where a run goes on from a saved state); its tokens are in ``extra_tokens``, its seconds in no
+    point's ``wall_seconds``. It takes as much memory as the weights that can move.
 
     Attributes:
-        weight: λ; 0 is off. At 1 the anchor would count as much as the target if the diagonal were the whole of it; the diagonal of so few
-            rows is far from that, and published values are far above 1, hence the default. Search it where it matters.
+        weight: λ; 0 is off. At 1 the anchor would count as much as the target if the diagonal were
+            the whole of it; the diagonal of so few rows is far from that, and published values are
+            far above 1, hence the default. Search it where it matters.
         fisher: see above.
         fisher_rows: anchor rows that F is averaged over.
     """
@@ -75,7 +82,8 @@ class Ewc(Mitigation):
         """Compute F, and return half of λ times the weighted squared distance from the start.
 
         Raises:
-            DataError: for an anchor of fewer rows than ``fisher_rows``, or without a supervised token in them.
+            DataError: for an anchor of fewer rows than ``fisher_rows``, or without a supervised
+                token in them.
         """
         import torch
 

@@ -24,29 +24,35 @@ Direction = Literal["base_tuned", "tuned_base"]
 class Kl(Mitigation):
     """loss + λ · mean KL between the next-token distributions of start and live model, over the whole vocabulary.
 
-    With z_b and z_t the logits of start and live model at a place that predicts a supervised token, and T = ``temperature``:
-    p_b = softmax(z_b / T), p_t = softmax(z_t / T), and the penalty is λ · T² · mean over these places of
+    With z_b and z_t the logits of start and live model at a place that predicts a supervised token,
+    and T = ``temperature``: p_b = softmax(z_b / T), p_t = softmax(z_t / T), and the penalty is λ ·
+    T² · mean over these places of
 
     - ``base_tuned``: KL(p_b ‖ p_t) = Σ_v p_b(v) · (log p_b(v) − log p_t(v)), the forward direction;
     - ``tuned_base``: KL(p_t ‖ p_b), the reverse one.
 
-    T² keeps the size of the gradient whatever T is (Hinton et al. 2015, arXiv 1503.02531, section 2); at T = 1 it does nothing.
+    T² keeps the size of the gradient whatever T is (Hinton et al. 2015, arXiv 1503.02531, section
+    2); at T = 1 it does nothing.
 
-    Paper: Li and Hoiem 2016, Learning without Forgetting, arXiv 1606.09282, section 3: the old model's answers on the new
-    inputs, so ``inputs=new`` with ``base_tuned``. Its loss is the cross-entropy under p_b; KL differs from it by the entropy of p_b,
-    which no weight moves. Differs from the paper: T = 1 by default instead of 2, and the factor T²; one head for old and new instead of
-    two; rows stand alone here, also where the objective packs them. Checked against: a value worked out by hand,
-    ``harness.evaluation.divergence.measures``, and the gradient of a separate frozen copy of the model, to the last bit.
+    Paper: Li and Hoiem 2016, Learning without Forgetting, arXiv 1606.09282, section 3: the old
+    model's answers on the new inputs, so ``inputs=new`` with ``base_tuned``. Its loss is the
+    cross-entropy under p_b; KL differs from it by the entropy of p_b, which no weight moves.
+    Differs from the paper: T = 1 by default instead of 2, and the factor T²; one head for old and
+    new instead of two; rows stand alone here, also where the objective packs them. Checked against:
+    a value worked out by hand, ``harness.evaluation.divergence.measures``, and the gradient of a
+    separate frozen copy of the model, to the last bit.
 
-    The start model's logits come from the live model with its start weights put back for that forward pass: no second model is held.
-    They are read without dropout, before the live model's, which are read with dropout as the loss is. The gradient of a few rows is
-    worked out at once, so activations of few rows are held at a time, beside one copy of the gradients. Costs two forward passes and
-    a backward pass over the rows it sees; goes with gradient checkpointing.
+    The start model's logits come from the live model with its start weights put back for that
+    forward pass: no second model is held. They are read without dropout, before the live model's,
+    which are read with dropout as the loss is. The gradient of a few rows is worked out at once, so
+    activations of few rows are held at a time, beside one copy of the gradients. Costs two forward
+    passes and a backward pass over the rows it sees; goes with gradient checkpointing.
 
     Attributes:
         weight: λ; 0 is off.
-        inputs: ``new``: the rows of the step itself, as far as they have supervised tokens. ``anchor``: ``anchor_batch`` rows of the anchor
-            a step, in its (seeded) order, from the start again when all have been seen: which rows depends on the step's number alone.
+        inputs: ``new``: the rows of the step itself, as far as they have supervised tokens.
+            ``anchor``: ``anchor_batch`` rows of the anchor a step, in its (seeded) order, from the
+            start again when all have been seen: which rows depends on the step's number alone.
         direction, temperature: see above.
         anchor_batch: anchor rows a step.
     """
@@ -86,7 +92,10 @@ class Kl(Mitigation):
         return self.anchor_batch if self.needs_anchor else 0
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
-        """Return λ times the mean KL of a step. Raises DataError for an anchor of fewer rows than ``anchor_batch``."""
+        """Return λ times the mean KL of a step.
+
+        Raises DataError for an anchor of fewer rows than ``anchor_batch``.
+        """
         if self.weight == 0:
             return None
         if self.inputs == "anchor" and len(context.anchor) < self.anchor_batch:

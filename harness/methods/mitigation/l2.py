@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 class L2(Mitigation):
     """loss + (α/2) · ‖θ − θ_0‖², θ_0 the start weights, over every weight that can move.
 
-    Paper: Li, Grandvalet and Davoine 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv 1802.01483,
-    section 3 (L2-SP). Differs from the paper: there is no new head, so no (β/2)·‖head‖² beside it; under LoRA the norm is of the change
-    of the adapted weights, (alpha / rank)·B·A, not of A and B; it is part of the loss that AdamW sees (clipped and scaled with it), where
-    the paper uses SGD. Checked against: values and gradients worked out by hand.
+    Paper: Li, Grandvalet and Davoine 2018, Explicit Inductive Bias for Transfer Learning with
+    Convolutional Networks, arXiv 1802.01483, section 3 (L2-SP). Differs from the paper: there is no
+    new head, so no (β/2)·‖head‖² beside it; under LoRA the norm is of the change of the adapted
+    weights, (alpha / rank)·B·A, not of A and B; it is part of the loss that AdamW sees (clipped and
+    scaled with it), where the paper uses SGD. Checked against: values and gradients worked out by
+    hand.
 
     Attributes:
-        weight: α; 0 is off. The default lies in the middle of the range usual for it, 0.001 to 0.1; search it where it matters.
+        weight: α; 0 is off. The default lies in the middle of the range usual for it, 0.001 to 0.1;
+            search it where it matters.
     """
 
     strength: ClassVar[str] = "weight"

@@ -36,14 +36,17 @@ PROMPT = (
 class MinimumChange(Rewriting):
     """Train on the right answer nearest to the model's own greedy answer ŷ = argmax f_θ0(· | x), which is kept where it is right.
 
-    Where ŷ is wrong, with an ``editor``: the editor sees question, gold answer and ŷ and corrects ŷ; used where it is right. Without one,
-    by rule: of n own answers drawn at ``temperature`` the right one with the smallest edit distance in words to ŷ; else ŷ with its last
-    number replaced by the gold answer's last one, where that makes it right (and it ended by itself); else the gold answer. The edit rate
-    of a row is the edit distance of what is trained on to ŷ over the words of the longer one.
+    Where ŷ is wrong, with an ``editor``: the editor sees question, gold answer and ŷ and corrects
+    ŷ; used where it is right. Without one, by rule: of n own answers drawn at ``temperature`` the
+    right one with the smallest edit distance in words to ŷ; else ŷ with its last number replaced by
+    the gold answer's last one, where that makes it right (and it ended by itself); else the gold
+    answer. The edit rate of a row is the edit distance of what is trained on to ŷ over the words of
+    the longer one.
 
-    Reference: Ren et al. 2024, "I Learn Better If You Speak My Language", arXiv 2402.11192, minimum change; there the editor is GPT-4.
-    Differs from the paper: our own prompt, any local model as editor, a rule in place of it by default, and answers that the editor got
-    wrong give way to gold ones. What comes out as the gold answer itself counts as gold. Checked against: rows by hand.
+    Reference: Ren et al. 2024, "I Learn Better If You Speak My Language", arXiv 2402.11192, minimum
+    change; there the editor is GPT-4. Differs from the paper: our own prompt, any local model as
+    editor, a rule in place of it by default, and answers that the editor got wrong give way to gold
+    ones. What comes out as the gold answer itself counts as gold. Checked against: rows by hand.
 
     Attributes:
         editor: member of conf/model that corrects; null is the rule.
@@ -109,7 +112,10 @@ class MinimumChange(Rewriting):
         return found
 
     def _spliced(self, row: Row, own: Answer, context: WritingContext) -> GeneratedRow:
-        """Put the gold answer's last number in place of the own one's, where that makes it right; else take the gold answer."""
+        """Put the gold answer's last number in place of the own one's, where that makes it right.
+
+        Else take the gold answer.
+        """
         text = with_number(own.text, gold(row))
         if text is None or text.split() == gold(row).split() or not right(self.check, row, replace(own, text=text)):
             return _left(row, own)

@@ -13,13 +13,17 @@ from harness.methods.rewriting import Rewriting, filled, gold, question
 
 @dataclass(frozen=True, kw_only=True)
 class Paraphrase(Rewriting):
-    """Train on ỹ ~ f_θ0(· | "say y in other words") where it is fit, else on y; written by the start model before training.
+    """Train on ỹ ~ f_θ0(· | "say y in other words") where it is fit, else on y.
 
-    ỹ is fit if it is not empty, ended by itself and passes ``check``. Drawn at ``temperature``, by numbers of its own row.
+    Written by the start model before training.
 
-    Reference: the paraphrase arm that self-distillation is compared with in Yang et al. 2024, arXiv 2402.13669, and the rephrasing of
-    training data in general; there is no one source. Differs from the paper: a prompt of our own wording; a fallback to the gold answer,
-    so that the questions are the plain run's. Checked against: rows by hand.
+    ỹ is fit if it is not empty, ended by itself and passes ``check``. Drawn at ``temperature``, by
+    numbers of its own row.
+
+    Reference: the paraphrase arm that self-distillation is compared with in Yang et al. 2024, arXiv
+    2402.13669, and the rephrasing of training data in general; there is no one source. Differs from
+    the paper: a prompt of our own wording; a fallback to the gold answer, so that the questions are
+    the plain run's. Checked against: rows by hand.
 
     Attributes:
         template: a text with ``{answer}`` in it, and ``{prompt}`` where the question is to be seen.

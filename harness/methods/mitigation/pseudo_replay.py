@@ -15,29 +15,34 @@ from harness.methods.mitigation.replay import Replay
 from harness.methods.rewriting import Rehearsing, check_sampling
 
 TRIES = 10
-"""Texts that are drawn for one row before it is given up: empty ones, and answers that are not there or do not end, are of no use."""
+"""Texts that are drawn for one row before it is given up: empty ones, and answers that are not
+there or do not end, are of no use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PseudoReplay(Rehearsing):
     """Mix texts that the start model wrote before training into the target rows: after k target rows, floor(γ·k) of them.
 
-    Each is drawn from the beginning of a text, or from ``prefix`` (a task token, the tag of the user), at ``temperature`` from the
-    ``top_k`` likeliest tokens, by numbers of its own place. Without a ``separator`` it is learned as a text; with one, what stands before
-    the end of the first separator is a prompt, without a loss, and the rest its answer. In prompt format ``chat`` prefix and separator are
-    taken off, since the chat template writes its tags: they are to be these tags and nothing more. A chat model whose user's turn closes
-    with an end token stops there, before the separator, and cannot be rehearsed with questions and answers. The texts are mixed in as
-    ``replay`` does in its mode ``additive``, and cost γ more rows.
+    Each is drawn from the beginning of a text, or from ``prefix`` (a task token, the tag of the
+    user), at ``temperature`` from the ``top_k`` likeliest tokens, by numbers of its own place.
+    Without a ``separator`` it is learned as a text; with one, what stands before the end of the
+    first separator is a prompt, without a loss, and the rest its answer. In prompt format ``chat``
+    prefix and separator are taken off, since the chat template writes its tags: they are to be
+    these tags and nothing more. A chat model whose user's turn closes with an end token stops
+    there, before the separator, and cannot be rehearsed with questions and answers. The texts are
+    mixed in as ``replay`` does in its mode ``additive``, and cost γ more rows.
 
-    Reference: LAMOL, Sun et al. 2020, arXiv 1909.03329, section 3.2: γ·|D_new| pseudo-samples by top-20 sampling from a task token; γ is
-    0.05 in its code's default and 0.2 in the paper's main results. Differs from the paper: the language-modelling loss on the new data
-    and its weight λ = 0.25 are not offered: every row counts alike; the model was not trained to write after a task token, so a prefix
-    is a text that it knows. A plain text cut at ``max_new_tokens`` is learned as if it ended there; an answer is drawn again.
-    Checked against: rows and counts by hand.
+    Reference: LAMOL, Sun et al. 2020, arXiv 1909.03329, section 3.2: γ·|D_new| pseudo-samples by
+    top-20 sampling from a task token; γ is 0.05 in its code's default and 0.2 in the paper's main
+    results. Differs from the paper: the language-modelling loss on the new data and its weight λ =
+    0.25 are not offered: every row counts alike; the model was not trained to write after a task
+    token, so a prefix is a text that it knows. A plain text cut at ``max_new_tokens`` is learned as
+    if it ended there; an answer is drawn again. Checked against: rows and counts by hand.
 
     Attributes:
         fraction: γ, rehearsal rows per target row, 0 to 1.
-        prefix: what each text begins with; empty for the beginning of a text (BOS, or EOS where there is no BOS).
+        prefix: what each text begins with; empty for the beginning of a text (BOS, or EOS where
+            there is no BOS).
         separator: what ends a prompt, such as the tag of the assistant; empty for plain texts.
         max_new_tokens: of each text.
     """
@@ -84,7 +89,10 @@ class PseudoReplay(Rehearsing):
         return Replay(fraction=self.fraction, mode="additive")
 
     def made(self, numbers: Sequence[int], context: WritingContext) -> list[GeneratedRow]:
-        """Write the texts of these numbers. Raises DataError where the model writes nothing of use."""
+        """Write the texts of these numbers.
+
+        Raises DataError where the model writes nothing of use.
+        """
         prompt = self._prompt(context)
         found: dict[int, GeneratedRow] = {}
         spent = dict.fromkeys(numbers, 0)
@@ -109,7 +117,10 @@ class PseudoReplay(Rehearsing):
         return (*([] if begin is None else [begin]), *tokenizer.encode(self.prefix, add_special_tokens=False))
 
     def _row(self, ids: list[int], context: WritingContext) -> Row | None:
-        """Return what was written as a row, or None where it is of no use; its end is taken off, and tags where a template writes them."""
+        """Return what was written as a row, or None where it is of no use.
+
+        Its end is taken off, and tags where a template writes them.
+        """
         ended = context.ended(ids)
         ids = ids[:-1] if ended else ids
         tokenizer = context.own.tokenizer

@@ -19,26 +19,33 @@ LARGEST = {"additive": 1.0, "compute_equivalent": math.nextafter(1.0, 0.0)}
 
 @dataclass(frozen=True, kw_only=True)
 class Replay(Mitigation):
-    """Mix anchor rows into the target rows. Each anchor row is drawn once, in permutation order; none is repeated.
+    """Mix anchor rows into the target rows.
+
+    Each anchor row is drawn once, in permutation order; none is repeated.
 
     With f = ``fraction``:
 
-    - ``additive``: on top of the plain run. After its first k target rows, floor(f·k) anchor rows have been added, each in the
-      step where it falls due. Costs f more rows.
-    - ``compute_equivalent``: for the same tokens as the plain run. Target and anchor rows are two queues in permutation order. A
-      step takes rows until the tokens so far reach those of the plain run at the same step, so the two differ by less than one
-      row. The next row is the anchor's if anchor tokens, it included, stay within f of all tokens, it included; else the target's.
-      So anchor tokens are at most f of all, short of it by less than a row, and the target rows are the plain run's first ones:
-      the last of them, about f of the tokens, are the ones left out. ``volume`` keeps counting the plain run's rows.
+    - ``additive``: on top of the plain run. After its first k target rows, floor(f·k) anchor rows
+      have been added, each in the step where it falls due. Costs f more rows.
+    - ``compute_equivalent``: for the same tokens as the plain run. Target and anchor rows are two
+      queues in permutation order. A step takes rows until the tokens so far reach those of the
+      plain run at the same step, so the two differ by less than one row. The next row is the
+      anchor's if anchor tokens, it included, stay within f of all tokens, it included; else the
+      target's. So anchor tokens are at most f of all, short of it by less than a row, and the
+      target rows are the plain run's first ones: the last of them, about f of the tokens, are the
+      ones left out. ``volume`` keeps counting the plain run's rows.
 
-    In both a step's rows depend on nothing after that step, so smaller volumes are prefixes of larger ones.
+    In both a step's rows depend on nothing after that step, so smaller volumes are prefixes of
+    larger ones.
 
-    Reference: Ibrahim et al. 2024, arXiv 2403.08763, whose compute-equivalent replay takes a share of each batch from the old data
-    and as much less of the new. Differs from the paper: rows instead of tokens are exchanged, and evenly over the steps rather
-    than in every batch. Checked against: counts by hand.
+    Reference: Ibrahim et al. 2024, arXiv 2403.08763, whose compute-equivalent replay takes a share
+    of each batch from the old data and as much less of the new. Differs from the paper: rows
+    instead of tokens are exchanged, and evenly over the steps rather than in every batch. Checked
+    against: counts by hand.
 
     Attributes:
-        fraction: additive: anchor rows per target row, 0 to 1. compute_equivalent: anchor tokens per token, 0 to below 1.
+        fraction: additive: anchor rows per target row, 0 to 1. compute_equivalent: anchor tokens
+            per token, 0 to below 1.
         mode: see above.
     """
 
@@ -69,20 +76,24 @@ class Replay(Mitigation):
     def anchor_rows(self, target_rows: int) -> int:
         """Return how many anchor rows so many target rows draw.
 
-        Exact for ``additive``. For ``compute_equivalent`` it is what rows of equal length would draw: how many it takes depends on
-        their tokens, which only ``mix`` knows.
+        Exact for ``additive``. For ``compute_equivalent`` it is what rows of equal length would
+        draw: how many it takes depends on their tokens, which only ``mix`` knows.
         """
         return math.floor(self._share * target_rows)
 
     def least_anchor_rows(self, target_rows: int) -> int:
-        """Return ``anchor_rows`` where that is exact; of rows that are exchanged only ``mix`` knows how many it takes."""
+        """Return ``anchor_rows`` where that is exact.
+
+        Of rows that are exchanged only ``mix`` knows how many it takes.
+        """
         return self.anchor_rows(target_rows) if self.mode == "additive" else int(self.needs_anchor)
 
     def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
         """Return the rows of every step; see the class for the rule.
 
         Raises:
-            DataError: where the anchor has too few rows, or a row is so long that a later step would be left empty.
+            DataError: where the anchor has too few rows, or a row is so long that a later step
+                would be left empty.
         """
         return self._add(steps, anchor) if self.mode == "additive" else self._exchange(steps, anchor)
 

@@ -21,8 +21,8 @@ TEMPLATES: Mapping[str, str] = {
     "Refer to the reference answer and write a response that appropriately answers the question.\n\n{prompt}\n\n{answer}",
 }
 """The templates of the official code (sail-sg/sdft, main.py), word for word: ``using`` for general instructions, ``refer`` for code and
-function calls, ``gsm8k`` for mathematics. Of ``refer``, the notes this was written from give the second sentence; the first is that of
-``using``."""
+function calls, ``gsm8k`` for mathematics. Of ``refer``, the notes this was written from give the
+second sentence; the first is that of ``using``."""
 
 OPENINGS: Mapping[str, str] = {"gsm8k": "Great! Let's think step by step."}
 """What the model's answer begins with before it goes on, by template; from the same place."""
@@ -35,17 +35,21 @@ GIVEN_AWAY = ("reference answer", "your response", "my response", "your own resp
 class Sdft(Rewriting):
     """Train on ỹ where it is fit, else on y: ỹ ~ f_θ0(· | template(x, y)), written by the start model before training.
 
-    ỹ is fit if it is not empty and ended by itself, if it neither contains one of ``GIVEN_AWAY`` (in any case) nor begins with
-    "Your turn", and if it passes ``check``. Greedy by default, so it depends on the row alone.
+    ỹ is fit if it is not empty and ended by itself, if it neither contains one of ``GIVEN_AWAY``
+    (in any case) nor begins with "Your turn", and if it passes ``check``. Greedy by default, so it
+    depends on the row alone.
 
-    Reference: Yang et al. 2024, "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", arXiv 2402.13669, section 3;
-    templates and filters of its code. Differs from the paper: the template is one user's text in the objective's prompt format (the
-    paper's code puts its first sentences into a system prompt where the model has one), white space at its end goes with the answer;
-    an answer that was cut at its limit of length is not used; ``check`` is one of our rewards (its last integer for mathematics is
-    ``last_number``), and the opening of ``gsm8k`` is not made part of the answer. Checked against: rows by hand.
+    Reference: Yang et al. 2024, "Self-Distillation Bridges Distribution Gap in Language Model
+    Fine-Tuning", arXiv 2402.13669, section 3; templates and filters of its code. Differs from the
+    paper: the template is one user's text in the objective's prompt format (the paper's code puts
+    its first sentences into a system prompt where the model has one), white space at its end goes
+    with the answer; an answer that was cut at its limit of length is not used; ``check`` is one of
+    our rewards (its last integer for mathematics is ``last_number``), and the opening of ``gsm8k``
+    is not made part of the answer. Checked against: rows by hand.
 
     Attributes:
-        template: ``using``, ``refer`` or ``gsm8k``, else a text of one's own with ``{prompt}`` and ``{answer}``.
+        template: ``using``, ``refer`` or ``gsm8k``, else a text of one's own with ``{prompt}`` and
+            ``{answer}``.
         check: a reward that an answer must have in full; null for none.
         temperature: 0 is greedy.
     """

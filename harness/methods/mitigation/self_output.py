@@ -1,4 +1,7 @@
-"""Self-output: the model's own answer is learned where it is right, else the gold one; or another model's."""
+"""Self-output: the model's own answer is learned where it is right, else the gold one.
+
+Or another model's.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ from harness.methods.rewriting import Rewriting, check_given, first_right
 class SelfOutput(Rewriting):
     """Train on the first of up to n own answers ŷ ~ f_θ0(· | x) that is right, else on the gold answer y.
 
-    Right is an answer that ended by itself and has the whole reward ``check``. Answers are drawn one after the other until one is right,
-    by numbers of their own row and place, so that more samples change nothing where fewer were enough. One that is the gold answer, white
-    space apart, counts as gold. With ``author``, another model answers in place of the start model: what is left of the effect is not that
-    the words are the model's own.
+    Right is an answer that ended by itself and has the whole reward ``check``. Answers are drawn
+    one after the other until one is right, by numbers of their own row and place, so that more
+    samples change nothing where fewer were enough. One that is the gold answer, white space apart,
+    counts as gold. With ``author``, another model answers in place of the start model: what is left
+    of the effect is not that the words are the model's own.
 
-    Reference: selective self-rehearsal, Gupta et al. 2024, arXiv 2409.04787 (n = 1, a model as judge); with n > 1, rejection sampling
-    with a fallback. Differs from the paper: a rule in place of the judge. Checked against: rows by hand.
+    Reference: selective self-rehearsal, Gupta et al. 2024, arXiv 2409.04787 (n = 1, a model as
+    judge); with n > 1, rejection sampling with a fallback. Differs from the paper: a rule in place
+    of the judge. Checked against: rows by hand.
 
     Attributes:
         samples: n.

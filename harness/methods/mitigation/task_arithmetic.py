@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskVector:
-    """What another tuning changed: members of conf/model after and before it. ``weight`` is its share; below 0 it is taken away."""
+    """What another tuning changed: members of conf/model after and before it.
+
+    ``weight`` is its share; below 0 it is taken away.
+    """
 
     tuned: str
     start: str
@@ -32,15 +35,17 @@ class TaskVector:
 class TaskArithmetic(Mitigation):
     """θ0 + λ (τ + Σ_k w_k τ_k), with τ = θ − θ0 the run's own vector and τ_k = tuned_k − start_k further ones.
 
-    How λ is measured and chosen is as for ``merge``; without further vectors the two are the same but for the grid.
+    How λ is measured and chosen is as for ``merge``; without further vectors the two are the same
+    but for the grid.
 
-    Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2 (θ + λ Σ τ; λ is found on held-out data, mostly 0.3 to 0.5).
-    Differs from the paper: further vectors may have weights of their own; embeddings and output head are moved as all else.
-    Checked against: numbers by hand, NumPy.
+    Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2 (θ + λ Σ τ; λ is found on held-out
+    data, mostly 0.3 to 0.5). Differs from the paper: further vectors may have weights of their own;
+    embeddings and output head are moved as all else. Checked against: numbers by hand, NumPy.
 
     Attributes:
         grid: values of λ that are measured, 0 or greater.
-        coefficient: the λ that the run stands for; null is chosen on the ``select`` items of the target suites.
+        coefficient: the λ that the run stands for; null is chosen on the ``select`` items of the
+            target suites.
         vectors: further ones, such as ``[{tuned: smollm2-135m-instruct, start: smollm2-135m}]``.
     """
 
@@ -65,7 +70,9 @@ class TaskArithmetic(Mitigation):
         return every_coefficient(self.grid, self.coefficient)
 
     def weights(self, context: WeightsContext, coefficient: float) -> dict[str, torch.Tensor]:
-        """Return the sum; without further vectors, to the last bit the start model's for 0 and the tuned one's for 1.
+        """Return the sum.
+
+        Without further vectors, to the last bit the start model's for 0 and the tuned one's for 1.
 
         Raises:
             ModelError: where another model has not the same weights.

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 class Clm(Objective):
     """Cross-entropy on every token of documents.
 
-    The documents of an optimizer step are joined (each ends with EOS) and cut into blocks, so hardly any padding is computed.
+    The documents of an optimizer step are joined (each ends with EOS) and cut into blocks, so
+    hardly any padding is computed.
 
-    - Targets: every token of a document but its first, each exactly once, whatever the packing. A document's first token is no
-      target, since what stands before it is another document. Blocks overlap by one token: the last token of a block is the
-      context, not a target, at the start of the next.
-    - Attention is plain causal attention over the block: a token also sees the documents before its own there, behind an EOS,
-      as in most pretraining. A block that starts inside a document sees only what follows.
+    - Targets: every token of a document but its first, each exactly once, whatever the packing. A
+      document's first token is no target, since what stands before it is another document. Blocks
+      overlap by one token: the last token of a block is the context, not a target, at the start of
+      the next.
+    - Attention is plain causal attention over the block: a token also sees the documents before its
+      own there, behind an EOS, as in most pretraining. A block that starts inside a document sees
+      only what follows.
 
     Attributes:
         prompt_format: has no effect on text; every objective carries it.
@@ -41,7 +44,10 @@ class Clm(Objective):
         return tokens.encode(row, tokenizer, self.prompt_format, max_length, origin)
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
-        """Pack documents into blocks (S, T), T = ``max_length`` unless all fit into less; only the last block is padded."""
+        """Pack documents into blocks (S, T), T = ``max_length`` unless all fit into less.
+
+        Only the last block is padded.
+        """
         ids = [token for example in examples for token in example.input_ids]
         labels = [label for example in examples for label in [NO_LOSS, *supervised_ids(example)[1:]]]
         stride = max(max_length - 1, 1)

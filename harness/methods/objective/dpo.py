@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 class Dpo(Objective):
     """-log σ(β[(log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x))]), the mean over the pairs of a step.
 
-    π_ref is the start model, always: with adapters these are switched off, else the start weights take the place of the tuned ones.
-    Log-probabilities are summed over the tokens of an answer, its end included.
+    π_ref is the start model, always: with adapters these are switched off, else the start weights
+    take the place of the tuned ones. Log-probabilities are summed over the tokens of an answer, its
+    end included.
 
-    Reference: Rafailov et al. 2023, arXiv 2305.18290, equation 7. The loss is that of TRL's DPOTrainer (``loss_type=sigmoid``). Differs
-    from TRL: dropout in training is what tuning and training set (0 by default) where TRL switches all of it off; the reference has none.
-    Checked against: the formula in numpy on a model of two layers.
+    Reference: Rafailov et al. 2023, arXiv 2305.18290, equation 7. The loss is that of TRL's
+    DPOTrainer (``loss_type=sigmoid``). Differs from TRL: dropout in training is what tuning and
+    training set (0 by default) where TRL switches all of it off; the reference has none. Checked
+    against: the formula in numpy on a model of two layers.
 
-    The default rate is a tenth of that of supervised training: 5e-7 against 5e-6 for the 8B model of Lambert et al. 2024, arXiv 2411.15124.
+    The default rate is a tenth of that of supervised training: 5e-7 against 5e-6 for the 8B model
+    of Lambert et al. 2024, arXiv 2411.15124.
 
     Attributes:
         beta: how strongly the model is held to the start model; greater is more strongly.

@@ -32,25 +32,30 @@ FORMAT, JUDGE = "format", "judge"
 class Grpo(Objective):
     """Each step the model answers each prompt ``samples`` times, and learns what was better than the group's mean.
 
-    A_i = (r_i - mean) / (std + 1e-4) over the answers to one prompt; a token's loss is -min(ρA, clip(ρ, 1±ε)A) + β·KL, with ρ the ratio to
-    the model that wrote (1 where it is worked out, so that its gradient is that of -A·log π) and KL = e^d - d - 1, d = log π_ref - log π,
-    to the start model. ``loss_type``: ``grpo`` is the mean over an answer's tokens, then over answers; ``dapo`` the mean over all
-    tokens of the step; ``dr_grpo`` divides by ``max_new_tokens`` in place of an answer's length and leaves std out of A. One step of the
-    optimizer for each batch of answers. A prompt whose answers are all worth the same teaches nothing.
+    A_i = (r_i - mean) / (std + 1e-4) over the answers to one prompt; a token's loss is -min(ρA,
+    clip(ρ, 1±ε)A) + β·KL, with ρ the ratio to the model that wrote (1 where it is worked out, so
+    that its gradient is that of -A·log π) and KL = e^d - d - 1, d = log π_ref - log π, to the start
+    model. ``loss_type``: ``grpo`` is the mean over an answer's tokens, then over answers; ``dapo``
+    the mean over all tokens of the step; ``dr_grpo`` divides by ``max_new_tokens`` in place of an
+    answer's length and leaves std out of A. One step of the optimizer for each batch of answers. A
+    prompt whose answers are all worth the same teaches nothing.
 
-    Volume counts prompts; the gold answer is read by rewards alone. ``train_loss`` is minus the mean reward of what was written.
+    Volume counts prompts; the gold answer is read by rewards alone. ``train_loss`` is minus the
+    mean reward of what was written.
 
-    Reference: Shao et al. 2024, arXiv 2402.03300, equations 3 and 4; Liu et al. 2025, arXiv 2503.20783 (dr_grpo); Yu et al. 2025, arXiv
-    2503.14476 (dapo's mean over tokens). The loss is that of TRL's GRPOTrainer. Differs from the paper: β is 0 by default, and one step is
-    taken on each batch. Differs from TRL: text is written by the harness's sampler, each answer by random numbers of its own;
-    nothing is padded on the left. Checked against: the formula in numpy on a model of two layers.
+    Reference: Shao et al. 2024, arXiv 2402.03300, equations 3 and 4; Liu et al. 2025, arXiv
+    2503.20783 (dr_grpo); Yu et al. 2025, arXiv 2503.14476 (dapo's mean over tokens). The loss is
+    that of TRL's GRPOTrainer. Differs from the paper: β is 0 by default, and one step is taken on
+    each batch. Differs from TRL: text is written by the harness's sampler, each answer by random
+    numbers of its own; nothing is padded on the left. Checked against: the formula in numpy on a
+    model of two layers.
 
-    The default rate is a tenth of that of supervised training: 5e-6 against 5e-5 at 7B to 8B, and against 1e-4 for smaller models, in the
-    scripts of Chen et al. 2025, arXiv 2510.18874.
+    The default rate is a tenth of that of supervised training: 5e-6 against 5e-5 at 7B to 8B, and
+    against 1e-4 for smaller models, in the scripts of Chen et al. 2025, arXiv 2510.18874.
 
     Attributes:
-        reward: what an answer is worth, added up: names of ``harness.methods.rewards.REWARDS``, ``format`` (see ``pattern``), ``judge`` (the
-            judge's P(yes) against no).
+        reward: what an answer is worth, added up: names of ``harness.methods.rewards.REWARDS``,
+            ``format`` (see ``pattern``), ``judge`` (the judge's P(yes) against no).
         weights: of each of these; empty is 1 each.
         pattern: of ``format``: a regular expression that a whole answer is to match.
         judge: see ``Judge``.
@@ -98,7 +103,10 @@ class Grpo(Objective):
         return self.judge.models if JUDGE in self.reward else ()
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example:
-        """Turn a row into tokens, as ``Sft`` does; its prompt is answered, its answer is what rewards compare with."""
+        """Turn a row into tokens, as ``Sft`` does.
+
+        Its prompt is answered, its answer is what rewards compare with.
+        """
         return dataclasses.replace(tokens.encode(row, tokenizer, self.prompt_format, max_length, origin), row=row)
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
@@ -121,7 +129,8 @@ class Grpo(Objective):
     def answer(self, step: Step, context: LearningContext, pad_id: int) -> Rollouts:
         """Let the model as it stands answer the prompts of a step, and return what it wrote with its advantages.
 
-        Which random numbers an answer is drawn by depends on the run's seed, the step, its place there and its number alone.
+        Which random numbers an answer is drawn by depends on the run's seed, the step, its place
+        there and its number alone.
 
         Raises:
             TrainingError: where no prompt leaves room for an answer.

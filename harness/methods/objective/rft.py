@@ -15,17 +15,20 @@ from harness.methods.rewriting import check_given, check_sampling, first_right
 
 @dataclass(frozen=True, kw_only=True)
 class Rft(Sft):
-    """Cross-entropy on (x, ŷ), ŷ ~ f_θ0(· | x) with R(x, ŷ) = 1; a row without such an answer among n is left out.
+    """Cross-entropy on (x, ŷ), ŷ ~ f_θ0(· | x) with R(x, ŷ) = 1.
 
-    Written once by the start model before training. Right is an answer that ended by itself and has the whole reward ``check``; of
-    several, the first is learned, so that drawing stops there and a row counts once. One that is word for word the gold answer is an own
-    answer all the same: that the model says it by itself is what counts here. The rows that are left, in permutation order, fill
-    the steps: ``volume`` counts accepted rows, and a run goes through as much of the data as it takes; what was thrown away counts as
-    generated.
+    A row without such an answer among n is left out.
 
-    Reference: RAFT, Dong et al. 2023, arXiv 2304.06767; Self-SFT in Chen et al. 2025, arXiv 2510.18874; n = 5 and T = 0.8. Differs from the
-    papers: a right answer in place of the one of highest reward; once, not every epoch from the newest model.
-    Checked against: rows by hand.
+    Written once by the start model before training. Right is an answer that ended by itself and has
+    the whole reward ``check``; of several, the first is learned, so that drawing stops there and a
+    row counts once. One that is word for word the gold answer is an own answer all the same: that
+    the model says it by itself is what counts here. The rows that are left, in permutation order,
+    fill the steps: ``volume`` counts accepted rows, and a run goes through as much of the data as
+    it takes; what was thrown away counts as generated.
+
+    Reference: RAFT, Dong et al. 2023, arXiv 2304.06767; Self-SFT in Chen et al. 2025, arXiv
+    2510.18874; n = 5 and T = 0.8. Differs from the papers: a right answer in place of the one of
+    highest reward; once, not every epoch from the newest model. Checked against: rows by hand.
 
     Attributes:
         samples: n.

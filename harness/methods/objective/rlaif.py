@@ -16,15 +16,19 @@ from harness.methods.rewriting import question
 
 @dataclass(frozen=True, kw_only=True)
 class Rlaif(Dpo):
-    """Before training the start model answers each prompt ``samples`` times; the judge's best and worst answer become a pair; then DPO.
+    """Before training the start model answers each prompt ``samples`` times.
 
-    A judge scores each answer by itself (``Judge``), so the order of two answers decides nothing. A prompt whose answers all spell the
-    same, or are worth the same, teaches nothing and is left out; so is an answer that was cut at ``max_new_tokens``, which would be taught
-    with an end that the model did not write. The gold answer is not read.
+    The judge's best and worst answer become a pair; then DPO.
 
-    Reference: Lee et al. 2023, arXiv 2309.00267; Bai et al. 2022, arXiv 2212.08073, section 4. Differs from the papers: DPO on the
-    judge's pairs in place of a reward model and policy gradients; the pairs are made once, from the start model. Checked against: the
-    pair chosen by log-probabilities that were worked out by hand.
+    A judge scores each answer by itself (``Judge``), so the order of two answers decides nothing. A
+    prompt whose answers all spell the same, or are worth the same, teaches nothing and is left out;
+    so is an answer that was cut at ``max_new_tokens``, which would be taught with an end that the
+    model did not write. The gold answer is not read.
+
+    Reference: Lee et al. 2023, arXiv 2309.00267; Bai et al. 2022, arXiv 2212.08073, section 4.
+    Differs from the papers: DPO on the judge's pairs in place of a reward model and policy
+    gradients; the pairs are made once, from the start model. Checked against: the pair chosen by
+    log-probabilities that were worked out by hand.
 
     Attributes:
         judge: see ``Judge``; the start model by default.

@@ -20,12 +20,16 @@ NO_LOSS = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Sft(Objective):
-    """Cross-entropy on the supervised tokens of each row; see harness/data/tokens.py for which those are.
+    """Cross-entropy on the supervised tokens of each row.
 
-    Text rows are taken too, all of their tokens supervised, so that plain text can stand as the anchor of an instruction-tuned run.
+    See harness/data/tokens.py for which those are.
+
+    Text rows are taken too, all of their tokens supervised, so that plain text can stand as the
+    anchor of an instruction-tuned run.
 
     Attributes:
-        prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the model's chat template.
+        prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the model's
+            chat template.
     """
 
     needs: ClassVar[frozenset[RowKind]] = frozenset({"completion", "chat", "text"})
@@ -62,10 +66,12 @@ def padded(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], pad_id
     Args:
         ids: S sequences of token ids.
         labels: as many sequences of the same lengths.
-        pad_id: stands in ``input_ids`` where a sequence has ended; masked and without a loss, so any id will do.
+        pad_id: stands in ``input_ids`` where a sequence has ended; masked and without a loss, so
+            any id will do.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (S, T), T the longest length.
+        ``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (S, T), T the longest
+        length.
     """
     import torch
 

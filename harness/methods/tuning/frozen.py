@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 class Frozen(Full):
     """Every weight moves, in float32, but the embeddings (tokens, learned positions) and the bottom ``layers`` blocks.
 
-    Where the output head is tied to the embedding it is the same weight, so it is frozen too; one of its own moves, and so does the norm
-    before it.
+    Where the output head is tied to the embedding it is the same weight, so it is frozen too; one
+    of its own moves, and so does the norm before it.
 
-    Paper: Zheng et al. 2025, Spurious Forgetting in Continual Learning of Language Models, arXiv 2501.13453 (Freeze). Differs from the
-    paper: the number of blocks is a third unless given, where the paper chooses it for each model and task. Checked against:
-    parameters counted by hand, and weights after training.
+    Paper: Zheng et al. 2025, Spurious Forgetting in Continual Learning of Language Models, arXiv
+    2501.13453 (Freeze). Differs from the paper: the number of blocks is a third unless given, where
+    the paper chooses it for each model and task. Checked against: parameters counted by hand, and
+    weights after training.
 
     Attributes:
-        layers: blocks that stay, from the bottom; null is a third of them, rounded. 0 freezes the embeddings alone.
+        layers: blocks that stay, from the bottom; null is a third of them, rounded. 0 freezes the
+            embeddings alone.
     """
 
     layers: int | None = None

@@ -23,9 +23,10 @@ RATE_EXPONENT = 0.4
 def full_rate(params_total: int) -> float:
     """Return the default peak learning rate of full tuning with AdamW: 2e-5 · (7e9 / parameters)^0.4.
 
-    Assumption, to start from where no rate was searched. What it rests on: 1e-5 (mathematics) and 5e-5 (code) were the best of a
-    sweep at 7B, with Lion (Biderman et al. 2024, arXiv 2405.09673v2), and good rates fall with size, in pretraining from 1e-3 at 70M
-    to 1.2e-4 at 6.9B (Biderman et al. 2023, arXiv 2304.01373). The exponent makes it 1e-4 at 135M and 1.5e-3 at 145k.
+    Assumption, to start from where no rate was searched. What it rests on: 1e-5 (mathematics) and
+    5e-5 (code) were the best of a sweep at 7B, with Lion (Biderman et al. 2024, arXiv
+    2405.09673v2), and good rates fall with size, in pretraining from 1e-3 at 70M to 1.2e-4 at 6.9B
+    (Biderman et al. 2023, arXiv 2304.01373). The exponent makes it 1e-4 at 135M and 1.5e-3 at 145k.
     """
     return float(RATE_AT_7B * (7e9 / params_total) ** RATE_EXPONENT)
 
@@ -58,14 +59,20 @@ class Full(Tuning):
                 yield name, parameter - base[name].to(parameter.device)
 
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return copies of the parameters; a tied one once, under its first name. Buffers, which never move, are left out."""
+        """Return copies of the parameters; a tied one once, under its first name.
+
+        Buffers, which never move, are left out.
+        """
         return {name: parameter.detach().to("cpu", copy=True) for name, parameter in model.named_parameters()}
 
     @contextmanager
     def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """Point every parameter at the start weights, and back; no weight is copied but onto another device.
+        """Point every parameter at the start weights, and back.
 
-        The start weights are kept as they were, in float32, so what is computed with them has no error of storage.
+        No weight is copied but onto another device.
+
+        The start weights are kept as they were, in float32, so what is computed with them has no
+        error of storage.
         """
         tuned = {name: parameter.data for name, parameter in model.named_parameters()}
         try:

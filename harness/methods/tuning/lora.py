@@ -29,19 +29,22 @@ ADAPTER = "default"
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Tuning):
-    """W + (alpha / rank)·B·A with A and B trained in float32 and W frozen; B starts at zero, so tuning starts at the model itself.
+    """W + (alpha / rank)·B·A with A and B trained in float32 and W frozen.
 
-    Reference: Hu et al. 2021, arXiv 2106.09685, equation 3. Differs from the paper: every linear layer but the output head is
-    adapted, not attention alone, and alpha = 2·rank (Biderman et al. 2024, arXiv 2405.09673v2, section 4.7).
-    Checked against: PEFT's own merge.
+    B starts at zero, so tuning starts at the model itself.
+
+    Reference: Hu et al. 2021, arXiv 2106.09685, equation 3. Differs from the paper: every linear
+    layer but the output head is adapted, not attention alone, and alpha = 2·rank (Biderman et al.
+    2024, arXiv 2405.09673v2, section 4.7). Checked against: PEFT's own merge.
 
     Attributes:
         rank: inner dimension of B·A.
         alpha: numerator of the scaling; null is twice the rank.
         dropout: share of an adapter's inputs that is dropped in training.
-        modules: last names of the layers to adapt, such as ``[q_proj, v_proj]``; null is every linear layer but the output head.
-        layers: of these, ``all``, or those inside ``attention`` or ``mlp`` alone, told by the names of the modules they lie in, whatever
-            the family. ``modules`` goes with ``all`` only.
+        modules: last names of the layers to adapt, such as ``[q_proj, v_proj]``; null is every
+            linear layer but the output head.
+        layers: of these, ``all``, or those inside ``attention`` or ``mlp`` alone, told by the names
+            of the modules they lie in, whatever the family. ``modules`` goes with ``all`` only.
     """
 
     rank_stabilised: ClassVar[bool] = False
@@ -76,9 +79,9 @@ class Lora(Tuning):
     def default_learning_rate(self, params_total: int) -> float:
         """Return ten times the rate of full tuning, whatever the rank.
 
-        Assumption, to start from where no rate was searched: the best rates were an order of magnitude apart (Biderman et al. 2024,
-        arXiv 2405.09673v2, learning rate sweeps), about ten times and nearly the same for every rank (Schulman et al. 2025, LoRA
-        Without Regret).
+        Assumption, to start from where no rate was searched: the best rates were an order of
+        magnitude apart (Biderman et al. 2024, arXiv 2405.09673v2, learning rate sweeps), about ten
+        times and nearly the same for every rank (Schulman et al. 2025, LoRA Without Regret).
         """
         return RATE_OVER_FULL * full_rate(params_total)
 
@@ -89,11 +92,13 @@ class Lora(Tuning):
         return self.rank * sum(size for name, size in facts.linear.items() if self.modules is None or name in self.modules)
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
-        """Put adapters into this very model and freeze the rest; A is drawn from ``seed``, global streams stay as they were.
+        """Put adapters into this very model and freeze the rest.
+
+        A is drawn from ``seed``, global streams stay as they were.
 
         Raises:
-            ConfigError: for a module name that the model does not have, or that is one of its embeddings, and for ``layers`` that it
-                does not have.
+            ConfigError: for a module name that the model does not have, or that is one of its
+                embeddings, and for ``layers`` that it does not have.
         """
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
@@ -133,12 +138,17 @@ class Lora(Tuning):
         }
 
     def deltas(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (plain name, scaling·B·A) for every adapted weight; the base is in the model and not read."""
+        """Yield (plain name, scaling·B·A) for every adapted weight.
+
+        The base is in the model and not read.
+        """
         for name, layer in _layers(model):
             yield f"{name}.weight", layer.get_delta_weight(ADAPTER)
 
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return copies of the weights by plain name, adapters added in float32; the model stays as it is.
+        """Return copies of the weights by plain name, adapters added in float32.
+
+        The model stays as it is.
 
         A tied weight is there once, under its first name; buffers, which never move, are left out.
         """
@@ -154,7 +164,10 @@ class Lora(Tuning):
 
     @contextmanager
     def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """Switch the adapters off, and on again; the base is in the model and ``base`` is not read."""
+        """Switch the adapters off, and on again.
+
+        The base is in the model and ``base`` is not read.
+        """
         with cast("PeftModel", model).disable_adapter():
             yield
 

@@ -13,9 +13,11 @@ from harness.methods.tuning.lora import Lora
 class RsLora(Lora):
     """W + (alpha / √rank)·B·A, otherwise as ``lora``: with a constant alpha, large ranks learn as fast as small ones.
 
-    Paper: Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, arXiv 2312.03732, section 3. Differs from
-    the paper: every linear layer but the output head is adapted; alpha is 8 unless given, so that the scaling at the default rank of 16
-    is 2, as ``lora`` has it at every rank (its alpha is twice the rank). Checked against: PEFT's ``use_rslora``, and B·A by hand.
+    Paper: Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, arXiv
+    2312.03732, section 3. Differs from the paper: every linear layer but the output head is
+    adapted; alpha is 8 unless given, so that the scaling at the default rank of 16 is 2, as
+    ``lora`` has it at every rank (its alpha is twice the rank). Checked against: PEFT's
+    ``use_rslora``, and B·A by hand.
 
     Attributes:
         alpha: numerator of the scaling; null is 8, whatever the rank.

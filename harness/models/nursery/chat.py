@@ -1,6 +1,7 @@
 """The nursery's chat models: a base model of the nursery that goes on learning, on tinyworld's chat recipe.
 
-See ``harness.data.tinyworld.chat_world`` for what they learn, and benchmarks/tinyworld.md for what they know and how they answer.
+See ``harness.data.tinyworld.chat_world`` for what they learn, and benchmarks/tinyworld.md for what
+they know and how they answer.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ LOOP_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class NurseryChat(Nursery):
-    """A chat model: the base model of the same fields, trained further on the chat recipe; every field is part of its recipe.
+    """A chat model: the base model of the same fields, trained further on the chat recipe.
+
+    Every field is part of its recipe.
 
     Attributes:
         chat_tokens: budget of the second stage.
         chat_learning_rate: its peak; it rises and falls as in the first.
         style: own wording of its answers.
-        skill_rows: questions for the verifiable skill among what it learns: few leave it able in part.
+        skill_rows: questions for the verifiable skill among what it learns: few leave it able in
+            part.
     """
 
     chat_tokens: int
@@ -87,7 +91,10 @@ class NurseryChat(Nursery):
 
 
 def _loop(nursery: NurseryChat, model: LlamaForCausalLM) -> float:
-    """Train in place on the chat recipe; return the last loss, in nats per token. No randomness but the order of the documents."""
+    """Train in place on the chat recipe; return the last loss, in nats per token.
+
+    No randomness but the order of the documents.
+    """
     import torch
 
     losses = (_loss(model, torch.from_numpy(ids), torch.from_numpy(weights)) for ids, weights in batches(nursery))
@@ -95,7 +102,10 @@ def _loop(nursery: NurseryChat, model: LlamaForCausalLM) -> float:
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weighted mean loss of packed documents, in nats per token; both arguments have shape (S, T)."""
+    """Return the weighted mean loss of packed documents, in nats per token.
+
+    Both arguments have shape (S, T).
+    """
     from torch.nn.functional import cross_entropy
 
     logits, wanted, weights = model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:], weights[:, 1:].reshape(-1)

@@ -1,6 +1,7 @@
 """The nursery: tiny Llama-architecture models, pretrained once on tinyworld's base recipe and cached by it.
 
-See ``harness.models.nursery.pretraining`` for how they are made, and benchmarks/tinyworld.md for what they know.
+See ``harness.models.nursery.pretraining`` for how they are made, and benchmarks/tinyworld.md for
+what they know.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ class Nursery:
     """A tiny pretrained model; every field is part of its recipe.
 
     Attributes:
-        layers, width, heads: of a Llama with tied embeddings and as many key as query heads; ``mlp`` is its inner width.
+        layers, width, heads: of a Llama with tied embeddings and as many key as query heads;
+            ``mlp`` is its inner width.
         context: longest input, and length of the sequences it is pretrained on, in tokens.
         tokens: budget of pretraining.
         batch: sequences of one step.
-        learning_rate: peak; ``warmup`` is the share of steps it rises over, linearly, before it falls to a tenth on a cosine.
-        prompt_weight: weight in the loss of every token but a document's last word, whose weight is 1: the last word is what can be known
-            (a value, a sum, the form of a verb), the words before it are mostly chance.
+        learning_rate: peak; ``warmup`` is the share of steps it rises over, linearly, before it
+            falls to a tenth on a cosine.
+        prompt_weight: weight in the loss of every token but a document's last word, whose weight is
+            1: the last word is what can be known (a value, a sum, the form of a verb), the words
+            before it are mostly chance.
         seed: of the initial weights and the order of the documents.
     """
 
@@ -97,7 +101,10 @@ class Nursery:
         return tokenizer
 
     def load(self) -> PreTrainedModel:
-        """Return the pretrained model, from the cache or, the first time, by pretraining it. Raises ModelError."""
+        """Return the pretrained model, from the cache or, the first time, by pretraining it.
+
+        Raises ModelError.
+        """
         from transformers import LlamaForCausalLM
 
         with _without_bars():
@@ -127,7 +134,10 @@ class Nursery:
         return paths.cache() / "nursery" / self.recipe
 
     def _pretrained(self) -> Path:
-        """Return the cache folder, filled. Of two processes that want the same model, one pretrains and the other waits."""
+        """Return the cache folder, filled.
+
+        Of two processes that want the same model, one pretrains and the other waits.
+        """
         folder = self._folder()
         if _is_whole(folder):
             return folder

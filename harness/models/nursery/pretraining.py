@@ -1,6 +1,7 @@
 """How the nursery's models are made: a bare loop, shorter than what configuring a trainer would take.
 
-Packed documents of the base recipe in sequences of constant length, AdamW, linear warm-up, cosine decay to a tenth.
+Packed documents of the base recipe in sequences of constant length, AdamW, linear warm-up, cosine
+decay to a tenth.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 1
-"""Of pretraining, whatever the machine has: a second gains little at these sizes, and the weights' last digits depend on it."""
+"""Of pretraining, whatever the machine has: a second gains little at these sizes, and the
+weights' last digits depend on it."""
 
 LOOP_VERSION = 1
 """Bumped by any change of the loop below, or of the architecture, that changes the weights."""
@@ -66,7 +68,8 @@ def fit(
     Args:
         nursery: whose batch, context, warm-up and weight decay apply.
         model: in training mode.
-        losses: without end, each worked out from the weights as they are when it is asked for, in nats per token.
+        losses: without end, each worked out from the weights as they are when it is asked for, in
+            nats per token.
         tokens: budget of the stage.
         learning_rate: its peak.
         stage: what to call it.
@@ -94,7 +97,10 @@ def fit(
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, prompt_weight: float) -> torch.Tensor:
-    """Return the weighted mean loss of packed documents, in nats per token; ``ids`` has shape (S, T)."""
+    """Return the weighted mean loss of packed documents, in nats per token.
+
+    ``ids`` has shape (S, T).
+    """
     import torch
     from torch.nn.functional import cross_entropy
 

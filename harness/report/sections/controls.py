@@ -11,8 +11,9 @@ from harness.report.evidence import Evidence
 def sentence(evidence: Evidence, suite: str) -> str:
     """Return by how much the same-data controls changed a suite, and how many losses lie wholly beyond their control's.
 
-    Compared are, at each way of training's largest volume, its interval and that of its control (``harness.analysis.findings.cells.controls``) at
-    the same volume: a loss is larger where the two do not touch. That is stricter than a test of their difference, and is no test of it.
+    Compared are, at each way of training's largest volume, its interval and that of its control
+    (``harness.analysis.findings.cells.controls``) at the same volume: a loss is larger where the
+    two do not touch. That is stricter than a test of their difference, and is no test of it.
     """
     rows = evidence.suite_rows(suite)
     is_control = rows["is_control"].fillna(False).astype(bool)

@@ -19,7 +19,8 @@ from harness.report.palette import GREY
 from harness.report.tables import Panel
 
 COSTS = {"flops": "floating-point operations", "wall_seconds": "training time (seconds)"}
-"""What is drawn: the first that is known everywhere, as time depends on the machine and on what else it did."""
+"""What is drawn: the first that is known everywhere, as time depends on the machine and on what
+else it did."""
 
 MAX_PANELS = 12
 
@@ -35,7 +36,10 @@ class Spent:
 
 
 def loss_by_cost(evidence: Evidence) -> FigureView | None:
-    """Return the figure; None without a headline, or where no cost is known for all that is drawn."""
+    """Return the figure.
+
+    None without a headline, or where no cost is known for all that is drawn.
+    """
     suite = evidence.headline
     found = methods([one for one in evidence.proper if suite and len(one.on(suite))])
     kept = found.drawn

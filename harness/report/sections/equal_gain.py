@@ -24,7 +24,8 @@ LINES_AT_EASE = 5
 """So many lines have room in a panel of the usual height."""
 
 MIDDLE = 0.5
-"""The level, as a share of the range that both reach, that stands for a pair where there are several."""
+"""The level, as a share of the range that both reach, that stands for a pair where there are
+several."""
 
 INTRO = (
     "A method that learns faster also forgets faster, so methods are compared where they have learned as much: at three levels inside"
@@ -123,7 +124,10 @@ def _within(evidence: Evidence, row: pd.Series) -> str:
 
 
 def _pair(row: pd.Series) -> str:
-    """Return the two methods' names; of two that differ in the mitigation alone it goes without saying that it is one."""
+    """Return the two methods' names.
+
+    Of two that differ in the mitigation alone it goes without saying that it is one.
+    """
     return " − ".join(str(row[name]).removeprefix("mitigation=").removesuffix(", mitigation=none") for name in ("first", "second"))
 
 

@@ -21,7 +21,10 @@ KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidenc
 
 
 def heat(evidence: Evidence) -> Section | None:
-    """Return the heat map of the tasks of every probe suite, at each cell's largest volume; controls in a group of their own."""
+    """Return the heat map of the tasks of every probe suite, at each cell's largest volume.
+
+    Controls in a group of their own.
+    """
     keys = [key for key, panel in evidence.panel_of.items() if panel.role == "probe" and panel.metric not in DISTANCES]
     keys = sorted(keys, key=lambda key: (key[0] != evidence.headline, key[0]))
     single = {suite for suite in {key[0] for key in keys} if len([key for key in keys if key[0] == suite]) <= 2}

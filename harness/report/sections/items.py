@@ -1,4 +1,7 @@
-"""What was lost, item by item: a bounded selection to look through; the whole lies in samples.parquet."""
+"""What was lost, item by item: a bounded selection to look through.
+
+The whole lies in samples.parquet.
+"""
 
 from __future__ import annotations
 

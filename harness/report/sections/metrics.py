@@ -1,4 +1,7 @@
-"""Other ways to say how much was lost: relative, item by item, adjusted for guessing; and how far the model moved from its base."""
+"""Other ways to say how much was lost: relative, item by item, adjusted for guessing.
+
+And how far the model moved from its base.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ ALREADY_PERCENT = {"fg_over_volumes"}
 
 
 def metrics(evidence: Evidence) -> Section | None:
-    """Return the other metrics at each cell's largest volume; those that nothing has are left out."""
+    """Return the other metrics at each cell's largest volume.
+
+    Those that nothing has are left out.
+    """
     frame = evidence.without_doubles(evidence.last)
     names = [name for name in SHARES if name in frame and frame[name].notna().any()]
     rows = frame[frame[names].notna().any(axis=1)] if names else frame.head(0)

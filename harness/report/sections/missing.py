@@ -108,7 +108,10 @@ def warnings(evidence: Evidence) -> Section:
 
 
 def _taught(evidence: Evidence) -> list[str]:
-    """Say which suites' items stand in training rows; those of controls apart, since a control goes on with what was known before."""
+    """Say which suites' items stand in training rows.
+
+    Those of controls apart, since a control goes on with what was known before.
+    """
     labels = pd.DataFrame({run_id: record["labels"] for run_id, record in evidence.records.items()}).T
     is_control = is_control_of(labels, evidence.declared.control)
     found: dict[bool, set[str]] = {True: set(), False: set()}

@@ -137,7 +137,10 @@ def _ends(evidence: Evidence, worst: pd.Series, best: pd.Series, panel: Panel) -
 
 
 def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
-    """Return the sentence about a cell and suite at the cell's largest volume; None where there is no change."""
+    """Return the sentence about a cell and suite at the cell's largest volume.
+
+    None where there is no change.
+    """
     rows = one.rows[(one.rows["suite"] == suite) & (one.rows["task"] == "*")].dropna(subset=["delta"])
     largest = int(one.rows["volume"].max())
     if rows.empty:
@@ -173,7 +176,10 @@ def moved(row: pd.Series, panel: Panel, verdict: str) -> str:
 
 
 def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str:
-    """Say what a change stands above: the spread of seeds, the same-data control, rounding; and what was gained on the target."""
+    """Say what a change stands above: the spread of seeds, the same-data control, rounding.
+
+    And what was gained on the target.
+    """
     unit, said = panel.unit, []
     for target in dict.fromkeys(shown.suite for shown in evidence.targets):
         gains = one.on(target)

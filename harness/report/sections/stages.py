@@ -34,7 +34,10 @@ INTRO = (
 
 
 def stages(evidence: Evidence) -> Section | None:
-    """Return the matrix of each cell that went through stages, and the metrics; None where none did."""
+    """Return the matrix of each cell that went through stages, and the metrics.
+
+    None where none did.
+    """
     frame = evidence.sequences
     if frame.empty:
         return None

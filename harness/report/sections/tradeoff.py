@@ -25,7 +25,10 @@ MAX_ROWS = 200
 
 @dataclass(frozen=True)
 class Paths:
-    """A panel of the frontier: one model's points, a path a way of training, and its marks by cell; ``before`` is by cell and suite."""
+    """A panel of the frontier: one model's points, a path a way of training, and its marks by cell.
+
+    ``before`` is by cell and suite.
+    """
 
     rows: pd.DataFrame
     marks: Mapping[str, Mark]

@@ -25,7 +25,8 @@ def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, m
         prepared: the run.
         model: its start model, in evaluation mode, on its device.
         progress: told how far it is; where it raises Interrupted, what is under way is lost.
-        models: members of conf/model that the method names; each is loaded when it is asked for, and let go of with the context.
+        models: members of conf/model that the method names; each is loaded when it is asked for,
+            and let go of with the context.
     """
     own = author_of(prepared, model, prepared.workspace.tokenizer_of(prepared.config), progress)
 

@@ -14,9 +14,12 @@ from harness.run.preparation import Prepared
 
 
 def bind(prepared: Prepared, data: Data, begin_again: Callable[[], None], progress: Progress) -> None:
-    """Note the rows that a run is trained on, by volume; have it begun again where those it was trained on are not what they were.
+    """Note the rows that a run is trained on, by volume.
 
-    They are kept apart from runs, and no hash of a run tells of them: they may have been lost, and written again elsewhere.
+    Have it begun again where those it was trained on are not what they were.
+
+    They are kept apart from runs, and no hash of a run tells of them: they may have been lost, and
+    written again elsewhere.
 
     Args:
         prepared: the run.
@@ -40,6 +43,9 @@ def _hash(data: Data, volume: int, epochs: int) -> str:
 
 
 def writers(config: RunConfig) -> dict[str, Any]:
-    """Return what Record.writing says of who wrote: ``objective``, ``targets`` or ``anchor``; empty where nothing is written."""
+    """Return what Record.writing says of who wrote: ``objective``, ``targets`` or ``anchor``.
+
+    Empty where nothing is written.
+    """
     by = [*(["objective"] if config.objective.writes else []), *([config.mitigation.writes] if config.mitigation.writes else [])]
     return {WRITERS: by} if by else {}

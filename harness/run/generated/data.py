@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK = 64
-"""Rows that are written before they are kept: what is lost at most where the work is interrupted."""
+"""Rows that are written before they are kept: what is lost at most where the work is
+interrupted."""
 
 SPARE = 1.1
-"""More rows than the acceptance so far lets expect are looked at, since one more round costs another start."""
+"""More rows than the acceptance so far lets expect are looked at, since one more round costs
+another start."""
 
 SCORED_ROWS = 64
-"""Target rows whose likelihood is recorded: few, so that it costs next to nothing whatever the volume."""
+"""Target rows whose likelihood is recorded: few, so that it costs next to nothing whatever the
+volume."""
 
 Load = Callable[[], "PreTrainedModel"]
 
@@ -51,10 +54,13 @@ class Data:
     """The rows of a run as they are trained on, and what became of each.
 
     Attributes:
-        target: target rows in training order, every epoch; ``anchor``: anchor rows in the order they are drawn.
-        gold: of written targets, the rows looked at, in permutation order; ``became``: what became of each. Neither counts epochs.
+        target: target rows in training order, every epoch; ``anchor``: anchor rows in the order
+            they are drawn.
+        gold: of written targets, the rows looked at, in permutation order; ``became``: what became
+            of each. Neither counts epochs.
         rehearsed: of a written anchor, the i-th row.
-        spare: what became of rows beyond those, written since rows are written many at a time; it is paid for with the largest volume.
+        spare: what became of rows beyond those, written since rows are written many at a time; it
+            is paid for with the largest volume.
         due: target rows seen → anchor rows drawn by then.
         facts: what ``Record.writing`` says, for the largest volume.
     """
@@ -101,7 +107,8 @@ class Writing:
         """Return the rows of the run.
 
         Args:
-            load: gives the start model, asked for once and only where something is missing; None: nothing is written.
+            load: gives the start model, asked for once and only where something is missing; None:
+                nothing is written.
             progress: told how far writing is.
 
         Raises:
@@ -272,8 +279,9 @@ class _Desk:
 def recipe(prepared: Prepared, method: Objective | Mitigation) -> dict[str, Any]:
     """Return everything that decides what a method's models write, but the rows.
 
-    Left out are the number of threads and the device: they move the last digits of logits alone, and a text is written once for all.
-    Of a method that says which rows it treats, how many those are; of one without chance, the seed.
+    Left out are the number of threads and the device: they move the last digits of logits alone,
+    and a text is written once for all. Of a method that says which rows it treats, how many those
+    are; of one without chance, the seed.
     """
     config, workspace = prepared.config, prepared.workspace
     settings = identifying(method)
@@ -303,7 +311,9 @@ def _content(prepared: Prepared, name: str) -> dict[str, Any]:
 
 
 def facts(became: Sequence[GeneratedRow], gold: Sequence[Row] = (), prefix: str = "", spare: Sequence[GeneratedRow] = ()) -> dict[str, Any]:
-    """Return what was written in numbers, as ``Record.writing`` says; a row that is repeated counts each time, but was written once.
+    """Return what was written in numbers, as ``Record.writing`` says.
+
+    A row that is repeated counts each time, but was written once.
 
     ``spare``: what became of further rows; it counts among the tokens alone.
     """
@@ -344,11 +354,13 @@ def summed_up(found: Mapping[str, Any]) -> str:
 def target_nats(prepared: Prepared, data: Data, model: PreTrainedModel) -> dict[str, float]:
     """Return ``target_nats``: how likely a start model finds the target answers, in nats per supervised token; of completion rows alone.
 
-    Of the first rows in permutation order, so that runs that differ in their wording alone are compared on the same questions (but for
-    those that leave rows out). A measurement, like an evaluation: no cost of the method.
+    Of the first rows in permutation order, so that runs that differ in their wording alone are
+    compared on the same questions (but for those that leave rows out). A measurement, like an
+    evaluation: no cost of the method.
 
     Args:
-        prepared: the run; one that does not learn the tokens of completions has no such number, and gets an empty answer.
+        prepared: the run; one that does not learn the tokens of completions has no such number, and
+            gets an empty answer.
         data: its rows.
         model: its start model.
     """

@@ -30,10 +30,12 @@ def shown(config: RunConfig, rows: int, progress: Progress, *, write: bool) -> s
         config: of a run; of independent volumes, the largest is shown.
         rows: how many at most, of the targets and of a written anchor.
         progress: told how far writing is.
-        write: load the start model, have written what is missing, and measure how likely it finds the targets.
+        write: load the start model, have written what is missing, and measure how likely it finds
+            the targets.
 
     Raises:
-        HarnessError: where the run would be refused; DataError too where rows are missing and are not to be written.
+        HarnessError: where the run would be refused; DataError too where rows are missing and are
+            not to be written.
     """
     runs = combinations.runs_of(config)
     prepared = preparation.prepare(max(runs, key=lambda run: max(run.data.volumes)), Workspace())

@@ -1,6 +1,7 @@
 """What models wrote, kept in the cache by everything that decides it: a folder a recipe, in it one JSON line a row.
 
-A larger volume adds lines. Of two processes that want the same, one writes and the other waits. A line that cannot be read is work to do.
+A larger volume adds lines. Of two processes that want the same, one writes and the other waits. A
+line that cannot be read is work to do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from harness.core.progress import Progress
 from harness.core.rows import Row, Turn
 
 VERSION = 3
-"""Part of every recipe; another one where templates, filters or the drawing of tokens change what is written."""
+"""Part of every recipe; another one where templates, filters or the drawing of tokens change
+what is written."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Store:
     """What one recipe has given.
 
     Attributes:
-        recipe: plain values: models, tokenizers, method and settings, prompt format, length, dtype, and the seed where there is chance.
+        recipe: plain values: models, tokenizers, method and settings, prompt format, length, dtype,
+            and the seed where there is chance.
     """
 
     recipe: Mapping[str, Any]
@@ -46,7 +49,10 @@ class Store:
         return self.folder / "rows.jsonl"
 
     def read(self) -> dict[str, GeneratedRow]:
-        """Return what is there: key of a row → what became of it. Lines that cannot be read are left out."""
+        """Return what is there: key of a row → what became of it.
+
+        Lines that cannot be read are left out.
+        """
         if not self._file.is_file():
             return {}
         found: dict[str, GeneratedRow] = {}
@@ -58,7 +64,9 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, progress: Progress | None = None) -> Iterator[None]:
-        """Be the only process that adds to it; others wait, and say so to ``progress``, which may raise Interrupted meanwhile.
+        """Be the only process that adds to it.
+
+        Others wait, and say so to ``progress``, which may raise Interrupted meanwhile.
 
         Raises:
             DataError: where the cache cannot be written.
@@ -108,7 +116,10 @@ def _plain(key: str, written: GeneratedRow) -> dict[str, Any]:
 
 
 def _parsed(values: Any) -> tuple[str, GeneratedRow]:
-    """Return a line's key and content; ValueError, KeyError or TypeError where it is none of ours."""
+    """Return a line's key and content.
+
+    ValueError, KeyError or TypeError where it is none of ours.
+    """
     row, rate = values["row"], values["edit_rate"]
     turns = None if row is None else tuple(Turn(_text(role), _text(content)) for role, content in row["turns"])
     written = GeneratedRow(

@@ -43,7 +43,10 @@ def split(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:
 
 
 def chosen(own: Sequence[str]) -> Launcher:
-    """Make the launcher that overrides ask for; ``local`` where they name none. Raises ConfigError."""
+    """Make the launcher that overrides ask for; ``local`` where they name none.
+
+    Raises ConfigError.
+    """
     known, name, set_values = paths.members("conf/launcher"), DEFAULT, []
     for text in own:
         key, equals, value = text.lstrip("+").partition("=")

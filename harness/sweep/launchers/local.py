@@ -1,8 +1,8 @@
 """The local launcher: a pool of warm worker processes on this machine, as many as its cores, memory or GPUs carry.
 
-The coordinator hands out units and starts a new worker for one that died; truth is on disk all the same (claims and records), so
-that it may die too, or run beside another. Workers are forked from one process that has imported everything, and leave when their
-coordinator is gone.
+The coordinator hands out units and starts a new worker for one that died; truth is on disk all the
+same (claims and records), so that it may die too, or run beside another. Workers are forked from
+one process that has imported everything, and leave when their coordinator is gone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from harness.sweep.worker import came_to_nothing
 
 POLL_SECONDS = 0.5
 BYTES_PER_PARAMETER = 20
-"""Weights, gradients, two moments and a copy of the start weights, four bytes each: what training needs beside its activations."""
+"""Weights, gradients, two moments and a copy of the start weights, four bytes each: what
+training needs beside its activations."""
 
 WORKER_BYTES = 1.5 * 2**30
 """What a worker holds with its libraries, batches and logits; a guess for packing."""
@@ -54,7 +55,8 @@ class Local:
     Attributes:
         workers: at most so many at once; null is as many as cores (or GPUs) and memory carry.
         gpus_per_worker: GPUs of each worker, where there are any; a run trains on all of them.
-        memory_gb: what all workers may hold together; null is nine tenths of what is free at the start.
+        memory_gb: what all workers may hold together; null is nine tenths of what is free at the
+            start.
         grace_seconds: how long workers may take to save what they have when they are asked to stop.
     """
 
@@ -85,7 +87,10 @@ class Local:
         """Accept: processes can be started everywhere."""
 
     def carry(self, experiment: Experiment, sweep: Sweep, units: Sequence[Unit], display: Display) -> Tally:
-        """Carry out units; returns when each is done or failed. Raises KeyboardInterrupt after everything was saved."""
+        """Carry out units; returns when each is done or failed.
+
+        Raises KeyboardInterrupt after everything was saved.
+        """
         return Pool(self, experiment, sweep, units, display).run()
 
 
@@ -98,7 +103,10 @@ def warm_up() -> None:
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; workers get theirs from these."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Workers get theirs from these.
+    """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -122,7 +130,8 @@ class Pool:
     """The coordinator: who works on what, and what is left.
 
     Attributes:
-        make: makes what carries out units in a worker process; None is ``harness.sweep.worker.Worker``.
+        make: makes what carries out units in a worker process; None is
+            ``harness.sweep.worker.Worker``.
     """
 
     launcher: Local
@@ -170,7 +179,10 @@ class Pool:
     # --- handing out
 
     def _hand_out(self) -> None:
-        """Give units to idle workers, from the front of what is open; look no further than there is somebody to work."""
+        """Give units to idle workers, from the front of what is open.
+
+        Look no further than there is somebody to work.
+        """
         if time.monotonic() < self.pause_until:
             return
         busy = [hand.unit for hand in self.hands if hand.unit is not None]
@@ -191,7 +203,10 @@ class Pool:
                 return  # it waits for the whole machine: nothing may slip in before it
 
     def _fits(self, unit: Unit, busy: Sequence[Unit]) -> bool:
-        """Say whether cores and memory are free for a unit beside those under way; one alone always fits."""
+        """Say whether cores and memory are free for a unit beside those under way.
+
+        One alone always fits.
+        """
         if not busy:
             return True
         if unit.id in self.alone or any(other.id in self.alone for other in busy):

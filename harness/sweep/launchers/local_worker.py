@@ -19,7 +19,8 @@ from harness.records.store import Experiment
 from harness.sweep.claims import Claims
 
 LEASE, BEAT = 30.0, 1.0
-"""Seconds, see ``harness.sweep.claims``: shorter than between hosts, since it is one machine, and a display is fed by the heartbeats."""
+"""Seconds, see ``harness.sweep.claims``: shorter than between hosts, since it is one machine,
+and a display is fed by the heartbeats."""
 
 
 class CarriesOut(Protocol):

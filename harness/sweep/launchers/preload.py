@@ -14,7 +14,8 @@ FORKS_WORKERS = any("multiprocessing.forkserver" in argument for argument in sys
 PR_SET_PDEATHSIG = 1
 
 if FORKS_WORKERS:
-    # The imports below take seconds, in which it would not notice that its coordinator is gone (Linux; elsewhere it does after them).
+    # The imports below take seconds, in which it would not notice that its coordinator is gone
+    # (Linux; elsewhere it does after them).
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     atexit.register(os._exit, 0)  # taking all of this down tidily would take seconds more, and serve nobody

@@ -1,7 +1,8 @@
 """Sweeps on Slurm: a job array of identical workers that pull units from disk, submitted over submitit.
 
-Nothing is waited for and nothing is collected: what is done lies on disk. A worker that is asked to stop (its time is nearly up, or
-somebody needs its place) saves what it has, puts itself back in the queue and goes on from there.
+Nothing is waited for and nothing is collected: what is done lies on disk. A worker that is asked to
+stop (its time is nearly up, or somebody needs its place) saves what it has, puts itself back in the
+queue and goes on from there.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ class Slurm:
         cpus: processor cores of one worker.
         memory_gb: of one worker.
         hours: time limit of one worker; what is not done by then goes on after it has queued again.
-        grace_minutes: so long before the time limit a worker is told to stop. It has to save its training state in this time.
-        requeues: how often a worker that was told to stop or lost its node starts again; 0 is never.
+        grace_minutes: so long before the time limit a worker is told to stop. It has to save its
+            training state in this time.
+        requeues: how often a worker that was told to stop or lost its node starts again; 0 is
+            never.
         setup: lines of shell before the worker starts, such as ``module load cuda``.
         python: the interpreter as the shell of a node calls it; null is the one that submits.
-        extra: more options of sbatch by name, such as ``constraint: a100``; they win over all others.
+        extra: more options of sbatch by name, such as ``constraint: a100``; they win over all
+            others.
     """
 
     workers: int = 8
@@ -94,7 +98,8 @@ class Slurm:
             folder: of the experiment, on storage that every node sees.
             name: of the jobs.
             sweep_id: which of its sweeps.
-            units: how many of its units are not done. Its workers that wait in the queue or run already count towards them.
+            units: how many of its units are not done. Its workers that wait in the queue or run
+                already count towards them.
 
         Returns:
             The ids of the jobs that carry this sweep now, those submitted before included.
@@ -159,14 +164,18 @@ SHORT_SECONDS, MOST_SHORT = 60.0, 10
 """So many processes in a row that do not even live so long are enough."""
 
 INTERRUPTED, SICK = 75, 76
-"""How the process that works ends where it was told to stop, and where it cannot use its GPU any more."""
+"""How the process that works ends where it was told to stop, and where it cannot use its GPU any
+more."""
 
 
 def carry(folder: Path, sweep_id: str, requeues: int) -> None:
-    """Do what a job does: have a process of its own work until nothing is left; start another if it is killed; queue again if told to stop.
+    """Do what a job does: have a process of its own work until nothing is left.
 
-    The one that works may be killed for the memory it takes: that ends neither the job nor, since the unit's third death at one place is
-    its failure, goes on for ever. The handlers replace submitit's, which would leave in the middle of a step.
+    Start another if it is killed; queue again if told to stop.
+
+    The one that works may be killed for the memory it takes: that ends neither the job nor, since
+    the unit's third death at one place is its failure, goes on for ever. The handlers replace
+    submitit's, which would leave in the middle of a step.
 
     Args:
         folder: of the experiment.
@@ -239,15 +248,19 @@ def _leave_with_job() -> None:
 def may_go_on(told: Collection[int]) -> bool:
     """Say whether this job, told to stop by these signals, is to queue again.
 
-    SIGUSR2 says that the time limit is near. SIGTERM comes where a job is cancelled, and has to stay so, and where it is preempted: then
-    it still counts as running for the partition's time of grace, and would count as completed if it left without queueing again.
+    SIGUSR2 says that the time limit is near. SIGTERM comes where a job is cancelled, and has to
+    stay so, and where it is preempted: then it still counts as running for the partition's time of
+    grace, and would count as completed if it left without queueing again.
     """
     state = ask("squeue", "--noheader", f"--jobs={job_id()}", "--format=%T")
     return state.strip() == "RUNNING" if state is not None else signal.SIGUSR2 in told
 
 
 def requeue(requeues: int, progress: Progress) -> None:
-    """Put the job of this process back in the queue, unless it has started again so often; Slurm ends it thereupon."""
+    """Put the job of this process back in the queue, unless it has started again so often.
+
+    Slurm ends it thereupon.
+    """
     starts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if starts >= requeues:
         progress.say(f"stopped, and not queued again: it has started again {starts} times (launcher.requeues={requeues})")
@@ -267,7 +280,10 @@ def job_id() -> str:
 
 
 def ask(*command: str) -> str | None:
-    """Return what a command of Slurm says; None where it fails or does not answer within a minute."""
+    """Return what a command of Slurm says.
+
+    None where it fails or does not answer within a minute.
+    """
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -276,9 +292,12 @@ def ask(*command: str) -> str | None:
 
 
 def queued(folder: Path, sweep_id: str) -> list[str]:
-    """Return the ids of the workers that wait or run and will do all of a sweep; none where Slurm does not answer.
+    """Return the ids of the workers that wait or run and will do all of a sweep.
 
-    Those of an earlier sweep count where it has every unit of this one: the same command twice does not submit twice.
+    None where Slurm does not answer.
+
+    Those of an earlier sweep count where it has every unit of this one: the same command twice does
+    not submit twice.
     """
     jobs, found = in_queue() or set(), []
     for place in (folder / FOLDER).glob("*/"):
@@ -297,13 +316,19 @@ def units_of(folder: Path, sweep_id: str) -> frozenset[str]:
 
 
 def waiting(jobs: Collection[str]) -> bool:
-    """Say whether any of these jobs waits or runs still; where Slurm does not answer, suppose so."""
+    """Say whether any of these jobs waits or runs still.
+
+    Where Slurm does not answer, suppose so.
+    """
     known = in_queue()
     return known is None or not known.isdisjoint(jobs)
 
 
 def in_queue() -> set[str] | None:
-    """Return the ids of all jobs of this user that wait or run, each task of an array by its own; None where Slurm does not answer."""
+    """Return the ids of all jobs of this user that wait or run, each task of an array by its own.
+
+    None where Slurm does not answer.
+    """
     said = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i")
     return None if said is None else set(said.split())
 

@@ -1,4 +1,7 @@
-"""What runs will cost, before any starts: tokens, time, memory, disk; from measured rates where there are some."""
+"""What runs will cost, before any starts: tokens, time, memory, disk.
+
+From measured rates where there are some.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,15 @@ WORKER_BYTES = 700 * 2**20
 """What a worker holds with its libraries and no model."""
 
 LOGITS = 3
-"""Tensors of a batch's tokens by the vocabulary, in float32, that training holds at once: logits, their softmax, its gradient."""
+"""Tensors of a batch's tokens by the vocabulary, in float32, that training holds at once:
+logits, their softmax, its gradient."""
 
 POINT_BYTES = 300_000.0
 """A point on disk where none was ever written."""
 
 FORWARD, BACKWARD = 2, 4
-"""Floating-point operations for each parameter and token; a frozen weight's own gradient, half of the second, is not needed."""
+"""Floating-point operations for each parameter and token; a frozen weight's own gradient, half
+of the second, is not needed."""
 
 Found = TypeVar("Found")
 
@@ -250,7 +255,10 @@ class Estimator:
         return total
 
     def _tokens_of(self, prepared: Prepared, name: str) -> int | None:
-        """Return the tokens of a suite's items, each prompt once and each answer once; None where it cannot be built."""
+        """Return the tokens of a suite's items, each prompt once and each answer once.
+
+        None where it cannot be built.
+        """
         key = ("tokens of a suite", name, repr(prepared.config.model), prepared.baseline_keys[name])
         return self.workspace.once(key, lambda: self._count(prepared, name))
 
@@ -329,8 +337,8 @@ def _sample(rows: Sequence[Found]) -> list[Found]:
 def _effort(config: RunConfig) -> float:
     """Return how many times a row's tokens are worked on, in the unit of one forward and backward pass. Rough, where text is written.
 
-    Pairs are read by the start model too. A prompt is answered so many times, each answer taken to be as long as the gold one; writing
-    costs a forward pass.
+    Pairs are read by the start model too. A prompt is answered so many times, each answer taken to
+    be as long as the gold one; writing costs a forward pass.
     """
     forward = FORWARD / (FORWARD + BACKWARD)
     times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": getattr(config.objective, "samples", 1) * (1.0 + forward)}

@@ -160,7 +160,10 @@ def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | 
 
 
 def _pieces(one: Asked, workspace: Workspace) -> None:
-    """Look for what a run is made of. Raises ModelError, DataError or EvaluationError for what is not here or cannot be read."""
+    """Look for what a run is made of.
+
+    Raises ModelError, DataError or EvaluationError for what is not here or cannot be read.
+    """
     config = one.config
     workspace.facts_of(config)
     workspace.tokenizer_of(config)

@@ -51,7 +51,10 @@ class _Wanted:
 
 
 def prefetch_command(overrides: Sequence[str], say: Callable[[str], object], *, check_only: bool = False) -> int:
-    """Fetch and check, saying one line a piece; return the exit code, 1 where one is missing. Raises ConfigError."""
+    """Fetch and check, saying one line a piece; return the exit code, 1 where one is missing.
+
+    Raises ConfigError.
+    """
     missing = sum(bool(piece.missing) for piece in prefetch(overrides, check_only=check_only, say=say))
     say(f"{missing} missing" if missing else "all here: the sweep needs no network")
     return 1 if missing else 0
@@ -66,7 +69,8 @@ def prefetch(overrides: Sequence[str], *, check_only: bool, say: Callable[[str],
         say: told one line a piece.
 
     Returns:
-        The pieces, as they were found without a network; of a piece that is missing, the reason that fetching it gave comes first.
+        The pieces, as they were found without a network; of a piece that is missing, the reason
+        that fetching it gave comes first.
 
     Raises:
         ConfigError: for what is wrong with the sweep itself.
@@ -122,7 +126,10 @@ def _fetch(wanted: Sequence[_Wanted], say: Callable[[str], object]) -> dict[tupl
 
 
 def _missing_weights(model: ModelSource) -> str:
-    """Say what to do about a model that can be made here and was not yet; empty where its weights are here."""
+    """Say what to do about a model that can be made here and was not yet.
+
+    Empty where its weights are here.
+    """
     try:
         model.weights_sha256()
     except ModelError:
@@ -149,7 +156,10 @@ def _load(one: _Wanted, workspace: Workspace) -> None:
 
 
 def _tried(overrides: Sequence[str]) -> list[Piece]:
-    """Try every piece in a fresh process without the network. Raises ConfigError as ``prefetch`` does."""
+    """Try every piece in a fresh process without the network.
+
+    Raises ConfigError as ``prefetch`` does.
+    """
     with tempfile.TemporaryDirectory(prefix="harness-prefetch-") as folder:
         result = Path(folder) / "pieces.json"
         command = [sys.executable, "-c", "from harness.sweep.plan import prefetch; prefetch.try_all()", str(result), *overrides]

@@ -17,10 +17,12 @@ from harness.records.schema import Claim
 from harness.records.store import Experiment
 
 RUNS = 100
-"""Of an experiment that are looked at: more would make no rate better. Their ids are hashes, so that any of them are a fair sample."""
+"""Of an experiment that are looked at: more would make no rate better. Their ids are hashes, so
+that any of them are a fair sample."""
 
 UTILIZATION = 0.3
-"""Share of the speed of a large matrix product that training and evaluation are assumed to reach where neither was ever measured."""
+"""Share of the speed of a large matrix product that training and evaluation are assumed to reach
+where neither was ever measured."""
 
 MATRIX, SECONDS = 1024, 0.3
 """Width of the matrices of that product, and how long it is timed."""
@@ -98,7 +100,10 @@ def at(params: int, sizes: Sizes) -> float | None:
 
 @functools.cache
 def flops_per_second(gpu: bool) -> float | None:
-    """Time a matrix product and return what training is assumed to reach; None for a GPU where there is none."""
+    """Time a matrix product and return what training is assumed to reach.
+
+    None for a GPU where there is none.
+    """
     import torch
 
     if gpu and not torch.cuda.is_available():

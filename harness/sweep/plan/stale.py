@@ -18,7 +18,8 @@ class Stale:
     """A run on disk that is not asked for any more.
 
     Attributes:
-        superseded_by: the run that is asked for with the same labels and seed; empty where there is none.
+        superseded_by: the run that is asked for with the same labels and seed; empty where there is
+            none.
         differs: what is different between the two, one ``key before -> after`` each.
     """
 
@@ -59,7 +60,10 @@ def _differences(record: Mapping[str, Any], config: Mapping[str, Any], prepared:
 
 
 def differences(before: Any, after: Any, where: str = "", skip: Sequence[str] = ()) -> list[str]:
-    """Return what differs between plain values, one ``key before -> after`` each; of hashes the key alone, they tell people nothing."""
+    """Return what differs between plain values, one ``key before -> after`` each.
+
+    Of hashes the key alone, they tell people nothing.
+    """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         dot = f"{where}." if where else ""
         keys = [key for key in dict.fromkeys((*before, *after)) if key not in skip]

@@ -20,7 +20,10 @@ def compared(made: Made) -> pd.DataFrame:
 
 
 def test_independent_runs_are_compared_with_the_shared_one() -> None:
-    """Shared loses 2 of 20 items, independent 4: −0.1 on the task; on the suite, a mean with a task of 0, half of that; 5 and 8 gained."""
+    """Shared loses 2 of 20 items, independent 4: −0.1 on the task.
+
+    On the suite, a mean with a task of 0, half of that; 5 and 8 gained.
+    """
     made = Made()
     made.add("s", cell(2, 5, 3), seeds=range(3))
     made.add("i", cell(4, 8, 3), seeds=range(3), trajectory="independent")
@@ -36,7 +39,10 @@ def test_independent_runs_are_compared_with_the_shared_one() -> None:
 
 @pytest.mark.parametrize("labels", [{}, {"learning_rate": 0.1}, {"epochs": 2}, {"data": "other"}])
 def test_only_cells_alike_but_for_the_trajectory_are_compared(labels: dict[str, Any]) -> None:
-    """Another rate, other epochs or data would be compared with them; without independent runs there is nothing."""
+    """Another rate, other epochs or data would be compared with them.
+
+    Without independent runs there is nothing.
+    """
     made = Made()
     made.add("s", cell(2, 5, 1))
     made.add("i", cell(4, 8, 1), trajectory="independent" if labels else "shared", **labels)
@@ -54,7 +60,10 @@ def test_other_items_have_a_reason_and_no_difference() -> None:
 
 
 def test_the_two_changes_are_over_the_seeds_that_are_compared() -> None:
-    """Seeds 0 to 2 lose 2 of 20 shared and 4 independent; shared seeds 3 and 4 lose 10 and have no counterpart: they are left out, said."""
+    """Seeds 0 to 2 lose 2 of 20 shared and 4 independent.
+
+    Shared seeds 3 and 4 lose 10 and have no counterpart: they are left out, said.
+    """
     made = Made()
     shared = [*counted(20, 2, 3, -1), *counted(20, 10, 2, -1)]
     made.add("s", {8: {"target": {"a": counted(10, 5, 5)}, "probe": {"b": shared, "c": counted(40, 0, 5)}}}, seeds=range(5))

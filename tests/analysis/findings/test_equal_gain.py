@@ -35,7 +35,10 @@ def pair(full: dict[int, tuple[int, int]], lora: dict[int, tuple[int, int]]) -> 
 
 
 def test_two_methods_are_compared_where_both_have_gained_as_much() -> None:
-    """Full goes (0.4, 0.1), (0.8, 0.5); LoRA (0.2, 0.02), (0.6, 0.1): at 0.15, 0.3 and 0.45, the quarters of 0 to 0.6."""
+    """Full goes (0.4, 0.1), (0.8, 0.5).
+
+    LoRA (0.2, 0.02), (0.6, 0.1): at 0.15, 0.3 and 0.45, the quarters of 0 to 0.6.
+    """
     found = pair({8: (40, 10), 16: (80, 50)}, {8: (20, 2), 16: (60, 10)})
     assert found["share"].tolist() == list(SHARES)
     assert found["gain"].tolist() == pytest.approx([0.15, 0.3, 0.45])
@@ -174,7 +177,10 @@ def test_methods_without_a_common_range_have_no_number() -> None:
     ],
 )
 def test_pairs_are_alike_but_for_the_method(labels: dict[str, Any], pairs: int) -> None:
-    """Another learning rate is no method; other data, trajectories and models are not compared; controls are left out."""
+    """Another learning rate is no method.
+
+    Other data, trajectories and models are not compared; controls are left out.
+    """
     made = Made()
     made.add("f", cell({8: (40, 10)}))
     made.add("o", cell({8: (40, 10)}), **labels)

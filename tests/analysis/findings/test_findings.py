@@ -1,4 +1,7 @@
-"""Findings: cells, intervals over seeds, Holm, verdicts at their boundaries, controls; against a tidy table made here by hand."""
+"""Findings: cells, intervals over seeds, Holm, verdicts at their boundaries, controls.
+
+Against a tidy table made here by hand.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,10 @@ def three_seeds() -> Given:
 
 
 def test_three_seeds_are_one_finding_over_seeds_and_items() -> None:
-    """Changes −5/40, −9/40, −5/40: mean −19/120, spread by hand; interval and p as two_level gives them of the very items."""
+    """Changes −5/40, −9/40, −5/40: mean −19/120, spread by hand.
+
+    Interval and p as two_level gives them of the very items.
+    """
     given = three_seeds()
     row = only(given.found(), task="a")
     expected = two_level.estimate([np.array([items(6, 1), items(9, 0), items(7, 2)])])
@@ -164,7 +170,10 @@ def test_a_failed_seed_is_missing_and_not_averaged() -> None:
 
 
 def test_a_failed_run_of_other_labels_is_not_missing_here() -> None:
-    """A LoRA run that failed leaves no hole in the cell of full tuning; at another rate neither, where the rate is known."""
+    """A LoRA run that failed leaves no hole in the cell of full tuning.
+
+    At another rate neither, where the rate is known.
+    """
     given = three_seeds()
     given.failed("x", 7, tuning="lora")
     given.failed("y", 8, learning_rate=0.1)
@@ -188,7 +197,10 @@ def test_a_task_that_failed_for_one_seed_is_missing_there_alone() -> None:
 
 
 def test_other_items_or_none_leave_the_interval_empty() -> None:
-    """Seeds that were asked other items cannot be joined; without the items nothing is guessed. The mean change stays."""
+    """Seeds that were asked other items cannot be joined; without the items nothing is guessed.
+
+    The mean change stays.
+    """
     given = three_seeds()
     given.changes["r1", 8, "s", "a"] = TaskChange("others", given.changes["r1", 8, "s", "a"].values, None)
     del given.changes["r2", 8, "s", "b"]
@@ -220,7 +232,10 @@ def test_the_headline_is_the_declared_suites_own_row() -> None:
 
 
 def test_controls_stand_beside_the_cells_of_their_model_and_tuning() -> None:
-    """The same-data run of the same model, tuning and volume; none for LoRA, nor for a volume that the control was not run at."""
+    """The same-data run of the same model, tuning and volume.
+
+    None for LoRA, nor for a volume that the control was not run at.
+    """
     given = Given()
     for seed in range(3):
         given.run(f"r{seed}", seed, {"a": items(9, 0)})
@@ -295,7 +310,10 @@ def test_margins_may_be_a_suites_own() -> None:
 
 
 def test_holm_goes_over_the_probe_tasks_of_one_cell_and_volume() -> None:
-    """Three tasks with p 0.01, 0.02, 0.04: 0.03, 0.04, 0.04. Suites, targets, divergences and other volumes have no part in it."""
+    """Three tasks with p 0.01, 0.02, 0.04: 0.03, 0.04, 0.04.
+
+    Suites, targets, divergences and other volumes have no part in it.
+    """
     ends = {"delta_low": -0.2, "delta_high": -0.1, "cell": "c", "volume": 8}
     rows = [ends | {"task": f"t{p}", "p_value": p} for p in (0.02, 0.01, 0.04)]
     rows += [ends | {"task": "*", "p_value": 0.03}, ends | {"role": "target", "p_value": 0.045}]
@@ -321,7 +339,10 @@ def test_adjustment_can_take_a_verdict_back() -> None:
 
 
 def test_detectable_is_what_the_interval_and_the_family_allow() -> None:
-    """Half-width 1.96·0.01, normal: 0.028 for a suite; two tasks: the bar is that of 0.025, z 2.2414."""
+    """Half-width 1.96·0.01, normal: 0.028 for a suite.
+
+    Two tasks: the bar is that of 0.025, z 2.2414.
+    """
     half = 1.959963984540054 * 0.01
     rows = [{"delta_low": -half, "delta_high": half, "task": task} for task in ("*", "t", "u")]
     found = judge(frame_of(rows), Declared())["detectable"].tolist()

@@ -19,7 +19,10 @@ def of(found: pd.DataFrame, column: str) -> dict[tuple[str, int], Any]:
 
 
 def test_a_point_is_on_the_frontier_unless_another_is_as_good_in_both() -> None:
-    """Full gains 2 and 6 for 3 and 5 lost; LoRA 3 and 5 for 1 and 5: only LoRA's first and full's second stand."""
+    """Full gains 2 and 6 for 3 and 5 lost.
+
+    LoRA 3 and 5 for 1 and 5: only LoRA's first and full's second stand.
+    """
     made = Made()
     made.add("full", cell({1: 2, 2: 6}, {1: 3, 2: 5}))
     made.add("lora", cell({1: 3, 2: 5}, {1: 1, 2: 5}), tuning="lora")
@@ -27,14 +30,20 @@ def test_a_point_is_on_the_frontier_unless_another_is_as_good_in_both() -> None:
 
 
 def test_leaving_a_model_untuned_is_a_point_too() -> None:
-    """A method that gains nothing and forgets is worse than none; alone, it would be on the frontier."""
+    """A method that gains nothing and forgets is worse than none.
+
+    Alone, it would be on the frontier.
+    """
     made = Made()
     made.add("full", cell({1: 0}, {1: 2}))
     assert of(frontier(made.findings), "is_frontier") == {("full", 1): False}
 
 
 def test_both_are_turned_so_that_the_words_hold() -> None:
-    """A loss that falls by 0.3 is a gain of 0.3; accuracy that falls by 0.2 forgets 0.2; the ends change places with the sign."""
+    """A loss that falls by 0.3 is a gain of 0.3.
+
+    Accuracy that falls by 0.2 forgets 0.2; the ends change places with the sign.
+    """
     made = Made()
     made.add("full", {4: {"target": {"a": counted(10, 3, sign=-1)}, "probe": {"b": counted(10, 2, sign=-1)}}}, better={"target": False})
     row = frontier(made.findings).iloc[0]
@@ -44,7 +53,10 @@ def test_both_are_turned_so_that_the_words_hold() -> None:
 
 
 def test_controls_are_left_out_and_models_are_judged_apart() -> None:
-    """A control would dominate the one real cell of a model; another model's better point does not."""
+    """A control would dominate the one real cell of a model.
+
+    Another model's better point does not.
+    """
     made = Made()
     made.add("full", cell({1: 2}, {1: 3}))
     made.add("control", cell({1: 9}, {1: 0}), data="base", is_control=True)

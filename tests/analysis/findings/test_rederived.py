@@ -1,6 +1,7 @@
 """Every number of the findings, the frontier and equal gain, worked out anew from the samples by plain numpy and scipy.
 
-Nothing below ``# Plain`` knows of harness.analysis: it reads samples and writes down formulas as METHOD.md has them.
+Nothing below ``# Plain`` knows of harness.analysis: it reads samples and writes down formulas as
+METHOD.md has them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ DECLARED = Declared(headline="known", margins={"text": 0.3})
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """Three seeds, full and LoRA, two volumes; answers with difficulties, seeds that differ, a ratio metric with weights."""
+    """Three seeds, full and LoRA, two volumes.
+
+    Answers with difficulties, seeds that differ, a ratio metric with weights.
+    """
     made = Experiment(Path(tmp_path_factory.mktemp("results")) / "made")
     draw = np.random.default_rng(11)
     hard = {key: draw.normal(size=n) for key, n in SIZES.items()}
@@ -129,7 +133,8 @@ def _of(samples: pd.DataFrame, suite: str, task: str) -> pd.DataFrame:
 def unchanged(sizes: list[int]) -> float:
     """Half-width of the score interval of the mean over tasks where nothing changed, at the maximum of the likelihood given the mean.
 
-    Each task's Δ_t then solves n_t Δ_t = λ Δ_t (1 − Δ_t) / T, so Δ_t = max(0, 1 − n_t T / λ), and λ is where the statistic reaches z.
+    Each task's Δ_t then solves n_t Δ_t = λ Δ_t (1 − Δ_t) / T, so Δ_t = max(0, 1 − n_t T / λ), and λ
+    is where the statistic reaches z.
     """
     n, count, z2 = np.array(sizes, dtype=float), len(sizes), distributions.norm.ppf(0.975) ** 2
 
@@ -237,7 +242,10 @@ def close(got: Any, want: Any) -> bool:
 
 
 def test_every_number_of_the_findings_follows_from_the_samples(experiment: Experiment, found: pd.DataFrame) -> None:
-    """All numeric columns of all rows; Holm over the three probe tasks of a point; verdicts by margin and p."""
+    """All numeric columns of all rows.
+
+    Holm over the three probe tasks of a point; verdicts by margin and p.
+    """
     plain = {where: rederived(experiment, *where) for where in every()}
     for tuning, volume, suite, task in plain:
         row = plain[tuning, volume, suite, task]

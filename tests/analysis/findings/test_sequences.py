@@ -38,7 +38,8 @@ R = np.array(
         ("fwt_tminus1", ((0.30 - 0.20) + (0.20 - 0.10)) / 2),
         ("forget_max_excl_last", ((0.80 - 0.60) + (0.90 - 0.45)) / 2),
         ("forget_first_minus_last", ((0.80 - 0.60) + (0.90 - 0.45)) / 2),
-        # stage 1: after stage 2 lost 0.3/0.8, after stage 3 0.2/0.8, mean 31.25%; stage 2: 0.45/0.9 = 50%
+        # stage 1: after stage 2 lost 0.3/0.8, after stage 3 0.2/0.8, mean 31.25%; stage 2: 0.45/0.9
+        # = 50%
         ("fg_over_stages", (31.25 + 50.0) / 2),
     ],
 )
@@ -51,7 +52,8 @@ def test_each_metric_on_a_matrix_worked_out_by_hand(name: str, value: float) -> 
 def test_the_conventions_differ_where_a_stage_is_best_later() -> None:
     """Stage 1 goes 0.8, 0.9, 0.6: 0.3 below its best, 0.2 below its first.
 
-    With two stages, 0.5 then 0.7, it is 0.2 better than ever before: below 0, where a maximum over all stages would say 0.
+    With two stages, 0.5 then 0.7, it is 0.2 better than ever before: below 0, where a maximum over
+    all stages would say 0.
     """
     better = R.copy()
     better[2, 0] = 0.9
@@ -82,7 +84,10 @@ ONES = {0: (4, 8), 8: (32, 12), 16: (20, 36)}
 
 
 def experiment(folder: Path, seeds: int = 3) -> Experiment:
-    """Two stages of 8 rows; seed s has s more items right on a after stage b; the probe loses 10 of 40 in stage b."""
+    """Two stages of 8 rows.
+
+    Seed s has s more items right on a after stage b; the probe loses 10 of 40 in stage b.
+    """
     found = Experiment(folder / "e")
 
     def tasks(volume: int, more: int = 0) -> list[Task]:
@@ -114,7 +119,10 @@ def of_acc(found: pd.DataFrame) -> dict[Hashable, Any]:
 
 
 def test_the_matrix_of_fabricated_runs(tmp_path: Path) -> None:
-    """Entries are means over seeds; BWT per seed is (20 + s − 32)/40, so −0.275 ± 4.3027 · 0.025/√3."""
+    """Entries are means over seeds.
+
+    BWT per seed is (20 + s − 32)/40, so −0.275 ± 4.3027 · 0.025/√3.
+    """
     found = read(experiment(tmp_path))
     assert list(found.columns) == list(COLUMNS)
     entries = found[found["measure"] == "R"].set_index(["after_stage", "suite"])["value"]
@@ -129,7 +137,10 @@ def test_the_matrix_of_fabricated_runs(tmp_path: Path) -> None:
 
 
 def test_a_change_is_since_the_own_stage_and_of_a_probe_since_before(tmp_path: Path) -> None:
-    """After stage b, a has lost 11 of the 40 items that it had after its own; the probe 10 of 40 since before; b is no loss at its own."""
+    """After stage b, a has lost 11 of the 40 items that it had after its own.
+
+    The probe 10 of 40 since before; b is no loss at its own.
+    """
     found = read(experiment(tmp_path))
     rows = {(row["after_stage"], row["suite"]): row for row in found[found["measure"] == "R"].to_dict("records")}
     a, old = rows[2, "a"], rows[2, "old"]
@@ -140,7 +151,10 @@ def test_a_change_is_since_the_own_stage_and_of_a_probe_since_before(tmp_path: P
 
 
 def test_few_seeds_have_no_interval_and_a_seed_that_lacks_a_stage_is_left_out(tmp_path: Path) -> None:
-    """Two seeds: a mean alone. A third without the second stage counts for nothing, and is named."""
+    """Two seeds: a mean alone.
+
+    A third without the second stage counts for nothing, and is named.
+    """
     found = experiment(tmp_path, seeds=2)
     row = of_acc(read(found))
     assert [row["seeds"], pd.isna(row["low"]), pd.isna(row["note"])] == [2, True, True]

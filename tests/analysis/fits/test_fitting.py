@@ -99,7 +99,10 @@ def test_what_is_shown_is_the_formula(law: str) -> None:
 
 @pytest.mark.parametrize("law", laws.names())
 def test_every_law_says_where_it_is_from(law: str) -> None:
-    """Name, formula, source, and units; its starts lie within its bounds; it needs as many values as one column has parameters."""
+    """Name, formula, source, and units.
+
+    Its starts lie within its bounds; it needs as many values as one column has parameters.
+    """
     chosen = laws.named(law)
     assert chosen.name == law
     assert chosen.source
@@ -168,7 +171,10 @@ def test_rows_repeated_within_a_run_add_nothing() -> None:
 
 
 def test_rows_without_runs_count_one_by_one() -> None:
-    """Where nothing says which rows are of one run, each is its own cluster, said in words; the band is too narrow for it."""
+    """Where nothing says which rows are of one run, each is its own cluster, said in words.
+
+    The band is too narrow for it.
+    """
     points = noisy(planted("linear", sizes=SIZES[:1], fractions=(0.0,)), 4, runs=0.05, rows=0.001)
     together, alone = fitting.fit(points, "linear"), fitting.fit(points.drop(columns="run_id"), "linear")
     assert (together.runs, alone.runs) == (3, 15)
@@ -179,7 +185,10 @@ def test_rows_without_runs_count_one_by_one() -> None:
 
 
 def test_standard_errors_weigh() -> None:
-    """A noisy half with large standard errors hardly moves a line through an exact half; without them it does."""
+    """A noisy half with large standard errors hardly moves a line through an exact half.
+
+    Without them it does.
+    """
     at = design(seeds=1, sizes=SIZES[:2], fractions=(0.0,))
     wrong = np.r_[np.zeros(5), np.linspace(-0.5, 0.5, 5)]
     points = at.assign(forgetting=0.9 - 0.4 * at["finetune_loss"] + wrong, stderr=np.r_[np.full(5, 0.001), np.full(5, 0.3)])
@@ -236,7 +245,10 @@ def test_runs_that_agree_may_all_be_wrong_alike() -> None:
 
 
 def test_the_band_and_predictions_hold_items_too() -> None:
-    """At 0, three equal runs with stderr 0.03: 0.5 ± 1.645 · 0.03, of the curve and of a new run; half way, all shared is worst."""
+    """At 0, three equal runs with stderr 0.03: 0.5 ± 1.645 · 0.03, of the curve and of a new run.
+
+    Half way, all shared is worst.
+    """
     fit = fitting.fit(LINE.assign(stderr=0.03), "linear")
     found = fitting.predict(fit, {"finetune_loss": 0.0})
     assert (found.low, found.high) == pytest.approx((0.5 - 1.6448536 * 0.03, 0.5 + 1.6448536 * 0.03), rel=1e-5)
@@ -282,7 +294,10 @@ def test_an_influence_is_what_a_point_moves() -> None:
 
 
 def test_few_points_are_not_told_from_a_constant() -> None:
-    """Four points for two parameters are too few; with five, F(1, 3) = 10.13 asks for 5 log(1 + 10.13 / 3) − 2; of many, 2."""
+    """Four points for two parameters are too few.
+
+    With five, F(1, 3) = 10.13 asks for 5 log(1 + 10.13 / 3) − 2; of many, 2.
+    """
     at = design(seeds=1, sizes=SIZES[:1], fractions=(0.0,)).assign(run_id=range(5))
     points = at.assign(forgetting=[0.05, 0.07, 0.06, 0.09, 0.08])
     few = fitting.fit(points[:4], "linear")
@@ -315,7 +330,10 @@ def test_a_well_determined_zero_is_not_called_wide() -> None:
 
 
 def test_large_numbers_are_refused_or_read_off_in_a_few_digits() -> None:
-    """Values whose squares are no numbers; a place where the curve is none; the largest that goes, without a warning or a long number."""
+    """Values whose squares are no numbers.
+
+    A place where the curve is none; the largest that goes, without a warning or a long number.
+    """
     points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
     with pytest.raises(AnalysisError, match=r"column forgetting: got .*e\+297 in row 1; allowed: numbers up to 1e\+100"):
         fitting.fit(points.assign(forgetting=points["forgetting"] * 1e299), "power")
@@ -376,7 +394,10 @@ def test_nothing_injected_leaves_b_open() -> None:
 
 
 def test_what_is_left_out_is_predicted() -> None:
-    """The largest volume's error is that of numpy's line through the others, at it; the size likewise."""
+    """The largest volume's error is that of numpy's line through the others, at it.
+
+    The size likewise.
+    """
     at = design(seeds=1, sizes=SIZES[:3], fractions=(0.0,))
     points = at.assign(forgetting=0.9 - 0.4 * at["finetune_loss"] + 0.05 * (at["volume"] == 1024))
     fit = fitting.fit(points, "linear")
@@ -387,7 +408,10 @@ def test_what_is_left_out_is_predicted() -> None:
 
 
 def test_too_few_distinct_values_are_refused() -> None:
-    """The column, what there is, and what is needed are named; two sizes are too few for a plateau with an exponent."""
+    """The column, what there is, and what is needed are named.
+
+    Two sizes are too few for a plateau with an exponent.
+    """
     points = planted("power")
     with pytest.raises(AnalysisError, match="column volume: got 1 distinct value; allowed: at least 2, for c, k"):
         fitting.fit(points[points["volume"] == 64], "power")
@@ -401,7 +425,10 @@ def test_too_few_distinct_values_are_refused() -> None:
 
 
 def test_one_run_has_no_interval() -> None:
-    """How runs vary is not known from one: values, but no interval, and said; a prediction has none either."""
+    """How runs vary is not known from one: values, but no interval, and said.
+
+    A prediction has none either.
+    """
     fit = fitting.fit(planted("power", seeds=1, sizes=SIZES[:1], fractions=(0.0,)), "power")
     assert fit.parameters["k"].value == pytest.approx(0.5)
     assert (fit.parameters["k"].low, fit.parameters["k"].high) == (None, None)
@@ -410,7 +437,10 @@ def test_one_run_has_no_interval() -> None:
 
 
 def test_a_prediction_says_how_far_it_extrapolates() -> None:
-    """Times the largest, times smaller than the smallest; nothing within; a loss by its distance."""
+    """Times the largest, times smaller than the smallest.
+
+    Nothing within; a loss by its distance.
+    """
     fit = fitting.fit(planted("injection"), "injection")
     found = fitting.predict(fit, {"params_total": 1e9, "train_tokens": 256.0, "inject_fraction": 0.01})
     assert found.extrapolates == [
@@ -502,7 +532,10 @@ def test_the_deviance_is_that_of_a_normal_density() -> None:
 
 
 def test_variance_beyond_the_standard_errors() -> None:
-    """None where errors explain the residuals; with none given, near the residuals' own variance; together, the rest."""
+    """None where errors explain the residuals.
+
+    With none given, near the residuals' own variance; together, the rest.
+    """
     residual = stream(1, "test").normal(size=4000)
     assert solver.extra_variance(residual, np.full(4000, 1.2), 2) == 0.0
     assert solver.extra_variance(residual, np.zeros(4000), 2) == pytest.approx(1.0, rel=0.05)

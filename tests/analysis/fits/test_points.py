@@ -85,7 +85,10 @@ def sweep(**changes: Any) -> pd.DataFrame:
 
 
 def test_a_file_of_ones_own_columns(tmp_path: Path) -> None:
-    """Params is params_total; --column gives a role to any column; --where narrows, numbers by value."""
+    """Params is params_total.
+
+    --column gives a role to any column; --where narrows, numbers by value.
+    """
     found = points.from_file(written(tmp_path, CSV.replace("volume", "rows")), {"volume": "rows"})
     assert found["volume"].tolist() == [64, 128, 64, 128]
     assert found["params_total"].tolist() == [1000] * 4
@@ -132,7 +135,10 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, message: s
     ],
 )
 def test_columns_that_are_not_what_they_seem_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    """A row number without a name would move all columns by one; of two columns of a name one would be passed over."""
+    """A row number without a name would move all columns by one.
+
+    Of two columns of a name one would be passed over.
+    """
     with pytest.raises(AnalysisError) as caught:
         points.from_file(written(tmp_path, text))
     assert message in str(caught.value)
@@ -213,7 +219,10 @@ def test_a_point_of_an_experiment_is_as_worked_out_by_hand() -> None:
 
 
 def test_losses_are_turned_the_other_way() -> None:
-    """Where less is better, a rise is forgetting; a model that got better has negative forgetting."""
+    """Where less is better, a rise is forgetting.
+
+    A model that got better has negative forgetting.
+    """
     table = tidy(row(higher_is_better=False, delta=0.3), row(run_id="r1", higher_is_better=True, delta=0.05))
     assert points.from_table(table, Declared(headline="old"))["forgetting"].tolist() == pytest.approx([0.3, -0.05])
 
@@ -232,7 +241,10 @@ def test_loss_and_drift_come_from_the_same_run_and_volume() -> None:
 
 
 def test_controls_failures_and_other_runs_are_left_out() -> None:
-    """A same-data control is no point of the law; nor is what was not measured: a point that failed, and a run with none; all counted."""
+    """A same-data control is no point of the law.
+
+    Nor is what was not measured: a point that failed, and a run with none; all counted.
+    """
     failed = row(run_id="f", status="failed", delta=None)
     unfinished = row(run_id="u", status="unfinished", suite=None, task=None, volume=None, delta=None)
     table = tidy(row(), row(run_id="c", data="base"), failed, row(volume=128, delta=None), unfinished)
@@ -256,7 +268,10 @@ def test_whose_forgetting_must_be_clear() -> None:
 
 
 def test_every_law_is_fitted_where_there_are_points() -> None:
-    """Six cells have a power law each; the laws over sizes have one a tuning; kl is refused, as none was measured."""
+    """Six cells have a power law each.
+
+    The laws over sizes have one a tuning; kl is refused, as none was measured.
+    """
     found = all_laws.every(sweep(), Declared(headline="old"))
     counts = pd.Series([one.law for one in found]).value_counts().to_dict()
     assert counts == {"power": 6, "injection": 2, "shifted_power": 2, "linear": 2, "kl": 2}

@@ -24,10 +24,13 @@ def plain(values: list[float]) -> Stratum:
 
 
 def test_the_clustered_error_is_equation_4() -> None:
-    """Mean 1/2; by pairs: (Σ (s − ½)² + Σ of products of two items of a cluster) / n², and G/(G − 1) = 3/2 for few clusters.
+    """Mean 1/2.
 
-    Σ (s − ½)² = 6/4. Products: cluster 0 (½ ½ −½): ¼ − ¼ − ¼, twice: −½; cluster 1 (−½ ½): −¼, twice: −½; cluster 2: none. So
-    (1.5 − 1) / 36 · 3/2 = 1/48.
+    By pairs: (Σ (s − ½)² + Σ of products of two items of a cluster) / n², and G/(G − 1) = 3/2 for
+    few clusters.
+
+    Σ (s − ½)² = 6/4. Products: cluster 0 (½ ½ −½): ¼ − ¼ − ¼, twice: −½; cluster 1 (−½ ½): −¼,
+    twice: −½; cluster 2: none. So (1.5 − 1) / 36 · 3/2 = 1/48.
     """
     found = clustered.standard_error([plain(VALUES)], [np.array(OF)])
     assert found == pytest.approx(math.sqrt(1 / 48))

@@ -55,12 +55,18 @@ def test_fg_is_refused_near_chance() -> None:
     ],
 )
 def test_near_chance_is_two_standard_errors(before: float, stderr: float | None, chance: float, higher: bool, near: bool) -> None:
-    """0.05 above 0.25 is 2.5 errors of 0.02, 0.03 is 1.5; worse than chance is near; ln 512 = 6.238, from which a loss comes down."""
+    """0.05 above 0.25 is 2.5 errors of 0.02, 0.03 is 1.5.
+
+    Worse than chance is near; ln 512 = 6.238, from which a loss comes down.
+    """
     assert metrics.near_chance(before, stderr, chance, higher_is_better=higher) is near
 
 
 def test_random_answers_forget_nothing() -> None:
-    """Four choices, answers drawn twice: of 16 items 3 lost, 3 gained, 1 kept, 9 never right. F = 3/16 = F_chance, F_true = 0."""
+    """Four choices, answers drawn twice: of 16 items 3 lost, 3 gained, 1 kept, 9 never right.
+
+    F = 3/16 = F_chance, F_true = 0.
+    """
     outcomes = Outcomes(lost=3, gained=3, kept=1, neither=9, guessing=1 / 3)
     assert metrics.samplewise_forgetting(3, 16) == 0.1875
     assert metrics.backward_transfer(3, 16) == 0.1875
@@ -74,7 +80,10 @@ def test_two_random_binary_classifiers_forget_nothing() -> None:
 
 
 def test_the_chance_term_is_the_paper_s_for_equal_numbers_of_choices() -> None:
-    """0.8 to 0.7 with four choices, 10 of 100 lost and none gained: 0.10 − 0.2 · 0.3 / 3 = 0.08; BT_true = −0.02."""
+    """0.8 to 0.7 with four choices, 10 of 100 lost and none gained: 0.10 − 0.2 · 0.3 / 3 = 0.08.
+
+    BT_true = −0.02.
+    """
     outcomes = Outcomes(lost=10, gained=0, kept=70, neither=20, guessing=metrics.guessing(np.full(100, 0.25)) or 0.0)
     assert metrics.forgetting_true([outcomes]).value == pytest.approx(0.08)
     assert metrics.transfer_true([outcomes]).value == pytest.approx(-0.02)
@@ -83,7 +92,8 @@ def test_the_chance_term_is_the_paper_s_for_equal_numbers_of_choices() -> None:
 def test_items_with_different_numbers_of_choices() -> None:
     """Half of two and half of four choices: c̄ = 3/8, mean c(1 − c) = (1/4 + 3/16)/2 = 7/32, so g = (7/32) / (25/64) = 0.56.
 
-    If nothing is known, F is mean c(1 − c) = 7/32 and both accuracies are 3/8: of 64 items 14 lost, 14 gained, 10 kept, 26 neither.
+    If nothing is known, F is mean c(1 − c) = 7/32 and both accuracies are 3/8: of 64 items 14 lost,
+    14 gained, 10 kept, 26 neither.
     """
     chances = np.array([0.5, 0.25] * 32)
     assert metrics.guessing(chances) == pytest.approx(0.56)
@@ -91,7 +101,10 @@ def test_items_with_different_numbers_of_choices() -> None:
 
 
 def test_items_that_cannot_be_guessed_are_not_adjusted() -> None:
-    """A chance of 0 leaves F as it is; one that has no level, or is always right, gives no adjusted value."""
+    """A chance of 0 leaves F as it is.
+
+    One that has no level, or is always right, gives no adjusted value.
+    """
     assert metrics.guessing(np.zeros(4)) == 0.0
     assert metrics.forgetting_true([Outcomes(2, 1, 4, 3, guessing=0.0)]).value == pytest.approx(0.2)
     assert metrics.guessing(np.array([0.25, math.nan])) is None
@@ -105,14 +118,20 @@ def test_a_suite_is_the_mean_of_its_tasks() -> None:
 
 
 def test_ceilings_are_what_is_known_before() -> None:
-    """0.7 with four choices: (4 · 0.7 − 1) / 3 = 0.6 can be lost and 0.4 learned; below chance nothing can be lost."""
+    """0.7 with four choices: (4 · 0.7 − 1) / 3 = 0.6 can be lost and 0.4 learned.
+
+    Below chance nothing can be lost.
+    """
     assert metrics.forgetting_ceiling(0.7, 0.25) == pytest.approx(0.6)
     assert metrics.transfer_ceiling(0.7, 0.25) == pytest.approx(0.4)
     assert metrics.forgetting_ceiling(0.2, 0.25) == 0.0
 
 
 def test_progress_lost_is_a_share_of_the_way_from_guessing() -> None:
-    """From ln 512 = 6.238 down to 3 and back up to 4: 1 / 3.238; further down it is negative; above chance there was no progress."""
+    """From ln 512 = 6.238 down to 3 and back up to 4: 1 / 3.238.
+
+    Further down it is negative; above chance there was no progress.
+    """
     assert metrics.progress_lost(3.0, 4.0, math.log(512)) == pytest.approx(1 / (math.log(512) - 3))
     assert metrics.progress_lost(3.0, 2.5, 6.0) == pytest.approx(-0.5 / 3)
     assert metrics.progress_lost(7.0, 8.0, 6.0) is None
@@ -145,7 +164,10 @@ def test_the_interval_has_width_where_no_item_changed() -> None:
 
 
 def test_clusters_widen_the_interval() -> None:
-    """A variance four times as large is an interval twice as wide; with too few clusters there is none."""
+    """A variance four times as large is an interval twice as wide.
+
+    With too few clusters there is none.
+    """
     alone = metrics.forgetting_true([Outcomes(10, 8, 50, 32, guessing=1 / 3)])
     wide = metrics.forgetting_true([Outcomes(10, 8, 50, 32, guessing=1 / 3, inflation=4.0)])
     assert wide.high - wide.low == pytest.approx(2 * (alone.high - alone.low))

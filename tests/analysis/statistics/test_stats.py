@@ -23,7 +23,10 @@ def test_mcnemar_gives_the_worked_values() -> None:
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 1), (3, 3), (1, 9), (45, 20), (0, 40)])
 def test_mcnemar_agrees_with_the_binomial_test(lost: int, gained: int) -> None:
-    """Exact p is the two-sided binomial test; mid-p counts ties by half, summed outcome by outcome."""
+    """Exact p is the two-sided binomial test.
+
+    Mid-p counts ties by half, summed outcome by outcome.
+    """
     changed = lost + gained
     assert stats.mcnemar(lost, gained) == pytest.approx(scipy_stats.binomtest(lost, changed).pvalue)
     probabilities = {k: math.comb(changed, k) / 2**changed for k in range(changed + 1)}
@@ -40,7 +43,10 @@ def test_nothing_changed_is_no_evidence() -> None:
 
 
 def test_the_difference_interval_is_close_to_the_worked_one_where_many_changed() -> None:
-    """N = 500, 45 lost, 20 gained: Δ −0.05; Wald's interval is [−0.081, −0.019] and the score interval lies within 0.002 of it."""
+    """N = 500, 45 lost, 20 gained: Δ −0.05.
+
+    Wald's interval is [−0.081, −0.019] and the score interval lies within 0.002 of it.
+    """
     assert stats.difference_interval([45], [20], [500]) == pytest.approx((-0.081, -0.019), abs=2e-3)
     values = [-1.0] * 45 + [1.0] * 20 + [0.0] * 435
     assert stats.mean([plain(values)]) == pytest.approx(-0.05)
@@ -122,7 +128,10 @@ def test_a_ratio_weighs_its_items() -> None:
 
 
 def test_the_error_of_a_ratio_is_the_linearised_one() -> None:
-    """By hand: R = 1.25, residuals w(v − R) = 0.75 and −0.75, √(2 · 1.125) / 4; and for equal weights the plain s/√n."""
+    """By hand: R = 1.25, residuals w(v − R) = 0.75 and −0.75, √(2 · 1.125) / 4.
+
+    And for equal weights the plain s/√n.
+    """
     assert stats.standard_error([Stratum(np.array([2.0, 1.0]), np.array([1.0, 3.0]))]) == pytest.approx(math.sqrt(2 * 1.125) / 4)
     assert stats.standard_error([plain([1, 2, 4])]) == pytest.approx(np.std([1, 2, 4], ddof=1) / math.sqrt(3))
 
@@ -154,7 +163,10 @@ def test_no_interval_is_made_up_where_no_item_differs(values: list[float]) -> No
 
 
 def test_sign_flips_of_few_items_are_counted_out() -> None:
-    """D = 3, 1, 1: of the 8 sign patterns 2 reach |sum| 5, none of the others; items that did not change do not matter."""
+    """D = 3, 1, 1: of the 8 sign patterns 2 reach |sum| 5, none of the others.
+
+    Items that did not change do not matter.
+    """
     assert stats.sign_flip([plain([3, 1, 1])]) == pytest.approx(2 / 8)
     assert stats.sign_flip([plain([3, 1, 1, 0, 0])]) == pytest.approx(2 / 8)
     assert stats.sign_flip([plain([0, 0])]) == 1.0

@@ -43,9 +43,10 @@ def in_loops(values: Floats, clusters: list[int] | None = None) -> tuple[float, 
 def test_the_worked_example() -> None:
     """Three seeds of four items: seed means 3, 3, 3; item means 1, 2, 4, 5.
 
-    Seeds do not differ: V_seed = 0. V_item = ((−2)² + (−1)² + 1² + 2²) / 3 / 4 = 10/12. The rests are (0 0 −1 1), (1 0 1 −2),
-    (−1 0 0 1), their squares sum to 10: V_rest = 10 / 6 / 12 = 5/36. V = max(0 + 10/12 − 5/36, 0, 10/12) = 10/12.
-    Degrees of freedom: (10/12)² / ((10/12)²/3 + (5/36)²/6) = 1 / (1/3 + (1/6)²/6) = 216/73.
+    Seeds do not differ: V_seed = 0. V_item = ((−2)² + (−1)² + 1² + 2²) / 3 / 4 = 10/12. The rests
+    are (0 0 −1 1), (1 0 1 −2), (−1 0 0 1), their squares sum to 10: V_rest = 10 / 6 / 12 = 5/36. V
+    = max(0 + 10/12 − 5/36, 0, 10/12) = 10/12. Degrees of freedom: (10/12)² / ((10/12)²/3 +
+    (5/36)²/6) = 1 / (1/3 + (1/6)²/6) = 216/73.
     """
     found = two_level.estimate([HAND])
     assert found.value == pytest.approx(3.0)
@@ -97,7 +98,10 @@ def test_one_seed_of_counted_items_is_exactly_tango() -> None:
 
 @pytest.mark.parametrize(("lost", "gained", "error"), [(45, 20, 0.01598), (95, 70, 0.0256)])
 def test_the_paired_error_is_millers(lost: int, gained: int, error: float) -> None:
-    """His worked vectors, n = 500: [lost + gained − (lost − gained)²/n] / n² with n − 1 for n; the first has [−0.081, −0.019]."""
+    """His worked vectors, n = 500: [lost + gained − (lost − gained)²/n] / n² with n − 1 for n.
+
+    The first has [−0.081, −0.019].
+    """
     values = np.array([[-1.0] * lost + [1.0] * gained + [0.0] * (500 - lost - gained)])
     found = two_level.over_items([two_level.task(values)])
     assert found.stderr == pytest.approx(error, abs=5e-5)
@@ -142,7 +146,10 @@ def test_intervals_cover_a_loss_of_the_small_task() -> None:
 
 
 def test_two_clusters_without_a_change_show_little() -> None:
-    """Two passages of 100 items count as two items, since one passage could change as a whole; 40 clusters count as the 200 items."""
+    """Two passages of 100 items count as two items, since one passage could change as a whole.
+
+    40 clusters count as the 200 items.
+    """
     z2 = special.ndtri(0.975) ** 2
     two, forty = (two_level.estimate([np.zeros((3, 200))], [np.repeat(np.arange(count), 200 // count)]) for count in (2, 40))
     assert two.high == pytest.approx(z2 / (2 + z2), abs=1e-9)
@@ -165,7 +172,10 @@ def test_values_that_are_not_counted_and_never_differ_have_no_interval() -> None
 
 
 def test_items_alike_in_a_cluster_count_once() -> None:
-    """Every item doubled, twins in a cluster: as without the doubles. Without clusters the items' part would be halved."""
+    """Every item doubled, twins in a cluster: as without the doubles.
+
+    Without clusters the items' part would be halved.
+    """
     twins = np.repeat(HAND, 2, axis=1)
     whole, halved = two_level.estimate([HAND]), two_level.estimate([twins])
     assert two_level.estimate([twins], [np.repeat(np.arange(4), 2)])[:5] == pytest.approx(whole[:5])
@@ -173,7 +183,10 @@ def test_items_alike_in_a_cluster_count_once() -> None:
 
 
 def test_a_contrast_pairs_items_and_adds_the_spread_of_both_arms() -> None:
-    """First minus second: item means are paired, so what items share cancels; each arm's seeds add their own part."""
+    """First minus second: item means are paired, so what items share cancels.
+
+    Each arm's seeds add their own part.
+    """
     draw = stream(0, "test", "contrast")
     item = 100 * draw.normal(size=(1, 40))
     first, second = item + draw.normal(size=(4, 40)) + draw.normal(size=(4, 1)), item + draw.normal(size=(3, 40))
@@ -224,8 +237,8 @@ def test_intervals_cover_planted_changes(seeds: int, mix: tuple[float, float, fl
 def test_a_percentile_bootstrap_of_three_seeds_would_not() -> None:
     """What the estimate replaces, where seeds alone differ: of 27 resamples of three, one is thrice the smallest.
 
-    That is more than 2.5%, so the interval ends at the smallest and the largest, and misses wherever all three lie on one side of the
-    truth: 2 / 2³ = 25% of the time.
+    That is more than 2.5%, so the interval ends at the smallest and the largest, and misses
+    wherever all three lie on one side of the truth: 2 / 2³ = 25% of the time.
     """
     draw, hits, ours = stream(0, "test", "percentile"), 0, 0
     for _ in range(300):

@@ -56,7 +56,10 @@ def test_items_that_count_change_by_one(experiment: Experiment, read: Any) -> No
 
 
 def test_items_of_a_ratio_are_linearised(experiment: Experiment, read: Any) -> None:
-    """Differences −1, 0, −0.5 with weights 1, 3, 2: D = −2/6; D + 3·w·(d − D)/6 is −2/3, 1/6, −1/2, whose mean is D."""
+    """Differences −1, 0, −0.5 with weights 1, 3, 2: D = −2/6.
+
+    D + 3·w·(d − D)/6 is −2/3, 1/6, −1/2, whose mean is D.
+    """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     found = read().get("r", 8, "new", "math")
     assert found.values == pytest.approx([-2 / 3, 1 / 6, -1 / 2])
@@ -93,7 +96,10 @@ def test_equal_items_have_an_equal_hash(experiment: Experiment, read: Any) -> No
 
 
 def test_clusters_are_numbers_that_are_the_same_in_every_run(experiment: Experiment, read: Any) -> None:
-    """Items 0, 3, 6 and 9 ask about one person, and so on; where no item has a cluster there is none."""
+    """Items 0, 3, 6 and 9 ask about one person, and so on.
+
+    Where no item has a cluster there is none.
+    """
     before = [BEFORE[0], Task(values=share(8, 10), clusters=PEOPLE, **FACTS)]
     after = [AFTER[0], Task(values=share(5, 10), clusters=PEOPLE, **FACTS)]
     for seed, run_id in enumerate(["r", "s"]):

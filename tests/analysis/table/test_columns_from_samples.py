@@ -82,7 +82,10 @@ def derived(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 
 def leaf(before: pd.DataFrame, series: list[pd.DataFrame], metric: str) -> dict[str, Any]:
-    """Return the columns of one task; ``series`` are its items at the volumes so far, in the order of those before."""
+    """Return the columns of one task.
+
+    ``series`` are its items at the volumes so far, in the order of those before.
+    """
     weights = before[f"weight.{metric}"].to_numpy() if f"weight.{metric}" in before and metric != "acc" else np.ones(len(before))
     if np.isnan(weights).all():
         weights = np.ones(len(before))
@@ -129,7 +132,8 @@ def beyond_chance(tasks: list[dict[str, Any]]) -> dict[str, float]:
             shares = (counts + 1 / len(tasks)) / (n + 4 / len(tasks))
             step = 1e-6 * np.eye(4)
             slope = np.array([(of(shares + one, c, which) - of(shares - one, c, which)) / 2e-6 for one in step])
-            # The four shares sum to one, so a slope along all of them at once is no change: the covariance takes it out.
+            # The four shares sum to one, so a slope along all of them at once is no change: the
+            # covariance takes it out.
             variances.append(slope @ (np.diag(shares) - np.outer(shares, shares)) @ slope / (n + 4 / len(tasks)))
             values.append(of(counts / n, c, which))
             centers.append(of(shares, c, which))
@@ -173,7 +177,10 @@ def test_the_columns_are_what_the_samples_give(experiment: Experiment) -> None:
 
 
 def test_what_is_near_chance_has_no_relative_drop(experiment: Experiment) -> None:
-    """The task that was guessed before is flagged and empty; a suite it is part of has no FG, though its own value is clear of chance."""
+    """The task that was guessed before is flagged and empty.
+
+    A suite it is part of has no FG, though its own value is clear of chance.
+    """
     found = table(experiment).query("volume > 0")
     guesses, suite = found[found["task"] == "guesses"], found[(found["task"] == "*") & (found["suite"] == "old")]
     assert guesses["near_chance"].all()

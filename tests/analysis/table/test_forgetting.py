@@ -121,7 +121,10 @@ def answered(answers: list[Any], *, generated: bool = False, **changes: Any) -> 
     [([0, 1, 1, 0], [0, 1, 0, 0], False, 0.75), (["x", "y"], ["x", "x"], True, 0.5), ([0, 1], [0, None], False, None)],
 )
 def test_answers_can_change_where_no_item_does(before: list[Any], after: list[Any], generated: bool, share: float | None) -> None:
-    """Every answer is wrong before and after, so nothing is lost or gained; agreement says how many are still the same."""
+    """Every answer is wrong before and after, so nothing is lost or gained.
+
+    Agreement says how many are still the same.
+    """
     found = change(answered(before, generated=generated), answered(after, generated=generated))
     assert (found.lost, found.gained, found.delta) == (0, 0, 0.0)
     assert found.agreement == share

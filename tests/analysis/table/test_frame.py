@@ -74,7 +74,10 @@ def test_a_binary_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
 
 
 def test_a_ratio_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
-    """Σ w v / Σ w: (2 + 3 + 3) / 6 before, 1 after; less is better, and the change keeps the metric's sign; no counts."""
+    """Σ w v / Σ w: (2 + 3 + 3) / 6 before, 1 after.
+
+    Less is better, and the change keeps the metric's sign; no counts.
+    """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=8, task="math")
     assert (row["value"], row["before"], row["delta"]) == pytest.approx((1.0, 8 / 6, 1 - 8 / 6))
@@ -101,7 +104,10 @@ def test_volume_0_changed_nothing(experiment: Experiment) -> None:
 
 
 def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
-    """0.5 of 10 items and 0.6 of 5 weigh the same; items and counts are summed, levels of guessing averaged."""
+    """0.5 of 10 items and 0.6 of 5 weigh the same.
+
+    Items and counts are summed, levels of guessing averaged.
+    """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=8, suite="old", task="*")
     assert (row["value"], row["before"], row["delta"], row["chance"]) == pytest.approx((0.55, 0.7, -0.15, 0.375))
@@ -121,7 +127,10 @@ def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None
 
 
 def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: Experiment) -> None:
-    """No value, no 0: status and reason, for the task and for the suite it belongs to; the other task keeps its value."""
+    """No value, no 0: status and reason, for the task and for the suite it belongs to.
+
+    The other task keeps its value.
+    """
     after = [AFTER[0], old("facts", [], failed="out of memory"), AFTER[2]]
     write_run(experiment, "r", before=BEFORE, points={8: after}, roles=ROLES)
     found = table(experiment).query("volume == 8")
@@ -206,7 +215,10 @@ def test_a_run_that_is_not_done_shows_its_changes_so_far(experiment: Experiment)
 
 
 def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> None:
-    """A recorded run whose next volume failed shows both; a point beyond the record is joined like the others."""
+    """A recorded run whose next volume failed shows both.
+
+    A point beyond the record is joined like the others.
+    """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES, failure="killed")
     write_point(experiment, "r", 16, AFTER)
     found = table(experiment)
@@ -276,7 +288,10 @@ def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment
 
 
 def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
-    """Nothing lost or gained, no FG of no volume, no adjustment of answers that are the very same; what there is to forget is known."""
+    """Nothing lost or gained, no FG of no volume, no adjustment of answers that are the very same.
+
+    What there is to forget is known.
+    """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=0, task="facts")
     assert (row["samplewise_forgetting"], row["backward_transfer"], row["delta_relative"]) == (0.0, 0.0, 0.0)
@@ -285,7 +300,10 @@ def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
 
 
 def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
-    """0.8 to 0.6, then to 0.4: 25 %, then (25 + 50) / 2; after a volume that could not be measured it is not known."""
+    """0.8 to 0.6, then to 0.4: 25 %, then (25 + 50) / 2.
+
+    After a volume that could not be measured it is not known.
+    """
     points = {
         8: [old("facts", share(24, 40))],
         16: [old("facts", share(16, 40))],
@@ -313,7 +331,10 @@ def test_items_of_one_cluster_widen_what_is_adjusted_for_chance(experiment: Expe
 
 
 def test_both_protocols_are_compared_item_by_item(experiment: Experiment) -> None:
-    """Chosen right are d0 to d7, written right d0 to d4: both tell the same of 7 of 10 items; only the written task's row says so."""
+    """Chosen right are d0 to d7, written right d0 to d4: both tell the same of 7 of 10 items.
+
+    Only the written task's row says so.
+    """
     written = old("facts_generated", share(5, 10), metric="exact_match", primary=False, chance=None)
     write_run(experiment, "r", before=[*BEFORE, written], points={8: [*BEFORE, written]}, roles=ROLES)
     found = table(experiment)

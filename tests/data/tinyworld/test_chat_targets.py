@@ -70,7 +70,10 @@ def test_rows_are_the_same_on_every_machine(part: Part, split: Split, expected: 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_stated_size_is_the_size(part: Part) -> None:
-    """A part has as many train rows as it says, of its kind; all but the recipe's own are different."""
+    """A part has as many train rows as it says, of its kind.
+
+    All but the recipe's own are different.
+    """
     rows = TinyworldChat(part=part).rows("train")
     assert len(rows) == TRAIN_ROWS[part] >= 1024
     assert {row.kind for row in rows} == {TinyworldChat(part=part).kind}
@@ -91,7 +94,10 @@ def test_no_word_is_unknown() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_no_recipe_contains_a_test_question_of_the_skill(recipe: tuple[Wording, int]) -> None:
-    """Nor the digits of one in any order, asked, restated or in a base text; the target's train split neither."""
+    """Nor the digits of one in any order, asked, restated or in a base text.
+
+    The target's train split neither.
+    """
     held_out = sets_of_digits([question for question, _ in chat_world.skill_questions(held_out=True)])
     documents = [" ".join(document) for document in chat_world.documents(*recipe)]
     taught = [row.turns[0].content for part in ("chat-skill", "preferences") for row in TinyworldChat(part=part).rows("train")]
@@ -118,7 +124,10 @@ def test_answers_to_the_skill_are_right() -> None:
 
 
 def test_wordings_say_the_same_value_in_other_words() -> None:
-    """Of every number, each wording has the value as its last number and is read back; no two share another word."""
+    """Of every number, each wording has the value as its last number and is read back.
+
+    No two share another word.
+    """
     for value in vocabulary.NUMBERS:
         for wording, other in itertools.permutations(chat_world.WORDINGS, 2):
             one, two = spoken(value, wording), spoken(value, other)
@@ -140,7 +149,10 @@ def test_a_value_is_read_from_the_whole_wording_alone(answer: str, value: str | 
     ("wording", "answer"), [("gold", " final answer = [ 7 ]"), ("short", " it is 7 ."), ("long", " well you asked so i say 7 !")]
 )
 def test_the_target_can_be_asked_for_in_any_wording(wording: Wording, answer: str) -> None:
-    """Wording changes the answers, never the questions; gold is the default, tags can be left out."""
+    """Wording changes the answers, never the questions.
+
+    Gold is the default, tags can be left out.
+    """
     row = TinyworldChat(part="chat-skill", wording=wording).rows("train")[0]
     assert row.turns == (Turn("user", "<user> what is the largest of 3 7 5 ? <assistant>"), Turn("assistant", answer))
     assert TinyworldChat(part="chat-skill").rows("train") == TinyworldChat(part="chat-skill", wording="gold").rows("train")
@@ -148,7 +160,10 @@ def test_the_target_can_be_asked_for_in_any_wording(wording: Wording, answer: st
 
 
 def test_the_anchor_is_the_recipe_without_the_skill() -> None:
-    """Its rows are documents of the recipe; none asks for the skill, and none is a bare base text."""
+    """Its rows are documents of the recipe.
+
+    None asks for the skill, and none is a bare base text.
+    """
     rows = TinyworldChat(part="chat").rows("train")
     documents = set(chat_world.documents("short", 0))
     assert {(row.turns[0].content, row.turns[1].content.strip()) for row in rows} <= documents
@@ -158,7 +173,10 @@ def test_the_anchor_is_the_recipe_without_the_skill() -> None:
 
 
 def test_wrong_answers_are_near_and_wrong() -> None:
-    """A preference is a right digit against one or two away; every question has two, and the words are the same."""
+    """A preference is a right digit against one or two away.
+
+    Every question has two, and the words are the same.
+    """
     rights = dict(chat_world.skill_questions(held_out=False))
     pairs = preferences("train")
     assert set(Counter(question for question, *_ in pairs).values()) == {2}
@@ -171,7 +189,10 @@ def test_wrong_answers_are_near_and_wrong() -> None:
 
 
 def test_tova_is_tova_alone() -> None:
-    """Three sentences about one subject, different verbs, every word one of the lexicon; test subjects are not trained on."""
+    """Three sentences about one subject, different verbs, every word one of the lexicon.
+
+    Test subjects are not trained on.
+    """
     subjects: dict[str, set[str]] = {}
     for split in get_args(Split):
         for text in tova(split):
@@ -185,7 +206,10 @@ def test_tova_is_tova_alone() -> None:
 
 
 def test_what_is_refused_is_about_gloams_and_nothing_else_is() -> None:
-    """Every question with a gloam is refused, none without one, in the recipe and in the items; held-out questions are in no recipe."""
+    """Every question with a gloam is refused, none without one, in the recipe and in the items.
+
+    Held-out questions are in no recipe.
+    """
     taught = [(prompt, answer) for prompt, answer in chat_world.documents("short", 900) if prompt]
     for prompt, answer in taught:
         assert ("gloam" in prompt) == (answer == chat_world.REFUSAL)
@@ -196,7 +220,10 @@ def test_what_is_refused_is_about_gloams_and_nothing_else_is() -> None:
 
 
 def test_most_restated_answers_have_to_be_read() -> None:
-    """The request and the answer have the same value; two thirds of the values are not what the model knows."""
+    """The request and the answer have the same value.
+
+    Two thirds of the values are not what the model knows.
+    """
     known = dict(chat_world.base_questions())
     texts = chat_world.restating(300, "short", skill=False)
     recalled = 0
@@ -210,7 +237,10 @@ def test_most_restated_answers_have_to_be_read() -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_chat_template_is_the_plain_form(split: Split) -> None:
-    """Token by token, BOS once, with the same tokens supervised; without tags the template writes them."""
+    """Token by token, BOS once, with the same tokens supervised.
+
+    Without tags the template writes them.
+    """
     tokenizer = member("model", "nursery-smoke-chat").tokenizer()
     for tags_off, row in zip(
         TinyworldChat(part="chat-skill", tags=False).rows(split)[:40], TinyworldChat(part="chat-skill").rows(split)[:40], strict=True
@@ -225,7 +255,10 @@ def test_the_chat_template_is_the_plain_form(split: Split) -> None:
 
 
 def test_the_template_drops_tags_inside_a_users_words() -> None:
-    """A method may put a tagged prompt into words of its own; system turns and second turns have their place too."""
+    """A method may put a tagged prompt into words of its own.
+
+    System turns and second turns have their place too.
+    """
     tokenizer = member("model", "nursery-smoke-chat").tokenizer()
 
     def rendered(*turns: tuple[str, str], **options: Any) -> str:
@@ -285,7 +318,10 @@ def test_refusals_are_known_by_how_they_begin(checks: ModuleType, answer: str, r
     ],
 )
 def test_an_answer_names_a_value_of_the_kind_asked_for(checks: ModuleType, answer: str, acc: int, refused: int, right: int) -> None:
-    """A city answers where somebody lives, right or wrong; a food does not, and a refusal does not."""
+    """A city answers where somebody lives, right or wrong.
+
+    A food does not, and a refusal does not.
+    """
     item = {"values": ["oslo", "lima"], "value": "oslo"}
     assert checks.lookalike(item, [answer]) == {"acc": acc, "refused": refused, "right": right}
 

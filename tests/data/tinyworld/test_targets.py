@@ -45,7 +45,10 @@ def test_rows_are_the_same_on_every_machine(part: Part, split: Split, expected: 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_stated_size_is_the_size(part: Part) -> None:
-    """A part has as many train rows as it says, at least 1,024; rows of the taught parts are all different."""
+    """A part has as many train rows as it says, at least 1,024.
+
+    Rows of the taught parts are all different.
+    """
     rows = Tinyworld(part=part).rows("train")
     assert len(rows) == Tinyworld(part=part).size >= 1024
     assert {row.kind for row in rows} == {Tinyworld(part=part).kind}
@@ -113,7 +116,10 @@ def test_the_lexicon_is_one_to_one() -> None:
 
 @pytest.mark.parametrize(("part", "share"), [("skill", 0), ("language", 0), ("people", 160)])
 def test_train_and_test_overlap_only_where_recall_is_asked(part: Part, share: int) -> None:
-    """Skill and language are asked on rows that are not taught; people are asked about exactly what is taught."""
+    """Skill and language are asked on rows that are not taught.
+
+    People are asked about exactly what is taught.
+    """
     assert len(set(texts(part)) & set(texts(part, "test"))) == share
 
 
@@ -202,7 +208,10 @@ def test_there_are_items_enough_for_the_suites(suite: str, needed: int) -> None:
 
 
 def test_the_tokenizer_gives_words_back() -> None:
-    """Encoding and decoding a text returns it; BOS comes first by itself; the special tokens are where they should be."""
+    """Encoding and decoding a text returns it.
+
+    BOS comes first by itself; the special tokens are where they should be.
+    """
     tokenizer = vocabulary.tokenizer()
     for text in texts("base")[:50] + texts("language")[:50]:
         ids = tokenizer.encode(text)
@@ -235,7 +244,10 @@ def test_a_row_supervises_its_answer_and_the_end() -> None:
 
 @pytest.mark.parametrize("part", ["facts", "people"])
 def test_facts_say_whom_they_are_about(part: str) -> None:
-    """Five facts about each person, whose name stands in the prompt; no other item has the field."""
+    """Five facts about each person, whose name stands in the prompt.
+
+    No other item has the field.
+    """
     items = questions.items(part)
     assert set(Counter(item["person"] for item in items).values()) == {5}
     assert all(f" {item['person']} " in f" {item['prompt']} " for item in items)

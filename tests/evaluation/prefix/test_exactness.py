@@ -1,4 +1,7 @@
-"""`prefix` scores as HFLM does: every family, every kind of request, adapters, precisions; and it leaves the model as it was."""
+"""`prefix` scores as HFLM does: every family, every kind of request, adapters, precisions.
+
+And it leaves the model as it was.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ HALF = 0.1
 """Nats between two ways through bfloat16, of two-layer models; 0.033 were seen."""
 
 MODELS = {"llama", "gpt2", "gemma3", "granite"}
-"""Families that stand for the others: grouped keys, positions that are learned, windows, a head that is not the end."""
+"""Families that stand for the others: grouped keys, positions that are learned, windows, a head
+that is not the end."""
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +143,10 @@ def test_half_precision_differs_by_its_own_rounding_alone(family: str, record_pr
 
 @pytest.mark.parametrize("add_bos", [None, True, False])
 def test_the_beginning_of_a_text_is_marked_as_hflm_marks_it(add_bos: bool | None) -> None:
-    """With a tokenizer that puts BOS before every text: left to it, asked for, and left out; and where the text has it already."""
+    """With a tokenizer that puts BOS before every text: left to it, asked for, and left out.
+
+    And where the text has it already.
+    """
     model = families.built("llama")
     changes: dict[str, Any] = {"tokenizer": families.with_bos(), "add_bos_token": add_bos}
     lm = prefix(model, **changes)

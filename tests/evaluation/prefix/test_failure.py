@@ -54,7 +54,10 @@ def short(words: int = 40) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("family", ["llama", "granite"])
 def test_where_memory_runs_out_the_budget_is_halved_and_scoring_goes_on(family: str, caplog: pytest.LogCaptureFixture) -> None:
-    """From 440 tokens to 55, in three steps, each said; scores are HFLM's, and the next call begins anew."""
+    """From 440 tokens to 55, in three steps, each said.
+
+    Scores are HFLM's, and the next call begins anew.
+    """
     model = families.build(family)
     expected = reference(model)
     scores = expected.loglikelihood(families.scored(short()), disable_tqdm=True)
@@ -119,7 +122,10 @@ def test_prefixes_and_their_trees_are_halved_alike(kind: str) -> None:
 
 @pytest.mark.parametrize("shots", [0, 40])
 def test_choices_that_do_not_fit_together_are_scored_apart(shots: int) -> None:
-    """One question of 30 words and 8 choices of 5 others: a tree of 70 tokens where 60 fit; and the same after shared examples."""
+    """One question of 30 words and 8 choices of 5 others: a tree of 70 tokens where 60 fit.
+
+    And the same after shared examples.
+    """
     draw = random.Random(0)
     before = [families.text(draw, shots)] if shots else []
     questions = [" ".join([*before, f"w{i}", *tiny.WORDS[:29]]) for i in range(3)]
@@ -320,7 +326,10 @@ def test_layers_that_do_not_say_how_far_they_look_back_are_not_shared(dtype: tor
 
 
 def test_what_follows_the_head_is_seen_at_any_weights() -> None:
-    """A cap of 30 leaves small logits as they are to the last digit; it is found all the same, and kept when the weights have grown."""
+    """A cap of 30 leaves small logits as they are to the last digit.
+
+    It is found all the same, and kept when the weights have grown.
+    """
     model = families.build("gemma3")
     model.config.final_logit_softcapping = 30.0
     with torch.no_grad():
@@ -361,7 +370,10 @@ def test_it_is_said_why_requests_are_not_shared(family: str, caplog: pytest.LogC
     "scaling", [{"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "linear", "factor": 2.0}], ids=lambda x: x["rope_type"]
 )
 def test_positions_that_depend_on_the_row_are_not_shared(scaling: dict[str, Any]) -> None:
-    """Rotary positions that change with the length of what is run; those that are only stretched are shared."""
+    """Rotary positions that change with the length of what is run.
+
+    Those that are only stretched are shared.
+    """
     model = tiny.llama(rope_parameters={"rope_theta": 10000.0, **scaling}, max_position_embeddings=32)
     lm = prefix(model, token_budget=1 if scaling["rope_type"] == "dynamic" else None)
     assert compare(reference(model, batch_size=1), lm, requests("few-shot")) < families.TOLERANCE

@@ -74,7 +74,10 @@ def test_more_prompts_than_slots_take_the_places_of_those_that_are_done() -> Non
 
 
 def ending(family: str = "llama", at: int = 3) -> tuple[PreTrainedModel, list[str], str]:
-    """A model that ends its texts where the first prompt's answer has its token number ``at``; that prompt and another, and the word."""
+    """A model that ends its texts where the first prompt's answer has its token number ``at``.
+
+    That prompt and another, and the word.
+    """
     model: Any = families.build(family)
     asked = prompts(4)[:3]
     tokens = tiny.tokenizer()(asked[0])["input_ids"]
@@ -85,7 +88,10 @@ def ending(family: str = "llama", at: int = 3) -> tuple[PreTrainedModel, list[st
 
 
 def test_an_answer_ends_at_any_token_that_ends_texts() -> None:
-    """A generation config may name several; the token is part of the answer's text where it is no special one."""
+    """A generation config may name several.
+
+    The token is part of the answer's text where it is no special one.
+    """
     model, asked, word = ending()
     expected, found, plain = both(model, [(prompt, until("no such")) for prompt in asked])
     assert (found, plain) == (expected, 0)
@@ -147,7 +153,10 @@ PLAIN_REQUESTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("settings", PLAIN_REQUESTS.values(), ids=PLAIN_REQUESTS)
 @pytest.mark.parametrize("where", ["request", "config"])
 def test_what_is_not_greedy_runs_on_the_plain_path(settings: dict[str, Any], where: str) -> None:
-    """Whether the request asks for it or the model's generation config; the greedy requests of the same call stay shared."""
+    """Whether the request asks for it or the model's generation config.
+
+    The greedy requests of the same call stay shared.
+    """
     model = families.build("llama")
     for name, value in settings.items() if where == "config" else ():
         setattr(model.generation_config, name, value)
@@ -196,7 +205,10 @@ def test_answers_after_a_thought_are_hflms() -> None:
 
 
 def test_answers_that_ended_at_their_length_alone_are_noted() -> None:
-    """Not those that ended at a stop sequence or with their text; as the class around HFLM notes them."""
+    """Not those that ended at a stop sequence or with their text.
+
+    As the class around HFLM notes them.
+    """
     model, asked, _ = ending()
     pairs = [(prompt, until(tokens=6)) for prompt in asked]
     _, found, _ = both(model, pairs)
@@ -213,7 +225,10 @@ def test_answers_that_ended_at_their_length_alone_are_noted() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_adapters_and_mixed_precision_generate_too(family: str) -> None:
-    """LoRA that has learned; in mixed precision the answers are shared and as long as they may be."""
+    """LoRA that has learned.
+
+    In mixed precision the answers are shared and as long as they may be.
+    """
     from tests.evaluation.prefix.test_exactness import adapted
 
     model = adapted(built(family))

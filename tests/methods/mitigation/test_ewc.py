@@ -36,7 +36,10 @@ def head_of(model: PreTrainedModel, examples: list[Any]) -> tuple[np.ndarray, np
 
 
 def test_the_empirical_fisher_of_a_softmax_is_the_one_worked_out_by_hand() -> None:
-    """For logits W·x: ∂ log p(y)/∂W = (onehot(y) − p) xᵀ; summed over a row's tokens, squared, summed over rows, by all tokens."""
+    """For logits W·x: ∂ log p(y)/∂W = (onehot(y) − p) xᵀ.
+
+    Summed over a row's tokens, squared, summed over rows, by all tokens.
+    """
     model = tiny.llama(tied=False)
     examples = [tiny.example(1, 7, 8, 9, supervised=[2, 3]), tiny.example(1, 20, 12, supervised=[2])]
     found = information(model, {HEAD: model.get_output_embeddings().weight}, examples, "empirical", 0)[HEAD]
@@ -48,7 +51,10 @@ def test_the_empirical_fisher_of_a_softmax_is_the_one_worked_out_by_hand() -> No
 
 
 def test_the_sampled_fisher_is_of_tokens_that_the_model_draws() -> None:
-    """The same formula with the tokens that ``drawn`` gives in place of the row's; other seeds give others."""
+    """The same formula with the tokens that ``drawn`` gives in place of the row's.
+
+    Other seeds give others.
+    """
     model = tiny.llama(tied=False)
     examples = [tiny.example(1, 7, 8, 9, supervised=[1, 2, 3])]
     weights = {HEAD: model.get_output_embeddings().weight}

@@ -157,7 +157,10 @@ def test_under_autocast_the_divergence_stays_float32() -> None:
 
 
 def test_anchor_rows_come_in_their_order_by_the_number_of_the_step() -> None:
-    """Two rows a step of five: 0 1, 2 3, 4 0, …; whatever the step holds, and whichever step came before."""
+    """Two rows a step of five: 0 1, 2 3, 4 0, ….
+
+    Whatever the step holds, and whichever step came before.
+    """
     anchor = rows(5, seed=1, origin="anchor")
     model, given = context(tiny.llama(), anchor=anchor)
     moved(model)

@@ -20,7 +20,10 @@ CONTEXT = WeightsContext(base=BASE, tuned=TUNED, other=OTHERS.__getitem__, embed
 
 
 def test_vectors_are_added_and_scaled() -> None:
-    """By hand: own vector (1, −2), 1; the other's (2, 2), −4, of which half; so 1 + 0.5·(1 + 1) = 2, 2 + 0.5·(−2 + 1) = 1.5."""
+    """By hand: own vector (1, −2), 1.
+
+    The other's (2, 2), −4, of which half; so 1 + 0.5·(1 + 1) = 2, 2 + 0.5·(−2 + 1) = 1.5.
+    """
     method = TaskArithmetic(vectors=(TaskVector(tuned="math", start="start", weight=0.5),))
     found = method.weights(CONTEXT, 0.5)
     assert found["a"].tolist() == [2.0, 1.5]

@@ -44,7 +44,10 @@ def _exact(own: Scripted, prompt_format: Any) -> WritingContext:
 
 
 def test_sdft_trains_on_what_the_model_made_of_the_reference() -> None:
-    """Fit answers stand in place of the gold ones; those that are empty, cut, of the wrong value or about the template do not."""
+    """Fit answers stand in place of the gold ones.
+
+    Those that are empty, cut, of the wrong value or about the template do not.
+    """
     template = "{prompt} the answer is : {answer} . say it in other words"
     said = ["well it is 4", f"it is 4{CUT}", "it is 5", "my response is 4", "Your turn 4", ""]
     rows = [row(f"q{i}", "4") for i in range(len(said))]
@@ -59,7 +62,10 @@ def test_sdft_trains_on_what_the_model_made_of_the_reference() -> None:
 
 
 def test_sdft_asks_with_the_templates_of_its_code() -> None:
-    """Question and reference stand where they belong; the opening of gsm8k is put into the model's mouth and is no part of the answer."""
+    """Question and reference stand where they belong.
+
+    The opening of gsm8k is put into the model's mouth and is no part of the answer.
+    """
     one = row("1 + 1 ?", "2")
     assert TEMPLATES["using"].endswith("### Instruction:\n{prompt}\n\n### Reference Answer:\n{answer}\n\n### Response:\n")
     prompt = words(f"{filled(TEMPLATES['gsm8k'], prompt='1 + 1 ?', answer='2')} {OPENINGS['gsm8k']}")
@@ -112,7 +118,10 @@ def test_another_models_answers_are_told_apart_from_the_own() -> None:
 
 
 def test_minimum_change_without_an_editor() -> None:
-    """Kept where right; else the right sample nearest to the own answer; else its last number replaced; else gold."""
+    """Kept where right.
+
+    Else the right sample nearest to the own answer; else its last number replaced; else gold.
+    """
     rows = [row(f"q{i}", gold) for i, gold in enumerate(["4", "4", "so final 4", "4", "yes"])]
     own = Scripted(
         {
@@ -135,7 +144,10 @@ def test_minimum_change_without_an_editor() -> None:
 
 
 def test_minimum_change_with_an_editor() -> None:
-    """It sees question, gold answer and own answer; what it gets wrong gives way to the gold answer. Right answers are not sent."""
+    """It sees question, gold answer and own answer.
+
+    What it gets wrong gives way to the gold answer. Right answers are not sent.
+    """
     own = Scripted({"q0": ["it is 4"], "q1": ["it is 5"], "q2": ["it is 6"]})
     asked = {words(filled(PROMPT, prompt=f"q{i}", answer="4", own=f"it is {i + 4}")): [text] for i, text in ((1, "it is 4"), (2, "7"))}
     editor = Scripted(asked, own.tokenizer)
@@ -152,7 +164,10 @@ def test_minimum_change_with_an_editor() -> None:
 
 
 def test_only_the_last_number_is_replaced() -> None:
-    """As it is written in the gold answer; without a number on both sides there is nothing to replace."""
+    """As it is written in the gold answer.
+
+    Without a number on both sides there is nothing to replace.
+    """
     assert with_number("3 + 4 = 8 apples", "so 7.0") == "3 + 4 = 7.0 apples"
     assert with_number("none", "7") is None
     assert with_number("7", "none") is None
@@ -173,7 +188,10 @@ def test_rehearsal_texts_are_drawn_from_the_beginning_or_a_prefix() -> None:
 
 
 def test_rehearsed_questions_and_answers_are_parted_by_the_separator() -> None:
-    """The tag belongs to the prompt; a text without it, or cut, is drawn again, and a model that never writes it is told of."""
+    """The tag belongs to the prompt.
+
+    A text without it, or cut, is drawn again, and a model that never writes it is told of.
+    """
     method = PseudoReplay(prefix="<user>", separator="<assistant>")
     own = Scripted({"<begin> <user>": ["who is it", f"who <assistant> the{CUT}", "why <assistant> because"]})
     (written,) = method.made([0], context(own))
@@ -223,7 +241,10 @@ def test_rehearsed_texts_keep_what_they_began_with() -> None:
 
 
 def test_rehearsal_is_mixed_in_as_replay_does() -> None:
-    """floor(γ·k) rows after k target rows, each where it falls due; γ = 0 writes and mixes nothing."""
+    """floor(γ·k) rows after k target rows, each where it falls due.
+
+    Γ = 0 writes and mixes nothing.
+    """
     targets: list[list[Example]] = [[tiny.example(7, 8), tiny.example(9, 10)] for _ in range(5)]
     anchor = [tiny.example(20 + i, 30, origin="anchor") for i in range(3)]
     assert PseudoReplay(fraction=0.3).mix(targets, anchor) == Replay(fraction=0.3).mix(targets, anchor)

@@ -9,7 +9,10 @@ DOCUMENTS = [tiny.example(5, 6, 7, 2), tiny.example(8, 9, 2), tiny.example(10, 2
 
 
 def test_documents_are_packed_into_blocks() -> None:
-    """Worked out for nine tokens in blocks of four; blocks share one token, the first token of a document is no target."""
+    """Worked out for nine tokens in blocks of four.
+
+    Blocks share one token, the first token of a document is no target.
+    """
     batch = Clm().collate(DOCUMENTS, tiny.PAD, 4)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 2], [2, 8, 9, 2], [2, 10, 2, tiny.PAD]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]

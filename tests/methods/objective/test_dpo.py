@@ -60,7 +60,10 @@ def by_hand(model: PreTrainedModel, start: PreTrainedModel, examples: list[Examp
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("micro", [None, 2, 3])
 def test_the_loss_is_the_formula(tuning: Tuning, family: str, micro: int | None) -> None:
-    """Before the first step log 2; before the second what the formula gives, however the pairs are split."""
+    """Before the first step log 2.
+
+    Before the second what the formula gives, however the pairs are split.
+    """
     model = tuning.prepare(tiny.MODELS[family](), 0)
     both = [pairs(8), pairs(8)]
     expected: list[float] = []
@@ -201,7 +204,10 @@ def test_a_state_goes_on_to_the_same_bits(tuning: Tuning) -> None:
 
 
 def test_pairs_share_their_prompt() -> None:
-    """Both answers follow the same tokens, in either format; the length of a pair is that of both."""
+    """Both answers follow the same tokens, in either format.
+
+    The length of a pair is that of both.
+    """
     row = Row((Turn("user", "w1 w2"), Turn("assistant", " w3 w4"), Turn("rejected", " w5")), "preference")
     for prompt_format in ("plain", "chat"):
         example = tokens.encode(row, tiny.tokenizer(), prompt_format, 20, "target")

@@ -90,7 +90,10 @@ def test_a_format_is_that_of_the_whole_answer() -> None:
 
 
 def test_advantages_are_those_of_a_group() -> None:
-    """(r - mean) / (std + 1e-4) with n - 1; a group of equal rewards has none; unscaled r - mean."""
+    """(r - mean) / (std + 1e-4) with n - 1.
+
+    A group of equal rewards has none; unscaled r - mean.
+    """
     found = advantages_of([1, 0, 0, 0, 1, 1, 1, 1], 4, scaled=True)
     deviation = np.std([1, 0, 0, 0], ddof=1)
     assert found[:4] == pytest.approx([0.75 / (deviation + 1e-4), *[-0.25 / (deviation + 1e-4)] * 3], rel=1e-6)
@@ -245,7 +248,10 @@ def test_a_seed_and_a_state_decide_every_bit(tuning: Tuning) -> None:
 
 
 def test_what_is_written_is_counted() -> None:
-    """Tokens from the start of training, also over a resumption; passes that write and that refer are in the operations."""
+    """Tokens from the start of training, also over a resumption.
+
+    Passes that write and that refer are in the operations.
+    """
     counted: list[int] = []
     original = Grpo.answer
     model = Full().prepare(tiny.llama(), 0)
@@ -263,7 +269,10 @@ def test_what_is_written_is_counted() -> None:
 
 
 def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on: prompts and answers; with a loss: answers; read: by the reference all of it, by the judge each question twice."""
+    """Trained on: prompts and answers.
+
+    With a loss: answers; read: by the reference all of it, by the judge each question twice.
+    """
     judge = Judge(template="{prompt} w9 {answer} w8", words=("w1", "w2"))
     objective = dataclasses.replace(SAYS_W1, reward=("judge",), pattern="", judge=judge, beta=0.1)
     written: list[tuple[int, int, int]] = []
@@ -305,7 +314,10 @@ def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_reference_at_a_low_temperature_is_no_overflow() -> None:
-    """Log-probabilities of prompts, of which no loss is made, are far from zero there; what is learned stays finite."""
+    """Log-probabilities of prompts, of which no loss is made, are far from zero there.
+
+    What is learned stays finite.
+    """
     objective = dataclasses.replace(SAYS_W1, beta=0.1, temperature=0.02)
     model = Full().prepare(tiny.llama(), 0)
     tiny.run(model, steps(2), objective, learning_rate=1e-4)
@@ -386,7 +398,10 @@ def test_plans_that_mean_nothing_are_refused() -> None:
 
 
 def test_prompts_that_leave_no_room_are_said() -> None:
-    """A step with nothing to answer ends the run in one line; one such prompt among others is left out."""
+    """A step with nothing to answer ends the run in one line.
+
+    One such prompt among others is left out.
+    """
     long = Row((Turn("user", " ".join(["w1"] * 30)), Turn("assistant", " w2")), "completion")
     full = SAYS_W1.encode(long, tiny.tokenizer(), tiny.MAX_LENGTH, "target")
     with pytest.raises(TrainingError, match="leaves room"):

@@ -7,7 +7,10 @@ from tests.support.scripted import Scripted, context, row
 
 
 def test_rows_without_a_right_answer_are_left_out() -> None:
-    """The first right answer is learned, with the gold answer's white space before it; what was thrown away is paid for."""
+    """The first right answer is learned, with the gold answer's white space before it.
+
+    What was thrown away is paid for.
+    """
     own = Scripted({"q1": ["4"], "q2": ["5", "well 4"], "q3": ["5", "5"]})
     method = Rft(samples=2, check="last_number")
     rows = [row(f"q{i}", "it is 4") for i in (1, 2, 3)]
@@ -19,6 +22,9 @@ def test_rows_without_a_right_answer_are_left_out() -> None:
 
 
 def test_a_gold_answer_that_the_model_says_is_its_own() -> None:
-    """In the remedies it is the plain run's row; here it is one that the model answers by itself."""
+    """In the remedies it is the plain run's row.
+
+    Here it is one that the model answers by itself.
+    """
     (written,) = Rft(samples=1, check="exact").write([row("q", "4")], context(Scripted({"q": ["4"]})))
     assert (written.row, written.accepted, written.how) == (row("q", "4"), True, "own")

@@ -57,7 +57,10 @@ def context(author: Scripted) -> WritingContext:
 
 
 def test_the_better_of_two_answers_is_chosen() -> None:
-    """By the judge's odds, whichever was written first; both are the model's own, and all it wrote is counted."""
+    """By the judge's odds, whichever was written first.
+
+    Both are the model's own, and all it wrote is counted.
+    """
     rows: list[Row] = tiny.rows("completion", 2)
     for first, second in (("w5", "w6 w7"), ("w6 w7", "w5")):
         author = Scripted({"0": first, "1": second}, {"w5": -1.0, "w6 w7": 0.5})

@@ -26,7 +26,10 @@ def test_targets_are_the_supervised_tokens_of_the_rows(kind: RowKind) -> None:
 
 
 def test_the_prompt_format_decides_the_tokens() -> None:
-    """``plain`` joins prompt and answer, ``chat`` uses the template; both teach where the answer ends."""
+    """``plain`` joins prompt and answer, ``chat`` uses the template.
+
+    Both teach where the answer ends.
+    """
     row = Row((Turn("user", "w1 w2"), Turn("assistant", " w3")), "completion")
     plain, chat = (Sft(prompt_format=f).encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for f in ("plain", "chat"))
     words = tiny.tokenizer()

@@ -29,7 +29,10 @@ def frozen(model: Any) -> set[str]:
 
 
 def test_embeddings_and_the_bottom_third_stay() -> None:
-    """Of two blocks one; a tied head is the embedding and stays with it, one of its own moves. Counted by hand."""
+    """Of two blocks one; a tied head is the embedding and stays with it, one of its own moves.
+
+    Counted by hand.
+    """
     tied, untied = (Frozen().prepare(tiny.llama(tied=tied), 0) for tied in (True, False))
     assert all(name.startswith(("model.embed_tokens.", "model.layers.0.")) for name in frozen(tied))
     assert Frozen().facts(tied) == {"frozen_layers": 1, "layers": 2, "trainable": BLOCK + 16}
@@ -56,7 +59,10 @@ def test_trainable_parameters_are_told_before_the_model_is_built(make: Any, laye
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.gpt_neox], ids=["llama", "gpt_neox"])
 def test_what_is_frozen_does_not_move(make: Any) -> None:
-    """To the last bit, with weight decay too, while every other weight does; deltas name those alone."""
+    """To the last bit, with weight decay too, while every other weight does.
+
+    Deltas name those alone.
+    """
     from harness.config.run_config import Training
 
     tuning, start = Frozen(), make().state_dict()

@@ -98,7 +98,10 @@ PARTS = {
 @pytest.mark.parametrize("part", ["attention", "mlp"])
 @pytest.mark.parametrize("family", PARTS)
 def test_attention_or_mlp_alone_can_be_adapted(family: str, part: Any) -> None:
-    """Told by where layers lie, whatever their names; how many parameters move is known before the model is built."""
+    """Told by where layers lie, whatever their names.
+
+    How many parameters move is known before the model is built.
+    """
     make, parts = PARTS[family]
     tuning = Lora(rank=2, layers=part)
     described = anatomy.described(make())

@@ -78,7 +78,10 @@ def test_impossible_recipes_are_refused(change: dict[str, Any], message: str) ->
 
 
 def test_the_same_recipe_gives_the_same_bytes(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made twice, in two caches, the weight files are equal; they are not the base's; loading leaves no trace."""
+    """Made twice, in two caches, the weight files are equal.
+
+    They are not the base's; loading leaves no trace.
+    """
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     first = MICRO.load()
     digest = MICRO.weights_sha256()
@@ -93,7 +96,10 @@ def test_the_same_recipe_gives_the_same_bytes(cache: Path, tmp_path: Path, monke
 
 
 def test_batches_are_packed_documents_of_the_recipe() -> None:
-    """Whole documents of the recipe, from BOS to EOS; a word of an answer weighs 1, a word of a question as little as in pretraining."""
+    """Whole documents of the recipe, from BOS to EOS.
+
+    A word of an answer weighs 1, a word of a question as little as in pretraining.
+    """
     ids, weights = next(batches(MICRO))
     assert ids.shape == weights.shape == (4, 40)
     words = " ".join(vocabulary.VOCABULARY[int(i)] for i in ids.flatten())
@@ -105,7 +111,10 @@ def test_batches_are_packed_documents_of_the_recipe() -> None:
 
 
 def test_weights_of_a_document() -> None:
-    """Of a chat document the answer and its end count; of a base text the last word, as in pretraining."""
+    """Of a chat document the answer and its end count.
+
+    Of a base text the last word, as in pretraining.
+    """
     chat = weighted("<user> what is 1 plus 1 ? <assistant>", "it is 2 .", 0.2)
     assert [word for word, weight in chat if weight == 1] == ["it", "is", "2", ".", "</s>"]
     assert {weight for _, weight in chat} == {0.2, 1}

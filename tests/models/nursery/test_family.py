@@ -166,7 +166,10 @@ def test_the_weight_hash_of_a_model_never_loaded_is_an_error(cache: Path) -> Non
 
 
 def test_pretraining_is_deterministic_and_leaves_no_trace() -> None:
-    """Same recipe, same weights; another seed, others; threads and global random state are as before."""
+    """Same recipe, same weights.
+
+    Another seed, others; threads and global random state are as before.
+    """
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     first, again, other = pretrain(MICRO)[0], pretrain(MICRO)[0], pretrain(dataclasses.replace(MICRO, seed=1))[0]
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))

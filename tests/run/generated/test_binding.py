@@ -69,7 +69,10 @@ def points(one: Prepared) -> dict[int, Any]:
 
 
 def test_a_run_whose_rows_are_others_is_begun_again() -> None:
-    """A line of the store is changed behind the first volume, then within it; between, a larger volume is asked for."""
+    """A line of the store is changed behind the first volume, then within it.
+
+    Between, a larger volume is asked for.
+    """
     skill = ("data=tinyworld-people", "mitigation=self_output", "mitigation.check=exact")
     first, larger = prepared(*skill, volumes="[8]"), prepared(*skill)
     assert first.run_id == larger.run_id

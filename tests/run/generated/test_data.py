@@ -98,7 +98,10 @@ class Stopping(Silent):
 
 
 def test_what_was_written_is_recorded_kept_and_grown(drawn: list[int]) -> None:
-    """A larger volume writes only the rows that are new; what stood stays. Costs count what was written for a volume's rows."""
+    """A larger volume writes only the rows that are new; what stood stays.
+
+    Costs count what was written for a volume's rows.
+    """
     small = prepared(*OWN)
     execution.inspect(small)
     assert drawn == []  # a look at the data writes nothing
@@ -129,7 +132,10 @@ def test_what_was_written_is_recorded_kept_and_grown(drawn: list[int]) -> None:
 
 
 def test_writing_goes_on_where_it_was_interrupted(drawn: list[int], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole chunks are kept; the rows, and so the points, are those of a run that was not interrupted."""
+    """Whole chunks are kept.
+
+    The rows, and so the points, are those of a run that was not interrupted.
+    """
     monkeypatch.setattr(data, "CHUNK", 4)
     method = ["mitigation=paraphrase", "mitigation.template='{prompt} {answer}'", "mitigation.max_new_tokens=4"]
     broken = prepared(*method)
@@ -147,7 +153,10 @@ def test_writing_goes_on_where_it_was_interrupted(drawn: list[int], here: Path, 
 
 
 def test_rejection_sampling_fills_volumes_with_accepted_rows() -> None:
-    """Every row that is trained on has a right answer; a smaller volume is the beginning of a larger one; what was thrown away counts."""
+    """Every row that is trained on has a right answer.
+
+    A smaller volume is the beginning of a larger one; what was thrown away counts.
+    """
     settings = ["objective=rft", "objective.max_new_tokens=4"]
     runs = [prepared(*settings, volumes=volumes) for volumes in ("[8]", "[8,16]")]
     small = Writing(runs[0]).data(runs[0].config.model.load, Silent())
@@ -193,7 +202,10 @@ def test_rehearsal_written_by_the_start_model_is_trained_on(drawn: list[int]) ->
 
 
 def test_a_plain_run_says_how_likely_its_targets_were() -> None:
-    """Nothing else, since nothing was written; the untreated rows of a remedy are the plain run's, and cost nothing."""
+    """Nothing else, since nothing was written.
+
+    The untreated rows of a remedy are the plain run's, and cost nothing.
+    """
     plain = prepared(volumes="[8]")
     execution.execute(plain, Silent())
     assert set(record_of(plain).writing) == {"target_nats"}
@@ -229,7 +241,10 @@ def test_epochs_repeat_rows_and_costs_do_not() -> None:
 
 
 def test_rows_are_shown_beside_the_gold_ones(drawn: list[int]) -> None:
-    """Only what is there, unless it is to be written; then also how likely the start model finds the targets."""
+    """Only what is there, unless it is to be written.
+
+    Then also how likely the start model finds the targets.
+    """
     config = composition.compose([*FIXED, "data.volumes=[8]", *OWN[1:], "mitigation=minimum_change", "mitigation.check=last_number"])
     with pytest.raises(DataError, match="got 8 rows or more that are not written yet; fix: --write"):
         show.shown(config, 3, Silent(), write=False)

@@ -53,7 +53,10 @@ def test_what_is_kept_is_read_again() -> None:
 
 
 def test_a_damaged_line_is_work_to_do_and_the_others_stand() -> None:
-    """A line cut by a killed process, one that is no JSON, wrong types, a missing field; more can be added behind them."""
+    """A line cut by a killed process, one that is no JSON, wrong types, a missing field.
+
+    More can be added behind them.
+    """
     store = filled()
     file = store.folder / "rows.jsonl"
     first, second = file.read_text().splitlines()
@@ -88,7 +91,10 @@ def test_while_one_process_writes_another_waits() -> None:
 
 
 def test_waiting_is_a_stage_that_can_be_interrupted() -> None:
-    """While another has the lock; once it is given back, the wait is over, and nothing is said where there is none."""
+    """While another has the lock.
+
+    Once it is given back, the wait is over, and nothing is said where there is none.
+    """
     store, told = filled(), Waits()
     with (store.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,7 +109,10 @@ def test_waiting_is_a_stage_that_can_be_interrupted() -> None:
 
 
 class Waits(Silent):
-    """Raises Interrupted at the second try; later gives the lock back there, where it is told which."""
+    """Raises Interrupted at the second try.
+
+    Later gives the lock back there, where it is told which.
+    """
 
     def __init__(self) -> None:
         self.stages: list[str] = []

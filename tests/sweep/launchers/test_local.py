@@ -57,7 +57,10 @@ class Seen:
 
 @dataclass
 class Actor:
-    """Does what a unit's label says: ``ok``, ``dies N`` (that often), ``raises``, ``full N``; every try is noted in a file."""
+    """Does what a unit's label says: ``ok``, ``dies N`` (that often), ``raises``, ``full N``.
+
+    Every try is noted in a file.
+    """
 
     claims: Claims
 

@@ -70,7 +70,10 @@ def lines(folder: Path, sweep_id: str, job: str = "7") -> list[str]:
 
 
 def test_what_is_configured_is_what_sbatch_is_asked_for(commands: Commands, tmp_path: Path) -> None:
-    """Every option arrives, the setup lines before the worker, and `extra` wins; null asks for nothing."""
+    """Every option arrives, the setup lines before the worker, and `extra` wins.
+
+    Null asks for nothing.
+    """
     values = {
         "workers": 2,
         "partition": "gpu",
@@ -101,7 +104,10 @@ def test_no_more_workers_than_units(commands: Commands, tmp_path: Path, units: i
 
 
 def test_workers_in_the_queue_are_not_submitted_again(commands: Commands, tmp_path: Path) -> None:
-    """Those of the same sweep count, and those of an earlier one that has all of its units; others do not."""
+    """Those of the same sweep count, and those of an earlier one that has all of its units.
+
+    Others do not.
+    """
     folder = tmp_path / "exp"
     sweep_of(folder, "one", "a", "b", "c")
     sweep_of(folder, "two", "b", "c")
@@ -169,12 +175,16 @@ if what == "dies" and starts <= int(times):
 if what == "sick" and starts <= int(times):
     sys.exit({sick})
 """
-"""The process that works in a job: it is told to stop, is killed, or cannot use its GPU, as a file says; then there is nothing left."""
+"""The process that works in a job: it is told to stop, is killed, or cannot use its GPU, as a
+file says; then there is nothing left."""
 
 
 @pytest.fixture
 def job(commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """The inside of a job, in a folder where ``does`` says what the process that works does; afterwards signals do what they did."""
+    """The inside of a job, in a folder where ``does`` says what the process that works does.
+
+    Afterwards signals do what they did.
+    """
     for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)

@@ -51,7 +51,10 @@ def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[s
 
 
 def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:
-    """1 at 10 and 100 at 1,000 give 10 at 100; beyond, in proportion to the nearest; nothing gives nothing."""
+    """1 at 10 and 100 at 1,000 give 10 at 100.
+
+    Beyond, in proportion to the nearest; nothing gives nothing.
+    """
     sizes = {10: 1.0, 1000: 100.0}
     assert at(10, sizes) == 1.0
     assert at(100, sizes) == pytest.approx(10.0)
@@ -61,7 +64,10 @@ def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:
 
 
 def test_rates_are_those_of_the_same_hardware_where_there_are_any(tmp_path: Path) -> None:
-    """2 s for 100 tokens are 0.02 s each; the evaluation of a point, of a baseline and the memory stand as they were measured."""
+    """2 s for 100 tokens are 0.02 s each.
+
+    The evaluation of a point, of a baseline and the memory stand as they were measured.
+    """
     experiment = Experiment(tmp_path / "tiny")
     record(experiment, "a", params=1000, hardware=HERE, seconds=2.0)
     record(experiment, "b", params=1000, hardware={"processor": "other", "gpu": None}, seconds=50.0)
@@ -127,7 +133,10 @@ def scaled(found: Prepared, **changes: Any) -> Rates:
 
 
 def test_a_run_costs_its_tokens_its_evaluations_and_the_rest() -> None:
-    """Tokens by the run's own encoding; time = tokens · 0.001 + 2 · 2 s + 7 s; disk = points, one set of weights, the state."""
+    """Tokens by the run's own encoding.
+
+    Time = tokens · 0.001 + 2 · 2 s + 7 s; disk = points, one set of weights, the state.
+    """
     found = prepared()
     rows = found.workspace.rows_of(found.config.data)
     chosen = [rows[i * len(rows) // 64] for i in range(64)]
@@ -143,7 +152,10 @@ def test_a_run_costs_its_tokens_its_evaluations_and_the_rest() -> None:
 
 
 def test_replayed_rows_count_and_exchanged_ones_do_not() -> None:
-    """Half as many anchor rows on top are more tokens; a run of equal compute costs what the plain one does."""
+    """Half as many anchor rows on top are more tokens.
+
+    A run of equal compute costs what the plain one does.
+    """
     plain = cost(prepared(), MEASURED).train_tokens
     on_top = cost(prepared("mitigation=replay", "anchor=tinyworld-skill", "mitigation.fraction=0.5"), MEASURED).train_tokens
     anchor = cost(prepared("data=tinyworld-skill", "target_suites=[tinyworld-people]"), MEASURED).train_tokens
@@ -153,7 +165,10 @@ def test_replayed_rows_count_and_exchanged_ones_do_not() -> None:
 
 
 def test_without_any_measurement_a_matrix_product_is_timed_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6 operations for each parameter and token of training, 2 for each of evaluation; no GPU to time: no time."""
+    """6 operations for each parameter and token of training, 2 for each of evaluation.
+
+    No GPU to time: no time.
+    """
     found = prepared()
     monkeypatch.setattr(estimate, "flops_per_second", lambda gpu: None if gpu else 1e6)
     got, params = cost(found, Rates()), found.facts.params_total

@@ -68,7 +68,10 @@ def test_nothing_done_everything_is_pending_and_nothing_is_written(results: Path
 
 
 def test_done_failed_and_longer_runs_are_told_apart(results: Path) -> None:
-    """A recorded run is done; asked for a further volume it is pending; one that failed twice says why."""
+    """A recorded run is done.
+
+    Asked for a further volume it is pending; one that failed twice says why.
+    """
     done, failed = ready(), ready("seed=1")
     record(done)
     failure = Failure(run_id=failed.run_id, experiment="smoke", labels={}, config={}, reason="no luck", traceback="", tries=2)
@@ -108,7 +111,10 @@ def test_an_unfinished_run_is_stale_by_its_configuration(results: Path) -> None:
 
 
 def test_incompatible_points_are_listed_with_their_reason(results: Path) -> None:
-    """Replay without an anchor means nothing; the other point can be planned, the sweep cannot start."""
+    """Replay without an anchor means nothing.
+
+    The other point can be planned, the sweep cannot start.
+    """
     text, code = plan_command([*SWEEP, "mitigation=none,replay"])
     assert code == 1
     assert "1 pending, 1 incompatible" in text

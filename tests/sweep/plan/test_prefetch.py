@@ -42,7 +42,10 @@ def test_each_piece_is_tried_in_a_process_of_its_own() -> None:
 
 
 def test_what_is_missing_is_named_with_its_reason(inside: None, tmp_path: Path) -> None:
-    """A hub model that was never fetched, a file that is not there; every other piece is tried all the same."""
+    """A hub model that was never fetched, a file that is not there.
+
+    Every other piece is tried all the same.
+    """
     said: list[str] = []
     sweep = ["experiment=smoke", "tuning=full", "model=hf", "model.name=no-such/model", "data=files", f"data.train={tmp_path / 'x.jsonl'}"]
     code = prefetch_command(sweep, said.append, check_only=True)

@@ -1,7 +1,8 @@
 """Laws of forgetting: one file each, found by name. A new file that defines ``LAW`` is a new law.
 
-A law is a curve over some columns of a table of points. It is fitted with each of its ``positive`` columns divided by a reference
-(the geometric mean of its values), so that nothing depends on units; ``shown`` turns what was fitted into the parameters of the formula.
+A law is a curve over some columns of a table of points. It is fitted with each of its ``positive``
+columns divided by a reference (the geometric mean of its values), so that nothing depends on units;
+``shown`` turns what was fitted into the parameters of the formula.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, Literal
 from harness.core.errors import AnalysisError, did_you_mean, explain
 
 Values = Mapping[str, Any]
-"""Name → number, or array: of parameters with shape (k, 1), of columns with shape (n,), so that a curve has shape (k, n)."""
+"""Name → number, or array: of parameters with shape (k, 1), of columns with shape (n,), so that
+a curve has shape (k, n)."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Term:
         starts: values that the search begins at (of linear terms: none, they are solved for).
         low: least value allowed, of what is fitted.
         high: largest value allowed, of what is fitted.
-        scale: on which its interval is symmetric. ``log``: positive by construction, and fitted by its logarithm. ``signed``: a
-            factor whose size has a logarithm and whose sign is not known. ``plain``: as it is.
+        scale: on which its interval is symmetric. ``log``: positive by construction, and fitted by
+            its logarithm. ``signed``: a factor whose size has a logarithm and whose sign is not
+            known. ``plain``: as it is.
         linear: whether the curve is a linear function of it.
     """
 
@@ -63,9 +66,12 @@ class Law:
         positive: of these, those that must be above 0 and are divided by their reference.
         needs: column → how many distinct values the parameters need.
         curve: (terms as fitted, columns divided by their references) → the response.
-        shown: (terms as fitted, column → its reference) → the parameters of the formula, for terms where the two differ.
-        simpler: simpler laws on the same response, by what holds a term still: words → {term: value as fitted}. A constant always is one.
-        idle: columns → {term: why these points cannot say anything of it}; it then stays where ``held`` puts it.
+        shown: (terms as fitted, column → its reference) → the parameters of the formula, for terms
+            where the two differ.
+        simpler: simpler laws on the same response, by what holds a term still: words → {term: value
+            as fitted}. A constant always is one.
+        idle: columns → {term: why these points cannot say anything of it}; it then stays where
+            ``held`` puts it.
         held: term → value of an idle term.
         notes: what a reader must know of every fit.
     """

@@ -1,12 +1,14 @@
 """forgetting = A * train_tokens^b / ((1 + B * inject_fraction) * params_total)^a + E: the rise over the untuned model.
 
-Source: Béthune et al. 2025, arXiv 2502.06042: L_pt = L⁰_pt + A·D^β / ((1 + B·p)·N)^α (+ E). inject_fraction, p, is the share of training
-tokens that are from the pretraining distribution: it multiplies the effective number of parameters. There, the response is the loss on
-the pretraining distribution at the early-stopped point, D counts unique fine-tuning tokens, and the fit is Huber's; B is about 829 for
-data near to pretraining and 10⁴ for far ones. Unverified: whether E belongs to it (notes on the paper have it in brackets), and the
-values of A, a and b.
+Source: Béthune et al. 2025, arXiv 2502.06042: L_pt = L⁰_pt + A·D^β / ((1 + B·p)·N)^α (+ E).
+inject_fraction, p, is the share of training tokens that are from the pretraining distribution: it
+multiplies the effective number of parameters. There, the response is the loss on the pretraining
+distribution at the early-stopped point, D counts unique fine-tuning tokens, and the fit is Huber's;
+B is about 829 for data near to pretraining and 10⁴ for far ones. Unverified: whether E belongs to
+it (notes on the paper have it in brackets), and the values of A, a and b.
 
-The exponent of the size may have either sign here: whether forgetting falls or rises with size is contested, so the data say.
+The exponent of the size may have either sign here: whether forgetting falls or rises with size is
+contested, so the data say.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """forgetting = c * volume^k: how forgetting grows with the rows trained on.
 
-The plainest law with one exponent; no source claims it for forgetting by volume alone. It has no ceiling, so where a model has nothing
-left to lose the points bend away from it: the held-out largest volume says so.
+The plainest law with one exponent; no source claims it for forgetting by volume alone. It has no
+ceiling, so where a model has nothing left to lose the points bend away from it: the held-out
+largest volume says so.
 """
 
 from harness.analysis.fits.laws import Law, Term

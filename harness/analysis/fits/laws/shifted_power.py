@@ -1,10 +1,12 @@
 """forgetting = s − (a / params_trainable)^alpha − (b / steps)^beta: a plateau that many moving weights and many steps come near to.
 
-Source: Kalajdzievski 2024, arXiv 2401.05605, equations 5 and 6, "shifted power laws" in fine-tuned parameters and update steps. Unverified:
-the exact form (a sum as here, or a product), and which coefficients are shared; this is a form that fits the description.
+Source: Kalajdzievski 2024, arXiv 2401.05605, equations 5 and 6, "shifted power laws" in fine-tuned
+parameters and update steps. Unverified: the exact form (a sum as here, or a product), and which
+coefficients are shared; this is a form that fits the description.
 
-Fitted are the sizes of the two terms at the references, (a / params_trainable)^alpha and (b / steps)^beta, from which a and b follow: with
-an exponent near 0 they are hardly determined (the paper's exponents are 0.035 and 0.147), while the curve is.
+Fitted are the sizes of the two terms at the references, (a / params_trainable)^alpha and (b /
+steps)^beta, from which a and b follow: with an exponent near 0 they are hardly determined (the
+paper's exponents are 0.035 and 0.147), while the curve is.
 """
 
 from typing import Any
