@@ -8,19 +8,16 @@ once those of a circle are taken as one.
 from __future__ import annotations
 
 import ast
-import re
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
 
+from tests.support import prose
+
 PACKAGE = "harness"
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-BANNED_OPENING = re.compile(r"(what|who|whatever|how far|all that|say whether)\b", re.IGNORECASE)
-"""A summary that begins so hides its noun."""
 
 Arrows = dict[str, set[str]]
 
@@ -68,13 +65,6 @@ def floors(found: Arrows) -> list[list[str]]:
     return result
 
 
-def summaries(tree: ast.Module) -> Iterator[str]:
-    """Yield the first line of every docstring."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
-            yield text.splitlines()[0]
-
-
 def main() -> None:
     """Print the numbers."""
     found = arrows()
@@ -92,9 +82,10 @@ def main() -> None:
     lengths = [(node.end_lineno or 0) - node.lineno + 1 for node in functions]
     sys.stdout.write(f"files {len(texts)}, longest {longest.relative_to(ROOT)} with {texts[longest].count(chr(10))} lines\n")
     sys.stdout.write(f"functions {len(lengths)}, 90% have at most {statistics.quantiles(lengths, n=10)[-1]:.0f} lines\n")
-    lines = [line for tree in trees.values() for line in summaries(tree)]
-    banned = [line for line in lines if BANNED_OPENING.match(line)]
-    sys.stdout.write(f"docstring summaries {len(lines)}, banned openings {len(banned)} ({len(banned) / len(lines):.1%})\n")
+    found_summaries = list(prose.summaries(texts))
+    banned = [summary for summary in found_summaries if summary.hides_its_noun]
+    share = len(banned) / len(found_summaries)
+    sys.stdout.write(f"summaries {len(found_summaries)}, banned openings {len(banned)} ({share:.1%})\n")
 
 
 if __name__ == "__main__":

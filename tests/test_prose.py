@@ -1,0 +1,21 @@
+"""The prose keeps to its rules: subject first in summaries, one word for one thing in texts that users read."""
+
+from __future__ import annotations
+
+from tests.support import prose
+
+MOST_BANNED = 0.02
+
+
+def test_summaries_say_what_a_thing_is_or_does() -> None:
+    """Under 2% of docstring summaries open with a word that hides their noun."""
+    texts = {file: file.read_text(encoding="utf-8") for file in prose.files_under("harness") if file.suffix == ".py"}
+    found = list(prose.summaries(texts))
+    banned = [summary for summary in found if summary.hides_its_noun]
+    assert len(found) > 1000
+    assert len(banned) < MOST_BANNED * len(found), banned
+
+
+def test_texts_that_users_read_have_one_word_for_one_thing() -> None:
+    """Messages, help, the page's templates and the comments of conf/ hold no banned word."""
+    assert list(prose.breaches(prose.files_under("harness", "conf"))) == []
