@@ -33,6 +33,7 @@ from harness.core.seeds import stream
 from harness.records import summary_files
 from harness.records.schema import Baseline, Point, Record, Score
 from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 NAME = "large"
 VOLUMES, ITEMS = (500, 1000, 2000, 4000), 1000
@@ -167,7 +168,7 @@ def after(model: str, tuning: str, seed: int, volume: int) -> dict[str, Any]:
     return values
 
 
-def write_whole(experiment: Experiment, labels: Labels) -> Whole:
+def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
     """Write a run with its items, and what the harness keeps of it."""
     for volume in VOLUMES:
         values = after(labels.model, labels.tuning, labels.seed, volume)
@@ -261,7 +262,7 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
     )
 
 
-def build(experiment: Experiment, count: int) -> tuple[list[Labels], list[Whole]]:
+def build(experiment: ExperimentWriter, count: int) -> tuple[list[Labels], list[Whole]]:
     """Write the experiment; return its runs, and the whole ones among them."""
     chosen = every(count)
     for model in dict.fromkeys(labels.model for labels in chosen):
@@ -342,7 +343,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the experiment there, and use one that is there already")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="bench-report-"))
-    experiment = Experiment(folder.resolve() / "results" / NAME)
+    experiment = ExperimentWriter(folder.resolve() / "results" / NAME)
     try:
         if not experiment.folder.exists():
             began = time.perf_counter()

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from harness.core.errors import HarnessError
 
 if TYPE_CHECKING:
-    from harness.records.schema import Unit
+    from harness.records.sweep_schema import Unit
     from harness.sweep.command import Started
     from harness.sweep.tally import Tally
 

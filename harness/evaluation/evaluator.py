@@ -23,8 +23,8 @@ from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
+from harness.records.partial import Partial
 from harness.records.schema import GENERATED, OWN_METRICS, SAMPLE_COLUMNS, Score
-from harness.records.store import Partial
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

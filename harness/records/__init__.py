@@ -11,5 +11,9 @@ if TYPE_CHECKING:
     from harness.records.schema import Record as Record
     from harness.records.schema import Score as Score
     from harness.records.store import Experiment as Experiment
+    from harness.records.sweep_schema import Claim as Claim
+    from harness.records.sweep_schema import Sweep as Sweep
+    from harness.records.sweep_schema import Unit as Unit
+    from harness.records.writer import ExperimentWriter as ExperimentWriter
 
 __getattr__ = exports(__name__)

@@ -1,6 +1,6 @@
-"""The files of claims: ``claims/<unit id>/<n>.json`` in an experiment's folder.
+"""Read and write the files of claims, ``claims/<unit id>/<n>.json`` in an experiment's folder.
 
-What they mean is harness.sweep.claims' to say.
+``harness.sweep.claims`` interprets them.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core import files
-from harness.records.schema import Claim
+from harness.records.sweep_schema import Claim
 
 _FIELDS = {field.name for field in dataclasses.fields(Claim)}
 
 
 @dataclass(frozen=True)
 class ClaimLog:
-    """Every claim of an experiment's units, each a file of its own that one process may make.
+    """The claims of an experiment's units, one file each.
 
     Attributes:
-        folder: the experiment's.
+        folder: the experiment's folder.
     """
 
     folder: Path
 
     def last(self, unit: str) -> Claim | None:
-        """Return the latest claim of a unit, or None where nobody ever had it."""
+        """Return the latest claim of a unit, or None if nobody ever held it."""
         numbers = self._numbers(unit)
         return self._read(unit, numbers[-1]) if numbers else None
 
@@ -37,23 +37,23 @@ class ClaimLog:
         return [self._read(unit, number) for number in self._numbers(unit)]
 
     def units(self) -> list[str]:
-        """Return the units that somebody had at some time."""
+        """Return the units with a claim, held or ended."""
         folder = self.folder / "claims"
         return sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
 
     def has(self, unit: str, number: int) -> bool:
-        """Say whether a unit has such a claim."""
+        """Return whether a unit has a claim of this number."""
         return self._path(unit, number).exists()
 
     def add(self, claim: Claim) -> bool:
-        """Write a new claim, unless there is one of this number; say whether this call wrote it.
+        """Write a new claim unless its number exists; return whether this call wrote it.
 
-        One of many callers on any hosts does.
+        Among callers on any hosts, exactly one gets True.
         """
         return files.exclusive(self._path(claim.unit, claim.generation), json.dumps(dataclasses.asdict(claim)))
 
     def write(self, claim: Claim) -> None:
-        """Write a claim again: a heartbeat, or its end. For its owner alone."""
+        """Overwrite a claim: a heartbeat, or its end. Only its owner may call it."""
         path = self._path(claim.unit, claim.generation)
         temporary = files.beside(path)
         try:
@@ -65,7 +65,7 @@ class ClaimLog:
     def age(self, claim: Claim) -> float | None:
         """Return the seconds since a claim's last heartbeat, by the clock of the file system.
 
-        None where its file is gone.
+        None if its file is gone.
         """
         try:
             beat = self._path(claim.unit, claim.generation).stat().st_mtime
@@ -83,7 +83,7 @@ class ClaimLog:
             return []
 
     def _read(self, unit: str, number: int) -> Claim:
-        """Read a claim, not strictly: it is a log and a lock, and one that cannot be read yet is held by whoever is writing it."""
+        """Read a claim, not strictly: an unreadable one is held by the process that writes it."""
         try:
             values = json.loads(self._path(unit, number).read_bytes())
             return Claim(**{key: value for key, value in values.items() if key in _FIELDS})

@@ -1,6 +1,6 @@
-"""Where a number comes from: code, versions, machine.
+"""Provenance of results: code, versions, machine.
 
-Recorded beside every result, part of no identity.
+Recorded with every result, part of no identity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = ["torch", "transformers", "lm_eval", "peft", "accelerate", "datasets"
 
 
 def collect() -> dict[str, Any]:
-    """Return git commit and dirty flag of the harness, package versions, hardware and time."""
+    """Return git commit and dirty flag of the harness, package versions, hardware, time."""
     return {
         "command": shlex.join(["harness", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -38,16 +38,16 @@ def collect() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use: fewer than the machine has, in a cluster's job or a container."""
+    """Return the number of cores that this process may use.
+
+    In a cluster job or a container it can be lower than the machine's.
+    """
     allowed = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return commit and dirty flag of the checkout that the harness runs from.
-
-    None where it is installed.
-    """
+    """Return commit and dirty flag of the harness's checkout; None if it is installed."""
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
@@ -82,7 +82,7 @@ def _gpu() -> str | None:
 
 
 def reset_peak_memory() -> None:
-    """Begin a new high-water mark of memory, where the machine lets a process do so (GPU, Linux)."""
+    """Reset the peak of memory, where the machine allows it (GPU, Linux)."""
     if "torch" in sys.modules:
         import torch
 
@@ -93,9 +93,9 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest memory held since ``reset_peak_memory``: of the GPU where there is one, else resident.
+    """Return the peak of memory since ``reset_peak_memory``: GPU memory, else resident memory.
 
-    Where the mark cannot be reset (not Linux) it is the process's largest so far.
+    Where it cannot be reset (not Linux), it is the peak since the process started.
     """
     if "torch" in sys.modules:
         import torch

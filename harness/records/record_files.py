@@ -1,6 +1,6 @@
-"""The files of records: JSON read strictly into a dataclass, items in parquet.
+"""Read and write single files of records: JSON, strictly to a dataclass; items in parquet.
 
-Whole or not at all. What lies where: records.py.
+A file is written completely or not at all. ``harness.records.store`` shows the layout.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +19,14 @@ from harness.config.strict import build
 from harness.core import files
 from harness.core.errors import ConfigError, RecordError, explain
 from harness.records import schema
-from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Finished, Manifest, Point, Record, Sweep
+from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Finished, Point, Record
+from harness.records.sweep_schema import Manifest, Sweep
 
 AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished, Sweep)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a JSON object as plain values. Raises RecordError where it is damaged."""
+    """Return a JSON object as plain values. Raises RecordError if it is damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -35,16 +37,16 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
-    """Return a record, None where there is none.
+    """Return a record, or None if the file does not exist.
 
-    Raises RecordError where it is damaged, of another version or of another shape.
+    Raises RecordError if it is damaged, of another version or of another shape.
     """
     if not path.exists():
         return None
     values = load(path)
     for key, ours in {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}.items():
         if key in {f.name for f in dataclasses.fields(cls)} and values.get(key) != ours:
-            fix = "read it with the version that wrote it, or move its folder away and run again"
+            fix = "read it with the version that wrote it, or move its folder away and rerun"
             raise RecordError(explain(f"{path}: {key}", got=repr(values.get(key)), allowed=str(ours), fix=fix))
     try:
         record: AnyRecord = build(cls, values, "")
@@ -54,9 +56,9 @@ def read(path: Path, cls: type[AnyRecord]) -> AnyRecord | None:
 
 
 def read_samples(folder: Path) -> pd.DataFrame:
-    """Return the items that lie in a folder, columns as in SAMPLE_COLUMNS.
+    """Return the items in a folder, columns as in SAMPLE_COLUMNS.
 
-    Raises RecordError where they are damaged.
+    Raises RecordError if they are damaged.
     """
     path = folder / "samples.parquet"
     try:
@@ -69,7 +71,7 @@ def read_samples(folder: Path) -> pd.DataFrame:
 
 
 def write_json(path: Path, record: AnyRecord) -> None:
-    """Write a record. Raises ValueError for a number that is none."""
+    """Write a record. Raises ValueError for NaN and infinity."""
     files.write_text(path, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -85,7 +87,15 @@ def write_samples(folder: Path, samples: pd.DataFrame) -> None:
 
 
 def write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataFrame, *, replace: Baseline | Point | None) -> None:
-    """Put a measurement and its items into place as one folder, unless ``replace``, which stands there, is complete."""
+    """Write a measurement and its items as one folder.
+
+    Args:
+        folder: of the measurement.
+        name: of its JSON file.
+        record: a baseline or a point.
+        samples: its items.
+        replace: the measurement that exists; if it is complete, nothing is written.
+    """
     if replace is not None and schema.complete(replace):
         return
     temporary = files.beside(folder)
@@ -93,5 +103,19 @@ def write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataF
         write_samples(temporary, samples)
         write_json(temporary / name, record)
         files.rename_folder(temporary, folder, over=replace is not None or not (folder / name).exists())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write a folder under a temporary name, then rename it into place.
+
+    It replaces an earlier folder.
+    """
+    temporary = files.beside(folder)
+    temporary.mkdir(parents=True)
+    try:
+        fill(temporary)
+        files.rename_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

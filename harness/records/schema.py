@@ -1,7 +1,4 @@
-"""What is recorded: the shape of a score, a baseline, a point, a record; versioned.
-
-Written and read by records.py alone.
-"""
+"""Schema of a run's records: score, baseline, point, record, failure, samples; versioned."""
 
 from __future__ import annotations
 
@@ -14,7 +11,10 @@ from harness import PROTOCOL_VERSION
 from harness.config.run_config import Declared as Declared
 
 SCHEMA_VERSION = 2
-WRITERS = "by"  # the key of Record.writing that says for what models wrote
+
+WRITERS = "by"
+"""Key of ``Record.writing``: for which of objective, targets and anchor a model wrote rows."""
+
 Status = Literal["ok", "failed"]
 Role = Literal["target", "probe"]
 
@@ -30,8 +30,8 @@ OWN_METRICS: Mapping[str, Mapping[str, bool]] = {
         "agreement": True,
     },
 }
-"""Kind of suite → its metrics, each with whether higher is better. All are continuous, also
-where every item happens to be 0 or 1."""
+"""Kind of suite → metric → whether higher is better. All are continuous, even if every item
+happens to be 0 or 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +41,21 @@ class Score:
     A failed measurement has status ``failed``, a reason and no value.
 
     Attributes:
-        filter: lm-eval's answer filter, ``none`` where there is none; of a divergence suite, whose
-            text it is on.
-        primary: whether this is the metric its suite is judged by.
+        filter: lm-eval's answer filter, ``none`` without one; for a divergence suite, the text it
+            is measured on: gold, base or tuned.
+        primary: whether this is the primary metric of its suite.
         n: items with a value.
         value: weighted mean over items, in the metric's unit (accuracy in 0..1, nats per token, …).
         stderr: standard error over items.
-        chance: mean over items of the level of uniform guessing, where the metric has one; of nats
+        chance: mean over items of the score of uniform guessing, if the metric has one; for nats
             per token, ln(vocabulary).
         unparsed: share of items, in 0..1, whose generated answer could not be parsed.
-        prompt_truncated, answer_truncated: share whose prompt was cut to fit the context / whose
-            answer ended at its length limit alone.
-        remeasured: value of a second measurement with other batches and threads, where one was made
+        prompt_truncated: share of items whose prompt was cut to fit the context.
+        answer_truncated: share of items whose answer ended only at its length limit.
+        remeasured: value of a second measurement with other batches and threads, if one was made
             (at volume 0) and succeeded.
-        numeric_spread_nats: largest difference of any log-likelihood of the items between the two,
-            in nats; None for generation.
+        numeric_spread_nats: largest difference of an item's log-likelihood between the two, in
+            nats; None for generation.
     """
 
     suite: str
@@ -83,16 +83,16 @@ class Score:
 
     @property
     def numeric_spread(self) -> float | None:
-        """How far apart the two measurements are, in the metric's unit."""
+        """Distance between the two measurements, in the metric's unit."""
         return None if self.numeric_move is None else abs(self.numeric_move)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A finished task of an evaluation under way.
+    """A finished task of a measurement that is not done.
 
     Attributes:
-        key: hash of the weights that were measured and of how.
+        key: hash of the measured weights and of the evaluation's settings.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -103,12 +103,12 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Volume 0 of one suite for one model, shared by every run that starts from it.
+    """Volume 0 of one suite for one model, shared by every run of that model.
 
     Attributes:
         identity: everything that can change its numbers; its hash is ``baseline_id``.
-        weights_sha256: bytes of the weights that were measured.
-        evaluation_facts: what the backend settled by itself, such as its token budget.
+        weights_sha256: hash of the bytes of the measured weights.
+        evaluation_facts: settings that the backend chose itself, such as its token budget.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -125,31 +125,31 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run's state after a volume, evaluated.
+    """A run after a volume, evaluated.
 
     Token counts are cumulative from the start of the run.
 
     Attributes:
-        target_rows, anchor_rows: rows trained on, each time they were seen.
-        train_tokens: target and anchor tokens; ``supervised_tokens``: those with a loss;
-            ``anchor_tokens``: the anchor's share.
+        target_rows, anchor_rows: rows trained on, counted each time they were seen.
+        train_tokens: target and anchor tokens.
+        supervised_tokens: train tokens with a loss.
+        anchor_tokens: train tokens of the anchor.
         train_loss: mean nats per supervised token over the steps since the previous volume.
-        weight_change: Euclidean norm of the change of all weights; 0 would mean that the run did
-            nothing.
+        weight_change: Euclidean norm of the change of all weights.
         flops: floating-point operations of training so far, as transformers estimates them.
-        wall_seconds: training so far; ``evaluation_seconds``: this point's evaluation.
+        wall_seconds: training so far.
+        evaluation_seconds: this point's evaluation.
         weights: folder of the saved weights, relative to the run's folder.
-        evaluation_facts: suite → what the backend settled by itself, such as its token budget.
-        train_penalty: mean of what a loss remedy added to the loss of a step since the previous
-            volume; None where there is none.
-        generated_tokens: tokens that models wrote for the run so far (data before training,
-            rollouts in training), thrown away or not.
-        extra_tokens: tokens of forward passes beside training's own and beside writing (reference
-            model, Fisher, scoring) so far.
-        coefficient: of a weight remedy, the coefficient of the weights that were measured; None for
+        evaluation_facts: suite → settings that the backend chose itself, such as its token budget.
+        train_penalty: mean penalty that a loss mitigation added to the loss of a step since the
+            previous volume; None without one.
+        generated_tokens: tokens that models wrote for the run so far (rows before training,
+            rollouts in training), used or discarded.
+        extra_tokens: tokens so far of forward passes that are neither training nor generation
+            (reference model, Fisher, scoring).
+        coefficient: of a weight mitigation, the coefficient of the measured weights; None for
             plain tuned weights.
-        selected: of a choice made on the target's select items, what was tried → its score; empty
-            where nothing was chosen.
+        selected: candidate → score, if one was selected on the target's select items; else empty.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -186,25 +186,25 @@ class Record:
     Attributes:
         identity: everything that can change its numbers and is known before starting; its hash is
             ``run_id``.
-        labels: what the table calls model, tuning, objective, mitigation, data, anchor.
+        labels: names in the table of model, tuning, objective, mitigation, data, anchor.
         config: the resolved configuration, plain values.
         volumes: every volume with a point, ascending.
-        baselines: suite → baseline id; ``roles``: suite → target or probe.
-        tuning_facts: rank, modules, … as resolved.
-        data_facts: of the target rows as tokenised, largest volume, every epoch: rows, tokens,
+        baselines: suite → baseline id.
+        roles: suite → target or probe.
+        tuning_facts: resolved settings such as rank and modules.
+        data_facts: of the tokenised target rows, largest volume, every epoch: rows, tokens,
             supervised tokens, truncated rows; and how many of one epoch's rows repeat an earlier
             one.
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or
             ``expected``.
-        start_weights_sha256: bytes of the weights that training started from.
-        micro_batch_rows: rows of one forward pass, where a step was taken in several: as
-            configured, or as few as memory allowed.
-        incomplete: volumes with a score whose measurement failed; 0 stands for its baselines.
-        writing: of a run whose data were written by models: ``rows``, ``accepted``, ``acceptance``
-            (their ratio), ``how`` (word → rows), ``generated_tokens``, ``edit_rate`` (mean share of
-            words, where known), and for targets ``target_nats`` (nats per supervised token under
-            the start model); ``by`` (WRITERS): objective, targets, anchor. Empty where nothing was
-            written.
+        start_weights_sha256: hash of the bytes of the weights that training started from.
+        micro_batch_rows: rows of one forward pass, if a step was split: as configured, or as few
+            as memory allowed.
+        incomplete: volumes with a score whose measurement failed; 0 means its baselines.
+        writing: of a run with generated rows: ``rows``, ``accepted``, ``acceptance`` (their ratio),
+            ``how`` (word → rows), ``generated_tokens``, ``edit_rate`` (mean share of words, where
+            known), and for targets ``target_nats`` (nats per supervised token under the start
+            model); ``by`` (WRITERS): objective, targets, anchor. Empty without generated rows.
         derived_from: run id of the training whose weights, changed by a coefficient, this run
             measures; None for a run that trained.
     """
@@ -240,11 +240,11 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The last try of a run that did not finish.
+    """The last try of a run, which failed.
 
     Attributes:
-        tries: how often it ended so since a command last asked for it; at ``TRIES`` the run counts
-            as failed.
+        tries: failed tries since a command last asked for the run; at ``TRIES`` it counts as
+            failed.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -256,124 +256,6 @@ class Failure:
     reason: str
     traceback: str
     tries: int = 1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The runs that the last sweep, and any run since, asked for.
-
-    Attributes:
-        sweep: id of the last sweep, whose units lie in ``sweeps/``; None where there was only
-            ``harness run``.
-        declared: what they declared; None in a manifest from before there were declarations.
-    """
-
-    experiment: str
-    run_ids: tuple[str, ...]
-    schema_version: int = SCHEMA_VERSION
-    sweep: str | None = None
-    declared: Declared | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """One job of a sweep: a run, or the volume 0 that runs need.
-
-    Attributes:
-        id: the run id; ``baseline-`` and a hash for a baseline unit.
-        overrides: what composes to its configuration (of a baseline unit: that of any run that
-            needs it).
-        label: what it is, for people.
-        needs: baseline units that come first.
-        baseline_keys: suite → hash of its volume 0's identity, as far as it is known before weights
-            and tasks.
-        volumes: points to reach; none for a baseline unit. ``derived``: runs that are measured with
-            this one, at the same volumes.
-        threads, processes: that it computes with.
-        params_total: of its model.
-        cost: rough floating-point operations, to put the longest first.
-    """
-
-    kind: Literal["baseline", "run"]
-    id: str
-    overrides: tuple[str, ...]
-    label: str
-    needs: tuple[str, ...] = ()
-    baseline_keys: Mapping[str, str]
-    volumes: tuple[int, ...] = ()
-    derived: tuple[str, ...] = ()
-    threads: int
-    processes: int
-    params_total: int
-    cost: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What one sweep command asked for: every unit, done or not, in the order in which they are taken.
-
-    Attributes:
-        cores, gpus: what each worker was planned to have; they decide threads, dtype and processes.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    protocol_version: int = PROTOCOL_VERSION
-    id: str
-    experiment: str
-    command: str
-    time: str
-    cores: int
-    gpus: int
-    units: tuple[Unit, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A worker's hold of a unit: the n-th since the first.
-
-    Its file's modification time is its last heartbeat.
-
-    Attributes:
-        sweep: id of the sweep that it was taken for; empty for ``harness run``.
-        host, boot, pid, started: which process has it; ``boot`` tells containers and reboots of a
-            host apart, ``started`` a pid used again.
-        node: what the cluster calls the machine, else its host name.
-        lease: seconds without a heartbeat after which another may take it.
-        found: what was recorded of the unit when it was taken; ``stage``, ``finished``, ``total``:
-            how far its work is since.
-        cpu_seconds, wall_seconds, gpus, memory_bytes: spent on it, and held at the last heartbeat.
-        ended: how the hold ended: ``done``, ``failed``, ``interrupted``, …; empty while it is held,
-            and for ever if its owner died.
-        died: how its owner died, where somebody saw it.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    unit: str
-    generation: int
-    sweep: str
-    host: str
-    boot: str
-    pid: int
-    started: float
-    node: str
-    lease: float
-    taken: str
-    found: str = ""
-    stage: str = ""
-    finished: int = 0
-    total: int = 0
-    cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    gpus: int = 0
-    memory_bytes: int = 0
-    ended: str = ""
-    reason: str = ""
-    died: str = ""
-
-
-TRIES = 2
-"""Exceptions that make a run failed: one may be chance (a file system, a full GPU), two are its
-own."""
 
 
 SAMPLE_COLUMNS = {
@@ -391,49 +273,53 @@ SAMPLE_COLUMNS = {
     "text": "object",
     "chance": "float64",
 }
-"""Columns of samples.parquet, one row an (item, filter). Beside them, for each metric M of any task in the file, ``metric.M`` (the
-item's value, missing where the metric is not the task's) and, for a ratio metric such as nats per
-token, ``weight.M`` (the item's weight in the mean; missing means 1). ``choices`` and
-``log_likelihoods`` are lists for multiple choice; ``text`` is what a generation task's model wrote,
-or the sampled text that a divergence suite is on; ``chance`` is this item's level of uniform
-guessing."""
+"""Columns of samples.parquet, one row for each item and filter.
+
+Further columns for each metric M of any task in the file: ``metric.M`` (the item's value, missing
+if the task does not have the metric) and, for a ratio metric such as nats per token, ``weight.M``
+(the item's weight in the mean; missing means 1).
+
+``choices`` and ``log_likelihoods`` are lists for multiple choice; ``text`` is the generated answer,
+or the sampled text that a divergence suite is measured on; ``chance`` is this item's score of
+uniform guessing."""
 
 GENERATED = "_generated"
-"""What follows a task's name where its items are asked by generation, beside the same items
-asked by choice."""
+"""Suffix of a task that asks the items of another one by generation instead of by choice."""
 
 
 def cluster_field(cluster: Any, task: str) -> str | None:
     """Return the field by which items of a leaf task are clustered.
 
     Args:
-        cluster: as a suite's yaml has it: a field, leaf task → field, or None.
-        task: leaf task; asked by generation too, it has the field of the task it is made of.
+        cluster: of a suite's yaml: a field, leaf task → field, or None.
+        task: leaf task; one with the suffix ``GENERATED`` has the field of its original.
     """
     return cluster.get(task.removesuffix(GENERATED)) if isinstance(cluster, Mapping) else cluster
 
 
 def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
-    """Return the ``cluster`` of samples: a short hash of what a document says in the field its suite clusters by; None without one."""
+    """Return the cluster of a sample: a short hash of its document's field; None if empty."""
     value = document.get(field)
     return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
 
 START_WEIGHTS = "start_weights_sha256"
-"""Stands in config.json beside the configuration: the bytes that every point of the run started
-from."""
+"""Further key of config.json: hash of the weights that every point of the run started from."""
 
 BASELINES = "baselines"
-"""Stands there too, so that the points of a run that is not done can be compared with before."""
+"""Further key of config.json: suite → baseline id, so that an unfinished run can be compared."""
 
 
 def complete(measured: Baseline | Point) -> bool:
-    """Say whether every score of a measurement is there."""
+    """Return whether every score of a measurement succeeded."""
     return all(score.status == "ok" for score in measured.scores)
 
 
 def but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a configuration asks for, apart from how far it goes (each independent volume is a run of its own)."""
+    """Return a configuration without volumes and without keys that change no number.
+
+    Volumes stay for independent trajectories, where each is a run of its own.
+    """
     data = dict(config.get("data", {}))
     if config.get("trajectory") == "shared":
         data.pop("volumes", None)

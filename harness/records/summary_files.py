@@ -1,12 +1,12 @@
-"""The files of what a recorded run comes to: its rows of the tidy table and its per-item changes, so that no table reads samples.
+"""Read and write the summary of a recorded run, so that tables need not read samples.
 
     runs/<run id>/
-      summary.json   its rows, by column
-      changes.npz    what every item changed by
+      summary.json   its rows of the tidy table, by column
+      changes.npz    the change of every item
 
-Both can be made again from the samples at any time, and hold a digest of the records that they were
-made from. Each is written beside its place and renamed into it. What the rows mean is
-harness.analysis' to say.
+Both are caches: they can be computed from the samples at any time, and hold a digest of the records
+that they were computed from. Each is written under a temporary name and renamed into place.
+``harness.analysis`` computes them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Summary:
     """The rows of one run, by column.
 
     Attributes:
-        digest: of the records that they were made from.
-        baselines: ids of the baselines among these.
-        rows: how many.
-        same: column → value, where every row has the same one.
-        columns: column → values, shape (rows,), for the others. None is missing.
+        digest: of the records that they were computed from.
+        baselines: ids of the baselines among these records.
+        rows: number of rows.
+        same: column → value, of columns with one value in every row.
+        columns: column → values, shape (rows,), of the other columns. None is missing.
     """
 
     digest: str
@@ -52,30 +52,29 @@ class Summary:
 
     @classmethod
     def of(cls, columns: Mapping[str, Sequence[Any]], rows: int, digest: str = "", baselines: Iterable[str] = ()) -> Summary:
-        """Make one from whole columns, shape (rows,) each, plain values."""
+        """Return the summary of whole columns, shape (rows,) each, plain values."""
         constant = {name for name, values in columns.items() if rows and values.count(values[0]) == rows}
         varying = {name: list(values) for name, values in columns.items() if rows and name not in constant}
         return cls(digest, tuple(baselines), rows, {name: columns[name][0] for name in columns if name in constant}, varying)
 
     def column(self, name: str) -> list[Any]:
-        """Return the values of a column, shape (rows,).
-
-        None in each row where there is no such column.
-        """
+        """Return the values of a column, shape (rows,); None in each row if it does not exist."""
         return self.columns[name] if name in self.columns else [self.same.get(name)] * self.rows
 
 
 def digest(version: str, run: Path, baselines: Iterable[Path], known: dict[Path, bytes]) -> str | None:
-    """Return the digest of a run's record, its points and the baselines it names: all that its rows follow from, but for the items.
+    """Return the digest of a run's record, its points and the baselines that it names.
+
+    Its rows follow from these and the items.
 
     Args:
-        version: of whatever makes the rows.
+        version: of the code that computes the rows.
         run: folder of the run.
         baselines: folders of its baselines.
-        known: digests of baselines worked out before, which is added to.
+        known: digests of baselines computed before; new ones are added.
 
     Returns:
-        64 hexadecimal digits; None where the run has no record, or a file is gone.
+        64 hexadecimal digits; None if the run has no record, or a file is gone.
     """
     total = hashlib.sha256(version.encode())
     try:
@@ -100,18 +99,18 @@ def _points(folder: Path) -> list[str]:
 
 
 def _read(path: str) -> bytes | None:
-    """Return a file's bytes; None where there is none."""
+    """Return a file's bytes; None if it does not exist."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a Path costs as much as the reading
+        with open(path, "rb") as file:  # noqa: PTH123 - making a Path takes as long as reading
             return file.read()
     except FileNotFoundError:
         return None
 
 
 def read(run: Path) -> Summary | None:
-    """Return the summary in a run's folder; None where there is none, or it is damaged.
+    """Return the summary in a run's folder; None if it does not exist or is damaged.
 
-    Whether it still holds, its digest says.
+    Compare its digest to know whether it is up to date.
     """
     try:
         values = json.loads((run / SUMMARY).read_bytes())
@@ -123,7 +122,7 @@ def read(run: Path) -> Summary | None:
 
 
 def write(run: Path, summary: Summary) -> None:
-    """Write a summary into a run's folder. Raises OSError where it cannot be written."""
+    """Write a summary into a run's folder. Raises OSError if it cannot be written."""
     values = {
         "digest": summary.digest,
         "baselines": summary.baselines,
@@ -135,10 +134,7 @@ def write(run: Path, summary: Summary) -> None:
 
 
 def read_arrays(run: Path) -> dict[str, Array] | None:
-    """Return the arrays of a run's changes by name.
-
-    None where there are none, or they are damaged.
-    """
+    """Return the arrays of a run's changes by name; None if missing or damaged."""
     try:
         whole = io.BytesIO((run / CHANGES).read_bytes())  # NumPy reads a file in thirty pieces
         with np.load(whole, allow_pickle=False) as stored:
@@ -148,7 +144,7 @@ def read_arrays(run: Path) -> dict[str, Array] | None:
 
 
 def write_arrays(run: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a run's changes. Raises OSError where they cannot be written."""
+    """Write a run's changes. Raises OSError if they cannot be written."""
     temporary = files.beside(run / CHANGES)
     try:
         with temporary.open("wb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from harness.records import record_files
 from harness.records.store import Experiment
 from harness.report import html
 from harness.report.content import Content
@@ -38,5 +39,5 @@ def write(experiment: Experiment) -> Path:
     def fill(place: Path) -> None:
         html.write(page, place)
 
-    experiment.write_folder(folder, fill)
+    record_files.write_folder(folder, fill)
     return folder / "index.html"

@@ -22,8 +22,8 @@ from harness.evaluation.evaluator import PreparedSuite, Result
 from harness.evaluation.rounding import with_spread
 from harness.models.weights import state_sha256
 from harness.records import provenance
+from harness.records.partial import Partial
 from harness.records.schema import Baseline, complete
-from harness.records.store import Partial
 from harness.run.preparation import Prepared
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from harness.data import subsets
 from harness.evaluation import prompts, suites
 from harness.evaluation.backends import Evaluation
 from harness.records.schema import Role
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from harness.run import other_models
 from harness.run.workspace import Workspace, _content
 
@@ -95,7 +95,7 @@ class Prepared:
         return {one: derived_id(self.run_id, one) for one in sorted(self.config.mitigation.coefficients) if one != self.stands_for}
 
     @property
-    def experiment(self) -> Experiment:
+    def experiment(self) -> ExperimentWriter:
         """Where it is recorded."""
         return experiment_of(self.config)
 
@@ -112,9 +112,9 @@ class Prepared:
         return sorted(self.config.data.volumes)
 
 
-def experiment_of(config: RunConfig) -> Experiment:
+def experiment_of(config: RunConfig) -> ExperimentWriter:
     """Return where a run is recorded."""
-    return Experiment(Path(config.results) / config.name)
+    return ExperimentWriter(Path(config.results) / config.name)
 
 
 def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = None) -> Prepared:

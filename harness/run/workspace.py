@@ -21,7 +21,7 @@ from harness.evaluation.backends import Evaluation
 from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.suites import Suite
 from harness.records import provenance
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +71,7 @@ class Workspace:
         """Return a suite's definition."""
         return self.once(("suite", name), lambda: suites.load(name))
 
-    def require_writable(self, experiment: Experiment) -> None:
+    def require_writable(self, experiment: ExperimentWriter) -> None:
         """Raise ConfigError unless an experiment's folder can be written to."""
         self.once(("writable", experiment.folder), experiment.require_writable)
 

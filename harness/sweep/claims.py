@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 
-from harness.records.schema import Claim
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Claim
 
 LEASE, BEAT = 120.0, 5.0
 """Seconds: a claim without a heartbeat for so long may be followed; time between heartbeats."""

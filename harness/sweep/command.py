@@ -18,8 +18,9 @@ from harness.config import paths
 from harness.config.identity import recorded
 from harness.core.display import Display
 from harness.core.errors import ConfigError, DataError, ModelError, explain
-from harness.records.schema import TRIES, Sweep, Unit
 from harness.records.store import Experiment
+from harness.records.sweep_schema import TRIES, Sweep, Unit
+from harness.records.writer import ExperimentWriter
 from harness.run import execution, preparation
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
@@ -49,7 +50,7 @@ class Started:
         announce: makes these the current runs; to be called once somebody is there to carry them.
     """
 
-    experiment: Experiment
+    experiment: ExperimentWriter
     sweep: Sweep
     units: Sequence[Unit]
     already_done: int
@@ -157,7 +158,7 @@ def _one_of_each(pending: Sequence[Prepared]) -> list[Prepared]:
     return list(found.values())
 
 
-def _allow_one_more_try(experiment: Experiment, run_ids: set[str]) -> None:
+def _allow_one_more_try(experiment: ExperimentWriter, run_ids: set[str]) -> None:
     for run_id in sorted(run_ids):
         failure = experiment.failure(run_id)
         if failure is not None and failure.tries >= TRIES:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-from harness.records.schema import TRIES, Claim, Unit
 from harness.records.store import Experiment
+from harness.records.sweep_schema import TRIES, Claim, Unit
 from harness.sweep.claims import Claims
 
 State = Literal["done", "running", "pending", "failed"]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import RecordError, explain
-from harness.records.schema import Claim, Sweep, Unit
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Claim, Sweep, Unit
 from harness.sweep.claims import LEFT, Claims
 from harness.sweep.states import State, UnitStates
 

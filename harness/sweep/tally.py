@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harness.records.schema import Unit
+from harness.records.sweep_schema import Unit
 from harness.sweep.states import UnitStates
 
 

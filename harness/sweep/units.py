@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.config.identity import identify
 from harness.config.run_config import Labels
-from harness.records.schema import Unit
+from harness.records.sweep_schema import Unit
 from harness.run.preparation import Prepared
 from harness.sweep.axes import Asked
 

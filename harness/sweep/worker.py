@@ -23,8 +23,10 @@ from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
 from harness.core.progress import Interrupted, Progress, Silent
-from harness.records.schema import TRIES, Claim, Failure, Unit
-from harness.records.store import PARTIAL, Experiment
+from harness.records.partial import PARTIAL
+from harness.records.schema import Failure
+from harness.records.sweep_schema import TRIES, Claim, Unit
+from harness.records.writer import ExperimentWriter
 from harness.run import execution
 from harness.run.preparation import prepare
 from harness.run.workspace import Workspace
@@ -96,7 +98,7 @@ class Worker:
         held: the claim of the unit under way.
     """
 
-    experiment: Experiment
+    experiment: ExperimentWriter
     claims: Claims
     machine: Machine
     progress: Progress = field(default_factory=Silent)
@@ -259,7 +261,7 @@ def _ending(held: Held) -> Iterator[None]:
         held.end(how)
 
 
-def came_to(experiment: Experiment, unit: str) -> str:
+def came_to(experiment: ExperimentWriter, unit: str) -> str:
     """Return what is kept of a unit's work, in a line that is another once there is more of it."""
     own = experiment.run_folder(unit)
     tasks = sum(1 for _ in (own if own.is_dir() else experiment.folder).glob(f"{PARTIAL}/*/**/finished.json"))
@@ -283,7 +285,7 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
         SickWorker: after an error on a GPU; what it was is recorded.
         RecordError: there is no such sweep.
     """
-    experiment = Experiment(folder)
+    experiment = ExperimentWriter(folder)
     sweep = experiment.sweep(sweep_id)
     if sweep is None:
         raise RecordError(explain(f"sweep {sweep_id}", got=f"nothing in {folder}", fix="run `harness sweep` again"))
@@ -326,7 +328,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     """
     try:
         config = composition.compose(overrides)
-        experiment = Experiment(Path(config.results) / config.name)
+        experiment = ExperimentWriter(Path(config.results) / config.name)
         sweep_id, _, unit_id = name.partition("/")
         sweep = experiment.sweep(sweep_id)
         unit = next((unit for unit in sweep.units if unit.id == unit_id), None) if sweep else None

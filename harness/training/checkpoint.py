@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from harness.config.strict import build
 from harness.core.errors import ConfigError
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,7 @@ class Checkpoints:
     One alone is of use, the newest; an older one goes when a newer one is complete.
     """
 
-    experiment: Experiment
+    experiment: ExperimentWriter
     run_id: str
 
     def newest(self, usable: Callable[[Counts], bool]) -> Checkpoint | None:

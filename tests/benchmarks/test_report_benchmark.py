@@ -11,6 +11,7 @@ from benchmarks.speed import report
 from benchmarks.speed.report import Labels, Whole
 from harness.analysis.table.frame import table
 from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 Built = tuple[Experiment, list[Labels], list[Whole]]
 
@@ -20,7 +21,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """Eight runs of 40 items a task, of which three have items of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "ITEMS", 40)
-        experiment = Experiment(tmp_path_factory.mktemp("results") / report.NAME)
+        experiment = ExperimentWriter(tmp_path_factory.mktemp("results") / report.NAME)
         chosen, whole = report.build(experiment, 8)
         yield experiment, chosen, whole
 

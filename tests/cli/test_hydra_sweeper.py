@@ -16,7 +16,7 @@ from harness.cli import app, hydra_app, hydra_sweeper, outcome
 from harness.cli.hydra_sweeper import UNIT, job_overrides
 from harness.config import composition
 from harness.core.errors import ConfigError
-from harness.records.schema import Unit
+from harness.records.sweep_schema import Unit
 from harness.sweep import command, worker
 from harness.sweep.axes import expand
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.cli.app import main
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, share, write_run
 
 KEYS = {"parameters", "level", "r2", "held_out_error", "aic", "verdict"}
@@ -114,7 +114,7 @@ def test_a_prediction_far_off_is_in_a_few_digits(csv: Path, capsys: pytest.Captu
 
 def test_an_experiment_is_fitted_and_predicted_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Three seeds of three volumes, of 100 items 5, 10 and 20 forgotten: twice the rows, twice the loss, so k is 1 and c 5/800."""
-    experiment = Experiment(tmp_path / "results" / "exp")
+    experiment = ExperimentWriter(tmp_path / "results" / "exp")
     before = [Task(suite="old", task="facts", values=share(80, 100))]
     for seed in range(3):
         points = {8 * 2**i: [Task(suite="old", task="facts", values=share(80 - 5 * 2**i, 100))] for i in range(3)}

@@ -14,7 +14,7 @@ from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.evaluator import PreparedSuite, Result
 from harness.models.weights import state_sha256
-from harness.records.store import Partial
+from harness.records.partial import Partial
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from harness.analysis.table.frame import table
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from harness.report import tables
 from tests.support.experiments import Task, flipped, share, write_run
 
@@ -15,7 +15,7 @@ SMALL = Path(__file__).parent / "small"
 TABLE = Path(__file__).parent / "small.csv"
 
 
-def record(experiment: Experiment) -> None:
+def record(experiment: ExperimentWriter) -> None:
     """Write two runs of two volumes, of which one lost a task at the second, and one run that failed."""
     nll = {"suite": "math_nll", "task": "gsm8k", "metric": "nats_per_token", "higher_is_better": False, "chance": None}
     weights = [float(5 + 7 * i % 11) for i in range(24)]
@@ -56,7 +56,7 @@ def record(experiment: Experiment) -> None:
 
 if __name__ == "__main__":
     shutil.rmtree(SMALL, ignore_errors=True)
-    record(Experiment(SMALL))
+    record(ExperimentWriter(SMALL))
     with tempfile.TemporaryDirectory() as folder:  # a table keeps what it worked out beside the records
         shutil.copytree(SMALL, Path(folder) / "small")
-        tables.write(table(Experiment(Path(folder) / "small")), TABLE)
+        tables.write(table(ExperimentWriter(Path(folder) / "small")), TABLE)

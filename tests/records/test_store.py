@@ -13,7 +13,7 @@ from harness.config import composition
 from harness.config.identity import recorded
 from harness.core.errors import ConfigError, RecordError
 from harness.records.schema import SAMPLE_COLUMNS, Baseline, Declared, Failure, Score, but_for_volumes
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 
 def score(**changes: Any) -> Score:
@@ -33,8 +33,8 @@ def score(**changes: Any) -> Score:
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(tmp_path / "results" / "exp")
+def experiment(tmp_path: Path) -> ExperimentWriter:
+    return ExperimentWriter(tmp_path / "results" / "exp")
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def samples() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype="object") for name in SAMPLE_COLUMNS})
 
 
-def test_what_is_written_is_read_back_equal(experiment: Experiment, baseline: Baseline) -> None:
+def test_what_is_written_is_read_back_equal(experiment: ExperimentWriter, baseline: Baseline) -> None:
     """A baseline survives the way through JSON, and no temporary file is left."""
     experiment.write_baseline(baseline, samples())
     assert experiment.baseline("b") == baseline
     assert sorted(p.name for p in experiment.baseline_folder("b").iterdir()) == ["baseline.json", "samples.parquet"]
 
 
-def test_what_is_not_there_is_none(experiment: Experiment) -> None:
+def test_what_is_not_there_is_none(experiment: ExperimentWriter) -> None:
     """A missing record is no error: it is work to do."""
     assert experiment.baseline("b") is None
     assert experiment.record("r") is None
@@ -70,7 +70,7 @@ def test_what_is_not_there_is_none(experiment: Experiment) -> None:
     ],
 )
 def test_a_record_of_another_version_or_shape_is_refused(
-    experiment: Experiment, baseline: Baseline, change: dict[str, Any], words: list[str]
+    experiment: ExperimentWriter, baseline: Baseline, change: dict[str, Any], words: list[str]
 ) -> None:
     """The reader fills in nothing and guesses nothing."""
     experiment.write_baseline(baseline, samples())
@@ -81,7 +81,7 @@ def test_a_record_of_another_version_or_shape_is_refused(
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_missing_field_and_a_cut_file_are_refused(experiment: Experiment, baseline: Baseline) -> None:
+def test_a_missing_field_and_a_cut_file_are_refused(experiment: ExperimentWriter, baseline: Baseline) -> None:
     """A damaged record is named with its file."""
     experiment.write_baseline(baseline, samples())
     path = experiment.baseline_folder("b") / "baseline.json"
@@ -95,7 +95,7 @@ def test_a_missing_field_and_a_cut_file_are_refused(experiment: Experiment, base
         experiment.baseline("b")
 
 
-def test_a_value_that_is_no_number_is_never_written(experiment: Experiment, baseline: Baseline) -> None:
+def test_a_value_that_is_no_number_is_never_written(experiment: ExperimentWriter, baseline: Baseline) -> None:
     """NaN in a record would read as a measurement; nothing is left behind."""
     import dataclasses
 
@@ -105,7 +105,7 @@ def test_a_value_that_is_no_number_is_never_written(experiment: Experiment, base
     assert experiment.baseline("b") is None
 
 
-def test_the_manifest_says_which_runs_are_current(experiment: Experiment) -> None:
+def test_the_manifest_says_which_runs_are_current(experiment: ExperimentWriter) -> None:
     """A sweep replaces the set.
 
     A run adds to it, and takes the place of one with the same configuration and other inputs.
@@ -129,7 +129,7 @@ CONFIGS = {"a": ["seed=0"], "b": ["seed=1"], "c": ["seed=2"], "d": ["seed=0", "d
 PLAIN: dict[str, Any] = {"class": "Declared", "headline": None, "margin": 0.02, "margins": {}, "control": {}}
 
 
-def test_the_manifest_says_what_was_declared(experiment: Experiment) -> None:
+def test_the_manifest_says_what_was_declared(experiment: ExperimentWriter) -> None:
     """A sweep replaces it.
 
     A run that declares nothing leaves it, one that declares something replaces it.
@@ -145,14 +145,14 @@ def test_the_manifest_says_what_was_declared(experiment: Experiment) -> None:
     assert experiment.declared() == Declared()
 
 
-def test_another_margin_makes_no_other_run(experiment: Experiment) -> None:
+def test_another_margin_makes_no_other_run(experiment: ExperimentWriter) -> None:
     """A run with another declaration takes the place of none that is current: it is the same run."""
     config = {"seed": 0, "trajectory": "shared", "declared": PLAIN}
     changed = config | {"declared": PLAIN | {"margin": 0.05}}
     assert but_for_volumes(config) == but_for_volumes(changed) == but_for_volumes({"seed": 0, "trajectory": "shared"})
 
 
-def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: Experiment) -> None:
+def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: ExperimentWriter) -> None:
     """With several there is none: which one counts is said beforehand, or not at all."""
     experiment.write_config("a", {"probe_suites": ["s"], "declared": PLAIN})
     experiment.write_config("b", {"probe_suites": ["s"], "declared": PLAIN})
@@ -162,7 +162,7 @@ def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: 
     assert experiment.declared() == Declared()
 
 
-def test_results_from_before_there_were_declarations_are_read(experiment: Experiment) -> None:
+def test_results_from_before_there_were_declarations_are_read(experiment: ExperimentWriter) -> None:
     """A manifest without the key takes the runs' word, and the default where they have none.
 
     So does a folder without a manifest.
@@ -181,8 +181,8 @@ def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Pat
     """A file where the results should go is found before anything runs."""
     (tmp_path / "results").write_text("a file")
     with pytest.raises(ConfigError, match="not writable"):
-        Experiment(tmp_path / "results" / "exp").require_writable()
-    fresh = Experiment(tmp_path / "other" / "exp")
+        ExperimentWriter(tmp_path / "results" / "exp").require_writable()
+    fresh = ExperimentWriter(tmp_path / "other" / "exp")
     fresh.require_writable()
     assert not (tmp_path / "other").exists()
 
@@ -191,10 +191,10 @@ def test_an_unknown_experiment_is_named_with_those_that_exist(tmp_path: Path) ->
     """The error lists what could have been meant."""
     (tmp_path / "tiny" / "runs").mkdir(parents=True)
     with pytest.raises(RecordError, match="tiny"):
-        Experiment(tmp_path / "tniy").require_readable()
+        ExperimentWriter(tmp_path / "tniy").require_readable()
 
 
-def test_a_failure_is_dropped_when_the_run_succeeds_later(experiment: Experiment) -> None:
+def test_a_failure_is_dropped_when_the_run_succeeds_later(experiment: ExperimentWriter) -> None:
     """A failure tells of the last try only."""
     failure = Failure(run_id="r", experiment="exp", labels={}, config={}, reason="boom", traceback="…")
     experiment.write_failure(failure)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis.table.frame import table
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from harness.report import html, page
 from tests.report.conftest import SMALL
 from tests.support.experiments import Task, share, write_run

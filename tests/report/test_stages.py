@@ -14,7 +14,7 @@ from harness.analysis.findings.frontier import frontier
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
 from harness.records.schema import Declared
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from harness.report import evidence, page
 from harness.report.methods import MAX_METHODS, methods
 from harness.report.sections import costs

@@ -10,7 +10,7 @@ import pytest
 from harness.analysis.table.columns import COLUMNS
 from harness.analysis.table.frame import table
 from harness.core.errors import ConfigError
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from harness.report import tables
 from harness.report.tables import DisplayUnit
 from tests.support.experiments import Task, flipped, share, write_run

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from harness.records.schema import Claim
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Claim
 
 SWEEP = [
     "experiment=smoke",

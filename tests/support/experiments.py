@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.records.schema import Baseline, Failure, Point, Record, Score
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "mitigation": "none", "data": "people", "anchor": None}
 
@@ -104,7 +104,7 @@ def samples(tasks: Sequence[Task]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype="object") for name in next(Task(suite="s", task="t", values=[0]).rows())})
 
 
-def write_baselines(experiment: Experiment, model: str, before: Sequence[Task]) -> dict[str, str]:
+def write_baselines(experiment: ExperimentWriter, model: str, before: Sequence[Task]) -> dict[str, str]:
     """Write volume 0 of every suite; return suite → baseline id."""
     ids = {}
     for suite in dict.fromkeys(task.suite for task in before):
@@ -123,7 +123,7 @@ def write_baselines(experiment: Experiment, model: str, before: Sequence[Task]) 
     return ids
 
 
-def write_point(experiment: Experiment, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
+def write_point(experiment: ExperimentWriter, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
     """Write a point: 8 rows a step, 10 tokens a row of which 4 have a loss, 2 seconds since the point before."""
     values: dict[str, Any] = {
         "run_id": run_id,
@@ -159,7 +159,7 @@ def config_of(labels: Mapping[str, Any], roles: Mapping[str, str], seed: int) ->
 
 
 def write_run(
-    experiment: Experiment,
+    experiment: ExperimentWriter,
     run_id: str,
     *,
     before: Sequence[Task],

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, flipped, share, write_run
 
 ROLES = {"new": "target", "old": "probe"}
@@ -24,14 +24,14 @@ def grid(
     texts: dict[str, Any] | None = None,
     controls: bool = False,
     independent: bool = False,
-) -> Experiment:
+) -> ExperimentWriter:
     """Write runs of which the k-th volume gains 9k of 40 on ``new`` and loses 4k + seed of 40 on ``old``.
 
     With ``controls``, each model and tuning has one beside it, declared, at an untuned rate, that
     gains nothing and loses k of 40; with ``independent``, the first model and tuning is also there
     with independent trajectories.
     """
-    experiment = Experiment(folder)
+    experiment = ExperimentWriter(folder)
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for model, tuning, mitigation, seed in itertools.product(range(models), tunings, mitigations, range(seeds)):
         points = {

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.config.identity import identify
-from harness.records.schema import SAMPLE_COLUMNS, Baseline, Point, Record, Score, Sweep, Unit
-from harness.records.store import Experiment
+from harness.records.schema import SAMPLE_COLUMNS, Baseline, Point, Record, Score
+from harness.records.sweep_schema import Sweep, Unit
+from harness.records.writer import ExperimentWriter
 
 
 def run_unit(
@@ -67,7 +68,7 @@ def no_items() -> pd.DataFrame:
     return pd.DataFrame({column: [] for column in SAMPLE_COLUMNS})
 
 
-def record_baseline(experiment: Experiment, unit: Unit) -> None:
+def record_baseline(experiment: ExperimentWriter, unit: Unit) -> None:
     """Write a baseline for each of a unit's keys."""
     for suite in unit.baseline_keys:
         baseline = Baseline(
@@ -82,7 +83,7 @@ def record_baseline(experiment: Experiment, unit: Unit) -> None:
         experiment.write_baseline(baseline, no_items())
 
 
-def record_run(experiment: Experiment, unit: Unit, *, seconds: float = 1.0, incomplete: tuple[int, ...] = ()) -> None:
+def record_run(experiment: ExperimentWriter, unit: Unit, *, seconds: float = 1.0, incomplete: tuple[int, ...] = ()) -> None:
     """Write the points and the record of a unit."""
     for volume in unit.volumes:
         experiment.write_point(point(unit, volume, seconds=seconds), no_items())

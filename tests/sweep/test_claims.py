@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.records.claim_log import ClaimLog
-from harness.records.schema import Claim
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Claim
 from harness.sweep.claims import LEFT, Claims, deaths, identity
 
 TAKE_AND_HANG = """

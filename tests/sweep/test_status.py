@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from harness.core.errors import RecordError
-from harness.records.schema import Failure, Sweep, Unit
-from harness.records.store import Experiment
+from harness.records.schema import Failure
+from harness.records.sweep_schema import Sweep, Unit
+from harness.records.writer import ExperimentWriter as Experiment
 from harness.sweep.claims import Claims, identity
 from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration, overview
 
@@ -50,7 +51,7 @@ def finish(experiment: Experiment, run_id: str, volumes: tuple[int, ...] = (8, 1
 
 def claimed(experiment: Experiment, run_id: str, number: int = 1, **changes: Any) -> None:
     """Write a claim of this very process."""
-    from harness.records.schema import Claim
+    from harness.records.sweep_schema import Claim
 
     me = vars(identity())
     values = {"unit": run_id, "generation": number, "sweep": "s1", "lease": 100.0, "taken": "", **me, **changes}

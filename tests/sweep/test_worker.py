@@ -14,8 +14,9 @@ import pytest
 from harness.config.resolution import Machine
 from harness.core.errors import ConfigError, ProcessDied, TrainingError
 from harness.core.progress import Interrupted, Progress
-from harness.records.schema import Unit
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Unit
+from harness.records.writer import ExperimentWriter
 from harness.sweep import worker
 from harness.sweep.claims import Claims
 from harness.sweep.states import UnitStates
@@ -38,7 +39,7 @@ Does = Callable[[Progress, Any], str]
 @pytest.fixture
 def mine(tmp_path: Path) -> Iterator[Worker]:
     worker.go_on()
-    yield Worker(Experiment(tmp_path / "e"), Claims(Experiment(tmp_path / "e"), sweep="s1", beat=0.05), Machine(cores=1, gpus=0))
+    yield Worker(ExperimentWriter(tmp_path / "e"), Claims(Experiment(tmp_path / "e"), sweep="s1", beat=0.05), Machine(cores=1, gpus=0))
     worker.go_on()
 
 

@@ -19,7 +19,7 @@ from harness.methods.mitigation.replay import Replay
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from harness.training import checkpoint, loop
 from harness.training.checkpoint import Checkpoint, Checkpoints, Counts
 from harness.training.loop import Stop

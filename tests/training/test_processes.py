@@ -23,7 +23,7 @@ from harness.core.rows import Example
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from harness.training import processes as processes_
 from harness.training.checkpoint import Checkpoints
 from harness.training.job import Job
@@ -76,7 +76,7 @@ def job(folder: Path, tuning: Any, processes: int = 2, **changes: Any) -> Job:
         "anchor": [],
         "stops": {1: 8, 2: 16, 4: 32},
         "pad_id": tiny.PAD,
-        "states": Checkpoints(Experiment(folder), "run"),
+        "states": Checkpoints(ExperimentWriter(folder), "run"),
     }
     return Job(**{**values, **changes})
 

@@ -24,8 +24,8 @@ from harness.config.strict import check
 from harness.core.display import Display
 from harness.core.errors import ConfigError, explain
 from harness.core.memory import available_bytes
-from harness.records.schema import Sweep, Unit
-from harness.records.store import Experiment
+from harness.records.sweep_schema import Sweep, Unit
+from harness.records.writer import ExperimentWriter
 from harness.run.workspace import this_machine
 from harness.sweep.claims import LEFT, Claims
 from harness.sweep.launchers.local_worker import BEAT, LEASE, Make, Spec, serve
@@ -86,7 +86,7 @@ class Local:
     def check(self) -> None:
         """Accept: processes can be started everywhere."""
 
-    def carry(self, experiment: Experiment, sweep: Sweep, units: Sequence[Unit], display: Display) -> Tally:
+    def carry(self, experiment: ExperimentWriter, sweep: Sweep, units: Sequence[Unit], display: Display) -> Tally:
         """Carry out units; returns when each is done or failed.
 
         Raises KeyboardInterrupt after everything was saved.
@@ -135,7 +135,7 @@ class Pool:
     """
 
     launcher: Local
-    experiment: Experiment
+    experiment: ExperimentWriter
     sweep: Sweep
     units: Sequence[Unit]
     display: Display

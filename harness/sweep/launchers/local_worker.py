@@ -14,8 +14,8 @@ from typing import Protocol
 
 from harness.config.resolution import Machine
 from harness.core.display import quiet_libraries
-from harness.records.schema import Unit
-from harness.records.store import Experiment
+from harness.records.sweep_schema import Unit
+from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims
 
 LEASE, BEAT = 30.0, 1.0
@@ -42,7 +42,7 @@ Make = Callable[[Claims], CarriesOut]
 class Spec:
     """What a worker is told at its start."""
 
-    experiment: Experiment
+    experiment: ExperimentWriter
     sweep: str
     machine: Machine
     gpus: tuple[str, ...]

@@ -15,8 +15,8 @@ from harness.config.run_config import RunConfig
 from harness.core.errors import DataError, EvaluationError, HarnessError, ModelError
 from harness.core.methods import Mitigation
 from harness.core.sources import ModelSource
-from harness.records.schema import Unit
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Unit
 from harness.run import other_models
 from harness.run.preparation import Prepared, experiment_of, prepare
 from harness.run.workspace import Workspace, source_of

@@ -13,8 +13,8 @@ from typing import Any
 
 from harness.config.identity import identify, training_id
 from harness.records import provenance
-from harness.records.schema import Claim
 from harness.records.store import Experiment
+from harness.records.sweep_schema import Claim
 
 RUNS = 100
 """Of an experiment that are looked at: more would make no rate better. Their ids are hashes, so

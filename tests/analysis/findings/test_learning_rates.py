@@ -10,7 +10,7 @@ import pytest
 from harness.analysis.findings.learning_rates import as_yaml, best, merge, require_select
 from harness.config import composition
 from harness.core.errors import RecordError
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 
 
 def table(rows: list[tuple[float, int, float]], higher: bool = True) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def test_rates_are_merged_into_a_file_that_compose_reads(tmp_path: Path, monkeyp
 
 def test_a_sweep_on_reported_items_may_not_choose(tmp_path: Path) -> None:
     """Items that choose are never the items that are reported."""
-    experiment = Experiment(tmp_path / "x")
+    experiment = ExperimentWriter(tmp_path / "x")
     experiment.write_config("a", {"evaluation": {"items": "report"}})
     with pytest.raises(RecordError, match="select items"):
         require_select(experiment)

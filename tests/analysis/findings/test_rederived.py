@@ -24,6 +24,7 @@ from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
 from harness.records.schema import Declared
 from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, write_run
 
 ROLES = {"people": "target", "known": "probe", "text": "probe"}
@@ -47,7 +48,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
     Answers with difficulties, seeds that differ, a ratio metric with weights.
     """
-    made = Experiment(Path(tmp_path_factory.mktemp("results")) / "made")
+    made = ExperimentWriter(Path(tmp_path_factory.mktemp("results")) / "made")
     draw = np.random.default_rng(11)
     hard = {key: draw.normal(size=n) for key, n in SIZES.items()}
     weights = draw.integers(5, 20, SIZES["text", "lines"]).astype(float)

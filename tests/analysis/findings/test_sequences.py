@@ -16,7 +16,7 @@ from harness.analysis.findings.sequences import COLUMNS, METRICS, Stages, stages
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
 from harness.records.schema import Declared
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from tests.support.experiments import Task, share, write_run
 
 R = np.array(

@@ -9,7 +9,7 @@ import pytest
 from harness.analysis.table import changes
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from tests.support.experiments import Task, flipped, share, write_run
 
 ROLES = {"new": "target", "old": "probe"}

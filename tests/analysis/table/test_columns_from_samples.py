@@ -15,6 +15,7 @@ from scipy import stats as scipy_stats
 from harness.analysis.table.frame import table
 from harness.core.seeds import stream
 from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, write_run
 
 ROLES = {"new": "target", "old": "probe"}
@@ -36,7 +37,7 @@ INTERVALS = [f"{name}_true_{end}" for name in ("samplewise_forgetting", "backwar
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Two runs of three volumes: nats with a level of guessing, facts asked both ways, sums of 2 to 5 choices, a task near chance."""
-    found = Experiment(tmp_path_factory.mktemp("results") / "exp")
+    found = ExperimentWriter(tmp_path_factory.mktemp("results") / "exp")
     draws = stream(0, "test-columns")
     rates = {"facts": 0.8, "sums": 0.7, "guesses": 0.26}
     right = {task: (draws.random(n) < rates[task]).astype(float) for task, n in SIZES.items()}

@@ -10,7 +10,7 @@ import pytest
 from harness.analysis.statistics import stats
 from harness.analysis.table.frame import COLUMNS, DESCRIPTIONS, table
 from harness.core.errors import RecordError
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from tests.support.experiments import Task, flipped, share, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}

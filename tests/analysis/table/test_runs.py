@@ -14,7 +14,7 @@ from harness.analysis.table.frame import table
 from harness.core import files
 from harness.core.errors import RecordError
 from harness.records import summary_files
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter as Experiment
 from tests.support.experiments import Task, flipped, share, write_baselines, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}

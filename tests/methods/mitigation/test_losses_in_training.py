@@ -18,7 +18,7 @@ from harness.methods.mitigation.l2 import L2
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from harness.training.checkpoint import Checkpoints
 from tests.support import tiny
 from tests.support.losses import context, rows
@@ -53,7 +53,7 @@ def test_going_on_from_a_state_equals_never_having_stopped(name: str, tuning: st
     weights, stops = trained(method, way)
     assert all(stop.penalty > 0 for stop in stops)
     for until in (2, 4):
-        states = Checkpoints(Experiment(tmp_path / str(until)), "run")
+        states = Checkpoints(ExperimentWriter(tmp_path / str(until)), "run")
         trained(method, way, progress=tiny.Until(until), on_state=states.save)
         torch.rand(5)
         start = states.newest(lambda _: True)

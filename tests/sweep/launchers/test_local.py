@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from harness.config.resolution import Machine
-from harness.records.schema import Failure, Unit
-from harness.records.store import Experiment
+from harness.records.schema import Failure
+from harness.records.sweep_schema import Unit
+from harness.records.writer import ExperimentWriter as Experiment
 from harness.sweep.claims import DEATHS, LEFT, Claims
 from harness.sweep.launchers import local
 from harness.sweep.launchers.local import Local, Pool
@@ -65,7 +66,7 @@ class Actor:
     claims: Claims
 
     def carry_out(self, unit: Unit) -> tuple[str, str]:
-        experiment, notes = self.claims.experiment, self.claims.experiment.folder / f"tries-{unit.id}"
+        experiment, notes = Experiment(self.claims.experiment.folder), self.claims.experiment.folder / f"tries-{unit.id}"
         dead = self.claims.deaths(unit.id)
         held = self.claims.take(unit.id)
         if held is None:

@@ -14,8 +14,8 @@ import pytest
 
 from harness.config.strict import build
 from harness.core.errors import ConfigError
-from harness.records.schema import Sweep, Unit
-from harness.records.store import Experiment
+from harness.records.sweep_schema import Sweep, Unit
+from harness.records.writer import ExperimentWriter
 from harness.sweep.launchers import slurm
 from harness.sweep.launchers.slurm import Slurm
 
@@ -61,7 +61,7 @@ def sweep_of(folder: Path, sweep_id: str, *units: str) -> None:
         Unit(kind="run", id=unit, overrides=(), label=unit, baseline_keys={}, threads=1, processes=1, params_total=1, cost=1.0)
         for unit in units
     )
-    Experiment(folder).write_sweep(Sweep(id=sweep_id, experiment="exp", command="", time="", cores=1, gpus=0, units=made))
+    ExperimentWriter(folder).write_sweep(Sweep(id=sweep_id, experiment="exp", command="", time="", cores=1, gpus=0, units=made))
 
 
 def lines(folder: Path, sweep_id: str, job: str = "7") -> list[str]:

@@ -1,0 +1,184 @@
+"""Write the results folder of an experiment: whole files, renamed into place.
+
+``harness.records.store`` shows the layout.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from harness.config.run_config import Declared
+from harness.core import files
+from harness.core.errors import ConfigError, explain
+from harness.records import record_files, schema
+from harness.records.partial import PARTIAL, Partial
+from harness.records.schema import Baseline, Failure, Point, Record
+from harness.records.store import Experiment, declared_by
+from harness.records.sweep_schema import Manifest, Sweep
+
+
+class ExperimentWriter(Experiment):
+    """The results folder of an experiment, to read and to write: for runs and sweeps."""
+
+    def require_writable(self) -> None:
+        """Raise ConfigError unless files can be written here.
+
+        Creates nothing that remains, not even the folder.
+        """
+        parent = self.folder
+        while not parent.exists():
+            parent = parent.parent
+        try:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            message = explain(
+                "results", got=f"'{self.folder}', not writable ({error.strerror})", fix="set results=FOLDER to one you can write to"
+            )
+            raise ConfigError(message) from error
+
+    def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None) -> None:
+        """Set the current runs.
+
+        Args:
+            asked: run id → configuration of the runs that are asked for, as ``identity.recorded``
+                returns it.
+            keep: keep the runs that are current already, except those with a configuration that is
+                asked for: their inputs changed, so the new run supersedes them. Earlier
+                declarations stay too, unless these runs declare something.
+            sweep: id of the sweep that asks; None keeps the last one.
+        """
+        settings = {config.get("settings") for config in asked.values()}
+        kept = {run_id for run_id in self.asked() if self.config(run_id).get("settings") not in settings} if keep else set()
+        ids = sorted({*asked, *kept})
+        before = self.manifest()
+        if sweep is None and before:
+            sweep = before.sweep
+        declared = next((declared_by(config) for config in asked.values() if "declared" in config), None)
+        if keep and before and before.declared and declared in (None, Declared()):
+            declared = before.declared
+        manifest = Manifest(experiment=self.name, run_ids=tuple(ids), sweep=sweep, declared=declared)
+        record_files.write_json(self.folder / "manifest.json", manifest)
+
+    def write_sweep(self, sweep: Sweep) -> None:
+        """Write the units of a sweep, for workers on other machines and for ``harness status``."""
+        record_files.write_json(self.folder / "sweeps" / f"{sweep.id}.json", sweep)
+
+    def unfinished_baseline(self, baseline_id: str, key: str, *, again: bool = False) -> Partial:
+        """Return the finished tasks of a baseline that is being measured.
+
+        Args:
+            baseline_id: the baseline.
+            key: see ``Partial``.
+            again: those of the repeated measurement, which gives the numeric spread.
+        """
+        return Partial(self.folder / PARTIAL / baseline_id / ("again" if again else "first"), key)
+
+    def unfinished_point(self, run_id: str, volume: int, key: str, *, select: bool = False) -> Partial:
+        """Return the finished tasks of a point that is being measured.
+
+        Args:
+            run_id: the run.
+            volume: the point's.
+            key: see ``Partial``.
+            select: those of the measurement on select items, instead of report items.
+        """
+        return Partial(self.run_folder(run_id) / PARTIAL / (f"{volume}-select" if select else str(volume)), key)
+
+    def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
+        """Write a baseline with its items, unless a complete one exists."""
+        files.clear_hidden(self.folder / "baselines", of=f"{baseline.baseline_id}.")
+        known, folder = self.baseline(baseline.baseline_id), self.baseline_folder(baseline.baseline_id)
+        record_files.write_measured(folder, "baseline.json", baseline, samples, replace=known)
+        shutil.rmtree(self.folder / PARTIAL / baseline.baseline_id, ignore_errors=True)
+
+    def write_point(self, point: Point, samples: pd.DataFrame) -> None:
+        """Write a point with its items, unless a complete one exists."""
+        known = self.point(point.run_id, point.volume)
+        record_files.write_measured(self.point_folder(point.run_id, point.volume), "point.json", point, samples, replace=known)
+        for place in (str(point.volume), f"{point.volume}-select"):
+            shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / place, ignore_errors=True)
+
+    def write_config(
+        self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "", baselines: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the configuration of a run that starts, its start weights' hash and baselines.
+
+        Args:
+            run_id: the run.
+            config: its resolved configuration, plain values.
+            start_weights_sha256: hash of the weights that it starts from.
+            baselines: suite → baseline id.
+        """
+        values = {**config, schema.START_WEIGHTS: start_weights_sha256, schema.BASELINES: dict(baselines or {})}
+        files.write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
+
+    def write_written(self, run_id: str, hashes: Mapping[str, str]) -> None:
+        """Write volume → hash of the generated rows up to it."""
+        files.write_text(self.run_folder(run_id) / "written.json", json.dumps(hashes, indent=1))
+
+    def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
+        """Write one item of each task as the model sees it, task → text."""
+
+        def fill(folder: Path) -> None:
+            for task, text in prompts.items():
+                (folder / f"{quote(task, safe='')}.txt").write_text(text, encoding="utf-8")
+
+        self.write_folder(self.run_folder(run_id) / "prompts" / suite, fill)
+
+    def write_record(self, record: Record) -> None:
+        """Write the record that marks a run done, and remove an earlier failure."""
+        record_files.write_json(self.run_folder(record.run_id) / "record.json", record)
+        self.drop_failure(record.run_id)
+
+    def write_failure(self, failure: Failure) -> None:
+        """Write the failure of a run's last try."""
+        record_files.write_json(self.run_folder(failure.run_id) / "failure.json", failure)
+
+    def drop_failure(self, run_id: str) -> None:
+        """Remove the failure of an earlier try of a run that is done."""
+        (self.run_folder(run_id) / "failure.json").unlink(missing_ok=True)
+
+    def state_folder(self, run_id: str, step: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.run_folder(run_id) / "state" / str(step)
+
+    def states(self, run_id: str) -> list[int]:
+        """Return the steps of a run's checkpoints, newest first."""
+        folders = (self.run_folder(run_id) / "state").glob("*")
+        return sorted((int(path.name) for path in folders if path.name.isdigit()), reverse=True)
+
+    def drop_state(self, run_id: str, step: int) -> None:
+        """Remove a checkpoint."""
+        shutil.rmtree(self.state_folder(run_id, step), ignore_errors=True)
+
+    def write_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
+        """Let ``fill`` write a folder under a temporary name, then rename it into place.
+
+        It replaces an earlier folder.
+        """
+        record_files.write_folder(folder, fill)
+
+    def clear_leftovers(self, run_id: str) -> None:
+        """Remove incomplete files of killed processes from a run's folder.
+
+        Only the process that holds the run may call it.
+        """
+        for place in ("", "points", "state", "weights", "prompts"):
+            files.clear_hidden(self.run_folder(run_id) / place)
+
+    def forget(self, run_id: str) -> None:
+        """Remove a run, and those derived from it, whose inputs changed under its id.
+
+        Such an input is a nursery model that was rebuilt with other weight bytes.
+        """
+        for one in (run_id, *self.derived(run_id)):
+            shutil.rmtree(self.run_folder(one), ignore_errors=True)
