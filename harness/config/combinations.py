@@ -1,4 +1,4 @@
-"""Combinations of choices that are valid, checked before anything loads."""
+"""Valid combinations of choices, checked before anything loads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.methods import Mitigation
 
 MAX_WARMUP_SHARE = 0.25
-"""Of the smallest volume: beyond it that point would mostly show the warm-up."""
+"""Largest share of the smallest volume; with more, that point would mostly show the warm-up."""
 
 
 def check(config: RunConfig) -> None:
-    """Refuse combinations that mean nothing, before anything is loaded. Raises ConfigError."""
+    """Raise ConfigError for an invalid combination."""
     kind, name = config.data.kind, config.labels
-    for found in sorted(getattr(config.data, "kinds", {kind}) - config.objective.needs):  # a sequence of stages may have several
+    for found in sorted(getattr(config.data, "kinds", {kind}) - config.objective.needs):  # stages may have several kinds
         allowed = ", ".join(sorted(config.objective.needs))
         raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{found} rows", allowed=f"{allowed} rows"))
-    if refusal := config.mitigation.refuses(config.objective, config.tuning, config.data):
-        fix = "its settings, another objective, tuning or data, or another mitigation"
-        raise ConfigError(explain(f"mitigation={name.mitigation}", got=refusal, fix=fix))
+    if reason := config.mitigation.refuses(config.objective, config.tuning, config.data):
+        fix = "other settings of the mitigation, another objective, tuning or data, or another mitigation"
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got=reason, fix=fix))
     if config.mitigation.needs_anchor and config.anchor is None:
-        fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
-        raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed="the data that stand for the past", fix=fix))
+        allowed, fix = "an anchor: data that represent the past", "anchor=NAME, any of conf/data (`harness list anchor`)"
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed=allowed, fix=fix))
     if config.mitigation.trains_on_anchor and config.anchor and config.anchor.kind not in config.objective.needs:
         allowed = f"{', '.join(sorted(config.objective.needs))} rows for objective={name.objective}"
         raise ConfigError(explain(f"anchor={name.anchor}", got=f"{config.anchor.kind} rows", allowed=allowed))
     if not config.target_suites and not config.probe_suites:
         raise ConfigError(explain("target_suites and probe_suites", got="none", allowed="at least one suite", fix="`harness list suites`"))
     if both := set(config.target_suites) & set(config.probe_suites):
-        raise ConfigError(explain("probe_suites", got=", ".join(sorted(both)), allowed="suites that are not target_suites too"))
+        raise ConfigError(explain("probe_suites", got=", ".join(sorted(both)), allowed="suites that are not in target_suites"))
     _check_learns(config)
     _check_volumes(config)
     _check_stages(config)
@@ -42,7 +42,7 @@ def check(config: RunConfig) -> None:
 
 
 def _check_learns(config: RunConfig) -> None:
-    """Refuse several processes where a step's rows are not to be shared out: pairs, prompts to be answered. Raises ConfigError."""
+    """Raise ConfigError for several processes with an objective that learns pairs or rewards."""
     processes, learns = config.training.processes or 1, config.objective.learns
     if processes > 1 and learns != "tokens":
         allowed, fix = f"1 for objective={config.labels.objective}, which learns {learns}", "training.processes=1"
@@ -59,15 +59,12 @@ def _check_volumes(config: RunConfig) -> None:
 
 
 def _check_stages(config: RunConfig) -> None:
-    """Refuse a sequence of stages whose boundaries no step falls on, or that would not be one run.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError for stages of independent runs, or that do not end with a step."""
     ends, batch, warmup = getattr(config.data, "stage_ends", ()), config.training.batch_rows, config.training.warmup_rows
     if not ends:
         return
     if config.trajectory == "independent":
-        fix = "trajectory=shared, or a run on each of the data sets"
+        fix = "trajectory=shared, or one run for each data set"
         raise ConfigError(explain(f"data={config.labels.data}", got="trajectory=independent", allowed="stages of one run", fix=fix))
     for start, end in zip((0, *ends), ends, strict=False):
         if (end - start) % batch:
@@ -78,31 +75,30 @@ def _check_stages(config: RunConfig) -> None:
 
 
 def chooses(mitigation: Mitigation) -> bool:
-    """Say whether a run chooses among its coefficients, on the target's select items."""
+    """Return whether a run selects one of several coefficients, on the target's select items."""
     return mitigation.coefficient is None and len(mitigation.coefficients) > 1
 
 
 def _check_choice(config: RunConfig) -> None:
-    """Refuse a choice that has nothing to be made on, or nothing to choose among.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError where nothing can be selected: no targets, several stages, one volume."""
     where = f"mitigation={config.labels.mitigation}"
     if (chooses(config.mitigation) or config.mitigation.keeps_best) and not config.target_suites:
         fix = "target_suites=[NAME]" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
-        got, allowed = "no target suite to choose on", "at least one with select items; nothing is chosen on probes"
+        got, allowed = "no target suite to select on", "at least one with select items; probes are never used to select"
         raise ConfigError(explain(where, got=got, allowed=allowed, fix=fix))
     if getattr(config.data, "stage_ends", None) and (chooses(config.mitigation) or config.mitigation.keeps_best):
         fix = "one mitigation.coefficient" if config.mitigation.coefficients else f"no mitigation={config.labels.mitigation}"
-        got = "a sequence of stages, whose earlier stages are what may be forgotten"
-        raise ConfigError(explain(where, got=got, allowed="one stage, where something is chosen on the targets", fix=fix))
+        got = "a sequence of stages, whose earlier targets may be forgotten"
+        raise ConfigError(explain(where, got=got, allowed="one stage, to select on its targets", fix=fix))
     if config.mitigation.keeps_best and config.trajectory == "independent":
-        got = "trajectory=independent, where each volume is a run of its own and has none before it to stop at"
+        got = "trajectory=independent, in which a run has one volume and none to select from"
         raise ConfigError(explain(where, got=got, allowed="trajectory=shared"))
 
 
 def check_chosen_on(config: RunConfig, metrics: Mapping[str, str]) -> None:
-    """Refuse a choice on the mean of metrics that are not alike: the one of the larger numbers would decide alone. Raises ConfigError.
+    """Raise ConfigError for a selection on the mean of different metrics.
+
+    The metric with the largest numbers would decide.
 
     Args:
         config: of a run.
@@ -111,7 +107,7 @@ def check_chosen_on(config: RunConfig, metrics: Mapping[str, str]) -> None:
     if (chooses(config.mitigation) or config.mitigation.keeps_best) and len(set(metrics.values())) > 1:
         got = ", ".join(f"{metric} of {suite}" for suite, metric in metrics.items())
         fix = "target_suites of one metric" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
-        raise ConfigError(explain(f"mitigation={config.labels.mitigation}", got=got, allowed="one metric to choose on", fix=fix))
+        raise ConfigError(explain(f"mitigation={config.labels.mitigation}", got=got, allowed="one metric to select on", fix=fix))
 
 
 def _check_trajectory(config: RunConfig) -> None:
@@ -131,11 +127,8 @@ def _check_trajectory(config: RunConfig) -> None:
 
 
 def _check_declared(config: RunConfig) -> None:
-    """Refuse a headline or a margin of a suite that is not asked.
-
-    Without probes, as in a search of learning rates, nothing is judged.
-    """
-    if not config.probe_suites:
+    """Raise ConfigError for a headline or a margin of a suite that is not measured."""
+    if not config.probe_suites:  # as in a search of learning rates, which gives no verdict
         return
     headline, probes, every = config.declared.headline, config.probe_suites, (*config.target_suites, *config.probe_suites)
     if headline is not None and headline not in probes:
@@ -143,12 +136,12 @@ def _check_declared(config: RunConfig) -> None:
         raise ConfigError(explain("declared.headline", got=repr(headline), allowed=f"one of probe_suites: {', '.join(probes)}", fix=fix))
     for suite in config.declared.margins:
         if suite not in every:
-            allowed = f"suites that are asked: {', '.join(every)}"
+            allowed = f"target_suites and probe_suites: {', '.join(every)}"
             raise ConfigError(explain("declared.margins", got=repr(suite), allowed=allowed, fix=did_you_mean(suite, every)))
 
 
 def runs_of(config: RunConfig) -> list[RunConfig]:
-    """Split a configuration into its runs: one for a shared trajectory, one a volume for independent ones."""
+    """Split a configuration into its runs: one if shared, one for each volume if independent."""
     if config.trajectory == "shared":
         return [config]
     sources: list[Any] = [dataclasses.replace(config.data, volumes=(volume,)) for volume in config.data.volumes]  # type: ignore[type-var]

@@ -1,9 +1,9 @@
-"""Yaml and overrides to a frozen RunConfig. Hydra and OmegaConf stop here.
+"""Compose yaml and overrides to a frozen RunConfig; no module above uses Hydra or OmegaConf.
 
-Hydra resolves the defaults list, the choice of group members and the override grammar. Everything
-else is ours: a group yaml names its class, the class must lie in the group's package, and its
-fields are filled strictly (unknown keys, wrong types and ranges are refused in one line), so that a
-typo never waits in a queue.
+Hydra resolves the defaults list, the choice of group members and the override grammar. The harness
+does the rest: a group's yaml names its class, the class must be in the group's package, and its
+fields are filled strictly. Unknown keys, wrong types and ranges are errors of one line, so that a
+typo is found before a job is submitted.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective, Tuning
 
 METHODS: Mapping[str, type[Any]] = {"tuning": Tuning, "objective": Objective, "mitigation": Mitigation}
-"""Group of methods → the protocol its classes derive from."""
+"""Group of methods → the base of its classes."""
 
 LONGEST = 20
-"""Characters of a text with spaces, such as a template, in a label."""
+"""Most characters of a text with spaces, such as a template, in a label."""
 
 
 @dataclass(frozen=True)
 class Composed:
-    """What Hydra made of the yaml files and overrides.
+    """The configuration as Hydra composed it from yaml files and overrides.
 
     Attributes:
-        values: the plain values, group members not yet built.
+        values: plain values; group members are not built yet.
         chosen: the member of each group.
         raw: values as the user typed them, by key.
         sweeper: ``params``, ``zip`` and ``exclude`` of the experiment.
@@ -58,18 +58,18 @@ class Composed:
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
-    """Compose, validate and return the configuration of one run (or of several that differ in nothing but the volume).
+    """Return the checked configuration of one run, or of runs that differ only in volume.
 
     Args:
         overrides: Hydra overrides, such as ``tuning=lora`` or ``data.volumes=[16,64]``.
 
     Raises:
-        ConfigError: with one line saying what, got, allowed, how to fix.
+        ConfigError: a message of one line.
     """
     parsed = parse(overrides)
     if parsed.sweeps:
         key, items = next(iter(parsed.sweeps.items()))
-        fix = f"one value for `harness run`, or `harness sweep`; a list is written {key}=[{','.join(items)}]"
+        fix = f"one value, or `harness sweep` for a run of each; for a list, write {key}=[{','.join(items)}]"
         raise ConfigError(explain(key, got=",".join(items), allowed="one value", fix=fix))
     config = Builder(compose_hydra(parsed)).build()
     check(config)
@@ -77,16 +77,13 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 def compose_hydra(parsed: Parsed) -> Composed:
-    """Let Hydra compose the choices and values: the one slow step, about a tenth of a second.
-
-    Raises ConfigError.
-    """
+    """Let Hydra compose the choices and values, in about 0.1 s. Raises ConfigError."""
     roots = paths.folders("conf")
     lines = parsed.hydra_lines()
     if extra := roots[:-1]:
         lines.append(search_path(extra))
     try:
-        with _other_hydra_set_aside(), initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"):
+        with _outer_hydra_cleared(), initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"):
             composed = hydra_compose("run", overrides=lines, return_hydra_config=True)
         hydra = composed.hydra
         chosen = {str(key): str(value) for key, value in hydra.runtime.choices.items() if not str(key).startswith("hydra")}
@@ -100,8 +97,8 @@ def compose_hydra(parsed: Parsed) -> Composed:
 
 
 @contextmanager
-def _other_hydra_set_aside() -> Iterator[None]:
-    """Make room in the one place that Hydra keeps itself in: inside a job of its own command line, it is taken."""
+def _outer_hydra_cleared() -> Iterator[None]:
+    """Clear Hydra's global instance meanwhile: in a job of Hydra's command line there is one."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -111,14 +108,14 @@ def _other_hydra_set_aside() -> Iterator[None]:
 
 
 def search_path(folders: Sequence[Path]) -> str:
-    """Return the override by which Hydra also looks in the user's own folders."""
+    """Return the override that adds the user's own folders to Hydra's search path."""
     return f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
 
 
 class Builder:
-    """Composed values to configurations: one, or many that differ in single values.
+    """Build configurations from composed values: one, or many that differ in single values.
 
-    What they share is built and checked once.
+    Parts that they share are built and checked once.
     """
 
     def __init__(self, composed: Composed) -> None:
@@ -130,16 +127,16 @@ class Builder:
         """Build a configuration, strictly.
 
         Args:
-            further: values beside those composed, by dotted key, as they would be typed; no
+            further: values that replace composed ones, by dotted key, as they would be typed; no
                 mappings.
 
         Raises:
-            ConfigError: with one line saying what, got, allowed, how to fix.
+            ConfigError: a message of one line.
         """
         further = further or {}
         values = {**self.composed.values, **{key: value_of(text) for key, text in further.items() if "." not in key}}
         if "labels" in values or any(key.startswith("labels.") for key in further):
-            raise ConfigError(explain("labels", got="a value", allowed="nothing: labels follow from the choices"))
+            raise ConfigError(explain("labels", got="a value", allowed="no value: labels follow from the choices"))
         names: dict[str, Any] = {}
         for part in {**PACKAGES, "training": "", **{key.partition(".")[0]: "" for key in further if "." in key}}:
             own = tuple((key, text) for key, text in further.items() if key.startswith(f"{part}."))
@@ -150,7 +147,7 @@ class Builder:
         return cast(RunConfig, build(RunConfig, {**values, "labels": labels}, "", self._typed(further)))
 
     def _target_suites(self, data: Any) -> list[str]:
-        """Return the suites that bear the name of the data, or of each of its stages."""
+        """Return the suites with the name of the data, or of one of its stages."""
         names = getattr(data, "stages", (self.composed.chosen.get("data"),))
         return [name for name in names if name in paths.members("benchmarks/suites")]
 
@@ -160,7 +157,7 @@ class Builder:
     def _part(self, part: str, values: Any, own: tuple[tuple[str, str], ...]) -> tuple[Any, str | None]:
         """Return a group's object and label, or another part of the configuration.
 
-        Once for all points that agree in it.
+        It is built once for all points with the same values.
         """
         if (key := (part, own)) not in self.parts:
             for dotted, text in own:
@@ -176,9 +173,9 @@ class Builder:
 
 
 def _with(values: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return a copy of nested values in which the one at ``path`` is another.
+    """Return a copy of nested values with another value at ``path``.
 
-    What is no mapping on the way gives place to one.
+    A value on the path that is not a mapping is replaced by one.
     """
     own = dict(values) if isinstance(values, Mapping) else {}
     own[path[0]] = value if len(path) == 1 else _with(own.get(path[0]), path[1:], value)
@@ -186,7 +183,10 @@ def _with(values: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def _as_typed(group: str, values: Any, raw: Mapping[str, str]) -> Any:
-    """Return a group's values with numbers as the user typed them, so that a label shows revision 12e45678 and not infinity."""
+    """Return a group's values with numbers as the user typed them.
+
+    So a label shows revision 12e45678, not infinity.
+    """
     if not isinstance(values, Mapping):
         return values
     return {key: raw.get(f"{group}.{key}", value) if isinstance(value, int | float) else value for key, value in values.items()}
@@ -207,10 +207,10 @@ def _member(group: str, values: Any, raw: Mapping[str, str]) -> Any:
 
 
 def instantiate(group: str, values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
-    """Make the object that a group member's yaml describes: ``class`` names a dataclass, the rest its fields.
+    """Build a group member from its yaml: ``class`` names a dataclass, the rest its fields.
 
     Raises:
-        ConfigError: if the class does not exist, is none of the group, or rejects a field.
+        ConfigError: if the class does not exist, is not one of the group, or rejects a field.
     """
     fields = dict(values)
     cls = find_class(str(fields.pop("class", "")), PACKAGES[group], where, fix=f"choose {group}=NAME (`harness list {group}`)")
@@ -224,11 +224,11 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
     """Return the dataclass that ``class: NAME`` of a yaml names.
 
     Args:
-        name: ``module.Class`` inside the package, or ``package.module:Class`` for one of a user's
-            own.
+        name: ``module.Class`` inside the package, or ``package.module:Class`` for a user's own
+            class.
         package: of the yaml's group.
-        where: the place in the yaml, for messages.
-        fix: what the message advises where there is none.
+        where: dotted path of the yaml's values, for messages.
+        fix: advice of the message if the class does not exist.
 
     Raises:
         ConfigError: if it does not exist or is not a dataclass.
@@ -253,47 +253,50 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
 
 
 def member(group: str, name: str) -> Any:
-    """Return one group member with its yaml's values, such as the data set a likelihood suite is read from."""
+    """Return a group member with the values of its yaml."""
     check_choice(group, name)
     return instantiate(group, load_yaml(paths.members(folder_of(group))[name]), f"{group}={name}")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a yaml file: the one loader of the project, since others read ``1e-4`` as text.
+    """Read a yaml file with OmegaConf, since other loaders read ``1e-4`` as text.
 
     Raises ConfigError.
     """
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(explain(str(path), got=f"a file that is no yaml ({str(error).splitlines()[0]})")) from error
+        raise ConfigError(explain(str(path), got=f"a file that is not yaml ({str(error).splitlines()[0]})")) from error
     if not isinstance(values, dict):
         raise ConfigError(explain(str(path), got=type(values).__name__, allowed="a mapping"))
     return cast(dict[str, Any], values)
 
 
 def searched_rates() -> tuple[SearchedRate, ...]:
-    """Return the learning rates that searches have found, of every ``conf/learning_rates.yaml``."""
+    """Return the searched learning rates of every ``conf/learning_rates.yaml``."""
     files = [folder / "learning_rates.yaml" for folder in reversed(paths.folders("conf"))]
     entries = [entry for file in files if file.exists() for entry in load_yaml(file).get("rates", [])]
     return tuple(build(SearchedRate, entry, f"learning_rates.yaml[{i}]") for i, entry in enumerate(entries))
 
 
 def _label(group: str, values: Any, choice: str | None) -> str | None:
-    """Return the member's name, with what was set otherwise than in its yaml, by the experiment or on the command line."""
+    """Return the member's name, with the values that differ from its yaml."""
     if not isinstance(values, Mapping) or choice in {None, "None"}:
         return None
     own = load_yaml(paths.members(folder_of(group))[str(choice)])
     changed = {key: value for key, value in values.items() if key != "volumes" and (key not in own or own[key] != value)}
     if isinstance(stages := values.get("stages"), list):
-        changed["stages"] = ">".join(map(str, stages))  # always said: what the data of a sequence are
+        changed["stages"] = ">".join(map(str, stages))  # always shown: they are the data of a sequence
     name = str(changed.pop("name", choice))
     details = ",".join(f"{key}={_brief(value)}" for key, value in sorted(changed.items()))
     return f"{name}[{details}]" if details else name
 
 
 def _brief(value: Any) -> str:
-    """Return a value as a label shows it: of a long text its beginning (runs that differ behind it are told apart by their variant)."""
+    """Return a value as a label shows it, long texts cut.
+
+    The table's variant distinguishes runs that differ only in the rest of a text.
+    """
     if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):  # such as pairs of models
         return "+".join("/".join(map(str, one.values())) for one in value)
     text = str(value)

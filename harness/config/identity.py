@@ -1,4 +1,4 @@
-"""Identity of a run: canonical JSON of what decides its weights, hashed."""
+"""Identity of a run: hash of canonical JSON of everything that decides its weights."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from harness.config.strict import identifying, plain
 
 
 def run_identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that can change a number of this run and is known before it starts.
+    """Return everything that can change a run's numbers and is known before it starts.
 
-    Names, paths, labels and the list of volumes of a shared trajectory are left out: where data or
-    a model come from does not matter, what they contain does.
+    Names, paths, labels and the list of volumes of a shared trajectory are left out: the content of
+    data and model counts, not where they come from.
 
     Args:
         config: the configuration.
         resolved: its resolved values.
         inputs: content hashes by name, as plain values: model, data, anchor, suites.
     """
-    # Rows of one forward pass move rounding alone, and give way where memory runs out: not another
-    # run.
-    open_values = {"learning_rate", "rate_of", "dtype", "threads", "processes", "max_length", "micro_batch_rows", "class"}
-    training = {key: value for key, value in identifying(config.training).items() if key not in open_values}
-    settled = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned", "class"}}
+    # micro_batch_rows changes only rounding, and is lowered when memory runs out; the others are in
+    # the resolved values.
+    left_out = {"learning_rate", "rate_of", "dtype", "threads", "processes", "max_length", "micro_batch_rows"}
+    training = {key: value for key, value in identifying(config.training).items() if key not in left_out}
+    chosen = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned"}}
     return {
         "protocol_version": PROTOCOL_VERSION,
-        "training": training | settled,
+        "training": training | chosen,
         "tuning": identifying(config.tuning),
         "objective": identifying(config.objective),
         "mitigation": identifying(config.mitigation),
@@ -45,22 +45,19 @@ def run_identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any
 
 
 def _volumes(config: RunConfig) -> list[int] | None:
-    """Return the volumes where they make a run.
-
-    What is best so far depends on which were looked at, in whatever order they were named.
-    """
-    if config.mitigation.keeps_best:
+    """Return the volumes if they are part of a run's identity, else None."""
+    if config.mitigation.keeps_best:  # the best volume depends on which volumes were measured
         return sorted(config.data.volumes)
     return list(config.data.volumes) if config.trajectory == "independent" else None
 
 
 def derived_id(run_id: str, coefficient: float) -> str:
-    """Return the id of the run that measures a run's weights changed by a coefficient."""
+    """Return the id of the run that measures another run's weights, changed by a coefficient."""
     return f"{run_id}-{coefficient:g}"
 
 
 def training_id(run_id: str) -> str:
-    """Return the id of the run that trained the weights which a run measures: of a derived run its parent, else the run itself."""
+    """Return the id of the run that trained: a derived run's parent, else itself."""
     found = re.fullmatch(r"([0-9a-f]{12})-[0-9.e+-]+", run_id)
     return found[1] if found else run_id
 
@@ -72,10 +69,10 @@ def identify(values: Mapping[str, Any]) -> str:
 
 
 def recorded(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as it is recorded: plain values, and ``settings``, a hash of all of them but the volumes.
+    """Return a configuration for its record: plain values, and ``settings``, their hash.
 
-    Two configurations with equal settings ask for the same; fields added later count only where
-    they are set.
+    The hash leaves out the volumes, and ``added`` fields at their default. Configurations with
+    equal settings ask for the same run.
     """
     values = identifying(config)
     data = {key: value for key, value in values["data"].items() if key != "volumes"}

@@ -1,4 +1,4 @@
-"""Classes of a user's own: found by ``package.module:Class``, identified by their source."""
+"""Users' own classes: found by ``package.module:Class``, identified by their source."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.config import paths
 from harness.core.errors import ConfigError, explain
 
 OURS = "harness"
-"""The package whose classes are identified by their names alone."""
+"""The package whose classes are identified by their names only."""
 
 
 def make_importable() -> None:
-    """Let Python import from the folders of ``HARNESS_PATH``, after everything that it finds already."""
+    """Append the folders of ``HARNESS_PATH`` to Python's module search path."""
     for folder in map(str, paths.roots()[:-1]):
         if folder not in sys.path:
             sys.path.append(folder)
@@ -39,17 +39,17 @@ def import_module(name: str, where: str) -> ModuleType:
 
 
 def is_outside(cls: type) -> bool:
-    """Return whether a class is a user's own."""
+    """Return whether a class is not the harness's."""
     return cls.__module__.partition(".")[0] != OURS
 
 
 @functools.cache
 def source_digest(cls: type) -> str:
-    """Hash the source of a class: its module, and every module of its own that this one imports.
+    """Hash the source of a class: its module, and the user's modules that it imports.
 
-    A module is its own that lies in the same top-level package or in a folder of ``HARNESS_PATH``;
-    imports are read from the source, those inside functions too. Names of modules and files are not
-    hashed.
+    The user's modules are those in the same top-level package or in a folder of ``HARNESS_PATH``.
+    Imports are read from the source, including those inside functions. Names of modules and files
+    are not hashed.
 
     Returns:
         16 hexadecimal digits.
@@ -75,7 +75,7 @@ def source_digest(cls: type) -> str:
 
 
 def _file_of(name: str) -> Path | None:
-    """Return a module's file; None for one that is built in, a namespace, or does not exist."""
+    """Return a module's file; None if it is built-in, a namespace, or missing."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):  # an attribute of a module, not a module
@@ -90,7 +90,7 @@ def _is_own(name: str, file: Path, package: str) -> bool:
 
 
 def _imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
-    """Yield the modules that a source may import, with every package above them."""
+    """Yield the modules that a source imports, with the packages that contain them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]

@@ -1,4 +1,4 @@
-"""Hydra's override grammar: what is typed on the command line, or stands in an experiment's axes, sorted by what it does."""
+"""Parse overrides in Hydra's grammar, from the command line and from an experiment's axes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ PACKAGES = {
 GROUPS = [*PACKAGES, "experiment"]
 
 HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
-"""Groups whose name in Hydra's override grammar is another: members of another group in a place
-of their own, which may be empty."""
+"""Groups with another name in Hydra's grammar: each takes members of another group, or none."""
 
 
 NOT_SET = "~"
-"""Among the values of an axis: the key is left alone at that point, such as the settings of a
-method that is not chosen there."""
+"""Value of an axis that leaves the key unset at that point, such as a setting of a method that is
+not chosen there."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Overrides as given on the command line, sorted by what they do."""
+    """Overrides of the command line: choices of group members, values, and axes of a sweep."""
 
     choices: Mapping[str, str | None]
     values: Mapping[str, str]
@@ -49,11 +48,11 @@ class Parsed:
 
     @property
     def keys(self) -> set[str]:
-        """Everything that is overridden."""
+        """All overridden keys."""
         return {*self.choices, *self.values, *self.sweeps}
 
     def hydra_lines(self) -> list[str]:
-        """Return the choices and values as Hydra takes them, whether a yaml lists the key or not."""
+        """Return the choices and values as Hydra's overrides, also of keys that no yaml lists."""
         return [_chosen(key, value) for key, value in self.choices.items()] + [f"++{key}={value}" for key, value in self.values.items()]
 
 
@@ -63,21 +62,21 @@ def _chosen(group: str, member: str | None) -> str:
 
 
 def folder_of(group: str) -> str:
-    """Return where the members of a group lie.
+    """Return the folder of a group's members.
 
-    An anchor is any data yaml, a reference any model.
+    An anchor is any member of data, a reference any member of model.
     """
     return f"conf/{HYDRA_KEYS.get(group, group).partition('@')[0]}"
 
 
 def parse(overrides: Sequence[str]) -> Parsed:
-    """Parse Hydra's override grammar and check the group members named.
+    """Parse overrides and check the group members that they name.
 
-    Of what is given twice the last one counts, so that a script may add to what it was given.
+    The last override of a key counts, so that a script can append to its own arguments.
 
     Raises:
-        ConfigError: also for two mitigations, which somebody wants together, and for a key with an
-            axis and anything else.
+        ConfigError: for a syntax error or an unknown member; for two mitigations, which one run
+            cannot combine; for an axis and anything else of the same key.
     """
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
@@ -90,7 +89,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
         key = key_of(override)
         if override.is_sweep_override():
             if key in sweeps:
-                got, fix = f"{','.join(sweeps[key])} and {','.join(_swept(override))}", "one axis with all of them"
+                got, fix = f"{','.join(sweeps[key])} and {','.join(_swept(override))}", "one axis with all the values"
                 raise ConfigError(explain(key, got=got, allowed="one axis", fix=fix))
             sweeps[key] = _swept(override)
             for item in sweeps[key]:
@@ -102,28 +101,28 @@ def parse(overrides: Sequence[str]) -> Parsed:
             values[key] = override.get_value_string()
     for key in sorted(sweeps.keys() & {*choices, *values}):
         got = f"{','.join(sweeps[key])} and {choices.get(key, values.get(key))}"
-        raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="leave one out"))
+        raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="remove one"))
     return Parsed(choices=choices, values=values, sweeps=sweeps)
 
 
 def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
-    """Note the member of a group. Raises ConfigError for a second mitigation."""
+    """Add the choice of a group's member. Raises ConfigError for a second mitigation."""
     check_choice(group, member)
     before = choices.get(group, member)
     if group == "mitigation" and before != member:
-        fix = f"leave one out, or for a run of each: harness sweep … mitigation={before},{member}"
-        raise ConfigError(explain(group, got=f"{before} and {member}", allowed="one in a run", fix=fix))
+        fix = f"remove one, or for a run of each: harness sweep … mitigation={before},{member}"
+        raise ConfigError(explain(group, got=f"{before} and {member}", allowed="one for a run", fix=fix))
     choices[group] = member
 
 
 def key_of(override: Override) -> str:
-    """Return the key as we write it: Hydra's ``data@anchor`` is ``anchor``."""
+    """Return the harness's name of an override's key: Hydra's ``data@anchor`` is ``anchor``."""
     placed = f"{override.key_or_group}@{override.package}"
     return str(override.package) if placed in HYDRA_KEYS.values() else override.key_or_group
 
 
 def for_hydra(text: str) -> str:
-    """Return one override, or axis, as Hydra takes it, whether a yaml lists the key or not.
+    """Return an override or axis in Hydra's form, also of keys that no yaml lists.
 
     Raises ConfigError.
     """
@@ -137,7 +136,7 @@ def for_hydra(text: str) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def value_of(text: str) -> Any:
-    """Return the plain value that Hydra reads ``text`` as. Raises ConfigError."""
+    """Return the plain value of a text in Hydra's grammar. Raises ConfigError."""
     return int(text) if re.fullmatch(r"0|[1-9]\d*", text) else _parse_one(f"key={text}").value()
 
 
@@ -160,7 +159,7 @@ def _parser() -> OverridesParser:
 def _swept(override: Override) -> tuple[str, ...]:
     """Return the values of an axis.
 
-    A plain list of them as the user typed it, so that revision 12e45678 is no infinity.
+    Simple values stay as the user typed them, so that revision 12e45678 is not read as infinity.
     """
     text = override.get_value_string()
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
@@ -168,12 +167,12 @@ def _swept(override: Override) -> tuple[str, ...]:
     try:
         return tuple(str(item) for item in override.sweep_string_iterator())
     except HydraException as error:
-        allowed = "values with commas between them, range(first, end, step) or choice(a, b)"
+        allowed = "values separated by commas, range(first, end, step) or choice(a, b)"
         raise ConfigError(explain(override.key_or_group, got=text, allowed=allowed)) from error
 
 
 def check_choice(group: str, member: str | None) -> None:
-    """Refuse a member that a group does not have. Raises ConfigError naming those it has."""
+    """Raise ConfigError, naming the members of a group, for one that it does not have."""
     if group not in GROUPS or member is None:
         return
     known = paths.members(folder_of(group))

@@ -1,4 +1,4 @@
-"""Where things lie: the configuration and benchmarks that ship, a user's own beside them, and the caches."""
+"""Folders of configuration and benchmarks, shipped and the user's own, and of the caches."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def roots() -> list[Path]:
-    """Return the folders that hold ``conf/`` and ``benchmarks/``, searched in order.
+    """Return the folders that contain ``conf/`` and ``benchmarks/``, in search order.
 
-    First those named in ``$HARNESS_PATH`` (separated like ``$PATH``), then what ships with the
-    harness: inside the installed package, or beside it in a checkout.
+    First those of ``$HARNESS_PATH`` (separated as in ``$PATH``), then the shipped one: inside the
+    installed package, or next to it in a checkout.
     """
     own = [Path(part).expanduser().resolve() for part in os.environ.get("HARNESS_PATH", "").split(os.pathsep) if part]
     for folder in own:
         if not folder.is_dir():
-            raise ConfigError(explain("HARNESS_PATH", got=f"'{folder}', which is no folder", allowed="folders with conf/ or benchmarks/"))
+            raise ConfigError(explain("HARNESS_PATH", got=f"'{folder}', not a directory", allowed="folders with conf/ or benchmarks/"))
     return [*own, _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent]
 
 
 def folders(kind: str) -> list[Path]:
-    """Return the existing folders of a kind (such as ``conf/model`` or ``benchmarks/suites``), a user's own first."""
+    """Return the existing folders of a kind (such as ``conf/model``), the user's own first."""
     return [root / kind for root in roots() if (root / kind).is_dir()]
 
 
 def members(kind: str) -> dict[str, Path]:
     """Return the yaml files in all folders of a kind, by stem.
 
-    A user's own file hides a shipped one of the same name.
+    A user's file hides a shipped one of the same name.
     """
     found: dict[str, Path] = {}
     for folder in reversed(folders(kind)):
@@ -40,7 +40,10 @@ def members(kind: str) -> dict[str, Path]:
 
 
 def cache() -> Path:
-    """Return the cache folder: ``$HARNESS_CACHE``, else ``$XDG_CACHE_HOME/forgetting-harness``, else under ``~/.cache``."""
+    """Return the cache folder.
+
+    It is ``$HARNESS_CACHE``, else ``forgetting-harness`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
     if own := os.environ.get("HARNESS_CACHE"):
         return Path(own).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -1,4 +1,4 @@
-"""Values that the configuration leaves open, decided from the model, the machine and searched rates."""
+"""Resolve values that a configuration leaves open, from model, machine and searched rates."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.config.run_config import RATE_KEYS, RunConfig, require_rows
+from harness.config.strict import Part
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.sources import ModelFacts
 
 SMALL_MODEL_PARAMS = 5_000_000
-"""Below this size a second thread costs more than it gives (measured on two cores), so the
-default is one."""
+"""Below this size the default is one thread: a second one made runs slower (measured on two
+cores)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one run may use of a computer.
+    """The part of a computer that one run may use.
 
     Attributes:
-        cores: of the processor.
-        gpus: 0 is a run on the processor.
+        cores: of the CPU.
+        gpus: 0 for a run on the CPU.
     """
 
     cores: int
@@ -29,12 +30,11 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """What the configuration left open, decided from the model's size and the machine.
-
-    Part of the identity, but for the device.
+class Resolved(Part):
+    """Resolved values of a run; part of its identity, except ``device`` and ``lr_tuned``.
 
     Attributes:
+        lr_tuned: whether the rate was searched for this combination.
         threads: of each process.
         processes: that train together, each on its share of a step's rows.
     """
@@ -50,12 +50,14 @@ class Resolved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchedRate:
-    """A learning rate found on the target's ``select`` items, for one combination of labels (``conf/learning_rates.yaml``).
+class SearchedRate(Part):
+    """A learning rate found on the target's select items, for one combination of labels.
+
+    They are kept in ``conf/learning_rates.yaml``.
 
     Attributes:
-        candidates: the rates that were tried; ``score`` is the best one's primary metric on the
-            select items.
+        candidates: the rates that were tried.
+        score: primary metric of the best one on the select items.
     """
 
     model: str
@@ -73,17 +75,17 @@ class SearchedRate:
 
 
 def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate], machine: Machine) -> Resolved:
-    """Decide learning rate, dtypes, threads, processes, device and row length.
+    """Resolve learning rate, dtypes, threads, processes, device and row length.
 
     Args:
         config: the configuration.
         facts: of its model.
-        searched: the rates that a search has found.
-        machine: what the run may use.
+        searched: the searched rates.
+        machine: the part of a computer that the run may use.
 
     Raises:
-        ConfigError: if a step has fewer rows than there are processes, or a worker fewer GPUs, or
-            nothing was searched for ``rate_of``.
+        ConfigError: if a step has fewer rows than there are processes, or a worker has fewer GPUs,
+            or no rate was searched for ``rate_of``.
     """
     rate, tuned = _learning_rate(config, facts, searched)
     automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"
@@ -108,7 +110,7 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
 
 
 def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate]) -> tuple[float, bool]:
-    """Return the rate, and whether it was searched for the very combination that the run is."""
+    """Return the rate, and whether it was searched for the run's own combination of labels."""
     own = {key: getattr(config.labels, key) for key in RATE_KEYS}
     _check_rate_of(config.training.rate_of, searched)
     found, known = _rates(searched, {**own, **config.training.rate_of}), _rates(searched, own)
@@ -123,7 +125,10 @@ def _rates(searched: Sequence[SearchedRate], labels: Mapping[str, str]) -> list[
 
 
 def _check_rate_of(labels: Mapping[str, str], searched: Sequence[SearchedRate]) -> None:
-    """Refuse labels of which nothing was searched for any model: misspelt, they would quietly give the default rate. Raises ConfigError."""
+    """Raise ConfigError for a label without a searched rate.
+
+    A misspelt one would silently give the default rate.
+    """
     for key, value in labels.items():
         known = sorted({getattr(rate, key) for rate in searched})
         if value not in known:

@@ -1,4 +1,4 @@
-"""Everything that decides one run, as frozen dataclasses."""
+"""Configuration of a run, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.config.strict import check, require_keys
+from harness.config.strict import Part, check, require_keys
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective, Tuning
 from harness.core.sources import ModelSource, Source
@@ -21,35 +21,34 @@ RATE_KEYS = ("model", "tuning", "objective", "data", "mitigation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a run trains: optimizer, schedule and batch, each explicit.
+class Training(Part):
+    """Training settings: optimizer, schedule and batch.
 
     Attributes:
-        learning_rate: peak rate; null takes the searched one for this model, tuning, objective and
-            data, else the default of the tuning for this size, of pairs and rewards a share of it
-            (then the table says ``lr_tuned`` false).
-        rate_of: label → value in place of the run's own where the searched rate is looked up: a
-            same-data control takes the rate of the arm that it controls, ``{data: tinyworld-people,
-            objective: sft}``.
+        learning_rate: peak rate. Null takes the searched rate for this model, tuning, objective,
+            data and mitigation; without one, the default of the tuning for this model size, for
+            pairs and rewards a share of it (the table then has ``lr_tuned`` false).
+        rate_of: label → value that replaces the run's own in the lookup of the searched rate. A
+            same-data control takes the rate of its arm: ``{data: tinyworld-people, objective:
+            sft}``.
         batch_rows: target rows of an optimizer step; divides every volume.
-        micro_batch_rows: rows of one forward pass; null is the whole step. Smaller needs less
-            memory, same result up to rounding: so it is no part of a run's identity.
-        warmup_rows: the rate rises linearly over this many target rows.
-        decay: what the rate does after warm-up; anything but ``constant`` needs
-            ``trajectory=independent``.
+        micro_batch_rows: rows of one forward pass; null is the whole step. Fewer need less memory;
+            the result is equal up to rounding, so it is not part of a run's identity.
+        warmup_rows: target rows over which the rate rises linearly.
+        decay: of the rate after warm-up; only ``constant`` is valid with ``trajectory=shared``.
         epochs: passes over the rows; more than one needs ``trajectory=independent``.
         max_length: longest row in tokens, cut at the end; capped by the model's context.
-        dtype: of the forward pass; weights and optimizer are float32 always. ``auto``: float32 on a
+        dtype: of the forward pass; weights and optimizer are always float32. ``auto``: float32 on a
             CPU, bfloat16 autocast on a GPU.
         threads: of each process; null is 1 below five million parameters, else its share of the
             cores.
-        processes: that train one run together, each on its share of a step's rows; null is one a
-            GPU, or one without.
-        dropout: rate at which the model drops in training wherever it can (for families such as
-            llama, attention weights alone); 0 leaves the rates of its own config. An adapter's is
-            ``tuning.dropout``.
-        decay_floor: the share of the peak rate at which a linear or cosine decay ends; 0.1 is the
-            re-warm and re-decay of Ibrahim et al. 2024, arXiv 2403.08763.
+        processes: that train one run together, each on its share of a step's rows; null is one for
+            each GPU, one without GPUs.
+        dropout: of the model in training, wherever its architecture has it (for families such as
+            llama, only on attention weights); 0 keeps the rates of its own config. An adapter's
+            dropout is ``tuning.dropout``.
+        decay_floor: share of the peak rate at which a linear or cosine decay ends; 0.1 is the
+            re-warming and re-decaying of Ibrahim et al. 2024, arXiv 2403.08763.
     """
 
     learning_rate: float | None = None
@@ -95,8 +94,11 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What the table calls each choice: the group member, with the values that were overridden in it. Not part of any identity."""
+class Labels(Part):
+    """Names of a run's choices in the table: group members, with their overridden values.
+
+    Not part of any identity.
+    """
 
     model: str
     tuning: str
@@ -108,17 +110,17 @@ class Labels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
-    """What an experiment declares before its results are seen.
+class Declared(Part):
+    """Declarations of an experiment, made before its results are known.
 
-    Not part of any identity: no run computes with it.
+    Not part of any identity: no run computes with them.
 
     Attributes:
         headline: the probe suite whose verdict is the headline.
-        margin: a change within ±margin, in the metric's own unit, is none that matters;
-            ``margins``: suite → margin, where it is another.
-        control: label → value: runs that have all of them train on what the model knows already,
-            and are the control of the others.
+        margin: a change within ±margin, in the metric's own unit, is negligible.
+        margins: suite → margin, if it differs from ``margin``.
+        control: label → value. Runs with all of these labels are the control of the others: they
+            train on data that the model knows already.
     """
 
     headline: str | None = None
@@ -127,18 +129,18 @@ class Declared:
     control: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the margins' range, and that a control is told by labels."""
+        """Check the range of margins, and that a control is given by labels."""
         for where, margin in {"margin": self.margin, **{f"margins.{suite}": value for suite, value in self.margins.items()}}.items():
             check(f"declared.{where}", margin, "greater than 0", lambda value: value > 0)
         require_keys("declared.control", self.control, [f.name for f in dataclasses.fields(Labels)])
 
 
 class EvaluationBackend(typing.Protocol):
-    """How suites are evaluated: what a member of ``conf/evaluation/`` configures."""
+    """Evaluation of suites, as a member of ``conf/evaluation/`` configures it."""
 
     @property
     def items(self) -> Literal["report", "select"]:
-        """Which items of each suite."""
+        """The items of each suite that are used."""
         ...
 
     @property
@@ -148,19 +150,19 @@ class EvaluationBackend(typing.Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Part):
     """Everything that decides one run; volumes are ``data.volumes``.
 
     Attributes:
-        name: the folder under ``results`` that the run is recorded in.
-        trajectory: ``shared``: one run at a constant rate, every volume a checkpoint of it;
-            ``independent``: each volume its own run with its own schedule and decay.
-        save_weights: which volumes keep their weights in the results folder.
-        keep_state: keep the state of training after the last volume, so that a larger one goes on
-            from there: about three times the size of the weights that move. Until the run is done
-            it is kept in any case.
-        declared: what its experiment declares before its results are seen.
-        reference: the model that volume 0 is measured on, in the start model's place; null is the
+        name: the folder in ``results`` that the run is recorded in.
+        trajectory: ``shared``: one run at a constant rate, each volume a point of it.
+            ``independent``: each volume a run of its own, with its own schedule and decay.
+        save_weights: volumes whose weights are kept in the results folder.
+        keep_state: keep the checkpoint after the last volume, so that a larger volume resumes from
+            it. Its size is about three times that of the trained weights. Until the run is done a
+            checkpoint is always kept.
+        declared: declarations of its experiment.
+        reference: the model on which volume 0 is measured, in place of the start model; null is the
             start model.
     """
 
@@ -185,15 +187,12 @@ class RunConfig:
     reference: ModelSource | None = None
 
     def __post_init__(self) -> None:
-        """Check that the name is one folder."""
+        """Check that the name is valid as a folder's."""
         allowed = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
         check("name", self.name, allowed, lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None)
 
 
 def require_rows(batch_rows: int, processes: int) -> None:
-    """Refuse a step with fewer rows than processes to share them: some would have nothing to do.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError for a step with fewer rows than processes."""
     fix = "fewer training.processes, or more training.batch_rows"
     check("training.processes", processes, f"at most training.batch_rows = {batch_rows}", lambda value: value <= batch_rows, fix)

@@ -17,8 +17,15 @@ from harness.core.errors import ConfigError, did_you_mean, explain
 ADDED = "added"
 
 
+class Part:
+    """Base of dataclasses whose place decides their class, such as ``RunConfig.training``.
+
+    Plain values of a member of a group name its class, those of a part do not.
+    """
+
+
 def added(default: Any) -> Any:
-    """Return a field for a dataclass whose values are part of identities already: at its default it is left out of them.
+    """Return a dataclass field that identities leave out at its default.
 
     So runs that were recorded before the field existed keep their id.
     """
@@ -26,27 +33,30 @@ def added(default: Any) -> Any:
 
 
 def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], bool], fix: str = "") -> None:
-    """Raise ConfigError unless ``accept(value)``; a float that is no number is never accepted."""
+    """Raise ConfigError unless ``accept(value)``; NaN and infinity are never accepted."""
     broken = isinstance(value, float) and not math.isfinite(value)
     if broken or not accept(value):
         raise ConfigError(explain(where, got=repr(value), allowed=allowed, fix=fix))
 
 
 def require_keys(where: str, values: Mapping[str, Any], allowed: typing.Collection[str]) -> None:
-    """Refuse a key that is none of those allowed. Raises ConfigError."""
+    """Raise ConfigError for a key that is not allowed."""
     for key in values:
         check(where, key, ", ".join(allowed), lambda key: key in allowed, did_you_mean(key, allowed))
 
 
 def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
-    """Make a dataclass from plain values, strictly: unknown keys, missing keys and wrong types are refused.
+    """Build a dataclass from plain values, strictly.
 
     Args:
         cls: a dataclass; its ``__post_init__`` checks ranges.
         values: plain values, as read from yaml or JSON.
         where: dotted path of this object, for messages; may be empty.
-        raw: texts as the user typed them, by dotted path. A text field whose value was read as a
+        raw: texts as the user typed them, by dotted path. A text field whose value was parsed as a
             number (a revision such as ``12e45678``) takes its text from here.
+
+    Raises:
+        ConfigError: for an unknown key, a missing key or a wrong type.
     """
     hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -68,28 +78,28 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def convert(value: Any, hint: Any, where: str, raw: Mapping[str, str]) -> Any:
-    """Convert one plain value to the type of its field, or raise ConfigError naming the place, the value and what is allowed."""
+    """Convert a plain value to the type of its field. Raises ConfigError."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if _is_built(value, hint) or (value is None and type(None) in args):
         return value
     if origin in (typing.Union, types.UnionType):
         return convert(value, next(arg for arg in args if arg is not type(None)), where, raw)
-    refused = ConfigError(explain(where, got=repr(value), allowed=describe(hint), fix=_near(value, origin, args)))
+    error = ConfigError(explain(where, got=repr(value), allowed=describe(hint), fix=_near(value, origin, args)))
     if origin is Literal:
-        return _require(value, value in args and not isinstance(value, bool), refused)
+        return _require(value, value in args and not isinstance(value, bool), error)
     if origin in (tuple, list):
-        items = _require(value, isinstance(value, list | tuple), refused)
+        items = _require(value, isinstance(value, list | tuple), error)
         return tuple(convert(item, args[0], f"{where}[{i}]", raw) for i, item in enumerate(items))
     if _is_mapping(origin):
-        pairs = _require(value, isinstance(value, Mapping), refused)
+        pairs = _require(value, isinstance(value, Mapping), error)
         return {str(key): convert(item, args[1], f"{where}.{key}", raw) for key, item in pairs.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return build(hint, _require(value, isinstance(value, Mapping), refused), where, raw)
-    return _scalar(value, hint, where, raw, refused)
+        return build(hint, _require(value, isinstance(value, Mapping), error), where, raw)
+    return _scalar(value, hint, where, raw, error)
 
 
 def _is_built(value: Any, hint: Any) -> bool:
-    """Say whether a value is an object already: of a group (its hint is a protocol), or of the very dataclass."""
+    """Return whether a value is built already: a group's member, or of the hint's class."""
     if hint is Any or getattr(hint, "_is_protocol", False):
         return True
     return isinstance(hint, type) and hint not in (str, int, float, bool) and isinstance(value, hint)
@@ -103,30 +113,30 @@ def _near(value: Any, origin: Any, args: tuple[Any, ...]) -> str:
     return did_you_mean(str(value), map(str, args)) if origin is Literal else ""
 
 
-def _require(value: Any, accepted: bool, refused: ConfigError) -> Any:
+def _require(value: Any, accepted: bool, error: ConfigError) -> Any:
     if not accepted:
-        raise refused
+        raise error
     return value
 
 
-def _scalar(value: Any, hint: Any, where: str, raw: Mapping[str, str], refused: ConfigError) -> Any:
+def _scalar(value: Any, hint: Any, where: str, raw: Mapping[str, str], error: ConfigError) -> Any:
     if hint is str and not isinstance(value, str):
         if where in raw and isinstance(value, bool | int | float):
             return raw[where]
         if isinstance(value, bool | int | float):
             raise ConfigError(explain(where, got=repr(value), allowed="text", fix="put it in quotes in the yaml"))
-        raise refused
+        raise error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, bool):
-        raise refused
+        raise error
     if isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise refused
+    raise error
 
 
 def describe(hint: Any) -> str:
-    """Say in words what a type hint allows."""
+    """Return a type hint in words, for messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if arg is type(None) else describe(arg) for arg in args)
@@ -143,25 +153,26 @@ def describe(hint: Any) -> str:
 def plain(value: Any) -> Any:
     """Return a configuration object as plain JSON values.
 
-    Every dataclass carries its ``class``, a name without a place.
+    A member of a group also has its ``class``: a name, without its module.
     """
     return _plain(value, for_identity=False)
 
 
 def identifying(value: Any) -> Any:
-    """Return plain values as ``plain`` does, as they identify what was computed.
+    """Return plain values for an identity.
 
-    ``added`` fields at their default are left out; a class of a user's own carries the hash of its
-    ``source``.
+    Compared with ``plain``, ``added`` fields at their default are left out, and a user's own class
+    also has the hash of its ``source``.
     """
     return _plain(value, for_identity=True)
 
 
 def _plain(value: Any, *, for_identity: bool) -> Any:
-    if value is None or isinstance(value, str | int | float):  # most values: first, since plans make thousands of configurations plain
+    # The most frequent case comes first: a plan makes thousands of configurations plain.
+    if value is None or isinstance(value, str | int | float):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found: dict[str, Any] = {"class": type(value).__qualname__}
+        found: dict[str, Any] = {} if isinstance(value, Part) else {"class": type(value).__qualname__}
         if for_identity and outside.is_outside(type(value)):
             found["source"] = outside.source_digest(type(value))
         for f in dataclasses.fields(value):

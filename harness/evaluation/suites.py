@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness.config import paths
 from harness.config.composition import load_yaml
-from harness.config.strict import build, check, plain
+from harness.config.strict import Part, build, check, plain
 from harness.core.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.core.rows import Split
 from harness.core.seeds import permutation
@@ -27,7 +27,7 @@ items."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suite:
+class Suite(Part):
     """A set of tasks judged by one metric.
 
     Attributes:
@@ -111,7 +111,7 @@ class Suite:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides its scores and is known without building its tasks: the yaml, lm-eval's version, our task files."""
-        unused = {"class", "overlap"} | (set() if self.kind == "divergence" else {"text", "max_new_tokens"})
+        unused = {"overlap"} | (set() if self.kind == "divergence" else {"text", "max_new_tokens"})
         unused |= {"cluster"} if self.cluster is None else set()  # so that suites from before there were clusters keep their identity
         values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in unused}
         if self.kind != "lm_eval":

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.config.strict import check
+from harness.config.strict import Part, check
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Author
 from harness.core.rows import Example
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Judge(Part):
     """log P(yes) - log P(no) of a model that is asked about an answer.
 
     Each answer is scored by itself, so its place beside another one can decide nothing. What stands

@@ -83,7 +83,7 @@ class ClaimLog:
             return []
 
     def _read(self, unit: str, number: int) -> Claim:
-        """Read a claim, not strictly: an unreadable one is held by the process that writes it."""
+        """Read a claim; an unreadable one counts as held, by the process that writes it."""
         try:
             values = json.loads(self._path(unit, number).read_bytes())
             return Claim(**{key: value for key, value in values.items() if key in _FIELDS})

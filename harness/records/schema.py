@@ -298,7 +298,7 @@ def cluster_field(cluster: Any, task: str) -> str | None:
 
 
 def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
-    """Return the cluster of a sample: a short hash of its document's field; None if empty."""
+    """Return a sample's cluster: a short hash of its document's field; None if empty."""
     value = document.get(field)
     return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
@@ -313,15 +313,3 @@ BASELINES = "baselines"
 def complete(measured: Baseline | Point) -> bool:
     """Return whether every score of a measurement succeeded."""
     return all(score.status == "ok" for score in measured.scores)
-
-
-def but_for_volumes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without volumes and without keys that change no number.
-
-    Volumes stay for independent trajectories, where each is a run of its own.
-    """
-    data = dict(config.get("data", {}))
-    if config.get("trajectory") == "shared":
-        data.pop("volumes", None)
-    others = ("results", START_WEIGHTS, BASELINES, "save_weights", "keep_state", "declared")
-    return {**config, "data": data, **dict.fromkeys(others)}

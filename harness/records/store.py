@@ -115,7 +115,7 @@ class Experiment:
         return record_files.read_samples(self.point_folder(run_id, volume))
 
     def point_bytes(self, run_id: str, volume: int) -> int:
-        """Return the size on disk of a point with its items; 0 if there is none."""
+        """Return the bytes on disk of a point with its items; 0 if missing."""
         folder = self.point_folder(run_id, volume)
         return sum(entry.stat().st_size for entry in os.scandir(folder)) if folder.is_dir() else 0
 
@@ -144,7 +144,9 @@ class Experiment:
     def config(self, run_id: str) -> Mapping[str, Any]:
         """Return the resolved configuration of a run as plain values; empty before it starts."""
         path = self.run_folder(run_id) / "config.json"
-        config: Mapping[str, Any] = record_files.load(path) if path.exists() else {}
+        config = record_files.load(path) if path.exists() else {}
+        for part in ("labels", "training", "declared"):  # earlier versions also recorded their class
+            config.get(part, {}).pop("class", None)
         return config
 
     def start_weights_sha256(self, run_id: str) -> str | None:
@@ -180,7 +182,7 @@ class Experiment:
         return {training_id(run_id) for run_id in self.current()}
 
     def stale(self) -> set[str]:
-        """Return the runs on disk that the last command did not ask for, without derived ones."""
+        """Return runs on disk that the last command did not ask for, without derived ones."""
         return {training_id(run_id) for run_id in self.run_ids()} - self.asked()
 
     def declared(self) -> Declared:
@@ -225,9 +227,7 @@ class Experiment:
 
 def declared_by(config: Mapping[str, Any]) -> Declared:
     """Return the declarations of a resolved configuration, given as plain values."""
-    # Configurations of earlier versions also hold the name of the class here.
-    values = {key: value for key, value in config["declared"].items() if key != "class"}
-    declared: Declared = build(Declared, values, "declared")
+    declared: Declared = build(Declared, config["declared"], "declared")
     return declared
 
 

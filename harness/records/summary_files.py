@@ -1,4 +1,4 @@
-"""Read and write the summary of a recorded run, so that tables need not read samples.
+"""Read and write a recorded run's summary, so that tables need not read samples.
 
     runs/<run id>/
       summary.json   its rows of the tidy table, by column
@@ -58,7 +58,7 @@ class Summary:
         return cls(digest, tuple(baselines), rows, {name: columns[name][0] for name in columns if name in constant}, varying)
 
     def column(self, name: str) -> list[Any]:
-        """Return the values of a column, shape (rows,); None in each row if it does not exist."""
+        """Return the values of a column, shape (rows,); all None if it does not exist."""
         return self.columns[name] if name in self.columns else [self.same.get(name)] * self.rows
 
 
@@ -108,7 +108,7 @@ def _read(path: str) -> bytes | None:
 
 
 def read(run: Path) -> Summary | None:
-    """Return the summary in a run's folder; None if it does not exist or is damaged.
+    """Return the summary in a run's folder; None if missing or damaged.
 
     Compare its digest to know whether it is up to date.
     """

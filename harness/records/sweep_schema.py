@@ -66,7 +66,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The units of one sweep command, done or not, in the order in which they are taken.
+    """The units of a sweep, done or not, in the order in which they start.
 
     Attributes:
         cores, gpus: of each worker, as planned; they decide threads, dtype and processes.

@@ -347,7 +347,7 @@ class _Execution:
             run_id=self.run_id,
             experiment=config.name,
             identity=self.prepared.identity,
-            labels={key: value for key, value in plain(config.labels).items() if key != "class"},
+            labels=plain(config.labels),
             config=longer.config if longer else plain(config),
             volumes=volumes,
             baselines=self.before.ids,

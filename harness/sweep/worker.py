@@ -239,7 +239,7 @@ class Worker:
             config = plain(composition.compose(unit.overrides))
         except Exception:  # noqa: BLE001 - the failure that is being recorded says it
             return {}, {}
-        return {key: value for key, value in config["labels"].items() if key != "class"}, config
+        return config["labels"], config
 
     def next_ready(self, units: Sequence[Unit], states: UnitStates) -> Unit | None:
         """Return the first unit that can be taken now; None where there is none."""

@@ -1,4 +1,4 @@
-"""Yaml and overrides to RunConfig, and every mistake a user can make there."""
+"""Yaml and overrides to RunConfig, and the mistakes that users make there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.sweep import axes
 
 
 def test_the_bare_configuration_is_the_embedded_default() -> None:
-    """`harness run` alone tunes a nursery model on tinyworld's new people."""
+    """Without overrides, `harness run` tunes a nursery model on tinyworld-people."""
     config = composition.compose([])
     assert (config.labels.model, config.labels.tuning, config.labels.data) == ("nursery-s", "full", "tinyworld-people")
     assert config.name == "adhoc"
@@ -21,7 +21,7 @@ def test_the_bare_configuration_is_the_embedded_default() -> None:
 
 @pytest.mark.parametrize("group", sorted(overrides.PACKAGES))
 def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> None:
-    """Each yaml builds, those that need a name given one."""
+    """Each yaml builds; those that need a value are given one."""
     for name, path in paths.members(overrides.folder_of(group)).items():
         values = composition.load_yaml(path)
         needs: dict[str, object] = {}
@@ -34,7 +34,7 @@ def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> No
 
 
 def test_overrides_reach_fields_that_no_yaml_lists() -> None:
-    """Defaults live in the dataclasses, yet any can be overridden."""
+    """Defaults are in the dataclasses, and any of them can be overridden."""
     config = composition.compose(["tuning=lora", "tuning.rank=4", "data.volumes=[16,64]", "training.learning_rate=1e-4", "name=x"])
     assert config.tuning.rank == 4  # type: ignore[attr-defined]
     assert config.data.volumes == (16, 64)
@@ -43,8 +43,8 @@ def test_overrides_reach_fields_that_no_yaml_lists() -> None:
     assert config.name == "x"
 
 
-def test_of_what_is_given_twice_the_last_counts() -> None:
-    """A script may add to the arguments that it was given."""
+def test_of_two_overrides_of_a_key_the_last_counts() -> None:
+    """A script can append overrides to its arguments."""
     config = composition.compose(["seed=1", "tuning=lora", "mitigation=l2", "seed=2", "tuning=rslora", "mitigation=l2"])
     assert (config.seed, config.labels.tuning, config.labels.mitigation) == (2, "rslora", "l2")
 
@@ -58,7 +58,7 @@ def test_a_digit_only_revision_stays_text() -> None:
 
 
 def test_the_target_suite_follows_the_data_where_none_is_given() -> None:
-    """Tinyworld's parts have suites of their names; other data have none until one is named."""
+    """Tinyworld's data have suites of their name; for other data, a suite must be named."""
     assert composition.compose([]).target_suites == ("tinyworld-people",)
     assert composition.compose(["data=tinyworld-skill"]).target_suites == ("tinyworld-skill",)
     assert composition.compose(["data=gsm8k"]).target_suites == ()
@@ -66,10 +66,7 @@ def test_the_target_suite_follows_the_data_where_none_is_given() -> None:
 
 
 def test_values_set_by_an_experiment_are_part_of_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 4 is not called plain lora, wherever it was set.
-
-    An experiment without a name takes its file's.
-    """
+    """A rank set by an experiment is in the label; its name is its file's."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     text = "# @package _global_\n# mine\ndefaults:\n  - override /tuning: lora\ntuning:\n  rank: 4\n"
@@ -80,7 +77,7 @@ def test_values_set_by_an_experiment_are_part_of_the_label(tmp_path: Path, monke
 
 
 def test_a_label_shows_long_texts_and_pairs_in_brief() -> None:
-    """Of a template its beginning, of pairs of models their names."""
+    """A template is cut; pairs of models are shown by their names."""
     config = composition.compose(["mitigation=sdft", "mitigation.template='{prompt} the answer is : {answer} . say it again'"])
     assert config.labels.mitigation == "sdft[template={prompt} the answer …]"
     config = composition.compose(["mitigation=chat_vector", "mitigation.vectors=[{chat: nursery-m-chat, base: nursery-m}]"])
@@ -88,14 +85,14 @@ def test_a_label_shows_long_texts_and_pairs_in_brief() -> None:
 
 
 def test_anchors_are_any_data_yaml() -> None:
-    """The anchor group shares the members of data."""
+    """The members of the anchor group are those of data."""
     config = composition.compose(["mitigation=replay", "anchor=tinyworld-base"])
     assert config.labels.anchor == "tinyworld-base"
     assert config.anchor is not None
 
 
 def test_every_override_has_a_form_that_hydra_takes() -> None:
-    """Defaults that no yaml lists are forced in, an anchor is data of another package, and both mean here what they meant."""
+    """Keys that no yaml lists are forced in; an anchor is data of another package."""
     given = ["tuning=lora", "tuning.rank=4", "anchor=tinyworld-base", "mitigation=replay", "seed=3", "+name=x", "experiment=null"]
     hydra = [overrides.for_hydra(text) for text in given]
     assert hydra == [
@@ -145,8 +142,8 @@ def test_every_override_has_a_form_that_hydra_takes() -> None:
         (["model.class=os.system"], ["model.class", "harness.models"]),
     ],
 )
-def test_a_wrong_override_gives_one_line(overrides: list[str], words: list[str]) -> None:
-    """What, got, allowed, how to fix: on one line, from any mistake."""
+def test_a_wrong_override_is_an_error_of_one_line(overrides: list[str], words: list[str]) -> None:
+    """The message names what is wrong, what is allowed and how to fix it."""
     with pytest.raises(HarnessError) as caught:
         composition.compose(overrides)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Names free from places: what identifies a method holds its group and class, of a user's own also its source."""
+"""Users' own classes, and identities without module paths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(Store(recipe(prepared, prepared.config.mitigation)).folder.name)
 
 
 def printed(script: str, root: Path, **environment: str) -> str:
-    """What a script prints that imports the harness of a folder."""
+    """Return the output of a script that imports the harness of a folder."""
     known = {**os.environ, "PYTHONPATH": str(root), **environment}
     done = subprocess.run([sys.executable, "-c", script], cwd=root, env=known, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -44,7 +44,7 @@ def printed(script: str, root: Path, **environment: str) -> str:
 
 
 def test_a_method_that_moves_keeps_every_id(tmp_path: Path) -> None:
-    """Run ids, keys of volume 0 and the store of generated rows hold no module path and no file name."""
+    """Run ids and keys of baselines and generated rows contain no module path."""
     for folder in ("harness", "conf", "benchmarks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "speed"))
     before = printed(IDENTITIES, tmp_path)
@@ -59,7 +59,7 @@ def test_a_method_that_moves_keeps_every_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", sorted({*PACKAGES} - {"anchor", "reference"}))
 def test_a_class_name_is_unique_in_its_group(group: str) -> None:
-    """It alone tells methods apart in an identity."""
+    """In an identity, methods differ only in the name of their class."""
     named = {composition.load_yaml(path)["class"] for path in paths.members(folder_of(group)).values()}
     counts = Counter(name.rpartition(".")[2] for name in named)
     assert counts
@@ -67,14 +67,14 @@ def test_a_class_name_is_unique_in_its_group(group: str) -> None:
 
 
 def test_our_classes_are_identified_by_their_names() -> None:
-    """No module path, no source."""
+    """Neither module path nor source is part of the identity."""
     assert identifying(composition.member("mitigation", "l2"))["class"] == "L2"
     assert "source" not in identifying(composition.member("mitigation", "l2"))
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in HARNESS_PATH with a package whose method imports another of its modules."""
+    """A package in HARNESS_PATH whose mitigation imports another module of the package."""
     package = tmp_path / "ownpackage"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -106,10 +106,7 @@ def source_of(cls: str) -> str:
 
 
 def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path) -> None:
-    """Edited, or with another module that it imports edited, it is another method.
-
-    Other files of the package do not count.
-    """
+    """An edit of its module, or of one that it imports, makes it another method."""
     config = composition.compose(["mitigation=pull"])
     assert plain(config.mitigation) == {"class": "Pull", "strength": 0.25}
     first = source_of("ownpackage.pull:Pull")
@@ -124,7 +121,7 @@ def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "words"),
     [
         ("os.system", "got 'os.system'; allowed: module.Class of a dataclass in harness.methods.mitigation"),
         ("os:system", "got 'os:system'"),
@@ -134,8 +131,8 @@ def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path)
         ("", "got ''"),
     ],
 )
-def test_what_is_no_class_of_the_group_is_said_in_one_line(own: Path, name: str, said: str) -> None:
-    """What is wrong, what is allowed."""
+def test_a_class_that_is_not_of_the_group_is_an_error_of_one_line(own: Path, name: str, words: str) -> None:
+    """The message names the class and what is allowed."""
     with pytest.raises(ConfigError, match=r"^mitigation\.class: got [^\n]*$") as raised:
         composition.instantiate("mitigation", {"class": name}, "mitigation")
-    assert said in str(raised.value)
+    assert words in str(raised.value)

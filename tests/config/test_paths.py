@@ -1,4 +1,4 @@
-"""Where things lie."""
+"""Folders of configuration and caches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.core.errors import ConfigError
 
 
 def test_a_users_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member in HARNESS_PATH is found beside those that ship, and hides one of the same name."""
+    """A member in HARNESS_PATH hides a shipped one of the same name."""
     (tmp_path / "conf" / "tuning").mkdir(parents=True)
     (tmp_path / "conf" / "tuning" / "mine.yaml").write_text("# mine\n")
     (tmp_path / "conf" / "tuning" / "full.yaml").write_text("# my full\n")
@@ -21,10 +21,10 @@ def test_a_users_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["full"].parent == tmp_path / "conf" / "tuning"
 
 
-def test_a_folder_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A misspelt HARNESS_PATH is said, not ignored."""
+def test_a_folder_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A misspelt HARNESS_PATH is not ignored."""
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path / "absent"))
-    with pytest.raises(ConfigError, match="HARNESS_PATH"):
+    with pytest.raises(ConfigError, match="HARNESS_PATH: got .*absent', not a directory"):
         paths.members("conf/model")
 
 

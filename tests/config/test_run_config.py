@@ -9,13 +9,14 @@ from typing import Literal
 
 import pytest
 
+from harness.config import composition
 from harness.config.run_config import Training
-from harness.config.strict import build, plain
+from harness.config.strict import Part, build, plain
 from harness.core.errors import ConfigError, did_you_mean, explain
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inner:
+class Inner(Part):
     level: int = 1
 
 
@@ -31,7 +32,7 @@ class Thing:
 
 
 def test_values_are_coerced_to_the_type_of_their_field() -> None:
-    """An integer serves as a number, a list becomes a tuple, a mapping a nested dataclass."""
+    """An integer becomes a number, a list a tuple, a mapping a nested dataclass."""
     thing = build(Thing, {"name": "x", "rate": 1, "sizes": [1, 2], "inner": {"level": 3}}, "thing")
     assert thing == Thing(name="x", rate=1.0, sizes=(1, 2), inner=Inner(level=3))
     assert isinstance(thing.rate, float)
@@ -51,8 +52,8 @@ def test_values_are_coerced_to_the_type_of_their_field() -> None:
         ({"name": 5}, ["thing.name", "5", "text"]),
     ],
 )
-def test_a_wrong_value_is_refused_in_one_line_that_names_it(values: dict[str, object], words: list[str]) -> None:
-    """What, got and allowed stand in the message."""
+def test_a_wrong_value_is_an_error_of_one_line_that_names_it(values: dict[str, object], words: list[str]) -> None:
+    """The message names the key, the value and what is allowed."""
     with pytest.raises(ConfigError) as caught:
         build(Thing, values, "thing")
     message = str(caught.value)
@@ -61,7 +62,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_it(values: dict[str, ob
 
 
 def test_a_text_read_as_a_number_takes_the_text_as_typed() -> None:
-    """A revision such as 12e45678 reads as infinity; the field gets the digits the user typed."""
+    """Revision 12e45678 reads as infinity; the field gets the text that the user typed."""
     assert build(Thing, {"name": float("inf")}, "thing", {"thing.name": "12e45678"}).name == "12e45678"
 
 
@@ -75,19 +76,27 @@ def test_a_text_read_as_a_number_takes_the_text_as_typed() -> None:
         ({"batch_rows": 4, "micro_batch_rows": 8}, "training.micro_batch_rows"),
     ],
 )
-def test_training_values_out_of_range_are_refused(values: dict[str, object], word: str) -> None:
-    """Ranges are checked when the configuration is made, not when it is used."""
+def test_training_values_out_of_range_are_rejected(values: dict[str, object], word: str) -> None:
+    """Ranges are checked when the configuration is built, not when it is used."""
     with pytest.raises(ConfigError, match=word):
         build(Training, values, "training")
 
 
-def test_plain_values_carry_the_class_and_round_trip() -> None:
-    """What is written to a record can be built again, and says what it was."""
+def test_plain_values_name_the_class_of_a_member_and_not_of_a_part() -> None:
+    """Without the class, the values build an equal object."""
     thing = Thing(name="x", sizes=(1, 2))
     values = plain(thing)
-    assert values["class"].endswith("Thing")
-    inner = {key: value for key, value in values["inner"].items() if key != "class"}
-    assert build(Thing, {**{k: v for k, v in values.items() if k != "class"}, "inner": inner}, "") == thing
+    assert values.pop("class") == "Thing"
+    assert values["inner"] == {"level": 1}
+    assert build(Thing, values, "") == thing
+
+
+def test_the_parts_of_a_configuration_have_no_class() -> None:
+    """Only the members of its groups have one."""
+    values = plain(composition.compose(["mitigation=replay", "anchor=tinyworld-base", "reference=nursery-m", "objective=sft"]))
+    with_class = {key for key, value in values.items() if isinstance(value, dict) and "class" in value}
+    assert with_class == {"model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "reference"}
+    assert "class" not in values
 
 
 def test_errors_are_one_line_and_survive_pickling() -> None:

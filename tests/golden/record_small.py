@@ -1,4 +1,7 @@
-"""Record the small experiment and its table anew: ``python -m tests.golden.record_small``, after a change that means to move them."""
+"""Record the small experiment and its table again: ``python -m tests.golden.record_small``.
+
+Only after a change that is meant to change their numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ TABLE = Path(__file__).parent / "small.csv"
 
 
 def record(experiment: ExperimentWriter) -> None:
-    """Write two runs of two volumes, of which one lost a task at the second, and one run that failed."""
+    """Write two runs of two volumes, one with a failed task, and one failed run."""
     nll = {"suite": "math_nll", "task": "gsm8k", "metric": "nats_per_token", "higher_is_better": False, "chance": None}
     weights = [float(5 + 7 * i % 11) for i in range(24)]
     nats = [1.0 + (13 * i % 17) / 20 for i in range(24)]
@@ -57,6 +60,6 @@ def record(experiment: ExperimentWriter) -> None:
 if __name__ == "__main__":
     shutil.rmtree(SMALL, ignore_errors=True)
     record(ExperimentWriter(SMALL))
-    with tempfile.TemporaryDirectory() as folder:  # a table keeps what it worked out beside the records
+    with tempfile.TemporaryDirectory() as folder:  # a table writes caches next to the records
         shutil.copytree(SMALL, Path(folder) / "small")
         tables.write(table(ExperimentWriter(Path(folder) / "small")), TABLE)

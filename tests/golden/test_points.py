@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,21 +22,30 @@ NAMES = ("labels", "name", "results")
 
 
 def described(config: RunConfig) -> str:
-    """What a person needs to find a point, and a hash of everything it is."""
+    """Return a line that identifies a point: its methods, and a hash of its configuration."""
     values = {key: value for key, value in plain(config).items() if key not in NAMES}
     classes = " ".join(values[group]["class"] for group in ("model", "tuning", "objective", "mitigation", "data"))
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps(with_classes(values), sort_keys=True).encode()).hexdigest()[:12]
     return f"{classes} {values['trajectory']} seed {values['seed']} volumes {values['data']['volumes']}: {digest}"
 
 
+def with_classes(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with the class of every part, as they were in the list's version."""
+    parts = {name: {"class": name.capitalize(), **values[name]} for name in ("training", "declared")}
+    objective = dict(values["objective"])
+    if "judge" in objective:
+        objective["judge"] = {"class": "Judge", **objective["judge"]}
+    return {"class": "RunConfig", **values, **parts, "objective": objective}
+
+
 def composed(experiment: str) -> list[str]:
-    """The points of an experiment, sorted."""
+    """Return the points of an experiment, sorted."""
     return sorted(described(asked.config) for asked in axes.expand([f"experiment={experiment}"]).asked)
 
 
 @pytest.mark.parametrize("experiment", sorted(LISTED))
 def test_an_experiment_composes_to_its_points(experiment: str) -> None:
-    """The list is the witness: a change of it is a change of what a sweep computes."""
+    """A change of this list is a change of what a sweep computes."""
     assert composed(experiment) == LISTED[experiment]
 
 

@@ -14,13 +14,16 @@ HERE = Path(__file__).parent
 
 
 def test_a_recorded_experiment_gives_the_recorded_table(tmp_path: Path) -> None:
-    """No number of the table moves unless someone means it to (then: python -m tests.golden.record_small, and the protocol version)."""
+    """No number of the table changes unintentionally.
+
+    After an intended change: a new PROTOCOL_VERSION, and ``python -m tests.golden.record_small``.
+    """
     expected = pd.read_csv(HERE / "small.csv", dtype=COLUMNS)
-    shutil.copytree(HERE / "small", tmp_path / "small")  # a table keeps what it worked out beside the records
+    shutil.copytree(HERE / "small", tmp_path / "small")  # a table writes caches next to the records
     pd.testing.assert_frame_equal(table(Experiment(tmp_path / "small")), expected, rtol=1e-9)
 
 
-def test_the_recorded_table_holds_what_can_be_worked_out_by_hand() -> None:
+def test_the_recorded_table_agrees_with_numbers_computed_by_hand() -> None:
     """Full, 32 rows: facts 20/24 lost 4, gained 1, so −3/24.
 
     Sums 9/12 lost 2, so −2/12; the suite is their mean.

@@ -1,4 +1,4 @@
-"""Records: atomic, strict, versioned."""
+"""Records are atomic, strict and versioned."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 
 from harness.config import composition
 from harness.config.identity import recorded
+from harness.config.run_config import Declared
 from harness.core.errors import ConfigError, RecordError
-from harness.records.schema import SAMPLE_COLUMNS, Baseline, Declared, Failure, Score, but_for_volumes
+from harness.records.schema import SAMPLE_COLUMNS, Baseline, Failure, Score
+from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
 
 
@@ -47,14 +49,14 @@ def samples() -> pd.DataFrame:
 
 
 def test_what_is_written_is_read_back_equal(experiment: ExperimentWriter, baseline: Baseline) -> None:
-    """A baseline survives the way through JSON, and no temporary file is left."""
+    """A baseline survives JSON, and no temporary file remains."""
     experiment.write_baseline(baseline, samples())
-    assert experiment.baseline("b") == baseline
+    assert Experiment(experiment.folder).baseline("b") == baseline
     assert sorted(p.name for p in experiment.baseline_folder("b").iterdir()) == ["baseline.json", "samples.parquet"]
 
 
-def test_what_is_not_there_is_none(experiment: ExperimentWriter) -> None:
-    """A missing record is no error: it is work to do."""
+def test_a_missing_record_is_none(experiment: ExperimentWriter) -> None:
+    """It is not an error: the run is still to do."""
     assert experiment.baseline("b") is None
     assert experiment.record("r") is None
     assert experiment.point("r", 8) is None
@@ -69,10 +71,10 @@ def test_what_is_not_there_is_none(experiment: ExperimentWriter) -> None:
         ({"wall_seconds": "long"}, ["wall_seconds", "a number"]),
     ],
 )
-def test_a_record_of_another_version_or_shape_is_refused(
+def test_a_record_of_another_version_or_shape_is_an_error(
     experiment: ExperimentWriter, baseline: Baseline, change: dict[str, Any], words: list[str]
 ) -> None:
-    """The reader fills in nothing and guesses nothing."""
+    """The reader fills in no missing value."""
     experiment.write_baseline(baseline, samples())
     path = experiment.baseline_folder("b") / "baseline.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -81,8 +83,8 @@ def test_a_record_of_another_version_or_shape_is_refused(
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_missing_field_and_a_cut_file_are_refused(experiment: ExperimentWriter, baseline: Baseline) -> None:
-    """A damaged record is named with its file."""
+def test_a_missing_field_and_a_cut_file_are_errors(experiment: ExperimentWriter, baseline: Baseline) -> None:
+    """The message names the file of the damaged record."""
     experiment.write_baseline(baseline, samples())
     path = experiment.baseline_folder("b") / "baseline.json"
     values = json.loads(path.read_text())
@@ -95,8 +97,8 @@ def test_a_missing_field_and_a_cut_file_are_refused(experiment: ExperimentWriter
         experiment.baseline("b")
 
 
-def test_a_value_that_is_no_number_is_never_written(experiment: ExperimentWriter, baseline: Baseline) -> None:
-    """NaN in a record would read as a measurement; nothing is left behind."""
+def test_nan_is_never_written(experiment: ExperimentWriter, baseline: Baseline) -> None:
+    """Nothing of the record remains on disk."""
     import dataclasses
 
     broken = dataclasses.replace(baseline, wall_seconds=float("nan"))
@@ -106,10 +108,7 @@ def test_a_value_that_is_no_number_is_never_written(experiment: ExperimentWriter
 
 
 def test_the_manifest_says_which_runs_are_current(experiment: ExperimentWriter) -> None:
-    """A sweep replaces the set.
-
-    A run adds to it, and takes the place of one with the same configuration and other inputs.
-    """
+    """A sweep replaces them; a run is added, and supersedes one of the same configuration."""
     asked = {name: recorded(composition.compose(texts)) for name, texts in CONFIGS.items()}
     experiment.write_config("a", asked["a"])
     experiment.write_config("b", asked["b"])
@@ -123,17 +122,14 @@ def test_the_manifest_says_which_runs_are_current(experiment: ExperimentWriter) 
 
 
 CONFIGS = {"a": ["seed=0"], "b": ["seed=1"], "c": ["seed=2"], "d": ["seed=0", "data.volumes=[8,16]"]}
-"""Run → its configuration; that of ``d`` asks for further volumes of ``a``."""
+"""Run → its overrides; ``d`` adds volumes to ``a``."""
 
 
-PLAIN: dict[str, Any] = {"class": "Declared", "headline": None, "margin": 0.02, "margins": {}, "control": {}}
+PLAIN: dict[str, Any] = {"headline": None, "margin": 0.02, "margins": {}, "control": {}}
 
 
 def test_the_manifest_says_what_was_declared(experiment: ExperimentWriter) -> None:
-    """A sweep replaces it.
-
-    A run that declares nothing leaves it, one that declares something replaces it.
-    """
+    """A sweep replaces the declarations, a run only if it declares something."""
     experiment.write_manifest({"a": {"declared": PLAIN | {"headline": "s", "margins": {"t": 0.1}, "control": {"data": "old"}}}}, keep=False)
     declared = Declared(headline="s", margins={"t": 0.1}, control={"data": "old"})
     assert experiment.declared() == declared
@@ -145,15 +141,8 @@ def test_the_manifest_says_what_was_declared(experiment: ExperimentWriter) -> No
     assert experiment.declared() == Declared()
 
 
-def test_another_margin_makes_no_other_run(experiment: ExperimentWriter) -> None:
-    """A run with another declaration takes the place of none that is current: it is the same run."""
-    config = {"seed": 0, "trajectory": "shared", "declared": PLAIN}
-    changed = config | {"declared": PLAIN | {"margin": 0.05}}
-    assert but_for_volumes(config) == but_for_volumes(changed) == but_for_volumes({"seed": 0, "trajectory": "shared"})
-
-
 def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: ExperimentWriter) -> None:
-    """With several there is none: which one counts is said beforehand, or not at all."""
+    """Of several probe suites, none is the headline unless declared."""
     experiment.write_config("a", {"probe_suites": ["s"], "declared": PLAIN})
     experiment.write_config("b", {"probe_suites": ["s"], "declared": PLAIN})
     experiment.write_manifest({"a": {"declared": PLAIN}, "b": {"declared": PLAIN}}, keep=False)
@@ -162,11 +151,8 @@ def test_the_one_probe_suite_is_the_headline_where_none_is_declared(experiment: 
     assert experiment.declared() == Declared()
 
 
-def test_results_from_before_there_were_declarations_are_read(experiment: ExperimentWriter) -> None:
-    """A manifest without the key takes the runs' word, and the default where they have none.
-
-    So does a folder without a manifest.
-    """
+def test_results_of_versions_without_declarations_are_read(experiment: ExperimentWriter) -> None:
+    """Without a manifest, or with one of these versions, the configurations of runs count."""
     assert experiment.declared() == Declared()
     experiment.write_config("a", {"probe_suites": ["s"]})
     assert experiment.declared() == Declared(headline="s")
@@ -177,8 +163,22 @@ def test_results_from_before_there_were_declarations_are_read(experiment: Experi
     assert experiment.declared() == Declared(headline="t")
 
 
-def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Path) -> None:
-    """A file where the results should go is found before anything runs."""
+def test_a_config_of_a_version_that_recorded_classes_is_read(experiment: ExperimentWriter) -> None:
+    """Earlier versions recorded the class of labels, training and declarations."""
+    experiment.write_config("a", {"labels": {"class": "Labels", "model": "m"}, "declared": {"class": "Declared"} | PLAIN | {"margin": 0.1}})
+    assert experiment.config("a")["labels"] == {"model": "m"}
+    assert experiment.declared() == Declared(margin=0.1)
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    """Analysis and report hold an Experiment, runs and sweeps an ExperimentWriter."""
+    writing = [name for name in dir(ExperimentWriter) if name.startswith(("write_", "drop_", "forget", "clear_"))]
+    assert len(writing) > 10
+    assert [name for name in writing if hasattr(Experiment(tmp_path), name)] == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """The check leaves nothing behind where it succeeds."""
     (tmp_path / "results").write_text("a file")
     with pytest.raises(ConfigError, match="not writable"):
         ExperimentWriter(tmp_path / "results" / "exp").require_writable()
@@ -188,15 +188,17 @@ def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Pat
 
 
 def test_an_unknown_experiment_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    """The error lists what could have been meant."""
+    """The message lists the experiments of the folder."""
     (tmp_path / "tiny" / "runs").mkdir(parents=True)
     with pytest.raises(RecordError, match="tiny"):
-        ExperimentWriter(tmp_path / "tniy").require_readable()
+        Experiment(tmp_path / "tniy").require_readable()
 
 
-def test_a_failure_is_dropped_when_the_run_succeeds_later(experiment: ExperimentWriter) -> None:
-    """A failure tells of the last try only."""
+def test_a_failure_is_recorded_and_dropped(experiment: ExperimentWriter) -> None:
+    """A run with a failure counts as a run on disk."""
     failure = Failure(run_id="r", experiment="exp", labels={}, config={}, reason="boom", traceback="…")
     experiment.write_failure(failure)
     assert experiment.failure("r") == failure
     assert experiment.run_ids() == ["r"]
+    experiment.drop_failure("r")
+    assert experiment.failure("r") is None

@@ -186,9 +186,9 @@ def test_the_better_on_select_items_is_chosen_and_of_equals_the_smaller(runs: Ru
 
 def test_a_choice_needs_something_to_choose_on(runs: Runs) -> None:
     """Refused before anything is loaded, or built; probes never serve."""
-    with pytest.raises(ConfigError, match="got no target suite to choose on"):
+    with pytest.raises(ConfigError, match="got no target suite to select on"):
         runs.prepare("mitigation=merge", "target_suites=[]")
-    with pytest.raises(ConfigError, match="got acc of aim, nats_per_token of loss; allowed: one metric to choose on"):
+    with pytest.raises(ConfigError, match="got acc of aim, nats_per_token of loss; allowed: one metric to select on"):
         runs.prepare("mitigation=merge", "target_suites=[aim,loss]")
     runs.prepare("mitigation=merge", "target_suites=[aim,loss]", "mitigation.coefficient=0.5")
     with pytest.raises(EvaluationError, match="suite unchosen: select"):

@@ -39,7 +39,7 @@ def stale_runs(experiment: Experiment, asked: Sequence[Prepared]) -> list[Stale]
     found = []
     for run_id in stale:
         record, config = experiment.glance("runs", run_id, "record.json"), experiment.config(run_id)
-        labels = {key: value for key, value in dict(record.get("labels") or config.get("labels") or {}).items() if key != "class"}
+        labels = record.get("labels") or config.get("labels") or {}
         seed = int(record.get("seed", config.get("seed", 0)))
         candidates = [(_differences(record, config, one), one.run_id) for one in by_labels.get(_same(labels, seed), [])]
         differs, successor = min(candidates, key=lambda pair: len(pair[0]), default=((), ""))
@@ -48,7 +48,7 @@ def stale_runs(experiment: Experiment, asked: Sequence[Prepared]) -> list[Stale]
 
 
 def _same(labels: Mapping[str, Any], seed: int) -> str:
-    return json.dumps([{key: value for key, value in labels.items() if key != "class" and value is not None}, seed], sort_keys=True)
+    return json.dumps([{key: value for key, value in labels.items() if value is not None}, seed], sort_keys=True)
 
 
 def _differences(record: Mapping[str, Any], config: Mapping[str, Any], prepared: Prepared) -> list[str]:

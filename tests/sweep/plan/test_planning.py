@@ -46,7 +46,7 @@ def record(found: Prepared, volumes: tuple[int, ...] = (64,)) -> None:
     for volume in volumes:
         experiment.point_folder(found.run_id, volume).mkdir(parents=True)
         (experiment.point_folder(found.run_id, volume) / "point.json").write_text("{}")
-    labels = {key: value for key, value in plain(found.config.labels).items() if key != "class"}
+    labels = plain(found.config.labels)
     values: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION, "volumes": list(volumes)}
     values |= {"identity": found.identity, "labels": labels, "seed": found.config.seed}
     (experiment.run_folder(found.run_id) / "record.json").write_text(json.dumps(values))

@@ -1,0 +1,74 @@
+"""Identity of a run: what changes its id and what does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.config import composition, resolution
+from harness.config.identity import derived_id, identify, run_identity, training_id
+from harness.config.resolution import Machine
+from harness.core.sources import ModelFacts
+
+FACTS = ModelFacts(params_total=100_000, context_length=64, content={"recipe": "abc"})
+
+
+def run_id(overrides: list[str], inputs: dict[str, object] | None = None, cores: int = 2) -> str:
+    config = composition.compose(overrides)
+    resolved = resolution.resolve(config, FACTS, (), Machine(cores=cores, gpus=0))
+    return identify(run_identity(config, resolved, {"data": "rows"} | (inputs or {})))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["name=other"],
+        ["results=elsewhere"],
+        ["save_weights=all"],
+        ["data.volumes=[64]"],
+        ["data.volumes=[64,128,256]"],
+        ["training.micro_batch_rows=2"],
+        ["declared.margin=0.05", "declared.headline=tinyworld"],
+    ],
+)
+def test_names_places_and_shared_volumes_do_not_change_a_run(overrides: list[str]) -> None:
+    """A further volume extends a run; folders, micro-batches and declarations do not count."""
+    assert run_id(overrides) == run_id([])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=1"],
+        ["tuning=lora"],
+        ["training.learning_rate=0.5"],
+        ["training.batch_rows=4"],
+        ["evaluation.token_budget=512"],
+        ["training.processes=2"],
+    ],
+)
+def test_settings_that_can_change_a_number_change_the_run(overrides: list[str]) -> None:
+    """Seed, method, schedule and evaluation are part of the identity."""
+    assert run_id(overrides) != run_id([])
+
+
+def test_content_of_the_inputs_changes_the_run() -> None:
+    """One changed row of data gives another run."""
+    assert run_id([], {"data": "other rows"}) != run_id([])
+
+
+def test_independent_volumes_have_ids_of_their_own() -> None:
+    """Each has its own schedule."""
+    assert run_id(["trajectory=independent", "data.volumes=[64]"]) != run_id(["trajectory=independent", "data.volumes=[128]"])
+
+
+def test_a_tiny_run_has_the_same_id_on_any_machine() -> None:
+    """A small model takes one thread, however many cores there are."""
+    assert run_id([], cores=2) == run_id([], cores=64)
+
+
+def test_a_derived_run_names_the_run_that_trained() -> None:
+    """The id of a derived run is that of the training and a coefficient."""
+    trained = run_id([])
+    assert derived_id(trained, 0.5) == f"{trained}-0.5"
+    assert training_id(derived_id(trained, 0.5)) == trained
+    assert training_id(trained) == trained
