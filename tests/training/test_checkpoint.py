@@ -19,10 +19,11 @@ from harness.methods.mitigation.replay import Replay
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
+from harness.records.counts import Counts
 from harness.records.store import Experiment
 from harness.training import checkpoint, loop
-from harness.training.checkpoint import Checkpoint, Checkpoints, Counts
-from harness.training.loop import Stop
+from harness.training.checkpoint import Checkpoint, Checkpoints
+from harness.training.job import Stop
 from tests.support import tiny
 
 STEPS, ROWS = 6, 8
@@ -91,10 +92,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def but_for_time(stops: list[Stop]) -> list[Stop]:
-    return [dataclasses.replace(stop, wall_seconds=0.0) for stop in stops]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_going_on_from_an_interruption_equals_never_having_stopped(name: str, tmp_path: Path) -> None:
     """Interrupted at every kind of step (first, a stop, between, just before the end), weights and stops agree bit for bit."""
@@ -108,7 +105,7 @@ def test_going_on_from_an_interruption_equals_never_having_stopped(name: str, tm
         torch.rand(5)  # another process stands elsewhere in its streams
         after, reached = case.train(case.newest())
         assert tiny.same(after, weights), f"interrupted at step {until}"
-        assert but_for_time(reached) == but_for_time(stops)[1 if until > 2 else 0 :], f"interrupted at step {until}"
+        assert tiny.but_for_time(reached) == tiny.but_for_time(stops)[1 if until > 2 else 0 :], f"interrupted at step {until}"
 
 
 def test_every_interruption_may_be_followed_by_another(tmp_path: Path) -> None:
@@ -126,10 +123,10 @@ def test_every_interruption_may_be_followed_by_another(tmp_path: Path) -> None:
         spent.append(case.newest().counts.seconds)
     after, _ = case.train(case.newest(), on_stop=reached.append)
     assert tiny.same(after, weights)
-    assert but_for_time(reached) == but_for_time(stops)
+    assert tiny.but_for_time(reached) == tiny.but_for_time(stops)
     assert spent == sorted(spent)
     assert spent[0] > 0
-    assert [stop.wall_seconds for stop in reached] == [spent[1], spent[5]]
+    assert [stop.counts.seconds for stop in reached] == [spent[1], spent[5]]
 
 
 def test_a_state_is_saved_before_a_volume_is_evaluated(tmp_path: Path) -> None:
@@ -138,7 +135,7 @@ def test_a_state_is_saved_before_a_volume_is_evaluated(tmp_path: Path) -> None:
     case = Case(tmp_path / "dies")
 
     def die(stop: Stop) -> None:
-        if stop.step == 6:
+        if stop.counts.step == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -146,7 +143,7 @@ def test_a_state_is_saved_before_a_volume_is_evaluated(tmp_path: Path) -> None:
     assert case.newest().counts.step == 6
     after, reached = case.train(case.newest())
     assert tiny.same(after, weights)
-    assert but_for_time(reached) == but_for_time([last])
+    assert tiny.but_for_time(reached) == tiny.but_for_time([last])
 
 
 def test_a_longer_run_goes_on_from_the_last_volume(tmp_path: Path) -> None:
@@ -157,7 +154,7 @@ def test_a_longer_run_goes_on_from_the_last_volume(tmp_path: Path) -> None:
     case.steps = steps()
     after, reached = case.train(case.newest())
     assert tiny.same(after, weights)
-    assert but_for_time(reached) == but_for_time(stops)
+    assert tiny.but_for_time(reached) == tiny.but_for_time(stops)
 
 
 def test_states_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +162,7 @@ def test_states_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.Monke
 
     The newest alone is kept.
     """
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     saved: list[list[int]] = []
     case = Case(tmp_path)
     experiment = Experiment(tmp_path)
