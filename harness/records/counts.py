@@ -16,14 +16,14 @@ class Counts:
         nats: summed loss without any penalty; of rewarded rollouts, minus their summed rewards.
         targets: number that the loss is a mean over: supervised tokens, pairs or rollouts.
         penalty: summed penalties, one a step; None without a penalty.
-        flops: estimated as transformers does, 6 · tokens (padding included) · parameters that are not
-            embeddings; from the start.
+        flops: estimated as transformers does, 6 · tokens (padding included) · parameters that are
+            not embeddings; from the start.
         seconds: of training, from the start; stops do not count.
         generated_tokens: written by models, from the start.
         read_tokens: of forward passes other than training and generation (a reference model, a
             judge), from the start.
-        trained_tokens: trained on, prompts included, from the start. In training, of rollouts alone:
-            those of rows follow from the rows.
+        trained_tokens: trained on, prompts included, from the start. In training, of rollouts
+            alone: those of rows follow from the rows.
         supervised_tokens: tokens of these with a loss.
     """
 

@@ -1,7 +1,7 @@
-"""Checkpoints: everything that a run needs to resume as if it had never stopped, to the last bit.
+"""Checkpoints: everything that a run needs to resume, to the last bit.
 
-    state/<step>/
-      state.safetensors    weight/<parameter>, optimizer/<parameter>/<moment>, streams/<rank>/<stream>
+    state/STEP/
+      state.safetensors    weight/PARAMETER, optimizer/PARAMETER/MOMENT, streams/RANK/STREAM
       state.json           counts, and the hash of the other file; written last
 
 No fsync: the hash finds a checkpoint that a power cut has damaged. That costs the time since an
@@ -59,7 +59,9 @@ class Header:
 
 
 def tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer, streams: Sequence[Tensors]) -> dict[str, torch.Tensor]:
-    """Return everything that training moves, by name: views of the live tensors where these are on the CPU.
+    """Return everything that training moves, by name.
+
+    Tensors on the CPU are views of the live ones.
 
     Args:
         model: its trainable parameters are taken.
@@ -77,7 +79,10 @@ def tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer, streams: S
 
 
 def restore(model: PreTrainedModel, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Put back weights and moments, and drop them from the checkpoint; parameters stay the same objects."""
+    """Restore weights and moments, and drop them from the checkpoint.
+
+    Parameters stay the same objects.
+    """
     import torch
 
     moments: dict[str, dict[str, torch.Tensor]] = {}
@@ -102,7 +107,7 @@ def _trainable(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
 
 
 def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
-    """Return a moment where the optimizer makes its own: on the device, strided as the parameter."""
+    """Return a moment as the optimizer makes it: on the device, strided as the parameter."""
     import torch
 
     if value.shape != parameter.shape:  # the count of steps
@@ -112,13 +117,13 @@ def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a run on disk. Only the newest is of use: an older one goes once it is complete."""
+    """The checkpoints of a run on disk; a complete one replaces older ones."""
 
     experiment: Experiment
     run_id: str
 
     def newest(self, usable: Callable[[Counts], bool]) -> Checkpoint | None:
-        """Return the newest complete checkpoint that is usable, or None; damaged ones are dropped."""
+        """Return the newest usable checkpoint, or None; damaged ones are dropped."""
         for step in self.experiment.states(self.run_id):
             folder = self.experiment.state_folder(self.run_id, step)
             header = _read_header(folder)

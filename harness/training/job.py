@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.core.methods import Penalty, PenaltyContext
@@ -51,7 +51,7 @@ class Callbacks:
 
     on_stop: Callable[[Stop], None]
     on_checkpoint: Callable[[Checkpoint], None] | None = None
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,12 @@ class Job:
         return self.tuning.prepare(model, derive(self.seed, "adapter"))
 
     def penalty(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Penalty | None:
-        """Return the penalty of the mitigation, for a prepared model that still computes as its start."""
+        """Return the penalty of the mitigation.
+
+        Args:
+            model: prepared by ``tuned``, still computing as the start model.
+            base: the start weights by plain name, on the CPU.
+        """
         context = PenaltyContext(
             model=model,
             base=base,
@@ -111,7 +116,7 @@ class Job:
         return self.mitigation.penalty(context)
 
     def learning(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> LearningContext | None:
-        """Return what pairs and rewards are learned with; None where tokens are learned."""
+        """Return the authors of an objective that learns pairs or rewards; None for tokens."""
         if self.objective.learns == "tokens":
             return None
         from harness.training.authors import context_of

@@ -1,4 +1,4 @@
-"""The training loop: a job and a prepared model in, the model trained in place, with stops at volumes.
+"""The training loop: trains a prepared model in place, with stops at volumes.
 
 The loop is transformers.Trainer's, or that of a class derived from it which the objective names,
 inside accelerate's DistributedDataParallel where several processes train. ``StepTrainer``
@@ -80,7 +80,8 @@ def train(
     steps, training = job.steps, job.training
     if outside := [step for step in job.stops if not 1 <= step <= len(steps)]:
         raise TrainingError(explain("stops", got=f"step {outside[0]}", allowed=f"1 to {len(steps)}, the steps of the job"))
-    penalty, learning = job.penalty(model, base), job.learning(model, base)  # made before a checkpoint moves the weights
+    # Made before a checkpoint moves the weights.
+    penalty, learning = job.penalty(model, base), job.learning(model, base)
     first = start.counts.step if start else 0
     optimizer = _optimizer(model, training, job.resolved.learning_rate)
     if start is not None:
@@ -128,7 +129,7 @@ def _trainer(
     penalty: Penalty | None,
     learning: LearningContext | None,
 ) -> Any:
-    """Return the objective's Trainer over the steps from ``first`` on, with what ``StepTrainer`` adds."""
+    """Return the objective's Trainer, with ``StepTrainer``, over the steps from ``first`` on."""
     objective, training, steps = job.objective, job.training, job.steps
 
     def multiplier(step: int) -> float:
@@ -160,8 +161,8 @@ def _collator(job: Job, group: ProcessGroup) -> Callable[[Step], Work]:
 
     def collate(step: Step) -> Work:
         if objective.learns == "rewards":
-            return Work([], step)  # rolled out when the step is taken, by the model as it then is; batches are collated one ahead
-        # Collated whole and then split, so that packing does not depend on the size of micro-batches.
+            return Work([], step)  # batches are collated one ahead, and rollouts need the weights of their step
+        # Collated whole, then split: packing must not depend on the size of micro-batches.
         batch = objective.collate(step.examples, job.pad_id, job.resolved.max_length)
         return pair_work(batch, step, micro_rows) if objective.learns == "pairs" else token_work(batch, step, micro_rows, group)
 
@@ -169,7 +170,7 @@ def _collator(job: Job, group: ProcessGroup) -> Callable[[Step], Work]:
 
 
 def _rollout(job: Job, learning: LearningContext | None) -> Callable[[Step], Work]:
-    """Return the function that answers a step's prompts with the live model and rewards the rollouts."""
+    """Return the function that turns a step's prompts into rewarded rollouts."""
     objective: Any = job.objective
     micro_rows = job.training.micro_batch_rows
 
@@ -181,7 +182,7 @@ def _rollout(job: Job, learning: LearningContext | None) -> Callable[[Step], Wor
 
 
 class _Loop(TrainerCallback):
-    """Stops at the volumes and saves checkpoints; training continues as if neither had happened."""
+    """Stops at volumes and saves checkpoints, without a trace in the training."""
 
     def __init__(
         self,
@@ -202,8 +203,8 @@ class _Loop(TrainerCallback):
         self.meter.start_clock()
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Restore the random streams after the Trainer's own draws; drop moments where a stage ends."""
-        if self.first + state.global_step in self.restarts:  # also when resumed: the checkpoint saved there still has them
+        """Restore random streams after the Trainer's own draws; drop moments where a stage ends."""
+        if self.first + state.global_step in self.restarts:  # when resumed too: the checkpoint has them
             kwargs["optimizer"].state.clear()
         if self.streams is not None:
             set_global_streams(self.streams)
@@ -258,7 +259,7 @@ class _Loop(TrainerCallback):
 
 @contextmanager
 def _memory(loop: _Loop, training: Training) -> Iterator[None]:
-    """Raise OutOfMemory for memory that ran out in training, not for what happens at the stops."""
+    """Raise OutOfMemory where training, not a stop, runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -270,7 +271,7 @@ def _memory(loop: _Loop, training: Training) -> Iterator[None]:
 
 
 def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float) -> torch.optim.Optimizer:
-    """Return AdamW; what is a vector (norms, biases) has no weight decay."""
+    """Return AdamW; vectors (norms, biases) have no weight decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": training.weight_decay},
@@ -286,7 +287,7 @@ def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float)
 
 
 def _arguments(folder: str, model: PreTrainedModel, training: Training, device: str, group: ProcessGroup) -> TrainingArguments:
-    """Return arguments that turn off whatever a Trainer does besides training."""
+    """Return arguments under which a Trainer does nothing but train."""
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=1,
@@ -312,10 +313,7 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
 
 @contextmanager
 def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: Training, threads: int) -> Iterator[None]:
-    """Train on so many threads.
-
-    Afterwards put back what belongs to the caller, and let go of the memory.
-    """
+    """Train on ``threads`` threads; afterwards restore the caller's settings and free memory."""
     before, plain = torch.get_num_threads(), cast(Any, model)
     torch.set_num_threads(threads)
     try:
@@ -325,7 +323,7 @@ def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: 
         if training.gradient_checkpointing:
             plain.activation_checkpointing_disable()
         plain.eval()
-        # The schedule ties the optimizer into a reference cycle: gradients and moments, three times
+        # The schedule holds the optimizer in a reference cycle: gradients and moments, three times
         # the weights, would stay for long.
         optimizer.zero_grad()
         optimizer.state.clear()

@@ -1,10 +1,11 @@
-"""Several processes of one machine that train one run, each on its share of every step's rows.
+"""Processes of one machine that train one run together.
 
-Each has its own GPU where there are GPUs. Rank 0 is the process that executes the run. For the time
-of the training it starts the others (``python -m harness.training.processes``), which load the same
-model and train with it; at a stop they wait. Their job comes through standard input, which stays
-open: it ends when rank 0 ends, in whatever way, and then they end too. So that this holds while they
-import what they need, this module imports nothing heavy.
+Each trains on its share of every step's rows, on its own GPU where there are GPUs. Rank 0 is the
+process that executes the run. For the time of the training it starts the others (``python -m
+harness.training.processes``), which load the same model and train with it; at a stop they wait.
+Their job comes through standard input, which stays open: it ends when rank 0 ends, in whatever way,
+and then they end too. So that this holds while they import what they need, this module imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def joined(job: Job) -> Iterator[ProcessGroup]:
 
 
 def _abort_without(helpers: Sequence[_Helper]) -> None:
-    """Abort what this process waits for on its GPU once another has ended early: nccl never notices."""
+    """Abort the wait for a process that has ended early, which nccl never notices."""
     from torch.distributed import distributed_c10d
 
     while all(helper.process.poll() is None for helper in helpers):
@@ -147,7 +148,7 @@ def _meet(job: Job, rank: int, store: Any) -> DistributedProcess:
 
 
 def _part() -> None:
-    """Leave the process group and reset accelerate's view of it: this process may train alone next."""
+    """Leave the process group, also for accelerate: this process may train alone next."""
     import torch.distributed as dist
     from accelerate.state import AcceleratorState
 
@@ -158,7 +159,7 @@ def _part() -> None:
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    """Block signals to stop; a process started meanwhile inherits that until it ignores them itself."""
+    """Block signals to stop: a process started meanwhile inherits that, then ignores them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         yield
@@ -226,9 +227,9 @@ class _Helper:
 
 
 def _require_alive(helpers: Sequence[_Helper], patience: float = 0.0) -> None:
-    """Raise what ended a process.
+    """Raise the error of a process that has ended.
 
-    Look again for so many seconds, since its connections close a moment before it is gone.
+    Looks again for ``patience`` seconds: connections close a moment before a process is gone.
     """
     until = time.monotonic() + patience
     while True:

@@ -1,4 +1,4 @@
-"""One optimizer step: its rows shared among processes and split into micro-batches, forward and backward, what is counted."""
+"""One optimizer step: shared among processes, split into micro-batches, and counted."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-FORWARD_SHARE = 3
-"""A forward pass is a third of the floating-point operations of forward and backward."""
+PASSES_PER_FORWARD = 3
+"""Operations of forward and backward passes over those of a forward pass."""
 
 Batch = dict[str, torch.Tensor]
 Streams = Mapping[str, torch.Tensor]
 
 ANNOUNCING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK")
 OTHERS = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK")
-"""Variables from which accelerate, and so a Trainer, tells whether it is one of several; MPI
-sets some of them for every process."""
+"""Variables that tell accelerate, and so a Trainer, of other processes; MPI sets some for each."""
 
 
 class ProcessGroup(Protocol):
@@ -48,24 +47,24 @@ class ProcessGroup(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which of them this is."""
+        """Number of this process."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of processes."""
         ...
 
     def announced(self) -> AbstractContextManager[None]:
-        """Return a context in which a Trainer that is made learns of the group."""
+        """Return a context in which a new Trainer learns of the group."""
         ...
 
     def total(self, *values: float) -> list[float]:
-        """Add up values over all processes; none goes on before all have come here."""
+        """Add values over all processes; each waits here for the others."""
         ...
 
     def gathered(self, streams: Streams) -> list[Streams]:
-        """Return everybody's random streams on rank 0, nothing elsewhere."""
+        """Return the random streams of all processes on rank 0, nothing elsewhere."""
         ...
 
 
@@ -88,7 +87,7 @@ class SingleProcess:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a block, and hide those that would tell accelerate of another group."""
+    """Set environment variables, and hide those that announce another group to accelerate."""
     names = {*ANNOUNCING, *OTHERS, *values}
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ.update(values)
@@ -101,7 +100,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class Meter:
-    """Running totals of a training under way, its clock, and this process's share of the step under way.
+    """Running totals of a training, its clock, and this process's share of the current step.
 
     Attributes:
         counts: totals after the last finished step; ``seconds`` up to where the clock last stopped.
@@ -129,7 +128,7 @@ class Meter:
         return self.counts.seconds + time.perf_counter() - self._began
 
     def begin_step(self, work: Work) -> None:
-        """Take the counts of a step's work, which are those of the whole step."""
+        """Take the counts of a step's work."""
         self._step = dataclasses.replace(work.counts, nats=0.0)
         if not work.counts_loss:
             self.step_nats += work.counts.nats
@@ -148,7 +147,7 @@ class Meter:
 
 
 def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> torch.Tensor:
-    """Return the cross-entropy of the next token in nats, summed over targets and divided by ``num_items_in_batch``.
+    """Return the cross-entropy of the next token in nats, a mean over targets.
 
     Args:
         outputs: with ``logits`` (S, T, V); logits at position t are compared with the label at t +
@@ -162,12 +161,10 @@ def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> t
 
 
 def share(batch: Batch, rank: int, size: int) -> Batch:
-    """Return a process's share of a batch, sequences in a row, cut to their longest.
+    """Return a process's share of the sequences of a batch, cut to their longest.
 
-    Of none, two tokens that teach nothing.
-
-    Whoever has nothing to learn takes part all the same: the processes average their gradients, and
-    wait for each other to do it.
+    A process without a sequence gets a dummy batch without loss, since every process joins the
+    all-reduce of gradients.
     """
     if size == 1:
         return batch
@@ -180,7 +177,12 @@ def share(batch: Batch, rank: int, size: int) -> Batch:
 
 
 def split(batch: Batch, micro_rows: int | None) -> list[Batch]:
-    """Split the sequences of a batch, tensors (S, T) padded on the right, into micro-batches cut to their own longest sequence."""
+    """Split a batch into micro-batches, each cut to its own longest sequence.
+
+    Args:
+        batch: tensors (S, T), padded on the right.
+        micro_rows: sequences of a micro-batch; None returns the batch whole.
+    """
     rows = batch["input_ids"].shape[0]
     if micro_rows is None or micro_rows >= rows:
         return [batch]
@@ -212,13 +214,19 @@ class Work(NamedTuple):
 
 
 def token_work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessGroup) -> Work:
-    """Return a process's part of a step of rows, whose sequences ``batch`` holds."""
+    """Return a process's part of a step of rows, collated in ``batch``."""
     targets = int((batch["labels"][:, 1:] != -100).sum())
     return Work(split(share(batch, group.rank, group.size), micro_rows), step, Counts(targets=targets))
 
 
 def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
-    """Return a step of preference pairs: ``batch`` holds both answers in turn; the start model reads them too."""
+    """Return a step of preference pairs, which the start model reads too.
+
+    Args:
+        batch: both answers of each pair, one after the other.
+        step: the step.
+        micro_rows: pairs of a micro-batch; None is all.
+    """
     parts = split(batch, None if micro_rows is None else 2 * micro_rows)
     read = int(batch["attention_mask"].sum())
     return Work(parts, step, Counts(targets=batch["input_ids"].shape[0] // 2, read_tokens=read), forward_tokens=read)
@@ -231,12 +239,12 @@ def reward_work(rollouts: Rollouts, step: Step, micro_rollouts: int | None) -> W
 
 
 class StepTrainer(_Base):
-    """What the harness adds to a Trainer: the penalty, micro-batches, autocast, and an eye on the loss.
+    """A Trainer with a penalty, exact micro-batches, autocast, and a check of the loss.
 
-    Autocast is entered here rather than through TrainingArguments, which would wrap the live
-    model's forward, and so change the evaluations at the stops. Several processes average their
-    gradients (accelerate's DistributedDataParallel), so each takes its share of the loss that many
-    times; every one adds the whole penalty.
+    Autocast is entered here, not through TrainingArguments, which would wrap the live model's
+    forward and so change the evaluations at stops. Several processes average their gradients
+    (accelerate's DistributedDataParallel), so each multiplies its share of the loss by their
+    number; every one adds the whole penalty.
     """
 
     def __init__(
@@ -253,22 +261,19 @@ class StepTrainer(_Base):
         super().__init__(**arguments)
         self.rollout = rollout
         self._work: Work | None = None
-        # A Trainer begins by collecting garbage, through all that was ever imported: a quarter of a
-        # second, and there is none yet.
+        # A Trainer starts with a garbage collection over everything imported, which takes a quarter
+        # of a second and finds nothing.
         cast(Any, self.accelerator).free_memory = lambda *objects: list(objects)
         self.penalty, self.half, self.meter, self.group, self.first = penalty, half, meter, group, first
         self._penalty_due: Step | None = None
         self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the steps in order, one at a time.
-
-        The Trainer's own loader would shuffle and batch them.
-        """
+        """Return the steps in order, one at a time; the Trainer's own loader would shuffle them."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=None, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Run forward and backward for the micro-batches of one optimizer step; return the step's loss."""
+        """Run the micro-batches of one optimizer step; return the step's loss."""
         work: Work = inputs if self.rollout is None else self.rollout(inputs.step)
         self._work, self._penalty_due = work, work.step
         self.meter.begin_step(work)
@@ -298,7 +303,7 @@ class StepTrainer(_Base):
     def floating_point_ops(self, inputs: Any) -> int:
         """Estimate as the Trainer does, without its walk over all modules at every step."""
         work = inputs if self._work is None else self._work
-        tokens = sum(batch["input_ids"].numel() for batch in work.micro_batches) + work.forward_tokens / FORWARD_SHARE
+        tokens = sum(batch["input_ids"].numel() for batch in work.micro_batches) + work.forward_tokens / PASSES_PER_FORWARD
         flops = self._flops_per_token * tokens
         self.meter.step_flops += flops
         return int(flops)

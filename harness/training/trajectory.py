@@ -58,11 +58,11 @@ class Trajectory:
         return self.job.training.micro_batch_rows
 
     def run(self, on_stop: Callable[[Stop, PreTrainedModel], None]) -> None:
-        """Train; if memory runs out, resume from the newest checkpoint with half the micro-batch.
+        """Train; where memory runs out, resume with half the micro-batch.
 
         Raises:
-            TrainingError: as ``harness.training.loop.train`` does; OutOfMemory where single rows are
-                too much.
+            TrainingError: as ``harness.training.loop.train`` does; OutOfMemory where single rows
+                are too much.
             Interrupted: with a checkpoint saved.
         """
         while True:
@@ -118,7 +118,7 @@ class Trajectory:
             self.progress.advance(step)
 
     def _halve(self, lack: OutOfMemory) -> None:
-        """Halve the micro-batch; the rows of a step stay the same. Raises ``lack`` for single rows."""
+        """Halve the micro-batch. Raises ``lack`` for single rows."""
         training = self.job.training
         rows = training.micro_batch_rows or math.ceil(training.batch_rows / self.job.resolved.processes)
         if rows == 1:

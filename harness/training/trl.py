@@ -43,8 +43,8 @@ class Rollouts:
             ``advantages`` and ``answer_tokens`` (S, 1).
         rewards: of each answer.
         generated_tokens: of the answers.
-        forward_tokens: of the live model's forward passes other than training: those that generated,
-            and a reference's.
+        forward_tokens: of the live model's forward passes other than training: those that
+            generated, and a reference's.
         read_tokens: of forward passes other than training and generation: a reference's, a judge's.
     """
 
