@@ -191,7 +191,9 @@ def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: 
     damages: list[Callable[[Path], Any]] = [
         lambda folder: (folder / "state.json").unlink(),
         lambda folder: (folder / "state.json").write_text("{"),
-        lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text().replace('"format": 1', '"format": 0')),
+        lambda folder: (folder / "state.json").write_text(
+            (folder / "state.json").read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 0')
+        ),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-3]),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-1] + b"\1"),
         lambda folder: (folder / "state.safetensors").unlink(),

@@ -265,6 +265,7 @@ def test_what_is_written_is_counted() -> None:
     whole = int(first.batch["attention_mask"].sum())
     assert (first.forward_tokens, first.read_tokens) == (whole, 0)
     referred = original(dataclasses.replace(objective, beta=0.1), Step(0, steps(1)[0]), context, tiny.PAD)
+    whole = int(referred.batch["attention_mask"].sum())
     assert (referred.forward_tokens, referred.read_tokens) == (2 * whole, whole)
 
 
