@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support import file_map
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_FILES = sorted((ROOT / "harness").rglob("*.py"))
 GROUP_FILES = sorted(ROOT.glob("conf/*/*.yaml"))
@@ -43,35 +45,22 @@ def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@cache
-def file_map() -> dict[str, str]:
-    """The fenced block under ``## File map``: path → what it is."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    block = re.search(r"^## File map$.*?^```[a-z]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    assert block, "docs/architecture.md needs a heading '## File map' with a fenced block of 'path   what it is'"
-    lines = [line for line in block[1].splitlines() if line.strip()]
-    return {path: meaning.strip() for path, _, meaning in (line.strip().partition(" ") for line in lines)}
-
-
 def test_the_file_map_names_every_file_of_the_package() -> None:
-    """A reader finds each module of harness/ there; only __init__.py files go without saying."""
-    expected = {relative(path) for path in PYTHON_FILES if path.name != "__init__.py"}
-    assert expected - file_map().keys() == set()
+    """It is made of docstrings: ``python -m tests.support.file_map`` writes it anew."""
+    text = file_map.DOCUMENT.read_text(encoding="utf-8")
+    found = file_map.BLOCK.search(text)
+    assert found
+    assert found[0] == found[1] + file_map.made() + found[2]
 
 
-def test_the_file_map_names_every_configuration_group() -> None:
-    """Each folder of conf/ stands there, written with a slash at the end."""
-    expected = {f"conf/{path.name}/" for path in (ROOT / "conf").iterdir() if path.is_dir()}
-    assert expected - file_map().keys() == set()
-
-
-def test_the_file_map_names_nothing_that_does_not_exist() -> None:
-    """Every path of the map exists, is a folder exactly if it ends with a slash, and is explained."""
-    for path, meaning in file_map().items():
-        place = ROOT / path
-        if path != "results/":  # output only: absent in a clean clone
-            assert place.is_dir() if path.endswith("/") else place.is_file(), path
-        assert meaning, f"{path} is not explained"
+def test_the_architecture_names_places_that_exist() -> None:
+    """Beside the package, every configuration group stands there, and nothing that is gone."""
+    text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Beside the package:")[2]
+    places = {line.split()[0] for line in text.splitlines() if line and not line.startswith("`")}
+    assert {f"conf/{path.name}/" for path in (ROOT / "conf").iterdir() if path.is_dir()} <= places
+    for place in places - {"results/"}:  # output only: absent in a clean clone
+        path = ROOT / place
+        assert path.is_dir() if place.endswith("/") else path.is_file(), place
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.config.identity import identify
@@ -27,6 +27,7 @@ from harness.records.schema import Baseline, complete
 from harness.run.preparation import Prepared
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 Once = Callable[[str, Callable[[], bool], Callable[[], None]], None]
@@ -122,6 +123,11 @@ class Before:
         self.progress.stage(f"load {self.config.labels.reference}", 1)
         model: PreTrainedModel = self.prepared.reference.load().to(self.resolved.device)  # type: ignore[arg-type]
         return model
+
+    def measure_against(self, base: Mapping[str, torch.Tensor]) -> None:
+        """Let the tuned model compute as its base with these start weights, by plain name, on the CPU."""
+        tuning = self.config.tuning
+        self.base_model = dataclasses.replace(self.base_model, weights=lambda live: tuning.base_weights(live, base))
 
     def evaluate(
         self,

@@ -106,27 +106,27 @@ class BestVolume:
     def __init__(self, prepared: Prepared, selection: Selection) -> None:
         self.prepared, self.experiment, self.selection = prepared, prepared.experiment, selection
 
-    def measure(self, whole: Point, model: PreTrainedModel, evaluate: Callable[[Point], Measured]) -> Measured:
+    def measure(self, unmeasured: Point, model: PreTrainedModel, evaluate: Callable[[Point], Measured]) -> Measured:
         """Return the point of a volume: measured, or where an earlier volume is better, with the scores and items of that one's.
 
         That one, best when it was reached, was measured then; so no weights are kept in memory, and
         nothing is measured twice.
 
         Args:
-            whole: what is known of it but for scores.
+            unmeasured: the point without scores.
             model: the live one.
             evaluate: measures it.
         """
-        run_id, volume = whole.run_id, whole.volume
+        run_id, volume = unmeasured.run_id, unmeasured.volume
         earlier = {one: self._point(one) for one in self.prepared.volumes if one < volume}
         selected = {str(one): point.selected[str(one)] for one, point in earlier.items()}
         selected[str(volume)] = self.selection.score(model, run_id, volume, f"after {volume} rows")
         chosen = int(best(selected))
         if chosen == volume:
-            return evaluate(dataclasses.replace(whole, selected=selected))
+            return evaluate(dataclasses.replace(unmeasured, selected=selected))
         other = earlier[chosen]
         taken = {name: getattr(other, name) for name in ("scores", "evaluation_facts", "evaluation_seconds", "weight_change", "weights")}
-        return dataclasses.replace(whole, selected=selected, **taken), self.experiment.point_samples(run_id, chosen)
+        return dataclasses.replace(unmeasured, selected=selected, **taken), self.experiment.point_samples(run_id, chosen)
 
     def _point(self, volume: int) -> Point:
         found = self.experiment.point(self.prepared.run_id, volume)
@@ -152,55 +152,55 @@ class CoefficientGrid:
         self.experiment, self.selection = prepared.experiment, selection
         self.base_model = Base(lambda live: Full().base_weights(live, base), before.base_model.drawn)  # the text that all points share
 
-    def measure(self, whole: Point, tuned: PreTrainedModel) -> Measured:
+    def measure(self, unmeasured: Point, tuned: PreTrainedModel) -> Measured:
         """Write the points of the derived runs that are missing at a volume, and return that of the run itself.
 
         Args:
-            whole: what is known of it but for scores.
+            unmeasured: the point without scores.
             tuned: the live model; stays as it is.
         """
         context = self._context(self.config.tuning.merged(tuned))
         for coefficient, run_id in self.prepared.derived.items():
-            known = self.experiment.point(run_id, whole.volume)
+            known = self.experiment.point(run_id, unmeasured.volume)
             if known is None or not complete(known):
-                self.experiment.write_point(*self._measure(dataclasses.replace(whole, run_id=run_id), coefficient, context))
+                self.experiment.write_point(*self._measure(dataclasses.replace(unmeasured, run_id=run_id), coefficient, context))
         if self.prepared.stands_for is not None:
-            return self._measure(whole, self.prepared.stands_for, context)
-        return self._chosen(whole, context)
+            return self._measure(unmeasured, self.prepared.stands_for, context)
+        return self._chosen(unmeasured, context)
 
-    def _chosen(self, whole: Point, context: WeightsContext) -> Measured:
+    def _chosen(self, unmeasured: Point, context: WeightsContext) -> Measured:
         """Return the point of the coefficient that is best on the select items.
 
         Its weights are put into the plain model.
         """
-        points = {run_id: self.experiment.point(run_id, whole.volume) for run_id in self.prepared.derived.values()}
+        points = {run_id: self.experiment.point(run_id, unmeasured.volume) for run_id in self.prepared.derived.values()}
         selected = {key: value for point in points.values() if point for key, value in point.selected.items()}
         coefficient = next(one for one in self.prepared.derived if f"{one:g}" == best(selected))
         run_id = self.prepared.derived[coefficient]
         point = points[run_id]
         assert point is not None  # it was measured above
         self._put(self.config.mitigation.weights(context, coefficient))
-        found = dataclasses.replace(point, run_id=whole.run_id, selected=selected)
-        return found, self.experiment.point_samples(run_id, whole.volume)
+        found = dataclasses.replace(point, run_id=unmeasured.run_id, selected=selected)
+        return found, self.experiment.point_samples(run_id, unmeasured.volume)
 
-    def _measure(self, whole: Point, coefficient: float, context: WeightsContext) -> Measured:
+    def _measure(self, unmeasured: Point, coefficient: float, context: WeightsContext) -> Measured:
         """Measure the weights of one coefficient.
 
         First, where something is chosen, on the select items.
         """
         weights = self.config.mitigation.weights(context, coefficient)
         self._put(weights)
-        when, volume, model = f"after {whole.volume} rows, coefficient {coefficient:g}", whole.volume, self.model
+        when, volume, model = f"after {unmeasured.volume} rows, coefficient {coefficient:g}", unmeasured.volume, self.model
         selected = {}
         if self.selection is not None:
-            selected = {f"{coefficient:g}": self.selection.score(model, whole.run_id, volume, when, self.base_model)}
+            selected = {f"{coefficient:g}": self.selection.score(model, unmeasured.run_id, volume, when, self.base_model)}
         began, live, results = time.perf_counter(), state_sha256(model), {}
         for name in self.before.suites:
-            partial = self.experiment.unfinished_point(whole.run_id, volume, self.before.key(name, live))
+            partial = self.experiment.unfinished_point(unmeasured.run_id, volume, self.before.key(name, live))
             results[name] = self.before.evaluate(name, model, when, partial, base=self.base_model)
         change = arithmetic.norm(weights, self.base)
         seconds = time.perf_counter() - began
-        return measured(whole, results, seconds, coefficient=coefficient, selected=selected, weight_change=change)
+        return measured(unmeasured, results, seconds, coefficient=coefficient, selected=selected, weight_change=change)
 
     @functools.cached_property
     def model(self) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What an objective that learns pairs or rewards learns with: the live model as author, and what it was at the start."""
+"""Authors of objectives that learn pairs or rewards: the live model, and itself at the start."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SCORED_TOKENS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class _LiveAuthor:
-    """The model as it stands, without dropout."""
+    """The live model, without dropout."""
 
     author: TransformersAuthor
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def model(self) -> PreTrainedModel:
-        """The live one."""
+        """The live model."""
         return self.author.model
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
@@ -46,7 +46,7 @@ class _LiveAuthor:
 
 @dataclasses.dataclass(frozen=True)
 class _AtTheStart(_LiveAuthor):
-    """The same model with the weights it started from."""
+    """The live model with the weights it started from."""
 
     tuning: Tuning
     base: Mapping[str, torch.Tensor]
@@ -70,16 +70,16 @@ def context_of(
     resolved: Resolved,
     seed: int,
 ) -> LearningContext:
-    """Return what a run learns with.
+    """Return the authors of a run, and how they are prompted.
 
     Args:
         model: live, prepared by the tuning, on its device.
         base: the start weights by plain name, on the CPU.
         tokenizer: the model's.
-        tuning: how it is tuned.
-        objective: says in which format it is prompted, and which other models it needs.
+        tuning: of the run.
+        objective: gives the prompt format and names other models.
         resolved: dtype and length of rows.
-        seed: of the run, for this purpose.
+        seed: for the draws of the authors.
     """
     author = TransformersAuthor(
         model=model,

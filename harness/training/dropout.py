@@ -1,4 +1,4 @@
-"""Dropout set for a training, in a model whose own config says otherwise."""
+"""Dropout rates set for a training, in place of the model's own."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ ADAPTERS = ".lora_dropout."
 
 @contextmanager
 def dropping(model: PreTrainedModel, rate: float) -> Iterator[None]:
-    """Drop at one rate wherever the model can drop, for a block.
+    """Drop at one rate wherever the model can drop; restore the model's own rates afterwards.
 
-    Afterwards the model's own rates are back.
-
-    What can drop is the family's choice: gpt2 and pythia drop embeddings, hidden states and
-    attention weights; llama, qwen and olmo have attention weights alone. What an adapter drops is
-    the tuning's own, and left alone.
+    The model family decides what can drop: gpt2 and pythia drop embeddings, hidden states and
+    attention weights; llama, qwen and olmo only attention weights. An adapter's dropout is set by
+    the tuning, and stays.
 
     Args:
-        model: in training mode it drops, in evaluation mode never.
-        rate: 0 leaves the model's own rates.
+        model: drops in training mode, never in evaluation mode.
+        rate: 0 keeps the model's own rates.
 
     Raises:
         TrainingError: where nothing in the model can drop.

@@ -1,13 +1,15 @@
-"""Everything that one training needs, the same for every process."""
+"""One training: everything that it needs, the same for every process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.core.methods import PenaltyContext
+from harness.core.methods import Penalty, PenaltyContext
+from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
+from harness.records.counts import Counts
 
 if TYPE_CHECKING:
     import torch
@@ -16,24 +18,59 @@ if TYPE_CHECKING:
     from harness.config.resolution import Resolved
     from harness.config.run_config import Training
     from harness.core.methods import LearningContext, Mitigation, Objective, Tuning
-    from harness.core.progress import Progress
     from harness.core.rows import Example
     from harness.core.sources import ModelSource
     from harness.training.checkpoint import Checkpoint, Checkpoints
-    from harness.training.loop import OnState, Stop
-    from harness.training.step import ProcessGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """A volume that training has reached.
+
+    Attributes:
+        volume: as asked for in ``Job.stops``.
+        counts: running totals there.
+    """
+
+    volume: int
+    counts: Counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """Receivers of what happens in a training.
+
+    Attributes:
+        on_stop: called at each stop, the live model in evaluation mode; it may draw from and seed
+            the global random streams.
+        on_checkpoint: takes checkpoints worth saving, whose tensors are live and to be written at
+            once; None saves none. Processes that train together all have one, or none has.
+        progress: advanced by one a step. When it raises Interrupted, a checkpoint is saved at the
+            end of the step.
+    """
+
+    on_stop: Callable[[Stop], None]
+    on_checkpoint: Callable[[Checkpoint], None] | None = None
+    progress: Progress = field(default_factory=Silent)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained: the same for every process.
+    """The training of a run; picklable, so that other processes can train with it.
 
     Attributes:
-        steps, anchor: the examples of each optimizer step, and those that a penalty may draw on.
+        model: the start model.
+        training: optimizer, schedule and micro-batches.
+        resolved: learning rate, dtype, threads, processes, device and row length.
+        seed: of the run; every random draw of training derives from it.
+        steps: examples of each optimizer step, in order; none is empty.
+        anchor: examples that a penalty may draw on.
         stops: step → volume.
-        states: where states of training lie; ``first``: the step to go on from, 0 for the
-            beginning.
-        restarts: steps after which a stage begins, see ``harness.training.loop.train``.
+        pad_id: token id to pad with.
+        checkpoints: those of the run, on disk.
+        first: step to resume from; 0 starts.
+        restarts: steps, counted as in ``stops``, after which the optimizer forgets its moments and
+            the rate warms up again: a stage ends there and the next one begins.
     """
 
     model: ModelSource
@@ -47,51 +84,41 @@ class Job:
     anchor: Sequence[Example]
     stops: Mapping[int, int]
     pad_id: int
-    states: Checkpoints
+    checkpoints: Checkpoints
     first: int = 0
     restarts: Sequence[int] = ()
 
+    @property
+    def bfloat16(self) -> bool:
+        """Whether forward passes run under bfloat16 autocast."""
+        return self.resolved.dtype == "bfloat16"
+
     def tuned(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return a start model made ready to be trained."""
+        """Return a start model prepared by the tuning."""
         return self.tuning.prepare(model, derive(self.seed, "adapter"))
 
-    def train(
-        self,
-        model: PreTrainedModel,
-        base: Mapping[str, torch.Tensor],
-        *,
-        start: Checkpoint | None,
-        on_stop: Callable[[Stop], None],
-        on_state: OnState,
-        progress: Progress,
-        group: ProcessGroup,
-    ) -> None:
-        """Train in place, see ``harness.training.loop.train``.
+    def penalty(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Penalty | None:
+        """Return the penalty of the mitigation.
 
-        ``base`` holds the start weights on the CPU.
+        Args:
+            model: prepared by ``tuned``, still computing as the start model.
+            base: the start weights by plain name, on the CPU.
         """
-        from harness.training.loop import train
-
-        train(
-            model,
-            steps=self.steps,
-            objective=self.objective,
-            penalty=self.mitigation.penalty(self._penalty_context(model, base)),
-            training=self.training,
-            resolved=self.resolved,
-            stops=self.stops,
-            on_stop=on_stop,
-            seed=derive(self.seed, "training"),
+        context = PenaltyContext(
+            model=model,
+            base=base,
+            anchor=self.anchor,
+            tuning=self.tuning,
+            seed=derive(self.seed, "penalty"),
             pad_id=self.pad_id,
-            progress=progress,
-            start=start,
-            on_state=on_state,
-            group=group,
-            restarts=self.restarts,
-            learning=self._learning(model, base) if self.objective.learns != "tokens" else None,
+            half=self.bfloat16,
         )
+        return self.mitigation.penalty(context)
 
-    def _learning(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> LearningContext:
+    def learning(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> LearningContext | None:
+        """Return the authors of an objective that learns pairs or rewards; None for tokens."""
+        if self.objective.learns == "tokens":
+            return None
         from harness.training.authors import context_of
 
         return context_of(
@@ -102,15 +129,4 @@ class Job:
             objective=self.objective,
             resolved=self.resolved,
             seed=derive(self.seed, "learning"),
-        )
-
-    def _penalty_context(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> PenaltyContext:
-        return PenaltyContext(
-            model=model,
-            base=base,
-            anchor=self.anchor,
-            tuning=self.tuning,
-            seed=derive(self.seed, "penalty"),
-            pad_id=self.pad_id,
-            half=self.resolved.dtype == "bfloat16",
         )

@@ -1,10 +1,10 @@
-"""The one place that trains: steps of examples in, a moved model out, with stops at the volumes.
+"""The training loop: trains a prepared model in place, with stops at volumes.
 
-The loop is transformers.Trainer's (or the one of a class derived from it that the objective names),
-accelerate's DistributedDataParallel around it where several processes train. ``StepTrainer``
-(harness.training.step) adds the penalty, exact micro-batches and autocast; ``_Stops`` calls back at
-the volumes, and saves the state of training there, every now and then, and when the work is
-interrupted. Weights and optimizer are float32 always.
+The loop is transformers.Trainer's, or that of a class derived from it which the objective names,
+inside accelerate's DistributedDataParallel where several processes train. ``StepTrainer``
+(harness.training.step) adds the penalty, exact micro-batches and autocast. ``_Loop`` calls back at
+the volumes, and saves checkpoints: there, every ten minutes, and when the run is interrupted.
+Weights and optimizer are float32 always.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -23,179 +22,83 @@ from transformers.trainer_callback import PrinterCallback
 from harness.config.run_config import Training
 from harness.core.errors import TrainingError, explain
 from harness.core.memory import out_of_memory
-from harness.core.methods import Objective, Penalty, Step
-from harness.core.progress import Interrupted, Progress
-from harness.core.rows import Example
+from harness.core.methods import LearningContext, Penalty, Step
+from harness.core.progress import Interrupted
 from harness.core.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
-from harness.training.checkpoint import Checkpoint, Counts, restore, streams, tensors
+from harness.records.counts import Counts
+from harness.training.checkpoint import Checkpoint, restore, streams, tensors
 from harness.training.dropout import dropping
-from harness.training.step import Meter, ProcessGroup, SingleProcess, StepTrainer, Work, pair_work, reward_work, token_mean, work
+from harness.training.job import Callbacks, Job, Stop
+from harness.training.step import Meter, ProcessGroup, SingleProcess, StepTrainer, Work, pair_work, reward_work, token_mean, token_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from harness.config.resolution import Resolved
-    from harness.core.methods import LearningContext
-
-SECONDS_BETWEEN_STATES = 600.0
-"""Of training: what is lost at most when a process is killed without a word."""
+SECONDS_BETWEEN_CHECKPOINTS = 600.0
+"""Of training: the most that a killed process loses."""
 
 PATIENCE_SECONDS = 24 * 60 * 60
-"""How long processes that train together wait for each other, such as for rank 0 while it
-evaluates."""
-
-OnState = Callable[[Checkpoint], None]
+"""Timeout of processes that wait for each other, such as for rank 0 while it evaluates."""
 
 
 class OutOfMemory(TrainingError):
-    """Memory ran out in a forward or backward pass: smaller micro-batches may do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """Where training stands at a volume.
-
-    Attributes:
-        step: optimizer steps done.
-        volume: as asked for in ``stops``.
-        train_loss: since the stop before, without any penalty; None if there was nothing to learn.
-            Of an objective that learns tokens: mean nats per supervised token. Pairs: the mean of
-            the loss of a pair, in nats. Rewards: minus the mean reward of an answer, for the loss
-            itself says nothing, its gradient alone does.
-        flops: so far, as transformers estimates them: 6 · tokens (padding included) · parameters
-            that are no embedding.
-        wall_seconds: of training so far; what happens in ``on_stop`` is not counted.
-        penalty: mean of what the penalty added to the loss of a step since the stop before; None
-            without a penalty.
-        generated_tokens: that the model wrote in training so far.
-        read_tokens: of forward passes beside training's own and beside writing so far: of a
-            reference, of a judge.
-        trained_tokens, supervised_tokens: of rewarded answers so far, prompts included, and those
-            with a loss; 0 where rows are learned.
-    """
-
-    step: int
-    volume: int
-    train_loss: float | None
-    flops: float
-    wall_seconds: float
-    penalty: float | None = None
-    generated_tokens: int = 0
-    read_tokens: int = 0
-    trained_tokens: int = 0
-    supervised_tokens: int = 0
+    """Memory ran out in a forward or backward pass; smaller micro-batches may fit."""
 
 
 def train(
+    job: Job,
     model: PreTrainedModel,
+    base: Mapping[str, torch.Tensor],
+    callbacks: Callbacks,
     *,
-    steps: Sequence[Sequence[Example]],
-    objective: Objective,
-    penalty: Penalty | None,
-    training: Training,
-    resolved: Resolved,
-    stops: Mapping[int, int],
-    on_stop: Callable[[Stop], None],
-    seed: int,
-    pad_id: int,
-    progress: Progress,
     start: Checkpoint | None = None,
-    on_state: OnState | None = None,
     group: ProcessGroup = SingleProcess(),  # noqa: B008 - it has no state
-    restarts: Sequence[int] = (),
-    learning: LearningContext | None = None,
 ) -> None:
-    """Train a model in place, one optimizer step an entry of ``steps``, in that order.
+    """Train a model in place, one optimizer step per entry of ``job.steps``, in order.
 
-    The loss of a step is the mean over all its supervised tokens, however it is split into
-    micro-batches and among processes, plus the penalty once.
+    The loss of a step is the mean over all its targets, however it is split into micro-batches and
+    among processes, plus the penalty once.
 
     Args:
-        model: prepared by the tuning, in float32, on its device; left in evaluation mode.
-        steps: the examples of each step; none is empty.
-        objective: makes batches, and names the Trainer.
-        penalty: added to the loss of each step, in float32 even under autocast; None is nothing.
-        training: optimizer, schedule and micro-batches.
-        resolved: learning rate, dtype, threads, device and row length.
-        stops: step → volume.
-        on_stop: called after those steps with the live model in evaluation mode. It may draw from
-            and seed the global streams.
-        seed: of everything that is random in training (dropout).
-        pad_id: to pad with.
-        progress: advanced by one a step, and by as many as were done before. Interrupted, the state
-            is saved at the end of the step.
-        start: a state to go on from, to the last bit; a stop at its step is still to be made. None
-            begins.
-        on_state: takes each state that is worth saving; its tensors are live, to be written at
-            once.
-        group: of processes that train together; all call this with the same arguments, but rank 0
-            alone is told of states.
-        restarts: steps, counted as in ``stops``, after which the optimizer forgets its moments and
-            the rate warms up again: where a stage ends and the next begins.
-        learning: what objectives that learn pairs or rewards need; they train in one process.
+        job: everything that is trained.
+        model: prepared by ``job.tuned``, in float32, on its device, computing as the start model;
+            left in evaluation mode.
+        base: the start weights by plain name, on the CPU.
+        callbacks: receivers of stops, checkpoints and progress.
+        start: checkpoint to resume from, to the last bit; a stop at its step is still made. None
+            starts.
+        group: processes that train together. All call this with the same job; checkpoints go to
+            rank 0 alone.
 
     Raises:
-        TrainingError: for a loss that is no finite number, at the step where it appears, before the
-            weights take it up; for dropout in a model that has none.
-        OutOfMemory: where memory does not suffice; the model is then of no more use.
+        TrainingError: for a stop beyond the last step; for a loss that is not a finite number, at
+            the step where it appears, before the weights take it up; for dropout in a model that
+            has none.
+        OutOfMemory: where memory does not suffice; the model is then useless.
         Interrupted: as progress does.
     """
-    if outside := [step for step in stops if not 1 <= step <= len(steps)]:
-        raise TrainingError(explain("stops", got=f"step {outside[0]}", allowed=f"1 to {len(steps)}, the steps there are"))
+    steps, training = job.steps, job.training
+    if outside := [step for step in job.stops if not 1 <= step <= len(steps)]:
+        raise TrainingError(explain("stops", got=f"step {outside[0]}", allowed=f"1 to {len(steps)}, the steps of the job"))
+    # Made before a checkpoint moves the weights.
+    penalty, learning = job.penalty(model, base), job.learning(model, base)
     first = start.counts.step if start else 0
-    optimizer = _optimizer(model, training, resolved.learning_rate)
+    optimizer = _optimizer(model, training, job.resolved.learning_rate)
     if start is not None:
         restore(model, optimizer, start)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_multiplier(first + step, len(steps), training, restarts))
-    trainer_class = type("EngineTrainer", (StepTrainer, objective.trainer()), {})
-    loop = _Stops(
-        start,
-        stops,
-        on_stop,
-        on_state,
-        progress,
-        resolved.threads,
-        group,
-        training.micro_batch_rows,
-        restarts,
-        has_penalty=penalty is not None,
-    )
-
-    def collate(step: Step) -> Work:
-        if objective.learns == "rewards":
-            return Work([], 0, step)  # written when the step is taken, by the model as it then stands; batches are collated one ahead
-        if objective.learns == "pairs":
-            return pair_work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows)
-        # Collated as a whole and then split, so that packing does not depend on the size of
-        # micro-batches.
-        return work(objective.collate(step.examples, pad_id, resolved.max_length), step, training.micro_batch_rows, group)
-
-    tidied = _tidied(model, optimizer, training, resolved.threads)
+    meter = Meter(start.counts if start else Counts(penalty=None if penalty is None else 0.0))
+    loop = _Loop(job, callbacks, meter, group, streams(start, group.rank) if start else None)
+    tidied = _tidied(model, optimizer, training, job.resolved.threads)
     with tempfile.TemporaryDirectory() as folder, tidied, _memory(loop, training), dropping(model, training.dropout):
-        if first in stops:
-            loop.stop(first, model)
+        if first in job.stops:
+            loop.stop(model)
         if first == len(steps):
             return
-        with group.announced():
-            trainer = trainer_class(
-                penalty=penalty,
-                half=resolved.dtype == "bfloat16",
-                meter=loop.meter,
-                group=group,
-                first=first,
-                rolled_out=_rolling_out(objective, learning, pad_id, training.micro_batch_rows) if objective.learns == "rewards" else None,
-                model=model,
-                args=_arguments(folder, model, training, resolved.device, group),
-                train_dataset=[Step(number, examples) for number, examples in enumerate(steps)][first:],
-                data_collator=collate,
-                optimizers=(optimizer, schedule),
-                compute_loss_func=token_mean,
-            )
-        if objective.learns != "tokens":
-            trainer.learning = learning
+        trainer = _trainer(job, model, folder, optimizer, meter=meter, group=group, first=first, penalty=penalty, learning=learning)
         trainer.remove_callback(PrinterCallback)  # it prints to standard output
         trainer.add_callback(loop)
-        torch.set_num_threads(resolved.threads)  # accelerate has a number of its own for several processes
+        torch.set_num_threads(job.resolved.threads)  # accelerate has a number of its own for several processes
+        seed = derive(job.seed, "training")
         seed_torch(seed if group.rank == 0 else derive(seed, "rank", str(group.rank)))  # after the Trainer, which seeds with a constant
         trainer.train()
 
@@ -214,132 +117,149 @@ def rate_multiplier(step: int, steps: int, training: Training, restarts: Sequenc
     return decay * (min(1.0, seen / training.warmup_rows) if training.warmup_rows else 1.0)
 
 
-def _rolling_out(objective: Any, learning: LearningContext | None, pad_id: int, micro_rows: int | None) -> Callable[[Step], Work]:
-    """Return what makes the work of a step whose rows are prompts, once it is taken: the model answers, and is told what that is worth."""
+def _trainer(
+    job: Job,
+    model: PreTrainedModel,
+    folder: str,
+    optimizer: torch.optim.Optimizer,
+    *,
+    meter: Meter,
+    group: ProcessGroup,
+    first: int,
+    penalty: Penalty | None,
+    learning: LearningContext | None,
+) -> Any:
+    """Return the objective's Trainer, with ``StepTrainer``, over the steps from ``first`` on."""
+    objective, training, steps = job.objective, job.training, job.steps
 
-    def rolled_out(step: Step) -> Work:
-        return reward_work(objective.answer(step, learning, pad_id), step, None if micro_rows is None else micro_rows * objective.samples)
+    def multiplier(step: int) -> float:
+        return rate_multiplier(first + step, len(steps), training, job.restarts)
 
-    return rolled_out
+    with group.announced():
+        trainer = type("StepsTrainer", (StepTrainer, objective.trainer()), {})(
+            penalty=penalty,
+            half=job.bfloat16,
+            meter=meter,
+            group=group,
+            first=first,
+            rollout=_rollout(job, learning) if objective.learns == "rewards" else None,
+            model=model,
+            args=_arguments(folder, model, training, job.resolved.device, group),
+            train_dataset=[Step(number, examples) for number, examples in enumerate(steps)][first:],
+            data_collator=_collator(job, group),
+            optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)),
+            compute_loss_func=token_mean,
+        )
+    if learning is not None:
+        trainer.learning = learning
+    return trainer
 
 
-class _Stops(TrainerCallback):
-    """Calls back at the volumes, saves states, and sees to it that training goes on as if nothing had happened."""
+def _collator(job: Job, group: ProcessGroup) -> Callable[[Step], Work]:
+    """Return the function that turns a step into this process's work."""
+    objective, micro_rows = job.objective, job.training.micro_batch_rows
+
+    def collate(step: Step) -> Work:
+        if objective.learns == "rewards":
+            return Work([], step)  # batches are collated one ahead, and rollouts need the weights of their step
+        # Collated whole, then split: packing must not depend on the size of micro-batches.
+        batch = objective.collate(step.examples, job.pad_id, job.resolved.max_length)
+        return pair_work(batch, step, micro_rows) if objective.learns == "pairs" else token_work(batch, step, micro_rows, group)
+
+    return collate
+
+
+def _rollout(job: Job, learning: LearningContext | None) -> Callable[[Step], Work]:
+    """Return the function that turns a step's prompts into rewarded rollouts."""
+    objective: Any = job.objective
+    micro_rows = job.training.micro_batch_rows
+
+    def rollout(step: Step) -> Work:
+        found = objective.answer(step, learning, job.pad_id)
+        return reward_work(found, step, None if micro_rows is None else micro_rows * objective.samples)
+
+    return rollout
+
+
+class _Loop(TrainerCallback):
+    """Stops at volumes and saves checkpoints, without a trace in the training."""
 
     def __init__(
         self,
-        start: Checkpoint | None,
-        stops: Mapping[int, int],
-        on_stop: Callable[[Stop], None],
-        on_state: OnState | None,
-        progress: Progress,
-        threads: int,
+        job: Job,
+        callbacks: Callbacks,
+        meter: Meter,
         group: ProcessGroup,
-        micro_batch_rows: int | None,
-        restarts: Sequence[int],
-        *,
-        has_penalty: bool,
+        own_streams: Mapping[str, torch.Tensor] | None,
     ) -> None:
-        self.restarts, self.has_penalty = frozenset(restarts), has_penalty
-        self.stops, self.on_stop, self.on_state = stops, on_stop, on_state
-        self.progress, self.threads, self.group, self.micro_batch_rows = progress, threads, group, micro_batch_rows
-        counts = start.counts if start else Counts()
-        self.first = counts.step
-        self.meter = Meter(counts.since, counts.nats, counts.tokens, counts.flops, counts.seconds)
-        self.meter.penalty, self.meter.generated = counts.penalty, counts.generated
-        self.meter.read, self.meter.trained, self.meter.supervised = counts.read, counts.trained, counts.supervised
-        self.saved_at = counts.seconds
-        self.streams = streams(start, group.rank) if start else None
+        self.job, self.callbacks, self.meter, self.group, self.streams = job, callbacks, meter, group, own_streams
+        self.restarts = frozenset(job.restarts)
+        self.first = meter.counts.step
+        self.saved_at = meter.counts.seconds
         self.stopping = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self.meter.go()
+        self.meter.start_clock()
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Put the random streams where they were, after all that a Trainer draws before its first step; drop moments where a stage ends."""
-        if self.first + state.global_step in self.restarts:  # also after a resumption: the state saved there has them still
+        """Restore random streams after the Trainer's own draws; drop moments where a stage ends."""
+        if self.first + state.global_step in self.restarts:  # when resumed too: the checkpoint has them
             kwargs["optimizer"].state.clear()
         if self.streams is not None:
             set_global_streams(self.streams)
             self.streams = None
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Save and stop where it is time. Raises Interrupted, with the state saved."""
+        """Save and stop where it is time. Raises Interrupted, with a checkpoint saved."""
         step, meter, interrupted = self.first + state.global_step, self.meter, self._advance()
-        due = interrupted is not None or step in self.stops or meter.now() - self.saved_at >= SECONDS_BETWEEN_STATES
-        # What rank 0 says is done by all.
+        due = interrupted is not None or step in self.job.stops or meter.seconds() - self.saved_at >= SECONDS_BETWEEN_CHECKPOINTS
+        # All processes do what is due on rank 0.
         nats, flops, due_at_rank_0 = self.group.total(meter.step_nats, meter.step_flops, float(due and self.group.rank == 0))
-        meter.take(nats, flops)
+        meter.end_step(step, nats, flops)
         if not due_at_rank_0:
             return
-        meter.rest()
-        self._save(step, kwargs["model"], kwargs["optimizer"])
+        meter.stop_clock()
+        self._save(kwargs["model"], kwargs["optimizer"])
         if interrupted is not None:
             raise interrupted
-        if step in self.stops:
-            self.stop(step, kwargs["model"])
-        self.saved_at = meter.seconds
-        meter.go()
+        if step in self.job.stops:
+            self.stop(kwargs["model"])
+        self.saved_at = meter.counts.seconds
+        meter.start_clock()
 
-    def stop(self, step: int, model: Any) -> None:
+    def stop(self, model: Any) -> None:
         """Call back at a volume; the other processes wait."""
-        meter = self.meter
-        stop = Stop(
-            step=step,
-            volume=self.stops[step],
-            train_loss=meter.nats / meter.tokens if meter.tokens else None,
-            flops=meter.flops,
-            wall_seconds=meter.seconds,
-            penalty=meter.penalty / (step - meter.since) if self.has_penalty else None,
-            generated_tokens=meter.generated,
-            read_tokens=meter.read,
-            trained_tokens=meter.trained,
-            supervised_tokens=meter.supervised,
-        )
+        counts = self.meter.counts
         with untouched_global_streams():
             model.eval()
             self.stopping = True
-            self.on_stop(stop)
+            self.callbacks.on_stop(Stop(volume=self.job.stops[counts.step], counts=counts))
             self.stopping = False
             model.train()
-        torch.set_num_threads(self.threads)
-        meter.restart(step)
+        torch.set_num_threads(self.job.resolved.threads)
+        self.meter.counts = counts.from_stop()
         self.group.total(0.0)
 
     def _advance(self) -> Interrupted | None:
         try:
-            self.progress.advance()
+            self.callbacks.progress.advance()
         except Interrupted as interrupted:
             return interrupted
         return None
 
-    def _save(self, step: int, model: Any, optimizer: Any) -> None:
-        if self.on_state is None:
+    def _save(self, model: Any, optimizer: Any) -> None:
+        if self.callbacks.on_checkpoint is None:
             return
-        everybodys = self.group.gathered(global_streams())
+        gathered = self.group.gathered(global_streams())
         if self.group.rank == 0:
-            meter = self.meter
-            counts = Counts(
-                step=step,
-                since=meter.since,
-                nats=meter.nats,
-                tokens=meter.tokens,
-                flops=meter.flops,
-                seconds=meter.seconds,
-                micro_batch_rows=self.micro_batch_rows,
-                penalty=meter.penalty,
-                generated=meter.generated,
-                read=meter.read,
-                trained=meter.trained,
-                supervised=meter.supervised,
-            )
-            self.on_state(Checkpoint(counts, tensors(model, optimizer, everybodys)))
+            found = tensors(model, optimizer, gathered)
+            self.callbacks.on_checkpoint(Checkpoint(self.meter.counts, found, self.job.training.micro_batch_rows))
 
 
 @contextmanager
-def _memory(loop: _Stops, training: Training) -> Iterator[None]:
-    """Tell memory that ran out in training from other errors, and from what happens at the stops."""
+def _memory(loop: _Loop, training: Training) -> Iterator[None]:
+    """Raise OutOfMemory where training, not a stop, runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -351,7 +271,7 @@ def _memory(loop: _Stops, training: Training) -> Iterator[None]:
 
 
 def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float) -> torch.optim.Optimizer:
-    """Return AdamW; what is a vector (norms, biases) has no weight decay."""
+    """Return AdamW; vectors (norms, biases) have no weight decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": training.weight_decay},
@@ -367,7 +287,7 @@ def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float)
 
 
 def _arguments(folder: str, model: PreTrainedModel, training: Training, device: str, group: ProcessGroup) -> TrainingArguments:
-    """Return arguments that turn off whatever a Trainer does besides training."""
+    """Return arguments under which a Trainer does nothing but train."""
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=1,
@@ -393,10 +313,7 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
 
 @contextmanager
 def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: Training, threads: int) -> Iterator[None]:
-    """Train on so many threads.
-
-    Afterwards put back what belongs to the caller, and let go of the memory.
-    """
+    """Train on ``threads`` threads; afterwards restore the caller's settings and free memory."""
     before, plain = torch.get_num_threads(), cast(Any, model)
     torch.set_num_threads(threads)
     try:
@@ -406,7 +323,7 @@ def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: 
         if training.gradient_checkpointing:
             plain.activation_checkpointing_disable()
         plain.eval()
-        # The schedule ties the optimizer into a reference cycle: gradients and moments, three times
+        # The schedule holds the optimizer in a reference cycle: gradients and moments, three times
         # the weights, would stay for long.
         optimizer.zero_grad()
         optimizer.state.clear()

@@ -1,10 +1,11 @@
-"""One run trained by several processes of a machine, each on its share of every step's rows, one GPU each where there are GPUs.
+"""Processes of one machine that train one run together.
 
-Rank 0 is the process that carries out the run. For the time of its training it starts the others
-(``python -m harness.training.processes``), which load the same model and train with it; when it
-stops at a volume, they wait. What they are to do comes through their standard input, which stays
-open: its end, however rank 0 ends, is theirs. So that this holds while they import what they need,
-this module imports nothing heavy.
+Each trains on its share of every step's rows, on its own GPU where there are GPUs. Rank 0 is the
+process that executes the run. For the time of the training it starts the others (``python -m
+harness.training.processes``), which load the same model and train with it; at a stop they wait.
+Their job comes through standard input, which stays open: it ends when rank 0 ends, in whatever way,
+and then they end too. So that this holds while they import what they need, this module imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -28,29 +29,28 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from harness.core.errors import HarnessError, ProcessDied, TrainingError, explain
-from harness.core.progress import Silent
-from harness.training.job import Job
+from harness.training.job import Callbacks, Job
 
 if TYPE_CHECKING:
     from harness.training.step import ProcessGroup, Streams
 
 HERE = "127.0.0.1"
 WITHOUT_MEMORY = 17
-"""Exit status of a process whose memory ran out."""
+"""Exit status of a process that ran out of memory."""
 
 LENGTH_BYTES = 8
-"""Of the number that says how long a job is."""
+"""Size of the number that gives the length of a job."""
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""To stop; a cluster sends them to every process of a job, and rank 0 alone decides."""
+"""Signals to stop. A cluster sends them to every process of a job; only rank 0 acts on them."""
 
 LEAVE_SECONDS = 20.0
-"""For a process to end by itself once training is over."""
+"""Time for a process to end by itself after training."""
 
 
 @dataclass(frozen=True)
 class DistributedProcess:
-    """One of the processes of a group, once they have met."""
+    """A member of a group of processes that has been joined."""
 
     rank: int
     size: int
@@ -83,12 +83,13 @@ class DistributedProcess:
 
 @contextmanager
 def joined(job: Job) -> Iterator[ProcessGroup]:
-    """Start the other processes of a run's training, as rank 0, and end them afterwards.
+    """Start the other processes of a training, as rank 0, and end them afterwards.
 
-    Nothing to do where one process is all.
+    Yields:
+        The group; of a run with one process, that process alone.
 
     Raises:
-        TrainingError: in one line, if one of them ends early; OutOfMemory if for lack of memory.
+        TrainingError: in one line, if one of them ends early; OutOfMemory if it ran out of memory.
     """
     from harness.training.step import SingleProcess
 
@@ -110,7 +111,7 @@ def joined(job: Job) -> Iterator[ProcessGroup]:
         yield group
         for helper in helpers:
             helper.leave()
-    except RuntimeError:  # of a connection: whoever was on its other end may have ended
+    except RuntimeError:  # of a connection: the process at its other end may have ended
         _require_alive(helpers, patience=5.0)
         raise
     finally:
@@ -120,12 +121,12 @@ def joined(job: Job) -> Iterator[ProcessGroup]:
 
 
 def _abort_without(helpers: Sequence[_Helper]) -> None:
-    """Give up what this process waits for on its GPU once another has ended early: there, unlike with gloo, nothing else would tell."""
+    """Abort the wait for a process that has ended early, which nccl never notices."""
     from torch.distributed import distributed_c10d
 
     while all(helper.process.poll() is None for helper in helpers):
         time.sleep(1.0)
-    if any(helper.error() for helper in helpers if not helper.said.closed):
+    if any(helper.error() for helper in helpers if not helper.output.closed):
         time.sleep(5.0)
         distributed_c10d._abort_process_group()
 
@@ -147,7 +148,7 @@ def _meet(job: Job, rank: int, store: Any) -> DistributedProcess:
 
 
 def _part() -> None:
-    """Leave the process group, and let accelerate find out anew what this process is: it may train alone next."""
+    """Leave the process group, also for accelerate: this process may train alone next."""
     import torch.distributed as dist
     from accelerate.state import AcceleratorState
 
@@ -158,7 +159,7 @@ def _part() -> None:
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold back requests to stop: a process started meanwhile inherits that, until it knows how to ignore them."""
+    """Block signals to stop: a process started meanwhile inherits that, then ignores them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         yield
@@ -167,11 +168,11 @@ def _held_back() -> Iterator[None]:
 
 
 class _Helper:
-    """Another process, as rank 0 sees it."""
+    """Another process of the group, as rank 0 sees it."""
 
     def __init__(self, job: Job, rank: int, port: int) -> None:
         self.rank = rank
-        self.said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill
+        self.output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill
         package = str(Path(__file__).resolve().parent.parent.parent)
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = str(job.resolved.threads)
@@ -181,20 +182,20 @@ class _Helper:
                 env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=self.said,
+                stderr=self.output,
                 start_new_session=True,  # Ctrl-C is for rank 0, which saves first
             )
-        self.told = threading.Event()
-        threading.Thread(target=self._tell, args=(pickle.dumps(job),), daemon=True).start()
+        self.sent = threading.Event()
+        threading.Thread(target=self._send, args=(pickle.dumps(job),), daemon=True).start()
 
-    def _tell(self, job: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it has ended: whoever waits for it sees that
+    def _send(self, job: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it has ended, which its exit status shows
             cast(IO[bytes], self.process.stdin).write(len(job).to_bytes(LENGTH_BYTES, "big") + job)
             cast(IO[bytes], self.process.stdin).flush()
-        self.told.set()
+        self.sent.set()
 
     def error(self) -> TrainingError | None:
-        """Return why it ended early; None while it lives, and if all was well."""
+        """Return the reason it ended early; None while it runs or if it ended well."""
         from harness.training.loop import OutOfMemory
 
         status = self.process.poll()
@@ -203,32 +204,32 @@ class _Helper:
         if status == WITHOUT_MEMORY:
             return OutOfMemory(self._last_line())
         kind, how = (ProcessDied, f"killed by signal {-status}") if status < 0 else (TrainingError, self._last_line())
-        message = f"process {self.rank} of those that train together ended early: {how}"
-        return kind(explain("training", got=message, fix="run again; it goes on from the last saved state"))
+        message = f"training process {self.rank}, which ended early: {how}"
+        return kind(explain("training", got=message, fix="run again; it resumes from the last checkpoint"))
 
     def _last_line(self) -> str:
-        self.said.seek(0)
-        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        self.output.seek(0)
+        lines = self.output.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self.process.returncode}"
 
     def leave(self) -> None:
-        """Wait for it to end by itself, for a while."""
+        """Wait up to ``LEAVE_SECONDS`` for it to end by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(LEAVE_SECONDS)
 
     def kill(self) -> None:
-        """See to it that it has ended."""
+        """End it."""
         self.process.kill()
         self.process.wait()
         with contextlib.suppress(OSError):
             cast(IO[bytes], self.process.stdin).close()
-        self.said.close()
+        self.output.close()
 
 
 def _require_alive(helpers: Sequence[_Helper], patience: float = 0.0) -> None:
-    """Raise what ended a process.
+    """Raise the error of a process that has ended.
 
-    Look again for so many seconds, since its connections close a moment before it is gone.
+    Looks again for ``patience`` seconds: connections close a moment before a process is gone.
     """
     until = time.monotonic() + patience
     while True:
@@ -241,9 +242,11 @@ def _require_alive(helpers: Sequence[_Helper], patience: float = 0.0) -> None:
 
 
 def _help(job: Job, rank: int, port: int) -> None:
-    """Train along."""
+    """Train as one of the other processes."""
     import torch
     import torch.distributed as dist
+
+    from harness.training.loop import train
 
     torch.set_num_threads(job.resolved.threads)
     if job.resolved.device == "cuda":
@@ -251,23 +254,23 @@ def _help(job: Job, rank: int, port: int) -> None:
     model = job.model.load().to(job.resolved.device)  # type: ignore[arg-type]
     base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     model = job.tuned(model)
-    start = job.states.newest(lambda counts: counts.step == job.first) if job.first else None
+    start = job.checkpoints.newest(lambda counts: counts.step == job.first) if job.first else None
     if job.first and start is None:
-        raise TrainingError(explain("state of training", got=f"none of step {job.first}", fix="run again"))
+        raise TrainingError(explain("checkpoint", got=f"none of step {job.first}", fix="run again"))
     store = dist.TCPStore(HERE, port, is_master=False)  # type: ignore[attr-defined]
     store.set(f"ready {rank}", "")
     group = _meet(job, rank, store)
-    job.train(model, base, start=start, on_stop=lambda _: None, on_state=lambda _: None, progress=Silent(), group=group)
+    train(job, model, base, Callbacks(on_stop=lambda _: None, on_checkpoint=lambda _: None), start=start, group=group)
 
 
 def _end_with_rank_0() -> None:
-    """End this process, whatever it waits for, when rank 0 has ended."""
+    """End this process as soon as rank 0 has ended."""
     sys.stdin.buffer.read(1)
     os._exit(1)
 
 
 def main() -> None:
-    """Be one of the other processes: the job comes through standard input."""
+    """Run one of the other processes; the job comes through standard input."""
     for number in REQUESTS:
         signal.signal(number, signal.SIG_IGN)  # rank 0 decides when to stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
@@ -282,7 +285,7 @@ def main() -> None:
 
         sys.stderr.write(f"{error}\n")
         status = WITHOUT_MEMORY if isinstance(error, OutOfMemory) else 2
-    except BaseException:  # noqa: BLE001 - told to rank 0, which raises it
+    except BaseException:  # noqa: BLE001 - reported to rank 0, which raises it
         traceback.print_exc()
         status = 1
     sys.stderr.flush()

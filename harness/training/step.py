@@ -1,8 +1,9 @@
-"""One optimizer step: its rows shared among processes and split into micro-batches, forward and backward, what is counted."""
+"""One optimizer step: shared among processes, split into micro-batches, and counted."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import time
@@ -18,6 +19,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from harness.core.errors import TrainingError, explain
 from harness.core.methods import Penalty, Step
+from harness.records.counts import Counts
 
 if TYPE_CHECKING:
     from harness.training.trl import Rollouts
@@ -26,16 +28,15 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-FORWARD_SHARE = 3
-"""A forward pass is a third of the floating-point operations of forward and backward."""
+PASSES_PER_FORWARD = 3
+"""Operations of forward and backward passes over those of a forward pass."""
 
 Batch = dict[str, torch.Tensor]
 Streams = Mapping[str, torch.Tensor]
 
 ANNOUNCING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE", "PMI_RANK")
 OTHERS = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK")
-"""Variables from which accelerate, and so a Trainer, tells whether it is one of several; MPI
-sets some of them for every process."""
+"""Variables that tell accelerate, and so a Trainer, of other processes; MPI sets some for each."""
 
 
 class ProcessGroup(Protocol):
@@ -46,24 +47,24 @@ class ProcessGroup(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which of them this is."""
+        """Number of this process."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of processes."""
         ...
 
     def announced(self) -> AbstractContextManager[None]:
-        """Return a context in which a Trainer that is made learns of the group."""
+        """Return a context in which a new Trainer learns of the group."""
         ...
 
     def total(self, *values: float) -> list[float]:
-        """Add up values over all processes; none goes on before all have come here."""
+        """Add values over all processes; each waits here for the others."""
         ...
 
     def gathered(self, streams: Streams) -> list[Streams]:
-        """Return everybody's random streams on rank 0, nothing elsewhere."""
+        """Return the random streams of all processes on rank 0, nothing elsewhere."""
         ...
 
 
@@ -86,7 +87,7 @@ class SingleProcess:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a block, and hide those that would tell accelerate of another group."""
+    """Set environment variables, and hide those that announce another group to accelerate."""
     names = {*ANNOUNCING, *OTHERS, *values}
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ.update(values)
@@ -98,59 +99,55 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-@dataclass
 class Meter:
-    """What is counted: ``nats`` and ``tokens`` since the stop at step ``since``, ``flops`` and ``seconds`` from the start.
+    """Running totals of a training, its clock, and this process's share of the current step.
 
-    ``penalty`` sums the penalties of the steps since ``since``, ``generated`` the tokens written in
-    training from the start, ``read`` those that a reference and a judge read, ``trained`` and
-    ``supervised`` those of rewarded answers. ``step_nats`` and ``step_flops`` are this process's
-    share of the step under way.
+    Attributes:
+        counts: totals after the last finished step; ``seconds`` up to where the clock last stopped.
+        step_nats: loss of this process's share of the step.
+        step_flops: its floating-point operations.
     """
 
-    since: int = 0
-    nats: float = 0.0
-    tokens: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    step_nats: float = 0.0
-    step_flops: float = 0.0
-    began: float = 0.0
-    penalty: float = 0.0
-    generated: int = 0
-    read: int = 0
-    trained: int = 0
-    supervised: int = 0
-
-    def go(self) -> None:
-        """Start the clock."""
-        self.began = time.perf_counter()
-
-    def rest(self) -> None:
-        """Stop the clock."""
-        self.seconds = self.now()
-
-    def now(self) -> float:
-        """Return the seconds of training so far, while the clock runs."""
-        return self.seconds + time.perf_counter() - self.began
-
-    def take(self, nats: float, flops: float) -> None:
-        """Add a step, of all processes."""
-        self.nats, self.flops = self.nats + nats, self.flops + flops
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
         self.step_nats = self.step_flops = 0.0
+        self._step = Counts()
+        self._penalty = 0.0
+        self._began = 0.0
 
-    def spend(self, done: Work) -> None:
-        """Add the tokens of a step."""
-        self.tokens, self.generated, self.read = self.tokens + done.targets, self.generated + done.generated, self.read + done.extra
-        self.trained, self.supervised = self.trained + done.trained, self.supervised + done.supervised
+    def start_clock(self) -> None:
+        """Count seconds from now."""
+        self._began = time.perf_counter()
 
-    def restart(self, step: int) -> None:
-        """Begin anew after a stop."""
-        self.since, self.nats, self.tokens, self.penalty = step, 0.0, 0, 0.0
+    def stop_clock(self) -> None:
+        """Add the seconds since the clock started."""
+        self.counts = dataclasses.replace(self.counts, seconds=self.seconds())
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, while the clock runs."""
+        return self.counts.seconds + time.perf_counter() - self._began
+
+    def begin_step(self, work: Work) -> None:
+        """Take the counts of a step's work."""
+        self._step = dataclasses.replace(work.counts, nats=0.0)
+        if not work.counts_loss:
+            self.step_nats += work.counts.nats
+
+    def add_penalty(self, value: float) -> None:
+        """Add the penalty of the step."""
+        self._penalty += value
+
+    def end_step(self, step: int, nats: float, flops: float) -> None:
+        """Add a finished step: its counts, and the nats and operations of all processes."""
+        penalty = None if self.counts.penalty is None else self.counts.penalty + self._penalty
+        added = dataclasses.replace(self._step, nats=nats, flops=flops)
+        self.counts = dataclasses.replace(self.counts.plus(added), step=step, penalty=penalty)
+        self.step_nats = self.step_flops = self._penalty = 0.0
+        self._step = Counts()
 
 
 def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> torch.Tensor:
-    """Return the cross-entropy of the next token in nats, summed over targets and divided by ``num_items_in_batch``.
+    """Return the cross-entropy of the next token in nats, a mean over targets.
 
     Args:
         outputs: with ``logits`` (S, T, V); logits at position t are compared with the label at t +
@@ -164,12 +161,10 @@ def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> t
 
 
 def share(batch: Batch, rank: int, size: int) -> Batch:
-    """Return a process's share of a batch, sequences in a row, cut to their longest.
+    """Return a process's share of the sequences of a batch, cut to their longest.
 
-    Of none, two tokens that teach nothing.
-
-    Whoever has nothing to learn takes part all the same: the processes average their gradients, and
-    wait for each other to do it.
+    A process without a sequence gets a dummy batch without loss, since every process joins the
+    all-reduce of gradients.
     """
     if size == 1:
         return batch
@@ -182,7 +177,12 @@ def share(batch: Batch, rank: int, size: int) -> Batch:
 
 
 def split(batch: Batch, micro_rows: int | None) -> list[Batch]:
-    """Split the sequences of a batch, tensors (S, T) padded on the right, into micro-batches cut to their own longest sequence."""
+    """Split a batch into micro-batches, each cut to its own longest sequence.
+
+    Args:
+        batch: tensors (S, T), padded on the right.
+        micro_rows: sequences of a micro-batch; None returns the batch whole.
+    """
     rows = batch["input_ids"].shape[0]
     if micro_rows is None or micro_rows >= rows:
         return [batch]
@@ -195,70 +195,56 @@ def _cut(batch: Batch) -> Batch:
 
 
 class Work(NamedTuple):
-    """A process's part of one optimizer step: its micro-batches, and of the whole step the targets and the step itself.
+    """A process's part of one optimizer step.
 
     Attributes:
-        targets: what the loss is a mean over: supervised tokens, pairs, or answers.
-        nats: what is counted as the step's loss in place of the loss itself: minus its rewards;
-            None counts the loss.
-        read: tokens of forward passes of the live model beside those that learn: of a reference, of
-            a sampler.
-        generated: tokens written for it.
-        extra: tokens of forward passes beside those that learn and those that write: of a
-            reference, of a judge.
-        trained, supervised: tokens of rewarded answers, prompts included, and those with a loss; 0
-            where the rows themselves are learned.
+        micro_batches: of this process.
+        step: the whole step.
+        counts: of the whole step: ``targets``, which the loss is a mean over, and tokens.
+        counts_loss: whether the loss itself counts as the step's nats; else ``counts.nats`` does.
+        forward_tokens: tokens of the live model's forward passes other than those that learn: of a
+            reference, of rollouts.
     """
 
-    parts: list[Batch]
-    targets: int
+    micro_batches: list[Batch]
     step: Step
-    nats: float | None = None
-    read: int = 0
-    generated: int = 0
-    extra: int = 0
-    trained: int = 0
-    supervised: int = 0
+    counts: Counts = Counts()
+    counts_loss: bool = True
+    forward_tokens: int = 0
 
 
-def work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessGroup) -> Work:
-    """Return a process's part of a step, of which ``batch`` holds the sequences."""
+def token_work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessGroup) -> Work:
+    """Return a process's part of a step of rows, collated in ``batch``."""
     targets = int((batch["labels"][:, 1:] != -100).sum())
-    return Work(split(share(batch, group.rank, group.size), micro_rows), targets, step)
+    return Work(split(share(batch, group.rank, group.size), micro_rows), step, Counts(targets=targets))
 
 
 def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
-    """Return a step of pairs, of which ``batch`` holds both answers one after the other.
+    """Return a step of preference pairs, which the start model reads too.
 
-    The start model reads them too.
+    Args:
+        batch: both answers of each pair, one after the other.
+        step: the step.
+        micro_rows: pairs of a micro-batch; None is all.
     """
     parts = split(batch, None if micro_rows is None else 2 * micro_rows)
     read = int(batch["attention_mask"].sum())
-    return Work(parts, batch["input_ids"].shape[0] // 2, step, read=read, extra=read)
+    return Work(parts, step, Counts(targets=batch["input_ids"].shape[0] // 2, read_tokens=read), forward_tokens=read)
 
 
-def reward_work(answers: Rollouts, step: Step, micro_answers: int | None) -> Work:
-    """Return a step of rewarded answers, so many in a forward pass."""
-    return Work(
-        split(answers.batch, micro_answers),
-        len(answers.rewards),
-        step,
-        nats=-float(sum(answers.rewards)),
-        read=answers.read,
-        generated=answers.generated,
-        extra=answers.extra,
-        trained=answers.trained,
-        supervised=answers.supervised,
-    )
+def reward_work(rollouts: Rollouts, step: Step, micro_rollouts: int | None) -> Work:
+    """Return a step of rewarded rollouts, at most ``micro_rollouts`` in a forward pass."""
+    parts = split(rollouts.batch, micro_rollouts)
+    return Work(parts, step, rollouts.counts, counts_loss=False, forward_tokens=rollouts.forward_tokens)
 
 
 class StepTrainer(_Base):
-    """What the harness adds to a Trainer: the penalty, micro-batches, autocast, and an eye on the loss.
+    """A Trainer with a penalty, exact micro-batches, autocast, and a check of the loss.
 
-    Autocast is entered here rather than through TrainingArguments, which would wrap the live
-    model's forward, and so change the evaluations at the stops. Several processes average their
-    gradients (accelerate's DistributedDataParallel), so each takes its share of the loss that many
-    times; every one adds the whole penalty.
+    Autocast is entered here, not through TrainingArguments, which would wrap the live model's
+    forward and so change the evaluations at stops. Several processes average their gradients
+    (accelerate's DistributedDataParallel), so each multiplies its share of the loss by their
+    number; every one adds the whole penalty.
     """
 
     def __init__(
@@ -269,41 +255,34 @@ class StepTrainer(_Base):
         meter: Meter,
         group: ProcessGroup,
         first: int,
-        rolled_out: Callable[[Step], Work] | None = None,
+        rollout: Callable[[Step], Work] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self.rolled_out = rolled_out
-        self._done: Work | None = None
-        # A Trainer begins by collecting garbage, through all that was ever imported: a quarter of a
-        # second, and there is none yet.
+        self.rollout = rollout
+        self._work: Work | None = None
+        # A Trainer starts with a garbage collection over everything imported, which takes a quarter
+        # of a second and finds nothing.
         cast(Any, self.accelerator).free_memory = lambda *objects: list(objects)
         self.penalty, self.half, self.meter, self.group, self.first = penalty, half, meter, group, first
         self._penalty_due: Step | None = None
         self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the steps in order, one at a time.
-
-        The Trainer's own loader would shuffle and batch them.
-        """
+        """Return the steps in order, one at a time; the Trainer's own loader would shuffle them."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=None, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Run forward and backward for the micro-batches of one optimizer step.
-
-        Return the step's loss.
-        """
-        done: Work = inputs if self.rolled_out is None else self.rolled_out(inputs.step)
-        self._done, self._penalty_due = done, done.step
-        self.meter.step_nats += done.nats or 0.0
-        self.meter.spend(done)
+        """Run the micro-batches of one optimizer step; return the step's loss."""
+        work: Work = inputs if self.rollout is None else self.rollout(inputs.step)
+        self._work, self._penalty_due = work, work.step
+        self.meter.begin_step(work)
         loss = torch.zeros((), device=self.args.device)
-        for number, batch in enumerate(done.parts, start=1):
-            apart = self.group.size > 1 and number < len(done.parts)  # gradients are averaged once a step
-            with self.accelerator.no_sync(model) if apart else contextlib.nullcontext():
+        for number, batch in enumerate(work.micro_batches, start=1):
+            unsynced = self.group.size > 1 and number < len(work.micro_batches)  # gradients are averaged once a step
+            with self.accelerator.no_sync(model) if unsynced else contextlib.nullcontext():
                 # A step may have no target if all its rows were cut; its loss is then 0.
-                loss += super().training_step(model, {**batch, "use_cache": False}, max(done.targets, 1))
+                loss += super().training_step(model, {**batch, "use_cache": False}, max(work.counts.targets, 1))
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -311,20 +290,21 @@ class StepTrainer(_Base):
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.half):
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         value = self._finite("loss", loss) * num_items_in_batch
-        if self._done is None or self._done.nats is None:
+        if self._work is None or self._work.counts_loss:
             self.meter.step_nats += value
         if self.group.size > 1:
             loss = loss * self.group.size
         if self.penalty is not None and self._penalty_due is not None:
             added = self.penalty(cast(Any, self.model), self._penalty_due)
-            self.meter.penalty += self._finite("penalty", added)
+            self.meter.add_penalty(self._finite("penalty", added))
             self._penalty_due, loss = None, loss + added
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Estimate as the Trainer does, without its walk over all modules at every step."""
-        done = inputs if self._done is None else self._done
-        flops = self._flops_per_token * (sum(batch["input_ids"].numel() for batch in done.parts) + done.read / FORWARD_SHARE)
+        work = inputs if self._work is None else self._work
+        tokens = sum(batch["input_ids"].numel() for batch in work.micro_batches) + work.forward_tokens / PASSES_PER_FORWARD
+        flops = self._flops_per_token * tokens
         self.meter.step_flops += flops
         return int(flops)
 

@@ -1,4 +1,4 @@
-"""A run's training from its newest state of use through every volume: what is kept on the way, and what is done where memory runs out."""
+"""A run's training from its newest usable checkpoint through every volume."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from harness.core import memory
 from harness.core.progress import Progress
+from harness.records.counts import Counts
 from harness.training import processes
-from harness.training.checkpoint import Checkpoint, Counts
-from harness.training.job import Job
-from harness.training.loop import OutOfMemory, Stop
+from harness.training.checkpoint import Checkpoint
+from harness.training.job import Callbacks, Job, Stop
+from harness.training.loop import OutOfMemory, train
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Trajectory:
-    """The training of one run.
+    """The training of one run: resumes, saves checkpoints, halves micro-batches that do not fit.
 
     Attributes:
-        model: the live one, another object after memory ran out.
+        model: the live model, another object after memory ran out.
     """
 
     def __init__(
@@ -33,22 +34,22 @@ class Trajectory:
         base: Mapping[str, torch.Tensor],
         *,
         reload: Callable[[], PreTrainedModel],
-        stands: Callable[[int], bool],
+        is_complete: Callable[[int], bool],
         progress: Progress,
         name: str,
     ) -> None:
         """Take a start model.
 
         Args:
-            job: what is trained.
-            model: not tuned yet; whoever calls lets go of it.
+            job: the training.
+            model: not yet tuned; the caller keeps no reference to it.
             base: its weights, on the CPU.
             reload: loads it again.
-            stands: whether the point of a volume is recorded, and nothing is missing of it.
+            is_complete: returns whether the point of a volume is complete.
             progress: told of steps.
-            name: what is trained, for people.
+            name: of the training, for people.
         """
-        self.job, self.model, self.base, self.reload, self.stands = job, model, base, reload, stands
+        self.job, self.model, self.base, self.reload, self.is_complete = job, model, base, reload, is_complete
         self.progress, self.name = progress, name
 
     @property
@@ -57,15 +58,15 @@ class Trajectory:
         return self.job.training.micro_batch_rows
 
     def run(self, on_stop: Callable[[Stop, PreTrainedModel], None]) -> None:
-        """Train; where memory runs out, go on from the newest state with half the micro-batch.
+        """Train; where memory runs out, resume with half the micro-batch.
 
         Raises:
             TrainingError: as ``harness.training.loop.train`` does; OutOfMemory where single rows
                 are too much.
-            Interrupted: with the state saved.
+            Interrupted: with a checkpoint saved.
         """
         while True:
-            start = self._newest_state()
+            start = self._newest_checkpoint()
             self.model = self.job.tuned(self.model)
             try:
                 self._train(start, on_stop)
@@ -78,24 +79,24 @@ class Trajectory:
             memory.release(device)
             self.model = self.reload()
 
-    def _newest_state(self) -> Checkpoint | None:
-        """Return the newest state that leaves out no point that is missing, and set the job to go on from there.
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint that skips no missing point, and let the job start there.
 
-        Losses are means since the point before, so a state that counts from another one is of use
-        only where its point stands.
+        Losses are means since the previous stop, so a checkpoint that counts from another stop is
+        usable only where that stop's point is complete.
         """
         stops = self.job.stops
-        standing = {step for step, volume in stops.items() if self.stands(volume)}
+        complete = {step for step, volume in stops.items() if self.is_complete(volume)}
 
         def usable(counts: Counts) -> bool:
             passed = {step for step in stops if step < counts.step}
-            counted = counts.step in standing or counts.since == max(passed, default=0)
-            return counts.step <= len(self.job.steps) and passed <= standing and counted
+            counted = counts.step in complete or counts.since == max(passed, default=0)
+            return counts.step <= len(self.job.steps) and passed <= complete and counted
 
-        start = self.job.states.newest(usable)
+        start = self.job.checkpoints.newest(usable)
         self.job = dataclasses.replace(self.job, first=start.counts.step if start else 0)
-        if start is not None and start.counts.micro_batch_rows is not None:
-            self._limit(min(start.counts.micro_batch_rows, self.micro_batch_rows or self.job.training.batch_rows))
+        if start is not None and start.micro_batch_rows is not None:
+            self._limit(min(start.micro_batch_rows, self.micro_batch_rows or self.job.training.batch_rows))
         return start
 
     def _train(self, start: Checkpoint | None, on_stop: Callable[[Stop, PreTrainedModel], None]) -> None:
@@ -103,36 +104,34 @@ class Trajectory:
 
         def stopped(stop: Stop) -> None:
             on_stop(stop, model)
-            self._stage(stop.step)
+            self._begin_stage(stop.counts.step)
 
-        self._stage(self.job.first)
+        self._begin_stage(self.job.first)
+        callbacks = Callbacks(on_stop=stopped, on_checkpoint=self._save, progress=self.progress)
         with processes.joined(self.job) as group:
-            self.job.train(model, self.base, start=start, on_stop=stopped, on_state=self._save, progress=self.progress, group=group)
+            train(self.job, model, self.base, callbacks, start=start, group=group)
 
-    def _stage(self, step: int) -> None:
-        """Say that training goes on after a step."""
+    def _begin_stage(self, step: int) -> None:
+        """Show that training continues after a step."""
         self.progress.stage(f"train {self.name}", len(self.job.steps))
         if step:
             self.progress.advance(step)
 
     def _halve(self, lack: OutOfMemory) -> None:
-        """Halve the micro-batch, the rows of a step stay as they are.
-
-        Raises what it is given where that is not possible.
-        """
+        """Halve the micro-batch. Raises ``lack`` for single rows."""
         training = self.job.training
         rows = training.micro_batch_rows or math.ceil(training.batch_rows / self.job.resolved.processes)
         if rows == 1:
             raise lack
-        self.progress.say(f"out of memory with micro-batches of {rows} rows: going on with {rows // 2}, and as many rows a step as before")
+        self.progress.say(f"out of memory with micro-batches of {rows} rows: continuing with {rows // 2}; the rows of a step stay the same")
         self._limit(rows // 2)
 
     def _limit(self, rows: int) -> None:
         self.job = dataclasses.replace(self.job, training=dataclasses.replace(self.job.training, micro_batch_rows=rows))
 
-    def _save(self, state: Checkpoint) -> None:
-        """Keep a state; one that cannot be written costs time alone, so training goes on."""
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint; if it cannot be written, training continues: that costs only time."""
         try:
-            self.job.states.save(state)
+            self.job.checkpoints.save(checkpoint)
         except OSError as error:
-            self.progress.say(f"the state of training after step {state.counts.step} is not saved: {error}")
+            self.progress.say(f"the checkpoint after step {checkpoint.counts.step} is not saved: {error}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.methods import LearningContext
 from harness.models.forward import without_dropout
+from harness.records.counts import Counts
 
 if TYPE_CHECKING:
     import torch
@@ -35,34 +36,35 @@ HEAD = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What the model wrote in one step, and what it is worth.
+    """Answers that the live model generated in one step, and their rewards.
 
     Attributes:
         batch: ``input_ids``, ``attention_mask``, ``labels`` (S, T), padded on the right;
             ``advantages`` and ``answer_tokens`` (S, 1).
         rewards: of each answer.
-        generated: tokens written.
-        read: tokens of forward passes of the live model beside training's own: those that wrote,
-            and a reference's.
-        extra: tokens of forward passes beside training's own and beside writing: a reference's and
-            a judge's.
+        generated_tokens: of the answers.
+        forward_tokens: of the live model's forward passes other than training: those that
+            generated, and a reference's.
+        read_tokens: of forward passes other than training and generation: a reference's, a judge's.
     """
 
     batch: dict[str, torch.Tensor]
     rewards: Sequence[float]
-    generated: int
-    read: int
-    extra: int = 0
+    generated_tokens: int
+    forward_tokens: int
+    read_tokens: int = 0
 
     @property
-    def trained(self) -> int:
-        """Tokens trained on, prompts included."""
-        return int(self.batch["attention_mask"].sum())
-
-    @property
-    def supervised(self) -> int:
-        """Tokens with a loss: those of the answers."""
-        return int((self.batch["labels"][:, 1:] != NO_LOSS).sum())
+    def counts(self) -> Counts:
+        """Those of the step: its loss counts as minus the summed rewards."""
+        return Counts(
+            nats=-float(sum(self.rewards)),
+            targets=len(self.rewards),
+            generated_tokens=self.generated_tokens,
+            read_tokens=self.read_tokens,
+            trained_tokens=int(self.batch["attention_mask"].sum()),
+            supervised_tokens=int((self.batch["labels"][:, 1:] != NO_LOSS).sum()),
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from harness.core.errors import TrainingError
 from harness.core.progress import Interrupted, Silent
 from harness.records.schema import Baseline, Point
 from harness.run import execution, preparation
+from harness.run.points import Points
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 from harness.training.step import StepTrainer
@@ -210,14 +211,14 @@ def test_what_other_weights_left_unfinished_is_not_taken(runs: Runs) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         runs(stop_at=8)
-    measured = execution._Execution._point
+    measure = Points.measure
 
-    def disturbed(self: Any, stop: Any, model: Any) -> None:
+    def disturbed(self: Any, unmeasured: Any, model: Any) -> Any:
         with torch.no_grad():
             model.lm_head.weight[0, 0] += 1e-3
-        measured(self, stop, model)
+        return measure(self, unmeasured, model)
 
-    runs.monkeypatch.setattr(execution._Execution, "_point", disturbed)
+    runs.monkeypatch.setattr(Points, "measure", disturbed)
     runs()
     assert len(runs.evaluated) == 3
 
@@ -380,7 +381,7 @@ def test_a_state_that_cannot_be_written_costs_nothing_but_time(runs: Runs) -> No
     runs.monkeypatch.setattr(Checkpoints, "save", full)
     assert runs() == "done"
     said = [line for line in runs.progress.said if "not saved" in line]
-    assert said == ["the state of training after step 1 is not saved: [Errno 28] No space left on device"]
+    assert said == ["the checkpoint after step 1 is not saved: [Errno 28] No space left on device"]
 
 
 def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
@@ -403,8 +404,8 @@ def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
     runs.monkeypatch.setattr(StepTrainer, "compute_loss", short)
     assert runs("data.volumes=[8,16]") == "done"
     lines = [line for line in runs.progress.said if "memory" in line]
-    going_on = "out of memory with micro-batches of {} rows: going on with {}, and as many rows a step as before"
-    assert lines == [going_on.format(8, 4), going_on.format(4, 2)]
+    continuing = "out of memory with micro-batches of {} rows: continuing with {}; the rows of a step stay the same"
+    assert lines == [continuing.format(8, 4), continuing.format(4, 2)]
     assert runs.points() == configured
     record = runs.prepared.experiment.record(runs.prepared.run_id) if runs.prepared else None
     assert record

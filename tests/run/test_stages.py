@@ -14,7 +14,7 @@ from harness.core.rows import Example
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.training.checkpoint import Checkpoint
-from harness.training.loop import rate_multiplier, train
+from harness.training.loop import rate_multiplier
 from tests.support import tiny
 
 Weights = dict[str, torch.Tensor]
@@ -42,23 +42,21 @@ def test_the_rate_warms_up_again_at_each_restart() -> None:
     assert found == [0.5, 1.0, 0.5, 0.5, 1.0, 1.0]
 
 
-def test_a_stage_is_trained_like_a_run_from_the_weights_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_trained_like_a_run_from_the_weights_before_it() -> None:
     """Two steps, then two more from there with an optimizer of their own: that is one run with a restart, and not one without."""
     training = Training(warmup_rows=16)
     first = trained(steps()[:2], training=training)
     second = trained(steps()[2:], first, training=training)
     without = trained(steps(), training=training)
-    monkeypatch.setattr(tiny, "train", functools.partial(train, restarts=(2,)))
-    assert tiny.same(trained(steps(), training=training), second)
+    assert tiny.same(trained(steps(), training=training, restarts=(2,)), second)
     assert not tiny.same(without, second)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_training_goes_on_across_a_boundary_to_the_last_bit(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def test_training_goes_on_across_a_boundary_to_the_last_bit(at: int) -> None:
     """Broken off before, at and after the boundary, whose state has moments that the next stage must not see."""
-    monkeypatch.setattr(tiny, "train", functools.partial(train, restarts=(2,)))
     make = functools.partial(tiny.llama, attention_dropout=0.3)
-    options: dict[str, Any] = {"training": Training(warmup_rows=16), "stops": {2: 16, 4: 32}, "seed": 3}
+    options: dict[str, Any] = {"training": Training(warmup_rows=16), "stops": {2: 16, 4: 32}, "seed": 3, "restarts": (2,)}
     whole, broken, again = (Full().prepare(make(), 0) for _ in range(3))
     tiny.run(whole, steps(), Sft(), **options)
     kept: list[Checkpoint] = []

@@ -282,7 +282,7 @@ def outcome(case: Case, seed: int = 0, off: bool = False) -> Outcome:
 
     def look(stop: Any) -> None:
         nonlocal after
-        after = loss_of(model, objective, steps[0]) if stop.step == 1 else after
+        after = loss_of(model, objective, steps[0]) if stop.counts.step == 1 else after
 
     stops = {step + 1: BATCH * (step + 1) for step in range(STEPS)}
     reached = tiny.run(model, steps, objective, penalty=penalty, stops=stops, on_stop=look, seed=seed, learning_rate=3e-3)
@@ -293,12 +293,12 @@ def outcome(case: Case, seed: int = 0, off: bool = False) -> Outcome:
         weights = mitigation.weights(context, mitigation.coefficient if mitigation.coefficient is not None else mitigation.coefficients[0])
     return Outcome(
         weights=weights,
-        losses=[math.nan if stop.train_loss is None else stop.train_loss for stop in reached],
+        losses=[math.nan if stop.counts.train_loss is None else stop.counts.train_loss for stop in reached],
         own_loss=(before, after),
         base=base,
-        generated=sum(one.generated_tokens for one in written) + reached[-1].generated_tokens,
+        generated=sum(one.generated_tokens for one in written) + reached[-1].counts.generated_tokens,
         extra=mitigation.extra_tokens(steps, anchor),
-        penalties=[stop.penalty for stop in reached],
+        penalties=[stop.counts.train_penalty for stop in reached],
         unmutated=(plain, anchor) == kept and tiny.same(base, tiny.MODELS[case.model]().state_dict()),
         model=model,
     )

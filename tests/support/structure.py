@@ -35,6 +35,12 @@ def arrows() -> Arrows:
     return found
 
 
+def module_arrows() -> Arrows:
+    """Return module → the modules it imports, TYPE_CHECKING imports included."""
+    graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=False, cache_dir=None)
+    return {module: graph.find_modules_directly_imported_by(module) for module in sorted(graph.modules)}
+
+
 def reachable(found: Arrows, start: str) -> set[str]:
     """Return the rooms that a room imports, directly or through others."""
     seen: set[str] = set()

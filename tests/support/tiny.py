@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -23,15 +24,17 @@ from transformers import (
 
 from harness.config.resolution import Resolved
 from harness.config.run_config import Training
-from harness.core.methods import LearningContext, Objective, Penalty, Tuning
+from harness.core.methods import LearningContext, Mitigation, Objective, Penalty, PenaltyContext, Tuning
 from harness.core.progress import Interrupted, Progress, Silent
 from harness.core.rows import Example, Origin, Row, RowKind, Turn
-from harness.core.seeds import seed_torch, untouched_global_streams
+from harness.core.seeds import derive, seed_torch, untouched_global_streams
+from harness.core.sources import ModelFacts
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.training.authors import context_of
-from harness.training.checkpoint import Checkpoint
-from harness.training.loop import Stop, train
+from harness.training.checkpoint import Checkpoint, Checkpoints
+from harness.training.job import Callbacks, Job, Stop
+from harness.training.loop import train
 
 torch.set_num_threads(1)  # on matrices this small a second thread only waits, for milliseconds where the machine is busy
 
@@ -126,6 +129,7 @@ def run(
     progress: Progress | None = None,
     start: Checkpoint | None = None,
     on_state: Callable[[Checkpoint], None] | None = None,
+    restarts: Sequence[int] = (),
     **changes: Any,
 ) -> list[Stop]:
     """Train in place and return the stops; by default there is one, at the end.
@@ -138,30 +142,71 @@ def run(
         reached.append(stop)
         on_stop(stop)
 
-    train(
-        model,
-        steps=steps,
+    tuning: Tuning = Lora() if hasattr(model, "peft_config") else Full()
+    job = Job(
+        model=Start(model),
+        tuning=tuning,
         objective=objective,
-        penalty=penalty,
+        mitigation=Added(penalty),
         training=training or Training(),
         resolved=resolved(**changes),
-        stops={len(steps): 8 * len(steps)} if stops is None else stops,
-        on_stop=stopped,
         seed=seed,
+        steps=steps,
+        anchor=[],
+        stops={len(steps): 8 * len(steps)} if stops is None else stops,
         pad_id=PAD,
-        progress=progress or Silent(),
-        start=start,
-        on_state=on_state,
-        learning=None if objective.learns == "tokens" else learning(model, objective, seed, **changes),
+        checkpoints=cast(Checkpoints, None),  # none is read
+        restarts=restarts,
     )
+    callbacks = Callbacks(on_stop=stopped, on_checkpoint=on_state, progress=progress or Silent())
+    train(job, model, copied(model.state_dict()), callbacks, start=start)
     return reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Added(Mitigation):
+    """A mitigation that adds a given penalty, or none."""
+
+    given: Penalty | None = None
+
+    def penalty(self, context: PenaltyContext) -> Penalty | None:
+        return self.given
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A model source that holds a model of the test's own."""
+
+    model: PreTrainedModel
+
+    def facts(self) -> ModelFacts:
+        return ModelFacts(params_total=1, context_length=MAX_LENGTH, content={})
+
+    def longest_input(self) -> int:
+        return MAX_LENGTH
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return tokenizer()
+
+    def load(self) -> PreTrainedModel:
+        return self.model
+
+    def weights_sha256(self) -> str:
+        return ""
+
+
+def but_for_time(stops: Sequence[Stop]) -> list[Stop]:
+    """Stops without what differs from run to run: the seconds they took."""
+    return [dataclasses.replace(stop, counts=dataclasses.replace(stop.counts, seconds=0.0)) for stop in stops]
 
 
 def learning(model: PreTrainedModel, objective: Objective, seed: int = 0, **changes: Any) -> LearningContext:
     """What a prepared model, as it stands, learns pairs and rewards with."""
     tuning: Tuning = Lora() if hasattr(model, "peft_config") else Full()
     base = copied(model.state_dict())
-    return context_of(model, base, tokenizer=tokenizer(), tuning=tuning, objective=objective, resolved=resolved(**changes), seed=seed)
+    return context_of(
+        model, base, tokenizer=tokenizer(), tuning=tuning, objective=objective, resolved=resolved(**changes), seed=derive(seed, "learning")
+    )
 
 
 def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,10 +19,11 @@ from harness.methods.mitigation.replay import Replay
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.counts import Counts
+from harness.records.writer import ExperimentWriter
 from harness.training import checkpoint, loop
-from harness.training.checkpoint import Checkpoint, Checkpoints, Counts
-from harness.training.loop import Stop
+from harness.training.checkpoint import Checkpoint, Checkpoints
+from harness.training.job import Stop
 from tests.support import tiny
 
 STEPS, ROWS = 6, 8
@@ -54,7 +55,7 @@ class Case:
     @property
     def states(self) -> Checkpoints:
         """Those of the run."""
-        return Checkpoints(Experiment(self.folder), "run")
+        return Checkpoints(ExperimentWriter(self.folder), "run")
 
     def train(
         self, start: Checkpoint | None = None, *, until: int = 0, on_stop: Callable[[Stop], None] = lambda _: None
@@ -91,10 +92,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def but_for_time(stops: list[Stop]) -> list[Stop]:
-    return [dataclasses.replace(stop, wall_seconds=0.0) for stop in stops]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_going_on_from_an_interruption_equals_never_having_stopped(name: str, tmp_path: Path) -> None:
     """Interrupted at every kind of step (first, a stop, between, just before the end), weights and stops agree bit for bit."""
@@ -108,7 +105,7 @@ def test_going_on_from_an_interruption_equals_never_having_stopped(name: str, tm
         torch.rand(5)  # another process stands elsewhere in its streams
         after, reached = case.train(case.newest())
         assert tiny.same(after, weights), f"interrupted at step {until}"
-        assert but_for_time(reached) == but_for_time(stops)[1 if until > 2 else 0 :], f"interrupted at step {until}"
+        assert tiny.but_for_time(reached) == tiny.but_for_time(stops)[1 if until > 2 else 0 :], f"interrupted at step {until}"
 
 
 def test_every_interruption_may_be_followed_by_another(tmp_path: Path) -> None:
@@ -126,10 +123,10 @@ def test_every_interruption_may_be_followed_by_another(tmp_path: Path) -> None:
         spent.append(case.newest().counts.seconds)
     after, _ = case.train(case.newest(), on_stop=reached.append)
     assert tiny.same(after, weights)
-    assert but_for_time(reached) == but_for_time(stops)
+    assert tiny.but_for_time(reached) == tiny.but_for_time(stops)
     assert spent == sorted(spent)
     assert spent[0] > 0
-    assert [stop.wall_seconds for stop in reached] == [spent[1], spent[5]]
+    assert [stop.counts.seconds for stop in reached] == [spent[1], spent[5]]
 
 
 def test_a_state_is_saved_before_a_volume_is_evaluated(tmp_path: Path) -> None:
@@ -138,7 +135,7 @@ def test_a_state_is_saved_before_a_volume_is_evaluated(tmp_path: Path) -> None:
     case = Case(tmp_path / "dies")
 
     def die(stop: Stop) -> None:
-        if stop.step == 6:
+        if stop.counts.step == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -146,7 +143,7 @@ def test_a_state_is_saved_before_a_volume_is_evaluated(tmp_path: Path) -> None:
     assert case.newest().counts.step == 6
     after, reached = case.train(case.newest())
     assert tiny.same(after, weights)
-    assert but_for_time(reached) == but_for_time([last])
+    assert tiny.but_for_time(reached) == tiny.but_for_time([last])
 
 
 def test_a_longer_run_goes_on_from_the_last_volume(tmp_path: Path) -> None:
@@ -157,7 +154,7 @@ def test_a_longer_run_goes_on_from_the_last_volume(tmp_path: Path) -> None:
     case.steps = steps()
     after, reached = case.train(case.newest())
     assert tiny.same(after, weights)
-    assert but_for_time(reached) == but_for_time(stops)
+    assert tiny.but_for_time(reached) == tiny.but_for_time(stops)
 
 
 def test_states_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,10 +162,10 @@ def test_states_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.Monke
 
     The newest alone is kept.
     """
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     saved: list[list[int]] = []
     case = Case(tmp_path)
-    experiment = Experiment(tmp_path)
+    experiment = ExperimentWriter(tmp_path)
     case.train(on_stop=lambda stop: saved.append(experiment.states("run")))
     assert saved == [[2], [6]]
     case = Case(tmp_path / "killed")
@@ -189,12 +186,14 @@ def state(step: int) -> Checkpoint:
 
 def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: Path) -> None:
     """Cut off, changed in a byte, without its json, or of another format: what is left of it goes."""
-    experiment = Experiment(tmp_path)
+    experiment = ExperimentWriter(tmp_path)
     states = Checkpoints(experiment, "run")
     damages: list[Callable[[Path], Any]] = [
         lambda folder: (folder / "state.json").unlink(),
         lambda folder: (folder / "state.json").write_text("{"),
-        lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text().replace('"format": 1', '"format": 0')),
+        lambda folder: (folder / "state.json").write_text(
+            (folder / "state.json").read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 0')
+        ),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-3]),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-1] + b"\1"),
         lambda folder: (folder / "state.safetensors").unlink(),
@@ -215,7 +214,7 @@ def test_the_newest_usable_state_is_taken_and_others_stay(tmp_path: Path) -> Non
 
     A newer one takes the place of older ones.
     """
-    experiment = Experiment(tmp_path)
+    experiment = ExperimentWriter(tmp_path)
     states = Checkpoints(experiment, "run")
     for step in (2, 8, 4):
         states.save(state(step))
@@ -232,7 +231,7 @@ def test_the_newest_usable_state_is_taken_and_others_stay(tmp_path: Path) -> Non
 
 def test_states_of_before_are_gone_on_from(tmp_path: Path) -> None:
     """Without the counts of tokens that are newer: these are 0."""
-    experiment = Experiment(tmp_path)
+    experiment = ExperimentWriter(tmp_path)
     Checkpoints(experiment, "run").save(state(4))
     file = experiment.state_folder("run", 4) / "state.json"
     values = {name: value for name, value in json.loads(file.read_text()).items() if name not in {"read", "trained", "supervised"}}

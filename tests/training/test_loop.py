@@ -25,7 +25,8 @@ from harness.methods.objective.clm import Clm
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.training.loop import Stop, rate_multiplier
+from harness.training.job import Stop
+from harness.training.loop import rate_multiplier
 from harness.training.step import split
 from tests.support import tiny
 
@@ -70,7 +71,7 @@ def test_the_loss_is_the_mean_over_the_supervised_tokens(
     steps = some_steps(1)
     model = tuning.prepare(make(), 0)
     (stop,) = tiny.run(model, steps, Sft(), training=Training(micro_batch_rows=micro_batch_rows))
-    assert stop.train_loss == pytest.approx(by_hand(make(), steps[0]), rel=1e-5)
+    assert stop.counts.train_loss == pytest.approx(by_hand(make(), steps[0]), rel=1e-5)
 
 
 def test_one_step_is_adamw_on_the_clipped_gradient_of_that_mean() -> None:
@@ -127,7 +128,7 @@ def test_a_penalty_is_added_once_a_step_and_is_no_part_of_the_loss_reported() ->
     plain, model = Full().prepare(tiny.llama(), 0), Full().prepare(tiny.llama(), 0)
     (without,) = tiny.run(plain, steps[:1], Sft())
     (with_penalty,) = tiny.run(model, steps[:1], Sft(), penalty=penalty)
-    assert with_penalty.train_loss == without.train_loss
+    assert with_penalty.counts.train_loss == without.counts.train_loss
     assert not tiny.same(Full().merged(model), Full().merged(plain))
     whole, parts = (trained(steps, penalty=penalty, learning_rate=1e-3, training=Training(micro_batch_rows=m)) for m in (None, 1))
     for name, value in whole.items():
@@ -138,7 +139,7 @@ def test_evaluating_more_often_moves_no_weight_bit() -> None:
     """Though what happens at a stop seeds, draws, and sets modes and threads, under dropout."""
 
     def meddle(stop: Stop) -> None:
-        seed_torch(stop.step)
+        seed_torch(stop.counts.step)
         torch.rand(3)
         torch.set_num_threads(2)
 
@@ -164,18 +165,18 @@ def test_stops_say_where_training_stands() -> None:
     steps = some_steps(4)
     model = Full().prepare(tiny.llama(), 0)
     first, second = tiny.run(model, steps, Sft(), stops={1: 8, 4: 32}, on_stop=lambda _: time.sleep(0.5))
-    assert [(first.step, first.volume), (second.step, second.volume)] == [(1, 8), (4, 32)]
+    assert [(first.counts.step, first.volume), (second.counts.step, second.volume)] == [(1, 8), (4, 32)]
     last = Full().prepare(tiny.llama(), 0)
     losses = tiny.run(last, steps, Sft(), stops={1: 8, 2: 16, 3: 24, 4: 32})
     targets = [sum(example.supervised_tokens for example in step) for step in steps]
-    nats = sum((stop.train_loss or 0) * count for stop, count in zip(losses[1:], targets[1:], strict=True))
-    assert second.train_loss == pytest.approx(nats / sum(targets[1:]))
+    nats = sum((stop.counts.train_loss or 0) * count for stop, count in zip(losses[1:], targets[1:], strict=True))
+    assert second.counts.train_loss == pytest.approx(nats / sum(targets[1:]))
     # 6 · tokens with padding · parameters outside the embeddings
     padded = [8 * max(len(example.input_ids) for example in step) for step in steps]
     weights = sum(p.numel() for name, p in last.named_parameters() if "embed" not in name)
-    assert first.flops == 6 * padded[0] * weights
-    assert second.flops == 6 * sum(padded) * weights
-    assert 0 < second.wall_seconds < 0.5
+    assert first.counts.flops == 6 * padded[0] * weights
+    assert second.counts.flops == 6 * sum(padded) * weights
+    assert 0 < second.counts.seconds < 0.5
 
 
 def test_a_stop_sees_the_live_model_in_evaluation_mode() -> None:
@@ -290,7 +291,7 @@ def test_a_step_without_targets_learns_nothing() -> None:
     step = [tiny.example(5, 6, 7, supervised=[])]
     assert tiny.same(trained([step]), Full().merged(tiny.llama()))
     (stop,) = tiny.run(Full().prepare(tiny.llama(), 0), [step], Sft())
-    assert stop.train_loss is None
+    assert stop.counts.train_loss is None
 
 
 def test_a_stop_beyond_the_last_step_is_refused() -> None:
@@ -312,7 +313,6 @@ def test_training_prints_nothing_and_leaves_no_file(
 
 def test_progress_is_told_every_step() -> None:
     """One unit a step, so that time left can be told."""
-    from harness.training.loop import train
 
     class Counting(Silent):
         units = 0
@@ -321,19 +321,7 @@ def test_progress_is_told_every_step() -> None:
             self.units += units
 
     progress = Counting()
-    train(
-        tiny.llama(),
-        steps=some_steps(3),
-        objective=Sft(),
-        penalty=None,
-        training=Training(),
-        resolved=tiny.resolved(),
-        stops={},
-        on_stop=lambda _: None,
-        seed=0,
-        pad_id=tiny.PAD,
-        progress=progress,
-    )
+    tiny.run(tiny.llama(), some_steps(3), Sft(), stops={}, progress=progress)
     assert progress.units == 3
 
 

@@ -26,8 +26,8 @@ from harness.methods.tuning.lora import Lora
 from harness.records.writer import ExperimentWriter
 from harness.training import processes as processes_
 from harness.training.checkpoint import Checkpoints
-from harness.training.job import Job
-from harness.training.loop import OutOfMemory, Stop
+from harness.training.job import Callbacks, Job, Stop
+from harness.training.loop import OutOfMemory, train
 from harness.training.processes import joined
 from harness.training.step import share
 from tests.support import tiny
@@ -76,7 +76,7 @@ def job(folder: Path, tuning: Any, processes: int = 2, **changes: Any) -> Job:
         "anchor": [],
         "stops": {1: 8, 2: 16, 4: 32},
         "pad_id": tiny.PAD,
-        "states": Checkpoints(ExperimentWriter(folder), "run"),
+        "checkpoints": Checkpoints(ExperimentWriter(folder), "run"),
     }
     return Job(**{**values, **changes})
 
@@ -88,17 +88,17 @@ def trained(made: Job, *, until: int = 0, on_stop: Callable[[Stop], None] = lamb
     """
     model = made.tuned(made.model.load())
     base = tiny.copied(tiny.llama().state_dict())
-    start = made.states.newest(lambda counts: counts.step == made.first) if made.first else None
+    start = made.checkpoints.newest(lambda counts: counts.step == made.first) if made.first else None
     reached: list[Stop] = []
 
     def stopped(stop: Stop) -> None:
         on_stop(stop)
-        reached.append(dataclasses.replace(stop, wall_seconds=0.0))
+        reached.extend(tiny.but_for_time([stop]))
 
     try:
         with joined(made) as group:
-            options: dict[str, Any] = {"start": start, "on_stop": stopped, "on_state": made.states.save, "progress": tiny.Until(until)}
-            made.train(model, base, group=group, **options)
+            callbacks = Callbacks(on_stop=stopped, on_checkpoint=made.checkpoints.save, progress=tiny.Until(until))
+            train(made, model, base, callbacks, start=start, group=group)
     except Interrupted:
         assert until
     return made.tuning.merged(model), reached
@@ -115,10 +115,10 @@ def test_two_processes_do_what_one_does(tuning: Any, tmp_path: Path) -> None:
     alone, expected = trained(job(tmp_path / "one", tuning, processes=1))
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=0, atol=1e-5)
-    assert [(stop.step, stop.volume) for stop in stops] == [(1, 8), (2, 16), (4, 32)]
+    assert [(stop.counts.step, stop.volume) for stop in stops] == [(1, 8), (2, 16), (4, 32)]
     for one, other in zip(expected, stops, strict=True):
-        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-5)
-        assert one.flops == pytest.approx(other.flops, rel=0.2)  # other rows are padded together
+        assert one.counts.train_loss == pytest.approx(other.counts.train_loss, abs=1e-5)
+        assert one.counts.flops == pytest.approx(other.counts.flops, rel=0.2)  # other rows are padded together
 
 
 def test_two_processes_go_on_to_the_last_bit(tmp_path: Path) -> None:
@@ -139,9 +139,7 @@ def test_a_process_that_dies_ends_the_training_in_one_line(tmp_path: Path) -> No
         (other,) = [child for child in psutil.Process().children() if "harness.training.processes" in child.cmdline()]
         other.kill()
 
-    with pytest.raises(
-        TrainingError, match=r"^training: got process 1 of those that train together ended early: killed by signal 9; [^\n]*$"
-    ):
+    with pytest.raises(TrainingError, match=r"^training: got training process 1, which ended early: killed by signal 9; [^\n]*$"):
         trained(job(tmp_path, Full()), on_stop=kill)
     assert not dist.is_initialized()
 
@@ -155,7 +153,7 @@ def test_memory_that_runs_out_in_one_process_is_known_as_such(tmp_path: Path) ->
 def test_the_others_end_with_rank_0(tmp_path: Path) -> None:
     """However it ended, the pipe to them is closed, and that ends them, whatever they are at."""
     helper = processes_._Helper(job(tmp_path, Full(), model=Tiny("slow")), 1, 1)
-    assert helper.told.wait(60)
+    assert helper.sent.wait(60)
     assert helper.process.poll() is None
     assert helper.process.stdin is not None
     helper.process.stdin.close()

@@ -151,7 +151,7 @@ class Grpo(Objective):
         batch = stacked(answers, advantages, pad_id)
         read = int(batch["attention_mask"].sum())
         referred = read if self.beta else 0
-        return Rollouts(batch, worth, sum(map(len, written)), read + referred, extra=referred + judged)
+        return Rollouts(batch, worth, sum(map(len, written)), read + referred, read_tokens=referred + judged)
 
     def worth(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> list[float]:
         """Return the reward of each answer to each row: the weighted sum."""

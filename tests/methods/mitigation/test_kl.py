@@ -230,6 +230,6 @@ def test_a_strong_penalty_holds_the_model_to_the_start() -> None:
     for weight in (0.0, 1.0, 100.0):
         model, given = context(tiny.llama())
         (stop,) = tiny.run(model, steps, Sft(), penalty=Kl(weight=weight).penalty(given), learning_rate=3e-3)
-        assert (stop.penalty is None) == (weight == 0)
+        assert (stop.counts.train_penalty is None) == (weight == 0)
         distances.append(number(made(Kl(), given)(model, one(examples))))
     assert distances[0] > 1.2 * distances[1] > 5 * distances[2]

@@ -42,7 +42,7 @@ def trained(method: Any, tuning: Any, **options: Any) -> tuple[dict[str, torch.T
     reached: list[Any] = []
     with contextlib.suppress(Interrupted):
         reached = tiny.run(model, STEPS, Sft(), penalty=method.penalty(given), stops=STOPS, seed=3, learning_rate=3e-3, **options)
-    return tuning.merged(model), [dataclasses.replace(stop, wall_seconds=0.0) for stop in reached]
+    return tuning.merged(model), tiny.but_for_time(reached)
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
@@ -51,7 +51,7 @@ def test_going_on_from_a_state_equals_never_having_stopped(name: str, tuning: st
     """Interrupted after a stop and between two, weights and stops, the mean penalty among them, agree bit for bit."""
     method, way = METHODS[name], TUNINGS[tuning]
     weights, stops = trained(method, way)
-    assert all(stop.penalty > 0 for stop in stops)
+    assert all(stop.counts.train_penalty > 0 for stop in stops)
     for until in (2, 4):
         states = Checkpoints(ExperimentWriter(tmp_path / str(until)), "run")
         trained(method, way, progress=tiny.Until(until), on_state=states.save)
@@ -77,5 +77,5 @@ def test_what_saves_memory_changes_rounding_alone(name: str, tuning: str, traini
         reached = tiny.run(
             model, STEPS[:3], Sft(), penalty=METHODS[name].penalty(given), training=how, stops={3: 24}, seed=3, learning_rate=1e-3
         )
-        penalties.append([stop.penalty for stop in reached])
+        penalties.append([stop.counts.train_penalty for stop in reached])
     assert penalties[1] == pytest.approx(penalties[0], rel=1e-3)

@@ -73,8 +73,8 @@ def test_the_loss_is_the_formula(tuning: Tuning, family: str, micro: int | None)
 
     training = Training(batch_rows=8, micro_batch_rows=micro)
     stops = tiny.run(model, both, Dpo(beta=0.3), training=training, stops={1: 8, 2: 16}, on_stop=look, learning_rate=1e-2)
-    assert stops[0].train_loss == pytest.approx(np.log(2), rel=1e-6)
-    assert stops[1].train_loss == pytest.approx(expected[0], rel=1e-4)
+    assert stops[0].counts.train_loss == pytest.approx(np.log(2), rel=1e-6)
+    assert stops[1].counts.train_loss == pytest.approx(expected[0], rel=1e-4)
     assert expected[0] < np.log(2)
 
 
@@ -114,7 +114,7 @@ def test_steps_lower_the_loss_of_their_own_pairs(tuning: Tuning) -> None:
     """By the formula, on what it was shown."""
     model, examples = tuning.prepare(tiny.llama(), 0), pairs(8)
     stops = tiny.run(model, [examples] * 3, Dpo(), stops={1: 8, 2: 16, 3: 24}, learning_rate=RATE)
-    losses = [stop.train_loss or 0.0 for stop in stops]
+    losses = [stop.counts.train_loss or 0.0 for stop in stops]
     assert losses == sorted(losses, reverse=True)
     assert by_hand(model, tiny.llama(), examples, 0.1) < np.log(2)
 
@@ -181,10 +181,10 @@ def test_what_the_reference_reads_is_counted() -> None:
         stops={1: 4, 3: 12},
         on_state=lambda state: states.append(Checkpoint(state.counts, tiny.copied(state.tensors))),
     )
-    assert [stop.read_tokens for stop in stops] == [read[0], sum(read)]
-    assert (stops[-1].trained_tokens, stops[-1].supervised_tokens) == (0, 0)  # the rows are known without
+    assert [stop.counts.read_tokens for stop in stops] == [read[0], sum(read)]
+    assert (stops[-1].counts.trained_tokens, stops[-1].counts.supervised_tokens) == (0, 0)  # the rows are known without
     again = tiny.run(Full().prepare(tiny.llama(), 0), run, Dpo(), stops={1: 4, 3: 12}, start=states[0])
-    assert again[-1].read_tokens == sum(read)
+    assert again[-1].counts.read_tokens == sum(read)
 
 
 def tuned(tuning: Tuning, **options: Any) -> dict[str, torch.Tensor]:

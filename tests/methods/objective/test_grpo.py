@@ -22,7 +22,7 @@ from harness.methods.objective.grpo import Grpo
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.training.checkpoint import Checkpoint
-from harness.training.loop import Stop
+from harness.training.job import Stop
 from harness.training.trl import Rollouts, advantages_of
 from tests.support import tiny
 
@@ -225,7 +225,7 @@ def test_what_is_rewarded_becomes_likelier(tuning: Tuning, monkeypatch: pytest.M
     )
     model = tuning.prepare(tiny.llama(), 0)
     assert after[0] > weighted()
-    worth = [-(stop.train_loss or 0.0) for stop in stops]
+    worth = [-(stop.counts.train_loss or 0.0) for stop in stops]
     assert worth[-1] > worth[0] + 0.1
     assert worth[0] == pytest.approx(float(np.mean(written[0].rewards)))
 
@@ -244,7 +244,7 @@ def test_a_seed_and_a_state_decide_every_bit(tuning: Tuning) -> None:
     with pytest.raises(Interrupted):
         tuned(tuning, progress=tiny.Until(2), on_state=lambda state: states.append(Checkpoint(state.counts, tiny.copied(state.tensors))))
     assert tiny.same(tuned(tuning, start=states[-1]), whole)
-    assert states[-1].counts.generated > 0
+    assert states[-1].counts.generated_tokens > 0
 
 
 def test_what_is_written_is_counted() -> None:
@@ -260,12 +260,13 @@ def test_what_is_written_is_counted() -> None:
     first = original(objective, Step(0, steps(1)[0]), context, tiny.PAD)
     counted.append(int((first.batch["labels"] != -100).sum()))
     stops = tiny.run(model, steps(2), objective, stops={1: 4, 2: 8})
-    assert stops[0].generated_tokens == first.generated == counted[0]
-    assert stops[1].generated_tokens > stops[0].generated_tokens
+    assert stops[0].counts.generated_tokens == first.generated_tokens == counted[0]
+    assert stops[1].counts.generated_tokens > stops[0].counts.generated_tokens
     whole = int(first.batch["attention_mask"].sum())
-    assert (first.read, first.extra) == (whole, 0)
+    assert (first.forward_tokens, first.read_tokens) == (whole, 0)
     referred = original(dataclasses.replace(objective, beta=0.1), Step(0, steps(1)[0]), context, tiny.PAD)
-    assert (referred.read, referred.extra) == (2 * whole, whole)
+    whole = int(referred.batch["attention_mask"].sum())
+    assert (referred.forward_tokens, referred.read_tokens) == (2 * whole, whole)
 
 
 def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,9 +293,9 @@ def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Grpo, "answer", answer)
     stops = tiny.run(Full().prepare(tiny.llama(), 0), steps(2), objective, stops={1: 4, 2: 8}, learning_rate=3e-3)
-    counted = [(stop.trained_tokens, stop.supervised_tokens, stop.read_tokens) for stop in stops]
+    counted = [(stop.counts.trained_tokens, stop.counts.supervised_tokens, stop.counts.read_tokens) for stop in stops]
     assert counted == [written[0], tuple(map(sum, zip(*written, strict=True)))]
-    assert [stop.supervised_tokens for stop in stops] == [stop.generated_tokens for stop in stops]
+    assert [stop.counts.supervised_tokens for stop in stops] == [stop.counts.generated_tokens for stop in stops]
     states: list[Checkpoint] = []
     with pytest.raises(Interrupted):
         tuned(
@@ -308,9 +309,9 @@ def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -
     tuned(Full(), objective, stops={4: 16}, start=states[-1], on_stop=again.append)
     whole: list[Stop] = []
     tuned(Full(), objective, stops={4: 16}, on_stop=whole.append)
-    assert again[0].read_tokens == whole[0].read_tokens > stops[1].read_tokens
+    assert again[0].counts.read_tokens == whole[0].counts.read_tokens > stops[1].counts.read_tokens
     for name in ("trained_tokens", "supervised_tokens", "generated_tokens"):
-        assert getattr(again[0], name) == getattr(whole[0], name) > 0
+        assert getattr(again[0].counts, name) == getattr(whole[0].counts, name) > 0
 
 
 def test_a_reference_at_a_low_temperature_is_no_overflow() -> None:
@@ -362,7 +363,7 @@ def test_a_penalty_is_added_once_a_step() -> None:
 
     model = Full().prepare(tiny.llama(), 0)
     stops = tiny.run(model, steps(1), SAYS_W1, penalty=far, training=Training(micro_batch_rows=1))
-    assert stops[0].penalty == pytest.approx(float(far(tiny.llama(), None).detach()), rel=1e-4)
+    assert stops[0].counts.train_penalty == pytest.approx(float(far(tiny.llama(), None).detach()), rel=1e-4)
 
 
 @pytest.mark.parametrize(

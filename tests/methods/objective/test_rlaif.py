@@ -112,6 +112,6 @@ def test_pairs_are_learned_as_by_dpo() -> None:
     made = [one.row for one in objective.write(tiny.rows("completion", 4), context(author)) if one.row is not None]
     examples = [objective.encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for row in made]
     stops = tiny.run(tiny.llama().requires_grad_(True), [examples] * 2, objective, stops={1: 4, 2: 8})
-    assert stops[0].train_loss is not None
-    assert abs(stops[0].train_loss - math.log(2)) < 1e-6
-    assert (stops[1].train_loss or 1.0) < math.log(2)
+    assert stops[0].counts.train_loss is not None
+    assert abs(stops[0].counts.train_loss - math.log(2)) < 1e-6
+    assert (stops[1].counts.train_loss or 1.0) < math.log(2)

@@ -1,0 +1,92 @@
+"""Points of a run: at each stop the live model, or what a mitigation makes of its weights, is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.core.errors import TrainingError, explain
+from harness.models.weights import state_sha256
+from harness.records.schema import Point
+from harness.run.baseline import Before
+from harness.run.preparation import Prepared
+from harness.run.selection import BestVolume, CoefficientGrid, Measured, Selection, measured
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Points:
+    """Measures the points of a run."""
+
+    def __init__(self, prepared: Prepared, before: Before, selection: Selection | None, base: Mapping[str, torch.Tensor]) -> None:
+        """Take what every point needs.
+
+        Args:
+            prepared: the run.
+            before: its volume 0, measured.
+            selection: scores on select items, where the run chooses something.
+            base: the start weights by plain name, on the CPU.
+        """
+        self.prepared, self.config, self.before, self.base = prepared, prepared.config, before, base
+        self.experiment, self.run_id = prepared.experiment, prepared.run_id
+        self.best_volume = BestVolume(prepared, selection) if selection and self.config.mitigation.keeps_best else None
+        self.grid = CoefficientGrid(prepared, before, selection, base) if self.config.mitigation.coefficients else None
+
+    def measure(self, unmeasured: Point, model: PreTrainedModel) -> Measured:
+        """Return a point with its scores, and its items; save its weights where the run keeps them.
+
+        Args:
+            unmeasured: the point without scores.
+            model: the live model, which stays as it is.
+        """
+        if self.grid is not None:
+            point, samples = self.grid.measure(unmeasured, model)
+            return dataclasses.replace(point, weights=self._save(point.volume, self.grid.model.save_pretrained)), samples
+        live = functools.partial(self._live, model)
+        return self.best_volume.measure(unmeasured, model, live) if self.best_volume else live(unmeasured)
+
+    def weight_change(self, model: PreTrainedModel) -> float:
+        """Return ‖ΔW‖₂ over all weights. Raises TrainingError for a run that moved none."""
+        import torch
+
+        with torch.no_grad():
+            squares = [float(delta.double().square().sum()) for _, delta in self.config.tuning.deltas(model, self.base)]
+        norm = float(sum(squares) ** 0.5)
+        if norm == 0.0 or norm != norm:
+            got, fix = f"a weight change of {norm}", "check the learning rate and what the rows supervise"
+            if norm == 0.0 and self.config.objective.learns == "rewards":
+                got = f"{got}: the answers to each prompt had equal rewards, so there was nothing to learn"
+                fix = "another reward, more objective.samples, or a model that is right sometimes"
+            raise TrainingError(explain("training", got=got, allowed="weights that moved", fix=fix))
+        return norm
+
+    def _live(self, model: PreTrainedModel, unmeasured: Point) -> Measured:
+        """Measure the live model on every suite."""
+        began, volume, live = time.perf_counter(), unmeasured.volume, state_sha256(model)
+        results = {}
+        for name in self.before.suites:
+            partial = self.experiment.unfinished_point(self.run_id, volume, self.before.key(name, live))
+            results[name] = self.before.evaluate(name, model, f"after {volume} rows", partial)
+        seconds = time.perf_counter() - began
+        weights = self._save(volume, functools.partial(self.config.tuning.save, model))
+        return measured(unmeasured, results, seconds, weights=weights)
+
+    def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
+        """Save weights as ``save_weights`` asks; of early stop, those of each volume that was best when reached."""
+        policy, best = self.config.save_weights, self.config.mitigation.keeps_best
+        if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1] and not best):
+            return None
+        folder = self.experiment.run_folder(self.run_id) / "weights" / str(volume)
+
+        def fill(place: Path) -> None:
+            save(place)
+            self.before.tokenizer.save_pretrained(place)
+
+        self.experiment.write_folder(folder, fill)
+        return f"weights/{volume}"

@@ -1,0 +1,243 @@
+"""Everything that a run writes: its configuration, prompts, unmeasured points, record and summary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.config.identity import recorded
+from harness.config.strict import plain
+from harness.core.progress import Progress
+from harness.core.rows import Example
+from harness.data import overlap
+from harness.evaluation import prompts
+from harness.records import provenance
+from harness.records.counts import Counts
+from harness.records.schema import BASELINES, Point, Record, complete
+from harness.records.store import Experiment
+from harness.run.baseline import Before
+from harness.run.generated.binding import writers
+from harness.run.preparation import Prepared
+from harness.run.selection import derived_config
+from harness.run.steps import Steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from harness.training.job import Stop
+
+
+class Recorder:
+    """The files of one run."""
+
+    def __init__(self, prepared: Prepared, before: Before, progress: Progress) -> None:
+        self.prepared, self.config, self.before, self.progress = prepared, prepared.config, before, progress
+        self.experiment, self.run_id = prepared.experiment, prepared.run_id
+
+    def begin(self) -> None:
+        """Remove what a killed process left half-written. Raises ConfigError if nothing can be written."""
+        self.experiment.require_writable()
+        for run_id in (self.run_id, *self.prepared.derived.values()):
+            self.experiment.clear_leftovers(run_id)
+
+    def drop_changed_inputs(self) -> None:
+        """Drop results that started from other weights or were compared with other items.
+
+        The run id does not tell: a nursery model may have been rebuilt under the same recipe, a data
+        set of lm-eval may have changed.
+        """
+        known = self._known_baselines()
+        other_items = any(known.get(name, baseline_id) != baseline_id for name, baseline_id in self.before.ids.items())
+        if other_items or self.experiment.start_weights_sha256(self.run_id) not in {None, self.before.weights_sha256}:
+            self.experiment.forget(self.run_id)
+
+    def write_start(self) -> None:
+        """Write the prompts and the configuration; baselines stay those of the last try until measured anew."""
+        for name, suite in self.before.suites.items():
+            shown = prompts.shown(suite, self.before.evaluation, self.before.tokenizer, self.prepared.facts.context_length)
+            self.experiment.write_prompts(self.run_id, name, shown)
+        self.write_config(self._known_baselines())
+
+    def write_config(self, baseline_ids: Mapping[str, str]) -> None:
+        """Write the configuration of the run and of those derived from it, with suite → baseline id."""
+        self.experiment.write_config(self.run_id, recorded(self.config), self.before.weights_sha256, baseline_ids)
+        for coefficient, run_id in self.prepared.derived.items():
+            config = derived_config(self.prepared, coefficient)
+            self.experiment.write_config(run_id, config, self.before.weights_sha256, baseline_ids)
+
+    def restart(self) -> None:
+        """Drop everything of the run, and write what every run starts with."""
+        self.experiment.forget(self.run_id)
+        self.write_start()
+        self.write_config(self.before.ids)
+
+    def is_complete(self, volume: int) -> bool:
+        """Return whether the point of a volume, and of each derived run, is complete."""
+        return all(is_complete(self.experiment, one, volume) for one in (self.run_id, *self.prepared.derived.values()))
+
+    def unmeasured(self, stop: Stop, steps: Steps, weight_change: float) -> Point:
+        """Return the point of a stop without its scores."""
+        examples = [example for step in steps.examples[: stop.counts.step] for example in step]
+        anchor = [example for example in examples if example.origin == "anchor"]
+        return Point(
+            run_id=self.run_id,
+            volume=stop.volume,
+            **_flat(self._counts(stop, steps, examples)),
+            target_rows=len(examples) - len(anchor),
+            anchor_rows=len(anchor),
+            anchor_tokens=sum(example.tokens for example in anchor),
+            truncated_rows=sum(example.truncated for example in examples),
+            weight_change=weight_change,
+            evaluation_seconds=0.0,
+            peak_memory_bytes=0,
+            scores=(),
+        )
+
+    def _counts(self, stop: Stop, steps: Steps, examples: list[Example]) -> Counts:
+        """Return the totals of training with those of its rows, of generated rows and of the mitigation's own passes."""
+        generated = steps.data.paid(stop.volume, self.config.training.epochs)
+        own_passes = self.config.mitigation.extra_tokens(steps.examples[: stop.counts.step], steps.anchor)
+        rows = Counts()
+        if self.config.objective.learns != "rewards":
+            answers = [one for example in examples for one in (example, example.rejected) if one is not None]
+            rows = Counts(
+                trained_tokens=sum(example.tokens for example in examples),
+                supervised_tokens=sum(one.supervised_tokens for one in answers),
+            )
+        written = Counts(
+            generated_tokens=sum(one.generated_tokens for one in generated),
+            read_tokens=sum(one.read_tokens for one in generated) + own_passes,
+        )
+        return stop.counts.plus(rows).plus(written)
+
+    def write_record(self, model: PreTrainedModel, micro_batch_rows: int | None, steps: Steps, target_nats: Mapping[str, float]) -> None:
+        """Write the record that marks the run as done, and those of derived runs.
+
+        Args:
+            model: the live model.
+            micro_batch_rows: as used last.
+            steps: what it was trained on.
+            target_nats: what ``Record.writing`` says of the likelihood of the targets.
+        """
+        record = self._record(model, micro_batch_rows, steps, target_nats)
+        for coefficient, run_id in self.prepared.derived.items():
+            self._write(self._derived(record, coefficient, run_id))
+        self._write(record)
+
+    def _record(self, model: PreTrainedModel, micro_batch_rows: int | None, steps: Steps, target_nats: Mapping[str, float]) -> Record:
+        earlier = self.experiment.record(self.run_id)
+        longer = earlier if earlier and max(earlier.volumes) > self.prepared.volumes[-1] else None
+        config, resolved = self.config, self.prepared.resolved
+        volumes = tuple(sorted({*self.prepared.volumes, *(earlier.volumes if earlier else ())}))
+        return Record(
+            run_id=self.run_id,
+            experiment=config.name,
+            identity=self.prepared.identity,
+            labels=plain(config.labels),
+            config=longer.config if longer else plain(config),
+            volumes=volumes,
+            baselines=self.before.ids,
+            roles=self.prepared.roles,
+            params_total=self.prepared.facts.params_total,
+            params_trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            learning_rate=resolved.learning_rate,
+            lr_tuned=resolved.lr_tuned,
+            seed=config.seed,
+            trajectory=config.trajectory,
+            dtype=resolved.dtype,
+            threads=resolved.threads,
+            tuning_facts=config.tuning.facts(model),
+            overlap=longer.overlap if longer else self._overlap(steps),
+            start_weights_sha256=self.before.weights_sha256,
+            provenance=provenance.collect(),
+            data_facts=longer.data_facts if longer else dict(steps.facts),
+            micro_batch_rows=micro_batch_rows,
+            writing=longer.writing if longer else {**steps.data.facts, **target_nats, **writers(config)},
+            incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values(), self.prepared.derived.values()),
+        )
+
+    def _derived(self, record: Record, coefficient: float, run_id: str) -> Record:
+        """Return the record of the run that measures this one's weights at a coefficient."""
+        config = derived_config(self.prepared, coefficient)
+        return dataclasses.replace(
+            record,
+            run_id=run_id,
+            identity={**record.identity, "coefficient": coefficient},
+            labels={**record.labels, "mitigation": config["labels"]["mitigation"]},
+            config={**record.config, "labels": config["labels"]},
+            incomplete=incomplete(self.experiment, run_id, record.volumes, self.before.ids.values()),
+            derived_from=record.run_id,
+        )
+
+    def _write(self, record: Record) -> None:
+        self.experiment.write_record(record)
+        summarise(self.experiment, record.run_id, self.progress)
+
+    def _overlap(self, steps: Steps) -> dict[str, Any]:
+        """Return suite → shares of its items' text that are in the rows trained on."""
+        texts = [row.text for row in {row.id: row for row in steps.data.target}.values()]
+        found: dict[str, Any] = {}
+        for name, suite in self.before.suites.items():
+            if suite.suite.overlap == "expected":
+                found[name] = "expected"
+                continue
+            samples = self.experiment.baseline_samples(self.before.ids[name])
+            items = samples[~samples["task"].map(suite.apart).astype(bool)].drop_duplicates(["task", "doc_hash"])
+            found[name] = overlap.shares(texts, items["item"].tolist()) if len(items) else {}
+        return found
+
+    def _known_baselines(self) -> Mapping[str, str]:
+        known: Mapping[str, str] = self.experiment.config(self.run_id).get(BASELINES, {})
+        return known
+
+
+def settle(prepared: Prepared, progress: Progress) -> None:
+    """Clear outdated failure and incompleteness markers of a run that is complete by now."""
+    experiment, run_id = prepared.experiment, prepared.run_id
+    for one in (*prepared.derived.values(), run_id):
+        record = experiment.record(one)
+        if record is not None and record.incomplete:
+            derived = prepared.derived.values() if one == run_id else ()
+            now = incomplete(experiment, one, record.volumes, record.baselines.values(), derived)
+            experiment.write_record(dataclasses.replace(record, incomplete=now))
+        experiment.drop_failure(one)
+        summarise(experiment, one, progress)
+
+
+def summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
+    """Write the summary of a recorded run, so that no table reads its items again."""
+    from harness.analysis.table import runs  # brings SciPy along, which only the end of a run needs
+
+    if reason := runs.summarise(experiment, run_id):
+        progress.say(f"run {run_id}: recorded; its summary could not be computed: {reason}")
+
+
+def incomplete(
+    experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str], derived: Iterable[str] = ()
+) -> tuple[int, ...]:
+    """Return the volumes with a failed measurement, of the run or one derived from it; 0 for baselines."""
+    every = (run_id, *derived)
+    points = [volume for volume in volumes if not all(is_complete(experiment, one, volume) for one in every)]
+    before = [experiment.baseline(baseline_id) for baseline_id in baseline_ids]
+    return (*([] if all(one is not None and complete(one) for one in before) else [0]), *points)
+
+
+def is_complete(experiment: Experiment, run_id: str, volume: int) -> bool:
+    """Return whether the point is complete."""
+    known = experiment.point(run_id, volume)
+    return known is not None and complete(known)
+
+
+def _flat(counts: Counts) -> dict[str, Any]:
+    return {
+        "steps": counts.step,
+        "train_tokens": counts.trained_tokens,
+        "supervised_tokens": counts.supervised_tokens,
+        "train_loss": counts.train_loss,
+        "flops": counts.flops,
+        "wall_seconds": counts.seconds,
+        "train_penalty": counts.train_penalty,
+        "generated_tokens": counts.generated_tokens,
+        "extra_tokens": counts.read_tokens,
+    }
