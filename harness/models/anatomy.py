@@ -16,6 +16,11 @@ MLP = ("mlp", "ffn", "feed_forward", "feedforward", "moe", "experts", "fc1", "fc
 """What module names of attention and MLP contain, over the families of transformers."""
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the model inside a PEFT model, with its adapters; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def blocks(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
     """Return the blocks of a model, the one next to the embeddings first: the list of modules as long as its config says.
 

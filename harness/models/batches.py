@@ -60,12 +60,22 @@ def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Foun
 
 def stack(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and attention mask of rows, int64 of shape (B, T), padded on the right."""
+    ids = [example.input_ids for example in examples]
+    return padded(ids), padded([[1] * len(row) for row in ids])
+
+
+def padded(rows: Sequence[Sequence[int]], width: int | None = None, *, pad: int = 0) -> torch.Tensor:
+    """Return integer rows padded on the right, int64 of shape (B, T).
+
+    Args:
+        rows: ids, labels, or masks of 0 and 1.
+        width: T; the longest row by default.
+        pad: value of the padding.
+    """
     import torch
 
-    longest = max(len(example.input_ids) for example in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for i, example in enumerate(examples):
-        ids[i, : len(example.input_ids)] = torch.tensor(example.input_ids)
-        attention[i, : len(example.input_ids)] = 1
-    return ids, attention
+    width = max(map(len, rows)) if width is None else width
+    found = torch.full((len(rows), width), pad, dtype=torch.long)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return found

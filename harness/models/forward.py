@@ -12,6 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.core.rows import Example
+from harness.models.anatomy import unwrapped
+from harness.models.batches import padded, stack
 
 if TYPE_CHECKING:
     import torch
@@ -70,16 +72,11 @@ def logits(model: PreTrainedModel, examples: Sequence[Example], half: bool) -> t
     """
     import torch
 
-    width = max(len(example.input_ids) for example in examples)
-    ids, attention, wanted = (torch.zeros(len(examples), width, dtype=torch.long) for _ in range(3))
-    for i, example in enumerate(examples):
-        length = len(example.input_ids)
-        ids[i, :length] = torch.tensor(example.input_ids)
-        attention[i, :length] = 1
-        wanted[i, : length - 1] = torch.tensor(example.supervised[1:], dtype=torch.long)
+    ids, attention = stack(examples)
+    wanted = padded([example.supervised[1:] for example in examples], ids.shape[1]).bool()
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
         scores = model(input_ids=ids.to(model.device), attention_mask=attention.to(model.device), use_cache=False).logits  # (B, T, V)
-    chosen: torch.Tensor = scores[wanted.bool().to(model.device)]
+    chosen: torch.Tensor = scores[wanted.to(model.device)]
     return chosen.float()
 
 
@@ -150,9 +147,7 @@ def _known() -> Callable[..., Any]:
 
 def plain_parameters(model: PreTrainedModel, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
     """Return the parameters that hold the start weights of these plain names, whether PEFT has wrapped the model or not."""
-    wrapped: Any = model
-    start = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
-    plain = {name.replace(".base_layer.", "."): parameter for name, parameter in start.named_parameters()}
+    plain = {name.replace(".base_layer.", "."): parameter for name, parameter in unwrapped(model).named_parameters()}
     return {name: plain[name] for name in names}
 
 

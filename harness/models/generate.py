@@ -15,6 +15,7 @@ import numpy as np
 from harness.core.methods import Sampling
 from harness.core.progress import Progress
 from harness.core.seeds import stream
+from harness.models.anatomy import unwrapped
 from harness.models.batches import batches
 
 if TYPE_CHECKING:
@@ -162,14 +163,9 @@ def _until_end(ids: Sequence[int], ends: frozenset[int]) -> Ids:
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the tokens that end a text or turn: the tokenizer's EOS, and those that the model's generation configuration names."""
-    named = getattr(_plain(model).generation_config, "eos_token_id", None)
+    named = getattr(unwrapped(model).generation_config, "eos_token_id", None)
     named = named if isinstance(named, list) else [named]
     return frozenset(token for token in [tokenizer.eos_token_id, *named] if isinstance(token, int))
-
-
-def _plain(model: Any) -> Any:
-    """Return the model inside a PEFT model; its adapters lie in it and work."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
@@ -180,7 +176,7 @@ def _neutral(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iter
     """
     from transformers import GenerationConfig
 
-    plain = _plain(model)
+    plain = unwrapped(model)
     own, ends = plain.generation_config, end_tokens(model, tokenizer)
     plain.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None, pad_token_id=min(ends, default=0))
     try:

@@ -82,7 +82,7 @@ class HubModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return a fresh tokenizer. Raises ModelError."""
         folder = self._folder(weights=False)
-        with _quiet():
+        with quiet():
             from transformers import AutoTokenizer
 
             try:
@@ -97,7 +97,7 @@ class HubModel:
         Raises ModelError, also if a weight is missing.
         """
         folder = self._folder()
-        with _quiet():
+        with quiet():
             import torch
             from transformers import AutoModelForCausalLM
 
@@ -138,7 +138,7 @@ class HubModel:
         return self._snapshot(weights=weights)
 
     def _snapshot(self, *, weights: bool) -> Path:
-        with _quiet():
+        with quiet():
             import huggingface_hub
             from huggingface_hub import constants
 
@@ -161,7 +161,7 @@ class HubModel:
 
     def _config(self, folder: Path) -> PreTrainedConfig:
         """Read the config and refuse what is no causal language model, or brings its own code unasked."""
-        with _quiet():
+        with quiet():
             from transformers import AutoConfig
             from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -200,7 +200,7 @@ class HubModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             try:
                 model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)
             except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
@@ -226,7 +226,7 @@ class HubModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and notices out of our own progress, for a while."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging

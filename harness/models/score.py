@@ -61,10 +61,7 @@ def _batch_nats(model: PreTrainedModel, examples: Sequence[Example], masks: Sequ
     import torch
 
     ids, attention = batches.stack(examples)  # (B, T)
-    wanted = torch.zeros(len(masks[0]), *ids.shape, dtype=torch.bool)  # (K, B, T)
-    for i, row in enumerate(masks):
-        for k, mask in enumerate(row):
-            wanted[k, i, : len(mask)] = torch.tensor(mask)
+    wanted = [batches.padded(of_rows, ids.shape[1]).bool() for of_rows in zip(*masks, strict=True)]  # K masks of shape (B, T)
     device = model.device
     logits = model(input_ids=ids.to(device), attention_mask=attention.to(device)).logits[:, :-1].float()  # (B, T-1, V)
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None].to(device)).squeeze(-1)  # (B, T-1)
