@@ -6,7 +6,6 @@ what they know.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,18 +13,18 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from harness.config import paths
-from harness.config.strict import check
-from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.errors import ModelError, explain
 from harness.core.files import locked
 from harness.core.sources import ModelFacts
 from harness.data.tinyworld import vocabulary, world
+from harness.models.hub import quiet
 from harness.models.nursery.pretraining import LOOP_VERSION, THREADS, build, pretrain
+from harness.models.nursery.recipe import Recipe
 from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
 
 if TYPE_CHECKING:
@@ -38,46 +37,8 @@ NOTES = "nursery.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nursery:
-    """A tiny pretrained model; every field is part of its recipe.
-
-    Attributes:
-        layers, width, heads: of a Llama with tied embeddings and as many key as query heads;
-            ``mlp`` is its inner width.
-        context: longest input, and length of the sequences it is pretrained on, in tokens.
-        tokens: budget of pretraining.
-        batch: sequences of one step.
-        learning_rate: peak; ``warmup`` is the share of steps it rises over, linearly, before it
-            falls to a tenth on a cosine.
-        prompt_weight: weight in the loss of every token but a document's last word, whose weight is
-            1: the last word is what can be known (a value, a sum, the form of a verb), the words
-            before it are mostly chance.
-        seed: of the initial weights and the order of the documents.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    mlp: int
-    tokens: int
-    learning_rate: float
-    batch: int = 16
-    context: int = 64
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    prompt_weight: float = 0.2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("layers", "width", "heads", "mlp", "tokens", "learning_rate", "batch"):
-            check(f"model.{name}", getattr(self, name), "greater than 0", lambda value: value > 0)
-        check("model.context", self.context, "at least 32, the longest texts of tinyworld", lambda value: value >= 32)
-        for name in ("warmup", "prompt_weight"):
-            check(f"model.{name}", getattr(self, name), "in [0, 1]", lambda value: 0 <= value <= 1)
-        check("model.weight_decay", self.weight_decay, "0 or greater", lambda value: value >= 0)
-        if self.width % (2 * self.heads):
-            raise ConfigError(explain("model.width", got=self.width, allowed=f"a multiple of 2 x model.heads = {2 * self.heads}"))
+class Nursery(Recipe):
+    """A tiny model, pretrained by its recipe when it is first loaded, and cached."""
 
     @property
     def recipe(self) -> str:
@@ -107,7 +68,7 @@ class Nursery:
         """
         from transformers import LlamaForCausalLM
 
-        with _without_bars():
+        with quiet():
             model = LlamaForCausalLM.from_pretrained(self._pretrained(), use_safetensors=True, local_files_only=True)
         return cast("PreTrainedModel", model.eval())
 
@@ -180,17 +141,3 @@ def _is_whole(folder: Path) -> bool:
     except ModelError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep the library's progress bars out of our own progress, for a while."""
-    from transformers.utils import logging as noise
-
-    bars = noise.is_progress_bar_enabled()
-    noise.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            noise.enable_progress_bar()
