@@ -11,12 +11,12 @@ from harness.config import composition
 from harness.config.strict import check
 from harness.core.errors import ConfigError, DataError, explain
 from harness.core.rows import Row, RowKind, Split
-from harness.core.sources import Source
+from harness.core.sources import Source, StagedSource
 from harness.data.fields import check_volumes
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSequence:
+class StageSequence(StagedSource):
     """Other members of conf/data as stages of one run.
 
     A stage's rows are those that a run on it alone would read, in the same order. Where a stage
