@@ -1,4 +1,4 @@
-"""Models of conf/model by name: found, and loaded onto a device."""
+"""Models of conf/model, loaded onto a device by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The nursery: tiny Llama-architecture models, pretrained once on tinyworld's base recipe and cached by it.
+"""The nursery: tiny Llama-architecture models, pretrained on tinyworld and cached by recipe.
 
-See ``harness.models.nursery.pretraining`` for how they are made, and benchmarks/tinyworld.md for
-what they know.
+``harness.models.nursery.pretraining`` trains them; benchmarks/tinyworld.md describes what they
+know.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTES = "nursery.json"
-"""Written last beside the weights: loss, seconds and recipe."""
+"""Written last, next to the weights: loss, seconds and recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,15 @@ class Nursery(Recipe):
 
     @property
     def recipe(self) -> str:
-        """SHA-256 of everything that decides the weights: the fields, the loop, the base texts and the vocabulary."""
+        """SHA-256 of everything that decides the weights.
+
+        That is the fields, the loop, the base texts and the vocabulary.
+        """
         made_of = dataclasses.asdict(self) | {"loop": LOOP_VERSION, "threads": THREADS, "world": world.fingerprint()}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def facts(self) -> ModelFacts:
-        """Count parameters on the meta device: nothing is trained or allocated."""
+        """Return sizes counted on the meta device, without training or allocating anything."""
         content = {"recipe": self.recipe}
         return ModelFacts(context_length=self.context, content=content, **sizes(content, self._without_weights))
 
@@ -62,7 +65,7 @@ class Nursery(Recipe):
         return tokenizer
 
     def load(self) -> PreTrainedModel:
-        """Return the pretrained model, from the cache or, the first time, by pretraining it.
+        """Return the pretrained model, from the cache; the first call pretrains it.
 
         Raises ModelError.
         """
@@ -73,7 +76,10 @@ class Nursery(Recipe):
         return cast("PreTrainedModel", model.eval())
 
     def weights_sha256(self) -> str:
-        """Hash of the cached weight file. Raises ModelError where the model was never loaded."""
+        """Return the hash of the cached weight file.
+
+        Raises ModelError for a model that was never loaded.
+        """
         file = self._folder() / WEIGHTS
         if not file.is_file():
             raise ModelError(
@@ -88,16 +94,16 @@ class Nursery(Recipe):
             return build(self)
 
     def _made(self) -> tuple[LlamaForCausalLM, float]:
-        """Make the model; return it and its last loss."""
+        """Train the model; return it and its last loss."""
         return pretrain(self)
 
     def _folder(self) -> Path:
         return paths.cache() / "nursery" / self.recipe
 
     def _pretrained(self) -> Path:
-        """Return the cache folder, filled.
+        """Return the cache folder of the pretrained model.
 
-        Of two processes that want the same model, one pretrains and the other waits.
+        Of two processes that need the same model, one pretrains it and the other waits.
         """
         folder = self._folder()
         if _is_whole(folder):
@@ -123,17 +129,17 @@ class Nursery(Recipe):
             self.tokenizer().save_pretrained(made)
             notes = {"recipe": self.recipe, "fields": dataclasses.asdict(self), "loss": loss, "seconds": seconds}
             (made / NOTES).write_text(json.dumps(notes, indent=1))
-            shutil.rmtree(folder, ignore_errors=True)  # a half-written one
+            shutil.rmtree(folder, ignore_errors=True)  # it may be there, half-written
             try:
                 made.rename(folder)
             except OSError:
-                if not _is_whole(folder):  # where locks do not work, another process may have been faster
+                if not _is_whole(folder):  # on a file system without locks, another process may have finished first
                     raise
         log.info("pretrained in %.0f s, loss %.3f: %s", seconds, loss, folder)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Say whether a cache folder holds a finished model."""
+    """Return whether a cache folder holds a finished model."""
     if not (folder / NOTES).is_file():
         return False
     try:

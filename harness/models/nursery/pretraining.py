@@ -1,7 +1,7 @@
-"""How the nursery's models are made: a bare loop, shorter than what configuring a trainer would take.
+"""Pretraining of the nursery's models, a loop of its own.
 
-Packed documents of the base recipe in sequences of constant length, AdamW, linear warm-up, cosine
-decay to a tenth.
+Documents of the base recipe are packed into sequences of constant length; AdamW, linear warm-up,
+cosine decay to a tenth.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 1
-"""Of pretraining, whatever the machine has: a second gains little at these sizes, and the
-weights' last digits depend on it."""
+"""Threads of pretraining, on any machine: a second one gains little at these sizes, and the last
+digits of the weights depend on their number."""
 
 LOOP_VERSION = 1
-"""Bumped by any change of the loop below, or of the architecture, that changes the weights."""
+"""To be raised by any change of the loop or the architecture that changes the weights."""
 
 
 def pretrain(recipe: Recipe) -> tuple[LlamaForCausalLM, float]:
@@ -63,13 +63,13 @@ def fit(recipe: Recipe, model: LlamaForCausalLM, losses: Iterator[torch.Tensor],
     """Train in place: AdamW, linear warm-up, cosine decay to a tenth.
 
     Args:
-        recipe: whose batch, context, warm-up and weight decay apply.
+        recipe: gives batch, context, warm-up and weight decay.
         model: in training mode.
-        losses: without end, each worked out from the weights as they are when it is asked for, in
-            nats per token.
+        losses: endless, in nats per token; each is computed from the current weights when the
+            iterator reaches it.
         tokens: budget of the stage.
         learning_rate: its peak.
-        stage: what to call it.
+        stage: its name, for the log.
 
     Returns:
         The last loss, smoothed.
@@ -110,7 +110,7 @@ def _loss(model: LlamaForCausalLM, ids: torch.Tensor, prompt_weight: float) -> t
 
 
 def batches(recipe: Recipe) -> Iterator[NDArray[np.int64]]:
-    """Yield batches of token ids, shape (batch, context), without end: epochs of shuffled documents, packed."""
+    """Yield endless epochs of shuffled, packed documents as token ids (batch, context)."""
     number = {word: i for i, word in enumerate(vocabulary.VOCABULARY)}
     begin, end = number[vocabulary.BEGIN], number[vocabulary.END]
     texts = [[begin, *(number[word] for word in text.split()), end] for text in world.documents()]
