@@ -24,23 +24,23 @@ ALIKE = ["model", "params_total", "tuning", "objective", "mitigation", "data", "
 _ROW = ["volume", "role", "suite", "task", "metric", "filter"]
 
 _SPECIFICATION = """
-shared_cell       string   cell whose volumes are checkpoints of one run
-independent_cell  string   cell whose volumes are runs of their own
-higher_is_better  boolean  direction of the metric
-shared_delta      Float64  change on the shared trajectory, in the metric's own unit and sign
-independent_delta Float64  change of the runs of their own
-difference        Float64  independent minus shared, in the metric's own unit and sign, over the seeds compared
-stderr            Float64  of the difference
-df                Float64  degrees of freedom of its t interval
-low               Float64  lower end of its interval
-high              Float64  upper end of its interval
-level             Float64  of confidence
-varies            string   what the interval follows: items, or seeds and items
-seeds             Int64    seeds that are paired; where seeds are not paired, those of the side with fewer
-note              string   why there is no difference, or which seeds are left out
+shared_cell       string   id of the cell whose volumes are checkpoints of one run
+independent_cell  string   id of the cell whose volumes are separate runs
+higher_is_better  boolean  whether higher values of the metric are better
+shared_delta      Float64  change on the shared trajectory, in the metric's unit; negative is worse if higher_is_better
+independent_delta Float64  change of the independent runs, in the metric's unit; negative is worse if higher_is_better
+difference        Float64  independent_delta minus shared_delta, over the seeds compared, in the metric's unit
+stderr            Float64  standard error of difference
+df                Float64  degrees of freedom of the t interval of difference
+low               Float64  lower end of the interval of difference
+high              Float64  upper end of the interval of difference
+level             Float64  confidence level of the interval, in 0..1
+varies            string   samples that the interval is over: items, or seeds and items
+seeds             Int64    number of paired seeds; where seeds are not paired, the number of the side with fewer
+note              string   reason why there is no difference, or which seeds are left out
 """
 _OWN, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column that only this table has → dtype; the same → what it holds."""
+"""For the columns that only this table has: column → dtype, and column → description."""
 
 COLUMNS = [*ALIKE, *_ROW, *_OWN]
 """Columns, in order."""

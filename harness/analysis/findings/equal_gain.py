@@ -55,41 +55,41 @@ mitigation."""
 
 _SPECIFICATION = """
 model             string   start model
-params_total      Int64    parameters of the model
-data              string   target data of both
-trajectory        string   of both
-dtype             string   of both, in training
-first             string   the method whose forgetting comes first, by the labels in which the two differ
-second            string   the other
-first_cell        string   cell of the first, as in the findings
-second_cell       string   cell of the second
-target_suite      string   whose change is the gain
-headline_suite    string   whose change is the forgetting
-first_reach       Float64  largest gain on the first's path
-second_reach      Float64  largest gain on the second's path
-range_high        Float64  upper end of the range of gain that both reach, which starts at 0; empty where there is none
-share             Float64  where in that range
-gain              Float64  the level: share times range_high
-first_forgetting  Float64  of the first, where its path first reaches the level; positive is worse
-second_forgetting Float64  of the second
-difference        Float64  first minus second; positive: the first forgets more
-stderr            Float64  of the difference
-df                Float64  degrees of freedom of its t interval
-low               Float64  lower end of its interval
-high              Float64  upper end of its interval
-level             Float64  of confidence
-varies            string   what the interval follows: items, or seeds and items
-seeds             Int64    seeds that are paired; where seeds are not paired, those of the method with fewer
-first_between     string   the volumes between which the first reaches the level; 0 stands for before training
-second_between    string   the same of the second
-non_monotone      boolean  whether the gain of either falls from one volume to a larger one
-no_common_range   boolean  whether there is no level of gain that both reach, so no number
-margin            Float64  a difference within ±margin is none that matters; as declared for the headline suite
+params_total      Int64    number of parameters of the model
+data              string   target data of both methods
+trajectory        string   trajectory of both methods: shared or independent
+dtype             string   floating-point type of the forward pass in training, of both methods
+first             string   first method, named by the labels in which the two differ
+second            string   second method, named by the labels in which the two differ
+first_cell        string   id of the first method's cell in the findings
+second_cell       string   id of the second method's cell in the findings
+target_suite      string   suite whose change is the gain
+headline_suite    string   suite whose change is the forgetting
+first_reach       Float64  largest gain on the first method's path, in the target metric's unit
+second_reach      Float64  largest gain on the second method's path, in the target metric's unit
+range_high        Float64  upper end of the range of gains that both methods reach, which starts at 0; empty without such a range
+share             Float64  position of the compared gain in that range, in 0..1
+gain              Float64  compared gain: share times range_high, in the target metric's unit
+first_forgetting  Float64  forgetting of the first method where its path first reaches the gain; positive is worse
+second_forgetting Float64  forgetting of the second method where its path first reaches the gain; positive is worse
+difference        Float64  first_forgetting minus second_forgetting; positive: the first method forgets more
+stderr            Float64  standard error of difference
+df                Float64  degrees of freedom of the t interval of difference
+low               Float64  lower end of the interval of difference
+high              Float64  upper end of the interval of difference
+level             Float64  confidence level of the interval, in 0..1
+varies            string   samples that the interval is over: items, or seeds and items
+seeds             Int64    number of paired seeds; where seeds are not paired, the number of the method with fewer
+first_between     string   volumes between which the first method reaches the gain; 0 is before training
+second_between    string   volumes between which the second method reaches the gain; 0 is before training
+non_monotone      boolean  whether the gain of either method falls from one volume to a larger one
+no_common_range   boolean  whether the two methods reach no common gain, so that there is no difference
+margin            Float64  declared margin of the headline suite, in its metric's unit: a difference within ±margin is negligible
 verdict           string   alike, first forgets more, second forgets more, or not enough evidence; not adjusted for several pairs
-note              string   why there is no number, and what to know of the one there is
+note              string   reason why there is no difference, or remarks on it
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column → dtype, in order; column → what it holds."""
+"""Column → dtype, in order, and column → description with unit and sign."""
 
 Row = dict[str, Any]
 

@@ -16,18 +16,18 @@ COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "generat
 COSTS += ["peak_memory_bytes"]
 
 _SPECIFICATION = """
-gain              Float64  change of the first target suite, positive is better
-gain_low          Float64  lower end of its 95% interval
-gain_high         Float64  upper end of its 95% interval
-forgetting        Float64  change of the headline suite, positive is worse
-forgetting_low    Float64  lower end of its 95% interval
-forgetting_high   Float64  upper end of its 95% interval
-is_frontier       boolean  none of its model and data, nor leaving it untuned, gains as much and forgets as little; never if it did not act
-target_suite      string   whose change is the gain
-headline_suite    string   whose change is the forgetting
+gain              Float64  change of the first target suite, in its metric's unit; positive is better
+gain_low          Float64  lower end of the 95% interval of gain
+gain_high         Float64  upper end of the 95% interval of gain
+forgetting        Float64  change of the headline suite, in its metric's unit; positive is worse
+forgetting_low    Float64  lower end of the 95% interval of forgetting
+forgetting_high   Float64  upper end of the 95% interval of forgetting
+is_frontier       boolean  whether no point of its model and data, nor the untuned model, dominates it; false if the method did not act
+target_suite      string   suite whose change is the gain
+headline_suite    string   suite whose change is the forgetting
 """
 _OWN, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column that only this table has → dtype; the same → what it holds."""
+"""For the columns that only this table has: column → dtype, and column → description."""
 
 COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", "acted", *_OWN, *COSTS]
 """Columns of the frontier, in order."""

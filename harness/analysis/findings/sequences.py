@@ -46,31 +46,31 @@ ENTRY = "R"
 """The measure of an entry of the matrix."""
 
 _SPECIFICATION = """
-cell              string   the runs that differ only in their seed, as in the findings
+cell              string   id of the cell (runs that differ only in their seed), as in the findings
 model             string   start model
-params_total      Int64    parameters of the model
-tuning            string   which weights move
-objective         string   what is learned
-mitigation        string   what protects the past
-data              string   the stages
-measure           string   R: an entry of the matrix; else the metric, its convention in its name
-after_stage       Int64    of an entry: stages learned, 0 before any
-stage             string   of an entry: the last of them
-suite             string   of an entry: what was measured
-own_stage         Int64    of an entry: the number of the stage that the suite belongs to; empty for a probe of none
-value             Float64  mean over seeds: of an entry in the metric's own unit and sign, of a metric turned so that higher R is better
-low               Float64  lower end of its t interval over seeds; empty with fewer than 3
-high              Float64  upper end of its t interval over seeds
-level             Float64  of confidence
-seeds             Int64    seeds that have every entry; the others are left out
-change            Float64  of an entry after its own stage: value minus that after its own stage; of a probe: minus that before any
-change_low        Float64  lower end of its interval, paired over items, and over seeds from 3 on
-change_high       Float64  upper end of its interval
-verdict           string   of that change: kept within the margin, else lost or gained where the interval leaves out 0; not adjusted
-note              string   seeds that were left out, or why there is no number
+params_total      Int64    number of parameters of the model
+tuning            string   tuning: which weights are trained, such as full or lora
+objective         string   training objective, such as sft or dpo
+mitigation        string   mitigation of forgetting, or none
+data              string   data of the stages
+measure           string   R: an entry of the matrix; otherwise the name of a metric, which includes its convention
+after_stage       Int64    of an entry: number of stages learned; 0 is before any stage
+stage             string   of an entry: the last of these stages
+suite             string   of an entry: suite that was measured
+own_stage         Int64    of an entry: number of the stage that the suite belongs to; empty for a suite of no stage
+value             Float64  mean over seeds: an entry in the metric's unit, a metric of R with higher being better
+low               Float64  lower end of the t interval of value over seeds; empty with fewer than 3 seeds
+high              Float64  upper end of the t interval of value over seeds; empty with fewer than 3 seeds
+level             Float64  confidence level of the interval, in 0..1
+seeds             Int64    number of seeds that have every entry; the others are left out
+change            Float64  of an entry after its own stage: value minus that after its own stage; for other suites, minus that before any
+change_low        Float64  lower end of the interval of change, paired over items, and over seeds if there are at least 3
+change_high       Float64  upper end of the interval of change
+verdict           string   of the change: kept inside ±margin; else lost or gained if its interval excludes 0; not adjusted
+note              string   seeds that were left out, or reason why there is no value
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column → dtype, in order; column → what it holds."""
+"""Column → dtype, in order, and column → description with unit and sign."""
 
 Row = dict[str, Any]
 

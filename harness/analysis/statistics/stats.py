@@ -142,7 +142,9 @@ def _tango_variance(lost: int, gained: int, items: int, delta: float) -> float:
 
 
 def proportion_interval(successes: Sequence[float], items: Sequence[int], level: float = LEVEL) -> Interval:
-    """Return the score interval of the mean over tasks of successes / n; for one task, Wilson's.
+    """Return the score interval of the mean over tasks of successes / n.
+
+    For one task it is Wilson's.
 
     Reference: Wilson 1927, Journal of the American Statistical Association 22:209.
     """
@@ -159,7 +161,7 @@ class _Task(NamedTuple):
 
 
 def _score_interval(tasks: Sequence[_Task], least: float, level: float) -> Interval:
-    """Invert the score test of the mean over tasks; true values are between ``least`` and 1."""
+    """Invert the score test of the mean over tasks, for true values in ``least``..1."""
     z = float(special.ndtri(0.5 + level / 2))
     return Interval(_score_bound(tasks, least, z), _score_bound(tasks, 1.0, z))
 
@@ -191,12 +193,12 @@ def _score_bound(tasks: Sequence[_Task], edge: float, z: float) -> float:
 
 
 def _crossing(task: _Task, edge: float, factor: float, *, power: int) -> float:
-    """Return the true value between estimate and ``edge`` with n |d − Δ|^power = factor · v(Δ)."""
+    """Solve n |d − Δ|^power = factor · v(Δ) for Δ between estimate and ``edge``."""
     if task.estimate == edge:
         return edge
 
     def beyond(true: float) -> float:
-        # A share, since both sides are 0 at an estimate of 1: their difference has a root there.
+        # A share, not a difference: both sides may be 0 at the estimate, which is not the root.
         distance, reach = task.items * abs(task.estimate - true) ** power, factor * task.variance(true)
         return distance / (distance + reach) - 0.5 if distance > 0 else -0.5
 
