@@ -1,8 +1,8 @@
-"""Sequences of stages: what a model knows of each stage after every stage, and what that comes to.
+"""Sequences of stages: scores on each stage after every stage, and their metrics.
 
-R[t, j] is the score on the suite of stage j after stage t, for t = 0…T (0: before any stage) and j
-= 1…T, turned so that higher is better (a loss has its sign turned). The metrics' names say which
-convention they follow, since papers and code of the same name differ:
+R[t, j] is the score on the suite of stage j after stage t, for t = 0…T (0: before any stage) and
+j = 1…T. Higher is better: the sign of a loss is reversed. The names of the metrics include their
+convention, since papers and code of the same name differ:
 
 - ``acc``: mean of R[T, j] over j.
 - ``learned``: mean of R[j, j] over j.
@@ -15,8 +15,8 @@ convention they follow, since papers and code of the same name differ:
 - ``forget_first_minus_last``: mean over j < T of R[j, j] − R[T, j], the first time the stage was
   learned minus the last.
 - ``fg_over_stages``: mean over j < T of the mean over t > j of 100 (R[j, j] − R[t, j]) / |R[j, j]|,
-  percent. In the paper what is lost was there at the start, and is set against R[0, j]: for probe
-  suites that is the column ``fg_over_volumes`` of the table.
+  percent. In the paper the reference is the score at the start, R[0, j]; for probe suites that is
+  the column ``fg_over_volumes`` of the table.
 
 Sources: Lopez-Paz & Ranzato 2017, arXiv 1706.08840 (ACC, BWT, FWT); Chaudhry et al. 2018, arXiv
 1801.10112 (forgetting, maximum over all stages but the last); Luo et al. 2023, arXiv 2308.08747,
@@ -43,7 +43,7 @@ from harness.analysis.table.columns import SUITE_TASK, specified
 from harness.records.schema import OWN_METRICS, Declared
 
 ENTRY = "R"
-"""The measure of an entry of the matrix."""
+"""Name of the measure of an entry of the matrix."""
 
 _SPECIFICATION = """
 cell              string   id of the cell (runs that differ only in their seed), as in the findings
@@ -77,16 +77,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of a run: names, which are those of their suites, and rows seen where each ends."""
+    """Stages of a run: names, equal to their suites', and target rows at their ends."""
 
     names: tuple[str, ...]
     ends: tuple[int, ...]
 
 
 def stages_of(config: Mapping[str, Any]) -> Stages | None:
-    """Return the stages of a run by its resolved configuration, plain values.
+    """Return the stages of a run; None where its data are not a sequence.
 
-    None where its data are no sequence.
+    ``config`` is its resolved configuration as plain values.
     """
     data = config.get("data")
     names = data.get("stages") if isinstance(data, Mapping) else None
@@ -115,24 +115,24 @@ def bwt_tminus1(r: Floats) -> float:
 
 
 def fwt_tminus1(r: Floats) -> float:
-    """Return how much better stages 2…T stood just before they were learned than before any stage."""
+    """Return the forward transfer: the gain on stages 2…T before they were learned."""
     return float((np.diagonal(r) - r[0])[1:].mean())
 
 
 def forget_max_excl_last(r: Floats) -> float:
-    """Return the forgetting of Chaudhry et al.: the best after stages 1…T−1, minus the last."""
+    """Return the forgetting of Chaudhry et al.: best score after stages 1…T−1 minus last."""
     return float((r[1:-1].max(axis=0) - r[-1])[:-1].mean())
 
 
 def forget_first_minus_last(r: Floats) -> float:
-    """Return the score when a stage was learned minus the last."""
+    """Return the score right after a stage was learned minus the last score."""
     return -bwt_tminus1(r)
 
 
 def fg_over_stages(r: Floats) -> float:
     """Return the percent lost since a stage was learned, mean over the stages after it.
 
-    NaN where a score was 0 then.
+    NaN where the score right after learning a stage was 0.
     """
     count, drops = r.shape[1], []
     for stage in range(count - 1):
@@ -152,18 +152,18 @@ METRICS: Mapping[str, Callable[[Floats], float]] = {
 def sequences(
     table: pd.DataFrame, changes: ItemChanges, declared: Declared, stages: Mapping[str, Stages], level: float = LEVEL
 ) -> pd.DataFrame:
-    """Return the matrix of every cell whose runs went through stages, entry by entry, and what it comes to.
+    """Return the matrix R and its metrics for every cell with stages.
 
     Args:
         table: the tidy table.
-        changes: of the items of its runs.
-        declared: margins of the verdicts.
+        changes: item changes of its runs.
+        declared: declarations with the margins of the verdicts.
         stages: run id → its stages.
-        level: of the intervals.
+        level: confidence level of the intervals.
 
     Returns:
-        Columns as in COLUMNS: a row an entry, then one a metric, cell by cell. Empty where there
-            are no stages.
+        Columns as in COLUMNS: for each cell, one row per entry, then one per metric. Empty where
+        there are no stages.
     """
     every, rows = cells(table), list[Row]()
     asked = table[table["run_id"].isin(list(stages)) & table["primary"].fillna(value=False) & (table["status"] == "ok")]
@@ -178,7 +178,7 @@ def sequences(
 
 
 class _Cell:
-    """The runs of a cell at the stages' ends: their suites' own rows, and which tasks those are made of."""
+    """Runs of a cell at the ends of stages: rows of suites and leaf tasks."""
 
     def __init__(self, rows: pd.DataFrame, changes: ItemChanges, declared: Declared, stages: Stages, level: float) -> None:
         self.changes, self.declared, self.stages, self.level = changes, declared, stages, level
@@ -239,7 +239,7 @@ class _Cell:
         return row | {"low": mean - half, "high": mean + half, "level": self.level}
 
     def _change(self, suite: str, start: int, volume: int) -> Row:
-        """Return how a suite changed from one volume to another, item by item, with its verdict."""
+        """Return a suite's change from one volume to another, paired by item, with its verdict."""
         tasks = self._tasks(suite, volume)
         later = stacked(self.changes, self.runs, volume, tasks)
         earlier = stacked(self.changes, self.runs, start, tasks) if start else None

@@ -140,7 +140,7 @@ def _normal(problem: Problem, theta: Floats, kept: Floats) -> tuple[Floats, Floa
 
 
 def influence(problem: Problem, theta: Floats) -> Floats:
-    """Return the derivative of a solution (p,) by the response of each point, shape (p, n).
+    """Return the derivative of a solution (p,) by each point's response, shape (p, n).
 
     Gauss-Newton approximation: second derivatives of the curve are left out.
     """
@@ -173,7 +173,7 @@ def jacobian(curve: Curve, theta: Floats, value: Floats) -> Floats:
 
 
 def _damped(normal: Floats, gradient: Floats, scale: Floats, damping: Floats) -> Floats:
-    """Solve (A + λ diag A) x = g, scaled so that diag A is 1."""
+    """Solve (A + λ diag A) x = g after scaling diag A to 1."""
     root = np.sqrt(scale)
     unit = normal / root[:, :, None] / root[:, None, :]
     unit[:, range(unit.shape[1]), range(unit.shape[1])] = 1.0 + np.maximum(damping, 1e-12)[:, None]

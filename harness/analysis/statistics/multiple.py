@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +12,7 @@ from harness.analysis.statistics.stats import Floats
 Ints = npt.NDArray[np.int64]
 
 
-def holm(p_values: npt.ArrayLike, families: Ints | None = None) -> tuple[Floats, Ints]:
+def holm(p_values: npt.ArrayLike, families: npt.NDArray[np.integer[Any]] | None = None) -> tuple[Floats, Ints]:
     """Adjust p-values for the number of tests in their family, by Holm's step-down procedure.
 
     The i-th smallest of m p-values becomes max over j ≤ i of min(1, (m − j + 1)·p_j). Rejecting
