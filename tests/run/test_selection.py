@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from harness.sweep.plan.stale import stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.units import units_of
 from harness.sweep.worker import came_to
-from tests.support.small_runs import Runs
+from tests.support.small_runs import Runs, without_time
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")
 A_POINT = 3
@@ -33,9 +32,8 @@ def numbers(point: Point) -> list[float | None]:
 def whole(run: Runs) -> dict[tuple[str, int], Point]:
     """Every point of the experiment, without the fields that differ between executions."""
     experiment = run.prepared.experiment
-    same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
     found = {(one, volume): experiment.point(one, volume) for one in experiment.run_ids() for volume in experiment.volumes(one)}
-    return {key: dataclasses.replace(point, **same) for key, point in found.items() if point}
+    return {key: without_time(point) for key, point in found.items() if point}
 
 
 def test_a_plan_counts_every_evaluation(runs: Runs) -> None:
@@ -81,7 +79,7 @@ def test_one_training_serves_every_coefficient(runs: Runs, tuning: str) -> None:
         assert own.selected == {**start.selected, **half.selected, **tuned.selected}
         assert f"{own.coefficient:g}" == selection.best(own.selected)
         assert numbers(own) == numbers(runs.point(volume, own.coefficient))
-        assert (own.train_tokens, half.train_tokens) == (plain[volume].train_tokens,) * 2
+        assert (own.counts.trained_tokens, half.counts.trained_tokens) == (plain[volume].counts.trained_tokens,) * 2
 
 
 def _baseline(runs: Runs, baseline_id: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.config.identity import identify
+from harness.records.counts import Counts
 from harness.records.schema import SAMPLE_COLUMNS, Baseline, Point, Record, Score
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
@@ -114,17 +115,12 @@ def point(unit: Unit, volume: int, *, seconds: float = 1.0) -> Point:
     return Point(
         run_id=unit.id,
         volume=volume,
-        steps=volume // 8,
+        counts=Counts(step=volume // 8, nats=1.0, targets=1, flops=1.0, seconds=seconds, trained_tokens=10 * volume),
         target_rows=volume,
         anchor_rows=0,
-        train_tokens=volume * 10,
-        supervised_tokens=volume * 5,
         anchor_tokens=0,
         truncated_rows=0,
-        train_loss=1.0,
         weight_change=1.0,
-        flops=1.0,
-        wall_seconds=seconds,
         evaluation_seconds=seconds,
         peak_memory_bytes=1,
         scores=(score(),),

@@ -259,7 +259,20 @@ def _roles(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _progress(point: Point) -> Row:
-    return {name: value for name, value in vars(point).items() if name in COLUMNS and name != "run_id"}
+    """Return the columns of a point: its own fields, and its running totals."""
+    counts = point.counts
+    totals: Row = {
+        "steps": counts.step,
+        "train_tokens": counts.trained_tokens,
+        "supervised_tokens": counts.supervised_tokens,
+        "train_loss": counts.train_loss,
+        "train_penalty": counts.train_penalty,
+        "flops": counts.flops,
+        "wall_seconds": counts.seconds,
+        "generated_tokens": counts.generated_tokens,
+        "extra_tokens": counts.read_tokens,
+    }
+    return totals | {name: value for name, value in vars(point).items() if name in COLUMNS and name != "run_id"}
 
 
 def _plain(value: Any, dtype: str) -> Any:

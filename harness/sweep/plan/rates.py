@@ -154,7 +154,8 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
     points = {volume: experiment.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ())}
     if not points or not all(points.values()):
         return None
-    last = points[max(points)]
+    spent = points[max(points)]["counts"]
+    seconds, trained = float(spent["seconds"]), int(spent["trained_tokens"])
     baselines = {name: _baseline(experiment, baseline_id, known) for name, baseline_id in record["baselines"].items()}
     whole = {name: found for name, found in baselines.items() if found}
     tuning, items = class_of(record["identity"]["tuning"]), str(record["identity"]["evaluation"].get("items"))
@@ -164,13 +165,13 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
         hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),
         tuning=tuning,
         params=int(record["params_total"]),
-        token_seconds=last["wall_seconds"] / last["train_tokens"] if last["wall_seconds"] and last["train_tokens"] else None,
+        token_seconds=seconds / trained if seconds and trained else None,
         point_key=(tuning, items, *sorted(record["roles"])),
         point_seconds=statistics.median(evaluations),
         suite_seconds={(name, items): float(found["wall_seconds"]) for name, found in whole.items()},
         peak_bytes=max(int(point["peak_memory_bytes"]) for point in points.values()),
         point_bytes=statistics.mean(experiment.point_bytes(run_id, volume) for volume in points),
-        other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), last["wall_seconds"] + sum(evaluations)),
+        other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), seconds + sum(evaluations)),
         asked={
             asked_key(found["identity"]["tokenizer"], found["identity"]["suite"], items): (experiment, record["baselines"][name])
             for name, found in whole.items()

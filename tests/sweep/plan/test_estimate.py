@@ -44,7 +44,8 @@ def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[s
     values = {"identity": identity, "params_total": params, "provenance": hardware, "volumes": [8, 16], "baselines": {"s": "b"}}
     write(experiment.run_folder(run_id) / "record.json", values | {"roles": {"s": "probe"}} | changes)
     for volume, share in ((8, 0.5), (16, 1.0)):
-        point = {"train_tokens": 100 * share, "wall_seconds": seconds * share, "evaluation_seconds": 4.0, "peak_memory_bytes": volume}
+        counts = {"trained_tokens": 100 * share, "seconds": seconds * share}
+        point = {"counts": counts, "evaluation_seconds": 4.0, "peak_memory_bytes": volume}
         write(experiment.point_folder(run_id, volume) / "point.json", point)
     baseline = {"wall_seconds": 3.0, "identity": {"tokenizer": "t", "suite": {"name": "s"}}}
     write(experiment.baseline_folder("b") / "baseline.json", baseline)
