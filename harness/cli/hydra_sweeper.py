@@ -35,6 +35,7 @@ class SweeperConfig:
     """What an experiment's yaml says under ``hydra.sweeper``; ``harness.sweep.axes`` says how."""
 
     _target_: str = "hydra_plugins.harness_sweep.HarnessSweeper"
+    arms: dict[str, Any] | None = None
     params: dict[str, Any] | None = None
     zip: list[Any] | None = None
     exclude: list[Any] | None = None
@@ -50,7 +51,7 @@ class HarnessSweeper(Sweeper):
     they are only accepted.
     """
 
-    def __init__(self, params: Any = None, zip: Any = None, exclude: Any = None) -> None:
+    def __init__(self, arms: Any = None, params: Any = None, zip: Any = None, exclude: Any = None) -> None:
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

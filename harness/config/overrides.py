@@ -1,4 +1,4 @@
-"""Hydra's override grammar: what is typed on the command line, or stands in an experiment's axes, sorted by what it does."""
+"""Hydra's override grammar: overrides of the command line or of an experiment's axes, parsed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,24 @@ PACKAGES = {
 GROUPS = [*PACKAGES, "experiment"]
 
 HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
-"""Groups whose name in Hydra's override grammar is another: members of another group in a place
-of their own, which may be empty."""
+"""Group → its key in Hydra's grammar, for groups that take members of another group and may be
+empty."""
 
 
 NOT_SET = "~"
-"""Among the values of an axis: the key is left alone at that point, such as the settings of a
-method that is not chosen there."""
+"""A value of a zip: the key is not set at that point, such as a setting of a method that is not
+chosen there."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Overrides as given on the command line, sorted by what they do."""
+    """Overrides of the command line.
+
+    Attributes:
+        choices: group → its member; None where the group is left empty.
+        values: key → value, as typed.
+        sweeps: key → values of an axis, as typed.
+    """
 
     choices: Mapping[str, str | None]
     values: Mapping[str, str]
@@ -49,11 +55,11 @@ class Parsed:
 
     @property
     def keys(self) -> set[str]:
-        """Everything that is overridden."""
+        """Every key that is overridden."""
         return {*self.choices, *self.values, *self.sweeps}
 
     def hydra_lines(self) -> list[str]:
-        """Return the choices and values as Hydra takes them, whether a yaml lists the key or not."""
+        """Return the choices and values in Hydra's form, also for keys that no yaml lists."""
         return [_chosen(key, value) for key, value in self.choices.items()] + [f"++{key}={value}" for key, value in self.values.items()]
 
 
@@ -63,21 +69,21 @@ def _chosen(group: str, member: str | None) -> str:
 
 
 def folder_of(group: str) -> str:
-    """Return where the members of a group lie.
+    """Return the folder of a group's yaml files.
 
-    An anchor is any data yaml, a reference any model.
+    An anchor is any member of data, a reference any member of model.
     """
     return f"conf/{HYDRA_KEYS.get(group, group).partition('@')[0]}"
 
 
 def parse(overrides: Sequence[str]) -> Parsed:
-    """Parse Hydra's override grammar and check the group members named.
+    """Parse overrides and check that the group members exist.
 
-    Of what is given twice the last one counts, so that a script may add to what it was given.
+    Of a key given twice the last value counts, so that a script may append to its arguments.
 
     Raises:
-        ConfigError: also for two mitigations, which somebody wants together, and for a key with an
-            axis and anything else.
+        ConfigError: not Hydra's grammar; an unknown member; two mitigations, which cannot be
+            combined in one run; an axis and another value for the same key.
     """
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
@@ -107,7 +113,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
 
 
 def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
-    """Note the member of a group. Raises ConfigError for a second mitigation."""
+    """Set the member of a group. Raises ConfigError for a second mitigation."""
     check_choice(group, member)
     before = choices.get(group, member)
     if group == "mitigation" and before != member:
@@ -117,13 +123,34 @@ def _choose(choices: dict[str, str | None], group: str, member: str | None) -> N
 
 
 def key_of(override: Override) -> str:
-    """Return the key as we write it: Hydra's ``data@anchor`` is ``anchor``."""
+    """Return an override's key, see ``our_key``."""
     placed = f"{override.key_or_group}@{override.package}"
-    return str(override.package) if placed in HYDRA_KEYS.values() else override.key_or_group
+    return our_key(placed) if placed in HYDRA_KEYS.values() else override.key_or_group
+
+
+def our_key(key: str) -> str:
+    """Return a key as this project writes it: Hydra's ``data@anchor`` is ``anchor``."""
+    return key.partition("@")[2] if key in HYDRA_KEYS.values() else key
+
+
+def axis(key: str, value: Any) -> tuple[str, ...]:
+    """Return the values of an axis in yaml, as they would be typed; one where it is no axis.
+
+    ``~`` among them does not set the key. Raises ConfigError.
+    """
+    text = typed(value)
+    if NOT_SET in (parts := [part.strip() for part in text.split(",")]):
+        return tuple(parts)
+    return parse([f"{key}={text}"]).sweeps.get(our_key(key)) or (text,)
+
+
+def typed(value: Any) -> str:
+    """Return a yaml value as it would be typed."""
+    return "null" if value is None else str(value)
 
 
 def for_hydra(text: str) -> str:
-    """Return one override, or axis, as Hydra takes it, whether a yaml lists the key or not.
+    """Return one override, or axis, in Hydra's form, also for a key that no yaml lists.
 
     Raises ConfigError.
     """
@@ -137,7 +164,7 @@ def for_hydra(text: str) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def value_of(text: str) -> Any:
-    """Return the plain value that Hydra reads ``text`` as. Raises ConfigError."""
+    """Return the plain value of a text in Hydra's grammar. Raises ConfigError."""
     return int(text) if re.fullmatch(r"0|[1-9]\d*", text) else _parse_one(f"key={text}").value()
 
 
@@ -160,7 +187,7 @@ def _parser() -> OverridesParser:
 def _swept(override: Override) -> tuple[str, ...]:
     """Return the values of an axis.
 
-    A plain list of them as the user typed it, so that revision 12e45678 is no infinity.
+    Those of a plain list as the user typed them, so that revision 12e45678 is not infinity.
     """
     text = override.get_value_string()
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
@@ -173,7 +200,7 @@ def _swept(override: Override) -> tuple[str, ...]:
 
 
 def check_choice(group: str, member: str | None) -> None:
-    """Refuse a member that a group does not have. Raises ConfigError naming those it has."""
+    """Raise ConfigError for an unknown member of a group, naming the known ones."""
     if group not in GROUPS or member is None:
         return
     known = paths.members(folder_of(group))

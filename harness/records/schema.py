@@ -266,6 +266,8 @@ class Manifest:
         sweep: id of the last sweep, whose units lie in ``sweeps/``; None where there was only
             ``harness run``.
         declared: what they declared; None in a manifest from before there were declarations.
+        arms: run id → the name of its arm, for runs that have one. Names belong to the experiment,
+            not to a run: they are no part of its identity, and the last command's count.
     """
 
     experiment: str
@@ -273,6 +275,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     sweep: str | None = None
     declared: Declared | None = None
+    arms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

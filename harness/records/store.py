@@ -228,7 +228,14 @@ class Experiment:
         alone = probes.pop() if len(probes) == 1 else None
         return found if found.headline else dataclasses.replace(found, headline=alone)
 
-    def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None) -> None:
+    def arms(self) -> Mapping[str, str]:
+        """Return run id → the name of its arm in the last command; empty without arms."""
+        manifest = self._manifest()
+        return manifest.arms if manifest else {}
+
+    def write_manifest(
+        self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None, arms: Mapping[str, str] | None = None
+    ) -> None:
         """Say which runs are current.
 
         Args:
@@ -238,17 +245,20 @@ class Experiment:
                 inputs were others, so these supersede them. What was declared stays too, unless
                 they declare something.
             sweep: id of the sweep that asks; None leaves the last one.
+            arms: run id → the name of its arm; where runs are kept, their names are too.
         """
         settings = {config.get("settings") for config in asked.values()}
         kept = {run_id for run_id in self.asked() if self.config(run_id).get("settings") not in settings} if keep else set()
-        ids = sorted({*asked, *kept})
+        ids = {*asked, *kept}
         before = self._manifest()
         if sweep is None and before:
             sweep = before.sweep
         declared = next((_declared(config) for config in asked.values() if "declared" in config), None)
         if keep and before and before.declared and declared in (None, Declared()):
             declared = before.declared
-        manifest = Manifest(experiment=self.name, run_ids=tuple(ids), sweep=sweep, declared=declared)
+        named = {**(before.arms if keep and before else {}), **(arms or {})}
+        named = {run_id: name for run_id, name in named.items() if run_id in ids}
+        manifest = Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named)
         record_files.write_json(self.folder / "manifest.json", manifest)
 
     def _manifest(self) -> Manifest | None:

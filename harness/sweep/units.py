@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.config.identity import identify
-from harness.config.run_config import Labels
 from harness.records.schema import Unit
 from harness.run.preparation import Prepared
 from harness.sweep.axes import Asked
@@ -51,7 +50,7 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
         kind="run",
         id=prepared.run_id,
         overrides=one.overrides,
-        label=label(one.config.labels, one.config.seed, prepared.run_id),
+        label=label(one, prepared.run_id),
         needs=needs,
         baseline_keys=prepared.baseline_keys,
         volumes=tuple(prepared.volumes),
@@ -77,6 +76,7 @@ def _baseline(one: Asked, prepared: Prepared, keys: Mapping[str, str]) -> Unit:
     )
 
 
-def label(labels: Labels, seed: int, run_id: str) -> str:
-    """Return what people call a run."""
-    return f"{run_id} ({labels.model}, {labels.tuning}, {labels.mitigation}, seed {seed})"
+def label(one: Asked, run_id: str) -> str:
+    """Return the name of a run for people."""
+    labels = one.config.labels
+    return f"{run_id} ({labels.model}, {labels.tuning}, {one.arm or labels.mitigation}, seed {one.config.seed})"

@@ -53,7 +53,7 @@ def label(config: RunConfig) -> tuple[str, float | None]:
 def test_every_point_of_every_experiment_is_what_its_overrides_compose_to(name: str) -> None:
     """No yaml typo waits in a queue, points differ, and a worker that composes a point's overrides has that very run."""
     found = expand([f"experiment={name}"])
-    assert found.refused == []
+    assert found.rejected == []
     assert {asked.config.name for asked in found.asked} == {name}
     assert len({repr(asked.config) for asked in found.asked}) == len(found.asked)
     for asked in found.asked[:: max(1, len(found.asked) // 5)] + found.asked[-1:]:
@@ -250,8 +250,8 @@ def test_points_that_mean_nothing_are_refused_one_by_one() -> None:
     """
     found = expand(["mitigation=none,replay", "seed=0,1"])
     assert [asked.config.labels.mitigation for asked in found.asked] == ["none", "none"]
-    assert [refused.overrides for refused in found.refused] == [("mitigation=replay", "seed=0"), ("mitigation=replay", "seed=1")]
-    assert all("no anchor" in refused.reason and "\n" not in refused.reason for refused in found.refused)
+    assert [rejected.overrides for rejected in found.rejected] == [("mitigation=replay", "seed=0"), ("mitigation=replay", "seed=1")]
+    assert all("no anchor" in rejected.reason and "\n" not in rejected.reason for rejected in found.rejected)
     with pytest.raises(ConfigError, match="no anchor"):
         expand(["mitigation=replay", "seed=0,1"])
 

@@ -23,6 +23,7 @@ trajectory        string   shared: volumes are checkpoints of one run; independe
 epochs            Int64    passes over the target rows
 learning_rate     Float64  peak learning rate
 lr_tuned          boolean  whether that rate was searched for this model, tuning, objective, data and mitigation
+arm               string   name of the experiment's arm, as the last command has it; empty without arms
 variant           string   what tells the cell from others with the same labels; empty where nothing does
 dtype             string   of the forward pass in training
 is_control        boolean  whether it trains on what the model knows already, as the experiment declared: the floor of the others

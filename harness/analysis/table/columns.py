@@ -46,6 +46,7 @@ learning_rate     Float64  peak learning rate
 lr_tuned          boolean  whether that rate was searched for this model, tuning, objective, data and mitigation
 seed              Int64    of the run
 dtype             string   of the forward pass in training
+arm               string   name of the experiment's arm, as the last command has it; empty without arms
 variant           string   what tells the run from others with the same labels and seed; empty where nothing does
 acceptance        Float64  share of the rows that models were to write that were accepted (by a remedy: no copy of gold); empty without any
 edit_rate         Float64  share of words by which what is trained on differs from the model's own first answer, mean over rows; if known
@@ -106,3 +107,6 @@ reason            string   why it failed, or why it has no delta
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
 """Column → dtype, in the table's order; all are nullable: what is missing is ``pd.NA``, never
 NaN. Column → what it holds, and its unit."""
+
+LATE = ("arm", "variant")
+"""Columns that the experiment decides, not the run alone: added when the table is made."""

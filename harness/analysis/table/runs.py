@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import PROTOCOL_VERSION
 from harness.analysis.table import measure, packing
-from harness.analysis.table.columns import ACTED, COLUMNS
+from harness.analysis.table.columns import ACTED, COLUMNS, LATE
 from harness.analysis.table.forgetting import Samples
 from harness.analysis.table.measure import Measurement, Row, TaskChange, by_key
 from harness.analysis.table.packing import ChangeKey, RunChanges
@@ -68,7 +68,7 @@ class RunReader:
     def rows(self, run_id: str) -> Summary:
         """Return the rows of one run: volume 0, its points, and one more if its last try did not end well.
 
-        Columns are those of COLUMNS but for ``variant``.
+        Columns are those of COLUMNS without LATE.
 
         Raises:
             RecordError: if a record is damaged, of another version, or names a point or baseline
@@ -133,7 +133,7 @@ class RunReader:
         return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
 
     def _summary(self, rows: Sequence[Row], digest: str = "", baselines: Sequence[str] = ()) -> Summary:
-        columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name != "variant"}
+        columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name not in LATE}
         return Summary.of(columns, len(rows), digest, baselines)
 
     def _compute(self, run_id: str, record: Record | None) -> _Computed:

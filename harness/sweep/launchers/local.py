@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.config.resolution import Machine
 from harness.config.strict import check
@@ -28,6 +28,7 @@ from harness.records.schema import Sweep, Unit
 from harness.records.store import Experiment
 from harness.run.workspace import this_machine
 from harness.sweep.claims import LEFT, Claims
+from harness.sweep.launchers.choose import Launcher, Work
 from harness.sweep.launchers.local_worker import BEAT, LEASE, Make, Spec, serve
 from harness.sweep.states import UnitStates
 from harness.sweep.tally import Tally, tally
@@ -49,7 +50,7 @@ STILLBORN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
+class Local(Launcher):
     """Worker processes on this machine.
 
     Attributes:
@@ -59,6 +60,8 @@ class Local:
             start.
         grace_seconds: how long workers may take to save what they have when they are asked to stop.
     """
+
+    here: ClassVar[bool] = True
 
     workers: int | None = None
     gpus_per_worker: int = 1
@@ -83,15 +86,17 @@ class Local:
             return here
         return Machine(cores=max(1, here.cores * self.gpus_per_worker // count), gpus=self.gpus_per_worker)
 
-    def check(self) -> None:
-        """Accept: processes can be started everywhere."""
+    def warm_up(self) -> None:
+        """Start the process that workers are forked from, and its imports."""
+        warm_up()
 
-    def carry(self, experiment: Experiment, sweep: Sweep, units: Sequence[Unit], display: Display) -> Tally:
+    def carry(self, work: Work, display: Display, *, wait: bool) -> Tally:
         """Carry out units; returns when each is done or failed.
 
         Raises KeyboardInterrupt after everything was saved.
         """
-        return Pool(self, experiment, sweep, units, display).run()
+        work.announce()
+        return Pool(self, work.experiment, work.sweep, work.units, display).run()
 
 
 def warm_up() -> None:

@@ -24,17 +24,20 @@ from typing import Any
 
 from harness.config.resolution import Machine
 from harness.config.strict import check
-from harness.core.display import display, quiet_libraries
+from harness.core.display import Display, display, quiet_libraries
 from harness.core.errors import ConfigError, explain
 from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
+from harness.sweep.launchers.choose import Launcher, Work
+from harness.sweep.tally import Tally
+from harness.sweep.watch import watch
 
 FOLDER = "slurm"
 """Within the folder of an experiment: what submitit keeps, and the log of each worker, by sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slurm:
+class Slurm(Launcher):
     """How workers are submitted; null leaves a choice to the cluster.
 
     Attributes:
@@ -90,6 +93,13 @@ class Slurm:
         if in_queue() is None:
             fix = "try again later, submit on a login node of the cluster, or launcher=local"
             raise ConfigError(explain("launcher=slurm", got="no answer from its controller", allowed="a cluster that is up", fix=fix))
+
+    def carry(self, work: Work, display: Display, *, wait: bool) -> Tally | None:
+        """Submit the workers that are missing; with ``wait`` watch them until all is done."""
+        jobs = self.submit(work.experiment.folder, work.experiment.name, work.sweep.id, units=len(work.units))
+        work.announce()
+        display.say(f"{len(jobs)} worker(s) in the queue: {', '.join(jobs)}")
+        return watch(work, display, functools.partial(waiting, jobs)) if wait else None
 
     def submit(self, folder: Path, name: str, sweep_id: str, *, units: int) -> list[str]:
         """Submit the workers that are missing, and return at once.

@@ -115,7 +115,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
         ready: list[tuple[Asked, Prepared]] = []
         stopped = [
             Planned(id="", kind="run", label=" ".join(one.overrides), overrides=one.overrides, state="incompatible", reason=one.reason)
-            for one in expansion.refused
+            for one in expansion.rejected
         ]
         for one in expansion.asked:
             found = _prepared(one, workspace, machine)
@@ -127,7 +127,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
         units = _units(ready, experiment, estimator)
         left = sum((unit.cost for unit in units if unit.state in TO_DO and unit.cost), Cost())
         most = max((unit.resolved.threads * unit.resolved.processes for _, unit in ready), default=1)
-        workers = workers or getattr(launcher, "workers", None) or max(1, workspace.machine().cores // most)
+        workers = workers or launcher.workers or max(1, workspace.machine().cores // most)
         return SweepPlan(
             experiment=experiment.name,
             units=(*units, *stopped),
@@ -155,7 +155,7 @@ def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | 
     if state == "missing":
         experiment = next((text for text in one.overrides if text.startswith("experiment=")), "experiment=NAME")
         reason += f"; `harness prefetch {experiment}`, where there is a network, fetches and checks every piece"
-    called = label(one.config.labels, one.config.seed, "").strip()
+    called = label(one, "").strip()
     return Planned(id="", kind="run", label=called, overrides=one.overrides, state=state, reason=reason)
 
 
