@@ -134,9 +134,9 @@ def our_key(key: str) -> str:
 
 
 def axis(key: str, value: Any) -> tuple[str, ...]:
-    """Return the values of an axis in yaml, as they would be typed; one where it is no axis.
+    """Return the values of an axis in yaml, as they would be typed.
 
-    ``~`` among them does not set the key. Raises ConfigError.
+    A value that is not an axis is its only one; NOT_SET is one of them. Raises ConfigError.
     """
     text = typed(value)
     if NOT_SET in (parts := [part.strip() for part in text.split(",")]):
@@ -150,7 +150,7 @@ def typed(value: Any) -> str:
 
 
 def for_hydra(text: str) -> str:
-    """Return one override, or axis, in Hydra's form, also for a key that no yaml lists.
+    """Return an override or axis in Hydra's form, also for keys that no yaml lists.
 
     Raises ConfigError.
     """

@@ -4,9 +4,9 @@
       none: {mitigation: none}
       replay: {mitigation: replay, mitigation.fraction: 0.2}
 
-A value with commas is an axis within its arm. On the command line ``arms=none,replay`` selects arms;
-a group member (``mitigation=replay``) keeps the arms that have it; any other value replaces the
-key's in every arm that sets it. Arms that leave the key alone take the value too, unless it is a
+A value with commas is an axis within its arm. On the command line ``arms=none,replay`` selects
+arms; a group member (``mitigation=replay``) keeps the arms that have it; any other value replaces
+the key's in every arm that sets it. Arms that do not set the key take the value too, unless it is a
 setting of a member, such as ``mitigation.fraction``, which belongs to the arms that set it.
 """
 
@@ -66,7 +66,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def points(arms: Arms, given: Parsed) -> list[tuple[tuple[str, str], ...]]:
-    """Return the points of arms, with the values of the command line in place of theirs.
+    """Return the points of arms, adjusted to the command line.
 
     Args:
         arms: those selected.

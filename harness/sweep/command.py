@@ -1,4 +1,4 @@
-"""A sweep from its command line to its launcher: every check, then the plan on disk, then work."""
+"""A sweep from its command line to its launcher: checks, then the plan on disk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Started(Work):
 
 
 def require_name(overrides: Sequence[str], command: str = "sweep") -> None:
-    """Raise ConfigError unless the overrides of a command name an experiment or a results folder."""
+    """Raise ConfigError unless the overrides name an experiment or a results folder."""
     if not any(text.lstrip("+").partition("=")[0] in {"experiment", "name"} for text in overrides):
         allowed = f"experiment=NAME ({', '.join(paths.members('conf/experiment'))}), or name=NAME with axes of your own"
         fix = f"harness {command} name=mine model=nursery-s,nursery-m seed=0,1"
@@ -56,7 +56,7 @@ def require_name(overrides: Sequence[str], command: str = "sweep") -> None:
 
 
 def start(overrides: Sequence[str], *, warm: bool = False) -> Started:
-    """Check every run of a sweep and write the units that are not done; nothing runs yet.
+    """Check every run of a sweep and write the units to do; nothing runs yet.
 
     Args:
         overrides: ``experiment=NAME`` or ``name=NAME``, axes, values and the launcher.
@@ -146,9 +146,9 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
 
 
 def _one_of_each(pending: Sequence[Prepared]) -> list[Prepared]:
-    """Return one run of each group that differs in numbers alone: the one with the largest volume.
+    """Return one run of each group that differs in numbers alone, to check its data.
 
-    The checks that read data need no more.
+    It is the run with the largest volume.
     """
     found: dict[object, Prepared] = {}
     for item in pending:
@@ -210,7 +210,7 @@ def carry_here(started: Started, display: Display) -> Tally:
 
 @contextlib.contextmanager
 def _saved_on_interrupt() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM ask the work to save and stop, and the second stop at once."""
+    """Make the first Ctrl-C or SIGTERM save and stop, and the second stop at once."""
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Runs to units: what is done already is left out, baselines come first and once, then the longest runs."""
+"""Runs to units: baselines first, each once, then runs, the longest first."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from harness.run.preparation import Prepared
 from harness.sweep.axes import Asked
 
 ROWS_OF_EVALUATION = 512
-"""Rows of training that one evaluation of all suites costs about as much as; only to put the
-longest first."""
+"""Rows of training that cost about as much as one evaluation of all suites; used only for the
+order."""
 
 FIXED_PARAMETERS = 1_000_000
-"""Below about this size a run's cost no longer falls with its model's."""
+"""Added to a model's size: below about this size a run's cost hardly falls with it."""
 
 
 def units_of(asked: Sequence[tuple[Asked, Prepared]], known_baselines: Mapping[str, bool]) -> list[Unit]:
-    """Return the units of a sweep in the order in which they are taken: baselines, then runs, each the longest first.
+    """Return the units of a sweep in the order in which they are taken.
 
     Args:
         asked: every run with its preparation.
-        known_baselines: keys of recorded baselines, each with whether it is complete: what is
-            complete needs no unit.
+        known_baselines: key of a recorded baseline → whether it is complete and needs no unit.
     """
     runs: dict[str, Unit] = {}
     baselines: dict[str, Unit] = {}

@@ -21,7 +21,7 @@ QUIET_SECONDS = 120.0
 
 
 def watch(work: Work, display: Display, waiting: Callable[[], bool]) -> Tally:
-    """Show a sweep's progress until each unit is done or failed, or no worker is left.
+    """Show progress until each unit is done or failed, or no worker is left.
 
     Args:
         work: the sweep.

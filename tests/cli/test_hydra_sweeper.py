@@ -71,6 +71,14 @@ def test_a_launcher_carries_one_job_a_unit_baselines_first(done: Done, hydra: Pa
     assert {path.name for path in hydra.rglob("*")} <= {"results", ".hydra"}
 
 
+def test_arms_are_expanded_and_selected(done: Done) -> None:
+    """A job has its arm's overrides; `arms` on Hydra's command line selects as in `harness sweep`."""
+    given = ["experiment=own_words", "arms=gold,own", "tuning=lora", "seed=0"]
+    hydra_app.main(["-m", *given])
+    assert [composition.compose(overrides) for _, overrides in done[1:]] == [asked.config for asked in expand(given).asked]
+    assert len(done) == 1 + 2
+
+
 def test_what_was_not_done_is_the_exit_code(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `harness sweep` has it."""
     monkeypatch.setattr(outcome, "finish", lambda started, tally: int(tally == len(started.units)))

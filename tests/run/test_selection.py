@@ -18,7 +18,7 @@ from harness.sweep.claims import Claims
 from harness.sweep.plan.stale import stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.units import units_of
-from harness.sweep.worker import came_to
+from harness.sweep.worker import recorded_so_far
 from tests.support.small_runs import Runs
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")
@@ -148,10 +148,10 @@ def test_interrupted_in_between_it_goes_on_there(runs: Runs, stop_at: int) -> No
     with pytest.raises(KeyboardInterrupt):
         runs(*MERGE, stop_at=stop_at)
     assert not preparation.done(runs.prepared)
-    told = came_to(runs.prepared.experiment, runs.prepared.run_id)
+    told = recorded_so_far(runs.prepared.experiment, runs.prepared.run_id)
     assert runs(*MERGE) == "done"
     assert len(runs.evaluated) == every - (stop_at - 1)
-    assert came_to(runs.prepared.experiment, runs.prepared.run_id) != told
+    assert recorded_so_far(runs.prepared.experiment, runs.prepared.run_id) != told
     assert whole(runs) == expected
     assert not list(Path("results/a").glob("runs/*/partial/*"))
 

@@ -165,7 +165,7 @@ def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment
     assert lines[1:3] == ["spent 30 min of processors, 60 min of workers", "left about 1.5 h of processors, 3.0 h of workers"]
     assert lines[3] == "1 worker: n1 (1); ends in about 3.0 h"
     assert lines[5] == "running"
-    assert lines[6].startswith("  run b  0/2 points  train  3/7  n1  heard ")
+    assert lines[6].startswith("  run b  0/2 points  train  3/7  n1  heartbeat ")
     assert lines[8:11] == ["failed", "  run c  bad c", "  … and 1 more"]
     assert lines[12:] == ["pending", "  2  model=5"]
 

@@ -138,7 +138,7 @@ def test_a_run_whose_worker_died_three_times_at_one_place_is_not_executed(mine: 
     """The reason says where and how; it is failed at once."""
     does(lambda progress, once: pytest.fail("executed"))
     for _ in range(3):
-        held = mine.claims.take("a", worker.came_to(mine.experiment, "a"))
+        held = mine.claims.take("a", worker.recorded_so_far(mine.experiment, "a"))
         assert held is not None
         mine.experiment.claims.write(replace(held.claim, stage="train", died="signal SIGKILL", memory_bytes=3 * 2**30))
     outcome, reason = mine.carry_out(UNIT)

@@ -1,7 +1,7 @@
-"""The names of arms in place of the labels that they decide: for display, never for grouping.
+"""Names of arms in place of the labels that they decide, for display only.
 
-Cells, pairs, controls and searched rates go by the labels of the group members, so that a renamed
-arm moves no run into another cell and no number.
+Cells, pairs, controls and searched rates use the group members' own labels, so that renaming an arm
+moves no run to another cell, and no number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NAMED = ["mitigation", "tuning", "objective", "data", "anchor", "variant"]
 
 
 def named_by_arm(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table or findings in which the arm's name is the label that the arms decide.
+    """Return a table or findings with arms' names as the label that they decide.
 
     Arms decide a label that differs between them and is constant within each. Other rows and labels
     stay as they are.

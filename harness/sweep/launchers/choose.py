@@ -1,4 +1,4 @@
-"""Launchers: the base class, and the choice of one by ``launcher=NAME`` and ``launcher.KEY=VALUE``."""
+"""The base class of launchers, and the choice of one by ``launcher=NAME``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Work:
 
 
 class Launcher(ABC):
-    """Carries the units of sweeps: base class of the members of conf/launcher, which are dataclasses.
+    """Carries the units of sweeps: base class of conf/launcher's members, which are dataclasses.
 
     Attributes:
         workers: most workers at a time; None leaves it to the machine.

@@ -208,7 +208,7 @@ def test_what_comes_to_nothing_ends_all_the_same(tmp_path: Path, how: str) -> No
     assert tally.done == 1
     ((label, reason),) = tally.failed
     assert label == how
-    assert reason in {"carried out, but its records are not there", "its claim: forbidden"}
+    assert reason in {"carried out, but its records are missing", "its claim: forbidden"}
     assert tries(experiment, "a") == MOST_TRIES
 
 

@@ -92,7 +92,7 @@ def test_a_stale_run_names_what_takes_its_place_and_why(results: Path) -> None:
     assert stale.differs == ("training.learning_rate 0.001 -> 0.002",)
     (other,) = planned("seed=5").stale
     assert other.superseded_by == ""
-    assert "not asked for any more" in as_text(planned("seed=5"))
+    assert "no longer asked for" in as_text(planned("seed=5"))
 
 
 def test_content_that_changed_is_named_without_its_hashes() -> None:
