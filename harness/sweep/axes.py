@@ -136,7 +136,8 @@ class _Sweep:
         for exclusion in self.exclusions:
             if not exclusion.used and not exclusion.narrowed:
                 fix = "correct or remove it"
-                raise ConfigError(explain("hydra.sweeper.exclude", got=f"{exclusion}, which matches no point", allowed="one that matches", fix=fix))
+                got = f"{exclusion}, which matches no point"
+                raise ConfigError(explain("hydra.sweeper.exclude", got=got, allowed="one that matches", fix=fix))
 
     def composed(self, point: Point) -> list[Asked | Rejected]:
         """Compose one point: its run, or a run for each independent volume, or the rejection."""
@@ -192,7 +193,8 @@ def _exclusion(values: Any, axes: set[str], narrowed: set[str]) -> _Exclusion:
     for key in values:
         if key not in axes:
             allowed = ", ".join(sorted(axes)) or "nothing: there are no axes"
-            raise ConfigError(explain(f"hydra.sweeper.exclude: {key}", got="a key without an axis", allowed=allowed, fix=did_you_mean(key, axes)))
+            what, fix = f"hydra.sweeper.exclude: {key}", did_you_mean(key, axes)
+            raise ConfigError(explain(what, got="a key without an axis", allowed=allowed, fix=fix))
     items = {str(key): [_plain(text) for text in axis(str(key), value)] for key, value in values.items()}
     return _Exclusion(items, narrowed=bool(items.keys() & narrowed))
 

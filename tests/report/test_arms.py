@@ -1,4 +1,4 @@
-"""Names of arms in the table, its summary, the page's methods and pairs at equal gain."""
+"""Names of arms in the table, the summary, the page and pairs at equal gain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def found(experiment: Experiment) -> pd.DataFrame:
 
 
 def test_an_arms_name_is_its_label(tmp_path: Path) -> None:
-    """Summary and page show it in place of the mitigation that it sets; the table has both."""
+    """Summary and page show it in place of its mitigation; the table has both."""
     named = small(tmp_path / "named", NAMES)
     whole = table(named)
     assert dict(whole[["mitigation", "arm"]].drop_duplicates().itertuples(index=False)) == NAMES

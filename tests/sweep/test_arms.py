@@ -71,9 +71,9 @@ def test_the_command_line_selects_arms(write: Written) -> None:
 
 
 def test_a_value_on_the_command_line_replaces_the_arms_value(write: Written) -> None:
-    """A setting of a member holds for the arms that set it, any other value for all arms.
+    """A member's setting holds for the arms that set it, other values for all.
 
-    Several values are an axis in each of them.
+    Several values are an axis in each of these arms.
     """
     mine = [*write(ARMS, ANCHOR), "tuning=full", "seed=0"]
     changed = labels(*mine, "mitigation.fraction=0.5")

@@ -43,7 +43,7 @@ ARMS = "arms:\n  plain: {mitigation: none}\n  pull: {mitigation: l2, mitigation.
 
 
 def test_the_arms_of_a_sweep_are_those_of_its_last_command(write: Written) -> None:
-    """A renamed arm names the same run; a single run keeps the names; without arms there are none."""
+    """A renamed arm has the same run; single runs keep the names."""
     before = command.start([*write(ARMS), *SMALL])
     before.announce()
     names = dict(before.experiment.arms())

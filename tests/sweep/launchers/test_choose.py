@@ -1,4 +1,4 @@
-"""The choice of a launcher, shipped or of a user's own."""
+"""The choice of a launcher: a shipped one, or a user's own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Other:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a launcher of a user's own."""
+    """A folder with a user's own launcher."""
     folder = tmp_path / "conf" / "launcher"
     folder.mkdir(parents=True)
     (tmp_path / "own_launcher.py").write_text(OWN)
