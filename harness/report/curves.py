@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import controlled
 from harness.analysis.table.columns import SUITE_TASK
 from harness.report import palette
@@ -157,7 +158,7 @@ def _styles(cells: pd.DataFrame, others: Sequence[str]) -> list[str]:
 
     Of a control, those that all that it controls have, and that it is one.
     """
-    rows = cells[list(others)].astype(object).itertuples(index=False, name=None)
+    rows = named_by_arm(cells)[list(others)].astype(object).itertuples(index=False, name=None)
     words = {str(cell): list(filter(None, map(label_words, others, row))) for cell, row in zip(cells["cell"], rows, strict=True)}
     theirs: dict[str, list[list[str]]] = {}
     for cell, control in _controls(cells).items():

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import is_control
 from harness.analysis.table.columns import SUITE_TASK
 from harness.core.errors import ConfigError, explain
@@ -184,7 +185,7 @@ def summary(table: pd.DataFrame, control: Mapping[str, str] | None = None) -> st
     points = points.sort_values(["params_total", *CHOICES, "volume"], kind="stable")
     if largest_only:
         points = points.drop_duplicates("run_id", keep="last")
-    labels = points[[*varying(points), "volume"]].astype("string").fillna("-")
+    labels = named_by_arm(points)[[*varying(points), "volume"]].astype("string").fillna("-")
     columns = {name: labels[name].tolist() for name in labels.columns}
     shown = [*panels(table, "target"), *panels(table, "probe")]
     cells = {_heading(panel): _cells(panel, measured, points) for panel in shown}

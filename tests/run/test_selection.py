@@ -17,7 +17,7 @@ from harness.sweep.claims import Claims
 from harness.sweep.plan.stale import stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.units import units_of
-from harness.sweep.worker import came_to
+from harness.sweep.worker import recorded_so_far
 from tests.support.small_runs import Runs, without_time
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")
@@ -153,10 +153,10 @@ def test_an_interrupted_grid_resumes(runs: Runs, stop_at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         runs(*MERGE, stop_at=stop_at)
     assert not preparation.is_done(runs.prepared)
-    interrupted = came_to(runs.prepared.experiment, runs.prepared.run_id)
+    interrupted = recorded_so_far(runs.prepared.experiment, runs.prepared.run_id)
     assert runs(*MERGE) == "done"
     assert len(runs.evaluated) == every - (stop_at - 1)
-    assert came_to(runs.prepared.experiment, runs.prepared.run_id) != interrupted
+    assert recorded_so_far(runs.prepared.experiment, runs.prepared.run_id) != interrupted
     assert whole(runs) == expected
     assert not list(Path("results/a").glob("runs/*/partial/*"))
 

@@ -1,4 +1,4 @@
-"""Units and records made up for tests of how sweeps are carried."""
+"""Fabricated units and records for tests of sweeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_unit(
     threads: int = 1,
     volumes: tuple[int, ...] = (8,),
 ) -> Unit:
-    """Return a unit; a baseline key ``k`` is that of the identity {"suite": "k"}."""
+    """Return a unit; the baseline key ``k`` is that of the identity {"suite": "k"}."""
     return Unit(
         kind=kind,
         id=name,
@@ -46,7 +46,7 @@ def sweep_of(units: Sequence[Unit], name: str = "e") -> Sweep:
 
 
 def score(status: Literal["ok", "failed"] = "ok") -> Score:
-    """Return a score, or one whose measurement failed."""
+    """Return a score, or a failed measurement."""
     value = 0.5 if status == "ok" else None
     return Score(
         suite="k",
