@@ -19,7 +19,7 @@ from harness.external.gate import Gate, sentences
 from harness.external.judge import Comparison, dicts
 from harness.external.sides import short
 from harness.report import html
-from harness.report.content import Cell, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
+from harness.report.content import CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
 from harness.report.palette import GREY, ONE_COLOUR
 
 MAX_ITEMS = 2000
@@ -154,7 +154,7 @@ def _meaning(name: str) -> str:
     return DESCRIPTIONS.get(NUMBERS.get(name, name), "")
 
 
-def _cells(row: Mapping[str, Any]) -> list[Cell | str]:
+def _cells(row: Mapping[str, Any]) -> list[CellView | str]:
     known = {name: None if pd.isna(row[column]) else float(row[column]) for name, column in NUMBERS.items()}
     p = text.p_of(row)
     written = {
@@ -162,11 +162,11 @@ def _cells(row: Mapping[str, Any]) -> list[Cell | str]:
         "change": text.change(row),
         "p": "" if pd.isna(p) else f"{float(p):.2g}",
     }
-    numbers = {name: Cell(written.get(name, text.number(row[column])), known[name]) for name, column in NUMBERS.items()}
+    numbers = {name: CellView(written.get(name, text.number(row[column])), known[name]) for name, column in NUMBERS.items()}
     verdict = "no interval" if pd.isna(row["verdict"]) else str(row["verdict"])
-    whole = Cell(text.name_of(row).strip(), kind="strong" if row["task"] == SUITE_TASK else "")
+    whole = CellView(text.name_of(row).strip(), kind="strong" if row["task"] == SUITE_TASK else "")
     *first, p_cell, agreement, beyond, detectable = numbers.values()
-    return [whole, text.metric_of(row), *first, p_cell, Cell(verdict, verdict, KINDS.get(verdict, "")), agreement, beyond, detectable]
+    return [whole, text.metric_of(row), *first, p_cell, CellView(verdict, verdict, KINDS.get(verdict, "")), agreement, beyond, detectable]
 
 
 def _figure(comparison: Comparison, metric: str) -> FigureView:
