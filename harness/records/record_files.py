@@ -76,7 +76,7 @@ def write_json(path: Path, record: AnyRecord) -> None:
 def write_samples(folder: Path, samples: pd.DataFrame) -> None:
     """Write items into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = files.beside(folder / "samples.parquet")
+    temporary = files.hidden_name(folder / "samples.parquet")
     try:
         samples.to_parquet(temporary, index=False, compression="zstd")
         temporary.replace(folder / "samples.parquet")
@@ -88,7 +88,7 @@ def write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataF
     """Put a measurement and its items into place as one folder, unless ``replace``, which stands there, is complete."""
     if replace is not None and schema.complete(replace):
         return
-    temporary = files.beside(folder)
+    temporary = files.hidden_name(folder)
     try:
         write_samples(temporary, samples)
         write_json(temporary / name, record)

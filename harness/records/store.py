@@ -321,7 +321,7 @@ class Experiment:
 
     def write_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a folder beside its place, then rename it into place, replacing an earlier one."""
-        temporary = files.beside(folder)
+        temporary = files.hidden_name(folder)
         temporary.mkdir(parents=True)
         try:
             fill(temporary)
