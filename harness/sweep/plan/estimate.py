@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.run_config import RunConfig
 from harness.core.errors import HarnessError
 from harness.core.rows import Example
-from harness.evaluation.backends import Evaluation
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
@@ -288,13 +287,13 @@ def _shared(prepared: Prepared) -> Hashable:
 
 def _on_select(prepared: Prepared) -> Prepared:
     """Return a run as it is evaluated on select items."""
-    evaluation = dataclasses.replace(cast(Evaluation, prepared.config.evaluation), items="select")
+    evaluation = prepared.config.evaluation.for_items("select")
     keys = {name: f"{key} select" for name, key in prepared.baseline_keys.items()}
     return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, evaluation=evaluation), baseline_keys=keys)
 
 
 def _items(config: RunConfig) -> str:
-    return str(cast(Evaluation, config.evaluation).items)
+    return str(config.evaluation.items)
 
 
 def _of_items(built: PreparedSuite, tokenizer: PreTrainedTokenizerBase) -> int:
