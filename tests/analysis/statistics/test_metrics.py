@@ -25,7 +25,7 @@ def test_a_gain_is_positive_where_it_is_better() -> None:
 
 
 def test_fg_is_the_paper_s_worked_value() -> None:
-    """From 40 to 38, 35 and 30, FG is (5 + 12.5 + 25) / 3."""
+    """40, then 38, 35 and 30, is (5 + 12.5 + 25)/3."""
     assert metrics.fg_over_volumes(40, [38, 35, 30]) == pytest.approx(14.166667)
     assert metrics.fg_over_volumes(40, [30]) == pytest.approx(25.0)
 
