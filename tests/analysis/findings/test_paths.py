@@ -28,7 +28,7 @@ def path(gains: list[int], losses: list[int], n: int = 10) -> Path:
 def test_forgetting_is_read_where_the_gain_is_first_reached(
     gains: list[int], level: float, upper: int, share: float, slope: float, forgetting: float
 ) -> None:
-    """1 and 5 of 10 items are forgotten, for gains of 2 and 6 or 6 and 2."""
+    """Of gains that fall, the first crossing counts."""
     found = crossing(path(gains, [1, 5]), level)
     assert found.upper == upper
     assert (found.share, found.slope, found.forgetting) == pytest.approx((share, slope, forgetting))
