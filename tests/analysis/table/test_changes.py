@@ -47,7 +47,7 @@ def read(request: pytest.FixtureRequest, experiment: Experiment) -> Any:
 
 
 def test_items_of_0_or_1_change_by_one(experiment: Experiment, read: Any) -> None:
-    """Changes are in the order of the hashes: d0 to d3 were lost, d8 was gained."""
+    """In the order of hashes, d0 to d3 were lost and d8 gained."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     found = read().get("r", 8, "old", "facts")
     assert found.values.tolist() == [-1, -1, -1, -1, 0, 0, 0, 0, 1, 0]
@@ -67,7 +67,7 @@ def test_items_of_a_ratio_are_linearised(experiment: Experiment, read: Any) -> N
 
 
 def test_there_is_no_change_where_nothing_is_compared(experiment: Experiment, read: Any) -> None:
-    """So at volume 0, in a suite's own row, and for tasks not measured or failed."""
+    """Volume 0, a suite's own row, and tasks not measured or failed have none."""
     after = [AFTER[0], Task(values=[], failed="out of memory", **FACTS)]
     write_run(experiment, "r", before=BEFORE, points={8: AFTER, 16: after}, roles=ROLES)
     found = read()

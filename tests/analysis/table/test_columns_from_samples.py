@@ -148,7 +148,7 @@ def beyond_chance(tasks: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def whole(tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the columns of a suite: means over its tasks, empty where one has no value."""
+    """Return the columns of a suite: means over tasks, empty where one is empty."""
     row: dict[str, Any] = {"suite": tasks[0]["suite"], "task": "*"}
     for name in OVER_TASKS:
         values = [task.get(name) for task in tasks]

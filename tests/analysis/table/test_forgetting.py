@@ -23,7 +23,7 @@ def change(before: Items, after: Items) -> forgetting.Change:
 
 
 def test_a_change_counts_what_was_lost_and_gained() -> None:
-    """Of 5 items 2 are lost and 1 gained: Δ is −0.2 and p is 1."""
+    """With 2 of 5 items lost and 1 gained, Δ is −0.2."""
     found = change(items([1, 1, 1, 0, 0]), items([0, 0, 1, 1, 0]))
     assert (found.n, found.lost, found.gained, found.p_value) == (5, 2, 1, 1.0)
     assert (found.before, found.after, found.delta) == pytest.approx((0.6, 0.4, -0.2))
@@ -70,7 +70,7 @@ def test_a_task_without_items_is_rejected() -> None:
 
 
 def test_a_ratio_metric_has_no_counts() -> None:
-    """Nats 2 and 1 with weights 1 and 3 fall to 1 and 1: Δ = −1/4.
+    """Nats that fall by 1 with a weight of 1/4 give Δ = −1/4.
 
     The p-value is that of a permutation of the one changed item.
     """
@@ -88,7 +88,7 @@ def test_a_weighted_metric_of_zeros_and_ones_has_no_counts() -> None:
 
 
 def test_a_suite_of_equal_tasks_is_tested_on_the_summed_counts() -> None:
-    """Two tasks of 10 items with 3 + 2 lost and 0 + 1 gained: McNemar of 5 and 1."""
+    """In all, 5 items are lost and 1 is gained."""
     pairs = [
         forgetting.pair(items([1.0] * 10), items([0.0] * 3 + [1.0] * 7)),
         forgetting.pair(items([1.0] * 9 + [0.0]), items([0.0] * 2 + [1.0] * 8)),
@@ -134,7 +134,7 @@ def test_answers_can_change_where_no_item_does(before: list[Any], after: list[An
 
 
 def test_agreement_of_a_suite_has_equal_weights() -> None:
-    """3 of 4 and 1 of 2 give 5/8; with a task without answers there is none."""
+    """3 of 4 and 1 of 2 give 5/8; a task without answers gives none."""
     one = forgetting.pair(answered([0, 1, 1, 0]), answered([0, 1, 0, 0]))
     other = forgetting.pair(answered([0, 1]), answered([0, 0]))
     without = forgetting.pair(items([1, 0]), items([1, 1]))
@@ -150,7 +150,7 @@ def test_a_scored_text_is_not_an_answer() -> None:
 
 
 def test_a_divergence_of_zeros_is_not_binary() -> None:
-    """A continuous metric whose values are all 0 or 1 is not a share of items."""
+    """A continuous metric with values of 0 and 1 is not a share."""
     same = items([0, 0, 0], metric="kl_base_tuned_sequence", higher_is_better=False, chance=None)
     assert not forgetting.is_binary([same])
     assert forgetting.is_binary([items([0, 0, 0])])

@@ -74,7 +74,7 @@ def test_a_binary_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
 
 
 def test_a_ratio_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
-    """Σ w v / Σ w is (2 + 3 + 3) / 6 before and 1 after.
+    """The ratio Σ w v / Σ w is 8/6 before and 1 after.
 
     Lower is better, and the change keeps the metric's sign. There are no counts.
     """
@@ -118,7 +118,7 @@ def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
 
 
 def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None:
-    """A second metric of a task is a separate row and not part of the suite's."""
+    """A second metric of a task is a separate row only."""
     second = old("facts", share(2, 10), metric="acc_norm", primary=False)
     write_run(experiment, "r", before=[*BEFORE, second], points={8: [*AFTER, second]}, roles=ROLES)
     found = table(experiment)
@@ -163,7 +163,7 @@ def test_a_failure_before_leaves_the_value_and_no_change(experiment: Experiment)
     ],
 )
 def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: Experiment, facts: Task | None, words: str) -> None:
-    """Another prompt or a missing item or task fails the task and its suite, with a reason."""
+    """Another prompt, a missing item or a missing task fails task and suite."""
     after = [task for task in [AFTER[0], facts, AFTER[2]] if task]
     write_run(experiment, "r", before=BEFORE, points={8: after}, roles=ROLES)
     found = table(experiment).query("volume == 8")
@@ -324,7 +324,7 @@ def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
 
 
 def test_clusters_widen_the_interval_adjusted_for_chance(experiment: Experiment) -> None:
-    """If 5 of 20 people lose all their 4 items, the variance is nearly four times as large.
+    """If people lose all their 4 items, the variance is nearly four times as large.
 
     The counts are the same as without clusters.
     """
