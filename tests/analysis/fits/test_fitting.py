@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.analysis.fits import estimate, fitting, jackknife, laws, solver
+from harness.analysis.fits import estimate, fitting, jackknife, judging, laws, solver
 from harness.core.errors import AnalysisError
 from harness.core.seeds import stream
 
@@ -312,12 +312,12 @@ def test_few_points_are_not_distinguished_from_a_constant() -> None:
     few = fitting.fit(points[:4], "linear")
     assert few.verdict == "not judged: too few points to distinguish from a constant (more than 4 are needed)"
     found = estimate.Points({"finetune_loss": at["finetune_loss"].to_numpy()}, np.zeros(5), np.zeros(5), np.arange(5))
-    assert fitting.least_gain(laws.named("linear"), found, {}) == pytest.approx(5 * np.log(1 + 10.128 / 3) - 2, abs=1e-3)
+    assert judging.least_gain(laws.named("linear"), found, {}) == pytest.approx(5 * np.log(1 + 10.128 / 3) - 2, abs=1e-3)
     assert "5.38 below is required" in fitting.fit(points, "linear").verdict
     many = estimate.Points({"finetune_loss": np.arange(900.0)}, np.zeros(900), np.zeros(900), np.arange(900))
-    assert fitting.least_gain(laws.named("linear"), many, {}) == fitting.MIN_GAIN == 2.0
+    assert judging.least_gain(laws.named("linear"), many, {}) == judging.MIN_GAIN == 2.0
     repeated = estimate.Points({"finetune_loss": np.tile(at["finetune_loss"], 9)}, np.zeros(45), np.zeros(45), np.tile(np.arange(5), 9))
-    assert fitting.least_gain(laws.named("linear"), repeated, {}) == pytest.approx(5.38, abs=0.01)
+    assert judging.least_gain(laws.named("linear"), repeated, {}) == pytest.approx(5.38, abs=0.01)
 
 
 def test_constants_are_seldom_taken_for_a_law() -> None:
