@@ -45,7 +45,7 @@ def one(found: pd.DataFrame, **where: Any) -> pd.Series:
 
 
 def test_the_columns_have_dtypes_and_descriptions(experiment: Experiment) -> None:
-    """Also where there is no run at all; each column is described."""
+    """An empty table has them too."""
     found = table(experiment)
     assert list(found.columns) == list(COLUMNS) == list(DESCRIPTIONS)
     assert {name: str(dtype) for name, dtype in found.dtypes.items()} == COLUMNS
@@ -54,7 +54,7 @@ def test_the_columns_have_dtypes_and_descriptions(experiment: Experiment) -> Non
 
 
 def test_a_run_is_a_whole_curve(experiment: Experiment) -> None:
-    """Two volumes and before, two suites, three tasks and two suite rows: 15 rows, before first."""
+    """Three points of two suites with three tasks have 15 rows, volume 0 first."""
     write_run(experiment, "r", before=BEFORE, points={16: AFTER, 8: AFTER}, roles=ROLES)
     found = table(experiment)
     assert found["volume"].tolist() == [0] * 5 + [8] * 5 + [16] * 5
@@ -62,8 +62,8 @@ def test_a_run_is_a_whole_curve(experiment: Experiment) -> None:
     assert set(found["status"]) == {"ok"}
 
 
-def test_a_binary_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
-    """8 of 10 before, 4 lost and 1 gained: 0.5 after, Δ −0.3, McNemar 12/32."""
+def test_a_binary_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
+    """8 of 10 before, 4 lost, 1 gained: Δ is −0.3, McNemar's p 12/32."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=8, task="facts")
     assert (row["value"], row["before"], row["delta"], row["p_value"]) == pytest.approx((0.5, 0.8, -0.3, 12 / 32))
@@ -73,10 +73,10 @@ def test_a_binary_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
     assert (row["steps"], row["train_tokens"], row["supervised_tokens"], row["wall_seconds"]) == (1, 80, 32, 2.0)
 
 
-def test_a_ratio_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
-    """Σ w v / Σ w: (2 + 3 + 3) / 6 before, 1 after.
+def test_a_ratio_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
+    """The ratio Σ w v / Σ w is 8/6 before and 1 after.
 
-    Less is better, and the change keeps the metric's sign; no counts.
+    Lower is better, and the change keeps the metric's sign. There are no counts.
     """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=8, task="math")
@@ -88,14 +88,14 @@ def test_a_ratio_row_is_as_worked_out_by_hand(experiment: Experiment) -> None:
 
 
 def test_before_is_the_value_of_volume_0(experiment: Experiment) -> None:
-    """To the last digit, for tasks and suites."""
+    """They are exactly equal, for tasks and suites."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     found = table(experiment)
     assert found.query("volume == 8")["before"].tolist() == found.query("volume == 0")["value"].tolist()
 
 
 def test_volume_0_changed_nothing(experiment: Experiment) -> None:
-    """Its change is 0 with an interval of 0, its counts are 0 where items are counted, its costs are 0."""
+    """Change, interval, counts and costs are 0."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     before = table(experiment).query("volume == 0")
     assert (before[["delta", "delta_low", "delta_high", "steps", "train_tokens", "flops", "wall_seconds"]] == 0).all(axis=None)
@@ -104,7 +104,7 @@ def test_volume_0_changed_nothing(experiment: Experiment) -> None:
 
 
 def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
-    """0.5 of 10 items and 0.6 of 5 weigh the same.
+    """0.5 of 10 items and 0.6 of 5 have equal weight.
 
     Items and counts are summed, levels of guessing averaged.
     """
@@ -118,7 +118,7 @@ def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
 
 
 def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None:
-    """A second metric of a task is a row of its own and no part of the suite's."""
+    """A second metric of a task is a separate row only."""
     second = old("facts", share(2, 10), metric="acc_norm", primary=False)
     write_run(experiment, "r", before=[*BEFORE, second], points={8: [*AFTER, second]}, roles=ROLES)
     found = table(experiment)
@@ -127,7 +127,7 @@ def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None
 
 
 def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: Experiment) -> None:
-    """No value, no 0: status and reason, for the task and for the suite it belongs to.
+    """The task and its suite have status and reason, and no value.
 
     The other task keeps its value.
     """
@@ -143,7 +143,7 @@ def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: Experime
 
 
 def test_a_failure_before_leaves_the_value_and_no_change(experiment: Experiment) -> None:
-    """What was measured after stands; what it changed is not known, and the row says why."""
+    """The value after is kept; the change is empty, with a reason."""
     before = [BEFORE[0], old("facts", [], failed="out of memory"), BEFORE[2]]
     write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
     found = table(experiment)
@@ -162,8 +162,8 @@ def test_a_failure_before_leaves_the_value_and_no_change(experiment: Experiment)
         (None, "not at this volume"),
     ],
 )
-def test_what_cannot_be_joined_is_a_failed_row(experiment: Experiment, facts: Task | None, words: str) -> None:
-    """Another prompt, a missing item, a missing task: the task and its suite fail, with the reason."""
+def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: Experiment, facts: Task | None, words: str) -> None:
+    """Another prompt, a missing item or a missing task fails task and suite."""
     after = [task for task in [AFTER[0], facts, AFTER[2]] if task]
     write_run(experiment, "r", before=BEFORE, points={8: after}, roles=ROLES)
     found = table(experiment).query("volume == 8")
@@ -173,7 +173,7 @@ def test_what_cannot_be_joined_is_a_failed_row(experiment: Experiment, facts: Ta
     assert one(found, task="sums")["status"] == "ok"
 
 
-def test_a_score_that_its_items_do_not_give_is_refused(experiment: Experiment) -> None:
+def test_a_score_that_differs_from_its_items_is_rejected(experiment: Experiment) -> None:
     """A value edited in point.json no longer agrees with samples.parquet."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     path = experiment.point_folder("r", 8) / "point.json"
@@ -185,8 +185,8 @@ def test_a_score_that_its_items_do_not_give_is_refused(experiment: Experiment) -
     assert "10 items with mean 0.5" in row["reason"]
 
 
-def test_a_failed_run_is_one_row_beside_the_points_it_wrote(experiment: Experiment) -> None:
-    """It has no record and so no known before: its points show values, its failure shows the reason."""
+def test_a_failed_run_is_one_row_next_to_the_points_it_wrote(experiment: Experiment) -> None:
+    """Without a record there is no before: its points have values, its failure a reason."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, failure="TrainingError: diverged")
     found = table(experiment)
     whole = one(found, status="failed")
@@ -198,24 +198,24 @@ def test_a_failed_run_is_one_row_beside_the_points_it_wrote(experiment: Experime
     assert set(points["role"]) == {"target", "probe"}
 
 
-def test_a_run_under_way_is_unfinished(experiment: Experiment) -> None:
-    """Neither a record nor a failure: being killed is not failing."""
+def test_a_running_run_is_unfinished(experiment: Experiment) -> None:
+    """It has neither a record nor a failure."""
     write_run(experiment, "r", before=BEFORE, points={}, roles=ROLES, finished=False)
     assert one(table(experiment), run_id="r")["status"] == "unfinished"
 
 
-def test_a_run_that_is_not_done_shows_its_changes_so_far(experiment: Experiment) -> None:
-    """What was measured before is known from its beginning on, so its points are joined like those of a finished run."""
+def test_an_unfinished_run_shows_its_changes_so_far(experiment: Experiment) -> None:
+    """Its baselines are known from the start, so its points are joined as usual."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
     found = table(experiment)
-    done, under_way = (found[(found["run_id"] == name) & (found["status"] == "ok")] for name in ["r", "u"])
-    assert under_way["delta"].tolist() == done["delta"].tolist()
-    assert set(under_way["volume"]) == {0, 8}
+    done, running = (found[(found["run_id"] == name) & (found["status"] == "ok")] for name in ["r", "u"])
+    assert running["delta"].tolist() == done["delta"].tolist()
+    assert set(running["volume"]) == {0, 8}
 
 
 def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> None:
-    """A recorded run whose next volume failed shows both.
+    """A recorded run whose next volume failed shows the curve and the failure.
 
     A point beyond the record is joined like the others.
     """
@@ -228,7 +228,7 @@ def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> 
 
 
 def test_stale_runs_are_left_out_unless_asked_for(experiment: Experiment) -> None:
-    """The manifest says which runs are current."""
+    """The manifest lists the current runs."""
     for run_id in ["a", "b"]:
         write_run(experiment, run_id, before=BEFORE, points={8: AFTER}, roles=ROLES)
     experiment.write_manifest({"b": {}}, keep=False)
@@ -237,7 +237,7 @@ def test_stale_runs_are_left_out_unless_asked_for(experiment: Experiment) -> Non
 
 
 def test_every_seed_repeats_the_shared_before(experiment: Experiment) -> None:
-    """Two seeds of a model share one baseline folder, and each has its volume 0."""
+    """Two seeds of a model share one baseline, and each has its volume 0."""
     for seed in [0, 1]:
         write_run(experiment, f"r{seed}", before=BEFORE, points={8: AFTER}, roles=ROLES, seed=seed)
     found = table(experiment).query("volume == 0 and task == 'facts'")
@@ -246,16 +246,19 @@ def test_every_seed_repeats_the_shared_before(experiment: Experiment) -> None:
 
 
 @pytest.mark.parametrize("missing", ["points/8/point.json", "points/8/samples.parquet", "../../baselines/tiny-a-old/baseline.json"])
-def test_a_record_that_names_what_is_not_there_is_an_error(experiment: Experiment, missing: str) -> None:
-    """A damaged experiment is not shown as if it were whole."""
+def test_a_record_that_names_a_missing_file_is_an_error(experiment: Experiment, missing: str) -> None:
+    """A damaged experiment is not shown as if it were complete."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     (experiment.run_folder("r") / missing).unlink()
     with pytest.raises(RecordError):
         table(experiment)
 
 
-def test_the_numeric_spread_of_volume_0_stands_at_every_volume(experiment: Experiment) -> None:
-    """Accuracy moved up by 0.1 in one task and down by 0.2 in the other: the suite's mean moved by 0.05; in nats, the largest counts."""
+def test_the_numeric_spread_of_volume_0_is_in_the_rows_of_every_volume(experiment: Experiment) -> None:
+    """If accuracies move by 0.1 and −0.2, the suite's mean moves by 0.05.
+
+    In nats the largest move counts.
+    """
     before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), old("sums", share(3, 5), chance=0.5, moved=-0.2)]
     write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
     for volume in (0, 8):
@@ -267,7 +270,7 @@ def test_the_numeric_spread_of_volume_0_stands_at_every_volume(experiment: Exper
 
 
 def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None:
-    """For the task, and for the suite that it is part of; it is not 0."""
+    """It is empty, not 0, for the task and for its suite."""
     before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), BEFORE[2]]
     write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
     found = table(experiment).query("volume == 8")
@@ -277,7 +280,10 @@ def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None
 
 
 def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment) -> None:
-    """Two tasks of 5: 3 lost and 1 gained in all, p = 10/16, mid-p = p less the 4/16 of exactly that split; unequal tasks have none."""
+    """Two tasks of 5 with 3 lost and 1 gained have p = 10/16.
+
+    The mid-p is smaller by 4/16, the probability of that split. Unequal tasks have none.
+    """
     before = [old("facts", share(4, 5)), old("sums", share(3, 5))]
     after = [old("facts", flipped(share(4, 5), lost=2, gained=0)), old("sums", flipped(share(3, 5), lost=1, gained=1))]
     write_run(experiment, "r", before=before, points={8: after}, roles={"old": "probe"})
@@ -288,9 +294,9 @@ def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment
 
 
 def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
-    """Nothing lost or gained, no FG of no volume, no adjustment of answers that are the very same.
+    """Nothing is lost or gained, and FG and the adjusted shares are empty.
 
-    What there is to forget is known.
+    The ceiling is known.
     """
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=0, task="facts")
@@ -300,9 +306,9 @@ def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
 
 
 def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
-    """0.8 to 0.6, then to 0.4: 25 %, then (25 + 50) / 2.
+    """0.8 to 0.6, then to 0.4, is 25 %, then (25 + 50) / 2.
 
-    After a volume that could not be measured it is not known.
+    After a volume that failed it is empty.
     """
     points = {
         8: [old("facts", share(24, 40))],
@@ -317,8 +323,11 @@ def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
         assert values == [pytest.approx(25.0), pytest.approx(37.5), None, None]
 
 
-def test_items_of_one_cluster_widen_what_is_adjusted_for_chance(experiment: Experiment) -> None:
-    """Of 20 people with 4 items each, 5 lost all of theirs: the same counts as without clusters, and nearly four times the variance."""
+def test_clusters_widen_the_interval_adjusted_for_chance(experiment: Experiment) -> None:
+    """If people lose all their 4 items, the variance is nearly four times as large.
+
+    The counts are the same as without clusters.
+    """
     people = [f"person {i // 4}" for i in range(80)]
     widths = {}
     for name, clusters in {"alone": None, "people": people}.items():
@@ -331,9 +340,10 @@ def test_items_of_one_cluster_widen_what_is_adjusted_for_chance(experiment: Expe
 
 
 def test_both_protocols_are_compared_item_by_item(experiment: Experiment) -> None:
-    """Chosen right are d0 to d7, written right d0 to d4: both tell the same of 7 of 10 items.
+    """Chosen and generated answers are judged alike for 7 of 10 items.
 
-    Only the written task's row says so.
+    d0 to d7 are right when chosen, d0 to d4 when generated. Only the row of the generated task has
+    the share.
     """
     written = old("facts_generated", share(5, 10), metric="exact_match", primary=False, chance=None)
     write_run(experiment, "r", before=[*BEFORE, written], points={8: [*BEFORE, written]}, roles=ROLES)
