@@ -136,7 +136,7 @@ def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFix
     refused(["table", "absent"], ["absent"], capsys)
     refused(["report", "absent"], ["absent"], capsys)
     refused(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
-    refused(["sweep"], ["no experiment", "tiny"], capsys)
+    refused(["sweep"], ["neither an experiment nor a name", "tiny"], capsys)
     refused(["list", "modles"], ["modles", "model"], capsys)
 
 
