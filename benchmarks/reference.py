@@ -1,21 +1,23 @@
-"""`make reference`: the default sweep once more, and its findings beside the committed ones in results/reference/.
+"""`make reference`: a fresh default sweep, compared with results/reference/.
 
     make reference                              # a fresh sweep in a temporary folder, compared
-    make reference ARGS="--sweep results/tiny"  # one that was made before, compared
-    make reference ARGS="--write"               # and written as the new reference, in place of comparing
+    make reference ARGS="--sweep results/tiny"  # an existing sweep, compared
+    make reference ARGS="--write"               # a fresh sweep, written as the new reference
 
 The rule. A finding is the change of one suite or task in one cell (the runs that differ in their
-seed alone) at one volume. Two sweeps agree on it if 0 lies in the interval of the difference of
-their two changes, put together from the distances of each change to the ends of its own interval
-(Zou and Donner 2008, doi:10.1002/sim.3095):
+seed alone) at one volume. Two sweeps agree on it if 0 is in the interval of the difference of their
+two changes, computed from the distances of each change to the ends of its own interval (Zou and
+Donner 2008, doi:10.1002/sim.3095):
 
-    D = fresh − reference;   low = D − √((fresh − fresh_low)² + (reference_high − reference)²);   high likewise, with the other ends
+    D = fresh − reference
+    low = D − √((fresh − fresh_low)² + (reference_high − reference)²)
+    high likewise, with the other ends
 
-Of 95% intervals one in twenty would miss for two sweeps of other seeds that are equally right, so
-that is how many may disagree: 5% of those compared, rounded down. Two sweeps of the same seeds
-share their rows, batches and items, and differ by rounding, so hardly any should. A finding that
-one side alone has is no matter of chance: it fails the comparison, whatever the others do. Findings
-without an interval on either side are counted and not compared.
+Two equally valid sweeps with other seeds disagree on one in twenty 95% intervals, so 5% of the
+compared findings, rounded down, may disagree. Two sweeps of the same seeds share rows, batches and
+items and differ by rounding alone, so almost none should. A finding that only one side has is not
+due to chance: it fails the comparison. Findings without an interval on either side are counted, not
+compared.
 """
 
 from __future__ import annotations
@@ -41,13 +43,12 @@ COMMAND = "experiment=tiny"
 
 LEVEL = 0.95
 EQUAL = 1e-5
-"""Changes so near to each other, in the metric's own unit, count as the same number: six digits
-are kept of each."""
+"""Largest difference of changes that count as the same number, in the metric's unit: findings keep
+six digits."""
 
 KEYS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
 KEYS += ["volume", "role", "suite", "task", "metric", "filter"]
-"""What makes a finding the same one in two sweeps; not the rate, the machine's dtype or the ids
-of runs."""
+"""Columns that identify a finding in two sweeps; not the rate, the machine's dtype or run ids."""
 
 ENDS = ["delta", "delta_low", "delta_high"]
 KEPT = [*KEYS, "params_total", "params_trainable", "learning_rate", "lr_tuned", "is_control", "is_headline", "n", "seeds"]
@@ -60,14 +61,14 @@ MAX_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """The findings of two sweeps, side by side.
+    """The findings of two sweeps, joined.
 
     Attributes:
         compared: findings with an interval on both sides: KEYS, the two changes, ``agree``, and the
-            verdicts where both have them.
-        reference_alone, fresh_alone: KEYS of findings that one side has, or has an interval of, and
-            the other has not.
-        without_interval: how many have none on either side.
+            verdicts.
+        reference_alone, fresh_alone: KEYS of findings that are missing on the other side, or have
+            no interval there.
+        without_interval: number of findings without an interval on either side.
     """
 
     compared: pd.DataFrame
@@ -82,18 +83,18 @@ class Comparison:
 
     @property
     def allowed(self) -> int:
-        """How many may disagree: 5% of those compared, rounded down."""
+        """Number of findings that may disagree: 5% of the compared ones, rounded down."""
         return int((1 - LEVEL) * len(self.compared) + 1e-9)
 
     @property
     def holds(self) -> bool:
-        """Whether the fresh sweep says what the reference says."""
+        """Whether the fresh sweep confirms the reference."""
         alone = len(self.reference_alone) + len(self.fresh_alone)
         return len(self.compared) > 0 and alone == 0 and len(self.disagree) <= self.allowed
 
 
 def compare(reference: pd.DataFrame, fresh: pd.DataFrame) -> Comparison:
-    """Set the findings of two sweeps side by side, by KEYS.
+    """Join the findings of two sweeps by KEYS, and compare them.
 
     Raises:
         ValueError: if a side lacks a column, or has two findings with the same keys.
@@ -117,7 +118,10 @@ def read(file: Path) -> pd.DataFrame:
 
 
 def _known(findings: pd.DataFrame, side: str) -> pd.DataFrame:
-    """Return keys as text, so that an empty one equals an empty one and 64 equals 64 whatever file it was read from; and numbers."""
+    """Return findings with keys as text and changes as numbers.
+
+    As text, empty keys are equal, and 64 equals 64 from any file.
+    """
     if absent := [name for name in [*KEYS, *ENDS] if name not in findings.columns]:
         raise ValueError(f"{side}: no column {', '.join(absent)}")
     keys = findings[KEYS].astype("string").fillna("")
@@ -130,9 +134,9 @@ def _known(findings: pd.DataFrame, side: str) -> pd.DataFrame:
 
 
 def _agree(compared: pd.DataFrame) -> Any:
-    """Say of each finding whether 0 lies in the interval of fresh minus reference.
+    """Return for each finding whether 0 is in the interval of fresh minus reference.
 
-    Boolean array of shape (n,).
+    A boolean array of shape (n,).
     """
     reference, reference_low, reference_high, fresh, fresh_low, fresh_high = (
         compared[f"{end}_{side}"].to_numpy(float) for side in ("reference", "fresh") for end in ENDS
@@ -143,14 +147,18 @@ def _agree(compared: pd.DataFrame) -> Any:
     return (difference - below <= EQUAL) & (difference + above >= -EQUAL)
 
 
-def told(comparison: Comparison, most: int = 20) -> str:
-    """Return a comparison in words: how many agree, the largest differences, what changed its verdict, what one side alone has."""
+def described(comparison: Comparison, most: int = 20) -> str:
+    """Return a comparison as text.
+
+    It has the number of agreeing findings, the largest difference, changed verdicts, and findings
+    of one side only.
+    """
     compared, disagree = comparison.compared, comparison.disagree
     apart = (compared["delta_fresh"] - compared["delta_reference"]).abs()
     verdicts = compared[(compared["verdict_fresh"] != compared["verdict_reference"]).fillna(value=False)]
     lines = [
         f"{len(compared) - len(disagree)} of {len(compared)} findings agree within their intervals; {comparison.allowed} may disagree",
-        f"{int((apart <= EQUAL).sum())} are the same number; the largest difference is {float(apart.max()) if len(apart) else 0.0:.4g}",
+        f"{int((apart <= EQUAL).sum())} are equal; the largest difference is {float(apart.max()) if len(apart) else 0.0:.4g}",
         f"{len(verdicts)} have another verdict, {comparison.without_interval} have no interval and are not compared",
     ]
     lines += [f"disagrees: {_line(row)}" for _, row in disagree.head(most).iterrows()]
@@ -175,7 +183,7 @@ def _line(row: pd.Series) -> str:
 def sweep(results: Path) -> float:
     """Run the default sweep in a fresh folder; return its wall time in seconds.
 
-    Raises CalledProcessError if anything in it failed.
+    Raises CalledProcessError if it fails.
     """
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "harness", "sweep", COMMAND, f"results={results}"], check=True, stdout=subprocess.DEVNULL)
@@ -200,10 +208,9 @@ def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, An
 
     Args:
         found: the findings.
-        report: the folder of the experiment's report, whose figures are taken.
-        place: where it goes.
-        facts: what ``provenance.collect`` says, and ``seconds`` of the sweep, None where it was
-            made before.
+        report: folder of the experiment's report, with its figures.
+        place: folder of the reference.
+        facts: from ``provenance.collect``, and ``seconds`` of the sweep, None for an existing one.
 
     Raises:
         ValueError: if it would be larger than MAX_BYTES.
@@ -221,10 +228,7 @@ def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, An
 
 
 def _figures(report: Path) -> list[Path]:
-    """Return the report's PNG figures, the smallest first until they are too much together.
-
-    In the order of their names.
-    """
+    """Return the smallest of the report's PNG figures, within MAX_FIGURES_BYTES, by name."""
     chosen: list[Path] = []
     for path in sorted(report.rglob("*.png"), key=lambda path: path.stat().st_size):
         if sum(one.stat().st_size for one in [*chosen, path]) <= MAX_FIGURES_BYTES and path.name not in {one.name for one in chosen}:
@@ -234,21 +238,21 @@ def _figures(report: Path) -> list[Path]:
 
 def _readme(kept: pd.DataFrame, figures: Sequence[str], facts: Mapping[str, Any]) -> str:
     git, seconds = facts.get("git") or {}, facts.get("seconds")
-    code = f"{git.get('commit', 'unknown')}{' and what was not committed yet' if git.get('dirty') else ''}"
+    code = f"{git.get('commit', 'unknown')}{' with uncommitted changes' if git.get('dirty') else ''}"
     versions = ", ".join(f"{name} {version}" for name, version in dict(facts.get("versions", {})).items())
     took = f" It took {seconds:.0f} s." if seconds is not None else ""
     return "\n".join(
         [
             "# The reference sweep",
             "",
-            f"What `harness sweep {COMMAND}` found: {len(kept)} findings, each the change of one suite or task in one cell (the runs that",
-            "differ in their seed alone) at one volume. `make reference` runs the sweep anew and compares its findings with these, within",
-            "their intervals; the rule stands in `benchmarks/reference.py`. `make reference ARGS=--write` replaces them.",
+            f"{len(kept)} findings of `harness sweep {COMMAND}`, each the change of one suite or task in one cell (the runs that differ in",
+            "their seed alone) at one volume. `make reference` runs the sweep again and compares its findings with these, within their",
+            "intervals; the rule is in `benchmarks/reference.py`. `make reference ARGS=--write` replaces them.",
             "",
             f"- Code: commit {code}.",
             f"- Machine: {facts.get('cores')} cores, {facts.get('processor')}, {facts.get('platform')}; {facts.get('time')}.{took}",
             f"- Python {facts.get('python')}, {versions}.",
-            "- `findings.csv`: what its columns mean is said in `harness/analysis/findings/finding_columns.py`. Six digits are kept of each number.",
+            "- `findings.csv`: its columns are described in `harness/analysis/findings/finding_columns.py`; numbers have six digits.",
             *["", *(f"![{Path(name).stem}]({name})" for name in figures)],
             "",
         ]
@@ -259,11 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare a sweep with the reference, or write a new one.
 
     Returns:
-        Exit code 0: it holds, or is written; 1: it does not hold; 2: there is none.
+        Exit code 0: it holds, or is written; 1: it does not hold; 2: there is no reference.
     """
-    parser = argparse.ArgumentParser(prog="make reference", description="The default sweep beside the committed one.")
+    parser = argparse.ArgumentParser(prog="make reference", description="Compare a fresh default sweep with the committed one.")
     parser.add_argument("--write", action="store_true", help="make this sweep the reference")
-    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="of a sweep that was made before, such as results/tiny")
+    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="an existing sweep, such as results/tiny")
     parser.add_argument("--reference", type=Path, default=REFERENCE, metavar="FOLDER", help="default: results/reference")
     asked = parser.parse_args(arguments)
     committed = asked.reference / "findings.csv"
@@ -278,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write_new(found, folder, asked.reference, seconds)
             return 0
     comparison = compare(read(committed), found)
-    sys.stdout.write(told(comparison) + "\n")
+    sys.stdout.write(described(comparison) + "\n")
     return 0 if comparison.holds else 1
 
 

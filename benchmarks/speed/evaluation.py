@@ -1,21 +1,20 @@
-"""`make bench-eval`: the class `prefix` beside lm-eval's HFLM, in one run, in turn, on real suites: speed, memory, and the scores.
+"""`make bench-eval`: `prefix` against lm-eval's HFLM on real suites: speed, memory, scores.
 
-Each case is a task with a number of examples. Both classes are warmed up, HFLM is tried at batch
-sizes 1, 8 and 32 on a third of the items and the best goes on; then both run in turn, each first
-every other time. The speed-up is the median over the pairs of the ratio of their times,
-tokenisation included.
+Each case is a task with a number of examples. Both classes are warmed up, and HFLM takes the best
+of the batch sizes 1, 8 and 32 on a third of the items; then both run in turn, each first every
+other time. The speed-up is the median over the pairs of the ratio of their times, tokenisation
+included.
 
-What no arrangement can save (each token with a different past once, its attention, the output head
-at wanted places) is counted in floating-point operations. "Of operations" is how many times as many
-HFLM needs; "of matmul rate" sets the count beside the rate that plain matrix products of the
-model's own shapes reach on this machine at that time. Peak memory is that of a process of its own,
-for the first case of each group.
+The operations that any arrangement needs (each token with a different past once, its attention, the
+output head at wanted places) are counted in floating-point operations. "Of operations" is HFLM's
+number as a multiple of these; "of matmul rate" is their rate as a share of the rate that plain
+matrix products of the model's own shapes reach on this machine at that time. Peak memory is that of
+a separate process, for the first case of each group.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
 import math
@@ -30,68 +29,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-TASKS = Path(__file__).resolve().parent / "tasks"
+from evaluation_cases import CASES, LEAST_WORDED, MOST_MEMORY, REACH, Case, requests_of
+
 DEFAULT_OUTPUT = Path(__file__).resolve().parent / "evaluation.json"
 BATCH_SIZES = (1, 8, 32)
-FEWSHOT_SEED = 1234
-
-
-@dataclass(frozen=True)
-class Case:
-    """A task with so many examples before each question, and how many of its items are timed.
-
-    Examples are drawn for each question, as lm-eval does by default, or the same ones stand before
-    every question, as in MMLU.
-    """
-
-    group: str
-    task: str
-    shots: int
-    items: int
-    same_shots: bool = False
-
-
-WORDED = {
-    "bigbench_social_iqa_multiple_choice": (16, 4),
-    "bigbench_hhh_alignment_multiple_choice": (8, 3),
-    "bigbench_bbq_lite_json_multiple_choice": (12, 3),
-    "bigbench_swahili_english_proverbs_multiple_choice": (12, 4),
-    "bigbench_cause_and_effect_multiple_choice": (24, 8),
-    "bigbench_hindu_knowledge_multiple_choice": (16, 5),
-    "bigbench_strategyqa_multiple_choice": (64, 16),
-}
-"""Multiple choice with 2 to 6 worded choices: task, and items without and with examples."""
-
-CASES = [
-    *[Case("worded, zero-shot", task, 0, items) for task, (items, _) in WORDED.items()],
-    *[Case("worded, five-shot", task, 5, items) for task, (_, items) in WORDED.items()],
-    Case("worded, five-shot, same examples", "bigbench_social_iqa_multiple_choice", 5, 8, same_shots=True),
-    Case("worded, five-shot, same examples", "bigbench_swahili_english_proverbs_multiple_choice", 5, 8, same_shots=True),
-    Case("letters, zero-shot", "speed_letters_social_iqa", 0, 32),
-    Case("letters, five-shot", "speed_letters_social_iqa", 5, 20),
-    Case("blimp", "blimp_anaphor_gender_agreement", 0, 50),
-    Case("blimp", "blimp_wh_island", 0, 50),
-    Case("blimp", "blimp_principle_A_reconstruction", 0, 50),
-    Case("rolling perplexity", "speed_rolling_gsm8k", 0, 12),
-    Case("generation, five-shot", "gsm8k", 5, 8),
-]
-
-REACH = {
-    "worded, zero-shot": 2.5,
-    "worded, five-shot": 7.0,
-    "worded, both": 4.5,
-    "worded, five-shot, same examples": 7.0,
-    "letters, zero-shot": 1.0,
-    "letters, five-shot": 4.0,
-    "blimp": 1.5,
-    "rolling perplexity": 1.0,
-    "generation, five-shot": 2.0,
-}
-"""The speed-up each group is meant to reach, geometric mean over its cases; no worded case under
-``LEAST_WORDED``."""
-
-LEAST_WORDED = 1.2
-MOST_MEMORY = 1.2
 
 
 @dataclass
@@ -105,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Found:
-    """What a case gave; log-likelihoods in nats, memory in bytes."""
+    """Result of a case; log-likelihoods in nats, memory in bytes."""
 
     case: Case
     requests: int
@@ -128,29 +69,8 @@ class Found:
     facts: dict[str, Any]
 
 
-@functools.cache
-def _tasks() -> Any:
-    """Index lm-eval's task files and ours, which takes seconds."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(TASKS))
-
-
-def requests_of(case: Case) -> tuple[Any, list[Any]]:
-    """Return a case's task and its lm-eval requests."""
-    task = _tasks().load([case.task])["tasks"][case.task]
-    task.set_config(key="num_fewshot", value=case.shots)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    if case.same_shots:
-        shots = task.sampler.sample(case.shots)
-        task.sampler.sample = lambda *_, **__: shots
-    chosen = list(range(case.shots, case.shots + case.items))  # past the examples of a task that always takes the first
-    task.build_all_requests(samples=[index for index in chosen if index < len(task.eval_docs)])
-    return task, task.instances
-
-
 def measure(lm: Any, requests: Sequence[Any]) -> Measurement:
-    """Answer requests once and say how long it took and how much memory was held at most."""
+    """Answer requests once; return time, peak memory and answers."""
     from harness.records import provenance
 
     provenance.reset_peak_memory()
@@ -222,7 +142,10 @@ def _accuracy(task: Any, requests: Sequence[Any], answers: Sequence[Any]) -> flo
 
 
 def _operations_of_hf(lm: Any, requests: Sequence[Any]) -> float:
-    """Return the floating-point operations of HFLM without padding: contexts once where answers of one token share them, all logits."""
+    """Return the floating-point operations of HFLM without padding.
+
+    It runs a context once for answers of one token, and computes all logits.
+    """
     from harness.evaluation.prefix import budget
 
     linear, pair, head = budget.operations(lm.model)
@@ -242,7 +165,10 @@ def _tokens_asked(lm: Any, requests: Sequence[Any]) -> int:
 
 
 def matmul_rate(model: Any, rows: int = 1024) -> float:
-    """Return the operations a second of matrix products of the model's own linear shapes, on this machine, now."""
+    """Return the current rate of matrix products of the model's linear shapes.
+
+    In operations per second, on this machine.
+    """
     import torch
 
     shapes = [tuple(module.weight.shape) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -250,7 +176,7 @@ def matmul_rate(model: Any, rows: int = 1024) -> float:
     dtype = model.dtype
     total, seconds = 0.0, 0.0
     for (wide, narrow), count in unique.items():
-        if wide > 8 * narrow:  # the output head, which few tokens pass
+        if wide > 8 * narrow:  # the output head, applied to few tokens
             continue
         x, w = torch.randn(rows, narrow, dtype=dtype, device=model.device), torch.randn(wide, narrow, dtype=dtype, device=model.device)
         torch.nn.functional.linear(x, w)
@@ -273,7 +199,7 @@ def _synchronise() -> None:
 
 
 def _peak(arguments: argparse.Namespace, case: int, batch: int) -> int:
-    """Return the peak memory of one class on one case, in a process of its own."""
+    """Return the peak memory of one class on one case, in a separate process."""
     same = ["--model", arguments.model, "--dtype", arguments.dtype, "--threads", str(arguments.threads)]
     command = [sys.executable, __file__, *same, "--peak", str(case), str(batch)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -296,23 +222,10 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
     from rich.table import Table
 
     console = Console(width=180)
-    table = Table(title=f"prefix beside HFLM ({dtype}); matrix products of the model's shapes reach {rate / 1e9:.0f} GFLOP/s")
-    for name in [
-        "task",
-        "shots",
-        "requests",
-        "HFLM s (batch)",
-        "prefix s",
-        "speed-up",
-        "of operations",
-        "largest Δ nats",
-        "flags",
-        "texts",
-        "accuracy",
-    ]:
+    table = Table(title=f"prefix against HFLM ({dtype}); matrix products of the model's shapes reach {rate / 1e9:.0f} GFLOP/s")
+    names = ["task", "shots", "requests", "HFLM s (batch)", "prefix s", "speed-up", "of operations", "largest Δ nats", "flags", "texts"]
+    for name in [*names, "accuracy", "computed / asked", "of matmul rate", "peak memory"]:
         table.add_column(name, justify="left" if name == "task" else "right")
-    for name in ["computed / asked", "of matmul rate", "peak memory"]:
-        table.add_column(name, justify="right")
     for item in found:
         accuracy = "-" if item.accuracy_hf is None else f"{item.accuracy_hf:.3f} {item.accuracy_prefix:.3f}"
         table.add_row(
@@ -333,7 +246,7 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
         )
     console.print(table)
     groups = Table(title="geometric mean of the speed-ups")
-    for name in ["group", "speed-up", "meant to reach", ""]:
+    for name in ["group", "speed-up", "target", ""]:
         groups.add_column(name)
     for name, value in summary(found).items():
         groups.add_row(name, f"{value:.2f}", f"{REACH[name]:.1f}", "reached" if value >= REACH[name] else "not reached")
@@ -353,7 +266,7 @@ def _asked_for(case: Case, only: str) -> bool:
 
 
 def half(lm: Any, other: Any, pairs: int, only: str) -> list[dict[str, Any]]:
-    """Compare bfloat16 with float32, both through prefix: speed, and what it does to scores, task by task."""
+    """Compare bfloat16 with float32, both through prefix: speed and scores, by task."""
     found = []
     for case in CASES:
         if not _asked_for(case, only) or case.group.startswith(("generation", "rolling")):

@@ -1,11 +1,10 @@
-"""`make bench-report`: time and memory of `harness table` and `harness report` on a large experiment, fabricated.
+"""`make bench-report`: time and memory of `harness table` and `report` on a large experiment.
 
-10,000 runs × 4 points × 5 tasks × 1,000 items. A few runs are whole: their items are drawn, and
-what the harness keeps of a run is worked out from them. The others are copies of one of these under
-labels of their own: their records are written out, what is kept of them is written as a run writes
-it, and their items are links to those of the run that they copy (writing 40,000 files of items
-would measure the disk). Of some copies, what is kept is then worked out from their items too, and
-must be the same.
+The experiment is fabricated: 10,000 runs × 4 points × 5 tasks × 1,000 items. A few runs are whole:
+their items are drawn, and their summaries computed from them. The others are copies of one of these
+under their own labels: their records and summaries are written as a run writes them, and their
+items are links to those of the copied run (writing 40,000 files of items would measure the disk).
+For some copies, the summary is then computed from their items too, and must be the same.
 """
 
 from __future__ import annotations
@@ -43,20 +42,20 @@ TARGET = "answers"
 MODELS = {"m1": 1_000_000, "m2": 3_000_000, "m3": 10_000_000, "m4": 30_000_000, "m5": 100_000_000}
 TUNINGS, MITIGATIONS, DATA, SEEDS = ("full", "lora"), ("none", "replay", "l2", "ewc", "merge"), 20, 10
 COPIED_SEEDS = 3
-"""Whole runs of each model and tuning; the seeds of a cell are copies of them in turn."""
+"""Whole runs of each model and tuning; the seeds of a cell copy them in turn."""
 
 BUDGETS = {"table": (30.0, 2000.0), "report": (60.0, None)}
-"""Command → seconds, and megabytes of memory."""
+"""Command → target in seconds, and in megabytes of memory."""
 
 CHECKED = 3
 
 OVERLAP = {"items": 4000, "exact": 0, "exact_share": 0.0, "ngram_items": 0, "ngram": 0, "ngram_share": 0.0}
-"""Of the probes' items with the training rows."""
+"""Overlap of the probes' items with the training rows."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What tells runs apart."""
+    """Labels and seed of a run."""
 
     model: str
     tuning: str
@@ -66,13 +65,13 @@ class Labels:
 
     @property
     def run_id(self) -> str:
-        """A folder name."""
+        """Its id, a folder name."""
         return f"{self.model}-{self.tuning}-{self.mitigation}-{self.data}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A run with items of its own."""
+    """A run with its own items."""
 
     labels: Labels
     folder: Path
@@ -83,14 +82,18 @@ class Whole:
 
 
 def every(count: int) -> list[Labels]:
-    """Return the labels of so many runs, all seeds of a cell together."""
+    """Return the labels of a number of runs, all seeds of a cell together."""
     data = [f"d{number}" for number in range(DATA)]
     product = itertools.product(data, MITIGATIONS, MODELS, TUNINGS, range(SEEDS))
     return [Labels(model, tuning, mitigation, name, seed) for name, mitigation, model, tuning, seed in itertools.islice(product, count)]
 
 
 def samples(values: Mapping[str, Any], suites: Sequence[str]) -> pd.DataFrame:
-    """Return items of some suites: four choices for the probes, of which the first is right, nats of a text for the target."""
+    """Return items of some suites.
+
+    Those of probes have four choices, the first of which is right; the target's have nats of a
+    text.
+    """
     parts = []
     for suite in suites:
         for task in PROBES if suite == "probe" else (TARGET,):
@@ -120,7 +123,7 @@ def samples(values: Mapping[str, Any], suites: Sequence[str]) -> pd.DataFrame:
 
 
 def scores(values: Mapping[str, Any], suites: Sequence[str]) -> tuple[Score, ...]:
-    """Return the scores of these items, as the harness writes them."""
+    """Return the scores of items, as the harness writes them."""
     found = []
     for suite in suites:
         is_probe = suite == "probe"
@@ -156,7 +159,10 @@ def before(model: str) -> dict[str, Any]:
 
 
 def after(model: str, tuning: str, seed: int, volume: int) -> dict[str, Any]:
-    """Return them after training: the more rows, the fewer known, LoRA half as bad, and the target learned."""
+    """Return the items' values after training.
+
+    More rows lose more known items, LoRA loses half as many, and the target is learned.
+    """
     start, draws = before(model), stream(seed, "bench-report", model, tuning, str(volume))
     rate = (
         (0.5 if tuning == "lora" else 1.0) * 0.02 * (volume / VOLUMES[0]) ** 0.6 * (6 / np.log10(MODELS[model])) * draws.uniform(0.8, 1.2)
@@ -170,7 +176,7 @@ def after(model: str, tuning: str, seed: int, volume: int) -> dict[str, Any]:
 
 
 def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
-    """Write a run with its items, and what the harness keeps of it."""
+    """Write a run with its items and its summary."""
     for volume in VOLUMES:
         values = after(labels.model, labels.tuning, labels.seed, volume)
         point = Point(
@@ -241,7 +247,7 @@ def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
 
 
 def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
-    """Write a run as a copy of a whole one under labels of its own."""
+    """Write a run as a copy of a whole one under other labels."""
     folder, run_id = experiment.run_folder(labels.run_id), labels.run_id
     own = {"tuning": labels.tuning, "mitigation": labels.mitigation, "data": labels.data, "model": labels.model}
     for volume, text in whole.points.items():
@@ -267,7 +273,7 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
 
 
 def build(experiment: ExperimentWriter, count: int) -> tuple[list[Labels], list[Whole]]:
-    """Write the experiment; return its runs, and the whole ones among them."""
+    """Write the experiment; return all its runs, and the whole ones."""
     chosen = every(count)
     for model in dict.fromkeys(labels.model for labels in chosen):
         values = before(model)
@@ -301,9 +307,9 @@ def build(experiment: ExperimentWriter, count: int) -> tuple[list[Labels], list[
 
 
 def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whole]) -> int:
-    """Work out again, from items, what is kept of some copies; return how many were checked.
+    """Compute the summaries of some copies from items; return the number of copies.
 
-    Raises where anything differs.
+    Raises AssertionError for a difference.
     """
     own = {one.labels.run_id for one in whole}
     copies = [labels.run_id for labels in chosen if labels.run_id not in own]
@@ -316,7 +322,7 @@ def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whol
             (folder / name).unlink()
         runs.summarise(experiment, run_id)
         again, computed = summary_files.read(folder), summary_files.read_arrays(folder)
-        assert rows == again, f"{run_id}: what was written is not what its items give"
+        assert rows == again, f"{run_id}: its summary differs from the one computed from its items"
         assert arrays is not None
         assert computed is not None
         assert all(np.array_equal(arrays[name], computed[name]) for name in computed), run_id
@@ -326,7 +332,7 @@ def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whol
 def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
     """Run a command of the harness.
 
-    Return its wall and processor seconds and its peak memory in megabytes.
+    Returns its wall and processor seconds and its peak memory in megabytes.
     """
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "harness", *command], cwd=folder, stdout=subprocess.DEVNULL)
@@ -340,11 +346,11 @@ def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write the experiment, measure, print."""
+    """Write the experiment, measure the commands, print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runs", type=int, default=10_000, metavar="N", help="at most 10,000 (default)")
     parser.add_argument("--only", choices=list(BUDGETS), help="one of the two commands")
-    parser.add_argument("--folder", type=Path, help="keep the experiment there, and use one that is there already")
+    parser.add_argument("--folder", type=Path, help="keep the experiment there, or use one that is there")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="bench-report-"))
     experiment = ExperimentWriter(folder.resolve() / "results" / NAME)
@@ -355,14 +361,14 @@ def main() -> None:
             checked = check(experiment, chosen, whole)
             size = f"{len(chosen)} runs × {len(VOLUMES)} points × {len(PROBES) + 1} tasks × {ITEMS} items"
             sys.stdout.write(f"{size}, written in {time.perf_counter() - began:.0f} s\n")
-            sys.stdout.write(f"{len(whole)} runs have items of their own, the others link to those and repeat what is kept of them; ")
-            sys.stdout.write(f"of {checked} copies it was worked out from their items, and was the same\n")
+            sys.stdout.write(f"{len(whole)} runs have their own items, the others link to these and copy their summaries; ")
+            sys.stdout.write(f"for {checked} copies the summary was computed from items, and was the same\n")
         commands = {"table": ["table", NAME, "--output", "table.parquet"], "report": ["report", NAME]}
         for name in [arguments.only] if arguments.only else list(commands):
             found, (seconds, megabytes) = measured(commands[name], folder.resolve()), BUDGETS[name]
             allowed = f"under {seconds:.0f} s" + (f" and {megabytes:.0f} MB" if megabytes else "")
             took = f"{found['seconds']:.1f} s ({found['processor']:.1f} s of processor), {found['megabytes']:.0f} MB"
-            sys.stdout.write(f"harness {name}: {took} (aim: {allowed})\n")
+            sys.stdout.write(f"harness {name}: {took} (target: {allowed})\n")
             sys.stdout.flush()
     finally:
         if arguments.folder is None:

@@ -1,11 +1,11 @@
-"""`make bench-sweep`: `harness sweep` beside the shell loop that a user would otherwise write, on the same points.
+"""`make bench-sweep`: `harness sweep` against a user's shell loop, on the same points.
 
 The loop starts a fresh process for each step of each point: `lm_eval` before, `loop/train.py`
 (transformers.Trainer, and PEFT for LoRA) on the same rows in the same order with the same settings,
-`lm_eval` after, on the same items. It runs for all points or for a sample in which every model and
-tuning is, and is then scaled up, which is said. `harness sweep` runs whole, in a fresh results
-folder, with all that it does besides: a second measurement of volume 0, records, figures. Models
-lie in the cache before either starts.
+`lm_eval` after, on the same items. It runs for all points, or for a sample that has every model and
+tuning, whose cost is scaled up; the output states which. `harness sweep` runs whole, in a fresh
+results folder, with everything else it does: a second measurement of volume 0, records, figures.
+Models are in the cache before either starts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFAULT_OUTPUT = HERE / "sweep.json"
 class Case:
     """A sweep, as overrides of `harness sweep`.
 
-    How many points the loop runs by default, and the ratio of wall times to reach.
+    ``points`` is the loop's default number of points, ``reach`` the target ratio of wall times.
     """
 
     overrides: tuple[str, ...]
@@ -45,7 +45,7 @@ class Case:
 
 CASES = {
     "tiny": Case(
-        (  # the arms alone, 24 runs, with what the loop can measure: no control, no repeated cell, no suite that lm-eval has no word for
+        (  # the arms alone, 24 runs, with what the loop can measure: no control, no repeated cell, no suite of our own kinds
             "experiment=tiny",
             "data=tinyworld-people",
             "objective=sft",
@@ -77,7 +77,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run of the sweep and what the loop needs to do the same."""
+    """A recorded run of the sweep, and the loop's inputs for the same run."""
 
     record: Any
     config: Any
@@ -87,13 +87,16 @@ class Run:
 
 
 def overrides_of(case: Case, given: Sequence[str]) -> list[str]:
-    """Return a case's overrides; one that is given replaces its."""
+    """Return a case's overrides; a given one replaces the case's own."""
     keys = {text.split("=", 1)[0] for text in given}
     return [*[text for text in case.overrides if text.split("=", 1)[0] not in keys], *given]
 
 
 def warm(overrides: Sequence[str]) -> None:
-    """Load every model once, so that it lies in the cache, and the libraries in the system's, before either side starts."""
+    """Load every model once.
+
+    So models are in the cache, and libraries in the system's, before either side starts.
+    """
     import lm_eval.tasks
     import peft  # noqa: F401
 
@@ -108,7 +111,7 @@ def warm(overrides: Sequence[str]) -> None:
 
 
 def runs_of(experiment: Any, folder: Path) -> dict[str, Run]:
-    """Return the sweep's runs by id, and write the rows of each in its own order."""
+    """Return the sweep's runs by id; write the rows of each in its order."""
     from harness.config import composition
     from harness.config.run_config import Labels, RunConfig
     from harness.config.strict import build
@@ -124,7 +127,7 @@ def runs_of(experiment: Any, folder: Path) -> dict[str, Run]:
         training = {key: value for key, value in values["training"].items() if key != "class"}
         config = build(RunConfig, {**values, **groups, "training": training, "labels": Labels(**record.labels)}, "")
         prepared = preparation.prepare(config, workspace)
-        if problem := refused(config) or ("" if prepared.run_id == run_id else "what is recorded gives another run id"):
+        if problem := unsupported(config) or ("" if prepared.run_id == run_id else "its record gives another run id"):
             raise ValueError(f"run {run_id}: {problem}")
         rows = folder / f"{run_id}.jsonl"
         lines = [json.dumps({"prompt": row.turns[0].content, "completion": row.turns[1].content}) for row in prepared.rows]
@@ -133,8 +136,8 @@ def runs_of(experiment: Any, folder: Path) -> dict[str, Run]:
     return runs
 
 
-def refused(config: Any) -> str:
-    """Say what of a configuration the loop cannot do; empty if it can do all."""
+def unsupported(config: Any) -> str:
+    """Return which parts of a configuration the loop does not support; empty if none."""
     training, labels = config.training, config.labels
     checks = {
         "objective": labels.objective == "sft" and config.objective.prompt_format == "plain" and config.data.kind == "completion",
@@ -144,14 +147,15 @@ def refused(config: Any) -> str:
         "evaluation": config.evaluation.items == "report" and config.evaluation.prompt_format == "plain",
     }
     wrong = [name for name, right in checks.items() if not right]
-    return f"the loop cannot do what it asks for in {', '.join(wrong)}" if wrong else ""
+    return f"the loop does not support its {', '.join(wrong)}" if wrong else ""
 
 
 def model_path(model: Any) -> str:
-    """Return what transformers loads a model from: a hub name, or the folder in the cache."""
+    """Return the hub name or cache folder that transformers loads a model from."""
     from harness.config import paths
+    from harness.models.hub import HubModel
 
-    return str(model.name) if hasattr(model, "name") else str(paths.cache() / "nursery" / model.recipe)
+    return model.name if isinstance(model, HubModel) else str(paths.cache() / "nursery" / model.recipe)
 
 
 def train_command(run: Run, volume: int, output: Path) -> list[str]:
@@ -192,7 +196,7 @@ def evaluate_command(
 
 
 class Loop:
-    """The loop over points, and its scores beside the harness' own."""
+    """The loop over points, with the agreement of its scores and the harness'."""
 
     def __init__(self, experiment: Any, runs: Mapping[str, Run], folder: Path, batch: str, threads: int) -> None:
         self.experiment, self.runs, self.folder, self.batch = experiment, runs, folder, batch
@@ -210,7 +214,7 @@ class Loop:
         return found
 
     def run(self, point: Point) -> None:
-        """Do what the loop does for one point, then compare its scores."""
+        """Run the loop's commands for one point, then compare its scores."""
         run, place = self.runs[point.run_id], self.folder / f"{point.run_id}-{point.volume}"
         place.mkdir(parents=True)
         baselines = [self.experiment.baseline(baseline_id) for baseline_id in run.record.baselines.values()]
@@ -228,10 +232,13 @@ class Loop:
             self.agreement += sweep_scores.compare(where, sweep_scores.recorded(*ours), theirs)
 
     def _commands(self, point: Point, baselines: Sequence[Any], samples: pd.DataFrame, place: Path) -> dict[str, list[str]]:
-        """Return what a user would type for one point: the same items, after the same number of examples."""
+        """Return a user's commands for one point.
+
+        They ask the same items, after the same number of examples.
+        """
         run, trained = self.runs[point.run_id], place / "model"
         asked = {str(task): [int(item) for item in own["doc_id"].unique()] for task, own in samples.groupby("task", sort=False)}
-        (shots,) = {baseline.identity["suite"]["num_fewshot"] for baseline in baselines}  # a ValueError where suites differ
+        (shots,) = {baseline.identity["suite"]["num_fewshot"] for baseline in baselines}  # a ValueError if suites differ
         adapter = trained if point.tuning.startswith("lora") else None
         return {
             "before": evaluate_command(run.model, None, asked, shots, self.batch, place / "before"),
@@ -241,13 +248,13 @@ class Loop:
 
 
 def show(ours: Cost, plain: Cost, clever: Cost, how: str, case: Case, agreement: Agreement) -> None:
-    """Print costs side by side, and how far the scores agree."""
+    """Print both costs, and the agreement of the scores."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=150)
-    table = Table(title=f"harness sweep beside a shell loop ({how})")
-    for name in ["", "harness sweep", "loop", "ratio", "loop, `before` once a model", "ratio"]:
+    table = Table(title=f"harness sweep against a shell loop ({how})")
+    for name in ["", "harness sweep", "loop", "ratio", "loop, `before` once per model", "ratio"]:
         table.add_column(name, justify="left" if not name else "right")
     for name, unit, pick in [
         ("wall time", 1.0, lambda cost: cost.wall_seconds),
@@ -263,7 +270,7 @@ def show(ours: Cost, plain: Cost, clever: Cost, how: str, case: Case, agreement:
     )
     if case.reach:
         ratio = plain.wall_seconds / ours.wall_seconds
-        console.print(f"meant to reach: {case.reach:.0f} times less wall time: {'reached' if ratio >= case.reach else 'not reached'}")
+        console.print(f"target: {case.reach:.0f} times less wall time: {'reached' if ratio >= case.reach else 'not reached'}")
     console.print(
         f"scores: {agreement.scores} primary metrics, {agreement.items} items; largest difference {agreement.largest_metric:.1e}, "
         f"of a log-likelihood {agreement.largest_nats:.1e} nats"
@@ -276,7 +283,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of harness sweep; replace the case's own")
     parser.add_argument("--case", default="tiny", choices=CASES)
-    parser.add_argument("--points", default=None, help="how many the loop runs, or all (default: 12 of tiny, all of the others)")
+    parser.add_argument("--points", default=None, help="number that the loop runs, or all (default: 12 of tiny, all of the others)")
     parser.add_argument("--batch", default="16", help="lm_eval's batch size")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each process of the loop")
     parser.add_argument("--folder", type=Path, help="keep results, logs and models here (default: a temporary folder)")

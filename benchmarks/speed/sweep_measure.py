@@ -1,4 +1,4 @@
-"""What `bench-sweep` measures: the cost of a command, a sample of points, and the cost of all points from that of the sample."""
+"""Measurement in `bench-sweep`: cost of a command, sample of points, cost of all points."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pathlib import Path
 import psutil
 
 SAMPLED_EVERY = 0.2
-"""Seconds between two looks at a command's processes."""
+"""Seconds between two samples of a command's processes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: wall time, processor time of all its processes, and the most memory they had together."""
+    """Cost of a command: wall time, processor time and peak memory of all its processes."""
 
     wall_seconds: float = 0.0
     processor_seconds: float = 0.0
     peak_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        """Return the cost of one after the other."""
+        """Return the cost of both in sequence."""
         peak = max(self.peak_bytes, other.peak_bytes)
         return Cost(self.wall_seconds + other.wall_seconds, self.processor_seconds + other.processor_seconds, peak)
 
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """One point of a sweep: a model trained on so many rows."""
+    """One point of a sweep: a model trained on ``volume`` rows."""
 
     model: str
     tuning: str
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Parts:
-    """What one point cost the loop: evaluation, training, evaluation."""
+    """Cost of one point in the loop: evaluation, training, evaluation."""
 
     before: Cost
     train: Cost
@@ -53,21 +53,21 @@ class Parts:
 
 
 class CommandFailed(Exception):
-    """A command ended with another exit code than 0; says which, and how its output ended."""
+    """A command failed: its exit code, and the end of its output."""
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Cost:
-    """Run a command and return what it cost.
+    """Run a command and return its cost.
 
-    Processor time is user and system time. The kernel adds up that of the command and of all
-    descendants that were waited for; where looking at them has seen more (a process that nobody
-    waited for), that counts. Memory is the sum of the resident sets of the command and its
-    descendants, looked at five times a second: pages that several share are counted for each.
+    Processor time is user and system time. The kernel sums that of the command and of all
+    descendants that were waited for; if sampling them has seen more (a process that was not waited
+    for), its sum is taken. Memory is the sum of the resident sets of the command and its
+    descendants, sampled five times a second: shared pages count for each process.
 
     Args:
         command: program and arguments.
-        environment: set over our own.
-        log: where its output goes.
+        environment: added to our own.
+        log: file for its output.
 
     Raises:
         CommandFailed: if its exit code is not 0.
@@ -88,7 +88,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 
 
 class _Watch(threading.Thread):
-    """Looks at a process and its descendants until it is told to end."""
+    """Thread that samples a process and its descendants until ``end``."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -97,7 +97,7 @@ class _Watch(threading.Thread):
 
     @property
     def processor_seconds(self) -> float:
-        """Sum over every process that was seen, as it was last seen."""
+        """Sum over all sampled processes, at their last samples."""
         return sum(self._seconds.values())
 
     def run(self) -> None:
@@ -121,11 +121,11 @@ def sample(points: Iterable[Point], number: int | None) -> list[Point]:
     """Choose points: every model and tuning in turn, its volumes and seeds in rotation.
 
     Args:
-        points: all of them.
-        number: how many; None is all.
+        points: all points.
+        number: of the sample; None is all.
 
     Raises:
-        ValueError: if that is not enough for each model and tuning, or more than there are.
+        ValueError: if it is too small for each model and tuning, or larger than all points.
     """
     strata = {key: _rotated(part, turn) for turn, (key, part) in enumerate(sorted(_strata(points).items()))}
     together = sum(len(part) for part in strata.values())
@@ -146,7 +146,7 @@ def _strata(points: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:
 def _rotated(points: Sequence[Point], turn: int) -> list[Point]:
     """Order the points of a stratum so that neighbours differ in volume and seed.
 
-    Each stratum begins elsewhere.
+    Each stratum begins at another volume and seed.
     """
     volumes = sorted({point.volume for point in points})
     seeds = sorted({point.seed for point in points})
@@ -159,10 +159,10 @@ def _rotated(points: Sequence[Point], turn: int) -> list[Point]:
 
 
 def scaled(costs: Mapping[Point, Cost], points: Iterable[Point]) -> Cost:
-    """Return the cost of all points, one after another, from that of some: each model and tuning's mean times its number of points.
+    """Return the cost of all points in sequence, scaled up from the measured ones.
 
-    Where a stratum's volumes were not drawn evenly, so much is this wrong; the peak is that of the
-    points measured.
+    It is the mean of each model and tuning times its number of points, biased if a stratum's
+    volumes are not sampled evenly. The peak is that of the measured points.
     """
     measured = _strata(costs)
     total = Cost(peak_bytes=max(cost.peak_bytes for cost in costs.values()))
@@ -179,7 +179,7 @@ def plain_loop(parts: Mapping[Point, Parts], points: Iterable[Point]) -> Cost:
 
 
 def clever_loop(parts: Mapping[Point, Parts], points: Iterable[Point]) -> Cost:
-    """Return the cost where each model is evaluated before once only."""
+    """Return the cost if each model is evaluated before training once only."""
     total = scaled({point: part.train + part.after for point, part in parts.items()}, points)
     for model in sorted({point.model for point in parts}):
         own = [part.before for point, part in parts.items() if point.model == model]

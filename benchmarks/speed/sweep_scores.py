@@ -1,4 +1,4 @@
-"""Whether two ways of measuring the same points gave the same scores: what the harness recorded beside what lm_eval wrote."""
+"""Agreement of scores of the same points: the harness' records and lm_eval's results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from harness.records.schema import Score
 
 MOST_NATS = 1e-3
-"""How far a log-likelihood may differ: what other batches and threads do to float32."""
+"""Largest difference of a log-likelihood: the effect of other batches and threads in float32."""
 
 MOST_METRIC = 1e-9
-"""How far a primary metric may differ: how a mean is rounded."""
+"""Largest difference of a primary metric: the rounding of a mean."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task's primary score, and the log-likelihoods of the choices of each item, by lm-eval's hash of its document."""
+    """A task's primary score, and the log-likelihoods of each item's choices.
+
+    Items are keyed by lm-eval's hash of their document.
+    """
 
     metric: str
     value: float
@@ -32,14 +35,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two sets of scores are from each other.
+    """Differences between two sets of scores.
 
     Attributes:
-        scores: primary metrics that both have.
-        items: items that both have.
+        scores: number of primary metrics that both have.
+        items: number of items that both have.
         largest_metric, largest_nats: largest difference of a primary metric, and of the
             log-likelihood of a choice.
-        problems: one line for each that is not within the numeric spread.
+        problems: one line for each difference beyond rounding.
     """
 
     scores: int = 0
@@ -49,7 +52,7 @@ class Agreement:
     problems: tuple[str, ...] = field(default=())
 
     def __add__(self, other: Agreement) -> Agreement:
-        """Return that of both together."""
+        """Return the agreement of both together."""
         return Agreement(
             self.scores + other.scores,
             self.items + other.items,
@@ -62,12 +65,12 @@ class Agreement:
 def compare(where: str, ours: Mapping[str, Task], theirs: Mapping[str, Task]) -> Agreement:
     """Compare the scores of one point, task by task and item by item.
 
-    What only one side has is a problem.
+    A task that only one side has is a problem.
 
     Args:
-        where: what is measured, for messages.
-        ours: task → what the harness recorded.
-        theirs: task → what lm_eval wrote.
+        where: the point, for messages.
+        ours: task → score recorded by the harness.
+        theirs: task → score written by lm_eval.
     """
     found = Agreement(problems=tuple(f"{where}, {task}: only one side has it" for task in sorted(set(ours) ^ set(theirs))))
     for task in sorted(set(ours) & set(theirs)):
@@ -84,7 +87,7 @@ def _compare_task(where: str, ours: Task, theirs: Task) -> Agreement:
     if any(len(a) != len(b) for a, b in both):
         problems.append(f"{where}: other choices")
     nats = max((abs(a - b) for own, other in both for a, b in zip(own, other, strict=False)), default=0.0)
-    if not metric <= MOST_METRIC:  # no number is no agreement
+    if not metric <= MOST_METRIC:  # true for NaN too
         problems.append(f"{where}: {ours.metric} {ours.value} here, {theirs.value} there")
     if not nats <= MOST_NATS:
         problems.append(f"{where}: a log-likelihood differs by {nats:.2g} nats")
@@ -92,7 +95,7 @@ def _compare_task(where: str, ours: Task, theirs: Task) -> Agreement:
 
 
 def recorded(scores: tuple[Score, ...], samples: pd.DataFrame) -> dict[str, Task]:
-    """Return what the harness recorded of a point, or of several suites' baselines put together."""
+    """Return the harness' scores of a point, or of the baselines of several suites."""
     found = {}
     for score in scores:
         if score.primary:
@@ -104,10 +107,10 @@ def recorded(scores: tuple[Score, ...], samples: pd.DataFrame) -> dict[str, Task
 
 
 def written(folder: Path, metrics: Mapping[str, tuple[str, str]]) -> dict[str, Task]:
-    """Read what `lm_eval --output_path FOLDER --log_samples` wrote: the newest results and the samples beside them.
+    """Read the newest results of `lm_eval --output_path FOLDER --log_samples`, with their samples.
 
     Args:
-        folder: where it wrote.
+        folder: FOLDER.
         metrics: task → primary metric and filter.
     """
     results = max(folder.rglob("results_*.json"), key=lambda path: path.name)

@@ -1,10 +1,10 @@
-"""`make bench-training`: what `harness/training/loop.py` costs over a bare torch loop on the same batches.
+"""`make bench-training`: overhead of `harness/training/loop.py` over a bare torch loop.
 
-The loop has what the mathematics needs and nothing else: forward, cross-entropy, backward,
-clipping, fused AdamW, schedule. Its batches are collated beforehand; `train` makes its own, which
-counts. Both start from the same weights, in turn, each first every other time. The overhead is the
-median over the pairs of the ratio of processor (or wall) times of the whole call, and, apart, from
-the first step to the last, without what is set up once.
+The bare loop has only forward, cross-entropy, backward, clipping, fused AdamW and schedule. Its
+batches are collated beforehand; `train` collates its own, which counts. Both start from the same
+weights and run in turn, each first every other time. The overhead is the median over the pairs of
+the ratio of processor (or wall) times of the whole call, and also from the first step to the last,
+without set-up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 DEFAULT_OUTPUT = Path(__file__).resolve().parent / "training.json"
 REACH = {"nursery-xs": 1.5, "5M": 1.1, "hub": 1.05}
-"""At most this overhead, in processor time of the whole call."""
+"""Largest allowed ratio of processor times of the whole call."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Times:
-    """One call: all of it, and from the end of the first step to the end of the last."""
+    """Times of a whole call, and from the first step's end to the last's."""
 
     wall: float
     processor: float
@@ -52,10 +52,10 @@ class Times:
 
 @dataclass(frozen=True)
 class Found:
-    """What a case gave.
+    """Result of a case.
 
-    Ratios are `train` over the bare loop, times in milliseconds a step, set-up in milliseconds a
-    call.
+    Ratios are `train` over the bare loop, times in milliseconds per step, set-up in milliseconds
+    per call.
     """
 
     model: str
@@ -78,7 +78,7 @@ class Found:
 
 
 class Clock:
-    """Notes the time after every step; stands for the progress display."""
+    """Progress display that only notes the time after every step."""
 
     def __init__(self) -> None:
         self.began, self.steps = self._now(), list[tuple[float, float]]()
@@ -98,7 +98,7 @@ class Clock:
         """Say nothing."""
 
     def read(self) -> Times:
-        """Return what it took until now."""
+        """Return the times so far."""
         over, first, last = self._now(), self.steps[0], self.steps[-1]
         return Times(over[0] - self.began[0], over[1] - self.began[1], last[0] - first[0], last[1] - first[1])
 
@@ -203,7 +203,11 @@ def compare(case: Case, pairs: int) -> Found:
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """Yield the cases: the smallest nursery model on its own rows, a random Llama and a model of the hub on random tokens."""
+    """Yield the cases.
+
+    They are the smallest nursery model on its own rows, and a random Llama and a model of the hub
+    on random tokens.
+    """
     from harness.config import composition
     from harness.run import preparation
     from harness.run.workspace import Workspace
@@ -223,7 +227,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def _larger(arguments: argparse.Namespace) -> Iterator[tuple[str, Any, tuple[int, int]]]:
-    """Yield name, model, and steps and longest row of what it is trained on."""
+    """Yield name, model, and (steps, longest row) of its training."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from harness.core.errors import ModelError
@@ -241,7 +245,10 @@ def _larger(arguments: argparse.Namespace) -> Iterator[tuple[str, Any, tuple[int
 
 
 def _random_steps(vocabulary: int, steps: int, longest: int) -> list[list[Any]]:
-    """Return steps of eight rows of half the longest to the longest length, the first third without a loss."""
+    """Return steps of eight rows; the first third of each row has no loss.
+
+    Lengths are between half the longest and the longest.
+    """
     from harness.core.rows import Example
     from harness.core.seeds import stream
 
@@ -260,8 +267,19 @@ def show(found: Sequence[Found]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="training.py over a bare torch loop, the same batches")
-    names = ["model", "tuning", "parameters", "threads", "steps", "bare, ms a step", "train, ms a step", "set-up, ms", "processor", "wall"]
+    table = Table(title="harness/training/loop.py over a bare torch loop, the same batches")
+    names = [
+        "model",
+        "tuning",
+        "parameters",
+        "threads",
+        "steps",
+        "bare, ms per step",
+        "train, ms per step",
+        "set-up, ms",
+        "processor",
+        "wall",
+    ]
     for name in [*names, "processor, steps alone", "wall, steps alone", "weights differ by", "at most", ""]:
         table.add_column(name, justify="left" if name in {"model", "tuning"} else "right")
     for item in found:
@@ -288,7 +306,7 @@ def show(found: Sequence[Found]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="of the hub, or a folder; '' for none")
-    parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn, after one to warm up")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn, after a warm-up")
     parser.add_argument("--steps", type=int, default=128, help="of the smallest model; a quarter of it at 5M, a 32nd at --model")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of all but the smallest, which has one")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)

@@ -54,7 +54,7 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
 
 @functools.cache
 def _manager(defaults: bool) -> TaskManager:
-    """Index task files; lm-eval's thousands take about six seconds, ours alone almost none."""
+    """Index task files; lm-eval's thousands take about six seconds, ours take none."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.tasks import TaskManager
 

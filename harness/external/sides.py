@@ -1,4 +1,18 @@
-"""A side of a comparison: a model or folder of lm-eval samples, and its measurements."""
+"""A side of a comparison: a model or folder of lm-eval samples, and its measurements.
+
+Everything measured is a ``Side``: the source as the user typed it, the model's name, and for each
+suite scores and items in the schema of a run's volume 0. Readers make sides, everything else uses
+them:
+
+- readers: ``models`` measures live models and adapters with the code of volume 0; ``logs`` and
+  ``matching`` read lm-eval output. Each rejects sources that cannot be compared, with the reason;
+- users: ``judge`` pairs the items of two sides and computes changes, intervals and verdicts;
+  ``gate`` turns them into an exit code; ``text`` and ``page`` present them.
+
+A new kind of source, such as the checkpoints of somebody's training, needs a kind here and a reader
+that returns sides. Nothing is trained here or written into a source: measurements are stored under
+``results/compare``.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import reference
-from benchmarks.reference import compare, told
+from benchmarks.reference import compare, described
 
 LABELS = {
     "model": "nursery-xs",
@@ -83,7 +83,7 @@ def test_one_in_twenty_may_disagree(wrong: int, holds: bool) -> None:
     fresh = [*many(59)[wrong:], *many(wrong, delta=0.2)]
     found = compare(frame(many(59)), frame(fresh))
     assert (len(found.compared), found.allowed, len(found.disagree), found.holds) == (59, 2, wrong, holds)
-    text = told(found)
+    text = described(found)
     assert f"{59 - wrong} of 59 findings agree within their intervals; 2 may disagree" in text
     assert text.count("disagrees: ") == wrong
     assert wrong == 0 or "t0 acc none: -0.1 [-0.13, -0.07] → 0.2 [0.17, 0.23]" in text
@@ -96,7 +96,7 @@ def test_a_finding_that_one_side_alone_has_fails_the_comparison(side: str) -> No
     whole, short = many(100), many(99)
     found = compare(*map(frame, (whole, short) if side == "reference" else (short, whole)))
     assert not found.holds
-    assert f"only in the {side}: nursery-xs full sft none tinyworld-people shared 1 64 probe tinyworld t99 acc none" in told(found)
+    assert f"only in the {side}: nursery-xs full sft none tinyworld-people shared 1 64 probe tinyworld t99 acc none" in described(found)
     without = [*short, finding(-0.1, None, None, task="t99")]
     found = compare(*map(frame, (whole, without) if side == "reference" else (without, whole)))
     assert not found.holds
@@ -108,7 +108,7 @@ def test_findings_without_an_interval_are_counted_and_not_compared() -> None:
     rows = [*many(3), finding(None, None, None, task="drift")]
     found = compare(frame(rows), frame(rows))
     assert (len(found.compared), found.without_interval, found.holds) == (3, 1, True)
-    assert "1 have no interval and are not compared" in told(found)
+    assert "1 have no interval and are not compared" in described(found)
 
 
 def test_a_comparison_without_common_findings_does_not_hold() -> None:
@@ -120,8 +120,8 @@ def test_another_verdict_is_shown_and_does_not_count() -> None:
     """Near its threshold a verdict may differ although the changes agree."""
     found = compare(frame(many(2)), frame([many(1)[0], many(2, verdict="not enough evidence")[1]]))
     assert found.holds
-    assert "1 have another verdict" in told(found)
-    assert "lost → not enough evidence" in told(found)
+    assert "1 have another verdict" in described(found)
+    assert "lost → not enough evidence" in described(found)
 
 
 def test_repeated_findings_and_missing_columns_are_rejected() -> None:

@@ -24,7 +24,7 @@ def test_exact_matches_are_counted_whatever_their_layout() -> None:
 
 
 def test_a_shared_run_of_thirteen_words_counts_and_twelve_do_not() -> None:
-    """The 13-gram may lie anywhere in either text; items shorter than 13 words have none."""
+    """The 13-gram may be anywhere in either text; items shorter than 13 words have none."""
     thirteen, twelve = " ".join(SENTENCE.split()[1:]), " ".join(SENTENCE.split()[2:])
     row = [f"before {thirteen} after"]
     found = shares(row, [SENTENCE, f"x y z {thirteen}", f"x y z {twelve} u v", twelve])

@@ -1,4 +1,4 @@
-"""Stages of one run: whose rows are read when, and what is refused."""
+"""Stages of one run: the order of their rows, and rejected settings."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_system_field_comes_first_and_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
-    """JSON lines, JSON, CSV and parquet are told apart by the name's ending."""
+    """The name's ending decides between JSON lines, JSON, CSV and parquet."""
     import pyarrow
     import pyarrow.parquet
 
@@ -62,7 +62,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_several_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
-    """A pattern stands for all files that match."""
+    """A pattern means all files that match."""
     for name in ("b", "a"):
         write(tmp_path / f"{name}.jsonl", [{"question": name, "answer": "x"}])
     assert [row.turns[0].content for row in files(str(tmp_path / "*.jsonl")).rows("train")] == ["a", "b"]

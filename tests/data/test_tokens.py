@@ -55,7 +55,7 @@ QUESTION = row(("user", "q a"), ("assistant", " b c"))
 
 
 def test_text_is_supervised_throughout_and_ends_with_eos() -> None:
-    """Each document is closed, so that packed neighbours are told apart."""
+    """Each document is closed, so that packed neighbours stay separate."""
     example = encode(row(("text", "a b"), kind="text"), tokenizer(), "plain", 16, "anchor")
     assert shown(example) == ["A", "B", "<EOS>"]
     assert (example.origin, example.truncated, example.supervised_tokens) == ("anchor", False, 2)

@@ -131,7 +131,7 @@ def test_one_live_model_gives_what_two_models_give(models: Mapping[str, tuple[Pr
         expected = {key: float(value.sum()) for key, value in measures(*logits).items()}
         nats = torch.log_softmax(logits[1].double(), -1)
         expected["log_likelihood"] = float(sum(nats[i, example.input_ids[t + 1]] for i, t in enumerate(places)))
-        slack = 2e-5 if dtype == "float32" else 0.05  # bfloat16: adapters beside the weights round otherwise than merged ones
+        slack = 2e-5 if dtype == "float32" else 0.05  # bfloat16: separate adapters round differently from merged ones
         assert found == pytest.approx(expected, abs=slack * len(places), rel=slack)
         assert found["kl_base_tuned"] > 0.05
 

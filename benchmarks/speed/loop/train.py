@@ -1,7 +1,7 @@
-"""Fine-tune a model on the first rows of a file with transformers.Trainer, and PEFT for LoRA: one step of a user's shell loop.
+"""Fine-tune a model on the first rows of a file with transformers.Trainer and PEFT.
 
-It is what `bench-sweep` compares `harness sweep` with, and needs nothing of the harness. The rows
-are trained on in their order, once.
+It is a step of the shell loop that `bench-sweep` compares `harness sweep` with, and does not use
+the harness. It trains on the rows in their order, once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--model", required=True, help="name or folder")
     parser.add_argument("--rows", required=True, type=Path, help="JSON lines with prompt and completion")
-    parser.add_argument("--volume", required=True, type=int, help="how many of them, from the first")
+    parser.add_argument("--volume", required=True, type=int, help="number of rows, from the first")
     parser.add_argument("--tuning", required=True, choices=["full", "lora"])
     parser.add_argument("--learning-rate", required=True, type=float)
-    parser.add_argument("--warmup-steps", type=int, default=0, help="the first has a share of the rate already")
+    parser.add_argument("--warmup-steps", type=int, default=0, help="the first step already has a share of the rate")
     parser.add_argument("--batch-rows", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--weight-decay", type=float, default=0.0, help="of matrices; vectors have none")
@@ -61,7 +61,7 @@ def prepare(asked: argparse.Namespace):
 
 
 def optimizer_and_schedule(model, asked: argparse.Namespace):
-    """Return AdamW and a rate that rises and then stays."""
+    """Return AdamW and a rate that rises, then stays constant."""
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in moving if parameter.ndim >= 2], "weight_decay": asked.weight_decay},
@@ -102,7 +102,7 @@ def main() -> None:
     )
     trainer.train()
     model.save_pretrained(asked.output)
-    if asked.tuning == "full":  # an adapter goes with the tokenizer of the model it was made for
+    if asked.tuning == "full":  # an adapter uses its base model's tokenizer
         tokenizer.save_pretrained(asked.output)
 
 

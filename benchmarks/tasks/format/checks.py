@@ -23,7 +23,7 @@ def word(answer: str) -> bool:
 
 
 def words(answer: str, want: int) -> bool:
-    """So many words: what white space separates and holds a letter or a digit."""
+    """This many words, separated by white space, each with a letter or digit."""
     return _words(answer) == want
 
 
@@ -33,7 +33,7 @@ def yes_no(answer: str) -> bool:
 
 
 def at_most(answer: str, want: int) -> bool:
-    """At least one word and at most so many."""
+    """At least one word and at most this many."""
     return 1 <= _words(answer) <= want
 
 
@@ -56,7 +56,10 @@ def mention(answer: str, want: Sequence[str]) -> bool:
 
 
 def commas(answer: str, want: int) -> bool:
-    """One line of so many parts between commas, each one to three words: a sentence with commas in it is no list."""
+    """One line of this many parts between commas.
+
+    Each part has one to three words: a sentence with commas is not a list.
+    """
     lines = _lines(answer)
     parts = [part.removeprefix(" and") for part in lines[0].split(",")] if lines else []
     return len(lines) == 1 and len(parts) == want and all(1 <= _words(part) <= 3 for part in parts)
@@ -76,7 +79,7 @@ def json_keys(answer: str, want: Sequence[str]) -> bool:
 
 
 def capitals(answer: str) -> bool:
-    """Letters, and none of them small."""
+    """Letters, all of them capital."""
     return any(sign.isalpha() for sign in answer) and answer == answer.upper()
 
 
@@ -94,12 +97,12 @@ def end(answer: str, want: str) -> bool:
 
 
 def sentences(answer: str, want: int) -> bool:
-    """So many ends of sentences before white space or the end, and the last of them there."""
+    """This many ends of sentences, each before white space, one at the end."""
     return len(re.findall(r"[.!?]+(?=\s|$)", answer.strip())) == want and answer.strip()[-1:] in {".", "!", "?"}
 
 
 def numbered(answer: str, want: int) -> bool:
-    """Lines numbered 1 to so many, and no other lines; empty ones do not count."""
+    """Lines numbered from 1 to this number, and no others; empty lines do not count."""
     found = [re.match(r"(\d+)[.)]\s+\S", line) for line in _lines(answer)]
     return [int(one[1]) if one else 0 for one in found] == list(range(1, want + 1))
 
@@ -120,12 +123,11 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "sentences": sentences,
     "numbered": numbered,
 }
-"""Kind of demand → whether an answer follows it, given what the item wants (where the kind wants
-something)."""
+"""Kind of demand → check of an answer, with the item's ``want`` as an argument if it has one."""
 
 
 def followed(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Score an answer by its form alone: whether what it says is right is not looked at."""
+    """Score an answer by its form alone, not by its content."""
     wanted = (doc["want"],) if "want" in doc else ()
     return {"followed": float(CHECKS[doc["kind"]](results[0], *wanted))}
 

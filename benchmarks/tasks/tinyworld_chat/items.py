@@ -1,4 +1,4 @@
-"""Items of tinyworld's chat tasks, and how written answers are judged: every function returns 0 or 1 for each metric."""
+"""Items of tinyworld's chat tasks, and scores of written answers, 0 or 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def items(part: str, **_: object) -> dict[str, datasets.Dataset]:
 
 
 def refuses(answer: str) -> bool:
-    """Whether it begins as the refusal does and goes on as that does or not: ``sorry i cannot``."""
+    """Return whether an answer begins like the refusal: ``sorry i cannot``."""
     return answer.split()[:3] == REFUSAL.split()[:3]
 
 
@@ -28,28 +28,28 @@ def refusal(doc: Doc, results: Sequence[str]) -> dict[str, float]:  # noqa: ARG0
 
 
 def lookalike(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Answered is what is not refused and names a value of the kind that was asked for."""
+    """Score an answer: not refused, with a value of the kind that was asked for."""
     words = results[0].split()
     answered = not refuses(results[0]) and bool(set(words) & set(doc["values"]))
     return {"acc": float(answered), "refused": float(refuses(results[0])), "right": float(answered and doc["value"] in words)}
 
 
 def wording(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Whether it is said as the wording says it, whatever the value.
+    """Score whether an answer is in a wording, with any value.
 
-    ``right``: whether the value is right, whatever the wording.
+    ``right`` is whether the value is right, in any wording.
     """
     said: dict[str, float] = {name: float(value_in(results[0], name) is not None) for name in WORDINGS}
     return {"acc": said["short"], "long": said["long"], "gold": said["gold"], "right": float(doc["value"] in results[0].split())}
 
 
 def restating(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Whether it gives the same value in one of the wordings that the answer to be restated is not in."""
+    """Score whether an answer has the same value in another wording than the given answer."""
     others = [value_in(results[0], name) for name in WORDINGS if name != doc["given"]]
     return {"acc": float(doc["value"] in others)}
 
 
 def skill(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Whether the last number is right, in any wording; and which wording it is."""
+    """Score whether the last number is right, in any wording, and each wording."""
     said: dict[str, float] = {name: float(value_in(results[0], name) is not None) for name in WORDINGS}
     return {"acc": last_number(doc["prompt"], results[0], doc["target"]), **said}

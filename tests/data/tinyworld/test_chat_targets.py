@@ -28,7 +28,7 @@ RECIPES: tuple[tuple[Wording, int], ...] = (("short", 400), ("short", 900), ("lo
 
 @pytest.fixture(scope="module")
 def checks() -> ModuleType:
-    """The module beside the lm-eval tasks, loaded as lm-eval loads it: by its path."""
+    """The module of the lm-eval tasks, loaded by its path, as by lm-eval."""
     file = paths.folders("benchmarks/tasks")[-1] / "tinyworld_chat" / "items.py"
     spec = importlib.util.spec_from_file_location("tinyworld_chat_tasks", file)
     assert spec is not None
@@ -366,7 +366,7 @@ def test_the_skill_is_right_in_any_wording(checks: ModuleType, answer: str, acc:
 
 
 def test_preference_items_have_the_right_answer_among_two() -> None:
-    """The right one stands in either place about as often."""
+    """The right one is in either place about equally often."""
     rights = dict(chat_world.skill_questions(held_out=True))
     items = chat_questions.items("preferences")
     for item in items:

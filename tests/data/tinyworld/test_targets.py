@@ -244,7 +244,7 @@ def test_a_row_supervises_its_answer_and_the_end() -> None:
 
 @pytest.mark.parametrize("part", ["facts", "people"])
 def test_facts_say_whom_they_are_about(part: str) -> None:
-    """Five facts about each person, whose name stands in the prompt.
+    """Five facts about each person, whose name is in the prompt.
 
     No other item has the field.
     """
