@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from harness.analysis.findings.arms import arm_names
 from harness.analysis.fits import laws
 from harness.report import words
 from harness.report.content import Cell, ColumnGroup, ColumnView, TableView
@@ -53,7 +54,7 @@ def table(evidence: Evidence) -> TableView | None:
         fits = [one for one in every if one.law == law]
         shared = _shared(fits)
         groups.append(ColumnGroup(len(rows), law, _about(law, shared)))
-        rows += [_row(one, shared) for one in fits]
+        rows += [_row(one, shared, arm_names(evidence.findings)) for one in fits]
     numeric = ["R²", "held-out error"]
     return TableView(
         name="fits",
@@ -87,8 +88,8 @@ def _shared(every: Sequence[Any]) -> list[str]:
     return [note for note in fits[0].notes if all(note in fit.notes for fit in fits)] if len(fits) > 1 else []
 
 
-def _row(one: Any, shared: Sequence[str]) -> list[Cell | str]:
-    of = " · ".join(filter(None, (label_words(name, value) for name, value in one.where.items()))) or "all"
+def _row(one: Any, shared: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[Cell | str]:
+    of = " · ".join(filter(None, (label_words(name, names.get((name, value), value)) for name, value in one.where.items()))) or "all"
     if one.fit is None:
         return [of, Cell("not fitted"), Cell(words.UNKNOWN), Cell(words.UNKNOWN), Cell("", note=one.refused)]
     fit = one.fit
