@@ -81,8 +81,10 @@ def parser(do: Mapping[str, Command]) -> argparse.ArgumentParser:
 
 def _add_sweeping(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands about whole sweeps."""
-    sweep = commands.add_parser("sweep", help="every point of an experiment's axes: experiment=NAME")
-    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="experiment=NAME and overrides; an axis is key=a,b,c")
+    sweep = commands.add_parser("sweep", help="every point of axes: experiment=NAME, or name=NAME and axes")
+    sweep.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="experiment=NAME or name=NAME, and overrides; an axis is key=a,b,c"
+    )
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show how it goes on until all is done")
 
     plan = commands.add_parser("plan", help="what a sweep would do, and what it would take; nothing starts, nothing is written")

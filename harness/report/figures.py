@@ -117,7 +117,9 @@ def against_volume(
     if any(levels(place.subject) for place in places):
         marks.append(Mark(label="guessing" if column == "after" else "down to guessing", colour=GREY, line="1.5 3"))
     thin_seeds = not layout.is_crowded
-    whole, panels = small_multiples(places, draw_chart, marks, words.bars(kept, thin=thin_seeds), columns=columns)
+    whole, panels = small_multiples(
+        places, draw_chart, marks, words.bars(pd.concat([one.rows for one in kept]), thin=thin_seeds), columns=columns
+    )
     caption = _caption(kept, [place.subject for place in places], column, has_fits=has_fits, thin=thin_seeds)
     return FigureView(
         name=name,
@@ -185,7 +187,7 @@ def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
 
 
 def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *, has_fits: bool, thin: bool) -> str:
-    parts = [words.bars(every, thin=thin).capitalize() + "."]
+    parts = [words.bars(pd.concat([one.rows for one in every]), thin=thin).capitalize() + "."]
     if column == "after":
         parts.append("Intervals are those of the change since before training, drawn around the value.")
     if any(chart.controls for chart in charts):

@@ -11,7 +11,7 @@ from harness.report.content import CellView
 from harness.report.tables import DisplayUnit, Panel
 
 if TYPE_CHECKING:
-    from harness.report.curves import Series
+    pass
 
 UNKNOWN = "-"
 """Shown in place of a missing number."""
@@ -90,14 +90,13 @@ def shared_basis(rows: pd.DataFrame) -> str:
     return bases.pop() if len(bases) == 1 else ""
 
 
-def bars(every: Sequence[Series], *, thin: bool = True) -> str:
+def bars(rows: pd.DataFrame, *, thin: bool = True) -> str:
     """Return the meaning of points and bars of curves, from the findings that they draw.
 
     Args:
-        every: the curves.
+        rows: the findings of all curves.
         thin: whether each seed is drawn as a thin line.
     """
-    rows = pd.concat([one.rows for one in every])
     varies = sorted({str(value) for value in rows["varies"].dropna()})
     known = sorted({int(value) for value in rows["seeds"].dropna()})
     many = f"means of {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "") + " seeds" if known and known[-1] > 1 else "one seed"

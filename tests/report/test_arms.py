@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.analysis.findings.arms import named_by_arm
+from harness.analysis.findings.arms import arm_names, named_by_arm
 from harness.analysis.findings.equal_gain import equal_gain
 from harness.analysis.findings.findings import findings
 from harness.analysis.table.changes import Changes
@@ -79,3 +79,10 @@ def test_only_a_label_that_the_arms_decide_is_replaced() -> None:
     assert named_by_arm(crossed)["tuning"].tolist() == ["full", "lora"] * 2
     within = rows(("a", "none", "full"), ("a", "kl", "full"))
     assert named_by_arm(within).equals(within)
+
+
+def test_a_value_of_one_arm_has_its_name() -> None:
+    """A value that two arms share has none."""
+    shared = rows(("a", "none", "full"), ("b", "none", "full"), ("c", "kl", "full"))
+    assert arm_names(shared) == {("mitigation", "kl"): "c"}
+    assert arm_names(rows((None, "none", "full"), (None, "kl", "full"))) == {}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness.cli import app
-from harness.sweep import axes, command
+from harness.sweep import command
+from harness.sweep.axes import expand
 from harness.sweep.launchers import choose
 
 Written = Any
@@ -56,7 +57,7 @@ def test_the_arms_of_a_sweep_are_those_of_its_last_command(write: Written) -> No
     after = renamed.experiment.arms()
     assert (names.keys(), sorted(after.values())) == (after.keys(), ["l2-sp", "plain"])
     launcher, rest = choose.split([*SMALL, "name=mine", "seed=1"])
-    command.begin(axes.expand(rest).asked, launcher, keep=True).announce()
+    command.begin(expand(rest).asked, launcher, keep=True).announce()
     assert renamed.experiment.arms() == after
     command.start(["name=mine", *SMALL]).announce()
     assert renamed.experiment.arms() == {}

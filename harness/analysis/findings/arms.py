@@ -18,8 +18,23 @@ def named_by_arm(frame: pd.DataFrame) -> pd.DataFrame:
     Arms decide a label that differs between them and is constant within each. Other rows and labels
     stay as they are.
     """
+    name = _decided(frame)
+    return frame if name is None else frame.assign(**{name: frame["arm"].where(frame["arm"].notna(), frame[name])})
+
+
+def arm_names(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return (label, value) → the arm's name, for values that one arm alone has."""
+    name = _decided(frame)
+    if name is None:
+        return {}
+    arms = frame.dropna(subset=["arm"]).drop_duplicates(["arm", name]).drop_duplicates(name, keep=False)
+    return {(name, str(value)): str(arm) for value, arm in zip(arms[name], arms["arm"], strict=True)}
+
+
+def _decided(frame: pd.DataFrame) -> str | None:
+    """Return the label that the arms' names replace; None if there is none."""
     arms = frame[frame["arm"].notna()] if "arm" in frame else frame.head(0)
     for name in NAMED:
         if name in arms and arms[name].nunique(dropna=False) > 1 and (arms.groupby("arm")[name].nunique(dropna=False) == 1).all():
-            return frame.assign(**{name: frame["arm"].where(frame["arm"].notna(), frame[name])})
-    return frame
+            return name
+    return None

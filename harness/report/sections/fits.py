@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from harness.analysis.findings.arms import arm_names
 from harness.analysis.fits import laws
 from harness.analysis.fits.all_laws import Fitted
 from harness.analysis.fits.intervals import Parameter
@@ -51,7 +52,7 @@ def table(evidence: Evidence) -> TableView | None:
         fits = [one for one in every if one.law == law]
         shared = _shared(fits)
         groups.append(RowGroup(len(rows), law, _about(law, shared)))
-        rows += [_row(one, shared) for one in fits]
+        rows += [_row(one, shared, arm_names(evidence.findings)) for one in fits]
     numeric = ["R²", "held-out error"]
     return TableView(
         name="fits",
@@ -89,8 +90,8 @@ def _shared(every: Sequence[Fitted]) -> list[str]:
     return [note for note in fits[0].notes if all(note in fit.notes for fit in fits)] if len(fits) > 1 else []
 
 
-def _row(one: Fitted, shared: Sequence[str]) -> list[CellView | str]:
-    of = " · ".join(filter(None, (label_words(name, value) for name, value in one.where.items()))) or "all"
+def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[CellView | str]:
+    of = " · ".join(filter(None, (label_words(name, names.get((name, value), value)) for name, value in one.where.items()))) or "all"
     if one.fit is None:
         return [of, CellView("not fitted"), CellView(words.UNKNOWN), CellView(words.UNKNOWN), CellView("", note=one.refused)]
     fit = one.fit

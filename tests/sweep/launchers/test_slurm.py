@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from harness.config.strict import build
+from harness.core.display import display
 from harness.core.errors import ConfigError
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.sweep.launchers import slurm
+from harness.sweep.launchers.choose import Work
 from harness.sweep.launchers.slurm import Slurm
 
 
@@ -143,6 +145,27 @@ def test_a_controller_that_is_away_is_told_before_anything_is_written(commands: 
     commands.say("squeue", None)
     with pytest.raises(ConfigError, match="no answer from its controller"):
         Slurm().check()
+
+
+def test_a_sweep_is_announced_once_its_jobs_are_in_the_queue(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without waiting the command returns; rejected jobs announce nothing."""
+    announced: list[bool] = []
+    sweep_of(tmp_path / "exp", "one", "a", "b")
+    experiment = Experiment(tmp_path / "exp")
+    sweep = experiment.sweep("one")
+    assert sweep is not None
+    work = Work(experiment=experiment, sweep=sweep, units=sweep.units, announce=lambda: announced.append(True))
+    with display() as progress:
+        assert Slurm(workers=2).carry(work, progress, wait=False) is None
+        assert announced == [True]
+        assert "2 worker(s) in the queue: 7_0, 7_1" in capsys.readouterr().err
+        commands.say("squeue", "")
+        (commands.folder / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+        with pytest.raises(ConfigError, match="sbatch"):
+            Slurm(workers=2).carry(work, progress, wait=False)
+    assert announced == [True]
 
 
 def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
