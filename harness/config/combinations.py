@@ -16,13 +16,13 @@ MAX_WARMUP_SHARE = 0.25
 
 def check(config: RunConfig) -> None:
     """Refuse combinations that mean nothing, before anything is loaded. Raises ConfigError."""
-    kind, name = config.data.kind, config.labels
-    for found in sorted(getattr(config.data, "kinds", {kind}) - config.objective.needs):  # a sequence of stages may have several
+    name = config.labels
+    for found in sorted(config.data.kinds - config.objective.needs):  # a sequence of stages may have several
         allowed = ", ".join(sorted(config.objective.needs))
         raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{found} rows", allowed=f"{allowed} rows"))
-    if refusal := config.mitigation.refuses(config.objective, config.tuning, config.data):
+    if reason := config.mitigation.rejects(config.objective, config.tuning, config.data):
         fix = "its settings, another objective, tuning or data, or another mitigation"
-        raise ConfigError(explain(f"mitigation={name.mitigation}", got=refusal, fix=fix))
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got=reason, fix=fix))
     if config.mitigation.needs_anchor and config.anchor is None:
         fix = "anchor=NAME, any of conf/data (`harness list anchor`)"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed="the data that stand for the past", fix=fix))
@@ -63,7 +63,7 @@ def _check_stages(config: RunConfig) -> None:
 
     Raises ConfigError.
     """
-    ends, batch, warmup = getattr(config.data, "stage_ends", ()), config.training.batch_rows, config.training.warmup_rows
+    ends, batch, warmup = config.data.stage_ends, config.training.batch_rows, config.training.warmup_rows
     if not ends:
         return
     if config.trajectory == "independent":
@@ -92,7 +92,7 @@ def _check_choice(config: RunConfig) -> None:
         fix = "target_suites=[NAME]" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
         got, allowed = "no target suite to choose on", "at least one with select items; nothing is chosen on probes"
         raise ConfigError(explain(where, got=got, allowed=allowed, fix=fix))
-    if getattr(config.data, "stage_ends", None) and (chooses(config.mitigation) or config.mitigation.keeps_best):
+    if config.data.stage_ends and (chooses(config.mitigation) or config.mitigation.keeps_best):
         fix = "one mitigation.coefficient" if config.mitigation.coefficients else f"no mitigation={config.labels.mitigation}"
         got = "a sequence of stages, whose earlier stages are what may be forgotten"
         raise ConfigError(explain(where, got=got, allowed="one stage, where something is chosen on the targets", fix=fix))

@@ -11,8 +11,9 @@ from typing import Literal
 
 from harness.config.strict import check, require_keys
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Mitigation, Objective, Tuning
+from harness.core.methods import Mitigation, Objective
 from harness.core.sources import ModelSource, Source
+from harness.core.tuning import Tuning
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 

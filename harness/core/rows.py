@@ -12,6 +12,9 @@ Split = Literal["train", "test"]
 Origin = Literal["target", "anchor"]
 PromptFormat = Literal["plain", "chat"]
 
+NO_LOSS = -100
+"""Label of a token without a loss, which cross-entropy ignores."""
+
 
 @dataclass(frozen=True)
 class Turn:

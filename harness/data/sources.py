@@ -18,6 +18,7 @@ from typing import Any
 from harness.config.strict import check
 from harness.core.errors import ConfigError, DataError, explain
 from harness.core.rows import Row, RowKind, Split
+from harness.core.sources import Source
 from harness.data.fields import check_fields, check_volumes, to_rows
 
 DEFAULT_VOLUMES = (64, 256, 1024)
@@ -26,7 +27,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub:
+class Hub(Source):
     """A data set of the hub, or whatever else ``datasets.load_dataset`` finds by name (no network is needed for cached ones).
 
     Attributes:
@@ -124,7 +125,7 @@ def _quiet_datasets() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files:
+class Files(Source):
     """Local files: JSON lines, JSON (a list of objects), CSV with a header, or parquet.
 
     The name's ending says which.

@@ -32,7 +32,7 @@ def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ())
 
 def parts(source: Source) -> tuple[tuple[int, int], ...]:
     """Return (rows there are, rows read) of each stage of a sequence; nothing of another source."""
-    return tuple(getattr(source, "parts", ()))
+    return source.parts
 
 
 def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
 
     Nothing where there are no stages.
     """
-    return tuple(end // batch_rows for end in getattr(source, "stage_ends", ())[:-1])
+    return tuple(end // batch_rows for end in source.stage_ends[:-1])
 
 
 def fingerprint(rows: Sequence[Row]) -> str:

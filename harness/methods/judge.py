@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.config.strict import check
+from harness.core.contexts import Author
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Author
 from harness.core.rows import Example
 
 
@@ -45,15 +45,11 @@ class Judge:
         """Members of conf/model that it needs."""
         return (self.model,) if self.model is not None else ()
 
-    def log_odds(
-        self, author: Author, text_prompt: Callable[[str], Sequence[int]], asked: Sequence[tuple[str, str]], *, spaced: bool
-    ) -> tuple[list[float], list[int]]:
+    def log_odds(self, author: Author, asked: Sequence[tuple[str, str]], *, spaced: bool) -> tuple[list[float], list[int]]:
         """Return log P(good word) - log P(bad word), in nats, of each prompt and answer, and the tokens that the judge read for each.
 
         Args:
             author: the judge.
-            text_prompt: a user's text → token ids, to be answered; of the start model. Another
-                model has its own, which is taken then.
             asked: prompt and answer, as text.
             spaced: whether the answer begins with a space, as it does where prompt and answer are
                 joined as they are.
@@ -61,9 +57,8 @@ class Judge:
         Raises:
             ConfigError: for a question that is longer than the judge can read.
         """
-        encoded: Callable[[str], Sequence[int]] = getattr(author, "text_prompt", text_prompt)
         spoken = [author.tokenizer.encode(" " * spaced + word.strip(), add_special_tokens=False) for word in self.words]
-        examples = [_said(encoded(self._question(*one)), word) for one in asked for word in spoken]
+        examples = [_said(author.text_prompt(self._question(*one)), word) for one in asked for word in spoken]
         self._check_length(max((example.tokens for example in examples), default=0), author)
         nats = author.nats(examples)
         odds = [bad - good for good, bad in zip(nats[::2], nats[1::2], strict=True)]
@@ -74,8 +69,7 @@ class Judge:
 
         Rows may be shorter than that, their length is no limit here.
         """
-        model = getattr(author, "model", None)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model is not None else None
+        limit = author.context_length
         if limit is not None and longest > limit:
             got, allowed = f"a question of {longest} tokens", f"at most {limit}, the context of {self.model or 'the start model'}"
             fix = "shorter prompts, a smaller objective.max_new_tokens or a shorter template"

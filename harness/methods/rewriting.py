@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import Author, GeneratedRow, Sampling, WritingContext
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Author, GeneratedRow, Mitigation, Objective, Sampling, Tuning, WritingContext
+from harness.core.methods import Mitigation, Objective
 from harness.core.rows import Row
 from harness.core.seeds import derive
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.rewards import REWARDS
 
 if TYPE_CHECKING:
@@ -42,33 +44,24 @@ class Answer:
     ended: bool
 
 
-def answers(
-    author: Author, context: WritingContext, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling, until: str = ""
-) -> list[Answer]:
+def answers(author: Author, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling, until: str = "") -> list[Answer]:
     """Return what an author writes to prompts, in their order.
 
     Args:
-        author: ``context.own``, or another.
-        context: whose words count for the start model.
+        author: the start model, or another.
         prompts: token ids of the author's tokenizer.
         keys: what the random numbers of each are drawn by.
         sampling: how.
         until: a text before which an answer ends, such as an empty line; empty for none. It is
             looked for in what was written: what follows it was written too, and is paid for.
     """
-    words = words_of(author, context)
-    return [_answer(list(ids), words, until) for ids in author.write(prompts, keys, sampling)]
+    return [_answer(list(ids), author, until) for ids in author.write(prompts, keys, sampling)]
 
 
-def _answer(ids: list[int], words: Any, until: str) -> Answer:
-    raw = words.spoken(ids)
+def _answer(ids: list[int], author: Author, until: str) -> Answer:
+    raw = author.spoken(ids)
     text, found, _ = raw.partition(until) if until else (raw, "", "")
-    return Answer(text.strip(), raw, len(ids), ended=bool(found) or words.ended(ids))
-
-
-def words_of(author: Author, context: WritingContext) -> Any:
-    """Return who has ``prompt``, ``spoken``, ``ended`` and so on for an author: itself, with its own tokenizer; else the context."""
-    return author if hasattr(author, "text_prompt") else context
+    return Answer(text.strip(), raw, len(ids), ended=bool(found) or author.ended(ids))
 
 
 def question(row: Row) -> str:
@@ -131,11 +124,11 @@ def first_right(
     """
     chosen: list[str | None] = [None] * len(rows)
     tokens, tried = [0] * len(rows), [()] * len(rows)  # type: list[int], list[tuple[str, ...]]
-    prompts = [words_of(author, context).prompt(row) for row in rows]
+    prompts = [author.prompt(row) for row in rows]
     for n in range(samples):
         open_rows = [i for i, text in enumerate(chosen) if text is None]
         keys = [key(context, rows[i], n) for i in open_rows]
-        for i, answer in zip(open_rows, answers(author, context, [prompts[i] for i in open_rows], keys, sampling, until), strict=True):
+        for i, answer in zip(open_rows, answers(author, [prompts[i] for i in open_rows], keys, sampling, until), strict=True):
             tokens[i] += answer.tokens
             tried[i] += (answer.raw,)
             chosen[i] = answer.text if right(name, rows[i], answer) else None
@@ -209,14 +202,15 @@ class Rewriting(Mitigation):
         """Targets, where any row is treated."""
         return "targets" if self.fraction > 0 else ""
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
         """Refuse what has no answers to be put into other words: an objective that learns no tokens, or rows that are no completions."""
         if objective.learns != "tokens":
             return f"an objective that learns {objective.learns}, not the tokens of an answer"
         if objective.writes:
             return "an objective that writes its targets itself"
-        kinds = getattr(data, "kinds", {data.kind})
-        return "" if set(kinds) == {"completion"} else f"{', '.join(sorted(kinds))} rows, not a prompt and its answer (kind: completion)"
+        return (
+            "" if data.kinds == {"completion"} else f"{', '.join(sorted(data.kinds))} rows, not a prompt and its answer (kind: completion)"
+        )
 
     def treats(self, row: Row, seed: int) -> bool:
         """Say whether a row is among those treated; ``seed`` is that of the WritingContext."""
@@ -238,7 +232,7 @@ class Rewriting(Mitigation):
     ) -> list[tuple[GeneratedRow, Answer]]:
         """Return rows with what the start model wrote to prompts where it is right, else with the gold answer; and what it wrote."""
         keys = [key(context, row) for row in rows]
-        written = answers(context.own, context, prompts, keys, sampling, self.until)
+        written = answers(context.own, prompts, keys, sampling, self.until)
         return [
             (restated(row, context, answer, accepted=right(name, row, answer)), answer) for row, answer in zip(rows, written, strict=True)
         ]

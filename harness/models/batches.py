@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.core.memory import out_of_memory
-from harness.core.rows import Example
+from harness.core.rows import NO_LOSS, Example
 
 if TYPE_CHECKING:
     import torch
@@ -58,14 +58,32 @@ def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Foun
             yield batch, found
 
 
-def stack(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and attention mask of rows, int64 of shape (B, T), padded on the right."""
+def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """Return rows of integers as one tensor, int64 of shape (B, T), padded on the right."""
     import torch
 
-    longest = max(len(example.input_ids) for example in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for i, example in enumerate(examples):
-        ids[i, : len(example.input_ids)] = torch.tensor(example.input_ids)
-        attention[i, : len(example.input_ids)] = 1
-    return ids, attention
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def padded_batch(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return sequences as a batch for training, padded on the right.
+
+    Args:
+        ids: B sequences of token ids.
+        labels: as many sequences of the same lengths.
+        pad_id: follows the end of a sequence in ``input_ids``; masked and without a loss, so any id
+            will do.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (B, T), with T the
+        longest length.
+    """
+    mask = padded([[1] * len(row) for row in ids], 0)
+    return {"input_ids": padded(ids, pad_id), "attention_mask": mask, "labels": padded(labels, NO_LOSS)}
+
+
+def stack(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and attention mask of rows, int64 of shape (B, T), padded on the right."""
+    ids = [example.input_ids for example in examples]
+    return padded(ids, 0), padded([[1] * len(row) for row in ids], 0)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.core.rows import Example
+from harness.models import batches
 
 if TYPE_CHECKING:
     import torch
@@ -70,13 +71,8 @@ def logits(model: PreTrainedModel, examples: Sequence[Example], half: bool) -> t
     """
     import torch
 
-    width = max(len(example.input_ids) for example in examples)
-    ids, attention, wanted = (torch.zeros(len(examples), width, dtype=torch.long) for _ in range(3))
-    for i, example in enumerate(examples):
-        length = len(example.input_ids)
-        ids[i, :length] = torch.tensor(example.input_ids)
-        attention[i, :length] = 1
-        wanted[i, : length - 1] = torch.tensor(example.supervised[1:], dtype=torch.long)
+    ids, attention = batches.stack(examples)
+    wanted = batches.padded([[*example.supervised[1:], False] for example in examples], 0)
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
         scores = model(input_ids=ids.to(model.device), attention_mask=attention.to(model.device), use_cache=False).logits  # (B, T, V)
     chosen: torch.Tensor = scores[wanted.bool().to(model.device)]

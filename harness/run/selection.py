@@ -18,8 +18,8 @@ import pandas as pd
 
 from harness.config import composition
 from harness.config.identity import recorded
+from harness.core.contexts import WeightsContext
 from harness.core.errors import EvaluationError, TrainingError, explain
-from harness.core.methods import WeightsContext
 from harness.evaluation.divergence import Base
 from harness.evaluation.evaluator import Result
 from harness.methods.tuning.full import Full

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.core.methods import PenaltyContext
+from harness.core.contexts import PenaltyContext
 from harness.core.seeds import derive
 
 if TYPE_CHECKING:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from harness.config.resolution import Resolved
     from harness.config.run_config import Training
-    from harness.core.methods import LearningContext, Mitigation, Objective, Tuning
+    from harness.core.contexts import LearningContext
+    from harness.core.methods import Mitigation, Objective
     from harness.core.progress import Progress
     from harness.core.rows import Example
     from harness.core.sources import ModelSource
+    from harness.core.tuning import Tuning
     from harness.training.checkpoint import Checkpoint, Checkpoints
     from harness.training.loop import OnState, Stop
     from harness.training.step import ProcessGroup

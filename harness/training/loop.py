@@ -21,9 +21,10 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from harness.config.run_config import Training
+from harness.core.contexts import Penalty, Step
 from harness.core.errors import TrainingError, explain
 from harness.core.memory import out_of_memory
-from harness.core.methods import Objective, Penalty, Step
+from harness.core.methods import Objective
 from harness.core.progress import Interrupted, Progress
 from harness.core.rows import Example
 from harness.core.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.config.resolution import Resolved
-    from harness.core.methods import LearningContext
+    from harness.core.contexts import LearningContext
 
 SECONDS_BETWEEN_STATES = 600.0
 """Of training: what is lost at most when a process is killed without a word."""

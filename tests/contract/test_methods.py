@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import harness.methods
 from harness.config import composition, paths
-from harness.core.methods import Tuning
+from harness.core.tuning import Tuning
 from harness.core.seeds import derive
 from tests.support import tiny
 from tests.support.pairs import BATCH, GROUPS, STEPS, Case, Outcome, cases, encoded, names, outcome, refusal, target_rows

@@ -34,9 +34,9 @@ def test_odds_are_those_of_the_words() -> None:
         for parameter in model.parameters():
             parameter.mul_(1.5)
     asked = [("w3", "w4"), ("w3", "w5 w6"), ("w3", "w4")]
-    found, _ = JUDGE.log_odds(context.own, context.text_prompt, asked, spaced=True)
+    found, _ = JUDGE.log_odds(context.own, asked, spaced=True)
     assert found == pytest.approx([odds_by_hand(f"{prompt} w9 {answer} w8") for prompt, answer in asked], abs=1e-5)
-    live, _ = JUDGE.log_odds(context.live, context.text_prompt, asked, spaced=True)
+    live, _ = JUDGE.log_odds(context.live, asked, spaced=True)
     assert live != pytest.approx(found, abs=1e-3)
 
 
@@ -54,7 +54,7 @@ def test_another_model_is_asked_in_its_own_words() -> None:
     class Other:
         """Encodes a text as its words back to front, and scores by the first of them."""
 
-        tokenizer = tiny.tokenizer()
+        tokenizer, context_length = tiny.tokenizer(), None
 
         def text_prompt(self, text: str) -> tuple[int, ...]:
             return tuple(reversed(self.tokenizer.encode(text, add_special_tokens=False)))
@@ -64,7 +64,7 @@ def test_another_model_is_asked_in_its_own_words() -> None:
             return [float(example.input_ids[0]) * (example.input_ids[-1] == worse) for example in examples]
 
     other: Any = Other()
-    odds, read = JUDGE.log_odds(other, lambda _: (1, 2, 3), [("w3", "w4 w5")], spaced=True)
+    odds, read = JUDGE.log_odds(other, [("w3", "w4 w5")], spaced=True)
     assert odds == [tiny.tokenizer().convert_tokens_to_ids("w8")]
     assert read == [2 * 6]  # w8 w5 w4 w9 w3 and w1 or w2
 
@@ -73,10 +73,10 @@ def test_questions_that_a_judge_cannot_read_are_refused() -> None:
     """By its context, in one line."""
     model = Full().prepare(tiny.llama(max_position_embeddings=8), 0)
     context = tiny.learning(model, Grpo())
-    assert len(JUDGE.log_odds(context.own, context.text_prompt, [("w3", "w4 w5 w6 w7")], spaced=True)[0]) == 1
+    assert len(JUDGE.log_odds(context.own, [("w3", "w4 w5 w6 w7")], spaced=True)[0]) == 1
     for author in (context.own, context.live):
         with pytest.raises(ConfigError, match="objective.judge: got a question of 9 tokens; allowed: at most 8"):
-            JUDGE.log_odds(author, context.text_prompt, [("w3", "w4 w5 w6 w7 w2")], spaced=True)
+            JUDGE.log_odds(author, [("w3", "w4 w5 w6 w7 w2")], spaced=True)
 
 
 def test_odds_are_a_reward_from_0_to_1() -> None:

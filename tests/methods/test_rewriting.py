@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from harness.core.contexts import GeneratedRow, Sampling
 from harness.core.errors import ConfigError
-from harness.core.methods import GeneratedRow, Sampling
 from harness.core.rows import Row, Turn
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation.minimum_change import MinimumChange
@@ -126,9 +126,9 @@ def test_what_they_do_not_go_together_with_is_refused() -> None:
     An objective that writes its targets itself leaves nothing to put into other words.
     """
     skill, base = Tinyworld(part="skill"), Tinyworld(part="base")
-    assert Paraphrase().refuses(Sft(), Full(), skill) == ""
-    assert "text rows" in Paraphrase().refuses(Clm(), Full(), base)
-    assert "writes its targets itself" in Paraphrase().refuses(Rft(check="exact"), Full(), skill)
+    assert Paraphrase().rejects(Sft(), Full(), skill) == ""
+    assert "text rows" in Paraphrase().rejects(Clm(), Full(), base)
+    assert "writes its targets itself" in Paraphrase().rejects(Rft(check="exact"), Full(), skill)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.contexts import Penalty, PenaltyContext, Step
+from harness.core.methods import Mitigation
 from harness.core.rows import Example, RowKind
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full

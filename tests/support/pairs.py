@@ -16,25 +16,18 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from harness.config import combinations, composition, paths
 from harness.config.run_config import RunConfig
+from harness.core.contexts import GeneratedRow, PenaltyContext, Sampling, WeightsContext, WritingContext
 from harness.core.errors import ConfigError
-from harness.core.methods import (
-    Author,
-    GeneratedRow,
-    Mitigation,
-    Objective,
-    PenaltyContext,
-    Sampling,
-    Tuning,
-    WeightsContext,
-    WritingContext,
-)
+from harness.core.methods import Mitigation, Objective
 from harness.core.progress import Silent
 from harness.core.rows import Example, Origin, Row, RowKind, Split
 from harness.core.seeds import derive, permutation
+from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.judge import Judge
 from harness.methods.mitigation.chat_vector import ChatPair
 from harness.methods.rewriting import gold
@@ -57,7 +50,7 @@ def names(group: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Source):
     """A Source of made-up rows of a kind."""
 
     kind: RowKind
@@ -159,12 +152,10 @@ def anchor_kind(objective: Objective, kind: RowKind) -> RowKind:
     return "completion" if kind == "preference" else kind
 
 
-class Parrot:
+class Parrot(TransformersAuthor):
     """An author that knows the gold answers, says them in other words, and counts: quick, and right where a method asks for that."""
 
-    def __init__(self, inner: Author, known: Mapping[tuple[int, ...], str]) -> None:
-        self.inner, self.known = inner, known
-        self.tokenizer: PreTrainedTokenizerBase = inner.tokenizer
+    known: Mapping[tuple[int, ...], str] = {}
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
         """Two words that depend on the key and, to a prompt that is known, its gold answer behind them."""
@@ -172,10 +163,6 @@ class Parrot:
             f"w{self._number(key, 0)} w{self._number(key, 1)} {self.known.get(tuple(p), '')}" for p, key in zip(prompts, keys, strict=True)
         ]
         return [(*self.tokenizer.encode(text, add_special_tokens=False)[: sampling.max_new_tokens - 1], tiny.EOS) for text in texts]
-
-    def nats(self, examples: Sequence[Example]) -> list[float]:
-        """As the model says."""
-        return self.inner.nats(examples)
 
     def _number(self, key: str, place: int) -> int:
         return hashlib.sha256(f"{key} {place}".encode()).digest()[0] % len(tiny.WORDS)
@@ -214,7 +201,7 @@ def target_rows(case: Case, seed: int) -> list[Row]:
 
 def writing(objective: Objective, model: PreTrainedModel, rows: Sequence[Row], anchor: Sequence[Row], seed: int) -> WritingContext:
     """Authors that know the answers of the rows."""
-    made = TransformersAuthor(
+    own = Parrot(
         model=model,
         tokenizer=tiny.tokenizer(),
         prompt_format=objective.prompt_format,
@@ -223,14 +210,10 @@ def writing(objective: Objective, model: PreTrainedModel, rows: Sequence[Row], a
         scored_tokens=512,
         progress=Silent(),
     )
-    own = Parrot(made, {made.prompt(row): gold(row) for row in rows if row.kind == "completion"})
+    own.known = {own.prompt(row): gold(row) for row in rows if row.kind == "completion"}
     return WritingContext(
         own=own,
         other=lambda _: own,
-        prompt=made.prompt,
-        text_prompt=made.text_prompt,
-        spoken=made.spoken,
-        ended=made.ended,
         restated=restated,
         prompt_format=objective.prompt_format,
         anchor=anchor,
@@ -258,7 +241,7 @@ def loss_of(model: PreTrainedModel, objective: Objective, examples: Sequence[Exa
 def switched_off(mitigation: str) -> dict[str, Any]:
     """The values of its fields at which a mitigation is none."""
     kind: Any = type(composition.member("mitigation", mitigation))
-    return dict(kind.off) if hasattr(kind, "off") else {kind.strength: 0.0}
+    return dict(kind.off) or {kind.strength: 0.0}
 
 
 @cache

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from harness.core.methods import Sampling, WritingContext
+from harness.core.contexts import Sampling, WritingContext
 from harness.core.progress import Silent
 from harness.core.rows import Example, PromptFormat, Row, Turn
 from harness.methods.rewriting import question
@@ -56,6 +56,8 @@ class Scripted:
         asked: (prompt, key, sampling), in order.
     """
 
+    context_length = None
+
     def __init__(self, script: Mapping[str, Sequence[str]], tokenizer: Any = None) -> None:
         self.script = {prompt: list(texts) for prompt, texts in script.items()}
         self.tokenizer: Any = tokenizer or Words()
@@ -74,19 +76,26 @@ class Scripted:
     def nats(self, examples: Sequence[Example]) -> list[float]:
         raise NotImplementedError
 
+    def prompt(self, row: Row) -> tuple[int, ...]:
+        return self.text_prompt(question(row))
+
+    def text_prompt(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode([number for number in ids if number != END])).strip()
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        return list(ids[-1:]) == [END]
+
 
 def context(
     own: Scripted, others: Mapping[str, Scripted] | None = None, seed: int = 0, prompt_format: PromptFormat = "plain"
 ) -> WritingContext:
     """A context of authors that share one tokenizer; a prompt is its words."""
-    tokenizer = own.tokenizer
     return WritingContext(
         own=own,
         other=lambda name: (others or {})[name],
-        prompt=lambda row: tuple(tokenizer.encode(question(row), add_special_tokens=False)),
-        text_prompt=lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)),
-        spoken=lambda ids: tokenizer.decode([number for number in ids if number != END]).strip(),
-        ended=lambda ids: ids[-1:] == (END,) or ids[-1:] == [END],
         restated=restated,
         prompt_format=prompt_format,
         anchor=(),

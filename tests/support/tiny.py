@@ -23,10 +23,12 @@ from transformers import (
 
 from harness.config.resolution import Resolved
 from harness.config.run_config import Training
-from harness.core.methods import LearningContext, Objective, Penalty, Tuning
+from harness.core.contexts import LearningContext, Penalty
+from harness.core.methods import Objective
 from harness.core.progress import Interrupted, Progress, Silent
 from harness.core.rows import Example, Origin, Row, RowKind, Turn
 from harness.core.seeds import seed_torch, untouched_global_streams
+from harness.core.tuning import Tuning
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.training.authors import context_of

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.config.strict import check
-from harness.core.methods import Mitigation, Objective, Tuning, WeightsContext
+from harness.core.contexts import WeightsContext
+from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.coefficients import check_coefficients, every_coefficient
 from harness.models import arithmetic
 
@@ -77,7 +79,7 @@ class ChatVector(Mitigation):
         """Every r that is measured, ascending."""
         return every_coefficient(self.grid, self.coefficient)
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
         """Refuse to add nothing, unless it is switched off."""
         return "no mitigation.vectors, such as [{chat: NAME, base: NAME}]" if not self.vectors and any(self.coefficients) else ""
 

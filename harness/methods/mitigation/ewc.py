@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import Penalty, PenaltyContext, Step
 from harness.core.errors import DataError, explain
-from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.methods import Mitigation
 from harness.core.rows import Example
 from harness.core.seeds import derive
 from harness.models import forward

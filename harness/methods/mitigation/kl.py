@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import Penalty, PenaltyContext, Step
 from harness.core.errors import DataError, explain
-from harness.core.methods import Mitigation, Objective, Penalty, PenaltyContext, Step, Tuning
+from harness.core.methods import Mitigation, Objective
 from harness.core.rows import Example
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.models import forward
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class Kl(Mitigation):
         """Return False: they are read by the penalty alone."""
         return False
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
         """Refuse ``inputs=new`` for objectives that do not learn tokens: their rows have no places where p_b and p_t are compared."""
         if self.inputs == "anchor" or objective.learns == "tokens":
             return ""

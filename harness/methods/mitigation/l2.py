@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.config.strict import check
-from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.contexts import Penalty, PenaltyContext, Step
+from harness.core.methods import Mitigation
 from harness.models.forward import OnDevice
 
 if TYPE_CHECKING:

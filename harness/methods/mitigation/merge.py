@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.core.methods import Mitigation, WeightsContext
+from harness.core.contexts import WeightsContext
+from harness.core.methods import Mitigation
 from harness.methods.coefficients import check_coefficients, every_coefficient
 from harness.models import arithmetic
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row
 from harness.methods.rewards import NUMBER, number_in
 from harness.methods.rewriting import (
@@ -21,7 +21,6 @@ from harness.methods.rewriting import (
     key,
     question,
     right,
-    words_of,
 )
 
 PROMPT = (
@@ -74,9 +73,9 @@ class MinimumChange(Rewriting):
 
     def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
         """Answer, and correct what is wrong."""
-        prompts = [context.prompt(row) for row in rows]
+        prompts = [context.own.prompt(row) for row in rows]
         keys = [key(context, row) for row in rows]
-        own = answers(context.own, context, prompts, keys, Sampling(self.max_new_tokens, 0.0), self.until)
+        own = answers(context.own, prompts, keys, Sampling(self.max_new_tokens, 0.0), self.until)
         wrong = [i for i, (row, answer) in enumerate(zip(rows, own, strict=True)) if not right(self.check, row, answer)]
         ask = self._edited if self.editor else self._nearest
         mended = dict(zip(wrong, ask([rows[i] for i in wrong], [own[i] for i in wrong], context), strict=True))
@@ -89,8 +88,8 @@ class MinimumChange(Rewriting):
             return []
         editor = context.other(str(self.editor))
         asked = [filled(PROMPT, prompt=question(row), answer=gold(row), own=answer.text) for row, answer in zip(rows, own, strict=True)]
-        prompts = [words_of(editor, context).text_prompt(text) for text in asked]
-        edited = answers(editor, context, prompts, [key(context, row) for row in rows], Sampling(self.max_new_tokens, 0.0), self.until)
+        prompts = [editor.text_prompt(text) for text in asked]
+        edited = answers(editor, prompts, [key(context, row) for row in rows], Sampling(self.max_new_tokens, 0.0), self.until)
         found = []
         for row, first, answer in zip(rows, own, edited, strict=True):
             made = _taken(row, first, answer.text, "edited", context) if right(self.check, row, answer) else _left(row, first)
@@ -99,9 +98,9 @@ class MinimumChange(Rewriting):
 
     def _nearest(self, rows: Sequence[Row], own: Sequence[Answer], context: WritingContext) -> list[GeneratedRow]:
         sampling = Sampling(self.max_new_tokens, self.temperature)
-        prompts = [context.prompt(row) for row in rows for _ in range(self.samples)]
+        prompts = [context.own.prompt(row) for row in rows for _ in range(self.samples)]
         keys = [key(context, row, n + 1) for row in rows for n in range(self.samples)]
-        drawn = answers(context.own, context, prompts, keys, sampling, self.until)
+        drawn = answers(context.own, prompts, keys, sampling, self.until)
         found = []
         for number, (row, first) in enumerate(zip(rows, own, strict=True)):
             samples = drawn[number * self.samples : (number + 1) * self.samples]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row
 from harness.methods.rewriting import Rewriting, filled, gold, question
 
@@ -44,6 +44,6 @@ class Paraphrase(Rewriting):
 
     def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
         """Let the start model restate the gold answers."""
-        prompts = [context.text_prompt(filled(self.template, prompt=question(row), answer=gold(row))) for row in rows]
+        prompts = [context.own.text_prompt(filled(self.template, prompt=question(row), answer=gold(row))) for row in rows]
         sampling = Sampling(self.max_new_tokens, self.temperature, top_p=self.top_p)
         return [found for found, _ in self.restating(rows, context, prompts, sampling, self.check)]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.config.strict import check
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.errors import DataError, explain
-from harness.core.methods import GeneratedRow, Objective, Sampling, Tuning, WritingContext
+from harness.core.methods import Objective
 from harness.core.rows import Example, Row, RowKind, Turn
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.mitigation.replay import Replay
 from harness.methods.rewriting import Rehearsing, check_sampling
 
@@ -67,7 +69,7 @@ class PseudoReplay(Rehearsing):
         """What its rows are."""
         return "completion" if self.separator else "text"
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
         """Refuse objectives that do not learn tokens, and those that do not take its rows."""
         if objective.learns != "tokens":
             return f"an objective that learns {objective.learns}, which rehearsal rows are not"
@@ -121,7 +123,7 @@ class PseudoReplay(Rehearsing):
 
         Its end is taken off, and tags where a template writes them.
         """
-        ended = context.ended(ids)
+        ended = context.own.ended(ids)
         ids = ids[:-1] if ended else ids
         tokenizer = context.own.tokenizer
         templated = bool(self.separator) and context.prompt_format == "chat"

@@ -10,9 +10,10 @@ from typing import ClassVar, Literal
 
 from harness.config.strict import check
 from harness.core.errors import DataError, explain
-from harness.core.methods import Mitigation, Objective, Tuning
+from harness.core.methods import Mitigation, Objective
 from harness.core.rows import Example
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 
 LARGEST = {"additive": 1.0, "compute_equivalent": math.nextafter(1.0, 0.0)}
 
@@ -64,12 +65,12 @@ class Replay(Mitigation):
         """Whether any anchor row is drawn."""
         return self.fraction > 0
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
         """Refuse objectives that do not learn tokens, and exchanged rows in a sequence: its later stages would learn the earlier one's."""
         if objective.learns != "tokens":  # anchor rows are neither pairs nor prompts to be rewarded
             return f"an objective that learns {objective.learns}, which anchor rows are not"
         is_exchanged = self.needs_anchor and self.mode == "compute_equivalent"
-        if is_exchanged and hasattr(data, "stage_ends"):
+        if is_exchanged and data.stage_ends:
             return "mode=compute_equivalent, which leaves out the last rows, with a sequence of stages; mode=additive goes"
         return ""
 

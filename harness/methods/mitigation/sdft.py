@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row
 from harness.methods.rewriting import Rewriting, filled, gold, question
 
@@ -71,7 +71,7 @@ class Sdft(Rewriting):
         opening = OPENINGS.get(self.template, "")
         space = "" if context.prompt_format == "chat" else " "  # a chat template has written what stands before an answer
         begun = context.own.tokenizer.encode(f"{space}{opening}", add_special_tokens=False) if opening else []
-        prompts = [(*context.text_prompt(filled(template, prompt=question(row), answer=gold(row))), *begun) for row in rows]
+        prompts = [(*context.own.text_prompt(filled(template, prompt=question(row), answer=gold(row))), *begun) for row in rows]
         sampling = Sampling(self.max_new_tokens, self.temperature)
         made = self.restating(rows, context, prompts, sampling, self.check)
         return [_gold(row, found) if gives_away(answer.text) else found for row, (found, answer) in zip(rows, made, strict=True)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row
 from harness.methods.rewriting import Rewriting, check_given, first_right
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.config.strict import check
-from harness.core.methods import Mitigation, WeightsContext
+from harness.core.contexts import WeightsContext
+from harness.core.methods import Mitigation
 from harness.methods.coefficients import check_coefficients, every_coefficient
 from harness.models import arithmetic
 

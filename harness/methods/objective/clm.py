@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.core.methods import Objective
-from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind
+from harness.core.rows import NO_LOSS, Example, Origin, PromptFormat, Row, RowKind
 from harness.data import tokens
-from harness.methods.objective.sft import NO_LOSS, padded, supervised_ids
+from harness.methods.objective.sft import supervised_ids
+from harness.models.batches import padded_batch
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ class Clm(Objective):
         starts = range(0, max(len(ids) - 1, 1), stride)
         blocks = [ids[start : start + stride + 1] for start in starts]
         targets = [[NO_LOSS, *labels[start + 1 : start + stride + 1]] for start in starts]
-        return padded(blocks, targets, pad_id)
+        return padded_batch(blocks, targets, pad_id)
 
     def trainer(self) -> type[Trainer]:
         """Return the plain Trainer."""

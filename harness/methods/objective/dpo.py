@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.config.strict import check
 from harness.core.methods import Learns, Objective
-from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind
+from harness.core.rows import NO_LOSS, Example, Origin, PromptFormat, Row, RowKind
 from harness.data import tokens
-from harness.methods.objective.sft import NO_LOSS, padded, supervised_ids
+from harness.methods.objective.sft import supervised_ids
+from harness.models.batches import padded_batch
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class Dpo(Objective):
         """Make two sequences of each pair, the better answer and then the worse: (2·S, T), padded on the right."""
         answers = [answer for example in examples for answer in (example, example.rejected or example)]
         labels = [[NO_LOSS, *supervised_ids(answer)[1:]] for answer in answers]
-        return padded([answer.input_ids for answer in answers], labels, pad_id)
+        return padded_batch([answer.input_ids for answer in answers], labels, pad_id)
 
     def trainer(self) -> type[Trainer]:
         """Return a Trainer with TRL's loss."""

@@ -9,20 +9,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import LearningContext, Rollouts, Sampling, Step
 from harness.core.errors import TrainingError, explain
-from harness.core.methods import LearningContext, Learns, Objective, Sampling, Step
-from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind
+from harness.core.methods import Learns, Objective
+from harness.core.rows import NO_LOSS, Example, Origin, PromptFormat, Row, RowKind
 from harness.data import tokens
 from harness.methods import rewards
 from harness.methods.judge import Judge, probability
-from harness.methods.objective.sft import NO_LOSS, padded, supervised_ids
+from harness.methods.objective.sft import supervised_ids
 from harness.methods.rewriting import gold, question
+from harness.models.batches import padded_batch
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Trainer
 
-    from harness.training.trl import Rollouts
 
 FORMAT, JUDGE = "format", "judge"
 """Rewards that need a word of their own: a pattern, a model."""
@@ -112,7 +113,7 @@ class Grpo(Objective):
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
         """Make one sequence of each prompt and its gold answer, (S, T): what the rows are, not what is learned."""
         labels = [[NO_LOSS, *supervised_ids(example)[1:]] for example in examples]
-        return padded([example.input_ids for example in examples], labels, pad_id)
+        return padded_batch([example.input_ids for example in examples], labels, pad_id)
 
     def trainer(self) -> type[Trainer]:
         """Return a Trainer with TRL's loss."""
@@ -135,7 +136,7 @@ class Grpo(Objective):
         Raises:
             TrainingError: where no prompt leaves room for an answer.
         """
-        from harness.training.trl import Rollouts, advantages_of, stacked
+        from harness.training.trl import advantages_of, stacked
 
         places = [place for place, example in enumerate(step.examples) if example.supervised_tokens]
         rows = [step.examples[place] for place in places for _ in range(self.samples)]
@@ -145,7 +146,7 @@ class Grpo(Objective):
         if not any(written):
             got, fix = f"no prompt of step {step.number + 1} that leaves room for an answer", "a larger training.max_length"
             raise TrainingError(explain("objective=grpo", got=got, allowed="prompts shorter than training.max_length", fix=fix))
-        worth, judged = self._worth(rows, [context.spoken(ids) for ids in written], context)
+        worth, judged = self._worth(rows, [context.live.spoken(ids) for ids in written], context)
         answers = list(zip(prompts, written, strict=True))
         advantages = advantages_of(worth, self.samples, scaled=self.loss_type != "dr_grpo")
         batch = stacked(answers, advantages, pad_id)
@@ -173,7 +174,7 @@ class Grpo(Objective):
     def _judged(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> tuple[list[float], int]:
         author = context.own if self.judge.model is None else context.other(self.judge.model)
         asked = [(question(example.row), answer) for example, answer in zip(rows, answers, strict=True) if example.row is not None]
-        odds, read = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
+        odds, read = self.judge.log_odds(author, asked, spaced=self.prompt_format == "plain")
         return [probability(one) for one in odds], sum(read)
 
 

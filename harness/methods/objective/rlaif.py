@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row, RowKind, Turn
 from harness.methods.judge import Judge
 from harness.methods.objective.dpo import Dpo
@@ -63,15 +63,15 @@ class Rlaif(Dpo):
 
     def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
         """Return the judge's pair for each row."""
-        prompts = [context.prompt(row) for row in rows for _ in range(self.samples)]
+        prompts = [context.own.prompt(row) for row in rows for _ in range(self.samples)]
         keys = [f"rlaif {context.seed} {row.id} {number}" for row in rows for number in range(self.samples)]
         drawn = context.own.write(prompts, keys, Sampling(self.max_new_tokens, temperature=self.temperature))
-        answers = [context.spoken(ids) for ids in drawn]
-        whole = [bool(answer) and context.ended(ids) for answer, ids in zip(answers, drawn, strict=True)]
+        answers = [context.own.spoken(ids) for ids in drawn]
+        whole = [bool(answer) and context.own.ended(ids) for answer, ids in zip(answers, drawn, strict=True)]
         questions = [question(row) for row in rows for _ in range(self.samples)]
         author = context.own if self.judge.model is None else context.other(self.judge.model)
         asked = list(zip(questions, answers, strict=True))
-        scores, read = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
+        scores, read = self.judge.log_odds(author, asked, spaced=self.prompt_format == "plain")
         return [
             replace(
                 self._pair(row, answers[own], scores[own], whole[own], context),

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.core.methods import Objective
-from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind
+from harness.core.rows import NO_LOSS, Example, Origin, PromptFormat, Row, RowKind
 from harness.data import tokens
+from harness.models.batches import padded_batch
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Trainer
-
-NO_LOSS = -100
-"""The label that cross-entropy leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ class Sft(Objective):
         A row's first token has nothing before it to be predicted from, so its label is -100.
         """
         labels = [[NO_LOSS, *supervised_ids(example)[1:]] for example in examples]
-        return padded([example.input_ids for example in examples], labels, pad_id)
+        return padded_batch([example.input_ids for example in examples], labels, pad_id)
 
     def trainer(self) -> type[Trainer]:
         """Return the plain Trainer."""
@@ -58,26 +56,3 @@ class Sft(Objective):
 def supervised_ids(example: Example) -> list[int]:
     """Return the label of each token: its id, or -100 where it has no loss."""
     return [token if taught else NO_LOSS for token, taught in zip(example.input_ids, example.supervised, strict=True)]
-
-
-def padded(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Stack sequences of any lengths, padded on the right.
-
-    Args:
-        ids: S sequences of token ids.
-        labels: as many sequences of the same lengths.
-        pad_id: stands in ``input_ids`` where a sequence has ended; masked and without a loss, so
-            any id will do.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (S, T), T the longest
-        length.
-    """
-    import torch
-
-    width = max(map(len, ids))
-    return {
-        "input_ids": torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in ids]),
-        "attention_mask": torch.tensor([[*[1] * len(row), *[0] * (width - len(row))] for row in ids]),
-        "labels": torch.tensor([[*row, *[NO_LOSS] * (width - len(row))] for row in labels]),
-    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.methods import Tuning
+from harness.core.tuning import Tuning
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from harness.config.strict import check
 from harness.core import seeds
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Tuning
+from harness.core.tuning import Tuning
 from harness.methods.tuning.full import full_rate
 
 if TYPE_CHECKING:

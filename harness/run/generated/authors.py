@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from harness.config import composition
+from harness.core.contexts import Author, WritingContext
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Author, WritingContext
 from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
 from harness.core.sources import ModelSource
@@ -45,10 +45,6 @@ def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, m
     return WritingContext(
         own=own,
         other=other,
-        prompt=own.prompt,
-        text_prompt=own.text_prompt,
-        spoken=own.spoken,
-        ended=own.ended,
         restated=restated,
         prompt_format=own.prompt_format,
         anchor=prepared.anchor,

@@ -341,7 +341,7 @@ def _effort(config: RunConfig) -> float:
     be as long as the gold one; writing costs a forward pass.
     """
     forward = FORWARD / (FORWARD + BACKWARD)
-    times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": getattr(config.objective, "samples", 1) * (1.0 + forward)}
+    times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": config.objective.samples * (1.0 + forward)}
     return times[config.objective.learns]
 
 

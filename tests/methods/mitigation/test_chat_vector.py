@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness.core.contexts import WeightsContext
 from harness.core.errors import ConfigError, ModelError
-from harness.core.methods import WeightsContext
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation.chat_vector import ChatPair, ChatVector
 from harness.methods.mitigation.none import NoMitigation
@@ -68,9 +68,9 @@ def test_at_zero_it_is_the_tuned_model_to_the_last_bit() -> None:
 
 def test_nothing_to_add_is_refused_unless_it_is_switched_off() -> None:
     data = Tinyworld(part="people")
-    assert "no mitigation.vectors" in ChatVector().refuses(Sft(), Full(), data)
-    assert not ChatVector(**ChatVector.off).refuses(Sft(), Full(), data)
-    assert not ChatVector(vectors=(PAIR,)).refuses(Sft(), Full(), data)
+    assert "no mitigation.vectors" in ChatVector().rejects(Sft(), Full(), data)
+    assert not ChatVector(**ChatVector.off).rejects(Sft(), Full(), data)
+    assert not ChatVector(vectors=(PAIR,)).rejects(Sft(), Full(), data)
     assert NoMitigation().models == ()
     with pytest.raises(ConfigError, match=r"mitigation\.coefficient: got None"):
         ChatVector(coefficient=None)  # type: ignore[arg-type]

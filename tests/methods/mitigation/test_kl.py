@@ -206,10 +206,10 @@ def test_it_is_refused_where_it_means_nothing() -> None:
     class Pairs(Sft):
         learns = "pairs"
 
-    assert Kl().refuses(Sft(), Full(), None) == ""  # type: ignore[arg-type]
-    assert "inputs=anchor goes" in Kl().refuses(Pairs(), Full(), None)  # type: ignore[arg-type]
+    assert Kl().rejects(Sft(), Full(), None) == ""  # type: ignore[arg-type]
+    assert "inputs=anchor goes" in Kl().rejects(Pairs(), Full(), None)  # type: ignore[arg-type]
     method = Kl(inputs="anchor", anchor_batch=4)
-    assert method.refuses(Pairs(), Full(), None) == ""  # type: ignore[arg-type]
+    assert method.rejects(Pairs(), Full(), None) == ""  # type: ignore[arg-type]
     assert (method.needs_anchor, method.trains_on_anchor, method.anchor_rows(1000)) == (True, False, 4)
     with pytest.raises(DataError, match=r"^anchor: got 3 rows; allowed: at least mitigation.anchor_batch = 4; fix: "):
         method.penalty(context(tiny.llama(), anchor=rows(3))[1])

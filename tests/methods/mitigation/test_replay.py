@@ -102,10 +102,10 @@ def test_an_anchor_too_small_is_an_error_and_not_repeated(mode: Any, needed: int
 def test_exchanged_rows_do_not_go_with_stages() -> None:
     """Target rows would lag behind the stages' ends, so that the last stage would be measured and never learned."""
     stages = StageSequence(stages=("tinyworld-people", "tinyworld-skill"), stage_rows=(8,))
-    refusal = Replay(fraction=0.5, mode="compute_equivalent").refuses(Sft(), Full(), stages)
+    refusal = Replay(fraction=0.5, mode="compute_equivalent").rejects(Sft(), Full(), stages)
     assert refusal.startswith("mode=compute_equivalent")
-    assert not Replay(fraction=0.5).refuses(Sft(), Full(), stages)
-    assert not Replay(fraction=0, mode="compute_equivalent").refuses(Sft(), Full(), stages)
+    assert not Replay(fraction=0.5).rejects(Sft(), Full(), stages)
+    assert not Replay(fraction=0, mode="compute_equivalent").rejects(Sft(), Full(), stages)
 
 
 def test_how_many_long_rows_are_exchanged_is_not_known_before() -> None:

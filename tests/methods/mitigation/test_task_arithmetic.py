@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.contexts import WeightsContext
 from harness.core.errors import ModelError
-from harness.core.methods import WeightsContext
 from harness.methods.mitigation.task_arithmetic import TaskArithmetic, TaskVector
 from tests.support import tiny
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from harness.config import composition
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import ConfigError, DataError
-from harness.core.methods import GeneratedRow, WritingContext
-from harness.core.rows import Example, Row, Turn
+from harness.core.rows import Example, PromptFormat, Row, Turn
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation import sdft
 from harness.methods.mitigation.minimum_change import PROMPT, MinimumChange, with_number
@@ -37,10 +37,11 @@ def answer(written: GeneratedRow) -> str:
     return written.row.turns[-1].content
 
 
-def _exact(own: Scripted, prompt_format: Any) -> WritingContext:
-    """A context whose words keep every space."""
-    spoken = lambda ids: own.tokenizer.decode([number for number in ids if number != END])  # noqa: E731
-    return dataclasses.replace(context(own, prompt_format=prompt_format), spoken=spoken)
+class Exact(Scripted):
+    """An author whose texts keep every space."""
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode([number for number in ids if number != END]))
 
 
 def test_sdft_trains_on_what_the_model_made_of_the_reference() -> None:
@@ -74,12 +75,13 @@ def test_sdft_asks_with_the_templates_of_its_code() -> None:
     (written,) = Sdft(template="gsm8k", check="last_number").write([one], context(own))
     assert answer(written) == " 1 and 1 is 2"
     tokens = of_bytes()
-    for prompt_format, space in (("plain", " "), ("chat", "")):  # the opening joins the prompt as an answer does
-        exact = Scripted({f"1 + 1 ? 2{space}{OPENINGS['gsm8k']}": ["so it is 2"]}, tokens)
+    formats: list[tuple[PromptFormat, str]] = [("plain", " "), ("chat", "")]
+    for prompt_format, space in formats:  # the opening joins the prompt as an answer does
+        exact = Exact({f"1 + 1 ? 2{space}{OPENINGS['gsm8k']}": ["so it is 2"]}, tokens)
         template = {"gsm8k": "{prompt} {answer}"}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sdft, "TEMPLATES", template)
-            (written,) = Sdft(template="gsm8k").write([one], _exact(exact, prompt_format))
+            (written,) = Sdft(template="gsm8k").write([one], context(exact, prompt_format=prompt_format))
         assert answer(written) == " so it is 2"
     for text in ("As the Reference Answer says", "Now it's your turn", "Your turn: 4"):
         assert gives_away(text)
@@ -257,7 +259,7 @@ def test_rehearsal_is_mixed_in_as_replay_does() -> None:
 def test_rehearsal_refuses_objectives_that_do_not_take_its_rows() -> None:
     """Documents go with both, questions and answers with sft alone."""
     skill, base = Tinyworld(part="skill"), Tinyworld(part="base")
-    assert PseudoReplay().refuses(Sft(), Full(), skill) == PseudoReplay().refuses(Clm(), Full(), base) == ""
-    assert "completion rows" in PseudoReplay(separator=":").refuses(Clm(), Full(), base)
+    assert PseudoReplay().rejects(Sft(), Full(), skill) == PseudoReplay().rejects(Clm(), Full(), base) == ""
+    assert "completion rows" in PseudoReplay(separator=":").rejects(Clm(), Full(), base)
     with pytest.raises(ConfigError, match="mitigation.temperature: got 0.0"):
         PseudoReplay(temperature=0.0)

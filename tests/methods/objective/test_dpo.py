@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from harness.config import combinations, composition
 from harness.config.run_config import Training
 from harness.core.errors import ConfigError, DataError
-from harness.core.methods import Tuning
 from harness.core.progress import Interrupted
 from harness.core.rows import Example, Row, Turn
+from harness.core.tuning import Tuning
 from harness.data import fields, tokens
 from harness.methods.objective.dpo import Dpo
 from harness.methods.tuning.full import Full

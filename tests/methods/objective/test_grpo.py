@@ -12,10 +12,11 @@ import torch
 
 from harness.config import combinations, composition
 from harness.config.run_config import Training
+from harness.core.contexts import LearningContext, Rollouts, Step
 from harness.core.errors import ConfigError, TrainingError
-from harness.core.methods import LearningContext, Step, Tuning
 from harness.core.progress import Interrupted
 from harness.core.rows import Example, Row, Turn
+from harness.core.tuning import Tuning
 from harness.methods import rewards
 from harness.methods.judge import Judge
 from harness.methods.objective.grpo import Grpo
@@ -23,7 +24,7 @@ from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.training.checkpoint import Checkpoint
 from harness.training.loop import Stop
-from harness.training.trl import Rollouts, advantages_of
+from harness.training.trl import advantages_of
 from tests.support import tiny
 
 TUNINGS = [pytest.param(Full(), id="full"), pytest.param(Lora(rank=2), id="lora")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness.core.methods import Sampling, WritingContext
+from harness.core.contexts import Sampling, WritingContext
 from harness.core.progress import Silent
 from harness.core.rows import Example, Row
 from harness.methods.judge import Judge
@@ -23,6 +23,8 @@ def text(ids: Sequence[int]) -> str:
 class Scripted:
     """Writes what it is told, an end behind it but for an ellipsis, and scores an answer by what it is told."""
 
+    context_length = None
+
     def __init__(self, answers: dict[str, str], odds: dict[str, float]) -> None:
         self.tokenizer, self.answers, self.odds = tiny.tokenizer(), answers, odds
         self.asked: list[tuple[str, Sampling]] = []
@@ -38,16 +40,23 @@ class Scripted:
     def nats(self, examples: Sequence[Example]) -> list[float]:
         return [-self.odds[text(example.input_ids[:-1])] if text(example.input_ids[-1:]) == "w1" else 0.0 for example in examples]
 
+    def prompt(self, row: Row) -> tuple[int, ...]:
+        return self.text_prompt(row.turns[0].content)
+
+    def text_prompt(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return text(ids)
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        return list(ids[-1:]) == [tiny.EOS]
+
 
 def context(author: Scripted) -> WritingContext:
-    encode = lambda text: tuple(tiny.tokenizer().encode(text, add_special_tokens=False))  # noqa: E731
     return WritingContext(
         own=author,
         other=lambda _: author,
-        prompt=lambda row: encode(row.turns[0].content),
-        text_prompt=encode,
-        spoken=text,
-        ended=lambda ids: list(ids[-1:]) == [tiny.EOS],
         restated=restated,
         prompt_format="plain",
         anchor=[],

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError
-from harness.core.methods import GeneratedRow
 from harness.core.progress import Interrupted, Silent
 from harness.run.generated.store import Store
 from tests.support.scripted import row
@@ -22,13 +22,13 @@ KEPT = {
 
 CHILD = """
 import sys
-from harness.core.methods import Written
+from harness.core.contexts import GeneratedRow
 from harness.run.generated.store import Store
 store = Store({"method": "x"})
 with store.writing():
     print("in", flush=True)
     sys.stdin.read()
-    store.add({"c": Written(None, accepted=False, how="none", generated_tokens=1)})
+    store.add({"c": GeneratedRow(None, accepted=False, how="none", generated_tokens=1)})
 """
 
 
