@@ -87,7 +87,7 @@ FAMILIES = {**SHARED, **PLAIN}
 
 def build(family: str) -> PreTrainedModel:
     """A fresh model, always the same weights, that ends its texts at the EOS token."""
-    model = tiny._seeded(FAMILIES[family])
+    model = tiny.seeded(FAMILIES[family])
     assert model.generation_config is not None
     model.generation_config.eos_token_id = tiny.EOS
     return model
