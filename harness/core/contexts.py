@@ -1,4 +1,4 @@
-"""Data that methods are given, and data that they return: steps, authors, contexts, generated rows."""
+"""Inputs and outputs of methods: steps, authors, contexts, rollouts, generated rows."""
 
 from __future__ import annotations
 

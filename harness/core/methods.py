@@ -100,7 +100,7 @@ class Objective(ABC):
 
 
 class Mitigation:
-    """Protection of the past: in the data, in the loss, or in the weights after training.
+    """Protection of the past: in data, loss, or weights after training.
 
     A mitigation derives from this class and overrides what it changes; each default does nothing.
 
@@ -136,9 +136,9 @@ class Mitigation:
         return ""
 
     def anchor_rows(self, target_rows: int) -> int:
-        """Return the number of anchor rows that a run of this number of target rows draws.
+        """Return the number of anchor rows that a run draws, or an estimate.
 
-        An estimate if that depends on their length.
+        An estimate if it depends on the length of rows.
         """
         return 0
 
@@ -186,7 +186,7 @@ class Mitigation:
         return None
 
     def extra_tokens(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> int:
-        """Return the tokens of forward passes in addition to training's: reference model, Fisher, anchor."""
+        """Return the tokens of other forward passes than training's: reference, Fisher, anchor."""
         return 0
 
     @property
@@ -214,12 +214,12 @@ class Mitigation:
 
     @property
     def keeps_best(self) -> bool:
-        """Whether each volume reports the best volume so far, chosen on the target's select items."""
+        """Whether a volume reports the best volume so far, chosen on the target's select items."""
         return False
 
     @property
     def switched_off(self) -> Mapping[str, Any]:
-        """Values of its fields at which it equals ``none``; empty for one that cannot be switched off."""
+        """Values of its fields at which it equals ``none``; empty if undeclared."""
         return self.off or ({self.strength: 0.0} if self.strength else {})
 
     @property

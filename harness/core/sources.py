@@ -53,7 +53,10 @@ class Source(ABC):
 
     @property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """(available rows, rows read) of each stage; empty for a single data set. Raises DataError."""
+        """(available rows, rows read) of each stage; empty for a single data set.
+
+        Raises DataError.
+        """
         return ()
 
 

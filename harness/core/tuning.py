@@ -23,7 +23,7 @@ class Tuning(ABC):
 
     @abstractmethod
     def default_learning_rate(self, params_total: int) -> float:
-        """Return the peak rate for a model of this size if no searched rate is known."""
+        """Return the peak rate for a model of this size without a searched rate."""
 
     @abstractmethod
     def trainable(self, facts: ModelFacts) -> int:

@@ -72,7 +72,7 @@ def test_a_penalty_that_cannot_be_switched_off_is_named(
     assert line.startswith(
         "wrong  a mitigation acts, and switched off it is none: Frozen-Sft-Pull, completion rows, llama: switched off (weight=0.0)"
     )
-    assert "it costs nothing: got" in line
+    assert "the weights are those without a mitigation: " in line
 
 
 @pytest.mark.parametrize(

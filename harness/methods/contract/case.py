@@ -1,4 +1,4 @@
-"""Cases of the contract: a tuning, an objective and a mitigation, with rows of one kind."""
+"""Cases of the contract: tuning, objective and mitigation, with rows of one kind."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _objective_with_mitigation(objectives: Sequence[Objective], mitigations: Seq
 
 
 def _with_kinds(objectives: Sequence[Objective]) -> list[tuple[RowKind, Objective]]:
-    """Return (kind, objective in the prompt format of that kind) for every kind that it accepts.
+    """Return (kind, objective in its prompt format) for every accepted kind.
 
     An objective without a field ``prompt_format`` has the kinds of its one format.
     """

@@ -79,10 +79,11 @@ def follows_its_seed(case: Case) -> None:
 def acts(case: Case) -> None:
     """Check that a mitigation changes the weights, and that switched off it equals none."""
     plain = outcome(dataclasses.replace(case, mitigation=NoMitigation()))
-    off = switched_off(case)
-    require_same(off.weights, plain.weights, f"switched off ({_off(case)}), the weights are those without a mitigation")
-    costs, free = (off.generated, off.extra, list(off.penalties)), (plain.generated, 0, [None] * len(plain.penalties))
-    require(costs == free, f"switched off ({_off(case)}), it costs nothing: got (generated, extra, penalties) = {costs}, not {free}")
+    off, when = switched_off(case), f"switched off ({_off(case)})"
+    require_same(off.weights, plain.weights, f"{when}, the weights are those without a mitigation")
+    require(off.generated == plain.generated, f"{when}, it writes nothing: got {off.generated - plain.generated} generated tokens")
+    require(off.extra == 0, f"{when}, it needs no further forward passes: got {off.extra} extra_tokens")
+    require(all(value is None for value in off.penalties), f"{when}, penalty returns None: got penalties of {list(off.penalties)}")
     require(not tiny.same(outcome(case).weights, plain.weights), "the mitigation changes the weights: got those without it")
 
 
@@ -99,7 +100,7 @@ def _off(case: Case) -> str:
 
 
 def nests(case: Case) -> None:
-    """Check that the mixed rows of a smaller volume are a prefix of those of a larger one."""
+    """Check that the rows of a smaller volume are a prefix of a larger one's."""
     steps = steps_of(case.objective, target_rows(case))
     anchor = encoded(case.objective, tiny.rows("completion", BATCH * len(steps), seed=1), "anchor")
     mixed = case.mitigation.mix(steps, anchor)

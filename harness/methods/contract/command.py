@@ -120,7 +120,7 @@ def results(cls: type[Any], settings: Mapping[str, Any], texts: Mapping[str, str
 
 
 def _result(name: str, run: Callable[[], object]) -> Result:
-    """Run a check; an error of the method is its result, an invalid setting is raised."""
+    """Run a check; errors of the method become its result, invalid settings are raised."""
     try:
         run()
     except ConfigError:

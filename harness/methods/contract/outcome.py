@@ -32,7 +32,7 @@ LEARNING_RATE = 3e-3
 
 @dataclass(kw_only=True, eq=False)
 class OracleAuthor(TransformersAuthor):
-    """An author that knows gold answers: fast, and right if a method asks for right answers.
+    """An author that knows the gold answers: fast, and right.
 
     It writes two words that depend on the key and then, to a known prompt, the gold answer.
 
@@ -131,7 +131,7 @@ def train(case: Case, seed: int = 0) -> Outcome:
 
 
 def _measured(case: Case, start: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """Return the weights that a run reports: those of a weight mitigation, else the tuned ones.
+    """Return the measured weights: those of a weight mitigation, else the tuned ones.
 
     Other models have multiples of the start weights: the last one 1, the one before it 1.5, ….
     """
@@ -201,7 +201,7 @@ def _writing(objective: Objective, model: PreTrainedModel, rows: Sequence[Row], 
 
 
 def _loss_of(model: PreTrainedModel, objective: Objective, examples: Sequence[Example]) -> float:
-    """Return the mean nats per supervised token of rows; nan if the objective learns no tokens."""
+    """Return the mean nats per supervised token; nan if no tokens are learned."""
     if objective.learns != "tokens":
         return math.nan
     batch = objective.collate(examples, tiny.PAD, tiny.MAX_LENGTH)

@@ -127,7 +127,7 @@ def run(
     context: LearningContext | None = None,
     **changes: Any,
 ) -> list[Stop]:
-    """Train a prepared model in place and return the stops, by default one, at the end.
+    """Train a prepared model in place and return the stops, by default the end alone.
 
     ``context`` is for objectives that learn pairs or rewards; None makes one for full tuning or
     LoRA.

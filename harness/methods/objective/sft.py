@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: learn the answers, one row a sequence."""
+"""Supervised fine-tuning: cross-entropy on answers, one row a sequence."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sft(Objective):
-    """Cross-entropy on the supervised tokens of each row.
+    """Cross-entropy on the supervised tokens of each row (see harness/data/tokens.py).
 
-    See harness/data/tokens.py for which those are.
-
-    Text rows are taken too, all of their tokens supervised, so that plain text can stand as the
+    Text rows are accepted, with all of their tokens supervised, so that plain text can be the
     anchor of an instruction-tuned run.
 
     Attributes:
-        prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the model's
+        prompt_format: ``plain`` joins prompt and completion unchanged; ``chat`` uses the model's
             chat template.
     """
 
@@ -35,13 +33,13 @@ class Sft(Objective):
     prompt_format: PromptFormat = "plain"
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example:
-        """Turn a row into tokens with its mask, cut at ``max_length`` tokens."""
+        """Return a row as tokens with its mask, cut at ``max_length`` tokens."""
         return tokens.encode(row, tokenizer, self.prompt_format, max_length, origin)
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
-        """Make one sequence of each row, padded on the right to the longest: (S, T) with S rows and T ≤ ``max_length``.
+        """Return one sequence for each row, (S, T), padded on the right, T ≤ ``max_length``.
 
-        A row's first token has nothing before it to be predicted from, so its label is -100.
+        A row's first token has no context to be predicted from, so it has no loss.
         """
         labels = [[NO_LOSS, *supervised_ids(example)[1:]] for example in examples]
         return padded_batch([example.input_ids for example in examples], labels, pad_id)
@@ -54,5 +52,5 @@ class Sft(Objective):
 
 
 def supervised_ids(example: Example) -> list[int]:
-    """Return the label of each token: its id, or -100 where it has no loss."""
+    """Return the label of each token: its id, or NO_LOSS."""
     return [token if taught else NO_LOSS for token, taught in zip(example.input_ids, example.supervised, strict=True)]
