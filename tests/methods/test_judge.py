@@ -1,4 +1,4 @@
-"""A judge: odds of words by hand, whatever stands in an answer, and as a reward."""
+"""A judge: log-odds by hand, braces in answers, other judges, rewards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def odds_by_hand(text: str) -> float:
 
 
 def test_odds_are_those_of_the_words() -> None:
-    """Each answer by itself, also after training has moved the live model: the judge is the start model."""
+    """Each answer is scored alone.
+
+    The judge is the start model, also after training has moved the live model.
+    """
     model = Full().prepare(tiny.llama(), 0)
     context = tiny.learning(model, Grpo())
     with torch.no_grad():
@@ -41,18 +44,18 @@ def test_odds_are_those_of_the_words() -> None:
 
 
 def test_an_answer_is_no_template() -> None:
-    """Braces in an answer are an answer's."""
+    """Braces in an answer are kept."""
     assert JUDGE._question("a", "{prompt} {answer}") == "a w9 {prompt} {answer} w8"
 
 
 def test_another_model_is_asked_in_its_own_words() -> None:
-    """What it is asked is encoded as it encodes, whatever the start model's prompts are.
+    """Its questions are encoded by its own tokenizer and prompt format.
 
-    Of it alone its tokens are counted.
+    Its tokens alone are counted.
     """
 
     class Other:
-        """Encodes a text as its words back to front, and scores by the first of them."""
+        """Encodes a text as its words in reverse, and scores by the first of them."""
 
         tokenizer, context_length = tiny.tokenizer(), None
 
@@ -69,8 +72,8 @@ def test_another_model_is_asked_in_its_own_words() -> None:
     assert read == [2 * 6]  # w8 w5 w4 w9 w3 and w1 or w2
 
 
-def test_questions_that_a_judge_cannot_read_are_refused() -> None:
-    """By its context, in one line."""
+def test_questions_that_a_judge_cannot_read_are_rejected() -> None:
+    """Longer than its context, in one line."""
     model = Full().prepare(tiny.llama(max_position_embeddings=8), 0)
     context = tiny.learning(model, Grpo())
     assert len(JUDGE.log_odds(context.own, [("w3", "w4 w5 w6 w7")], spaced=True)[0]) == 1
@@ -80,15 +83,15 @@ def test_questions_that_a_judge_cannot_read_are_refused() -> None:
 
 
 def test_odds_are_a_reward_from_0_to_1() -> None:
-    """P(yes) / (P(yes) + P(no)), without an overflow."""
+    """P(yes) / (P(yes) + P(no)), without overflow."""
     assert [probability(value) for value in (0.0, math.log(3), -math.log(3))] == pytest.approx([0.5, 0.75, 0.25])
     assert [probability(value) for value in (1e4, -1e4)] == [1.0, 0.0]
 
 
 def test_a_judge_rewards_answers() -> None:
-    """Reward judge is its probability.
+    """The reward ``judge`` is its probability.
 
-    The judge's model is one of the objective's only where it is asked.
+    The judge's model is one of the objective's only if that reward is used.
     """
     objective = Grpo(reward=("judge",), judge=JUDGE, samples=2, max_new_tokens=3)
     row = objective.encode(tiny.rows("completion", 1)[0], tiny.tokenizer(), tiny.MAX_LENGTH, "target")
@@ -105,7 +108,7 @@ def test_a_judge_rewards_answers() -> None:
     ("values", "message"),
     [({"template": "{prompt}"}, "answer"), ({"words": ("w1", " w1")}, "two different words"), ({"words": ("w1", "")}, "two different")],
 )
-def test_judges_that_say_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_judges_are_rejected(values: dict[str, Any], message: str) -> None:
     """A template without the answer, or one word."""
     with pytest.raises(ConfigError, match=message):
         Judge(**values)

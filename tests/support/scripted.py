@@ -1,4 +1,4 @@
-"""An author that says what it is told to: for tests of what methods make of texts."""
+"""An author with scripted answers, for tests of methods that generate rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CUT = "…"
 
 
 class Words:
-    """A tokenizer that numbers words as they come; 0 is the end of a text, 1 its beginning."""
+    """A tokenizer that numbers words as they occur; 0 ends a text, 1 begins one."""
 
     bos_token_id, eos_token_id = 1, END
 
@@ -39,7 +39,7 @@ class Words:
 
 
 def of_bytes() -> PreTrainedTokenizerBase:
-    """One token a byte, white space included, behind the four special ones of tests/contract/tiny."""
+    """One token a byte, white space included, after the four special ones of ``tiny``."""
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(BPE({token: i for i, token in enumerate([*special, *letters])}, []))

@@ -106,7 +106,7 @@ class PseudoReplay(Rehearsing):
                     found[number] = GeneratedRow(row, accepted=True, how=self.kind, generated_tokens=spent[number], tried=(row.text,))
         if len(found) < len(spent):
             nothing = f"no whole answer after {self.separator!r}" if self.separator else "nothing"
-            got = f"a start model that wrote {nothing} after {self.prefix!r} in {TRIES} tries"
+            got = f"a start model that wrote {nothing} in {TRIES} tries, prompted with {self.prefix!r}"
             fix = "a mitigation.prefix that it continues, or a larger mitigation.max_new_tokens"
             raise DataError(explain("mitigation: pseudo-replay", got=got, allowed="a model that writes texts like those it knows", fix=fix))
         return [found[number] for number in numbers]

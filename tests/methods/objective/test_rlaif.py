@@ -1,4 +1,4 @@
-"""A judge's preferences: the pair it makes of the start model's answers, what is left out, and the training that follows."""
+"""RLAIF: the pair of the judge, dropped rows, and the training that follows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text(ids: Sequence[int]) -> str:
 
 
 class Scripted:
-    """Writes what it is told, an end behind it but for an ellipsis, and scores an answer by what it is told."""
+    """Writes scripted answers, with an end unless they end in an ellipsis; scores by a table."""
 
     context_length = None
 
@@ -66,9 +66,9 @@ def context(author: Scripted) -> WritingContext:
 
 
 def test_the_better_of_two_answers_is_chosen() -> None:
-    """By the judge's odds, whichever was written first.
+    """By the judge's odds, in any order.
 
-    Both are the model's own, and all it wrote is counted.
+    Both are the model's own, and every text counts.
     """
     rows: list[Row] = tiny.rows("completion", 2)
     for first, second in (("w5", "w6 w7"), ("w6 w7", "w5")):
@@ -93,7 +93,7 @@ def test_the_better_of_two_answers_is_chosen() -> None:
 
 
 def test_equal_answers_are_left_out() -> None:
-    """The same words, or words that are worth the same; their tokens are counted all the same."""
+    """Equal words, or words with equal scores; their tokens still count."""
     row = tiny.rows("completion", 1)
     for second in ("w5", "w6"):
         author = Scripted({"0": "w5", "1": second}, {"w5": 0.25, "w6": 0.25})
@@ -102,7 +102,10 @@ def test_equal_answers_are_left_out() -> None:
 
 
 def test_an_answer_that_was_cut_is_in_no_pair() -> None:
-    """An end would be taught behind it that nobody wrote: the best or the worst of the others is taken, or there is no pair."""
+    """Training would append an end that nobody wrote.
+
+    The best or worst of the others is taken, or the row is dropped.
+    """
     row = tiny.rows("completion", 1)
     odds = {"w5": -1.0, "w6": 0.5, "w7": 2.0}
     (made,) = Rlaif(judge=JUDGE, samples=3).write(row, context(Scripted({"0": "w5", "1": "w7…", "2": "w6"}, odds)))
@@ -114,7 +117,7 @@ def test_an_answer_that_was_cut_is_in_no_pair() -> None:
 
 
 def test_pairs_are_learned_as_by_dpo() -> None:
-    """The pair made is a row that it takes, and its first loss is log 2."""
+    """The pair is a row that DPO accepts, and its first loss is log 2."""
     objective = Rlaif(judge=JUDGE)
     assert (objective.needs, objective.learns, objective.writes) == (frozenset({"completion"}), "pairs", True)
     author = Scripted({"0": "w5", "1": "w6"}, {"w5": -1.0, "w6": 0.5})
