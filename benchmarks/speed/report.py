@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.table import packing, runs
+from harness.core.counts import Counts
 from harness.core.seeds import stream
 from harness.records import summary_files
-from harness.records.counts import Counts
 from harness.records.schema import Baseline, Point, Record, Score
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter

@@ -230,6 +230,13 @@ def _first_comment(path: Path) -> str:
     return next((line for line in lines if not line.startswith("@package")), "")
 
 
+def _check_method(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.methods.contract import command
+
+    return command.check_method(arguments.cls, arguments.overrides, _print)
+
+
 def _learning_rates(arguments: argparse.Namespace) -> int:
     from harness.analysis.findings import learning_rates
     from harness.analysis.table.frame import table
@@ -302,6 +309,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "prompt": _prompt,
     "show-data": _show_data,
+    "check-method": _check_method,
     "learning-rates": _learning_rates,
     "fit": _fit,
     "predict": _predict,

@@ -69,6 +69,10 @@ def parser(do: Mapping[str, Command]) -> argparse.ArgumentParser:
     data.add_argument("--rows", type=int, default=10, metavar="N", help="how many (default: 10)")
     data.add_argument("--write", action="store_true", help="have the models write what is missing, and measure target nats")
 
+    method = commands.add_parser("check-method", help="check the contract of a tuning, objective or mitigation on tiny models")
+    method.add_argument("cls", metavar="CLASS", help="module.Class of ours, such as l2.L2, or package.module:Class of your own")
+    method.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="fields of the class, such as weight=0.5")
+
     rates = commands.add_parser("learning-rates", help="the best learning rates of a sweep made on select items, as yaml")
     _add_results(rates)
     rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file (conf/learning_rates.yaml)")

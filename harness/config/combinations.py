@@ -16,11 +16,11 @@ MAX_WARMUP_SHARE = 0.25
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for an invalid combination."""
-    kind, name = config.data.kind, config.labels
-    for found in sorted(getattr(config.data, "kinds", {kind}) - config.objective.needs):  # stages may have several kinds
+    name = config.labels
+    for found in sorted(config.data.kinds - config.objective.needs):  # stages may have several kinds
         allowed = ", ".join(sorted(config.objective.needs))
         raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{found} rows", allowed=f"{allowed} rows"))
-    if reason := config.mitigation.refuses(config.objective, config.tuning, config.data):
+    if reason := config.mitigation.rejects(config.objective, config.tuning, config.data):
         fix = "other settings of the mitigation, another objective, tuning or data, or another mitigation"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got=reason, fix=fix))
     if config.mitigation.needs_anchor and config.anchor is None:
@@ -60,7 +60,7 @@ def _check_volumes(config: RunConfig) -> None:
 
 def _check_stages(config: RunConfig) -> None:
     """Raise ConfigError for stages of independent runs, or that do not end with a step."""
-    ends, batch, warmup = getattr(config.data, "stage_ends", ()), config.training.batch_rows, config.training.warmup_rows
+    ends, batch, warmup = config.data.stage_ends, config.training.batch_rows, config.training.warmup_rows
     if not ends:
         return
     if config.trajectory == "independent":
@@ -86,7 +86,7 @@ def _check_choice(config: RunConfig) -> None:
         fix = "target_suites=[NAME]" + (", or one mitigation.coefficient" if config.mitigation.coefficients else "")
         got, allowed = "no target suite to select on", "at least one with select items; probes are never used to select"
         raise ConfigError(explain(where, got=got, allowed=allowed, fix=fix))
-    if getattr(config.data, "stage_ends", None) and (chooses(config.mitigation) or config.mitigation.keeps_best):
+    if config.data.stage_ends and (chooses(config.mitigation) or config.mitigation.keeps_best):
         fix = "one mitigation.coefficient" if config.mitigation.coefficients else f"no mitigation={config.labels.mitigation}"
         got = "a sequence of stages, whose earlier targets may be forgotten"
         raise ConfigError(explain(where, got=got, allowed="one stage, to select on its targets", fix=fix))

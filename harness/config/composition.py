@@ -31,10 +31,12 @@ from harness.config.resolution import SearchedRate
 from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Mitigation, Objective, Tuning
+from harness.core.methods import Mitigation, Objective
+from harness.core.sources import Source
+from harness.core.tuning import Tuning
 
-METHODS: Mapping[str, type[Any]] = {"tuning": Tuning, "objective": Objective, "mitigation": Mitigation}
-"""Group of methods → the base of its classes."""
+BASES: Mapping[str, type[Any]] = {"tuning": Tuning, "objective": Objective, "mitigation": Mitigation, "data": Source, "anchor": Source}
+"""Group → the class that its members derive from."""
 
 LONGEST = 20
 """Most characters of a text with spaces, such as a template, in a label."""
@@ -146,9 +148,9 @@ class Builder:
         labels = Labels(**{group: names[group] for group in PACKAGES if group != "evaluation"})
         return cast(RunConfig, build(RunConfig, {**values, "labels": labels}, "", self._typed(further)))
 
-    def _target_suites(self, data: Any) -> list[str]:
+    def _target_suites(self, data: Source) -> list[str]:
         """Return the suites with the name of the data, or of one of its stages."""
-        names = getattr(data, "stages", (self.composed.chosen.get("data"),))
+        names = data.stage_names or (self.composed.chosen.get("data"),)
         return [name for name in names if name in paths.members("benchmarks/suites")]
 
     def _typed(self, further: Mapping[str, str]) -> dict[str, str]:
@@ -214,8 +216,8 @@ def instantiate(group: str, values: Mapping[str, Any], where: str, raw: Mapping[
     """
     fields = dict(values)
     cls = find_class(str(fields.pop("class", "")), PACKAGES[group], where, fix=f"choose {group}=NAME (`harness list {group}`)")
-    if group in METHODS and not issubclass(cls, METHODS[group]):
-        allowed = f"a subclass of harness.core.{METHODS[group].__name__}"
+    if group in BASES and not issubclass(cls, BASES[group]):
+        allowed = f"a subclass of harness.core.{BASES[group].__name__}"
         raise ConfigError(explain(f"{where}.class", got=cls.__qualname__, allowed=allowed))
     return build(cls, fields, where, raw)
 

@@ -10,8 +10,9 @@ from typing import Literal
 
 from harness.config.strict import Part, check, require_keys
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Mitigation, Objective, Tuning
+from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Dtype, EvaluationBackend, ModelSource, Source
+from harness.core.tuning import Tuning
 
 RATE_KEYS = ("model", "tuning", "objective", "data", "mitigation")
 """The labels for which a learning rate is searched."""

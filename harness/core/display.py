@@ -1,4 +1,4 @@
-"""Progress on standard error: a live display on a terminal, a line every 30 seconds elsewhere."""
+"""Progress on standard error: live bars on a terminal, a line every 30 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 30.0
 
 ENOUGH_SHARE = 0.03
-"""Of a sweep's cost: before so much is done, what was measured of it says little about the rest."""
+"""Share of a sweep's cost below which its measured speed does not predict the rest."""
 
 
 class Display(Progress, Protocol):
-    """A Progress that also knows how many runs there are; a context manager."""
+    """A Progress that also shows the number of runs; a context manager."""
 
     def runs(self, finished: int, total: int) -> None:
-        """Say how many runs are finished."""
+        """Show the number of finished runs."""
         ...
 
     def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
-        """Say what workers are doing.
+        """Show the work of each worker.
 
         Args:
-            working: label of the unit, stage, units of the stage finished, and their total, for
-                each worker.
-            share: of the whole sweep's cost that is done, in 0..1.
+            working: for each worker the label of its unit, the stage, its finished steps, and their
+                total.
+            share: finished share of the whole sweep's cost, in 0..1.
         """
         ...
 
@@ -49,7 +49,7 @@ def display() -> Display:
 
 
 class _Lines:
-    """One line when a run begins, and one every 30 seconds."""
+    """A line at most every 30 seconds."""
 
     def __init__(self) -> None:
         self.began = self.last = time.monotonic()
@@ -82,7 +82,7 @@ class _Lines:
         self.say(f"[{_clock(self.last - self.began)}] {self.runs_finished} of {self.runs_total} runs{self._rest(share)}; {doing}")
 
     def _rest(self, share: float) -> str:
-        """Return the time left, from the share of the cost that was done since the first time this was asked."""
+        """Return the time left, from the cost finished since the first call."""
         if self.share_at_start is None:
             self.share_at_start = share
         gained = share - self.share_at_start
@@ -110,7 +110,7 @@ class _Lines:
 
 
 class _LiveDisplay:
-    """Rich bars: runs, and the stage under way, with time left."""
+    """Rich bars: runs, and the current stage, with time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -157,9 +157,9 @@ def _clock(seconds: float) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars and chatter of the libraries, which would drown ours.
+    """Silence the progress bars and messages of libraries.
 
-    Before any of them is imported.
+    To be called before any of them is imported, since they read their variables then.
     """
     import logging
     import warnings
@@ -172,7 +172,7 @@ def quiet_libraries() -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
-        # Of a pool whose workers were killed: nothing of ours is leaked.
+        # A pool whose workers were killed warns of leaked objects; none of them are ours.
         "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
     }
     for name, value in quiet.items():

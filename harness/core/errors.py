@@ -1,15 +1,16 @@
-"""Every error a user can meet. Each is one line: what, got, allowed, how to fix.
+"""Errors for users, each one line: what, got, allowed, how to fix.
 
 HarnessError
 ├── ConfigError       a key, value or combination of the configuration (also a ValueError)
 ├── DataError         rows, fields, volumes, masks
-├── ModelError        a model or tokenizer that cannot be loaded, or is not what it should be
+├── ModelError        a model or tokenizer that cannot be loaded, or has the wrong weights
 ├── EvaluationError   a suite, task or item that cannot be evaluated
-├── TrainingError     a run that diverged or did nothing
+├── TrainingError     a run that diverged or changed nothing
 │   └── ProcessDied   one of the processes that train a run together was killed
-└── RecordError       a record that is missing, damaged, or of another version
+├── RecordError       a record that is missing, damaged, or of another version
+└── AnalysisError     an analysis that its data do not allow
 
-All are built from one finished message, so they pickle across processes.
+Each is built from its finished message, so that it pickles across processes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 
 
 class HarnessError(Exception):
-    """Base of every error the harness raises on purpose.
+    """Base class of every error that the harness raises on purpose.
 
     The command line prints it as one line and exits with 2.
     """
@@ -28,7 +29,7 @@ class HarnessError(Exception):
 class ConfigError(HarnessError, ValueError):
     """A configuration key, value or combination that is not allowed.
 
-    Nothing has run or been written.
+    Raised before anything runs or is written.
     """
 
 
@@ -49,11 +50,18 @@ class TrainingError(HarnessError):
 
 
 class ProcessDied(TrainingError):
-    """One of the processes that train a run together was killed, which is no failure of the run."""
+    """A process that trains a run with others was killed; the run did not fail."""
 
 
 class RecordError(HarnessError):
     """A record that is missing, damaged, or written by another version."""
+
+
+class AnalysisError(HarnessError):
+    """An analysis that its data do not allow.
+
+    Too few points, a column that does not exist, a law that these data cannot identify.
+    """
 
 
 def explain(what: str, *, got: object, allowed: str = "", fix: str = "") -> str:
@@ -61,12 +69,12 @@ def explain(what: str, *, got: object, allowed: str = "", fix: str = "") -> str:
 
     Args:
         what: the key, file or thing that is wrong.
-        got: what was found there.
-        allowed: what would have been accepted.
+        got: the value found there, a noun phrase.
+        allowed: accepted values.
         fix: the next step for the reader.
 
     Returns:
-        ``what: got …; allowed: …; fix: …`` on a single line, empty parts left out.
+        ``what: got …; allowed: …; fix: …`` on a single line, without empty parts.
     """
     parts = [f"{what}: got {got}"]
     if allowed:
@@ -80,7 +88,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known word, as ``did you mean 'x'?``, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else ""
-
-
-class AnalysisError(HarnessError):
-    """An analysis that cannot say what was asked: too few points, no such column, a law that these data cannot identify."""

@@ -1,4 +1,4 @@
-"""Public names of a room, imported when first used: importing one module never imports its room."""
+"""Public names of a room, imported on first use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 def exports(package: str) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package (PEP 562) for the names under its ``if TYPE_CHECKING:``.
+    """Return a package's ``__getattr__`` (PEP 562) for the names under its ``if TYPE_CHECKING:``.
 
-    Type checkers read the imports there as they are. So there is one list of public names, and a
-    light module of a room stays light.
+    Type checkers read the same imports, so that there is one list of public names. Importing a
+    module does not import the rest of its room.
 
     Args:
         package: the package's ``__name__``.

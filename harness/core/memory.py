@@ -1,4 +1,4 @@
-"""Memory that runs out: how it shows, and what can be given back."""
+"""Memory: errors that report its end, memory that can be freed, memory that is available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    """Return whether an error reports that memory ran out, on a GPU or a CPU."""
     import torch
 
     text = str(error)
@@ -23,7 +23,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing holds any more, such as what a failed forward pass left."""
+    """Free unreferenced memory, such as that of a failed forward pass."""
     import torch
 
     gc.collect()
@@ -32,15 +32,12 @@ def release(device: torch.device) -> None:
 
 
 def available_bytes() -> float:
-    """Return the memory that may still be taken: what is free on the machine, and no more than the cgroup of a job or container allows."""
+    """Return the free memory of the machine, at most the limit of this process's cgroup."""
     return min([float(psutil.virtual_memory().available), *_cgroup_limits()])
 
 
 def _cgroup_limits() -> list[float]:
-    """Return the limits of this process's cgroup, in bytes, by either version of cgroups.
-
-    None where there are none.
-    """
+    """Return the limits of this process's cgroup in bytes; empty without any."""
     found = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -51,6 +48,6 @@ def _cgroup_limits() -> list[float]:
                 file = Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
             else:
                 continue
-            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            with contextlib.suppress(OSError, ValueError):  # "max" is not a number
                 found.append(float(file.read_text()))
     return found

@@ -6,28 +6,27 @@ from typing import Protocol
 
 
 class Interrupted(BaseException):
-    """The work under way is to stop soon: a time limit, preemption, Ctrl-C.
+    """A request to stop the current work soon: a time limit, preemption, Ctrl-C.
 
-    No Exception: it is no failure, and nothing that guards one task or run against errors may
-    swallow it.
+    It is not an Exception, so that code which guards a task or run against errors does not catch
+    it.
     """
 
 
 class Progress(Protocol):
-    """Where long work says how far it is.
+    """Receiver of the progress of long work.
 
-    Implementations never print to standard output and raise nothing but Interrupted.
-
-    ``stage`` and ``advance`` raise Interrupted once the work is to stop: what is under way is then
-    saved, or dropped and done again.
+    Implementations never print to standard output, and raise nothing but Interrupted: ``stage`` and
+    ``advance`` raise it when the work is to stop. The caller then saves the current work, or drops
+    it to be repeated.
     """
 
     def stage(self, name: str, total: int) -> None:
-        """Begin a stage of so many units (steps, requests, …), ending the one before."""
+        """Begin a stage of ``total`` units (steps, requests, …), which ends the one before."""
         ...
 
     def advance(self, units: int = 1) -> None:
-        """Say that so many more units of the stage are done."""
+        """Add finished units to the current stage."""
         ...
 
     def say(self, message: str) -> None:
@@ -36,7 +35,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A Progress that says nothing."""
+    """A Progress that shows nothing."""
 
     def stage(self, name: str, total: int) -> None:
         """Ignore."""

@@ -12,13 +12,16 @@ Split = Literal["train", "test"]
 Origin = Literal["target", "anchor"]
 PromptFormat = Literal["plain", "chat"]
 
+NO_LOSS = -100
+"""Label of a token without a loss, which cross-entropy ignores."""
+
 
 @dataclass(frozen=True)
 class Turn:
-    """One piece of a row: who says it and what.
+    """One part of a row: its role and its text.
 
     ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``; ``rejected`` is
-    the worse answer of a preference row.
+    the worse answer of a preference pair.
     """
 
     role: str
@@ -27,7 +30,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Row:
-    """One training or evaluation row, whatever its source.
+    """One training or evaluation row.
 
     Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,)
     user, assistant (the better answer), rejected (the worse one).
@@ -44,7 +47,7 @@ class Row:
 
     @property
     def text(self) -> str:
-        """All contents, joined by newlines: what the overlap check reads."""
+        """All contents, joined by newlines, for the overlap check."""
         return "\n".join(turn.content for turn in self.turns)
 
 
@@ -52,11 +55,14 @@ class Row:
 class Example:
     """One row as tokens.
 
-    ``supervised[t]`` says whether token ``t`` is a target of the loss (as label, before any shift).
-
     Attributes:
-        rejected: of a preference row, the same prompt with the worse answer.
-        row: the row itself, where an objective needs its text (to reward an answer).
+        input_ids: its tokens.
+        supervised: for each token, whether it is a target of the loss (as label, before any shift).
+        origin: target or anchor.
+        row_id: id of the row.
+        truncated: whether it was cut at the maximum length.
+        rejected: of a preference pair, the same prompt with the worse answer.
+        row: the row itself, if an objective needs its text (to reward an answer).
     """
 
     input_ids: tuple[int, ...]
@@ -69,7 +75,7 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        """All tokens, those of a worse answer and its prompt too."""
+        """All tokens, including those of a worse answer and its prompt."""
         return len(self.input_ids) + (len(self.rejected.input_ids) if self.rejected else 0)
 
     @property

@@ -1,7 +1,7 @@
 """Named random streams from one seed. The only module that seeds anything global.
 
-One stream a purpose: drawing more from one never moves another, so "strength 0 equals no method,
-bit for bit" can be tested.
+Each purpose has its own stream: drawing from one never changes another, so that a mitigation at
+strength 0 equals none bit for bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def derive(seed: int, *names: str) -> int:
 
     Args:
         seed: the one seed of the configuration.
-        names: what the stream is for, such as ``"data-order"``.
+        names: the purpose, such as ``"data-order"``.
     """
     digest = hashlib.sha256("/".join([str(seed), *names]).encode()).digest()
     return int.from_bytes(digest[:4], "big")
@@ -43,7 +43,7 @@ def permutation(seed: int, size: int, *names: str) -> list[int]:
 
 
 def seed_torch(seed: int) -> None:
-    """Seed the global generators that libraries draw from (dropout, initialisation)."""
+    """Seed the global generators, which libraries draw from (dropout, initialisation)."""
     import torch
 
     random.seed(seed)
@@ -53,10 +53,10 @@ def seed_torch(seed: int) -> None:
 
 @contextmanager
 def untouched_global_streams() -> Iterator[None]:
-    """Run a block that may seed or draw from the global generators (lm-eval does both), and put them back as they were.
+    """Restore the global generators after a block that may seed or draw from them.
 
-    Without this, evaluating at one more volume would change the dropout masks, and so the weights,
-    of all later steps.
+    lm-eval does both. Without this, an evaluation at one more volume would change the dropout
+    masks, and so the weights, of all later steps.
     """
     import torch
 
@@ -73,7 +73,7 @@ def untouched_global_streams() -> Iterator[None]:
 
 
 def global_streams() -> dict[str, torch.Tensor]:
-    """Return where the global generators stand: python's, numpy's, torch's and, once there is a GPU in use, that of the current one."""
+    """Return the states of the global generators: python, numpy, torch, and a GPU in use."""
     import torch
 
     _, words, python_gauss = random.getstate()
@@ -89,7 +89,7 @@ def global_streams() -> dict[str, torch.Tensor]:
 
 
 def set_global_streams(streams: Mapping[str, torch.Tensor]) -> None:
-    """Put the global generators where ``global_streams`` found them."""
+    """Set the global generators to states from ``global_streams``."""
     import torch
 
     python_gauss, numpy_gauss = streams["gauss"].tolist()

@@ -1,4 +1,4 @@
-"""Protocols of data sets, pretrained models and evaluation backends, as conf/ configures them."""
+"""Data sets, pretrained models and evaluation backends, as conf/ configures them."""
 
 from __future__ import annotations
 
@@ -22,61 +22,68 @@ Items = Literal["report", "select"]
 """Items of a suite: those that are reported, or those on which things may be chosen."""
 
 
-class Source(Protocol):
-    """A data set: what a member of ``conf/data/`` (and of the anchor group) configures."""
+class Source(ABC):
+    """A data set: base class of the members of ``conf/data/`` (and of the anchor group).
 
-    @property
-    def volumes(self) -> tuple[int, ...]:
-        """Volumes to reach, in target rows."""
-        ...
+    A subclass has ``volumes``, target rows to reach, and ``kind``, the kind of its rows, as fields
+    or properties. A sequence of stages overrides the members about stages.
+    """
 
-    @property
-    def kind(self) -> RowKind:
-        """What its rows are."""
-        ...
+    if TYPE_CHECKING:  # at run time, a field without a default would take the property as its default
 
+        @property
+        @abstractmethod
+        def volumes(self) -> tuple[int, ...]:
+            """Volumes to reach, in target rows."""
+
+        @property
+        @abstractmethod
+        def kind(self) -> RowKind:
+            """Kind of its rows; of a sequence, those of the first stage."""
+
+    @abstractmethod
     def rows(self, split: Split) -> Sequence[Row]:
         """Return every row of a split, in the order of the source. Raises DataError."""
-        ...
-
-
-class StagedSource(ABC):
-    """A data set whose rows are learned in stages, one after the other."""
-
-    stages: tuple[str, ...]
-    """Names of the stages, in order."""
 
     @property
-    @abstractmethod
-    def stage_ends(self) -> tuple[int, ...]:
-        """Rows seen at the end of each stage."""
-
-    @property
-    @abstractmethod
     def kinds(self) -> frozenset[RowKind]:
-        """Kinds of the rows of all stages: an objective must take each."""
+        """Kinds of its rows; an objective must accept all of them."""
+        return frozenset({self.kind})
 
     @property
-    @abstractmethod
+    def stage_names(self) -> tuple[str, ...]:
+        """Members of conf/data that are its stages, in order; empty for a single data set."""
+        return ()
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """Rows seen at the end of each stage; empty for a single data set."""
+        return ()
+
+    @property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """(rows available, rows read) of each stage. Raises DataError where there are too few."""
+        """(available rows, rows read) of each stage; empty for a single data set.
+
+        Raises DataError.
+        """
+        return ()
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model before it is built.
+    """Facts about a model that are known before it is built.
 
     Attributes:
         params_total: number of parameters (shared ones counted once).
         context_length: longest input in tokens.
-        content: what decides its numbers, by name (recipe hash, or file hashes); part of every
+        content: hashes that determine its numbers, by name (recipe, or files); part of every
             identity.
-        linear: last name of its linear layers, but for the output head → inputs plus outputs of all
-            layers of that name: so many parameters has an adapter of rank 1.
-        parts: ``attention`` or ``mlp`` → the same of all linear layers that lie in it.
-        blocks: parameters of each block, the bottom one first; empty where they are not known.
-        embeddings: parameters of embeddings (tokens, learned positions), with an output head that
-            is tied to them.
+        linear: last name of its linear layers, the output head excluded → inputs plus outputs of
+            all layers of that name, which is the number of parameters of an adapter of rank 1.
+        parts: ``attention`` or ``mlp`` → the same for all linear layers inside it.
+        blocks: parameters of each block, the bottom one first; empty if unknown.
+        embeddings: parameters of embeddings (tokens, learned positions), including an output head
+            that is tied to them.
     """
 
     params_total: int
@@ -89,21 +96,21 @@ class ModelFacts:
 
 
 class ModelSource(Protocol):
-    """A pretrained causal language model: what a member of ``conf/model/`` configures."""
+    """A pretrained causal language model, configured by a member of ``conf/model/``."""
 
     def facts(self) -> ModelFacts:
-        """Inspect without building: size, context, content.
+        """Inspect the model without building it: size, context, content.
 
-        Raises ModelError where it cannot be loaded.
+        Raises ModelError if it cannot be loaded.
         """
         ...
 
     def longest_input(self) -> int:
-        """Return its context length in tokens, known without its weights. Raises ModelError."""
+        """Return its context length in tokens, without loading its weights. Raises ModelError."""
         ...
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return its tokenizer, loaded without its weights. Raises ModelError."""
+        """Return its tokenizer, without loading its weights. Raises ModelError."""
         ...
 
     def load(self) -> PreTrainedModel:
@@ -111,7 +118,7 @@ class ModelSource(Protocol):
         ...
 
     def weights_sha256(self) -> str:
-        """Hash of the weight bytes, available once loaded."""
+        """Return the hash of the weight bytes, available once loaded."""
         ...
 
 

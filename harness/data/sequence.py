@@ -11,12 +11,12 @@ from harness.config import composition
 from harness.config.strict import check
 from harness.core.errors import ConfigError, DataError, explain
 from harness.core.rows import Row, RowKind, Split
-from harness.core.sources import Source, StagedSource
+from harness.core.sources import Source
 from harness.data.fields import check_volumes
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSequence(StagedSource):
+class StageSequence(Source):
     """Other members of conf/data as stages of one run.
 
     A stage's rows are those that a run on it alone would read, in the same order. At the beginning
@@ -45,6 +45,11 @@ class StageSequence(StagedSource):
         check_volumes(self.volumes)
         end = self.stage_ends[-1]
         check("data.volumes", list(self.volumes), f"at most {end}, the rows of all stages", lambda v: max(v) <= end)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages."""
+        return self.stages
 
     @property
     def stage_ends(self) -> tuple[int, ...]:

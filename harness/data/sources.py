@@ -15,6 +15,7 @@ from typing import Any
 from harness.config.strict import check
 from harness.core.errors import ConfigError, DataError, explain
 from harness.core.rows import Row, RowKind, Split
+from harness.core.sources import Source
 from harness.data.fields import check_fields, check_volumes, to_rows
 
 DEFAULT_VOLUMES = (64, 256, 1024)
@@ -23,7 +24,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub:
+class Hub(Source):
     """A data set that ``datasets.load_dataset`` finds by name; a cached one needs no network.
 
     Attributes:
@@ -121,7 +122,7 @@ def _quiet_datasets() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files:
+class Files(Source):
     """Local files: JSON lines, JSON (a list of objects), CSV with a header, or parquet.
 
     The ending of a name decides its format.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.core.rows import Row
 from harness.core.seeds import permutation
-from harness.core.sources import Source, StagedSource
+from harness.core.sources import Source
 
 
 def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ()) -> list[int]:
@@ -31,7 +31,7 @@ def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ())
 
 def parts(source: Source) -> tuple[tuple[int, int], ...]:
     """Return (rows available, rows read) of each stage; empty for a source without stages."""
-    return source.parts if isinstance(source, StagedSource) else ()
+    return source.parts
 
 
 def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
 
     Empty for a source without stages.
     """
-    return tuple(end // batch_rows for end in source.stage_ends[:-1]) if isinstance(source, StagedSource) else ()
+    return tuple(end // batch_rows for end in source.stage_ends[:-1])
 
 
 def fingerprint(rows: Sequence[Row]) -> str:

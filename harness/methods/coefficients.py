@@ -10,16 +10,17 @@ from harness.config.strict import check
 def check_coefficients(
     grid: Sequence[float], coefficient: float | None, allowed: str, accept: Callable[[float], bool], *, may_choose: bool = True
 ) -> None:
-    """Refuse a grid that is empty, out of range, or has two values that are written alike.
-
-    Raises ConfigError.
+    """Check that a grid is not empty, in range, and without values that print alike.
 
     Args:
-        grid: coefficients that are measured.
-        coefficient: the one that the method stands for; None is chosen, where it may be.
-        allowed: what each may be, in words.
-        accept: the same as a test.
-        may_choose: whether None is allowed.
+        grid: measured coefficients.
+        coefficient: the one whose results are the run's; None is chosen later.
+        allowed: the range of each, in words.
+        accept: the same as a predicate.
+        may_choose: whether ``coefficient`` may be None.
+
+    Raises:
+        ConfigError: for a grid or coefficient that is not allowed.
     """
     check("mitigation.grid", tuple(grid), "at least one number", lambda value: len(value) > 0)
     for i, value in enumerate(grid):
@@ -31,5 +32,5 @@ def check_coefficients(
 
 
 def every_coefficient(grid: Sequence[float], coefficient: float | None) -> tuple[float, ...]:
-    """Return the coefficients of a grid and the one beside it, each once, ascending."""
+    """Return the coefficients of a grid and a further one, each once, ascending."""
     return tuple(sorted({*grid, *(() if coefficient is None else (coefficient,))}))

@@ -1,7 +1,7 @@
-"""What methods that let models write share: which rows they treat, answers and whether they are right, how far texts are from each other.
+"""Shared by methods that generate rows: treated rows, answers, correctness, edit distance.
 
-The rows lie in no file: they are made before training (``harness.run.generated``), from what a
-``WritingContext`` gives.
+The rows are generated before training (``harness.run.generated``), with the authors of a
+``WritingContext``.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import Author, GeneratedRow, Sampling, WritingContext
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Author, GeneratedRow, Mitigation, Objective, Sampling, Tuning, WritingContext
+from harness.core.methods import Mitigation, Objective
 from harness.core.rows import Row
 from harness.core.seeds import derive
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.rewards import REWARDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNTREATED = "untreated"
-"""How a row came about that was left as it is: ``fraction`` did not choose it."""
+"""``GeneratedRow.how`` of a row that ``fraction`` did not choose."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an author wrote.
+    """An answer that an author wrote.
 
     Attributes:
         text: without special tokens, cut before ``until``.
-        raw: all of it, for people to look at.
+        raw: the whole text, for people to read.
         tokens: written for it, the end of text or turn included.
-        ended: whether it came to its end by itself, and not at a limit of length.
+        ended: whether it ended by itself, rather than at a length limit.
     """
 
     text: str
@@ -42,56 +44,47 @@ class Answer:
     ended: bool
 
 
-def answers(
-    author: Author, context: WritingContext, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling, until: str = ""
-) -> list[Answer]:
-    """Return what an author writes to prompts, in their order.
+def answers(author: Author, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling, until: str = "") -> list[Answer]:
+    """Return an author's answers to prompts, in their order.
 
     Args:
-        author: ``context.own``, or another.
-        context: whose words count for the start model.
+        author: the start model, or another.
         prompts: token ids of the author's tokenizer.
-        keys: what the random numbers of each are drawn by.
-        sampling: how.
-        until: a text before which an answer ends, such as an empty line; empty for none. It is
-            looked for in what was written: what follows it was written too, and is paid for.
+        keys: determine the random numbers of each answer.
+        sampling: settings of generation.
+        until: a text before which an answer is cut, such as an empty line; empty for none. The
+            tokens behind it count as generated.
     """
-    words = words_of(author, context)
-    return [_answer(list(ids), words, until) for ids in author.write(prompts, keys, sampling)]
+    return [_answer(list(ids), author, until) for ids in author.write(prompts, keys, sampling)]
 
 
-def _answer(ids: list[int], words: Any, until: str) -> Answer:
-    raw = words.spoken(ids)
+def _answer(ids: list[int], author: Author, until: str) -> Answer:
+    raw = author.spoken(ids)
     text, found, _ = raw.partition(until) if until else (raw, "", "")
-    return Answer(text.strip(), raw, len(ids), ended=bool(found) or words.ended(ids))
-
-
-def words_of(author: Author, context: WritingContext) -> Any:
-    """Return who has ``prompt``, ``spoken``, ``ended`` and so on for an author: itself, with its own tokenizer; else the context."""
-    return author if hasattr(author, "text_prompt") else context
+    return Answer(text.strip(), raw, len(ids), ended=bool(found) or author.ended(ids))
 
 
 def question(row: Row) -> str:
-    """Return what stands before the answer of a completion row: (system and) user, an empty line between."""
+    """Return the text before a row's answer: its turns, separated by empty lines."""
     return "\n\n".join(turn.content for turn in row.turns[:-1])
 
 
 def gold(row: Row) -> str:
-    """Return the answer of a completion row, without the white space around it."""
+    """Return the answer of a completion row, stripped."""
     return row.turns[-1].content.strip()
 
 
 def right(name: str | None, row: Row, answer: Answer) -> bool:
-    """Say whether an answer is there, ended by itself, and has the whole reward.
+    """Return whether an answer is right.
 
-    Without a name, whether the first two hold.
+    It is not empty, ended by itself and, unless ``name`` is None, has the full reward of that name.
     """
-    there = bool(answer.text) and answer.ended
-    return there and (name is None or REWARDS[name](question(row), answer.text, gold(row)) >= 1.0)
+    whole = bool(answer.text) and answer.ended
+    return whole and (name is None or REWARDS[name](question(row), answer.text, gold(row)) >= 1.0)
 
 
 def filled(template: str, **texts: str) -> str:
-    """Put texts in place of ``{name}`` in a template, each once and as they are: braces in them mean nothing."""
+    """Replace each ``{name}`` of a template by a text; braces in texts are kept."""
     found, rest = "", template
     while rest:
         places = {name: rest.find(f"{{{name}}}") for name in texts}
@@ -104,7 +97,7 @@ def filled(template: str, **texts: str) -> str:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Return how many words must be put in, taken out or changed to make one text the other (Levenshtein over words)."""
+    """Return the Levenshtein distance of two texts, in words."""
     one, other = first.split(), second.split()
     row = list(range(len(other) + 1))
     for i, word in enumerate(one, 1):
@@ -115,7 +108,7 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def edit_rate(first: str, second: str) -> float:
-    """Return the edit distance over the words of the longer text: 0 for equal ones, at most 1."""
+    """Return the edit distance per word of the longer text, from 0 to 1."""
     longest = max(len(first.split()), len(second.split()))
     return edit_distance(first, second) / longest if longest else 0.0
 
@@ -123,19 +116,19 @@ def edit_rate(first: str, second: str) -> float:
 def first_right(
     rows: Sequence[Row], context: WritingContext, author: Author, sampling: Sampling, *, samples: int, name: str | None, until: str = ""
 ) -> list[tuple[str | None, int, tuple[str, ...]]]:
-    """Draw answers to each row until one is right, at most so many.
+    """Draw answers to each row until one is right, at most ``samples``.
 
     Returns:
-        For each row the first right answer or None, the tokens written for it, and all that was
-        written. The n-th answer to a row does not depend on how many are drawn.
+        For each row the first right answer or None, the tokens written for it, and every text. The
+        n-th answer to a row does not depend on the number drawn.
     """
     chosen: list[str | None] = [None] * len(rows)
     tokens, tried = [0] * len(rows), [()] * len(rows)  # type: list[int], list[tuple[str, ...]]
-    prompts = [words_of(author, context).prompt(row) for row in rows]
+    prompts = [author.prompt(row) for row in rows]
     for n in range(samples):
         open_rows = [i for i, text in enumerate(chosen) if text is None]
         keys = [key(context, rows[i], n) for i in open_rows]
-        for i, answer in zip(open_rows, answers(author, context, [prompts[i] for i in open_rows], keys, sampling, until), strict=True):
+        for i, answer in zip(open_rows, answers(author, [prompts[i] for i in open_rows], keys, sampling, until), strict=True):
             tokens[i] += answer.tokens
             tried[i] += (answer.raw,)
             chosen[i] = answer.text if right(name, rows[i], answer) else None
@@ -143,15 +136,12 @@ def first_right(
 
 
 def key(context: WritingContext, row: Row, number: int = 0) -> str:
-    """Return what the random numbers of the n-th text to a row are drawn by."""
+    """Return the key of the n-th text to a row, which determines its random numbers."""
     return f"{context.seed} {row.id} {number}"
 
 
 def check_sampling(where: str, values: Mapping[str, Any]) -> None:
-    """Check the ranges of the settings of writing among a method's values, by name.
-
-    Raises ConfigError.
-    """
+    """Check the ranges of a method's settings of generation, by name. Raises ConfigError."""
     ranges: dict[str, tuple[str, Any]] = {
         "max_new_tokens": ("greater than 0", lambda value: value > 0),
         "samples": ("greater than 0", lambda value: value > 0),
@@ -167,30 +157,26 @@ def check_sampling(where: str, values: Mapping[str, Any]) -> None:
 
 
 def check_given(where: str, name: str | None) -> None:
-    """Refuse a method that has to know which answers are right, and is not told.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError for a method without the reward that selects right answers."""
     if name is None:
-        fix = f"{where}.check=last_number, or what else tells right from wrong (exact lets pass nothing but the gold answer's own words)"
+        fix = f"{where}.check=last_number, or another reward that fits the data (exact accepts only the words of the gold answer)"
         raise ConfigError(explain(f"{where}.check", got="nothing", allowed=f"one of {', '.join(REWARDS)}", fix=fix))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewriting(Mitigation):
-    """What remedies share that put other answers into target rows: which rows, and with what they go together.
+    """Base class of mitigations that replace the answers of target rows.
 
-    A subclass says in ``rewritten`` what becomes of the rows that are treated. It falls back to the
-    gold answer, never to nothing: the questions of a run are those of the plain run. Where what was
-    written is the gold answer, white space apart, the row is the plain run's and counts as gold,
-    not as accepted, whatever the subclass says.
+    A subclass generates the treated rows in ``rewritten``. It falls back to the gold answer and
+    drops no row, so that the questions of a run are those of the plain run. If the text equals the
+    gold answer, white space aside, the row is the plain run's and counts as gold, not as accepted.
 
     Attributes:
-        fraction: share of the target rows that are treated, chosen by a hash of row and seed: those
-            of a smaller share, or volume, are among those of a larger one. 0 treats none.
+        fraction: share of the target rows that are treated, chosen by a hash of row and seed; the
+            rows of a smaller share or volume are among those of a larger one. 0 treats none.
         max_new_tokens: of each text.
-        until: a text before which an answer ends, such as an empty line, for models that do not end
-            by themselves; empty for none.
+        until: a text before which an answer is cut, such as an empty line, for models that do not
+            end by themselves; empty for none.
     """
 
     strength: ClassVar[str] = "fraction"
@@ -206,74 +192,76 @@ class Rewriting(Mitigation):
 
     @property
     def writes(self) -> Literal["", "targets", "anchor"]:
-        """Targets, where any row is treated."""
+        """``targets`` if any row is treated."""
         return "targets" if self.fraction > 0 else ""
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Refuse what has no answers to be put into other words: an objective that learns no tokens, or rows that are no completions."""
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Reject objectives without given answers to learn, and rows without an answer."""
         if objective.learns != "tokens":
             return f"an objective that learns {objective.learns}, not the tokens of an answer"
         if objective.writes:
             return "an objective that writes its targets itself"
-        kinds = getattr(data, "kinds", {data.kind})
-        return "" if set(kinds) == {"completion"} else f"{', '.join(sorted(kinds))} rows, not a prompt and its answer (kind: completion)"
+        return (
+            "" if data.kinds == {"completion"} else f"{', '.join(sorted(data.kinds))} rows, not a prompt and its answer (kind: completion)"
+        )
 
     def treats(self, row: Row, seed: int) -> bool:
-        """Say whether a row is among those treated; ``seed`` is that of the WritingContext."""
+        """Return whether a row is treated; ``seed`` is that of the WritingContext."""
         return derive(seed, "treated", row.id) < self.fraction * 2**32
 
     def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Return what becomes of each row."""
+        """Return one generated row for each row."""
         treated = [row for row in rows if self.treats(row, context.seed)]
         made = [_plain(row, written) for row, written in zip(treated, self.rewritten(treated, context), strict=True)]
         found = dict(zip((row.id for row in treated), made, strict=True))
         return [found.get(row.id, GeneratedRow(row, accepted=False, how=UNTREATED, generated_tokens=0)) for row in rows]
 
     def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Return what becomes of rows that are treated, one each."""
+        """Return one generated row for each treated row."""
         raise NotImplementedError
 
     def restating(
         self, rows: Sequence[Row], context: WritingContext, prompts: Sequence[Sequence[int]], sampling: Sampling, name: str | None
     ) -> list[tuple[GeneratedRow, Answer]]:
-        """Return rows with what the start model wrote to prompts where it is right, else with the gold answer; and what it wrote."""
+        """Return each row with the start model's answer if right, else with the gold one.
+
+        And the answer itself.
+        """
         keys = [key(context, row) for row in rows]
-        written = answers(context.own, context, prompts, keys, sampling, self.until)
+        written = answers(context.own, prompts, keys, sampling, self.until)
         return [
             (restated(row, context, answer, accepted=right(name, row, answer)), answer) for row, answer in zip(rows, written, strict=True)
         ]
 
 
 def _plain(row: Row, written: GeneratedRow) -> GeneratedRow:
-    """Return what became of a row.
-
-    Where that is a copy of its gold answer, the row itself, as gold.
-    """
+    """Return a generated row, or the plain row if the text copies its gold answer."""
     if written.accepted and written.row is not None and gold(written.row).split() == gold(row).split():
         return replace(written, row=row, accepted=False, how="gold")
     return written
 
 
 def restated(row: Row, context: WritingContext, answer: Answer, *, accepted: bool) -> GeneratedRow:
-    """Return a row with an answer where it was accepted, else the row as it is."""
+    """Return a row with an accepted answer, or the row itself."""
     made = context.restated(row, answer.text) if accepted else row
     return GeneratedRow(made, accepted, "restated" if accepted else "gold", answer.tokens, tried=(answer.raw,))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsing(Mitigation):
-    """What remedies share that let the start model write an anchor: numbered texts, the i-th one whatever their number.
+    """Base class of mitigations whose anchor the start model writes.
 
-    A subclass says in ``made`` what the texts of some numbers are.
+    The texts are numbered; the i-th one does not depend on their number. A subclass generates them
+    in ``made``.
     """
 
     @property
     def writes(self) -> Literal["", "targets", "anchor"]:
-        """An anchor, where any row is drawn."""
+        """``anchor`` if any row is drawn."""
         return "anchor" if self.anchor_rows(10**9) else ""
 
     def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Return as many texts as a run of these target rows mixes in."""
+        """Return the texts that a run of these target rows mixes in."""
         return self.made(range(self.anchor_rows(len(rows))), context)
 
     def made(self, numbers: Sequence[int], context: WritingContext) -> list[GeneratedRow]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.core.methods import Sampling
+from harness.core.contexts import Sampling
 from harness.core.progress import Progress
 from harness.core.rows import Example, PromptFormat, Row, Turn
 from harness.data import tokens
@@ -50,7 +50,7 @@ class TransformersAuthor:
     progress: Progress
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[Ids]:
-        """Continue prompts, see ``harness.core.methods.Author``.
+        """Continue prompts, see ``harness.core.contexts.Author``.
 
         A prompt that fills the context is continued by no token.
         """
@@ -75,6 +75,12 @@ class TransformersAuthor:
     def nats(self, examples: Sequence[Example]) -> list[float]:
         """Return the summed nats of each example's supervised tokens."""
         return answer_nats(self.model, examples, self.scored_tokens, self.progress)
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest input of the model in tokens, as its config states it; None if it does not."""
+        length: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return length
 
     def prompt(self, row: Row) -> Ids:
         """Return the tokens of a completion row before its answer (``harness.data.tokens``)."""

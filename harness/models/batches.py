@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.core.memory import out_of_memory
-from harness.core.rows import Example
+from harness.core.rows import NO_LOSS, Example
 
 if TYPE_CHECKING:
     import torch
@@ -84,3 +84,20 @@ def padded(rows: Sequence[Sequence[int]], width: int | None = None, *, pad: int 
     for i, row in enumerate(rows):
         found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
     return found
+
+
+def padded_batch(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return sequences as a batch for training, padded on the right.
+
+    Args:
+        ids: B sequences of token ids.
+        labels: as many sequences of the same lengths.
+        pad_id: follows the end of a sequence in ``input_ids``; masked and without a loss, so any id
+            will do.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (B, T), with T the
+        longest length.
+    """
+    mask = padded([[1] * len(row) for row in ids])
+    return {"input_ids": padded(ids, pad=pad_id), "attention_mask": mask, "labels": padded(labels, pad=NO_LOSS)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.core.methods import Sampling
+from harness.core.contexts import Sampling
 from harness.core.progress import Progress
 from harness.core.seeds import stream
 from harness.models.anatomy import unwrapped

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
 from harness.config.run_config import Declared as Declared
-from harness.records.counts import Counts
+from harness.core.counts import Counts
 
 SCHEMA_VERSION = 3
 

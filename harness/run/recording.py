@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config.identity import recorded
 from harness.config.strict import plain
+from harness.core.counts import Counts
 from harness.core.progress import Progress
 from harness.core.rows import Example
 from harness.data import overlap
 from harness.evaluation import prompts
 from harness.records import provenance
-from harness.records.counts import Counts
 from harness.records.schema import BASELINES, Point, Record, complete
 from harness.records.store import Experiment
 from harness.run.baseline import Before

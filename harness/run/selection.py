@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from harness.config.identity import recorded
+from harness.core.contexts import WeightsContext
 from harness.core.errors import EvaluationError, TrainingError, explain
-from harness.core.methods import WeightsContext
 from harness.evaluation.divergence import Base
 from harness.evaluation.evaluator import Result
 from harness.methods.tuning.full import Full

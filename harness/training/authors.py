@@ -8,9 +8,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from harness.config.resolution import Resolved
-from harness.core.methods import Author, LearningContext, Objective, Sampling, Tuning
+from harness.core.contexts import Author, LearningContext, Sampling
+from harness.core.methods import Objective
 from harness.core.progress import Silent
-from harness.core.rows import Example
+from harness.core.rows import Example, Row
+from harness.core.tuning import Tuning
 from harness.models.author import TransformersAuthor
 from harness.models.forward import without_dropout
 from harness.models.loading import load_member
@@ -31,9 +33,20 @@ class _LiveAuthor:
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    def model(self) -> PreTrainedModel:
-        """The live model."""
-        return self.author.model
+    def context_length(self) -> int | None:
+        return self.author.context_length
+
+    def prompt(self, row: Row) -> tuple[int, ...]:
+        return self.author.prompt(row)
+
+    def text_prompt(self, text: str) -> tuple[int, ...]:
+        return self.author.text_prompt(text)
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return self.author.spoken(ids)
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        return self.author.ended(ids)
 
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[tuple[int, ...]]:
         with without_dropout(self.author.model):
@@ -95,8 +108,6 @@ def context_of(
         own=_AtTheStart(author, tokenizer, tuning, base),
         other=_others(author, objective.models),
         start=lambda: tuning.base_weights(model, base),
-        text_prompt=author.text_prompt,
-        spoken=author.spoken,
         seed=seed,
     )
 

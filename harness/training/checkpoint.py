@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.strict import build
+from harness.core.counts import Counts
 from harness.core.errors import ConfigError
-from harness.records.counts import Counts
 from harness.records.writer import ExperimentWriter
 
 if TYPE_CHECKING:

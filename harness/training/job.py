@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.core.methods import Penalty, PenaltyContext
+from harness.core.contexts import Penalty, PenaltyContext
+from harness.core.counts import Counts
 from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
-from harness.records.counts import Counts
 
 if TYPE_CHECKING:
     import torch
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from harness.config.resolution import Resolved
     from harness.config.run_config import Training
-    from harness.core.methods import LearningContext, Mitigation, Objective, Tuning
+    from harness.core.contexts import LearningContext
+    from harness.core.methods import Mitigation, Objective
     from harness.core.rows import Example
     from harness.core.sources import ModelSource
+    from harness.core.tuning import Tuning
     from harness.training.checkpoint import Checkpoint, Checkpoints
 
 

@@ -20,12 +20,12 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from harness.config.run_config import Training
+from harness.core.contexts import LearningContext, Penalty, Step
+from harness.core.counts import Counts
 from harness.core.errors import TrainingError, explain
 from harness.core.memory import out_of_memory
-from harness.core.methods import LearningContext, Penalty, Step
 from harness.core.progress import Interrupted
 from harness.core.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
-from harness.records.counts import Counts
 from harness.training.checkpoint import Checkpoint, restore, streams, tensors
 from harness.training.dropout import dropping
 from harness.training.job import Callbacks, Job, Stop

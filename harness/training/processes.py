@@ -28,6 +28,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from harness.config import outside
 from harness.core.errors import HarnessError, ProcessDied, TrainingError, explain
 from harness.training.job import Callbacks, Job
 
@@ -280,6 +281,7 @@ def main() -> None:
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     status = 0
     try:
+        outside.make_importable()  # a method may be a class of the user's own
         _help(cast(Job, pickle.loads(job)), int(sys.argv[1]), int(sys.argv[2]))
     except HarnessError as error:
         from harness.training.loop import OutOfMemory

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from harness.core.contexts import Penalty, Step
+from harness.core.counts import Counts
 from harness.core.errors import TrainingError, explain
-from harness.core.methods import Penalty, Step
-from harness.records.counts import Counts
 
 if TYPE_CHECKING:
-    from harness.training.trl import Rollouts
+    from harness.core.contexts import Rollouts
 
     _Base = Trainer
 else:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from harness.core import memory
+from harness.core.counts import Counts
 from harness.core.progress import Progress
-from harness.records.counts import Counts
 from harness.training import processes
 from harness.training.checkpoint import Checkpoint
 from harness.training.job import Callbacks, Job, Stop

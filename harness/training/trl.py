@@ -13,58 +13,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.core.methods import LearningContext
+from harness.core.contexts import LearningContext
+from harness.core.rows import NO_LOSS
+from harness.models.batches import padded_batch
 from harness.models.forward import without_dropout
-from harness.records.counts import Counts
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer
-
-NO_LOSS = -100
 
 EQUAL = 1e-6
 """Rewards that lie nearer to each other than this are equal."""
 
 HEAD = ("log_probs", "entropy", "mean_logits", "is_top1")
 """What TRL's losses read of a forward pass; all but the first for what they log."""
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """Answers that the live model generated in one step, and their rewards.
-
-    Attributes:
-        batch: ``input_ids``, ``attention_mask``, ``labels`` (S, T), padded on the right;
-            ``advantages`` and ``answer_tokens`` (S, 1).
-        rewards: of each answer.
-        generated_tokens: of the answers.
-        forward_tokens: of the live model's forward passes other than training: those that
-            generated, and a reference's.
-        read_tokens: of forward passes other than training and generation: a reference's, a judge's.
-    """
-
-    batch: dict[str, torch.Tensor]
-    rewards: Sequence[float]
-    generated_tokens: int
-    forward_tokens: int
-    read_tokens: int = 0
-
-    @property
-    def counts(self) -> Counts:
-        """Those of the step: its loss counts as minus the summed rewards."""
-        return Counts(
-            nats=-float(sum(self.rewards)),
-            targets=len(self.rewards),
-            generated_tokens=self.generated_tokens,
-            read_tokens=self.read_tokens,
-            trained_tokens=int(self.batch["attention_mask"].sum()),
-            supervised_tokens=int((self.batch["labels"][:, 1:] != NO_LOSS).sum()),
-        )
 
 
 @contextmanager
@@ -233,19 +198,10 @@ def stacked(answers: Sequence[tuple[Sequence[int], Sequence[int]]], advantages: 
     """Stack prompts and their answers, token ids, into the batch of ``Rollouts``."""
     import torch
 
-    width = max(len(prompt) + len(answer) for prompt, answer in answers)
-    ids = torch.full((len(answers), width), pad_id)
-    attention, labels = torch.zeros_like(ids), torch.full_like(ids, NO_LOSS)
-    for i, (prompt, answer) in enumerate(answers):
-        first, end = len(prompt), len(prompt) + len(answer)
-        ids[i, :end] = torch.tensor([*prompt, *answer])
-        attention[i, :end] = 1
-        labels[i, first:end] = ids[i, first:end]
+    ids, labels = [[*prompt, *answer] for prompt, answer in answers], [[*[NO_LOSS] * len(prompt), *answer] for prompt, answer in answers]
     written = sum(len(answer) for _, answer in answers)
     return {
-        "input_ids": ids,
-        "attention_mask": attention,
-        "labels": labels,
+        **padded_batch(ids, labels, pad_id),
         "advantages": torch.tensor(advantages, dtype=torch.float32)[:, None],
         "answer_tokens": torch.full((len(answers), 1), float(written)),
     }

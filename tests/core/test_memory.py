@@ -1,4 +1,4 @@
-"""How memory that runs out is told from other errors."""
+"""Memory that runs out, told apart from other errors; memory that is available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.core.memory import out_of_memory
 
 
 def test_a_lack_of_memory_is_known_by_type_or_text() -> None:
-    """Python's, a GPU's and the CPU allocator's, which is a RuntimeError like any other.
+    """Python's, a GPU's and the CPU allocator's, which is a plain RuntimeError.
 
     The last one here really asks for too much.
     """
@@ -23,7 +23,7 @@ def test_a_lack_of_memory_is_known_by_type_or_text() -> None:
 
 
 def test_a_job_may_take_no_more_than_its_cgroup_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container or an allocation of 1 GB on a large machine, the pool of workers shares that gigabyte."""
+    """In a container or allocation of 1 GB on a large machine, workers share that gigabyte."""
     monkeypatch.setattr(memory, "_cgroup_limits", lambda: [1e9, 2.0**62])
     assert memory.available_bytes() == 1e9
     monkeypatch.setattr(memory, "_cgroup_limits", list)

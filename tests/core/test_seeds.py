@@ -10,7 +10,7 @@ from harness.core.seeds import derive, global_streams, permutation, seed_torch, 
 
 
 def test_streams_are_reproducible_and_independent() -> None:
-    """Same seed and name, same numbers; another seed or name, others."""
+    """Equal seed and name give equal numbers; another seed or name gives others."""
     first = stream(0, "data-order").integers(1 << 30, size=4)
     assert (first == stream(0, "data-order").integers(1 << 30, size=4)).all()
     assert (first != stream(1, "data-order").integers(1 << 30, size=4)).any()
@@ -25,7 +25,7 @@ def test_a_permutation_holds_every_index_once() -> None:
 
 
 def test_a_block_that_seeds_leaves_the_global_streams_alone() -> None:
-    """Whatever evaluation draws, training goes on as if it had not run."""
+    """Evaluation may draw anything; training continues as if it had not run."""
     import torch
 
     seed_torch(5)
@@ -38,7 +38,10 @@ def test_a_block_that_seeds_leaves_the_global_streams_alone() -> None:
 
 
 def test_global_streams_can_be_put_back() -> None:
-    """Python's, numpy's and torch's numbers come again, also in the middle of a pair of normal ones, of which each keeps the second."""
+    """Python's, numpy's and torch's numbers repeat.
+
+    Also in the middle of a pair of normal ones, of which each generator keeps the second.
+    """
     import torch
 
     def draw() -> list[float]:

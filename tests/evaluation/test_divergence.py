@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from harness.config import composition
 from harness.core.errors import EvaluationError
-from harness.core.methods import Tuning
 from harness.core.progress import Silent
 from harness.core.rows import Example
+from harness.core.tuning import Tuning
 from harness.evaluation import evaluator
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.divergence import TOKEN_MEANS, Base, compare, measures

@@ -1,4 +1,4 @@
-"""A judge: odds of words by hand, whatever stands in an answer, and as a reward."""
+"""A judge: log-odds by hand, braces in answers, other judges, rewards."""
 
 from __future__ import annotations
 
@@ -27,34 +27,37 @@ def odds_by_hand(text: str) -> float:
 
 
 def test_odds_are_those_of_the_words() -> None:
-    """Each answer by itself, also after training has moved the live model: the judge is the start model."""
+    """Each answer is scored alone.
+
+    The judge is the start model, also after training has moved the live model.
+    """
     model = Full().prepare(tiny.llama(), 0)
     context = tiny.learning(model, Grpo())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
     asked = [("w3", "w4"), ("w3", "w5 w6"), ("w3", "w4")]
-    found, _ = JUDGE.log_odds(context.own, context.text_prompt, asked, spaced=True)
+    found, _ = JUDGE.log_odds(context.own, asked, spaced=True)
     assert found == pytest.approx([odds_by_hand(f"{prompt} w9 {answer} w8") for prompt, answer in asked], abs=1e-5)
-    live, _ = JUDGE.log_odds(context.live, context.text_prompt, asked, spaced=True)
+    live, _ = JUDGE.log_odds(context.live, asked, spaced=True)
     assert live != pytest.approx(found, abs=1e-3)
 
 
 def test_an_answer_is_no_template() -> None:
-    """Braces in an answer are an answer's."""
+    """Braces in an answer are kept."""
     assert JUDGE._question("a", "{prompt} {answer}") == "a w9 {prompt} {answer} w8"
 
 
 def test_another_model_is_asked_in_its_own_words() -> None:
-    """What it is asked is encoded as it encodes, whatever the start model's prompts are.
+    """Its questions are encoded by its own tokenizer and prompt format.
 
-    Of it alone its tokens are counted.
+    Its tokens alone are counted.
     """
 
     class Other:
-        """Encodes a text as its words back to front, and scores by the first of them."""
+        """Encodes a text as its words in reverse, and scores by the first of them."""
 
-        tokenizer = tiny.tokenizer()
+        tokenizer, context_length = tiny.tokenizer(), None
 
         def text_prompt(self, text: str) -> tuple[int, ...]:
             return tuple(reversed(self.tokenizer.encode(text, add_special_tokens=False)))
@@ -64,31 +67,31 @@ def test_another_model_is_asked_in_its_own_words() -> None:
             return [float(example.input_ids[0]) * (example.input_ids[-1] == worse) for example in examples]
 
     other: Any = Other()
-    odds, read = JUDGE.log_odds(other, lambda _: (1, 2, 3), [("w3", "w4 w5")], spaced=True)
+    odds, read = JUDGE.log_odds(other, [("w3", "w4 w5")], spaced=True)
     assert odds == [tiny.tokenizer().convert_tokens_to_ids("w8")]
     assert read == [2 * 6]  # w8 w5 w4 w9 w3 and w1 or w2
 
 
-def test_questions_that_a_judge_cannot_read_are_refused() -> None:
-    """By its context, in one line."""
+def test_questions_that_a_judge_cannot_read_are_rejected() -> None:
+    """Longer than its context, in one line."""
     model = Full().prepare(tiny.llama(max_position_embeddings=8), 0)
     context = tiny.learning(model, Grpo())
-    assert len(JUDGE.log_odds(context.own, context.text_prompt, [("w3", "w4 w5 w6 w7")], spaced=True)[0]) == 1
+    assert len(JUDGE.log_odds(context.own, [("w3", "w4 w5 w6 w7")], spaced=True)[0]) == 1
     for author in (context.own, context.live):
         with pytest.raises(ConfigError, match="objective.judge: got a question of 9 tokens; allowed: at most 8"):
-            JUDGE.log_odds(author, context.text_prompt, [("w3", "w4 w5 w6 w7 w2")], spaced=True)
+            JUDGE.log_odds(author, [("w3", "w4 w5 w6 w7 w2")], spaced=True)
 
 
 def test_odds_are_a_reward_from_0_to_1() -> None:
-    """P(yes) / (P(yes) + P(no)), without an overflow."""
+    """P(yes) / (P(yes) + P(no)), without overflow."""
     assert [probability(value) for value in (0.0, math.log(3), -math.log(3))] == pytest.approx([0.5, 0.75, 0.25])
     assert [probability(value) for value in (1e4, -1e4)] == [1.0, 0.0]
 
 
 def test_a_judge_rewards_answers() -> None:
-    """Reward judge is its probability.
+    """The reward ``judge`` is its probability.
 
-    The judge's model is one of the objective's only where it is asked.
+    The judge's model is one of the objective's only if that reward is used.
     """
     objective = Grpo(reward=("judge",), judge=JUDGE, samples=2, max_new_tokens=3)
     row = objective.encode(tiny.rows("completion", 1)[0], tiny.tokenizer(), tiny.MAX_LENGTH, "target")
@@ -105,7 +108,7 @@ def test_a_judge_rewards_answers() -> None:
     ("values", "message"),
     [({"template": "{prompt}"}, "answer"), ({"words": ("w1", " w1")}, "two different words"), ({"words": ("w1", "")}, "two different")],
 )
-def test_judges_that_say_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_judges_are_rejected(values: dict[str, Any], message: str) -> None:
     """A template without the answer, or one word."""
     with pytest.raises(ConfigError, match=message):
         Judge(**values)

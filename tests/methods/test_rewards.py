@@ -1,4 +1,4 @@
-"""Rewards on answers that are right and wrong by eye."""
+"""Rewards of right and wrong answers."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ from harness.methods.rewards import REWARDS
     ],
 )
 def test_a_reward_is_what_the_eye_says(name: str, answer: str, gold: str, reward: float) -> None:
-    """Of both rules, in wordings that differ."""
+    """Both rules, in different wordings."""
     assert REWARDS[name]("?", answer, gold) == reward

@@ -1,4 +1,4 @@
-"""What methods that let models write share."""
+"""Shared parts of methods that generate rows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from harness.core.contexts import GeneratedRow, Sampling
 from harness.core.errors import ConfigError
-from harness.core.methods import GeneratedRow, Sampling
 from harness.core.rows import Row, Turn
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation.minimum_change import MinimumChange
@@ -33,19 +33,19 @@ from tests.support.scripted import CUT, Scripted, context, row
     ],
 )
 def test_edits_are_counted_in_words(first: str, second: str, distance: int, rate: float) -> None:
-    """Put in, taken out, changed; the rate is over the longer text."""
+    """Insertions, deletions, substitutions; the rate is over the longer text."""
     assert (edit_distance(first, second), edit_distance(second, first)) == (distance, distance)
     assert edit_rate(first, second) == pytest.approx(rate)
 
 
 def test_a_template_is_filled_with_texts_as_they_are() -> None:
-    """Braces in a text mean nothing, also where they look like a place of the template."""
+    """Braces in a text are kept, even if they look like a placeholder."""
     assert filled("{prompt} | {answer} | {prompt}", prompt="{answer} {x}", answer="{prompt}") == "{answer} {x} | {prompt} | {answer} {x}"
     assert filled("no place", prompt="x") == "no place"
 
 
 def test_what_is_right_is_there_has_ended_and_has_the_whole_reward() -> None:
-    """An answer cut at its limit is not right, whatever it says."""
+    """An answer cut at its limit is not right."""
     one = row("two and two", "it is 4")
     assert right("last_number", one, Answer("4", "4", 2, ended=True))
     assert not right("exact", one, Answer("4", "4", 2, ended=True))
@@ -55,16 +55,16 @@ def test_what_is_right_is_there_has_ended_and_has_the_whole_reward() -> None:
 
 
 def test_question_and_gold_answer_of_a_row() -> None:
-    """The system's text stands before the question.
+    """The system's text precedes the question.
 
-    White space around the answer is no part of it.
+    White space around the answer is not part of it.
     """
     found = Row((Turn("system", "be brief"), Turn("user", "why ?"), Turn("assistant", " so .\n")), "completion")
     assert (question(found), gold(found)) == ("be brief\n\nwhy ?", "so .")
 
 
 def test_answers_are_drawn_until_one_is_right() -> None:
-    """Each row costs what was written for it, ends included.
+    """Each row costs the tokens written for it, ends included.
 
     The number of a draw is part of its key.
     """
@@ -77,7 +77,7 @@ def test_answers_are_drawn_until_one_is_right() -> None:
 
 
 def test_an_answer_is_cut_before_a_text_that_ends_it() -> None:
-    """What follows was written too, and paid for; the answer then counts as ended."""
+    """The tokens behind it count; the answer counts as ended."""
     own = Scripted({"q": [f"4 Question: what{CUT}"]})
     assert first_right([row("q", "4")], context(own), own, Sampling(8), samples=1, name="exact", until="Question:") == [
         ("4", 3, ("4 Question: what",))
@@ -85,7 +85,10 @@ def test_an_answer_is_cut_before_a_text_that_ends_it() -> None:
 
 
 def test_the_rows_of_a_smaller_share_are_among_those_of_a_larger_one() -> None:
-    """By a hash of row and seed: about as many as the share says, others under another seed, all at 1 and none at 0."""
+    """By a hash of row and seed: about as many as the share, and others under another seed.
+
+    All at 1 and none at 0.
+    """
     rows = [row(f"q{i}", "a") for i in range(400)]
     chosen = {share: {one.id for one in rows if Paraphrase(fraction=share).treats(one, 7)} for share in (0.0, 0.25, 0.5, 1.0)}
     assert chosen[0.0] < chosen[0.25] < chosen[0.5] < chosen[1.0] == {one.id for one in rows}
@@ -94,7 +97,7 @@ def test_the_rows_of_a_smaller_share_are_among_those_of_a_larger_one() -> None:
 
 
 def test_rows_that_are_not_treated_stay_and_cost_nothing() -> None:
-    """Only the others are asked for; at fraction 0 the method writes nothing at all."""
+    """Only treated rows are generated; at fraction 0 the method writes nothing."""
     rows = [row(f"q{i}", "a") for i in range(40)]
     method = Paraphrase(fraction=0.5, template="{prompt} {answer}")
     own = Scripted({f"{question(one)} a": ["b"] for one in rows})
@@ -107,7 +110,10 @@ def test_rows_that_are_not_treated_stay_and_cost_nothing() -> None:
 
 
 def test_a_copy_of_the_gold_answer_is_gold() -> None:
-    """White space apart: it trains the plain run's row, so that a method that got nothing else has not acted. It costs what was written."""
+    """White space aside, it trains the plain run's row.
+
+    A method that wrote nothing else did not act. The tokens still count.
+    """
     rows = [row(f"q{i}", "it  is\n4") for i in range(2)]
     own = Scripted({"q0": ["it is 4"], "q1": ["well 4"]})
     copied, changed = SelfOutput(check="last_number").write(rows, context(own))
@@ -120,15 +126,15 @@ def test_a_copy_of_the_gold_answer_is_gold() -> None:
     assert (kept.row, kept.accepted, kept.how, kept.edit_rate) == (rows[0], False, "gold", 0.0)
 
 
-def test_what_they_do_not_go_together_with_is_refused() -> None:
+def test_incompatible_objectives_and_rows_are_rejected() -> None:
     """Text rows have no answer.
 
-    An objective that writes its targets itself leaves nothing to put into other words.
+    An objective that writes its targets has no given answers to rewrite.
     """
     skill, base = Tinyworld(part="skill"), Tinyworld(part="base")
-    assert Paraphrase().refuses(Sft(), Full(), skill) == ""
-    assert "text rows" in Paraphrase().refuses(Clm(), Full(), base)
-    assert "writes its targets itself" in Paraphrase().refuses(Rft(check="exact"), Full(), skill)
+    assert Paraphrase().rejects(Sft(), Full(), skill) == ""
+    assert "text rows" in Paraphrase().rejects(Clm(), Full(), base)
+    assert "writes its targets itself" in Paraphrase().rejects(Rft(check="exact"), Full(), skill)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +156,10 @@ def test_ranges_of_self_output(settings: dict[str, object], message: str) -> Non
 
 
 @pytest.mark.parametrize("make", [SelfOutput, MinimumChange, Rft])
-def test_what_is_right_has_to_be_said(make: Any) -> None:
-    """In one line.
+def test_a_reward_is_required(make: Any) -> None:
+    """A missing reward is an error in one line.
 
-    And several greedy samples, which would be one, are refused, but where they are not drawn.
+    Several greedy samples, which would be equal, are rejected too, unless none are drawn.
     """
     with pytest.raises(ConfigError, match=r"^(mitigation|objective)\.check: got nothing; allowed: one of .*; fix: \w+\.check=last_number"):
         make()

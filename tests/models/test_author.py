@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.core.contexts import Sampling
 from harness.core.errors import DataError
-from harness.core.methods import Sampling
 from harness.core.progress import Silent
 from harness.core.rows import Row, Turn
 from harness.methods.mitigation.pseudo_replay import PseudoReplay
@@ -150,8 +150,8 @@ def test_only_an_end_of_text_ends_an_answer(text: str, end: list[int], ended: bo
     own = author(tokenizer=tokenizer)
     author_of = Fixed(**vars(own))
     author_of.ids = (*tokenizer.encode(text, add_special_tokens=False), *end)
-    given = dataclasses.replace(context(Scripted({})), own=author_of, spoken=author_of.spoken, ended=author_of.ended)
-    (answer,) = answers(author_of, given, [(9,)], ["key"], Sampling(16))
+    given = dataclasses.replace(context(Scripted({})), own=author_of)
+    (answer,) = answers(author_of, [(9,)], ["key"], Sampling(16))
     assert (answer.text, answer.ended) == (text.strip(), ended)
     assert right("last_number", row("2 + 2", "4"), answer) == ended
     rehearsing = PseudoReplay(separator=":")

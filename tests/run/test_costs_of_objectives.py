@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from harness.core.contexts import LearningContext, Rollouts, Step
 from harness.core.errors import ConfigError, TrainingError
-from harness.core.methods import LearningContext, Step
 from harness.methods.objective.dpo import Dpo
 from harness.methods.objective.grpo import Grpo
 from harness.run import other_models
-from harness.training.trl import Rollouts
 from tests.support.small_runs import Runs
 
 SMALL = ("probe_suites=[]", "data.volumes=[8,16]")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.records.counts import Counts
+from harness.core.counts import Counts
 from harness.records.schema import Baseline, Failure, Point, Record, Score
 from harness.records.writer import ExperimentWriter
 

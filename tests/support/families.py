@@ -87,7 +87,7 @@ FAMILIES = {**SHARED, **PLAIN}
 
 def build(family: str) -> PreTrainedModel:
     """Return a fresh two-layer model, always the same, that ends its texts at EOS."""
-    model = tiny._seeded(FAMILIES[family])
+    model = tiny.seeded(FAMILIES[family])
     assert model.generation_config is not None
     model.generation_config.eos_token_id = tiny.EOS
     return model

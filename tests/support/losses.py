@@ -1,4 +1,4 @@
-"""What the tests of loss remedies share: a prepared model, a context, and rows as tokens."""
+"""Shared by tests of loss mitigations: a prepared model, a context, rows as tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.contexts import Penalty, PenaltyContext, Step
+from harness.core.methods import Mitigation
 from harness.core.rows import Example, RowKind
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
@@ -22,7 +23,7 @@ def rows(count: int, *, kind: RowKind = "completion", seed: int = 0, origin: Any
 def context(
     model: PreTrainedModel, tuning: Any = None, anchor: Sequence[Example] = (), **changes: Any
 ) -> tuple[PreTrainedModel, PenaltyContext]:
-    """The model prepared by a tuning, and what a penalty is made from."""
+    """The model prepared by a tuning, and the inputs of a penalty."""
     tuning, base = tuning or Full(), tiny.copied(model.state_dict())
     model = tuning.prepare(model, 0)
     return model, PenaltyContext(**{"model": model, "base": base, "anchor": anchor, "tuning": tuning, "seed": 7, **changes})
@@ -35,7 +36,7 @@ def made(method: Mitigation, given: PenaltyContext) -> Penalty:
 
 
 def moved(model: PreTrainedModel, by: float = 0.1) -> PreTrainedModel:
-    """Add numbers that differ from place to place to every weight that can move."""
+    """Add different numbers to all weights that can move."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():

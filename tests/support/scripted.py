@@ -1,4 +1,4 @@
-"""An author that says what it is told to: for tests of what methods make of texts."""
+"""An author with scripted answers, for tests of methods that generate rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from harness.core.methods import Sampling, WritingContext
+from harness.core.contexts import Sampling, WritingContext
 from harness.core.progress import Silent
 from harness.core.rows import Example, PromptFormat, Row, Turn
 from harness.methods.rewriting import question
@@ -21,7 +21,7 @@ CUT = "…"
 
 
 class Words:
-    """A tokenizer that numbers words as they come; 0 is the end of a text, 1 its beginning."""
+    """A tokenizer that numbers words as they occur; 0 ends a text, 1 begins one."""
 
     bos_token_id, eos_token_id = 1, END
 
@@ -39,7 +39,7 @@ class Words:
 
 
 def of_bytes() -> PreTrainedTokenizerBase:
-    """One token a byte, white space included, behind the four special ones of tests/contract/tiny."""
+    """One token a byte, white space included, after the four special ones of ``tiny``."""
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(BPE({token: i for i, token in enumerate([*special, *letters])}, []))
@@ -55,6 +55,8 @@ class Scripted:
     Attributes:
         asked: (prompt, key, sampling), in order.
     """
+
+    context_length = None
 
     def __init__(self, script: Mapping[str, Sequence[str]], tokenizer: Any = None) -> None:
         self.script = {prompt: list(texts) for prompt, texts in script.items()}
@@ -74,19 +76,26 @@ class Scripted:
     def nats(self, examples: Sequence[Example]) -> list[float]:
         raise NotImplementedError
 
+    def prompt(self, row: Row) -> tuple[int, ...]:
+        return self.text_prompt(question(row))
+
+    def text_prompt(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode([number for number in ids if number != END])).strip()
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        return list(ids[-1:]) == [END]
+
 
 def context(
     own: Scripted, others: Mapping[str, Scripted] | None = None, seed: int = 0, prompt_format: PromptFormat = "plain"
 ) -> WritingContext:
     """A context of authors that share one tokenizer; a prompt is its words."""
-    tokenizer = own.tokenizer
     return WritingContext(
         own=own,
         other=lambda name: (others or {})[name],
-        prompt=lambda row: tuple(tokenizer.encode(question(row), add_special_tokens=False)),
-        text_prompt=lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)),
-        spoken=lambda ids: tokenizer.decode([number for number in ids if number != END]).strip(),
-        ended=lambda ids: ids[-1:] == (END,) or ids[-1:] == [END],
         restated=restated,
         prompt_format=prompt_format,
         anchor=(),

@@ -1,107 +1,35 @@
-"""Two-layer random models, a tokenizer of a few words, rows of every kind, and one short way to train: for tests."""
+"""The tiny models of the contract, and what only tests add to them."""
 
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
 
-from harness.config.resolution import Resolved
-from harness.config.run_config import Training
-from harness.core.methods import LearningContext, Mitigation, Objective, Penalty, PenaltyContext, Tuning
-from harness.core.progress import Interrupted, Progress, Silent
-from harness.core.rows import Example, Origin, Row, RowKind, Turn
-from harness.core.seeds import derive, seed_torch, untouched_global_streams
-from harness.core.sources import ModelFacts
-from harness.methods.tuning.full import Full
-from harness.methods.tuning.lora import Lora
-from harness.training.authors import context_of
-from harness.training.checkpoint import Checkpoint, Checkpoints
-from harness.training.job import Callbacks, Job, Stop
-from harness.training.loop import train
+from harness.core.progress import Interrupted, Silent
+from harness.core.rows import Example, Origin
+from harness.methods.contract.tiny import BOS as BOS
+from harness.methods.contract.tiny import EOS as EOS
+from harness.methods.contract.tiny import MAX_LENGTH as MAX_LENGTH
+from harness.methods.contract.tiny import MODELS as MODELS
+from harness.methods.contract.tiny import PAD as PAD
+from harness.methods.contract.tiny import SPECIAL as SPECIAL
+from harness.methods.contract.tiny import VOCABULARY as VOCABULARY
+from harness.methods.contract.tiny import WORDS as WORDS
+from harness.methods.contract.tiny import copied as copied
+from harness.methods.contract.tiny import gpt_neox as gpt_neox
+from harness.methods.contract.tiny import learning as learning
+from harness.methods.contract.tiny import llama as llama
+from harness.methods.contract.tiny import resolved as resolved
+from harness.methods.contract.tiny import rows as rows
+from harness.methods.contract.tiny import run as run
+from harness.methods.contract.tiny import same as same
+from harness.methods.contract.tiny import seeded as seeded
+from harness.methods.contract.tiny import tokenizer as tokenizer
+from harness.training.job import Stop
 
-torch.set_num_threads(1)  # on matrices this small a second thread only waits, for milliseconds where the machine is busy
-
-WORDS = [f"w{i}" for i in range(40)]
-SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>"]
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <eos> {% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
-)
-VOCABULARY = len(SPECIAL) + len(WORDS)
-PAD, BOS, EOS = 0, 1, 2
-MAX_LENGTH = 24
-
-
-@cache
-def tokenizer() -> PreTrainedTokenizerBase:
-    """One token a word."""
-    words = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
-    inner = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = WhitespaceSplit()
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", chat_template=TEMPLATE
-    )
-    made.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>"]})
-    return made
-
-
-def llama(*, tied: bool = True, **changes: Any) -> PreTrainedModel:
-    """Two layers, width 16; always the same weights."""
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD, "tie_word_embeddings": tied}
-    return _seeded(lambda: LlamaForCausalLM(LlamaConfig(**{**sizes, **ends, "initializer_range": 0.2, **changes})))
-
-
-def gpt_neox(**changes: Any) -> PreTrainedModel:
-    """Two layers, width 16: fused attention weights, biases, layer norms, an output head of its own."""
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD, "hidden_dropout": 0.0, "attention_dropout": 0.0}
-    return _seeded(lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{**sizes, **ends, "initializer_range": 0.2, **changes})))
-
-
-MODELS: Mapping[str, Callable[[], PreTrainedModel]] = {"llama": llama, "gpt_neox": gpt_neox}
-
-
-def _seeded(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    with untouched_global_streams():
-        seed_torch(0)
-        return make().eval()
-
-
-def rows(kind: RowKind, count: int, seed: int = 0) -> list[Row]:
-    """Different rows of one kind, of 3 to 8 words a turn."""
-    draw = random.Random(f"{kind} {seed}")
-    roles: dict[str, list[str]] = {
-        "text": ["text"],
-        "completion": ["user", "assistant"],
-        "chat": ["user", "assistant", "user", "assistant"],
-    }
-    roles["preference"] = ["user", "assistant", "rejected"]
-    sentence = lambda: " ".join(draw.choices(WORDS, k=draw.randint(3, 8)))  # noqa: E731
-    turns = [
-        tuple(
-            Turn(role, (" " if role in ("assistant", "rejected") and kind in ("completion", "preference") else "") + sentence())
-            for role in roles[kind]
-        )
-        for _ in range(count)
-    ]
-    return [Row(made, kind) for made in turns]
+torch.set_num_threads(1)  # on matrices this small, a second thread only waits
 
 
 def example(*ids: int, supervised: Sequence[int] | None = None, origin: Origin = "target") -> Example:
@@ -110,117 +38,13 @@ def example(*ids: int, supervised: Sequence[int] | None = None, origin: Origin =
     return Example(ids, tuple(position in taught for position in range(len(ids))), origin, row_id="-".join(map(str, ids)))
 
 
-def resolved(**changes: Any) -> Resolved:
-    """Float32 on one thread of a CPU."""
-    values = {"lr_tuned": False, "dtype": "float32", "evaluation_dtype": "float32", "threads": 1, "processes": 1, "device": "cpu"}
-    return Resolved(**{**values, "learning_rate": 1e-2, "max_length": MAX_LENGTH, **changes})
-
-
-def run(
-    model: PreTrainedModel,
-    steps: Sequence[Sequence[Example]],
-    objective: Objective,
-    *,
-    penalty: Penalty | None = None,
-    training: Training | None = None,
-    stops: Mapping[int, int] | None = None,
-    on_stop: Callable[[Stop], None] = lambda _: None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    start: Checkpoint | None = None,
-    on_state: Callable[[Checkpoint], None] | None = None,
-    restarts: Sequence[int] = (),
-    **changes: Any,
-) -> list[Stop]:
-    """Train in place and return the stops; by default there is one, at the end.
-
-    The model, prepared, computes as its start model.
-    """
-    reached: list[Stop] = []
-
-    def stopped(stop: Stop) -> None:
-        reached.append(stop)
-        on_stop(stop)
-
-    tuning: Tuning = Lora() if hasattr(model, "peft_config") else Full()
-    job = Job(
-        model=Start(model),
-        tuning=tuning,
-        objective=objective,
-        mitigation=Added(penalty),
-        training=training or Training(),
-        resolved=resolved(**changes),
-        seed=seed,
-        steps=steps,
-        anchor=[],
-        stops={len(steps): 8 * len(steps)} if stops is None else stops,
-        pad_id=PAD,
-        checkpoints=cast(Checkpoints, None),  # none is read
-        restarts=restarts,
-    )
-    callbacks = Callbacks(on_stop=stopped, on_checkpoint=on_state, progress=progress or Silent())
-    train(job, model, copied(model.state_dict()), callbacks, start=start)
-    return reached
-
-
-@dataclasses.dataclass(frozen=True)
-class Added(Mitigation):
-    """A mitigation that adds a given penalty, or none."""
-
-    given: Penalty | None = None
-
-    def penalty(self, context: PenaltyContext) -> Penalty | None:
-        return self.given
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """A model source that holds a model of the test's own."""
-
-    model: PreTrainedModel
-
-    def facts(self) -> ModelFacts:
-        return ModelFacts(params_total=1, context_length=MAX_LENGTH, content={})
-
-    def longest_input(self) -> int:
-        return MAX_LENGTH
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return tokenizer()
-
-    def load(self) -> PreTrainedModel:
-        return self.model
-
-    def weights_sha256(self) -> str:
-        return ""
-
-
 def but_for_time(stops: Sequence[Stop]) -> list[Stop]:
     """Stops without what differs from run to run: the seconds they took."""
     return [dataclasses.replace(stop, counts=dataclasses.replace(stop.counts, seconds=0.0)) for stop in stops]
 
 
-def learning(model: PreTrainedModel, objective: Objective, seed: int = 0, **changes: Any) -> LearningContext:
-    """What a prepared model, as it stands, learns pairs and rewards with."""
-    tuning: Tuning = Lora() if hasattr(model, "peft_config") else Full()
-    base = copied(model.state_dict())
-    return context_of(
-        model, base, tokenizer=tokenizer(), tuning=tuning, objective=objective, resolved=resolved(**changes), seed=derive(seed, "learning")
-    )
-
-
-def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies, so that training does not reach them."""
-    return {name: value.detach().clone() for name, value in weights.items()}
-
-
-def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
-    """Whether two sets of weights agree in names and in every bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 class Until(Silent):
-    """Interrupts the work at its n-th step."""
+    """Interrupts training at its n-th step."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.config.identity import identify
-from harness.records.counts import Counts
+from harness.core.counts import Counts
 from harness.records.schema import SAMPLE_COLUMNS, Baseline, Point, Record, Score
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter

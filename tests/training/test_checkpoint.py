@@ -13,13 +13,13 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.config.run_config import Training
+from harness.core.counts import Counts
 from harness.core.progress import Interrupted
 from harness.core.rows import Example
 from harness.methods.mitigation.replay import Replay
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.records.counts import Counts
 from harness.records.writer import ExperimentWriter
 from harness.training import checkpoint, loop
 from harness.training.checkpoint import Checkpoint, Checkpoints

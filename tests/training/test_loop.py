@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.config.run_config import Training
+from harness.core.contexts import Step
 from harness.core.errors import TrainingError
-from harness.core.methods import Step
 from harness.core.progress import Silent
 from harness.core.rows import Example
 from harness.core.seeds import seed_torch

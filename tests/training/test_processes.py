@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from harness.config.run_config import Training
+from harness.core.contexts import PenaltyContext
 from harness.core.errors import TrainingError
-from harness.core.methods import PenaltyContext
 from harness.core.progress import Interrupted
 from harness.core.rows import Example
 from harness.methods.objective.sft import Sft
@@ -175,3 +176,18 @@ def test_rows_are_shared_in_order() -> None:
     assert nothing["labels"].tolist() == [[-100, -100]]
     assert everything["labels"].tolist() == alone["labels"].tolist()
     assert share(batch, 0, 1) is batch
+
+
+def test_a_class_of_a_users_own_reaches_the_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that holds one is unpickled from a folder of HARNESS_PATH."""
+    (tmp_path / "ownjob.py").write_text("class OwnJob:\n    pass\n")
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    job = b"cownjob\nOwnJob\n."  # the class itself, by name
+    given = len(job).to_bytes(processes_.LENGTH_BYTES, "big") + job
+    command = [sys.executable, "-m", "harness.training.processes", "1", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stderr is not None
+        other.stdin.write(given)
+        other.stdin.flush()  # and left open: its end would end the process
+        assert b"type object 'OwnJob' has no attribute 'resolved'" in other.stderr.read()

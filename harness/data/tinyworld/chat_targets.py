@@ -14,6 +14,7 @@ from typing import Literal
 from harness.config.strict import check
 from harness.core.errors import DataError, explain
 from harness.core.rows import Row, RowKind, Split, Turn
+from harness.core.sources import Source
 from harness.data.fields import check_volumes
 from harness.data.tinyworld.chat_world import WORDINGS, Wording, habits, skill_questions, spoken, tagged
 from harness.data.tinyworld.targets import translated
@@ -34,7 +35,7 @@ NEAR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class TinyworldChat:
+class TinyworldChat(Source):
     """A part of tinyworld for chat models, a constant; the part tova serves any model.
 
     =========== ===== ===== =====================================================================

@@ -15,6 +15,7 @@ from typing import Literal
 from harness.config.strict import check
 from harness.core.errors import DataError, explain
 from harness.core.rows import Row, RowKind, Split, Turn
+from harness.core.sources import Source
 from harness.data.fields import check_volumes
 from harness.data.tinyworld.vocabulary import ATTRIBUTES, DIGITS, LANGUAGE, LEXICON, VERBS
 from harness.data.tinyworld.world import BASE_PEOPLE, DOCUMENTS, documents, fact_texts, life, names, number, shuffled, subjects
@@ -38,7 +39,7 @@ TRAIN_ROWS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tinyworld:
+class Tinyworld(Source):
     """A part of tinyworld; a constant.
 
     ======== ====== ==== ======================================================================

@@ -1,4 +1,4 @@
-"""The chat vector: what made a chat model of a base model, added to that base model trained further."""
+"""Chat vector: a chat model minus its base model, added to the tuned weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.config.strict import check
-from harness.core.methods import Mitigation, Objective, Tuning, WeightsContext
+from harness.core.contexts import WeightsContext
+from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.coefficients import check_coefficients, every_coefficient
 from harness.models import arithmetic
 
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatPair:
-    """A chat model and the base model that it was made of, members of conf/model.
+    """A chat model and its base model.
 
-    ``weight`` is its share among several vectors.
+    Attributes:
+        chat: member of conf/model.
+        base: member of conf/model that it was made from.
+        weight: factor among several vectors.
     """
 
     chat: str
@@ -34,26 +39,26 @@ class ChatPair:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatVector(Mitigation):
-    """θ + r Σ_k w_k (chat_k − base_k), with θ the weights after training, in float32.
+    """Chat vector: θ + r Σ_k w_k (chat_k − base_k).
 
-    Each r of the grid is measured at each volume, as a run of its own that is derived from this
-    one, which stands for ``coefficient``. The start model is the base; what "before" is measured on
-    may be the chat model, ``reference=NAME``.
+    θ are the weights after training, in float32. Each r of the grid is measured at each volume, as
+    a separate run that is derived from this one, which reports ``coefficient``. The start model is
+    the base model; the model measured as "before" may be the chat model (``reference=NAME``).
 
     Reference: Huang et al. 2023, arXiv 2310.04799, section 3 (τ = θ_chat − θ_base, added to the
     continually pre-trained θ; r = 1, for several vectors a share of each). Differs from the paper:
-    one grid of r scales all vectors, each with a weight of its own, and the tokenizer stays the
-    start model's, since the vocabularies have to be equal; so rows of special tokens of the chat
-    model alone are not copied. The official code takes such rows from the base model where it means
-    the chat model; here the vector of an embedding is chat − base as of all else. Checked against:
-    numbers by hand, NumPy.
+    one grid of r scales all vectors, each with its own weight; the tokenizer remains the start
+    model's, since the vocabularies have to be equal, so rows of special tokens that only the chat
+    model has are not copied. The official code takes such rows from the base model although it
+    means the chat model; here the vector of an embedding is chat − base, like all others. Checked
+    against: numbers by hand, NumPy.
 
     Attributes:
         vectors: such as ``[{chat: smollm2-135m-instruct, base: smollm2-135m}]``.
-        grid: values of r that are measured, 0 or greater.
-        coefficient: the r that the run stands for, measured too where the grid does not have it.
-        embeddings: ``add`` treats the input and output embeddings as all else; ``skip`` leaves them
-            as training left them.
+        grid: measured values of r, 0 or greater.
+        coefficient: the r that the run reports, measured even if not in the grid.
+        embeddings: ``add`` treats the input and output embeddings like all other weights; ``skip``
+            keeps the tuned ones.
     """
 
     off: ClassVar[Mapping[str, Any]] = {"grid": (0.0,), "coefficient": 0.0}
@@ -74,19 +79,18 @@ class ChatVector(Mitigation):
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        """Every r that is measured, ascending."""
+        """Every measured r, ascending."""
         return every_coefficient(self.grid, self.coefficient)
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Refuse to add nothing, unless it is switched off."""
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Reject a run without vectors, unless it is switched off."""
         return "no mitigation.vectors, such as [{chat: NAME, base: NAME}]" if not self.vectors and any(self.coefficients) else ""
 
     def weights(self, context: WeightsContext, coefficient: float) -> dict[str, torch.Tensor]:
-        """Return the sum; to the last bit the tuned model's for 0.
+        """Return the sum; bit for bit the tuned model's for 0.
 
         Raises:
-            ModelError: where another model has not the same weights; embeddings that are skipped
-                may differ.
+            ModelError: if another model's weights differ in name or shape; skipped embeddings may.
         """
         without = context.embeddings if self.embeddings == "skip" else frozenset[str]()
         moves = []

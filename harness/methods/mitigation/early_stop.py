@@ -1,4 +1,4 @@
-"""Early stop: of the volumes so far, the one that did best on what is being learned."""
+"""Early stopping: each volume reports the best volume so far."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from harness.core.methods import Mitigation
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStop(Mitigation):
-    """At each volume the run stands for the volume so far whose weights are best on the target suites' ``select`` items.
+    """Early stopping on the ``select`` items of the target suites.
 
-    A control: it shows what stopping in time alone would have kept. Best is the mean over the
-    target suites of their primary metric, turned so that higher is better; a tie goes to the
-    earlier volume. The model before training is no candidate. Training goes on all the same, so
-    that what a point cost is the cost of the rows it has seen; its scores, and the size of its
-    weight change, are those of the volume that was chosen. The choice depends on which volumes were
-    looked at: with others it is another run.
+    Each volume reports the weights of the best volume so far. A control: it shows how much stopping
+    in time alone would have kept. Best is the mean over the target suites of their primary metric,
+    oriented so that higher is better; a tie goes to the earlier volume. The model before training
+    is no candidate. Training continues, so a point costs the rows that it has seen; its scores and
+    the size of its weight change are those of the chosen volume. The choice depends on the volumes
+    of the run: with others it is another run.
 
-    Reference: Prechelt 1998, Early stopping, but when? (validation error, best so far). Differs:
-    looks at the volumes of the run alone, with no patience, and training is not ended. Checked
-    against: fabricated scores.
+    Reference: Prechelt 1998, Early stopping, but when? (validation error, best so far). Differs
+    from the paper: candidates are the volumes of the run, without patience, and training does not
+    end. Checked against: fabricated scores.
     """
 
     @property
     def keeps_best(self) -> bool:
-        """It does."""
+        """Always."""
         return True

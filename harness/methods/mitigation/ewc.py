@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: the weights that mattered for the past are drawn back to where they started."""
+"""Elastic weight consolidation: a Fisher-weighted distance from the start weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import Penalty, PenaltyContext, Step
 from harness.core.errors import DataError, explain
-from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.methods import Mitigation
 from harness.core.rows import Example
 from harness.core.seeds import derive
 from harness.models import forward
@@ -22,33 +23,34 @@ Fisher = Literal["sampled", "empirical"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ewc(Mitigation):
-    """loss + (λ/2) · Σ_i F_i · (θ_i − θ*_i)², θ* the start weights, F the diagonal of their Fisher information on the anchor.
+    """EWC: loss + (λ/2) · Σ_i F_i · (θ_i − θ*_i)².
 
-    With g(x) the gradient, at θ*, of log p(y | x) summed over the supervised tokens y of an anchor
-    row x: F_i = Σ_x g_i(x)² / Σ_x (supervised tokens of x), over the first ``fisher_rows`` anchor
-    rows that have any. Which y is ``fisher``:
+    θ* are the start weights, and F is the diagonal of their Fisher information on the anchor: with
+    g(x) the gradient, at θ*, of log p(y | x) summed over the supervised tokens y of an anchor row
+    x, F_i = Σ_x g_i(x)² / Σ_x (supervised tokens of x), over the first ``fisher_rows`` anchor rows
+    that have any. ``fisher`` chooses y:
 
-    - ``sampled``: at each place a token drawn from the start model itself, given the row's own text
-      before it: the Fisher information;
-    - ``empirical``: the row's own tokens: what most published code computes, and not the Fisher
+    - ``sampled``: at each position a token drawn from the start model, given the row's own text
+      before it. This is the Fisher information.
+    - ``empirical``: the row's own tokens. Most published code computes this; it is not the Fisher
       information where the model is wrong.
 
     Paper: Kirkpatrick et al. 2017, Overcoming catastrophic forgetting in neural networks, arXiv
     1612.00796, equation 3. Differs from the paper: F is per supervised token rather than per row,
-    so that ½ Σ F_i (θ_i − θ*_i)² estimates, in nats per token, by how much the anchor's loss rises
-    (to second order, the diagonal alone), and λ says how much more that counts than the loss that
-    is learned, whatever the length of rows and the size of the model. Under LoRA, F and θ are of
-    the adapted weights themselves, W + (alpha / rank)·B·A, never of A and B. Checked against: a
-    softmax worked out by hand, and per-row gradients of a plain model.
+    so that ½ Σ F_i (θ_i − θ*_i)² estimates the rise of the anchor's loss in nats per token (to
+    second order, by the diagonal alone). λ is then the weight of that rise relative to the training
+    loss, for any length of rows and size of model. Under LoRA, F and θ are of the adapted weights
+    themselves, W + (alpha / rank)·B·A, never of A and B. Checked against: a softmax by hand, and
+    per-row gradients of a plain model.
 
-    F is computed once, before training, in float32 without dropout, one row at a time (and again
-    where a run goes on from a saved state); its tokens are in ``extra_tokens``, its seconds in no
-    point's ``wall_seconds``. It takes as much memory as the weights that can move.
+    F is computed once, before training (and again when a run resumes), in float32 without dropout,
+    one row at a time. Its tokens count in ``extra_tokens``, its seconds in no point's
+    ``wall_seconds``. It needs as much memory as the weights that can move.
 
     Attributes:
-        weight: λ; 0 is off. At 1 the anchor would count as much as the target if the diagonal were
-            the whole of it; the diagonal of so few rows is far from that, and published values are
-            far above 1, hence the default. Search it where it matters.
+        weight: λ; 0 is off. At 1, anchor and target would count equally if the diagonal were the
+            whole Fisher information; that of few rows is far from it, and published values are far
+            above 1, hence the default. Search it if it matters.
         fisher: see above.
         fisher_rows: anchor rows that F is averaged over.
     """
@@ -71,15 +73,15 @@ class Ewc(Mitigation):
 
     @property
     def trains_on_anchor(self) -> bool:
-        """Return False: anchor rows are read for F alone."""
+        """Never: anchor rows are read for F alone."""
         return False
 
     def anchor_rows(self, target_rows: int) -> int:
-        """Return those that F is averaged over."""
+        """Return the number of rows that F is averaged over."""
         return self.fisher_rows if self.needs_anchor else 0
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
-        """Compute F, and return half of λ times the weighted squared distance from the start.
+        """Compute F, and return λ/2 times the weighted squared distance from the start weights.
 
         Raises:
             DataError: for an anchor of fewer rows than ``fisher_rows``, or without a supervised
@@ -102,7 +104,7 @@ class Ewc(Mitigation):
         return penalty
 
     def extra_tokens(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> int:
-        """Return the tokens of the rows that F is computed from: once, however many steps follow."""
+        """Return the tokens of the rows of F, once for any number of steps."""
         if self.weight == 0 or not steps:
             return 0
         return sum(len(row.input_ids) for row in self._rows(anchor))
@@ -119,14 +121,14 @@ class Ewc(Mitigation):
 def information(
     model: PreTrainedModel, weights: dict[str, torch.nn.Parameter], rows: Sequence[Example], fisher: Fisher, seed: int
 ) -> dict[str, torch.Tensor]:
-    """Return the diagonal Fisher information per supervised token of weights, frozen or not, by name; see ``Ewc``.
+    """Return the diagonal Fisher information per supervised token, by name; see ``Ewc``.
 
     Args:
-        model: computes with these weights; it is left as it was.
-        weights: by name.
+        model: computes with these weights; unchanged.
+        weights: by name, frozen or not.
         rows: each with a supervised token.
-        fisher: which tokens the likelihood is of.
-        seed: of the tokens that are sampled; global streams stay where they are.
+        fisher: tokens of the likelihood.
+        seed: of sampled tokens; global streams are not used.
     """
     import torch
 
@@ -134,8 +136,8 @@ def information(
     with forward.without_dropout(model), forward.differentiable(list(weights.values())), torch.enable_grad():
         for number, row in enumerate(rows):
             scores = forward.logits(model, [row], half=False)  # (N, V)
-            said = forward.targets([row]) if fisher == "empirical" else drawn(scores.detach(), derive(seed, "fisher", str(number)))
-            likelihood = torch.log_softmax(scores, dim=-1).gather(-1, said.to(scores.device)[:, None]).sum()
+            chosen = forward.targets([row]) if fisher == "empirical" else drawn(scores.detach(), derive(seed, "fisher", str(number)))
+            likelihood = torch.log_softmax(scores, dim=-1).gather(-1, chosen.to(scores.device)[:, None]).sum()
             gradients = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
             for total, gradient in zip(found.values(), gradients, strict=True):
                 if gradient is not None:
@@ -145,7 +147,15 @@ def information(
 
 
 def drawn(scores: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return one token for each row of logits (N, V), drawn by their softmax: int64 of shape (N,), on the CPU."""
+    """Return a token drawn by softmax for each row of logits.
+
+    Args:
+        scores: logits of shape (N, V).
+        seed: of a generator of its own.
+
+    Returns:
+        int64 of shape (N,), on the CPU.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""KL to the start model: what the tuned model says is held near to what the start model says."""
+"""KL to the start model: a penalty on the divergence of next-token distributions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import Penalty, PenaltyContext, Step
 from harness.core.errors import DataError, explain
-from harness.core.methods import Mitigation, Objective, Penalty, PenaltyContext, Step, Tuning
+from harness.core.methods import Mitigation, Objective
 from harness.core.rows import Example
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.models import forward
 
 if TYPE_CHECKING:
@@ -22,37 +24,37 @@ Direction = Literal["base_tuned", "tuned_base"]
 
 @dataclass(frozen=True, kw_only=True)
 class Kl(Mitigation):
-    """loss + λ · mean KL between the next-token distributions of start and live model, over the whole vocabulary.
+    """loss + λ · mean KL between the next-token distributions of start and live model.
 
-    With z_b and z_t the logits of start and live model at a place that predicts a supervised token,
-    and T = ``temperature``: p_b = softmax(z_b / T), p_t = softmax(z_t / T), and the penalty is λ ·
-    T² · mean over these places of
+    With z_b and z_t the logits of start and live model at a position that predicts a supervised
+    token, over the whole vocabulary, and T = ``temperature``: p_b = softmax(z_b / T), p_t =
+    softmax(z_t / T), and the penalty is λ · T² · mean over these positions of
 
     - ``base_tuned``: KL(p_b ‖ p_t) = Σ_v p_b(v) · (log p_b(v) − log p_t(v)), the forward direction;
     - ``tuned_base``: KL(p_t ‖ p_b), the reverse one.
 
-    T² keeps the size of the gradient whatever T is (Hinton et al. 2015, arXiv 1503.02531, section
-    2); at T = 1 it does nothing.
+    T² makes the size of the gradient independent of T (Hinton et al. 2015, arXiv 1503.02531,
+    section 2).
 
     Paper: Li and Hoiem 2016, Learning without Forgetting, arXiv 1606.09282, section 3: the old
     model's answers on the new inputs, so ``inputs=new`` with ``base_tuned``. Its loss is the
     cross-entropy under p_b; KL differs from it by the entropy of p_b, which no weight moves.
     Differs from the paper: T = 1 by default instead of 2, and the factor T²; one head for old and
-    new instead of two; rows stand alone here, also where the objective packs them. Checked against:
-    a value worked out by hand, ``harness.evaluation.divergence.measures``, and the gradient of a
-    separate frozen copy of the model, to the last bit.
+    new instead of two; rows are never packed here, even if the objective packs them. Checked
+    against: a value by hand, ``harness.evaluation.divergence.measures``, and the gradient of a
+    separate frozen copy of the model, bit for bit.
 
-    The start model's logits come from the live model with its start weights put back for that
-    forward pass: no second model is held. They are read without dropout, before the live model's,
-    which are read with dropout as the loss is. The gradient of a few rows is worked out at once, so
-    activations of few rows are held at a time, beside one copy of the gradients. Costs two forward
-    passes and a backward pass over the rows it sees; goes with gradient checkpointing.
+    The start model's logits come from the live model, with its start weights restored for that
+    forward pass: no second model is held. They are computed without dropout, before the live
+    model's, which are computed with dropout like the loss. Gradients are computed a few rows at a
+    time, so that memory holds the activations of few rows and one copy of the gradients. Costs two
+    forward passes and a backward pass over its rows; compatible with gradient checkpointing.
 
     Attributes:
         weight: λ; 0 is off.
-        inputs: ``new``: the rows of the step itself, as far as they have supervised tokens.
-            ``anchor``: ``anchor_batch`` rows of the anchor a step, in its (seeded) order, from the
-            start again when all have been seen: which rows depends on the step's number alone.
+        inputs: ``new``: the rows of the step itself that have supervised tokens. ``anchor``:
+            ``anchor_batch`` rows of the anchor a step, in its (seeded) order, from its first row
+            again after its last: the rows depend on the step's number alone.
         direction, temperature: see above.
         anchor_batch: anchor rows a step.
     """
@@ -78,17 +80,17 @@ class Kl(Mitigation):
 
     @property
     def trains_on_anchor(self) -> bool:
-        """Return False: they are read by the penalty alone."""
+        """Never: anchor rows are read by the penalty alone."""
         return False
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Refuse ``inputs=new`` for objectives that do not learn tokens: their rows have no places where p_b and p_t are compared."""
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Reject ``inputs=new`` for objectives that learn no tokens."""
         if self.inputs == "anchor" or objective.learns == "tokens":
             return ""
-        return f"inputs=new with an objective that learns {objective.learns}, not tokens; inputs=anchor goes"
+        return f"inputs=new with an objective that learns {objective.learns}, not tokens; inputs=anchor is compatible"
 
     def anchor_rows(self, target_rows: int) -> int:
-        """Return the rows of one step, the fewest that an anchor may have: rows come again when all have been seen."""
+        """Return the rows of one step, since an anchor is repeated after its last row."""
         return self.anchor_batch if self.needs_anchor else 0
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
@@ -111,7 +113,7 @@ class Kl(Mitigation):
         return penalty
 
     def extra_tokens(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> int:
-        """Return twice the tokens of the rows that are read: once by the start weights, once by the live ones."""
+        """Return twice the tokens of the rows: for the start weights and the live ones."""
         if self.weight == 0:
             return 0
         rows = (row for number, step in enumerate(steps) for row in forward.taught(self._rows(number, step, anchor)))
@@ -126,23 +128,23 @@ class Kl(Mitigation):
     def _parts(
         self, model: PreTrainedModel, rows: Sequence[Example], base: forward.OnDevice, context: PenaltyContext
     ) -> Iterator[torch.Tensor]:
-        """Yield the shares of few rows in the penalty."""
+        """Yield the penalty in parts of a few rows."""
         import torch
 
-        places = sum(row.supervised_tokens for row in rows)
+        positions = sum(row.supervised_tokens for row in rows)
         for some in forward.chunks(rows, model.config.get_text_config().vocab_size):
             with torch.no_grad(), forward.without_dropout(model), context.tuning.base_weights(model, base):
                 before = forward.logits(model, some, context.half)
             summed = divergence(before, forward.logits(model, some, context.half), self.direction, self.temperature)
-            yield self.weight * summed / places
+            yield self.weight * summed / positions
 
 
 def divergence(base: torch.Tensor, tuned: torch.Tensor, direction: Direction, temperature: float) -> torch.Tensor:
-    """Return T² · KL in nats, summed over places; see ``Kl``.
+    """Return T² · KL in nats, summed over positions; see ``Kl``.
 
     Args:
         base: logits of the start model, float32 of shape (N, V).
-        tuned: as many of the live one.
+        tuned: logits of the live one, of the same shape.
         direction: ``base_tuned`` is KL(p_base ‖ p_tuned).
         temperature: T.
     """

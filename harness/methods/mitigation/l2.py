@@ -1,4 +1,4 @@
-"""L2-SP: weights are drawn back to where they started."""
+"""L2-SP: a penalty on the squared distance from the start weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.config.strict import check
-from harness.core.methods import Mitigation, Penalty, PenaltyContext, Step
+from harness.core.contexts import Penalty, PenaltyContext, Step
+from harness.core.methods import Mitigation
 from harness.models.forward import OnDevice
 
 if TYPE_CHECKING:
@@ -16,18 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class L2(Mitigation):
-    """loss + (α/2) · ‖θ − θ_0‖², θ_0 the start weights, over every weight that can move.
+    """L2-SP: loss + (α/2) · ‖θ − θ_0‖².
+
+    θ_0 are the start weights; the norm is over every weight that can move.
 
     Paper: Li, Grandvalet and Davoine 2018, Explicit Inductive Bias for Transfer Learning with
     Convolutional Networks, arXiv 1802.01483, section 3 (L2-SP). Differs from the paper: there is no
-    new head, so no (β/2)·‖head‖² beside it; under LoRA the norm is of the change of the adapted
+    new head, so no (β/2)·‖head‖²; under LoRA the norm is of the change of the adapted
     weights, (alpha / rank)·B·A, not of A and B; it is part of the loss that AdamW sees (clipped and
-    scaled with it), where the paper uses SGD. Checked against: values and gradients worked out by
-    hand.
+    scaled with it), where the paper uses SGD. Checked against: values and gradients by hand.
 
     Attributes:
-        weight: α; 0 is off. The default lies in the middle of the range usual for it, 0.001 to 0.1;
-            search it where it matters.
+        weight: α; 0 is off. The default is in the middle of its usual range, 0.001 to 0.1; search
+            it if it matters.
     """
 
     strength: ClassVar[str] = "weight"
@@ -39,7 +41,7 @@ class L2(Mitigation):
         check("mitigation.weight", self.weight, "0 or greater", lambda value: value >= 0)
 
     def penalty(self, context: PenaltyContext) -> Penalty | None:
-        """Return half of α times the squared distance of the live weights from the start."""
+        """Return α/2 times the squared distance of the live weights from the start weights."""
         if self.weight == 0:
             return None
         base, tuning = OnDevice(context.base, context.model.device), context.tuning

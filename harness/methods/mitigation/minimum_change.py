@@ -1,4 +1,4 @@
-"""Minimum change: the model's own answer is learned, corrected in as few words as possible."""
+"""Minimum change: train on the model's own answer, corrected in few words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row
 from harness.methods.rewards import NUMBER, number_in
 from harness.methods.rewriting import (
@@ -21,7 +21,6 @@ from harness.methods.rewriting import (
     key,
     question,
     right,
-    words_of,
 )
 
 PROMPT = (
@@ -29,30 +28,30 @@ PROMPT = (
     "Correct the student's answer so that it is right, changing as few words as possible. Keep its wording, style and order. "
     "Write nothing but the corrected answer."
 )
-"""How an editor is asked; our own wording, since the paper's is not published with its code."""
+"""Prompt of an editor, in our own wording: the paper's is not published with its code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinimumChange(Rewriting):
-    """Train on the right answer nearest to the model's own greedy answer ŷ = argmax f_θ0(· | x), which is kept where it is right.
+    """Train on the right answer nearest to the model's own greedy answer ŷ.
 
-    Where ŷ is wrong, with an ``editor``: the editor sees question, gold answer and ŷ and corrects
-    ŷ; used where it is right. Without one, by rule: of n own answers drawn at ``temperature`` the
-    right one with the smallest edit distance in words to ŷ; else ŷ with its last number replaced by
-    the gold answer's last one, where that makes it right (and it ended by itself); else the gold
-    answer. The edit rate of a row is the edit distance of what is trained on to ŷ over the words of
-    the longer one.
+    ŷ = argmax f_θ0(· | x) is kept if it is right. A wrong ŷ is corrected by an ``editor``, which
+    sees question, gold answer and ŷ, and whose answer is used if right. Without an editor, a rule
+    applies: the right one of n own answers, drawn at ``temperature``, with the smallest edit
+    distance in words to ŷ; else ŷ with its last number replaced by the gold answer's last one, if
+    that makes it right (and it ended by itself); else the gold answer. The edit rate of a row is
+    the edit distance of its training answer to ŷ, divided by the words of the longer one.
 
     Reference: Ren et al. 2024, "I Learn Better If You Speak My Language", arXiv 2402.11192, minimum
     change; there the editor is GPT-4. Differs from the paper: our own prompt, any local model as
-    editor, a rule in place of it by default, and answers that the editor got wrong give way to gold
-    ones. What comes out as the gold answer itself counts as gold. Checked against: rows by hand.
+    editor, a rule without an editor by default, and gold answers in place of an editor's wrong
+    ones. A copy of the gold answer counts as gold. Checked against: rows by hand.
 
     Attributes:
         editor: member of conf/model that corrects; null is the rule.
         samples: n, of the rule.
-        temperature: of the rule's samples; above 0 where there are several.
-        check: a reward that an answer must have in full; it has to be given, since null is refused.
+        temperature: of the rule's samples; above 0 if there are several.
+        check: a reward that an answer must have in full; required.
     """
 
     editor: str | None = None
@@ -64,7 +63,7 @@ class MinimumChange(Rewriting):
         """Check ranges."""
         super().__post_init__()
         if self.temperature == 0 and self.editor is None:
-            check("mitigation.samples", self.samples, "1 at temperature 0: all would be equal", lambda value: value == 1)
+            check("mitigation.samples", self.samples, "1 at temperature 0, where all are equal", lambda value: value == 1)
         check_given("mitigation", self.check)
 
     @property
@@ -73,10 +72,10 @@ class MinimumChange(Rewriting):
         return (self.editor,) if self.editor else ()
 
     def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Answer, and correct what is wrong."""
-        prompts = [context.prompt(row) for row in rows]
+        """Answer greedily, and correct wrong answers."""
+        prompts = [context.own.prompt(row) for row in rows]
         keys = [key(context, row) for row in rows]
-        own = answers(context.own, context, prompts, keys, Sampling(self.max_new_tokens, 0.0), self.until)
+        own = answers(context.own, prompts, keys, Sampling(self.max_new_tokens, 0.0), self.until)
         wrong = [i for i, (row, answer) in enumerate(zip(rows, own, strict=True)) if not right(self.check, row, answer)]
         ask = self._edited if self.editor else self._nearest
         mended = dict(zip(wrong, ask([rows[i] for i in wrong], [own[i] for i in wrong], context), strict=True))
@@ -89,8 +88,8 @@ class MinimumChange(Rewriting):
             return []
         editor = context.other(str(self.editor))
         asked = [filled(PROMPT, prompt=question(row), answer=gold(row), own=answer.text) for row, answer in zip(rows, own, strict=True)]
-        prompts = [words_of(editor, context).text_prompt(text) for text in asked]
-        edited = answers(editor, context, prompts, [key(context, row) for row in rows], Sampling(self.max_new_tokens, 0.0), self.until)
+        prompts = [editor.text_prompt(text) for text in asked]
+        edited = answers(editor, prompts, [key(context, row) for row in rows], Sampling(self.max_new_tokens, 0.0), self.until)
         found = []
         for row, first, answer in zip(rows, own, edited, strict=True):
             made = _taken(row, first, answer.text, "edited", context) if right(self.check, row, answer) else _left(row, first)
@@ -99,9 +98,9 @@ class MinimumChange(Rewriting):
 
     def _nearest(self, rows: Sequence[Row], own: Sequence[Answer], context: WritingContext) -> list[GeneratedRow]:
         sampling = Sampling(self.max_new_tokens, self.temperature)
-        prompts = [context.prompt(row) for row in rows for _ in range(self.samples)]
+        prompts = [context.own.prompt(row) for row in rows for _ in range(self.samples)]
         keys = [key(context, row, n + 1) for row in rows for n in range(self.samples)]
-        drawn = answers(context.own, context, prompts, keys, sampling, self.until)
+        drawn = answers(context.own, prompts, keys, sampling, self.until)
         found = []
         for number, (row, first) in enumerate(zip(rows, own, strict=True)):
             samples = drawn[number * self.samples : (number + 1) * self.samples]
@@ -112,10 +111,7 @@ class MinimumChange(Rewriting):
         return found
 
     def _spliced(self, row: Row, own: Answer, context: WritingContext) -> GeneratedRow:
-        """Put the gold answer's last number in place of the own one's, where that makes it right.
-
-        Else take the gold answer.
-        """
+        """Replace the last number by the gold one if that helps, else take gold."""
         text = with_number(own.text, gold(row))
         if text is None or text.split() == gold(row).split() or not right(self.check, row, replace(own, text=text)):
             return _left(row, own)
@@ -123,7 +119,7 @@ class MinimumChange(Rewriting):
 
 
 def with_number(text: str, other: str) -> str | None:
-    """Return a text with the last number of another in place of its own last one, as it is written there; None if one has none."""
+    """Return a text with its last number replaced by another's; None if one has none."""
     if number_in(text) is None or number_in(other) is None:
         return None
     *_, last = NUMBER.finditer(text)
@@ -148,6 +144,6 @@ def _left(row: Row, own: Answer) -> GeneratedRow:
 
 
 def _also(written: GeneratedRow, further: Sequence[Answer]) -> GeneratedRow:
-    """Add what else was written for a row."""
+    """Add further answers that were written for a row."""
     tokens = written.generated_tokens + sum(answer.tokens for answer in further)
     return replace(written, generated_tokens=tokens, tried=(*written.tried, *(answer.raw for answer in further)))

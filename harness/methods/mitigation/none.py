@@ -1,4 +1,4 @@
-"""Nothing: the arm every remedy is compared with."""
+"""No mitigation: the arm that every mitigation is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pseudo-replay: the start model writes what is rehearsed, so that no old data are needed."""
+"""Pseudo-replay: rehearse texts that the start model writes, without old data."""
 
 from __future__ import annotations
 
@@ -7,43 +7,46 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.config.strict import check
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.errors import DataError, explain
-from harness.core.methods import GeneratedRow, Objective, Sampling, Tuning, WritingContext
+from harness.core.methods import Objective
 from harness.core.rows import Example, Row, RowKind, Turn
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 from harness.methods.mitigation.replay import Replay
 from harness.methods.rewriting import Rehearsing, check_sampling
 
 TRIES = 10
-"""Texts that are drawn for one row before it is given up: empty ones, and answers that are not
-there or do not end, are of no use."""
+"""Texts drawn for one row before an error. Empty texts, and missing or cut answers, are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PseudoReplay(Rehearsing):
-    """Mix texts that the start model wrote before training into the target rows: after k target rows, floor(γ·k) of them.
+    """Mix texts of the start model into the target rows: floor(γ·k) after k target rows.
 
-    Each is drawn from the beginning of a text, or from ``prefix`` (a task token, the tag of the
-    user), at ``temperature`` from the ``top_k`` likeliest tokens, by numbers of its own place.
-    Without a ``separator`` it is learned as a text; with one, what stands before the end of the
-    first separator is a prompt, without a loss, and the rest its answer. In prompt format ``chat``
-    prefix and separator are taken off, since the chat template writes its tags: they are to be
-    these tags and nothing more. A chat model whose user's turn closes with an end token stops
-    there, before the separator, and cannot be rehearsed with questions and answers. The texts are
-    mixed in as ``replay`` does in its mode ``additive``, and cost γ more rows.
+    The texts are written before training. Each is drawn from the beginning of a text, or from
+    ``prefix`` (a task token, the tag of the user), at ``temperature`` from the ``top_k`` likeliest
+    tokens, by random numbers of its own. Without a ``separator`` it is learned as a text; with one,
+    it is a prompt without a loss up to the end of the first separator, and then an answer. In
+    prompt format ``chat``, prefix and separator are removed, since the chat template writes its
+    tags: they must be exactly these tags. A chat model whose user's turn closes with an end token
+    stops there, before the separator, and cannot be rehearsed with questions and answers. The texts
+    are mixed in like ``replay`` in its mode ``additive``, and add γ rows per target row.
 
     Reference: LAMOL, Sun et al. 2020, arXiv 1909.03329, section 3.2: γ·|D_new| pseudo-samples by
-    top-20 sampling from a task token; γ is 0.05 in its code's default and 0.2 in the paper's main
-    results. Differs from the paper: the language-modelling loss on the new data and its weight λ =
-    0.25 are not offered: every row counts alike; the model was not trained to write after a task
-    token, so a prefix is a text that it knows. A plain text cut at ``max_new_tokens`` is learned as
-    if it ended there; an answer is drawn again. Checked against: rows and counts by hand.
+    top-20 sampling from a task token; γ is 0.05 by default in its code and 0.2 in the paper's main
+    results. Differs from the paper: no language-modelling loss on the new data (λ = 0.25), so every
+    row has the same weight; the model was not trained to write after a task token, so a prefix is a
+    text that it knows. A plain text cut at ``max_new_tokens`` is learned as if it ended there; a
+    cut answer is drawn again. Checked against: rows and counts by hand.
 
     Attributes:
         fraction: γ, rehearsal rows per target row, 0 to 1.
-        prefix: what each text begins with; empty for the beginning of a text (BOS, or EOS where
-            there is no BOS).
-        separator: what ends a prompt, such as the tag of the assistant; empty for plain texts.
+        prefix: beginning of each text; empty for the beginning of a text (BOS, or EOS without a
+            BOS).
+        separator: end of a prompt, such as the tag of the assistant; empty for plain texts.
+        temperature: of the texts.
+        top_k: draw from this number of likeliest tokens; null from all.
         max_new_tokens: of each text.
     """
 
@@ -59,29 +62,29 @@ class PseudoReplay(Rehearsing):
     def __post_init__(self) -> None:
         """Check ranges."""
         check("mitigation.fraction", self.fraction, "from 0 to 1", lambda value: 0 <= value <= 1)
-        check("mitigation.temperature", self.temperature, "greater than 0: at 0 all texts are one", lambda value: value > 0)
+        check("mitigation.temperature", self.temperature, "greater than 0: at 0 all texts are equal", lambda value: value > 0)
         check_sampling("mitigation", vars(self))
 
     @property
     def kind(self) -> RowKind:
-        """What its rows are."""
+        """Kind of its rows."""
         return "completion" if self.separator else "text"
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Refuse objectives that do not learn tokens, and those that do not take its rows."""
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Reject objectives that learn no tokens, and those that do not accept its rows."""
         if objective.learns != "tokens":
             return f"an objective that learns {objective.learns}, which rehearsal rows are not"
         if self.kind in objective.needs:
             return ""
         how = "without" if self.kind == "text" else "with"
-        return f"{self.kind} rows ({how} mitigation.separator), which the objective does not take"
+        return f"{self.kind} rows ({how} mitigation.separator), which the objective does not accept"
 
     def anchor_rows(self, target_rows: int) -> int:
         """Return floor(γ · target rows)."""
         return self._mixing.anchor_rows(target_rows)
 
     def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
-        """Return the rows of every step, each rehearsal row in the step where it falls due."""
+        """Return the rows of every step, with the rehearsal rows that are due in it."""
         return self._mixing.mix(steps, anchor)
 
     @property
@@ -89,10 +92,7 @@ class PseudoReplay(Rehearsing):
         return Replay(fraction=self.fraction, mode="additive")
 
     def made(self, numbers: Sequence[int], context: WritingContext) -> list[GeneratedRow]:
-        """Write the texts of these numbers.
-
-        Raises DataError where the model writes nothing of use.
-        """
+        """Write the texts of these numbers. Raises DataError if the model writes no valid text."""
         prompt = self._prompt(context)
         found: dict[int, GeneratedRow] = {}
         spent = dict.fromkeys(numbers, 0)
@@ -105,9 +105,9 @@ class PseudoReplay(Rehearsing):
                 if row := self._row(list(ids), context):
                     found[number] = GeneratedRow(row, accepted=True, how=self.kind, generated_tokens=spent[number], tried=(row.text,))
         if len(found) < len(spent):
-            nothing = f"no whole answer behind {self.separator!r}" if self.separator else "nothing"
-            got = f"a start model that {TRIES} times wrote {nothing} after {self.prefix!r}"
-            fix = "a mitigation.prefix that it goes on from, or a larger mitigation.max_new_tokens"
+            nothing = f"no whole answer after {self.separator!r}" if self.separator else "nothing"
+            got = f"a start model that wrote {nothing} in {TRIES} tries, prompted with {self.prefix!r}"
+            fix = "a mitigation.prefix that it continues, or a larger mitigation.max_new_tokens"
             raise DataError(explain("mitigation: pseudo-replay", got=got, allowed="a model that writes texts like those it knows", fix=fix))
         return [found[number] for number in numbers]
 
@@ -117,11 +117,11 @@ class PseudoReplay(Rehearsing):
         return (*([] if begin is None else [begin]), *tokenizer.encode(self.prefix, add_special_tokens=False))
 
     def _row(self, ids: list[int], context: WritingContext) -> Row | None:
-        """Return what was written as a row, or None where it is of no use.
+        """Return written tokens as a row, or None if they are no valid text.
 
-        Its end is taken off, and tags where a template writes them.
+        Its end is removed, and tags that a template writes.
         """
-        ended = context.ended(ids)
+        ended = context.own.ended(ids)
         ids = ids[:-1] if ended else ids
         tokenizer = context.own.tokenizer
         templated = bool(self.separator) and context.prompt_format == "chat"

@@ -1,4 +1,4 @@
-"""Experience replay: rows that stand for the past, mixed into the rows that are learned."""
+"""Experience replay: rows that represent the past, mixed into the target rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import ClassVar, Literal
 
 from harness.config.strict import check
 from harness.core.errors import DataError, explain
-from harness.core.methods import Mitigation, Objective, Tuning
+from harness.core.methods import Mitigation, Objective
 from harness.core.rows import Example
 from harness.core.sources import Source
+from harness.core.tuning import Tuning
 
 LARGEST = {"additive": 1.0, "compute_equivalent": math.nextafter(1.0, 0.0)}
 
@@ -25,23 +26,23 @@ class Replay(Mitigation):
 
     With f = ``fraction``:
 
-    - ``additive``: on top of the plain run. After its first k target rows, floor(f·k) anchor rows
-      have been added, each in the step where it falls due. Costs f more rows.
-    - ``compute_equivalent``: for the same tokens as the plain run. Target and anchor rows are two
+    - ``additive``: added to the plain run. After its first k target rows, floor(f·k) anchor rows
+      have been added, each in the step where it is due. Costs f more rows.
+    - ``compute_equivalent``: the same tokens as the plain run. Target and anchor rows are two
       queues in permutation order. A step takes rows until the tokens so far reach those of the
       plain run at the same step, so the two differ by less than one row. The next row is the
-      anchor's if anchor tokens, it included, stay within f of all tokens, it included; else the
+      anchor's if anchor tokens, it included, remain within f of all tokens, it included; else the
       target's. So anchor tokens are at most f of all, short of it by less than a row, and the
-      target rows are the plain run's first ones: the last of them, about f of the tokens, are the
-      ones left out. ``volume`` keeps counting the plain run's rows.
+      target rows are the plain run's first ones: its last rows, about f of the tokens, are left
+      out. ``volume`` still counts the plain run's rows.
 
-    In both a step's rows depend on nothing after that step, so smaller volumes are prefixes of
+    In both modes, a step's rows do not depend on later steps, so smaller volumes are prefixes of
     larger ones.
 
     Reference: Ibrahim et al. 2024, arXiv 2403.08763, whose compute-equivalent replay takes a share
-    of each batch from the old data and as much less of the new. Differs from the paper: rows
-    instead of tokens are exchanged, and evenly over the steps rather than in every batch. Checked
-    against: counts by hand.
+    of each batch from the old data and as much less of the new. Differs from the paper: exchanges
+    rows instead of tokens, and evenly over the steps rather than in every batch. Checked against:
+    counts by hand.
 
     Attributes:
         fraction: additive: anchor rows per target row, 0 to 1. compute_equivalent: anchor tokens
@@ -56,7 +57,7 @@ class Replay(Mitigation):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        allowed = {"additive": "from 0 to 1", "compute_equivalent": "from 0 to below 1 (1 leaves nothing to learn)"}[self.mode]
+        allowed = {"additive": "from 0 to 1", "compute_equivalent": "from 0 to below 1 (1 leaves no target rows)"}[self.mode]
         check("mitigation.fraction", self.fraction, allowed, lambda value: 0 <= value <= LARGEST[self.mode])
 
     @property
@@ -64,42 +65,42 @@ class Replay(Mitigation):
         """Whether any anchor row is drawn."""
         return self.fraction > 0
 
-    def refuses(self, objective: Objective, tuning: Tuning, data: Source) -> str:
-        """Refuse objectives that do not learn tokens, and exchanged rows in a sequence: its later stages would learn the earlier one's."""
+    def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
+        """Reject objectives that learn no tokens, and exchanged rows in a sequence of stages.
+
+        There, later stages would learn rows of earlier ones.
+        """
         if objective.learns != "tokens":  # anchor rows are neither pairs nor prompts to be rewarded
             return f"an objective that learns {objective.learns}, which anchor rows are not"
         is_exchanged = self.needs_anchor and self.mode == "compute_equivalent"
-        if is_exchanged and hasattr(data, "stage_ends"):
-            return "mode=compute_equivalent, which leaves out the last rows, with a sequence of stages; mode=additive goes"
+        if is_exchanged and data.stage_ends:
+            return "mode=compute_equivalent, which leaves out the last rows, with a sequence of stages; mode=additive is compatible"
         return ""
 
     def anchor_rows(self, target_rows: int) -> int:
-        """Return how many anchor rows so many target rows draw.
+        """Return the number of anchor rows that a number of target rows draws.
 
-        Exact for ``additive``. For ``compute_equivalent`` it is what rows of equal length would
-        draw: how many it takes depends on their tokens, which only ``mix`` knows.
+        Exact for ``additive``. For ``compute_equivalent``, it assumes rows of equal length: the
+        number depends on their tokens, which only ``mix`` knows.
         """
         return math.floor(self._share * target_rows)
 
     def least_anchor_rows(self, target_rows: int) -> int:
-        """Return ``anchor_rows`` where that is exact.
-
-        Of rows that are exchanged only ``mix`` knows how many it takes.
-        """
+        """Return ``anchor_rows`` for ``additive``, where it is exact, else 1 if any is drawn."""
         return self.anchor_rows(target_rows) if self.mode == "additive" else int(self.needs_anchor)
 
     def mix(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:
         """Return the rows of every step; see the class for the rule.
 
         Raises:
-            DataError: where the anchor has too few rows, or a row is so long that a later step
-                would be left empty.
+            DataError: if the anchor has too few rows, or a row is so long that a later step would
+                be empty.
         """
         return self._add(steps, anchor) if self.mode == "additive" else self._exchange(steps, anchor)
 
     @property
     def _share(self) -> Fraction:
-        """The fraction as it is written: 0.57 is 57/100, so that floor(0.57 · 100) is 57 and not 56."""
+        """The fraction as a decimal: 0.57 is 57/100, so that floor(0.57 · 100) is 57."""
         return Fraction(str(self.fraction))
 
     def _add(self, steps: Sequence[Sequence[Example]], anchor: Sequence[Example]) -> list[list[Example]]:

@@ -1,7 +1,4 @@
-"""Self-output: the model's own answer is learned where it is right, else the gold one.
-
-Or another model's.
-"""
+"""Self-output: train on the model's own right answer, or another model's, else on gold."""
 
 from __future__ import annotations
 
@@ -9,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row
 from harness.methods.rewriting import Rewriting, check_given, first_right
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfOutput(Rewriting):
-    """Train on the first of up to n own answers ŷ ~ f_θ0(· | x) that is right, else on the gold answer y.
+    """Train on the first right one of n own answers, else on the gold one.
 
-    Right is an answer that ended by itself and has the whole reward ``check``. Answers are drawn
-    one after the other until one is right, by numbers of their own row and place, so that more
-    samples change nothing where fewer were enough. One that is the gold answer, white space apart,
-    counts as gold. With ``author``, another model answers in place of the start model: what is left
-    of the effect is not that the words are the model's own.
+    ŷ ~ f_θ0(· | x) is right if it ended by itself and has the full reward ``check``. Answers are
+    drawn one after the other until one is right, by random numbers of their row and number, so that
+    more samples change nothing if fewer were enough. An answer that equals the gold one, white
+    space aside, counts as gold. With ``author``, another model answers in place of the start model:
+    the effect that remains does not come from the words being the model's own.
 
     Reference: selective self-rehearsal, Gupta et al. 2024, arXiv 2409.04787 (n = 1, a model as
     judge); with n > 1, rejection sampling with a fallback. Differs from the paper: a rule in place
@@ -33,7 +30,7 @@ class SelfOutput(Rewriting):
         temperature: 0 is greedy, and one sample.
         top_p: draw from the likeliest tokens that together have this probability.
         author: member of conf/model that answers; null is the start model.
-        check: a reward that an answer must have in full; it has to be given, since null is refused.
+        check: a reward that an answer must have in full; required.
     """
 
     samples: int = 4
@@ -46,7 +43,7 @@ class SelfOutput(Rewriting):
         """Check ranges."""
         super().__post_init__()
         if self.temperature == 0:
-            check("mitigation.samples", self.samples, "1 at temperature 0: all would be equal", lambda value: value == 1)
+            check("mitigation.samples", self.samples, "1 at temperature 0, where all are equal", lambda value: value == 1)
         check_given("mitigation", self.check)
 
     @property
@@ -55,7 +52,7 @@ class SelfOutput(Rewriting):
         return (self.author,) if self.author else ()
 
     def rewritten(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Let the author answer, and keep what is right."""
+        """Draw the author's answers, and keep right ones."""
         author = context.other(self.author) if self.author else context.own
         sampling = Sampling(self.max_new_tokens, self.temperature, top_p=self.top_p)
         found = first_right(rows, context, author, sampling, samples=self.samples, name=self.check, until=self.until)

@@ -1,4 +1,4 @@
-"""Task arithmetic: what tuning changed is a vector, to be scaled and added up with that of others."""
+"""Task arithmetic: the change by tuning, scaled, plus those of other models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.config.strict import check
-from harness.core.methods import Mitigation, WeightsContext
+from harness.core.contexts import WeightsContext
+from harness.core.methods import Mitigation
 from harness.methods.coefficients import check_coefficients, every_coefficient
 from harness.models import arithmetic
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskVector:
-    """What another tuning changed: members of conf/model after and before it.
+    """The change by another tuning.
 
-    ``weight`` is its share; below 0 it is taken away.
+    Attributes:
+        tuned: member of conf/model after it.
+        start: member of conf/model before it.
+        weight: factor; below 0 the change is subtracted.
     """
 
     tuned: str
@@ -33,18 +37,18 @@ class TaskVector:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskArithmetic(Mitigation):
-    """θ0 + λ (τ + Σ_k w_k τ_k), with τ = θ − θ0 the run's own vector and τ_k = tuned_k − start_k further ones.
+    """Task arithmetic: θ0 + λ (τ + Σ_k w_k τ_k).
 
-    How λ is measured and chosen is as for ``merge``; without further vectors the two are the same
-    but for the grid.
+    τ = θ − θ0 is the run's own vector, and τ_k = tuned_k − start_k are further ones. λ is measured
+    and chosen as for ``merge``; without further vectors, the two differ only in their grid.
 
     Reference: Ilharco et al. 2022, arXiv 2212.04089, section 2 (θ + λ Σ τ; λ is found on held-out
-    data, mostly 0.3 to 0.5). Differs from the paper: further vectors may have weights of their own;
-    embeddings and output head are moved as all else. Checked against: numbers by hand, NumPy.
+    data, mostly 0.3 to 0.5). Differs from the paper: each further vector has a weight; embeddings
+    and output head move like all other weights. Checked against: numbers by hand, NumPy.
 
     Attributes:
-        grid: values of λ that are measured, 0 or greater.
-        coefficient: the λ that the run stands for; null is chosen on the ``select`` items of the
+        grid: measured values of λ, 0 or greater.
+        coefficient: the λ that the run reports; null is chosen on the ``select`` items of the
             target suites.
         vectors: further ones, such as ``[{tuned: smollm2-135m-instruct, start: smollm2-135m}]``.
     """
@@ -66,16 +70,17 @@ class TaskArithmetic(Mitigation):
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        """Every λ that is measured, ascending."""
+        """Every measured λ, ascending."""
         return every_coefficient(self.grid, self.coefficient)
 
     def weights(self, context: WeightsContext, coefficient: float) -> dict[str, torch.Tensor]:
         """Return the sum.
 
-        Without further vectors, to the last bit the start model's for 0 and the tuned one's for 1.
+        Without further vectors, it is bit for bit the start model's for 0 and the tuned one's for
+        1.
 
         Raises:
-            ModelError: where another model has not the same weights.
+            ModelError: if another model's weights differ in name or shape.
         """
         own = arithmetic.interpolated(context.base, context.tuned, coefficient)
         further = []

@@ -1,4 +1,4 @@
-"""Continued pretraining: learn every token of documents, packed into blocks."""
+"""Continued pretraining: every token of documents, packed into blocks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.core.methods import Objective
-from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind
+from harness.core.rows import NO_LOSS, Example, Origin, PromptFormat, Row, RowKind
 from harness.data import tokens
-from harness.methods.objective.sft import NO_LOSS, padded, supervised_ids
+from harness.methods.objective.sft import supervised_ids
+from harness.models.batches import padded_batch
 
 if TYPE_CHECKING:
     import torch
@@ -20,19 +21,18 @@ if TYPE_CHECKING:
 class Clm(Objective):
     """Cross-entropy on every token of documents.
 
-    The documents of an optimizer step are joined (each ends with EOS) and cut into blocks, so
-    hardly any padding is computed.
+    The documents of an optimizer step are joined (each ends with EOS) and cut into blocks, with
+    almost no padding.
 
-    - Targets: every token of a document but its first, each exactly once, whatever the packing. A
-      document's first token is no target, since what stands before it is another document. Blocks
-      overlap by one token: the last token of a block is the context, not a target, at the start of
-      the next.
+    - Targets: every token of a document except its first, exactly once for any packing. The first
+      token is not a target, since its context is another document. Blocks overlap by one token: the
+      last token of a block is context, not a target, at the start of the next.
     - Attention is plain causal attention over the block: a token also sees the documents before its
-      own there, behind an EOS, as in most pretraining. A block that starts inside a document sees
-      only what follows.
+      own in the block, which end with EOS, as in most pretraining. A block that starts inside a
+      document does not see the beginning of that document.
 
     Attributes:
-        prompt_format: has no effect on text; every objective carries it.
+        prompt_format: has no effect on text; every objective has it.
     """
 
     needs: ClassVar[frozenset[RowKind]] = frozenset({"text"})
@@ -40,11 +40,11 @@ class Clm(Objective):
     prompt_format: PromptFormat = "plain"
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example:
-        """Turn a document into tokens, cut at ``max_length`` tokens."""
+        """Return a document as tokens, cut at ``max_length`` tokens."""
         return tokens.encode(row, tokenizer, self.prompt_format, max_length, origin)
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
-        """Pack documents into blocks (S, T), T = ``max_length`` unless all fit into less.
+        """Pack documents into blocks (S, T), T = ``max_length`` unless all are shorter.
 
         Only the last block is padded.
         """
@@ -54,7 +54,7 @@ class Clm(Objective):
         starts = range(0, max(len(ids) - 1, 1), stride)
         blocks = [ids[start : start + stride + 1] for start in starts]
         targets = [[NO_LOSS, *labels[start + 1 : start + stride + 1]] for start in starts]
-        return padded(blocks, targets, pad_id)
+        return padded_batch(blocks, targets, pad_id)
 
     def trainer(self) -> type[Trainer]:
         """Return the plain Trainer."""

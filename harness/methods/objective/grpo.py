@@ -1,4 +1,4 @@
-"""Group-relative policy optimization: the model's own answers, rewarded by a rule or a judge."""
+"""Group-relative policy optimization: rollouts, rewarded by a rule or a judge."""
 
 from __future__ import annotations
 
@@ -9,60 +9,61 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.config.strict import check
+from harness.core.contexts import LearningContext, Rollouts, Sampling, Step
 from harness.core.errors import TrainingError, explain
-from harness.core.methods import LearningContext, Learns, Objective, Sampling, Step
-from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind
+from harness.core.methods import Learns, Objective
+from harness.core.rows import NO_LOSS, Example, Origin, PromptFormat, Row, RowKind
 from harness.data import tokens
 from harness.methods import rewards
 from harness.methods.judge import Judge, probability
-from harness.methods.objective.sft import NO_LOSS, padded, supervised_ids
+from harness.methods.objective.sft import supervised_ids
 from harness.methods.rewriting import gold, question
+from harness.models.batches import padded_batch
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Trainer
 
-    from harness.training.trl import Rollouts
 
 FORMAT, JUDGE = "format", "judge"
-"""Rewards that need a word of their own: a pattern, a model."""
+"""Rewards that need a further setting: a pattern, a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grpo(Objective):
-    """Each step the model answers each prompt ``samples`` times, and learns what was better than the group's mean.
+    """GRPO: answer each prompt ``samples`` times, and learn the answers above their group's mean.
 
     A_i = (r_i - mean) / (std + 1e-4) over the answers to one prompt; a token's loss is -min(ρA,
-    clip(ρ, 1±ε)A) + β·KL, with ρ the ratio to the model that wrote (1 where it is worked out, so
-    that its gradient is that of -A·log π) and KL = e^d - d - 1, d = log π_ref - log π, to the start
-    model. ``loss_type``: ``grpo`` is the mean over an answer's tokens, then over answers; ``dapo``
-    the mean over all tokens of the step; ``dr_grpo`` divides by ``max_new_tokens`` in place of an
-    answer's length and leaves std out of A. One step of the optimizer for each batch of answers. A
-    prompt whose answers are all worth the same teaches nothing.
+    clip(ρ, 1±ε)A) + β·KL, with ρ the ratio to the model that wrote (equal to 1, so that the
+    gradient is that of -A·log π) and KL = e^d - d - 1, d = log π_ref - log π, to the start model.
+    ``loss_type``: ``grpo`` is the mean over an answer's tokens, then over answers; ``dapo`` the
+    mean over all tokens of the step; ``dr_grpo`` divides by ``max_new_tokens`` instead of an
+    answer's length and omits std from A. One optimizer step for each batch of rollouts. A prompt
+    whose answers have equal rewards has no gradient.
 
-    Volume counts prompts; the gold answer is read by rewards alone. ``train_loss`` is minus the
-    mean reward of what was written.
+    Volume counts prompts; only rewards read the gold answer. ``train_loss`` is minus the mean
+    reward of the rollouts.
 
     Reference: Shao et al. 2024, arXiv 2402.03300, equations 3 and 4; Liu et al. 2025, arXiv
     2503.20783 (dr_grpo); Yu et al. 2025, arXiv 2503.14476 (dapo's mean over tokens). The loss is
-    that of TRL's GRPOTrainer. Differs from the paper: β is 0 by default, and one step is taken on
-    each batch. Differs from TRL: text is written by the harness's sampler, each answer by random
-    numbers of its own; nothing is padded on the left. Checked against: the formula in numpy on a
-    model of two layers.
+    that of TRL's GRPOTrainer. Differs from the paper: β is 0 by default, and each batch gets one
+    step. Differs from TRL: the harness's sampler writes, each answer by its own random numbers;
+    nothing is padded on the left. Checked against: the formula in numpy on a model of two layers.
 
     The default rate is a tenth of that of supervised training: 5e-6 against 5e-5 at 7B to 8B, and
     against 1e-4 for smaller models, in the scripts of Chen et al. 2025, arXiv 2510.18874.
 
     Attributes:
-        reward: what an answer is worth, added up: names of ``harness.methods.rewards.REWARDS``,
-            ``format`` (see ``pattern``), ``judge`` (the judge's P(yes) against no).
-        weights: of each of these; empty is 1 each.
-        pattern: of ``format``: a regular expression that a whole answer is to match.
+        reward: rewards whose weighted sum an answer gets: names of
+            ``harness.methods.rewards.REWARDS``, ``format`` (see ``pattern``), ``judge`` (the
+            judge's P(yes) against no).
+        weights: of each reward; empty is 1 each.
+        pattern: of ``format``: a regular expression that a whole answer must match.
         judge: see ``Judge``.
         samples: answers to a prompt, 2 or more.
-        temperature: they are drawn at, and log-probabilities are worked out at.
+        temperature: of drawing answers, and of their log-probabilities.
         max_new_tokens: of each answer.
-        beta: weight of the KL to the start model; 0 asks no reference.
+        beta: weight of the KL to the start model; 0 needs no reference.
         loss_type: see above.
         clip: ε.
     """
@@ -89,7 +90,7 @@ class Grpo(Objective):
         check("objective.reward", self.reward, f"one or more of {', '.join(known)}", lambda v: bool(v) and set(v) <= set(known))
         allowed = f"as many as rewards ({len(self.reward)}), or none"
         check("objective.weights", self.weights, allowed, lambda value: len(value) in (0, len(self.reward)))
-        allowed = "a regular expression where reward has format, else nothing"
+        allowed = "a regular expression if reward has format, else nothing"
         check("objective.pattern", self.pattern, allowed, lambda value: bool(value) == (FORMAT in self.reward) and _compiles(value))
         check("objective.samples", self.samples, "2 or more", lambda value: value >= 2)
         check("objective.max_new_tokens", self.max_new_tokens, "1 or more", lambda value: value >= 1)
@@ -99,20 +100,20 @@ class Grpo(Objective):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The judge, if there is one and it is another model."""
+        """The judge, if it is used and is another model."""
         return self.judge.models if JUDGE in self.reward else ()
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example:
-        """Turn a row into tokens, as ``Sft`` does.
+        """Return a row as tokens, as ``Sft`` does.
 
-        Its prompt is answered, its answer is what rewards compare with.
+        Its prompt is answered, and rewards compare with its answer.
         """
         return dataclasses.replace(tokens.encode(row, tokenizer, self.prompt_format, max_length, origin), row=row)
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:
-        """Make one sequence of each prompt and its gold answer, (S, T): what the rows are, not what is learned."""
+        """Return each prompt with its gold answer, (S, T), which is not what is learned."""
         labels = [[NO_LOSS, *supervised_ids(example)[1:]] for example in examples]
-        return padded([example.input_ids for example in examples], labels, pad_id)
+        return padded_batch([example.input_ids for example in examples], labels, pad_id)
 
     def trainer(self) -> type[Trainer]:
         """Return a Trainer with TRL's loss."""
@@ -127,15 +128,15 @@ class Grpo(Objective):
         )
 
     def answer(self, step: Step, context: LearningContext, pad_id: int) -> Rollouts:
-        """Let the model as it stands answer the prompts of a step, and return what it wrote with its advantages.
+        """Answer the prompts of a step with the live model, and return the rollouts.
 
-        Which random numbers an answer is drawn by depends on the run's seed, the step, its place
+        The random numbers of an answer depend on the run's seed, the step, the place of its prompt
         there and its number alone.
 
         Raises:
-            TrainingError: where no prompt leaves room for an answer.
+            TrainingError: if no prompt leaves room for an answer.
         """
-        from harness.training.trl import Rollouts, advantages_of, stacked
+        from harness.training.trl import advantages_of, stacked
 
         places = [place for place, example in enumerate(step.examples) if example.supervised_tokens]
         rows = [step.examples[place] for place in places for _ in range(self.samples)]
@@ -145,7 +146,7 @@ class Grpo(Objective):
         if not any(written):
             got, fix = f"no prompt of step {step.number + 1} that leaves room for an answer", "a larger training.max_length"
             raise TrainingError(explain("objective=grpo", got=got, allowed="prompts shorter than training.max_length", fix=fix))
-        worth, judged = self._worth(rows, [context.spoken(ids) for ids in written], context)
+        worth, judged = self._worth(rows, [context.live.spoken(ids) for ids in written], context)
         answers = list(zip(prompts, written, strict=True))
         advantages = advantages_of(worth, self.samples, scaled=self.loss_type != "dr_grpo")
         batch = stacked(answers, advantages, pad_id)
@@ -154,11 +155,11 @@ class Grpo(Objective):
         return Rollouts(batch, worth, sum(map(len, written)), read + referred, read_tokens=referred + judged)
 
     def worth(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> list[float]:
-        """Return the reward of each answer to each row: the weighted sum."""
+        """Return the weighted sum of rewards of each answer."""
         return self._worth(rows, answers, context)[0]
 
     def _worth(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> tuple[list[float], int]:
-        """Return the rewards, and the tokens that a judge read."""
+        """Return the rewards, and the tokens read by a judge."""
         total, read = [0.0] * len(rows), 0
         for name, weight in zip(self.reward, self.weights or [1.0] * len(self.reward), strict=True):
             found, tokens = self._judged(rows, answers, context) if name == JUDGE else (self._checked(name, rows, answers), 0)
@@ -173,7 +174,7 @@ class Grpo(Objective):
     def _judged(self, rows: Sequence[Example], answers: Sequence[str], context: LearningContext) -> tuple[list[float], int]:
         author = context.own if self.judge.model is None else context.other(self.judge.model)
         asked = [(question(example.row), answer) for example, answer in zip(rows, answers, strict=True) if example.row is not None]
-        odds, read = self.judge.log_odds(author, context.text_prompt, asked, spaced=self.prompt_format == "plain")
+        odds, read = self.judge.log_odds(author, asked, spaced=self.prompt_format == "plain")
         return [probability(one) for one in odds], sum(read)
 
 

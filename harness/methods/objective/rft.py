@@ -1,4 +1,4 @@
-"""Rejection-sampling fine-tuning: the model's own right answers are learned, and nothing else."""
+"""Rejection-sampling fine-tuning: train on the model's own right answers alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.config.strict import check
-from harness.core.methods import GeneratedRow, Sampling, WritingContext
+from harness.core.contexts import GeneratedRow, Sampling, WritingContext
 from harness.core.rows import Row, RowKind
 from harness.methods.objective.sft import Sft
 from harness.methods.rewriting import check_given, check_sampling, first_right
@@ -17,14 +17,12 @@ from harness.methods.rewriting import check_given, check_sampling, first_right
 class Rft(Sft):
     """Cross-entropy on (x, ŷ), ŷ ~ f_θ0(· | x) with R(x, ŷ) = 1.
 
-    A row without such an answer among n is left out.
-
-    Written once by the start model before training. Right is an answer that ended by itself and has
-    the whole reward ``check``; of several, the first is learned, so that drawing stops there and a
-    row counts once. One that is word for word the gold answer is an own answer all the same: that
-    the model says it by itself is what counts here. The rows that are left, in permutation order,
-    fill the steps: ``volume`` counts accepted rows, and a run goes through as much of the data as
-    it takes; what was thrown away counts as generated.
+    The start model writes once, before training. An answer is right if it ended by itself and has
+    the full reward ``check``. The first right one of n is learned, so that drawing stops there and
+    a row counts once; a row without one is dropped. An answer that equals the gold one still
+    counts as the model's own. The remaining rows, in permutation order, fill the steps: ``volume``
+    counts accepted rows, and a run reads as much of the data as it needs; rejected answers count as
+    generated.
 
     Reference: RAFT, Dong et al. 2023, arXiv 2304.06767; Self-SFT in Chen et al. 2025, arXiv
     2510.18874; n = 5 and T = 0.8. Differs from the papers: a right answer in place of the one of
@@ -32,11 +30,11 @@ class Rft(Sft):
 
     Attributes:
         samples: n.
-        temperature: above 0 where there are several.
+        temperature: above 0 if there are several samples.
         top_p: draw from the likeliest tokens that together have this probability.
         max_new_tokens: of each answer.
-        until: a text before which an answer ends, such as an empty line; empty for none.
-        check: a reward that an answer must have in full; it has to be given, since null is refused.
+        until: a text before which an answer is cut, such as an empty line; empty for none.
+        check: a reward that an answer must have in full; required.
     """
 
     needs: ClassVar[frozenset[RowKind]] = frozenset({"completion"})
@@ -52,7 +50,7 @@ class Rft(Sft):
         """Check ranges."""
         check_sampling("objective", vars(self))
         if self.temperature == 0:
-            check("objective.samples", self.samples, "1 at temperature 0: all would be equal", lambda value: value == 1)
+            check("objective.samples", self.samples, "1 at temperature 0, where all are equal", lambda value: value == 1)
         check_given("objective", self.check)
 
     @property
@@ -61,7 +59,7 @@ class Rft(Sft):
         return True
 
     def write(self, rows: Sequence[Row], context: WritingContext) -> list[GeneratedRow]:
-        """Return each row with its first right answer, or None for the row."""
+        """Return each row with its first right answer, or dropped without one."""
         sampling = Sampling(self.max_new_tokens, self.temperature, top_p=self.top_p)
         found = first_right(rows, context, context.own, sampling, samples=self.samples, name=self.check, until=self.until)
         return [

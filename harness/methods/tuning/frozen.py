@@ -1,4 +1,4 @@
-"""Full fine-tuning of all but the bottom: embeddings and the first blocks stay as they are."""
+"""Full fine-tuning without the bottom: embeddings and the first blocks are frozen."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen(Full):
-    """Every weight moves, in float32, but the embeddings (tokens, learned positions) and the bottom ``layers`` blocks.
+    """Every weight moves, in float32, except embeddings and the bottom ``layers`` blocks.
 
-    Where the output head is tied to the embedding it is the same weight, so it is frozen too; one
-    of its own moves, and so does the norm before it.
+    Embeddings are those of tokens and of learned positions. An output head that is tied to them is
+    the same weight, so it is frozen too; a separate one moves, and so does the norm before it.
 
     Paper: Zheng et al. 2025, Spurious Forgetting in Continual Learning of Language Models, arXiv
-    2501.13453 (Freeze). Differs from the paper: the number of blocks is a third unless given, where
-    the paper chooses it for each model and task. Checked against: parameters counted by hand, and
+    2501.13453 (Freeze). Differs from the paper: a third of the blocks unless given, while the paper
+    chooses their number for each model and task. Checked against: parameters counted by hand, and
     weights after training.
 
     Attributes:
-        layers: blocks that stay, from the bottom; null is a third of them, rounded. 0 freezes the
+        layers: frozen blocks, from the bottom; null is a third of them, rounded. 0 freezes the
             embeddings alone.
     """
 
@@ -39,22 +39,22 @@ class Frozen(Full):
         check("tuning.layers", self.layers, "null (a third of them) or 0 or greater", lambda value: value is None or value >= 0)
 
     def resolved(self, blocks: int) -> int:
-        """Return how many of a model's blocks stay. Raises ConfigError where none would move."""
+        """Return the number of frozen blocks. Raises ConfigError if no block would move."""
         count = round(blocks / 3) if self.layers is None else self.layers
         if count >= blocks:
             raise ConfigError(explain("tuning.layers", got=count, allowed=f"0 to {blocks - 1}: the model has {blocks} blocks"))
         return count
 
     def trainable(self, facts: ModelFacts) -> int:
-        """Return all parameters but those of the embeddings and of the blocks that stay."""
+        """Return all parameters except those of embeddings and frozen blocks."""
         return facts.params_total - facts.embeddings - sum(facts.blocks[: self.resolved(len(facts.blocks))])
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
-        """Mark what moves in this very model. Draws nothing.
+        """Mark the trainable parameters in place. Draws no random numbers.
 
         Raises:
-            ConfigError: where no block would move.
-            ModelError: for a model whose blocks do not lie in a list.
+            ConfigError: if no block would move.
+            ModelError: for a model whose blocks are not in a list.
         """
         from harness.models import anatomy
 
@@ -66,7 +66,7 @@ class Frozen(Full):
         return model
 
     def facts(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Return the blocks that stay, of how many, and the number of trainable parameters."""
+        """Return the numbers of frozen blocks, blocks and trainable parameters."""
         from harness.models import anatomy
 
         count = len(anatomy.blocks(model))

@@ -1,4 +1,4 @@
-"""LoRA: small matrices beside the frozen weights move."""
+"""LoRA: low-rank changes of linear layers, through PEFT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from harness.config.strict import check
 from harness.core import seeds
 from harness.core.errors import ConfigError, explain
-from harness.core.methods import Tuning
+from harness.core.tuning import Tuning
 from harness.methods.tuning.full import full_rate
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ ADAPTER = "default"
 class Lora(Tuning):
     """W + (alpha / rank)·B·A with A and B trained in float32 and W frozen.
 
-    B starts at zero, so tuning starts at the model itself.
+    B starts at zero, so training starts at the start model.
 
     Reference: Hu et al. 2021, arXiv 2106.09685, equation 3. Differs from the paper: every linear
-    layer but the output head is adapted, not attention alone, and alpha = 2·rank (Biderman et al.
-    2024, arXiv 2405.09673v2, section 4.7). Checked against: PEFT's own merge.
+    layer except the output head is adapted, not attention alone, and alpha = 2·rank (Biderman et
+    al. 2024, arXiv 2405.09673v2, section 4.7). Checked against: PEFT's own merge.
 
     Attributes:
         rank: inner dimension of B·A.
         alpha: numerator of the scaling; null is twice the rank.
         dropout: share of an adapter's inputs that is dropped in training.
         modules: last names of the layers to adapt, such as ``[q_proj, v_proj]``; null is every
-            linear layer but the output head.
-        layers: of these, ``all``, or those inside ``attention`` or ``mlp`` alone, told by the names
-            of the modules they lie in, whatever the family. ``modules`` goes with ``all`` only.
+            linear layer except the output head.
+        layers: ``all`` of these, or those inside ``attention`` or ``mlp``, recognised by the names
+            of their parent modules in any family. ``modules`` requires ``all``.
     """
 
     rank_stabilised: ClassVar[bool] = False
@@ -64,40 +64,41 @@ class Lora(Tuning):
             "tuning.modules", self.modules, "null (every linear layer) or at least one name", lambda value: value is None or len(value) > 0
         )
         fix = "one of tuning.modules and tuning.layers"
-        check("tuning.layers", self.layers, "all, where tuning.modules names layers", lambda v: v == "all" or self.modules is None, fix)
+        check("tuning.layers", self.layers, "all, if tuning.modules names layers", lambda v: v == "all" or self.modules is None, fix)
 
     @property
     def resolved_alpha(self) -> float:
-        """Alpha as used."""
+        """Alpha, resolved."""
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
     @property
     def scaling(self) -> float:
-        """What B·A is multiplied by."""
+        """Factor on B·A."""
         return self.resolved_alpha / self.rank
 
     def default_learning_rate(self, params_total: int) -> float:
-        """Return ten times the rate of full tuning, whatever the rank.
+        """Return ten times the rate of full tuning, for any rank.
 
-        Assumption, to start from where no rate was searched: the best rates were an order of
-        magnitude apart (Biderman et al. 2024, arXiv 2405.09673v2, learning rate sweeps), about ten
-        times and nearly the same for every rank (Schulman et al. 2025, LoRA Without Regret).
+        An assumption for models without a searched rate: the best rates differ by an order of
+        magnitude (Biderman et al. 2024, arXiv 2405.09673v2, learning rate sweeps), by a factor of
+        about ten that is nearly the same for every rank (Schulman et al. 2025, LoRA Without
+        Regret).
         """
         return RATE_OVER_FULL * full_rate(params_total)
 
     def trainable(self, facts: ModelFacts) -> int:
-        """Return the parameters of A and B, rank·(inputs + outputs), of every layer that is adapted."""
+        """Return the parameters of A and B: rank·(inputs + outputs) of every adapted layer."""
         if self.layers != "all":
             return self.rank * facts.parts.get(self.layers, 0)
         return self.rank * sum(size for name, size in facts.linear.items() if self.modules is None or name in self.modules)
 
     def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
-        """Put adapters into this very model and freeze the rest.
+        """Add adapters in place and freeze the rest.
 
-        A is drawn from ``seed``, global streams stay as they were.
+        A is drawn from ``seed``; global streams are restored.
 
         Raises:
-            ConfigError: for a module name that the model does not have, or that is one of its
+            ConfigError: for a module name that the model does not have or that is one of its
                 embeddings, and for ``layers`` that it does not have.
         """
         from peft import LoraConfig, get_peft_model
@@ -113,7 +114,7 @@ class Lora(Tuning):
             task_type="CAUSAL_LM",
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         )
-        self._refuse_embeddings(model)
+        self._reject_embeddings(model)
         with seeds.untouched_global_streams(), warnings.catch_warnings():
             # PEFT 0.21 asks the model for an attribute that transformers 5.23 has renamed.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -126,7 +127,7 @@ class Lora(Tuning):
         return cast("PreTrainedModel", adapted)
 
     def facts(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Return rank, alpha, scaling, the kinds and number of adapted layers, and the number of trainable parameters."""
+        """Return rank, alpha, scaling, adapted layers and the number of trainable parameters."""
         layers = dict(_layers(model))
         return {
             "rank": self.rank,
@@ -138,19 +139,15 @@ class Lora(Tuning):
         }
 
     def deltas(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (plain name, scaling·B·A) for every adapted weight.
-
-        The base is in the model and not read.
-        """
+        """Yield (plain name, scaling·B·A) for every adapted weight; ``base`` is not read."""
         for name, layer in _layers(model):
             yield f"{name}.weight", layer.get_delta_weight(ADAPTER)
 
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return copies of the weights by plain name, adapters added in float32.
+        """Return copies of the weights by plain name, with adapters added in float32.
 
-        The model stays as it is.
-
-        A tied weight is there once, under its first name; buffers, which never move, are left out.
+        The model is unchanged. A tied weight is included once, under its first name; buffers, which
+        never move, are not.
         """
         import torch
 
@@ -164,16 +161,13 @@ class Lora(Tuning):
 
     @contextmanager
     def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """Switch the adapters off, and on again.
-
-        The base is in the model and ``base`` is not read.
-        """
+        """Switch the adapters off, and on again; ``base`` is not read."""
         with cast("PeftModel", model).disable_adapter():
             yield
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the adapter alone (safetensors and config), for ``PeftModel.from_pretrained(start_model, folder)``."""
-        # "auto" would ask the hub whether the vocabulary was resized.
+        """Write the adapter alone (safetensors and config), for ``PeftModel.from_pretrained``."""
+        # "auto" asks the hub whether the vocabulary was resized.
         cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
@@ -188,8 +182,8 @@ class Lora(Tuning):
             raise ConfigError(explain("tuning.layers", got=got, allowed=allowed, fix="name layers in tuning.modules"))
         return paths
 
-    def _refuse_embeddings(self, model: PreTrainedModel) -> None:
-        """An adapter on a (perhaps tied) embedding would move two weights under one name."""
+    def _reject_embeddings(self, model: PreTrainedModel) -> None:
+        """Reject adapters on embeddings: a tied one would move two weights under one name."""
         plain: Any = model
         ends = [plain.get_input_embeddings(), plain.get_output_embeddings()]
         for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Rank-stabilised LoRA: adapters whose scaling falls with the square root of the rank."""
+"""Rank-stabilised LoRA: adapters scaled by 1 / √rank."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from harness.methods.tuning.lora import Lora
 
 @dataclass(frozen=True, kw_only=True)
 class RsLora(Lora):
-    """W + (alpha / √rank)·B·A, otherwise as ``lora``: with a constant alpha, large ranks learn as fast as small ones.
+    """W + (alpha / √rank)·B·A, otherwise as ``lora``.
+
+    With a constant alpha, large ranks learn as fast as small ones.
 
     Paper: Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, arXiv
-    2312.03732, section 3. Differs from the paper: every linear layer but the output head is
-    adapted; alpha is 8 unless given, so that the scaling at the default rank of 16 is 2, as
-    ``lora`` has it at every rank (its alpha is twice the rank). Checked against: PEFT's
+    2312.03732, section 3. Differs from the paper: every linear layer except the output head
+    is adapted; alpha is 8 unless given, so that the scaling at the default rank of 16 is 2, as in
+    ``lora`` at every rank (its alpha is twice the rank). Checked against: PEFT's
     ``use_rslora``, and B·A by hand.
 
     Attributes:
-        alpha: numerator of the scaling; null is 8, whatever the rank.
+        alpha: numerator of the scaling; null is 8 for any rank.
     """
 
     rank_stabilised: ClassVar[bool] = True
 
     @property
     def resolved_alpha(self) -> float:
-        """Alpha as used."""
+        """Alpha, resolved."""
         return 8.0 if self.alpha is None else self.alpha
 
     @property
     def scaling(self) -> float:
-        """What B·A is multiplied by."""
+        """Factor on B·A."""
         return self.resolved_alpha / math.sqrt(self.rank)

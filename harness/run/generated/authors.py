@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from harness.core.methods import Author, WritingContext
+from harness.core.contexts import Author, WritingContext
 from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
 from harness.models.author import TransformersAuthor, restated
@@ -36,10 +36,6 @@ def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, m
     return WritingContext(
         own=own,
         other=other,
-        prompt=own.prompt,
-        text_prompt=own.text_prompt,
-        spoken=own.spoken,
-        ended=own.ended,
         restated=restated,
         prompt_format=own.prompt_format,
         anchor=prepared.anchor,

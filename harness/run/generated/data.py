@@ -10,8 +10,9 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.config.strict import identifying, plain
+from harness.core.contexts import GeneratedRow, WritingContext
 from harness.core.errors import DataError, explain
-from harness.core.methods import GeneratedRow, Mitigation, Objective, WritingContext
+from harness.core.methods import Mitigation, Objective
 from harness.core.progress import Progress, Silent
 from harness.core.rows import Row
 from harness.core.seeds import permutation

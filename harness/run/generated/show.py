@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.config import combinations
 from harness.config.run_config import RunConfig
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError, explain
-from harness.core.methods import GeneratedRow
 from harness.core.progress import Progress
 from harness.core.rows import Row
 from harness.data import tokens

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import paths
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError, explain
 from harness.core.files import locked, write_text
-from harness.core.methods import GeneratedRow
 from harness.core.progress import Progress
 from harness.core.rows import Row, Turn
 

@@ -346,7 +346,7 @@ def _effort(config: RunConfig) -> float:
     assumed to be as long as the gold answer; writing one costs a forward pass.
     """
     forward = FORWARD / (FORWARD + BACKWARD)
-    times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": getattr(config.objective, "samples", 1) * (1.0 + forward)}
+    times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": config.objective.samples * (1.0 + forward)}
     return times[config.objective.learns]
 
 

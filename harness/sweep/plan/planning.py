@@ -264,8 +264,7 @@ def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: b
 def _does_more(config: RunConfig) -> bool:
     """Return whether models write for a run, or read more than its training rows."""
     objective, mitigation = config.objective, config.mitigation
-    is_on = getattr(mitigation, getattr(mitigation, "strength", ""), 1) != 0
-    reads = is_on and type(mitigation).extra_tokens is not Mitigation.extra_tokens
+    reads = not mitigation.is_off and type(mitigation).extra_tokens is not Mitigation.extra_tokens
     return bool(objective.writes or objective.learns != "tokens" or mitigation.writes or reads)
 
 

@@ -320,7 +320,7 @@ def test_layers_that_do_not_say_how_far_they_look_back_are_not_shared(dtype: tor
     experts: Any = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
     window: Any = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
     config = Qwen2MoeConfig(vocab_size=tiny.VOCABULARY, **sizes, **experts, **window)
-    model: Any = tiny._seeded(lambda: Qwen2MoeForCausalLM(config))
+    model: Any = tiny.seeded(lambda: Qwen2MoeForCausalLM(config))
     model = model.to(dtype)
     assert "have a window" in str(check.refusal(prefix(model).engine, 16))
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness.core.contexts import WeightsContext
 from harness.core.errors import ConfigError, ModelError
-from harness.core.methods import WeightsContext
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation.chat_vector import ChatPair, ChatVector
 from harness.methods.mitigation.none import NoMitigation
@@ -41,7 +41,7 @@ def test_several_vectors_are_added_each_with_its_weight() -> None:
 
 
 def test_embeddings_may_be_left_as_they_are() -> None:
-    """Then they may also be of another size."""
+    """They may then have another size, too."""
     method = ChatVector(vectors=(ChatPair(chat="more words", base="base"),), embeddings="skip")
     found = method.weights(CONTEXT, 1.0)
     assert torch.equal(found["embed"], TUNED["embed"])
@@ -50,13 +50,13 @@ def test_embeddings_may_be_left_as_they_are() -> None:
         ChatVector(vectors=method.vectors).weights(CONTEXT, 1.0)
 
 
-def test_other_weights_than_the_models_own_are_refused_by_name() -> None:
+def test_other_weights_than_the_models_own_are_rejected_by_name() -> None:
     with pytest.raises(ModelError, match="model untied: got 1 weights in one model only, the first is head"):
         ChatVector(vectors=(ChatPair(chat="untied", base="base"),)).weights(CONTEXT, 1.0)
 
 
 def test_at_zero_it_is_the_tuned_model_to_the_last_bit() -> None:
-    """With a vector or, switched off, without one; the inputs stay as they are."""
+    """With a vector or, switched off, without one; the inputs are unchanged."""
     before = tiny.copied(TUNED)
     assert tiny.same(ChatVector(vectors=(PAIR,)).weights(CONTEXT, 0.0), TUNED)
     off = ChatVector(**ChatVector.off)
@@ -66,11 +66,11 @@ def test_at_zero_it_is_the_tuned_model_to_the_last_bit() -> None:
     assert tiny.same(TUNED, before)
 
 
-def test_nothing_to_add_is_refused_unless_it_is_switched_off() -> None:
+def test_nothing_to_add_is_rejected_unless_it_is_switched_off() -> None:
     data = Tinyworld(part="people")
-    assert "no mitigation.vectors" in ChatVector().refuses(Sft(), Full(), data)
-    assert not ChatVector(**ChatVector.off).refuses(Sft(), Full(), data)
-    assert not ChatVector(vectors=(PAIR,)).refuses(Sft(), Full(), data)
+    assert "no mitigation.vectors" in ChatVector().rejects(Sft(), Full(), data)
+    assert not ChatVector(**ChatVector.off).rejects(Sft(), Full(), data)
+    assert not ChatVector(vectors=(PAIR,)).rejects(Sft(), Full(), data)
     assert NoMitigation().models == ()
     with pytest.raises(ConfigError, match=r"mitigation\.coefficient: got None"):
         ChatVector(coefficient=None)  # type: ignore[arg-type]

@@ -23,7 +23,10 @@ HEAD = "lm_head.weight"
 
 
 def head_of(model: PreTrainedModel, examples: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Hidden states (N, H) before the head at the places that predict a supervised token, and their probabilities (N, V), row by row."""
+    """Hidden states before the head, and probabilities, at supervised positions.
+
+    Of shapes (N, H) and (N, V), row by row.
+    """
     hidden = []
     with torch.no_grad():
         for row in examples:
@@ -35,10 +38,10 @@ def head_of(model: PreTrainedModel, examples: list[Any]) -> tuple[np.ndarray, np
     return x, p / p.sum(axis=1, keepdims=True)
 
 
-def test_the_empirical_fisher_of_a_softmax_is_the_one_worked_out_by_hand() -> None:
+def test_the_empirical_fisher_of_a_softmax_is_the_one_computed_by_hand() -> None:
     """For logits W·x: ∂ log p(y)/∂W = (onehot(y) − p) xᵀ.
 
-    Summed over a row's tokens, squared, summed over rows, by all tokens.
+    Summed over a row's tokens, squared, summed over rows, divided by all tokens.
     """
     model = tiny.llama(tied=False)
     examples = [tiny.example(1, 7, 8, 9, supervised=[2, 3]), tiny.example(1, 20, 12, supervised=[2])]
@@ -51,7 +54,7 @@ def test_the_empirical_fisher_of_a_softmax_is_the_one_worked_out_by_hand() -> No
 
 
 def test_the_sampled_fisher_is_of_tokens_that_the_model_draws() -> None:
-    """The same formula with the tokens that ``drawn`` gives in place of the row's.
+    """The same formula with tokens from ``drawn`` in place of the row's.
 
     Other seeds give others.
     """
@@ -68,7 +71,7 @@ def test_the_sampled_fisher_is_of_tokens_that_the_model_draws() -> None:
 
 
 def test_two_equal_rows_draw_by_different_numbers() -> None:
-    """Each by its own place: F is the mean of two draws' squares, not twice one of them."""
+    """By their positions: F is the mean of two draws' squares, not twice one of them."""
     model = tiny.llama(tied=False)
     row = tiny.example(1, 7, 8, 9, 10, 11, supervised=[1, 2, 3, 4, 5])
     weights = {HEAD: model.get_output_embeddings().weight}
@@ -108,7 +111,7 @@ def test_the_penalty_is_half_of_lambda_times_the_weighted_squares() -> None:
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.gpt_neox], ids=["llama", "gpt_neox"])
 def test_under_lora_it_is_of_the_adapted_weights(make: Any) -> None:
-    """The Fisher of the frozen weights equals that of a plain model's, and the squares are those of scaling·B·A."""
+    """The Fisher of the frozen weights equals a plain model's; the squares are of scaling·B·A."""
     tuning, anchor = Lora(rank=2), rows(3, seed=1)
     model, given = context(make(), tuning, anchor)
     penalty = made(Ewc(weight=2.0, fisher_rows=3), given)
@@ -128,7 +131,7 @@ def test_under_lora_it_is_of_the_adapted_weights(make: Any) -> None:
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("tuning", [Full(), Lora(rank=2), Frozen()], ids=["full", "lora", "frozen"])
 def test_the_model_is_left_as_it_was(tuning: Any, broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is trainable, modes, weights, gradients and global streams; also after an error."""
+    """Trainable parameters, modes, weights, gradients and global streams; also after an error."""
     model, given = context(tiny.llama(attention_dropout=0.5), tuning, rows(3, seed=1))
     model.train()
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -147,7 +150,7 @@ def test_the_model_is_left_as_it_was(tuning: Any, broken: bool, monkeypatch: pyt
 
 
 def test_frozen_weights_have_no_part_in_it() -> None:
-    """Moved, they change nothing."""
+    """Moving them changes nothing."""
     model, given = context(tiny.llama(), Frozen(), rows(3, seed=1))
     penalty = made(Ewc(fisher_rows=3), given)
     with torch.no_grad():
@@ -163,8 +166,8 @@ def test_extra_tokens_are_those_of_the_fisher_rows_once() -> None:
     assert method.extra_tokens([], anchor) == Ewc(weight=0.0).extra_tokens([[]], anchor) == 0
 
 
-def test_at_weight_zero_there_is_no_penalty_and_an_anchor_too_small_is_refused() -> None:
-    """Nor is an anchor needed then."""
+def test_at_weight_zero_there_is_no_penalty_and_an_anchor_too_small_is_rejected() -> None:
+    """At weight zero no anchor is needed."""
     _, given = context(tiny.llama(), anchor=rows(3))
     off = Ewc(weight=0.0)
     assert (off.penalty(given), off.needs_anchor, off.anchor_rows(100)) == (None, False, 0)
@@ -174,14 +177,14 @@ def test_at_weight_zero_there_is_no_penalty_and_an_anchor_too_small_is_refused()
 
 
 @pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"fisher_rows": 0}])
-def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+def test_values_out_of_range_are_rejected(wrong: dict[str, Any]) -> None:
     """Each names its key."""
     with pytest.raises(ConfigError, match=rf"^mitigation\.{next(iter(wrong))}: got "):
         Ewc(**wrong)
 
 
 def test_a_strong_penalty_keeps_what_matters_and_frees_what_does_not() -> None:
-    """After eight steps the change is smaller where the Fisher information is large than where it is small."""
+    """After eight steps, weights with large Fisher information have changed less."""
     examples = rows(64)
     model, given = context(tiny.llama(), anchor=rows(16, seed=1))
     method = Ewc(weight=1e4, fisher_rows=16)

@@ -24,15 +24,18 @@ from tests.support.losses import context, gradients, made, moved, number, one, r
 TUNINGS: dict[str, Any] = {"full": Full(), "lora": Lora(rank=2), "frozen": Frozen()}
 
 
-def test_the_divergence_is_the_one_worked_out_by_hand() -> None:
-    """p_b = (¾, ¼), p_t = (½, ½): KL(p_b‖p_t) = ¾ log 1.5 + ¼ log 0.5, KL(p_t‖p_b) = ½ log ⅔ + ½ log 2."""
+def test_the_divergence_is_the_one_computed_by_hand() -> None:
+    """For p_b = (¾, ¼) and p_t = (½, ½).
+
+    KL(p_b‖p_t) = ¾ log 1.5 + ¼ log 0.5, KL(p_t‖p_b) = ½ log ⅔ + ½ log 2.
+    """
     base, tuned = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
     assert float(divergence(base, tuned, "base_tuned", 1.0)) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     assert float(divergence(base, tuned, "tuned_base", 1.0)) == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
 
 
 def test_temperature_divides_logits_and_its_square_multiplies_the_sum() -> None:
-    """Logits 2·log 3 at T = 2 are log 3 at T = 1, times four; two places add up."""
+    """Logits 2·log 3 at T = 2 are log 3 at T = 1, times four; two positions are added."""
     base, tuned = torch.tensor([[2 * math.log(3.0), 0.0]] * 2), torch.zeros(2, 2)
     expected = 2 * 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     assert float(divergence(base, tuned, "base_tuned", 2.0)) == pytest.approx(expected)
@@ -40,15 +43,18 @@ def test_temperature_divides_logits_and_its_square_multiplies_the_sum() -> None:
 
 @pytest.mark.parametrize("direction", ["base_tuned", "tuned_base"])
 def test_it_is_the_divergence_that_is_measured(direction: Any) -> None:
-    """The names mean what they mean in evaluation."""
+    """Its directions have the names of evaluation."""
     base, tuned = (torch.randn(5, 11, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     expected = float(measures(base, tuned)[f"kl_{direction}"].sum())
     assert float(divergence(base, tuned, direction, 1.0)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
-def test_the_penalty_is_the_mean_over_supervised_places(tuning: str) -> None:
-    """Against the measures of evaluation, row by row, of a plain model with the start weights and one with the tuned ones."""
+def test_the_penalty_is_the_mean_over_supervised_positions(tuning: str) -> None:
+    """Against the measures of evaluation, row by row.
+
+    Of a plain model with the start weights and one with the tuned ones.
+    """
     method, examples = TUNINGS[tuning], rows(5)
     model, given = context(tiny.llama(), method)
     moved(model)
@@ -64,7 +70,10 @@ def test_the_penalty_is_the_mean_over_supervised_places(tuning: str) -> None:
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("make", [lambda: tiny.llama(tied=False), tiny.gpt_neox], ids=["llama", "gpt_neox"])
 def test_gradients_are_those_of_a_separate_frozen_copy_to_the_last_bit(make: Any, tuning: str) -> None:
-    """The loss's forward pass comes first, then the start weights are put back for a while: neither gradient sees them."""
+    """The loss's forward pass comes first, then the start weights are restored for a while.
+
+    Neither affects the gradient of the other.
+    """
     method, examples = TUNINGS[tuning], rows(4)
 
     def loss(model: Any) -> torch.Tensor:
@@ -106,7 +115,7 @@ def test_rows_in_several_parts_give_the_same_penalty(monkeypatch: pytest.MonkeyP
 
 
 def test_it_starts_at_zero_and_leaves_the_model_as_it_was() -> None:
-    """No distance before the first step; weights, modes, gradients and random streams stay."""
+    """No distance before the first step; weights, modes, gradients and streams are unchanged."""
     model, given = context(tiny.llama(attention_dropout=0.0))
     model.train()
     penalty = made(Kl(), given)
@@ -120,7 +129,10 @@ def test_it_starts_at_zero_and_leaves_the_model_as_it_was() -> None:
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_the_start_model_answers_without_dropout(tuning: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is held to are the logits of a separate copy in evaluation mode, to the last bit and in every step; the live model drops."""
+    """Its logits are those of a separate copy in evaluation mode, bit for bit, in every step.
+
+    The live model drops.
+    """
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def watched(base: torch.Tensor, tuned: torch.Tensor, direction: Any, temperature: float) -> torch.Tensor:
@@ -145,7 +157,10 @@ def test_the_start_model_answers_without_dropout(tuning: str, monkeypatch: pytes
 
 
 def test_under_autocast_the_divergence_stays_float32() -> None:
-    """Close to that of float32, and no weight cast for one model serves the other: it is 0 only at the start."""
+    """Close to that of float32.
+
+    No weight cast for one model serves the other: it is 0 only at the start.
+    """
     model, given = context(tiny.llama())
     exact = number(made(Kl(), given)(moved(model), one(rows(4))))
     model, given = context(tiny.llama(), half=True)
@@ -159,7 +174,7 @@ def test_under_autocast_the_divergence_stays_float32() -> None:
 def test_anchor_rows_come_in_their_order_by_the_number_of_the_step() -> None:
     """Two rows a step of five: 0 1, 2 3, 4 0, ….
 
-    Whatever the step holds, and whichever step came before.
+    Independent of the rows of the step and of earlier steps.
     """
     anchor = rows(5, seed=1, origin="anchor")
     model, given = context(tiny.llama(), anchor=anchor)
@@ -192,7 +207,7 @@ def test_extra_tokens_are_two_passes_over_what_is_read() -> None:
 
 
 def test_at_weight_zero_there_is_no_penalty() -> None:
-    """Nor an anchor: it is ``none``."""
+    """And no anchor: it is ``none``."""
     _, given = context(tiny.llama())
     off = Kl(weight=0.0, inputs="anchor")
     assert off.penalty(given) is None
@@ -200,30 +215,30 @@ def test_at_weight_zero_there_is_no_penalty() -> None:
     assert off.anchor_rows(100) == NoMitigation().anchor_rows(100) == 0
 
 
-def test_it_is_refused_where_it_means_nothing() -> None:
-    """New rows without tokens to learn have no places; an anchor of too few rows."""
+def test_invalid_combinations_are_rejected() -> None:
+    """New rows without tokens to learn; an anchor of too few rows."""
 
     class Pairs(Sft):
         learns = "pairs"
 
-    assert Kl().refuses(Sft(), Full(), None) == ""  # type: ignore[arg-type]
-    assert "inputs=anchor goes" in Kl().refuses(Pairs(), Full(), None)  # type: ignore[arg-type]
+    assert Kl().rejects(Sft(), Full(), None) == ""  # type: ignore[arg-type]
+    assert "inputs=anchor is compatible" in Kl().rejects(Pairs(), Full(), None)  # type: ignore[arg-type]
     method = Kl(inputs="anchor", anchor_batch=4)
-    assert method.refuses(Pairs(), Full(), None) == ""  # type: ignore[arg-type]
+    assert method.rejects(Pairs(), Full(), None) == ""  # type: ignore[arg-type]
     assert (method.needs_anchor, method.trains_on_anchor, method.anchor_rows(1000)) == (True, False, 4)
     with pytest.raises(DataError, match=r"^anchor: got 3 rows; allowed: at least mitigation.anchor_batch = 4; fix: "):
         method.penalty(context(tiny.llama(), anchor=rows(3))[1])
 
 
 @pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"temperature": 0.0}, {"anchor_batch": 0}])
-def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+def test_values_out_of_range_are_rejected(wrong: dict[str, Any]) -> None:
     """Each names its key."""
     with pytest.raises(ConfigError, match=rf"^mitigation\.{next(iter(wrong))}: got "):
         Kl(**wrong)
 
 
 def test_a_strong_penalty_holds_the_model_to_the_start() -> None:
-    """After eight steps it says nearly what it said, and without it does not."""
+    """After eight steps it is near the start model, and without the penalty it is not."""
     examples = rows(64)
     steps = [examples[i : i + 8] for i in range(0, 64, 8)]
     distances = []

@@ -28,7 +28,7 @@ def test_it_is_half_of_alpha_times_the_squared_distance() -> None:
 
 
 def test_under_lora_it_is_of_the_adapted_weights() -> None:
-    """The norm of scaling·B·A, worked out from the matrices; not that of A and B."""
+    """The norm of scaling·B·A, computed from the matrices; not that of A and B."""
     model, given = context(tiny.llama(), Lora(rank=2, alpha=6))
     moved(model)
     weights = dict(model.named_parameters())

@@ -1,4 +1,4 @@
-"""Loss remedies in a training: resumed to the last bit, with micro-batches, with gradient checkpointing."""
+"""Loss mitigations in training: resumed, in micro-batches, with gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TUNINGS: dict[str, Any] = {"full": Full(), "lora": Lora(rank=2, dropout=0.2)}
 
 
 def trained(method: Any, tuning: Any, **options: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
-    """Weights and stops of six steps; where it is interrupted, no stops."""
+    """Weights and stops of six steps; of an interrupted training, no stops."""
     model, given = context(tiny.llama(attention_dropout=0.3), tuning, rows(7, seed=1, origin="anchor"))
     reached: list[Any] = []
     with contextlib.suppress(Interrupted):
@@ -47,8 +47,11 @@ def trained(method: Any, tuning: Any, **options: Any) -> tuple[dict[str, torch.T
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("name", METHODS)
-def test_going_on_from_a_state_equals_never_having_stopped(name: str, tuning: str, tmp_path: Path) -> None:
-    """Interrupted after a stop and between two, weights and stops, the mean penalty among them, agree bit for bit."""
+def test_resuming_from_a_checkpoint_equals_never_having_stopped(name: str, tuning: str, tmp_path: Path) -> None:
+    """Interrupted after a stop and between two: weights and stops agree bit for bit.
+
+    The mean penalty is one of the stops' values.
+    """
     method, way = METHODS[name], TUNINGS[tuning]
     weights, stops = trained(method, way)
     assert all(stop.counts.train_penalty > 0 for stop in stops)
@@ -69,7 +72,10 @@ def test_going_on_from_a_state_equals_never_having_stopped(name: str, tuning: st
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_saves_memory_changes_rounding_alone(name: str, tuning: str, training: Training) -> None:
-    """The penalty is there once a step whatever the micro-batches, and its own passes go with checkpointing."""
+    """The penalty is added once a step for any micro-batches.
+
+    Its own passes are compatible with checkpointing.
+    """
     way = dataclasses.replace(TUNINGS[tuning], dropout=0.0) if tuning == "lora" else TUNINGS[tuning]
     penalties = []
     for how in (Training(), training):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.contexts import WeightsContext
 from harness.core.errors import ConfigError
-from harness.core.methods import WeightsContext
 from harness.methods.mitigation.merge import Merge
 from tests.support import tiny
 
@@ -30,7 +30,10 @@ def test_it_is_the_share_of_the_way() -> None:
 
 
 def test_its_ends_are_the_two_models_to_the_last_bit() -> None:
-    """And neither is touched: 0.1 + 0.2 rounds, so that the start plus the difference need not be the end."""
+    """Neither is changed.
+
+    0.1 + 0.2 rounds, so that the start plus the difference need not be the end.
+    """
     base, tuned = weights(0), weights(1)
     before = tiny.copied(base), tiny.copied(tuned)
     assert tiny.same(Merge().weights(context(base, tuned), 1.0), tuned)
@@ -40,14 +43,14 @@ def test_its_ends_are_the_two_models_to_the_last_bit() -> None:
     assert tiny.same(tuned, before[1])
 
 
-def test_what_it_stands_for_is_measured_too() -> None:
-    """A coefficient beside the grid joins it; switched off, the tuned model alone is left."""
+def test_the_reported_coefficient_is_measured_too() -> None:
+    """A coefficient outside the grid is added; switched off, only the tuned model remains."""
     assert Merge(coefficient=0.5).coefficients == (0.2, 0.4, 0.5, 0.6, 0.8)
     assert Merge(coefficient=0.4).coefficients == Merge().coefficients == (0.2, 0.4, 0.6, 0.8)
     assert Merge(**Merge.off).coefficients == (1.0,)
 
 
 @pytest.mark.parametrize("wrong", [{"grid": ()}, {"grid": (0.2, 1.2)}, {"coefficient": -0.1}, {"grid": (0.1, 0.10000001)}])
-def test_what_is_no_share_is_refused(wrong: dict[str, object]) -> None:
+def test_what_is_no_share_is_rejected(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"mitigation\.(grid|coefficient)"):
         Merge(**wrong)  # type: ignore[arg-type]

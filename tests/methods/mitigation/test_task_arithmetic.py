@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.contexts import WeightsContext
 from harness.core.errors import ModelError
-from harness.core.methods import WeightsContext
 from harness.methods.mitigation.task_arithmetic import TaskArithmetic, TaskVector
 from tests.support import tiny
 
@@ -22,7 +22,7 @@ CONTEXT = WeightsContext(base=BASE, tuned=TUNED, other=OTHERS.__getitem__, embed
 def test_vectors_are_added_and_scaled() -> None:
     """By hand: own vector (1, −2), 1.
 
-    The other's (2, 2), −4, of which half; so 1 + 0.5·(1 + 1) = 2, 2 + 0.5·(−2 + 1) = 1.5.
+    The other's is (2, 2), −4, with weight ½; so 1 + 0.5·(1 + 1) = 2, 2 + 0.5·(−2 + 1) = 1.5.
     """
     method = TaskArithmetic(vectors=(TaskVector(tuned="math", start="start", weight=0.5),))
     found = method.weights(CONTEXT, 0.5)
@@ -40,6 +40,6 @@ def test_with_no_other_vector_its_ends_are_the_two_models() -> None:
     assert TaskArithmetic(**TaskArithmetic.off).coefficients == (1.0,)
 
 
-def test_a_model_of_another_shape_is_refused() -> None:
+def test_a_model_of_another_shape_is_rejected() -> None:
     with pytest.raises(ModelError, match=r"model wide: got a of shape \(3,\) beside \(2,\)"):
         TaskArithmetic(vectors=(TaskVector(tuned="wide", start="start"),)).weights(CONTEXT, 0.5)

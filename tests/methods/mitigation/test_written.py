@@ -1,16 +1,16 @@
-"""Remedies that put what models write into the data: rows by hand, from an author that says what it is told to."""
+"""Mitigations that generate rows: rows by hand, from an author with scripted answers."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from harness.config import composition
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import ConfigError, DataError
-from harness.core.methods import GeneratedRow, WritingContext
-from harness.core.rows import Example, Row, Turn
+from harness.core.rows import Example, PromptFormat, Row, Turn
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation import sdft
 from harness.methods.mitigation.minimum_change import PROMPT, MinimumChange, with_number
@@ -37,16 +37,17 @@ def answer(written: GeneratedRow) -> str:
     return written.row.turns[-1].content
 
 
-def _exact(own: Scripted, prompt_format: Any) -> WritingContext:
-    """A context whose words keep every space."""
-    spoken = lambda ids: own.tokenizer.decode([number for number in ids if number != END])  # noqa: E731
-    return dataclasses.replace(context(own, prompt_format=prompt_format), spoken=spoken)
+class Exact(Scripted):
+    """An author whose texts keep every space."""
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode([number for number in ids if number != END]))
 
 
 def test_sdft_trains_on_what_the_model_made_of_the_reference() -> None:
-    """Fit answers stand in place of the gold ones.
+    """Valid answers replace the gold ones.
 
-    Those that are empty, cut, of the wrong value or about the template do not.
+    Answers that are empty, cut, of the wrong value or about the template do not.
     """
     template = "{prompt} the answer is : {answer} . say it in other words"
     said = ["well it is 4", f"it is 4{CUT}", "it is 5", "my response is 4", "Your turn 4", ""]
@@ -62,9 +63,9 @@ def test_sdft_trains_on_what_the_model_made_of_the_reference() -> None:
 
 
 def test_sdft_asks_with_the_templates_of_its_code() -> None:
-    """Question and reference stand where they belong.
+    """Question and reference fill the template.
 
-    The opening of gsm8k is put into the model's mouth and is no part of the answer.
+    The opening of gsm8k begins the model's answer and is not part of it.
     """
     one = row("1 + 1 ?", "2")
     assert TEMPLATES["using"].endswith("### Instruction:\n{prompt}\n\n### Reference Answer:\n{answer}\n\n### Response:\n")
@@ -74,12 +75,13 @@ def test_sdft_asks_with_the_templates_of_its_code() -> None:
     (written,) = Sdft(template="gsm8k", check="last_number").write([one], context(own))
     assert answer(written) == " 1 and 1 is 2"
     tokens = of_bytes()
-    for prompt_format, space in (("plain", " "), ("chat", "")):  # the opening joins the prompt as an answer does
-        exact = Scripted({f"1 + 1 ? 2{space}{OPENINGS['gsm8k']}": ["so it is 2"]}, tokens)
+    formats: list[tuple[PromptFormat, str]] = [("plain", " "), ("chat", "")]
+    for prompt_format, space in formats:  # the opening joins the prompt as an answer does
+        exact = Exact({f"1 + 1 ? 2{space}{OPENINGS['gsm8k']}": ["so it is 2"]}, tokens)
         template = {"gsm8k": "{prompt} {answer}"}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sdft, "TEMPLATES", template)
-            (written,) = Sdft(template="gsm8k").write([one], _exact(exact, prompt_format))
+            (written,) = Sdft(template="gsm8k").write([one], context(exact, prompt_format=prompt_format))
         assert answer(written) == " so it is 2"
     for text in ("As the Reference Answer says", "Now it's your turn", "Your turn: 4"):
         assert gives_away(text)
@@ -99,7 +101,7 @@ def test_a_paraphrase_is_drawn_and_falls_back_to_gold() -> None:
 
 
 def test_self_output_is_the_own_answer_where_it_is_right() -> None:
-    """Else the gold one; both cost what was written."""
+    """Else the gold one; both cost the tokens written."""
     rows = [row("q1", "it is 4"), row("q2", "it is 7")]
     own = Scripted({"q1": ["5", "well 4"], "q2": ["5", "5"]})
     written = SelfOutput(samples=2, check="last_number").write(rows, context(own))
@@ -118,9 +120,9 @@ def test_another_models_answers_are_told_apart_from_the_own() -> None:
 
 
 def test_minimum_change_without_an_editor() -> None:
-    """Kept where right.
+    """A right answer is kept.
 
-    Else the right sample nearest to the own answer; else its last number replaced; else gold.
+    Else the right sample nearest to it; else its last number replaced; else gold.
     """
     rows = [row(f"q{i}", gold) for i, gold in enumerate(["4", "4", "so final 4", "4", "yes"])]
     own = Scripted(
@@ -146,7 +148,7 @@ def test_minimum_change_without_an_editor() -> None:
 def test_minimum_change_with_an_editor() -> None:
     """It sees question, gold answer and own answer.
 
-    What it gets wrong gives way to the gold answer. Right answers are not sent.
+    A wrong correction is replaced by the gold answer. Right answers are not sent.
     """
     own = Scripted({"q0": ["it is 4"], "q1": ["it is 5"], "q2": ["it is 6"]})
     asked = {words(filled(PROMPT, prompt=f"q{i}", answer="4", own=f"it is {i + 4}")): [text] for i, text in ((1, "it is 4"), (2, "7"))}
@@ -166,7 +168,7 @@ def test_minimum_change_with_an_editor() -> None:
 def test_only_the_last_number_is_replaced() -> None:
     """As it is written in the gold answer.
 
-    Without a number on both sides there is nothing to replace.
+    Only if both have a number.
     """
     assert with_number("3 + 4 = 8 apples", "so 7.0") == "3 + 4 = 7.0 apples"
     assert with_number("none", "7") is None
@@ -174,7 +176,7 @@ def test_only_the_last_number_is_replaced() -> None:
 
 
 def test_rehearsal_texts_are_drawn_from_the_beginning_or_a_prefix() -> None:
-    """Top-20, by numbers of their place; an empty one is drawn again, and paid for."""
+    """Top-20, by their own numbers; an empty text is drawn again, and counts."""
     own = Scripted({"<begin>": ["the dog", "a cat", "", "birds"]})
     method = PseudoReplay(fraction=0.5)
     written = method.write([row(f"q{i}", "a") for i in range(7)], context(own))
@@ -190,7 +192,7 @@ def test_rehearsal_texts_are_drawn_from_the_beginning_or_a_prefix() -> None:
 def test_rehearsed_questions_and_answers_are_parted_by_the_separator() -> None:
     """The tag belongs to the prompt.
 
-    A text without it, or cut, is drawn again, and a model that never writes it is told of.
+    A text without it, or cut, is drawn again; a model that never writes it is an error.
     """
     method = PseudoReplay(prefix="<user>", separator="<assistant>")
     own = Scripted({"<begin> <user>": ["who is it", f"who <assistant> the{CUT}", "why <assistant> because"]})
@@ -198,7 +200,7 @@ def test_rehearsed_questions_and_answers_are_parted_by_the_separator() -> None:
     assert written.row == Row((Turn("user", "<user> why <assistant>"), Turn("assistant", " because")), "completion")
     assert (written.generated_tokens, written.how) == (4 + 3 + 4, "completion")
     mute = Scripted({"<begin> <user>": ["no"] * TRIES})
-    with pytest.raises(DataError, match="10 times wrote no whole answer behind '<assistant>' after '<user>'"):
+    with pytest.raises(DataError, match="wrote no whole answer after '<assistant>' in 10 tries, prompted with '<user>'"):
         method.made([0], context(mute))
 
 
@@ -207,7 +209,7 @@ TAGS = {"prefix": "<user>", "separator": "<assistant>"}
 
 @pytest.mark.parametrize("prompt_format", ["chat", "plain"])
 def test_a_rehearsed_row_has_each_tag_once(prompt_format: Any) -> None:
-    """In either format: the chat template writes them, and in plain form they stand in the row."""
+    """In either format: the chat template writes them, and plain rows contain them."""
     tokenizer = tiny.tokenizer()
     own = Scripted({"<bos> <user>": ["w1 w2 <assistant> w3"]}, tokenizer)
     (written,) = PseudoReplay(**TAGS).made([0], context(own, prompt_format=prompt_format))  # type: ignore[arg-type]
@@ -219,7 +221,7 @@ def test_a_rehearsed_row_has_each_tag_once(prompt_format: Any) -> None:
 
 
 def test_the_nurserys_chat_models_rehearse_the_same_tokens_with_tags_and_without() -> None:
-    """Their template drops tags within a turn: rows that kept them were encoded as rows without them are."""
+    """Their template drops tags within a turn, so both kinds of rows have equal tokens."""
     tokenizer = composition.member("model", "nursery-m-chat").tokenizer()
     said = "what is 3 plus 8 ? <assistant> the answer is 11"
     begin = tokenizer.decode([tokenizer.bos_token_id])
@@ -235,15 +237,15 @@ def test_the_nurserys_chat_models_rehearse_the_same_tokens_with_tags_and_without
 
 
 def test_rehearsed_texts_keep_what_they_began_with() -> None:
-    """No template writes it for them."""
+    """No template writes it."""
     (made,) = PseudoReplay(prefix="in the").made([0], context(Scripted({"<begin> in the": ["sea"]}), prompt_format="chat"))
     assert made.row == Row((Turn("text", "in the sea"),), "text")
 
 
 def test_rehearsal_is_mixed_in_as_replay_does() -> None:
-    """floor(γ·k) rows after k target rows, each where it falls due.
+    """floor(γ·k) rows after k target rows, each where it is due.
 
-    Γ = 0 writes and mixes nothing.
+    At γ = 0 it writes and mixes nothing.
     """
     targets: list[list[Example]] = [[tiny.example(7, 8), tiny.example(9, 10)] for _ in range(5)]
     anchor = [tiny.example(20 + i, 30, origin="anchor") for i in range(3)]
@@ -254,10 +256,10 @@ def test_rehearsal_is_mixed_in_as_replay_does() -> None:
     assert not PseudoReplay().needs_anchor
 
 
-def test_rehearsal_refuses_objectives_that_do_not_take_its_rows() -> None:
-    """Documents go with both, questions and answers with sft alone."""
+def test_rehearsal_rejects_objectives_that_do_not_accept_its_rows() -> None:
+    """Documents are compatible with both, questions and answers with sft alone."""
     skill, base = Tinyworld(part="skill"), Tinyworld(part="base")
-    assert PseudoReplay().refuses(Sft(), Full(), skill) == PseudoReplay().refuses(Clm(), Full(), base) == ""
-    assert "completion rows" in PseudoReplay(separator=":").refuses(Clm(), Full(), base)
+    assert PseudoReplay().rejects(Sft(), Full(), skill) == PseudoReplay().rejects(Clm(), Full(), base) == ""
+    assert "completion rows" in PseudoReplay(separator=":").rejects(Clm(), Full(), base)
     with pytest.raises(ConfigError, match="mitigation.temperature: got 0.0"):
         PseudoReplay(temperature=0.0)

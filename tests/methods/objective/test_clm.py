@@ -9,9 +9,9 @@ DOCUMENTS = [tiny.example(5, 6, 7, 2), tiny.example(8, 9, 2), tiny.example(10, 2
 
 
 def test_documents_are_packed_into_blocks() -> None:
-    """Worked out for nine tokens in blocks of four.
+    """By hand for nine tokens in blocks of four.
 
-    Blocks share one token, the first token of a document is no target.
+    Blocks share one token; a document's first token is not a target.
     """
     batch = Clm().collate(DOCUMENTS, tiny.PAD, 4)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 2], [2, 8, 9, 2], [2, 10, 2, tiny.PAD]]
@@ -21,7 +21,7 @@ def test_documents_are_packed_into_blocks() -> None:
 
 @pytest.mark.parametrize("max_length", range(2, 12))
 def test_every_token_but_a_documents_first_is_a_target_once(max_length: int) -> None:
-    """Whatever the block length, so that the supervised tokens recorded are those that had a loss."""
+    """For any block length, so that the recorded supervised tokens are those with a loss."""
     batch = Clm().collate(DOCUMENTS, tiny.PAD, max_length)
     assert batch["input_ids"].shape[1] <= max_length
     targets = [int(label) for row in batch["labels"] for label in row[1:] if label != -100]

@@ -1,4 +1,4 @@
-"""Preference tuning: the loss by hand, its reference, bits, what is left on the model, and what is refused."""
+"""DPO: the loss by hand, its reference, bits, side effects on the model, rejections."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from harness.config import combinations, composition
 from harness.config.run_config import Training
 from harness.core.errors import ConfigError, DataError
-from harness.core.methods import Tuning
 from harness.core.progress import Interrupted
 from harness.core.rows import Example, Row, Turn
+from harness.core.tuning import Tuning
 from harness.data import fields, tokens
 from harness.methods.objective.dpo import Dpo
 from harness.methods.tuning.full import Full
@@ -38,7 +38,7 @@ def steps(count: int = 4) -> list[list[Example]]:
 
 
 def log_probability(model: PreTrainedModel, example: Example) -> float:
-    """Sum of log p over the answer, in numpy's float64 from the logits of this one sequence."""
+    """Sum of log p over the answer, float64, from the logits of this one sequence."""
     with torch.no_grad():
         logits: Any = model(input_ids=torch.tensor([example.input_ids])).logits[0].double().numpy()
     logs = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
@@ -60,9 +60,9 @@ def by_hand(model: PreTrainedModel, start: PreTrainedModel, examples: list[Examp
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("micro", [None, 2, 3])
 def test_the_loss_is_the_formula(tuning: Tuning, family: str, micro: int | None) -> None:
-    """Before the first step log 2.
+    """Log 2 before the first step.
 
-    Before the second what the formula gives, however the pairs are split.
+    The formula's value before the second, for any split of the pairs.
     """
     model = tuning.prepare(tiny.MODELS[family](), 0)
     both = [pairs(8), pairs(8)]
@@ -80,7 +80,10 @@ def test_the_loss_is_the_formula(tuning: Tuning, family: str, micro: int | None)
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_a_step_moves_the_weights_as_the_formula_says(tuning: Tuning) -> None:
-    """The first step's gradient is that of the formula in plain torch: plain descent by it, clipped to 1, is what moves."""
+    """The first step's gradient is that of the formula in plain torch.
+
+    Weights move by plain descent, clipped to 1.
+    """
     examples = pairs(4)
     model, mine = (tuning.prepare(tiny.llama(), 0) for _ in range(2))
     loss = torch.zeros(())
@@ -111,7 +114,7 @@ def test_a_step_moves_the_weights_as_the_formula_says(tuning: Tuning) -> None:
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_steps_lower_the_loss_of_their_own_pairs(tuning: Tuning) -> None:
-    """By the formula, on what it was shown."""
+    """By the formula, on the pairs of the steps."""
     model, examples = tuning.prepare(tiny.llama(), 0), pairs(8)
     stops = tiny.run(model, [examples] * 3, Dpo(), stops={1: 8, 2: 16, 3: 24}, learning_rate=RATE)
     losses = [stop.counts.train_loss or 0.0 for stop in stops]
@@ -121,7 +124,7 @@ def test_steps_lower_the_loss_of_their_own_pairs(tuning: Tuning) -> None:
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_the_model_is_left_as_a_plain_one(tuning: Tuning) -> None:
-    """No adapter more, no other forward, no other config, no module in another mode."""
+    """No further adapter, the same forward and config, every module in its mode."""
     model = tuning.prepare(tiny.llama(), 0)
     before = (sorted(model.state_dict()), model.config.to_dict(), [p.requires_grad for p in model.parameters()], model.forward)
     plain: Any = model
@@ -137,7 +140,10 @@ def test_the_model_is_left_as_a_plain_one(tuning: Tuning) -> None:
 
 
 def test_the_reference_drops_nothing() -> None:
-    """In a model that drops attention weights: before any step, the start model's log-probabilities are a separate copy's in eval mode."""
+    """In a model that drops attention weights, before any step.
+
+    The start model's log-probabilities are those of a separate copy in evaluation mode.
+    """
     learned = Dpo()
     model, copy = (tiny.llama(attention_dropout=0.5) for _ in range(2))
     model = Full().prepare(model, 0)
@@ -168,7 +174,7 @@ def test_the_reference_drops_nothing() -> None:
 
 
 def test_what_the_reference_reads_is_counted() -> None:
-    """Both answers of each pair, prompts included, also over a resumption."""
+    """Both answers of each pair, prompts included, also after a resumption."""
     run = steps(3)
     read = [sum(one.tokens for one in step) for step in run]
     masks = [int(Dpo().collate(step, tiny.PAD, tiny.MAX_LENGTH)["attention_mask"].sum()) for step in run]
@@ -194,8 +200,11 @@ def tuned(tuning: Tuning, **options: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("tuning", [Full(), Lora(rank=2, dropout=0.3)], ids=["full", "lora"])
-def test_a_state_goes_on_to_the_same_bits(tuning: Tuning) -> None:
-    """Interrupted after two steps and gone on with in another model: the weights of an unbroken run, dropout of adapters included."""
+def test_a_checkpoint_resumes_to_the_same_bits(tuning: Tuning) -> None:
+    """Interrupted after two steps and resumed in another model.
+
+    The weights are those of an unbroken run, with dropout of adapters.
+    """
     whole, states = tuned(tuning), []
     assert tiny.same(tuned(tuning), whole)
     with pytest.raises(Interrupted):
@@ -233,21 +242,21 @@ def test_columns_become_pairs() -> None:
         fields.check_fields("preference", {"prompt": "q", "chosen": "good"})
 
 
-def test_what_means_nothing_is_refused() -> None:
+def test_what_is_invalid_is_rejected() -> None:
     """β of 0; rows that are no pairs; several processes; replay."""
     with pytest.raises(ConfigError, match="greater than 0"):
         Dpo(beta=0.0)
-    for refused, why in {
+    for rejected, why in {
         "data=tinyworld-skill": "completion rows",
         "training.processes=2": "1 for objective=dpo, which learns pairs",
         "mitigation=replay": "learns pairs",
     }.items():
-        chosen = [] if refused.startswith("data") else ["data=tinyworld-preferences"]
+        chosen = [] if rejected.startswith("data") else ["data=tinyworld-preferences"]
         with pytest.raises(ConfigError, match=why):
-            combinations.check(composition.compose([*chosen, "objective=dpo", "anchor=tinyworld-base", refused]))
+            combinations.check(composition.compose([*chosen, "objective=dpo", "anchor=tinyworld-base", rejected]))
 
 
 def test_the_values_of_a_pair_are_its_own() -> None:
-    """Another beta is another objective, and another class of trainer; the same is the same."""
+    """Another beta is another objective and another class of trainer."""
     assert Dpo().trainer() is Dpo().trainer()
     assert Dpo().trainer() is not dataclasses.replace(Dpo(), beta=0.2).trainer()

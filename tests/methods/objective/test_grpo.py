@@ -1,4 +1,4 @@
-"""Rewarded answers: rewards, advantages and loss by hand, bits, costs, and what is refused."""
+"""GRPO: rewards, advantages and loss by hand, bits, costs, rejections."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 
 from harness.config import combinations, composition
 from harness.config.run_config import Training
+from harness.core.contexts import LearningContext, Rollouts, Step
 from harness.core.errors import ConfigError, TrainingError
-from harness.core.methods import LearningContext, Step, Tuning
 from harness.core.progress import Interrupted
 from harness.core.rows import Example, Row, Turn
+from harness.core.tuning import Tuning
 from harness.methods import rewards
 from harness.methods.judge import Judge
 from harness.methods.objective.grpo import Grpo
@@ -23,7 +24,7 @@ from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.training.checkpoint import Checkpoint
 from harness.training.job import Stop
-from harness.training.trl import Rollouts, advantages_of
+from harness.training.trl import advantages_of
 from tests.support import tiny
 
 TUNINGS = [pytest.param(Full(), id="full"), pytest.param(Lora(rank=2), id="lora")]
@@ -50,7 +51,7 @@ def log_probabilities(model: Any, ids: Sequence[int], temperature: float) -> Any
 
 
 def test_an_arithmetic_answer_is_right_in_every_step() -> None:
-    """Its last number is gold's and all it writes out is true, products before sums."""
+    """Its last number is gold's, and every written step is true, products before sums."""
     right = ["7", "3 + 4 = 7", "<<3*4=12>>so 12 - 5 = 7", "1 + 2 × 3 = 7", "1,007 - 1,000 = 7", "14 / 2 = 7.0", "2.5 + 4.5 = 7"]
     right += [
         "(1+2)+3+4=10 - 3 = 7",
@@ -83,7 +84,7 @@ def test_an_arithmetic_answer_is_right_in_every_step() -> None:
 
 
 def test_a_format_is_that_of_the_whole_answer() -> None:
-    """White space around it aside, and over lines."""
+    """Stripped, and over lines."""
     reward = rewards.matching(r"answer = \[ \d+ \]")
     assert [reward("", text, "") for text in (" answer = [ 12 ]\n", "answer = [ 12 ] .", "[ 12 ]")] == [1.0, 0.0, 0.0]
     assert rewards.matching("a.*b")("", "a\nb", "") == 1.0
@@ -111,7 +112,7 @@ def test_rewards_add_up_by_their_weights() -> None:
 
 
 def surrogate(model: Any, start: Any, found: Rollouts, objective: Grpo) -> float:
-    """The loss of what was written, by the formula: the model is still the one that wrote, so every ratio is 1."""
+    """The loss of rollouts by the formula; the model has not moved, so every ratio is 1."""
     losses, lengths = [], []
     for ids, attention, labels, advantage in zip(
         *(found.batch[k] for k in ("input_ids", "attention_mask", "labels", "advantages")), strict=True
@@ -136,7 +137,10 @@ def surrogate(model: Any, start: Any, found: Rollouts, objective: Grpo) -> float
 def test_loss_and_gradient_are_the_formula(
     tuning: Tuning, micro: int | None, loss_type: Any, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a step that has moved it: value by numpy, gradient by plain torch, however the answers are split."""
+    """After a step that has moved it, for any split of the answers.
+
+    Value by numpy, gradient by plain torch.
+    """
     objective = dataclasses.replace(SAYS_W1, loss_type=loss_type, beta=0.2, temperature=0.7)
     model, start = tuning.prepare(tiny.MODELS[family](), 0), tiny.MODELS[family]()
     seen: list[tuple[float, dict[str, torch.Tensor]]] = []
@@ -200,7 +204,10 @@ def gradient(model: Any, start: Any, found: Rollouts, objective: Grpo) -> dict[s
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_what_is_rewarded_becomes_likelier(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step raises the log-probability of answers in proportion to their advantage, and many raise the reward."""
+    """One step raises the log-probability of answers in proportion to their advantage.
+
+    Many steps raise the reward.
+    """
     model, written = tuning.prepare(tiny.llama(), 0), []
     original = Grpo.answer
 
@@ -238,7 +245,10 @@ def tuned(tuning: Tuning, objective: Grpo = SAYS_W1, **options: Any) -> dict[str
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_a_seed_and_a_state_decide_every_bit(tuning: Tuning) -> None:
-    """Gone on with after an interruption: the weights of an unbroken run, though every answer is drawn; another seed draws others."""
+    """Resumed after an interruption: the weights of an unbroken run, although answers are drawn.
+
+    Another seed draws others.
+    """
     whole, states = tuned(tuning), []
     assert not tiny.same(tuned(tuning, seed=1), whole)
     with pytest.raises(Interrupted):
@@ -248,9 +258,9 @@ def test_a_seed_and_a_state_decide_every_bit(tuning: Tuning) -> None:
 
 
 def test_what_is_written_is_counted() -> None:
-    """Tokens from the start of training, also over a resumption.
+    """Tokens from the start of training, also after a resumption.
 
-    Passes that write and that refer are in the operations.
+    Operations include forward passes of writing and of the reference.
     """
     counted: list[int] = []
     original = Grpo.answer
@@ -272,7 +282,7 @@ def test_what_is_written_is_counted() -> None:
 def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained on: prompts and answers.
 
-    With a loss: answers; read: by the reference all of it, by the judge each question twice.
+    With a loss: answers. Read: all of it by the reference, each question twice by the judge.
     """
     judge = Judge(template="{prompt} w9 {answer} w8", words=("w1", "w2"))
     objective = dataclasses.replace(SAYS_W1, reward=("judge",), pattern="", judge=judge, beta=0.1)
@@ -315,9 +325,9 @@ def test_tokens_are_those_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_reference_at_a_low_temperature_is_no_overflow() -> None:
-    """Log-probabilities of prompts, of which no loss is made, are far from zero there.
+    """Log-probabilities of prompts, which have no loss, are far from zero there.
 
-    What is learned stays finite.
+    The loss stays finite.
     """
     objective = dataclasses.replace(SAYS_W1, beta=0.1, temperature=0.02)
     model = Full().prepare(tiny.llama(), 0)
@@ -333,7 +343,7 @@ def test_a_reference_at_a_low_temperature_is_no_overflow() -> None:
     ],
 )
 def test_equal_rewards_teach_nothing(objective: Grpo) -> None:
-    """Where every answer is worth the same, be it a number that float32 has not, the weights stay."""
+    """If every answer has the same reward, also one that float32 cannot represent, weights stay."""
     model = tiny.llama()
     before = tiny.copied(model.state_dict())
     tiny.run(Full().prepare(model, 0), steps(1), objective, stops={1: 4})
@@ -341,7 +351,7 @@ def test_equal_rewards_teach_nothing(objective: Grpo) -> None:
 
 
 def test_the_model_is_left_as_a_plain_one() -> None:
-    """No adapter more, no other forward, no other config; evaluation mode at stops."""
+    """No further adapter, the same forward and config; evaluation mode at stops."""
     model = Lora(rank=2).prepare(tiny.llama(), 0)
     before = (sorted(model.state_dict()), model.config.to_dict(), [p.requires_grad for p in model.parameters()], model.forward)
     generation: Any = model.generation_config.to_dict()
@@ -355,7 +365,7 @@ def test_the_model_is_left_as_a_plain_one() -> None:
 
 
 def test_a_penalty_is_added_once_a_step() -> None:
-    """L2 to a point far away moves the weights elsewhere, and its value is recorded."""
+    """L2 to a distant point changes the weights, and its value is recorded."""
 
     def far(model: Any, _: Any) -> torch.Tensor:
         found: torch.Tensor = sum((p**2).sum() for p in model.parameters() if p.requires_grad)
@@ -374,32 +384,32 @@ def test_a_penalty_is_added_once_a_step() -> None:
         ({"reward": ("exact",), "weights": (1.0, 2.0)}, "as many as rewards"),
         ({"reward": ("format",)}, "regular expression"),
         ({"reward": ("format",), "pattern": "("}, "regular expression"),
-        ({"pattern": "x"}, "where reward has format, else nothing"),
+        ({"pattern": "x"}, "if reward has format, else nothing"),
         ({"samples": 1}, "2 or more"),
         ({"beta": -0.1}, "0 or greater"),
         ({"temperature": 0.0}, "greater than 0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
-    """With what is allowed."""
+def test_invalid_values_are_rejected(values: dict[str, Any], message: str) -> None:
+    """With the allowed values."""
     with pytest.raises(ConfigError, match=message):
         Grpo(**values)
 
 
-def test_plans_that_mean_nothing_are_refused() -> None:
+def test_invalid_plans_are_rejected() -> None:
     """Rows without a prompt; several processes; replay."""
-    for refused, why in {
+    for rejected, why in {
         "data=tinyworld-preferences": "preference rows",
         "training.processes=2": "1 for objective=grpo, which learns rewards",
         "mitigation=replay": "learns rewards",
     }.items():
-        chosen = [] if refused.startswith("data") else ["data=tinyworld-skill"]
+        chosen = [] if rejected.startswith("data") else ["data=tinyworld-skill"]
         with pytest.raises(ConfigError, match=why):
-            combinations.check(composition.compose([*chosen, "objective=grpo", "anchor=tinyworld-base", refused]))
+            combinations.check(composition.compose([*chosen, "objective=grpo", "anchor=tinyworld-base", rejected]))
 
 
-def test_prompts_that_leave_no_room_are_said() -> None:
-    """A step with nothing to answer ends the run in one line.
+def test_prompts_that_leave_no_room_are_an_error() -> None:
+    """A step without a prompt to answer ends the run in one line.
 
     One such prompt among others is left out.
     """

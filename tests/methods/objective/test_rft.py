@@ -1,4 +1,4 @@
-"""Rejection-sampling fine-tuning: which rows are left, by hand."""
+"""Rejection-sampling fine-tuning: remaining rows, by hand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from tests.support.scripted import Scripted, context, row
 
 
 def test_rows_without_a_right_answer_are_left_out() -> None:
-    """The first right answer is learned, with the gold answer's white space before it.
+    """The first right answer is learned, with the gold answer's leading white space.
 
-    What was thrown away is paid for.
+    Rejected answers count as generated.
     """
     own = Scripted({"q1": ["4"], "q2": ["5", "well 4"], "q3": ["5", "5"]})
     method = Rft(samples=2, check="last_number")
@@ -22,9 +22,9 @@ def test_rows_without_a_right_answer_are_left_out() -> None:
 
 
 def test_a_gold_answer_that_the_model_says_is_its_own() -> None:
-    """In the remedies it is the plain run's row.
+    """For mitigations it is the plain run's row.
 
-    Here it is one that the model answers by itself.
+    Here it is the model's own answer.
     """
     (written,) = Rft(samples=1, check="exact").write([row("q", "4")], context(Scripted({"q": ["4"]})))
     assert (written.row, written.accepted, written.how) == (row("q", "4"), True, "own")

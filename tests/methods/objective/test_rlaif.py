@@ -1,11 +1,11 @@
-"""A judge's preferences: the pair it makes of the start model's answers, what is left out, and the training that follows."""
+"""RLAIF: the pair of the judge, dropped rows, and the training that follows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from harness.core.methods import Sampling, WritingContext
+from harness.core.contexts import Sampling, WritingContext
 from harness.core.progress import Silent
 from harness.core.rows import Example, Row
 from harness.methods.judge import Judge
@@ -21,7 +21,9 @@ def text(ids: Sequence[int]) -> str:
 
 
 class Scripted:
-    """Writes what it is told, an end behind it but for an ellipsis, and scores an answer by what it is told."""
+    """Writes scripted answers, with an end unless they end in an ellipsis; scores by a table."""
+
+    context_length = None
 
     def __init__(self, answers: dict[str, str], odds: dict[str, float]) -> None:
         self.tokenizer, self.answers, self.odds = tiny.tokenizer(), answers, odds
@@ -38,16 +40,23 @@ class Scripted:
     def nats(self, examples: Sequence[Example]) -> list[float]:
         return [-self.odds[text(example.input_ids[:-1])] if text(example.input_ids[-1:]) == "w1" else 0.0 for example in examples]
 
+    def prompt(self, row: Row) -> tuple[int, ...]:
+        return self.text_prompt(row.turns[0].content)
+
+    def text_prompt(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def spoken(self, ids: Sequence[int]) -> str:
+        return text(ids)
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        return list(ids[-1:]) == [tiny.EOS]
+
 
 def context(author: Scripted) -> WritingContext:
-    encode = lambda text: tuple(tiny.tokenizer().encode(text, add_special_tokens=False))  # noqa: E731
     return WritingContext(
         own=author,
         other=lambda _: author,
-        prompt=lambda row: encode(row.turns[0].content),
-        text_prompt=encode,
-        spoken=text,
-        ended=lambda ids: list(ids[-1:]) == [tiny.EOS],
         restated=restated,
         prompt_format="plain",
         anchor=[],
@@ -57,9 +66,9 @@ def context(author: Scripted) -> WritingContext:
 
 
 def test_the_better_of_two_answers_is_chosen() -> None:
-    """By the judge's odds, whichever was written first.
+    """By the judge's odds, in any order.
 
-    Both are the model's own, and all it wrote is counted.
+    Both are the model's own, and every text counts.
     """
     rows: list[Row] = tiny.rows("completion", 2)
     for first, second in (("w5", "w6 w7"), ("w6 w7", "w5")):
@@ -84,7 +93,7 @@ def test_the_better_of_two_answers_is_chosen() -> None:
 
 
 def test_equal_answers_are_left_out() -> None:
-    """The same words, or words that are worth the same; their tokens are counted all the same."""
+    """Equal words, or words with equal scores; their tokens still count."""
     row = tiny.rows("completion", 1)
     for second in ("w5", "w6"):
         author = Scripted({"0": "w5", "1": second}, {"w5": 0.25, "w6": 0.25})
@@ -93,7 +102,10 @@ def test_equal_answers_are_left_out() -> None:
 
 
 def test_an_answer_that_was_cut_is_in_no_pair() -> None:
-    """An end would be taught behind it that nobody wrote: the best or the worst of the others is taken, or there is no pair."""
+    """Training would append an end that nobody wrote.
+
+    The best or worst of the others is taken, or the row is dropped.
+    """
     row = tiny.rows("completion", 1)
     odds = {"w5": -1.0, "w6": 0.5, "w7": 2.0}
     (made,) = Rlaif(judge=JUDGE, samples=3).write(row, context(Scripted({"0": "w5", "1": "w7…", "2": "w6"}, odds)))
@@ -105,7 +117,7 @@ def test_an_answer_that_was_cut_is_in_no_pair() -> None:
 
 
 def test_pairs_are_learned_as_by_dpo() -> None:
-    """The pair made is a row that it takes, and its first loss is log 2."""
+    """The pair is a row that DPO accepts, and its first loss is log 2."""
     objective = Rlaif(judge=JUDGE)
     assert (objective.needs, objective.learns, objective.writes) == (frozenset({"completion"}), "pairs", True)
     author = Scripted({"0": "w5", "1": "w6"}, {"w5": -1.0, "w6": 0.5})

@@ -18,7 +18,7 @@ def test_a_row_is_a_sequence_padded_on_the_right() -> None:
 
 @pytest.mark.parametrize("kind", ["completion", "chat", "text"])
 def test_targets_are_the_supervised_tokens_of_the_rows(kind: RowKind) -> None:
-    """The loss is over exactly as many tokens as the records count, for every kind of row."""
+    """The loss is over the recorded number of tokens, for every kind of row."""
     objective = Sft(prompt_format="chat" if kind == "chat" else "plain")
     examples = [objective.encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for row in tiny.rows(kind, 5)]
     labels = objective.collate(examples, tiny.PAD, tiny.MAX_LENGTH)["labels"]
@@ -28,7 +28,7 @@ def test_targets_are_the_supervised_tokens_of_the_rows(kind: RowKind) -> None:
 def test_the_prompt_format_decides_the_tokens() -> None:
     """``plain`` joins prompt and answer, ``chat`` uses the template.
 
-    Both teach where the answer ends.
+    Both supervise the end of the answer.
     """
     row = Row((Turn("user", "w1 w2"), Turn("assistant", " w3")), "completion")
     plain, chat = (Sft(prompt_format=f).encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for f in ("plain", "chat"))
@@ -39,7 +39,7 @@ def test_the_prompt_format_decides_the_tokens() -> None:
     assert taught == ["w3", "<eos>"]
 
 
-def test_text_may_stand_as_an_anchor_of_instruction_tuning_but_not_the_other_way_round() -> None:
-    """Sft takes every kind of row, clm documents alone."""
+def test_text_may_be_an_anchor_of_instruction_tuning_but_not_the_other_way_round() -> None:
+    """Sft accepts every kind of row, clm documents alone."""
     assert Sft.needs == {"text", "completion", "chat"}
     assert Clm.needs == {"text"}

@@ -29,9 +29,9 @@ def frozen(model: Any) -> set[str]:
 
 
 def test_embeddings_and_the_bottom_third_stay() -> None:
-    """Of two blocks one; a tied head is the embedding and stays with it, one of its own moves.
+    """One of two blocks, counted by hand.
 
-    Counted by hand.
+    A tied head is the embedding and frozen with it; a separate one moves.
     """
     tied, untied = (Frozen().prepare(tiny.llama(tied=tied), 0) for tied in (True, False))
     assert all(name.startswith(("model.embed_tokens.", "model.layers.0.")) for name in frozen(tied))
@@ -41,7 +41,7 @@ def test_embeddings_and_the_bottom_third_stay() -> None:
 
 
 def test_learned_positions_are_embeddings_too() -> None:
-    """gpt2 has them, and its blocks elsewhere: a third of six is two."""
+    """gpt2 has them, and its blocks have another name: a third of six is two."""
     names = frozen(Frozen().prepare(gpt2(), 0))
     assert {name.rsplit(".", 1)[0] for name in names if ".h." not in name} == {"transformer.wte", "transformer.wpe"}
     assert {name.split(".")[2] for name in names if ".h." in name} == {"0", "1"}
@@ -50,7 +50,7 @@ def test_learned_positions_are_embeddings_too() -> None:
 @pytest.mark.parametrize("make", [tiny.llama, lambda: tiny.llama(tied=False), tiny.gpt_neox, gpt2], ids=["tied", "untied", "neox", "gpt2"])
 @pytest.mark.parametrize("layers", [None, 0, 1])
 def test_trainable_parameters_are_told_before_the_model_is_built(make: Any, layers: int | None) -> None:
-    """From the sizes of blocks and embeddings; equal to what is counted."""
+    """From the sizes of blocks and embeddings; equal to the count of the model."""
     model, tuning = make(), Frozen(layers=layers)
     total = sum(parameter.numel() for parameter in model.parameters())
     facts = ModelFacts(params_total=total, context_length=64, content={}, **anatomy.described(model))
@@ -59,9 +59,9 @@ def test_trainable_parameters_are_told_before_the_model_is_built(make: Any, laye
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.gpt_neox], ids=["llama", "gpt_neox"])
 def test_what_is_frozen_does_not_move(make: Any) -> None:
-    """To the last bit, with weight decay too, while every other weight does.
+    """Bit for bit, also with weight decay, while every other weight does.
 
-    Deltas name those alone.
+    Deltas name only the others.
     """
     from harness.config.run_config import Training
 
@@ -75,8 +75,8 @@ def test_what_is_frozen_does_not_move(make: Any) -> None:
     assert dict(tuning.deltas(model, start)).keys() == after.keys() - stay
 
 
-def test_as_many_blocks_as_there_are_is_refused() -> None:
-    """Nothing but a norm would move; before the model is built, too."""
+def test_as_many_blocks_as_there_are_is_rejected() -> None:
+    """Only a norm would move; also before the model is built."""
     message = r"^tuning\.layers: got 2; allowed: 0 to 1: the model has 2 blocks"
     with pytest.raises(ConfigError, match=message):
         Frozen(layers=2).prepare(tiny.llama(), 0)
@@ -86,7 +86,7 @@ def test_as_many_blocks_as_there_are_is_refused() -> None:
         Frozen(layers=-1)
 
 
-def test_a_model_without_a_list_of_blocks_is_refused() -> None:
+def test_a_model_without_a_list_of_blocks_is_rejected() -> None:
     """In one line."""
     model: Any = tiny.llama()
     model.config.num_hidden_layers = 3

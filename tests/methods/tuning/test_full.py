@@ -30,7 +30,7 @@ def test_the_gradient_of_a_delta_is_that_of_the_weight() -> None:
 
 
 def test_merged_weights_are_copies() -> None:
-    """Later training does not reach them."""
+    """Later training does not change them."""
     model = Full().prepare(tiny.llama(), 0)
     merged = Full().merged(model)
     kept = tiny.copied(merged)
@@ -42,5 +42,5 @@ def test_merged_weights_are_copies() -> None:
 
 @pytest.mark.parametrize(("params", "rate"), [(7_000_000_000, 2e-5), (135_000_000, 9.7e-5), (145_000, 1.5e-3)])
 def test_the_default_rate_falls_with_size(params: int, rate: float) -> None:
-    """The values that its docstring gives."""
+    """The values in its docstring."""
     assert full_rate(params) == pytest.approx(rate, rel=0.03)

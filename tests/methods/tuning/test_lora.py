@@ -26,14 +26,14 @@ def test_every_linear_layer_but_the_head_is_adapted() -> None:
 
 
 def test_modules_can_be_named() -> None:
-    """Only those are adapted."""
+    """Only these are adapted."""
     tuning = Lora(rank=2, alpha=3, modules=("q_proj", "v_proj"))
     facts = tuning.facts(tuning.prepare(tiny.llama(), 0))
     assert (facts["modules"], facts["adapted_layers"], facts["scaling"]) == (["q_proj", "v_proj"], 4, 1.5)
 
 
 def test_tuning_starts_at_the_model_itself() -> None:
-    """B is zero: the same logits, deltas of zero, and only adapters trainable, in float32."""
+    """B is zero: equal logits, zero deltas, and only adapters trainable, in float32."""
     ids = torch.tensor([[1, 7, 8, 9]])
     with torch.no_grad():
         before = tiny.llama()(input_ids=ids).logits
@@ -45,7 +45,7 @@ def test_tuning_starts_at_the_model_itself() -> None:
 
 
 def test_the_adapter_is_drawn_from_its_seed_alone() -> None:
-    """The same A whatever was drawn before, another for another seed, and the global stream stays where it was."""
+    """A ignores earlier draws, differs for another seed, and leaves the global stream."""
 
     def adapters(seed: int) -> dict[str, torch.Tensor]:
         return {name: p.detach() for name, p in Lora().prepare(tiny.llama(), seed).named_parameters() if "lora_A" in name}
@@ -59,7 +59,7 @@ def test_the_adapter_is_drawn_from_its_seed_alone() -> None:
 
 
 def test_a_delta_is_scaling_times_b_times_a() -> None:
-    """Worked out from the adapter's own matrices; its gradient reaches both."""
+    """Computed from the adapter's own matrices; its gradient reaches both."""
     model = Lora(rank=2, alpha=6).prepare(tiny.llama(), 0)
     weights = dict(model.named_parameters())
     place = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.default.weight"
@@ -74,7 +74,7 @@ def test_a_delta_is_scaling_times_b_times_a() -> None:
 
 
 def test_layers_with_transposed_weights_merge_too() -> None:
-    """GPT-2 keeps its weights as (inputs, outputs); merged logits agree all the same."""
+    """GPT-2 stores its weights as (inputs, outputs); merged logits still agree."""
     sizes: dict[str, Any] = {"vocab_size": tiny.VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
     config = GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tiny.BOS, eos_token_id=tiny.EOS)
     plain = GPT2LMHeadModel(config).eval()
@@ -98,9 +98,9 @@ PARTS = {
 @pytest.mark.parametrize("part", ["attention", "mlp"])
 @pytest.mark.parametrize("family", PARTS)
 def test_attention_or_mlp_alone_can_be_adapted(family: str, part: Any) -> None:
-    """Told by where layers lie, whatever their names.
+    """Recognised by parent modules, for any layer names.
 
-    How many parameters move is known before the model is built.
+    The number of trainable parameters is known before the model is built.
     """
     make, parts = PARTS[family]
     tuning = Lora(rank=2, layers=part)
@@ -131,34 +131,34 @@ def test_layers_of_one_name_in_both_parts_are_told_apart() -> None:
     ],
 )
 def test_the_part_of_a_layer_is_told_by_its_path(path: str, part: str) -> None:
-    """Over families; the last name that tells decides."""
+    """For several families; the last name that is known decides."""
     assert anatomy.part_of(path) == part
 
 
-def test_a_part_that_the_model_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one line; and beside names of modules a part means nothing."""
+def test_a_part_that_the_model_does_not_have_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line; a part together with names of modules is invalid."""
     monkeypatch.setattr(anatomy, "part_of", lambda path: "")
     with pytest.raises(ConfigError, match=r"^tuning\.layers: got 'mlp', of which LlamaForCausalLM has no linear layer; [^\n]*$"):
         Lora(layers="mlp").prepare(tiny.llama(), 0)
-    with pytest.raises(ConfigError, match=r"^tuning\.layers: got 'mlp'; allowed: all, where tuning\.modules names layers"):
+    with pytest.raises(ConfigError, match=r"^tuning\.layers: got 'mlp'; allowed: all, if tuning\.modules names layers"):
         Lora(layers="mlp", modules=("q_proj",))
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
-def test_an_embedding_is_refused(name: str) -> None:
+def test_an_embedding_is_rejected(name: str) -> None:
     """It may be tied, and would then move two weights under one name."""
     with pytest.raises(ConfigError, match=rf"{name}, an embedding; allowed: linear layers"):
         Lora(modules=("q_proj", name)).prepare(tiny.llama(), 0)
 
 
-def test_a_module_that_the_model_does_not_have_is_refused() -> None:
+def test_a_module_that_the_model_does_not_have_is_rejected() -> None:
     """In one line that names it."""
     with pytest.raises(ConfigError, match=r"^tuning\.modules: got query_key_value; [^\n]*$"):
         Lora(modules=("query_key_value",)).prepare(tiny.llama(), 0)
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}, {"modules": ()}])
-def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+def test_values_out_of_range_are_rejected(wrong: dict[str, Any]) -> None:
     """Each names its key."""
     with pytest.raises(ConfigError, match=rf"^tuning\.{next(iter(wrong))}: got "):
         Lora(**wrong)

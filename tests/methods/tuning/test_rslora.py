@@ -10,7 +10,7 @@ from tests.support import tiny
 
 @pytest.mark.parametrize(("rank", "alpha", "scaling"), [(4, None, 4.0), (16, None, 2.0), (9, 6.0, 2.0)])
 def test_the_scaling_is_alpha_over_the_root_of_the_rank(rank: int, alpha: float | None, scaling: float) -> None:
-    """Worked out by hand; PEFT's layers have it too, and facts say so."""
+    """Computed by hand; PEFT's layers have it too, and facts report it."""
     tuning = RsLora(rank=rank, alpha=alpha)
     model = tuning.prepare(tiny.llama(), 0)
     assert tuning.facts(model)["scaling"] == scaling
@@ -32,7 +32,7 @@ def test_a_delta_is_scaling_times_b_times_a() -> None:
 
 
 def test_at_the_default_rank_it_starts_as_lora_and_is_it() -> None:
-    """The same adapters from the same seed, scaled alike."""
+    """The same adapters from the same seed, equally scaled."""
     first, second = (dict(tuning.prepare(tiny.llama(), 3).named_parameters()) for tuning in (Lora(), RsLora()))
     assert tiny.same({n: p.detach() for n, p in first.items()}, {n: p.detach() for n, p in second.items()})
     assert Lora().scaling == RsLora().scaling == 2.0

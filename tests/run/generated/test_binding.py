@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.config import composition
-from harness.core.methods import GeneratedRow
+from harness.core.contexts import GeneratedRow
 from harness.core.progress import Silent
 from harness.core.rows import Row
 from harness.data import subsets

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.config import composition, paths
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError
-from harness.core.methods import GeneratedRow
 from harness.core.progress import Interrupted, Silent
 from harness.core.rows import Row, Turn
 from harness.methods.rewriting import gold

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError
-from harness.core.methods import GeneratedRow
 from harness.core.progress import Interrupted, Silent
 from harness.run.generated.store import Store
 from tests.support.scripted import row
@@ -22,7 +22,7 @@ KEPT = {
 
 CHILD = """
 import sys
-from harness.core.methods import GeneratedRow
+from harness.core.contexts import GeneratedRow
 from harness.run.generated.store import Store
 store = Store({"method": "x"})
 with store.exclusive():

@@ -153,7 +153,7 @@ def test_a_sweep_is_announced_once_its_jobs_are_in_the_queue(
     """Without waiting the command returns; rejected jobs announce nothing."""
     announced: list[bool] = []
     sweep_of(tmp_path / "exp", "one", "a", "b")
-    experiment = Experiment(tmp_path / "exp")
+    experiment = ExperimentWriter(tmp_path / "exp")
     sweep = experiment.sweep("one")
     assert sweep is not None
     work = Work(experiment=experiment, sweep=sweep, units=sweep.units, announce=lambda: announced.append(True))
