@@ -1,4 +1,4 @@
-"""Wrong inputs, each through the real command: one line, exit code 2, no traceback, nothing written."""
+"""Wrong inputs to the real command: one line, exit code 2, no traceback, nothing written."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], ca
     ],
 )
 def test_a_prompt_that_cannot_be_shown_is_one_line(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A suite, model or item that is not there, or a model that has no chat template."""
+    """The suite, model or item does not exist, or the model has no chat template."""
     refused(["prompt", *arguments], words, capsys)
 
 
@@ -95,14 +95,14 @@ def files(*extra: str) -> list[str]:
     ],
 )
 def test_broken_data_are_one_line(content: str, fields: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Empty, incomplete and damaged files name the file, the row or the columns there are."""
+    """The message names the file, row or columns that are empty, incomplete or damaged."""
     Path("rows.jsonl").write_text(content)
     refused(files("data.train=rows.jsonl", f"data.fields={fields}"), words, capsys)
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "pickle"])
 def test_damaged_weights_are_one_line(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A cut or overwritten safetensors file, and weights that are only a pickle, are refused before a model is built."""
+    """They are cut or overwritten safetensors, or only a pickle; no model is built."""
     folder = _saved_model(Path("model"))
     weights = folder / "model.safetensors"
     if damage == "cut":
@@ -127,12 +127,12 @@ def _saved_model(folder: Path) -> Path:
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs a place that cannot be written")
 def test_a_results_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Found before hours of training, not after."""
+    """It is found before training, not after."""
     refused(["run", *QUICK, "results=/proc/results"], ["not writable"], capsys)
 
 
 def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tables, reports and sweeps name what there is."""
+    """Tables, reports and sweeps name the existing ones."""
     refused(["table", "absent"], ["absent"], capsys)
     refused(["report", "absent"], ["absent"], capsys)
     refused(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
@@ -141,7 +141,7 @@ def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFix
 
 
 def test_a_record_of_a_newer_schema_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A record that this version cannot understand is refused, not half read."""
+    """A record that this version cannot read is an error, not read in part."""
     folder = Experiment(Path("results/new")).run_folder("abc")
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps({"schema_version": 99, "protocol_version": 1}))
