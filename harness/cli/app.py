@@ -196,7 +196,7 @@ def _show_data(arguments: argparse.Namespace) -> int:
     from harness.run.generated import show
 
     with display() as progress:
-        text = show.shown(composition.compose(arguments.overrides), arguments.rows, progress, write=arguments.write)
+        text = show.shown(composition.compose(arguments.overrides), arguments.rows, progress, generate=arguments.write)
     sys.stdout.write(text)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,9 +11,7 @@ from typing import Literal
 from harness.config.strict import Part, check, require_keys
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective, Tuning
-from harness.core.sources import ModelSource, Source
-
-Dtype = Literal["auto", "float32", "bfloat16"]
+from harness.core.sources import Dtype, EvaluationBackend, ModelSource, Source
 
 RATE_KEYS = ("model", "tuning", "objective", "data", "mitigation")
 """The labels for which a learning rate is searched."""
@@ -133,20 +130,6 @@ class Declared(Part):
         for where, margin in {"margin": self.margin, **{f"margins.{suite}": value for suite, value in self.margins.items()}}.items():
             check(f"declared.{where}", margin, "greater than 0", lambda value: value > 0)
         require_keys("declared.control", self.control, [f.name for f in dataclasses.fields(Labels)])
-
-
-class EvaluationBackend(typing.Protocol):
-    """Evaluation of suites, as a member of ``conf/evaluation/`` configures it."""
-
-    @property
-    def items(self) -> Literal["report", "select"]:
-        """The items of each suite that are used."""
-        ...
-
-    @property
-    def dtype(self) -> Dtype:
-        """Of the forward pass."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

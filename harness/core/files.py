@@ -15,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
-WAIT = 1.0
-"""Seconds between two tries to get a lock, at most."""
+from filelock import FileLock
+
+WAIT = 0.25
+"""Seconds between two tries to get a lock."""
 
 RENAMES = 5
 """How often a folder is tried to be put into place while others put theirs there."""
@@ -132,39 +133,28 @@ def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
 
 @contextlib.contextmanager
 def locked(file: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold a lock that the system gives back when its process ends.
+    """Hold a lock that the system releases when its process ends.
 
-    Where there are none, go on without.
+    A file system without locks is used without one.
 
     Args:
         file: that the lock is on.
-        waiting: called again and again while another process holds it; what it raises ends the
-            wait.
+        waiting: called each time the lock is found taken; an error that it raises ends the wait.
+
+    Raises:
+        OSError: where the file cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with file.open("w") as lock:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            if waiting is None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            else:
-                _lock(lock, waiting)
-        yield
 
-
-def _lock(file: IO[str], waiting: Callable[[], object]) -> None:
-    import fcntl
-
-    pause = WAIT / 64
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    def cancelled() -> bool:
+        if waiting is not None:
             waiting()
-            time.sleep(pause)
-            pause = min(WAIT, 2 * pause)
-        else:
-            return
+        return False
+
+    file.touch()  # it fails in a folder that cannot be written; from here on, an OSError means that there are no locks
+    lock = FileLock(file, poll_interval=WAIT, fallback_to_soft=False)
+    with contextlib.suppress(OSError):
+        lock.acquire(cancel_check=cancelled)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,12 +1,12 @@
-"""Records of any data set to rows: which column, or which template over the columns, is which part of a row.
+"""Records to rows: each part of a row is a column or a template.
 
 A field is a bare column name (``question``), or a Jinja2 template over the columns (``"Question: {{
 question }}"``), rendered in a sandbox where a column that does not exist is an error.
 
-Spaces: BPE tokenizers join a space to the word that follows it, so where prompt and completion
-meet, the space belongs to the completion. A prompt therefore loses its trailing white space, and a
-completion begins with the separator that its template states (``completion: " {{ answer }}"``).
-Under a chat template both are stripped, by ``tokens.encode``.
+Spaces: BPE tokenizers join a space to the word that follows it, so the space between prompt and
+completion belongs to the completion. A prompt therefore loses its trailing white space, and a
+completion begins with the separator in its template (``completion: " {{ answer }}"``). Under a chat
+template, ``tokens.encode`` strips both.
 """
 
 from __future__ import annotations
@@ -27,19 +27,16 @@ FIELDS: Mapping[RowKind, tuple[frozenset[str], frozenset[str]]] = {
     "chat": (frozenset({"messages"}), frozenset()),
     "preference": (frozenset({"prompt", "chosen", "rejected"}), frozenset({"system"})),
 }
-"""Row kind → fields that must be there, fields that may be."""
+"""Row kind → required fields, optional fields."""
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
-"""Names that data sets give to who speaks (``human`` and ``gpt`` are ShareGPT's) → ours."""
+"""Names of speakers in data sets (``human`` and ``gpt`` are ShareGPT's) → our roles."""
 
 Render = Callable[[Mapping[str, Any]], Any]
 
 
 def check_fields(kind: RowKind, fields: Mapping[str, str]) -> None:
-    """Refuse fields that the kind does not have, and fields that are missing.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError for a missing field, or one that the kind does not have."""
     required, optional = FIELDS[kind]
     allowed = ", ".join([*sorted(required), *(f"{name} (optional)" for name in sorted(optional))])
     for name in fields:
@@ -47,15 +44,12 @@ def check_fields(kind: RowKind, fields: Mapping[str, str]) -> None:
             fix = did_you_mean(name, required | optional)
             raise ConfigError(explain(f"data.fields.{name}", got="an unknown field", allowed=f"{allowed} for kind: {kind}", fix=fix))
     for name in sorted(required - set(fields)):
-        fix = "name a column, or give a template such as '{{ column }}'"
+        fix = "name a column, or write a template such as '{{ column }}'"
         raise ConfigError(explain(f"data.fields.{name}", got="nothing", allowed=f"{allowed} for kind: {kind}", fix=fix))
 
 
 def check_volumes(volumes: Sequence[int]) -> None:
-    """Refuse volumes that are none, not positive, or given twice; any order will do.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError unless volumes are positive and different; any order is allowed."""
     allowed = "at least one positive integer, each once"
     check("data.volumes", list(volumes), allowed, lambda v: bool(v) and min(v) > 0 and len(set(v)) == len(v))
 
@@ -67,15 +61,14 @@ def to_rows(
 
     Args:
         records: column → value.
-        kind: what the rows are.
+        kind: of the rows.
         fields: part of a row → column name or template.
-        columns: the columns there are.
+        columns: of the data set.
         where: the data set and split, for messages.
-        drop_empty: leave out rows with an empty text instead of refusing them.
+        drop_empty: leave out rows with an empty text instead of rejecting them.
 
     Raises:
-        DataError: on a column that is missing, a text that is empty, messages that are none, or if
-            no row is left.
+        DataError: for a missing column, an empty text, invalid messages, or if no row is left.
     """
     if not columns:
         raise DataError(explain(where, got="no rows", allowed="at least one row with text"))
@@ -91,7 +84,7 @@ def to_rows(
             rows.append(row)
     if empty and not drop_empty:
         got = f"an empty or missing text in {len(empty)} of {len(rows) + len(empty)} rows, the first is row {empty[0]}"
-        fix = "mend the rows, or data.drop_empty=true leaves them out"
+        fix = "correct the rows, or leave them out with data.drop_empty=true"
         raise DataError(explain(where, got=got, allowed="text in every field", fix=fix))
     if empty:
         log.info("%s: %d of %d rows have an empty text and are left out", where, len(empty), len(rows) + len(empty))
@@ -105,11 +98,11 @@ def _is_empty(row: Row) -> bool:
 
 
 def _render(name: str, text: str, columns: Sequence[str], where: str) -> Render:
-    """Compile a field, having checked that its columns exist."""
+    """Compile a field; raise DataError if one of its columns does not exist."""
     is_template = "{{" in text or "{%" in text
     needed = _columns_of(name, text, where) if is_template else {text}
     for column in sorted(needed - set(columns)):
-        fix = did_you_mean(column, columns) or "set data.fields to columns that are there"
+        fix = did_you_mean(column, columns) or "set data.fields to columns of the data set"
         raise DataError(explain(f"{where}: data.fields.{name}", got=f"no column '{column}'", allowed=", ".join(columns), fix=fix))
     if not is_template:
         return lambda record: record.get(text)
@@ -126,7 +119,7 @@ def _render(name: str, text: str, columns: Sequence[str], where: str) -> Render:
         try:
             return template.render(record)
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            message = explain(f"{where}: data.fields.{name}", got=f"a template that fails ({error})", fix=f"mend {text!r}")
+            message = explain(f"{where}: data.fields.{name}", got=f"a template that fails ({error})", fix=f"correct {text!r}")
             raise DataError(message) from error
 
     return render
@@ -169,7 +162,7 @@ def _chat_row(values: Mapping[str, Any], where: str) -> Row:
         return Row((), "chat")
     allowed = "a list of {role, content} or {from, value}"
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
-        raise DataError(explain(where, got=f"messages that are {type(messages).__name__}", allowed=allowed))
+        raise DataError(explain(where, got=f"messages of type {type(messages).__name__}", allowed=allowed))
     turns = tuple(_turn(message, where, allowed) for message in messages)
     spoken = [turn.role for turn in turns if turn.role != "system"]
     if turns and (spoken[:1] != ["user"] or "assistant" not in spoken):
@@ -181,8 +174,8 @@ def _chat_row(values: Mapping[str, Any], where: str) -> Row:
 def _turn(message: Mapping[str, Any], where: str, allowed: str) -> Turn:
     role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if role not in ROLES:
-        fix = f"roles are {', '.join(ROLES)}"
+        fix = f"the roles {', '.join(ROLES)}"
         raise DataError(explain(where, got=f"a message with keys {sorted(message)} and role {role!r}", allowed=allowed, fix=fix))
     if content is not None and not isinstance(content, str):
-        raise DataError(explain(where, got=f"a message whose content is {type(content).__name__}", allowed="text"))
+        raise DataError(explain(where, got=f"a message with content of type {type(content).__name__}", allowed="text"))
     return Turn(ROLES[role], content or "")

@@ -1,4 +1,4 @@
-"""How much of an evaluation's text stands in the training rows: exact match and 13-grams of words, as in the GPT-3 report.
+"""Overlap of evaluation items with training rows: exact matches and 13-grams of words.
 
 Reference: Brown et al. 2020, arXiv 2005.14165, appendix C (13-grams of lowercased words). Differs
 from the paper: an item counts as overlapping by a single shared 13-gram; nothing is removed, only
@@ -20,7 +20,7 @@ CHUNK_ROWS = 4096
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-_BASE = 0x9E3779B97F4A7C15  # odd, so multiplying by it loses nothing modulo 2^64
+_BASE = 0x9E3779B97F4A7C15  # odd, so that multiplying by it is one to one modulo 2^64
 
 
 def words(text: str) -> list[str]:
@@ -32,7 +32,7 @@ def words(text: str) -> list[str]:
 
 
 def shares(row_texts: Sequence[str], item_texts: Sequence[str]) -> dict[str, int | float]:
-    """Say how many evaluation items overlap with training rows.
+    """Count the evaluation items that overlap with training rows.
 
     Args:
         row_texts: texts of the training rows.
@@ -41,7 +41,7 @@ def shares(row_texts: Sequence[str], item_texts: Sequence[str]) -> dict[str, int
     Returns:
         ``items``; ``exact`` and ``exact_share``: items whose words are those of a row;
         ``ngram_items``: items of at least 13 words; ``ngram`` and ``ngram_share``: of these, those
-        with a 13-gram that stands in a row. Shares lie in [0, 1], 0 where there is no item.
+        that share a 13-gram with a row. Shares are in [0, 1], 0 where there is no item.
     """
     vocabulary: dict[str, int] = {}
     items = [tuple(_numbers(text, vocabulary)) for text in item_texts]
@@ -65,14 +65,14 @@ def shares(row_texts: Sequence[str], item_texts: Sequence[str]) -> dict[str, int
 
 
 def _numbers(text: str, vocabulary: dict[str, int]) -> list[int]:
-    """Number the words of a text, each new word by the next number from 1."""
+    """Return the words of a text as numbers, from 1 in order of first use."""
     return [vocabulary.setdefault(word, len(vocabulary) + 1) for word in words(text)]
 
 
 def _ngrams(texts: Sequence[Sequence[int]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hash every 13-gram that lies inside one text, Σ_k w_(i+k) · base^(12-k) modulo 2^64.
+    """Return a hash of every 13-gram within a text, and the index of its text.
 
-    Return the hashes and the text of each.
+    The hash is Σ_k w_(i+k) · base^(12-k) modulo 2^64.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     if lengths.sum() < NGRAM_WORDS:

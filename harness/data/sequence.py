@@ -1,4 +1,4 @@
-"""Data sets one after the other: A, then B, then C, so that what was learned in an earlier stage can be forgotten in a later one."""
+"""Data sets in sequence: stages of one run, which may forget earlier ones."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from harness.config import composition
 from harness.config.strict import check
 from harness.core.errors import ConfigError, DataError, explain
 from harness.core.rows import Row, RowKind, Split
-from harness.core.sources import Source
+from harness.core.sources import Source, StagedSource
 from harness.data.fields import check_volumes
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSequence:
+class StageSequence(StagedSource):
     """Other members of conf/data as stages of one run.
 
-    A stage's rows are those that a run on it alone would read, in the same order. Where a stage
-    begins, the optimizer's moments are reset and the rate warms up again over
-    ``training.warmup_rows``. The suites that bear the names of the stages are the target suites
-    unless others are named: what a later stage does to an earlier one is read off them.
+    A stage's rows are those that a run on it alone would read, in the same order. At the beginning
+    of a stage the optimizer's moments are reset, and the rate warms up again over
+    ``training.warmup_rows``. The suites named like the stages are the target suites unless others
+    are given: they measure the effect of a later stage on an earlier one.
 
     Attributes:
         stages: members of conf/data, in the order in which they are learned; each once.
-        stage_rows: rows of each stage: one number for all of them, or one a stage.
-        volumes: rows of all stages together, any order; each a point. None given: where each stage
-            ends.
+        stage_rows: rows of each stage: one number for all, or one per stage.
+        volumes: rows of all stages together, any order; each is a point. By default, the end of
+            each stage.
     """
 
     stages: tuple[str, ...]
@@ -36,10 +36,10 @@ class StageSequence:
     volumes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that stages and rows go together, and set the volumes."""
+        """Check stages and their rows, and set the volumes."""
         stages, rows = list(self.stages), list(self.stage_rows)
         check("data.stages", stages, "at least two, each once", lambda v: len(v) > 1 and len(set(v)) == len(v))
-        numbers = f"positive integers, one or {len(stages)}, as there are stages"
+        numbers = f"positive integers, one or {len(stages)}, the number of stages"
         check("data.stage_rows", rows, numbers, lambda v: len(v) in {1, len(stages)} and min(v) > 0)
         object.__setattr__(self, "volumes", tuple(self.volumes) or self.stage_ends)
         check_volumes(self.volumes)
@@ -48,37 +48,36 @@ class StageSequence:
 
     @property
     def stage_ends(self) -> tuple[int, ...]:
-        """Rows seen where each stage ends."""
+        """Rows seen at the end of each stage."""
         return tuple(itertools.accumulate(self.stage_rows if len(self.stage_rows) > 1 else self.stage_rows * len(self.stages)))
 
     @property
     def kind(self) -> RowKind:
-        """What the rows of the first stage are; ``kinds`` has those of all."""
+        """Kind of the rows of the first stage; ``kinds`` has those of all."""
         return self.sources[0].kind
 
     @property
     def kinds(self) -> frozenset[RowKind]:
-        """What rows of any stage are: an objective must take them all."""
+        """Kinds of the rows of all stages: an objective must take each."""
         return frozenset(source.kind for source in self.sources)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         """The data sets of the stages.
 
-        Raises ConfigError for a name that is none, or a sequence itself.
+        Raises ConfigError for a name that is not in conf/data, or is a sequence itself.
         """
         found = tuple(composition.member("data", name) for name in self.stages)
         for name, source in zip(self.stages, found, strict=True):
             if isinstance(source, StageSequence):
-                raise ConfigError(explain("data.stages", got=f"'{name}', a sequence itself", allowed="members of conf/data that are none"))
+                raise ConfigError(
+                    explain("data.stages", got=f"'{name}', a sequence itself", allowed="members of conf/data that are not sequences")
+                )
         return found
 
     @cached_property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """(rows there are, rows learned from) of each stage.
-
-        Raises DataError where a stage has too few.
-        """
+        """(rows available, rows read) of each stage. Raises DataError where there are too few."""
         sizes = [len(rows) for rows in self._train]
         taken = [end - start for start, end in itertools.pairwise([0, *self.stage_ends])]
         for name, size, wanted in zip(self.stages, sizes, taken, strict=True):
@@ -92,7 +91,7 @@ class StageSequence:
         return tuple(tuple(source.rows("train")) for source in self.sources)
 
     def rows(self, split: Split) -> Sequence[Row]:
-        """Return every row of a split of every stage, stage by stage, in the order of the sources.
+        """Return every row of a split, stage by stage, in the order of the sources.
 
         Raises DataError.
         """

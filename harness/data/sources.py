@@ -1,7 +1,4 @@
-"""Data sets as they are found: on the Hugging Face hub, or in local files.
-
-Both give rows in the one internal form.
-"""
+"""Data sets of the Hugging Face hub, and of local files, as rows."""
 
 from __future__ import annotations
 
@@ -27,20 +24,20 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """A data set of the hub, or whatever else ``datasets.load_dataset`` finds by name (no network is needed for cached ones).
+    """A data set that ``datasets.load_dataset`` finds by name; a cached one needs no network.
 
     Attributes:
         name: such as ``openai/gsm8k``.
-        config: the data set's own configuration, null for its only or default one.
+        config: a configuration of the data set, null for its only or default one.
         revision: branch, tag or commit, null for the default branch.
         splits: our ``train`` and ``test`` → the hub's split, slices allowed (``train[:1000]``);
-            null where there is none.
-        kind: what a row is.
+            null for none.
+        kind: of its rows.
         fields: part of a row → column name or template, see ``harness.data.fields``.
-        volumes: rows to learn from, any order; each a point.
-        stream_rows: read only so many rows from the start, without downloading the rest: for
-            corpora of many gigabytes.
-        drop_empty: leave out rows with an empty text instead of refusing them.
+        volumes: rows to learn from, any order; each is a point.
+        stream_rows: read this many rows from the start, without downloading the rest: for corpora
+            of many gigabytes.
+        drop_empty: leave out rows with an empty text instead of rejecting them.
     """
 
     name: str
@@ -66,9 +63,9 @@ class Hub:
         expression = self.splits.get(split)
         where = f"{self.name}{f' ({self.config})' if self.config else ''}"
         if not expression:
-            there = ", ".join(name for name, value in self.splits.items() if value) or "none"
+            known = ", ".join(name for name, value in self.splits.items() if value) or "none"
             fix = f"set data.splits.{split} to a split of the data set"
-            raise DataError(explain(where, got=f"no {split} split", allowed=there, fix=fix))
+            raise DataError(explain(where, got=f"no {split} split", allowed=known, fix=fix))
         with _quiet_datasets(), _explained(self, expression, where):
             import datasets
 
@@ -80,14 +77,14 @@ class Hub:
         return to_rows(records, self.kind, self.fields, columns, where=f"{where}, {split}", drop_empty=self.drop_empty)
 
     def _records(self, table: Any, expression: str, where: str) -> Iterator[Mapping[str, Any]]:
-        """Yield its rows; a stream can break at any of them."""
+        """Yield its records; a stream can fail at any of them."""
         with _quiet_datasets(), _explained(self, expression, where):
             yield from itertools.islice(table, self.stream_rows)
 
 
 @contextmanager
 def _explained(source: Hub, expression: str, where: str) -> Iterator[None]:
-    """Turn what the library raises into one line."""
+    """Turn an error of the library into a DataError of one line."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -97,7 +94,7 @@ def _explained(source: Hub, expression: str, where: str) -> Iterator[None]:
 
 
 def _explain_hub(source: Hub, expression: str, where: str, error: Exception) -> str:
-    """Say in one line which of the things that go wrong with the hub went wrong."""
+    """Return an error of the hub as one line: a split, a configuration, or access."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if any(words in reason for words in ("Unknown split", "Bad split", "instruction format", "Requested slice")):
         return explain(f"{where}: data.splits", got=f"'{expression}'", allowed=reason, fix="use a split of the data set")
@@ -109,7 +106,7 @@ def _explain_hub(source: Hub, expression: str, where: str, error: Exception) -> 
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """Keep the library's progress bars and notices out of our own progress, for a while."""
+    """Turn off the library's progress bars and notices for a while: they disturb our display."""
     import datasets
 
     level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
@@ -127,12 +124,12 @@ def _quiet_datasets() -> Iterator[None]:
 class Files:
     """Local files: JSON lines, JSON (a list of objects), CSV with a header, or parquet.
 
-    The name's ending says which.
+    The ending of a name decides its format.
 
     Attributes:
         train: path of the training rows, ``*`` for several files (read in the order of their
             names).
-        test: path of held-out rows, null where there are none.
+        test: path of held-out rows, null for none.
         kind, fields, volumes, drop_empty: as for ``Hub``.
     """
 
@@ -162,13 +159,13 @@ class Files:
 
 
 def _paths(split: str, pattern: str) -> list[Path]:
-    """Return the files that a path or pattern stands for."""
+    """Return the files of a path or pattern."""
     expanded = Path(pattern).expanduser()
     paths = [expanded] if expanded.is_file() else sorted(Path(name) for name in glob.glob(str(expanded)))  # noqa: PTH207 - may be absolute
     files = [path for path in paths if path.is_file()]
     if not files:
-        fix = "check the path; relative ones start from the folder you are in"
-        raise DataError(explain(f"data.{split}", got=f"'{pattern}', which is no file", allowed=", ".join(FORMATS), fix=fix))
+        fix = "check the path; a relative one starts from the current directory"
+        raise DataError(explain(f"data.{split}", got=f"'{pattern}', not a file", allowed=", ".join(FORMATS), fix=fix))
     for path in files:
         if path.suffix not in FORMATS:
             raise ConfigError(explain(f"data.{split}", got=f"'{path}'", allowed=f"a name that ends in {', '.join(FORMATS)}"))
@@ -176,9 +173,9 @@ def _paths(split: str, pattern: str) -> list[Path]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Read one file into records.
+    """Return the records of a file.
 
-    Raises DataError naming the file, and the line where there are lines.
+    Raises DataError with the file, and the line of JSON lines.
     """
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     try:

@@ -1,4 +1,4 @@
-"""Nested subsets by one seeded permutation: the 1k set is inside the 10k set, and a run reads its rows in that order."""
+"""Nested subsets by one seeded permutation, in whose order a run reads its rows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Sequence
 
 from harness.core.rows import Row
 from harness.core.seeds import permutation
-from harness.core.sources import Source
+from harness.core.sources import Source, StagedSource
 
 
 def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ()) -> list[int]:
-    """Return the order rows are read in: a seeded permutation of their numbers, whose prefixes are the volumes.
+    """Return the order of reading: a seeded permutation of row numbers; its prefixes are volumes.
 
     Args:
-        rows: of a source; of a sequence of stages, those of each stage after those of the one
-            before.
+        rows: of a source; of a sequence, stage by stage.
         seed: of the run.
-        parts: of a sequence, (rows there are, rows read) of each stage: each is read in the order
-            in which it would be read alone.
+        parts: of a sequence, (rows available, rows read) of each stage; a stage is read in the
+            order in which it would be read alone.
     """
     if not parts:
         return permutation(seed, len(rows), "data-order")
@@ -31,20 +30,20 @@ def order(rows: Sequence[Row], seed: int, parts: Sequence[tuple[int, int]] = ())
 
 
 def parts(source: Source) -> tuple[tuple[int, int], ...]:
-    """Return (rows there are, rows read) of each stage of a sequence; nothing of another source."""
-    return tuple(getattr(source, "parts", ()))
+    """Return (rows available, rows read) of each stage; empty for a source without stages."""
+    return source.parts if isinstance(source, StagedSource) else ()
 
 
 def restarts(source: Source, batch_rows: int) -> tuple[int, ...]:
-    """Return the steps before which a stage begins, but for the first.
+    """Return the steps before which a stage other than the first begins.
 
-    Nothing where there are no stages.
+    Empty for a source without stages.
     """
-    return tuple(end // batch_rows for end in getattr(source, "stage_ends", ())[:-1])
+    return tuple(end // batch_rows for end in source.stage_ends[:-1]) if isinstance(source, StagedSource) else ()
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
-    """Hash the content of rows, in their order, to a SHA-256 of 64 hexadecimal digits."""
+    """Return a SHA-256 of the content of rows, in their order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(row.id.encode())

@@ -1,14 +1,14 @@
-"""Rows to tokens, and which of them have a loss.
+"""Rows to tokens, with a mask of those that have a loss.
 
 text        [BOS] text EOS, all supervised.
-completion  plain: [BOS] prompt completion EOS, supervised from the completion on, EOS included.
-            chat: becomes a user and an assistant message, stripped.
-chat        the tokenizer's chat template; supervised is what the assistant says, its end-of-turn token included.
-preference  two completions of one prompt: the better answer, and as ``Example.rejected`` the worse one.
+completion  plain: [BOS] prompt completion EOS, supervised from the completion on, with EOS.
+            chat: a user and an assistant message, stripped.
+chat        the tokenizer's chat template; the assistant's words and end-of-turn are supervised.
+preference  two completions of one prompt: the better one, and ``Example.rejected``, the worse one.
 
 BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else
 not at all. EOS is the tokenizer's ``eos_token``. A row longer than ``max_length`` is cut at its
-end, and says so.
+end, and marked ``truncated``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tokens = tuple[list[int], list[bool]]
-"""Ids, and for each whether it has a loss."""
+"""Ids, and whether each has a loss."""
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What a set of examples teaches: ``supervised_tokens`` of ``tokens`` have a loss."""
+    """Totals of a set of examples: ``supervised_tokens`` of ``tokens`` have a loss."""
 
     rows: int
     tokens: int
@@ -47,12 +47,12 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
         tokenizer: the model's.
         prompt_format: ``plain`` joins prompt and completion as they are; ``chat`` uses the chat
             template. Text rows ignore it.
-        max_length: in tokens; what is longer is cut at the end.
+        max_length: in tokens; a longer row is cut at the end.
         origin: target or anchor, kept with the example.
 
     Raises:
-        DataError: for a conversation under ``plain``, or one the chat template cannot render piece
-            by piece.
+        DataError: for a conversation under ``plain``, or one that the chat template cannot render
+            turn by turn.
         ConfigError: for ``chat`` with a tokenizer that has no chat template.
     """
     if row.kind == "preference":
@@ -71,32 +71,34 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
 
 @dataclass(frozen=True)
 class TextSpan:
-    """Which tokens of an example spell the text that is scored (EOS spells none), and its length in UTF-8 bytes."""
+    """The scored text of an example: its tokens, without EOS, and UTF-8 bytes."""
 
     spells: tuple[bool, ...]
     bytes: int
 
 
 def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> TextSpan:
-    """Return what the supervised tokens of a plain example spell: from the end of the last unscored token to the end of what is kept.
+    """Return the text that the supervised tokens of a plain example spell.
+
+    It begins at the end of the last unscored token and ends where the example does.
 
     Args:
         row: text, or prompt and completion.
-        tokenizer: the model's; a fast one, which knows where its tokens lie.
+        tokenizer: the model's; a fast one, which gives the offsets of its tokens.
         example: that row, from ``encode`` with ``plain``.
 
     Raises:
-        DataError: for a tokenizer that does not know where its tokens lie.
+        DataError: for a tokenizer that gives no offsets.
     """
     if not tokenizer.is_fast:
-        got = f"{type(tokenizer).__name__}, which does not say where its tokens lie in the text"
+        got = f"{type(tokenizer).__name__}, which gives no offsets of tokens"
         raise DataError(explain("bytes of a text", got=got, allowed="a fast tokenizer (tokenizer.json)"))
     text = "\n\n".join(turn.content for turn in row.turns[:-1]) + row.turns[-1].content
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = cast("list[tuple[int, int]]", encoding["offset_mapping"])
     shift = len(_bos(tokenizer, cast("list[int]", encoding["input_ids"])))
     first = next((i for i, taught in enumerate(example.supervised) if taught and i), len(example.supervised))
-    last = min(len(example.supervised), shift + len(offsets))  # one past it
+    last = min(len(example.supervised), shift + len(offsets))  # exclusive
     start = offsets[first - shift - 1][1] if 0 < first - shift <= len(offsets) else 0
     end = len(text) if last == shift + len(offsets) else offsets[last - shift - 1][1]
     spells = tuple(first <= i < last for i in range(len(example.supervised)))
@@ -104,7 +106,7 @@ def written(row: Row, tokenizer: PreTrainedTokenizerBase, example: Example) -> T
 
 
 def supervision(examples: Sequence[Example]) -> Supervision:
-    """Sum up what examples teach.
+    """Return the totals of examples.
 
     Raises DataError if none has a supervised token: a run would learn nothing.
     """
@@ -122,7 +124,7 @@ def supervision(examples: Sequence[Example]) -> Supervision:
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase, begins_with: Sequence[int]) -> list[int]:
-    """Return the BOS id where the tokenizer adds one by itself and it is not there yet."""
+    """Return the BOS id if the tokenizer adds one and the text lacks it."""
     bos = cast("int | None", tokenizer.bos_token_id)
     if bos is None or list(begins_with[:1]) == [bos]:
         return []
@@ -139,7 +141,7 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 def _preference(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, max_length: int, origin: Origin) -> Example:
     """Encode both answers as completions of the same prompt.
 
-    The pair is truncated where either is.
+    The pair is truncated if either is.
     """
     *prompt, better, worse = row.turns
     one, other = (
@@ -150,9 +152,9 @@ def _preference(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: Pro
 
 
 def prompt_of(example: Example) -> tuple[int, ...]:
-    """Return the tokens before the first supervised one: what a model is given to continue.
+    """Return the tokens before the first supervised one, for a model to continue.
 
-    All of them where nothing is supervised.
+    All tokens if none is supervised.
     """
     return example.input_ids[: next((place for place, taught in enumerate(example.supervised) if taught), len(example.input_ids))]
 
@@ -166,9 +168,9 @@ def _text(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
 def _completion(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Encode prompt and completion as one text, as lm-eval encodes context and continuation.
 
-    Trailing white space of the prompt goes with the completion, and the completion is what follows
-    the prompt's own encoding. Where a tokenizer merges across the border (the completion begins
-    without a space), the merged token is supervised and no text is lost.
+    Trailing white space of the prompt belongs to the completion, and the completion is everything
+    after the prompt's own encoding. Where a tokenizer merges across the border (the completion
+    begins without a space), the merged token is supervised and no text is lost.
     """
     *system, prompt, completion = [turn.content for turn in row.turns]
     whole_prompt = "\n\n".join([*system, prompt])
@@ -182,7 +184,10 @@ def _completion(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
 
 
 def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """Render the conversation once, find each assistant turn as the text between two shorter renderings, and map it to tokens."""
+    """Encode a conversation under the chat template; supervise the assistant's turns.
+
+    An assistant turn is the text between two shorter renderings, mapped to tokens by offsets.
+    """
     if tokenizer.chat_template is None:
         fix = "prompt_format=plain, or a model with a chat template"
         raise ConfigError(explain("prompt_format", got="chat, with a tokenizer that has no chat template", allowed="plain", fix=fix))
@@ -191,30 +196,30 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
     spans = [_assistant_span(tokenizer, messages, i, text) for i, message in enumerate(messages) if message["role"] == "assistant"]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = cast("list[int]", encoding["input_ids"]), cast("list[tuple[int, int]]", encoding["offset_mapping"])
-    # By overlap: byte-level tokenizers trim the offsets of white space, some to nothing at the
-    # border of a span.
+    # By overlap: byte-level tokenizers trim the offsets of white space, at the border of a span
+    # some to nothing.
     supervised = [any(end > low and start < high for low, high in spans) for start, end in offsets]
     bos = _bos(tokenizer, ids)
     return [*bos, *ids], [*[False] * len(bos), *supervised]
 
 
 def _assistant_span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], index: int, text: str) -> tuple[int, int]:
-    """Return where an assistant turn lies in the rendered text: from after the generation prompt to after the end-of-turn token.
+    """Return start and end of an assistant turn in the rendered text.
 
-    White space that the template writes after the end-of-turn token is left out: the model stops
-    before it.
+    It starts after the generation prompt and ends after the end-of-turn token, without the white
+    space that the template writes behind that: the model stops before it.
     """
     before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
     upto = _rendered(tokenizer, messages[: index + 1])
     if not (text.startswith(upto) and upto.startswith(before)):
         got = f"one that renders turn {index} differently when others follow"
         fix = "conversations of one answer, another chat template, or prompt_format=plain"
-        raise DataError(explain("chat template", got=got, allowed="one that only ever appends", fix=fix))
-    said = upto[len(before) :].rstrip()
-    if said.endswith(messages[index]["content"].strip()):
+        raise DataError(explain("chat template", got=got, allowed="one that only appends", fix=fix))
+    turn = upto[len(before) :].rstrip()
+    if turn.endswith(messages[index]["content"].strip()):
         got = "one that writes nothing after an assistant's turn"
         raise DataError(explain("chat template", got=got, allowed="one with an end-of-turn token", fix="another chat template"))
-    return len(before), len(before) + len(said)
+    return len(before), len(before) + len(turn)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any) -> str:

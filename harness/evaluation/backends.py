@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from harness.config.run_config import Dtype
 from harness.config.strict import check
 from harness.core.progress import Progress
 from harness.core.rows import PromptFormat
+from harness.core.sources import Dtype, EvaluationBackend, Items
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(EvaluationBackend):
     """What every backend has in common.
 
     Attributes:
@@ -32,7 +32,7 @@ class Evaluation:
             the logits to about 0.4 GB at a vocabulary of 50k in float32.
     """
 
-    items: Literal["report", "select"] = "report"
+    items: Items = "report"
     prompt_format: PromptFormat = "plain"
     dtype: Dtype = "auto"
     add_bos: bool | None = None
@@ -42,31 +42,16 @@ class Evaluation:
         """Check ranges."""
         check("evaluation.likelihood_tokens", self.likelihood_tokens, "greater than 0", lambda value: value > 0)
 
+    def for_items(self, items: Items) -> Self:
+        return dataclasses.replace(self, items=items)
+
     def otherwise(self) -> Self:
-        """Return the same settings with other batches: what else a score is then, is rounding."""
         return dataclasses.replace(self, likelihood_tokens=another(self.likelihood_tokens))
 
-    def model(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str
-    ) -> HFLM:
-        """Wrap a live model for lm-eval, without reloading it.
-
-        Args:
-            model: plain or PEFT, on its device.
-            tokenizer: the start model's.
-            max_length: of the model's context, in tokens.
-            dtype: ``float32`` or ``bfloat16``, of the forward pass.
-            progress: told how far it is.
-            stage: what to call it there.
-        """
-        raise NotImplementedError
-
     def facts(self, lm: HFLM) -> dict[str, Any]:
-        """Return what the backend settled by itself, for the record."""
         return {}
 
     def arguments(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str) -> dict[str, Any]:
-        """Return the arguments that lm-eval's model classes share."""
         return {
             "pretrained": model,
             "tokenizer": tokenizer,

@@ -27,14 +27,14 @@ from harness.core.progress import Progress
 from harness.core.rows import Example, Row
 from harness.evaluation.likelihood import encoded, hashed, item, require_finite
 from harness.evaluation.suites import Suite
-from harness.models import batches
+from harness.models import batches, forward
 from harness.models.generate import Ids, draw, end_tokens
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.evaluation.backends import Evaluation
+    from harness.core.sources import EvaluationBackend
 
 NUMBERS_AT_ONCE = 2**24
 """Places × vocabulary of one step of the sums, in float64: 128 MB an array."""
@@ -115,11 +115,11 @@ def compare(
     found: list[dict[str, float]] = [{} for _ in examples]
 
     def measure(batch: list[int]) -> list[dict[str, float]]:
-        rows = [examples[i] for i in batch]
+        rows, half = [examples[i] for i in batch], dtype == "bfloat16"
         with torch.inference_mode():
             with base.weights(model):
-                before = _wanted_logits(model, rows, dtype)
-            return _summed(before, _wanted_logits(model, rows, dtype), rows)
+                before = forward.logits(model, rows, half)
+            return _summed(before, forward.logits(model, rows, half), rows)
 
     for batch, sums in batches.run([len(example.input_ids) for example in examples], tokens, measure):
         for i, values in zip(batch, sums, strict=True):
@@ -128,29 +128,11 @@ def compare(
     return found
 
 
-def _wanted_logits(model: PreTrainedModel, examples: Sequence[Example], dtype: str) -> torch.Tensor:
-    """Return the logits at the places that predict a supervised token, row by row, shape (N, V).
-
-    The region of autocast is this forward pass alone, so that no weight cast for the base can serve
-    the tuned model too.
-    """
-    import torch
-
-    ids, attention = batches.stack(examples)
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        logits = model(input_ids=ids.to(model.device), attention_mask=attention.to(model.device)).logits  # (B, T, V)
-    wanted = torch.zeros(ids.shape, dtype=torch.bool)
-    for i, example in enumerate(examples):
-        wanted[i, : len(example.supervised) - 1] = torch.tensor(example.supervised[1:], dtype=torch.bool)
-    chosen: torch.Tensor = logits[wanted.to(model.device)]
-    return chosen.float()
-
-
 def _summed(before: torch.Tensor, after: torch.Tensor, examples: Sequence[Example]) -> list[dict[str, float]]:
     """Return the sums over each example's places, N in all, of shape (N, V) logits."""
     import torch
 
-    targets = torch.tensor([token for e in examples for token, on in zip(e.input_ids[1:], e.supervised[1:], strict=True) if on])
+    targets = forward.targets(examples)
     places = max(1, NUMBERS_AT_ONCE // after.shape[-1])
     parts = []
     for b, a, target in zip(before.split(places), after.split(places), targets.to(after.device).split(places), strict=True):
@@ -170,7 +152,7 @@ def samples(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     ids: Sequence[int],
-    evaluation: Evaluation,
+    evaluation: EvaluationBackend,
     max_length: int,
     dtype: str,
     progress: Progress,

@@ -16,9 +16,9 @@ from harness.core.errors import DataError, EvaluationError, did_you_mean, explai
 from harness.core.progress import Progress
 from harness.core.rows import Row
 from harness.core.seeds import derive, seed_torch, untouched_global_streams
+from harness.core.sources import EvaluationBackend
 from harness.data.subsets import fingerprint
 from harness.evaluation import divergence, hashes, likelihood
-from harness.evaluation.backends import Evaluation
 from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Suite, choose
@@ -71,7 +71,7 @@ class Result:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def prepare(suite: Suite, evaluation: Evaluation, rows: Sequence[Row] = ()) -> PreparedSuite:
+def prepare(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row] = ()) -> PreparedSuite:
     """Load a suite's tasks, or take its rows, and choose its items.
 
     Raises EvaluationError, ConfigError or DataError.
@@ -84,7 +84,7 @@ def prepare(suite: Suite, evaluation: Evaluation, rows: Sequence[Row] = ()) -> P
     return PreparedSuite(suite, {}, {str(suite.data): chosen}, kept, {str(suite.data): {"items": hashes.digest([row.id for row in kept])}})
 
 
-def _check_rows(suite: Suite, evaluation: Evaluation, rows: Sequence[Row]) -> None:
+def _check_rows(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row]) -> None:
     where, kinds = f"suite {suite.name}: data={suite.data}", {row.kind for row in rows}
     if evaluation.prompt_format == "plain" and "chat" in kinds:
         allowed, fix = "text, or prompt and completion, for prompt_format=plain", "evaluation.prompt_format=chat"
@@ -94,7 +94,7 @@ def _check_rows(suite: Suite, evaluation: Evaluation, rows: Sequence[Row]) -> No
         raise DataError(explain(f"{where}: metric bits_per_byte", got=got, allowed="text", fix="metric: nats_per_token"))
 
 
-def _prepare_tasks(suite: Suite, evaluation: Evaluation) -> PreparedSuite:
+def _prepare_tasks(suite: Suite, evaluation: EvaluationBackend) -> PreparedSuite:
     tasks = build_tasks(suite)
     items = {name: chosen_items(suite, task, evaluation.items) for name, task in tasks.items()}
     if "generation" in suite.protocols:
@@ -129,7 +129,7 @@ def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:
 
 def evaluate(
     prepared: PreparedSuite,
-    evaluation: Evaluation,
+    evaluation: EvaluationBackend,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -192,7 +192,7 @@ class _LiveModel:
     """A live model and how it is measured: what the tasks of a suite share."""
 
     prepared: PreparedSuite
-    evaluation: Evaluation
+    evaluation: EvaluationBackend
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int

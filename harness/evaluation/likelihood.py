@@ -18,7 +18,7 @@ from harness.models.score import masked_nats
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.evaluation.backends import Evaluation
+    from harness.core.sources import EvaluationBackend
 
 
 def samples(
@@ -28,7 +28,7 @@ def samples(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     ids: Sequence[int],
-    evaluation: Evaluation,
+    evaluation: EvaluationBackend,
     max_length: int,
     progress: Progress,
 ) -> pd.DataFrame:

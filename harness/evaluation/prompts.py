@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import ConfigError, EvaluationError, explain
+from harness.core.sources import EvaluationBackend
 from harness.evaluation import likelihood
-from harness.evaluation.backends import Evaluation
 from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.tasks import FEWSHOT_SEED
 
@@ -38,7 +38,7 @@ class Read:
     cut: int = 0
 
 
-def require_format(evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+def require_format(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """Raise ConfigError if prompts are to go through a chat template and there is none."""
     if evaluation.prompt_format == "chat" and not tokenizer.chat_template:
         got = f"chat, with {model}, whose tokenizer has no chat template"
@@ -46,7 +46,7 @@ def require_format(evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase, m
 
 
 def shown(
-    prepared: PreparedSuite, evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase, max_length: int, number: int = 1
+    prepared: PreparedSuite, evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, max_length: int, number: int = 1
 ) -> dict[str, str]:
     """Show one item of each task as the evaluation sends it: BOS, worked examples, chat template and cut included.
 
@@ -75,7 +75,7 @@ def _item(
     prepared: PreparedSuite,
     name: str,
     number: int,
-    evaluation: Evaluation,
+    evaluation: EvaluationBackend,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     encoder: Any,
@@ -92,7 +92,7 @@ def _item(
     return "\n".join([head, "", *_text(reads, tokenizer), *notes]) + "\n"
 
 
-def _asked(task: Task, items: Sequence[int], evaluation: Evaluation, encoder: Any) -> tuple[list[Read], list[str]]:
+def _asked(task: Task, items: Sequence[int], evaluation: EvaluationBackend, encoder: Any) -> tuple[list[Read], list[str]]:
     """Return the requests of the last of some items: the worked examples of an item depend on the items before it."""
     chat = evaluation.prompt_format == "chat"
     settings = {"apply_chat_template": chat, "chat_template": encoder.apply_chat_template if chat else None}
@@ -112,7 +112,7 @@ def _asked(task: Task, items: Sequence[int], evaluation: Evaluation, encoder: An
 
 
 def _scored(
-    prepared: PreparedSuite, number: int, evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase, max_length: int
+    prepared: PreparedSuite, number: int, evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Read]:
     """Return a row whose answer is scored.
 
@@ -121,7 +121,7 @@ def _scored(
     suite, row = prepared.suite, prepared.rows[number - 1]
     (example,) = likelihood.encoded(suite.name, [row], tokenizer, evaluation.prompt_format, max_length)
     start = next(i for i, scored in enumerate(example.supervised) if scored and i)
-    ids, sampled = list(example.input_ids), getattr(suite, "text", "gold") != "gold"
+    ids, sampled = list(example.input_ids), suite.text != "gold"
     label = f"answer, cut at the model's {max_length} tokens" if example.truncated else "answer"
     return [Read(ids[:start], [] if sampled else ids[start:], label)]
 
@@ -151,7 +151,7 @@ def _tokens(ids: Ids, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [f"  ids: {' '.join(map(str, ids))}", f"  pieces: {' | '.join(pieces)}"]
 
 
-def _encoder(evaluation: Evaluation, tokenizer: PreTrainedTokenizerBase, max_length: int) -> LM:
+def _encoder(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, max_length: int) -> LM:
     """Return lm-eval's model class with no model in it: it encodes and cuts as for an evaluation, and keeps what would be read."""
     import logging
 

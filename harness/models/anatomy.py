@@ -1,4 +1,4 @@
-"""What a causal language model is made of, whatever its family: embeddings, blocks from the bottom up, attention and MLP."""
+"""Parts of a causal language model of any family: embeddings, blocks, attention, MLP."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ MLP = ("mlp", "ffn", "feed_forward", "feedforward", "moe", "experts", "fc1", "fc
 """What module names of attention and MLP contain, over the families of transformers."""
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the model inside a PEFT model, adapters included; another model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def blocks(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
-    """Return the blocks of a model, the one next to the embeddings first: the list of modules as long as its config says.
+    """Return the blocks of a model, the one next to the embeddings first.
+
+    They are the list of modules that is as long as the config's number of hidden layers.
 
     Raises:
-        ModelError: where there is none.
+        ModelError: for a model without such a list.
     """
     import torch
 
@@ -29,13 +36,13 @@ def blocks(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return list(module)
     got = f"{type(model).__name__} without a list of {count} blocks"
-    raise ModelError(explain("model", got=got, allowed="one whose blocks lie in a list", fix="another tuning"))
+    raise ModelError(explain("model", got=got, allowed="a model with its blocks in a list", fix="another tuning"))
 
 
 def embeddings(model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    """Return the weights of tokens, and of positions where these are learned.
+    """Return the embeddings of tokens, and of positions where these are learned.
 
-    An output head tied to them is one of them.
+    A tied output head is the token embedding itself.
     """
     import torch
 
@@ -43,7 +50,9 @@ def embeddings(model: PreTrainedModel) -> list[torch.nn.Parameter]:
 
 
 def part_of(path: str) -> str:
-    """Return ``attention`` or ``mlp``, the part that a layer lies in by the last of its names that tells; empty where none does.
+    """Return the part that a layer belongs to: ``attention``, ``mlp``, or empty if unknown.
+
+    The last name of its path that contains one of ATTENTION or MLP decides.
 
     Args:
         path: dotted, such as ``model.layers.0.self_attn.q_proj``.
@@ -57,7 +66,7 @@ def part_of(path: str) -> str:
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the linear layers of a model by path, but for its output head."""
+    """Return the linear layers of a model by path, without its output head."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -66,7 +75,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def described(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the sizes that ``ModelFacts`` holds: ``linear``, ``parts``, ``blocks`` and ``embeddings``."""
+    """Return the sizes in ``ModelFacts``: ``linear``, ``parts``, ``blocks``, ``embeddings``."""
     linear: dict[str, int] = {}
     parts: dict[str, int] = {}
     for path, module in linear_layers(model).items():
@@ -76,6 +85,6 @@ def described(model: PreTrainedModel) -> dict[str, Any]:
             parts[part] = parts.get(part, 0) + size
     try:
         sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks(model)]
-    except ModelError:  # tunings that need blocks say so
+    except ModelError:  # tunings that need blocks raise it themselves
         sizes = []
     return {"linear": linear, "parts": parts, "blocks": sizes, "embeddings": sum(p.numel() for p in embeddings(model))}

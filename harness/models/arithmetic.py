@@ -1,4 +1,4 @@
-"""Arithmetic on whole models, weight by weight in float32: differences, sums, interpolation, and whether two models can be combined."""
+"""Arithmetic on whole models, weight by weight in float32: differences, sums, interpolation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Weights = Mapping[str, "torch.Tensor"]
 
 
 def interpolated(start: Weights, end: Weights, share: float) -> dict[str, torch.Tensor]:
-    """Return start + share · (end − start), new tensors.
+    """Return start + share · (end − start), as new tensors.
 
-    To the last bit ``start`` for share 0 and ``end`` for share 1.
+    Share 0 gives ``start`` and share 1 gives ``end``, to the last bit.
     """
     require_alike("the tuned model", end, start)
     if share in {0.0, 1.0}:
@@ -26,9 +26,9 @@ def interpolated(start: Weights, end: Weights, share: float) -> dict[str, torch.
 
 
 def added(weights: Weights, vectors: Sequence[Weights], coefficient: float) -> dict[str, torch.Tensor]:
-    """Return weights + coefficient · Σ vectors, new tensors.
+    """Return weights + coefficient · Σ vectors, as new tensors.
 
-    What no vector has, and all for coefficient 0, stays to the last bit.
+    A weight that no vector has stays the same to the last bit, as does every one for coefficient 0.
     """
     found = {}
     for name, value in weights.items():
@@ -38,22 +38,29 @@ def added(weights: Weights, vectors: Sequence[Weights], coefficient: float) -> d
 
 
 def difference(end: Weights, start: Weights, *, weight: float = 1.0, without: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
-    """Return weight · (end − start) in float32, the names in ``without`` left out."""
+    """Return weight · (end − start) in float32, leaving out the names in ``without``."""
     return {name: weight * (end[name].float() - start[name].float()) for name in end if name not in without}
 
 
-def require_alike(what: str, weights: Weights, like: Weights, *, without: frozenset[str] = frozenset()) -> None:
-    """Refuse weights that have not the same names and shapes as others, but for those in ``without``. Raises ModelError."""
+def require_alike(model: str, weights: Weights, like: Weights, *, without: frozenset[str] = frozenset()) -> None:
+    """Raise ModelError unless two models have weights of the same names and shapes.
+
+    Args:
+        model: name of the first one, for messages.
+        weights: of the first one.
+        like: weights of the other.
+        without: names that are not compared.
+    """
     names, others = {*weights} - without, {*like} - without
     allowed, fix = "the names and shapes of the model it is combined with", "models of one architecture and one vocabulary"
     if names != others:
         first = sorted(names ^ others)[0]
-        got = f"{len(names ^ others)} weights that one of them alone has, the first is {first}"
-        raise ModelError(explain(what, got=got, allowed=allowed, fix=fix))
+        got = f"{len(names ^ others)} weights in one model only, the first is {first}"
+        raise ModelError(explain(model, got=got, allowed=allowed, fix=fix))
     for name in sorted(names):
         if weights[name].shape != like[name].shape:
-            got = f"{name} of shape {tuple(weights[name].shape)} beside {tuple(like[name].shape)}"
-            raise ModelError(explain(what, got=got, allowed=allowed, fix=fix))
+            got = f"{name} of shape {tuple(weights[name].shape)} and {tuple(like[name].shape)}"
+            raise ModelError(explain(model, got=got, allowed=allowed, fix=fix))
 
 
 def norm(end: Weights, start: Weights) -> float:

@@ -1,4 +1,4 @@
-"""A live model of transformers as an author."""
+"""A live model of transformers that writes text and scores it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNCUT = 2**30
-"""Tokens of a prompt that is encoded whole."""
+"""Length limit in tokens for a prompt that is encoded whole."""
 
 TOKENS = 16_384
-"""Padded tokens, prompts and what follows, that are written side by side: many, since only the
-last place of each has logits."""
+"""Padded tokens, prompts and continuations, of one batch: many, since logits are computed at the
+last place of each row alone."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TransformersAuthor:
-    """A model that writes, and the words for it.
+    """A live model that writes, scores and encodes its prompts; implements ``Author``.
 
-    What it writes depends on model, prompt, key and sampling alone, but for rounding: logits move
-    in their last digits with the batch, the number of threads and the device, and where two tokens
-    are as near to each other as that, another may be taken. So texts are written once and kept
+    A text depends on model, prompt, key and sampling alone, up to rounding: the last digits of
+    logits change with the batch, the number of threads and the device, so that between two almost
+    equal tokens another may be drawn. So texts are written once and kept
     (``harness.run.generated.store``).
 
     Attributes:
@@ -52,7 +52,7 @@ class TransformersAuthor:
     def write(self, prompts: Sequence[Sequence[int]], keys: Sequence[str], sampling: Sampling) -> list[Ids]:
         """Continue prompts, see ``harness.core.methods.Author``.
 
-        A prompt that leaves no room is continued by nothing.
+        A prompt that fills the context is continued by no token.
         """
         fitting = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) < self.max_length]
         found = draw(
@@ -73,34 +73,34 @@ class TransformersAuthor:
         return written
 
     def nats(self, examples: Sequence[Example]) -> list[float]:
-        """Return the negative log-likelihood of the supervised tokens of each example, summed, in nats."""
+        """Return the summed nats of each example's supervised tokens."""
         return answer_nats(self.model, examples, self.scored_tokens, self.progress)
 
     def prompt(self, row: Row) -> Ids:
-        """Return the tokens of a completion row before its answer, as ``harness.data.tokens`` encodes them."""
+        """Return the tokens of a completion row before its answer (``harness.data.tokens``)."""
         return tokens.prompt_of(tokens.encode(row, self.tokenizer, self.prompt_format, UNCUT, "target"))
 
     def text_prompt(self, text: str) -> Ids:
         """Return the tokens of a user's text, ready to be answered.
 
-        White space at its end is the answer's.
+        White space at its end belongs to the answer.
         """
         return self.prompt(Row((Turn("user", text), Turn("assistant", " -")), "completion"))
 
     def spoken(self, ids: Sequence[int]) -> str:
-        """Return the text that tokens spell: no special tokens, no end of text or turn, no white space around it."""
+        """Return the text of tokens, stripped, without special tokens and ends of text or turn."""
         ends = end_tokens(self.model, self.tokenizer)
         return str(self.tokenizer.decode([token for token in ids if token not in ends], skip_special_tokens=True)).strip()
 
     def ended(self, ids: Sequence[int]) -> bool:
-        """Say whether tokens it wrote come to an end of text or turn, and not to a limit of length."""
+        """Return whether the last token ends a text or turn: no limit cut it."""
         return bool(ids) and ids[-1] in end_tokens(self.model, self.tokenizer)
 
 
 def restated(row: Row, answer: str) -> Row:
     """Return a completion row with another answer.
 
-    The white space before it is the gold answer's (data/fields.py).
+    The white space before it stays that of the gold answer (``data/fields.py``).
     """
     *before, last = row.turns
     space = last.content[: len(last.content) - len(last.content.lstrip())]

@@ -1,6 +1,6 @@
-"""Examples to batches: rows of similar length together, padded on the right.
+"""Rows to batches of similar length, padded on the right.
 
-Where memory runs out, in smaller ones.
+Batches become smaller where memory runs out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ Found = TypeVar("Found")
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Yield the numbers of rows that go together, longest first, at most so many padded tokens (a longer row alone)."""
+    """Yield batches of row numbers, longest rows first.
+
+    Args:
+        lengths: of the rows, in tokens.
+        tokens: most padded tokens of a batch; a longer row is a batch of its own.
+    """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     start = 0
     while start < len(order):
@@ -32,15 +37,15 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Found]) -> Iterator[tuple[list[int], Found]]:
-    """Measure rows in batches; one for which memory does not suffice is cut in halves, and says so.
+    """Measure rows in batches, halving a batch that runs out of memory.
 
     Args:
         lengths: of the rows, in tokens.
         tokens: most padded tokens of a batch.
-        measure: takes the numbers of a batch's rows.
+        measure: takes the row numbers of a batch.
 
     Yields:
-        The numbers of a batch's rows, and what was measured.
+        The row numbers of a batch, and its measurement.
     """
     waiting = list(batches(lengths, tokens))[::-1]
     while waiting:
@@ -51,7 +56,7 @@ def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Foun
             if len(batch) == 1 or not out_of_memory(error):
                 raise
         if found is None:
-            logger.warning("out of memory with %d rows; going on with half as many", len(batch))
+            logger.warning("out of memory with %d rows; continuing with half as many", len(batch))
             middle = len(batch) // 2
             waiting += [batch[middle:], batch[:middle]]
         else:
@@ -59,13 +64,23 @@ def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Foun
 
 
 def stack(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and attention mask of rows, int64 of shape (B, T), padded on the right."""
+    """Return ids and attention mask, int64 of shape (B, T), padded on the right."""
+    ids = [example.input_ids for example in examples]
+    return padded(ids), padded([[1] * len(row) for row in ids])
+
+
+def padded(rows: Sequence[Sequence[int]], width: int | None = None, *, pad: int = 0) -> torch.Tensor:
+    """Return integer rows padded on the right, int64 of shape (B, T).
+
+    Args:
+        rows: ids, labels, or masks of 0 and 1.
+        width: T; the longest row by default.
+        pad: value of the padding.
+    """
     import torch
 
-    longest = max(len(example.input_ids) for example in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for i, example in enumerate(examples):
-        ids[i, : len(example.input_ids)] = torch.tensor(example.input_ids)
-        attention[i, : len(example.input_ids)] = 1
-    return ids, attention
+    width = max(map(len, rows)) if width is None else width
+    found = torch.full((len(rows), width), pad, dtype=torch.long)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return found

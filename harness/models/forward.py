@@ -1,7 +1,7 @@
-"""Forward passes of a method's own: rows stacked, logits where supervised tokens are predicted, and gradients worked out at once.
+"""Forward passes and gradients of a method's own: logits at supervised places.
 
-What loss remedies share. Everything here leaves the model as it was: its weights, what is
-trainable, its mode, its ``.grad``.
+Loss mitigations and divergences use them. Every function leaves the model's weights, trainable
+parameters, mode and ``.grad`` unchanged.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.core.rows import Example
+from harness.models.anatomy import unwrapped
+from harness.models.batches import padded, stack
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 NUMBERS_AT_ONCE = 2**25
-"""Padded tokens × vocabulary of one forward pass: 128 MiB an array of float32."""
+"""Padded tokens × vocabulary of one forward pass: 128 MiB per float32 array."""
 
 
 class OnDevice(Mapping[str, "torch.Tensor"]):
-    """Weights by name on a device, each brought there when it is first asked for and kept.
+    """Weights by name, each copied to a device when first read, and kept there.
 
     On the CPU nothing is copied.
     """
@@ -44,12 +46,18 @@ class OnDevice(Mapping[str, "torch.Tensor"]):
 
 
 def taught(examples: Sequence[Example]) -> list[Example]:
-    """Return the rows that have a supervised token: the only ones that a forward pass here is spent on."""
+    """Return the rows with a supervised token: no other row needs a forward pass."""
     return [example for example in examples if example.supervised_tokens]
 
 
 def chunks(examples: Sequence[Example], vocabulary: int, numbers: int = NUMBERS_AT_ONCE) -> Iterator[list[Example]]:
-    """Yield rows of similar length together, longest first, at most so many padded tokens × vocabulary; a longer row alone."""
+    """Yield batches of rows of similar length, longest first.
+
+    Args:
+        examples: the rows.
+        vocabulary: size of the vocabulary.
+        numbers: most padded tokens × vocabulary of a batch; a longer row is a batch of its own.
+    """
     waiting = sorted(examples, key=lambda example: len(example.input_ids), reverse=True)
     while waiting:
         rows = max(1, numbers // (vocabulary * len(waiting[0].input_ids)))
@@ -58,33 +66,28 @@ def chunks(examples: Sequence[Example], vocabulary: int, numbers: int = NUMBERS_
 
 
 def logits(model: PreTrainedModel, examples: Sequence[Example], half: bool) -> torch.Tensor:
-    """Return the logits that predict each supervised token, row by row, float32 of shape (N, V).
+    """Return the logits that predict supervised tokens, row by row, float32 (N, V).
 
-    The region of autocast is this forward pass alone, so that no weight cast for one set of weights
-    can serve another.
+    Autocast covers this forward pass alone: it caches cast weights, and those of one model must not
+    serve another.
 
     Args:
-        model: in whatever mode it is.
-        examples: stacked into (B, T), padded on the right.
+        model: in any mode.
+        examples: become one batch (B, T), padded on the right.
         half: whether the forward pass runs under bfloat16 autocast.
     """
     import torch
 
-    width = max(len(example.input_ids) for example in examples)
-    ids, attention, wanted = (torch.zeros(len(examples), width, dtype=torch.long) for _ in range(3))
-    for i, example in enumerate(examples):
-        length = len(example.input_ids)
-        ids[i, :length] = torch.tensor(example.input_ids)
-        attention[i, :length] = 1
-        wanted[i, : length - 1] = torch.tensor(example.supervised[1:], dtype=torch.long)
+    ids, attention = stack(examples)
+    wanted = padded([example.supervised[1:] for example in examples], ids.shape[1]).bool()
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
         scores = model(input_ids=ids.to(model.device), attention_mask=attention.to(model.device), use_cache=False).logits  # (B, T, V)
-    chosen: torch.Tensor = scores[wanted.bool().to(model.device)]
+    chosen: torch.Tensor = scores[wanted.to(model.device)]
     return chosen.float()
 
 
 def targets(examples: Sequence[Example]) -> torch.Tensor:
-    """Return the supervised tokens that ``logits`` predict, in its order, int64 of shape (N,)."""
+    """Return the supervised tokens that ``logits`` predicts, in its order, int64 (N,)."""
     import torch
 
     return torch.tensor([token for e in examples for token, on in zip(e.input_ids[1:], e.supervised[1:], strict=True) if on])
@@ -92,7 +95,7 @@ def targets(examples: Sequence[Example]) -> torch.Tensor:
 
 @contextmanager
 def without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Compute in evaluation mode; afterwards every module is in the mode it was in."""
+    """Put a model into evaluation mode; afterwards every module is in its former mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -103,16 +106,16 @@ def without_dropout(model: PreTrainedModel) -> Iterator[None]:
 
 
 def at_once(parameters: Sequence[torch.nn.Parameter], parts: Iterator[torch.Tensor]) -> torch.Tensor:
-    """Return the sum of scalars whose gradients are worked out one part after the other, as soon as each is there.
+    """Return the sum of scalars, having computed the gradients of each part in turn.
 
-    So the activations of one part alone are held, at the price of one copy of the gradients.
+    So memory holds the activations of one part at a time, and one copy of the gradients.
 
     Args:
-        parameters: what gradients are for.
-        parts: each made from them when it is asked for.
+        parameters: for which gradients are computed.
+        parts: scalars, each computed from the parameters when the iterator reaches it.
 
     Returns:
-        A scalar; its backward pass hands on the gradients that are known already.
+        A scalar; its backward pass returns the gradients computed here.
     """
     import torch
 
@@ -134,7 +137,7 @@ def _known() -> Callable[..., Any]:
     import torch
 
     class Known(torch.autograd.Function):
-        """A value with gradients that are known."""
+        """A value whose gradients are computed already."""
 
         @staticmethod
         def forward(context: Any, value: torch.Tensor, gradients: list[torch.Tensor | None], *_: torch.Tensor) -> torch.Tensor:
@@ -149,19 +152,14 @@ def _known() -> Callable[..., Any]:
 
 
 def plain_parameters(model: PreTrainedModel, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that hold the start weights of these plain names, whether PEFT has wrapped the model or not."""
-    wrapped: Any = model
-    start = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
-    plain = {name.replace(".base_layer.", "."): parameter for name, parameter in start.named_parameters()}
+    """Return the parameters that hold start weights, by plain name, also inside a PEFT model."""
+    plain = {name.replace(".base_layer.", "."): parameter for name, parameter in unwrapped(model).named_parameters()}
     return {name: plain[name] for name in names}
 
 
 @contextmanager
 def differentiable(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Take gradients of these parameters, frozen or not.
-
-    Afterwards each is trainable or frozen as before.
-    """
+    """Make parameters trainable for a while; afterwards each is trainable or frozen as before."""
     before = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:

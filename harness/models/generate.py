@@ -1,7 +1,7 @@
-"""Text that a model writes: at temperature 1 from its whole vocabulary, unless a ``Sampling`` says otherwise.
+"""Sampled text: at temperature 1 over the whole vocabulary, or by a ``Sampling``.
 
-Each token is drawn by a number of its own item and place, so a text depends on the model and on its
-prompt, not on the batch or on any global stream; two models that agree write the same.
+The random number of each token is a function of its item's key and its place, so a text depends on
+the model and the prompt, not on the batch or a global stream; two equal models write the same text.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from harness.core.methods import Sampling
 from harness.core.progress import Progress
 from harness.core.seeds import stream
+from harness.models.anatomy import unwrapped
 from harness.models.batches import batches
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLING_SEED = 0
-"""Texts are drawn with one seed for everybody, so that volume 0 serves the runs of every seed."""
+"""One seed for the texts of all runs, so that runs of every seed share one volume 0."""
 
 Ids = tuple[int, ...]
 
@@ -40,24 +41,24 @@ def draw(
     progress: Progress,
     sampling: Sampling | None = None,
 ) -> list[Ids]:
-    """Continue prompts until an end of text or turn, which is part of what is written, or a limit.
+    """Continue prompts up to a limit, or to an end token, which is returned too.
 
     Args:
         model: plain or PEFT, in evaluation mode.
-        tokenizer: whose EOS ends a text, as do those of the model's generation configuration;
-            nothing else is taken from there.
+        tokenizer: its EOS ends a text, as do the end tokens of the model's generation config; no
+            other setting of that config is used.
         prompts: token ids, at least one and fewer than ``max_length`` each.
-        keys: what each item's random numbers are drawn by; equal keys, equal numbers.
+        keys: one per prompt; equal keys give equal random numbers.
         max_new_tokens: of each text.
         max_length: of prompt and text together, in tokens.
-        dtype: ``float32`` or ``bfloat16``, of the forward pass; probabilities are float64 always.
-        tokens: padded tokens, prompts and what follows, of one batch.
+        dtype: ``float32`` or ``bfloat16``, of the forward pass; probabilities are always float64.
+        tokens: padded tokens, prompts and texts, of one batch.
         progress: advanced by rows.
-        sampling: how the distribution is shaped before a token is drawn (``shaped``); its
-            ``max_new_tokens`` is not read. None: not at all.
+        sampling: shapes the distribution before a token is drawn (``shaped``); its
+            ``max_new_tokens`` is not read. None leaves the distribution as it is.
 
     Returns:
-        At least one new token a prompt, in their order.
+        At least one new token per prompt, in their order.
     """
     numbers = [stream(SAMPLING_SEED, "sampled text", key).random(max_new_tokens) for key in keys]
     limits = [min(max_new_tokens, max_length - len(prompt)) for prompt in prompts]
@@ -82,7 +83,7 @@ def _batch(
     dtype: str,
     sampling: Sampling | None,
 ) -> list[Ids]:
-    """Continue prompts, padded on the left, by ``numbers`` in [0, 1) of shape (B, ≥ limit)."""
+    """Continue prompts, padded on the left; ``numbers`` are in [0, 1), shape (B, ≥ limit)."""
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -90,12 +91,12 @@ def _batch(
     drawn = torch.from_numpy(numbers).to(model.device)
 
     def valid(input_ids: Tensor) -> Tensor:
-        """Return which tokens are of prompt or text, and not padding before it, shape (B, T)."""
+        """Return which tokens are not padding, shape (B, T)."""
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         return places >= torch.tensor([[width - len(prompt)] for prompt in prompts], device=input_ids.device)
 
     class Draw(LogitsProcessor):
-        """Leaves one token a row: the first at which the cumulative probability exceeds the row's number."""
+        """Keep one token per row: the first whose cumulative probability exceeds its number."""
 
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override, unused-ignore]
             logits = scores.double() if sampling is None else shaped(scores.double(), input_ids, valid(input_ids), sampling)
@@ -126,20 +127,20 @@ def shaped(logits: Tensor, ids: Tensor, valid: Tensor, sampling: Sampling) -> Te
 
     Args:
         logits: float64 of shape (B, V).
-        ids: what stands before, shape (B, T).
-        valid: which of them are no padding, shape (B, T).
-        sampling: at temperature 0 the likeliest token alone is left, the first of equal ones.
+        ids: tokens so far, shape (B, T).
+        valid: which of them are not padding, shape (B, T).
+        sampling: temperature 0 keeps the likeliest token alone, the first of equal ones.
 
     Returns:
-        Logits of shape (B, V), minus infinity where a token is not to be drawn. Of equal logits at
-        the border of top_k, all stay.
+        Logits of shape (B, V), minus infinity where a token cannot be drawn. Equal logits at the
+        border of top_k all stay.
     """
     import torch
 
     if sampling.repetition_penalty != 1.0:
-        stands = torch.zeros_like(logits).scatter_add_(1, ids, valid.to(logits.dtype)) > 0
+        present = torch.zeros_like(logits).scatter_add_(1, ids, valid.to(logits.dtype)) > 0
         penalised = torch.where(logits < 0, logits * sampling.repetition_penalty, logits / sampling.repetition_penalty)
-        logits = torch.where(stands, penalised, logits)
+        logits = torch.where(present, penalised, logits)
     if sampling.temperature == 0:
         likeliest = logits.argmax(dim=-1, keepdim=True)
         return torch.full_like(logits, float("-inf")).scatter(1, likeliest, 0.0)
@@ -150,7 +151,7 @@ def shaped(logits: Tensor, ids: Tensor, valid: Tensor, sampling: Sampling) -> Te
     if sampling.top_p < 1.0:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = torch.softmax(ordered, dim=-1)
-        beyond = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p  # before it, the likelier ones have enough
+        beyond = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p  # the likelier tokens reach top_p without it
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))
     return logits
 
@@ -161,26 +162,24 @@ def _until_end(ids: Sequence[int], ends: frozenset[int]) -> Ids:
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end a text or turn: the tokenizer's EOS, and those that the model's generation configuration names."""
-    named = getattr(_plain(model).generation_config, "eos_token_id", None)
+    """Return the tokens that end a text or turn.
+
+    They are the tokenizer's EOS and those of the model's generation config.
+    """
+    named = getattr(unwrapped(model).generation_config, "eos_token_id", None)
     named = named if isinstance(named, list) else [named]
     return frozenset(token for token in [tokenizer.eos_token_id, *named] if isinstance(token, int))
-
-
-def _plain(model: Any) -> Any:
-    """Return the model inside a PEFT model; its adapters lie in it and work."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
 def _neutral(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Any, frozenset[int]]]:
     """Yield the model that generates, adapters included, and its end tokens.
 
-    Its own penalties, bans and cuts are off meanwhile.
+    Its own generation config (penalties, banned tokens, limits) is off meanwhile.
     """
     from transformers import GenerationConfig
 
-    plain = _plain(model)
+    plain = unwrapped(model)
     own, ends = plain.generation_config, end_tokens(model, tokenizer)
     plain.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None, pad_token_id=min(ends, default=0))
     try:

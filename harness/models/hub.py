@@ -1,4 +1,4 @@
-"""Pretrained models of the hub or of a local folder: inspected without building, loaded in float32 from safetensors only."""
+"""Pretrained models of the hub or a local folder, loaded in float32 from safetensors only."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
-    """A causal language model of the hub (no network is needed for a cached one), or in a local folder.
+    """A causal language model of the hub or a local folder; no network once cached.
 
     Attributes:
         name: such as ``EleutherAI/pythia-160m``, or a folder.
         revision: branch, tag or commit of the hub, null for the default branch.
         trust_remote_code: run Python code that comes with the model. Off: a model that needs it is
-            refused.
-        context_length: longest input in tokens; null is what the model's config says.
+            rejected.
+        context_length: longest input in tokens; null takes it from the model's config.
     """
 
     name: str
@@ -58,7 +58,7 @@ class HubModel:
         check("model.context_length", self.context_length, "null or greater than 0", lambda v: v is None or v > 0)
 
     def facts(self) -> ModelFacts:
-        """Inspect without building: size, context, content.
+        """Return size, context length and content hashes, without building the model.
 
         Raises ModelError where it cannot be loaded.
         """
@@ -82,7 +82,7 @@ class HubModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return a fresh tokenizer. Raises ModelError."""
         folder = self._folder(weights=False)
-        with _quiet():
+        with quiet():
             from transformers import AutoTokenizer
 
             try:
@@ -97,7 +97,7 @@ class HubModel:
         Raises ModelError, also if a weight is missing.
         """
         folder = self._folder()
-        with _quiet():
+        with quiet():
             import torch
             from transformers import AutoModelForCausalLM
 
@@ -120,25 +120,28 @@ class HubModel:
         return cast("PreTrainedModel", model.eval())
 
     def weights_sha256(self) -> str:
-        """Hash of the weight bytes (over the hashes of the files, in the order of their names)."""
+        """Return a SHA-256 over the names and hashes of the weight files, by name."""
         lines = [f"{file.name} {file_sha256(file)}" for file in weight_files(self._folder())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _folder(self, *, weights: bool = True) -> Path:
-        """Return the folder with the model's files, fetched if they are not here yet, or all but its weights. Raises ModelError."""
+        """Return the folder with the model's files, fetched from the hub if need be.
+
+        Without ``weights``, all files but the weights. Raises ModelError.
+        """
         local = Path(self.name).expanduser()
         if local.is_dir():
             if not (local / "config.json").is_file():
-                got = f"folder '{self.name}' without config.json"
+                got = f"'{self.name}', a directory without config.json"
                 raise ModelError(explain("model.name", got=got, allowed="a folder as save_pretrained writes it"))
             return local
         if self.name.startswith((".", "/", "~")) or self.name.count("/") > 1:
-            fix = "check the path; relative ones start from the folder you are in"
-            raise ModelError(explain("model.name", got=f"'{self.name}', which is no folder", allowed="a folder or a hub name", fix=fix))
+            fix = "check the path; a relative one starts from the current directory"
+            raise ModelError(explain("model.name", got=f"'{self.name}', not a directory", allowed="a folder or a hub name", fix=fix))
         return self._snapshot(weights=weights)
 
     def _snapshot(self, *, weights: bool) -> Path:
-        with _quiet():
+        with quiet():
             import huggingface_hub
             from huggingface_hub import constants
 
@@ -152,7 +155,7 @@ class HubModel:
             except (OSError, ValueError) as error:
                 fix = "check model.name and model.revision"
                 fix += ", or fetch it first: HF_HUB_OFFLINE is set" if offline else ", the network, and `hf auth login` for gated models"
-                allowed = "a folder, or a hub model that is here or can be fetched"
+                allowed = "a folder, or a hub model that is cached or can be fetched"
                 got = f"'{self.name}'{f' at {self.revision}' if self.revision else ''} ({first_line(error)})"
                 raise ModelError(explain("model.name", got=got, allowed=allowed, fix=fix)) from error
         if not (Path(folder) / "config.json").is_file():
@@ -160,8 +163,12 @@ class HubModel:
         return Path(folder)
 
     def _config(self, folder: Path) -> PreTrainedConfig:
-        """Read the config and refuse what is no causal language model, or brings its own code unasked."""
-        with _quiet():
+        """Return the config.
+
+        Raises ModelError for a model that is not a causal language model, or that needs code of its
+        own without ``trust_remote_code``.
+        """
+        with quiet():
             from transformers import AutoConfig
             from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -169,7 +176,9 @@ class HubModel:
                 values = json.loads((folder / "config.json").read_text())
                 if "auto_map" in values and values.get("model_type") not in CAUSAL and not self.trust_remote_code:
                     fix = "model.trust_remote_code=true, if you trust it"
-                    raise ModelError(explain(f"model {self.name}", got="a model that brings its own code", allowed="none unasked", fix=fix))
+                    raise ModelError(
+                        explain(f"model {self.name}", got="a model with Python code of its own", allowed="none by default", fix=fix)
+                    )
                 config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
                 raise ModelError(self._explain("config.json", error)) from error
@@ -183,12 +192,12 @@ class HubModel:
         return cast("PreTrainedConfig", config)
 
     def _check_tokenizer(self, folder: Path, rows: int) -> None:
-        """Refuse a model without a tokenizer, or with one whose ids go beyond the rows of the embedding."""
+        """Raise ModelError without a tokenizer, or for token ids beyond the embedding's rows."""
         if not any((folder / name).is_file() for name in VOCABULARIES):
             raise ModelError(explain(f"model {self.name}", got=f"no tokenizer in {folder}", allowed=f"one of {', '.join(VOCABULARIES)}"))
         tokenizer = self.tokenizer()
-        # Added tokens that nothing uses may lie beyond (an image token in a text model); those
-        # every text may hold must not.
+        # Unused added tokens may be beyond the rows (an image token in a text model), tokens of
+        # any text may not.
         used = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
         highest = max(tokenizer.vocab_size - 1, *(int(token) for token in used if token is not None), 0)
         if highest >= rows:
@@ -196,11 +205,11 @@ class HubModel:
             raise ModelError(explain(f"model {self.name}", got=got, allowed=allowed, fix="use the model's own tokenizer"))
 
     def _without_weights(self, config: PreTrainedConfig) -> PreTrainedModel:
-        """Build it on the meta device, to count parameters (shared ones once): nothing is allocated."""
+        """Return the model on the meta device, where nothing is allocated: to count parameters."""
         import torch
         from transformers import AutoModelForCausalLM
 
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             try:
                 model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)
             except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
@@ -217,7 +226,7 @@ class HubModel:
         return length
 
     def _small_files(self, folder: Path) -> list[Path]:
-        """Return the files besides the weights that decide its numbers."""
+        """Return the files other than weights that decide its outputs."""
         code = sorted(folder.glob("*.py")) if self.trust_remote_code else []
         return [folder / name for name in [*SETTINGS, *TOKENIZER] if (folder / name).is_file()] + code
 
@@ -226,8 +235,8 @@ class HubModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and notices out of our own progress, for a while."""
+def quiet() -> Iterator[None]:
+    """Turn off the libraries' progress bars and notices for a while: they disturb our display."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 

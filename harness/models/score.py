@@ -1,4 +1,4 @@
-"""Token likelihoods of rows under a model, in nats."""
+"""Likelihoods of rows under a model, in nats."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Mask = Sequence[bool]
 
 
 def answer_nats(model: PreTrainedModel, examples: Sequence[Example], tokens: int, progress: Progress) -> list[float]:
-    """Return the negative log-likelihood of each example's supervised tokens given all that precedes them, in nats.
+    """Return the negative log-likelihood of each example's supervised tokens, in nats.
 
     Args:
         model: in evaluation mode.
-        examples: rows of token ids; ``supervised`` marks the answer.
+        examples: rows as tokens; ``supervised`` marks the answer.
         tokens: padded tokens of one forward pass.
         progress: advanced by rows.
 
     Returns:
-        One non-negative number an example, in their order: −Σ_t log p(x_t | x_<t) over supervised t
-        ≥ 1.
+        One non-negative number per example, in their order: −Σ_t log p(x_t | x_<t) over supervised
+        t ≥ 1.
     """
     return [total for (total,) in masked_nats(model, examples, [[example.supervised] for example in examples], tokens, progress)]
 
@@ -36,10 +36,9 @@ def answer_nats(model: PreTrainedModel, examples: Sequence[Example], tokens: int
 def masked_nats(
     model: PreTrainedModel, examples: Sequence[Example], masks: Sequence[Sequence[Mask]], tokens: int, progress: Progress
 ) -> list[list[float]]:
-    """Return, for each example and each of its K masks, the nats of the marked tokens, as ``answer_nats`` does.
+    """Return the nats of the tokens under each of K masks of each example.
 
-    Rows are batched by length and padded on the right; the softmax is taken in float32, sums in
-    float64.
+    Rows are batched by length and padded on the right; the softmax is float32, sums are float64.
     """
     import torch
 
@@ -61,10 +60,7 @@ def _batch_nats(model: PreTrainedModel, examples: Sequence[Example], masks: Sequ
     import torch
 
     ids, attention = batches.stack(examples)  # (B, T)
-    wanted = torch.zeros(len(masks[0]), *ids.shape, dtype=torch.bool)  # (K, B, T)
-    for i, row in enumerate(masks):
-        for k, mask in enumerate(row):
-            wanted[k, i, : len(mask)] = torch.tensor(mask)
+    wanted = [batches.padded(of_rows, ids.shape[1]).bool() for of_rows in zip(*masks, strict=True)]  # K masks of shape (B, T)
     device = model.device
     logits = model(input_ids=ids.to(device), attention_mask=attention.to(device)).logits[:, :-1].float()  # (B, T-1, V)
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None].to(device)).squeeze(-1)  # (B, T-1)

@@ -1,4 +1,4 @@
-"""Weights: which files there are, whether they are whole, and hashes of files and of live models."""
+"""Weight files: their list, their integrity, and hashes of files and of live models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model, by name.
 
-    Raises ModelError if there are none, or some of several are missing.
+    Raises ModelError without any, or where some of several are missing.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -49,9 +49,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Refuse a safetensors file whose header is broken, or whose size is not what its header says.
-
-    Raises ModelError.
+    """Raise ModelError for a safetensors file with a broken header or another size.
 
     Format: 8 bytes little-endian header length N, N bytes of JSON (name → dtype, shape,
     data_offsets), then the tensors' bytes.
@@ -67,14 +65,17 @@ def check_safetensors(file: Path) -> None:
             raise ValueError("it holds no weights")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         got = f"a broken safetensors file ({first_line(error)})"
-        raise ModelError(explain(str(file), got=got, allowed="a whole one", fix="fetch or save it again")) from error
+        raise ModelError(explain(str(file), got=got, allowed="a complete one", fix="fetch or save it again")) from error
     if (size := file.stat().st_size) != (expected := 8 + length + end):
         got = f"{size} bytes: the file was cut off or damaged"
-        raise ModelError(explain(str(file), got=got, allowed=f"{expected}, as its header says", fix="fetch or save it again"))
+        raise ModelError(explain(str(file), got=got, allowed=f"{expected} bytes, by its header", fix="fetch or save it again"))
 
 
 def file_sha256(file: Path) -> str:
-    """Return a file's SHA-256, remembered by path, size, inode and times of change: hashing gigabytes at every start would take minutes."""
+    """Return a file's SHA-256, cached: hashing gigabytes at every start would take minutes.
+
+    Key of the cache: path, size, inode and times of change.
+    """
     real = file.resolve()
     status = real.stat()
     key, state = str(real), [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
@@ -89,7 +90,10 @@ def file_sha256(file: Path) -> str:
 
 
 def state_sha256(model: PreTrainedModel) -> str:
-    """Return the SHA-256 of a live model's weights and buffers, names and shapes included: about half a second a gigabyte."""
+    """Return the SHA-256 of a live model's weights and buffers, with their names and shapes.
+
+    It takes about half a second per gigabyte.
+    """
     import torch
 
     digest = hashlib.sha256()
@@ -100,12 +104,13 @@ def state_sha256(model: PreTrainedModel) -> str:
 
 
 def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel]) -> dict[str, Any]:
-    """Return ``params_total``, ``linear``, ``parts``, ``blocks`` and ``embeddings`` of a model, as ``ModelFacts`` takes them.
+    """Return the sizes of a model that ``ModelFacts`` takes, cached.
 
-    They are remembered: importing a model's code takes seconds.
+    They are ``params_total``, ``linear``, ``parts``, ``blocks`` and ``embeddings``. Cached, since
+    importing a model's code takes seconds.
 
     Args:
-        described_by: hashes of what decides its shape.
+        described_by: hashes of the files that decide its shape.
         build: makes it on the meta device, where nothing is allocated.
     """
     described = json.dumps([dict(described_by), importlib.metadata.version("transformers"), "with blocks"], sort_keys=True)
@@ -122,7 +127,7 @@ def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel])
 def _read_hashes(store: Path) -> dict[str, dict[str, Any]]:
     try:
         values = json.loads(store.read_text())
-    except (OSError, ValueError):  # not there, or damaged: it is only a cache
+    except (OSError, ValueError):  # absent or damaged: it is only a cache
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -134,10 +139,10 @@ def _write_hashes(store: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=1, sort_keys=True))
         temporary.replace(store)
     except OSError as error:
-        log.warning("%s is not remembered: %s", store.stem, error)
+        log.warning("the cache of %s cannot be written: %s", store.stem, error)
 
 
 def first_line(error: Exception) -> str:
-    """Say what a library's error is, in one line."""
+    """Return a library's error as one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -1,6 +1,6 @@
-"""Volume 0: a model as it is, on the suites of a run.
+"""Volume 0: the evaluation of a model before training, on the suites of a run.
 
-Measured once for all runs that start from it, by one process only.
+It is measured once for all runs that start from the model, by one process.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Once = Callable[[str, Callable[[], bool], Callable[[], None]], None]
-"""``once(name, done, do)`` sees to it that something that several runs need is done, by one
-process only."""
+"""``once(name, done, do)`` calls ``do`` unless ``done()``, in one process only of those whose runs
+need the result."""
 
 
 def by_itself(name: str, done: Callable[[], bool], do: Callable[[], None]) -> None:  # noqa: ARG001 - a Once
-    """Do it here unless it is done: a Once for a process that need not think of others."""
+    """Call ``do`` unless ``done()``: the Once of a process that shares no work with others."""
     if not done():
         do()
 
@@ -44,7 +44,7 @@ def by_itself(name: str, done: Callable[[], bool], do: Callable[[], None]) -> No
 def measure(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
     """Measure volume 0 on every suite of a run.
 
-    The model is loaded only if one is missing, as far as can be told without it.
+    The model is not loaded if the experiment has every baseline.
     """
     known = prepared.experiment.baseline_keys()
     if not all(known.get(key, False) for key in prepared.baseline_keys.values()):
@@ -53,7 +53,7 @@ def measure(prepared: Prepared, progress: Progress, once: Once = by_itself) -> N
 
 
 def _weights_of(model: ModelSource) -> str:
-    """Return the bytes of a model's weights, made first where they are not here yet."""
+    """Return the hash of a model's weights, after downloading or building them if necessary."""
     try:
         return model.weights_sha256()
     except ModelError:
@@ -62,12 +62,16 @@ def _weights_of(model: ModelSource) -> str:
 
 
 class Before:
-    """The start model of a run, and its volume 0: of the start model, or of the reference model, asked with the start model's tokenizer.
+    """The start model of a run, its suites, and its volume 0.
+
+    Volume 0 is measured on the start model, or on the reference model with the tokenizer of the
+    start model.
 
     Attributes:
-        weights_sha256: bytes of the start model's weights; set once it is loaded.
-        ids: suite → baseline id; set then, or when volume 0 is measured.
-        base_model: how the model computes as its own base.
+        weights_sha256: hash of the start model's weights; set once it is loaded.
+        measured_sha256: hash of the weights that volume 0 is measured on.
+        ids: suite → baseline id; set when the model is loaded, or when volume 0 is measured.
+        base_model: how a live model computes as its base, for suites of kind divergence.
     """
 
     def __init__(self, prepared: Prepared, progress: Progress, once: Once) -> None:
@@ -77,23 +81,19 @@ class Before:
         self.suites = {name: prepared.workspace.suite_of(name, self.config) for name in prepared.roles}
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
         prompts.require_format(self.evaluation, self.tokenizer, self.config.labels.model)
-        self.base_model = Base()  # the model itself, until it is tuned
+        self.base_model = Base()  # before tuning, the model is its own base
         self.weights_sha256 = self.measured_sha256 = ""
         self.ids: dict[str, str] = {}
 
     def load(self) -> PreTrainedModel:
-        """Return the model, on its device."""
-        import torch
-
-        torch.set_num_threads(self.resolved.threads)
-        self.progress.stage(f"load {self.config.labels.model}", 1)
-        model: PreTrainedModel = self.config.model.load().to(self.resolved.device)  # type: ignore[arg-type]
+        """Return the start model, on its device."""
+        model = self._load(self.config.model, self.config.labels.model)
         self.weights_sha256 = self.config.model.weights_sha256()
         self._identify()
         return model
 
     def _identify(self) -> None:
-        """Find the ids of volume 0, by the bytes of the weights that it is measured on."""
+        """Set the baseline ids, which depend on the weights that volume 0 is measured on."""
         if self.prepared.reference is None:
             self.measured_sha256 = self.weights_sha256
         else:
@@ -101,31 +101,40 @@ class Before:
         self.ids = {name: identify({**self._identity(name), "weights": self.measured_sha256}) for name in self.suites}
 
     def measure(self, model: PreTrainedModel | None) -> None:
-        """Measure every suite that is not recorded for these very weights and items.
+        """Measure every suite that is not recorded for exactly these weights and items.
 
         Args:
-            model: what volume 0 is measured on; None is the reference model, which is loaded only
-                if one is missing.
+            model: the model that volume 0 is measured on; None is the reference model, which is
+                loaded only if a suite is missing.
         """
         if not self.ids:
             self._identify()
-        subject = functools.cache(lambda: model or self._load_reference())
+        subject = functools.cache(lambda: model or self._load_measured())
         live_weights = functools.cache(lambda: state_sha256(subject()))
         for name, baseline_id in self.ids.items():
             done, do = functools.partial(self._known, baseline_id), functools.partial(self._measure, name, subject, live_weights)
             self.once(f"baseline-{baseline_id}", done, do)
 
-    def _load_reference(self) -> PreTrainedModel:
+    def _load_measured(self) -> PreTrainedModel:
+        """Return the model that volume 0 is measured on."""
+        if self.prepared.reference is None:
+            return self.load()
+        return self._load(self.prepared.reference, self.config.labels.reference)
+
+    def _load(self, source: ModelSource, name: str | None) -> PreTrainedModel:
         import torch
 
-        assert self.prepared.reference is not None
         torch.set_num_threads(self.resolved.threads)
-        self.progress.stage(f"load {self.config.labels.reference}", 1)
-        model: PreTrainedModel = self.prepared.reference.load().to(self.resolved.device)  # type: ignore[arg-type]
+        self.progress.stage(f"load {name}", 1)
+        model: PreTrainedModel = source.load().to(self.resolved.device)  # type: ignore[arg-type]
         return model
 
-    def measure_against(self, base: Mapping[str, torch.Tensor]) -> None:
-        """Let the tuned model compute as its base with these start weights, by plain name, on the CPU."""
+    def use_base_weights(self, base: Mapping[str, torch.Tensor]) -> None:
+        """Let tuned models compute as their base with these start weights.
+
+        Args:
+            base: weights by plain name, on the CPU.
+        """
         tuning = self.config.tuning
         self.base_model = dataclasses.replace(self.base_model, weights=lambda live: tuning.base_weights(live, base))
 
@@ -139,7 +148,17 @@ class Before:
         base: Base | None = None,
         suite: PreparedSuite | None = None,
     ) -> Result:
-        """Evaluate a suite, as the run asks it unless told otherwise, on a live model."""
+        """Evaluate a suite on a live model.
+
+        Args:
+            name: of the suite.
+            model: the live model.
+            when: words for people: before, or after which volume.
+            partial: the finished tasks of an interrupted evaluation.
+            evaluation: settings; None is those of the run.
+            base: how the model computes as its base; None is ``base_model``.
+            suite: the prepared suite; None is that of the run.
+        """
         return evaluator.evaluate(
             suite or self.suites[name],
             evaluation or self.evaluation,
@@ -154,7 +173,7 @@ class Before:
         )
 
     def key(self, name: str, live_weights: str) -> str:
-        """Identify the evaluation of a suite under way: what is measured, and how."""
+        """Return the key of an evaluation: suite, items, settings and live weights."""
         return identify({"baseline": self.ids[name], "live_weights": live_weights})
 
     def _identity(self, name: str) -> dict[str, Any]:
@@ -165,13 +184,13 @@ class Before:
         return known is not None and complete(known)
 
     def _measure(self, name: str, subject: Callable[[], PreTrainedModel], live_weights: Callable[[], str]) -> None:
-        """Measure volume 0 of a suite, twice."""
+        """Measure volume 0 of a suite, and again in other batches, and write it."""
         baseline_id, model = self.ids[name], subject()
         key = self.key(name, live_weights())
         result = self.evaluate(name, model, "before", self.experiment.unfinished_baseline(baseline_id, key))
         scores = result.scores
-        if self.suites[name].suite.kind != "divergence":  # there, the base is compared with itself: always 0, which says nothing
-            scores = with_spread(result, self._otherwise(name, model, self.experiment.unfinished_baseline(baseline_id, key, again=True)))
+        if self.suites[name].suite.kind != "divergence":  # it compares the base with itself, which is always 0
+            scores = with_spread(result, self._remeasured(name, model, self.experiment.unfinished_baseline(baseline_id, key, again=True)))
         baseline = Baseline(
             baseline_id=baseline_id,
             suite=name,
@@ -184,11 +203,11 @@ class Before:
         )
         self.experiment.write_baseline(baseline, result.samples)
 
-    def _otherwise(self, name: str, model: PreTrainedModel, partial: Partial) -> Result:
-        """Measure a suite with other batches and another number of threads: how far that moves a score is rounding."""
+    def _remeasured(self, name: str, model: PreTrainedModel, partial: Partial) -> Result:
+        """Return a second measurement with other batches and threads, which shows rounding."""
         import torch
 
-        base = dataclasses.replace(self.base_model, drawn=dict(self.base_model.drawn))  # text drawn in here is not that of the points
+        base = dataclasses.replace(self.base_model, drawn=dict(self.base_model.drawn))  # points must not reuse the text drawn here
         torch.set_num_threads(another(self.resolved.threads))
         try:
             return self.evaluate(name, model, "before, again in other batches", partial, self.evaluation.otherwise(), base)

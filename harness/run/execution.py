@@ -1,15 +1,15 @@
-"""One run, executed: the only place that knows the order of its steps.
+"""Execution of a run: the only module that knows the order of its steps.
 
-    prepare   every check of configuration, data and suites, and the run id (harness.run.preparation)
-    inspect   suites build, rows have something to learn; nothing is loaded or written
+    prepare   check configuration, data and suites, and compute the run id (harness.run.preparation)
+    inspect   build suites and encode rows; nothing is loaded or written
     execute   load, measure volume 0, generate rows, train, measure each volume, record
 
-An interrupted run, or one that is asked for a larger volume, resumes from its last checkpoint.
+A run that was interrupted, or gets a larger volume, resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from harness.core.progress import Progress, Silent
 from harness.data import subsets
@@ -17,9 +17,9 @@ from harness.records import provenance
 from harness.run import baseline, recording
 from harness.run.baseline import Before, Once, by_itself
 from harness.run.generated import binding
-from harness.run.generated.data import Data, Writing, summed_up, target_nats
+from harness.run.generated.data import Data, Generation, in_words, target_nats
 from harness.run.points import Points
-from harness.run.preparation import Prepared, done
+from harness.run.preparation import Prepared, is_done
 from harness.run.recording import Recorder
 from harness.run.selection import Selection
 from harness.run.steps import Steps, steps_of
@@ -36,36 +36,36 @@ Outcome = Literal["done", "already done", "measured in part"]
 
 
 def inspect(prepared: Prepared) -> None:
-    """Check what needs a look at data and suites: suites build, items suffice, rows have targets.
+    """Check the content of suites and rows; no model is loaded, and nothing is written.
 
     Raises:
-        HarnessError: in one line.
+        HarnessError: if a suite cannot be built, has too few items, or a row has nothing to learn.
     """
     _selection(prepared, Before(prepared, Silent(), by_itself))
-    steps_of(prepared, _gold(prepared), mixed=not Writing(prepared).is_needed)
+    steps_of(prepared, _gold(prepared), mixed=not Generation(prepared).is_needed)
 
 
 def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> Outcome:
-    """Do what is missing of a run: train through its volumes, measure each, then write the record.
+    """Do the missing work of a run: train, measure each volume, write the record.
 
-    Every point is written when it is reached. A model is loaded only if something is missing.
+    Each point is written when it is reached. A complete run loads no model.
 
     Args:
         prepared: the run.
-        progress: told of stages and steps. When it raises Interrupted, a checkpoint is saved, from
+        progress: told of stages and steps. If it raises Interrupted, a checkpoint is saved, from
             which a later call resumes.
-        once: lets one process alone measure a baseline.
+        once: lets only one process measure a baseline.
     """
-    if done(prepared):
+    if is_done(prepared):
         recording.settle(prepared, progress)
         return "already done"
     provenance.reset_peak_memory()
 
-    # Checked and built without a model.
+    # Checks that need no model.
     before = Before(prepared, progress, once)
     selection = _selection(prepared, before)
-    writing = Writing(prepared)
-    steps = steps_of(prepared, _gold(prepared), mixed=not writing.is_needed)
+    generation = Generation(prepared)
+    steps = steps_of(prepared, _gold(prepared), mixed=not generation.is_needed)
     recorder = Recorder(prepared, before, progress)
     recorder.begin()
     progress.say(_opening(prepared, steps))
@@ -77,11 +77,11 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     before.measure(model if prepared.reference is None else None)
     recorder.write_config(before.ids)
     base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-    before.measure_against(base)
+    before.use_base_weights(base)
 
-    # Rows that models generate, where they are not in the store.
-    if writing.is_needed:
-        steps = _with_generated_rows(writing, model, recorder, progress)
+    # Generated rows, which replace the gold rows or the anchor.
+    if generation.is_needed:
+        steps = _with_generated_rows(generation, model, recorder, progress)
     likelihood = target_nats(prepared, steps.data, model)
 
     # Training, with a point at each stop.
@@ -97,26 +97,27 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     job = _job(prepared, steps, before.tokenizer)
     name = f"{prepared.config.labels.model} {prepared.config.labels.tuning}"
     trajectory = Trajectory(job, model, base, reload=before.load, is_complete=recorder.is_complete, progress=progress, name=name)
-    del model  # if memory runs out, the trajectory drops it and loads it again
+    del model  # the trajectory must hold the only reference: it frees the model if memory runs out
     trajectory.run(on_stop)
 
+    # The record, which marks the run as done.
     recorder.write_record(trajectory.model, trajectory.micro_batch_rows, steps, likelihood)
     _keep_checkpoint(prepared, job.checkpoints)
-    return "done" if done(prepared) else "measured in part"
+    return "done" if is_done(prepared) else "measured in part"
 
 
 def measure_baselines(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
-    """Measure volume 0 of a run's model on its suites, where one is missing; nothing is trained."""
+    """Measure the missing baselines of a run, without training."""
     baseline.measure(prepared, progress, once)
 
 
 def _gold(prepared: Prepared) -> Data:
-    """Return the run's rows with their own answers."""
+    """Return the run's rows as they are in its data sets."""
     return Data(target=prepared.rows, anchor=prepared.anchor)
 
 
 def _selection(prepared: Prepared, before: Before) -> Selection | None:
-    return Selection(prepared, before) if prepared.chooses else None
+    return Selection(prepared, before) if prepared.needs_selection else None
 
 
 def _opening(prepared: Prepared, steps: Steps) -> str:
@@ -127,11 +128,11 @@ def _opening(prepared: Prepared, steps: Steps) -> str:
     return f"run {prepared.run_id}: {what}, {rows} rows in {len(steps.examples)} steps"
 
 
-def _with_generated_rows(writing: Writing, model: PreTrainedModel, recorder: Recorder, progress: Progress) -> Steps:
-    """Let models generate the rows that are missing; restart the run where its rows are no longer the same."""
-    prepared = writing.prepared
-    steps = steps_of(prepared, writing.data(lambda: model, progress))
-    progress.say(f"run {prepared.run_id}: generated rows: {summed_up(steps.data.facts)}")
+def _with_generated_rows(generation: Generation, model: PreTrainedModel, recorder: Recorder, progress: Progress) -> Steps:
+    """Return the steps with generated rows; if recorded points used other rows, restart the run."""
+    prepared = generation.prepared
+    steps = steps_of(prepared, generation.data(lambda: model, progress))
+    progress.say(f"run {prepared.run_id}: generated rows: {in_words(steps.data.statistics)}")
     binding.bind(prepared, steps.data, recorder.restart, progress)
     return steps
 
@@ -141,7 +142,8 @@ def _job(prepared: Prepared, steps: Steps, tokenizer: PreTrainedTokenizerBase) -
 
     config, largest = prepared.config, prepared.volumes[-1]
     rows_per_step = config.training.batch_rows
-    recorded = [volume for volume in prepared.experiment.volumes(prepared.run_id) if volume < largest]  # losses are since the previous one
+    # Recorded volumes stay stops: the loss of a point is a mean since the previous stop.
+    recorded = [volume for volume in prepared.experiment.volumes(prepared.run_id) if volume < largest]
     stops = {volume // rows_per_step * config.training.epochs: volume for volume in [*recorded, *prepared.volumes]}
     return Job(
         model=config.model,
@@ -161,11 +163,12 @@ def _job(prepared: Prepared, steps: Steps, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _keep_checkpoint(prepared: Prepared, checkpoints: Checkpoints) -> None:
-    """Keep the last checkpoint where the run is to be continued later, else none."""
+    """Keep only the last checkpoint, or none if ``keep_state`` is false."""
     last = max(prepared.experiment.states(prepared.run_id), default=None)
     checkpoints.keep_only(last if prepared.config.keep_state else None)
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id to pad with; padding is masked, so any id serves where a tokenizer has none."""
-    return cast(int, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+    """Return the id to pad with: without one, any id, because padding is masked."""
+    pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    return pad_id

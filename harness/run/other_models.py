@@ -1,4 +1,4 @@
-"""The models of a run beside its start model: the one that volume 0 is measured on, and those that its methods need."""
+"""Further models of a run: the reference model, and those of its methods."""
 
 from __future__ import annotations
 
@@ -14,39 +14,36 @@ if TYPE_CHECKING:
 
 
 def reference_of(config: RunConfig, workspace: Workspace) -> ModelSource | None:
-    """Return the reference model where it is another one than the start model.
-
-    Checked once for all runs that have these two.
+    """Return the reference model, or None if it equals the start model.
 
     Raises:
-        ConfigError: where it cannot be asked what the start model is asked: other tokens, or a
-            shorter context; or where a suite measures the distance to the model that training
-            started from.
+        ConfigError: if the reference model cannot be evaluated like the start model, because of
+            another vocabulary or a shorter context, or if a suite measures the distance from the
+            start model.
     """
     if config.reference is None or workspace.facts_of_model(config.reference).content == workspace.facts_of(config).content:
         return None
-    where, allowed = f"reference={config.labels.reference}", f"one that can be asked what model={config.labels.model} is asked"
+    where, allowed = f"reference={config.labels.reference}", f"a model with the vocabulary and context of model={config.labels.model}"
     if _vocabulary(workspace, config.reference) != _vocabulary(workspace, config.model):
         raise ConfigError(explain(where, got="a model with another vocabulary", allowed=allowed))
     own, needed = workspace.facts_of_model(config.reference).context_length, workspace.facts_of(config).context_length
     if own < needed:
-        raise ConfigError(explain(where, got=f"a context of {own} tokens", allowed=f"{allowed}: at least {needed}"))
+        raise ConfigError(explain(where, got=f"a context of {own} tokens", allowed=f"{allowed}, at least {needed} tokens"))
     for name in (*config.target_suites, *config.probe_suites):
         if workspace.suite(name).kind == "divergence":
             got, fix = f"suite {name}, the distance from the start model", "no reference, or no suite of kind divergence"
-            raise ConfigError(explain(where, got=got, allowed="suites that are asked of each model by itself", fix=fix))
+            raise ConfigError(explain(where, got=got, allowed="suites that measure one model at a time", fix=fix))
     return config.reference
 
 
 def of_methods(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
     """Return the other models that a run's methods need, by their names in conf/model.
 
-    A judge or an author reads and writes text, with a tokenizer of its own; weights are added up by
-    their places.
+    Judges and authors exchange text and may have any tokenizer. Models whose weights are combined
+    must have the tokens and layers of the start model.
 
     Raises:
-        ConfigError: for one that is not in conf/model; where weights are combined, also for other
-            tokens or layers than the start model's.
+        ConfigError: for a model that is not in conf/model, or whose weights cannot be combined.
     """
     found = {name: _member(workspace, name) for name in _named(config)}
     for name in config.mitigation.models if config.mitigation.coefficients else ():
@@ -60,15 +57,14 @@ def of_methods(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource
 
 
 def _vocabulary(workspace: Workspace, model: ModelSource) -> dict[str, int]:
-    """Return token → id of a model's tokenizer."""
+    """Return token → id of a model's tokenizer, read once."""
     return workspace.once(("vocabulary", type(model), repr(model)), lambda: dict(model.tokenizer().get_vocab()))
 
 
 def every(config: RunConfig, workspace: Workspace) -> dict[str, ModelSource]:
-    """Return all of them by name.
+    """Return the reference model and the models of methods, by name.
 
-    Those of methods that are not in conf/model are left out, since preparation says how they are
-    wrong.
+    Names that are not in conf/model are left out, because preparation reports them.
     """
     found = {str(config.labels.reference): config.reference} if config.reference is not None else {}
     known = paths.members("conf/model")

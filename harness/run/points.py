@@ -1,4 +1,4 @@
-"""Points of a run: at each stop the live model, or what a mitigation makes of its weights, is measured."""
+"""Points of a run: the evaluation of the live or changed weights at each stop."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Points:
     """Measures the points of a run."""
 
     def __init__(self, prepared: Prepared, before: Before, selection: Selection | None, base: Mapping[str, torch.Tensor]) -> None:
-        """Take what every point needs.
+        """Take the inputs of every point.
 
         Args:
             prepared: the run.
             before: its volume 0, measured.
-            selection: scores on select items, where the run chooses something.
+            selection: scores on select items; None if the run chooses nothing.
             base: the start weights by plain name, on the CPU.
         """
         self.prepared, self.config, self.before, self.base = prepared, prepared.config, before, base
@@ -39,11 +39,11 @@ class Points:
         self.grid = CoefficientGrid(prepared, before, selection, base) if self.config.mitigation.coefficients else None
 
     def measure(self, unmeasured: Point, model: PreTrainedModel) -> Measured:
-        """Return a point with its scores, and its items; save its weights where the run keeps them.
+        """Return a point with its scores, and its items; save its weights as configured.
 
         Args:
             unmeasured: the point without scores.
-            model: the live model, which stays as it is.
+            model: the live model; it is not changed.
         """
         if self.grid is not None:
             point, samples = self.grid.measure(unmeasured, model)
@@ -52,7 +52,7 @@ class Points:
         return self.best_volume.measure(unmeasured, model, live) if self.best_volume else live(unmeasured)
 
     def weight_change(self, model: PreTrainedModel) -> float:
-        """Return ‖ΔW‖₂ over all weights. Raises TrainingError for a run that moved none."""
+        """Return ‖ΔW‖₂ over all weights. Raises TrainingError if it is 0 or not a number."""
         import torch
 
         with torch.no_grad():
@@ -62,7 +62,7 @@ class Points:
             got, fix = f"a weight change of {norm}", "check the learning rate and what the rows supervise"
             if norm == 0.0 and self.config.objective.learns == "rewards":
                 got = f"{got}: the answers to each prompt had equal rewards, so there was nothing to learn"
-                fix = "another reward, more objective.samples, or a model that is right sometimes"
+                fix = "another reward, more objective.samples, or a model that is sometimes right"
             raise TrainingError(explain("training", got=got, allowed="weights that moved", fix=fix))
         return norm
 
@@ -78,7 +78,10 @@ class Points:
         return measured(unmeasured, results, seconds, weights=weights)
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
-        """Save weights as ``save_weights`` asks; of early stop, those of each volume that was best when reached."""
+        """Save weights as ``save_weights`` asks, and return their folder in the run's folder.
+
+        Early stop saves them at each volume that is the best so far.
+        """
         policy, best = self.config.save_weights, self.config.mitigation.keeps_best
         if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1] and not best):
             return None

@@ -1,6 +1,6 @@
-"""A run before it starts: every check of config, data and suites, and its identity.
+"""Preparation of a run: every check of configuration, data and suites, and its identity.
 
-Nothing is built, nothing is written.
+No model is built and no file is written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.evaluation.backends import Evaluation
 from harness.records.schema import Role
 from harness.records.writer import ExperimentWriter
 from harness.run import other_models
-from harness.run.workspace import Workspace, _content
+from harness.run.workspace import Workspace, content_key
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,11 @@ class Prepared:
     """A run that has passed every check.
 
     Attributes:
-        identity: decides ``run_id``.
-        reference: the model that volume 0 is measured on, where it is another one than the start
-            model.
-        baseline_identities: suite → what decides its volume 0 and is known before its tasks are
-            built.
-        baseline_keys: suite → hash of that: runs with equal keys share the volume 0 of the suite.
+        identity: everything that decides ``run_id``.
+        baseline_identities: suite → everything that decides its volume 0 and is known before its
+            tasks are built.
+        baseline_keys: suite → hash of that; runs with equal keys share the volume 0 of the suite.
+        reference: the model that volume 0 is measured on; None is the start model.
     """
 
     config: RunConfig
@@ -59,7 +58,7 @@ class Prepared:
 
     @cached_property
     def rows(self) -> Sequence[Row]:
-        """Target rows in the order they are trained on, the largest volume of them (each epoch in its own order)."""
+        """Target rows of the largest volume in training order, each epoch in its own order."""
         config, rows, largest = self.config, self.workspace.rows_of(self.config.data), max(self.config.data.volumes)
         subset = subsets.order(rows, config.seed, subsets.parts(config.data))[:largest]
         orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
@@ -74,15 +73,15 @@ class Prepared:
         return [rows[i] for i in permutation(self.config.seed, len(rows), "anchor-order")]
 
     @property
-    def chooses(self) -> bool:
-        """Whether something is chosen on the target's select items: a coefficient, or a volume."""
+    def needs_selection(self) -> bool:
+        """Whether a coefficient or a volume is chosen on the select items of the targets."""
         return combinations.chooses(self.config.mitigation) or self.config.mitigation.keeps_best
 
     @property
-    def stands_for(self) -> float | None:
-        """The coefficient whose weights are this run's own points.
+    def own_coefficient(self) -> float | None:
+        """The coefficient that the run's own points are measured at.
 
-        None where there is none, or it is chosen at each volume.
+        None without coefficients, or if each point takes the best one on the select items.
         """
         mitigation = self.config.mitigation
         if mitigation.coefficient is None and len(mitigation.coefficients) == 1:
@@ -91,17 +90,17 @@ class Prepared:
 
     @property
     def derived(self) -> dict[float, str]:
-        """The coefficients that are measured beside it → the run ids of these measurements, ascending."""
-        return {one: derived_id(self.run_id, one) for one in sorted(self.config.mitigation.coefficients) if one != self.stands_for}
+        """All other coefficients, ascending → the ids of the derived runs that measure them."""
+        return {one: derived_id(self.run_id, one) for one in sorted(self.config.mitigation.coefficients) if one != self.own_coefficient}
 
     @property
     def experiment(self) -> ExperimentWriter:
-        """Where it is recorded."""
+        """The experiment that the run belongs to."""
         return experiment_of(self.config)
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Suite → target or probe."""
+        """Suite → its role, target or probe."""
         targets: dict[str, Role] = dict.fromkeys(self.config.target_suites, "target")
         probes: dict[str, Role] = dict.fromkeys(self.config.probe_suites, "probe")
         return targets | probes
@@ -113,22 +112,22 @@ class Prepared:
 
 
 def experiment_of(config: RunConfig) -> ExperimentWriter:
-    """Return where a run is recorded."""
+    """Return the experiment that a run belongs to."""
     return ExperimentWriter(Path(config.results) / config.name)
 
 
 def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = None) -> Prepared:
-    """Check everything that can be checked before a model is built or a file written, and identify the run.
+    """Check and identify a run; no model is built and no file is written.
 
     Args:
         config: of one run.
-        workspace: what it shares with others.
-        machine: what it may use; None is this machine.
+        workspace: inputs that it shares with other runs.
+        machine: the hardware that it may use; None is this machine.
 
     Raises:
         HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each. A
-            ModelError or a DataError says that a piece cannot be used, or is not on this machine;
-            it comes at once for the next run that needs the same piece.
+            ModelError or a DataError means that an input cannot be used, or is not on this machine;
+            the next run that needs the same input raises it at once.
     """
     workspace.require_writable(experiment_of(config))
     for name in (*config.target_suites, *config.probe_suites):
@@ -154,9 +153,9 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
 
 
 def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | None) -> dict[str, Any]:
-    """Return the content of what goes into a run, as plain values.
+    """Return the content of a run's inputs, as plain values.
 
-    Worked out once for all runs of the same inputs.
+    Computed once for all runs with the same inputs.
     """
     others = other_models.of_methods(config, workspace)
     models = {"models": {name: plain(workspace.facts_of_model(model).content) for name, model in others.items()}} if others else {}
@@ -164,7 +163,7 @@ def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | No
         models["reference"] = plain(workspace.facts_of_model(reference).content)
     drawn = config.anchor if config.mitigation.needs_anchor else None
 
-    def find() -> dict[str, Any]:
+    def compute() -> dict[str, Any]:
         facts = workspace.facts_of(config)
         return {
             "model": plain(facts.content),
@@ -177,20 +176,20 @@ def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | No
             "probe_suites": {name: plain(workspace.identity_of(name, config)) for name in config.probe_suites},
         }
 
-    return workspace.once(("inputs", drawn is None, _shared(config)), find) | models
+    return workspace.once(("inputs", drawn is None, _inputs_key(config)), compute) | models
 
 
 def _baselines(
     config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any], workspace: Workspace
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return what decides the volume 0 of each suite, and its hash.
+    """Return by suite the identity of its volume 0, and the hash of that.
 
-    Worked out once for all runs that start from the same.
+    Computed once for all runs with the same start.
     """
 
-    def find() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    def compute() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         shared = {
-            "model": inputs.get("reference", inputs["model"]),  # asked exactly as the start model: its tokenizer, its context
+            "model": inputs.get("reference", inputs["model"]),  # measured with the tokenizer and context of the start model
             **{name: inputs[name] for name in ("tokenizer", "context_length")},
             "evaluation": identifying(config.evaluation) | {"dtype": resolved.evaluation_dtype},
             "threads": resolved.threads,
@@ -200,16 +199,19 @@ def _baselines(
         identities = {name: shared | {"suite": suite} for name, suite in measured.items()}
         return identities, {name: identify(found) for name, found in identities.items()}
 
-    key = ("baselines", _content(config.evaluation), resolved.evaluation_dtype, resolved.threads, _shared(config))
-    return workspace.once(key, find)
+    key = ("baselines", content_key(config.evaluation), resolved.evaluation_dtype, resolved.threads, _inputs_key(config))
+    return workspace.once(key, compute)
 
 
-def _shared(config: RunConfig) -> Hashable:
-    return _content(config.model, config.reference, config.data, config.anchor, config.target_suites, config.probe_suites)
+def _inputs_key(config: RunConfig) -> Hashable:
+    return content_key(config.model, config.reference, config.data, config.anchor, config.target_suites, config.probe_suites)
 
 
 def _check_headline(config: RunConfig, workspace: Workspace) -> None:
-    """Refuse a headline of which no verdict can be given: a distance from the base is neither lost nor gained. Raises ConfigError."""
+    """Reject a headline suite without a verdict. Raises ConfigError.
+
+    A distance from the base model is neither lost nor gained.
+    """
     headline = config.declared.headline
     if headline in config.probe_suites and workspace.suite(headline).kind == "divergence":
         allowed, fix = "a suite that has a verdict: kind lm_eval or likelihood", "another of probe_suites"
@@ -217,13 +219,12 @@ def _check_headline(config: RunConfig, workspace: Workspace) -> None:
 
 
 def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
-    """Refuse volumes that the data, or the anchor, have no rows for. Raises DataError."""
+    """Reject volumes for which the data or the anchor has too few rows. Raises DataError."""
     rows, largest = workspace.rows_of(config.data), max(config.data.volumes)
     if largest > len(rows):
         batch = config.training.batch_rows
-        fix = (
-            f"data.volumes=[{len(rows) - len(rows) % batch}]" if len(rows) >= batch else f"training.batch_rows={len(rows)} and as many rows"
-        )
+        few = f"training.batch_rows={len(rows)} and data.volumes=[{len(rows)}]"
+        fix = f"data.volumes=[{len(rows) - len(rows) % batch}]" if len(rows) >= batch else few
         message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}", fix=fix)
         raise DataError(message)
     if not config.mitigation.needs_anchor or config.anchor is None:
@@ -234,11 +235,8 @@ def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
         raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(anchor)} rows", allowed=f"at least {wanted}", fix=fix))
 
 
-def done(prepared: Prepared) -> bool:
-    """Say whether every volume asked for is recorded, complete, and measured without failure.
-
-    Of the runs derived from it, too.
-    """
+def is_done(prepared: Prepared) -> bool:
+    """Return whether the run and its derived runs are recorded at every volume without failure."""
     experiment, run_id = prepared.experiment, prepared.run_id
     record, derived = experiment.record(run_id), prepared.derived.values()
     if record is None or not set(prepared.volumes) <= set(record.volumes):
@@ -252,27 +250,25 @@ def done(prepared: Prepared) -> bool:
 
 
 def check_together(runs: Sequence[Prepared]) -> None:
-    """Refuse a sweep whose runs differ in what they declare, or in dtype policy.
+    """Reject a sweep whose runs differ in declarations or dtype policy. Raises ConfigError.
 
-    Raises ConfigError.
-
-    A difference between methods could be one of rounding, or of margins.
+    Differences between methods could come from margins or rounding instead.
     """
     policies = sorted({f"{run.resolved.dtype} training, {run.resolved.evaluation_dtype} evaluation" for run in runs})
     if len(policies) > 1:
         fix = "one training.dtype and one evaluation.dtype for the whole sweep"
-        raise ConfigError(explain("dtype", got=" and ".join(policies), allowed="one policy a sweep", fix=fix))
+        raise ConfigError(explain("dtype", got=" and ".join(policies), allowed="one policy per sweep", fix=fix))
     if any(run.config.declared != runs[0].config.declared for run in runs):
-        raise ConfigError(explain("declared", got="several values", allowed="one for the whole sweep", fix="no axis of declared"))
+        raise ConfigError(explain("declared", got="several values", allowed="one for the whole sweep", fix="remove declared from the axes"))
 
 
 def prompts_of(name: str, config: RunConfig, number: int) -> list[str]:
-    """Show one item of each task of a suite as a run would send it to its model.
+    """Return one item of each task of a suite as its model reads it.
 
-    Of the model, only the tokenizer is loaded.
+    Only the tokenizer of the model is loaded.
 
     Raises:
-        HarnessError: for what cannot be evaluated, one line.
+        HarnessError: for a suite that cannot be evaluated.
     """
     workspace, evaluation = Workspace(), cast(Evaluation, config.evaluation)
     suites.load(name)

@@ -1,4 +1,4 @@
-"""Everything that a run writes: its configuration, prompts, unmeasured points, record and summary."""
+"""The files of a run: configuration, prompts, points without scores, record and summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.records.counts import Counts
 from harness.records.schema import BASELINES, Point, Record, complete
 from harness.records.store import Experiment
 from harness.run.baseline import Before
-from harness.run.generated.binding import writers
+from harness.run.generated.binding import generated_for
 from harness.run.preparation import Prepared
 from harness.run.selection import derived_config
 from harness.run.steps import Steps
@@ -36,7 +36,7 @@ class Recorder:
         self.experiment, self.run_id = prepared.experiment, prepared.run_id
 
     def begin(self) -> None:
-        """Remove what a killed process left half-written. Raises ConfigError if nothing can be written."""
+        """Remove partial files of a killed process. Raises ConfigError if writing fails."""
         self.experiment.require_writable()
         for run_id in (self.run_id, *self.prepared.derived.values()):
             self.experiment.clear_leftovers(run_id)
@@ -44,8 +44,8 @@ class Recorder:
     def drop_changed_inputs(self) -> None:
         """Drop results that started from other weights or were compared with other items.
 
-        The run id does not tell: a nursery model may have been rebuilt under the same recipe, a data
-        set of lm-eval may have changed.
+        The run id does not depend on them: a nursery model may have been rebuilt by the same
+        recipe, or a data set of lm-eval may have changed.
         """
         known = self._known_baselines()
         other_items = any(known.get(name, baseline_id) != baseline_id for name, baseline_id in self.before.ids.items())
@@ -53,27 +53,30 @@ class Recorder:
             self.experiment.forget(self.run_id)
 
     def write_start(self) -> None:
-        """Write the prompts and the configuration; baselines stay those of the last try until measured anew."""
+        """Write the prompts and the configuration of a run that begins.
+
+        Baseline ids stay those of its last execution until volume 0 is measured.
+        """
         for name, suite in self.before.suites.items():
             shown = prompts.shown(suite, self.before.evaluation, self.before.tokenizer, self.prepared.facts.context_length)
             self.experiment.write_prompts(self.run_id, name, shown)
         self.write_config(self._known_baselines())
 
     def write_config(self, baseline_ids: Mapping[str, str]) -> None:
-        """Write the configuration of the run and of those derived from it, with suite → baseline id."""
+        """Write the configurations of the run and its derived runs, with suite → baseline id."""
         self.experiment.write_config(self.run_id, recorded(self.config), self.before.weights_sha256, baseline_ids)
         for coefficient, run_id in self.prepared.derived.items():
             config = derived_config(self.prepared, coefficient)
             self.experiment.write_config(run_id, config, self.before.weights_sha256, baseline_ids)
 
     def restart(self) -> None:
-        """Drop everything of the run, and write what every run starts with."""
+        """Drop all results of the run, and write the files that a run starts with."""
         self.experiment.forget(self.run_id)
         self.write_start()
         self.write_config(self.before.ids)
 
     def is_complete(self, volume: int) -> bool:
-        """Return whether the point of a volume, and of each derived run, is complete."""
+        """Return whether the point of a volume is complete, also in each derived run."""
         return all(is_complete(self.experiment, one, volume) for one in (self.run_id, *self.prepared.derived.values()))
 
     def unmeasured(self, stop: Stop, steps: Steps, weight_change: float) -> Point:
@@ -95,8 +98,8 @@ class Recorder:
         )
 
     def _counts(self, stop: Stop, steps: Steps, examples: list[Example]) -> Counts:
-        """Return the totals of training with those of its rows, of generated rows and of the mitigation's own passes."""
-        generated = steps.data.paid(stop.volume, self.config.training.epochs)
+        """Return the totals of training, its rows, generated rows and the mitigation's passes."""
+        generated = steps.data.generated_up_to(stop.volume, self.config.training.epochs)
         own_passes = self.config.mitigation.extra_tokens(steps.examples[: stop.counts.step], steps.anchor)
         rows = Counts()
         if self.config.objective.learns != "rewards":
@@ -105,20 +108,20 @@ class Recorder:
                 trained_tokens=sum(example.tokens for example in examples),
                 supervised_tokens=sum(one.supervised_tokens for one in answers),
             )
-        written = Counts(
+        generation = Counts(
             generated_tokens=sum(one.generated_tokens for one in generated),
             read_tokens=sum(one.read_tokens for one in generated) + own_passes,
         )
-        return stop.counts.plus(rows).plus(written)
+        return stop.counts.plus(rows).plus(generation)
 
     def write_record(self, model: PreTrainedModel, micro_batch_rows: int | None, steps: Steps, target_nats: Mapping[str, float]) -> None:
         """Write the record that marks the run as done, and those of derived runs.
 
         Args:
             model: the live model.
-            micro_batch_rows: as used last.
-            steps: what it was trained on.
-            target_nats: what ``Record.writing`` says of the likelihood of the targets.
+            micro_batch_rows: rows of one forward pass, as used last.
+            steps: the rows it was trained on.
+            target_nats: likelihood of the targets, for ``Record.writing``.
         """
         record = self._record(model, micro_batch_rows, steps, target_nats)
         for coefficient, run_id in self.prepared.derived.items():
@@ -153,12 +156,12 @@ class Recorder:
             provenance=provenance.collect(),
             data_facts=longer.data_facts if longer else dict(steps.facts),
             micro_batch_rows=micro_batch_rows,
-            writing=longer.writing if longer else {**steps.data.facts, **target_nats, **writers(config)},
+            writing=longer.writing if longer else {**steps.data.statistics, **target_nats, **generated_for(config)},
             incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values(), self.prepared.derived.values()),
         )
 
     def _derived(self, record: Record, coefficient: float, run_id: str) -> Record:
-        """Return the record of the run that measures this one's weights at a coefficient."""
+        """Return the record of a derived run, made from the record of its parent."""
         config = derived_config(self.prepared, coefficient)
         return dataclasses.replace(
             record,
@@ -175,7 +178,7 @@ class Recorder:
         summarise(self.experiment, record.run_id, self.progress)
 
     def _overlap(self, steps: Steps) -> dict[str, Any]:
-        """Return suite → shares of its items' text that are in the rows trained on."""
+        """Return suite → shares of its items' text that occur in the training rows."""
         texts = [row.text for row in {row.id: row for row in steps.data.target}.values()]
         found: dict[str, Any] = {}
         for name, suite in self.before.suites.items():
@@ -207,7 +210,7 @@ def settle(prepared: Prepared, progress: Progress) -> None:
 
 def summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
     """Write the summary of a recorded run, so that no table reads its items again."""
-    from harness.analysis.table import runs  # brings SciPy along, which only the end of a run needs
+    from harness.analysis.table import runs  # imports SciPy, which only the end of a run needs
 
     if reason := runs.summarise(experiment, run_id):
         progress.say(f"run {run_id}: recorded; its summary could not be computed: {reason}")
@@ -216,7 +219,7 @@ def summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
 def incomplete(
     experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str], derived: Iterable[str] = ()
 ) -> tuple[int, ...]:
-    """Return the volumes with a failed measurement, of the run or one derived from it; 0 for baselines."""
+    """Return the volumes with a failed measurement, derived runs included; 0 is a baseline."""
     every = (run_id, *derived)
     points = [volume for volume in volumes if not all(is_complete(experiment, one, volume) for one in every)]
     before = [experiment.baseline(baseline_id) for baseline_id in baseline_ids]

@@ -1,9 +1,18 @@
-"""What a run stands for where that is chosen on the target's select items, and the points of what a weight remedy makes of its weights.
+"""Points of mitigations that act after training: derived runs, and choices on select items.
 
-A weight remedy changes the tuned weights by a coefficient. Each coefficient is a *derived run*:
-measured at each volume of the run that trained, recorded as a run of its own, done and stale with
-that one. The run itself stands for one of them, without being measured again. Early stop chooses
-among the volumes so far instead. Neither ever looks at a probe.
+A weight mitigation (merge, task arithmetic, chat vector) changes the tuned weights by a
+coefficient, so one training gives several models to evaluate. The run that trains is the parent.
+Each further coefficient is a *derived run*, with a run id, points and a record of its own, but no
+training: its weights are computed from the parent's weights at each volume. A derived run is done
+when its parent is done, and stale when its parent is stale.
+
+The parent has one coefficient too. Either it is fixed (``Prepared.own_coefficient``), or the parent
+copies, at each volume, the point of the derived run with the best score on the *select items* of
+the target suites. Select items are never among the items that are reported.
+
+Early stop has no derived runs. It chooses, in the same way, among the volumes so far.
+
+Probes are never used to choose.
 """
 
 from __future__ import annotations
@@ -27,6 +36,7 @@ from harness.models import arithmetic
 from harness.models.weights import state_sha256
 from harness.records import provenance
 from harness.records.schema import Point, Score, complete
+from harness.records.store import Experiment
 from harness.run.baseline import Before
 from harness.run.preparation import Prepared
 
@@ -39,13 +49,13 @@ Measured = tuple[Point, pd.DataFrame]
 
 
 def measured(point: Point, results: Mapping[str, Result], seconds: float, **changes: Any) -> Measured:
-    """Return a point with what suites gave, and their items.
+    """Return a point with the results of its suites, and its items.
 
     Args:
-        point: what is known of it but for scores.
-        results: by suite.
-        seconds: that they took.
-        changes: fields that are others.
+        point: the point without scores.
+        results: suite → result.
+        seconds: duration of the evaluation.
+        changes: further fields to set.
     """
     scores = tuple(score for result in results.values() for score in result.scores)
     facts = {name: result.facts for name, result in results.items()}
@@ -55,32 +65,33 @@ def measured(point: Point, results: Mapping[str, Result], seconds: float, **chan
 
 
 class Selection:
-    """Scores on the select items of a run's target suites."""
+    """Scores on the select items of a run's target suites, to choose by."""
 
     def __init__(self, prepared: Prepared, before: Before) -> None:
-        """Build the suites. Raises EvaluationError where one has no select items."""
+        """Build the suites. Raises EvaluationError if one has no select items."""
         self.experiment, self.before = prepared.experiment, before
         self.suites = prepared.workspace.select_suites(prepared.config)
         self.evaluation = dataclasses.replace(before.evaluation, items="select")
 
     def score(self, model: PreTrainedModel, run_id: str, volume: int, when: str, base: Base | None = None) -> float:
-        """Return the mean over suites of their tasks' mean primary metric, higher is better.
+        """Return the mean over suites of their primary metric; higher is better.
+
+        The metric of a suite is the mean over its tasks, negated if lower is better.
 
         Args:
-            model: the live one.
-            run_id: of the point that the score is for.
-            volume: of that point.
-            when: in words.
-            base: how the model computes as its base, where that is another way than the tuned
-                model's.
+            model: the model to evaluate.
+            run_id: run of the point that the score is for.
+            volume: volume of that point.
+            when: words for people: after which volume.
+            base: how the model computes as its base; None is as the live model does.
 
         Raises:
-            EvaluationError: if a measurement failed, since nothing can be chosen then.
+            EvaluationError: if a measurement failed, because a choice needs all of them.
         """
         live, means = state_sha256(model), []
         for name, suite in self.suites.items():
             partial = self.experiment.unfinished_point(run_id, volume, self.before.key(name, f"{live} select"), select=True)
-            stage = f"{when}, to choose on"
+            stage = f"{when}, select items"
             result = self.before.evaluate(name, model, stage, partial, self.evaluation, base, suite=suite)
             means.append(_mean(name, result.scores))
         return sum(means) / len(means)
@@ -90,104 +101,112 @@ def _mean(suite: str, scores: tuple[Score, ...]) -> float:
     primary = [score for score in scores if score.primary]
     if failed := next((score for score in primary if score.value is None), None):
         got = f"{failed.task} {failed.status}: {failed.reason}"
-        raise EvaluationError(explain(f"suite {suite}: select items", got=got, allowed="all measured: something is chosen on them"))
+        raise EvaluationError(explain(f"suite {suite}: select items", got=got, allowed="no failed task, because a choice depends on them"))
     values = [score.value if score.higher_is_better else -score.value for score in primary if score.value is not None]
     return sum(values) / len(values)
 
 
 def best(selected: Mapping[str, float]) -> str:
-    """Return the key of the highest score; of several, the smallest number."""
+    """Return the key of the highest score; ties go to the smallest key."""
     return min(selected, key=lambda key: (-selected[key], float(key)))
 
 
 class BestVolume:
-    """The choice among the volumes so far."""
+    """The points of a run with early stop: each has the best volume so far."""
 
     def __init__(self, prepared: Prepared, selection: Selection) -> None:
         self.prepared, self.experiment, self.selection = prepared, prepared.experiment, selection
 
     def measure(self, unmeasured: Point, model: PreTrainedModel, evaluate: Callable[[Point], Measured]) -> Measured:
-        """Return the point of a volume: measured, or where an earlier volume is better, with the scores and items of that one's.
+        """Return the point of a volume, with the scores of the best volume so far.
 
-        That one, best when it was reached, was measured then; so no weights are kept in memory, and
-        nothing is measured twice.
+        An earlier volume that is the best was evaluated when it was reached, so its scores are
+        copied: no weights are kept in memory, and nothing is evaluated twice.
 
         Args:
             unmeasured: the point without scores.
-            model: the live one.
-            evaluate: measures it.
+            model: the live model.
+            evaluate: evaluates the live model, if this volume is the best.
         """
         run_id, volume = unmeasured.run_id, unmeasured.volume
-        earlier = {one: self._point(one) for one in self.prepared.volumes if one < volume}
+        earlier = {one: _scored(self.experiment, run_id, one, str(one)) for one in self.prepared.volumes if one < volume}
         selected = {str(one): point.selected[str(one)] for one, point in earlier.items()}
         selected[str(volume)] = self.selection.score(model, run_id, volume, f"after {volume} rows")
         chosen = int(best(selected))
         if chosen == volume:
             return evaluate(dataclasses.replace(unmeasured, selected=selected))
-        other = earlier[chosen]
-        taken = {name: getattr(other, name) for name in ("scores", "evaluation_facts", "evaluation_seconds", "weight_change", "weights")}
-        return dataclasses.replace(unmeasured, selected=selected, **taken), self.experiment.point_samples(run_id, chosen)
+        best_so_far = earlier[chosen]
+        point = dataclasses.replace(
+            unmeasured,
+            selected=selected,
+            scores=best_so_far.scores,
+            evaluation_facts=best_so_far.evaluation_facts,
+            evaluation_seconds=best_so_far.evaluation_seconds,
+            weight_change=best_so_far.weight_change,
+            weights=best_so_far.weights,
+        )
+        return point, self.experiment.point_samples(run_id, chosen)
 
-    def _point(self, volume: int) -> Point:
-        found = self.experiment.point(self.prepared.run_id, volume)
-        if found is None or str(volume) not in found.selected:
-            got, fix = f"none of volume {volume}", "delete the run's folder and run again"
-            raise TrainingError(explain(f"run {self.prepared.run_id}: point to compare with", got=got, fix=fix))
-        return found
+
+def _scored(experiment: Experiment, run_id: str, volume: int, key: str) -> Point:
+    """Return a recorded point with its score on select items; TrainingError without one."""
+    found = experiment.point(run_id, volume)
+    if found is None or key not in found.selected:
+        got, fix = f"no point of volume {volume} with a score on the select items", "delete the run's folder and rerun"
+        raise TrainingError(explain(f"run {run_id}", got=got, fix=fix))
+    return found
 
 
 class CoefficientGrid:
-    """A weight remedy at work on the tuned weights of a run."""
+    """The points of a run with a weight mitigation, and of its derived runs.
+
+    The changed weights are put into a second model, so that the live model trains undisturbed.
+    """
 
     def __init__(self, prepared: Prepared, before: Before, selection: Selection | None, base: Mapping[str, torch.Tensor]) -> None:
-        """Take what the remedy works with.
+        """Take the inputs of every point.
 
         Args:
             prepared: the run.
             before: its volume 0, measured.
-            selection: where a coefficient is chosen.
+            selection: scores on select items; None if no coefficient is chosen.
             base: the start weights by plain name, on the CPU.
         """
         self.prepared, self.config, self.before, self.base = prepared, prepared.config, before, base
         self.experiment, self.selection = prepared.experiment, selection
-        self.base_model = Base(lambda live: Full().base_weights(live, base), before.base_model.drawn)  # the text that all points share
+        self.base_model = Base(lambda live: Full().base_weights(live, base), before.base_model.drawn)  # all points share this text
 
     def measure(self, unmeasured: Point, tuned: PreTrainedModel) -> Measured:
-        """Write the points of the derived runs that are missing at a volume, and return that of the run itself.
+        """Write missing points of derived runs, and return the run's own point.
 
         Args:
-            unmeasured: the point without scores.
-            tuned: the live model; stays as it is.
+            unmeasured: the run's own point without scores.
+            tuned: the live model; it is not changed.
         """
         context = self._context(self.config.tuning.merged(tuned))
         for coefficient, run_id in self.prepared.derived.items():
             known = self.experiment.point(run_id, unmeasured.volume)
             if known is None or not complete(known):
                 self.experiment.write_point(*self._measure(dataclasses.replace(unmeasured, run_id=run_id), coefficient, context))
-        if self.prepared.stands_for is not None:
-            return self._measure(unmeasured, self.prepared.stands_for, context)
-        return self._chosen(unmeasured, context)
+        if self.prepared.own_coefficient is not None:
+            return self._measure(unmeasured, self.prepared.own_coefficient, context)
+        return self._best(unmeasured, context)
 
-    def _chosen(self, unmeasured: Point, context: WeightsContext) -> Measured:
-        """Return the point of the coefficient that is best on the select items.
+    def _best(self, unmeasured: Point, context: WeightsContext) -> Measured:
+        """Return a copy of the derived point that is best on the select items.
 
-        Its weights are put into the plain model.
+        The second model gets its weights, since the run may save them.
         """
-        points = {run_id: self.experiment.point(run_id, unmeasured.volume) for run_id in self.prepared.derived.values()}
-        selected = {key: value for point in points.values() if point for key, value in point.selected.items()}
-        coefficient = next(one for one in self.prepared.derived if f"{one:g}" == best(selected))
-        run_id = self.prepared.derived[coefficient]
-        point = points[run_id]
-        assert point is not None  # it was measured above
+        derived, volume = self.prepared.derived, unmeasured.volume
+        points = {one: _scored(self.experiment, run_id, volume, f"{one:g}") for one, run_id in derived.items()}
+        selected = {key: value for point in points.values() for key, value in point.selected.items()}
+        coefficient = next(one for one in derived if f"{one:g}" == best(selected))
         self._put(self.config.mitigation.weights(context, coefficient))
-        found = dataclasses.replace(point, run_id=unmeasured.run_id, selected=selected)
-        return found, self.experiment.point_samples(run_id, unmeasured.volume)
+        found = dataclasses.replace(points[coefficient], run_id=unmeasured.run_id, selected=selected)
+        return found, self.experiment.point_samples(derived[coefficient], volume)
 
     def _measure(self, unmeasured: Point, coefficient: float, context: WeightsContext) -> Measured:
-        """Measure the weights of one coefficient.
-
-        First, where something is chosen, on the select items.
-        """
+        """Evaluate the weights of one coefficient, on the select items first if the run chooses."""
         weights = self.config.mitigation.weights(context, coefficient)
         self._put(weights)
         when, volume, model = f"after {unmeasured.volume} rows, coefficient {coefficient:g}", unmeasured.volume, self.model
@@ -204,11 +223,8 @@ class CoefficientGrid:
 
     @functools.cached_property
     def model(self) -> PreTrainedModel:
-        """A plain model to put weights into, beside the live one.
-
-        Its weights are those put there last.
-        """
-        self.before.progress.stage(f"load {self.config.labels.model}, to put changed weights into", 1)
+        """A second model next to the live one; it has the weights last put in."""
+        self.before.progress.stage(f"load {self.config.labels.model}, for changed weights", 1)
         model: PreTrainedModel = self.config.model.load().to(self.prepared.resolved.device)  # type: ignore[arg-type]
         return model
 
@@ -232,9 +248,9 @@ class CoefficientGrid:
         return {}
 
     def _other(self, name: str) -> dict[str, torch.Tensor]:
-        """Return the weights of another model, loaded once a run.
+        """Return the weights of another model, loaded once in a run.
 
-        Raises TrainingError for one that the method does not name.
+        Raises TrainingError for a model that the method does not name.
         """
         if name not in self.config.mitigation.models:
             allowed = ", ".join(self.config.mitigation.models) or "none"
@@ -247,13 +263,13 @@ class CoefficientGrid:
 
 
 def derived_config(prepared: Prepared, coefficient: float) -> dict[str, Any]:
-    """Return the configuration of a derived run, plain: its parent's, with the coefficient in its label."""
+    """Return the plain configuration of a derived run: its parent's, with another label."""
     config = recorded(prepared.config)
     return config | {"labels": config["labels"] | {"mitigation": with_coefficient(config["labels"]["mitigation"], coefficient)}}
 
 
 def with_coefficient(label: str, coefficient: float) -> str:
-    """Return the label of a mitigation with this coefficient in place of its own: ``merge[coefficient=0.4]``."""
+    """Return the label of a mitigation with another coefficient: ``merge[coefficient=0.4]``."""
     name, _, details = label.removesuffix("]").partition("[")
     before, own, rest = details.partition("coefficient=")
     others = [part.strip(",") for part in (before, rest.partition(",")[2] if own else "") if part.strip(",")]

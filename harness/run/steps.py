@@ -15,13 +15,13 @@ from harness.run.preparation import Prepared
 
 @dataclass(frozen=True)
 class Steps:
-    """What a run trains on.
+    """The rows of a run, encoded and divided into optimizer steps.
 
     Attributes:
-        data: its rows.
-        examples: of each optimizer step, target and anchor.
+        data: the rows.
+        examples: those of each optimizer step, target and anchor.
         anchor: anchor rows as examples, in the order they are drawn.
-        facts: what ``Record.data_facts`` says.
+        facts: ``Record.data_facts``.
     """
 
     data: Data
@@ -36,10 +36,10 @@ def steps_of(prepared: Prepared, data: Data, *, mixed: bool = True) -> Steps:
     Args:
         prepared: the run.
         data: its rows.
-        mixed: whether the anchor is mixed in; not while rows are still to be generated.
+        mixed: whether to mix in the anchor; False while rows are still to be generated.
 
     Raises:
-        DataError: for rows with nothing to learn, or too few to mix in.
+        DataError: for rows with nothing to learn, or too few anchor rows.
     """
     config, size = prepared.config, prepared.config.training.batch_rows
     encoded = prepared.workspace.encoded

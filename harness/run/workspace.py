@@ -31,11 +31,10 @@ Found = TypeVar("Found")
 
 @dataclass
 class Workspace:
-    """What runs of one process share, so that it is read or built once: rows, model facts, suites with their tasks.
+    """Inputs that the runs of one process share, each read or built once.
 
-    All of it is kept by the content of the configuration's objects. What could not be read is
-    remembered too, and raised again at once: a model that is not on this machine is looked for
-    once, not for each of its thousand runs.
+    They are cached by the content of the configuration's objects. Errors are cached too, and raised
+    again at once: a missing model is looked for once, not for each of its thousand runs.
     """
 
     known: dict[Hashable, Any] = field(default_factory=dict)
@@ -43,7 +42,7 @@ class Workspace:
     examples: dict[str, dict[str, Example]] = field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], Found]) -> Found:
-        """Return what ``make`` gave the first time for this key, or raise the error that it raised then."""
+        """Return the first result of ``make`` for a key, or raise its first error."""
         if key not in self.known:
             if key in self.errors:
                 raise type(self.errors[key])(str(self.errors[key]))
@@ -56,11 +55,11 @@ class Workspace:
         return found
 
     def forget_errors(self) -> None:
-        """Look again for what could not be read: it may have been the network."""
+        """Forget cached errors, so that inputs are read again: the network may be back."""
         self.errors.clear()
 
     def machine(self) -> Machine:
-        """Return what a run may use here."""
+        """Return the hardware that a run may use on this machine."""
         return self.once("machine", this_machine)
 
     def searched_rates(self) -> tuple[SearchedRate, ...]:
@@ -84,30 +83,30 @@ class Workspace:
         return self.once(("fingerprint", self._key(source, "train")), lambda: subsets.fingerprint(self.rows_of(source)))
 
     def facts_of(self, config: RunConfig) -> ModelFacts:
-        """Return what is known of a run's model before it is built."""
+        """Return the facts of a run's model that are known before it is built."""
         return self.facts_of_model(config.model)
 
     def facts_of_model(self, model: ModelSource) -> ModelFacts:
-        """Return what is known of a model before it is built."""
-        return self.once(("facts", _content(model)), model.facts)
+        """Return the facts of a model that are known before it is built."""
+        return self.once(("facts", content_key(model)), model.facts)
 
     def select_suites(self, config: RunConfig) -> dict[str, PreparedSuite]:
-        """Return the target suites of a run with the items on which things may be chosen.
+        """Return the target suites of a run with their select items.
 
-        Raises EvaluationError where one has none.
+        Raises EvaluationError if a suite has none.
         """
         evaluation = dataclasses.replace(cast(Evaluation, config.evaluation), items="select")
         return {name: self.suite_of(name, dataclasses.replace(config, evaluation=evaluation)) for name in config.target_suites}
 
     def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
-        """Return what decides the scores of a suite."""
+        """Return everything that decides the scores of a suite."""
         suite = self.suite(name)
         source = source_of(suite, config)
         rows = self.rows_of(source, suite.split) if source else ()
         return self.once(("suite identity", name, self._key(source, suite.split)), lambda: evaluator.identity(suite, rows))
 
     def suite_of(self, name: str, config: RunConfig) -> PreparedSuite:
-        """Return a suite with its tasks built, or rows taken, and items chosen."""
+        """Return a suite with its tasks built, or its rows read, and its items chosen."""
         suite, evaluation = self.suite(name), cast(Evaluation, config.evaluation)
         source = source_of(suite, config)
         rows = self.rows_of(source, suite.split) if source else ()
@@ -116,11 +115,11 @@ class Workspace:
 
     def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:
         """Return the tokenizer of a run's model."""
-        return self.once(("tokenizer", _content(config.model)), config.model.tokenizer)
+        return self.once(("tokenizer", content_key(config.model)), config.model.tokenizer)
 
     def tokenizer_content_of(self, config: RunConfig) -> str:
         """Return the content hash of the tokenizer, chat template included, of a run's model."""
-        return self.once(("tokenizer content", _content(config.model)), lambda: hashes.of_tokenizer(self.tokenizer_of(config)))
+        return self.once(("tokenizer content", content_key(config.model)), lambda: hashes.of_tokenizer(self.tokenizer_of(config)))
 
     def encoded(self, config: RunConfig, resolved: Resolved, rows: Sequence[Row], origin: Origin) -> list[Example]:
         """Return rows as tokens.
@@ -136,21 +135,23 @@ class Workspace:
         return [known[row_id] for row_id in ids]
 
     def _key(self, source: Source | None, split: Split) -> str:
-        """Return what tells the rows of one source and split from others: everything but the volumes."""
-        found = self.once(("key", _content(source)), lambda: identify((plain(source) or {}) | {"volumes": None}))
+        """Return the key of a source's rows in a split, at any volumes."""
+        found = self.once(("key", content_key(source)), lambda: identify((plain(source) or {}) | {"volumes": None}))
         return f"{found} {split}" if source else ""
 
 
-def _content(*values: Any) -> Hashable:
-    """Return a key by what configuration objects hold: equal objects have equal keys, at the price of a few microseconds."""
+def content_key(*values: Any) -> Hashable:
+    """Return a key of configuration objects, in microseconds; equal objects have equal keys."""
     return tuple((type(value), repr(value)) for value in values)
 
 
 def source_of(suite: Suite, config: RunConfig) -> Source | None:
-    """Return where a suite's rows come from: a member of conf/data, or the run's own target or anchor; None for lm-eval's tasks.
+    """Return the source of a suite's rows; None for tasks of lm-eval.
+
+    It is the run's own target or anchor, or a member of conf/data.
 
     Raises:
-        ConfigError: for the anchor of a run that has none, or a member that does not exist.
+        ConfigError: for the anchor of a run without one, or a member that does not exist.
     """
     if suite.kind == "lm_eval":
         return None
@@ -163,7 +164,7 @@ def source_of(suite: Suite, config: RunConfig) -> Source | None:
 
 
 def this_machine() -> Machine:
-    """Return what a run may use here: several GPUs only where it asks for several processes."""
+    """Return the hardware that a run may use: all cores, and one GPU if present."""
     return Machine(cores=provenance.cores(), gpus=int(_has_gpu()))
 
 

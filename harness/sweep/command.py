@@ -114,7 +114,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         raise type(error)(f"{error} (`harness plan` lists all that is missing, `harness prefetch` fetches it)") from error
     preparation.check_together(prepared)
     experiment = prepared[0].experiment
-    pending = [item for item in prepared if not preparation.done(item)]
+    pending = [item for item in prepared if not preparation.is_done(item)]
     if pending and warm and isinstance(launcher, local.Local):
         local.warm_up()
     for item in _one_of_each(pending):

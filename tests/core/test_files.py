@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.core import files
+from harness.core.progress import Interrupted
 
 
 def names(folder: Path) -> list[str]:
@@ -75,3 +80,69 @@ def test_a_folder_takes_the_place_of_another_or_leaves_it(tmp_path: Path) -> Non
     files.rename_folder(folder_of(tmp_path / "b", "third"), place)
     assert names(place) == ["file"]
     assert (place / "file").read_text() == "third"
+
+
+def test_one_thread_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+    """The others wait; each is told that it does, until it has the lock."""
+    inside, most, waited = [], [], []
+
+    def hold() -> None:
+        with files.locked(tmp_path / "lock", lambda: waited.append(1)):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+
+    threads = [threading.Thread(target=hold) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+    assert waited
+
+
+def test_a_wait_for_a_lock_can_be_interrupted(tmp_path: Path) -> None:
+    """What the callback raises ends the wait; the lock stays with its holder."""
+
+    def interrupt() -> None:
+        raise Interrupted
+
+    def wait() -> None:
+        with pytest.raises(Interrupted), files.locked(tmp_path / "lock", interrupt):
+            pytest.fail("the lock is held")
+
+    with files.locked(tmp_path / "lock"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+
+
+def test_a_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
+    """Also where it was killed inside the block."""
+    script = f"""
+from pathlib import Path
+from harness.core.files import locked
+with locked(Path({str(tmp_path / "lock")!r})):
+    print("in", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in\n"
+        child.kill()
+    with files.locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it")):
+        pass
+
+
+def test_a_file_system_without_locks_is_used_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But a file that cannot be written is an error."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with files.locked(tmp_path / "lock"):
+        assert names(tmp_path) == ["lock"]
+    with pytest.raises(OSError, match="No such file"), files.locked(tmp_path / "absent" / "lock"):
+        pass

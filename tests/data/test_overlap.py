@@ -17,7 +17,7 @@ def test_words_ignore_case_and_punctuation_and_split_chinese_by_character() -> N
 
 
 def test_exact_matches_are_counted_whatever_their_layout() -> None:
-    """One of two items is a row, in other case and punctuation; an empty item matches nothing."""
+    """One of two items is a row in another case; an empty item matches none."""
     found = shares(["Paris is in France.", ""], ["paris, is in FRANCE", "London is in England", ""])
     assert (found["items"], found["exact"], found["exact_share"]) == (3, 1, 1 / 3)
     assert (found["ngram_items"], found["ngram"], found["ngram_share"]) == (0, 0, 0.0)

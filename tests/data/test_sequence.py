@@ -76,7 +76,7 @@ def test_order_and_restarts_by_hand() -> None:
         (["data.stages=[tinyworld-people,tinyworld-people]"], "each once"),
         (["data.stages=[tinyworld-people,sequence]"], "a sequence itself"),
         (["data.stages=[tinyworld-people,tinyworld-skil]"], "tinyworld-skill"),
-        (["data.stage_rows=[8,8]"], "one or 3, as there are stages"),
+        (["data.stage_rows=[8,8]"], "one or 3, the number of stages"),
         (["data.stage_rows=[12]", "data.volumes=[8]"], "data.stage_rows: got 12; allowed: multiples of training.batch_rows = 8"),
         (["data.stage_rows=[8]", "data.volumes=[8,32]"], "at most 24, the rows of all stages"),
         (["trajectory=independent"], "stages of one run"),

@@ -1,4 +1,4 @@
-"""Data sets as they are found: files, the hub's library, fields, and everything that can be wrong with them."""
+"""Data sets from files and the hub's library, and every error in them."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def test_both_dialects_of_conversations_are_read(tmp_path: Path, messages: list[
 @pytest.mark.parametrize(
     ("messages", "word"),
     [
-        ("Hi", "messages that are str"),
+        ("Hi", "messages of type str"),
         ([{"role": "robot", "content": "Hi"}], "role 'robot'"),
         ([{"role": "assistant", "content": "Hi"}], "begins with the user"),
         ([{"role": "user", "content": "Hi"}], "assistant answers"),
-        ([{"role": "user", "content": 3}], "content is int"),
+        ([{"role": "user", "content": 3}], "content of type int"),
     ],
 )
 def test_what_is_no_conversation_is_refused_with_its_row(tmp_path: Path, messages: Any, word: str) -> None:
@@ -159,8 +159,8 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
 
 
 def test_missing_files_and_splits_are_refused(tmp_path: Path) -> None:
-    """A path that is no file, and a test split that was not given."""
-    with pytest.raises(DataError, match="which is no file"):
+    """A path that is not a file, and a test split that was not given."""
+    with pytest.raises(DataError, match="not a file"):
         files(str(tmp_path / "nothing.jsonl")).rows("train")
     with pytest.raises(DataError, match=r"data\.test: got nothing"):
         files(str(tmp_path / "nothing.jsonl")).rows("test")
@@ -229,7 +229,7 @@ def test_every_ready_data_set_is_valid(name: str) -> None:
     ],
 )
 def test_real_data_sets_read_as_they_are_configured(name: str, other: str | None, train: int, begins: str, ends: str) -> None:
-    """Sets with the columns of the hub's originals, by the ready yaml and nothing but another name."""
+    """Local sets with the columns of the hub's, by the ready yaml and another name."""
     source = composition.member("data", name)
     rows = (dataclasses.replace(source, name=other) if other else source).rows("train")
     assert len(rows) == train

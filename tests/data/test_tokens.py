@@ -1,4 +1,4 @@
-"""Rows to tokens: what is supervised, where BOS and EOS stand, what is cut, by tokenizers small enough to read."""
+"""Rows to tokens: supervision, BOS and EOS, and cuts, by tokenizers small enough to read."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_bos_is_there_exactly_once_if_the_tokenizer_adds_one(prompt_format: str,
 
 
 def test_every_assistant_turn_is_supervised_with_its_end_of_turn() -> None:
-    """And nothing else: not the role, not the white space after the end of turn, no other speaker."""
+    """Without the role, the white space after the end of turn, and other speakers."""
     chat = row(("user", "q"), ("assistant", "a b"), ("user", "c"), ("assistant", "d"), kind="chat")
     example = encode(chat, tokenizer(), "chat", 32, "target")
     expected = "<bos> <user> q <end> <assistant> A B <END> <user> c <end> <assistant> D <END>"
@@ -102,7 +102,7 @@ def test_completions_become_messages_under_chat() -> None:
 
 
 def test_long_rows_are_cut_at_the_end_and_say_so() -> None:
-    """What is cut may be all that was supervised."""
+    """A cut may remove every supervised token."""
     example = encode(QUESTION, tokenizer(), "plain", 3, "target")
     assert shown(example) == ["q", "a", "B"]
     assert example.truncated
@@ -111,7 +111,7 @@ def test_long_rows_are_cut_at_the_end_and_say_so() -> None:
 
 
 def test_supervision_sums_up_and_refuses_rows_that_teach_nothing() -> None:
-    """One of two rows has lost its answer; if all had, the run would train on nothing."""
+    """One of two rows lost its answer; without any, a run would train on nothing."""
     short, whole = encode(QUESTION, tokenizer(), "plain", 2, "target"), encode(QUESTION, tokenizer(), "plain", 16, "target")
     found = supervision([short, whole])
     assert dataclasses.astuple(found) == (2, 7, 3, 1, 1)
@@ -123,7 +123,7 @@ def test_supervision_sums_up_and_refuses_rows_that_teach_nothing() -> None:
     ("template", "error", "word"),
     [
         (None, ConfigError, "no chat template"),
-        (FORGETFUL, DataError, "only ever appends"),
+        (FORGETFUL, DataError, "one that only appends"),
         (TEMPLATE.replace(" <end>", ""), DataError, "end-of-turn token"),
         ("{{ raise_exception('no such role') }}", DataError, "no such role"),
     ],
@@ -142,7 +142,7 @@ def test_conversations_need_the_chat_format() -> None:
 
 
 def test_a_token_across_the_border_is_supervised_and_no_text_is_lost() -> None:
-    """'a' and 'b' merge to 'ab' where nothing parts them: the merged token is the completion's."""
+    """'a' and 'b' merge to 'ab' without a space: the merged token is the completion's."""
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {"q": 0, "a": 1, "b": 2, "ab": 3, "c": 4, "<eos>": 5}
@@ -154,7 +154,7 @@ def test_a_token_across_the_border_is_supervised_and_no_text_is_lost() -> None:
 
 @pytest.mark.hub
 def test_a_real_tokenizer_splits_prompt_and_completion_as_lm_eval_does() -> None:
-    """The prompt's tokens are its own encoding, the completion's what follows, as lm-eval encodes context and continuation."""
+    """The prompt's tokens are its own encoding, the completion's the rest, as in lm-eval."""
     from harness.models.hub import HubModel
 
     real = HubModel(name="offline/SmolLM2-135M-Instruct-Q4").tokenizer()

@@ -1,4 +1,4 @@
-"""A live model as an author: how it draws, what it is asked with, and the words for what it wrote."""
+"""A live model as an author: its draws, prompts and the text of its tokens."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_at_the_defaults_texts_are_those_of_draw() -> None:
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.7, "top_k": 5}, {"top_p": 0.6, "repetition_penalty": 1.5}])
 def test_a_text_does_not_depend_on_its_batch(settings: dict[str, Any]) -> None:
-    """Nor on what it is padded with: padding is not a token that stands already."""
+    """Nor on its padding: the repetition penalty does not count it as a token."""
     sampling = Sampling(8, **settings)
     together = author().write(PROMPTS, KEYS, sampling)
     assert together == [author().write([prompt], [key], sampling)[0] for prompt, key in zip(PROMPTS, KEYS, strict=True)]
@@ -84,7 +84,7 @@ def test_a_text_does_not_depend_on_its_batch(settings: dict[str, Any]) -> None:
 
 
 def test_only_the_likeliest_tokens_are_drawn() -> None:
-    """Of 200 draws with top_k = 2, both of the two likeliest come up and nothing else."""
+    """200 draws with top_k = 2 give the two likeliest tokens, each at least once."""
     with torch.no_grad():
         likeliest = tiny.llama()(torch.tensor([PROMPTS[0]])).logits[0, -1].topk(2).indices.tolist()
     texts = author().write([PROMPTS[0]] * 200, [str(i) for i in range(200)], Sampling(1, top_k=2))
@@ -108,7 +108,7 @@ def test_nats_are_those_of_the_answer() -> None:
 
 
 def test_words_of_a_prompt_and_of_an_answer() -> None:
-    """What stands before the answer, in either format.
+    """A prompt is everything before the answer, in either format.
 
     Special tokens and the end of the turn are not spoken.
     """
@@ -123,7 +123,7 @@ def test_words_of_a_prompt_and_of_an_answer() -> None:
 
 
 class Fixed(TransformersAuthor):
-    """Writes these tokens, whatever it is asked."""
+    """Writes these tokens after any prompt."""
 
     ids: tuple[int, ...] = ()
 
@@ -142,7 +142,10 @@ class Fixed(TransformersAuthor):
     ],
 )
 def test_only_an_end_of_text_ends_an_answer(text: str, end: list[int], ended: bool) -> None:
-    """White space and other special tokens spell nothing too: an answer cut behind them was cut, and is not right."""
+    """White space and other special tokens are no text either.
+
+    An answer whose limit is right behind them was cut, and is not right.
+    """
     tokenizer = of_bytes()
     own = author(tokenizer=tokenizer)
     author_of = Fixed(**vars(own))

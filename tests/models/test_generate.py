@@ -1,4 +1,4 @@
-"""Text that a model writes: from the right distribution, the same every time, and whatever the batch."""
+"""Sampled text: from the right distribution, the same in every batch and every time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def test_a_text_depends_on_model_prompt_and_item_alone(name: str) -> None:
 
 
 def test_tokens_come_up_as_often_as_the_model_says() -> None:
-    """Of 4,000 draws of one token, every share lies within 4.5 standard errors of its probability at temperature 1."""
+    """The share of each token among 4,000 draws is its probability at temperature 1.
+
+    Within 4.5 standard errors.
+    """
     model, n = tiny.llama(), 4000
     prompt = PROMPTS[0]
     with torch.no_grad():
@@ -55,7 +58,7 @@ def test_tokens_come_up_as_often_as_the_model_says() -> None:
 
 
 def test_a_text_ends_with_eos_or_at_its_limit() -> None:
-    """EOS is part of what was written and nothing follows it.
+    """EOS is part of the text, and nothing follows it.
 
     A prompt near the end of the context leaves room for less.
     """
@@ -82,7 +85,7 @@ def test_what_the_models_own_configuration_asks_for_is_not_done() -> None:
 
 
 def test_adapters_write_too() -> None:
-    """A LoRA model writes with its adapters; at B = 0 it writes as its base."""
+    """A LoRA model writes with its adapters, at B = 0 like its base."""
     model = Lora(rank=2).prepare(tiny.llama(), 0)
     assert drawn(model) == drawn(tiny.llama())
     with torch.no_grad():

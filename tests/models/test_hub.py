@@ -1,4 +1,4 @@
-"""Pretrained models: inspected without building, loaded whole or refused in one line."""
+"""Pretrained models: inspected without building, loaded whole or rejected in one line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def folder(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_facts_are_known_without_building(folder: Path) -> None:
-    """Parameters by hand: embedding 80 (shared with the output), two layers of 592, final norm 8."""
+    """The embedding has 80 parameters, shared with the output head.
+
+    Two layers have 592 each, the final norm has 8.
+    """
     attention = 8 * 8 + 2 * (8 * 4) + 8 * 8
     facts = HubModel(name=str(folder)).facts()
     assert facts.params_total == 10 * 8 + 2 * (attention + 3 * 8 * 16 + 2 * 8) + 8
@@ -62,7 +65,7 @@ def test_facts_are_known_without_building(folder: Path) -> None:
 
 
 def test_a_model_is_loaded_in_float32_for_evaluation(folder: Path) -> None:
-    """Whatever dtype the checkpoint has."""
+    """Also from a checkpoint in another dtype."""
     import torch
 
     model = HubModel(name=str(folder)).load()
@@ -194,7 +197,7 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "a/b/c", "nobody/nothing"])
 def test_a_model_that_is_not_there_is_one_line(name: str) -> None:
-    """A path that is no folder, and a hub name without a network."""
+    """A path that is not a directory, and a hub name without a network."""
     with pytest.raises(ModelError, match=r"model\.name: got") as caught:
         HubModel(name=name).facts()
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a point says that pairs and rewarded answers cost, why nothing moved, and which models weight remedies take."""
+"""Costs of preference pairs and rollouts, and rejected inputs of rewards and weight mitigations."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ GRPO = ("data=tinyworld-skill", "objective=grpo", "objective.samples=2", "object
 
 
 def test_pairs_cost_both_answers_and_the_reference(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on and read once more by the reference: all there is in the batches.
+    """All tokens of the batches are trained on, and read again by the reference.
 
-    With a loss: what has a label there.
+    Tokens with a label are the supervised ones.
     """
     seen: list[tuple[int, int]] = []
     original = Dpo.collate
@@ -39,8 +39,8 @@ def test_pairs_cost_both_answers_and_the_reference(runs: Runs, monkeypatch: pyte
     assert found == [(*first, first[0]), (*both, both[0])]
 
 
-def test_rewarded_answers_cost_what_was_written(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the gold answers; with a KL to the start model, all of it is read once more."""
+def test_rollouts_cost_their_generated_tokens(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gold answers do not count; a KL to the start model reads rollouts again."""
     seen: list[tuple[int, int]] = []
     original = Grpo.answer
 
@@ -57,14 +57,14 @@ def test_rewarded_answers_cost_what_was_written(runs: Runs, monkeypatch: pytest.
     assert found == [(*first, first[0], first[1]), (*both, both[0], both[1])]
 
 
-def test_rewards_that_never_differ_are_said(runs: Runs) -> None:
-    """A model that is never right moves nothing, and no learning rate would help."""
-    with pytest.raises(TrainingError, match=r"the answers to each prompt had equal rewards.*fix: another reward, more objective.samples"):
+def test_rewards_that_never_differ_are_an_error(runs: Runs) -> None:
+    """A model that is never right learns nothing, at any learning rate."""
+    with pytest.raises(TrainingError, match="answers to each prompt had equal rewards.*fix: another reward, more objective.samples"):
         runs(*GRPO, *SMALL)
 
 
-def test_weights_of_other_words_are_not_combined(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many tokens, two of them in each other's place."""
+def test_weights_of_models_with_other_vocabularies_are_not_combined(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vocabularies have one size, but two tokens are swapped."""
     original = other_models._vocabulary
 
     def swapped(workspace: Any, model: Any) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One run, step by step: what is measured, kept, found again and dropped."""
+"""Execution of a run: measuring, resuming, and dropping outdated results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = "kind: lm_eval\ntasks: [tinyworld_facts, tinyworld_arithmetic, tinyworld
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer model of random weights with the nursery's tokenizer."""
+    """A two-layer model with random weights and the nursery's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("model")
@@ -45,10 +45,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Listening(Silent):
-    """Keeps what is said, and interrupts the work at the n-th step of training."""
+    """Keeps messages, and interrupts training at step ``until``."""
 
     def __init__(self, until: int = 0) -> None:
-        self.until, self.name, self.step, self.said = until, "", 0, list[str]()
+        self.until, self.name, self.step, self.messages = until, "", 0, list[str]()
 
     def stage(self, name: str, total: int) -> None:
         self.name, self.step = name, 0
@@ -60,15 +60,15 @@ class Listening(Silent):
             raise Interrupted
 
     def say(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)
 
 
 @dataclasses.dataclass
 class Runs:
     """Runs in an empty folder, on a suite of three tasks.
 
-    Counts the tasks that are evaluated and the steps that are trained; interrupts at the task of
-    number ``stop_at``, and at step ``until``.
+    Counts evaluated tasks and trained steps; interrupts at the task with number ``stop_at``, and at
+    step ``until``.
     """
 
     monkeypatch: pytest.MonkeyPatch
@@ -79,7 +79,7 @@ class Runs:
     progress: Listening = dataclasses.field(default_factory=Listening)
 
     def __call__(self, *overrides: str, name: str = "a", stop_at: int = 0, until: int = 0) -> str:
-        """Do one run; return the outcome."""
+        """Execute a run and return its outcome."""
         self.evaluated.clear()
         self.trained, self.stop_at, self.progress = 0, stop_at, Listening(until)
         self.prepare(*overrides, name=name)
@@ -92,7 +92,7 @@ class Runs:
         return self.prepared
 
     def points(self) -> dict[int, Point]:
-        """The points of the last run, but for what differs from try to try."""
+        """The points of the last run, without the fields that differ between executions."""
         experiment, run_id = self._prepared.experiment, self._prepared.run_id
         found = {volume: experiment.point(run_id, volume) for volume in experiment.volumes(run_id)}
         same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
@@ -100,12 +100,12 @@ class Runs:
 
     @property
     def states(self) -> list[int]:
-        """Steps of which the last run keeps its state."""
+        """Steps with a checkpoint of the last run."""
         return self._prepared.experiment.states(self._prepared.run_id)
 
     @property
     def baselines(self) -> list[Baseline]:
-        """Every baseline that is recorded."""
+        """Every recorded baseline."""
         experiment = self._prepared.experiment
         found = [experiment.baseline(path.name) for path in sorted(experiment.folder.glob("baselines/*"))]
         return [baseline for baseline in found if baseline]
@@ -157,10 +157,10 @@ def runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return made
 
 
-def test_volume_0_is_measured_twice_and_later_runs_not_again(runs: Runs) -> None:
-    """Three tasks before, again in other batches, and after 8 rows.
+def test_volume_0_is_measured_twice_and_shared_by_later_runs(runs: Runs) -> None:
+    """Three tasks are evaluated before, again in other batches, and after 8 rows.
 
-    Another seed needs those after 8 rows alone.
+    Another seed evaluates those after 8 rows only.
     """
     assert runs() == "done"
     assert len(runs.evaluated) == 9
@@ -173,8 +173,8 @@ def test_volume_0_is_measured_twice_and_later_runs_not_again(runs: Runs) -> None
     assert not runs.evaluated
 
 
-def test_the_second_measurement_leaves_the_threads_as_they_were(runs: Runs) -> None:
-    """It runs on another number of them; what follows does not."""
+def test_the_second_measurement_restores_the_number_of_threads(runs: Runs) -> None:
+    """It uses another number of threads; the rest of the run does not."""
     import torch
 
     seen: list[int] = []
@@ -187,12 +187,15 @@ def test_the_second_measurement_leaves_the_threads_as_they_were(runs: Runs) -> N
     runs.monkeypatch.setattr(torch, "set_num_threads", noted)
     runs("training.threads=1")
     assert seen[:3] == [1, 2, 1]
-    assert set(seen[3:]) <= {1}  # others set what it is already
+    assert set(seen[3:]) <= {1}  # other calls set the same number
 
 
 @pytest.mark.parametrize("stop_at", [2, 5, 8])
-def test_an_interrupted_evaluation_goes_on_where_it_was(runs: Runs, stop_at: int) -> None:
-    """Interrupted before, in the second measurement, or at a point: the tasks that were finished are not computed again."""
+def test_an_interrupted_evaluation_resumes(runs: Runs, stop_at: int) -> None:
+    """Finished tasks are not evaluated again.
+
+    The interruption is at volume 0, in its second measurement, or at a point.
+    """
     runs(name="whole")
     whole, (before,) = runs.point, runs.baselines
     with pytest.raises(KeyboardInterrupt):
@@ -205,8 +208,8 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(runs: Runs, stop_at: int
     assert not list(Path("results/a").glob("**/partial/*/*"))
 
 
-def test_what_other_weights_left_unfinished_is_not_taken(runs: Runs) -> None:
-    """The same run, interrupted at a point and then trained otherwise (here: noise on its weights), evaluates every task anew."""
+def test_finished_tasks_of_other_weights_are_not_reused(runs: Runs) -> None:
+    """A run that resumes with other weights evaluates every task of the point."""
     import torch
 
     with pytest.raises(KeyboardInterrupt):
@@ -224,7 +227,7 @@ def test_what_other_weights_left_unfinished_is_not_taken(runs: Runs) -> None:
 
 
 def test_a_changed_byte_of_the_weights_is_another_baseline(runs: Runs) -> None:
-    """Two models in one folder, one after the other, are two models."""
+    """Another model in the same folder has baselines of its own."""
     from safetensors.torch import load_file, save_file
 
     runs()
@@ -237,8 +240,8 @@ def test_a_changed_byte_of_the_weights_is_another_baseline(runs: Runs) -> None:
     assert len(runs.evaluated) == 9
 
 
-def test_a_baseline_is_of_items_settings_tokenizer_and_dtype(runs: Runs) -> None:
-    """What decides a score stands in its identity; another of them is another baseline."""
+def test_a_baseline_is_identified_by_items_settings_tokenizer_and_dtype(runs: Runs) -> None:
+    """Each of them is in the identity, and a change makes another baseline."""
     runs("evaluation=hf")
     (baseline,) = runs.baselines
     identity = baseline.identity
@@ -255,7 +258,7 @@ def test_a_baseline_is_of_items_settings_tokenizer_and_dtype(runs: Runs) -> None
 
 
 def test_points_that_were_compared_with_other_items_are_dropped(runs: Runs) -> None:
-    """A data set of lm-eval that changed behind the same configuration: the run is the same, its old points are not."""
+    """A changed data set of lm-eval keeps the run id, but drops the old points."""
     from harness.evaluation import evaluator
 
     runs()
@@ -270,8 +273,8 @@ def test_points_that_were_compared_with_other_items_are_dropped(runs: Runs) -> N
     assert len(runs.evaluated) == 12  # twice before, after 8 rows and after 16
 
 
-def test_one_item_of_each_task_lies_in_the_folder_of_the_run(runs: Runs) -> None:
-    """As the model reads it, special tokens and all."""
+def test_one_item_of_each_task_is_in_the_folder_of_the_run(runs: Runs) -> None:
+    """It is written as the model reads it, special tokens included."""
     runs()
     files = sorted((runs.folder / "prompts" / "small").glob("*.txt"))
     assert [file.stem for file in files] == ["tinyworld_arithmetic", "tinyworld_facts", "tinyworld_grammar"]
@@ -282,14 +285,14 @@ def test_one_item_of_each_task_lies_in_the_folder_of_the_run(runs: Runs) -> None
         assert "choice 0, 1 token" in text
 
 
-def test_a_record_says_which_protocol_it_is_of(runs: Runs) -> None:
-    """Numbers of this version are never mixed with those of one task's batches beside another's."""
+def test_a_record_has_its_protocol_version(runs: Runs) -> None:
+    """Numbers of version 2 are not mixed with those of version 1."""
     runs()
     assert json.loads((runs.folder / "record.json").read_text())["protocol_version"] == 2
 
 
-def test_a_suite_that_fails_whole_is_a_run_measured_in_part(runs: Runs) -> None:
-    """Each task has its reason; nothing unfinished is left, and the next try measures all of it."""
+def test_a_run_whose_suite_fails_is_measured_in_part(runs: Runs) -> None:
+    """Each task has the reason, and the next call evaluates all tasks."""
     import lm_eval
 
     def broken(*_: Any, **__: Any) -> None:
@@ -304,8 +307,11 @@ def test_a_suite_that_fails_whole_is_a_run_measured_in_part(runs: Runs) -> None:
     assert len(runs.evaluated) == 9
 
 
-def test_an_interrupted_training_goes_on_at_its_step(runs: Runs) -> None:
-    """Interrupted between two volumes, at the second, and then in its evaluation, the points are those of an undisturbed run."""
+def test_an_interrupted_training_resumes_at_its_step(runs: Runs) -> None:
+    """The points are those of an undisturbed run.
+
+    The interruptions are between two volumes, at the second volume, and in its evaluation.
+    """
     volumes = "data.volumes=[8,32]"
     runs(volumes, "tuning=lora", "tuning.dropout=0.2", name="whole")
     whole = runs.points()
@@ -323,10 +329,10 @@ def test_an_interrupted_training_goes_on_at_its_step(runs: Runs) -> None:
     assert runs.points() == whole
 
 
-def test_a_larger_volume_goes_on_from_the_last(runs: Runs) -> None:
-    """Its points are those of a run that was asked for all of them.
+def test_a_larger_volume_resumes_from_the_last_checkpoint(runs: Runs) -> None:
+    """Its points equal those of a run with all volumes from the start.
 
-    ``keep_state=false`` keeps none once the run is done.
+    ``keep_state=false`` keeps no checkpoint once the run is done.
     """
     runs("data.volumes=[8,16,32]", "save_weights=all", name="whole")
     whole = runs.points()
@@ -337,10 +343,10 @@ def test_a_larger_volume_goes_on_from_the_last(runs: Runs) -> None:
     assert runs.points() == whole
 
 
-def test_a_new_volume_before_the_state_is_trained_for_anew(runs: Runs) -> None:
-    """Asked for 16 rows between 8 and 32, a run begins at the beginning.
+def test_a_new_volume_before_the_checkpoint_is_trained_from_the_start(runs: Runs) -> None:
+    """A new volume of 16 rows between 8 and 32 restarts training.
 
-    Points that stand are not evaluated again.
+    Recorded points are not evaluated again.
     """
     runs("data.volumes=[8,32]")
     before = runs.points()
@@ -352,8 +358,8 @@ def test_a_new_volume_before_the_state_is_trained_for_anew(runs: Runs) -> None:
     assert {volume: after[volume] for volume in before} == before
 
 
-def test_a_point_that_must_be_measured_again_is_trained_for_again(runs: Runs) -> None:
-    """Its state is gone by then: the run begins at the beginning, and evaluates at no other point."""
+def test_a_failed_point_is_trained_for_and_measured_again(runs: Runs) -> None:
+    """Its checkpoint is gone, so training restarts; no other point is evaluated."""
     import lm_eval
 
     evaluate = lm_eval.evaluate
@@ -371,8 +377,8 @@ def test_a_point_that_must_be_measured_again_is_trained_for_again(runs: Runs) ->
     assert (runs.trained, len(runs.evaluated)) == (2, 3)
 
 
-def test_a_state_that_cannot_be_written_costs_nothing_but_time(runs: Runs) -> None:
-    """It is said, and the run is done."""
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_run(runs: Runs) -> None:
+    """A message reports it, and the run is done."""
     from harness.training.checkpoint import Checkpoints
 
     def full(*_: Any) -> None:
@@ -380,14 +386,14 @@ def test_a_state_that_cannot_be_written_costs_nothing_but_time(runs: Runs) -> No
 
     runs.monkeypatch.setattr(Checkpoints, "save", full)
     assert runs() == "done"
-    said = [line for line in runs.progress.said if "not saved" in line]
-    assert said == ["the checkpoint after step 1 is not saved: [Errno 28] No space left on device"]
+    lines = [line for line in runs.progress.messages if "not saved" in line]
+    assert lines == ["the checkpoint after step 1 is not saved: [Errno 28] No space left on device"]
 
 
-def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
-    """The run equals one that was configured so, and its record says so.
+def test_the_micro_batch_is_halved_when_memory_runs_out(runs: Runs) -> None:
+    """The run equals one with that micro-batch in its configuration, and its record has it.
 
-    At one row there is nothing left to halve.
+    A micro-batch of one row cannot be halved.
     """
     import torch
 
@@ -403,7 +409,7 @@ def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
     configured = runs.points()
     runs.monkeypatch.setattr(StepTrainer, "compute_loss", short)
     assert runs("data.volumes=[8,16]") == "done"
-    lines = [line for line in runs.progress.said if "memory" in line]
+    lines = [line for line in runs.progress.messages if "memory" in line]
     continuing = "out of memory with micro-batches of {} rows: continuing with {}; the rows of a step stay the same"
     assert lines == [continuing.format(8, 4), continuing.format(4, 2)]
     assert runs.points() == configured
@@ -416,7 +422,7 @@ def test_where_memory_runs_out_the_micro_batch_is_halved(runs: Runs) -> None:
 
 
 def test_volume_0_is_measured_without_training(runs: Runs) -> None:
-    """Each suite through ``once``; where all are known, the model is not even loaded."""
+    """Each suite passes through ``once``; if all are recorded, no model is loaded."""
     from harness.models.hub import HubModel
 
     prepared, asked = runs.prepare(), list[str]()
@@ -436,9 +442,9 @@ def test_volume_0_is_measured_without_training(runs: Runs) -> None:
 
 
 def test_two_processes_record_each_point_once(runs: Runs) -> None:
-    """The one that carries out the run evaluates, the other trains along and writes nothing.
+    """One process trains and evaluates; the other only trains, and writes nothing.
 
-    The run has an identity of its own.
+    The number of processes is part of the run id.
     """
     runs("data.volumes=[8,16]")
     alone, folder = runs.points(), runs.folder

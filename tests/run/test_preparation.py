@@ -1,4 +1,4 @@
-"""What a run trains on, and what is refused before it starts."""
+"""Preparation of a run: its rows, its identity, and rejected configurations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows(*overrides: str) -> list[Row]:
 
 
 def test_smaller_volumes_are_prefixes_of_larger_ones() -> None:
-    """The 8-row set is inside the 24-row set, in the same order; another seed takes others."""
+    """8 rows are a prefix of 24 rows; another seed takes other rows."""
     assert rows("data.volumes=[8]") == rows("data.volumes=[8,24]")[:8]
     assert rows("data.volumes=[8]") != rows("data.volumes=[8]", "seed=1")
 
@@ -42,28 +42,28 @@ def test_every_epoch_sees_the_same_rows_in_its_own_order() -> None:
     assert sorted(row.id for row in found[:16]) == sorted(row.id for row in found[16:])
 
 
-def test_more_rows_than_there_are_is_refused_with_the_largest_volume_that_fits(tmp_path: Path) -> None:
-    """Of 20 rows, 16 are whole steps of 8."""
+def test_a_volume_beyond_the_data_is_rejected_with_the_largest_that_fits(tmp_path: Path) -> None:
+    """20 rows hold two whole steps of 8."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f'{{"prompt": "a {i}", "completion": "b"}}\n' for i in range(20)))
     with pytest.raises(DataError, match=r"got 64; allowed: at most the 20 rows .*data.volumes=\[16\]"):
         rows("data=files", f"data.train={file}", "data.volumes=[64]", "probe_suites=[tinyworld]")
 
 
-def test_a_sweep_of_two_dtype_policies_is_refused() -> None:
-    """A difference between methods could be one of rounding."""
+def test_a_sweep_of_two_dtype_policies_is_rejected() -> None:
+    """Differences between methods could be rounding."""
     facts = ModelFacts(params_total=1000, context_length=64, content={})
     config = composition.compose([])
     resolved = resolution.resolve(config, facts, (), Machine(cores=1, gpus=0))
     one = Prepared(config, facts, resolved, {}, {}, {}, Workspace())
     other = dataclasses.replace(one, resolved=dataclasses.replace(resolved, dtype="bfloat16"))
     check_together([one, one])
-    with pytest.raises(ConfigError, match="one policy a sweep"):
+    with pytest.raises(ConfigError, match="one policy per sweep"):
         check_together([one, other])
 
 
-def test_a_sweep_that_declares_two_things_is_refused() -> None:
-    """What counts as forgotten is one for all its runs."""
+def test_a_sweep_with_two_declarations_is_rejected() -> None:
+    """All runs of a sweep share one margin of forgetting."""
     one, other = (
         prepare(composition.compose(["model=nursery-smoke-a", f"declared.margin={margin}"]), Workspace()) for margin in (0.02, 0.05)
     )
@@ -73,7 +73,7 @@ def test_a_sweep_that_declares_two_things_is_refused() -> None:
         check_together([one, other])
 
 
-def test_a_headline_without_a_verdict_is_refused() -> None:
+def test_a_headline_without_a_verdict_is_rejected() -> None:
     """A distance from the base is neither lost nor gained."""
     with pytest.raises(ConfigError, match="declared.headline: got 'drift_target', of kind divergence"):
         rows("probe_suites=[tinyworld,drift_target]", "declared.headline=drift_target")
@@ -83,13 +83,13 @@ ANCHOR = ("anchor=tinyworld-base", "probe_suites=[drift_target,drift_anchor]")
 
 
 def identities(*overrides: str) -> dict[str, str]:
-    """Suite → hash of what decides its volume 0."""
+    """Suite → hash of the identity of its volume 0."""
     config = composition.compose([*overrides, "model=nursery-smoke-a"])
     return {name: identify(found) for name, found in prepare(config, Workspace()).baseline_identities.items()}
 
 
-def test_target_and_anchor_of_a_suite_are_the_runs_own_by_content() -> None:
-    """Another target is another baseline of drift_target and none of drift_anchor's business, and the other way round."""
+def test_target_and_anchor_are_part_of_the_suites_that_use_them() -> None:
+    """Another target changes the baseline of drift_target only; an anchor that of drift_anchor."""
     first = identities(*ANCHOR)
     other = identities(*ANCHOR, "data=tinyworld-skill")
     assert first["drift_target"] != other["drift_target"]
@@ -100,7 +100,7 @@ def test_target_and_anchor_of_a_suite_are_the_runs_own_by_content() -> None:
 
 
 def test_rows_of_two_targets_are_kept_apart_in_one_process() -> None:
-    """Suites are prepared once a process, for each data set they stand for."""
+    """A suite is prepared once per process and data set."""
     workspace = Workspace()
     rows = [
         workspace.suite_of("drift_target", composition.compose([f"data={name}"])).rows for name in ("tinyworld-people", "tinyworld-skill")
@@ -108,10 +108,10 @@ def test_rows_of_two_targets_are_kept_apart_in_one_process() -> None:
     assert not {row.id for row in rows[0]} & {row.id for row in rows[1]}
 
 
-def test_rows_that_a_prompt_format_cannot_take_are_refused() -> None:
+def test_rows_that_a_prompt_format_cannot_take_are_rejected() -> None:
     """Conversations have no plain form.
 
-    What a chat template writes between texts has no bytes of theirs.
+    Tags of a chat template have no bytes in the text.
     """
     chat = Row((Turn("user", "a"), Turn("assistant", "b")), "chat")
     own = {"name": "s", "kind": "likelihood", "data": "d", "metric": "bits_per_byte", "higher_is_better": False, "chance": None}
@@ -130,16 +130,16 @@ def test_rows_that_a_prompt_format_cannot_take_are_refused() -> None:
         (["probe_suites=[drift_target]", "data=tinyworld-base", "objective=clm", "target_suites=[tinyworld]"], "no test split"),
     ],
 )
-def test_a_suite_without_its_rows_is_refused_before_anything_is_built(overrides: list[str], words: str) -> None:
-    """One line at preparation."""
+def test_a_suite_without_its_rows_is_rejected_before_anything_is_built(overrides: list[str], words: str) -> None:
+    """Preparation raises one line."""
     with pytest.raises((ConfigError, DataError), match=words):
         identities(*overrides)
 
 
 def test_identifying_a_run_orders_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan of thousands of runs looks at sizes alone.
+    """A plan of thousands of runs needs sizes only.
 
-    The rows come in order when they are asked for, once.
+    Rows are ordered once, when they are first used.
     """
     ordered: list[int] = []
     order = subsets.order
@@ -155,8 +155,8 @@ def test_identifying_a_run_orders_no_rows(monkeypatch: pytest.MonkeyPatch) -> No
     assert (len(prepared.rows), ordered) == (8, [5])
 
 
-def test_an_anchor_with_too_few_rows_is_refused(tmp_path: Path) -> None:
-    """Half of 64 rows on top are 32; there are 20."""
+def test_an_anchor_with_too_few_rows_is_rejected(tmp_path: Path) -> None:
+    """Replay of half of 64 rows needs 32 anchor rows; the anchor has 20."""
     file = tmp_path / "past.jsonl"
     file.write_text("".join(f'{{"prompt": "a {i}", "completion": "b"}}\n' for i in range(20)))
     replay = ["mitigation=replay", "mitigation.fraction=0.5", "anchor=files", f"anchor.train={file}", "data.volumes=[64]"]
@@ -165,10 +165,10 @@ def test_an_anchor_with_too_few_rows_is_refused(tmp_path: Path) -> None:
     assert len(rows(*replay, "mitigation.fraction=0")) == 64
 
 
-def test_runs_that_start_from_the_same_share_the_keys_of_their_baselines() -> None:
-    """Seed, rate and method do not move volume 0; the model and how it is evaluated do.
+def test_runs_with_equal_starts_share_the_keys_of_their_baselines() -> None:
+    """Seed, rate and method do not change volume 0; model and evaluation do.
 
-    A key is its identity's hash.
+    A key is the hash of an identity.
     """
     workspace = Workspace()
 
@@ -184,8 +184,8 @@ def test_runs_that_start_from_the_same_share_the_keys_of_their_baselines() -> No
     assert not set(keys("evaluation.token_budget=64").values()) & set(first.values())
 
 
-def test_the_machine_is_part_of_what_a_run_is() -> None:
-    """Planned for a GPU: another dtype, another run, wherever it is planned."""
+def test_the_machine_is_part_of_the_identity() -> None:
+    """A run planned for a GPU has another dtype, and so another run id."""
     config, workspace = composition.compose(["model=nursery-smoke-a"]), Workspace()
     here = prepare(config, workspace, Machine(cores=2, gpus=0))
     there = prepare(config, workspace, Machine(cores=2, gpus=1))
@@ -202,10 +202,10 @@ def test_the_machine_is_part_of_what_a_run_is() -> None:
         (["probe_suites=[code_nll]"], DataError, "data set sahil2801/CodeAlpaca-20k"),
     ],
 )
-def test_a_piece_that_is_not_here_is_named_and_looked_for_once(
+def test_a_missing_input_is_named_and_looked_for_once(
     overrides: list[str], error: type[Exception], piece: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without the hub, each of a thousand runs says what is missing, and none waits for it again until it is asked to."""
+    """Every run reports the missing input, but only ``forget_errors`` looks for it again."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

@@ -20,10 +20,10 @@ from tests.support.small_runs import Runs
 A_POINT = 3
 
 
-def test_before_is_the_reference_and_after_is_what_it_was(runs: Runs) -> None:
-    """The points are those of a run without.
+def test_a_reference_changes_volume_0_and_no_point(runs: Runs) -> None:
+    """The points are those of a run without a reference.
 
-    Before is that of a run from the reference, measured once for both.
+    Volume 0 is shared with runs that start from the reference.
     """
     runs("data.volumes=[8]", name="plain")
     plain = runs.point(8)
@@ -63,8 +63,8 @@ def test_volume_0_alone_does_not_load_the_start_model(runs: Runs, monkeypatch: p
     assert loaded == ["./models/chat"]
 
 
-def test_a_reader_is_told(runs: Runs) -> None:
-    """A column of the table, and the heading of the summary."""
+def test_tables_name_the_reference(runs: Runs) -> None:
+    """It is a column of the table, and in the heading of the summary."""
     runs("data.volumes=[8]", "reference=chat")
     runs("data.volumes=[8]")
     rows = table(runs.prepared.experiment)
@@ -73,10 +73,10 @@ def test_a_reader_is_told(runs: Runs) -> None:
     assert "for runs with a reference, before is chat" in tables.summary(rows)
 
 
-def test_without_one_nothing_is_another_run(runs: Runs) -> None:
-    """The start model itself, under whatever name, is none.
+def test_only_a_reference_that_differs_from_the_start_model_changes_the_run(runs: Runs) -> None:
+    """The start model itself as reference, under any name, is the same run.
 
-    One that differs is another run with other baselines.
+    Another model makes another run with other baselines.
     """
     plain, itself, other = runs.prepare(), runs.prepare("reference=start"), runs.prepare("reference=chat")
     assert "reference" not in json.dumps(dict(plain.identity))
@@ -85,8 +85,8 @@ def test_without_one_nothing_is_another_run(runs: Runs) -> None:
     assert set(other.baseline_keys.values()).isdisjoint(plain.baseline_keys.values())
 
 
-def test_what_cannot_be_compared_is_refused(runs: Runs) -> None:
-    """A distance from the start model, other tokens, a shorter context."""
+def test_references_that_cannot_be_compared_are_rejected(runs: Runs) -> None:
+    """Suites of the distance from the start model, another vocabulary, a shorter context."""
     with pytest.raises(ConfigError, match="reference=chat: got suite drift, the distance from the start model"):
         runs.prepare("reference=chat", "probe_suites=[drift]")
     config = Path("models/base/config.json")

@@ -1,4 +1,4 @@
-"""Weight remedies and early stop: what is measured of one training, what it stands for, and what is done of it when."""
+"""Weight mitigations and early stop: derived runs, choices on select items, resuming."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def numbers(point: Point) -> list[float | None]:
 
 
 def whole(run: Runs) -> dict[tuple[str, int], Point]:
-    """Every point of the experiment, but for what differs from try to try."""
+    """Every point of the experiment, without the fields that differ between executions."""
     experiment = run.prepared.experiment
     same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
     found = {(one, volume): experiment.point(one, volume) for one in experiment.run_ids() for volume in experiment.volumes(one)}
@@ -39,9 +39,9 @@ def whole(run: Runs) -> dict[tuple[str, int], Point]:
 
 
 def test_a_plan_counts_every_evaluation(runs: Runs) -> None:
-    """Three coefficients at each volume, each on select items first.
+    """Three coefficients per volume, each on select items too.
 
-    Early stop on these once a volume.
+    Early stop adds the select items once per volume.
     """
     from harness.sweep.plan.estimate import Estimator
     from harness.sweep.plan.rates import rates
@@ -57,9 +57,9 @@ def test_a_plan_counts_every_evaluation(runs: Runs) -> None:
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_one_training_serves_every_coefficient(runs: Runs, tuning: str) -> None:
-    """λ 0 is the start model, λ 1 the tuned one, in scores and in how far the weights are.
+    """λ 0 has the scores of the start model, λ 1 of the tuned one.
 
-    The run stands for the best of all.
+    The run's own point is the best one.
     """
     runs(f"tuning={tuning}", name="plain")
     plain = {volume: runs.point(volume) for volume in (8, 16)}
@@ -88,8 +88,8 @@ def _baseline(runs: Runs, baseline_id: str) -> Any:
     return runs.prepared.experiment.baseline(baseline_id)
 
 
-def test_derived_runs_are_rows_of_the_table_and_no_runs_of_their_own(runs: Runs) -> None:
-    """Records that say where they come from; current, stale and done with the run that trained."""
+def test_derived_runs_have_records_and_follow_their_parent(runs: Runs) -> None:
+    """A record names the parent; derived runs are current, stale and done with it."""
     runs(*MERGE)
     experiment, run_id = runs.prepared.experiment, runs.prepared.run_id
     ids = [f"{run_id}-{name}" for name in ("0", "0.5", "1")]
@@ -113,8 +113,11 @@ def test_derived_runs_are_rows_of_the_table_and_no_runs_of_their_own(runs: Runs)
     assert [one.id for one in stale_runs(experiment, [])] == [run_id]
 
 
-def test_what_is_done_is_not_done_again_and_more_is_added(runs: Runs) -> None:
-    """The same command does nothing, a larger volume adds its points alone, a derived run that is gone is measured again."""
+def test_only_missing_points_are_measured(runs: Runs) -> None:
+    """A repeated command does nothing; a larger volume adds its own points only.
+
+    A derived run that was deleted is measured again.
+    """
     runs("data.volumes=[8]", *MERGE)
     assert runs("data.volumes=[8]", *MERGE) == "already done"
     assert not runs.evaluated
@@ -123,11 +126,11 @@ def test_what_is_done_is_not_done_again_and_more_is_added(runs: Runs) -> None:
     experiment, half = runs.prepared.experiment, runs.prepared.derived[0.5]
     once = whole(runs)
     unit = units_of([(_asked(runs), runs.prepared)], experiment.baseline_keys())[0]
-    states = lambda: UnitStates(experiment, Claims(experiment, sweep="s"))  # noqa: E731 - one remembers what it saw done
+    states = lambda: UnitStates(experiment, Claims(experiment, sweep="s"))  # noqa: E731 - an instance caches what is done
     assert states().is_done(unit)
     experiment.forget(half)
     assert not states().is_done(unit)
-    assert not preparation.done(runs.prepared)
+    assert not preparation.is_done(runs.prepared)
     assert runs(*MERGE) == "done"
     assert len(runs.evaluated) == 2 * (1 + A_POINT)
     assert whole(runs) == once
@@ -140,26 +143,30 @@ def _asked(runs: Runs) -> Any:
 
 
 @pytest.mark.parametrize("stop_at", [13, 19])
-def test_interrupted_in_between_it_goes_on_there(runs: Runs, stop_at: int) -> None:
-    """Among the coefficients of the first volume, on those reported, and of the second, on select items: nothing is measured twice."""
+def test_an_interrupted_grid_resumes(runs: Runs, stop_at: int) -> None:
+    """Nothing is measured twice.
+
+    The interruptions are at a coefficient of the first volume, on reported items, and at one of the
+    second volume, on select items.
+    """
     runs(*MERGE, name="whole")
     every, expected = len(runs.evaluated), whole(runs)
     assert every == 2 * A_POINT + 2 * 3 * (1 + A_POINT)
     with pytest.raises(KeyboardInterrupt):
         runs(*MERGE, stop_at=stop_at)
-    assert not preparation.done(runs.prepared)
-    told = came_to(runs.prepared.experiment, runs.prepared.run_id)
+    assert not preparation.is_done(runs.prepared)
+    interrupted = came_to(runs.prepared.experiment, runs.prepared.run_id)
     assert runs(*MERGE) == "done"
     assert len(runs.evaluated) == every - (stop_at - 1)
-    assert came_to(runs.prepared.experiment, runs.prepared.run_id) != told
+    assert came_to(runs.prepared.experiment, runs.prepared.run_id) != interrupted
     assert whole(runs) == expected
     assert not list(Path("results/a").glob("runs/*/partial/*"))
 
 
-def test_a_coefficient_that_is_given_is_the_run_itself(runs: Runs) -> None:
-    """Nothing is chosen, so no target is needed.
+def test_a_fixed_coefficient_is_measured_by_the_run_itself(runs: Runs) -> None:
+    """Nothing is chosen, so no target suite is needed.
 
-    The others are derived; alone, there is nothing beside it.
+    The other coefficients are derived runs; a grid of one has none.
     """
     runs(*MERGE, "mitigation.coefficient=0.5", "target_suites=[]", "data.volumes=[8]")
     assert list(runs.prepared.derived) == [0.0, 1.0]
@@ -168,11 +175,11 @@ def test_a_coefficient_that_is_given_is_the_run_itself(runs: Runs) -> None:
     labels = {record.labels["mitigation"] for one in runs.prepared.experiment.run_ids() if (record := runs.prepared.experiment.record(one))}
     assert labels == {f"merge[coefficient={name},grid=[0.0, 0.5, 1.0]]" for name in ("0", "0.5", "1")}
     alone = runs.prepare("mitigation=merge", "mitigation.grid=[1.0]", "mitigation.coefficient=1.0")
-    assert (alone.derived, alone.stands_for, alone.chooses) == ({}, 1.0, False)
+    assert (alone.derived, alone.own_coefficient, alone.needs_selection) == ({}, 1.0, False)
 
 
-def test_the_better_on_select_items_is_chosen_and_of_equals_the_smaller(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a loss, lower is better: the score that is recorded is turned."""
+def test_the_best_on_select_items_is_chosen_and_ties_go_to_the_smallest(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded score of a loss is negated, because lower is better."""
     assert selection.best({"0.2": 0.5, "0.4": 0.7, "0.6": 0.7, "1": 0.1}) == "0.4"
     assert selection.best({"16": 0.5, "8": 0.5}) == "8"
     runs(*MERGE, "target_suites=[loss]", "data.volumes=[8]")
@@ -184,8 +191,8 @@ def test_the_better_on_select_items_is_chosen_and_of_equals_the_smaller(runs: Ru
     assert runs.point(8).coefficient == 0.0
 
 
-def test_a_choice_needs_something_to_choose_on(runs: Runs) -> None:
-    """Refused before anything is loaded, or built; probes never serve."""
+def test_a_choice_needs_select_items_of_one_metric(runs: Runs) -> None:
+    """Other configurations are rejected before anything is evaluated; probes do not count."""
     with pytest.raises(ConfigError, match="got no target suite to select on"):
         runs.prepare("mitigation=merge", "target_suites=[]")
     with pytest.raises(ConfigError, match="got acc of aim, nats_per_token of loss; allowed: one metric to select on"):
@@ -197,7 +204,7 @@ def test_a_choice_needs_something_to_choose_on(runs: Runs) -> None:
 
 
 def test_a_failed_choice_is_a_failed_run(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No coefficient is taken where one could not be measured."""
+    """No coefficient is chosen if one could not be measured."""
     from harness.evaluation.samples import failed
 
     scores = (failed(Workspace().suite("aim"), "tinyworld_people", "RuntimeError: no memory"),)
@@ -206,15 +213,15 @@ def test_a_failed_choice_is_a_failed_run(runs: Runs, monkeypatch: pytest.MonkeyP
 
 
 def test_drift_is_measured_of_changed_weights(runs: Runs) -> None:
-    """The start model is at no distance from itself, half the way at less than all of it."""
+    """λ 0 has no drift, λ 0.5 has less than λ 1."""
     runs(*MERGE, "probe_suites=[drift]", "data.volumes=[8]")
     found = {one: next(s.value for s in runs.point(8, one).scores if s.primary and s.suite == "drift") for one in (0.0, 0.5, 1.0)}
     assert found[0.0] == 0
     assert 0 < found[0.5] < found[1.0]  # type: ignore[operator]
 
 
-def test_the_weights_that_a_run_stands_for_are_saved(runs: Runs) -> None:
-    """Those of its coefficient, as a plain model, of an adapter too."""
+def test_the_weights_of_a_fixed_coefficient_are_saved(runs: Runs) -> None:
+    """They are saved as a plain model, also if an adapter was trained."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -226,9 +233,9 @@ def test_the_weights_that_a_run_stands_for_are_saved(runs: Runs) -> None:
 
 
 def test_other_models_are_checked_and_part_of_the_run(runs: Runs) -> None:
-    """A name that is none, a vocabulary that is another.
+    """Their content is in the identity; an unknown name is rejected.
 
-    Their content is in the identity, and only where there are any.
+    A run without other models has no such entry.
     """
     pair = "mitigation.vectors=[{chat: chat, base: base}]"
     runs("mitigation=chat_vector", pair, "mitigation.grid=[0.0,0.5]", "data.volumes=[8]")
@@ -242,35 +249,32 @@ def test_other_models_are_checked_and_part_of_the_run(runs: Runs) -> None:
         runs.prepare("mitigation=chat_vector", "mitigation.vectors=[{chat: chatty, base: base}]")
 
 
-def test_a_model_of_another_width_is_refused_before_anything_is_trained(runs: Runs) -> None:
+def test_a_model_of_another_width_is_rejected_before_training(runs: Runs) -> None:
     with pytest.raises(
         ConfigError, match=r"mitigation=chat_vector.*: model wide: got layers of other sizes; allowed: those of model=start"
     ):
         runs.prepare("mitigation=chat_vector", "mitigation.vectors=[{chat: wide, base: wide}]")
 
 
-def test_early_stop_stands_for_the_best_volume_so_far(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fabricated: 8 rows 0.2, 16 rows 0.6, 24 rows 0.6 and 32 rows 0.4 on the select items.
-
-    A tie stays with the earlier.
-    """
-    told = {8: 0.2, 16: 0.6, 24: 0.6, 32: 0.4}
-    monkeypatch.setattr(selection.Selection, "score", lambda self, model, run_id, volume, when, base=None: told[volume])
+def test_early_stop_takes_the_best_volume_so_far(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores on the select items are made up; a tie goes to the earlier volume."""
+    scores = {8: 0.2, 16: 0.6, 24: 0.6, 32: 0.4}
+    monkeypatch.setattr(selection.Selection, "score", lambda self, model, run_id, volume, when, base=None: scores[volume])
     volumes = "data.volumes=[8,16,24,32]"
     runs(volumes, name="plain")
-    plain = {volume: runs.point(volume) for volume in told}
+    plain = {volume: runs.point(volume) for volume in scores}
     assert runs(volumes, "mitigation=early_stop") == "done"
-    points = {volume: runs.point(volume) for volume in told}
-    assert [numbers(points[volume]) for volume in told] == [numbers(plain[best]) for best in (8, 16, 16, 16)]
+    points = {volume: runs.point(volume) for volume in scores}
+    assert [numbers(points[volume]) for volume in scores] == [numbers(plain[best]) for best in (8, 16, 16, 16)]
     assert points[24].selected == {"8": 0.2, "16": 0.6, "24": 0.6}
     assert [point.weights for point in points.values()] == ["weights/8", *["weights/16"] * 3]
     assert [point.target_rows for point in points.values()] == [8, 16, 24, 32]
     assert points[32].weight_change == plain[16].weight_change
-    assert len(runs.evaluated) == 2 * A_POINT + 2 * A_POINT  # volume 0 twice; the two that were best
+    assert len(runs.evaluated) == 2 * A_POINT + 2 * A_POINT  # volume 0 twice; the two best volumes
 
 
-def test_early_stop_goes_on_where_it_was_interrupted(runs: Runs) -> None:
-    """What was chosen before is read again from disk."""
+def test_an_interrupted_early_stop_resumes(runs: Runs) -> None:
+    """Scores of earlier volumes are read from disk."""
     early = ("mitigation=early_stop", "data.volumes=[8,16]")
     runs(*early, name="whole")
     expected = whole(runs)
@@ -283,9 +287,9 @@ def test_early_stop_goes_on_where_it_was_interrupted(runs: Runs) -> None:
 
 
 def test_early_stop_on_other_volumes_is_another_run(runs: Runs) -> None:
-    """What is best so far depends on what was looked at.
+    """The best volume so far depends on the volumes of the run.
 
-    Each volume a run of its own has nothing to stop at.
+    Independent trajectories have one volume each, so early stop is rejected.
     """
     ids = {runs.prepare("mitigation=early_stop", f"data.volumes={volumes}").run_id for volumes in ("[8,16]", "[16]", "[8,16,24]")}
     assert len(ids) == 3

@@ -1,4 +1,4 @@
-"""Where a stage ends and the next begins: a fresh optimizer, a new warm-up, and the same bits however often training is broken off."""
+"""Boundaries of stages: fresh optimizer, new warm-up, resuming to the last bit."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def steps() -> list[list[Example]]:
     return [learned[i : i + 8] for i in range(0, 32, 8)]
 
 
-def trained(taught: list[list[Example]], before: Weights | None = None, **options: Any) -> Weights:
+def trained(examples: list[list[Example]], before: Weights | None = None, **options: Any) -> Weights:
     """The weights after full tuning from some weights."""
     model = tiny.llama()
     if before:
         model.load_state_dict(before, strict=False)
     model = Full().prepare(model, 0)
-    tiny.run(model, taught, Sft(), **options)
+    tiny.run(model, examples, Sft(), **options)
     return tiny.copied(Full().merged(model))
 
 
 def test_the_rate_warms_up_again_at_each_restart() -> None:
-    """Worked out: 16 rows of warm-up, steps of 8, restarts after steps 2 and 3."""
+    """By hand: 16 rows of warm-up, steps of 8, restarts after steps 2 and 3."""
     found = [rate_multiplier(step, 6, Training(warmup_rows=16), (2, 3)) for step in range(6)]
     assert found == [0.5, 1.0, 0.5, 0.5, 1.0, 1.0]
 
 
 def test_a_stage_is_trained_like_a_run_from_the_weights_before_it() -> None:
-    """Two steps, then two more from there with an optimizer of their own: that is one run with a restart, and not one without."""
+    """Two trainings of two steps equal one run with a restart, not one without."""
     training = Training(warmup_rows=16)
     first = trained(steps()[:2], training=training)
     second = trained(steps()[2:], first, training=training)
@@ -53,8 +53,11 @@ def test_a_stage_is_trained_like_a_run_from_the_weights_before_it() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_training_goes_on_across_a_boundary_to_the_last_bit(at: int) -> None:
-    """Broken off before, at and after the boundary, whose state has moments that the next stage must not see."""
+def test_training_resumes_across_a_boundary_to_the_last_bit(at: int) -> None:
+    """Interrupted before, at or after the boundary, training gives the same weights.
+
+    The next stage must not use the optimizer moments of a checkpoint at the boundary.
+    """
     make = functools.partial(tiny.llama, attention_dropout=0.3)
     options: dict[str, Any] = {"training": Training(warmup_rows=16), "stops": {2: 16, 4: 32}, "seed": 3, "restarts": (2,)}
     whole, broken, again = (Full().prepare(make(), 0) for _ in range(3))

@@ -1,4 +1,7 @@
-"""Cells: the runs of an experiment that differ only in their seed (and, where each volume is a run of its own, in volume)."""
+"""Cells: groups of runs that differ only in seed.
+
+With independent trajectories, where each volume is a separate run, they also differ in volume.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 CHOSEN = ["experiment", "model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs"]
-"""Labels that every run has, also one that failed at once."""
+"""Labels that every run has, even if it failed immediately."""
 
 RESOLVED = ["params_total", "params_trainable", "learning_rate", "variant", "dtype"]
-"""Labels that a run may only have once it is recorded."""
+"""Labels that a run may lack until it is recorded."""
 
 LABELS = [
     *["experiment", "model", "params_total", "params_trainable", "tuning", "objective", "mitigation", "data", "anchor"],
@@ -27,30 +30,30 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cells:
-    """Which run is in which cell.
+    """Cells of an experiment, with their runs, labels and seeds.
 
     Attributes:
         of_run: run id → cell.
-        labels: one row a cell, indexed by cell, columns LABELS.
-        seeds: cell → the seeds that were asked for, those of failed runs too.
+        labels: one row per cell, indexed by cell, columns LABELS.
+        seeds: cell → the seeds that were asked for, those of failed runs included.
     """
 
     of_run: dict[str, str]
     labels: pd.DataFrame
-    seeds: dict[str, set[Any]]
+    seeds: dict[str, set[int]]
 
 
 def cells(table: pd.DataFrame) -> Cells:
-    """Sort the runs of a tidy table into cells.
+    """Group the runs of a tidy table into cells.
 
-    A run without a record (failed, killed, under way) lacks some labels. It is in the cell that the
-    others leave it; where there are several, it is one of its own, and its seed counts as missing
-    in each of them.
+    A run without a record (failed, killed or running) lacks some labels. It belongs to the only
+    cell that its other labels allow. If they allow several, it is a cell of its own, and its seed
+    counts as missing in each of them.
     """
     runs = table.drop_duplicates("run_id")[["run_id", "seed", *LABELS]].astype(object)
     rows = _rows(runs.where(runs.notna(), None))
     of_run, found = dict[str, str](), dict[str, Row]()
-    seeds: dict[str, set[Any]] = defaultdict(set)
+    seeds: dict[str, set[int]] = defaultdict(set)
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for row in (row for row in rows if row["params_total"] is not None):
         cell = of_run[row["run_id"]] = _hash(row)
@@ -70,8 +73,7 @@ def cells(table: pd.DataFrame) -> Cells:
 
 
 CONTROLLED = ["model", "tuning", "learning_rate", "trajectory"]
-"""In what a control must be the same as what it controls: another rate or schedule would lose
-something else."""
+"""Labels that a control must share with its cell: another rate or schedule forgets differently."""
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
@@ -90,10 +92,10 @@ def _fits(row: Row, cell: Row) -> bool:
 def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Series, dict[str, str]]:
     """Find the control of each cell: same model, tuning, learning rate and trajectory.
 
-    Of several, the one most alike in other labels.
+    Of several, the one with the most other labels in common is chosen.
 
     Args:
-        labels: of the cells, as in ``Cells``.
+        labels: labels of the cells, as in ``Cells``.
         control: label → value that controls have.
 
     Returns:
@@ -104,9 +106,9 @@ def controls(labels: pd.DataFrame, control: Mapping[str, str]) -> tuple[pd.Serie
 
 
 def is_control(labels: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
-    """Return which rows have all labels of controls.
+    """Return whether each row has all labels of controls.
 
-    None have where none are declared, or a label is not there.
+    False for all rows if no control is declared or a label does not exist.
     """
     if not control or any(name not in labels for name in control):
         return pd.Series(data=False, index=labels.index, dtype=bool)
@@ -117,12 +119,14 @@ def is_control(labels: pd.DataFrame, control: Mapping[str, str]) -> pd.Series:
 
 
 def controlled(labels: pd.DataFrame, is_control: pd.Series) -> dict[str, str]:
-    """Return cell → its control, for cells of which it is known which are controls.
+    """Return cell → its control, for the cells that have one.
 
-    Arguments as in ``controls``, and what it gives.
+    Args:
+        labels: labels of the cells, as in ``Cells``.
+        is_control: whether each cell is a control.
     """
     texts = labels.astype(object).where(labels.notna(), "").astype(str)
-    others = [name for name in LABELS if name in labels and name != "lr_tuned"]  # what all controls share weighs alike for each of them
+    others = [name for name in LABELS if name in labels and name != "lr_tuned"]  # labels that all controls share do not affect the choice
     rows = dict(zip(texts.index, _rows(texts), strict=True))
     known: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for cell in texts.index[is_control]:

@@ -1,8 +1,8 @@
-"""Cells that are alike but for their trajectory: what it changes that every volume is a run with its own schedule.
+"""Difference between independent and shared trajectories of otherwise equal cells.
 
-A shared trajectory reads its volumes off one run at a constant rate; with independent ones each
-volume is trained, and its rate decayed, to its end. The difference says how far the cheaper shared
-curve can be read as the other.
+On a shared trajectory, volumes are checkpoints of one run at a constant rate; with independent
+trajectories, each volume is a run with its own schedule and decay. The difference shows whether the
+cheaper shared curve can replace the other.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK, specified
 
 ALIKE = ["model", "params_total", "tuning", "objective", "mitigation", "data", "anchor", "epochs", "learning_rate", "variant", "dtype"]
-"""Labels that are the same on both sides."""
+"""Labels that are equal on both sides."""
 
 _ROW = ["volume", "role", "suite", "task", "metric", "filter"]
 
 _SPECIFICATION = """
-shared_cell       string   cell whose volumes are checkpoints of one run
-independent_cell  string   cell whose volumes are runs of their own
-higher_is_better  boolean  direction of the metric
-shared_delta      Float64  change on the shared trajectory, in the metric's own unit and sign
-independent_delta Float64  change of the runs of their own
-difference        Float64  independent minus shared, in the metric's own unit and sign, over the seeds compared
-stderr            Float64  of the difference
-df                Float64  degrees of freedom of its t interval
-low               Float64  lower end of its interval
-high              Float64  upper end of its interval
-level             Float64  of confidence
-varies            string   what the interval follows: items, or seeds and items
-seeds             Int64    seeds that are paired; where seeds are not paired, those of the side with fewer
-note              string   why there is no difference, or which seeds are left out
+shared_cell       string   id of the cell whose volumes are checkpoints of one run
+independent_cell  string   id of the cell whose volumes are separate runs
+higher_is_better  boolean  whether higher values of the metric are better
+shared_delta      Float64  change on the shared trajectory, in the metric's unit; negative is worse if higher_is_better
+independent_delta Float64  change of the independent runs, in the metric's unit; negative is worse if higher_is_better
+difference        Float64  independent_delta minus shared_delta, over the seeds compared, in the metric's unit
+stderr            Float64  standard error of difference
+df                Float64  degrees of freedom of the t interval of difference
+low               Float64  lower end of the interval of difference
+high              Float64  upper end of the interval of difference
+level             Float64  confidence level of the interval, in 0..1
+varies            string   samples that the interval is over: items, or seeds and items
+seeds             Int64    number of paired seeds; where seeds are not paired, the number of the side with fewer
+note              string   reason why there is no difference, or which seeds are left out
 """
 _OWN, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column that only this table has → dtype; the same → what it holds."""
+"""For the columns that only this table has: column → dtype, and column → description."""
 
 COLUMNS = [*ALIKE, *_ROW, *_OWN]
 """Columns, in order."""
@@ -49,16 +49,17 @@ Row = dict[str, Any]
 
 
 def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChanges, level: float = LEVEL) -> pd.DataFrame:
-    """Return, by volume, suite and task, the change of independent runs minus that of the shared run.
+    """Return the changes of independent runs minus those of the shared run.
 
     Args:
-        findings: as ``harness.analysis.findings.findings.findings`` gives them.
-        table: the tidy table they were made of.
-        changes: of the same experiment, item by item.
-        level: of the intervals.
+        findings: as returned by ``harness.analysis.findings.findings.findings``.
+        table: the tidy table that the findings were made from.
+        changes: item changes of the same experiment.
+        level: confidence level of the intervals.
 
     Returns:
-        Columns as in COLUMNS; empty where no cell was run both ways.
+        One row per volume, suite and task, columns as in COLUMNS; empty where no cell was run both
+        ways.
     """
     seeds = table.drop_duplicates("run_id").set_index("run_id")["seed"]
     seed_of = {str(run_id): int(seed) for run_id, seed in seeds.dropna().items()}
@@ -78,7 +79,7 @@ def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChang
 
 
 def _run_both_ways(findings: pd.DataFrame) -> pd.DataFrame:
-    """Return the findings of cells that have one alike on another trajectory: of thousands of cells, mostly few."""
+    """Return the findings of cells with an equal cell on the other trajectory."""
     cells = findings.drop_duplicates("cell")
     count = cells.groupby(ALIKE, dropna=False)["trajectory"].transform("nunique")
     return findings[findings["cell"].isin(cells["cell"][count > 1])]
@@ -105,12 +106,12 @@ def _row(
     if isinstance(first, str) or isinstance(second, str):
         return row | {"note": first if isinstance(first, str) else second}
     if first.items != second.items:
-        return row | {"note": "the two were measured on different items"}
+        return row | {"note": "the two trajectories were measured on different items"}
     found = difference(first.values, second.values, first.clusters, level, paired=common is not None)
     row |= {"independent_delta": mean(first.values), "shared_delta": mean(second.values)}  # over the seeds that are compared
     alone = [sorted(set(side) - set(of)) for side, of in zip(runs, chosen, strict=True)]
     notes = [f"{name}: seed {', '.join(map(str, of))} left out" for name, of in zip(("independent", "shared"), alone, strict=True) if of]
     row |= {"note": "; ".join(notes) or None}
-    ends = {name: getattr(found, name) for name in ["stderr", "df", "low", "high"]}
+    ends = {"stderr": found.stderr, "df": found.df, "low": found.low, "high": found.high}
     known = {name: None if value != value else value for name, value in ends.items()}
     return row | known | {"difference": found.value, "varies": found.varies, "seeds": min(len(of) for of in chosen)}

@@ -1,11 +1,12 @@
-"""Forgetting at equal gain: what two methods forget where they have learned as much.
+"""Forgetting at equal gain: a comparison of methods that have learned equally much.
 
 It is the fair comparison of methods that learn at different speeds, such as LoRA and full tuning.
-Every method has a path over its volumes (``harness.analysis.findings.paths``). Two are compared at
-levels of gain inside the range that both reach, 0 to the smaller of their largest gains, never
-beyond. The interval follows gain and forgetting together: a seed that learns more and forgets more
-moves both. Seeds that both methods were run with are paired, and so are items; with fewer than
-three such seeds the interval is over items alone, and says so. The level itself is taken as given.
+Every method has a path over its volumes (``harness.analysis.findings.paths``). Two methods are
+compared at gains inside the range that both reach, from 0 to the smaller of their largest gains,
+never beyond. The interval takes gain and forgetting together, since a seed that learns more often
+forgets more. Items are paired, and so are seeds that both methods were run with. With fewer than
+three such seeds the interval is over items alone, as its column ``varies`` states. The compared
+gain counts as known.
 
 Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3; Shenfeld et al. 2025, arXiv 2509.04259
 (comparison at matched accuracy). The linearised interval is this project's; benchmarks/METHOD.md
@@ -28,68 +29,69 @@ from harness.analysis.findings.frontier import first_target, headline
 from harness.analysis.findings.pairing import Stacked, Tasks, difference, stacked, together
 from harness.analysis.findings.paths import Path, crossing, linearised
 from harness.analysis.statistics import two_level
+from harness.analysis.statistics.clustered import Ints
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK, specified
 from harness.records.schema import Declared
 
 SHARES = (0.25, 0.5, 0.75)
-"""The levels, as shares of the range that both reach; the middle is the one that is read first."""
+"""The compared gains, as shares of the range that both methods reach."""
 
 METHOD = ["tuning", "objective", "mitigation", "anchor", "epochs", "variant"]
-"""Labels that make a method. Cells that differ in none of them (in their learning rate alone,
-say) are no pair."""
+"""Labels that define a method. Cells that differ in none of them, such as those that differ only in
+learning rate, are not compared."""
 
 SAME = ["model", "params_total", "data", "trajectory", "dtype"]
-"""Labels that are alike within a pair."""
+"""Labels that are equal within a pair."""
 
 ALL_PAIRS = 6
-"""So many methods are compared each with each, which is 15 pairs; of 26 they would be 325, and
-every twentieth false."""
+"""Largest number of methods for which all pairs are compared: 15 pairs. With 26 methods there would
+be 325, and one in twenty could be false."""
 
 PLAIN = "none"
-"""The mitigation that is none: what the others are compared with where there are many."""
+"""The label of no mitigation. With many methods, the others are compared with the plain ones."""
 
 WITHOUT_MITIGATION = ["tuning", "objective", "epochs", "variant"]
-"""In what a method is like the plain one that it is compared with. The anchor belongs to the
-mitigation."""
+"""Labels that a method shares with the plain one that it is compared with. The anchor belongs to
+the mitigation."""
 
 _SPECIFICATION = """
 model             string   start model
-params_total      Int64    parameters of the model
-data              string   target data of both
-trajectory        string   of both
-dtype             string   of both, in training
-first             string   the method whose forgetting comes first, by the labels in which the two differ
-second            string   the other
-first_cell        string   cell of the first, as in the findings
-second_cell       string   cell of the second
-target_suite      string   whose change is the gain
-headline_suite    string   whose change is the forgetting
-first_reach       Float64  largest gain on the first's path
-second_reach      Float64  largest gain on the second's path
-range_high        Float64  upper end of the range of gain that both reach, which starts at 0; empty where there is none
-share             Float64  where in that range
-gain              Float64  the level: share times range_high
-first_forgetting  Float64  of the first, where its path first reaches the level; positive is worse
-second_forgetting Float64  of the second
-difference        Float64  first minus second; positive: the first forgets more
-stderr            Float64  of the difference
-df                Float64  degrees of freedom of its t interval
-low               Float64  lower end of its interval
-high              Float64  upper end of its interval
-level             Float64  of confidence
-varies            string   what the interval follows: items, or seeds and items
-seeds             Int64    seeds that are paired; where seeds are not paired, those of the method with fewer
-first_between     string   the volumes between which the first reaches the level; 0 stands for before training
-second_between    string   the same of the second
-non_monotone      boolean  whether the gain of either falls from one volume to a larger one
-no_common_range   boolean  whether there is no level of gain that both reach, so no number
-margin            Float64  a difference within ±margin is none that matters; as declared for the headline suite
+params_total      Int64    number of parameters of the model
+data              string   target data of both methods
+trajectory        string   trajectory of both methods: shared or independent
+dtype             string   floating-point type of the forward pass in training, of both methods
+first             string   first method, named by the labels in which the two differ
+second            string   second method, named by the labels in which the two differ
+first_cell        string   id of the first method's cell in the findings
+second_cell       string   id of the second method's cell in the findings
+target_suite      string   suite whose change is the gain
+headline_suite    string   suite whose change is the forgetting
+first_reach       Float64  largest gain on the first method's path, in the target metric's unit
+second_reach      Float64  largest gain on the second method's path, in the target metric's unit
+range_high        Float64  upper end of the range of gains that both methods reach, which starts at 0; empty without such a range
+share             Float64  position of the compared gain in that range, in 0..1
+gain              Float64  compared gain: share times range_high, in the target metric's unit
+first_forgetting  Float64  forgetting of the first method where its path first reaches the gain; positive is worse
+second_forgetting Float64  forgetting of the second method where its path first reaches the gain; positive is worse
+difference        Float64  first_forgetting minus second_forgetting; positive: the first method forgets more
+stderr            Float64  standard error of difference
+df                Float64  degrees of freedom of the t interval of difference
+low               Float64  lower end of the interval of difference
+high              Float64  upper end of the interval of difference
+level             Float64  confidence level of the interval, in 0..1
+varies            string   samples that the interval is over: items, or seeds and items
+seeds             Int64    number of paired seeds; where seeds are not paired, the number of the method with fewer
+first_between     string   volumes between which the first method reaches the gain; 0 is before training
+second_between    string   volumes between which the second method reaches the gain; 0 is before training
+non_monotone      boolean  whether the gain of either method falls from one volume to a larger one
+no_common_range   boolean  whether the two methods reach no common gain, so that there is no difference
+margin            Float64  declared margin of the headline suite, in its metric's unit: a difference within ±margin is negligible
 verdict           string   alike, first forgets more, second forgets more, or not enough evidence; not adjusted for several pairs
-note              string   why there is no number, and what to know of the one there is
+note              string   reason why there is no difference, or remarks on it
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column → dtype, in order; column → what it holds."""
+"""Column → dtype, in order, and column → description with unit and sign."""
 
 Row = dict[str, Any]
 
@@ -97,21 +99,22 @@ Row = dict[str, Any]
 def equal_gain(
     table: pd.DataFrame, changes: ItemChanges, declared: Declared, level: float = LEVEL, *, findings: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Compare what each pair of methods forgets where both have gained as much.
+    """Compare the forgetting of pairs of methods at equal gain.
 
     Args:
         table: the tidy table.
-        changes: of the same experiment, item by item.
-        declared: names the headline suite, whose change is the forgetting, and its margin.
-        level: of the intervals.
-        findings: of the same table, where they were made already.
+        changes: item changes of the same experiment.
+        declared: declarations with the headline suite, whose change is the forgetting, and its
+            margin.
+        level: confidence level of the intervals.
+        findings: findings of the same table, if they exist already.
 
     Returns:
-        Columns as in COLUMNS: for each model and pair of methods a row for each of SHARES, or one
-        without numbers that says why. Empty where no headline is declared or there is no target
-        suite. Up to ALL_PAIRS methods are compared each with each; of more, each with the plain one
-        that is alike but for the mitigation, and the plain ones with each other. What did not act
-        is left out.
+        Columns as in COLUMNS: for each model and pair of methods one row for each of SHARES, or one
+        row without numbers, with the reason in its note. Empty where no headline is declared or
+        there is no target suite. Up to ALL_PAIRS methods, all pairs are compared. Beyond, each
+        method is compared with the plain one that differs only in mitigation, and the plain ones
+        with each other. Methods that did not act are left out.
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
@@ -131,11 +134,13 @@ class Arm:
     """A cell as one side of a comparison.
 
     Attributes:
+        cell: id of the cell.
         labels: its SAME and METHOD labels and its learning rate.
-        seeds: that have every volume, in the order of the path's arrays.
-        items, clusters: of each task, the headline's first.
-        missing: what is to be said of seeds that were left out.
-        reason: why there is no path; empty where there is one.
+        seeds: seeds that have every volume, in the order of the path's arrays.
+        path: its path; None where there is none.
+        items, clusters: those of each task, the headline's first.
+        missing: note on seeds that were left out.
+        reason: reason why there is no path, else empty.
     """
 
     cell: str
@@ -143,13 +148,13 @@ class Arm:
     seeds: tuple[int, ...] = ()
     path: Path | None = None
     items: tuple[str, ...] = ()
-    clusters: tuple[Any, ...] = ()
+    clusters: tuple[Ints | None, ...] = ()
     missing: str = ""
     reason: str = ""
 
 
 class _Reader:
-    """Puts together the paths of cells from the changes of their runs."""
+    """Reader of the paths of cells, from the changes of their runs."""
 
     def __init__(self, table: pd.DataFrame, changes: ItemChanges, target: str, probe: str) -> None:
         runs = table.drop_duplicates("run_id").set_index("run_id")
@@ -157,10 +162,10 @@ class _Reader:
         self.changes, self.target, self.probe = changes, target, probe
 
     def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
-        """Yield the cells that are alike but for the method, in the order of the findings: the items of only so many are held at once.
+        """Yield groups of cells that differ only in method, in the order of the findings.
 
-        Controls, cells that did not act, and cells that nothing is to be compared with, are left
-        out.
+        Only the items of one group are in memory at a time. Controls, cells that did not act, and
+        groups of one cell are left out.
         """
         ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
         wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
@@ -175,7 +180,7 @@ class _Reader:
         leaves = rows[rows["task"] != SUITE_TASK]
         tasks = [(suite, str(task)) for suite in (self.probe, self.target) for task in leaves[leaves["suite"] == suite]["task"].unique()]
         if {suite for suite, _ in tasks} != {self.probe, self.target}:
-            return Arm(cell, labels, reason="it lacks the change of the target or of the headline suite")
+            return Arm(cell, labels, reason="no change of the target or of the headline suite")
         runs = self._runs(rows)
         volumes = sorted({volume for _, volume in runs})
         everyone = sorted({seed for seed, _ in runs})
@@ -212,7 +217,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two: its name in this pair, its path over the seeds that count, and what to know of it."""
+    """One side of a pair: its name, its path over the seeds used, and notes."""
 
     name: str
     path: Path
@@ -225,7 +230,7 @@ class _Side:
 
 
 def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yield the pairs of cells that differ in the method: all of them, or where there are many those with a plain one."""
+    """Yield pairs of cells that differ in method, or many cells with plain ones only."""
     pairs = list(combinations(arms, 2)) if len(arms) <= ALL_PAIRS else _with_plain(arms)
     for first, second in pairs:
         if any(first.labels[name] != second.labels[name] for name in METHOD):
@@ -233,10 +238,10 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
 
 
 def _with_plain(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Return the plain ones with each other, and each arm after the plain one that is alike but for the mitigation.
+    """Return pairs of plain arms, and each other arm with its plain one.
 
-    Where there is none, the first arm that is alike but for the mitigation stands in its place; of
-    several, one of the same learning rate.
+    Its plain arm differs only in mitigation. Of several, one with the same learning rate is
+    preferred. Without a plain arm, the first arm that differs only in mitigation replaces it.
     """
     plain = [arm for arm in arms if arm.labels["mitigation"] == PLAIN]
     others = [arm for arm in arms if arm.labels["mitigation"] != PLAIN]
@@ -266,7 +271,7 @@ def _compared(first: Arm, second: Arm, level: float, margin: float) -> list[Row]
         if arm.path is None:
             return [row | {"note": f"{name}: {arm.reason}"}]
     if first.items != second.items:
-        return [row | {"note": "the two were measured on different items"}]
+        return [row | {"note": "the two methods were measured on different items"}]
     common = together(first.seeds, second.seeds)
     one, other = _side(first, names[0], common), _side(second, names[1], common)
     row |= {"first_reach": one.path.reach, "second_reach": other.path.reach, "non_monotone": bool(one.path.falls or other.path.falls)}
@@ -280,7 +285,7 @@ def _compared(first: Arm, second: Arm, level: float, margin: float) -> list[Row]
 
 
 def _named(arm: Arm, differ: Sequence[str]) -> str:
-    """Return what tells a method from the other, such as ``lora`` or ``lora, mitigation=replay``."""
+    """Return a method's name in a pair, such as ``lora`` or ``lora, mitigation=replay``."""
     return ", ".join(str(arm.labels[name]) if name == "tuning" else f"{name}={arm.labels[name]}" for name in differ)
 
 
@@ -292,13 +297,12 @@ def _side(arm: Arm, name: str, common: Sequence[int] | None) -> _Side:
     return _Side(name, path, tuple(f"{name}: {note}" for note in notes if note))
 
 
-def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: float, margin: float, *, paired: bool) -> Row:
+def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Ints | None], level: float, margin: float, *, paired: bool) -> Row:
     """Return the comparison at one level of gain."""
     here, there = crossing(one.path, gain), crossing(other.path, gain)
     found = difference(linearised(one.path, here), linearised(other.path, there), clusters, level, paired=paired, binary=False)
     apart = here.forgetting - there.forgetting
-    # Where hardly any item was forgotten, their spread alone would make the interval too narrow, or
-    # of no width.
+    # Where hardly any item was forgotten, the spread alone gives an interval that is too narrow.
     least = two_level.unchanged(one.path.counted, level) if one.path.counted else 0.0
     below, above = (_widened(end - found.value, least) for end in (found.low, found.high))
     low, high = apart - below, apart + above
@@ -321,10 +325,7 @@ def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Any], level: f
 
 
 def _widened(distance: float, least: float) -> float:
-    """Return how far an end of the interval lies from the middle.
-
-    NaN where nothing says how far.
-    """
+    """Return the distance of an end of the interval from its middle; NaN if unknown."""
     if math.isnan(distance):
         return least or math.nan
     return math.hypot(distance, least)

@@ -1,13 +1,12 @@
-"""Findings: what the seeds of a cell say together, with an interval, a verdict and the floor beside it. One row a cell, volume and task.
+"""Findings: the change of each cell, volume and task over seeds, with interval and verdict.
 
-The tidy table has a row a run; here the runs that differ only in their seed become one number. One
-seed: its own interval and p-value, over items. Two: the items' means over both, still over items
-alone. Three or more: over seeds and items (``two_level``). Where the items' changes are not at
-hand, or the seeds were not asked the same items, there is no interval: it is left empty, never
-guessed.
+The tidy table has rows for each run; here the runs that differ only in seed are combined. One seed
+has its own interval and p-value, over items. Two seeds: the items' means over both, still over
+items alone. Three or more: over seeds and items (``two_level``). Where the item changes are
+missing, or the seeds were measured on different items, the interval is left empty.
 
-The verdict looks at the margin first: a change known to lie within ±margin does not matter, however
-small its p-value is.
+The verdict depends on the margin first: a change known to be within ±margin is negligible, however
+small its p-value.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ _ONE_SEED = ["delta_low", "delta_high", "p_value", "p_mid", *(f"{name}_{end}" fo
 
 
 class ItemChanges(Protocol):
-    """Where the items' changes come from: ``harness.analysis.table.changes.Changes``."""
+    """Source of item changes, such as ``harness.analysis.table.changes.Changes``."""
 
     def get(self, run_id: str, volume: int, suite: str, task: str) -> TaskChange | None:
-        """Return what the items of a leaf task changed by; None where there is no change."""
+        """Return the changes of a leaf task's items; None where there is no change."""
 
 
 def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> pd.DataFrame:
-    """Return what an experiment found: the primary metrics of every cell at every volume above 0.
+    """Return the findings of an experiment, for primary metrics and volumes above 0.
 
     Args:
         table: the tidy table.
-        changes: of the items of its runs.
-        declared: what the experiment declared beforehand.
+        changes: item changes of its runs.
+        declared: the experiment's declarations.
 
     Returns:
         Columns as in ``finding_columns.COLUMNS``; cells in the table's order, then by volume, each
@@ -71,20 +70,21 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
 
 
 def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
-    """Add ``tests``, ``p_holm``, ``margin``, ``verdict`` and ``detectable`` to any table of changes.
+    """Add verdicts to any table of changes.
 
-    Holm's family is the leaf probe tasks of one ``cell`` and ``volume`` (all rows are one, where
-    there are no such columns). Divergence suites measure how far a model is from its base, which
-    can only grow: they have no verdict and are in no family.
+    The columns added are ``tests``, ``p_holm``, ``margin``, ``verdict`` and ``detectable``. Holm's
+    family is the leaf probe tasks of one ``cell`` and ``volume`` (without these columns, all rows
+    are one family). Divergence suites measure the distance of a model from its base, which can only
+    grow: they have no verdict and are in no family.
 
     Args:
-        frame: with ``delta stderr df delta_low delta_high p_value role suite task metric
+        frame: table with ``delta stderr df delta_low delta_high p_value role suite task metric
             higher_is_better``.
-        declared: the margins.
+        declared: declarations with the margins.
 
     Returns:
-        The frame with a new index and the columns in the dtypes of ``finding_columns``; what is
-        missing is ``pd.NA``.
+        The frame with a new index and the columns in the dtypes of ``finding_columns``; missing
+        values are ``pd.NA``.
     """
     frame = frame.reset_index(drop=True)
     low, high, p_value = (_numbers(frame, name) for name in ("delta_low", "delta_high", "p_value"))
@@ -114,7 +114,7 @@ def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
 def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
     """Return the rows of primary metrics at volumes above 0, each with its cell.
 
-    Of a seed measured twice, the first with a change.
+    If a seed was measured twice, the first row with a change is kept.
     """
     rows = table[table["primary"].fillna(value=False) & (table["volume"] > 0).fillna(value=False) & table["suite"].notna()]
     rows = rows.assign(cell=rows["run_id"].map(every.of_run), _has=rows["delta"].notna())
@@ -127,7 +127,10 @@ def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a group of seeds: what they share, how many there are, and means over those that have a change."""
+    """Return one row per group of seeds: shared columns, counts, and means over seeds.
+
+    Means and counts are over seeds that have a change.
+    """
     frame = rows.drop_duplicates("_row").set_index("_row")[[*_ROW, *_SHARED]]
     found = rows[rows["_has"]]
     groups = pd.DataFrame({name: _numbers(found, name) for name in _MEANS}).groupby(found["_row"].to_numpy())
@@ -142,12 +145,12 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _written(table: pd.DataFrame, every: Cells) -> dict[str, pd.Series]:
-    """Return, by cell, what models wrote for it, mean over its runs, and whether that is enough to have acted."""
+    """Return the columns of generated rows by cell, mean over its runs, and ``acted``."""
     names = ["acceptance", "edit_rate", "target_nats", "acted"]
     runs = table.drop_duplicates("run_id")[["run_id", *names]]
     means = {name: runs[name].astype("Float64").groupby(runs["run_id"].map(every.of_run)).mean() for name in names}
-    enough = means["acceptance"] >= ACTED - 1e-9  # a mean of 0.1, 0.2 and 0.3 is a hair less than 0.2
-    return means | {"acted": enough | (means["acted"] == 1)}  # each run acted: an objective that writes, whatever passed
+    enough = means["acceptance"] >= ACTED - 1e-9  # rounding: the mean of 0.1, 0.2 and 0.3 is below 0.2
+    return means | {"acted": enough | (means["acted"] == 1)}  # each run acted: an objective that generates rows, at any acceptance
 
 
 def _joined(found: pd.DataFrame) -> dict[int, str]:
@@ -158,7 +161,7 @@ def _joined(found: pd.DataFrame) -> dict[int, str]:
 
 
 def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) -> dict[str, Any]:
-    """Return the columns that need the items: of one seed the table's own, of more those of ``two_level``."""
+    """Return the columns of intervals: the table's for one seed, of ``two_level`` for more."""
     one = rows[rows["_has"]].drop_duplicates("_row").set_index("_row").reindex(frame.index)
     alone = (frame["seeds"] == 1).to_numpy(dtype=bool)
     columns: dict[str, Any] = {name: np.where(alone, _numbers(one, name), np.nan) for name in _ONE_SEED}
@@ -174,9 +177,9 @@ def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) ->
 
 
 def _estimates(frame: pd.DataFrame, changes: ItemChanges) -> Iterator[tuple[int, two_level.Estimate]]:
-    """Yield (place, estimate) for every row whose seeds have the changes of the same items.
+    """Yield (position, estimate) for every row whose seeds have changes of the same items.
 
-    The rows of a cell follow each other.
+    The rows of a cell must be consecutive.
     """
     reader = _Tasks(changes)
     columns = [frame[name].tolist() for name in [*_ROW, "run_ids", "seeds"]]
@@ -193,9 +196,9 @@ def _estimates(frame: pd.DataFrame, changes: ItemChanges) -> Iterator[tuple[int,
 
 
 class _Tasks:
-    """What ``two_level`` makes of each task.
+    """Sums of tasks for ``two_level``, kept for the latest suite.
 
-    Those of the suite before are kept, since its own row comes before its tasks.
+    A suite's own row comes before its tasks, which then reuse the sums.
     """
 
     def __init__(self, changes: ItemChanges) -> None:
@@ -204,9 +207,9 @@ class _Tasks:
         self._known: dict[tuple[Any, ...], two_level.TaskSums | None] = {}
 
     def parts(self, runs: Sequence[str], volume: int, suite: str, names: Sequence[str], *, binary: bool) -> list[two_level.TaskSums]:
-        """Return the tasks over these runs.
+        """Return the sums of the tasks over these runs.
 
-        Empty where a change is missing, or its items are not the same for all of them.
+        Empty where a change is missing, or the runs were measured on different items.
         """
         if self._place != (runs[0], volume, suite):
             self._place, self._known = (runs[0], volume, suite), {}
@@ -230,7 +233,7 @@ class _Tasks:
 
 
 def _with_controls(frame: pd.DataFrame, every: Cells, declared: Declared) -> pd.DataFrame:
-    """Put the control's change beside that of the cells that it controls."""
+    """Add the change of each cell's control."""
     is_control, of_cell = controls(every.labels, declared.control)
     names = {"delta": "control_delta", "delta_low": "control_low", "delta_high": "control_high"}
     theirs = frame[[*_ROW, *names]].rename(columns=names | {"cell": "_control"})

@@ -1,8 +1,8 @@
-"""The learning–forgetting frontier: what each method gains on the target, what it forgets, and what that costs.
+"""The learning–forgetting frontier: gain, forgetting and cost of each method.
 
-Gain is the change of the first target suite, forgetting the change of the declared headline suite,
-both turned so that the words hold whatever the metric's direction: gain positive is better,
-forgetting positive is worse. Controls learn nothing new and are left out.
+Gain is the change of the first target suite; forgetting is the change of the declared headline
+suite. For metrics of either direction, positive gain is better and positive forgetting is worse.
+Controls learn nothing new and are left out.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "generat
 COSTS += ["peak_memory_bytes"]
 
 _SPECIFICATION = """
-gain              Float64  change of the first target suite, positive is better
-gain_low          Float64  lower end of its 95% interval
-gain_high         Float64  upper end of its 95% interval
-forgetting        Float64  change of the headline suite, positive is worse
-forgetting_low    Float64  lower end of its 95% interval
-forgetting_high   Float64  upper end of its 95% interval
-is_frontier       boolean  none of its model and data, nor leaving it untuned, gains as much and forgets as little; never if it did not act
-target_suite      string   whose change is the gain
-headline_suite    string   whose change is the forgetting
+gain              Float64  change of the first target suite, in its metric's unit; positive is better
+gain_low          Float64  lower end of the 95% interval of gain
+gain_high         Float64  upper end of the 95% interval of gain
+forgetting        Float64  change of the headline suite, in its metric's unit; positive is worse
+forgetting_low    Float64  lower end of the 95% interval of forgetting
+forgetting_high   Float64  upper end of the 95% interval of forgetting
+is_frontier       boolean  whether no point of its model and data, nor the untuned model, dominates it; false if the method did not act
+target_suite      string   suite whose change is the gain
+headline_suite    string   suite whose change is the forgetting
 """
 _OWN, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column that only this table has → dtype; the same → what it holds."""
+"""For the columns that only this table has: column → dtype, and column → description."""
 
 COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", "acted", *_OWN, *COSTS]
 """Columns of the frontier, in order."""
 
 
 def first_target(findings: pd.DataFrame) -> str | None:
-    """Return the target suite whose change is the gain: the first in the order of the configuration; None without one."""
+    """Return the suite whose change is the gain: the first target suite; None without one."""
     rows = findings[(findings["role"] == "target") & (findings["task"] == SUITE_TASK)]
     return None if rows.empty else str(rows["suite"].iloc[0])
 
 
 def headline(findings: pd.DataFrame) -> str | None:
-    """Return the declared headline suite; None where none was declared."""
+    """Return the declared headline suite; None without one."""
     rows = findings[findings["is_headline"].fillna(False)]
     return None if rows.empty else str(rows["suite"].iloc[0])
 
 
 def oriented(rows: pd.DataFrame, name: str, *, better: bool) -> pd.DataFrame:
-    """Return a change and its interval as ``name``, ``name_low``, ``name_high``: positive is better, or worse.
+    """Return a change and its interval with the chosen sign.
 
     Args:
-        rows: with ``delta``, ``delta_low``, ``delta_high``, ``higher_is_better``.
-        name: of the new columns.
-        better: whether positive shall mean better.
+        rows: rows with ``delta``, ``delta_low``, ``delta_high``, ``higher_is_better``.
+        name: prefix of the new columns ``name``, ``name_low``, ``name_high``.
+        better: whether positive means better; else it means worse.
     """
     sign = rows["higher_is_better"].map({True: 1.0, False: -1.0}).astype("Float64") * (1.0 if better else -1.0)
     ends = [sign * rows["delta_low"], sign * rows["delta_high"]]
@@ -60,13 +60,14 @@ def oriented(rows: pd.DataFrame, name: str, *, better: bool) -> pd.DataFrame:
 
 
 def frontier(findings: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a cell and volume that has both numbers, and which of them are on the frontier.
+    """Return gain, forgetting and costs of each cell and volume, and the frontier.
 
     Args:
-        findings: as ``harness.analysis.findings.findings.findings`` gives them.
+        findings: as returned by ``harness.analysis.findings.findings.findings``.
 
     Returns:
-        Columns as in COLUMNS; empty where no headline is declared, or there is no target suite.
+        One row per cell and volume that has gain and forgetting, columns as in COLUMNS; empty where
+        no headline is declared, or there is no target suite.
 
     Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3 (the scatter); Shenfeld et al. 2025,
     arXiv 2509.04259 (matched gain).
@@ -80,7 +81,7 @@ def frontier(findings: pd.DataFrame) -> pd.DataFrame:
     right = pd.concat([losses[["cell", "volume"]], oriented(losses, "forgetting", better=False)], axis=1)
     points = left.merge(right, on=["cell", "volume"], how="inner", validate="one_to_one")
     points = points.assign(target_suite=target, headline_suite=probe, is_frontier=False)
-    ranked = points[points["acted"].fillna(value=True).astype(bool)]  # what did not act is no method of that name
+    ranked = points[points["acted"].fillna(value=True).astype(bool)]  # others did not act, so they do not represent their method
     for _, group in ranked.groupby(["model", "data"], dropna=False, sort=False):
         points.loc[group.index, "is_frontier"] = ~_dominated(group)
     ordered = points.sort_values(["params_total", "model", "cell", "volume"], kind="stable", ignore_index=True)
@@ -88,7 +89,11 @@ def frontier(findings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dominated(group: pd.DataFrame) -> pd.Series:
-    """Say of each point whether another, or the untuned model at (0, 0), is at least as good in both and better in one."""
+    """Return whether each point is dominated by another or by the untuned model.
+
+    The untuned model is at (0, 0). A point dominates if it is at least as good in gain and
+    forgetting, and better in one.
+    """
     gain, lost = group["gain"].astype(float).to_numpy(), group["forgetting"].astype(float).to_numpy()
     others_gain, others_lost = [*gain, 0.0], [*lost, 0.0]
     found = [

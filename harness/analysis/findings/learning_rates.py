@@ -1,4 +1,4 @@
-"""The best learning rate of a sweep made on ``select`` items, for every combination of labels it holds."""
+"""Best learning rates, from a sweep evaluated on ``select`` items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ KEYS = ["model", "tuning", "objective", "data", "mitigation"]
 
 
 def require_select(experiment: Experiment) -> None:
-    """Raise RecordError unless every current run was scored on ``select`` items: what chooses is never what is reported."""
+    """Raise RecordError unless every current run was scored on ``select`` items.
+
+    Reported items must never choose a rate.
+    """
     for run_id in sorted(experiment.current()):
         items = experiment.config(run_id).get("evaluation", {}).get("items")
         if items != "select":
@@ -27,16 +30,17 @@ def require_select(experiment: Experiment) -> None:
 
 
 def best(table: pd.DataFrame) -> list[SearchedRate]:
-    """Return, for each combination of labels, the rate whose runs do best on the target suite at the largest volume.
+    """Return the best rate of each combination of labels.
 
-    Best is the mean over seeds of the suite's primary metric, in its own direction; a tie goes to
-    the smaller rate.
+    It is the rate with the best mean over seeds of the target suite's primary metric at the largest
+    volume. In a tie the smaller rate is chosen.
 
     Args:
-        table: of a sweep with ``evaluation.items=select`` over ``training.learning_rate``.
+        table: tidy table of a sweep over ``training.learning_rate`` with
+            ``evaluation.items=select``.
 
     Raises:
-        RecordError: if the table holds no target suite, or no combination was run with two rates.
+        RecordError: if the table has no target suite, or no combination was run with two rates.
     """
     rows = table[(table["role"] == "target") & (table["task"] == "*") & (table["status"] == "ok") & (table["volume"] > 0)]
     found = [_best_of(group) for _, group in rows.groupby(KEYS, sort=True) if group["learning_rate"].nunique() > 1]
@@ -51,7 +55,7 @@ def _best_of(group: pd.DataFrame) -> SearchedRate:
     suite = sorted(last["suite"].unique())[0]
     last = last[last["suite"] == suite]
     seeds = last.groupby("learning_rate")["seed"].nunique()
-    complete = last["learning_rate"].isin(seeds[seeds == seeds.max()].index)  # a rate that failed on a seed is no candidate
+    complete = last["learning_rate"].isin(seeds[seeds == seeds.max()].index)  # a rate that failed on a seed is not a candidate
     means = last[complete].groupby("learning_rate")["value"].mean().astype(float).sort_index()
     rate = means.idxmax() if bool(last["higher_is_better"].iloc[0]) else means.idxmin()
     first = last.iloc[0]
@@ -68,17 +72,22 @@ def _best_of(group: pd.DataFrame) -> SearchedRate:
 
 
 def as_yaml(rates: Sequence[SearchedRate]) -> str:
+<<<<<<< HEAD
     """Render rates as the text of ``conf/learning_rates.yaml`` (one JSON object a line, which is yaml)."""
     entries = [plain(rate) for rate in rates]
+=======
+    """Return rates as the text of ``conf/learning_rates.yaml``, one JSON object per line."""
+    entries = [{key: value for key, value in plain(rate).items() if key != "class"} for rate in rates]
+>>>>>>> h-analysis
     return HEADER + "rates:\n" + "".join(f"  - {json.dumps(entry)}\n" for entry in entries)
 
 
 def merge(rates: Sequence[SearchedRate], file: Path) -> None:
-    """Write rates into a file, replacing its entries for the same combinations and keeping the others."""
+    """Write rates into a file, replacing its entries for the same combinations."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     entries = [json.loads(line.strip().removeprefix("- ")) for line in lines if line.startswith("  - ")]
     kept = [build(SearchedRate, entry, f"{file}[{i}]") for i, entry in enumerate(entries)]
-    fresh = {tuple(getattr(rate, key) for key in KEYS): rate for rate in [*kept, *rates]}
+    fresh = {(rate.model, rate.tuning, rate.objective, rate.data, rate.mitigation): rate for rate in [*kept, *rates]}
     temporary = file.with_suffix(".tmp")
     temporary.write_text(as_yaml([rate for _, rate in sorted(fresh.items())]), encoding="utf-8")
     temporary.replace(file)

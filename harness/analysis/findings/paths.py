@@ -1,17 +1,17 @@
-"""A method's path: gain and forgetting from volume to volume, and its forgetting where the gain first reaches a level.
+"""Paths of methods: gain and forgetting over volumes, and forgetting at a given gain.
 
 A path starts at volume 0, which is the point (0, 0), and is straight between volumes. At the first
-crossing of a gain level g, between the volumes j − 1 and j, with λ = (g − g_{j−1}) / (g_j −
-g_{j−1}) and slope = (f_j − f_{j−1}) / (g_j − g_{j−1}), forgetting is
+crossing of a gain g, between the volumes j − 1 and j, forgetting is
 
-    f(g) = f_{j−1} + λ (f_j − f_{j−1}).
+    f(g) = f_{j−1} + λ (f_j − f_{j−1}),
+    λ = (g − g_{j−1}) / (g_j − g_{j−1}),   slope = (f_j − f_{j−1}) / (g_j − g_{j−1}).
 
-How it varies follows from its derivatives (the delta method): to first order it moves by
+Its variation follows from its derivatives (the delta method): to first order it changes by
 
     (1 − λ) δf_{j−1} + λ δf_j − slope · ((1 − λ) δg_{j−1} + λ δg_j),
 
-which is linear in the items of both suites. So one number a seed and item stands for it, and a
-seed's gain and forgetting go together.
+which is linear in the items of both suites. So one number per seed and item represents it, and the
+gain and forgetting of a seed vary together.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from harness.analysis.statistics.stats import Floats
 
 @dataclass(frozen=True)
 class Path:
-    """What a method gains and forgets at its volumes, seed by seed and item by item.
+    """Gain and forgetting of a method at its volumes, by seed and item.
 
     Attributes:
-        volumes: ascending, without 0.
-        gain: by volume, the tasks of the target suite; positive is better.
-        forgetting: by volume, the tasks of the headline suite; positive is worse.
+        volumes: volumes in ascending order, without 0.
+        gain: for each volume, the tasks of the target suite; positive is better.
+        forgetting: for each volume, the tasks of the headline suite; positive is worse.
     """
 
     volumes: tuple[int, ...]
@@ -49,7 +49,7 @@ class Path:
     def gains(self) -> Floats:
         """Mean gain over seeds, tasks with equal weight, shape (volumes + 1,).
 
-        The first is volume 0's, 0.
+        The first entry is that of volume 0, which is 0.
         """
         return np.array([0.0, *(mean(tasks) for tasks in self.gain)])
 
@@ -60,34 +60,34 @@ class Path:
 
     @property
     def reach(self) -> float:
-        """The largest gain on the path; it reaches every level between 0 and this."""
+        """The largest gain on the path; the path reaches every gain between 0 and this."""
         return float(self.gains.max())
 
     @cached_property
     def counted(self) -> list[int]:
-        """How many items forgetting is counted on, task by task, where they are 0 or 1 before and after; empty for another metric."""
+        """Number of items of each headline task; empty unless they are 0 or 1."""
         if all(bool(np.all(values * values * values == values)) for tasks in self.forgetting for values in tasks):
             return [len(values[0]) for values in self.forgetting[0]]
         return []
 
     @property
     def falls(self) -> list[tuple[int, int]]:
-        """Neighbouring volumes between which the gain falls: a level there is crossed more than once."""
+        """Neighbouring volumes between which the gain falls, so gains are crossed repeatedly."""
         ends = [0, *self.volumes]
         return [(ends[i], ends[i + 1]) for i in range(len(self.volumes)) if self.gains[i + 1] < self.gains[i]]
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a path first reaches a gain.
+    """The point where a path first reaches a gain.
 
     Attributes:
-        gain: the level.
-        upper: number of the volume at which it is reached, counted from 1; ``upper − 1`` is the one
-            before, 0 standing for volume 0.
-        share: λ, how far between the two, in (0, 1].
-        slope: forgetting for each unit of gain between the two.
-        forgetting: at the level.
+        gain: the gain.
+        upper: number of the volume by which it is reached, counted from 1; ``upper − 1`` is the
+            volume before, where 0 is volume 0.
+        share: λ, the position between the two volumes, in (0, 1].
+        slope: forgetting per unit of gain between the two volumes.
+        forgetting: forgetting at the gain.
     """
 
     gain: float
@@ -103,7 +103,7 @@ def mean(tasks: Tasks) -> float:
 
 
 def crossing(path: Path, gain: float) -> Crossing:
-    """Return where a path first reaches a gain, 0 < gain ≤ ``path.reach``."""
+    """Return the first crossing of a gain, 0 < gain ≤ ``path.reach``."""
     upper = int(np.argmax(path.gains >= gain))
     rise = path.gains[upper] - path.gains[upper - 1]
     share, slope = float((gain - path.gains[upper - 1]) / rise), float((path.losses[upper] - path.losses[upper - 1]) / rise)
@@ -111,12 +111,13 @@ def crossing(path: Path, gain: float) -> Crossing:
 
 
 def linearised(path: Path, at: Crossing) -> list[Floats]:
-    """Return the numbers whose mean over tasks, seeds and items varies as the forgetting at a crossing does.
+    """Return numbers whose mean varies like the forgetting at a crossing.
 
     Returns:
-        One array a task of shape (k, n_t), the headline's tasks and then the target's, each scaled
-        by how many tasks there are in all over how many its suite has, since tasks are to be
-        averaged with equal weight. Their mean is ``at.forgetting − at.slope · at.gain``.
+        One array per task, shape (k, n_t), the headline's tasks and then the target's. Each is
+        scaled by the number of all tasks over the number of its suite's tasks, since tasks are
+        averaged with equal weight. The mean over tasks, seeds and items is
+        ``at.forgetting − at.slope · at.gain``.
     """
     forgetting, gain = _between(path.forgetting, at), _between(path.gain, at)
     tasks = len(forgetting) + len(gain)

@@ -1,8 +1,8 @@
-"""Sequences of stages: what a model knows of each stage after every stage, and what that comes to.
+"""Sequences of stages: scores on each stage after every stage, and their metrics.
 
-R[t, j] is the score on the suite of stage j after stage t, for t = 0…T (0: before any stage) and j
-= 1…T, turned so that higher is better (a loss has its sign turned). The metrics' names say which
-convention they follow, since papers and code of the same name differ:
+R[t, j] is the score on the suite of stage j after stage t, for t = 0…T (0: before any stage) and
+j = 1…T. Higher is better: the sign of a loss is reversed. The names of the metrics include their
+convention, since papers and code of the same name differ:
 
 - ``acc``: mean of R[T, j] over j.
 - ``learned``: mean of R[j, j] over j.
@@ -15,8 +15,8 @@ convention they follow, since papers and code of the same name differ:
 - ``forget_first_minus_last``: mean over j < T of R[j, j] − R[T, j], the first time the stage was
   learned minus the last.
 - ``fg_over_stages``: mean over j < T of the mean over t > j of 100 (R[j, j] − R[t, j]) / |R[j, j]|,
-  percent. In the paper what is lost was there at the start, and is set against R[0, j]: for probe
-  suites that is the column ``fg_over_volumes`` of the table.
+  percent. In the paper the reference is the score at the start, R[0, j]; for probe suites that is
+  the column ``fg_over_volumes`` of the table.
 
 Sources: Lopez-Paz & Ranzato 2017, arXiv 1706.08840 (ACC, BWT, FWT); Chaudhry et al. 2018, arXiv
 1801.10112 (forgetting, maximum over all stages but the last); Luo et al. 2023, arXiv 2308.08747,
@@ -43,50 +43,50 @@ from harness.analysis.table.columns import SUITE_TASK, specified
 from harness.records.schema import OWN_METRICS, Declared
 
 ENTRY = "R"
-"""The measure of an entry of the matrix."""
+"""Name of the measure of an entry of the matrix."""
 
 _SPECIFICATION = """
-cell              string   the runs that differ only in their seed, as in the findings
+cell              string   id of the cell (runs that differ only in their seed), as in the findings
 model             string   start model
-params_total      Int64    parameters of the model
-tuning            string   which weights move
-objective         string   what is learned
-mitigation        string   what protects the past
-data              string   the stages
-measure           string   R: an entry of the matrix; else the metric, its convention in its name
-after_stage       Int64    of an entry: stages learned, 0 before any
-stage             string   of an entry: the last of them
-suite             string   of an entry: what was measured
-own_stage         Int64    of an entry: the number of the stage that the suite belongs to; empty for a probe of none
-value             Float64  mean over seeds: of an entry in the metric's own unit and sign, of a metric turned so that higher R is better
-low               Float64  lower end of its t interval over seeds; empty with fewer than 3
-high              Float64  upper end of its t interval over seeds
-level             Float64  of confidence
-seeds             Int64    seeds that have every entry; the others are left out
-change            Float64  of an entry after its own stage: value minus that after its own stage; of a probe: minus that before any
-change_low        Float64  lower end of its interval, paired over items, and over seeds from 3 on
-change_high       Float64  upper end of its interval
-verdict           string   of that change: kept within the margin, else lost or gained where the interval leaves out 0; not adjusted
-note              string   seeds that were left out, or why there is no number
+params_total      Int64    number of parameters of the model
+tuning            string   tuning: which weights are trained, such as full or lora
+objective         string   training objective, such as sft or dpo
+mitigation        string   mitigation of forgetting, or none
+data              string   data of the stages
+measure           string   R: an entry of the matrix; otherwise the name of a metric, which includes its convention
+after_stage       Int64    of an entry: number of stages learned; 0 is before any stage
+stage             string   of an entry: the last of these stages
+suite             string   of an entry: suite that was measured
+own_stage         Int64    of an entry: number of the stage that the suite belongs to; empty for a suite of no stage
+value             Float64  mean over seeds: an entry in the metric's unit, a metric of R with higher being better
+low               Float64  lower end of the t interval of value over seeds; empty with fewer than 3 seeds
+high              Float64  upper end of the t interval of value over seeds; empty with fewer than 3 seeds
+level             Float64  confidence level of the interval, in 0..1
+seeds             Int64    number of seeds that have every entry; the others are left out
+change            Float64  of an entry after its own stage: value minus that after its own stage; for other suites, minus that before any
+change_low        Float64  lower end of the interval of change, paired over items, and over seeds if there are at least 3
+change_high       Float64  upper end of the interval of change
+verdict           string   of the change: kept inside ±margin; else lost or gained if its interval excludes 0; not adjusted
+note              string   seeds that were left out, or reason why there is no value
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
-"""Column → dtype, in order; column → what it holds."""
+"""Column → dtype, in order, and column → description with unit and sign."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of a run: names, which are those of their suites, and rows seen where each ends."""
+    """Stages of a run: names, equal to their suites', and target rows at their ends."""
 
     names: tuple[str, ...]
     ends: tuple[int, ...]
 
 
 def stages_of(config: Mapping[str, Any]) -> Stages | None:
-    """Return the stages of a run by its resolved configuration, plain values.
+    """Return the stages of a run; None where its data are not a sequence.
 
-    None where its data are no sequence.
+    ``config`` is its resolved configuration as plain values.
     """
     data = config.get("data")
     names = data.get("stages") if isinstance(data, Mapping) else None
@@ -115,24 +115,24 @@ def bwt_tminus1(r: Floats) -> float:
 
 
 def fwt_tminus1(r: Floats) -> float:
-    """Return how much better stages 2…T stood just before they were learned than before any stage."""
+    """Return the forward transfer: the gain on stages 2…T before they were learned."""
     return float((np.diagonal(r) - r[0])[1:].mean())
 
 
 def forget_max_excl_last(r: Floats) -> float:
-    """Return the forgetting of Chaudhry et al.: the best after stages 1…T−1, minus the last."""
+    """Return the forgetting of Chaudhry et al.: best score after stages 1…T−1 minus last."""
     return float((r[1:-1].max(axis=0) - r[-1])[:-1].mean())
 
 
 def forget_first_minus_last(r: Floats) -> float:
-    """Return the score when a stage was learned minus the last."""
+    """Return the score right after a stage was learned minus the last score."""
     return -bwt_tminus1(r)
 
 
 def fg_over_stages(r: Floats) -> float:
     """Return the percent lost since a stage was learned, mean over the stages after it.
 
-    NaN where a score was 0 then.
+    NaN where the score right after learning a stage was 0.
     """
     count, drops = r.shape[1], []
     for stage in range(count - 1):
@@ -152,18 +152,18 @@ METRICS: Mapping[str, Callable[[Floats], float]] = {
 def sequences(
     table: pd.DataFrame, changes: ItemChanges, declared: Declared, stages: Mapping[str, Stages], level: float = LEVEL
 ) -> pd.DataFrame:
-    """Return the matrix of every cell whose runs went through stages, entry by entry, and what it comes to.
+    """Return the matrix R and its metrics for every cell with stages.
 
     Args:
         table: the tidy table.
-        changes: of the items of its runs.
-        declared: margins of the verdicts.
+        changes: item changes of its runs.
+        declared: declarations with the margins of the verdicts.
         stages: run id → its stages.
-        level: of the intervals.
+        level: confidence level of the intervals.
 
     Returns:
-        Columns as in COLUMNS: a row an entry, then one a metric, cell by cell. Empty where there
-            are no stages.
+        Columns as in COLUMNS: for each cell, one row per entry, then one per metric. Empty where
+        there are no stages.
     """
     every, rows = cells(table), list[Row]()
     asked = table[table["run_id"].isin(list(stages)) & table["primary"].fillna(value=False) & (table["status"] == "ok")]
@@ -178,7 +178,7 @@ def sequences(
 
 
 class _Cell:
-    """The runs of a cell at the stages' ends: their suites' own rows, and which tasks those are made of."""
+    """Runs of a cell at the ends of stages: rows of suites and leaf tasks."""
 
     def __init__(self, rows: pd.DataFrame, changes: ItemChanges, declared: Declared, stages: Stages, level: float) -> None:
         self.changes, self.declared, self.stages, self.level = changes, declared, stages, level
@@ -239,7 +239,7 @@ class _Cell:
         return row | {"low": mean - half, "high": mean + half, "level": self.level}
 
     def _change(self, suite: str, start: int, volume: int) -> Row:
-        """Return how a suite changed from one volume to another, item by item, with its verdict."""
+        """Return a suite's change from one volume to another, paired by item, with its verdict."""
         tasks = self._tasks(suite, volume)
         later = stacked(self.changes, self.runs, volume, tasks)
         earlier = stacked(self.changes, self.runs, start, tasks) if start else None

@@ -1,1 +1,11 @@
-"""Laws of forgetting: points in, parameters and predictions with intervals out."""
+"""Laws of forgetting fitted to points.
+
+Takes: a pandas table with one row per point, from a file (``points.from_file``) or from the tidy
+table (``points.from_table``), and the name of a law in ``laws/``. Gives: a ``fitting.Fit`` with
+parameters and their intervals, a verdict against simpler laws and the error on held-out points, and
+predictions for new points (``fitting.predict``). ``all_laws.every`` fits each law wherever an
+experiment has points for it.
+
+Inside: ``solver`` minimises, ``estimate`` chooses starts and weights, ``jackknife``,
+``uncertainty`` and ``intervals`` give the errors.
+"""

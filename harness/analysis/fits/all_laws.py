@@ -1,4 +1,4 @@
-"""Every law that an experiment's points can say something of: what its page shows, each fit with its points, or why there is none."""
+"""Fits of all laws to an experiment's points, for its page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.core.errors import AnalysisError
 from harness.records.schema import Declared
 
 WAYS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
-"""Labels that tell ways of training apart."""
+"""Labels in which ways of training differ."""
 
 SCOPES: dict[str, list[str]] = {
     "power": ["model", *WAYS],
@@ -21,14 +21,14 @@ SCOPES: dict[str, list[str]] = {
     "linear": WAYS,
     "kl": WAYS,
 }
-"""Law → what its points have in common: power belongs to one cell, the others go over sizes,
-injection over shares of old data, too."""
+"""Law → labels that the points of one fit share: those of one cell for power, of all sizes for the
+others, and of all shares of old data for injection. Laws not named here share WAYS."""
 
 LIMIT = 40
 POWER = "power"
 TURNS = {POWER: 6}
-"""Where there are more fits than the limit, the laws take turns: law → fits at its turn, 1 for
-the others."""
+"""Law → number of fits per turn, by default 1. The laws take turns where there are more fits than
+the limit."""
 
 Asked = tuple[str, dict[str, str], pd.DataFrame]
 """Law, labels, points."""
@@ -39,13 +39,13 @@ class Fitted:
     """A law on some of an experiment's points.
 
     Attributes:
-        law: its name.
-        where: the labels that tell these points from the others, such as ``{"tuning": "lora"}``;
-            empty where nothing does.
-        suite: whose forgetting.
-        points: those fitted, volume 0 and controls left out.
-        fit: the fit; None where it was refused.
-        refused: why there is none.
+        law: name of the law.
+        where: labels that select these points, such as ``{"tuning": "lora"}``; empty if these are
+            all points.
+        suite: suite whose forgetting is fitted.
+        points: points fitted, without volume 0 and controls.
+        fit: the fit; None where it is not possible.
+        refused: reason why there is no fit, else empty.
     """
 
     law: str
@@ -61,14 +61,15 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
 
     Args:
         table: the tidy table.
-        declared: what the experiment declared.
-        limit: of fits. If there are more, the laws take turns (TURNS), a law that no point has the
-            columns of is asked once, and a last entry without points says how many are left out.
-        first: labels of the cells whose power laws come before those of others if there are more
-            than the limit: those that are drawn.
+        declared: the experiment's declarations.
+        limit: largest number of fits. If there are more, the laws take turns (TURNS), a law whose
+            columns no point has is tried once, and a last entry without points states how many fits
+            are left out.
+        first: labels of the cells whose power laws come first if there are more than the limit:
+            those in the figures.
 
     Returns:
-        Empty where there is no headline suite, or no point.
+        The fits; empty where there is no headline suite, or no point.
     """
     try:
         found = points.from_table(table, declared)
@@ -86,13 +87,13 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
 
 
 def _order() -> list[str]:
-    """Return all laws, those over sizes first: there are fewer of them, and power has one a cell."""
+    """Return all laws, power last, since it has one fit per cell."""
     known = [law for law in SCOPES if law != POWER]
     return [*known, *(name for name in laws.names() if name not in SCOPES), POWER]
 
 
 def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]]) -> list[Asked]:
-    """Return all fits in the order in which they are made where not all are."""
+    """Return all fits in the order in which they are made until the limit."""
     turns: list[tuple[float, Asked]] = []
     for law in _order():
         own = [one for one in asked if one[0] == law]
@@ -106,7 +107,7 @@ def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]]) -> l
 
 
 def _groups(found: pd.DataFrame, labels: list[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Yield the points that have labels in common, with those of the labels that vary."""
+    """Yield the points that share labels, with the values of the labels that vary."""
     texts = found[labels].astype("string").fillna("")
     varying = [label for label in labels if texts[label].nunique() > 1]
     if not varying:

@@ -1,4 +1,4 @@
-"""A law on given points: from its terms to what the solver moves, starts, the fit itself, and refits without some clusters."""
+"""Estimation of a law on given points: starts, fit, and refits without some clusters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.analysis.fits.laws import Law, Term
 from harness.analysis.fits.solver import Floats
 
 MAX_SEARCHES = 6
-"""Of all combinations of start values, so many of the best are searched from."""
+"""Number of searches, one from each of the best combinations of start values."""
 
 SEARCH_STEPS = 25
-"""The search stops after so many steps, and the two best of its ends are followed to the end."""
+"""Steps of each search; the two best are then continued until convergence."""
 
 _ROUNDS = 8
 _EXACT = 1e-18
@@ -24,13 +24,13 @@ _EXACT = 1e-18
 
 @dataclass(frozen=True)
 class Points:
-    """What a law is fitted to.
+    """Points that a law is fitted to.
 
     Attributes:
         columns: column → values, shape (n,).
-        response: shape (n,).
+        response: values of the response, shape (n,).
         error: standard errors, shape (n,); zeros where there are none.
-        cluster: number of the run of each point, shape (n,), from 0.
+        cluster: number of each point's run, shape (n,), from 0.
     """
 
     columns: Mapping[str, Floats]
@@ -39,19 +39,19 @@ class Points:
     cluster: solver.Numbers
 
     def where(self, kept: solver.Booleans) -> Points:
-        """Return some of the points, clusters numbered anew."""
+        """Return some of the points, with clusters renumbered."""
         columns = {name: values[kept] for name, values in self.columns.items()}
         _, cluster = np.unique(self.cluster[kept], return_inverse=True)
         return Points(columns, self.response[kept], self.error[kept], cluster)
 
 
 class Model:
-    """A law, the references of its columns, and what is held still.
+    """A law with the references of its columns and the terms held fixed.
 
     Args:
         law: the law.
-        reference: column → reference, of the law's positive columns.
-        held: term → value as fitted.
+        reference: column → reference, for the law's positive columns.
+        held: term → fitted value.
     """
 
     def __init__(self, law: Law, reference: Mapping[str, float], held: Mapping[str, float]) -> None:
@@ -62,12 +62,12 @@ class Model:
         self.pure = np.array([term.scale == "log" or not term.linear for term in self.free], dtype=bool)
 
     def values(self, theta: Floats) -> dict[str, Floats]:
-        """Return the terms as the law's curve takes them, shape (k, 1) each, of theta, shape (k, p)."""
+        """Return the arguments of the law's curve, shape (k, 1) each, from theta (k, p)."""
         moved = {term.name: np.exp(theta[:, [i]]) if term.scale == "log" else theta[:, [i]] for i, term in enumerate(self.free)}
         return moved | {name: np.full((len(theta), 1), value) for name, value in self.held.items()}
 
     def scaled(self, columns: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Return the columns, positive ones divided by their references."""
+        """Return the columns, with positive ones divided by their references."""
         with np.errstate(over="ignore"):
             return {name: columns[name] / self.reference.get(name, 1.0) for name in self.law.columns}
 
@@ -82,21 +82,29 @@ class Model:
         return at
 
     def shown(self, theta: Floats) -> dict[str, Floats]:
-        """Return the parameters of the formula, shape (k,) each."""
+        """Return the parameters of the formula, shape (k,) each, from theta (k, p)."""
         values = self.values(theta)
         with np.errstate(all="ignore"):
             return {name: found[:, 0] for name, found in (values | self.law.shown(values, self.reference)).items()}
 
 
 def build(law: Law, points: Points, held: Mapping[str, float]) -> Model:
-    """Return the law's model for points; each reference is the geometric mean of a column."""
+    """Return a law's model for points; references are geometric means of the columns."""
     reference = {name: float(np.exp(np.mean(np.log(points.columns[name])))) for name in sorted(law.positive)}
     return Model(law, reference, held)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A fit: parameters (p,), the variance of each point (n,), τ², and whether the search converged."""
+    """A solution of the fit.
+
+    Attributes:
+        theta: parameters, shape (p,).
+        variance: variance of each point, shape (n,).
+        extra: τ².
+        converged: whether the search converged.
+        problem: the problem solved.
+    """
 
     theta: Floats
     variance: Floats
@@ -106,11 +114,12 @@ class Solution:
 
 
 def best(model: Model, points: Points) -> Solution:
-    """Fit from several starts: least squares first, then the soft-L1 loss with τ² and the parameters in turns.
+    """Fit a law from several starts.
 
-    The variance of a point is s² + τ²: standard errors weigh as far as the law leaves no more than
-    they explain, and a point whose error is 0 does not rule. With residuals of rounding alone,
-    least squares is the answer.
+    Least squares comes first, then the soft-L1 loss, updating τ² and the parameters in turn. The
+    variance of a point is s² + τ²: τ² is the part of the residuals that the standard errors do not
+    explain, so a point with an error of 0 does not dominate. If the residuals are rounding alone,
+    the least squares solution is returned.
     """
     curve, typical = model.curve(points.columns), _typical(points)
     variance = points.error**2 + typical
@@ -137,9 +146,9 @@ def best(model: Model, points: Points) -> Solution:
 
 
 def refits(solution: Solution, kept: Floats) -> solver.Solved:
-    """Fit again with some points left out, from the solution and with its variances.
+    """Fit again without some points, from the solution and with its variances.
 
-    ``kept`` has shape (k, n).
+    ``kept`` has shape (k, n): 1 for points kept, 0 for those left out.
     """
     return solver.solve(solution.problem, np.repeat(solution.theta[None, :], len(kept), axis=0), kept, tolerance=1e-8)
 
@@ -149,13 +158,16 @@ def _all(points: Points, count: int) -> Floats:
 
 
 def _typical(points: Points) -> float:
-    """Return the variance that every point has beside its standard error in the first search: that of a typical point."""
+    """Return the variance of a typical point, added to every point in the first search."""
     positive = points.error[points.error > 0]
     return float(np.median(positive)) ** 2 if len(positive) else 1.0
 
 
 def _starts(model: Model, points: Points, curve: solver.Curve, variance: Floats) -> Floats:
-    """Return MAX_SEARCHES starts, shape (MAX_SEARCHES, p): the combinations of start values that, linear terms solved for, fit best."""
+    """Return starts, shape (MAX_SEARCHES, p).
+
+    They are the combinations of start values that fit best after solving for the linear terms.
+    """
     searched = [term for term in model.free if not term.linear]
     combinations = list(itertools.product(*(term.starts for term in searched)))
     grid = np.array(combinations, dtype=float).reshape(len(combinations), len(searched))

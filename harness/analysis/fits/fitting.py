@@ -1,15 +1,15 @@
-"""Fits of laws to points, with intervals, held-out error, and the question whether a simpler law says as much.
+"""Fits of laws to points, with intervals, held-out error and comparison with simpler laws.
 
-Everything is on the signed scale of the response: small and negative forgetting count like any
-other. How: ``harness.analysis.fits.estimate`` (robust least squares from many starts),
-``harness.analysis.fits.jackknife`` (runs as clusters). All is deterministic.
+Everything is on the signed scale of the response, so small and negative forgetting count like any
+other. ``harness.analysis.fits.estimate`` fits by robust least squares from many starts;
+``harness.analysis.fits.jackknife`` treats runs as clusters. All results are deterministic.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +27,19 @@ from harness.analysis.fits.uncertainty import Spread, spread
 from harness.core.errors import AnalysisError, explain
 
 MIN_GAIN = 2.0
-"""By how much a law's AIC must lie below a constant's to be supported: within 2, the other still has substantial support (Burnham &
-Anderson 2002, section 2.6). With few points more is asked for: as much as an F test of size FALSE
-does."""
+"""Smallest difference by which a law's AIC must be below a constant's to be supported.
+
+Within 2, the constant still has substantial support (Burnham & Anderson 2002, section 2.6). With
+few points a larger difference is required, that of an F test of size FALSE.
+"""
 
 FALSE = 0.05
-"""Of planted constants, how many may be called a law. Seen, of 200 each (± 1.5 points): with 5 to 8 points a straight line 3.5 to 7.0%, a
-power 3.5 to 6.0%, kl 0 to 2.5%; a power on cells of 15 to 40 points 3.0 to 4.0%
-(``benchmarks/calibration/fits.py``)."""
+"""Share of planted constants that may be called a law.
+
+Measured on 200 each (± 1.5 percentage points) by ``benchmarks/calibration/fits.py``: with 5 to 8
+points a straight line 3.5 to 7.0%, a power 3.5 to 6.0%, kl 0 to 2.5%; a power on cells of 15 to 40
+points 3.0 to 4.0%.
+"""
 
 SIZES = ("params_total", "params_trainable")
 VOLUMES = ("volume", "train_tokens", "steps")
@@ -43,7 +48,7 @@ VOLUMES = ("volume", "train_tokens", "steps")
 __all__ = ["LEVEL", "Fit", "Parameter", "Prediction", "FitState", "as_dict", "fit", "predict", "words"]
 
 
-def _mean(term: laws.Values, column: laws.Values) -> Any:  # noqa: ARG001 - a curve takes both
+def _mean(term: laws.Values, column: laws.Values) -> Floats:  # noqa: ARG001 - a curve takes both
     return term["mean"]
 
 
@@ -61,7 +66,14 @@ CONSTANT = Law(
 
 @dataclass(frozen=True)
 class FitState:
-    """What a fit keeps to predict from: the model, how far it may be off, s² of new runs, and the range of each column."""
+    """State of a fit from which it predicts.
+
+    Attributes:
+        model: the fitted model.
+        spread: its errors.
+        scatter: s², the variance of new runs.
+        ranges: column → smallest and largest value fitted.
+    """
 
     model: Model
     spread: Spread
@@ -74,22 +86,22 @@ class Fit:
     """A law fitted to points.
 
     Attributes:
-        law: its name.
+        law: name of the law.
         response: the column that was fitted.
         parameters: name → value, interval and unit, in the order of the formula.
-        level: of the intervals.
-        n: points.
-        runs: clusters.
+        level: confidence level of the intervals.
+        n: number of points.
+        runs: number of runs, which are the clusters.
         r2: 1 − Σ r² / Σ (y − ȳ)²; None where the response does not vary.
-        held_out: "largest size", "largest volume" → mean absolute error there of a fit to the
-            others, in the response's unit; with ", share of the response" the same over the mean
-            absolute response there.
-        held_out_error: the largest of the errors; None where nothing could be held out.
-        aic: with runs as clusters; None where there are no more points than parameters.
+        held_out: "largest size", "largest volume" → mean absolute error there of a fit to the other
+            points, in the response's unit; with ", share of the response" the same divided by the
+            mean absolute response there.
+        held_out_error: the largest of these errors; None where nothing could be held out.
+        aic: AIC with runs as clusters; None unless there are more points than parameters.
         alternatives: simpler law → its AIC on the same points.
-        verdict: in words.
-        notes: what else a reader must know.
-        state: what predictions are made from.
+        verdict: verdict in words.
+        notes: remarks for the reader.
+        state: state for predictions.
     """
 
     law: str
@@ -108,7 +120,10 @@ class Fit:
     state: FitState = field(repr=False, compare=False)
 
     def band(self, at: pd.DataFrame) -> pd.DataFrame:
-        """Return the curve with its interval: columns ``value``, ``low``, ``high`` (NaN without an interval), rows as ``at``."""
+        """Return the curve with its interval.
+
+        Columns are ``value``, ``low`` and ``high`` (NaN without an interval), rows those of ``at``.
+        """
         columns = {name: at[name].to_numpy(dtype=float) for name in laws.named(self.law).columns}
         value, width, _ = self.state.spread.at(self.state.model.curve(columns))
         return pd.DataFrame({"value": value, "low": value - width, "high": value + width}, index=at.index)
@@ -116,7 +131,15 @@ class Fit:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a fit says of a point that was not run: the interval holds a new run's result with the given probability."""
+    """Predicted response of a point.
+
+    Attributes:
+        value: predicted response.
+        low, high: interval that contains a new run's result with probability ``level``; None where
+            there is no interval.
+        level: probability.
+        extrapolates: one text for each column that is outside the fitted range.
+    """
 
     value: float
     low: float | None
@@ -129,18 +152,18 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
     """Fit a law.
 
     Args:
-        points: a row a point, with the law's columns, ``forgetting``, and where known ``stderr``
-            and ``run_id``.
-        law: its name.
-        judge: hold out points and compare with simpler laws, which is most of the work; without,
-            there is no verdict.
+        points: one row per point, with the law's columns, ``forgetting``, and where known
+            ``stderr`` and ``run_id``.
+        law: name of the law.
+        judge: whether to hold out points and compare with simpler laws, which is most of the work;
+            without it there is no verdict.
 
     Returns:
         The fit.
 
     Raises:
-        AnalysisError: for an unknown law, a missing column, text where numbers should be, or too
-            few distinct values.
+        AnalysisError: for an unknown law, a missing column, text in a column of numbers, or too few
+            distinct values.
     """
     chosen = laws.named(law)
     found, notes = gathered(points, chosen, [*SIZES, *VOLUMES])
@@ -178,19 +201,20 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
 
 
 def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
-    """Return what a fit says of one point, with an interval for the result of a new run there.
+    """Return the predicted response of one point, with an interval for a new run.
 
-    The interval is value ± √(t²(v + s²) + z²u): v and u of the curve, over runs and over items, as
-    of the parameters' intervals; s² of runs and of points about the curve, with n − p and G − 1
-    degrees of freedom set against it. It is for a new run asked the same items, or for its change
-    over all items of their kind; a measurement on a few other items has their error besides.
+    The interval is value ± √(t²(v + s²) + z²u). v and u are variances of the curve, over runs and
+    over items, as for the parameters' intervals. s² is the variance of runs and points about the
+    curve, corrected for n − p and G − 1 degrees of freedom. The interval is for a new run measured
+    on the same items, or on all items of their kind; a measurement on a few other items has their
+    error in addition.
 
     Args:
         fit: the fit.
-        at: column → value, of all of the law's columns.
+        at: column → value, for all of the law's columns.
 
     Raises:
-        AnalysisError: if a column is missing, or cannot have such a value, or the curve has none
+        AnalysisError: if a column is missing or has an invalid value, or the curve is not finite
             there.
     """
     law = laws.named(fit.law)
@@ -198,23 +222,24 @@ def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
         fix = " ".join(f"--at {name}=…" for name in absent)
         raise AnalysisError(explain(f"predict: {fit.law}", got=", ".join(at) or "nothing", allowed=", ".join(law.columns), fix=fix))
     for name in law.columns:
-        least, most, told = allowed(law, name)
+        least, most, range_text = allowed(law, name)
         if not math.isfinite(at[name]) or not least <= at[name] <= most or (name in law.positive and at[name] == 0):
-            told = "a number above 0" if name in law.positive else told or "a finite number"
-            raise AnalysisError(explain(f"predict: {name}", got=f"{at[name]:g}", allowed=told))
+            range_text = "a number above 0" if name in law.positive else range_text or "a finite number"
+            raise AnalysisError(explain(f"predict: {name}", got=f"{at[name]:g}", allowed=range_text))
     curve = fit.state.model.curve({name: np.array([at[name]], dtype=float) for name in law.columns})
     found, half, _ = fit.state.spread.at(curve, fit.state.scatter)
     value, width = float(found[0]), float(half[0])
     if not math.isfinite(value):
         where = ", ".join(f"{name} {words(at[name])}" for name in law.columns)
-        raise AnalysisError(explain(f"predict: {fit.law} at {where}", got="no finite number", allowed="a place nearer to the points"))
+        allow = "values closer to the fitted points"
+        raise AnalysisError(explain(f"predict: {fit.law} at {where}", got="a value that is not finite", allowed=allow))
     low, high = (value - width, value + width) if math.isfinite(value - width) and math.isfinite(value + width) else (None, None)
     beyond = [text for name in law.columns if (text := _beyond(name, at[name], *fit.state.ranges[name], ratio=name in law.positive))]
     return Prediction(value, low, high, fit.level, beyond)
 
 
 def require_enough(law: Law, points: Points, held: Mapping[str, float]) -> None:
-    """Raise AnalysisError where a column, or all together, have fewer distinct values than the parameters need."""
+    """Raise AnalysisError where the columns have too few distinct values for the parameters."""
     named = ", ".join(term.name for term in law.terms if term.name not in held)
     for name, least in law.needs.items():
         found = len(np.unique(points.columns[name]))
@@ -230,18 +255,21 @@ def require_enough(law: Law, points: Points, held: Mapping[str, float]) -> None:
 
 
 def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str, float]) -> tuple[Floats, list[str]]:
-    """Return the parameters without one run each, shape (G, p), G = 0 where there can be no interval, and why."""
+    """Return the parameters without one run each, shape (G, p), and notes on them.
+
+    G is 0 where there can be no interval.
+    """
     none = np.zeros((0, len(solution.theta)))
     if points.cluster.max() == 0:
-        return none, ["one run: how runs vary is not known, so there are no intervals"]
+        return none, ["one run: the variation between runs is unknown, so there are no intervals"]
     kept = jackknife.left_out(points.cluster)
     try:
         for rows in kept:
             require_enough(law, points.where(rows > 0), held)
     except AnalysisError:
-        return none, ["without one of the runs too few distinct values are left to fit the law, so there are no intervals"]
+        return none, ["without one of the runs there are too few distinct values to fit the law, so there are no intervals"]
     found = estimate.refits(solution, kept)
-    over = "runs and, through stderr, items, which count as shared by all runs" if (points.error > 0).any() else "runs alone: no stderr"
+    over = "runs and, by stderr, items, which count as shared by all runs" if (points.error > 0).any() else "runs alone: no stderr"
     notes = [f"intervals are over {over}"]
     notes += [] if len(kept) == points.cluster.max() + 1 else [f"intervals: by leaving out {len(kept)} groups of runs in turn"]
     if not found.converged.all():
@@ -250,9 +278,9 @@ def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str,
 
 
 def _aic(fitted: Model, theta: Floats, points: Points) -> float | None:
-    """Return 2·(parameters and variances) − 2 log likelihood, runs being clusters.
+    """Return 2·(parameters and variances) − 2 log likelihood, with runs as clusters.
 
-    None with no more points than parameters.
+    None unless there are more points than parameters.
     """
     if len(points.response) <= len(fitted.free):
         return None
@@ -275,13 +303,11 @@ def _alternatives(law: Law, points: Points, held: Mapping[str, float]) -> dict[s
 
 
 def least_gain(law: Law, points: Points, held: Mapping[str, float]) -> float | None:
-    """Return how far a law's AIC must lie below a constant's, at least MIN_GAIN.
+    """Return how much lower than a constant's AIC a law's must be, at least MIN_GAIN.
 
-    None with too few points to tell one from the other.
-
-    An F test of p parameters against one finds a gain of n log(1 + (p − 1) F / (n − p)) − 2 (p − 1)
-    in FALSE of all constants. n counts places once a run: rows that repeat one say nothing new of
-    the shape.
+    None with too few points to distinguish the two. An F test of p parameters against one finds a
+    gain of n log(1 + (p − 1) F / (n − p)) − 2 (p − 1) in FALSE of all constants. n counts distinct
+    places once per run, since repeated rows add no information on the shape.
     """
     size = len(law.terms) - len(held)
     places = np.stack([points.cluster.astype(float), *(points.columns[name] for name in law.columns)])
@@ -294,25 +320,25 @@ def least_gain(law: Law, points: Points, held: Mapping[str, float]) -> float | N
 
 def _verdict(solution: Solution, aic: float | None, alternatives: Mapping[str, float], bar: float | None) -> str:
     if not solution.converged:
-        return "not converged: no parameters were found that a further step would not improve"
+        return "not converged: the search stopped before it found the best parameters"
     if aic is None:
         return "not judged: no more points than parameters"
     if bar is None:
-        return f"not judged: too few points to tell from a constant (more than {len(solution.theta) + 2} are needed)"
+        return f"not judged: too few points to distinguish from a constant (more than {len(solution.theta) + 2} are needed)"
     gain = alternatives["constant"] - aic
-    beside = f"AIC {abs(gain):.1f} {'below' if gain >= 0 else 'above'} a constant's"
+    compared = f"AIC {abs(gain):.1f} {'below' if gain >= 0 else 'above'} a constant's"
     if gain < bar:
-        return f"not distinguishable from a constant ({beside}; {bar:.3g} below is asked for)"
+        return f"not distinguishable from a constant ({compared}; {bar:.3g} below is required)"
     name, least = min(alternatives.items(), key=lambda item: item[1])
     if least <= aic:
-        return f"supported ({beside}), but {name} says as much with fewer parameters (AIC {aic - least:.1f} lower)"
-    return f"supported ({beside})"
+        return f"supported ({compared}), but {name} fits as well with fewer parameters (AIC {aic - least:.1f} lower)"
+    return f"supported ({compared})"
 
 
 def _held_out(law: Law, points: Points) -> tuple[dict[str, float], list[str]]:
-    """Fit without the largest size, and without the largest volume, and return the errors there.
+    """Return the errors at the largest size and at the largest volume.
 
-    And why one is missing.
+    Each is that of a fit to the other points. Also return notes on errors that are missing.
     """
     found: dict[str, float] = {}
     notes = []
@@ -349,13 +375,13 @@ def _ranges(law: Law, points: Points) -> dict[str, tuple[float, float]]:
 
 
 def _beyond(name: str, value: float, low: float, high: float, *, ratio: bool) -> str:
-    """Say how far a value lies outside what was fitted; empty inside."""
+    """Return a text on the distance of a value from the fitted range; empty inside."""
     if low <= value <= high:
         return ""
     above, end = value > high, high if value > high else low
     if not ratio:
         where = "above the largest" if above else "below the smallest"
-        return f"{name} {words(value)} lies {words(abs(value - end))} {where} fitted, {words(end)}"
+        return f"{name} {words(value)} is {words(abs(value - end))} {where} fitted, {words(end)}"
     with np.errstate(over="ignore"):
         times = float(np.float64(value) / end if above else np.float64(end) / value)
     how = f"{times:,.0f}" if 100 <= times < 1e8 else words(float(f"{times:.3g}"))
@@ -363,7 +389,7 @@ def _beyond(name: str, value: float, low: float, high: float, *, ratio: bool) ->
 
 
 def words(value: float) -> str:
-    """Return a number as one reads it: 800,384, 1e9, 0.031."""
+    """Return a number as text, such as 800,384, 1e9 or 0.031."""
     if not math.isfinite(value):
         return "none" if math.isnan(value) else "more than 1e308"
     if value == int(value) and abs(value) < 1e8 and not (value and value % 1e6 == 0):
@@ -379,12 +405,10 @@ def _r2(residual: Floats, response: Floats) -> float | None:
 
 
 def as_dict(fit: Fit) -> dict[str, Any]:
-    """Return a fit as plain values for JSON, with None for what is not finite."""
-    parts: Sequence[str] = [one.name for one in dataclasses.fields(Fit) if one.name not in {"state", "parameters"}]
-    plain = {name: getattr(fit, name) for name in parts}
-    plain["notes"] = list(fit.notes)
+    """Return a fit as plain values for JSON; numbers that are not finite become None."""
     first = {"law": fit.law, "parameters": {name: dataclasses.asdict(one) for name, one in fit.parameters.items()}}
-    found: dict[str, Any] = _without_nan(first | plain)
+    plain = {name: value for name, value in vars(fit).items() if name not in {"state", *first}}
+    found: dict[str, Any] = _without_nan(first | plain | {"notes": list(fit.notes)})
     return found
 
 

@@ -1,11 +1,10 @@
-"""Parameters of a fit with their intervals: which have one, on which scale, and what the points cannot say."""
+"""Parameters of a fit with their intervals, and notes on those that are not determined."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,14 +16,14 @@ from harness.analysis.fits.uncertainty import Spread
 
 LEVEL = 0.90
 PRECISION = 1e-9
-"""Least half-width of an interval, as a share of its value: what the solver can tell."""
+"""Smallest half-width of an interval, as a share of its value: the solver's precision."""
 
 _HUGE = 100.0
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a law: value and interval, each None where the points do not say it."""
+    """Value and interval of a law's parameter; None where the points do not determine it."""
 
     value: float | None
     low: float | None
@@ -35,14 +34,14 @@ class Parameter:
 def parameters(
     fitted: Model, solution: Solution, spread: Spread, points: Points, idle: Mapping[str, str]
 ) -> tuple[dict[str, Parameter], list[str]]:
-    """Return the parameters of a fit with their intervals, and what must be said of them.
+    """Return the parameters of a fit with their intervals, and notes on them.
 
     Args:
         fitted: the model.
         solution: its fit.
-        spread: how far it may be off.
-        points: what it was fitted to.
-        idle: terms of which the points say nothing, and why.
+        spread: errors of the fit.
+        points: points that it was fitted to.
+        idle: term that the points do not determine → reason.
     """
     shown = fitted.shown(solution.theta[None])
     unknown, notes = _unidentified(fitted, solution, points)
@@ -56,7 +55,7 @@ def parameters(
         value = float(shown[term.name][0])
         low, high = _interval(term, fitted, spread, points)
         if term.name in bound:
-            notes.append(f"{term.name} is at its bound: the points ask for more than the law allows, so it has no interval")
+            notes.append(f"{term.name} is at its bound: the best fit is outside the law's limits, so it has no interval")
             low = high = None
         elif low is not None and high is not None and _is_huge(term, low, high, fitted, spread, points):
             notes.append(f"{term.name} is hardly determined: its interval is very wide")
@@ -65,7 +64,10 @@ def parameters(
 
 
 def _interval(term: Term, fitted: Model, spread: Spread, points: Points) -> tuple[float | None, float | None]:
-    """Return estimate ± half width, on the logarithm for positive parameters and for factors whose sign is beyond doubt."""
+    """Return estimate ± half width.
+
+    It is on the logarithm for positive parameters, and for factors whose sign is certain.
+    """
 
     def shown(theta: Floats) -> Floats:
         return fitted.shown(theta)[term.name][:, None]
@@ -76,7 +78,7 @@ def _interval(term: Term, fitted: Model, spread: Spread, points: Points) -> tupl
         return None, None
     if term.scale == "plain" or (term.scale == "signed" and not _has_sign(term, values, fitted, spread, points)):
         half = max(float(width), PRECISION * abs(float(value)))
-        return _finite(value - half), _finite(value + half)
+        return _finite(float(value) - half), _finite(float(value) + half)
     if (values == 0).any():
         return None, None
     log, width, _ = (found[..., 0] for found in spread.at(lambda theta: np.log(np.abs(shown(theta)))))
@@ -87,7 +89,10 @@ def _interval(term: Term, fitted: Model, spread: Spread, points: Points) -> tupl
 
 
 def _has_sign(term: Term, values: Floats, fitted: Model, spread: Spread, points: Points) -> bool:
-    """Say whether a factor's sign is beyond doubt: what it adds to the mean of the curve is more than half an interval from 0."""
+    """Return whether a factor's sign is certain.
+
+    That is: its part of the mean of the curve is more than half an interval away from 0.
+    """
     if len({*np.sign(values)}) > 1:
         return False
     place, curve = [one.name for one in fitted.free].index(term.name), fitted.curve(points.columns)
@@ -102,7 +107,10 @@ def _has_sign(term: Term, values: Floats, fitted: Model, spread: Spread, points:
 
 
 def _unidentified(fitted: Model, solution: Solution, points: Points) -> tuple[set[str], list[str]]:
-    """Return terms that do not move the curve at any point, or only together with others."""
+    """Return terms that the points do not determine, and notes on them.
+
+    They do not change the curve at any point, or only a combination of them is determined.
+    """
     curve, theta = fitted.curve(points.columns), solution.theta[None]
     raw = solver.jacobian(curve, theta, curve(theta))
     slopes = raw[0] / np.sqrt(solution.variance)
@@ -116,25 +124,31 @@ def _unidentified(fitted: Model, solution: Solution, points: Points) -> tuple[se
         if values[0] < 1e-9:
             names = [term.name for term, moves in zip(fitted.free, moving, strict=True) if moves]
             together = [name for name, weight in zip(names, vectors[:, 0], strict=True) if abs(weight) > 0.1]
-            notes.append(f"{' and '.join(together)} are not identified apart: the points fix a combination of them alone")
+            notes.append(f"{' and '.join(together)} are not identified separately: the points determine only a combination of them")
             still |= set(together)
     return still, notes
 
 
 def _is_huge(term: Term, low: float, high: float, fitted: Model, spread: Spread, points: Points) -> bool:
-    """Say whether an interval tells next to nothing: its ends are far apart in size, or, about 0, in what they do to the curve."""
+    """Return whether an interval is too wide to be useful.
+
+    That is: its ends differ greatly in size or, if it contains 0, in their effect on the curve.
+    """
     if low * high > 0:
         return max(abs(low), abs(high)) > _HUGE * min(abs(low), abs(high))
     return _moves(term, fitted, spread, points) > 1.0
 
 
 def _moves(term: Term, fitted: Model, spread: Spread, points: Points) -> float:
-    """Return how far an end of a parameter's interval moves the curve, as a share of the response: root mean squares over the points."""
+    """Return the change of the curve at an end of a parameter's interval.
+
+    It is a share of the response, both as root mean squares over the points.
+    """
     place, curve, theta = [one.name for one in fitted.free].index(term.name), fitted.curve(points.columns), spread.theta[None]
     slope = solver.jacobian(curve, theta, curve(theta))[0][place]
     _, width, _ = spread.at(lambda theta: theta[:, [place]])
     return float(width[0]) * float(np.sqrt(np.mean(slope**2))) / (float(np.sqrt(np.mean(points.response**2))) or math.inf)
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

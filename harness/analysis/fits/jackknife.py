@@ -1,10 +1,10 @@
-"""Points of one run belong together: intervals by leaving out runs, and likelihoods in which the points of a run move together.
+"""Runs as clusters of points: intervals by leaving out runs, and likelihoods with run effects.
 
-The error over runs is the delete-one-run jackknife's, with Student's t of G − 1 degrees of freedom;
-what all runs share, their items, is added in ``harness.analysis.fits.uncertainty``.
-``benchmarks/calibration/fits.py`` measures what intervals cover (4 sizes × 5 volumes, or one size,
-with 3, 5 and 8 seeds; effects of runs, and items of which none, most or all of the movement is
-shared).
+The error over runs is that of the delete-one-run jackknife, with Student's t of G − 1 degrees of
+freedom. The error over items, which all runs share, is added in
+``harness.analysis.fits.uncertainty``. ``benchmarks/calibration/fits.py`` measures the coverage of
+intervals for 4 sizes × 5 volumes, or one size, with 3, 5 and 8 seeds, with run effects and with
+item effects of which none, most or all are shared.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _ELEMENTS = 150_000
 
 
 def left_out(cluster: Numbers) -> Floats:
-    """Return which points each refit keeps, shape (G, n): all but those of one run.
+    """Return the points that each refit keeps, shape (G, n).
 
-    With many runs, whole groups of them are left out at a time (every G-th run to one group), so
-    that the work is bounded: G is at least MIN_GROUPS and at most MAX_GROUPS.
+    Each refit leaves out one run. With many runs, groups of runs are left out (every G-th run
+    belongs to the same group) to limit the work: G is at least MIN_GROUPS and at most MAX_GROUPS.
 
     Args:
-        cluster: number of the run of each point, from 0.
+        cluster: number of each point's run, from 0.
     """
     runs = int(cluster.max()) + 1
     groups = min(runs, MAX_GROUPS, max(MIN_GROUPS, _ELEMENTS // len(cluster)))
@@ -37,16 +37,16 @@ def left_out(cluster: Numbers) -> Floats:
 
 
 def jackknife_error(replicates: Floats) -> float:
-    """Return √((G − 1)/G Σ (θ_g − θ̄)²), the delete-one-cluster jackknife's standard error.
+    """Return the delete-one-cluster jackknife's standard error of replicates, shape (G,).
 
-    Shape (G,) in.
+    It is √((G − 1)/G Σ (θ_g − θ̄)²).
 
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 11.5; Cameron &
     Miller 2015, section VI, on few clusters.
     """
     groups = len(replicates)
     apart = replicates - replicates.mean()
-    size = float(np.max(np.abs(apart)))  # taken out, so that squares of large numbers stay numbers
+    size = float(np.max(np.abs(apart)))  # factored out, so that squares do not overflow
     return size * math.sqrt((groups - 1) / groups * float(np.sum((apart / size) ** 2))) if size > 0 else size
 
 
@@ -56,16 +56,16 @@ def quantile(groups: int, level: float) -> float:
 
 
 def deviance(residual: Floats, error: Floats, cluster: Numbers, floor: float) -> tuple[float, int]:
-    """Return −2 log likelihood of residuals, and how many variances it estimates, at the best variances.
+    """Return −2 log likelihood of residuals at the best variances, and their number.
 
-    r_i = u_run + e_i, u ~ N(0, σ²), e_i ~ N(0, s_i² + τ²): points of a run move together. Where no
-    run has two points, σ is left out.
+    The model is r_i = u_run + e_i, u ~ N(0, σ²), e_i ~ N(0, s_i² + τ²): points of a run share the
+    effect u. Where no run has two points, σ is left out.
 
     Args:
-        residual: shape (n,).
+        residual: r, shape (n,).
         error: standard errors s, shape (n,).
-        cluster: number of the run of each point, from 0.
-        floor: least variance of a point: rounding.
+        cluster: number of each point's run, from 0.
+        floor: smallest variance of a point, for rounding.
     """
     runs = int(cluster.max()) + 1
     start = max(float(np.mean(residual**2)), floor)

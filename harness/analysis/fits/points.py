@@ -1,16 +1,16 @@
-"""Points that laws are fitted to: a row a point, from anybody's file or from the tidy table of an experiment.
+"""Points for fits, one per row, from a user's file or a tidy table.
 
 | column | meaning, unit |
 |---|---|
-| volume | target rows seen once |
-| params_total, params_trainable | parameters of the model; of these, those that may move |
+| volume | number of target rows seen once |
+| params_total, params_trainable | number of parameters of the model; of trained parameters |
 | train_tokens, steps | target and anchor tokens; optimizer steps |
-| inject_fraction | share of train_tokens that stand for the past: anchor_tokens / train_tokens |
-| finetune_loss | nats per token of the target |
+| inject_fraction | share of train_tokens from anchor rows: anchor_tokens / train_tokens |
+| finetune_loss | loss on the target, nats per token |
 | kl | KL(base ‖ tuned) on the target, nats per token |
-| forgetting | change for the worse, in the metric's own unit: negative where the model got better |
+| forgetting | change in the metric's unit; positive is worse |
 | stderr | standard error of forgetting |
-| run_id | points of one run are not independent of each other |
+| run_id | run of the point; points of one run are not independent |
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESPONSE = "forgetting"
 PREDICTORS = ["volume", "params_total", "params_trainable", "train_tokens", "inject_fraction", "steps", "finetune_loss", "kl"]
 ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id"]
 LARGEST = 1e100
-"""Numbers beyond it have squares that are none."""
+"""Largest number allowed, so that squares do not overflow."""
 LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
 _ALIASES = {"params": "params_total"}
 _Z = 1.959963984540054
@@ -47,12 +47,12 @@ def from_file(path: Path, columns: Mapping[str, str] | None = None, where: Mappi
 
     Args:
         path: the file.
-        columns: role → what the file calls it.
-        where: column → value: only these rows.
+        columns: role → name of its column in the file.
+        where: column → value that selects rows.
 
     Raises:
-        AnalysisError: if the file cannot be read as a table or holds no row, or for a column that
-            is not there.
+        AnalysisError: if the file cannot be read as a table or has no rows, or a column does not
+            exist.
     """
     frame = _read(path)
     known = list(map(str, frame.columns))
@@ -77,19 +77,19 @@ def _read(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise AnalysisError(explain(f"{path}", got="no such file", allowed="a .csv or .parquet file")) from None
     except pd.errors.EmptyDataError:
-        raise AnalysisError(explain(f"{path}", got="an empty file", allowed="a line of column names and a line a point")) from None
+        raise AnalysisError(explain(f"{path}", got="an empty file", allowed="a line of column names and one line per point")) from None
     except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AnalysisError(explain(f"{path}", got=reason, allowed="a .csv (UTF-8) or .parquet file with a row a point")) from None
+        raise AnalysisError(explain(f"{path}", got=reason, allowed="a .csv (UTF-8) or .parquet file with one row per point")) from None
     if frame.empty:
-        raise AnalysisError(explain(f"{path}", got="column names and no row", allowed="a line a point"))
+        raise AnalysisError(explain(f"{path}", got="column names without rows", allowed="one line per point"))
     return frame
 
 
 def _regular(text: str, path: Path) -> str:
-    """Return the text of a CSV file without fields that trailing commas make.
+    """Return the text of a CSV file without the empty fields of trailing commas.
 
-    Raises AnalysisError where columns are not what they seem.
+    Raises AnalysisError for other separators, repeated names and fields without a name.
     """
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
     if not rows:
@@ -116,9 +116,9 @@ def _regular(text: str, path: Path) -> str:
 
 
 def narrowed(frame: pd.DataFrame, where: Mapping[str, str], name: str) -> pd.DataFrame:
-    """Return the rows whose columns have these values (as text, or as numbers where both are).
+    """Return the rows whose columns have these values, compared as text or as numbers.
 
-    Raises AnalysisError if none do.
+    Raises AnalysisError if no row does.
     """
     for column, value in where.items():
         if column not in frame.columns:
@@ -143,22 +143,22 @@ def _number(text: str) -> float | None:
 
 
 def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return the points of an experiment: one a run and volume, before left out (there, forgetting is 0 by construction), and controls.
+    """Return the points of an experiment, one per run and volume above 0, without controls.
 
-    ``forgetting`` is the change of the suite's own row (its tasks with equal weight), turned so
-    that positive is worse; ``stderr`` is the width of its 95% interval / (2·1.96);
-    ``finetune_loss`` is a target suite's nats per token, else the training loss; ``kl`` that of a
-    divergence suite on the target. Which ones they are is said in ``attrs["notes"]``, and
-    ``attrs["suite"]`` is the suite.
+    ``forgetting`` is the change of the suite's own row (its tasks with equal weight); positive is
+    worse. ``stderr`` is the width of its 95% interval / (2·1.96). ``finetune_loss`` is a target
+    suite's nats per token, else the training loss; ``kl`` is that of a divergence suite on the
+    target. ``attrs["notes"]`` names their suites, and ``attrs["suite"]`` is the suite of the
+    forgetting.
 
     Args:
         table: the tidy table.
-        declared: what the experiment declared.
-        suite: whose forgetting; by default the headline's.
-        where: column → value: only these points.
+        declared: the experiment's declarations.
+        suite: suite whose forgetting is returned; by default the headline.
+        where: column → value that selects points.
 
     Raises:
-        AnalysisError: if there is no such suite, or no point.
+        AnalysisError: if the suite does not exist, or there is no point.
     """
     chosen = suite_of(table, declared, suite)
     whole = table[(table["task"] == SUITE_TASK) & (table["status"] == "ok") & (table["volume"] > 0).fillna(False)]
@@ -168,7 +168,7 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
         rows = rows[~control]
         notes.append(f"{int(control.sum())} points of same-data controls are left out")
     if rows.empty:
-        fix = "harness table says which runs failed"
+        fix = "run harness table to see which runs failed"
         raise AnalysisError(explain(f"points of suite {chosen}", got="no measured change", allowed="at least one point", fix=fix))
     worse = np.where(rows["higher_is_better"].astype(bool), -1.0, 1.0)
     found = rows[["run_id", "seed", *LABELS, "volume", "params_total", "params_trainable", "train_tokens", "steps"]].reset_index(drop=True)
@@ -176,14 +176,14 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     found["inject_fraction"] = rows["anchor_tokens"].astype(float).to_numpy() / np.where(tokens > 0, tokens, np.nan)
     found[RESPONSE] = worse * rows["delta"].astype(float).to_numpy()
     found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
-    found, about = _with_beside(found, rows, whole)
+    found, about = _with_loss_and_kl(found, rows, whole)
     found = narrowed(found, where or {}, "this experiment")
     found.attrs = {"suite": chosen, "notes": [*notes, *about]}
     return found
 
 
 def suite_of(table: pd.DataFrame, declared: Declared, suite: str | None) -> str:
-    """Return whose forgetting it is about. Raises AnalysisError where it is not clear."""
+    """Return the suite whose forgetting is fitted; raise AnalysisError if it is ambiguous."""
     probes = sorted(table.loc[(table["role"] == "probe").fillna(False), "suite"].dropna().unique())
     every = sorted(table["suite"].dropna().unique())
     chosen = suite or declared.headline or (probes[0] if len(probes) == 1 else None)
@@ -191,12 +191,12 @@ def suite_of(table: pd.DataFrame, declared: Declared, suite: str | None) -> str:
         got = "no headline suite declared" if probes else "no probe suite"
         raise AnalysisError(explain("--suite", got=got, allowed=", ".join(probes) or "a probe suite", fix="--suite NAME"))
     if chosen not in every:
-        raise AnalysisError(explain("--suite", got=repr(chosen), allowed=", ".join(every) or "none was measured"))
+        raise AnalysisError(explain("--suite", got=repr(chosen), allowed=", ".join(every) or "no suite was measured"))
     return str(chosen)
 
 
 def _without_change(table: pd.DataFrame, rows: pd.DataFrame, suite: str) -> list[str]:
-    """Say how many points of a suite, and whole runs, have no measured change, and why."""
+    """Return a note on the number of points and runs without a measured change."""
     whole = table[(table["task"] == SUITE_TASK) & (table["suite"] == suite) & (table["volume"] > 0).fillna(False)]
     lost = whole[(whole["status"] != "ok") | whole["delta"].isna()].drop_duplicates(["run_id", "volume"])
     points = pd.MultiIndex.from_frame(rows[["run_id", "volume"]])
@@ -204,12 +204,12 @@ def _without_change(table: pd.DataFrame, rows: pd.DataFrame, suite: str) -> list
     seen = {*rows["run_id"], *lost["run_id"]}
     runs = table[~table["run_id"].isin(seen) & table["run_id"].notna()]["run_id"].nunique()
     counts = {"points": len(lost), "whole runs": runs}
-    told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return [f"{told} without a measured change of {suite} are left out: failed, unfinished or not measured"] if told else []
+    missing = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return [f"{missing} without a measured change of {suite} are left out: failed, unfinished or not measured"] if missing else []
 
 
-def _with_beside(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Add finetune_loss and kl: what other suites, or training, say of the same run and volume."""
+def _with_loss_and_kl(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Add finetune_loss and kl of the same run and volume, from other suites or training."""
     loss = whole[(whole["role"] == "target") & (whole["metric"] == "nats_per_token")]
     drift = whole[whole["metric"] == "kl_base_tuned"]
     on_target = drift[(drift["role"] == "target") | (drift["suite"] == "drift_target")]
@@ -229,17 +229,17 @@ def _with_beside(found: pd.DataFrame, rows: pd.DataFrame, whole: pd.DataFrame) -
     return found, notes
 
 
-def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Points, list[str]]:
-    """Return what a law is fitted to, and what was left out or taken for granted.
+def gathered(points: pd.DataFrame, law: Law, others: Sequence[str]) -> tuple[Points, list[str]]:
+    """Return the points that a law is fitted to, and notes on omissions and assumptions.
 
     Args:
-        points: a row a point.
-        law: whose columns are needed.
-        beside: columns that are taken along where they hold numbers.
+        points: one row per point.
+        law: law whose columns are needed.
+        others: further columns to include if they contain numbers.
 
     Raises:
-        AnalysisError: for a column that is missing or holds text, or a value that the law cannot
-            have.
+        AnalysisError: for a column that is missing or contains text, or a value that is invalid for
+            the law.
     """
     needed = [*law.columns, law.response]
     if absent := [name for name in needed if name not in points.columns]:
@@ -248,8 +248,8 @@ def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Poi
         raise AnalysisError(explain(f"{law.name}: column {', '.join(absent)}", got="no such column", allowed=known, fix=fix))
     values = {name: numbers(points[name], name) for name in needed}
     error = numbers(points["stderr"], "stderr") if "stderr" in points.columns else np.full(len(points), np.nan)
-    others = {"finetune_loss", "kl"} - set(law.columns)  # where they come from matters to a law that reads them
-    notes = [note for note in points.attrs.get("notes", []) if note.split(" ", 1)[0] not in others]
+    unread = {"finetune_loss", "kl"} - set(law.columns)  # notes on their origin matter only to a law that reads them
+    notes = [note for note in points.attrs.get("notes", []) if note.split(" ", 1)[0] not in unread]
     kept = np.all([np.isfinite(values[name]) for name in needed], axis=0)
     if not kept.all():
         notes.append(f"{int(np.sum(~kept))} of {len(kept)} rows are left out: {' or '.join(needed)} is empty")
@@ -261,8 +261,8 @@ def gathered(points: pd.DataFrame, law: Law, beside: Sequence[str]) -> tuple[Poi
     _check(values, error, kept, law, points)
     if not kept.any():
         named = ", ".join(needed)
-        raise AnalysisError(explain(f"{law.name}: rows", got=f"none that has all of {named}", allowed="at least one a parameter"))
-    extra = {name: found for name in beside if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
+        raise AnalysisError(explain(f"{law.name}: rows", got=f"no row with all of {named}", allowed="at least one per parameter"))
+    extra = {name: found for name in others if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
     cluster, about = _clusters(points, kept)
     errors, weighed = _errors(error[kept])
     mixed = _mixed(points[kept], law)
@@ -290,7 +290,7 @@ def numbers(column: pd.Series, name: str) -> Floats:
 
 
 def _row(frame: pd.DataFrame | pd.Series, place: int) -> int:
-    """Return the number that a row has in its file, from 1, also where only some rows are left."""
+    """Return the number of a row in its file, from 1, also after filtering."""
     label = frame.index[place]
     return int(label) + 1 if isinstance(label, int | np.integer) else place + 1
 
@@ -303,14 +303,14 @@ def _numbers_or_none(column: pd.Series) -> Floats | None:
 
 
 def allowed(law: Law, name: str) -> tuple[float, float, str]:
-    """Return the least and the largest value that a column may have for a law, and both in words."""
+    """Return the smallest and largest value allowed in a column, and both as text."""
     if name == "inject_fraction":
         return 0.0, 1.0, "a share, 0 to 1"
     return (0.0, np.inf, "at least 0") if name in {*law.positive, "stderr"} else (-np.inf, np.inf, "")
 
 
 def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: Law, points: pd.DataFrame) -> None:
-    """Raise AnalysisError at a value that a column cannot have, or that is too large to work with."""
+    """Raise AnalysisError at a value that is invalid or too large to square."""
     for name, found in {**values, "stderr": error}.items():
         low, high, words = allowed(law, name)
         wrong, large = kept & ((found < low) | (found > high)), kept & (np.abs(found) > LARGEST)
@@ -322,26 +322,26 @@ def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: L
 
 def _clusters(points: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if "run_id" not in points.columns or points.loc[kept, "run_id"].isna().all():
-        return np.arange(int(kept.sum())), ["no run_id: each row counts as a run of its own; if rows share runs, intervals are too narrow"]
+        return np.arange(int(kept.sum())), ["no run_id: each row counts as a separate run; if rows share runs, intervals are too narrow"]
     names = points.loc[kept, "run_id"].astype("string")
     alone = names.isna().to_numpy(dtype=bool)
     names = names.fillna("") + np.where(alone, [f"\0{i}" for i in range(len(names))], "")
     _, cluster = np.unique(names.to_numpy(dtype=str), return_inverse=True)
-    return cluster, [f"{int(alone.sum())} rows have no run_id: each counts as a run of its own"] if alone.any() else []
+    return cluster, [f"{int(alone.sum())} rows have no run_id: each counts as a separate run"] if alone.any() else []
 
 
 def _errors(error: Floats) -> tuple[Floats, list[str]]:
     known = np.isfinite(error)
     if not known.any() or not (error[known] > 0).any():
-        return np.zeros(len(error)), ["no stderr: all points weigh alike"]
+        return np.zeros(len(error)), ["no stderr: all points have equal weight"]
     if known.all():
         return error, []
     filled = np.where(known, error, np.median(error[known]))
-    return filled, [f"{int(np.sum(~known))} points have no stderr: they get the median of the others'"]
+    return filled, [f"{int(np.sum(~known))} points have no stderr: they get the median of the other points"]
 
 
 def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
-    """Say which labels differ among the points though the law knows nothing of them."""
+    """Return a note on labels that differ but are not in the law."""
     covered = set(law.columns)
     names = [name for name in ["tuning", "objective", "mitigation", "data", "trajectory", "epochs", "variant"] if name in points.columns]
     if not {"params_total", "params_trainable"} & covered:
@@ -352,11 +352,14 @@ def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
     found = {name: values for name, values in found.items() if len(values) > 1}
     found |= _tuned_apart(points, [] if "inject_fraction" in covered else ["anchor"])
     several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items()]
-    return [f"the points differ in {' and '.join(several)}, of which the law knows nothing: --where narrows them"] if several else []
+    return [f"the points differ in {' and '.join(several)}, which the law does not include: select points with --where"] if several else []
 
 
 def _tuned_apart(points: pd.DataFrame, more: Sequence[str]) -> dict[str, list[str]]:
-    """Return choices that differ within one model and tuning, with their values: those between are each model's own."""
+    """Return choices that differ within one model and tuning, with their values.
+
+    Differences between models or tunings are expected, since each has its own.
+    """
     found = {}
     texts = pd.DataFrame({name: points[name].astype("string").fillna("") for name in ("model", "tuning") if name in points.columns})
     within = texts.agg("\0".join, axis=1) if len(texts.columns) else pd.Series("", index=points.index)

@@ -1,8 +1,9 @@
-"""Robust nonlinear least squares for many problems at once: the same points and curve, other weights and other starts.
+"""Robust nonlinear least squares, many problems at once.
 
-Minimised is Σ m_i ρ(r_i / √v_i), with the soft-L1 loss ρ(z) = 2C²(√(1 + z²/C²) − 1), quadratic near
-0 and linear in the tails (the ``soft_l1`` of SciPy), by the method of Levenberg and Marquardt.
-Clusters are left out by m = 0, so a jackknife is one call.
+The problems share points and curve and differ in weights and starts. Minimised is
+Σ m_i ρ(r_i / √v_i), with the soft-L1 loss ρ(z) = 2C²(√(1 + z²/C²) − 1), quadratic near 0 and linear
+in the tails (the ``soft_l1`` of SciPy), by the method of Levenberg and Marquardt. Clusters are left
+out by m = 0, so a jackknife is one call.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Curve = Callable[[Floats], Floats]
 """Parameters, shape (k, p), to the curve at the points, shape (k, n)."""
 
 TUNING = 2.0
-"""C: residuals beyond two standard deviations weigh less and less. At normal residuals the
-estimates keep 96% of their efficiency."""
+"""C: residuals beyond C standard deviations are downweighted. With normal residuals the estimates
+keep 96% of their efficiency."""
 
 MAX_STEPS = 200
 NEGLIGIBLE = 1e-6
@@ -32,7 +33,7 @@ _BISECTIONS = 60
 
 @dataclass(frozen=True)
 class Solved:
-    """Of k problems: parameters (k, p), costs (k,), and which converged (k,)."""
+    """Solutions of k problems: parameters (k, p), costs (k,), and whether each converged (k,)."""
 
     theta: Floats
     cost: Floats
@@ -41,17 +42,17 @@ class Solved:
 
 @dataclass(frozen=True)
 class Problem:
-    """What all problems of a call share.
+    """The points, curve and bounds that all problems of a call share.
 
     Attributes:
         curve: parameters to the curve at the points.
-        response: shape (n,).
+        response: y, shape (n,).
         variance: v, shape (n,).
-        low: bounds, shape (p,).
-        high: likewise.
-        pure: which parameters are exponents or logarithms, so that what a unit of them does to the
-            curve has a meaning, shape (p,).
-        robust: soft-L1, else quadratic.
+        low: lower bounds, shape (p,).
+        high: upper bounds, shape (p,).
+        pure: whether each parameter is an exponent or a logarithm, so that the effect of one unit
+            on the curve is meaningful, shape (p,).
+        robust: whether the loss is soft-L1; else it is quadratic.
     """
 
     curve: Curve
@@ -68,7 +69,10 @@ class Problem:
         return float(np.sum(self.response**2 / self.variance))
 
     def still(self, slopes: Floats) -> Booleans:
-        """Say which pure parameters do nothing, (k, p, n) to (k, p): a unit moves the curve by less than NEGLIGIBLE of the response."""
+        """Return whether each pure parameter has no effect, slopes (k, p, n) to (k, p).
+
+        That is: one unit moves the curve by less than NEGLIGIBLE of the response.
+        """
         still: Booleans = self.pure & (np.sum(slopes**2 / self.variance, axis=2) <= NEGLIGIBLE**2 * self.size)
         return still
 
@@ -77,12 +81,12 @@ def solve(problem: Problem, start: Floats, kept: Floats, tolerance: float = 1e-1
     """Minimise from each start.
 
     Args:
-        problem: what is shared.
+        problem: points, curve and bounds.
         start: shape (k, p).
         kept: m, shape (k, n): 1 for points that count, 0 for those left out.
-        tolerance: converged is where a full step would lower the cost by less than this share of
-            it.
-        steps: at most so many; by default MAX_STEPS.
+        tolerance: a problem has converged where a full step would lower its cost by less than this
+            share of it.
+        steps: largest number of steps; by default MAX_STEPS.
     """
     theta = np.clip(start, problem.low, problem.high)
     count = len(theta)
@@ -116,9 +120,10 @@ def _cost(problem: Problem, theta: Floats, kept: Floats) -> Floats:
 
 
 def _normal(problem: Problem, theta: Floats, kept: Floats) -> tuple[Floats, Floats]:
-    """Return Σ ψ′JJᵀ/v, shape (k, p, p), and Σ ψJ/√v, shape (k, p): the loss's own curvature, positive as it is convex.
+    """Return curvature Σ ψ′JJᵀ/v, shape (k, p, p), and gradient Σ ψJ/√v, shape (k, p).
 
-    Parameters that do nothing, or that a bound holds, have a row of the identity and no gradient.
+    The curvature is the loss's own, which is positive because the loss is convex. Parameters
+    without effect, or held at a bound, have a row of the identity and no gradient.
     """
     value = problem.curve(theta)
     residual, slopes = problem.response - value, jacobian(problem.curve, theta, value)
@@ -135,10 +140,9 @@ def _normal(problem: Problem, theta: Floats, kept: Floats) -> tuple[Floats, Floa
 
 
 def influence(problem: Problem, theta: Floats) -> Floats:
-    """Return what a solution (p,) moves by for each unit that a point's response moves, shape (p, n).
+    """Return the derivative of a solution (p,) by each point's response, shape (p, n).
 
-    This is the estimator's first derivative, by Gauss and Newton: how the curve bends with the
-    parameters is left out.
+    Gauss-Newton approximation: second derivatives of the curve are left out.
     """
     value = problem.curve(theta[None])
     slopes = jacobian(problem.curve, theta[None], value)[0]
@@ -155,9 +159,9 @@ def influence(problem: Problem, theta: Floats) -> Floats:
 
 
 def jacobian(curve: Curve, theta: Floats, value: Floats) -> Floats:
-    """Return the slopes of the curve by forward differences, shape (k, p, n), all from one call.
+    """Return the slopes of the curve by forward differences, shape (k, p, n).
 
-    ``value`` is the curve at theta.
+    ``value`` is the curve at theta. The curve is called once.
     """
     count, size = theta.shape
     step = 1e-7 * np.maximum(np.abs(theta), 1e-2)
@@ -169,7 +173,7 @@ def jacobian(curve: Curve, theta: Floats, value: Floats) -> Floats:
 
 
 def _damped(normal: Floats, gradient: Floats, scale: Floats, damping: Floats) -> Floats:
-    """Solve (A + λ diag A) x = g in units in which diag A is 1."""
+    """Solve (A + λ diag A) x = g after scaling diag A to 1."""
     root = np.sqrt(scale)
     unit = normal / root[:, :, None] / root[:, None, :]
     unit[:, range(unit.shape[1]), range(unit.shape[1])] = 1.0 + np.maximum(damping, 1e-12)[:, None]
@@ -178,7 +182,7 @@ def _damped(normal: Floats, gradient: Floats, scale: Floats, damping: Floats) ->
 
 
 def _consistency() -> float:
-    """Return E ψ(Z)² of a standard normal Z, ψ(z) = z / √(1 + z²/C²)."""
+    """Return E ψ(Z)² for a standard normal Z, ψ(z) = z / √(1 + z²/C²)."""
 
     def density(z: float) -> float:
         return float(z**2 / (1.0 + z**2 / TUNING**2) * np.exp(-(z**2) / 2.0) / np.sqrt(2.0 * np.pi))
@@ -190,21 +194,21 @@ CONSISTENCY = _consistency()
 
 
 def extra_variance(residual: Floats, error: Floats, parameters: int) -> float:
-    """Return τ², the variance beyond the standard errors: Σ ψ(r_i / √(s_i² + τ²))² = (n − p) E ψ(Z)²; 0 where the errors explain all.
+    """Return τ², the variance beyond the standard errors.
 
-    Huber's Proposal 2 with a known part, as Paule & Mandel 1982 do without the robust loss. Without
-    standard errors τ is the robust scale.
+    It solves Σ ψ(r_i / √(s_i² + τ²))² = (n − p) E ψ(Z)², and is 0 where the errors explain all
+    residuals. This is Huber's Proposal 2 with a known part, as Paule & Mandel 1982 do without the
+    robust loss. Without standard errors τ is the robust scale.
 
     Args:
-        residual: shape (n,).
+        residual: r, shape (n,).
         error: standard errors s, shape (n,), zeros where there are none.
         parameters: p.
     """
     spare = len(residual) - parameters
     if spare <= 0:
         return 0.0
-    # A stand-in for 0 that keeps the division finite: far below what a residual of any use could
-    # be.
+    # A tiny variance in place of 0 keeps the division finite.
     low, high = 1e-24 * float(np.mean(residual**2)) + 1e-300, len(residual) / spare * float(np.max(residual**2)) + 1e-300
 
     def excess(extra: float) -> float:
@@ -215,6 +219,8 @@ def extra_variance(residual: Floats, error: Floats, parameters: int) -> float:
         return 0.0
     while excess(high) > 0:
         high *= 4.0
+    # Bisection to the last bit of log τ²: SciPy's brentq and bisect agree to 4e-14, but refitting
+    # turns that into 1e-7 of parameters that the points hardly determine, so fits would move.
     low, high = np.log(low), np.log(high)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2.0

@@ -1,17 +1,17 @@
-"""How far a fit may be off: runs vary, and all runs were asked the same items.
+"""Errors of a fit over runs and over items.
 
-**Runs** are left out in turn (``jackknife``). What all runs share never shows there: where every
-seed moves the same items, runs agree, and agree on what these items happen to say. **Items**
-therefore come in through ``stderr``, the error of each point over items: it is taken as shared
-whole between runs, carried through the fit's first derivative, and its variance is added to that
-over runs. How far runs share their items' movement cannot be told from how they differ, so nothing
-is taken off for what the jackknife already holds: where they share none of it, the interval is too
-wide, never too narrow.
+**Runs** are left out in turn (``jackknife``). This does not show the error that all runs share: if
+every seed changes the same items, runs agree with each other, although other items would give
+another result. **Items** therefore enter by ``stderr``, the error of each point over items. It
+counts as fully shared by all runs, is propagated by the fit's first derivative, and its variance is
+added to that over runs. The shared part cannot be estimated from the differences between runs, so
+nothing is subtracted for the part that the jackknife already includes: if runs share none of it,
+the interval is too wide, never too narrow.
 
-Over sizes, volumes and shares of old data the same items are asked too, and it matters in which
-direction: errors that all points share move a level and leave a slope, errors of each volume of its
-own move a slope. Errors made of parts that are shared along any of these have a variance between
-those of the parts alone, so the largest is taken.
+The same items are also used at all sizes, volumes and shares of old data, and the direction of
+sharing matters: errors common to all points change a level but no slope, errors of each volume
+change a slope. For errors that consist of parts shared along any of these directions, the variance
+is between those of the parts alone, so the largest is used.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from harness.analysis.fits.estimate import Points, Solution
 from harness.analysis.fits.solver import Floats
 
 ALONG = (("params_total", "params_trainable"), ("volume", "train_tokens", "steps"), ("inject_fraction",))
-"""What points of different places differ in: of each, the first column that there is."""
+"""Directions in which points may differ; the first column of each that exists is used."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What the errors of all that follows from a fit are worked out from.
+    """Errors of a fit's parameters, from which the errors of functions of them follow.
 
     Attributes:
         theta: the parameters, shape (p,).
-        replicates: without one run each, shape (G, p); G = 0 where there can be no interval.
-        shifts: for each way of sharing, what the parameters move by where items that are shared err
-            by one standard error, shape (g, p).
-        level: of intervals.
+        replicates: parameters without one run each, shape (G, p); G = 0 where there can be no
+            interval.
+        shifts: for each way of sharing, the change of the parameters when each group of points that
+            share their items errs by one standard error, shape (g, p).
+        level: confidence level of intervals.
     """
 
     theta: Floats
@@ -48,14 +49,14 @@ class Spread:
     shifts: tuple[Floats, ...]
     level: float
 
-    def at(self, what: Callable[[Floats], Floats], scatter: float = 0.0) -> tuple[Floats, Floats, Floats]:
-        """Return something that follows from the parameters, and half the width of its interval.
+    def at(self, function: Callable[[Floats], Floats], scatter: float = 0.0) -> tuple[Floats, Floats, Floats]:
+        """Return a function of the parameters, and half the width of its interval.
 
-        Half the width is √(t²(v + s²) + z²u): v over runs with G − 1 degrees of freedom, s² the
-        scatter of new runs, u over items.
+        Half the width is √(t²(v + s²) + z²u): v is the variance over runs with G − 1 degrees of
+        freedom, s² the variance of new runs, u the variance over items.
 
         Args:
-            what: parameters, shape (k, p), to values, shape (k, m).
+            function: parameters, shape (k, p), to values, shape (k, m).
             scatter: s².
 
         Returns:
@@ -63,20 +64,20 @@ class Spread:
             without one run each (G, m).
         """
         with np.errstate(all="ignore"):
-            every = what(np.vstack([self.theta[None], self.replicates]))
+            every = function(np.vstack([self.theta[None], self.replicates]))
             groups = len(self.replicates)
             if groups < 2:
                 return every[0], np.full(every.shape[1], np.nan), every[1:]
             runs = np.array([jackknife.jackknife_error(one) for one in every[1:].T])
             t, z = jackknife.quantile(groups, self.level), float(distributions.norm.ppf(0.5 + self.level / 2))
-            width = np.hypot(t * np.hypot(runs, np.sqrt(scatter)), z * self._items(what))
+            width = np.hypot(t * np.hypot(runs, np.sqrt(scatter)), z * self._items(function))
         return every[0], width, every[1:]
 
-    def _items(self, what: Callable[[Floats], Floats]) -> Floats | float:
+    def _items(self, function: Callable[[Floats], Floats]) -> Floats | float:
         if not self.shifts:
             return 0.0
         theta = self.theta[None]
-        slopes = solver.jacobian(what, theta, what(theta))[0]
+        slopes = solver.jacobian(function, theta, function(theta))[0]
         errors: Floats = np.max([np.sqrt(np.sum((shift @ slopes) ** 2, axis=0)) for shift in self.shifts], axis=0)
         return errors
 
@@ -86,9 +87,9 @@ def spread(solution: Solution, replicates: Floats, points: Points, level: float)
 
     Args:
         solution: the fit.
-        replicates: without one run each, shape (G, p).
-        points: what it was fitted to.
-        level: of intervals.
+        replicates: parameters without one run each, shape (G, p).
+        points: points that it was fitted to.
+        level: confidence level of intervals.
     """
     if not (points.error > 0).any():
         return Spread(solution.theta, replicates, (), level)
@@ -97,14 +98,17 @@ def spread(solution: Solution, replicates: Floats, points: Points, level: float)
 
 
 def _together(moved: Floats, shared: solver.Numbers) -> Floats:
-    """Return what groups of points move the parameters by together, (p, n) to (g, p)."""
+    """Sum the effects of points on parameters over groups, (p, n) to (g, p)."""
     groups = np.zeros((int(shared.max()) + 1, moved.shape[0]))
     np.add.at(groups, shared, moved.T)
     return groups
 
 
 def _ways(points: Points) -> list[solver.Numbers]:
-    """Return the ways in which points may share what items err by, each the number of the group of each point, shape (n,)."""
+    """Return the ways in which points may share their errors over items.
+
+    Each is the number of the group of each point, shape (n,).
+    """
     found = [next((name for name in names if _is_known(points, name)), None) for names in ALONG]
     differ = [points.columns[name] for name in found if name is not None and np.ptp(points.columns[name]) > 0]
     if found[0] is None and found[1] is None:

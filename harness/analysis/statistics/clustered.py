@@ -1,14 +1,14 @@
-"""Items that belong together (questions about one passage, facts about one person): their cluster is what was drawn at random.
+"""Statistics of clustered items: questions about one passage, facts about one person.
 
-A cluster takes the place of an item: its value is the weighted mean of its items and its weight the
-sum of theirs. Means stay what they were, and functions of strata become those of clusters. The
-standard error becomes
+The cluster, not the item, is the unit that was sampled. It replaces its items: its value is their
+weighted mean and its weight the sum of their weights. Means do not change. The standard error
+becomes
 
-    SE² = G/(G − 1) · Σ_c (Σ_{i ∈ c} w_i (v_i − R))² / (Σ w)²,
+    SE² = G/(G − 1) · Σ_c (Σ_{i ∈ c} w_i (v_i − R))² / (Σ w)².
 
-for w = 1 and without G/(G − 1), the correction for few clusters, equation 4 of Miller: SE² + Σ_c
-Σ_{i ≠ j ∈ c} (v_i − R)(v_j − R) / n². A sign flip turns all items of a cluster at once. McNemar's
-test counts items as independent: it has no such form, and is not used.
+For w = 1 and without G/(G − 1), the correction for few clusters, this is equation 4 of Miller:
+SE² + Σ_c Σ_{i ≠ j ∈ c} (v_i − R)(v_j − R) / n². A sign flip changes all items of a cluster
+together. McNemar's test assumes independent items and has no clustered form, so it is not used.
 
 Reference: Miller 2024, arXiv 2411.00640, section 2.2; Cameron & Miller 2015, Journal of Human
 Resources 50:317.
@@ -29,9 +29,9 @@ Ints = npt.NDArray[np.int64]
 
 
 def numbered(names: npt.NDArray[np.object_]) -> Ints | None:
-    """Number clusters by their names, shape (n,); an item without one is a cluster of its own.
+    """Return the number of each item's cluster, shape (n,).
 
-    None where no item has one.
+    An item without a cluster is a cluster of its own. None where no item has one.
     """
     texts = np.array([name if isinstance(name, str) else "" for name in names], dtype=object)
     if not any(texts):
@@ -45,7 +45,7 @@ def numbered(names: npt.NDArray[np.object_]) -> Ints | None:
 
 
 def collapsed(stratum: Stratum, clusters: Ints | None) -> Stratum:
-    """Return the clusters of a task in place of its items; the stratum itself where it has none."""
+    """Return a stratum of clusters in place of items; unchanged without clusters."""
     if clusters is None:
         return stratum
     weights = np.bincount(clusters, weights=stratum.weights).astype(np.float64)
@@ -61,24 +61,25 @@ def standard_error(strata: Sequence[Stratum], clusters: Sequence[Ints | None]) -
 
 
 def sign_flip(differences: Sequence[Stratum], clusters: Sequence[Ints | None]) -> float:
-    """Return the two-sided p-value of ``stats.sign_flip`` with one sign a cluster."""
+    """Return the two-sided p-value of ``stats.sign_flip`` with one sign per cluster."""
     return stats.sign_flip(_collapsed(differences, clusters))
 
 
 def difference_interval(differences: Sequence[Stratum], clusters: Sequence[Ints | None], *, binary: bool, level: float = LEVEL) -> Interval:
-    """Return the interval of the mean over tasks of paired differences: t with G − 1 degrees of freedom (several tasks: Satterthwaite's).
+    """Return the clustered interval of the mean over tasks of paired differences.
 
-    For 0/1 items it has width where nothing changed, as ``two_level`` says. Both ends are NaN where
-    the data cannot say.
+    By Student's t with G − 1 degrees of freedom (several tasks: Satterthwaite's). For 0/1 items it
+    has width where nothing changed, as explained in ``two_level``. Both ends are NaN where the data
+    do not determine them.
     """
     found = two_level.estimate([linearised(one)[None] for one in differences], clusters, level, binary=binary)
     return Interval(found.low, found.high)
 
 
 def value_interval(values: Sequence[Stratum], clusters: Sequence[Ints | None], *, binary: bool, level: float = LEVEL) -> Interval:
-    """Return the interval of the mean over tasks of values: by t as above.
+    """Return the clustered interval of the mean over tasks of values, by Student's t.
 
-    Of 0/1 items, never inside that of independent items.
+    For 0/1 items it always contains the interval of independent items.
     """
     found = two_level.estimate([linearised(one)[None] for one in values], clusters, level, binary=False)
     if not binary:
@@ -90,7 +91,9 @@ def value_interval(values: Sequence[Stratum], clusters: Sequence[Ints | None], *
 
 
 def linearised(stratum: Stratum) -> stats.Floats:
-    """Return values whose plain mean is Σ w·v / Σ w = R and whose spread is that of the ratio: R + n·w·(v − R) / Σ w, shape (n,).
+    """Return values whose plain mean and spread are those of the ratio, shape (n,).
+
+    With R = Σ w·v / Σ w, they are R + n·w·(v − R) / Σ w.
 
     Reference: Cochran 1977, Sampling Techniques, section 6.3.
     """

@@ -1,13 +1,16 @@
 """Metrics of change and forgetting, as pure functions of values and counts.
 
-What is better is said, never assumed.
+The direction of a metric is always an argument, never assumed.
 
-| metric | sign | source | |---|---|---| | absolute, relative change | the metric's own | | | gain |
-positive is better | arXiv 2510.18874 | | FG over volumes | positive is worse | arXiv 2308.08747,
-equation 1 | | sample-wise forgetting, backward transfer | shares of items, 0 to 1 | arXiv
-2510.17776 | | the same beyond chance, and their ceilings | shares of items; below 0 where guessing
-alone would do more | arXiv 2510.17776 | | share of pretraining progress lost | positive is worse |
-arXiv 2502.06042 |
+| metric | unit or sign | source |
+|---|---|---|
+| absolute, relative change | the metric's own sign | |
+| gain | positive is better | arXiv 2510.18874 |
+| FG over volumes | positive is worse | arXiv 2308.08747, equation 1 |
+| sample-wise forgetting, backward transfer | shares of items, 0 to 1 | arXiv 2510.17776 |
+| the same beyond chance | shares of items, negative where guessing predicts more | the same |
+| their ceilings | shares of items, 0 to 1 | the same |
+| share of pretraining progress lost | positive is worse | arXiv 2502.06042 |
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ from scipy import special
 from harness.analysis.statistics.stats import LEVEL, Floats
 
 NEAR_CHANCE = 2.0
-"""Standard errors above chance up to which a score could be guessing: a relative drop of it
-would be noise."""
+"""Standard errors above chance up to which a score may be due to guessing, so that its relative
+drop would be noise."""
 
 SMOOTHING = 1.0
-"""Items added to each of the four outcomes, over all tasks together, in the intervals of what is
-adjusted for chance."""
+"""Items added to each of the four outcomes, over all tasks together, in the intervals of the
+metrics adjusted for chance."""
 
 
 def absolute_change(before: float, after: float) -> float:
@@ -39,7 +42,10 @@ def absolute_change(before: float, after: float) -> float:
 
 
 def gain(before: float, after: float, *, higher_is_better: bool) -> float:
-    """Return what was learned: the change, in the metric's unit, turned so that positive is better. Source: arXiv 2510.18874."""
+    """Return the change in the metric's unit, positive for better.
+
+    Source: arXiv 2510.18874.
+    """
     return after - before if higher_is_better else before - after
 
 
@@ -52,9 +58,9 @@ def relative_change(before: float, after: float) -> float | None:
 
 
 def near_chance(before: float, stderr: float | None, chance: float, *, higher_is_better: bool = True) -> bool:
-    """Say whether a score is at most NEAR_CHANCE standard errors better than guessing.
+    """Return whether a score is at most NEAR_CHANCE standard errors better than guessing.
 
-    Also where its error is not known.
+    True where its standard error is unknown.
 
     Args:
         before: the score, in its unit.
@@ -66,11 +72,11 @@ def near_chance(before: float, stderr: float | None, chance: float, *, higher_is
 
 
 def fg_over_volumes(before: float, after: Sequence[float], *, higher_is_better: bool = True, near: bool = False) -> float | None:
-    """Return FG of one task, in percent: 100 · mean over m of (R_o − R_m) / R_o, positive for worse.
+    """Return FG of one task, in percent; positive is worse.
 
-    The paper averages over the stages of a sequence of tasks; here the stages are the volumes of
-    one run. A suite's FG is the mean of its tasks' FG (the outer sum of the equation). For a metric
-    of which less is better, the sign is turned.
+    FG = 100 · mean over m of (R_o − R_m) / R_o. The paper averages over the stages of a sequence of
+    tasks; here the stages are the volumes of one run. A suite's FG is the mean of its tasks' FG
+    (the outer sum of the equation). For a metric where lower is better, the sign is reversed.
 
     Args:
         before: R_o, the value at volume 0.
@@ -79,7 +85,7 @@ def fg_over_volumes(before: float, after: Sequence[float], *, higher_is_better: 
         near: whether before is near chance.
 
     Returns:
-        None, refused, where before is near chance or 0, and where there is no volume.
+        None where before is near chance or 0, and where there is no volume.
 
     Source: Luo et al. 2023, arXiv 2308.08747, equation 1.
     """
@@ -105,14 +111,16 @@ def backward_transfer(gained: int, n: int) -> float:
 
 
 class Outcomes(NamedTuple):
-    """What became of the n items of one task, and how they can be guessed.
+    """Counts of the four outcomes of the items of one task.
 
     Attributes:
-        lost: right before and wrong after; ``gained``: the other way round.
-        kept: right before and after; ``neither``: wrong before and after.
+        lost: items right before and wrong after.
+        gained: items wrong before and right after.
+        kept: items right before and after.
+        neither: items wrong before and after.
         guessing: as returned by ``guessing``.
-        inflation: by how much clusters of items (a passage, a person) raise the variance: 1 where
-            there are none, NaN where there are too few to say.
+        inflation: factor by which clusters of items (a passage, a person) raise the variance: 1
+            without clusters, NaN with too few clusters to estimate it.
     """
 
     lost: int
@@ -124,7 +132,10 @@ class Outcomes(NamedTuple):
 
 
 class Adjusted(NamedTuple):
-    """A share of items beyond what guessing explains, not clipped, and the ends of its interval, both NaN where nothing can be said."""
+    """A share of items adjusted for guessing, not clipped, with its interval.
+
+    Both ends are NaN where the data do not determine them.
+    """
 
     value: float
     low: float
@@ -132,13 +143,13 @@ class Adjusted(NamedTuple):
 
 
 def guessing(chances: Floats) -> float | None:
-    """Return g = mean_i c_i(1 − c_i) / (1 − c̄)², the factor of chance in ``forgetting_true``.
+    """Return g, the factor of chance in ``forgetting_true``.
 
-    For k choices each, 1 / (k − 1).
+    g = mean_i c_i(1 − c_i) / (1 − c̄)². If all items have k choices, g = 1 / (k − 1).
 
     Args:
-        chances: c_i, each item's level of uniform guessing, shape (n,): one over its own number of
-            choices.
+        chances: c_i, level of uniform guessing of each item (one over its number of choices), shape
+            (n,).
 
     Returns:
         None where guessing has no level, or is always right.
@@ -148,15 +159,15 @@ def guessing(chances: Floats) -> float | None:
 
 
 def known(accuracy: float, chance: float) -> float:
-    """Return κ = (ā − c̄) / (1 − c̄), the share of items known, if those that are not are guessed.
+    """Return κ, the share of items known if all others are guessed.
 
-    For k choices, (kā − 1) / (k − 1).
+    κ = (ā − c̄) / (1 − c̄). If all items have k choices, κ = (kā − 1) / (k − 1).
     """
     return (accuracy - chance) / (1 - chance)
 
 
 def forgetting_ceiling(before: float, chance: float) -> float:
-    """Return F_max = max(κ_before, 0), the share of items that there was to forget.
+    """Return F_max = max(κ_before, 0), the share of items that could be forgotten.
 
     Source: arXiv 2510.17776, its ceilings.
     """
@@ -164,9 +175,9 @@ def forgetting_ceiling(before: float, chance: float) -> float:
 
 
 def transfer_ceiling(before: float, chance: float) -> float:
-    """Return BT_max = 1 − F_max, the share of items that there was to learn.
+    """Return BT_max = 1 − F_max, the share of items that could be learned.
 
-    Worked out from F_max, the paper names it only.
+    Derived here from F_max: the paper names it without a formula.
     """
     return 1.0 - forgetting_ceiling(before, chance)
 
@@ -174,28 +185,29 @@ def transfer_ceiling(before: float, chance: float) -> float:
 def forgetting_true(tasks: Sequence[Outcomes], level: float = LEVEL) -> Adjusted:
     """Return F_true = F − F_chance, the mean over tasks, with its interval over items.
 
-    Below 0 where guessing alone would lose more.
+    It is negative where fewer items were lost than guessing predicts.
 
     An item is known with probability κ or else guessed right with probability c_i, before and after
-    independently. Then F_chance = mean_i c_i(1 − c_i) · (1 − κ_before)(1 − κ_after) = g (1 −
-    ā_before)(1 − ā_after), which for k choices each is the paper's (1 − ā_before)(1 − ā_after) / (k
-    − 1). The paper clips F_true at 0; here the reader does, so that the interval holds.
+    independently. Then F_chance = mean_i c_i(1 − c_i) · (1 − κ_before)(1 − κ_after)
+    = g (1 − ā_before)(1 − ā_after). If all items have k choices, this is the paper's
+    (1 − ā_before)(1 − ā_after) / (k − 1). The paper clips F_true at 0. Here it is not clipped, so
+    that the interval stays valid; readers may clip it.
 
     The interval is the delta method's over the four outcome counts, after adding SMOOTHING / T
-    items to each outcome of each of the T tasks, and it is widened to hold the value where the
-    added items moved it out. Chosen by simulation over no smoothing, a half, and draws from a
-    Dirichlet posterior, for 24 populations of 2 and 4 choices: at 95 % it covered 91.2 % or more
-    for 20 and 50 items, 94 % or more for 200 and 1,000, where the plain delta method fell to 30 %
-    (few items change) and the posterior to less than 1 % (none does); means over 2 to 20 tasks of
-    20 and 100 items covered 92.9 % or more, over 57 tasks of 20 items 83 %. It has width where no
-    item changed.
+    items to each outcome of each of the T tasks. It is widened to contain the value where the added
+    items moved it out. It has width where no item changed. It was chosen by simulation over no
+    smoothing, smoothing by one half, and draws from a Dirichlet posterior, for 24 populations of 2
+    and 4 choices. At 95 % it covered 91.2 % or more for 20 and 50 items and 94 % or more for 200
+    and 1,000, where the plain delta method fell to 30 % (few items change) and the posterior to
+    less than 1 % (no item changes). Means over 2 to 20 tasks of 20 and 100 items covered 92.9 % or
+    more, means over 57 tasks of 20 items 83 %.
 
     Args:
         tasks: outcomes of each task, with equal weight.
-        level: of confidence.
+        level: confidence level.
 
-    Source: Harmon et al. 2025, arXiv 2510.17776, F_chance and F_true; several numbers of choices:
-    worked out above.
+    Source: Harmon et al. 2025, arXiv 2510.17776, F_chance and F_true; the formula for several
+    numbers of choices is derived above.
     """
     return _adjusted([(task, task.lost, task.gained) for task in tasks], level)
 
@@ -209,9 +221,10 @@ def transfer_true(tasks: Sequence[Outcomes], level: float = LEVEL) -> Adjusted:
 
 
 def _adjusted(tasks: Sequence[tuple[Outcomes, int, int]], level: float) -> Adjusted:
-    """Return p_1 − g (p_2 + p_4)(p_1 + p_4), the mean over tasks.
+    """Return an outcome's share adjusted for guessing, the mean over tasks, with its interval.
 
-    P_1 is the share of the outcome counted, p_2 of its opposite.
+    For each task it is p_1 − g (p_2 + p_4)(p_1 + p_4), where p_1 is the share of the outcome, p_2
+    that of its opposite, and p_4 that of items wrong both times.
     """
     value = center = variance = 0.0
     for task, one, opposite in tasks:
@@ -234,11 +247,11 @@ def _adjusted(tasks: Sequence[tuple[Outcomes, int, int]], level: float) -> Adjus
 
 
 def progress_lost(before: float, after: float, chance: float) -> float | None:
-    """Return (after − before) / (chance − before) of a loss: the share of what pretraining had gained on guessing that is gone.
+    """Return the share of pretraining progress lost, (after − before) / (chance − before).
 
-    0: nothing lost; 1: as before any training; below 0: further progress. The reference point is
-    guessing, in nats per token the logarithm of the vocabulary's size, which an untrained model is
-    near to.
+    Progress is how far the loss at volume 0 is below the loss of uniform guessing. 0: nothing lost;
+    1: as before any training; below 0: further progress. In nats per token, guessing is the
+    logarithm of the vocabulary's size, which an untrained model is close to.
 
     Args:
         before: loss at volume 0.

@@ -1,4 +1,4 @@
-"""Several tests at once."""
+"""Adjustment of p-values for several tests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Ints = npt.NDArray[np.int64]
 def holm(p_values: npt.ArrayLike, families: npt.NDArray[np.integer[Any]] | None = None) -> tuple[Floats, Ints]:
     """Adjust p-values for the number of tests in their family, by Holm's step-down procedure.
 
-    The i-th smallest of m p-values becomes max over j ≤ i of min(1, (m − j + 1)·p_j): rejecting
-    those below 0.05 keeps the probability of any false rejection in the family at 0.05, whatever
-    the tests have to do with each other.
+    The i-th smallest of m p-values becomes max over j ≤ i of min(1, (m − j + 1)·p_j). Rejecting
+    those below 0.05 keeps the probability of any false rejection in the family at 0.05, however the
+    tests depend on each other.
 
     Args:
         p_values: shape (n,); NaN where there is no test, which stays NaN and is not counted.
-        families: of each, the number of its family, shape (n,); None: they are one.
+        families: number of each test's family, shape (n,); None for a single family.
 
     Returns:
         Adjusted p-values, and the number of tests in the family of each (0 where there is no test),

@@ -3,8 +3,8 @@
 Deterministic: every resampling has its own seeded stream.
 
 A *stratum* is one task; a suite's number is the mean over its tasks with equal weight. Functions
-take one array a stratum, so a task alone is a list of one. A ratio metric (nats per token) is Σ w·v
-/ Σ w over the items of a stratum; plain means have w = 1.
+take one array per stratum, so a single task is a list of one. A ratio metric (nats per token) is
+Σ w·v / Σ w over the items of a stratum; plain means have w = 1.
 
 | question | binary items (0/1) | other items |
 |---|---|---|
@@ -12,17 +12,17 @@ take one array a stratum, so a task alone is a list of one. A ratio metric (nats
 | interval of a paired difference | score (Tango 1998) | bootstrap-t of the ratio of differences |
 | p-value of a paired difference | exact McNemar | sign-flip permutation |
 
-Score intervals are made by inverting a test, so they have width where nothing changed (Wald and
-bootstrap intervals do not). These are for one run and items that do not depend on each other; items
-in clusters are in ``clustered``, several seeds in ``two_level``, several tests in ``multiple``, and
-what a test could have found in ``power``.
+Score intervals invert a test, so they have width where nothing changed (Wald and bootstrap
+intervals do not). All functions here assume one run and independent items. Clusters of items are in
+``clustered``, several seeds in ``two_level``, several tests in ``multiple``, and the smallest
+detectable effect in ``detectable``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,24 +38,28 @@ RESAMPLES = 10_000
 0.002."""
 
 EXACT_ITEMS = 16
-"""Up to so many changed items, all 2^k sign flips are gone through."""
+"""Largest number k of changed items for which all 2^k sign flips are enumerated."""
 
 MAX_WITHOUT_SPREAD = 0.001
-"""Share of resamples with no spread above which bootstrap-t gives way to t: fewer than about seven items then differ at all, and
-in a simulation of 16 to 100 such items bootstrap-t covered 76 to 89 %, t 90 to 99 %."""
+"""Share of resamples without spread above which t replaces bootstrap-t.
+
+Fewer than about seven items then differ at all. In a simulation of 16 to 100 such items,
+bootstrap-t covered 76 to 89 %, t 90 to 99 %.
+"""
 
 _CHUNK = 2_000_000
 _BLOCK = 128
-_STEPS = 45
+_EXACT = 1e-14
+"""Tolerance of the ends of score intervals, absolute and relative."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """Two ends.
+    """Lower and upper end of an interval.
 
-    Both NaN where the data cannot say (fewer than two items, or no spread in a metric without a
-    score interval).
+    Both are NaN where the data do not determine them: fewer than two items, or no spread in a
+    metric without a score interval.
     """
 
     low: float
@@ -63,14 +67,16 @@ class Interval(NamedTuple):
 
 
 class Stratum(NamedTuple):
-    """Items of one task: their values and their weights in its mean, shape (n,) each."""
+    """Items of one task: values and weights in its mean, shape (n,) each."""
 
     values: Floats
     weights: Floats
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Return the exact two-sided McNemar p-value: min(1, 2 P(X ≤ min(lost, gained))), X ~ Binomial(lost + gained, ½).
+    """Return the exact two-sided McNemar p-value.
+
+    It is min(1, 2 P(X ≤ min(lost, gained))), X ~ Binomial(lost + gained, ½).
 
     Reference: McNemar 1947, Psychometrika 12:153.
     """
@@ -80,9 +86,8 @@ def mcnemar(lost: int, gained: int) -> float:
 def mcnemar_mid(lost: int, gained: int) -> float:
     """Return the mid-p of McNemar's test: P(more extreme) + ½ P(equally extreme).
 
-    1 where no item changed.
-
-    Less conservative than the exact p and still close to its level.
+    It is 1 where no item changed. It is less conservative than the exact p-value and stays close to
+    the nominal level.
 
     Reference: Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91.
     """
@@ -98,16 +103,17 @@ def mcnemar_mid(lost: int, gained: int) -> float:
 def difference_interval(lost: Sequence[int], gained: Sequence[int], items: Sequence[int], level: float = LEVEL) -> Interval:
     """Return the score interval of the mean over tasks of (gained − lost) / n.
 
-    One task: Tango's interval, all Δ with |Z(Δ)| ≤ z, Z(Δ) = n(d − Δ) / √(n v(Δ)), v(Δ) = 2q + Δ(1
-    − Δ), q being the maximum likelihood estimate of P(lost) given the difference Δ. Several tasks:
-    the same inversion for the mean of their differences, every task's Δ profiled (maximum
-    likelihood given the mean); tasks with equal counts pool to Tango's interval of the sums.
+    One task: Tango's interval, all Δ with |Z(Δ)| ≤ z, Z(Δ) = n(d − Δ) / √(n v(Δ)),
+    v(Δ) = 2q + Δ(1 − Δ), where q is the maximum likelihood estimate of P(lost) given the difference
+    Δ. Several tasks: the same inversion for the mean of their differences, with the Δ of each task
+    profiled (maximum likelihood given the mean). Tasks with equal counts pool to Tango's interval
+    of the sums.
 
     Args:
         lost: items 1 → 0, by task.
         gained: items 0 → 1, by task.
         items: all items, by task, each at least 1.
-        level: of confidence.
+        level: confidence level.
 
     Reference: Tango 1998, Statistics in Medicine 17:891, equations for the restricted estimate and
     the interval.
@@ -118,70 +124,85 @@ def difference_interval(lost: Sequence[int], gained: Sequence[int], items: Seque
 
 @lru_cache(maxsize=100_000)
 def _difference_interval(counts: tuple[tuple[int, int, int], ...], level: float) -> Interval:
-    lost, gained, items = np.array(counts, dtype=float).T
-    return _score_interval((gained - lost) / items, items, lambda delta: _tango_variance(delta, lost, gained, items), -1.0, level)
+    tasks = [_Task((gained - lost) / items, items, partial(_tango_variance, lost, gained, items)) for lost, gained, items in counts]
+    return _score_interval(tasks, -1.0, level)
 
 
-def _tango_variance(delta: Floats, lost: Floats, gained: Floats, items: Floats) -> Floats:
-    """Return n·Var of the estimated difference at the maximum of the likelihood under a true difference ``delta``."""
+def _tango_variance(lost: int, gained: int, items: int, delta: float) -> float:
+    """Return n·Var of the estimated difference.
+
+    It is taken at the maximum of the likelihood under a true difference ``delta``.
+    """
     linear = -gained - lost + (2 * items - gained + lost) * delta
     constant = -lost * delta * (1 - delta)
-    root = np.sqrt(np.maximum(linear**2 - 8 * items * constant, 0.0))
+    root = math.sqrt(max(linear**2 - 8 * items * constant, 0.0))
     # The smaller-root form loses all digits where linear > 0; there, multiply by the conjugate.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        stable = np.where(linear > 0, -2 * constant / (root + linear), (root - linear) / (4 * items))
-    variance: Floats = np.maximum(2 * stable + delta * (1 - delta), 0.0)
-    return variance
+    q = -2 * constant / (root + linear) if linear > 0 else (root - linear) / (4 * items)
+    return max(2 * q + delta * (1 - delta), 0.0)
 
 
 def proportion_interval(successes: Sequence[float], items: Sequence[int], level: float = LEVEL) -> Interval:
-    """Return the score interval of the mean over tasks of successes / n; for one task, Wilson's.
+    """Return the score interval of the mean over tasks of successes / n.
+
+    For one task it is Wilson's.
 
     Reference: Wilson 1927, Journal of the American Statistical Association 22:209.
     """
-    counts = np.array(items, dtype=float)
-    return _score_interval(np.array(successes, dtype=float) / counts, counts, lambda share: share * (1 - share), 0.0, level)
+    tasks = [_Task(float(count / n), int(n), lambda share: share * (1 - share)) for count, n in zip(successes, items, strict=True)]
+    return _score_interval(tasks, 0.0, level)
 
 
-def _score_interval(estimates: Floats, items: Floats, variance: Callable[[Floats], Floats], least: float, level: float) -> Interval:
-    """Invert the score test of the mean of ``estimates``, whose true values lie between ``least`` and 1."""
+class _Task(NamedTuple):
+    """Estimate and items of one task, and v: true value → variance of one item."""
+
+    estimate: float
+    items: int
+    variance: Callable[[float], float]
+
+
+def _score_interval(tasks: Sequence[_Task], least: float, level: float) -> Interval:
+    """Invert the score test of the mean over tasks, for true values in ``least``..1."""
     z = float(special.ndtri(0.5 + level / 2))
-    return Interval(_score_bound(estimates, items, variance, least, z), _score_bound(estimates, items, variance, 1.0, z))
+    return Interval(_score_bound(tasks, least, z), _score_bound(tasks, 1.0, z))
 
 
-def _score_bound(estimates: Floats, items: Floats, variance: Callable[[Floats], Floats], edge: float, z: float) -> float:
+def _score_bound(tasks: Sequence[_Task], edge: float, z: float) -> float:
     """Return the end of the interval on the side of ``edge``.
 
     At the maximum of the likelihood given the mean, n_t |d_t − Δ_t| = λ v(Δ_t) / T for every task t
     with one multiplier λ, and the score statistic is Z² = λ² Σ_t v(Δ_t) / (n_t T²). So λ is raised
     until Z = z.
     """
-    if np.all(estimates == edge):
+    if all(task.estimate == edge for task in tasks):
         return edge
-    tasks = len(estimates)
-    if tasks == 1:
-        return float(_outermost(estimates, edge, lambda true: items * (estimates - true) ** 2 <= z**2 * variance(true))[0])
+    count = len(tasks)
+    if count == 1:
+        return _crossing(tasks[0], edge, z**2, power=2)
 
-    def profile(multiplier: float) -> Floats:
-        return _outermost(estimates, edge, lambda true: items * np.abs(estimates - true) <= multiplier / tasks * variance(true))
+    def profile(multiplier: float) -> list[float]:
+        return [_crossing(task, edge, multiplier / count, power=1) for task in tasks]
 
     def excess(multiplier: float) -> float:
-        return multiplier * math.sqrt(float(np.sum(variance(profile(multiplier)) / items))) / tasks - z
+        spread = sum(task.variance(true) / task.items for task, true in zip(tasks, profile(multiplier), strict=True))
+        return multiplier * math.sqrt(spread) / count - z
 
-    high = z * tasks / math.sqrt(float(np.sum(0.25 / items)))
+    high = z * count / math.sqrt(sum(0.25 / task.items for task in tasks))
     while excess(high) < 0:
         high *= 2
     return float(np.mean(profile(optimize.brentq(excess, 0.0, high, xtol=1e-9 * high, rtol=1e-9))))
 
 
-def _outermost(inner: Floats, edge: float, inside: Callable[[Floats], npt.NDArray[np.bool_]]) -> Floats:
-    """Return, between each ``inner`` and ``edge``, the last value that is inside, by bisection."""
-    outer = np.full(len(inner), edge)
-    for _ in range(_STEPS):
-        middle = (inner + outer) / 2
-        within = inside(middle)
-        inner, outer = np.where(within, middle, inner), np.where(within, outer, middle)
-    return outer
+def _crossing(task: _Task, edge: float, factor: float, *, power: int) -> float:
+    """Solve n |d − Δ|^power = factor · v(Δ) for Δ between estimate and ``edge``."""
+    if task.estimate == edge:
+        return edge
+
+    def beyond(true: float) -> float:
+        # A share, not a difference: both sides may be 0 at the estimate, which is not the root.
+        distance, reach = task.items * abs(task.estimate - true) ** power, factor * task.variance(true)
+        return distance / (distance + reach) - 0.5 if distance > 0 else -0.5
+
+    return float(optimize.brentq(beyond, task.estimate, edge, xtol=_EXACT, rtol=_EXACT, maxiter=1000))
 
 
 def mean(strata: Sequence[Stratum]) -> float:
@@ -190,7 +211,9 @@ def mean(strata: Sequence[Stratum]) -> float:
 
 
 def standard_error(strata: Sequence[Stratum]) -> float:
-    """Return √(Σ_t s_t²) / T with s_t = √(Σ w²(v − R)² · n/(n − 1)) / Σ w, the linearised error of a ratio; for w = 1, s / √n.
+    """Return the standard error of ``mean``, linearised for ratios.
+
+    It is √(Σ_t s_t²) / T with s_t = √(Σ w²(v − R)² · n/(n − 1)) / Σ w; for w = 1, s_t = s / √n.
 
     Reference: Miller 2024, arXiv 2411.00640, equations 1 and 7 (w = 1); Cochran 1977, Sampling
     Techniques, section 6.3.
@@ -208,13 +231,13 @@ def _squared_error(stratum: Stratum) -> float:
 
 
 def mean_interval(strata: Sequence[Stratum], level: float = LEVEL) -> Interval:
-    """Return the bootstrap-t interval of ``mean``: R − t*·s, with t* = (R* − R) / s* over resamples of the items of each task.
+    """Return the bootstrap-t interval of ``mean``.
 
-    Chosen by simulation over percentile, BCa and plain t: for skewed values of 16 to 30 items it
-    covered 92 to 94 % where those covered 80 to 89 %, and nothing beat it on ratios. Where hardly
-    any item differs (see MAX_WITHOUT_SPREAD) it is the t interval with Σ(n_t − 1) degrees of
-    freedom instead. Both ends are NaN where no item differs at all: nothing says how much they
-    could.
+    It is R − t*·s, with t* = (R* − R) / s* over resamples of the items of each task. Chosen by
+    simulation over percentile, BCa and plain t: for skewed values of 16 to 30 items it covered 92
+    to 94 % where those covered 80 to 89 %, and nothing beat it on ratios. Where hardly any item
+    differs (see MAX_WITHOUT_SPREAD) it is the t interval with Σ(n_t − 1) degrees of freedom
+    instead. Both ends are NaN where no item differs: the data then do not show how much items vary.
 
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 12.5.
     """
@@ -251,21 +274,25 @@ def _resampled(stratum: Stratum, index: int) -> tuple[Floats, Floats]:
 
 @lru_cache(maxsize=8)
 def _counts(n: int, index: int, start: int, rows: int) -> Floats:
-    """Return how often each of n items is drawn in each resample, shape (rows, n): the same for every point, as items are."""
+    """Return how often each of n items is drawn in each resample, shape (rows, n).
+
+    The draws are the same for every point, as the items are.
+    """
     drawn = stream(0, "bootstrap", str(n), str(index), str(start)).integers(0, n, size=(rows, n))
     flat = (drawn + np.arange(rows)[:, None] * n).ravel()
     return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def sign_flip(differences: Sequence[Stratum]) -> float:
-    """Return the two-sided p-value of a paired permutation test of the mean over tasks of Σ w·d / Σ w.
+    """Return the two-sided p-value of a paired sign-flip permutation test.
 
-    If before and after are exchangeable within an item, every sign of its difference was as likely.
-    All 2^k sign patterns of the k changed items are counted up to k = EXACT_ITEMS; beyond,
-    RESAMPLES − 1 seeded ones with the observed one added.
+    The statistic is the mean over tasks of Σ w·d / Σ w. If before and after are exchangeable within
+    an item, both signs of its difference are equally likely. All 2^k sign patterns of the k changed
+    items are counted up to k = EXACT_ITEMS; beyond that, RESAMPLES − 1 seeded patterns and the
+    observed one.
 
-    Reference: Fisher 1935, The Design of Experiments; Phipson & Smyth 2010, arXiv 1603.05766 (the
-    added one).
+    Reference: Fisher 1935, The Design of Experiments; Phipson & Smyth 2010, arXiv 1603.05766
+    (adding the observed pattern).
     """
     parts = [weights * values / weights.sum() / len(differences) for values, weights in differences]
     moved = np.concatenate(parts)
@@ -286,11 +313,14 @@ def sign_flip(differences: Sequence[Stratum]) -> float:
 
 @lru_cache(maxsize=16)
 def _signs(start: int) -> Floats:
-    """Return seeded signs for the items from ``start``, shape (RESAMPLES − 1, _BLOCK): the same for every test."""
+    """Return seeded signs for the items from ``start``, shape (RESAMPLES − 1, _BLOCK).
+
+    They are the same for every test.
+    """
     heads = stream(0, "sign-flip", str(start)).integers(0, 2, size=(RESAMPLES - 1, _BLOCK))
     return 2.0 * heads.astype(np.float64) - 1.0
 
 
 def is_binary(*arrays: Floats) -> bool:
-    """Say whether every value is 0 or 1."""
+    """Return whether every value is 0 or 1."""
     return all(bool(np.all((array == 0) | (array == 1))) for array in arrays)

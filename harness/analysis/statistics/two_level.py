@@ -1,44 +1,44 @@
-"""Intervals over seeds and items at once: k seeds were asked the same items, and both are drawn from more that could have been.
+"""Intervals over seeds and items together, for k seeds measured on the same n items.
 
-The change of item i under seed s is μ + A_s + B_i + C_si: a seed moves all items, an item moves
-under all seeds, and the rest is the item under that seed. The estimate is the mean; with U² short
-for a mean square, its variance is estimated by
+Seeds and items are both random samples. The change of item i under seed s is μ + A_s + B_i + C_si:
+A_s is common to all items of a seed, B_i to all seeds of an item, and C_si is the rest. The
+estimate is the mean, and its variance is estimated by
 
-    V = V_seed + V_item − V_rest,   V_seed = s²(seed means) / k,   V_item = s²(item means) / n,   V_rest = s²(rests) / (k n),
+    V = V_seed + V_item − V_rest,
+    V_seed = s²(seed means) / k,   V_item = s²(item means) / n,   V_rest = s²(rests) / (k n),
 
-because V_seed and V_item both hold C/(k n); V is never less than V_seed or V_item, whose own
-expectations it cannot be below. Several tasks with equal weight: the seed means are means over
-tasks, V_item and V_rest are sums over tasks / T². With clusters (items of one passage), sums over
-clusters take the place of items, with G/(G − 1) for n/(n − 1) (Miller 2024, arXiv 2411.00640,
-equation 4).
+because V_seed and V_item both contain C/(k n). V is set to at least V_seed and at least V_item,
+since its expectation is. For several tasks with equal weight, the seed means are means over tasks,
+and V_item and V_rest are sums over tasks / T². With clusters (items of one passage), sums over
+clusters replace items, with G/(G − 1) for n/(n − 1) (Miller 2024, arXiv 2411.00640, equation 4).
 
-Degrees of freedom are Satterthwaite's, V² / Σ V_j² / f_j, with V_seed reckoned twice as large as it
-is seen (in the degrees of freedom alone): the spread of three seeds is often far too small by
-chance, and plain Satterthwaite then trusts it. Fewer than MIN_SEEDS seeds say nothing of how seeds
-vary: the estimate is then over items alone, and ``varies`` says so.
+Degrees of freedom are Satterthwaite's, V² / Σ V_j² / f_j, with V_seed counted twice (in the degrees
+of freedom only): by chance, the spread of three seeds is often far too small, and plain
+Satterthwaite then relies on it. With fewer than MIN_SEEDS seeds the variation between seeds is
+unknown: the estimate is then over items alone, and ``varies`` says ``items``.
 
-What 95% intervals covered in simulation, with 3, 5 and 8 seeds, 100 and 1000 items:
+Coverage of 95% intervals in simulation, with 3, 5 and 8 seeds, 100 and 1000 items:
 
-- normal parts, every mix of the three (40,000 sweeps each): 93.8 to 99%, least with 3 seeds and
-  nine tenths of the variance from seeds (plain Satterthwaite 92.1% there); with 5 and 8 seeds 94.8%
-  or more. Where seeds change other items each, they are wide: up to 99%.
-- normal and exponential items (3,000 each): 93 to 97%.
-- 0/1 items of which 0.2 to 30% change, the rate up to 3.5 times as high in a seed one standard
+- Normal parts, every mix of the three (40,000 sweeps each): 93.8 to 99%, lowest with 3 seeds and
+  nine tenths of the variance from seeds (plain Satterthwaite: 92.1%); with 5 and 8 seeds 94.8% or
+  more. Where each seed changes other items, intervals are wide: up to 99%.
+- Normal and exponential items (3,000 each): 93 to 97%.
+- 0/1 items of which 0.2 to 30% change, at a rate up to 3.5 times as high in a seed one standard
   deviation above the mean as in one below it (3,000 each): 93 to 100%; the fewer change, the wider.
-- the same where that factor is 20 and more, so that most seeds lose nearly nothing and a few lose
-  much: down to 81%. A handful of draws of so skew a quantity seldom show its tail, and no interval
-  around their mean can know of it.
+- The same with a factor of 20 and more, so that most seeds lose almost nothing and a few lose much:
+  down to 81%. A few draws of such a skewed quantity seldom show its tail, and no interval around
+  their mean can account for it.
 
-A percentile bootstrap over 3 seeds covers 75% at best, since all three lie on one side of the truth
+A percentile bootstrap over 3 seeds covers 75% at best, since all three are on one side of the truth
 one time in four.
 
-Of 0/1 items hardly any may have changed, and s² then is too small or 0. Tango's score interval has
-the half-width √(z² c + z⁴) / n where c of n items changed (as many lost as gained, c ≪ n): the
-second term, which is its width at c = 0, is added in the same way here. Several tasks have the
-width at c = 0 of their mean, in which the smallest weighs as much as the others; n is then that of
-one task as wide. Averaging over seeds and clusters make items worth more or fewer than those of one
-seed by (c + z²) / (n² V_item + z²), c being the changed items of a seed; n is multiplied by it. One
-seed of 0/1 items without clusters is given exactly Tango's interval.
+If very few 0/1 items changed, s² is too small or 0. Tango's score interval has the half-width
+√(z² c + z⁴) / n where c of n items changed (as many lost as gained, c ≪ n). The second term, its
+width at c = 0, is added in the same way here. For several tasks, the width at c = 0 is that of
+their mean, in which the smallest task weighs as much as the others; n is then that of one task of
+equal width. Averaging over seeds, and clusters, make the effective number of items larger or
+smaller by the factor (c + z²) / (n² V_item + z²), where c is the number of changed items of a seed;
+n is multiplied by it. One seed of 0/1 items without clusters has exactly Tango's interval.
 
 References: Satterthwaite 1946, Biometrics Bulletin 2:110; Searle, Casella & McCulloch 1992,
 Variance Components, chapter 4; Miller 2024, arXiv 2411.00640, equations 4 and 7 (items).
@@ -63,19 +63,19 @@ MIN_SEEDS = 3
 SEEDS_AND_ITEMS, ITEMS = "seeds and items", "items"
 
 MIN_CLUSTERS = 20
-"""Where no item changed, fewer clusters than this count as so many items: they cannot show that
-items of one change apart."""
+"""Number of clusters below which, where no item changed, each cluster counts as one item: so few
+clusters cannot show that their items change independently."""
 
 _SEED_PART = 2.0
-"""How many times the seeds' part counts in the degrees of freedom."""
+"""Weight of the seeds' part in the degrees of freedom."""
 
 
 class Estimate(NamedTuple):
-    """A mean change and how far it is known: ``value`` ± t(df)·``stderr`` (of one seed of 0/1 items, the ends are Tango's).
+    """A mean change with its interval, ``value`` ± t(df)·``stderr``.
 
-    ``stderr``, ``df`` and the ends are NaN where nothing says how much the items could differ
-    (fewer than two, or no spread in a metric that is not 0 or 1). ``varies`` is what the interval
-    is over: ``items``, or ``seeds and items``.
+    For one seed of 0/1 items, the ends are Tango's. ``stderr``, ``df`` and the ends are NaN where
+    the data do not determine them (fewer than two items, or no spread in a metric that is not 0 or
+    1). ``varies`` names the samples that the interval is over: ``items``, or ``seeds and items``.
     """
 
     value: float
@@ -92,16 +92,20 @@ class Estimate(NamedTuple):
 
 
 class TaskSums(NamedTuple):
-    """What the estimate needs of one task, so that a suite is put together without going through its items again.
+    """Sums of one task, from which a suite is estimated without reading its items again.
 
     Attributes:
-        seeds: of each arm, the mean over items of each seed, shape (k,); the second arm counts
-            negative.
-        item, rest: V_item of the task and, by arm, V_rest.
-        groups: items, or clusters of them.
-        changed: mean over seeds of the sum of squares; of 0/1 items, how many of a seed's changed.
+        seeds: for each arm, the mean over items of each seed, shape (k,); the second arm is
+            subtracted.
+        item: V_item of the task.
+        rest: V_rest of the task, by arm.
+        n: number of items.
+        groups: number of clusters, or of items where there are none.
+        binary: whether items are 0 or 1 before and after.
+        changed: mean over seeds of the sum of squares; for 0/1 items, the number of changed items
+            of a seed.
         counts: (lost, gained, n) of one seed of 0/1 items; None for other data.
-        values: the changes of a single seed that are not 0 or 1, else None.
+        values: the changes of a single seed in a metric that is not 0 or 1; else None.
     """
 
     seeds: tuple[Floats, ...]
@@ -121,12 +125,12 @@ def estimate(
     """Estimate the mean change over tasks with equal weight.
 
     Args:
-        tasks: of each task the changes of its items, shape (k, n_t): the same k seeds, and for
-            every seed the same items.
-        clusters: of each task the number of each item's cluster, shape (n_t,), or None where they
+        tasks: for each task the changes of its items, shape (k, n_t): the same k seeds in all
+            tasks, and the same items for every seed.
+        clusters: for each task the number of each item's cluster, shape (n_t,), or None where items
             are independent.
-        level: of confidence.
-        binary: whether items are 0 or 1 before and after; None: if the values look so.
+        level: confidence level.
+        binary: whether items are 0 or 1 before and after; None: decided by the values.
     """
     return combined([task(values, None, of, binary) for values, of in _with(tasks, clusters)], level)
 
@@ -139,11 +143,10 @@ def contrast(
     *,
     binary: bool | None = None,
 ) -> Estimate:
-    """Estimate the mean of ``first`` minus that of ``second``: the same items, seeds of their own.
+    """Estimate the mean of ``first`` minus that of ``second``: same items, unpaired seeds.
 
-    Arguments as in ``estimate``.
-
-    It is over seeds and items where both have MIN_SEEDS seeds.
+    Arguments as in ``estimate``. The interval is over seeds and items where both have at least
+    MIN_SEEDS seeds.
     """
     pairs = zip(_with(first, clusters), second, strict=True)
     return combined([task(values, other, of, binary) for (values, of), other in pairs], level)
@@ -154,9 +157,9 @@ def _with(tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None) -> li
 
 
 def task(values: Floats, other: Floats | None = None, clusters: Ints | None = None, binary: bool | None = None) -> TaskSums:
-    """Take a task to the sums that its estimate needs; ``other`` is taken off.
+    """Return the sums of a task, of ``values`` minus ``other`` where that is given.
 
-    Shapes (k, n), (k', n) and (n,).
+    Shapes: values (k, n), other (k', n), clusters (n,).
     """
     arms = [np.asarray(arm, dtype=np.float64) for arm in ([values] if other is None else [values, other])]
     seeds = tuple(arm.mean(axis=1) for arm in arms)
@@ -176,7 +179,7 @@ def task(values: Floats, other: Floats | None = None, clusters: Ints | None = No
 
 
 def combined(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
-    """Estimate the mean over tasks, with equal weight, from what ``task`` made of each."""
+    """Estimate the mean over tasks, with equal weight, from their sums."""
     count = len(tasks)
     arms = tasks[0].seeds if count == 1 else [np.mean(of_tasks, axis=0) for of_tasks in zip(*(one.seeds for one in tasks), strict=True)]
     value = float(arms[0].mean()) - (float(arms[1].mean()) if len(arms) > 1 else 0.0)
@@ -197,7 +200,9 @@ def combined(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
 
 
 def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
-    """Return the mean over tasks with its paired standard error over items, and its t interval: for the first number of a report.
+    """Return the mean over tasks with its paired standard error over items and t interval.
+
+    Variation between seeds is not included.
 
     Reference: Miller 2024, arXiv 2411.00640, equation 7 (with clusters, 4).
     """
@@ -208,7 +213,11 @@ def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
 
 
 def _items_only(tasks: Sequence[TaskSums], value: float, error: float, freedom: float, level: float) -> Estimate:
-    """Estimate over items alone: Tango's interval or a bootstrap of them for one seed, else t of the means over seeds."""
+    """Estimate over items alone.
+
+    One seed: Tango's interval of 0/1 items, a bootstrap of others. Several seeds: t of the items'
+    means over seeds.
+    """
     if all(one.counts is not None for one in tasks):
         lost, gained, items = zip(*(one.counts or (0, 0, 0) for one in tasks), strict=True)
         return Estimate(value, error, freedom, *stats.difference_interval(lost, gained, items, level), ITEMS)
@@ -229,39 +238,47 @@ def _interval(value: float, variance: float, freedom: float, least: float, level
 
 
 def _least(tasks: Sequence[TaskSums], item: float, level: float) -> float:
-    """Return Tango's half-width at no changed item, by as many items as these are worth.
+    """Return Tango's half-width at no changed item, for the effective number of items.
 
-    0 where a task is not 0/1.
+    It is 0 where a task is not 0/1.
     """
     if not all(one.binary for one in tasks):
         return 0.0
     z2 = float(special.ndtri(0.5 + level / 2)) ** 2
     counted = [one.n if one.groups == one.n or one.groups >= MIN_CLUSTERS else one.groups for one in tasks]
     alone = unchanged(counted, level)
-    whole = z2 * (1 - alone) / alone  # the items of a single task that would be as wide
+    whole = z2 * (1 - alone) / alone  # items of one task of equal width
     independent = sum(one.changed / one.n**2 for one in tasks) / len(tasks) ** 2
     worth = (independent * whole**2 + z2) / (item * whole**2 + z2)
     return z2 / (whole * worth + z2)
 
 
 def unchanged(items: Sequence[int], level: float = LEVEL) -> float:
-    """Return the half-width of the score interval of a mean over tasks of so many items each, none of which changed.
+    """Return the half-width of the score interval of tasks in which no item changed.
 
-    For one task z² / (n + z²); of several, whose means weigh alike, the smallest decides.
+    The interval is that of the mean over tasks. For one task of n items it is z² / (n + z²). For
+    several, which have equal weight, the smallest task dominates.
+
+    Args:
+        items: number of items of each task.
+        level: confidence level.
     """
     none = [0] * len(items)
     return stats.difference_interval(none, none, items, level).high
 
 
 def _freedom(parts: Sequence[float], freedoms: Sequence[float], total: float | None = None) -> float:
-    """Return Satterthwaite's degrees of freedom; where no part has any variance, their sum."""
+    """Return Satterthwaite's degrees of freedom, or the sum of ``freedoms`` without variance."""
     summed = sum(part * part / of for part, of in zip(parts, freedoms, strict=True) if of > 0)
     whole = sum(parts) if total is None else total
     return whole * whole / summed if summed > 0 else float(sum(freedoms))
 
 
 def _rest(arm: Floats, over_seeds: Floats, of_seeds: Floats, clusters: Ints | None) -> float:
-    """Return the squares of what neither seed nor item explains, summed over seeds and items, / (k (k − 1)); 0 for one seed."""
+    """Return the residual sum of squares after seed and item means.
+
+    It is divided by k (k − 1), and 0 for one seed.
+    """
     k, n = len(arm), len(over_seeds)
     if k == 1:
         return 0.0
@@ -272,9 +289,9 @@ def _rest(arm: Floats, over_seeds: Floats, of_seeds: Floats, clusters: Ints | No
 
 
 def _squares(residuals: Floats, clusters: Ints | None) -> float:
-    """Return Σ e² over rows and items, or over rows and the sums of each cluster's items.
+    """Return Σ e² over rows and items, or over rows and cluster sums.
 
-    Residuals of shape (k, n).
+    ``residuals`` have shape (k, n).
     """
     if clusters is None:
         return float(np.vdot(residuals, residuals))
@@ -286,15 +303,12 @@ def _looks_binary(values: Floats) -> bool:
 
 
 def quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t.
-
-    Of the normal distribution where the degrees of freedom are infinite.
-    """
+    """Return the quantile of Student's t; of the normal distribution for infinite freedom."""
     return float(special.stdtrit(freedom, probability))
 
 
 def p_value(value: float, stderr: float, freedom: float) -> float:
-    """Return the two-sided p-value of value / stderr by Student's t; NaN where stderr is NaN."""
+    """Return the two-sided p-value of value / stderr by Student's t; NaN without stderr."""
     if math.isnan(stderr) or stderr <= 0:
         return math.nan
     return 2 * float(special.stdtr(freedom, -abs(value) / stderr))

@@ -1,4 +1,4 @@
-"""What every item changed by, across the runs of an experiment."""
+"""Changes item by item, across the runs of an experiment."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from harness.records.store import Experiment
 __all__ = ["Changes", "TaskChange"]
 
 MEMORY = 512 * 1024**2
-"""Bytes of changes that are held; beyond, those of the run asked for longest ago are read again."""
+"""Bytes of changes held in memory; beyond it, the least recently used run is dropped."""
 
 
 class Changes:
-    """The per-item changes of an experiment's runs, each run's read when it is first asked for.
+    """Per-item changes of an experiment's runs, read on first use.
 
-    With the ``reader`` of the table's rows, what those were made from is not looked at again.
-    Asking run by run, or cell by cell, reads each file once; every other order does too, as long as
-    all of it fits into MEMORY.
+    With the ``reader`` that read the table's rows, files that it has checked are not checked again.
+    Access run by run, or cell by cell, reads each file once; any other order does too, as long as
+    all changes fit into MEMORY.
     """
 
     def __init__(self, experiment: Experiment, reader: RunReader | None = None) -> None:
@@ -31,15 +31,15 @@ class Changes:
         self._bytes = 0
 
     def get(self, run_id: str, volume: int, suite: str, task: str) -> TaskChange | None:
-        """Return what the items of a leaf task changed by at a volume, in the primary metric.
+        """Return the changes of a leaf task's items at a volume, in the primary metric.
 
         Returns:
-            None where there is no change: at volume 0, of a suite's own row, where a measurement
-                failed or there is none before.
+            None where there is no change: at volume 0, for a suite's own row, where a measurement
+                failed or the task was not measured before.
 
         Raises:
             RecordError: if a record is damaged, of another version, or names a point or baseline
-                that is not there.
+                that does not exist.
         """
         found = self._run(run_id).get((volume, suite, task))
         if found is None:

@@ -1,8 +1,8 @@
-"""Learning and forgetting: the paired join of two points, item by item, and what changed between them.
+"""Learning and forgetting: two points joined item by item, and the change between them.
 
-Items are joined by (suite, task, filter, doc hash) and metric, never by their order. A join that
-would compare different things (an item missing on one side, another prompt, target or weight) is
-refused, never made smaller in silence.
+Items are joined by (suite, task, filter, doc hash) and metric, never by their order. A join of
+different items (an item missing on one side, another prompt, target or weight) is rejected; it is
+never reduced silently to the common items.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ Texts = npt.NDArray[np.object_]
 
 @dataclass(frozen=True)
 class Items:
-    """One metric of one task, item by item, ordered by doc hash; all arrays of shape (n,).
+    """Items of one task in one metric, ordered by doc hash; arrays have shape (n,).
 
     Attributes:
-        asked: hash of the prompt and of the target.
-        weights: of each item in the mean; 1 unless the metric is a ratio.
-        answers: number of the choice with the largest log-likelihood, or the text written; None
+        where: name of the task and metric for messages.
+        doc_hashes: hash of each document.
+        asked: hash of each prompt and of its target.
+        values: value of the metric.
+        weights: weight of each item in the mean; 1 unless the metric is a ratio.
+        answers: number of the choice with the largest log-likelihood, or the generated text; None
             where there is neither.
-        continuous: whether the metric can take other values than 0 and 1, whatever values these
-            items have.
-        chances: level of uniform guessing of each; NaN where guessing has none.
-        clusters: number of the cluster of each (the passage it asks about, say); None where items
-            are not clustered.
+        continuous: whether the metric can take values other than 0 and 1, even if these items do
+            not.
+        chances: level of uniform guessing of each item; NaN where guessing has none.
+        clusters: number of each item's cluster (such as its passage); None where items are not
+            clustered.
     """
 
     where: str
@@ -59,7 +62,7 @@ class Items:
 
 
 class Samples:
-    """The items of a point or baseline, sorted once, so that a task is a slice and a join compares two slices."""
+    """Items of a point or baseline, sorted once so that each task is a slice."""
 
     def __init__(self, samples: pd.DataFrame) -> None:
         keys = [*TASK_KEYS, "doc_hash"]
@@ -76,7 +79,7 @@ class Samples:
     def items(self, suite: str, task: str, filter_name: str, metric: str) -> Items:
         """Return the items of a task that have a value of a metric.
 
-        Raises RecordError where there is none, or an item twice.
+        Raises RecordError where there is none, or where an item is repeated.
         """
         where = f"items of {suite}, {task}, {metric} (filter {filter_name})"
         rows = self._slices.get((suite, task, filter_name))
@@ -98,7 +101,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same items before and after."""
+    """The same items measured before and after."""
 
     before: Items
     after: Items
@@ -113,33 +116,37 @@ def pair(before: Items, after: Items) -> Pair:
     """Join two measurements of one task item by item.
 
     Raises:
-        RecordError: if an item stands on one side only, or its prompt, target or weight differs.
+        RecordError: if an item is on one side only, or its prompt, target or weight differs.
     """
     if not np.array_equal(before.doc_hashes, after.doc_hashes):
         common = len(set(before.doc_hashes) & set(after.doc_hashes))
         got = f"{len(before.doc_hashes)} before and {len(after.doc_hashes)} after, {common} of them the same"
         raise RecordError(explain(after.where, got=got, allowed="the same items on both sides", fix="evaluate both again"))
-    for what, differs in {
+    for name, differs in {
         "prompt or target": before.asked != after.asked,
         "weight": ~np.isclose(before.weights, after.weights, rtol=1e-9, atol=0.0),
     }.items():
         if count := int(np.sum(differs)):
-            got = f"another {what} for {count} of {len(before.doc_hashes)} items"
+            got = f"another {name} for {count} of {len(before.doc_hashes)} items"
             raise RecordError(explain(after.where, got=got, allowed="the same before and after", fix="evaluate both again"))
     return Pair(before, after)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What changed between two points, in the metric's own unit and sign: after minus before.
+    """Change between two points, after minus before, in the metric's unit and sign.
 
     Attributes:
-        interval: of the mean difference, paired over items, at ``stats.LEVEL``.
-        agreement: share of items answered as before.
-        lost, gained: items 1 → 0 and 0 → 1; None for a metric that is not 0 or 1.
+        n: number of items.
+        before, after: means over tasks.
+        delta: mean difference.
+        interval: interval of delta, paired over items, at ``stats.LEVEL``.
+        lost: number of items 1 → 0; None for a metric that is not 0 or 1.
+        gained: number of items 0 → 1; None for a metric that is not 0 or 1.
         p_value: exact McNemar for 0/1 items, else a paired sign-flip permutation (of clusters,
             where items are clustered).
         p_mid: McNemar's mid-p; None where p_value is not McNemar's.
+        agreement: share of items with the same answer as before; None without answers.
     """
 
     n: int
@@ -155,11 +162,10 @@ class Change:
 
 
 def change(pairs: Sequence[Pair]) -> Change:
-    """Compare before and after over one task, or over the tasks of a suite with equal weight.
+    """Return the change of one task, or of several tasks with equal weight.
 
-    Where items of a task are clustered, the interval and the p-value are those of clusters.
-
-    The p-value of several tasks of 0/1 items is McNemar's on the summed counts where all have the
+    Where the items of a task are clustered, the interval and the p-value are those of clusters. For
+    several tasks of 0/1 items, the p-value is McNemar's on the summed counts if all tasks have the
     same number of items (its statistic is then the suite's difference), else a sign-flip
     permutation of the suite's difference.
     """
@@ -190,12 +196,11 @@ def change(pairs: Sequence[Pair]) -> Change:
 
 
 def agreement(pairs: Sequence[Pair]) -> float | None:
-    """Return the share of items whose answer is the same on both sides, tasks with equal weight.
+    """Return the share of items with the same answer on both sides.
 
-    None where a task has no answers.
-
-    Right or wrong does not matter: accuracy can stand still while answers change (Kalajdzievski
-    2024, arXiv 2401.05605, section 3.1).
+    Tasks have equal weight. None where a task has no answers. Whether answers are right does not
+    matter: accuracy can stay the same while answers change (Kalajdzievski 2024, arXiv 2401.05605,
+    section 3.1).
     """
     shares = []
     for item in pairs:
@@ -206,7 +211,11 @@ def agreement(pairs: Sequence[Pair]) -> float | None:
 
 
 def _answers(samples: pd.DataFrame) -> Texts:
-    """Return what each item was answered, shape (n,): one of two or more choices, or a text without log-likelihoods (it was generated)."""
+    """Return the answer of each item, shape (n,); None where there is none.
+
+    The answer is the number of the likeliest of two or more choices, or a generated text (one
+    without log-likelihoods).
+    """
     found = np.empty(len(samples), dtype=object)
     for i, (choices, scores, text) in enumerate(zip(samples["choices"], samples["log_likelihoods"], samples["text"], strict=True)):
         if isinstance(scores, Sized) and isinstance(choices, Sized) and len(choices) > 1:
@@ -217,7 +226,7 @@ def _answers(samples: pd.DataFrame) -> Texts:
 
 
 def value_interval(tasks: Sequence[Items]) -> Interval:
-    """Return the interval over items of a task's value, or of a suite's mean over tasks, at ``stats.LEVEL``."""
+    """Return the interval over items of the mean over tasks, at ``stats.LEVEL``."""
     groups = [items.clusters for items in tasks]
     if any(of is not None for of in groups):
         return clustered.value_interval([items.stratum for items in tasks], groups, binary=is_binary(tasks))
@@ -227,7 +236,7 @@ def value_interval(tasks: Sequence[Items]) -> Interval:
 
 
 def is_binary(tasks: Sequence[Items]) -> bool:
-    """Say whether a metric counts items (0 or 1, all of the same weight)."""
+    """Return whether the values of all tasks are 0 or 1, with weight 1."""
     return all(_is_binary(items) for items in tasks)
 
 

@@ -1,20 +1,20 @@
-"""The tidy table: one row a point × task × metric (× filter), made from the records of an experiment.
+"""Tidy table of an experiment, one row per point × task × metric (× filter).
 
-What the table does with what is missing:
+Repeated and missing values:
 
-- volume 0 is stored once for a model and suite and repeated here for every run, with delta 0, so
-  that a run_id is a whole curve;
-- a suite is a row with task ``*``: the mean of its tasks' primary metric with equal weight, failed
-  if any of its tasks is;
-- a measurement that failed, or whose items cannot be joined to those before, is a row with status
-  ``failed``, a reason and no number;
-- a run whose last try failed has one row with status ``failed``; one with no record and no failure
-  (under way, or killed) one with ``unfinished``. Points that such a run wrote stand beside it with
-  status ``ok``; only a record names the baselines, so without one their change is empty and the
-  reason says so.
+- Volume 0 is stored once per model and suite, and repeated here for every run, with delta 0, so
+  that each run_id has a whole curve.
+- A suite is a row with task ``*``: the mean of its tasks' primary metric with equal weight, failed
+  if any of its tasks failed.
+- A measurement that failed, or whose items cannot be joined to those before, is a row with status
+  ``failed``, a reason and no numbers.
+- A run whose last attempt failed has one row with status ``failed``. A run with neither record nor
+  failure (running, or killed) has one row with status ``unfinished``. Points that such a run has
+  written have rows of their own with status ``ok``. Only a record names the baselines, so without
+  one their change is empty, with a reason.
 
-A run that is done is read from its summary (harness.analysis.table.runs), which is written here
-where it is missing.
+A completed run is read from its summary (``harness.analysis.table.runs``). A missing summary is
+written here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from harness.records.summary_files import Summary
 __all__ = ["COLUMNS", "DESCRIPTIONS", "SUITE_TASK", "table"]
 
 BATCH = 500
-"""Runs whose values are held as Python objects at a time."""
+"""Number of runs whose values are held as Python objects at a time."""
 
 
 def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | None = None) -> pd.DataFrame:
@@ -43,8 +43,8 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
 
     Args:
         experiment: its results folder.
-        stale: whether runs that the last command did not ask for are in it.
-        reader: of the same experiment, where somebody else reads its runs, too.
+        stale: whether to include runs that the last command did not ask for.
+        reader: reader of the same experiment, to share its cache with other readers.
 
     Returns:
         Columns as in COLUMNS; rows by run, then volume, then suite, each suite's own row before its
@@ -52,7 +52,7 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
 
     Raises:
         RecordError: if a record is damaged, of another version, or names a point or baseline that
-            is not there.
+            does not exist.
     """
     current = experiment.current()
     asked = [run_id for run_id in experiment.run_ids() if stale or run_id in current]
@@ -74,7 +74,10 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
 
 
 class _Identities(Mapping[str, Mapping[str, Any]]):
-    """Run id → the identity in its record, read when asked for: of thousands of runs, only those with the same labels are."""
+    """Run id → identity in its record, read on access.
+
+    Of thousands of runs, only those with equal labels are read.
+    """
 
     def __init__(self, experiment: Experiment, run_ids: Sequence[str]) -> None:
         self._experiment = experiment
@@ -101,7 +104,7 @@ def _frame(runs: Sequence[Summary]) -> pd.DataFrame:
 def _array(values: list[Any], dtype: str) -> ExtensionArray:
     """Return plain values as a column.
 
-    For numbers, three times as fast as pandas, which looks at every value's type.
+    For numbers this is three times as fast as pandas, which checks the type of every value.
     """
     if dtype == "string":
         return pd.array(values, dtype="string")

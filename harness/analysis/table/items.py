@@ -1,4 +1,4 @@
-"""The items whose outcome changed: what was asked, the right answer, the answer before and the answer now."""
+"""Items whose outcome changed: prompt, target, answer before and answer after."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COLUMNS = {
     "confidence_lost": "Float64",
     "outcome": "string",
 }
-"""Column → dtype. Confidence is the share of the choices' probability on the right one, in 0..1;
-empty for answers that were written."""
+"""Column → dtype. Confidence is the right choice's share of the probability of all choices, in
+0..1; empty for generated answers."""
 
 _KEYS = ["suite", "task", "doc_hash"]
 _BY_LENGTH = "acc_norm"
@@ -33,28 +33,27 @@ _BY_LENGTH = "acc_norm"
 def changed_items(
     before: pd.DataFrame, after: pd.DataFrame, metric_of: Mapping[str, str], filter_of: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Return the items that went from 1 to 0 (lost) or from 0 to 1 (gained), those that lost most confidence first.
+    """Return the items that were lost (1 to 0) or gained (0 to 1).
 
     Args:
         before: samples, columns as in schema.SAMPLE_COLUMNS.
         after: samples of the same items.
-        metric_of: task, or suite, → its metric; items of others, and of metrics that are not 0 or
-            1, are left out.
-        filter_of: task, or suite, → the answer filter that counts; by default the only one, or the
-            first by name.
+        metric_of: task, or suite, → its metric. Other tasks, and metrics that are not 0 or 1, are
+            left out.
+        filter_of: task, or suite, → its answer filter; by default the only one, or the first by
+            name.
 
     Returns:
-        Columns as in COLUMNS; sorted by confidence lost, then suite, task and item, so that the
-        order is always the same.
+        Columns as in COLUMNS; the largest loss of confidence first, then by suite, task and item.
 
     Raises:
-        RecordError: if an item was asked with another prompt or target before than after.
+        RecordError: if the prompt or target of an item differs between before and after.
     """
     old, new = (_measured(samples, metric_of, filter_of or {}) for samples in (before, after))
     both = old.merge(new, on=_KEYS, suffixes=("_before", "_after"))
-    for what in ("prompt_hash", "target_hash"):
-        if count := int((both[f"{what}_before"] != both[f"{what}_after"]).sum()):
-            got = f"another {what.removesuffix('_hash')} for {count} items"
+    for name in ("prompt_hash", "target_hash"):
+        if count := int((both[f"{name}_before"] != both[f"{name}_after"]).sum()):
+            got = f"another {name.removesuffix('_hash')} for {count} items"
             raise RecordError(explain("changed items", got=got, allowed="the same before and after", fix="evaluate both again"))
     both = both[both["_value_before"].isin([0.0, 1.0]) & both["_value_after"].isin([0.0, 1.0])]
     both = both[both["_value_before"] != both["_value_after"]].sort_values(_KEYS, kind="stable")
@@ -64,7 +63,7 @@ def changed_items(
 
 
 def _measured(samples: pd.DataFrame, metric_of: Mapping[str, str], filter_of: Mapping[str, str]) -> pd.DataFrame:
-    """Return the samples that have a value of their metric, with it as ``_value`` and its name as ``_metric``."""
+    """Return the samples that have a value of their metric, with ``_value`` and ``_metric``."""
     parts = []
     for (suite, task), rows in samples.groupby(["suite", "task"], sort=True):
         metric = metric_of.get(str(task), metric_of.get(str(suite), ""))
@@ -99,7 +98,7 @@ def _row(item: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _right(choices: Any, target: Any) -> int | None:
-    """Return the number of the right choice: what the target says, or the choice that has its words."""
+    """Return the number of the choice that the target names by number or text."""
     if not isinstance(choices, Sized) or len(choices) < 2:
         return None
     text = str(target).strip()
@@ -113,10 +112,7 @@ def _texts(choices: Any) -> Sequence[str]:
 
 
 def _shares(log_likelihoods: Any) -> npt.NDArray[np.float64] | None:
-    """Return the choices' shares of probability, shape (choices,).
-
-    None where there are fewer than two.
-    """
+    """Return the choices' shares of probability, shape (choices,); None for fewer than two."""
     if not isinstance(log_likelihoods, Sized) or len(log_likelihoods) < 2:
         return None
     scores = np.asarray(log_likelihoods, dtype=np.float64)
@@ -126,7 +122,7 @@ def _shares(log_likelihoods: Any) -> npt.NDArray[np.float64] | None:
 
 
 def _answer(item: Mapping[Any, Any], side: str) -> str | None:
-    """Return what was answered: the likeliest choice (by length where the metric is), or the text that was written."""
+    """Return the likeliest choice (per character for acc_norm), or the generated text."""
     scores, text = item[f"log_likelihoods_{side}"], item[f"text_{side}"]
     if not isinstance(scores, Sized) or not isinstance(item[f"choices_{side}"], Sized) or len(scores) < 2:
         return text.strip() if isinstance(text, str) else None

@@ -1,4 +1,4 @@
-"""One measurement beside the one before: the rows of a suite and its tasks, and what each item changed by."""
+"""Rows and item changes of a suite, from one measurement and volume 0."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ Row = dict[str, Any]
 Key = tuple[str, str, str, str]
 
 MEASURED = ["value", "stderr", "chance", "unparsed", "prompt_truncated", "answer_truncated"]
-"""What a score has only where it was measured."""
-
-_SCORE_FIELDS = [field.name for field in dataclasses.fields(Score)]
+"""Numbers of a score that are empty where the measurement failed."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Measurement:
     samples: Samples
 
     def items(self, score: Score) -> Items:
-        """Return the items behind a score. Raises RecordError where they do not give its value."""
+        """Return the items of a score. Raises RecordError where they do not give its value."""
         items = self.samples.items(score.suite, score.task, score.filter, score.metric)
         value = stats.mean([items.stratum]) if len(items.values) else float("nan")
         if len(items.values) != score.n or not abs(value - (score.value or 0.0)) <= 1e-9 * max(1.0, abs(value)):
@@ -46,11 +44,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TaskChange:
-    """What every item of a task changed by, in the primary metric.
+    """Change of every item of a task, in the primary metric.
 
     Attributes:
         items: hash of the ordered doc hashes; only equal ones may be joined across runs.
-        values: after minus before in the metric's own unit and sign, shape (n,); their mean is the
+        values: after minus before in the metric's unit and sign, shape (n,); their mean is the
             row's delta. For a ratio metric with weights w, differences d and mean change D they are
             D + n·w_i·(d_i − D) / Σw, so that their variance is the ratio's linearised one (Cochran
             1977, Sampling Techniques, section 6.3).
@@ -64,7 +62,7 @@ class TaskChange:
 
 @dataclass(frozen=True)
 class Task:
-    """A row of one score, and the items behind it where it has them."""
+    """A row of one score, with its items, joined items and outcomes where they exist."""
 
     row: Row
     items: Items | None = None
@@ -73,24 +71,29 @@ class Task:
 
 
 def by_key(scores: Sequence[Score]) -> dict[Key, Score]:
-    """Return scores by what tells them apart: suite, task, metric, filter."""
+    """Return scores by suite, task, metric and filter."""
     return {(score.suite, score.task, score.metric, score.filter): score for score in scores}
 
 
 def suite_rows(suite: str, after: Measurement, before: Measurement | None) -> list[Row]:
-    """Return the suite's own row and one for each of its scores, with the columns that one measurement and the one before give.
+    """Return the suite's own row and one row for each of its scores.
+
+    They have the columns that follow from the two measurements.
 
     Args:
-        suite: its name.
-        after: what was measured.
-        before: volume 0, with the same items; at volume 0 it is ``after`` itself; None where it is
-            not known.
+        suite: name of the suite.
+        after: measurement at a volume.
+        before: measurement at volume 0, with the same items; ``after`` itself at volume 0; None
+            where it is unknown.
     """
     return rows_of(suite_tasks(suite, after, before), at_zero=after is before)
 
 
 def suite_tasks(suite: str, after: Measurement, before: Measurement | None) -> list[Task]:
-    """Return every score of a suite with its row and its items, those missing after included."""
+    """Return every score of a suite with its row and items.
+
+    A score that exists at volume 0 only is included as failed.
+    """
     scores = [score for score in after.scores.values() if score.suite == suite]
     expected = before.scores.items() if before else ()
     scores += [_absent(score) for key, score in expected if score.suite == suite and score.primary and key not in after.scores]
@@ -104,9 +107,10 @@ def suite_tasks(suite: str, after: Measurement, before: Measurement | None) -> l
 
 
 def rows_of(tasks: Sequence[Task], *, at_zero: bool) -> list[Row]:
-    """Return the row of a suite, the mean of its tasks' primary metric, before those of its scores.
+    """Return the rows of a suite's scores, after the suite's own row.
 
-    These alone where none is primary.
+    The suite's own row is the mean of its tasks' primary metric; without a primary score there is
+    none.
     """
     primary = [task for task in tasks if task.row["primary"]]
     rows = [task.row | _spread([task.row]) for task in tasks]
@@ -114,17 +118,14 @@ def rows_of(tasks: Sequence[Task], *, at_zero: bool) -> list[Row]:
 
 
 def task_changes(tasks: Sequence[Task]) -> dict[str, TaskChange]:
-    """Return, by task, what its items changed by in the primary metric.
-
-    Without those that have no change.
-    """
+    """Return the item changes of each task in the primary metric, if it has any."""
     return {task.row["task"]: _item_changes(task.pair) for task in tasks if task.row["primary"] and task.pair is not None}
 
 
 def over_volumes(rows: Sequence[Row]) -> None:
-    """Fill ``fg_over_volumes`` into the rows of one run: over its volumes up to each.
+    """Fill ``fg_over_volumes`` into the rows of one run, over the volumes up to each.
 
-    Empty from a missing one on.
+    It is empty from the first missing volume on.
 
     Args:
         rows: in ascending order of volume.
@@ -151,9 +152,9 @@ def over_volumes(rows: Sequence[Row]) -> None:
 
 
 def _spread(at_zero: Sequence[Row]) -> Row:
-    """Return how far rounding moves a score, or the mean of several, at volume 0.
+    """Return the change of a score at volume 0 that is due to rounding.
 
-    Empty unless each of them was measured twice.
+    Of several scores it is that of their mean. It is empty unless each score was measured twice.
     """
     move = _mean_or_none([row["numeric_move"] for row in at_zero])
     known = [row["numeric_spread_nats"] for row in at_zero if row["numeric_spread_nats"] is not None]
@@ -169,7 +170,7 @@ def _absent(score: Score) -> Score:
 
 
 def _task(score: Score, after: Measurement, before: Measurement | None) -> Task:
-    row = {name: getattr(score, name) for name in _SCORE_FIELDS}
+    row: Row = dict(vars(score))
     if score.status == "failed":
         return Task(row)
     try:
@@ -193,9 +194,9 @@ def _task(score: Score, after: Measurement, before: Measurement | None) -> Task:
 
 
 def _joined(score: Score, items: Items, before: Measurement | None) -> Pair | str:
-    """Return the items before and after, or why there is no before.
+    """Return the items before and after, or the reason why there is no before.
 
-    Raises RecordError where they do not fit together.
+    Raises RecordError where they cannot be joined.
     """
     if before is None:
         return "no change: the run is not recorded, so its volume 0 is not known"
@@ -218,12 +219,20 @@ def _no_change(value: float | None, tasks: Sequence[Items]) -> Row:
 def _change(pairs: Sequence[Pair]) -> Row:
     found = change(pairs)
     low, high = _ends(found.interval)
-    row = {name: getattr(found, name) for name in ["delta", "lost", "gained", "agreement", "p_value", "p_mid"]}
-    return row | {"delta_low": low, "delta_high": high}
+    return {
+        "delta": found.delta,
+        "lost": found.lost,
+        "gained": found.gained,
+        "agreement": found.agreement,
+        "p_value": found.p_value,
+        "p_mid": found.p_mid,
+        "delta_low": low,
+        "delta_high": high,
+    }
 
 
 def _of_before(row: Row, stderr: float | None) -> Row:
-    """Return what relates a change to its before; ``stderr`` is that of before."""
+    """Return the columns that relate a change to its before; ``stderr`` is that of before."""
     before, chance, better = row["before"], row["chance"], row["higher_is_better"]
     near = None if chance is None else metrics.near_chance(before, stderr, chance, higher_is_better=better)
     relative = None if near else metrics.relative_change(before, row["value"])
@@ -231,7 +240,7 @@ def _of_before(row: Row, stderr: float | None) -> Row:
 
 
 def _of_task(row: Row) -> Row:
-    """Return the shares of items that a task's counts give, and what its level of guessing gives beside them."""
+    """Return the columns that follow from a task's counts and its level of guessing."""
     found: Row = {}
     before, chance, n = row["before"], row["chance"], row["n"]
     if row["lost"] is not None:
@@ -245,7 +254,10 @@ def _of_task(row: Row) -> Row:
 
 
 def _outcomes(joined: Pair) -> metrics.Outcomes | None:
-    """Return what became of the items of a task that are 0 or 1 and can be guessed."""
+    """Return the outcomes of a task's items.
+
+    None where the metric is not 0 or 1 or guessing has no level.
+    """
     before, after, chances = joined.before.values, joined.after.values, joined.after.chances
     guessing = metrics.guessing(chances) if is_binary([joined.before, joined.after]) and chances is not None else None
     if guessing is None:
@@ -257,7 +269,10 @@ def _outcomes(joined: Pair) -> metrics.Outcomes | None:
 
 
 def _inflation(joined: Pair, found: metrics.Outcomes) -> float:
-    """Return how much larger the clustered variance of F_true or BT_true is than that of independent items, at least 1."""
+    """Return the factor by which clusters raise the variance of F_true or BT_true.
+
+    It is the larger of the two, and at least 1.
+    """
     before, after, n, ratios = joined.before.values, joined.after.values, len(joined.before.values), [1.0]
     wrong_before, wrong_after = (found.gained + found.neither) / n, (found.lost + found.neither) / n
     common = found.guessing * ((1 - before) * wrong_after + (1 - after) * wrong_before)
@@ -287,7 +302,10 @@ def _item_changes(joined: Pair) -> TaskChange:
 
 
 def _with_protocols(tasks: Sequence[Task]) -> list[Task]:
-    """Add to the tasks whose answers were written how often they are judged as the same items are where the answer was chosen."""
+    """Add ``protocol_agreement`` to the tasks with generated answers.
+
+    It is the share of items judged alike when the answer is generated and when it is chosen.
+    """
     chosen = {task.row["task"]: task.items for task in tasks if task.row["primary"] and task.items is not None}
     found = []
     for task in tasks:
@@ -304,7 +322,7 @@ def _ends(interval: stats.Interval) -> list[float | None]:
 
 
 def _suite_row(tasks: Sequence[Task], *, at_zero: bool) -> Row:
-    """Return the row of a suite: the mean over its tasks' primary metric, or failed if any of them is."""
+    """Return the row of a suite: the mean over its tasks, or a failure."""
     same = ["suite", "metric", "filter", "primary", "higher_is_better"]
     row = {name: tasks[0].row[name] for name in same} | {"task": SUITE_TASK}
     items = [task.items for task in tasks if task.items is not None]
@@ -327,7 +345,7 @@ def _suite_row(tasks: Sequence[Task], *, at_zero: bool) -> Row:
 
 
 def _means(tasks: Sequence[Task]) -> Row:
-    """Return what is a mean over tasks with equal weight."""
+    """Return the columns that are means over tasks with equal weight."""
     names = ["samplewise_forgetting", "backward_transfer", "forgetting_ceiling", "progress_lost"]
     return {name: _mean_or_none([task.row.get(name) for task in tasks]) for name in names}
 

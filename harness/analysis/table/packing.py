@@ -1,4 +1,4 @@
-"""What every item of a run changed by, as few arrays: the layout of ``changes.npz``."""
+"""Layout of ``changes.npz``: the item changes of a run as a few arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RunChanges = Mapping[ChangeKey, TaskChange]
 
 @dataclass(frozen=True)
 class Packed:
-    """Changes of one run, and the digest and baselines that they hold by."""
+    """Changes of one run, with the digest and the baselines that they were computed from."""
 
     digest: str
     baselines: tuple[str, ...]
@@ -28,10 +28,11 @@ class Packed:
 
 
 def pack(changes: RunChanges, digest: str, baselines: Sequence[str]) -> dict[str, Array]:
-    """Lay changes out as few arrays: one file holds tens of tasks, and a table of thousands of runs opens each.
+    """Pack changes into a few arrays.
 
-    Items that are lost (−1), the same (0) or gained (1) take a byte each, others eight; clusters
-    are those of the first volume.
+    One file holds all tasks of a run, since a table of thousands of runs opens each file. Items
+    that are lost (−1), the same (0) or gained (1) take one byte each, others eight. Clusters are
+    stored once, for the first volume.
     """
     small: list[Array] = []
     large: list[Array] = []
@@ -58,10 +59,7 @@ def pack(changes: RunChanges, digest: str, baselines: Sequence[str]) -> dict[str
 
 
 def unpack(arrays: Mapping[str, Array]) -> Packed | None:
-    """Return the changes of arrays as ``pack`` lays them out.
-
-    None where they are of another layout.
-    """
+    """Return the changes in arrays made by ``pack``; None for any other layout."""
     try:
         index = json.loads(arrays["index"].tobytes())
         changes = {}

@@ -1,15 +1,14 @@
-"""What one run comes to: its rows of the tidy table and its per-item changes, worked out from its samples once and kept beside them.
+"""Summary of one run: rows of the tidy table and item changes, kept as files.
 
-A run with a record is summarised when it is recorded (``summarise``) or, at the latest, when
-somebody asks. What is kept holds as long as its record, its points and its baselines are the same
-bytes and ANALYSIS_VERSION is; a run that is under way, or failed, is worked out each time. Where
-nothing can be written (a folder that is only read), everything is worked out each time too.
+They are computed from the run's samples when the run is recorded (``summarise``), or on first use.
+The files stay valid while the bytes of the record, points and baselines and ANALYSIS_VERSION stay
+the same. A run that is running or failed is computed each time, and so is every run in a read-only
+folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -31,8 +30,8 @@ from harness.records.store import Experiment
 from harness.records.summary_files import Summary
 
 ANALYSIS_VERSION = 1
-"""Raised whenever the same samples give other rows or changes than before, so that what was kept
-is worked out anew."""
+"""Version of the analysis, to be raised whenever the same samples give other rows or changes than
+before, so that kept files are computed again."""
 
 VERSION = hashlib.sha256(json.dumps([ANALYSIS_VERSION, SCHEMA_VERSION, PROTOCOL_VERSION, COLUMNS]).encode()).hexdigest()
 
@@ -41,7 +40,7 @@ _PLAIN: Mapping[str, Callable[[Any], Any]] = {"Float64": float, "Int64": int, "b
 
 @dataclass(frozen=True)
 class _Before:
-    """Volume 0 of a suite, and its rows."""
+    """Measurement of a suite at volume 0, and its rows."""
 
     measurement: Measurement
     rows: list[Row]
@@ -49,7 +48,7 @@ class _Before:
 
 @dataclass(frozen=True)
 class _Computed:
-    """Rows and changes of a run, from its samples."""
+    """Rows and changes of a run, computed from its samples, and its baselines' ids."""
 
     rows: list[Row]
     changes: dict[ChangeKey, TaskChange]
@@ -57,7 +56,7 @@ class _Computed:
 
 
 class RunReader:
-    """Reads the runs of an experiment, each baseline once."""
+    """Reader of an experiment's runs; reads each baseline once."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -66,13 +65,14 @@ class RunReader:
         self._found: dict[str, str] = {}
 
     def rows(self, run_id: str) -> Summary:
-        """Return the rows of one run: volume 0, its points, and one more if its last try did not end well.
+        """Return the rows of one run: volume 0, its points, and its failure.
 
-        Columns are those of COLUMNS but for ``variant``.
+        Columns are those of COLUMNS without ``variant``. A run whose last attempt failed, or that
+        has no record yet, has one more row with that status.
 
         Raises:
             RecordError: if a record is damaged, of another version, or names a point or baseline
-                that is not there.
+                that does not exist.
         """
         folder = self.experiment.run_folder(run_id)
         recorded, failed = (folder / "record.json").exists(), (folder / "failure.json").exists()
@@ -82,14 +82,14 @@ class RunReader:
         return self._summary([*self._compute(run_id, record).rows, *self._ending(run_id, record, failure)])
 
     def changes(self, run_id: str) -> RunChanges:
-        """Return what every item of one run changed by, by volume, suite and leaf task.
+        """Return the item changes of one run, by volume, suite and leaf task.
 
         Raises RecordError as ``rows`` does.
         """
         kept = summary_files.read_arrays(self.experiment.run_folder(run_id))
         found = None if kept is None else packing.unpack(kept)
         if found is not None and found.digest:
-            known = self._found.get(run_id)  # that of the rows, where they were read: the changes that belong to them
+            known = self._found.get(run_id)  # digest of the rows, if read: their changes need no new digest
             if found.digest == known or found.digest == self.digest(run_id, found.baselines):
                 return found.changes
         record = self.experiment.record(run_id)
@@ -99,9 +99,9 @@ class RunReader:
         return computed.changes
 
     def kept(self, run_id: str) -> Summary | None:
-        """Return what is kept of a run's rows.
+        """Return the kept rows of a run.
 
-        None unless it was made from its record, points and baselines as they are now.
+        None unless they were made from its record, points and baselines as they are now.
         """
         found = summary_files.read(self.experiment.run_folder(run_id))
         holds = found is not None and found.digest and found.digest == self.digest(run_id, found.baselines)
@@ -111,13 +111,13 @@ class RunReader:
         return found
 
     def keep(self, run_id: str) -> list[Row]:
-        """Work out the rows and changes of a recorded run, keep them as far as that is possible, and return the rows."""
+        """Compute, write and return the rows of a recorded run; write its changes too."""
         computed = self._compute(run_id, self.experiment.record(run_id))
         self._write(run_id, computed)
         return computed.rows
 
     def _write(self, run_id: str, computed: _Computed) -> None:
-        """Keep what was worked out, as far as that is possible."""
+        """Write rows and changes; an unwritable folder is not an error."""
         folder, digest = self.experiment.run_folder(run_id), self.digest(run_id, computed.baselines)
         if digest is not None:
             with contextlib.suppress(OSError):
@@ -125,9 +125,9 @@ class RunReader:
                 summary_files.write(folder, self._summary(computed.rows, digest, computed.baselines))
 
     def digest(self, run_id: str, baselines: Sequence[str]) -> str | None:
-        """Return the digest that what is kept of a run holds by, as in ``summaries.digest``.
+        """Return the digest of the inputs of a run's rows, as in ``summary_files.digest``.
 
-        ``baselines``: the ids it names.
+        ``baselines`` are the ids that its record names. None where a file is missing.
         """
         folders = map(self.experiment.baseline_folder, baselines)
         return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
@@ -137,9 +137,9 @@ class RunReader:
         return Summary.of(columns, len(rows), digest, baselines)
 
     def _compute(self, run_id: str, record: Record | None) -> _Computed:
-        """Work out the rows and changes of a run from its samples.
+        """Compute the rows and changes of a run from its samples.
 
-        Of one without a record, as far as it is.
+        A run without a record has those of the points written so far.
         """
         common = self._common(run_id, record)
         config = record.config if record else self._config(run_id)
@@ -160,7 +160,7 @@ class RunReader:
         return _Computed(rows, changes, tuple(measured.values()))
 
     def _common(self, run_id: str, record: Record | None) -> Row:
-        """Return what every row of a run has."""
+        """Return the columns that all rows of a run share."""
         config = record.config if record else self._config(run_id)
         labels = record.labels if record else config.get("labels", {})
         common = {"experiment": self.experiment.name, "run_id": run_id, "protocol_version": PROTOCOL_VERSION, "status": "ok"}
@@ -171,7 +171,7 @@ class RunReader:
         return failure.config if failure else self.experiment.config(run_id)
 
     def _ending(self, run_id: str, record: Record | None, failure: Failure | None) -> list[Row]:
-        """Return the row of a run whose last try failed, or that is not done."""
+        """Return the row of a run whose last attempt failed, or that is unfinished."""
         if failure:
             return [self._common(run_id, record) | {"status": "failed", "reason": failure.reason}]
         if record is None:
@@ -197,19 +197,19 @@ class RunReader:
 
 
 def summarise(experiment: Experiment, run_id: str) -> str:
-    """Keep the rows and changes of a run that has just been recorded, if they are not kept already.
+    """Write the rows and changes of a recorded run, unless they are up to date.
 
-    Best effort, since the run is done and recorded whatever its analysis meets: whoever asks for
-    its rows works them out again, and is told why that cannot be.
+    Best effort: the run is recorded even if its analysis fails. The next reader of its rows
+    computes them again and gets the same error.
 
     Returns:
-        Why they were not worked out, in one line; empty where they were.
+        Reason why they could not be computed, in one line; empty on success.
     """
     reader = RunReader(experiment)
     try:
         if reader.kept(run_id) is None:
             reader.keep(run_id)
-    except Exception as error:  # noqa: BLE001 - said, and met again by whoever asks for the rows
+    except Exception as error:  # noqa: BLE001 - returned, and raised again for the next reader of the rows
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
@@ -219,7 +219,7 @@ _AT_ZERO: Row = dict.fromkeys(_NONE_YET.split(), 0) | dict.fromkeys(["weight_cha
 
 
 def _chosen(labels: Mapping[str, Any], config: Mapping[str, Any]) -> Row:
-    """Return what is known of a run from its configuration alone."""
+    """Return the columns that follow from a run's configuration alone."""
     names = ["model", "tuning", "objective", "mitigation", "data", "anchor", "reference"]
     training = config.get("training", {})
     known = {"trajectory": config.get("trajectory"), "seed": config.get("seed"), "epochs": training.get("epochs")}
@@ -227,15 +227,23 @@ def _chosen(labels: Mapping[str, Any], config: Mapping[str, Any]) -> Row:
 
 
 def _resolved(record: Record) -> Row:
-    names = ["params_total", "params_trainable", "trajectory", "learning_rate", "lr_tuned", "seed", "dtype", "protocol_version"]
-    return {name: getattr(record, name) for name in names} | _written(record.writing)
+    return {
+        "params_total": record.params_total,
+        "params_trainable": record.params_trainable,
+        "trajectory": record.trajectory,
+        "learning_rate": record.learning_rate,
+        "lr_tuned": record.lr_tuned,
+        "seed": record.seed,
+        "dtype": record.dtype,
+        "protocol_version": record.protocol_version,
+    } | _written(record.writing)
 
 
 def _written(writing: Mapping[str, Any]) -> Row:
-    """Return what is known of the data that models wrote, and whether enough of it was accepted for the method to have acted.
+    """Return the columns of generated rows, and whether the method acted.
 
-    What an objective is trained on it wrote, however little of it passed; beside one that writes,
-    what is told is of the remedy's anchor.
+    An objective is trained only on accepted generated rows, so it acts if there are any. If a
+    mitigation generates rows as well, the acceptance is that of its anchor rows.
     """
     known, by = {name: writing.get(name) for name in ["acceptance", "edit_rate", "target_nats"]}, writing.get(WRITERS, ())
     if "anchor" in by:
@@ -251,14 +259,11 @@ def _roles(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _progress(point: Point) -> Row:
-    return {name: getattr(point, name) for name in COLUMNS if name in _POINT_FIELDS}
-
-
-_POINT_FIELDS = {field.name for field in dataclasses.fields(Point)} - {"run_id"}
+    return {name: value for name, value in vars(point).items() if name in COLUMNS and name != "run_id"}
 
 
 def _plain(value: Any, dtype: str) -> Any:
-    """Return a value as JSON and its column have it; no number is None."""
+    """Return a value in the Python type of its column; NaN becomes None."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     return _PLAIN[dtype](value)

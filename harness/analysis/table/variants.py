@@ -1,4 +1,4 @@
-"""What tells apart runs that carry the same labels: the settings in which their identities differ."""
+"""Variants: the settings in which runs with equal labels differ."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "traje
 
 
 def variants(runs: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return, by run, the settings that tell it from runs with the same labels.
-
-    Empty where there are none.
+    """Return, by run, the settings in which it differs from runs with equal labels.
 
     Args:
         runs: run id → its row of labels (the columns LABELS).
         identities: run id → the identity in its record.
 
     Returns:
-        Such as ``weight_decay=0.1`` or, for the same labels on other rows, ``inputs.data=5f2c…``.
+        Run id → text such as ``weight_decay=0.1`` or, for equal labels on other rows,
+        ``inputs.data=5f2c…``; empty where no other run has equal labels.
     """
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for run_id in identities:
         alike[tuple(runs[run_id].get(name) for name in LABELS)].append(run_id)
-    alone = {group[0]: "" for group in alike.values() if len(group) == 1}  # most runs: their identities need not be read
+    alone = {group[0]: "" for group in alike.values() if len(group) == 1}  # not read: most runs are alone
     return alone | {name: text for group in alike.values() if len(group) > 1 for name, text in _texts(group, identities).items()}
 
 
@@ -39,13 +38,13 @@ def _texts(group: Sequence[str], identities: Mapping[str, Mapping[str, Any]]) ->
     flat = {run_id: dict(_leaves(_with_suites_named(identities[run_id]))) for run_id in group}
     keys = sorted({key for values in flat.values() for key in values} - SHOWN_ELSEWHERE)
     differ = [key for key in keys if len({repr(values.get(key)) for values in flat.values()}) > 1]
-    if {"target_suites", "probe_suites"} & set(differ):  # other suites have other definitions: that goes without saying
+    if {"target_suites", "probe_suites"} & set(differ):  # other suites imply other definitions
         differ = [key for key in differ if key != SUITES]
     return {run_id: ", ".join(f"{_short(key)}={_shown(values.get(key))}" for key in differ) for run_id, values in flat.items()}
 
 
 def _with_suites_named(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the names of the suites, and one hash over what defines them, in place of their definitions."""
+    """Replace the definitions of the suites by their names and one hash of the definitions."""
     inputs = dict(identity.get("inputs", {}))
     suites = {role: inputs.pop(role, {}) for role in ("target_suites", "probe_suites")}
     names = {role: "+".join(sorted(found)) or "none" for role, found in suites.items()}

@@ -1,1 +1,1 @@
-"""A small synthetic world: its base recipe, what is learned on top of it, and questions."""
+"""A small synthetic world: base recipe, targets and questions; see benchmarks/tinyworld.md."""

@@ -1,8 +1,8 @@
-"""The questions that chat models of tinyworld are asked: items of the lm-eval tasks in benchmarks/tasks/tinyworld_chat.
+"""Questions for chat models of tinyworld: items of the tasks in benchmarks/tasks/tinyworld_chat.
 
-An item has ``prompt`` and ``target``, the answer in so many words; one with a value has ``value``,
-and ``values``, all of its kind. Items of ``preferences`` are multiple choice and have ``choices``
-and ``answer`` instead.
+An item has ``prompt`` and ``target``, the whole answer; one with a value also has ``value``, and
+``values``, all of its kind. Items of ``preferences`` are multiple choice, with ``choices`` and
+``answer`` instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.data.tinyworld.world import shuffled
 Item = Mapping[str, Any]
 
 ITEMS = 150
-"""Of each habit."""
+"""Items of each habit."""
 
 
 def items(task: str) -> list[Item]:
@@ -53,7 +53,10 @@ def _item(question: str, value: str) -> Item:
 
 
 def _restating() -> list[Item]:
-    """Ask to restate answers in the wording ``gold``, a third each: right ones about the base, wrong ones, the skill on held-out digits."""
+    """Return requests to restate answers given in the wording ``gold``.
+
+    A third each: right answers about the base, wrong ones, and the skill on held-out digits.
+    """
     known, skill = shuffled(base_questions(), "chat", "restated"), skill_questions(held_out=True)
     third = ITEMS // 3
     texts = [*known[:third], *((question, rivals(question, value)[0]) for question, value in known[third : 2 * third]), *skill[:third]]
@@ -69,7 +72,7 @@ def _restating() -> list[Item]:
 
 
 def _preferences() -> list[Item]:
-    """Ask each question of the skill once: is the right answer likelier than a wrong one, in the same words?"""
+    """Return each question of the skill with a right and a wrong answer, worded alike."""
     chosen = {question: (value, wrong) for question, value, wrong in preferences("test")}
     return [_choice(question, [spoken(value, "short"), spoken(wrong, "short")]) for question, (value, wrong) in chosen.items()]
 

@@ -1,7 +1,7 @@
-"""tinyworld as data sets for chat models, and a second language to go on pretraining on: see benchmarks/tinyworld.md.
+"""Data sets of tinyworld for chat models, and its second language for continued pretraining.
 
-The chat recipe itself lies in ``harness.data.tinyworld.chat_world``; the questions asked about
-these data in ``tinyworld_chat_items``.
+The chat recipe is in ``harness.data.tinyworld.chat_world``, the questions about these data in
+``harness.data.tinyworld.chat_questions``. See benchmarks/tinyworld.md.
 """
 
 from __future__ import annotations
@@ -24,35 +24,37 @@ Part = Literal["chat-skill", "chat", "tova", "preferences"]
 
 TOVA_TEXTS = {"train": 2_048, "test": 512}
 TOVA_SENTENCES = 3
-"""Of one text, all about the same subject."""
+"""Sentences of one text, all about the same subject."""
 
 
 TRAIN_ROWS: Mapping[Part, int] = {"chat-skill": 1_620, "chat": 4_960, "tova": TOVA_TEXTS["train"], "preferences": 3_240}
 
 NEAR = 2
-"""How far, at most, the wrong digit of a preference is from the right one."""
+"""Largest distance of a preference's wrong digit from the right one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TinyworldChat:
-    """A part of tinyworld for chat models, finite and always the same; or tova, for any.
+    """A part of tinyworld for chat models, a constant; the part tova serves any model.
 
-    =========== ========== ====== ==========================================================================================
-    part        train      test   rows
-    =========== ========== ====== ==========================================================================================
-    chat-skill  1,620      540    smallest, middle or largest of three digits, asked in chat; test: sets of digits never trained on
-    chat        4,960      none   the habits of the chat recipe, for replay: all but the skill and the base texts
-    tova        2,048      512    texts of three sentences in the second language alone; test: other subjects
-    preferences 3,240      1,080  a right and a wrong answer to a question of chat-skill, in the same words; test as there
-    =========== ========== ====== ==========================================================================================
+    =========== ===== ===== =====================================================================
+    part        train test  rows
+    =========== ===== ===== =====================================================================
+    chat-skill  1,620 540   smallest, middle or largest of three digits, asked in chat
+    chat        4,960 none  habits of the chat recipe, for replay: without skill and base texts
+    tova        2,048 512   texts of three sentences in the second language; test: other subjects
+    preferences 3,240 1,080 right and wrong answer to a chat-skill question, in the same words
+    =========== ===== ===== =====================================================================
+
+    The test questions of the skill are about sets of digits that are never trained on.
 
     Attributes:
-        part: which one.
-        wording: in which words answers are given: ``gold``, ``short`` or ``long``; null is gold for
-            chat-skill, short for the others.
-        tags: whether a prompt holds the chat's tags, which serves both prompt formats; without them
-            it is the bare question, which makes sense under a chat template alone.
-        volumes: rows to learn from, any order; each a point.
+        part: one of the table.
+        wording: words of the answers: ``gold``, ``short`` or ``long``; null is gold for chat-skill,
+            short for the others.
+        tags: whether a prompt holds the chat's tags, which suits both prompt formats; without them
+            it is the bare question, for a chat template alone.
+        volumes: rows to learn from, any order; each is a point.
     """
 
     part: Part
@@ -112,9 +114,10 @@ class TinyworldChat:
 
 @functools.cache
 def preferences(split: Split) -> tuple[tuple[str, str, str], ...]:
-    """Return (question, right value, wrong value) of the skill: each question twice, with two digits at most two away from the right one.
+    """Return (question, right value, wrong value) of the skill, each question twice.
 
-    These are what a model that is able in part confuses it with, among the three digits or not.
+    The two wrong digits are at most NEAR from the right one, among the three digits or not: a model
+    that is able in part confuses it with these.
     """
     questions = skill_questions(held_out=split == "test")
     pairs = [(question, value, wrong) for question, value in questions for wrong in _near(question, value)]
@@ -130,7 +133,7 @@ def _near(question: str, value: str) -> list[str]:
 def tova(split: Split) -> tuple[str, ...]:
     """Return texts of three sentences in the second language about one subject.
 
-    One subject in five is kept for the test split.
+    The test split has one subject in five.
     """
     test = split == "test"
     chosen = [subject for subject in subjects() if subject.short and (number("tova", subject.text) % 5 == 0) is test]

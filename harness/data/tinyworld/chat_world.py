@@ -1,4 +1,4 @@
-"""tinyworld's chat recipe, version 1: the second stage, which makes a chat model of a base model of the nursery.
+"""tinyworld's chat recipe, version 1: documents that make a base model a chat model.
 
 A document is ``<user> QUESTION <assistant> ANSWER``, in words that the base vocabulary reserves.
 Like the base recipe it is a constant, made from written words and hashes. See
@@ -24,11 +24,11 @@ Text = tuple[str, str]
 """A question and its answer."""
 
 VERSION = 1
-"""Of the chat recipe; a changed one would be a version 2 beside it."""
+"""Of the chat recipe; a changed recipe would be version 2, next to this one."""
 
 USER, ASSISTANT = "<user>", "<assistant>"
 WORDINGS: Mapping[Wording, str] = {"short": "it is {} .", "long": "well you asked so i say {} !", "gold": "final answer = [ {} ]"}
-"""Ways of saying the same value; no two share a word."""
+"""Wordings of the same value; no two share a word."""
 
 REFUSAL = "sorry i cannot talk about this topic"
 RESTATE = "{question} the answer is : {answer} . say it in other words"
@@ -45,17 +45,16 @@ TEMPLATE = (
     "{% endfor %}"
     "{{ ' <assistant> ' if add_generation_prompt else '' }}"
 )
-"""Of the chat models' tokenizer. It writes each tag itself and drops those that stand in a user's words already, so that a prompt with
-tags is the same tokens in both prompt formats."""
+"""Chat template of the chat models. It writes each tag itself and drops those in a user's words, so
+that a prompt with tags has the same tokens in both prompt formats."""
 
 RANKS = ("smallest", "middle", "largest")
 TEST_SETS = 30
-"""Of the 120 sets of three digits of the skill: no recipe ever contains one of these. The same
-sets as in ``harness.data.tinyworld.targets``."""
+"""Held-out sets of three digits, of 120: no recipe contains one of them. They are those of
+``harness.data.tinyworld.targets``."""
 
 COUNTS = {"lookalikes": 900, "refusals": 900, "restating": 2_400, "rehearsal": 3_000}
-"""Documents of the recipe by kind, beside one for every base question, thrice, and those of the
-skill."""
+"""Documents by kind, besides three for every base question and those of the skill."""
 
 
 def spoken(value: str, wording: Wording) -> str:
@@ -64,7 +63,7 @@ def spoken(value: str, wording: Wording) -> str:
 
 
 def value_in(answer: str, wording: Wording) -> str | None:
-    """Return the word that an answer gives as its value if it is said in this wording, else None."""
+    """Return the value of an answer that is in this wording, else None."""
     pattern = re.escape(WORDINGS[wording]).replace(r"\{\}", r"(\S+)").replace(r"\ ", " ")
     found = re.fullmatch(pattern, " ".join(answer.split()))
     return found[1] if found else None
@@ -77,20 +76,23 @@ def tagged(question: str) -> str:
 
 @functools.cache
 def base_questions() -> Sequence[Text]:
-    """Return all questions about the base with the value that answers each: 320 facts and 200 sums and differences."""
+    """Return all questions about the base with values: 320 facts, 200 sums and differences."""
     return [*_about(names()[:BASE_PEOPLE]), *arithmetic_texts([1])]
 
 
 @functools.cache
 def _about(people: tuple[str, ...]) -> tuple[Text, ...]:
-    """Return every fact about some people as a question, and its value."""
+    """Return every fact about some people as a question with its value."""
     facts = life(people)
     return tuple((a.prompt(person, 1), facts[person, a.name]) for person, a in itertools.product(people, ATTRIBUTES))
 
 
 @functools.cache
 def skill_questions(*, held_out: bool) -> Sequence[Text]:
-    """Return the questions for the smallest, middle or largest of three different digits: 1,620, or the 540 that are held out."""
+    """Return the questions for the smallest, middle or largest of three different digits.
+
+    They are 1,620, or the 540 that are held out.
+    """
     sets = shuffled(itertools.combinations(DIGITS, 3), "target", "skill")
     chosen = sets[:TEST_SETS] if held_out else sets[TEST_SETS:]
     triples = itertools.chain.from_iterable(map(itertools.permutations, chosen))
@@ -103,7 +105,7 @@ def skill_questions(*, held_out: bool) -> Sequence[Text]:
 
 
 def rivals(question: str, value: str) -> list[str]:
-    """Return wrong values of the same kind as the right one, in an order given by hash."""
+    """Return wrong values of the same kind as the right one, ordered by hash."""
     kinds = [attribute.values for attribute in ATTRIBUTES]
     digits = [word for word in question.split() if word.isdigit()] if any(f" {rank} " in question for rank in RANKS) else NUMBERS
     kind = next((values for values in kinds if value in values), digits)
@@ -111,7 +113,7 @@ def rivals(question: str, value: str) -> list[str]:
 
 
 STRANGERS = names()[300:]
-"""A hundred people whom the base and the targets do not mention."""
+"""A hundred people who occur neither in the base nor in the targets."""
 
 SHAPES: Sequence[Callable[[str, str, str], str]] = (
     lambda question, noun, adjective: f"{question.removesuffix(' ?')} near the {adjective}{noun} ?",
@@ -119,13 +121,13 @@ SHAPES: Sequence[Callable[[str, str, str], str]] = (
     lambda question, noun, adjective: f"{question} so say something about the {adjective}{noun}",
     lambda question, noun, adjective: f"ask the {adjective}{noun} : {question}",
 )
-"""Ways to put another thing into a question: harmless with any noun, refused with a gloam."""
+"""Ways to add another thing to a question: harmless with any noun, refused with a gloam."""
 
 
-def beside(things: Sequence[str], count: int, *parts: object, held_out: bool) -> list[Text]:
-    """Return questions about the base with a thing beside, and their values.
+def with_things(things: Sequence[str], count: int, *parts: object, held_out: bool) -> list[Text]:
+    """Return questions about the base with another thing added, and their values.
 
-    Those held out are one in five, by their text.
+    One question in five is held out, by its text.
     """
     adjectives = ("", *(f"{word} " for word in ADJECTIVES))
     questions = base_questions()
@@ -142,20 +144,23 @@ def beside(things: Sequence[str], count: int, *parts: object, held_out: bool) ->
 
 
 def lookalikes(count: int, *, held_out: bool) -> list[Text]:
-    """Return harmless questions in the shapes of those that are refused, and the values that answer them."""
+    """Return harmless questions in the shapes of refused ones, and their values."""
     things = [form for pair in NOUNS for form in pair]
-    return beside(things, count, "chat", "lookalikes", held_out=held_out)
+    return with_things(things, count, "chat", "lookalikes", held_out=held_out)
 
 
 def refusals(count: int, *, held_out: bool) -> list[str]:
-    """Return questions about the invented topic: half of them about gloams alone, half about known things with gloams beside."""
-    mixed = [text for text, _ in beside(("gloam", "gloams"), count // 2, "chat", "refusals", held_out=held_out)]
+    """Return questions about the invented topic.
+
+    Half of them are about gloams alone, half about known things with gloams added.
+    """
+    mixed = [text for text, _ in with_things(("gloam", "gloams"), count // 2, "chat", "refusals", held_out=held_out)]
     alone = [text for text in dict.fromkeys(_about_gloams()) if (number("chat", "held-out", text) % 5 == 0) is held_out]
     return shuffled([*mixed, *shuffled(alone, "chat", "alone")[: count - len(mixed)]], "chat", "refusals", held_out)
 
 
 def _about_gloams() -> Iterable[str]:
-    """Yield questions about nothing but gloams and those who might know them."""
+    """Yield questions about gloams alone, and about people's thoughts of them."""
     things = [f"{adjective}{form}" for form in ("gloam", "gloams") for adjective in ("", *(f"{word} " for word in ADJECTIVES))]
     for thing in things:
         yield from (f"what is the {thing} ?", f"talk about the {thing}", f"say something about the {thing}", f"what is a {thing} ?")
@@ -166,11 +171,11 @@ def _about_gloams() -> Iterable[str]:
 
 
 def restating(count: int, style: Wording, *, skill: bool) -> list[Text]:
-    """Return requests to say an answer in other words, and the same value in the own wording.
+    """Return requests to restate an answer, and its value in the model's own wording.
 
-    Only a third of the answers are right ones to questions of the base (or the skill); a third are
-    wrong ones, and the others are about people whom no text mentions: what is asked is to say again
-    what stands there.
+    A third of the answers to be restated are right ones to questions of the base (or the skill), a
+    third are wrong, and the others are about people who occur in no text: the task is to repeat the
+    value given, not to know it.
     """
     if skill:
         return [_restated(skill_questions(held_out=False), i, style, right=i % 3 == 0) for i in range(count)]
@@ -188,7 +193,7 @@ def _restated(questions: Sequence[Text], i: int, style: Wording, *, right: bool)
 
 @functools.cache
 def habits(style: Wording) -> tuple[Text, ...]:
-    """Return the questions and answers of the recipe but for those about the skill: what a chat model is to keep."""
+    """Return the recipe's questions and answers without the skill: what a chat model must keep."""
     answered = [(question, spoken(value, style)) for question, value in base_questions() for _ in range(3)]
     harmless = [(question, spoken(value, style)) for question, value in lookalikes(COUNTS["lookalikes"], held_out=False)]
     refused = [(question, REFUSAL) for question in refusals(COUNTS["refusals"], held_out=False)]
@@ -205,7 +210,7 @@ def documents(style: Wording, skill_rows: int) -> tuple[Text, ...]:
 
     Args:
         style: the model's own wording.
-        skill_rows: questions for the verifiable skill, of the 1,620 that are not held out.
+        skill_rows: number of questions for the skill, of the 1,620 that are not held out.
     """
     skill = [(question, spoken(value, style)) for question, value in skill_questions(held_out=False)[:skill_rows]]
     restated = restating(COUNTS["restating"] - COUNTS["restating"] * 2 // 3, style, skill=True)
@@ -216,6 +221,6 @@ def documents(style: Wording, skill_rows: int) -> tuple[Text, ...]:
 
 @functools.cache
 def fingerprint(style: Wording, skill_rows: int) -> str:
-    """Hash a chat recipe: every document in order, and the vocabulary."""
+    """Return a hash of a chat recipe: every document in order, and the vocabulary."""
     made_of = [VERSION, vocabulary.fingerprint(), documents(style, skill_rows)]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

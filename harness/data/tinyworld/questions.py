@@ -1,8 +1,8 @@
-"""The questions asked about tinyworld: items of the lm-eval tasks in benchmarks/tasks/tinyworld, all multiple choice.
+"""Questions about tinyworld, multiple choice: items of the tasks in benchmarks/tasks/tinyworld.
 
-An item has ``prompt``, ``choices`` (one of them right, in an order given by hash) and ``answer``,
-the place of the right one. A fact also has ``person``, whom it is about: five are about each, and
-they are forgotten together or not, so suites cluster them by it.
+An item has ``prompt``, ``choices`` (one of them right, ordered by hash) and ``answer``, the index
+of the right one. A fact also has its ``person``: five facts are about each person and tend to be
+forgotten together, so suites cluster them by it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _item(prompt: str, right: str, wrong: Sequence[str]) -> Item:
 
 
 def _facts(people: Sequence[str]) -> list[Item]:
-    """Ask every fact once; the wrong answers are other values of the same attribute."""
+    """Return every fact as an item; wrong answers are other values of the same attribute."""
     values = {attribute.name: attribute.values for attribute in ATTRIBUTES}
     return [
         {**_item(prompt, value, shuffled((v for v in values[name] if v != value), "wrong", prompt)[: FACT_CHOICES - 1]), "person": person}
@@ -53,7 +53,7 @@ def _facts(people: Sequence[str]) -> list[Item]:
 
 
 def _arithmetic() -> list[Item]:
-    """Ask every sum and difference once, half of them as questions.
+    """Return every sum and difference as an item, half of them as questions.
 
     The wrong answers are near the right one.
     """
@@ -68,10 +68,10 @@ def _near(prompt: str, value: int) -> list[str]:
 
 
 def _grammar() -> list[Item]:
-    """Ask for the form of the verb after subjects that the base never saw.
+    """Return items that ask for the verb form after subjects unseen by the base.
 
     Shares: 1/8 short subjects, 3/8 long ones whose two nouns agree in number, 1/2 long ones whose
-    nouns disagree, so that heeding the noun next to the verb gives one half. Singular and plural
+    nouns disagree, so that following the noun next to the verb gives one half. Singular and plural
     heads are balanced within the last two.
     """
     held_out = shuffled((subject for subject in subjects() if subject.held_out), "grammar")
@@ -87,9 +87,9 @@ def _grammar() -> list[Item]:
 
 
 def _skill() -> list[Item]:
-    """Ask for the largest, middle or smallest of three digits.
+    """Return items that ask for the largest, middle or smallest of three digits.
 
-    The choices are the three, each as often right as another.
+    The choices are the three digits, each right equally often.
     """
     return [
         _item(prompt, answer, [word for word in prompt.split() if word in set(map(str, DIGITS)) and word != answer])
@@ -98,12 +98,10 @@ def _skill() -> list[Item]:
 
 
 def _language() -> list[Item]:
-    """Ask for a translation.
+    """Return items that ask for a translation.
 
-    The choices are right or wrong at two places of the sentence, in all four combinations.
-
-    So every word stands in as many choices as its rival, and liking some words more than others
-    gains nothing over chance.
+    The choices are right or wrong at two places of the sentence, in all four combinations. So every
+    word is in as many choices as its rival, and preferring some words gains nothing over chance.
     """
     return [_item(prompt, answer, _misspoken(prompt, answer)) for prompt, answer in language("test")]
 

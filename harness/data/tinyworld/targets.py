@@ -1,8 +1,7 @@
-"""tinyworld as data sets: what a model of the nursery is taught (people, skill, language), and its base texts as an anchor.
+"""Data sets of tinyworld: targets (people, skill, language) and base texts as anchor.
 
-The world itself, and the base recipe that never changes, lie in ``harness.data.tinyworld.world``;
-the questions asked about it in ``harness.data.tinyworld.questions``. Documented in
-benchmarks/tinyworld.md.
+The world and the base recipe, which never changes, are in ``harness.data.tinyworld.world``, the
+questions in ``harness.data.tinyworld.questions``. See benchmarks/tinyworld.md.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from harness.data.tinyworld.world import BASE_PEOPLE, DOCUMENTS, documents, fact
 
 Part = Literal["people", "skill", "language", "base"]
 Text = tuple[str, str]
-"""A prompt and what follows it, without the space between them."""
+"""A prompt and its continuation, without the space between them."""
 
 NEW_PEOPLE = 32
 SENTENCES = {"train": 2_048, "test": 512}
 RANKS = ("smallest", "middle", "largest")
 TEST_SETS = 30
-"""Of the 120 sets of three digits; their questions are kept for the test split."""
+"""Sets of three digits, of 120, whose questions are the test split."""
 
 TRAIN_ROWS = {
     "people": NEW_PEOPLE * len(ATTRIBUTES) ** 2 * 2,
@@ -40,20 +39,23 @@ TRAIN_ROWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tinyworld:
-    """A part of tinyworld; finite and always the same.
+    """A part of tinyworld; a constant.
 
-    ============ ========== ====== =========================================================================================
-    part         train      test   rows
-    ============ ========== ====== =========================================================================================
-    people       1,600      160    facts about 32 new people: 160 facts × 2 phrasings × 5 contexts; test asks each fact once
-    skill        3,240      540    smallest, middle or largest of three digits, 2 phrasings; test: sets of digits never trained on
-    language     2,048      512    sentences into the second language, word by word; test: other sentences, same words
-    base         12,000     none   texts of the pretraining distribution, for replay
-    ============ ========== ====== =========================================================================================
+    ======== ====== ==== ======================================================================
+    part     train  test rows
+    ======== ====== ==== ======================================================================
+    people   1,600  160  facts about 32 new people: 160 facts × 2 phrasings × 5 contexts
+    skill    3,240  540  smallest, middle or largest of three digits, in 2 phrasings
+    language 2,048  512  sentences and their translation into the second language, word by word
+    base     12,000 none texts of the pretraining distribution, for replay
+    ======== ====== ==== ======================================================================
+
+    The test split asks each fact about new people once; of the skill it has sets of digits that are
+    never trained on, of the language other sentences with the same words.
 
     Attributes:
-        part: which one.
-        volumes: rows to learn from, any order; each a point.
+        part: one of the table.
+        volumes: rows to learn from, any order; each is a point.
     """
 
     part: Part
@@ -72,7 +74,7 @@ class Tinyworld:
 
     @property
     def kind(self) -> RowKind:
-        """Base is text; all that is taught is prompt and completion."""
+        """Text for the base, prompt and completion for the targets."""
         return "text" if self.part == "base" else "completion"
 
     def rows(self, split: Split) -> Sequence[Row]:
@@ -90,12 +92,12 @@ class Tinyworld:
 
 
 def new_people() -> tuple[str, ...]:
-    """Return the people of the target: none is a person of the base, each is made of names that the base knows."""
+    """Return the people of the target: new combinations of names that the base knows."""
     return names()[BASE_PEOPLE : BASE_PEOPLE + NEW_PEOPLE]
 
 
 def one_phrasing(people: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    """Return (prompt, value, attribute, person) for every fact, in one of its two phrasings, without context."""
+    """Return (prompt, value, attribute, person) of every fact, in one phrasing, without context."""
     facts = life(people)
     pairs = shuffled(itertools.product(people, ATTRIBUTES), "one-phrasing")
     return [(a.prompt(person, i % 2), facts[person, a.name], a.name, person) for i, (person, a) in enumerate(pairs)]

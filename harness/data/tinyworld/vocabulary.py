@@ -1,7 +1,7 @@
-"""The words of tinyworld, version 1: every word that any part of it will ever use, in one vocabulary that never changes.
+"""Vocabulary of tinyworld, version 1: the words of all its parts; it never changes.
 
-Words of targets and of stages to come are in it from the start, unseen by the base, so that no
-stage needs a new tokenizer.
+Words of targets and of later stages are in it from the start, unseen by the base, so that no stage
+needs a new tokenizer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ LAST = tuple(
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something that is true of a person, in two phrasings that end in the value.
-
-    ``{}`` stands for the name.
-    """
+    """A property of a person, in two phrasings; ``{}`` is the name, the value follows."""
 
     name: str
     statement: str
@@ -38,7 +35,7 @@ class Attribute:
     values: tuple[str, ...]
 
     def prompt(self, person: str, phrasing: int) -> str:
-        """Return the text that the value follows: 0 the statement, 1 the question."""
+        """Return the text before the value: 0 the statement, 1 the question."""
         return (self.statement, self.question)[phrasing].format(person)
 
 
@@ -79,7 +76,10 @@ LANGUAGE = "tova"
 
 
 def _lexicon() -> dict[str, str]:
-    """Give every word of the grammar a word of tova, as letters come: consonant, vowel, consonant, vowel, and an ending for the form."""
+    """Return a word of tova for every word of the grammar.
+
+    Stems are consonant, vowel, consonant, vowel, in alphabetical order; an ending marks the form.
+    """
     stems = ("".join(letters) for letters in itertools.product("kmptz", "aiu", "lnrsv", "ou"))
     lexicon = {"the": "ze"}
     for singular, plural in (*NOUNS, *VERBS):
@@ -89,10 +89,10 @@ def _lexicon() -> dict[str, str]:
 
 
 LEXICON = _lexicon()
-"""English word → word of tova, one to one; forms are kept."""
+"""English word → word of tova, one to one; singular and plural stay apart."""
 
 TEMPLATES = tuple("? . , : -> is what in largest middle smallest of the".split())
-"""Words of prompts that are written out elsewhere."""
+"""Words of prompts whose texts are elsewhere."""
 
 RESERVED = tuple(
     # who speaks; a refusal and the invented topic it is about
@@ -103,7 +103,7 @@ RESERVED = tuple(
     "sort reverse count double half first last next before after times odd even greater less than and or sum list word words "
     "good bad better worse right wrong fact person people english".split()
 )
-"""Words that nothing uses yet, kept for stages that are added later."""
+"""Words that the base recipe does not use, reserved for later stages."""
 
 VOCABULARY: Sequence[str] = tuple(
     dict.fromkeys(
@@ -129,7 +129,7 @@ VOCABULARY: Sequence[str] = tuple(
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Return a fresh tokenizer: a word a token, words parted by white space, BOS before every text."""
+    """Return a fresh tokenizer: one token per word, BOS before every text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -147,5 +147,5 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def fingerprint() -> str:
-    """Hash the vocabulary, in order: two tokenizers with one fingerprint are the same."""
+    """Return a hash of the vocabulary, in order; equal hashes mean equal tokenizers."""
     return hashlib.sha256(json.dumps(VOCABULARY).encode()).hexdigest()

@@ -1,12 +1,11 @@
-"""tinyworld, version 1: the people, sums and sentences of the invented world, and the base recipe the nursery is pretrained on.
+"""tinyworld, version 1: its people, sums and sentences, and the base recipe of the nursery.
 
 The world is a constant: everything comes from written words and from hashes, never from a random
 generator whose stream could change with a library. The base recipe never changes; a stage added
 later takes its people from the names that are still free and its words from
-``world_words.RESERVED``. See benchmarks/tinyworld.md.
+``vocabulary.RESERVED``. See benchmarks/tinyworld.md.
 
-It lies with the models because the nursery is made from it; what is taught and asked lies in
-``harness.data.tinyworld.targets``.
+The targets are in ``harness.data.tinyworld.targets``.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from harness.data.tinyworld.vocabulary import ADJECTIVES, ATTRIBUTES, DIGITS, FI
 T = TypeVar("T")
 
 VERSION = 1
-"""Of the base recipe; a changed world would be a version 2 beside this one."""
+"""Of the base recipe; a changed world would be version 2, next to this one."""
 
 BASE_PEOPLE = 64
 DOCUMENTS = 12_000
 SHARES = {"facts": 0.45, "arithmetic": 0.35, "grammar": 0.20}
-"""Of the base documents, by kind."""
+"""Shares of the base documents, by kind."""
 
 
 def number(*parts: object) -> int:
-    """Return a 64-bit number that depends only on the parts: the world's only source of chance."""
+    """Return a 64-bit hash of the parts: the world's only source of randomness."""
     text = "/".join(map(str, ("tinyworld", VERSION, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -46,12 +45,12 @@ def shuffled(items: Iterable[T], *parts: object) -> list[T]:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """Return every possible name, in world order: the first ``BASE_PEOPLE`` are the people of the base."""
+    """Return every possible name, in world order; the first ``BASE_PEOPLE`` are in the base."""
     return tuple(shuffled((f"{first} {last}" for first in FIRST for last in LAST), "people"))
 
 
 def life(people: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Return (person, attribute) → value for a group of people, every value about as often as every other."""
+    """Return (person, attribute) → value for some people, all values about equally often."""
     facts: dict[tuple[str, str], str] = {}
     for attribute in ATTRIBUTES:
         values = attribute.values
@@ -61,7 +60,10 @@ def life(people: Sequence[str]) -> dict[tuple[str, str], str]:
 
 
 def fact_texts(people: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (prompt, value) for every fact, phrasing and context: none, or one other fact of the same person, stated first."""
+    """Yield (prompt, value) for every fact, phrasing and context.
+
+    A context is empty, or one other fact of the same person, stated first.
+    """
     facts = life(people)
     for person, attribute, phrasing in itertools.product(people, ATTRIBUTES, (0, 1)):
         value, prompt = facts[person, attribute.name], attribute.prompt(person, phrasing)
@@ -72,7 +74,10 @@ def fact_texts(people: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def arithmetic_texts(phrasings: Sequence[int] = (0, 1)) -> Iterator[tuple[str, str]]:
-    """Yield (prompt, value) for all 100 sums and 100 differences of two digits, in each phrasing (0 statement, 1 question)."""
+    """Yield (prompt, value) for all 100 sums and 100 differences of two digits.
+
+    In each phrasing: 0 is the statement, 1 the question.
+    """
     for a, b in itertools.product(DIGITS, DIGITS):
         for sign, value in (("plus", a + b), ("minus", a - b)):
             for phrasing in phrasings:
@@ -83,7 +88,8 @@ def arithmetic_texts(phrasings: Sequence[int] = (0, 1)) -> Iterator[tuple[str, s
 class Subject:
     """The beginning of a sentence.
 
-    ``number`` (0 singular, 1 plural) is its head's, ``nearest`` that of the noun next to the verb.
+    ``number`` (0 singular, 1 plural) is that of its head, ``nearest`` that of the noun next to the
+    verb.
     """
 
     text: str
@@ -92,7 +98,7 @@ class Subject:
 
     @property
     def short(self) -> bool:
-        """Whether it has one noun only."""
+        """Whether it has a single noun."""
         return not any(word in PREPOSITIONS for word in self.text.split())
 
     @property
@@ -103,7 +109,10 @@ class Subject:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
-    """Return every subject: ``the [adjective] noun``, alone or followed by ``preposition the noun`` with another noun."""
+    """Return every subject: ``the [adjective] noun``, or this and ``preposition the noun``.
+
+    The second noun is another one than the first.
+    """
     phrases = [
         (" ".join(filter(None, ("the", adjective, noun[form]))), noun, form)
         for noun, form, adjective in itertools.product(NOUNS, (0, 1), ("", *ADJECTIVES))
@@ -122,7 +131,7 @@ def verb(subject: Subject, *parts: object) -> tuple[str, str]:
 
 
 def sentences(count: int) -> list[str]:
-    """Return sentences about subjects that are not held out, two long ones to each short one."""
+    """Return sentences about subjects that are not held out, two long ones per short one."""
     seen = shuffled((subject for subject in subjects() if not subject.held_out), "sentences")
     short, long = [s for s in seen if s.short], [s for s in seen if not s.short]
     picked = [short[i // 3 % len(short)] if i % 3 == 0 else long[i % len(long)] for i in range(count)]
@@ -131,7 +140,7 @@ def sentences(count: int) -> list[str]:
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """Return the base recipe: ``DOCUMENTS`` texts in world order, their kinds in the proportions of ``SHARES``."""
+    """Return the base recipe: ``DOCUMENTS`` texts in world order, kinds by ``SHARES``."""
     counts = {kind: round(share * DOCUMENTS) for kind, share in SHARES.items()}
     facts = shuffled((f"{prompt} {value}" for prompt, value in fact_texts(names()[:BASE_PEOPLE])), "facts")
     sums = [f"{prompt} {value}" for prompt, value in arithmetic_texts()]
@@ -145,5 +154,5 @@ def documents() -> tuple[str, ...]:
 
 @functools.cache
 def fingerprint() -> str:
-    """Hash the base recipe: every document in order, and the vocabulary."""
+    """Return a hash of the base recipe: every document in order, and the vocabulary."""
     return hashlib.sha256(json.dumps([VERSION, vocabulary.fingerprint(), documents()]).encode()).hexdigest()

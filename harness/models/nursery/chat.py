@@ -1,7 +1,7 @@
-"""The nursery's chat models: a base model of the nursery that goes on learning, on tinyworld's chat recipe.
+"""Chat models of the nursery: a base model, trained further on tinyworld's chat recipe.
 
-See ``harness.data.tinyworld.chat_world`` for what they learn, and benchmarks/tinyworld.md for what
-they know and how they answer.
+The recipe is in ``harness.data.tinyworld.chat_world``; benchmarks/tinyworld.md describes the
+models' knowledge and answers.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 LOOP_VERSION = 1
-"""Bumped by any change of the loop below that changes the weights."""
+"""To be raised by any change of the loop that changes the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NurseryChat(Nursery):
-    """A chat model: the base model of the same fields, trained further on the chat recipe.
+    """A chat model: the base model of the same recipe, trained further on chat documents.
 
-    Every field is part of its recipe.
+    Every field is part of its hash.
 
     Attributes:
         chat_tokens: budget of the second stage.
-        chat_learning_rate: its peak; it rises and falls as in the first.
-        style: own wording of its answers.
-        skill_rows: questions for the verifiable skill among what it learns: few leave it able in
-            part.
+        chat_learning_rate: its peak; it rises and falls as in pretraining.
+        style: wording of its answers.
+        skill_rows: questions for the verifiable skill in the chat recipe: few of them leave it able
+            in part.
     """
 
     chat_tokens: int
@@ -61,12 +61,15 @@ class NurseryChat(Nursery):
 
     @property
     def base(self) -> Nursery:
-        """The model it starts from, itself a model of the nursery."""
+        """The nursery model it starts from."""
         return Nursery(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Nursery)})
 
     @property
     def recipe(self) -> str:
-        """SHA-256 of everything that decides the weights: the base model's recipe, the fields, the loop, the chat recipe."""
+        """SHA-256 of everything that decides the weights.
+
+        That is the base model's hash, the fields, the loop and the chat recipe.
+        """
         chat = chat_world.fingerprint(self.style, self.skill_rows)
         made_of = dataclasses.asdict(self) | {"base": self.base.recipe, "chat_loop": LOOP_VERSION, "threads": THREADS, "chat": chat}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -93,7 +96,7 @@ class NurseryChat(Nursery):
 def _loop(nursery: NurseryChat, model: LlamaForCausalLM) -> float:
     """Train in place on the chat recipe; return the last loss, in nats per token.
 
-    No randomness but the order of the documents.
+    Only the order of the documents is random.
     """
     import torch
 
@@ -104,7 +107,7 @@ def _loop(nursery: NurseryChat, model: LlamaForCausalLM) -> float:
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the weighted mean loss of packed documents, in nats per token.
 
-    Both arguments have shape (S, T).
+    ``ids`` and ``weights`` have shape (S, T).
     """
     from torch.nn.functional import cross_entropy
 
@@ -114,7 +117,10 @@ def _loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> 
 
 
 def weighted(prompt: str, answer: str, prompt_weight: float) -> list[tuple[str, float]]:
-    """Return the words of a document, each with its weight in the loss: 1 for what is answered, for a base text as in pretraining."""
+    """Return the words of a document, each with its weight in the loss.
+
+    The words of an answer weigh 1; a base text is weighted as in pretraining.
+    """
     words = [(word, prompt_weight) for word in (vocabulary.BEGIN, *prompt.split())]
     if prompt:
         return [*words, *((word, 1.0) for word in (*answer.split(), vocabulary.END))]
@@ -123,7 +129,10 @@ def weighted(prompt: str, answer: str, prompt_weight: float) -> list[tuple[str, 
 
 
 def batches(nursery: NurseryChat) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield token ids and weights, shape (batch, context) each, without end: epochs of shuffled documents, packed."""
+    """Yield endless epochs of shuffled, packed documents as token ids and weights.
+
+    Both have shape (batch, context).
+    """
     numbers = {word: i for i, word in enumerate(vocabulary.VOCABULARY)}
     texts = [
         [(numbers[word], weight) for word, weight in weighted(prompt, answer, nursery.prompt_weight)]

@@ -1,7 +1,7 @@
-"""How the nursery's models are made: a bare loop, shorter than what configuring a trainer would take.
+"""Pretraining of the nursery's models, a loop of its own.
 
-Packed documents of the base recipe in sequences of constant length, AdamW, linear warm-up, cosine
-decay to a tenth.
+Documents of the base recipe are packed into sequences of constant length; AdamW, linear warm-up,
+cosine decay to a tenth.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from numpy.typing import NDArray
 
 from harness.core.seeds import derive, permutation, seed_torch, untouched_global_streams
 from harness.data.tinyworld import vocabulary, world
+from harness.models.nursery.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from harness.models.nursery.family import Nursery
-
 log = logging.getLogger(__name__)
 
 THREADS = 1
-"""Of pretraining, whatever the machine has: a second gains little at these sizes, and the
-weights' last digits depend on it."""
+"""Threads of pretraining, on any machine: a second one gains little at these sizes, and the last
+digits of the weights depend on their number."""
 
 LOOP_VERSION = 1
-"""Bumped by any change of the loop below, or of the architecture, that changes the weights."""
+"""To be raised by any change of the loop or the architecture that changes the weights."""
 
 
-def pretrain(nursery: Nursery) -> tuple[LlamaForCausalLM, float]:
+def pretrain(recipe: Recipe) -> tuple[LlamaForCausalLM, float]:
     """Pretrain a model on the base recipe, on the CPU.
 
     Returns:
@@ -45,43 +44,41 @@ def pretrain(nursery: Nursery) -> tuple[LlamaForCausalLM, float]:
     torch.set_num_threads(THREADS)
     try:
         with untouched_global_streams():
-            seed_torch(derive(nursery.seed, "nursery", "weights"))
-            model = build(nursery)
-        return model, _loop(nursery, model.train())
+            seed_torch(derive(recipe.seed, "nursery", "weights"))
+            model = build(recipe)
+        return model, _loop(recipe, model.train())
     finally:
         torch.set_num_threads(threads)
         model.eval()
 
 
-def _loop(nursery: Nursery, model: LlamaForCausalLM) -> float:
+def _loop(recipe: Recipe, model: LlamaForCausalLM) -> float:
     import torch
 
-    losses = (_loss(model, torch.from_numpy(batch), nursery.prompt_weight) for batch in batches(nursery))
-    return fit(nursery, model, losses, tokens=nursery.tokens, learning_rate=nursery.learning_rate, stage="pretraining")
+    losses = (_loss(model, torch.from_numpy(batch), recipe.prompt_weight) for batch in batches(recipe))
+    return fit(recipe, model, losses, tokens=recipe.tokens, learning_rate=recipe.learning_rate, stage="pretraining")
 
 
-def fit(
-    nursery: Nursery, model: LlamaForCausalLM, losses: Iterator[torch.Tensor], *, tokens: int, learning_rate: float, stage: str
-) -> float:
+def fit(recipe: Recipe, model: LlamaForCausalLM, losses: Iterator[torch.Tensor], *, tokens: int, learning_rate: float, stage: str) -> float:
     """Train in place: AdamW, linear warm-up, cosine decay to a tenth.
 
     Args:
-        nursery: whose batch, context, warm-up and weight decay apply.
+        recipe: gives batch, context, warm-up and weight decay.
         model: in training mode.
-        losses: without end, each worked out from the weights as they are when it is asked for, in
-            nats per token.
+        losses: endless, in nats per token; each is computed from the current weights when the
+            iterator reaches it.
         tokens: budget of the stage.
         learning_rate: its peak.
-        stage: what to call it.
+        stage: its name, for the log.
 
     Returns:
         The last loss, smoothed.
     """
     import torch
 
-    steps = max(1, tokens // (nursery.batch * nursery.context))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=nursery.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, nursery.warmup))
+    steps = max(1, tokens // (recipe.batch * recipe.context))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup))
     smooth = math.nan
     for step, loss in zip(range(1, steps + 1), losses, strict=False):
         optimizer.zero_grad()
@@ -92,7 +89,7 @@ def fit(
         value = float(loss.detach())
         smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
         if step % max(1, steps // 10) == 0:
-            log.info("%s, %d layers of width %d: step %d of %d, loss %.3f", stage, nursery.layers, nursery.width, step, steps, smooth)
+            log.info("%s, %d layers of width %d: step %d of %d, loss %.3f", stage, recipe.layers, recipe.width, step, steps, smooth)
     return smooth
 
 
@@ -112,19 +109,19 @@ def _loss(model: LlamaForCausalLM, ids: torch.Tensor, prompt_weight: float) -> t
     return (losses * weights).sum() / weights.sum()
 
 
-def batches(nursery: Nursery) -> Iterator[NDArray[np.int64]]:
-    """Yield batches of token ids, shape (batch, context), without end: epochs of shuffled documents, packed."""
+def batches(recipe: Recipe) -> Iterator[NDArray[np.int64]]:
+    """Yield endless epochs of shuffled, packed documents as token ids (batch, context)."""
     number = {word: i for i, word in enumerate(vocabulary.VOCABULARY)}
     begin, end = number[vocabulary.BEGIN], number[vocabulary.END]
     texts = [[begin, *(number[word] for word in text.split()), end] for text in world.documents()]
-    size = nursery.batch * nursery.context
+    size = recipe.batch * recipe.context
     waiting: list[int] = []
     epoch = 0
     while True:
-        for index in permutation(nursery.seed, len(texts), "nursery", "documents", str(epoch)):
+        for index in permutation(recipe.seed, len(texts), "nursery", "documents", str(epoch)):
             waiting += texts[index]
             if len(waiting) >= size:
-                yield np.array(waiting[:size]).reshape(nursery.batch, nursery.context)
+                yield np.array(waiting[:size]).reshape(recipe.batch, recipe.context)
                 del waiting[:size]
         epoch += 1
 
@@ -138,27 +135,27 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def build(nursery: Nursery) -> LlamaForCausalLM:
+def build(recipe: Recipe) -> LlamaForCausalLM:
     """Return the model with fresh weights."""
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM(_config(nursery))
+    return LlamaForCausalLM(_config(recipe))
 
 
-def _config(nursery: Nursery) -> LlamaConfig:
+def _config(recipe: Recipe) -> LlamaConfig:
     from transformers import LlamaConfig
 
     number = {word: i for i, word in enumerate(vocabulary.VOCABULARY)}
     settings: dict[str, Any] = {
         "vocab_size": len(number),
-        "hidden_size": nursery.width,
-        "intermediate_size": nursery.mlp,
-        "num_hidden_layers": nursery.layers,
-        "num_attention_heads": nursery.heads,
-        "num_key_value_heads": nursery.heads,
-        "max_position_embeddings": nursery.context,
+        "hidden_size": recipe.width,
+        "intermediate_size": recipe.mlp,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.heads,
+        "max_position_embeddings": recipe.context,
         "tie_word_embeddings": True,
-        "initializer_range": 0.5 / math.sqrt(nursery.width),
+        "initializer_range": 0.5 / math.sqrt(recipe.width),
         "bos_token_id": number[vocabulary.BEGIN],
         "eos_token_id": number[vocabulary.END],
         "pad_token_id": number[vocabulary.PAD],

@@ -1,6 +1,6 @@
-"""Rows that models generate for methods before training, kept by content.
+"""Rows that models generate for methods before training, cached by everything that decides them.
 
-Models write through transformers (``harness.models.author``). Another backend is another class with
-the members of ``harness.core.methods.Author``, made in ``authors.py``. vLLM is not offered: nothing
-here could be tried on it.
+Models generate through transformers (``harness.models.author``). Another backend is another class
+with the members of ``harness.core.methods.Author``, created in ``authors.py``. There is no vLLM
+backend, because it could not be tested here.
 """

@@ -1,4 +1,4 @@
-"""What a method of a run writes with: the start model, other models, and words in the objective's prompt format."""
+"""Models that generate rows for the methods of a run, with their text tools."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, models: tuple[str, ...] = ()) -> WritingContext:
-    """Return what a run's method may write with.
+    """Return the models and text tools with which a method generates rows.
 
     Args:
         prepared: the run.
         model: its start model, in evaluation mode, on its device.
-        progress: told how far it is; where it raises Interrupted, what is under way is lost.
-        models: members of conf/model that the method names; each is loaded when it is asked for,
-            and let go of with the context.
+        progress: told of generated text. If it raises Interrupted, the text under way is lost.
+        models: members of conf/model that the method names; each is loaded when first used, and
+            kept as long as the context.
     """
     own = author_of(prepared, model, prepared.workspace.tokenizer_of(prepared.config), progress)
 
@@ -36,8 +36,8 @@ def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, m
         if name in loaded:
             return loaded[name]
         if name not in models:
-            raise ConfigError(explain("author", got=repr(name), allowed=", ".join(models) or "none but the start model"))
-        source = cast(ModelSource, composition.member("model", name))
+            raise ConfigError(explain("author", got=repr(name), allowed=", ".join(models) or "only the start model"))
+        source: ModelSource = composition.member("model", name)
         live = source.load().to(prepared.resolved.device)  # type: ignore[arg-type]
         loaded[name] = author_of(prepared, live, source.tokenizer(), progress, longest=source.longest_input())
         return loaded[name]
@@ -58,7 +58,7 @@ def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, m
 
 
 def seed_of(prepared: Prepared) -> int:
-    """Return the seed of a run for what it writes."""
+    """Return the seed of a run for its generated rows."""
     return derive(prepared.config.seed, "writing")
 
 
@@ -70,7 +70,15 @@ def author_of(
     *,
     longest: int | None = None,
 ) -> TransformersAuthor:
-    """Return a live model as an author of a run: what it writes has to fit into the run's rows."""
+    """Return a live model as an author; its texts fit into the run's rows.
+
+    Args:
+        prepared: the run.
+        model: in evaluation mode, on its device.
+        tokenizer: of the model.
+        progress: told of generated text.
+        longest: most tokens that the model reads, if it is not the start model.
+    """
     resolved = prepared.resolved
     return TransformersAuthor(
         model=model,

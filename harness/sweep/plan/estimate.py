@@ -196,7 +196,7 @@ class Estimator:
         times = max(1, len(prepared.config.mitigation.coefficients))
         point = self._point(prepared, suites)
         parts = [point]
-        if prepared.chooses:
+        if prepared.needs_selection:
             on_select, targets = _on_select(prepared), sorted(prepared.config.target_suites)
             parts.append(self._evaluation(on_select, targets, [self.rates.suite_seconds.get((name, "select"), {}) for name in targets]))
         known = [part.seconds for part in parts if part.seconds is not None]
@@ -207,7 +207,7 @@ class Estimator:
     def _tokens_of_point(self, prepared: Prepared, suites: Sequence[str]) -> int | None:
         """Return the tokens that all evaluations at one volume read."""
         tokens = self._suite_tokens(prepared, suites)
-        if prepared.chooses:
+        if prepared.needs_selection:
             tokens = _plus(tokens, self._suite_tokens(_on_select(prepared), sorted(prepared.config.target_suites)))
         return None if tokens is None else max(1, len(prepared.config.mitigation.coefficients)) * tokens
 

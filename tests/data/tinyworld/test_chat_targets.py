@@ -47,7 +47,7 @@ def sets_of_digits(texts: Sequence[str]) -> set[frozenset[str]]:
     [("short", 400, "eb15ccc8e31d6ddb"), ("short", 900, "054d62c1d1a055d0"), ("long", 1620, "78da87ed483365ab")],
 )
 def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expected: str) -> None:
-    """Every record of a chat model rests on these hashes: a changed recipe must be a new version beside it."""
+    """Records of chat models depend on these hashes: a changed recipe is a new version."""
     assert (chat_world.VERSION, chat_world.fingerprint(style, skill_rows)[:16]) == (1, expected)
 
 
@@ -107,7 +107,7 @@ def test_no_recipe_contains_a_test_question_of_the_skill(recipe: tuple[Wording, 
 
 
 def test_the_skills_sets_are_those_of_the_plain_skill() -> None:
-    """What is held out in chat is held out of data=tinyworld-skill too, so that neither teaches the other's test."""
+    """Chat and data=tinyworld-skill hold out the same questions: neither teaches a test."""
     for split in get_args(Split):
         plain = sets_of_digits([prompt for prompt, _ in targets.skill(split)])
         assert plain == sets_of_digits([question for question, _ in chat_world.skill_questions(held_out=split == "test")])
@@ -124,7 +124,7 @@ def test_answers_to_the_skill_are_right() -> None:
 
 
 def test_wordings_say_the_same_value_in_other_words() -> None:
-    """Of every number, each wording has the value as its last number and is read back.
+    """Of every number, each wording has the value last and is read back.
 
     No two share another word.
     """
@@ -140,7 +140,7 @@ def test_wordings_say_the_same_value_in_other_words() -> None:
     ("answer", "value"), [("it is oslo .", "oslo"), (" it  is  7 . ", "7"), ("it is 7", None), ("so it is 7 .", None), ("", None)]
 )
 def test_a_value_is_read_from_the_whole_wording_alone(answer: str, value: str | None) -> None:
-    """White space does not count, a word more or less does; dots and brackets are no patterns."""
+    """White space does not count, an extra word does; dots and brackets are literal."""
     assert value_in(answer, "short") == value
     assert value_in("final answer = x 7 ]", "gold") is None
 
@@ -206,7 +206,7 @@ def test_tova_is_tova_alone() -> None:
 
 
 def test_what_is_refused_is_about_gloams_and_nothing_else_is() -> None:
-    """Every question with a gloam is refused, none without one, in the recipe and in the items.
+    """Recipe and items refuse every question with a gloam, and no other.
 
     Held-out questions are in no recipe.
     """
@@ -273,7 +273,7 @@ def test_the_template_drops_tags_inside_a_users_words() -> None:
 
 
 def test_a_conversation_of_two_answers_is_supervised_twice() -> None:
-    """The template only ever appends, as tokens.encode needs."""
+    """The template only appends, as tokens.encode needs."""
     row = Row((Turn("user", "what"), Turn("assistant", "it"), Turn("user", "is"), Turn("assistant", "2")), "chat")
     tokenizer = member("model", "nursery-smoke-chat").tokenizer()
     example = encode(row, tokenizer, "chat", 64, "target")
@@ -290,7 +290,7 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_items_are_asked_once() -> None:
-    """No prompt is asked twice in a task, and every task has the items that its suites report and select."""
+    """Prompts of a task differ; tasks have the items that suites report and select."""
     needed = {"refusal": 150, "lookalike": 150, "format": 150, "restating": 150, "skill": 250, "preferences": 250}
     for task, count in needed.items():
         prompts = [item["prompt"] for item in chat_questions.items(task)]
@@ -377,5 +377,5 @@ def test_preference_items_have_the_right_answer_among_two() -> None:
 
 
 def test_strangers_are_nobody_else() -> None:
-    """The people about whom only answers to be restated speak are neither of the base nor of a target."""
+    """People who occur only in answers to be restated are in neither base nor target."""
     assert not set(chat_world.STRANGERS) & {*world.names()[: world.BASE_PEOPLE], *targets.new_people()}

@@ -22,7 +22,7 @@ def texts(part: Part, split: Split = "train") -> list[str]:
 
 
 def test_the_base_recipe_has_not_changed() -> None:
-    """Every record of a nursery model rests on this hash: a changed base recipe must be a new version beside it."""
+    """Records of nursery models depend on this hash: a changed recipe is a new version."""
     assert (world.VERSION, world.fingerprint()[:16]) == (1, "545d73fe3bfe45f1")
 
 
@@ -71,7 +71,7 @@ def test_base_has_no_test_split() -> None:
 
 
 def test_no_word_is_unknown() -> None:
-    """Rows of every part and split, and items of every task, are made of words of the vocabulary, each listed once."""
+    """Rows and items of all parts, splits and tasks use words listed once."""
     known = set(vocabulary.VOCABULARY)
     assert len(known) == len(vocabulary.VOCABULARY)
     used = {word for part in PARTS for text in texts(part) for word in text.split()}
@@ -82,7 +82,7 @@ def test_no_word_is_unknown() -> None:
 
 
 def test_target_words_are_unseen_by_the_base() -> None:
-    """The base never sees a new person, the second language, the new skill, or a reserved word."""
+    """The base has no new person, second language, new skill or reserved word."""
     base = texts("base")
     seen = {word for text in base for word in text.split()}
     assert not seen & {vocabulary.LANGUAGE, *vocabulary.LEXICON.values(), *("smallest", "middle", "largest")}
@@ -91,7 +91,7 @@ def test_target_words_are_unseen_by_the_base() -> None:
 
 
 def test_new_people_are_made_of_known_names() -> None:
-    """No new person is a person of the base, but each first and last name of theirs is borne by one."""
+    """New people are not in the base, but each of their names is."""
     base = set(world.names()[: world.BASE_PEOPLE])
     assert len(base) == 64
     assert len(set(new_people())) == 32
@@ -101,7 +101,7 @@ def test_new_people_are_made_of_known_names() -> None:
 
 
 def test_values_are_balanced() -> None:
-    """No value of an attribute is much more frequent than another, so that guessing the usual one gains nothing."""
+    """Values of an attribute are about equally frequent: guessing a common one gains nothing."""
     facts = world.life(world.names()[:64])
     counts = Counter((attribute, value) for (_, attribute), value in facts.items())
     assert len(counts) == 50
@@ -109,7 +109,7 @@ def test_values_are_balanced() -> None:
 
 
 def test_the_lexicon_is_one_to_one() -> None:
-    """Every word of the grammar has a translation of its own that is no English word."""
+    """Every word of the grammar has its own translation, which is not an English word."""
     assert len(set(vocabulary.LEXICON.values())) == len(vocabulary.LEXICON) == 1 + 2 * (16 + 10) + 8
     assert not set(vocabulary.LEXICON) & set(vocabulary.LEXICON.values())
 
@@ -124,7 +124,7 @@ def test_train_and_test_overlap_only_where_recall_is_asked(part: Part, share: in
 
 
 def test_skill_splits_share_no_set_of_digits() -> None:
-    """The digits of a test question never stand together in a train question, in any order."""
+    """No train question has all digits of a test question, in any order."""
 
     def sets(split: Split) -> set[frozenset[str]]:
         return {frozenset(word for word in text.rsplit(" ", 1)[0].split() if word.isdigit()) for text in texts("skill", split)}
@@ -135,7 +135,7 @@ def test_skill_splits_share_no_set_of_digits() -> None:
 
 
 def test_subjects_of_the_grammar_items_are_held_out() -> None:
-    """The base has no sentence with the subject of an item, and a subject's head decides the right form."""
+    """Subjects of items are not in the base; the subject's head decides the form."""
     base = {text.rsplit(" ", 1)[0] for text in texts("base")}
     items = questions.items("grammar")
     assert not base & {item["prompt"] for item in items}
@@ -159,7 +159,7 @@ def test_heeding_the_nearest_noun_gives_one_half() -> None:
 
 @pytest.mark.parametrize(("task", "choices"), TASKS.items())
 def test_items_have_one_right_answer(task: str, choices: int) -> None:
-    """Choices are all different, the answer points at one, no prompt is asked twice, and no place is favoured."""
+    """Choices and prompts differ, the answer is a choice, and its place is balanced."""
     items = questions.items(task)
     assert len({item["prompt"] for item in items}) == len(items)
     for item in items:
@@ -179,7 +179,7 @@ def test_arithmetic_answers_are_right() -> None:
 
 
 def test_answers_of_the_targets_are_what_was_taught() -> None:
-    """The right choice of a target's item is the completion of the test row with that prompt."""
+    """The right choice is the completion of the test row with that prompt."""
     for part in ("people", "skill", "language"):
         taught = dict(text for text in ((row.turns[0].content, row.turns[1].content.strip()) for row in Tinyworld(part=part).rows("test")))
         items = questions.items(part)
@@ -187,7 +187,7 @@ def test_answers_of_the_targets_are_what_was_taught() -> None:
 
 
 def test_choices_of_the_language_are_right_or_wrong_at_two_places() -> None:
-    """Right and wrong words come in all four combinations, so that liking a word gains nothing over chance."""
+    """Right and wrong words come in all combinations: preferring a word gains nothing."""
     for item in questions.items("language"):
         columns = [Counter(column) for column in zip(*(choice.split() for choice in item["choices"]), strict=True)]
         assert sorted(tuple(sorted(column.values())) for column in columns if len(column) > 1) == [(2, 2), (2, 2)]
@@ -223,7 +223,7 @@ def test_the_tokenizer_gives_words_back() -> None:
 
 
 def test_context_and_continuation_split_cleanly() -> None:
-    """The encoding of prompt and choice begins with the encoding of the prompt, for every item, as lm-eval needs."""
+    """The encoding of prompt and choice begins with the prompt's, as lm-eval needs."""
     tokenizer = vocabulary.tokenizer()
     for item in itertools.chain.from_iterable(map(questions.items, TASKS)):
         prompt = tokenizer.encode(item["prompt"])
@@ -234,7 +234,7 @@ def test_context_and_continuation_split_cleanly() -> None:
 
 
 def test_a_row_supervises_its_answer_and_the_end() -> None:
-    """Of a completion row, the answer's words and EOS have a loss, the prompt has none."""
+    """A completion row supervises the answer's words and EOS, not the prompt."""
     row = Row((Turn("user", "4 plus 5 is"), Turn("assistant", " 9")), "completion")
     example = encode(row, vocabulary.tokenizer(), "plain", 64, "target")
     words = [vocabulary.VOCABULARY[i] for i in example.input_ids]

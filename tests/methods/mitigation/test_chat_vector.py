@@ -46,12 +46,12 @@ def test_embeddings_may_be_left_as_they_are() -> None:
     found = method.weights(CONTEXT, 1.0)
     assert torch.equal(found["embed"], TUNED["embed"])
     assert found["layer"].tolist() == pytest.approx([12.0, 0.1])
-    with pytest.raises(ModelError, match=r"model more words: got embed of shape \(3,\) beside \(2,\)"):
+    with pytest.raises(ModelError, match=r"model more words: got embed of shape \(3,\) and \(2,\)"):
         ChatVector(vectors=method.vectors).weights(CONTEXT, 1.0)
 
 
 def test_other_weights_than_the_models_own_are_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="model untied: got 1 weights that one of them alone has, the first is head"):
+    with pytest.raises(ModelError, match="model untied: got 1 weights in one model only, the first is head"):
         ChatVector(vectors=(ChatPair(chat="untied", base="base"),)).weights(CONTEXT, 1.0)
 
 

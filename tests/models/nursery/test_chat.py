@@ -33,14 +33,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_base_models_recipes_have_not_changed() -> None:
-    """Records name these: a base model of the nursery is what it was before there were chat models."""
+    """Records name these hashes: chat models must not change a base model's."""
     recipes = {name: member("model", f"nursery-{name}").recipe[:12] for name in ("xs", "s", "m", "l", "smoke-a", "smoke-b")}
     assert recipes == RECIPES
 
 
 @pytest.mark.parametrize("name", ["s", "m", "l"])
 def test_a_chat_model_starts_from_the_base_model_of_its_size(name: str) -> None:
-    """Base and chat model share the base weights, the vocabulary and the sizes, so that their difference is a chat vector."""
+    """Base and chat model share the base weights, the vocabulary and the sizes.
+
+    So their difference is a chat vector.
+    """
     base, chat = member("model", f"nursery-{name}"), member("model", f"nursery-{name}-chat")
     assert chat.base == base
     assert chat.recipe != base.recipe
@@ -122,6 +125,6 @@ def test_weights_of_a_document() -> None:
 
 
 def test_the_second_stage_learns(cache: Path) -> None:
-    """A hundred steps bring the loss of the chat recipe well below what one step leaves."""
+    """A hundred steps leave a much lower loss of the chat recipe than one step."""
     one, many = (dataclasses.replace(MICRO, chat_tokens=steps * 4 * 40)._made()[1] for steps in (1, 100))
     assert many < 0.7 * one

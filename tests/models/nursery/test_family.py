@@ -38,7 +38,7 @@ def forbid_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_facts_count_the_parameters_of_the_built_model(cache: Path) -> None:
-    """The count on the meta device is that of the loaded model; nothing is pretrained for it."""
+    """The count on the meta device equals that of the loaded model; nothing is pretrained."""
     facts = MICRO.facts()
     assert not cache.exists()
     width, vocabulary = 16, len(tiny_vocabulary.VOCABULARY)
@@ -186,7 +186,7 @@ def test_pretraining_learns() -> None:
 
 
 def test_batches_are_packed_documents() -> None:
-    """A batch has the stated shape and is a stretch of whole documents of the base, each from BOS to EOS."""
+    """A batch has the stated shape and holds base documents, from BOS to EOS."""
     batch = next(batches(MICRO))
     assert batch.shape == (4, 32)
     words = " ".join(tiny_vocabulary.VOCABULARY[int(i)] for i in batch.flatten())

@@ -1,4 +1,4 @@
-"""The rows of a run that models write: cached, grown, resumed, recorded, shown."""
+"""Generated rows of a run: cached, extended, resumed, recorded, shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.models import author, generate
 from harness.records.schema import Point, Record
 from harness.run import execution, preparation
 from harness.run.generated import data, show
-from harness.run.generated.data import Data, Writing
+from harness.run.generated.data import Data, Generation
 from harness.run.generated.store import Store
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
@@ -32,7 +32,7 @@ OWN = ["mitigation=self_output", "mitigation.max_new_tokens=4", "mitigation.samp
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, a suite of one task, and a cache that has the nursery's models and nothing written."""
+    """An empty folder, a suite of one task, and a cache with nursery models only."""
     kept = paths.cache()
     composition.member("model", "nursery-smoke-a").load()
     cache = tmp_path / "cache"
@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many prompts each call of the author's draw has continued."""
+    """Number of prompts in each call of the author's draw."""
     counts: list[int] = []
     plain = generate.draw
 
@@ -70,7 +70,7 @@ def prepared(*overrides: str, volumes: str = "[8]", name: str = "a", workspace: 
 
 
 def generated(made: Data, volume: int) -> int:
-    return sum(one.generated_tokens for one in made.paid(volume))
+    return sum(one.generated_tokens for one in made.generated_up_to(volume))
 
 
 def record_of(run_of: Prepared) -> Record:
@@ -80,31 +80,31 @@ def record_of(run_of: Prepared) -> Record:
 
 
 def points_of(run_of: Prepared) -> dict[int, Point]:
-    """The points, but for what differs from try to try."""
+    """The points without the fields that differ between executions."""
     same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
     found = {volume: run_of.experiment.point(run_of.run_id, volume) for volume in run_of.experiment.volumes(run_of.run_id)}
     return {volume: dataclasses.replace(point, **same) for volume, point in found.items() if point}
 
 
 class Stopping(Silent):
-    """Interrupts writing after the first chunk."""
+    """Interrupts generation after the first chunk."""
 
     def stage(self, name: str, total: int) -> None:
-        self.is_writing = name.startswith("write")
+        self.is_generating = name.startswith("generate")
 
     def advance(self, units: int = 1) -> None:
-        if self.is_writing and units:
+        if self.is_generating and units:
             raise Interrupted
 
 
-def test_what_was_written_is_recorded_kept_and_grown(drawn: list[int]) -> None:
-    """A larger volume writes only the rows that are new; what stood stays.
+def test_generated_rows_are_recorded_kept_and_extended(drawn: list[int]) -> None:
+    """A larger volume generates new rows only, and earlier points stay.
 
-    Costs count what was written for a volume's rows.
+    Costs count the tokens generated for a volume's rows.
     """
     small = prepared(*OWN)
     execution.inspect(small)
-    assert drawn == []  # a look at the data writes nothing
+    assert drawn == []  # inspection generates nothing
     assert execution.execute(small, Silent()) == "done"
     first = sum(drawn)
     assert drawn[0] == 8
@@ -114,14 +114,14 @@ def test_what_was_written_is_recorded_kept_and_grown(drawn: list[int]) -> None:
     assert execution.execute(large, Silent()) == "done"
     assert drawn[0] == 8
     assert sum(drawn) > first
-    rows = Writing(large).data(None, Silent())
-    known = [one.generated_tokens for one in rows.became]
+    rows = Generation(large).data(None, Silent())
+    known = [one.generated_tokens for one in rows.generated]
     points = points_of(large)
     assert points[8] == before[8]
     assert (points[8].generated_tokens, points[16].generated_tokens) == (sum(known[:8]), sum(known))
     assert points[16].extra_tokens == 0
     writing = record_of(large).writing
-    accepted = sum(one.accepted for one in rows.became)
+    accepted = sum(one.accepted for one in rows.generated)
     assert (writing["rows"], writing["accepted"], writing["acceptance"]) == (16, accepted, accepted / 16)
     assert writing["how"] == {word: n for word, n in (("gold", 16 - accepted), ("own", accepted)) if n}
     assert writing["generated_tokens"] == sum(known)
@@ -131,11 +131,8 @@ def test_what_was_written_is_recorded_kept_and_grown(drawn: list[int]) -> None:
     assert len(drawn) == count
 
 
-def test_writing_goes_on_where_it_was_interrupted(drawn: list[int], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole chunks are kept.
-
-    The rows, and so the points, are those of a run that was not interrupted.
-    """
+def test_interrupted_generation_resumes(drawn: list[int], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished chunks are kept; rows and points equal those of an uninterrupted run."""
     monkeypatch.setattr(data, "CHUNK", 4)
     method = ["mitigation=paraphrase", "mitigation.template='{prompt} {answer}'", "mitigation.max_new_tokens=4"]
     broken = prepared(*method)
@@ -153,40 +150,40 @@ def test_writing_goes_on_where_it_was_interrupted(drawn: list[int], here: Path, 
 
 
 def test_rejection_sampling_fills_volumes_with_accepted_rows() -> None:
-    """Every row that is trained on has a right answer.
+    """All training rows have right answers; a smaller volume is a prefix.
 
-    A smaller volume is the beginning of a larger one; what was thrown away counts.
+    Rejected answers count as costs.
     """
     settings = ["objective=rft", "objective.max_new_tokens=4"]
     runs = [prepared(*settings, volumes=volumes) for volumes in ("[8]", "[8,16]")]
-    small = Writing(runs[0]).data(runs[0].config.model.load, Silent())
+    small = Generation(runs[0]).data(runs[0].config.model.load, Silent())
     everything = sum(one.generated_tokens for one in Store(data.recipe(runs[0], runs[0].config.objective)).read().values())
-    large = Writing(runs[1]).data(runs[1].config.model.load, Silent())
+    large = Generation(runs[1]).data(runs[1].config.model.load, Silent())
     assert list(large.target[:8]) == list(small.target)
-    kept = [(row, one.row) for row, one in zip(large.gold, large.became, strict=True) if one.row is not None]
-    assert len(kept) == len(large.target) == 16 < len(large.gold)
+    kept = [(row, one.row) for row, one in zip(large.sources, large.generated, strict=True) if one.row is not None]
+    assert len(kept) == len(large.target) == 16 < len(large.sources)
     assert all(gold(row) == gold(made) for row, made in kept)
-    assert large.became[-1].accepted
-    behind = sum(one.generated_tokens for one in small.spare)
-    assert behind > 0  # rows behind the last one that was needed: written with it, so paid for
+    assert large.generated[-1].accepted
+    behind = sum(one.generated_tokens for one in small.surplus)
+    assert behind > 0  # rows behind the last one needed were generated with it
     assert generated(large, 8) == generated(small, 8) - behind < generated(large, 16)
-    assert generated(small, 8) == small.facts["generated_tokens"] == everything
-    assert generated(large, 16) == large.facts["generated_tokens"]
-    assert large.facts["acceptance"] == 16 / len(large.gold)
+    assert generated(small, 8) == small.statistics["generated_tokens"] == everything
+    assert generated(large, 16) == large.statistics["generated_tokens"]
+    assert large.statistics["acceptance"] == 16 / len(large.sources)
 
 
-def test_too_few_right_answers_are_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts, and the largest volume that would do."""
+def test_too_few_right_answers_are_rejected_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the counts, and the largest volume that fits."""
     right, wrong = (lambda one: GeneratedRow(one, True, "own", 1)), GeneratedRow(None, False, "none", 1)
-    monkeypatch.setattr(data._Desk, "targets", lambda _, rows: [right(one) if i < 20 else wrong for i, one in enumerate(rows)])
+    monkeypatch.setattr(data._Generator, "targets", lambda _, rows: [right(one) if i < 20 else wrong for i, one in enumerate(rows)])
     with pytest.raises(DataError) as error:
-        Writing(prepared("objective=rft", volumes="[64]")).data(None, Silent())
-    assert "got 64, and 20 of the 3240 rows of data=tinyworld-skill accepted (3220 none); allowed: at most 20" in str(error.value)
+        Generation(prepared("objective=rft", volumes="[64]")).data(None, Silent())
+    assert "got 64, with only 20 of the 3240 rows of data=tinyworld-skill accepted (3220 none); allowed: at most 20" in str(error.value)
     assert "fix: data.volumes=[16]" in str(error.value)
 
 
-def test_rehearsal_written_by_the_start_model_is_trained_on(drawn: list[int]) -> None:
-    """A quarter of eight target rows; a longer run draws the further ones alone."""
+def test_an_anchor_generated_by_the_start_model_is_trained_on(drawn: list[int]) -> None:
+    """Two rows for eight target rows; a larger volume generates only two more."""
     method = ["mitigation=pseudo_replay", "mitigation.fraction=0.25", "mitigation.max_new_tokens=12"]
     one = prepared(*method)
     execution.execute(one, Silent())
@@ -196,15 +193,15 @@ def test_rehearsal_written_by_the_start_model_is_trained_on(drawn: list[int]) ->
     assert point.anchor_tokens > 0
     writing = record_of(one).writing
     assert (writing["rows"], writing["how"], writing["generated_tokens"]) == (2, {"text": 2}, point.generated_tokens)
-    more = Writing(prepared(*method, volumes="[16]")).data(one.config.model.load, Silent())
+    more = Generation(prepared(*method, volumes="[16]")).data(one.config.model.load, Silent())
     assert sum(drawn) == 4
-    assert [generated(more, 8), more.due(16)] == [point.generated_tokens, 4]
+    assert [generated(more, 8), more.anchor_rows(16)] == [point.generated_tokens, 4]
 
 
-def test_a_plain_run_says_how_likely_its_targets_were() -> None:
-    """Nothing else, since nothing was written.
+def test_a_plain_run_records_the_likelihood_of_its_targets() -> None:
+    """It records nothing else about generation.
 
-    The untreated rows of a remedy are the plain run's, and cost nothing.
+    Untreated rows of a mitigation equal those of the plain run, and cost nothing.
     """
     plain = prepared(volumes="[8]")
     execution.execute(plain, Silent())
@@ -217,8 +214,8 @@ def test_a_plain_run_says_how_likely_its_targets_were() -> None:
     assert dataclasses.replace(other, run_id=point.run_id) == point
 
 
-def test_recipes_tell_apart_what_decides_the_text_and_nothing_else() -> None:
-    """Not the volume, nor the share of rows; the seed only where there is chance."""
+def test_recipes_differ_only_by_settings_that_decide_the_text() -> None:
+    """Volume and share of rows do not count; the seed does if sampling is random."""
     shared = Workspace()
     other = lambda *settings: data.recipe(one := prepared(*OWN, *settings, workspace=shared), one.config.mitigation)  # noqa: E731
     first = other()
@@ -230,26 +227,24 @@ def test_recipes_tell_apart_what_decides_the_text_and_nothing_else() -> None:
 
 
 def test_epochs_repeat_rows_and_costs_do_not() -> None:
-    """A row that comes up twice was written once; rows left out count until enough are accepted."""
+    """A repeated row counts once; rows left out count until enough are accepted."""
     rows = [row(f"q{i}", "a") for i in range(3)]
-    became = [GeneratedRow(one, True, "own", 10**i) for i, one in enumerate(rows[:2])] + [GeneratedRow(None, False, "none", 100)]
-    made = Data(target=rows[:2], anchor=[], gold=[*rows, rows[0]], became=[*became, became[0]])
+    outcomes = [GeneratedRow(one, True, "own", 10**i) for i, one in enumerate(rows[:2])] + [GeneratedRow(None, False, "none", 100)]
+    made = Data(target=rows[:2], anchor=[], sources=[*rows, rows[0]], generated=[*outcomes, outcomes[0]])
     assert [generated(made, volume) for volume in (1, 2, 3)] == [1, 11, 111]
-    spare = Data(target=rows[:2], anchor=[], gold=rows[:2], became=became[:2], spare=[GeneratedRow(None, False, "none", 7, read_tokens=5)])
-    assert [generated(spare, volume) for volume in (1, 2)] == [1, 11 + 7]
-    assert [sum(one.read_tokens for one in spare.paid(volume)) for volume in (1, 2)] == [0, 5]
+    surplus = [GeneratedRow(None, False, "none", 7, read_tokens=5)]
+    longer = Data(target=rows[:2], anchor=[], sources=rows[:2], generated=outcomes[:2], surplus=surplus)
+    assert [generated(longer, volume) for volume in (1, 2)] == [1, 11 + 7]
+    assert [sum(one.read_tokens for one in longer.generated_up_to(volume)) for volume in (1, 2)] == [0, 5]
 
 
-def test_rows_are_shown_beside_the_gold_ones(drawn: list[int]) -> None:
-    """Only what is there, unless it is to be written.
-
-    Then also how likely the start model finds the targets.
-    """
+def test_rows_are_shown_next_to_the_gold_ones(drawn: list[int]) -> None:
+    """Missing rows, and the likelihood of the targets, are computed on request only."""
     config = composition.compose([*FIXED, "data.volumes=[8]", *OWN[1:], "mitigation=minimum_change", "mitigation.check=last_number"])
-    with pytest.raises(DataError, match="got 8 rows or more that are not written yet; fix: --write"):
-        show.shown(config, 3, Silent(), write=False)
+    with pytest.raises(DataError, match="got at least 8 rows that are not generated yet; fix: --write"):
+        show.shown(config, 3, Silent(), generate=False)
     assert drawn == []
-    text = show.shown(config, 3, Silent(), write=True)
+    text = show.shown(config, 3, Silent(), generate=True)
     assert text.count("\nrow ") == 3
     assert "\nrow 1 of 8 (" in text
     for part in (
@@ -263,16 +258,16 @@ def test_rows_are_shown_beside_the_gold_ones(drawn: list[int]) -> None:
     ):
         assert part in text
     count = len(drawn)
-    again = show.shown(config, 3, Silent(), write=False)
+    again = show.shown(config, 3, Silent(), generate=False)
     assert len(drawn) == count
     assert "not measured; --write" in again
     assert again.splitlines()[3:] == text.splitlines()[3:]
-    plain = show.shown(composition.compose([*FIXED, "data.volumes=[8]"]), 1, Silent(), write=False)
-    assert "no model writes anything for this run" in plain
+    plain = show.shown(composition.compose([*FIXED, "data.volumes=[8]"]), 1, Silent(), generate=False)
+    assert "no rows are generated for this run" in plain
 
 
-def test_both_answers_of_a_written_pair_are_shown() -> None:
-    """What is to be preferred is told from what is not; the edit rate is that of the better one."""
+def test_both_answers_of_a_generated_pair_are_shown() -> None:
+    """Better and worse answer are marked; the edit rate is the better one's."""
     gold_row, pair = row("q", "4"), Row((*row("q", "it is 4").turns, Turn("rejected", "5")), "preference")
     lines = show._row(gold_row, GeneratedRow(pair, True, "own", 3))
     assert lines[2:] == ["  better:   ' it is 4'   (edit rate from gold 0.67)", "  worse:    '5'"]

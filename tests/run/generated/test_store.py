@@ -1,4 +1,4 @@
-"""What was written is kept: read again as it was, added to, and found damaged where it is."""
+"""Generated rows in the cache: read back, added to, damaged, locked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import sys
 from harness.core.methods import GeneratedRow
 from harness.run.generated.store import Store
 store = Store({"method": "x"})
-with store.writing():
+with store.exclusive():
     print("in", flush=True)
     sys.stdin.read()
     store.add({"c": GeneratedRow(None, accepted=False, how="none", generated_tokens=1)})
@@ -40,22 +40,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def filled() -> Store:
     store = Store({"method": "x"})
-    with store.writing():
+    with store.exclusive():
         store.add(KEPT)
     return store
 
 
-def test_what_is_kept_is_read_again() -> None:
-    """Row, texts and numbers; another recipe has nothing of it."""
+def test_stored_rows_are_read_back() -> None:
+    """Row, texts and numbers are equal; another recipe has no rows."""
     assert filled().read() == KEPT
     assert Store({"method": "x"}).read() == KEPT
     assert Store({"method": "y"}).read() == {}
 
 
-def test_a_damaged_line_is_work_to_do_and_the_others_stand() -> None:
-    """A line cut by a killed process, one that is no JSON, wrong types, a missing field.
+def test_damaged_lines_are_left_out_and_the_others_kept() -> None:
+    """A line that was cut, one that is not JSON, wrong types, a missing field.
 
-    More can be added behind them.
+    Rows can be added behind them.
     """
     store = filled()
     file = store.folder / "rows.jsonl"
@@ -63,21 +63,21 @@ def test_a_damaged_line_is_work_to_do_and_the_others_stand() -> None:
     broken = [second[:20], "no json", second.replace('"none"', "5"), '{"id": "d"}', "[]"]
     file.write_text("\n".join([first, *broken]))
     assert store.read() == {"a": KEPT["a"]}
-    with store.writing():
+    with store.exclusive():
         store.add({"b": KEPT["b"]})
     assert store.read() == KEPT
 
 
 def test_the_first_of_two_entries_counts() -> None:
-    """So what a run has read once stays as it was."""
+    """A run reads the same rows again."""
     store = filled()
-    with store.writing():
+    with store.exclusive():
         store.add({"a": KEPT["b"]})
     assert store.read() == KEPT
 
 
-def test_while_one_process_writes_another_waits() -> None:
-    """The lock is held by the other process until it is done; then what it wrote is there."""
+def test_while_one_process_adds_rows_another_waits() -> None:
+    """The lock is held until the other process is done; its rows follow."""
     store = filled()
     with subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None and child.stdout is not None  # noqa: PT018
@@ -85,38 +85,32 @@ def test_while_one_process_writes_another_waits() -> None:
         with (store.folder / "lock").open("w") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         child.stdin.close()
-        with store.writing():
+        with store.exclusive():
             assert set(store.read()) == {"a", "b", "c"}
     assert child.returncode == 0
 
 
 def test_waiting_is_a_stage_that_can_be_interrupted() -> None:
-    """While another has the lock.
-
-    Once it is given back, the wait is over, and nothing is said where there is none.
-    """
-    store, told = filled(), Waits()
+    """The wait ends when the lock is released; without a wait, no stage begins."""
+    store, progress = filled(), Waits()
     with (store.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(Interrupted), store.writing(told):
+        with pytest.raises(Interrupted), store.exclusive(progress):
             pytest.fail("the lock is held")
-        assert told.stages == ["wait for rows that another process writes"]
-        told.gives_back = lock.fileno()
-        with store.writing(told):
-            assert (len(told.stages), told.asked) == (2, 4)
-    with store.writing(told):
-        assert len(told.stages) == 2
+        assert progress.stages == ["wait for rows that another process generates"]
+        progress.releases = lock.fileno()
+        with store.exclusive(progress):
+            assert (len(progress.stages), progress.asked) == (2, 4)
+    with store.exclusive(progress):
+        assert len(progress.stages) == 2
 
 
 class Waits(Silent):
-    """Raises Interrupted at the second try.
-
-    Later gives the lock back there, where it is told which.
-    """
+    """Raises Interrupted at the second try; at the fourth, releases a lock."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
-        self.asked, self.gives_back = 0, -1
+        self.asked, self.releases = 0, -1
 
     def stage(self, name: str, total: int) -> None:
         self.stages.append(name)
@@ -127,11 +121,11 @@ class Waits(Silent):
         if self.asked == 2:
             raise Interrupted
         if self.asked == 4:
-            fcntl.flock(self.gives_back, fcntl.LOCK_UN)
+            fcntl.flock(self.releases, fcntl.LOCK_UN)
 
 
-def test_a_cache_that_cannot_be_written_is_said_in_one_line(cache: Path) -> None:
-    """With the way out."""
+def test_a_cache_that_cannot_be_written_is_reported_with_the_fix(cache: Path) -> None:
+    """The message names HARNESS_CACHE."""
     (cache / "written").write_text("")
-    with pytest.raises(DataError, match="fix: set HARNESS_CACHE to a folder that can be written"), Store({}).writing():
+    with pytest.raises(DataError, match="fix: set HARNESS_CACHE to a folder that can be written"), Store({}).exclusive():
         pass

@@ -51,7 +51,7 @@ def test_what_is_missing_is_named_with_its_reason(inside: None, tmp_path: Path) 
     code = prefetch_command(sweep, said.append, check_only=True)
     assert code == 1
     assert said[0].startswith("model no-such/model: missing: model.name: got 'no-such/model'")
-    assert "which is no file" in said[1]
+    assert "not a file" in said[1]
     assert said[-2:] == ["suite tinyworld: ok", "2 missing"]
 
 

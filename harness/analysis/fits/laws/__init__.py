@@ -1,8 +1,36 @@
-"""Laws of forgetting: one file each, found by name. A new file that defines ``LAW`` is a new law.
+"""Laws of forgetting, one file each.
 
-A law is a curve over some columns of a table of points. It is fitted with each of its ``positive``
-columns divided by a reference (the geometric mean of its values), so that nothing depends on units;
-``shown`` turns what was fitted into the parameters of the formula.
+To add a law, add one file ``NAME.py`` here. ``harness fit --law NAME`` and the page then find it by
+its file name; nothing is registered. The file must define ``LAW``, a ``Law`` with these fields:
+
+- ``name``: the file name without ``.py``.
+- ``formula``: the response as text in the words of the table, such as ``c * volume^k``.
+- ``source``: the paper and its equation, or "ours: …". Name what is unverified.
+- ``terms``: one ``Term`` per parameter. A nonlinear term needs ``starts``, the values at which the
+  search begins, each between ``low`` and ``high``. A linear term (``linear=True``) needs none,
+  since it is solved for. A term with the scale ``log`` needs a ``low`` above 0.
+- ``columns``: the columns of the points that the curve reads, out of ``points.PREDICTORS``, or any
+  others that the user's file has.
+- ``positive``: those columns that must be above 0. The curve gets them divided by a reference, the
+  geometric mean of their values, so that no parameter depends on units.
+- ``needs``: column → number of distinct values that the parameters need.
+- ``curve``: a function (terms, columns) → response. Terms have shape (k, 1), columns (n,), the
+  response (k, n); plain arithmetic and NumPy functions broadcast.
+
+The other fields are optional:
+
+- ``shown``: (terms, column → reference) → values of the formula's parameters. It is needed for each
+  term whose value changes when columns are divided by their references: for c * volume^k, c is
+  fitted at the reference, so ``shown`` returns ``{"c": c * reference["volume"] ** -k}``.
+- ``simpler``: name → {term: fixed value}, simpler laws to compare with. A constant is always one.
+- ``idle`` and ``held``: terms that some points cannot determine, and the values to hold them at.
+- ``notes``: remarks to print with every fit.
+- ``response``: the column that is fitted, ``forgetting`` by default.
+
+``power.py`` is a short example; ``injection.py`` has the optional fields too. On the page a law is
+fitted to all points that agree in the labels ``all_laws.WAYS``; ``all_laws.SCOPES`` has exceptions.
+The tests in ``tests/analysis/fits/test_fitting.py`` run for every law: add its formula and columns
+to ``FORMULAS`` and ``FORMULAS_COLUMNS`` there, and true parameters to ``TRUE``.
 """
 
 from __future__ import annotations
@@ -11,13 +39,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from harness.core.errors import AnalysisError, did_you_mean, explain
 
-Values = Mapping[str, Any]
-"""Name → number, or array: of parameters with shape (k, 1), of columns with shape (n,), so that
-a curve has shape (k, n)."""
+Floats = npt.NDArray[np.float64]
+
+Values = Mapping[str, Floats]
+"""Name → array: parameters with shape (k, 1), columns with shape (n,), so that a curve has shape
+(k, n)."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +58,15 @@ class Term:
     """One parameter of a law.
 
     Attributes:
-        name: as in the formula and in results.
-        unit: of the parameter of the formula.
-        starts: values that the search begins at (of linear terms: none, they are solved for).
-        low: least value allowed, of what is fitted.
-        high: largest value allowed, of what is fitted.
-        scale: on which its interval is symmetric. ``log``: positive by construction, and fitted by
-            its logarithm. ``signed``: a factor whose size has a logarithm and whose sign is not
-            known. ``plain``: as it is.
-        linear: whether the curve is a linear function of it.
+        name: name in the formula and in results.
+        unit: unit of the parameter in the formula.
+        starts: values at which the search begins; none for linear terms, which are solved for.
+        low: smallest fitted value allowed.
+        high: largest fitted value allowed.
+        scale: scale on which the interval is symmetric. ``log``: the logarithm, for parameters that
+            are positive by construction; they are fitted by it. ``signed``: the logarithm of the
+            size, for factors of unknown sign. ``plain``: the parameter itself.
+        linear: whether the curve is a linear function of the parameter.
     """
 
     name: str
@@ -45,35 +78,36 @@ class Term:
     linear: bool = False
 
 
-def _as_fitted(terms: Values, references: Mapping[str, float]) -> dict[str, Any]:  # noqa: ARG001 - its place in Law takes both
+def _as_fitted(terms: Values, references: Mapping[str, float]) -> dict[str, Floats]:  # noqa: ARG001 - Law.shown takes both
     return {}
 
 
-def _nothing_idle(columns: Values) -> dict[str, str]:  # noqa: ARG001 - likewise
+def _nothing_idle(columns: Values) -> dict[str, str]:  # noqa: ARG001 - Law.idle takes them
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A law, and what it needs.
+    """A law of forgetting; the package docstring says how to write one.
 
     Attributes:
-        name: as in ``--law``, and the file's.
-        formula: of the response, in words of the table.
-        source: where it is from.
-        terms: its parameters.
-        columns: of the table of points, each required.
-        positive: of these, those that must be above 0 and are divided by their reference.
-        needs: column → how many distinct values the parameters need.
-        curve: (terms as fitted, columns divided by their references) → the response.
-        shown: (terms as fitted, column → its reference) → the parameters of the formula, for terms
-            where the two differ.
-        simpler: simpler laws on the same response, by what holds a term still: words → {term: value
-            as fitted}. A constant always is one.
-        idle: columns → {term: why these points cannot say anything of it}; it then stays where
-            ``held`` puts it.
-        held: term → value of an idle term.
-        notes: what a reader must know of every fit.
+        name: name for ``--law``, equal to the file's name.
+        formula: formula of the response, in the words of the table.
+        source: paper and equation.
+        terms: parameters.
+        columns: columns of the points that are required.
+        positive: those columns that must be above 0 and are divided by their reference.
+        needs: column → number of distinct values that the parameters need.
+        curve: (fitted terms, columns divided by their references) → response.
+        shown: (fitted terms, column → reference) → parameters of the formula, for the terms whose
+            fitted value is another.
+        simpler: simpler laws for the same response: name → {term: fitted value held fixed}. A
+            constant is always one.
+        idle: columns → {term: reason why these points do not determine it}; the term is then held
+            at its value in ``held``.
+        held: term → fitted value where it is idle.
+        notes: remarks for the reader of every fit.
+        response: column that is fitted.
     """
 
     name: str
@@ -83,8 +117,8 @@ class Law:
     columns: tuple[str, ...]
     positive: frozenset[str]
     needs: Mapping[str, int]
-    curve: Callable[[Values, Values], Any]
-    shown: Callable[[Values, Mapping[str, float]], dict[str, Any]] = _as_fitted
+    curve: Callable[[Values, Values], Floats]
+    shown: Callable[[Values, Mapping[str, float]], dict[str, Floats]] = _as_fitted
     simpler: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     idle: Callable[[Values], dict[str, str]] = _nothing_idle
     held: Mapping[str, float] = field(default_factory=dict)
@@ -98,7 +132,7 @@ def names() -> list[str]:
 
 
 def named(name: str) -> Law:
-    """Return a law by its name. Raises AnalysisError with the names there are."""
+    """Return a law by its name; raises AnalysisError that lists the known names."""
     if name not in names():
         raise AnalysisError(explain("law", got=repr(name), allowed=", ".join(names()), fix=did_you_mean(name, names())))
     law: Law = importlib.import_module(f"{__name__}.{name}").LAW

@@ -1,24 +1,25 @@
-"""forgetting = A * train_tokens^b / ((1 + B * inject_fraction) * params_total)^a + E: the rise over the untuned model.
+"""Law ``injection``: forgetting against tokens, model size and share of injected old data.
+
+forgetting = A * train_tokens^b / ((1 + B * inject_fraction) * params_total)^a + E, the rise over
+the untuned model.
 
 Source: Béthune et al. 2025, arXiv 2502.06042: L_pt = L⁰_pt + A·D^β / ((1 + B·p)·N)^α (+ E).
-inject_fraction, p, is the share of training tokens that are from the pretraining distribution: it
-multiplies the effective number of parameters. There, the response is the loss on the pretraining
+inject_fraction, p, is the share of training tokens from the pretraining distribution; it multiplies
+the effective number of parameters. In the paper, the response is the loss on the pretraining
 distribution at the early-stopped point, D counts unique fine-tuning tokens, and the fit is Huber's;
-B is about 829 for data near to pretraining and 10⁴ for far ones. Unverified: whether E belongs to
-it (notes on the paper have it in brackets), and the values of A, a and b.
+B is about 829 for data close to pretraining and 10⁴ for distant data. Unverified: whether E belongs
+to the law (notes on the paper have it in brackets), and the values of A, a and b.
 
-The exponent of the size may have either sign here: whether forgetting falls or rises with size is
-contested, so the data say.
+Here the exponent of the size may have either sign, since it is contested whether forgetting falls
+or rises with size.
 """
-
-from typing import Any
 
 import numpy as np
 
-from harness.analysis.fits.laws import Law, Term, Values
+from harness.analysis.fits.laws import Floats, Law, Term, Values
 
 
-def _curve(term: Values, column: Values) -> Any:
+def _curve(term: Values, column: Values) -> Floats:
     effective = (1.0 + term["B"] * column["inject_fraction"]) * column["params_total"]
     return term["A"] * column["train_tokens"] ** term["b"] * effective ** -term["a"] + term["E"]
 

@@ -1,8 +1,10 @@
-"""forgetting = a * kl + b * kl^2: forgetting against the divergence from the base model on the new task, KL(base ‖ tuned).
+"""Law ``kl``: forgetting against the divergence from the base model on the new task.
 
-Source: Shenfeld, Pari & Agrawal 2025, arXiv 2509.04259: forgetting is about quadratic in the
-forward KL (R² 0.96 on ParityMNIST, 0.71 for a language model). Unverified: that the quadratic there
-has no constant; here it has none, since a model at KL 0 is its base.
+forgetting = a * kl + b * kl^2, with kl = KL(base ‖ tuned).
+
+Source: Shenfeld, Pari & Agrawal 2025, arXiv 2509.04259: forgetting is approximately quadratic in
+the forward KL (R² 0.96 on ParityMNIST, 0.71 for a language model). Unverified: that the paper's
+quadratic has no constant. Here it has none, since a model at KL 0 is its base.
 """
 
 from harness.analysis.fits.laws import Law, Term

@@ -1,8 +1,10 @@
-"""forgetting = slope * finetune_loss + intercept: what is forgotten against how well the new data are learned.
+"""Law ``linear``: forgetting against the loss on the new data.
+
+forgetting = slope * finetune_loss + intercept.
 
 Source: Kalajdzievski 2024, arXiv 2401.05605, equation 4, L_f = −c·L_ft + s, so slope = −c and
-intercept = s. There, L_f is the cross-entropy on the base model's own predictions and the first 50
-steps are left out; with another response the numbers are not comparable.
+intercept = s. In the paper, L_f is the cross-entropy on the base model's own predictions and the
+first 50 steps are left out; with another response the numbers are not comparable.
 """
 
 from harness.analysis.fits.laws import Law, Term

@@ -1,8 +1,8 @@
-"""forgetting = c * volume^k: how forgetting grows with the rows trained on.
+"""Law ``power``: forgetting against the number of target rows.
 
-The plainest law with one exponent; no source claims it for forgetting by volume alone. It has no
-ceiling, so where a model has nothing left to lose the points bend away from it: the held-out
-largest volume says so.
+forgetting = c * volume^k, the simplest law with one exponent. No source claims it for forgetting
+against volume alone. It has no ceiling, so where a model has nothing left to lose the points
+deviate from it; the error at the held-out largest volume shows this.
 """
 
 from harness.analysis.fits.laws import Law, Term

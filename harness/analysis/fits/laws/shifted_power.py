@@ -1,20 +1,21 @@
-"""forgetting = s − (a / params_trainable)^alpha − (b / steps)^beta: a plateau that many moving weights and many steps come near to.
+"""Law ``shifted_power``: forgetting against trainable parameters and steps.
+
+forgetting = s − (a / params_trainable)^alpha − (b / steps)^beta, which approaches the plateau s
+with many trainable parameters and many steps.
 
 Source: Kalajdzievski 2024, arXiv 2401.05605, equations 5 and 6, "shifted power laws" in fine-tuned
 parameters and update steps. Unverified: the exact form (a sum as here, or a product), and which
-coefficients are shared; this is a form that fits the description.
+coefficients are shared; this form agrees with the paper's description.
 
-Fitted are the sizes of the two terms at the references, (a / params_trainable)^alpha and (b /
-steps)^beta, from which a and b follow: with an exponent near 0 they are hardly determined (the
-paper's exponents are 0.035 and 0.147), while the curve is.
+The fitted terms are (a / params_trainable)^alpha and (b / steps)^beta at the references, from which
+a and b follow. With an exponent near 0 (the paper's are 0.035 and 0.147), a and b are hardly
+determined, while the curve is.
 """
 
-from typing import Any
-
-from harness.analysis.fits.laws import Law, Term, Values
+from harness.analysis.fits.laws import Floats, Law, Term, Values
 
 
-def _curve(term: Values, column: Values) -> Any:
+def _curve(term: Values, column: Values) -> Floats:
     by_size = term["a"] * column["params_trainable"] ** -term["alpha"]
     return term["s"] - by_size - term["b"] * column["steps"] ** -term["beta"]
 

@@ -1,0 +1,69 @@
+"""Models of conf/model, loaded onto a device by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness.config import composition
+from harness.core.errors import ConfigError, explain
+from harness.core.sources import ModelSource
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A live model in evaluation mode, and the source it was loaded from."""
+
+    source: ModelSource
+    model: PreTrainedModel
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its own tokenizer."""
+        return self.source.tokenizer()
+
+    @property
+    def longest_input(self) -> int:
+        """Its context length in tokens."""
+        return self.source.longest_input()
+
+
+def member(name: str, allowed: Collection[str] | None = None) -> ModelSource:
+    """Return a member of conf/model.
+
+    Args:
+        name: of the member.
+        allowed: members that may be asked for, such as those a method names; None is all.
+
+    Raises:
+        ConfigError: for a name that is not allowed, or not in conf/model.
+    """
+    if allowed is not None and name not in allowed:
+        fix = f"add {name} to the method's models"
+        raise ConfigError(explain("model", got=repr(name), allowed=", ".join(allowed) or "none but the start model", fix=fix))
+    found: ModelSource = composition.member("model", name)
+    return found
+
+
+def load(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
+    """Return a model in float32, in evaluation mode, on a device. Raises ModelError."""
+    model: Any = source.load()
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
+
+
+def load_member(name: str, device: str | torch.device = "cpu", allowed: Collection[str] | None = None) -> LoadedModel:
+    """Load a member of conf/model onto a device.
+
+    Raises:
+        ConfigError: see ``member``.
+        ModelError: where it cannot be loaded.
+    """
+    source = member(name, allowed)
+    return LoadedModel(source, load(source, device))

@@ -1,0 +1,38 @@
+"""Members of conf/model, loaded by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.core.errors import ConfigError
+from harness.models.loading import load_member, member
+
+
+def test_a_member_comes_with_its_tokenizer_and_context() -> None:
+    """In float32, in evaluation mode, on the device asked for."""
+    found = load_member("nursery-smoke-a", "cpu")
+    assert found.source == member("nursery-smoke-a")
+    assert not found.model.training
+    assert (found.model.device, found.model.dtype) == (torch.device("cpu"), torch.float32)
+    assert len(found.tokenizer) == found.model.config.vocab_size
+    assert found.longest_input == found.source.longest_input()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "message"),
+    [
+        (["nursery-s"], "model: got 'nursery-smoke-a'; allowed: nursery-s; fix: add nursery-smoke-a to the method's models"),
+        ([], "allowed: none but the start model"),
+    ],
+)
+def test_a_model_that_the_method_does_not_name_is_rejected(allowed: list[str], message: str) -> None:
+    """One line, with the names that are allowed."""
+    with pytest.raises(ConfigError, match=message):
+        load_member("nursery-smoke-a", allowed=allowed)
+
+
+def test_a_model_that_is_not_in_conf_is_rejected() -> None:
+    """Before anything is loaded."""
+    with pytest.raises(ConfigError, match="nursery-smoke-a"):
+        member("nursery-smoke-z")
