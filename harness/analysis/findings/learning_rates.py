@@ -72,13 +72,8 @@ def _best_of(group: pd.DataFrame) -> SearchedRate:
 
 
 def as_yaml(rates: Sequence[SearchedRate]) -> str:
-<<<<<<< HEAD
-    """Render rates as the text of ``conf/learning_rates.yaml`` (one JSON object a line, which is yaml)."""
-    entries = [plain(rate) for rate in rates]
-=======
     """Return rates as the text of ``conf/learning_rates.yaml``, one JSON object per line."""
-    entries = [{key: value for key, value in plain(rate).items() if key != "class"} for rate in rates]
->>>>>>> h-analysis
+    entries = [plain(rate) for rate in rates]
     return HEADER + "rates:\n" + "".join(f"  - {json.dumps(entry)}\n" for entry in entries)
 
 
