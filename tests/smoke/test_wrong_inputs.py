@@ -22,7 +22,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def assert_rejected(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(str(path) for path in Path().rglob("*"))
     capsys.readouterr()  # what preparing the input printed
     assert main(arguments) == 2
@@ -59,7 +59,7 @@ def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixtur
 )
 def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A mistake on the command line is found before anything is built or written."""
-    refused(["run", *overrides], words, capsys)
+    assert_rejected(["run", *overrides], words, capsys)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], ca
 )
 def test_a_prompt_that_cannot_be_shown_is_one_line(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The suite, model or item does not exist, or the model has no chat template."""
-    refused(["prompt", *arguments], words, capsys)
+    assert_rejected(["prompt", *arguments], words, capsys)
 
 
 def files(*extra: str) -> list[str]:
@@ -97,7 +97,7 @@ def files(*extra: str) -> list[str]:
 def test_broken_data_are_one_line(content: str, fields: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The message names the file, row or columns that are empty, incomplete or damaged."""
     Path("rows.jsonl").write_text(content)
-    refused(files("data.train=rows.jsonl", f"data.fields={fields}"), words, capsys)
+    assert_rejected(files("data.train=rows.jsonl", f"data.fields={fields}"), words, capsys)
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "pickle"])
@@ -111,7 +111,7 @@ def test_damaged_weights_are_one_line(damage: str, capsys: pytest.CaptureFixture
         weights.write_bytes(b"\xff" * 200)
     else:
         weights.rename(folder / "pytorch_model.bin")
-    refused(["run", "model=hf", "model.name=./model", "data.volumes=[8]"], ["safetensors"], capsys)
+    assert_rejected(["run", "model=hf", "model.name=./model", "data.volumes=[8]"], ["safetensors"], capsys)
 
 
 def _saved_model(folder: Path) -> Path:
@@ -128,16 +128,16 @@ def _saved_model(folder: Path) -> Path:
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs a place that cannot be written")
 def test_a_results_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """It is found before training, not after."""
-    refused(["run", *QUICK, "results=/proc/results"], ["not writable"], capsys)
+    assert_rejected(["run", *QUICK, "results=/proc/results"], ["not writable"], capsys)
 
 
 def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Tables, reports and sweeps name the existing ones."""
-    refused(["table", "absent"], ["absent"], capsys)
-    refused(["report", "absent"], ["absent"], capsys)
-    refused(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
-    refused(["sweep"], ["no experiment", "tiny"], capsys)
-    refused(["list", "modles"], ["modles", "model"], capsys)
+    assert_rejected(["table", "absent"], ["absent"], capsys)
+    assert_rejected(["report", "absent"], ["absent"], capsys)
+    assert_rejected(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
+    assert_rejected(["sweep"], ["no experiment", "tiny"], capsys)
+    assert_rejected(["list", "modles"], ["modles", "model"], capsys)
 
 
 def test_a_record_of_a_newer_schema_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,5 +145,5 @@ def test_a_record_of_a_newer_schema_is_one_line(capsys: pytest.CaptureFixture[st
     folder = Experiment(Path("results/new")).run_folder("abc")
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps({"schema_version": 99, "protocol_version": 1}))
-    refused(["table", "new"], ["record.json", "schema_version", "99"], capsys)
-    refused(["report", "new"], ["schema_version"], capsys)
+    assert_rejected(["table", "new"], ["record.json", "schema_version", "99"], capsys)
+    assert_rejected(["report", "new"], ["schema_version"], capsys)
