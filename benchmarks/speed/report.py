@@ -31,6 +31,7 @@ import pandas as pd
 from harness.analysis.table import packing, runs
 from harness.core.seeds import stream
 from harness.records import summary_files
+from harness.records.counts import Counts
 from harness.records.schema import Baseline, Point, Record, Score
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
@@ -175,17 +176,20 @@ def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
         point = Point(
             run_id=labels.run_id,
             volume=volume,
-            steps=volume // 8,
+            counts=Counts(
+                step=volume // 8,
+                nats=2.0 - 0.1 * float(np.log2(volume / 250)),
+                targets=1,
+                flops=6.0 * MODELS[labels.model] * 40 * volume,
+                seconds=volume / 100,
+                trained_tokens=40 * volume,
+                supervised_tokens=10 * volume,
+            ),
             target_rows=volume,
             anchor_rows=0,
-            train_tokens=40 * volume,
-            supervised_tokens=10 * volume,
             anchor_tokens=0,
             truncated_rows=0,
-            train_loss=2.0 - 0.1 * float(np.log2(volume / 250)),
             weight_change=0.1 * volume**0.5,
-            flops=6.0 * MODELS[labels.model] * 40 * volume,
-            wall_seconds=volume / 100,
             evaluation_seconds=1.0,
             peak_memory_bytes=500_000_000,
             scores=scores(values, ["target", "probe"]),

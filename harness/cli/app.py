@@ -68,10 +68,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.sweep import command
     from harness.sweep.axes import Asked
     from harness.sweep.launchers.choose import split
-    from harness.sweep.launchers.local import Local
 
     launcher, overrides = split(arguments.overrides)
-    if not isinstance(launcher, Local):
+    if not launcher.here:
         raise ConfigError(
             explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for other launchers")
         )
@@ -112,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from harness.sweep import command
     from harness.sweep.plan import planning
 
-    command.require_experiment(arguments.overrides, "plan")
+    command.require_name(arguments.overrides, "plan")
     text, code = planning.plan_command(arguments.overrides, as_json=arguments.json)
     sys.stdout.write(text.rstrip("\n") + "\n")
     return code
@@ -138,7 +137,7 @@ def _prefetch(arguments: argparse.Namespace) -> int:
     from harness.sweep import command
     from harness.sweep.plan import prefetch
 
-    command.require_experiment(arguments.overrides, "prefetch")
+    command.require_name(arguments.overrides, "prefetch")
     return prefetch.prefetch_command(arguments.overrides, _print, check_only=arguments.check)
 
 

@@ -1,8 +1,9 @@
-"""The Hydra sweeper: ``python -m harness.cli.hydra_app -m experiment=NAME`` expands, checks and plans a sweep as ``harness sweep`` does.
+"""The Hydra sweeper, which plans a sweep as ``harness sweep`` does.
 
-Any Hydra launcher (``hydra/launcher=basic``, ``joblib``, ``submitit_slurm``, ``ray``) then carries
-it, a job a unit. The unit's name goes with a job's overrides; the task function in
-``harness.cli.hydra_app`` carries it out, and never raises.
+``python -m harness.cli.hydra_app -m experiment=NAME`` uses it. Any Hydra launcher
+(``hydra/launcher=basic``, ``joblib``, ``submitit_slurm``, ``ray``) carries the units, one job each.
+A job's overrides include the unit's name; the task function in ``harness.cli.hydra_app`` carries
+the unit out and never raises.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
     from harness.sweep.tally import Tally
 
 UNIT = "++unit="
-"""Begins the override that names a job's unit."""
+"""Start of the override that names a job's unit."""
 
 
 @dataclass
 class SweeperConfig:
-    """What an experiment's yaml says under ``hydra.sweeper``; ``harness.sweep.axes`` says how."""
+    """Schema of ``hydra.sweeper`` in an experiment's yaml, see ``harness.sweep.axes``."""
 
     _target_: str = "hydra_plugins.harness_sweep.HarnessSweeper"
+    arms: dict[str, Any] | None = None
     params: dict[str, Any] | None = None
     zip: list[Any] | None = None
     exclude: list[Any] | None = None
@@ -44,22 +46,21 @@ ConfigStore.instance().store(group="hydra/sweeper", name="harness", node=Sweeper
 
 
 class HarnessSweeper(Sweeper):
-    """Baselines first, then runs, each by one job of the launcher.
+    """Launches baselines first, then runs, one job each.
 
-    The axes arrive by way of ``harness.sweep.axes``, which composes the experiment itself: here
-    they are only accepted.
+    The axes are accepted and ignored here: ``harness.sweep.axes`` composes the experiment itself.
     """
 
-    def __init__(self, params: Any = None, zip: Any = None, exclude: Any = None) -> None:
+    def __init__(self, arms: Any = None, params: Any = None, zip: Any = None, exclude: Any = None) -> None:
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the launcher that the configuration names."""
+        """Instantiate the launcher of the configuration."""
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(config=config, hydra_context=hydra_context, task_function=task_function)
 
     def sweep(self, arguments: Sequence[str]) -> None:
-        """Plan a sweep, have it carried out, and end the process with the exit code of ``harness sweep``."""
+        """Plan and carry out a sweep, and exit with the code of ``harness sweep``."""
         from harness.cli import outcome
         from harness.sweep import command
 
@@ -75,7 +76,7 @@ class HarnessSweeper(Sweeper):
             raise SystemExit(code)
 
     def _launch(self, started: Started) -> None:
-        """Launch the baselines, and when they are through, the runs."""
+        """Launch the baselines and, after them, the runs."""
         assert self.launcher is not None
         launched = 0
         for kind in ("baseline", "run"):
@@ -83,13 +84,13 @@ class HarnessSweeper(Sweeper):
             try:
                 if jobs:
                     self.launcher.launch(jobs, initial_job_idx=launched)
-            except Exception as error:  # noqa: BLE001 - some launchers raise at the first job that was killed: what is on disk counts
+            except Exception as error:  # noqa: BLE001 - some launchers raise after the first killed job: the state on disk counts
                 sys.stderr.write(f"harness: the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}\n")
             launched += len(jobs)
 
 
 def _tally(started: Started) -> Tally:
-    """Say from disk how a sweep went: a launcher knows how its jobs ended, not what they left behind."""
+    """Return how the runs ended, from disk: a launcher knows about jobs, not about results."""
     from harness.sweep.claims import Claims
     from harness.sweep.states import UnitStates
     from harness.sweep.tally import tally
@@ -103,7 +104,10 @@ def _tally(started: Started) -> Tally:
 
 
 def job_overrides(unit: Unit, sweep_id: str) -> list[str]:
-    """Return the overrides of a unit's job, as Hydra takes them: the unit's own, and its name (in quotes: an id may read as a number)."""
+    """Return the overrides of a unit's job in Hydra's form, with the unit's name.
+
+    The name is quoted, since an id may parse as a number.
+    """
     from harness.config import overrides
 
     return [*overrides.parse(unit.overrides).hydra_lines(), f"{UNIT}'{sweep_id}/{unit.id}'"]

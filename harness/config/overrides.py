@@ -1,4 +1,4 @@
-"""Parse overrides in Hydra's grammar, from the command line and from an experiment's axes."""
+"""Hydra's override grammar: overrides of the command line or of an experiment's axes, parsed."""
 
 from __future__ import annotations
 
@@ -30,17 +30,24 @@ PACKAGES = {
 GROUPS = [*PACKAGES, "experiment"]
 
 HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
-"""Groups with another name in Hydra's grammar: each takes members of another group, or none."""
+"""Group → its key in Hydra's grammar, for groups that take members of another group and may be
+empty."""
 
 
 NOT_SET = "~"
-"""Value of an axis that leaves the key unset at that point, such as a setting of a method that is
-not chosen there."""
+"""A value of a zip: the key is not set at that point, such as a setting of a method that is not
+chosen there."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Overrides of the command line: choices of group members, values, and axes of a sweep."""
+    """Overrides of the command line.
+
+    Attributes:
+        choices: group → its member; None where the group is left empty.
+        values: key → value, as typed.
+        sweeps: key → values of an axis, as typed.
+    """
 
     choices: Mapping[str, str | None]
     values: Mapping[str, str]
@@ -48,11 +55,11 @@ class Parsed:
 
     @property
     def keys(self) -> set[str]:
-        """All overridden keys."""
+        """Every key that is overridden."""
         return {*self.choices, *self.values, *self.sweeps}
 
     def hydra_lines(self) -> list[str]:
-        """Return the choices and values as Hydra's overrides, also of keys that no yaml lists."""
+        """Return the choices and values in Hydra's form, also for keys that no yaml lists."""
         return [_chosen(key, value) for key, value in self.choices.items()] + [f"++{key}={value}" for key, value in self.values.items()]
 
 
@@ -62,7 +69,7 @@ def _chosen(group: str, member: str | None) -> str:
 
 
 def folder_of(group: str) -> str:
-    """Return the folder of a group's members.
+    """Return the folder of a group's yaml files.
 
     An anchor is any member of data, a reference any member of model.
     """
@@ -70,13 +77,13 @@ def folder_of(group: str) -> str:
 
 
 def parse(overrides: Sequence[str]) -> Parsed:
-    """Parse overrides and check the group members that they name.
+    """Parse overrides and check that the group members exist.
 
-    The last override of a key counts, so that a script can append to its own arguments.
+    Of a key given twice the last value counts, so that a script may append to its arguments.
 
     Raises:
-        ConfigError: for a syntax error or an unknown member; for two mitigations, which one run
-            cannot combine; for an axis and anything else of the same key.
+        ConfigError: not Hydra's grammar; an unknown member; two mitigations, which cannot be
+            combined in one run; an axis and another value for the same key.
     """
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
@@ -106,7 +113,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
 
 
 def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
-    """Add the choice of a group's member. Raises ConfigError for a second mitigation."""
+    """Set the member of a group. Raises ConfigError for a second mitigation."""
     check_choice(group, member)
     before = choices.get(group, member)
     if group == "mitigation" and before != member:
@@ -116,13 +123,34 @@ def _choose(choices: dict[str, str | None], group: str, member: str | None) -> N
 
 
 def key_of(override: Override) -> str:
-    """Return the harness's name of an override's key: Hydra's ``data@anchor`` is ``anchor``."""
+    """Return an override's key, see ``our_key``."""
     placed = f"{override.key_or_group}@{override.package}"
-    return str(override.package) if placed in HYDRA_KEYS.values() else override.key_or_group
+    return our_key(placed) if placed in HYDRA_KEYS.values() else override.key_or_group
+
+
+def our_key(key: str) -> str:
+    """Return a key as this project writes it: Hydra's ``data@anchor`` is ``anchor``."""
+    return key.partition("@")[2] if key in HYDRA_KEYS.values() else key
+
+
+def axis(key: str, value: Any) -> tuple[str, ...]:
+    """Return the values of an axis in yaml, as they would be typed.
+
+    A value that is not an axis is its only one; NOT_SET is one of them. Raises ConfigError.
+    """
+    text = typed(value)
+    if NOT_SET in (parts := [part.strip() for part in text.split(",")]):
+        return tuple(parts)
+    return parse([f"{key}={text}"]).sweeps.get(our_key(key)) or (text,)
+
+
+def typed(value: Any) -> str:
+    """Return a yaml value as it would be typed."""
+    return "null" if value is None else str(value)
 
 
 def for_hydra(text: str) -> str:
-    """Return an override or axis in Hydra's form, also of keys that no yaml lists.
+    """Return an override or axis in Hydra's form, also for keys that no yaml lists.
 
     Raises ConfigError.
     """
@@ -159,7 +187,7 @@ def _parser() -> OverridesParser:
 def _swept(override: Override) -> tuple[str, ...]:
     """Return the values of an axis.
 
-    Simple values stay as the user typed them, so that revision 12e45678 is not read as infinity.
+    Those of a plain list as the user typed them, so that revision 12e45678 is not infinity.
     """
     text = override.get_value_string()
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
@@ -172,7 +200,7 @@ def _swept(override: Override) -> tuple[str, ...]:
 
 
 def check_choice(group: str, member: str | None) -> None:
-    """Raise ConfigError, naming the members of a group, for one that it does not have."""
+    """Raise ConfigError for an unknown member of a group, naming the known ones."""
     if group not in GROUPS or member is None:
         return
     known = paths.members(folder_of(group))

@@ -1,6 +1,6 @@
-"""Writing so that nothing is ever half there, on one machine or on storage that many share.
+"""Files and folders written whole or not at all, also on shared storage.
 
-Everything is written under a hidden name beside its place and renamed into it.
+Each is written under a hidden name next to its place and renamed into it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ WAIT = 0.25
 """Seconds between two tries to get a lock."""
 
 RENAMES = 5
-"""How often a folder is tried to be put into place while others put theirs there."""
+"""Attempts to rename a folder into place while others rename theirs there."""
 
 
 def clock(folder: Path) -> float:
-    """Return the time by the clock of the file system of a folder, in seconds since the epoch, so that hosts agree on ages.
+    """Return the time of a folder's file system, in seconds since the epoch.
 
-    How far it is from this machine's own clock is measured once a minute; where it cannot be, it is
-    the machine's.
+    By it, hosts agree on the age of files. Its offset from this machine's clock is measured once a
+    minute; where it cannot be measured, the machine's clock is used.
     """
     return time.time() + _offset(folder, int(time.monotonic() // 60))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file, a newline at its end, down to the disk before it takes its place."""
+    """Write a text and a final newline to a file, flushed before the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
+    temporary = hidden_name(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -49,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _offset(folder: Path, minute: int) -> float:  # noqa: ARG001 - a new minute, a new measurement
+def _offset(folder: Path, minute: int) -> float:  # noqa: ARG001 - part of the cache's key: a measurement per minute
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
             probe.write(b"x")
@@ -60,17 +60,17 @@ def _offset(folder: Path, minute: int) -> float:  # noqa: ARG001 - a new minute,
 
 
 def exclusive(path: Path, text: str) -> bool:
-    """Make a file with its whole text unless there is one; say whether this call made it.
+    """Create a file with its whole text unless it exists; return whether it was created.
 
     One caller wins, also between hosts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
+    temporary = hidden_name(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
-        return temporary.stat().st_nlink == 2  # a network file system may say so of this very call, asked twice
+        return temporary.stat().st_nlink == 2  # a network file system may report this call's own file when it retries
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
             raise
@@ -81,7 +81,7 @@ def exclusive(path: Path, text: str) -> bool:
 
 
 def _exclusive_without_links(path: Path, text: str) -> bool:
-    """Do the same on file systems that have no hard links: the text follows a moment after the file."""
+    """Do the same without hard links: the text comes just after the file."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -93,7 +93,8 @@ def _exclusive_without_links(path: Path, text: str) -> bool:
 def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
     """Rename a folder into place.
 
-    What stands there is moved away first if ``over``, else it stays and the new one is dropped.
+    A folder that is there is moved away first if ``over``, else it stays and the new one is
+    dropped.
     """
     for _ in range(RENAMES):
         try:
@@ -103,7 +104,7 @@ def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
                 raise
             if not over:
                 return
-            old = beside(folder)
+            old = hidden_name(folder)
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(old)
             shutil.rmtree(old, ignore_errors=True)
@@ -111,18 +112,18 @@ def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
             return
 
 
-def beside(path: Path) -> Path:
-    """Return a hidden name in the same folder that no other process uses, on whatever host."""
+def hidden_name(path: Path) -> Path:
+    """Return a hidden path in the same folder, unique across processes and hosts."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
 
 
 def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
-    """Remove what processes that were killed have left half-written in a folder.
+    """Remove half-written files and folders that killed processes left in a folder.
 
     Args:
-        folder: where; nothing happens if there is none.
-        of: only what was to become this name.
-        older_than: only what has not been touched for so many seconds.
+        folder: may be absent.
+        of: restricts it to those that were to get this name.
+        older_than: restricts it to those unchanged for this many seconds.
     """
     for path in folder.glob(f".{of}*") if folder.is_dir() else []:
         with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import lm_eval.models  # noqa: F401 - registers lm-eval's own names, only while its registry is empty
+import lm_eval.models  # noqa: F401 - lm-eval registers its own names only into an empty registry
 from lm_eval.api.registry import model_registry
 
 from harness.core.lazy import exports
@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 
 __getattr__ = exports(__name__)
 
-# Registered by name alone: the class, and torch with it, is imported when it is asked for.
+# Registered by name alone: the class, and torch with it, is imported on first use.
 model_registry.register("prefix", target="harness.evaluation.prefix.lm:PrefixLM")

@@ -1,4 +1,4 @@
-"""How suites are evaluated: the settings of each backend, and the lm-eval model class that each makes of a live model."""
+"""Evaluation backends: settings, and the lm-eval model class made from a live model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(EvaluationBackend):
-    """What every backend has in common.
+    """Settings that all backends share.
 
     Attributes:
-        items: which items of each suite: those that are reported, or those on which things may be
-            chosen.
+        items: items of each suite: those that are reported, or those on which choices may be made.
         prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and
-            after alike.
-        dtype: of the forward pass; the softmax is float32 always.
+            after training alike.
+        dtype: of the forward pass; the softmax is always float32.
         add_bos: whether lm-eval's prompts begin with the BOS token; null leaves it to the
             tokenizer, as likelihood suites always do.
-        likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 bound
-            the logits to about 0.4 GB at a vocabulary of 50k in float32.
+        likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 keep
+            the logits at about 0.4 GB for a vocabulary of 50k in float32.
     """
 
     items: Items = "report"
@@ -63,18 +62,18 @@ class Evaluation(EvaluationBackend):
 
 
 def another(count: int) -> int:
-    """Return another number of rows, tokens or threads: half as many, and two in place of one."""
+    """Return another number of rows, tokens or threads: half as many, but two for one."""
     return count // 2 or 2
 
 
 class NotesCutAnswers:
-    """Beside an HFLM: notes which prompts' answers ended at their length limit alone.
+    """Mixin of an HFLM that notes the prompts whose answers a length limit cut.
 
-    Afterwards one cannot tell: lm-eval cuts the text at its stop, and text encoded again need not
-    give the tokens it was made of.
+    It cannot be known later: lm-eval cuts the text at a stop sequence, and encoding a text again
+    need not give the tokens that were generated.
 
     Attributes:
-        cut_answers: token ids of those prompts, as the model saw them, without padding.
+        cut_answers: token ids of those prompts, as the model read them, without padding.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -84,7 +83,7 @@ class NotesCutAnswers:
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any) -> Any:
         lm: Any = self
         output = super()._model_generate(context, max_length=max_length, stop=stop, **generation_kwargs)  # type: ignore[misc]
-        last = {lm.eot_token_id, lm.tokenizer.pad_token_id}  # an answer that ended before the others of its batch is padded
+        last = {lm.eot_token_id, lm.tokenizer.pad_token_id}  # an answer shorter than others of its batch is padded
         for prompt, mask, whole in zip(context.tolist(), generation_kwargs["attention_mask"].tolist(), output.tolist(), strict=True):
             answer = whole[len(prompt) :]
             if len(whole) == max_length and answer[-1] not in last and not any(text in lm.tok_decode(answer) for text in stop):
@@ -93,7 +92,7 @@ class NotesCutAnswers:
 
 
 class Shown:
-    """Beside an HFLM: begins a stage of our display for each kind of request, and keeps lm-eval's own bars off."""
+    """Mixin of an HFLM: a display stage per kind of request, without lm-eval's bars."""
 
     progress: ClassVar[Progress]
     stage: ClassVar[str]
@@ -119,7 +118,7 @@ class HfEvaluation(Evaluation):
     """lm-eval's HFLM on the live model: the reference.
 
     Attributes:
-        batch_size: rows of one forward pass, fixed, since it can move the last digits of a score.
+        batch_size: rows of one forward pass; fixed, since it can change the last digits of a score.
     """
 
     batch_size: int = 16
@@ -138,7 +137,7 @@ class HfEvaluation(Evaluation):
         from lm_eval.models.huggingface import HFLM
 
         class Watched(Shown, NotesCutAnswers, HFLM):  # type: ignore[misc]
-            """HFLM that tells our display how far it is, and keeps its own bars off."""
+            """HFLM that reports its progress to our display."""
 
             def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
                 progress.advance(len(inps))
@@ -154,13 +153,13 @@ class HfEvaluation(Evaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixEvaluation(Evaluation):
-    """``prefix``, which computes once what requests share: the scores of HFLM, several times faster.
+    """``prefix``, which computes shared parts of requests once: HFLM's scores, but faster.
 
     Attributes:
         token_budget: tokens of one forward pass; null finds it from the memory of the machine. It
-            can move the last digits of a score.
-        parts: into how many the budget is divided; volume 0 is measured a second time in more, to
-            see what that moves.
+            can change the last digits of a score.
+        parts: divisor of the budget. Volume 0 is measured a second time with a larger one, to see
+            the effect of rounding.
     """
 
     token_budget: int | None = None
@@ -173,8 +172,8 @@ class PrefixEvaluation(Evaluation):
         check("evaluation.parts", self.parts, "greater than 0", lambda value: value > 0)
 
     def otherwise(self) -> Self:
-        # So few tokens that a task of ten short items is several batches: within one batch, another
-        # budget would change nothing.
+        # So small a budget that even ten short items are several batches: where all items fit into
+        # one batch, another budget changes nothing.
         return dataclasses.replace(super().otherwise(), parts=16 * self.parts)
 
     def model(
@@ -183,7 +182,7 @@ class PrefixEvaluation(Evaluation):
         from harness.evaluation.prefix.lm import PrefixLM
 
         class Watched(Shown, NotesCutAnswers, PrefixLM):
-            """``prefix`` that tells our display how far it is, and keeps its own bars off."""
+            """``prefix`` that reports its progress to our display."""
 
             def advance(self, bar: Any, done: int) -> None:
                 progress.advance(done)
@@ -194,7 +193,7 @@ class PrefixEvaluation(Evaluation):
         return lm
 
     def facts(self, lm: HFLM) -> dict[str, Any]:
-        """Return the budget in force, how often memory ran out, and what ran on the plain path and why."""
+        """Return the budget in force, its halvings, and the plain requests with their reason."""
         engine = lm.engine
         return {
             "token_budget": engine.tokens,

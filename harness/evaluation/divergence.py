@@ -1,17 +1,19 @@
-"""How far a tuned model is from its base on declared text, over the whole vocabulary: nothing is cut to the likeliest tokens.
+"""Divergences of a tuned model from its base on declared text, over the whole vocabulary.
 
-With p_b and p_t the next-token distributions of base and tuned model at one place of the text:
+p_b and p_t are the next-token distributions of base and tuned model at one place of the text:
 
-kl_base_tuned        KL(p_b ‖ p_t), the predictor of forgetting of Shenfeld et al. 2025 (arXiv 2509.04259)
-kl_tuned_base        KL(p_t ‖ p_b)
-*_sequence           the same, summed over the tokens of an item
-forgetting_ce_hard   −log p_t(y) + log p_b(y), y the base's likeliest token (Kalajdzievski 2024, arXiv 2401.05605, section 3.1)
-forgetting_ce_soft   cross-entropy of p_t under p_b, minus the entropy of p_b; equal to kl_base_tuned, by another formula
-agreement            whether both have the same likeliest token
+kl_base_tuned       KL(p_b ‖ p_t), predicts forgetting in Shenfeld et al. 2025 (arXiv 2509.04259)
+kl_tuned_base       KL(p_t ‖ p_b)
+*_sequence          the same, summed over the tokens of an item
+forgetting_ce_hard  −log p_t(y) + log p_b(y), y the base's likeliest token (Kalajdzievski 2024,
+                    arXiv 2401.05605, section 3.1)
+forgetting_ce_soft  cross-entropy of p_t under p_b, minus the entropy of p_b; equal to
+                    kl_base_tuned, by another formula
+agreement           whether both have the same likeliest token
 
-In nats (agreement: a share). The cross-entropies are the paper's as excess over the base's own
-value, so that no change is 0; its text does not settle whether the target was the base's likeliest
-token or its distribution, so both are here.
+Units are nats; agreement is a share. The cross-entropies are the paper's, minus the base's own
+value, so that no change is 0. The paper leaves open whether its target is the base's likeliest
+token or its distribution, so both are computed.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ def _itself(_: PreTrainedModel) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Base:
-    """The base of a run, reached through the live model.
+    """The base of a run, computed by the live model.
 
     Attributes:
         weights: live model → context in which it computes as its base. At volume 0 the model is its
             own base.
-        drawn: suite → what the base wrote, kept so that every point of a run is on the same text.
+        drawn: suite → texts of the base, kept so that every point of a run is on the same text.
     """
 
     weights: Callable[[PreTrainedModel], AbstractContextManager[None]] = _itself
@@ -67,7 +69,7 @@ def measures(base: torch.Tensor, tuned: torch.Tensor) -> dict[str, torch.Tensor]
     Args:
         base: logits of shape (N, V). Log-softmax and sums are float64, so that rounding cannot make
             a divergence negative.
-        tuned: as many.
+        tuned: logits of the same shape.
 
     Returns:
         The measures of TOKEN_MEANS by name, float64 of shape (N,).
@@ -87,7 +89,7 @@ def measures(base: torch.Tensor, tuned: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 def _expected(probabilities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return Σ_v p_v x_v, shape (N,); a token of probability 0 adds nothing, whatever its value."""
+    """Return Σ_v p_v x_v, shape (N,); a token of probability 0 always adds 0."""
     return (probabilities * values).masked_fill(probabilities == 0, 0.0).sum(dim=-1)
 
 
@@ -96,19 +98,19 @@ def compare(
 ) -> list[dict[str, float]]:
     """Compare the live model with its base at the supervised tokens of examples.
 
-    Both read a batch one after the other, so that no more than one batch of base logits is held.
+    Both read each batch in turn, so that memory holds the base's logits of one batch alone.
 
     Args:
         model: in evaluation mode.
         base: its base.
-        examples: at least one supervised token each.
+        examples: with at least one supervised token each.
         dtype: ``float32`` or ``bfloat16``, of both forward passes.
         tokens: padded tokens of one forward pass.
         progress: advanced by rows.
 
     Returns:
-        For each example the sums over its tokens of the measures of TOKEN_MEANS, and
-        ``log_likelihood``, the live model's.
+        For each example the sums over its tokens of TOKEN_MEANS and of ``log_likelihood``, the live
+        model's.
     """
     import torch
 
@@ -129,7 +131,7 @@ def compare(
 
 
 def _summed(before: torch.Tensor, after: torch.Tensor, examples: Sequence[Example]) -> list[dict[str, float]]:
-    """Return the sums over each example's places, N in all, of shape (N, V) logits."""
+    """Return the sums of each example from logits (N, V) at all places."""
     import torch
 
     targets = forward.targets(examples)
@@ -159,18 +161,18 @@ def samples(
 ) -> pd.DataFrame:
     """Compare the live model with its base on rows, one sample an item.
 
-    The text is the rows' gold answers (of a text row, every token but the first), or what the base
-    or the tuned model writes after each row's prompt: all before its first answer (of a text row,
-    BOS, or the first token where there is none).
+    The text is the rows' gold answers (of a text row, every token but the first), or a text that
+    the base or the tuned model writes after each row's prompt: everything before its first answer
+    (of a text row, BOS, or else the first token).
 
-    The measures per token are ratios, Σ / Σ tokens over items, for gold text and the base's. Text
-    of the tuned model is another at each point and so are its lengths, which before and after could
-    not share as weights: there an item's value is its own mean over its tokens, and items count
-    alike.
+    For gold text and the base's, measures per token are ratios over items, Σ / Σ tokens. Text of
+    the tuned model differs between points and so do its lengths, so that before and after have no
+    weights in common: there the value of an item is the mean over its tokens, and all items have
+    equal weight.
 
     Returns:
         Columns as in schema.SAMPLE_COLUMNS with ``metric.*`` and ``weight.*``; ``text`` is the
-        sampled text, ``log_likelihoods`` the live model's of the text that was scored.
+        sampled text, ``log_likelihoods`` the live model's of the scored text.
 
     Raises:
         EvaluationError: for an answer beyond the context, or a divergence that is not finite.
@@ -206,7 +208,7 @@ def _sampled(
     gold: Sequence[Example],
     write: Callable[[Sequence[Ids], Sequence[str]], list[Ids]],
 ) -> list[Example]:
-    """Return examples whose answers are written by the base, or by the live model."""
+    """Return examples with answers that the base or the live model writes."""
     prompts = [example.input_ids[: example.supervised.index(True, 1)] for example in gold]
     keys = [example.row_id for example in gold]
     if suite.text == "tuned":
@@ -228,7 +230,11 @@ def _sampled(
 
 
 def _written(suite: Suite, tokenizer: PreTrainedTokenizerBase, example: Example) -> dict[str, Any]:
-    """Return what differs in the sample of a sampled text: text of the tuned model is not what makes two items the same."""
+    """Return the columns of a sampled text that replace those of the gold answer.
+
+    Hashes leave out the tuned model's text, which differs between points: an item is the same one
+    at all of them.
+    """
     start = example.supervised.index(True)
     text = str(tokenizer.decode(list(example.input_ids[start:]), skip_special_tokens=True))
     if suite.text == "base":

@@ -1,4 +1,4 @@
-"""lm-eval in, tidy scores out: the one place that evaluates a live model on a suite."""
+"""Evaluation of a live model on a suite, to tidy scores and samples."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ Measured = tuple[Sequence[Score], pd.DataFrame]
 
 @dataclass(frozen=True)
 class PreparedSuite:
-    """A suite whose data are loaded and whose items are chosen: everything that can be wrong with it has been found.
+    """A suite with its data loaded and items chosen: all its errors have been raised.
 
     Attributes:
-        tasks: lm-eval's, by name; of a suite that scores rows there are none.
+        tasks: lm-eval's, by name; empty for a suite that scores rows.
         items: task, or data set → numbers of its documents, or rows.
-        rows: what is scored where there are no tasks.
-        content: task, or data set → hashes of what decides its scores and is known only now:
-            settings, items.
+        rows: the rows to score where there are no tasks.
+        content: task, or data set → hashes that decide its scores and need the data: settings,
+            items.
     """
 
     suite: Suite
@@ -54,7 +54,7 @@ class PreparedSuite:
     content: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def apart(self, task: str) -> bool:
-        """Say whether a task asks the items of another one by generation: its scores stand apart from the suite's."""
+        """Return whether a task asks another one's items by generation, to be reported apart."""
         return task.endswith(GENERATED) and task.removesuffix(GENERATED) in self.tasks
 
 
@@ -62,7 +62,7 @@ class PreparedSuite:
 class Result:
     """A suite's scores and items.
 
-    ``seconds`` is wall time, ``facts`` what the backend settled by itself (a token budget).
+    ``seconds`` is wall time, ``facts`` are the backend's own decisions (a token budget).
     """
 
     scores: tuple[Score, ...]
@@ -90,7 +90,7 @@ def _check_rows(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row]
         allowed, fix = "text, or prompt and completion, for prompt_format=plain", "evaluation.prompt_format=chat"
         raise DataError(explain(where, got="conversations", allowed=allowed, fix=fix))
     if evaluation.prompt_format == "chat" and suite.metric == "bits_per_byte" and kinds != {"text"}:
-        got = "answers under a chat template, which writes tokens of its own between the texts"
+        got = "answers under a chat template, which adds tokens between the texts"
         raise DataError(explain(f"{where}: metric bits_per_byte", got=got, allowed="text", fix="metric: nats_per_token"))
 
 
@@ -107,9 +107,9 @@ def _prepare_tasks(suite: Suite, evaluation: EvaluationBackend) -> PreparedSuite
 
 
 def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a field to cluster by that no item has.
+    """Raise EvaluationError for a field to cluster by that no item has.
 
-    Where one field is for all tasks, some may lack it; a task that is named may not.
+    A field for all tasks may be absent in some of them, a field for a named task may not.
     """
     where = f"suite {suite.name}: cluster"
     named = suite.cluster if isinstance(suite.cluster, Mapping) else None
@@ -123,7 +123,7 @@ def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, 
 
 
 def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:
-    """Return what decides a suite's scores: its definition and, where it scores rows, their content."""
+    """Return a suite's definition and, where it scores rows, their content."""
     return suite.identity() if suite.kind == "lm_eval" else suite.identity() | {"rows": fingerprint(rows)}
 
 
@@ -140,9 +140,9 @@ def evaluate(
     partial: Partial | None = None,
     base: Base | None = None,
 ) -> Result:
-    """Evaluate a live model on a suite, task by task: no task's numbers depend on which others there are.
+    """Evaluate a live model on a suite, each task independently of the others.
 
-    Leaves the model's mode and the global random streams as they were. A task that fails is a score
+    Leaves the model's mode and the global random streams unchanged. A task that fails gives a score
     with status ``failed`` and the reason; the others keep theirs.
 
     Args:
@@ -153,9 +153,9 @@ def evaluate(
         max_length: of the model's context, in tokens.
         dtype: ``float32`` or ``bfloat16``, of the forward pass.
         progress: advanced by items.
-        stage: what to call it there.
-        partial: where finished tasks are kept, and found again after an interruption.
-        base: how the model computes as its base; None where it is its own, at volume 0.
+        stage: its name on the display.
+        partial: store of finished tasks, which are not computed again after an interruption.
+        base: how the model computes as its base; None if it is its own base, at volume 0.
     """
     began, was_training = time.perf_counter(), model.training
     share = _Share(progress, stage, sum(len(chosen) for chosen in prepared.items.values()))
@@ -189,7 +189,7 @@ def _no_items() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _LiveModel:
-    """A live model and how it is measured: what the tasks of a suite share."""
+    """A live model and the settings that all tasks of a suite share."""
 
     prepared: PreparedSuite
     evaluation: EvaluationBackend
@@ -229,7 +229,7 @@ class _LiveModel:
         return found.assign(chance=likelihood.guessing(self.model)) if suite.metric == "nats_per_token" else found
 
     def _divergence(self, name: str) -> pd.DataFrame:
-        """Compare with the base, each forward pass in a region of autocast of its own."""
+        """Compare with the base; autocast covers each forward pass separately."""
         return divergence.samples(
             self.prepared.suite,
             name,
@@ -282,36 +282,36 @@ _APART: dict[str, Any] = {"primary": False, "metric": GENERATED_METRIC, "filter"
 
 
 class _Share:
-    """Counts a suite in items, whatever its backend counts a task in (requests, rows of forward passes)."""
+    """Progress of a suite in items, from a backend's own units (requests, rows)."""
 
     def __init__(self, progress: Progress, stage: str, items: int) -> None:
         self.progress = progress
-        self.items = self.total = self.units = self.told = 0
+        self.items = self.total = self.units = self.reported = 0
         progress.stage(stage, items)
 
     def begin(self, items: int) -> None:
-        """Begin a task of so many items."""
-        self.items, self.total, self.units, self.told = items, 0, 0, 0
+        """Begin a task."""
+        self.items, self.total, self.units, self.reported = items, 0, 0, 0
 
     def end(self) -> None:
-        """Say that the task is done."""
-        self._tell(self.items)
+        """Report the task as done."""
+        self._report(self.items)
 
     def stage(self, name: str, total: int) -> None:
-        """Take a backend's count for the task under way."""
+        """Take the backend's total for the current task."""
         self.total, self.units = total, 0
 
     def advance(self, units: int = 1) -> None:
-        """Turn a backend's units into items."""
+        """Convert the backend's units into items."""
         self.units += units
         if self.total:
-            self._tell(self.items * min(self.units, self.total) // self.total)
+            self._report(self.items * min(self.units, self.total) // self.total)
 
     def say(self, message: str) -> None:
-        """Pass a line on."""
+        """Show a line."""
         self.progress.say(message)
 
-    def _tell(self, items: int) -> None:
-        if items > self.told:
-            self.progress.advance(items - self.told)
-            self.told = items
+    def _report(self, items: int) -> None:
+        if items > self.reported:
+            self.progress.advance(items - self.reported)
+            self.reported = items

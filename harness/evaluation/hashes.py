@@ -1,4 +1,4 @@
-"""What decides a task's scores, as content: hashes of its settings and items, and of a tokenizer.
+"""Hashes of what decides a task's scores: its settings, its items, a tokenizer.
 
 Names and paths do not count.
 """
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
 
 
 def digest(values: Any) -> str:
-    """Hash plain values (canonical JSON) to 16 hexadecimal digits."""
+    """Return a hash of plain values (canonical JSON), 16 hexadecimal digits."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
-    """Return what decides a task's scores and is known once it is built.
+    """Return the hashes that decide a task's scores, once it is built.
 
     Returns:
-        ``version``: lm-eval's of the task. ``settings``: of its resolved configuration, functions
-        by their source. ``items``: of the documents asked, in order. ``prompts``, where there are
-        worked examples, which other documents bring: of the prompts.
+        ``version``: lm-eval's version of the task. ``settings``: hash of its resolved
+        configuration, functions by source. ``items``: hash of the documents asked, in order.
+        ``prompts``, with worked examples alone, which come from other documents: hash of the
+        prompts.
     """
     docs = task.eval_docs
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-    # Where documents come from and the code that builds them do not count: what they are does, and
-    # their hashes are next to the settings. The metadata name a path too.
+    # The source of documents and the code that builds them do not count, their content does: it is
+    # hashed next to the settings. The metadata name a path too.
     places = {"metadata", "dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "process_docs"}
     settings = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in places}
     found = {
@@ -51,17 +52,20 @@ def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
 
 
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash a tokenizer: its vocabulary and rules, its special tokens and its chat template."""
+    """Return a hash of a tokenizer: vocabulary, rules, special tokens, chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules: Any = dict(sorted(tokenizer.get_vocab().items()))
-    if backend is not None:  # padding and truncation are states that a call leaves behind
+    if backend is not None:  # padding and truncation are state left by earlier calls
         rules = {key: value for key, value in json.loads(backend.to_str()).items() if key not in {"padding", "truncation"}}
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if name != "pad_token"}
     return digest([rules, special, tokenizer.encode("a"), tokenizer.chat_template])
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of a task's configuration without memory addresses: functions by source, classes and the rest by name."""
+    """Return a configuration value without memory addresses.
+
+    Functions become their source, classes and other objects their name.
+    """
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

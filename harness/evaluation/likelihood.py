@@ -1,4 +1,4 @@
-"""Likelihood measures that lm-eval has no metric for: nats per token and bits per byte of held-out gold answers and texts."""
+"""Nats per token and bits per byte of held-out gold answers and texts."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ def samples(
     max_length: int,
     progress: Progress,
 ) -> pd.DataFrame:
-    """Score the gold answers of rows, one sample an item; of a text, every token but the first.
+    """Score the gold answers of rows, one sample per item.
+
+    Of a text, every token but the first is scored.
 
     - ``nats_per_token``: Σ nats / Σ tokens over items: an item's value is its own mean, its weight
-      its supervised tokens. EOS (or the end of a turn) is one of them.
-    - ``bits_per_byte``: Σ nats / ln 2 / Σ bytes, bytes being those of the scored text in UTF-8. EOS
-      spells no text, so its nats are left out. A text's first token is scored, and its bytes count,
-      only where BOS stands before it. Empty under a chat template, which writes tokens of its own
-      between the texts.
+      the number of its supervised tokens. EOS (or the end of a turn) is one of them.
+    - ``bits_per_byte``: Σ nats / ln 2 / Σ bytes, the bytes of the scored text in UTF-8. EOS spells
+      no text, so its nats are left out. A text's first token is scored, and its bytes count, only
+      if BOS precedes it. Empty under a chat template, which adds tokens between the texts.
 
     Returns:
         Columns as in schema.SAMPLE_COLUMNS, with ``metric.*`` and ``weight.*`` of both.
@@ -64,7 +65,7 @@ def samples(
 
 
 def guessing(model: PreTrainedModel) -> float:
-    """Return the nats per token of a model that knows nothing: every token of its vocabulary equally likely, ln(vocabulary)."""
+    """Return the nats per token of uniform guessing, ln(vocabulary)."""
     return math.log(int(model.config.get_text_config().vocab_size))
 
 
@@ -73,7 +74,8 @@ def encoded(
 ) -> list[Example]:
     """Return rows as tokens.
 
-    None may be left without a scored one, since the suite would then be of other items than before.
+    Raises EvaluationError if one has no scored token: without it, the suite would have other items
+    than before.
     """
     examples = [encode(row, tokenizer, prompt_format, max_length, "target") for row in rows]
     if cut := sum(example.supervised_tokens == 0 for example in examples):
@@ -83,14 +85,14 @@ def encoded(
 
 
 def require_finite(suite: str, values: Sequence[float]) -> None:
-    """Raise EvaluationError if a value, one an item, is no number or infinite."""
+    """Raise EvaluationError if the value of an item is NaN or infinite."""
     if broken := sum(not math.isfinite(value) for value in values):
         got = f"{broken} of {len(values)} answers without a finite likelihood"
         raise EvaluationError(explain(f"suite {suite}", got=got, allowed="numbers", fix="look for diverged weights"))
 
 
 def item(suite: str, task: str, filter_name: str, index: int, row: Row, example: Example) -> dict[str, Any]:
-    """Return the columns of one item's sample that say what was scored, for the gold answer of a row."""
+    """Return the columns of an item's sample that identify the row and its gold answer."""
     prompt, target = "\n".join(turn.content for turn in row.turns[:-1]), row.turns[-1].content
     return {
         "suite": suite,

@@ -1,4 +1,4 @@
-"""One item of a task as the model reads it: the very tokens, found without the model's weights."""
+"""One item of a task as the model reads it, token by token, without weights."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Read:
-    """What the model reads for one request, and the answer it is asked about.
+    """The tokens of one request: its prompt, and the answer that is scored.
 
     Attributes:
-        prompt: token ids, what does not fit into the context cut off at their beginning; ``cut``
-            says how many.
-        answer: token ids whose likelihood is asked; none where the model writes the answer.
-        label: what the answer is.
+        prompt: token ids, cut at their beginning to fit the context; ``cut`` of them are left out.
+        answer: token ids to be scored; empty if the model writes the answer.
+        label: name of the answer.
     """
 
     prompt: Ids
@@ -39,7 +38,7 @@ class Read:
 
 
 def require_format(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    """Raise ConfigError if prompts are to go through a chat template and there is none."""
+    """Raise ConfigError for prompt_format=chat with a tokenizer without a chat template."""
     if evaluation.prompt_format == "chat" and not tokenizer.chat_template:
         got = f"chat, with {model}, whose tokenizer has no chat template"
         raise ConfigError(explain("evaluation.prompt_format", got=got, allowed="plain", fix="evaluation.prompt_format=plain"))
@@ -48,14 +47,16 @@ def require_format(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizer
 def shown(
     prepared: PreparedSuite, evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, max_length: int, number: int = 1
 ) -> dict[str, str]:
-    """Show one item of each task as the evaluation sends it: BOS, worked examples, chat template and cut included.
+    """Return one item of each task as text, exactly as the evaluation sends it.
+
+    That includes BOS, worked examples, chat template and cuts.
 
     Args:
         prepared: the suite.
         evaluation: the settings.
         tokenizer: the model's.
         max_length: of the model's context, in tokens.
-        number: which of a task's chosen items, from 1.
+        number: of the item among a task's chosen ones, from 1.
 
     Returns:
         Task, or data set → text.
@@ -87,13 +88,16 @@ def _item(
             reads, notes = _asked(prepared.tasks[name], items[:number], evaluation, encoder)
         else:
             reads, notes = _scored(prepared, number, evaluation, tokenizer, max_length), []
-    except Exception as error:  # noqa: BLE001 - the same error is what the task will fail with
+    except Exception as error:  # noqa: BLE001 - the task will fail with the same error
         return f"{head}\n\ncannot be shown: {type(error).__name__}: {' '.join(str(error).split())}\n"
     return "\n".join([head, "", *_text(reads, tokenizer), *notes]) + "\n"
 
 
 def _asked(task: Task, items: Sequence[int], evaluation: EvaluationBackend, encoder: Any) -> tuple[list[Read], list[str]]:
-    """Return the requests of the last of some items: the worked examples of an item depend on the items before it."""
+    """Return the requests of the last item, and notes.
+
+    All items before it are built too, since its worked examples depend on them.
+    """
     chat = evaluation.prompt_format == "chat"
     settings = {"apply_chat_template": chat, "chat_template": encoder.apply_chat_template if chat else None}
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -114,9 +118,9 @@ def _asked(task: Task, items: Sequence[int], evaluation: EvaluationBackend, enco
 def _scored(
     prepared: PreparedSuite, number: int, evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Read]:
-    """Return a row whose answer is scored.
+    """Return the request of a row whose answer is scored.
 
-    A sampled answer is not known before there is a model.
+    A sampled answer is unknown without a model.
     """
     suite, row = prepared.suite, prepared.rows[number - 1]
     (example,) = likelihood.encoded(suite.name, [row], tokenizer, evaluation.prompt_format, max_length)
@@ -127,7 +131,7 @@ def _scored(
 
 
 def _text(reads: Sequence[Read], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the lines of what is read: the prompt once where all answers share it."""
+    """Return the lines of requests, with the prompt once if all share it."""
     shared = all(read.prompt == reads[0].prompt for read in reads)
     lines = _prompt(reads[0], tokenizer) if shared else []
     for read in reads:
@@ -152,7 +156,10 @@ def _tokens(ids: Ids, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _encoder(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, max_length: int) -> LM:
-    """Return lm-eval's model class with no model in it: it encodes and cuts as for an evaluation, and keeps what would be read."""
+    """Return lm-eval's model class without a model.
+
+    It encodes and cuts as in an evaluation, and keeps the tokens that a model would read.
+    """
     import logging
 
     import torch
@@ -165,7 +172,7 @@ def _encoder(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, 
 
         def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, Ids, Ids]], *_: Any, **__: Any) -> list[tuple[float, bool]]:
             for _text, context, answer in requests:
-                cut = max(0, len(context) + len(answer) - self.max_length - 1)  # the last token of an answer is never read
+                cut = max(0, len(context) + len(answer) - self.max_length - 1)  # the last token of an answer is not an input
                 self.reads.append((list(context)[cut:], list(answer), cut))
             return [(0.0, False)] * len(requests)
 

@@ -1,4 +1,4 @@
-"""How far two measurements of one model are apart that differ in nothing but batches and threads: what rounding alone can do."""
+"""Effect of rounding: two measurements of one model with other batches and threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Key = tuple[str, str]
 
 
 def with_spread(first: Result, second: Result) -> tuple[Score, ...]:
-    """Return the scores of a measurement, each with its value in a second one and the spread of its items' log-likelihoods.
+    """Return the scores of a measurement with their second values and spread.
 
-    What the second measurement failed at stays empty: that is not the same as no spread.
+    The spread is the largest difference of an item's log-likelihood. Where the second measurement
+    failed, both stay empty, which is not the same as no spread.
     """
     values = {(score.task, score.metric, score.filter): score.value for score in second.scores if score.status == "ok"}
     nats = _nats(first.samples, second.samples)
@@ -31,9 +32,9 @@ def with_spread(first: Result, second: Result) -> tuple[Score, ...]:
 
 
 def _nats(first: pd.DataFrame, second: pd.DataFrame) -> dict[Key, float]:
-    """Return, by task and filter, the largest difference of a log-likelihood, in nats.
+    """Return the largest difference of a log-likelihood by task and filter, in nats.
 
-    Nothing where items have none, or other ones.
+    A task is left out if items have no log-likelihoods, or other numbers of them.
     """
     before, after = _log_likelihoods(first), _log_likelihoods(second)
     largest: dict[Key, list[float]] = {}

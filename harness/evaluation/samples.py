@@ -1,4 +1,4 @@
-"""lm-eval's logged samples in, one tidy row an item and filter out; and rows in, scores out."""
+"""lm-eval's logged samples to tidy rows, one per item and filter, and rows to scores."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 UNPARSED = "[invalid]"
-"""What lm-eval's regex filters return where an answer could not be found, unless a task says
-otherwise."""
+"""Mark of lm-eval's regex filters for an answer not found, unless a task sets another one."""
 
 SPECIAL_TOKENS = 2
-"""How many a tokenizer may put around a text. Every other token is a byte of it or more, so most
-texts are known to fit uncounted."""
+"""Most special tokens that a tokenizer adds to a text. Every other token is at least a byte of it,
+so most texts are known to fit the context by their bytes, without encoding them."""
 
 
 def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, Any]], lm: LM) -> list[dict[str, Any]]:
-    """Return one row an item and filter, with the columns of schema.SAMPLE_COLUMNS, ``metric.*``, ``weight.*``; clustered: ``cluster``.
+    """Return one row per item and filter, in the columns of schema.SAMPLE_COLUMNS.
+
+    Further columns are ``metric.*``, ``weight.*`` and, in a clustered suite, ``cluster``.
 
     Args:
-        suite: the suite; its ``chance`` gives each item's level of guessing, its ``cluster`` what
-            belongs together.
+        suite: its ``chance`` gives each item's level of guessing, its ``cluster`` the field of its
+            clusters.
         name: leaf task.
         task: lm-eval's task object.
         logged: its samples, as ``lm_eval.evaluate`` logs them.
-        lm: the model class that answered: it knows what was cut.
+        lm: the model class that answered; it knows which prompts and answers were cut.
     """
     generates = task.OUTPUT_TYPE == "generate_until"
     averaged, unparsed = averaged_metrics(task), _unparsed_marks(task)
@@ -62,7 +63,7 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
             "answer_truncated": generates and _prompt_ids(arguments[0], lm) in lm.cut_answers,
         }
         if any(math.isnan(value) for value in row["log_likelihoods"] or ()):
-            got = "a log-likelihood that is no number"
+            got = "a log-likelihood that is NaN"
             raise EvaluationError(explain(f"task {name}", got=got, allowed="numbers", fix="look for diverged weights"))
         field = cluster_field(suite.cluster, name)
         clustered = {"cluster": cluster_of(sample["doc"], field) if field else None} if suite.cluster else {}
@@ -71,10 +72,10 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
 
 
 def averaged_metrics(task: Task) -> list[str]:
-    """Return the metrics of a task that are a mean over items, or a ratio of sums that we know how to take apart.
+    """Return the metrics of a task that are means, or ratios of sums, over items.
 
-    Others (a perplexity, a correlation, a list an item) have no per-item value whose mean is the
-    score, so nothing can be paired.
+    Others (a perplexity, a correlation, lists of values) have no per-item value whose mean is the
+    score, so items cannot be paired.
     """
     return [
         name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in {"mean", "nanmean", "bits_per_byte"}
@@ -82,7 +83,7 @@ def averaged_metrics(task: Task) -> list[str]:
 
 
 def _item_text(sample: Mapping[str, Any], task: Task) -> str:
-    """Return the bare question and its gold answer, without shots: what training rows are searched for."""
+    """Return the bare question with its gold answer: the text that training rows may overlap."""
     question = task.doc_to_text(sample["doc"])
     choices, target = [str(argument[1]) for argument in sample["arguments"] if len(argument) > 1], sample["target"]
     is_index = task.OUTPUT_TYPE == "multiple_choice" and str(target).isdigit() and int(target) < len(choices)
@@ -103,7 +104,7 @@ def _chance(suite: Suite, choices: int) -> float:
 
 
 def _unparsed_marks(task: Task) -> dict[str, set[str]]:
-    """Return, by filter, what its steps give where they find no answer."""
+    """Return filter → marks that its steps return where they find no answer."""
     marks: dict[str, set[str]] = {}
     for entry in task.config.filter_list or []:
         marks[entry["name"]] = {str(step.get("fallback", UNPARSED)) for step in entry["filter"] if "regex" in step["function"]}
@@ -115,10 +116,13 @@ def _first(response: Any) -> Any:
 
 
 def _prompt_cut(arguments: Sequence[Any], lm: LM, *, generates: bool) -> bool:
-    """Say whether a prompt lost its beginning to fit the context, as lm-eval cuts it: an answer's last token is never an input."""
+    """Return whether lm-eval cuts the beginning of a prompt to fit the context.
+
+    One token more fits than the context has, since the last token of an answer is not an input.
+    """
     if generates:
         return len(_encoded(str(arguments[0][0]), lm)) > _room(arguments[0], lm)
-    if len(arguments[0]) == 1:  # rolling: windows, nothing is cut
+    if len(arguments[0]) == 1:  # a whole text is scored in windows, without a cut
         return False
     longest = [pair for pair in arguments if len((str(pair[0]) + str(pair[1])).encode()) + SPECIAL_TOKENS > lm.max_length]
     return any(len(context) + len(answer) > lm.max_length + 1 for context, answer in (_pair(lm, *pair[:2]) for pair in longest if pair[0]))
@@ -135,7 +139,7 @@ def _encoded(prompt: str, lm: LM) -> list[int]:
 
 
 def _room(request: Sequence[Any], lm: LM) -> int:
-    """Return how many tokens of a prompt to be continued fit in, beside those it may be continued by."""
+    """Return the tokens of context left for a prompt, after those reserved for its continuation."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     return int(lm.max_length - normalize_gen_kwargs(dict(request[1]), lm.max_gen_toks)["max_gen_toks"])
@@ -148,7 +152,7 @@ def _prompt_ids(request: Sequence[Any], lm: LM) -> tuple[int, ...]:
 def _metrics(sample: Mapping[str, Any], averaged: Sequence[str]) -> dict[str, float]:
     """Return the item's values of the metrics that are means.
 
-    (log-likelihood, weight) pairs of rolling tasks become ratios.
+    (log-likelihood, weight) pairs of tasks that score whole texts become ratios.
     """
     found: dict[str, float] = {}
     for metric in averaged:
@@ -172,7 +176,7 @@ def scores_of(suite: Suite, samples: pd.DataFrame, higher: Mapping[str, bool]) -
     Args:
         suite: the suite.
         samples: its items.
-        higher: metric → whether higher is better, where lm-eval says.
+        higher: metric → whether higher is better, where lm-eval defines it.
     """
     scores = []
     for (task, filter_name), group in samples.groupby(["task", "filter"], sort=False):
@@ -208,7 +212,7 @@ def _score(suite: Suite, task: str, filter_name: str, metric: str, items: pd.Dat
 
 
 def failed(suite: Suite, task: str, reason: str) -> Score:
-    """Return the primary score of a task that could not be measured: no value, a reason."""
+    """Return the primary score of a failed task: a reason instead of a value."""
     return Score(
         suite=suite.name,
         task=task,

@@ -1,7 +1,4 @@
-"""Suites: what is measured, as declared by ``benchmarks/suites/*.yaml``.
-
-And which items of a task a suite uses.
-"""
+"""Suites of ``benchmarks/suites/*.yaml``, and the items of a task that a suite uses."""
 
 from __future__ import annotations
 
@@ -22,35 +19,34 @@ from harness.core.seeds import permutation
 from harness.records.schema import OWN_METRICS
 
 ITEM_SEED = 0
-"""Items are chosen once for everybody, so that scores of different experiments are of the same
-items."""
+"""One seed for the items of all experiments, so that their scores are on the same items."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite(Part):
-    """A set of tasks judged by one metric.
+    """A set of tasks with one primary metric.
 
     Attributes:
-        kind: ``lm_eval``: its tasks; ``likelihood``: gold answers; ``divergence``: how far the
-            model is from its base.
-        tasks: lm-eval task or group names (``kind: lm_eval``); a group stands for its leaf tasks.
-        data, split: rows that the other kinds score: a member of conf/data, or ``target`` or
-            ``anchor``, which are the run's own.
-        text: whose answers to the rows' prompts a divergence suite is on: the ``gold`` ones, or
-            sampled by the ``base`` or ``tuned`` model.
-        max_new_tokens: length at which sampled text is cut, in tokens.
-        metric, filter: the primary metric, as lm-eval (or ``OWN_METRICS``) names it.
-        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null where
-            guessing has no level, or one that follows from the metric and the model: of
-            ``nats_per_token``, ln(vocabulary).
-        report: items of a task that are reported, null for all; ``select``: further ones, on which
-            things may be chosen.
-        overlap: ``expected`` where the suite asks for the very rows that are taught.
-        protocols: how each multiple-choice item is asked; ``generation``: also by letting the model
-            write the answer, reported apart.
-        cluster: field of a task's documents, such as ``passage``: items alike in it belong
-            together, and intervals heed it. A document without the field has no cluster. Or leaf
-            task → its field, where tasks have others; a task that is not named has none.
+        kind: ``lm_eval``: lm-eval tasks; ``likelihood``: likelihood of gold answers;
+            ``divergence``: divergence of the model from its base.
+        tasks: lm-eval task or group names (``kind: lm_eval``); a group means its leaf tasks.
+        data, split: rows that the other kinds score: a member of conf/data, or the run's own
+            ``target`` or ``anchor``.
+        text: answers that a divergence suite is on: ``gold``, or sampled by the ``base`` or
+            ``tuned`` model.
+        max_new_tokens: limit of sampled text, in tokens.
+        metric, filter: the primary metric, as named by lm-eval (or ``OWN_METRICS``).
+        chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null if
+            guessing has no level, or one that follows from metric and model (``nats_per_token``:
+            ln(vocabulary)).
+        report: number of reported items of a task, null for all; ``select``: number of further
+            ones, on which choices may be made.
+        overlap: ``expected`` if the suite asks for the rows that are taught.
+        protocols: how each multiple-choice item is asked; ``generation``: also with an answer
+            written by the model, reported apart.
+        cluster: field of a task's documents, such as ``passage``: items with the same value form a
+            cluster, which intervals take into account. A document without the field has none. Or
+            leaf task → its field, if tasks differ; a task without an entry has no clusters.
     """
 
     name: str
@@ -72,7 +68,7 @@ class Suite(Part):
     cluster: Any = None
 
     def __post_init__(self) -> None:
-        """Check ranges and that the kind has what it needs."""
+        """Check ranges, and the settings that the kind needs."""
         where = f"suite {self.name}"
         is_level = isinstance(self.chance, int | float) and not isinstance(self.chance, bool) and 0 <= self.chance <= 1
         check(f"{where}: chance", self.chance, "choices, null, or a number in [0, 1]", lambda v: v is None or v == "choices" or is_level)
@@ -91,7 +87,7 @@ class Suite(Part):
             self._check_own(where)
 
     def _check_own(self, where: str) -> None:
-        """Check what only the kinds have that lm-eval does not know."""
+        """Check the settings of the kinds other than ``lm_eval``."""
         if not self.data:
             raise ConfigError(explain(f"{where}: data", got="nothing", allowed="a member of conf/data, target or anchor"))
         metrics = OWN_METRICS[self.kind]
@@ -106,13 +102,16 @@ class Suite(Part):
 
     @property
     def filter_name(self) -> str:
-        """What tells its scores from others of the same task and metric: lm-eval's filter, or whose text a divergence suite is on."""
+        """The filter in its scores: lm-eval's, or the ``text`` of a divergence suite."""
         return self.text if self.kind == "divergence" else self.filter
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides its scores and is known without building its tasks: the yaml, lm-eval's version, our task files."""
+        """Return what decides its scores and is known without building its tasks.
+
+        That is the yaml, lm-eval's version and our task files.
+        """
         unused = {"overlap"} | (set() if self.kind == "divergence" else {"text", "max_new_tokens"})
-        unused |= {"cluster"} if self.cluster is None else set()  # so that suites from before there were clusters keep their identity
+        unused |= {"cluster"} if self.cluster is None else set()  # suites older than this setting keep their identity
         values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in unused}
         if self.kind != "lm_eval":
             values["metrics"] = list(OWN_METRICS[self.kind])
@@ -123,7 +122,7 @@ class Suite(Part):
 
 
 def load(name: str) -> Suite:
-    """Read a suite by name. Raises ConfigError naming the suites there are."""
+    """Read a suite by name. Raises ConfigError with the known names."""
     known = paths.members("benchmarks/suites")
     if name not in known:
         raise ConfigError(explain("suite", got=repr(name), allowed=", ".join(known), fix=did_you_mean(name, known)))
@@ -137,15 +136,15 @@ def _is_cluster(value: Any) -> bool:
 
 
 def task_folders() -> list[Path]:
-    """Return the folders of lm-eval task files that are ours or the user's own."""
+    """Return the folders of our lm-eval task files and the user's."""
     return paths.folders("benchmarks/tasks")
 
 
 def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
-    """Hash the folders of our own (and the user's) task files that define these tasks, groups or tags, every file in them.
+    """Return hashes of our (and the user's) folders that define these tasks, groups or tags.
 
-    A task's yaml may include others, call Python or read data beside it. lm-eval's own files follow
-    from its version.
+    Every file of a folder counts: a task's yaml may include others, call Python or read data in it.
+    lm-eval's own files follow from its version.
     """
     names = "|".join(re.escape(task) for task in tasks)
     defines = re.compile(rf"^\s*-?\s*(task|group|tag):\s*[\"']?({names})[\"']?\s*$", re.MULTILINE)
@@ -160,21 +159,23 @@ def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
 
 
 def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> list[int]:
-    """Choose the items of a task: seeded, without repeats of a document, ``select`` and ``report`` disjoint.
+    """Choose the items of a task, seeded; ``select`` and ``report`` are disjoint.
+
+    A document that repeats another one is skipped.
 
     Args:
-        suite: whose ``select`` and ``report`` numbers apply.
-        task: leaf task, or data set, name.
+        suite: gives the numbers of ``select`` and ``report`` items.
+        task: name of a leaf task or data set.
         size: number of its documents.
         doc_hash: document number → content hash.
-        role: which of the two sets.
+        role: one of the two sets.
 
     Returns:
         Ascending document numbers.
     """
     if role == "select" and not suite.select:
-        fix = f"give benchmarks/suites/{suite.name}.yaml a select: number"
-        raise EvaluationError(explain(f"suite {suite.name}: select", got="0 items", allowed="some items to choose on", fix=fix))
+        fix = f"set select in benchmarks/suites/{suite.name}.yaml"
+        raise EvaluationError(explain(f"suite {suite.name}: select", got="0 items", allowed="at least one item to choose on", fix=fix))
     wanted = size if suite.report is None else suite.select + suite.report
     kept: list[int] = []
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Building lm-eval's tasks: once a process, and only the index that is needed."""
+"""lm-eval's tasks, built once per process, with the smallest index that suffices."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 FEWSHOT_SEED = 1234
-"""lm-eval's own default, passed explicitly."""
+"""lm-eval's default, passed explicitly."""
 
 GENERATED_METRIC = "exact_match"
-"""How its answers are judged."""
+"""Metric of answers to items asked by generation."""
 
 BYTES_PER_TOKEN, SPARE_TOKENS = 3, 4
-"""How many tokens a generated answer may have: those of the longest choice, in UTF-8, at so many
-bytes each, and a few more."""
+"""Limit of a generated answer: one token per BYTES_PER_TOKEN bytes of the longest choice in UTF-8,
+and SPARE_TOKENS more."""
 
 
 def build_tasks(suite: Suite) -> dict[str, Task]:
     """Build the leaf tasks of a suite, their data loaded, by name.
 
     Raises:
-        EvaluationError: if a task does not exist, its data cannot be loaded, or it has no such
+        EvaluationError: if a task does not exist, its data cannot be loaded, or it lacks the
             metric.
     """
     tasks: dict[str, Task] = {}
@@ -44,7 +44,7 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
             fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
             raise EvaluationError(
-                explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task whose data load", fix=fix)
+                explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task with data that can be loaded", fix=fix)
             ) from error
     for name, task in tasks.items():
         _set_shots(suite, name, task)
@@ -54,7 +54,7 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
 
 @functools.cache
 def _manager(defaults: bool) -> TaskManager:
-    """Index the task files; lm-eval's own thousands take about six seconds, ours none."""
+    """Index task files; lm-eval's thousands take about six seconds, ours alone almost none."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.tasks import TaskManager
 
@@ -73,33 +73,36 @@ def _manager_for(name: str) -> TaskManager:
 
 
 def read_only(task: Task, items: Sequence[int]) -> None:
-    """Let a task read the documents of some items alone: to find them, lm-eval would read all of the data, twice an evaluation."""
+    """Let a task read the documents of some items alone.
+
+    lm-eval would read all of the data to find them, twice per evaluation.
+    """
     docs = task.eval_docs
     chosen = [docs[index] for index in items]
     task.doc_iterator = lambda **_: enumerate(chosen)
 
 
 def generated(suite: Suite, name: str, task: Task, items: Sequence[int]) -> Task:
-    """Build a multiple-choice task again that asks the same items by generation: same prompt, the answer written by the model.
+    """Build a task that asks the items of a multiple-choice task by generation.
 
-    An answer is its first line, up to a full stop that stands alone (as in tinyworld), at most
-    about as long as the longest choice; it is right if it is the gold choice, but for case, white
-    space at its ends and a full stop.
+    The prompt is the same, and the model writes the answer. The answer is its first line, up to a
+    separate full stop (as in tinyworld), at most about as long as the longest choice; it is right
+    if it is the gold choice, apart from case, white space at its ends and a full stop.
 
     Args:
-        suite: whose protocols ask for it.
+        suite: its protocols ask for it.
         name: of the multiple-choice task.
         task: that task, built.
         items: the document numbers it asks.
 
     Raises:
-        EvaluationError: if the task is none whose choices continue one prompt.
+        EvaluationError: if the task's choices do not all continue one prompt.
     """
     from lm_eval.api.task import ConfigurableTask
 
     if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input or task.config.doc_to_choice is None:
         where = f"suite {suite.name}, task {name}: protocols"
-        raise EvaluationError(explain(where, got="generation", allowed="loglikelihood: it is no choice of answers to one prompt"))
+        raise EvaluationError(explain(where, got="generation", allowed="loglikelihood: its choices do not all continue one prompt"))
     docs = task.eval_docs
     longest = max(len(choice.encode()) for index in items for choice in task.doc_to_choice(docs[index]))
 
@@ -144,13 +147,13 @@ def _check_metric(suite: Suite, name: str, task: Task) -> None:
 
 
 def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"]) -> list[int]:
-    """Return the document numbers of a task that this suite uses in a role."""
+    """Return the document numbers of a task that the suite uses in a role."""
     docs = task.eval_docs
     return choose(suite, str(task.config.task), len(docs), lambda index: doc_hash(docs[index]), role)
 
 
 def doc_hash(doc: Any) -> str:
-    """Hash a document exactly as lm-eval does in its samples."""
+    """Return the hash of a document exactly as lm-eval computes it for its samples."""
     from lm_eval.utils import handle_non_serializable, hash_string
 
     return str(hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)))

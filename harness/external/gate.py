@@ -1,18 +1,25 @@
-"""The gate: does AFTER lose more than is allowed? Two one-sided 5% tests, read off the 90% interval of the change."""
+"""The gate: tests whether AFTER loses more than is allowed.
+
+It is two one-sided 5% tests, both decided by the 90% interval of the change.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from harness.config.strict import check
-from harness.external.judge import Whole
-from harness.external.sides import some
+from harness.external.judge import Aggregate
+from harness.report import words
 
 LEVEL = 0.90
-"""Both ends of this interval are one-sided tests at 5%."""
+"""Each end of this interval is a one-sided 5% test."""
+
+MAX_NAMES = 8
+"""Of missing tasks in a line."""
 
 Decision = Literal["lost more", "not lost", "undecided"]
 
@@ -20,18 +27,22 @@ CODES: dict[Decision, int] = {"lost more": 1, "not lost": 0, "undecided": 3}
 WORDS: dict[Decision, str] = {
     "lost more": "more is lost than allowed",
     "not lost": "no more is lost than allowed",
-    "undecided": "undecided: the interval reaches over the limit; more items would narrow it",
+    "undecided": "undecided: the interval contains the limit; more items would narrow it",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """A suite at the gate.
+    """The decision on a suite, or on a task outside any suite.
 
-    All numbers are oriented: negative is worse, whatever the direction of the metric; its own unit.
+    All numbers are in the metric's own unit and oriented: negative is worse for every metric.
 
     Attributes:
-        low, high: ends of the interval at LEVEL; None where the data cannot say.
+        name: of the suite or task.
+        change: after minus before.
+        low: lower end of the interval at LEVEL; None if the data do not determine it.
+        high: upper end, likewise.
+        decision: on this suite.
     """
 
     name: str
@@ -43,9 +54,14 @@ class Gated:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What the gate says: code 1 if any suite lost more, 0 if none did and all that BEFORE has was measured after, else 3.
+    """The decision on a comparison.
+
+    The exit code is 1 if any suite lost more; 0 if none did and AFTER has every task of BEFORE;
+    else 3.
 
     Attributes:
+        max_loss: largest loss allowed, in the metric's own unit.
+        suites: the decisions on suites.
         missing: tasks that BEFORE has and AFTER lacks.
     """
 
@@ -55,10 +71,7 @@ class Gate:
 
     @property
     def decision(self) -> Decision:
-        """The whole: one suite that lost more decides.
-
-        Else one that is undecided, or a task that AFTER lacks, leaves it open.
-        """
+        """``lost more`` if any suite is; else ``undecided`` if any is, or tasks are missing."""
         found = {suite.decision for suite in self.suites}
         if "lost more" in found:
             return "lost more"
@@ -69,43 +82,49 @@ class Gate:
         """The exit code."""
         return CODES[self.decision]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the gate as plain values for JSON."""
+        decided = {"decision": self.decision, "exit_code": self.code, "missing": list(self.missing)}
+        return {"max_loss": self.max_loss, "level": LEVEL, **decided, "suites": [dataclasses.asdict(suite) for suite in self.suites]}
+
 
 def require(max_loss: float | None, margin: float) -> None:
-    """Refuse limits that mean nothing. Raises ConfigError."""
+    """Reject invalid limits. Raises ConfigError."""
     check("compare: --max-loss", max_loss, "0 or greater, in the metric's own unit: 0.02 is 2 points", lambda v: v is None or v >= 0)
     check("compare: --margin", margin, "greater than 0, in the metric's own unit: 0.02 is 2 points", lambda v: v > 0)
 
 
-def decide(wholes: Sequence[Whole], max_loss: float, missing: Sequence[str] = ()) -> Gate:
-    """Decide for every suite, and every task of no suite, whether more than ``max_loss`` is lost.
+def decide(aggregates: Sequence[Aggregate], max_loss: float, missing: Sequence[str] = ()) -> Gate:
+    """Decide for each suite whether more than ``max_loss`` is lost.
 
     Args:
-        wholes: what was measured on both sides.
+        aggregates: the suites, and tasks outside any suite, of both sides.
         max_loss: in the metric's own unit.
-        missing: tasks that BEFORE has and AFTER lacks. An evaluation that broke off must not pass.
+        missing: tasks that BEFORE has and AFTER lacks. An aborted evaluation must not pass.
     """
-    return Gate(max_loss=max_loss, suites=tuple(_gated(whole, max_loss) for whole in wholes), missing=tuple(missing))
+    return Gate(max_loss=max_loss, suites=tuple(_gated(one, max_loss) for one in aggregates), missing=tuple(missing))
 
 
-def _gated(whole: Whole, max_loss: float) -> Gated:
-    found = whole.estimate(LEVEL)
-    ends = (found.low, found.high) if whole.higher_is_better else (-found.high, -found.low)
-    change = found.value if whole.higher_is_better else -found.value
+def _gated(aggregate: Aggregate, max_loss: float) -> Gated:
+    found = aggregate.estimate(LEVEL)
+    ends = (found.low, found.high) if aggregate.higher_is_better else (-found.high, -found.low)
+    change = found.value if aggregate.higher_is_better else -found.value
     if any(math.isnan(end) for end in ends):
-        return Gated(name=whole.name, change=change, low=None, high=None, decision="undecided")
+        return Gated(name=aggregate.name, change=change, low=None, high=None, decision="undecided")
     decision: Decision = "lost more" if ends[1] < -max_loss else "not lost" if ends[0] > -max_loss else "undecided"
-    return Gated(name=whole.name, change=change, low=ends[0], high=ends[1], decision=decision)
+    return Gated(name=aggregate.name, change=change, low=ends[0], high=ends[1], decision=decision)
 
 
 def sentences(gate: Gate) -> list[str]:
-    """Return a line for each suite and one for the whole."""
+    """Return one line per suite, and one for the whole comparison."""
     lines = []
     for suite in gate.suites:
         known = suite.low is not None and suite.high is not None
-        interval = f"[{suite.low:+.4f}, {suite.high:+.4f}]" if known else "no interval: the items say nothing of how much they could differ"
-        words = WORDS[suite.decision] if known else "undecided"
-        lines.append(f"gate {suite.name}: change {suite.change:+.4f} (negative is worse), {LEVEL:.0%} interval {interval}: {words}")
+        interval = f"[{suite.low:+.4f}, {suite.high:+.4f}]" if known else "not determined by these items"
+        decision = WORDS[suite.decision] if known else "undecided"
+        lines.append(f"gate {suite.name}: change {suite.change:+.4f} (negative is worse), {LEVEL:.0%} interval {interval}: {decision}")
     verdict = {"lost more": "fail", "not lost": "pass", "undecided": "undecided"}[gate.decision]
-    lacks = f" AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({some(gate.missing)}):" if gate.missing else ""
+    names = words.listed(gate.missing, MAX_NAMES)
+    lacks = f" AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({names}):" if gate.missing else ""
     lines.append(f"gate at --max-loss {gate.max_loss:g} (two one-sided 5% tests):{lacks} {verdict}, exit code {gate.code}")
     return lines

@@ -1,4 +1,7 @@
-"""Two sides to rows with intervals and verdicts, joined item by item by the analysis of sweeps: the same numbers in the same way."""
+"""Two sides, paired item by item, to rows with intervals and verdicts.
+
+The analysis of sweeps computes them, so that both give the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +32,23 @@ p_mid delta_relative near_chance samplewise_forgetting backward_transfer samplew
 samplewise_forgetting_true_high backward_transfer_true backward_transfer_true_low backward_transfer_true_high forgetting_ceiling
 progress_lost numeric_spread
 """.split()
-"""Columns of the tidy table that a comparison has; here ``stderr`` is that of the change, and
+"""Columns that a comparison shares with the tidy table; here ``stderr`` is that of the change, and
 ``df`` its degrees of freedom."""
 
 MISSING = "missing_tasks"
-"""Column beside them: tasks of a suite that are not there on both sides, so that its mean is
-over the others; empty where all are."""
+"""Further column: tasks of a suite that one side lacks; the suite's mean is over the others."""
 
 DTYPES = {name: COLUMNS.get(name, "Float64") for name in NAMES} | {MISSING: "string"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
-    """What is judged as one: a suite, or a task of no suite.
+class Aggregate:
+    """The changes of a suite, or of a task outside any suite.
 
     Attributes:
-        changes: of each task, what its items changed by, in the metric's own sign.
+        name: of the suite or task.
+        higher_is_better: direction of its metric.
+        changes: the items' changes of each task, in the metric's own sign.
         is_binary: whether items are 0 or 1.
     """
 
@@ -61,16 +65,19 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What AFTER lost and gained beside BEFORE.
+    """The losses and gains of AFTER relative to BEFORE.
 
     Attributes:
+        before: the first side.
+        after: the second side.
+        margin: half-width of the range of negligible changes, in the metric's own unit.
         rows: suites (task ``*``) and tasks, each with the metric it is judged by: columns of the
             tidy table, with ``stderr`` and ``df`` of the change, ``p_holm`` over the tasks,
             ``margin`` and ``verdict``. A task of several groups is in the smallest.
         others: other metrics and filters of the tasks, without a verdict.
-        wholes: what a gate looks at.
-        items: the items whose outcome changed, as ``harness.analysis.table.items`` gives them.
-        notes: what a reader must know.
+        aggregates: the input of a gate.
+        items: the items whose outcome changed, as returned by ``harness.analysis.table.items``.
+        notes: for the reader.
     """
 
     before: Side
@@ -78,55 +85,52 @@ class Comparison:
     margin: float
     rows: pd.DataFrame
     others: pd.DataFrame
-    wholes: tuple[Whole, ...]
+    aggregates: tuple[Aggregate, ...]
     items: pd.DataFrame
     notes: tuple[str, ...]
 
 
 def compare(before: Side, after: Side, margin: float, notes: Sequence[str] = ()) -> Comparison:
-    """Join both sides item by item and judge every task and suite.
+    """Pair both sides item by item and judge every task and suite.
 
     Args:
         before: one side.
         after: the other, with the same suites.
-        margin: a change within ±margin, in the metric's own unit, is none that matters.
-        notes: what is known of the sides already.
+        margin: a change within ±margin, in the metric's own unit, is negligible.
+        notes: from reading the sides.
 
     Raises:
-        RecordError: where items, prompts, gold answers or weights differ.
+        RecordError: if items, prompts, gold answers or weights differ.
     """
     found = {name: _tasks(name, before.suites[name], after.suites[name]) for name in before.suites}
-    home = _homes(found)
+    shown_in = _smallest_suites(found)
     rows: list[Row] = []
     others: list[Row] = []
-    wholes = []
+    aggregates = []
     for name, tasks in found.items():
         primary = [task for task in tasks if task.row["primary"]]
         whole, *each = measure.rows_of(tasks, at_zero=False)
-        judged = _whole(name, primary)
-        wholes.append(judged)
+        aggregate = _aggregate(name, primary)
+        aggregates.append(aggregate)
         if before.suites[name].whole:
-            rows.append(whole | _error(judged) | {MISSING: ", ".join(before.suites[name].missing) or None})
-        mine = [(task, row) for task, row in zip(tasks, each, strict=True) if home[row["task"]] == name]
-        rows += [row | _error(_whole(row["task"], [task])) for task, row in mine if row["primary"]]
-        others += [row for _, row in mine if not row["primary"]]
+            rows.append(whole | _error(aggregate) | {MISSING: ", ".join(before.suites[name].missing) or None})
+        own = [(task, row) for task, row in zip(tasks, each, strict=True) if shown_in[row["task"]] == name]
+        rows += [row | _error(_aggregate(row["task"], [task])) for task, row in own if row["primary"]]
+        others += [row for _, row in own if not row["primary"]]
     return Comparison(
         before=before,
         after=after,
         margin=margin,
         rows=findings.judge(_frame(rows), Declared(margin=margin)),
         others=_frame(others),
-        wholes=tuple(wholes),
-        items=_changed(before, after, home),
+        aggregates=tuple(aggregates),
+        items=_changed(before, after, shown_in),
         notes=tuple(notes),
     )
 
 
 def _tasks(name: str, before: Measured, after: Measured) -> list[Task]:
-    """Return the scores of a suite on both sides, joined.
-
-    Raises RecordError where they cannot be.
-    """
+    """Return the paired scores of a suite. Raises RecordError if they cannot be paired."""
     sides = [Measurement(measure.by_key(one.scores), Samples(one.samples)) for one in (after, before)]
     tasks = measure.suite_tasks(name, sides[0], sides[1])
     for task in tasks:
@@ -135,29 +139,26 @@ def _tasks(name: str, before: Measured, after: Measured) -> list[Task]:
     return [task for task in tasks if task.pair is not None]
 
 
-def _homes(found: Mapping[str, Sequence[Task]]) -> dict[str, str]:
-    """Return the suite in which each task is shown: the smallest that it is in."""
+def _smallest_suites(found: Mapping[str, Sequence[Task]]) -> dict[str, str]:
+    """Return task → the suite in which it is shown: its smallest."""
     sizes = {name: len({task.row["task"] for task in tasks}) for name, tasks in found.items()}
-    home: dict[str, str] = {}
+    smallest: dict[str, str] = {}
     for name in sorted(found, key=lambda name: sizes[name]):
         for task in found[name]:
-            home.setdefault(task.row["task"], name)
-    return home
+            smallest.setdefault(task.row["task"], name)
+    return smallest
 
 
-def _whole(name: str, tasks: Sequence[Task]) -> Whole:
+def _aggregate(name: str, tasks: Sequence[Task]) -> Aggregate:
     pairs = [task.pair for task in tasks if task.pair is not None]
     binary = forgetting.is_binary([side for joined in pairs for side in (joined.before, joined.after)])
     better = bool(tasks[0].row["higher_is_better"])
-    return Whole(name=name, higher_is_better=better, changes=tuple(measure.task_changes(tasks).values()), is_binary=binary)
+    return Aggregate(name=name, higher_is_better=better, changes=tuple(measure.task_changes(tasks).values()), is_binary=binary)
 
 
-def _error(whole: Whole) -> Row:
-    """Return the standard error of a change and its degrees of freedom.
-
-    Empty where the data cannot say.
-    """
-    found = whole.estimate(LEVEL)
+def _error(aggregate: Aggregate) -> Row:
+    """Return standard error and degrees of freedom of a change; None if not determined."""
+    found = aggregate.estimate(LEVEL)
     return {"stderr": None if np.isnan(found.stderr) else found.stderr, "df": None if np.isnan(found.df) else found.df}
 
 
@@ -166,10 +167,11 @@ def _frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame({name: [(row | {"role": ROLE}).get(name) for row in rows] for name in DTYPES}, dtype=object).astype(DTYPES)
 
 
-def _changed(before: Side, after: Side, home: Mapping[str, str]) -> pd.DataFrame:
+def _changed(before: Side, after: Side, shown_in: Mapping[str, str]) -> pd.DataFrame:
+    """Return the items whose outcome changed, those that lost most confidence first."""
     parts = []
     for name, measured in before.suites.items():
-        primary = {score.task: score for score in measured.scores if score.primary and home.get(score.task) == name}
+        primary = {score.task: score for score in measured.scores if score.primary and shown_in.get(score.task) == name}
         metric_of = {task: score.metric for task, score in primary.items()}
         filter_of = {task: score.filter for task, score in primary.items()}
         if primary:

@@ -1,4 +1,4 @@
-"""One line of lm-eval's ``samples_*.jsonl`` to one tidy row, whatever version of lm-eval wrote it."""
+"""Lines of lm-eval's ``samples_*.jsonl``, of any version, to tidy rows."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ from harness.records.schema import SAMPLE_COLUMNS, cluster_of
 FIXED = frozenset(
     "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash schema_version task_name".split()
 )
-"""Keys of a line that are no metric."""
+"""Keys of a line that are not metrics."""
+
+A_SAMPLE = "a sample of lm-eval --log_samples"
+AGAIN = "run lm-eval again"
 
 CHOICES_HASH = "choices_hash"
-"""Column beside SAMPLE_COLUMNS: hash of every text that the model was asked to continue or to
-score, in order."""
+"""Further column: hash of every text that the model had to continue or to score, in order."""
 
 GENERATION = "generation"
-"""Column beside SAMPLE_COLUMNS: settings of generation, as JSON; empty where nothing is
-generated."""
+"""Further column: settings of generation, as JSON; empty if nothing is generated."""
 
 GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
-"""Metrics of a choice among k answers that is right by guessing in 1/k of all cases."""
+"""Metrics that a random choice among k answers satisfies in 1/k of all cases."""
 
 
 def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
-    """Return the items of a task, one row an item and filter.
+    """Return the items of a task, one row per item and filter.
 
     Columns are those of ``schema.SAMPLE_COLUMNS`` (``suite`` is the task), ``CHOICES_HASH``,
-    ``GENERATION``, ``repeats`` (answers drawn an item), ``cluster``, and for every metric with one
-    number an item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of a task are told
-    apart by the order of their numbers: the second has ``#2`` behind its hash.
+    ``GENERATION``, ``repeats`` (answers sampled per item), ``cluster``, and for every metric with
+    one number per item ``metric.M`` (``weight.M`` for bits per byte). Equal documents of a task are
+    distinguished by the order of their numbers: the second has ``#2`` after its hash.
 
     Args:
         file: its samples.
         task: its name.
-        cluster: field of the documents that says which items belong together, as of our suites;
-            None where none does.
+        cluster: field of the documents by which items are clustered, as in this project's suites;
+            None for independent items.
 
     Raises:
-        RecordError: for a line that is no sample, an item twice, or no line at all.
+        RecordError: for a line that is not a sample, a duplicate item, or a file without lines.
     """
     lines = file.read_bytes().split(b"\n")  # not splitlines: a text may hold other line breaks
     found = [_read(line, task, cluster, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
-        raise RecordError(explain(str(file), got="no samples", allowed="a line an item", fix="run lm-eval again"))
+        raise RecordError(explain(str(file), got="a file without samples", allowed="one line per item", fix=AGAIN))
     twice = [key for key, count in Counter((row["filter"], row["doc_id"]) for row in found).items() if count > 1]
     if twice:
-        got = f"{len(twice)} items twice, the first is doc_id {twice[0][1]} (filter {twice[0][0]})"
-        raise RecordError(explain(str(file), got=got, allowed="each item once", fix="keep one run's lines"))
+        got = f"{len(twice)} duplicate items, the first with doc_id {twice[0][1]} (filter {twice[0][0]})"
+        raise RecordError(explain(str(file), got=got, allowed="each item once", fix="keep the lines of one run"))
     seen: Counter[tuple[str, str]] = Counter()
     for row in sorted(found, key=lambda row: int(row["doc_id"])):
         key = (row["filter"], row["doc_hash"])
@@ -67,45 +68,45 @@ def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
 
 
 def metric_names(samples: pd.DataFrame) -> list[str]:
-    """Return the metrics that have a number an item, in the order in which lm-eval names them."""
+    """Return the metrics with one number per item, in lm-eval's order."""
     return [name.removeprefix("metric.") for name in samples.columns if name.startswith("metric.")]
 
 
 def _read(line: bytes, task: str, cluster: str | None, where: str) -> dict[str, Any]:
-    """Return the row of a line. Raises RecordError naming the line, whatever is wrong with it."""
+    """Return the row of a line. Raises RecordError that names the line, for any defect."""
     try:
         return _row(_sample(line, where), task, cluster, where)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
-        got = f"what cannot be read ({type(error).__name__}: {error})"
-        raise RecordError(explain(where, got=got, allowed="a sample of lm-eval --log_samples", fix="run lm-eval again")) from error
+        got = f"an unreadable line ({type(error).__name__}: {error})"
+        raise RecordError(explain(where, got=got, allowed=A_SAMPLE, fix=AGAIN)) from error
 
 
 def _sample(line: bytes, where: str) -> Mapping[str, Any]:
     try:
         sample = json.loads(line.decode("utf-8"))
     except ValueError as error:
-        raise RecordError(explain(where, got=f"no JSON ({error})", allowed="a sample of lm-eval", fix="run lm-eval again")) from error
+        raise RecordError(explain(where, got=f"invalid JSON ({error})", allowed=A_SAMPLE, fix=AGAIN)) from error
     needed = ["doc_id", "target", "arguments", "resps"]
-    there = [name for name in sample if name == "target" or sample[name] is not None] if isinstance(sample, Mapping) else []
-    if missing := [name for name in needed if name not in there]:
-        raise RecordError(explain(where, got=f"no {', '.join(missing)}", allowed="a sample of lm-eval --log_samples"))
+    present = [name for name in sample if name == "target" or sample[name] is not None] if isinstance(sample, Mapping) else []
+    if missing := [name for name in needed if name not in present]:
+        raise RecordError(explain(where, got=f"a line without {', '.join(missing)}", allowed=A_SAMPLE, fix=AGAIN))
     return sample  # type: ignore[no-any-return]
 
 
 def _number_of(sample: Mapping[str, Any], where: str) -> int:
-    """Return the number of a document: equal ones are told apart by it. Raises RecordError."""
+    """Return the number of a document, which orders equal documents. Raises RecordError."""
     found = sample["doc_id"]
     if not isinstance(found, bool):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             if int(found) == float(found):
                 return int(found)
-    raise RecordError(explain(f"{where}: doc_id", got=repr(found), allowed="a whole number, as lm-eval counts documents"))
+    raise RecordError(explain(f"{where}: doc_id", got=repr(found), allowed="a whole number, lm-eval's index of the document", fix=AGAIN))
 
 
 def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) -> dict[str, Any]:
     arguments = _arguments(sample["arguments"])
     if not arguments or not arguments[0]:
-        raise RecordError(explain(where, got="no arguments", allowed="what the model was asked"))
+        raise RecordError(explain(where, got="a line with empty arguments", allowed="the requests to the model", fix=AGAIN))
     generates = len(arguments[0]) > 1 and isinstance(arguments[0][1], Mapping)
     responses = [_first_of(response) for response in sample["resps"]]
     repeats = max((len(response) for response in sample["resps"] if isinstance(response, list)), default=1)
@@ -141,7 +142,7 @@ def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) 
 def _arguments(logged: Any) -> list[list[Any]]:
     """Return the requests of an item, each (context, continuation or settings of generation).
 
-    Two layouts have been in use.
+    lm-eval has used two layouts.
     """
     if isinstance(logged, Mapping):  # gen_args_0 → arg_0, arg_1
         return [[request[f"arg_{i}"] for i in range(len(request))] for request in logged.values()]
@@ -149,7 +150,7 @@ def _arguments(logged: Any) -> list[list[Any]]:
 
 
 def _first_of(response: Any) -> Any:
-    """Return the first of the answers drawn for a request."""
+    """Return the first of the answers sampled for a request."""
     return response[0] if isinstance(response, list) and response else response
 
 
@@ -162,17 +163,17 @@ def _number(response: Any) -> float:
 
 
 def _without_unconditional(choices: list[str], likelihoods: list[float], sample: Mapping[str, Any]) -> tuple[list[str], list[float]]:
-    """Drop the second half where each choice was also scored without its context (``acc_mutual_info``)."""
+    """Drop the second half if each choice was also scored without context.
+
+    lm-eval does so for ``acc_mutual_info``.
+    """
     if "acc_mutual_info" in sample and len(choices) % 2 == 0:
         return choices[: len(choices) // 2], likelihoods[: len(choices) // 2]
     return choices, likelihoods
 
 
 def _values(sample: Mapping[str, Any]) -> dict[str, float]:
-    """Return the item's value of each metric that is a number.
-
-    (log-likelihood, bytes) of bits per byte becomes a ratio.
-    """
+    """Return the item's numeric metrics; (log-likelihood, bytes) of bits per byte as a ratio."""
     found: dict[str, float] = {}
     for name in sample.get("metrics") or [key for key in sample if key not in FIXED]:
         value = sample.get(name)
@@ -185,9 +186,11 @@ def _values(sample: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _doc_hash(sample: Mapping[str, Any], where: str) -> str:
-    """Hash a document as lm-eval does."""
+    """Return lm-eval's hash of a document. Raises RecordError if the document is missing."""
     if "doc" not in sample:
-        raise RecordError(explain(where, got="neither doc_hash nor doc", allowed="what tells items apart", fix="run lm-eval again"))
+        raise RecordError(
+            explain(where, got="a line without doc_hash and doc", allowed="one of them, which identifies the item", fix=AGAIN)
+        )
     return _hash(json.dumps(sample["doc"], indent=2, ensure_ascii=False))
 
 

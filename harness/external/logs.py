@@ -1,4 +1,4 @@
-"""A folder of lm-eval's output: the newest samples of each task, and what the results files beside them say of how they were made."""
+"""A folder of lm-eval's output: the newest samples of each task, and their settings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:_(?P<stamp>{results_files.STAMP}
 
 MEANS = frozenset({"mean", "nanmean"})
 NO_MEANS = frozenset("perplexity word_perplexity byte_perplexity mcc f1 bleu chrf ter brier_score bypass".split())
-"""Metrics whose score is no mean over items unless the task says so: nothing can be paired."""
+"""Metrics whose score is not a mean over items unless the task says so; they cannot be paired."""
 
 NEGATIVE = frozenset({"bits_per_byte"})
-"""Metrics that are better when smaller, where no results file says it."""
+"""Metrics for which lower is better if no results file states the direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,16 @@ class LoggedTask:
     """One task of a folder.
 
     Attributes:
-        samples: one row an item and filter, as ``logged.rows`` gives them.
+        name: of the task.
+        file: its samples file.
+        stamp: its timestamp; empty if the file's name has none.
+        samples: one row per item and filter, as returned by ``logged.rows``.
         metrics: those that can be compared, in the task's order.
-        left_out: others, each with the reason.
-        settings: what must be the same on both sides, as far as a results file says it: version,
-            num_fewshot, …
-        cluster: field of the documents by which our suite clusters the items; None where no suite
-            of ours does.
+        left_out: a line per other metric, with the reason.
+        settings: settings that must be equal on both sides, as far as a results file states them:
+            version, num_fewshot, …
+        cluster: field of the documents by which this project's suites cluster the items; None for
+            independent items.
     """
 
     name: str
@@ -67,13 +70,14 @@ class Logs:
     """A folder of lm-eval's output.
 
     Attributes:
-        model: what was evaluated, as the results file calls it.
-        tasks: name → the newest samples.
-        groups: group → its leaf tasks, as the results file says.
-        bare: tasks that a results file used here has, and whose samples are not here.
-        facts: how it was evaluated: lm_eval_version, backend, dtype, batch_size, …, where all
-            results files agree.
-        notes: what a reader must know of how the folder was read.
+        source: the folder, as the user typed it.
+        model: name of the model, as in the results file.
+        tasks: name → its newest samples.
+        groups: group → its leaf tasks, as in the results file.
+        facts: settings of the evaluation on which all results files agree: lm_eval_version,
+            backend, dtype, batch_size, …
+        notes: on how the folder was read.
+        without_samples: tasks with results but without samples.
     """
 
     source: str
@@ -82,38 +86,39 @@ class Logs:
     groups: Mapping[str, tuple[str, ...]]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
-    bare: tuple[str, ...] = ()
+    without_samples: tuple[str, ...] = ()
 
 
 def read(source: str) -> Logs:
     """Read a folder of lm-eval's output.
 
     Raises:
-        RecordError: where it holds no samples, those of two models, or samples that do not give the
-            scores of their results file.
+        RecordError: if it has no samples, samples of two models, or samples that do not reproduce
+            the scores of their results file.
     """
     folder = Path(source).expanduser()
     every = dict(results_files.read(folder))
     found = sorted(_samples(folder))
     if not found:
         fix = "run lm-eval with --log_samples --output_path FOLDER"
-        raise RecordError(explain(source, got="no samples_*.jsonl", allowed="lm-eval's samples, not its results alone", fix=fix))
+        allowed = "lm-eval's samples; its results are not enough"
+        raise RecordError(explain(source, got="a directory without samples_*.jsonl", allowed=allowed, fix=fix))
     model = _the_model(source, every.values(), [file for _, _, file in found])
     newest = {task: (stamp, file) for task, stamp, file in found}  # sorted: the last of each task is its newest
     notes = []
     if older := len(found) - len(newest):
         stamps = sorted({stamp for stamp, _ in newest.values()})
-        notes.append(f"{source}: {older} older file(s) of the same tasks left out; used are those of {', '.join(stamps)}")
+        notes.append(f"{source}: {older} older file(s) of the same tasks left out; the newest are of {', '.join(stamps)}")
     used = {(file.parent, stamp): every[file.parent, stamp] for stamp, file in newest.values() if (file.parent, stamp) in every}
     groups: dict[str, tuple[str, ...]] = {}
     for values in used.values():
         groups |= _groups(values)
     fields = {task: ours.cluster(task, [name for name, leaves in groups.items() if task in leaves]) for task in newest}
     tasks = {task: _task(task, *where, every.get((where[1].parent, where[0]), {}), fields[task]) for task, where in newest.items()}
-    if bare := sorted(name for name, task in tasks.items() if not task.settings):
-        notes.append(f"{source}: no results file beside {', '.join(bare)}: version, shots and settings could not be checked")
-    if bare := sorted({name for values in every.values() for name in values["configs"]} - set(tasks)):
-        notes.append(f"{source}: results without samples, not compared: {', '.join(bare)}")
+    if unchecked := sorted(name for name, task in tasks.items() if not task.settings):
+        notes.append(f"{source}: no results file for {', '.join(unchecked)}: version, shots and settings could not be checked")
+    if unpaired := _without_samples(every.values(), tasks):
+        notes.append(f"{source}: results without samples, not compared: {', '.join(unpaired)}")
     return Logs(
         source=source,
         model=model,
@@ -121,8 +126,13 @@ def read(source: str) -> Logs:
         groups=groups,
         facts=_facts(list(used.values())),
         notes=tuple(notes),
-        bare=tuple(sorted({name for values in used.values() for name in values["configs"]} - set(tasks))),
+        without_samples=_without_samples(used.values(), tasks),
     )
+
+
+def _without_samples(results: Collection[Mapping[str, Any]], tasks: Collection[str]) -> tuple[str, ...]:
+    """Return the tasks that results files have and ``tasks`` lacks."""
+    return tuple(sorted({name for values in results for name in values["configs"]} - set(tasks)))
 
 
 def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -133,29 +143,30 @@ def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
 
 
 def _the_model(source: str, every: Collection[Mapping[str, Any]], files: Sequence[Path]) -> str:
-    """Return the one model of a folder.
-
-    Raises RecordError where there are two: which one is meant?
-    """
+    """Return the model of a folder. Raises RecordError if it has samples of two models."""
     names = sorted({name for values in every if (name := _model_name(values))})
     places = sorted({str(file.parent) for file in files})
     if len(names) > 1 or (len(places) > 1 and not names):
         got = f"samples of {len(names or places)} models ({', '.join(names or places)})"
-        raise RecordError(explain(source, got=got, allowed="one model's", fix=f"name one of its folders: {', '.join(places)}"))
+        raise RecordError(explain(source, got=got, allowed="samples of one model", fix=f"name one of its folders: {', '.join(places)}"))
     return names[0] if names else Path(places[0]).name
 
 
 def _model_name(results: Mapping[str, Any]) -> str:
-    named = results.get("model_name")
-    arguments = results["config"].get("model_args")
+    named, found = results.get("model_name"), _model_arguments(results["config"])
+    return str(named or next((found[key] for key in ("peft", "delta", "pretrained", "model", "path") if found.get(key)), ""))
+
+
+def _model_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return lm-eval's ``model_args``, which is a mapping or a text such as ``a=1,b=2``."""
+    arguments = config.get("model_args")
     if isinstance(arguments, Mapping):
-        arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
-    found = dict(part.split("=", 1) for part in str(arguments or "").split(",") if "=" in part)
-    return str(named or next((found[key] for key in ("peft", "delta", "pretrained", "model", "path") if key in found), ""))
+        return arguments
+    return dict(part.split("=", 1) for part in str(arguments or "").split(",") if "=" in part)
 
 
 def _groups(results: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return group → its leaf tasks; older versions also list tasks, with nothing under them."""
+    """Return group → its leaf tasks; older versions also list tasks, without members."""
     members: Mapping[str, Sequence[str]] = results["group_subtasks"]
 
     def leaves(name: str) -> list[str]:
@@ -166,21 +177,16 @@ def _groups(results: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _facts(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how the tasks were evaluated, where all results files say the same."""
+    """Return the settings of the evaluation on which all results files agree."""
     found: list[dict[str, Any]] = []
     for values in results:
         config = values["config"]
         own = {name: values.get(name) for name in ["lm_eval_version", "chat_template_sha", "system_instruction_sha", "max_length"]}
         names = {"backend": "model", "dtype": "model_dtype", "batch_size": "batch_size", "limit": "limit", "use_cache": "use_cache"}
-        found.append(own | {name: config.get(key) for name, key in names.items()} | {"add_bos_token": _argument(config, "add_bos_token")})
+        found.append(
+            own | {name: config.get(key) for name, key in names.items()} | {"add_bos_token": _model_arguments(config).get("add_bos_token")}
+        )
     return {name: found[0][name] for name in found[0] if all(one[name] == found[0][name] for one in found)} if found else {}
-
-
-def _argument(config: Mapping[str, Any], name: str) -> Any:
-    arguments = config.get("model_args")
-    if isinstance(arguments, Mapping):
-        return arguments.get(name)
-    return dict(part.split("=", 1) for part in str(arguments or "").split(",") if "=" in part).get(name)
 
 
 def _task(name: str, stamp: str, file: Path, results: Mapping[str, Any], cluster: str | None) -> LoggedTask:
@@ -194,23 +200,23 @@ def _task(name: str, stamp: str, file: Path, results: Mapping[str, Any], cluster
 
 
 def _settings(name: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    """Return what decides the items' scores and is no text of theirs.
+    """Return the settings that affect item scores, as far as the results file states them.
 
-    Only what the results file says.
+    Prompts and answers are not among them: they are compared as texts.
     """
     stated = {"version": (results.get("versions") or {}).get(name), "num_fewshot": (results.get("n-shot") or {}).get(name)}
     stated["num_fewshot"] = config.get("num_fewshot") if stated["num_fewshot"] is None else stated["num_fewshot"]
     stated |= {key: config.get(key) for key in ["output_type", "repeats", "generation_kwargs", "filter_list"]}
     metrics = [entry for entry in config.get("metric_list") or [] if isinstance(entry, Mapping)]
-    aggregated = {"aggregation", "higher_is_better"}  # of the score, not of an item
+    aggregated = {"aggregation", "higher_is_better"}  # these affect the score, not the items
     stated["metric_list"] = [{key: value for key, value in entry.items() if key not in aggregated} for entry in metrics] or None
     return {key: _plain(value) for key, value in stated.items() if value is not None}
 
 
 def _plain(value: Any) -> str:
-    """Return a setting without what differs between processes: addresses of functions.
+    """Return a setting as text that does not depend on the process.
 
-    1 and 1.0 and "1.0" are one version.
+    Addresses of functions are removed; 1, 1.0 and "1.0" are equal.
     """
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -224,19 +230,22 @@ def _plain(value: Any) -> str:
 def _metrics(
     task: str, file: Path, samples: pd.DataFrame, config: Mapping[str, Any], results: Mapping[str, Any]
 ) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
-    """Return the metrics that are means over items, the task's own order first, and why others are left out."""
+    """Return the metrics that are means over items, and a reason for each other one.
+
+    Listed metrics come first, in the task's order.
+    """
     listed = {str(entry["metric"]): entry for entry in config.get("metric_list") or [] if isinstance(entry, Mapping) and "metric" in entry}
-    there = logged.metric_names(samples)
-    unpaired = [name for name in [*listed, *_recorded_names(task, results)] if name not in there]
-    left_out = dict.fromkeys(unpaired, "no number an item")
+    logged_names = logged.metric_names(samples)
+    unpaired = [name for name in [*listed, *_recorded_names(task, results)] if name not in logged_names]
+    left_out = dict.fromkeys(unpaired, "no number per item")
     recorded = (results.get("results") or {}).get(task) or {}
     better = (results.get("higher_is_better") or {}).get(task) or {}
     kept = []
-    for name in [*(name for name in listed if name in there), *(name for name in there if name not in listed)]:
+    for name in [*(name for name in listed if name in logged_names), *(name for name in logged_names if name not in listed)]:
         aggregation = listed.get(name, {}).get("aggregation")
         if name != "bits_per_byte" and ((aggregation or "mean") not in MEANS or (aggregation is None and name in NO_MEANS)):
-            left_out[name] = f"its score is no mean over items ({aggregation or name})"
-        elif _gives(samples, name, recorded, file, states_mean=aggregation in MEANS):
+            left_out[name] = f"its score is not a mean over items ({aggregation or name})"
+        elif _reproduces(samples, name, recorded, file, states_mean=aggregation in MEANS):
             stated = better.get(name, listed.get(name, {}).get("higher_is_better"))
             kept.append(Metric(name=name, higher_is_better=name not in NEGATIVE if stated is None else bool(stated)))
         else:
@@ -249,10 +258,10 @@ def _recorded_names(task: str, results: Mapping[str, Any]) -> list[str]:
     return [key.split(",")[0] for key in keys if "," in key and not key.split(",")[0].endswith("_stderr")]
 
 
-def _gives(samples: pd.DataFrame, metric: str, recorded: Mapping[str, Any], file: Path, *, states_mean: bool) -> bool:
-    """Say whether a metric's items give its recorded score, for every filter.
+def _reproduces(samples: pd.DataFrame, metric: str, recorded: Mapping[str, Any], file: Path, *, states_mean: bool) -> bool:
+    """Return whether the mean of a metric's items is its recorded score, for every filter.
 
-    Raises RecordError where they must and do not.
+    Raises RecordError if it is not, though the task states that the score is a mean.
     """
     for name, rows in samples.groupby("filter", sort=False):
         score = recorded.get(f"{metric},{name}", recorded.get(metric))
@@ -265,7 +274,7 @@ def _gives(samples: pd.DataFrame, metric: str, recorded: Mapping[str, Any], file
         if not abs(value - score) <= 1e-6 * max(1.0, abs(value)):
             if states_mean:
                 got = f"items whose mean {metric} (filter {name}) is {value:.6g}"
-                fix = "these files are not of one run, or damaged: run lm-eval again"
-                raise RecordError(explain(str(file), got=got, allowed=f"{score:.6g}, as the results file beside it says", fix=fix))
+                fix = "the files are damaged or of two runs: run lm-eval again"
+                raise RecordError(explain(str(file), got=got, allowed=f"{score:.6g}, the score in its results file", fix=fix))
             return False
     return True

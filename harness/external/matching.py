@@ -1,7 +1,4 @@
-"""Two folders of lm-eval's output to two sides of a comparison.
-
-What would compare different things is refused, with its reason.
-"""
+"""Two folders of lm-eval's output to two sides; different tasks, items or settings are rejected."""
 
 from __future__ import annotations
 
@@ -16,12 +13,13 @@ from harness.analysis.statistics.stats import Stratum
 from harness.core.errors import RecordError, explain
 from harness.external import logged, ours
 from harness.external.logs import LoggedTask, Logs, Metric
-from harness.external.ours import Judged
-from harness.external.sides import Measured, Side, some
+from harness.external.ours import Criterion
+from harness.external.sides import Measured, Side
 from harness.records.schema import Score
+from harness.report import words
 
 SAME = "the same on both sides"
-AGAIN = "evaluate both sides with one lm-eval, one command but for the model"
+AGAIN = "evaluate both sides with the same lm-eval and the same command, except for the model"
 
 FACTS = {
     "lm_eval_version": "lm-eval",
@@ -31,14 +29,18 @@ FACTS = {
     "max_length": "longest input",
     "add_bos_token": "add_bos_token",
 }
-"""What may differ without another question being asked, but can move scores: said, not refused."""
+"""Settings that may differ, since the questions stay the same, but can move scores → their name in
+the note."""
+
+MAX_NAMES = 8
+"""Of tasks in a note."""
 
 
 def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
-    """Return both sides with the same suites, tasks, items and metrics, and what a reader must know.
+    """Return both sides with the same suites, tasks, items and metrics, and notes.
 
     Raises:
-        RecordError: where they have no task in common, or a common task differs in version, shots,
+        RecordError: if they have no task in common, or if a common task differs in version, shots,
             settings, items, prompts, choices or gold answers.
     """
     common = [name for name in before.tasks if name in after.tasks]
@@ -47,27 +49,24 @@ def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
         raise RecordError(explain("tasks", got=got, allowed="at least one task in common", fix=AGAIN))
     notes = [*before.notes, *after.notes, *_one_sided(before, after), *_differences(before, after)]
     for name in common:
-        _check(before.tasks[name], after.tasks[name], _chat(before, after))
+        _check(before.tasks[name], after.tasks[name], _why_prompts_differ(before, after))
     groups = _groups(before, after, common)
-    judged: dict[str, Judged] = {}
+    criteria: dict[str, Criterion] = {}
     for name in common:
-        judged[name], said = _judged(before.tasks[name], after.tasks[name], _groups_of(name, groups))
-        notes += said
-    mixed = {name: why for name, tasks in groups.items() if (why := _alike(name, tasks, judged, before))}
+        criteria[name], left_out = _criterion(before.tasks[name], after.tasks[name], _groups_of(name, groups))
+        notes += left_out
+    mixed = {name: why for name, tasks in groups.items() if (why := _why_no_mean(name, tasks, criteria, before))}
     groups = {name: tasks for name, tasks in groups.items() if name not in mixed}
     notes += [*mixed.values(), *_about_groups(before, after, groups), *_about_items(before, after, common)]
     parts = {name: [*before.groups.get(name, ()), *after.groups.get(name, ())] for name in groups}
     missing = {name: tuple(sorted(set(parts[name]) - set(tasks))) for name, tasks in groups.items()}
-    sides = [_side(one, groups, judged, missing, _lacks(one, other)) for one, other in ((before, after), (after, before))]
+    sides = [_side(one, groups, criteria, missing, _lacks(one, other)) for one, other in ((before, after), (after, before))]
     return sides[0], sides[1], list(dict.fromkeys([*notes, *_about_clusters(before, after, common)]))
 
 
 def _lacks(one: Logs, other: Logs) -> tuple[str, ...]:
-    """Return the tasks of the other side that this one lacks.
-
-    So may be one of which only the results are there, not the samples.
-    """
-    return tuple(sorted({*other.tasks, *other.bare} - set(one.tasks)))
+    """Return the tasks of the other side that this one lacks, with samples or without."""
+    return tuple(sorted({*other.tasks, *other.without_samples} - set(one.tasks)))
 
 
 def _about_groups(before: Logs, after: Logs, groups: Mapping[str, Sequence[str]]) -> list[str]:
@@ -86,7 +85,7 @@ def _one_sided(before: Logs, after: Logs) -> list[str]:
 
 
 def _differences(before: Logs, after: Logs) -> list[str]:
-    """Return what differs in how the sides were evaluated, where it is not refused."""
+    """Return notes on settings that differ between the sides, but are not rejected."""
     found = []
     for name, shown in FACTS.items():
         one, other = before.facts.get(name), after.facts.get(name)
@@ -95,18 +94,27 @@ def _differences(before: Logs, after: Logs) -> list[str]:
     return found
 
 
-def _chat(before: Logs, after: Logs) -> str:
-    """Return why prompts may differ, as far as the results files say it."""
-    for name, words in {"chat_template_sha": "chat template", "system_instruction_sha": "system instruction"}.items():
+def _why_prompts_differ(before: Logs, after: Logs) -> str:
+    """Return the reason why prompts may differ, as far as the results files state it."""
+    for name, cause in {"chat_template_sha": "chat template", "system_instruction_sha": "system instruction"}.items():
         one, other = before.facts.get(name), after.facts.get(name)
         if one != other:
-            sides = "before only" if other is None else "after only" if one is None else "another on each side"
-            return f" ({words}: {sides})"
+            sides = "before only" if other is None else "after only" if one is None else "different on each side"
+            return f" ({cause}: {sides})"
     return ""
 
 
 def _check(before: LoggedTask, after: LoggedTask, why: str) -> None:
-    """Refuse a task that is not the same on both sides. Raises RecordError."""
+    """Reject a task that is not the same on both sides.
+
+    Args:
+        before: the task on one side.
+        after: the task on the other side.
+        why: the reason why prompts may differ; empty if unknown.
+
+    Raises:
+        RecordError: with the first difference.
+    """
     where = f"task {before.name}"
     for name in [name for name in before.settings if name in after.settings]:
         if before.settings[name] != after.settings[name]:
@@ -121,17 +129,17 @@ def _check(before: LoggedTask, after: LoggedTask, why: str) -> None:
         got = f"{len(one)} before and {len(other)} after, {shared} of them the same"
         fix = "the same --limit or --samples on both sides, and the same data"
         raise RecordError(explain(f"{where}: items", got=got, allowed="the same items on both sides", fix=fix))
-    for column, (what, shown) in {
-        "prompt_hash": (f"another prompt{why}", "prompt"),
-        "target_hash": ("another gold answer", "target"),
-        logged.CHOICES_HASH: (f"other texts to score or continue{why}", "choices"),
-        logged.GENERATION: ("other settings of generation", logged.GENERATION),
+    for column, (difference, shown) in {
+        "prompt_hash": (f"different prompts{why}", "prompt"),
+        "target_hash": ("different gold answers", "target"),
+        logged.CHOICES_HASH: (f"different texts to score or continue{why}", "choices"),
+        logged.GENERATION: ("different settings of generation", logged.GENERATION),
     }.items():
         differ = one[column].to_numpy(dtype=object) != other[column].to_numpy(dtype=object)
         if count := int(np.sum(differ)):
             first = int(np.argmax(differ))
-            example = _apart(str(one[shown].iloc[first]), str(other[shown].iloc[first]))
-            got = f"{what} for {count} of {len(one)} items, such as {example}"
+            example = _first_difference(str(one[shown].iloc[first]), str(other[shown].iloc[first]))
+            got = f"{difference} for {count} of {len(one)} items, such as {example}"
             raise RecordError(explain(where, got=got, allowed=SAME, fix=AGAIN))
 
 
@@ -140,28 +148,28 @@ def _ordered(items: pd.DataFrame) -> pd.DataFrame:
     return items.set_index(["filter", "doc_hash"], drop=False).sort_index(kind="stable")
 
 
-def _apart(one: str, other: str, width: int = 40) -> str:
-    """Return both texts from shortly before the place where they part."""
+def _first_difference(one: str, other: str, width: int = 40) -> str:
+    """Return both texts from shortly before their first difference."""
     place = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     start = max(0, place - 10)
     return f"{one[start : start + width]!r} and {other[start : start + width]!r}"
 
 
 def _groups(before: Logs, after: Logs, common: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return lm-eval's groups with their tasks, as far as both sides have them."""
+    """Return group → its tasks on both sides, for lm-eval's groups of either side."""
     every = {**after.groups, **before.groups}
     found = {name: tuple(task for task in leaves if task in common) for name, leaves in every.items()}
     return {name: tasks for name, tasks in found.items() if tasks}
 
 
-def _alike(group: str, tasks: Sequence[str], judged: Mapping[str, Judged], logs: Logs) -> str:
-    """Return why the tasks of a group have no mean: metrics of several units or directions.
+def _why_no_mean(group: str, tasks: Sequence[str], criteria: Mapping[str, Criterion], logs: Logs) -> str:
+    """Return a note if a group's tasks have no mean; empty if they do.
 
-    Empty where they have one.
+    They have none if their metrics have several units or directions.
     """
-    metrics = {judged[task].metric for task in tasks}
-    better = {metric.higher_is_better for task in tasks for metric in logs.tasks[task].metrics if metric.name == judged[task].metric}
-    values = [logs.tasks[task].samples[f"metric.{judged[task].metric}"].dropna() for task in tasks]
+    metrics = {criteria[task].metric for task in tasks}
+    better = {metric.higher_is_better for task in tasks for metric in logs.tasks[task].metrics if metric.name == criteria[task].metric}
+    values = [logs.tasks[task].samples[f"metric.{criteria[task].metric}"].dropna() for task in tasks]
     shares = all(set(of_task) <= {0.0, 1.0} for of_task in values)
     if len(metrics) == 1 or (shares and len(better) == 1):
         return ""
@@ -172,55 +180,59 @@ def _groups_of(task: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
     return [group for group, leaves in groups.items() if task in leaves]
 
 
-def _judged(before: LoggedTask, after: LoggedTask, groups: Sequence[str]) -> tuple[Judged, list[str]]:
-    """Return the metric and filter a task is judged by: those of our suite of the task, else the first that is a mean over items.
+def _criterion(before: LoggedTask, after: LoggedTask, groups: Sequence[str]) -> tuple[Criterion, list[str]]:
+    """Return the criterion of a task, and a note per metric that is left out.
+
+    It is that of this project's suites, or else the first metric that is a mean over items.
 
     Raises:
-        RecordError: where no metric can be compared.
+        RecordError: if no metric can be compared.
     """
     names = {metric.name for metric in after.metrics}
     shared = [metric.name for metric in before.metrics if metric.name in names]
-    said = [*before.left_out, *(line for line in after.left_out if line not in before.left_out)]
+    left_out = [*before.left_out, *(line for line in after.left_out if line not in before.left_out)]
     if not shared:
-        got = "; ".join(said) or f"{', '.join(m.name for m in before.metrics)} before and {', '.join(names)} after"
-        raise RecordError(explain(f"task {before.name}: metrics", got=got, allowed="one with a value an item, on both sides", fix=AGAIN))
-    suite = ours.judged(before.name, groups)
-    if suite and suite.metric in shared and suite.filter in before.filters:
-        return suite, said
-    return Judged(metric=shared[0], filter=before.filters[0]), said
+        got = "; ".join(left_out) or f"{', '.join(m.name for m in before.metrics)} before and {', '.join(names)} after"
+        allowed = "one metric with a value per item, on both sides"
+        raise RecordError(explain(f"task {before.name}: metrics", got=got, allowed=allowed, fix=AGAIN))
+    own = ours.criterion(before.name, groups)
+    if own and own.metric in shared and own.filter in before.filters:
+        return own, left_out
+    return Criterion(metric=shared[0], filter=before.filters[0]), left_out
 
 
 def _about_clusters(before: Logs, after: Logs, common: Sequence[str]) -> list[str]:
-    """Return of which tasks it is not known that items belong together, so that they count as independent."""
+    """Return notes on tasks whose clusters are unknown, so that items count as independent."""
     groups = {**after.groups, **before.groups}
     notes, unknown = [], []
     for name in common:
         sides = [before.tasks[name], after.tasks[name]]
         fields = {side.cluster for side in sides if side.cluster}
         if fields and not all(side.samples["cluster"].notna().any() for side in sides):
-            why = f"our suites cluster its items by {', '.join(sorted(fields))}, which the documents of these samples do not have"
-            notes.append(f"{name}: {why}: they count as independent")
+            why = f"this project's suites cluster its items by {', '.join(sorted(fields))}, which the documents of these samples lack"
+            notes.append(f"{name}: {why}: items count as independent")
         elif not fields and not ours.is_known(name, _groups_of(name, groups)):
             unknown.append(name)
     if unknown:
-        more = "if several ask about one passage, intervals are too narrow (a suite file with cluster: says so)"
-        notes.append(f"no suite of ours asks for {some(unknown)}: their items count as independent; {more}")
+        more = "if several items share a passage, intervals are too narrow (a suite file with `cluster` fixes this)"
+        names = words.listed(unknown, MAX_NAMES)
+        notes.append(f"no suite of this project contains {names}: items count as independent; {more}")
     return notes
 
 
 def _about_items(before: Logs, after: Logs, common: Sequence[str]) -> list[str]:
-    """Return what a reader must know of the items: repeated documents, answers drawn several times, sides that are one."""
+    """Return notes on the items: equal documents, several answers per item, identical sides."""
     notes = []
     for name in common:
         items = before.tasks[name].samples
         if repeated := int(items["doc_hash"].str.contains("#", regex=False).sum()):
-            notes.append(f"{name}: {repeated} equal documents, told apart by their numbers")
+            notes.append(f"{name}: {repeated} equal documents, distinguished by their numbers")
         if (drawn := int(items["repeats"].max())) > 1:
-            notes.append(f"{name}: {drawn} answers drawn an item, of which the filter makes one value; how much that varies is not shown")
+            notes.append(f"{name}: {drawn} answers per item, reduced to one value by the filter; their variation is not included")
     if all(_identical(before.tasks[name], after.tasks[name]) for name in common):
         cached = before.facts.get("use_cache") or after.facts.get("use_cache")
-        why = ", and lm-eval's --use_cache was on, which does not tell models apart" if cached else ""
-        notes.append(f"every answer is equal to the last digit: are the two sides one model{why}?")
+        why = " (lm-eval's --use_cache was on, which does not distinguish models)" if cached else ""
+        notes.append(f"every answer is identical to the last digit: are both sides the same model?{why}")
     return notes
 
 
@@ -233,34 +245,34 @@ def _identical(before: LoggedTask, after: LoggedTask) -> bool:
 def _side(
     logs: Logs,
     groups: Mapping[str, Sequence[str]],
-    judged: Mapping[str, Judged],
+    criteria: Mapping[str, Criterion],
     missing: Mapping[str, tuple[str, ...]],
     lacks: tuple[str, ...],
 ) -> Side:
-    found = {name: _measured(name, [logs.tasks[task] for task in tasks], judged) for name, tasks in groups.items()}
+    found = {name: _measured(name, [logs.tasks[task] for task in tasks], criteria) for name, tasks in groups.items()}
     measured = {name: dataclasses.replace(one, missing=missing[name]) for name, one in found.items()}
     grouped = {task for tasks in groups.values() for task in tasks}
-    for task in judged:  # a task of no group is a suite of its own
+    for task in criteria:  # a task outside any group is a suite of its own
         if task not in grouped:
-            measured[task] = dataclasses.replace(_measured(task, [logs.tasks[task]], judged), whole=False)
+            measured[task] = dataclasses.replace(_measured(task, [logs.tasks[task]], criteria), whole=False)
     return Side(source=logs.source, model=logs.model, suites=measured, lacks=lacks)
 
 
-def _measured(suite: str, tasks: Sequence[LoggedTask], judged: Mapping[str, Judged]) -> Measured:
-    """Return the tasks of a suite with a score for every metric and filter."""
+def _measured(suite: str, tasks: Sequence[LoggedTask], criteria: Mapping[str, Criterion]) -> Measured:
+    """Return the measurements of a suite: a score for every task, metric and filter."""
     frames = [task.samples.assign(suite=suite) for task in tasks]
-    scores = [score for task, frame in zip(tasks, frames, strict=True) for score in _scores(suite, task, frame, judged[task.name])]
+    scores = [score for task, frame in zip(tasks, frames, strict=True) for score in _scores(suite, task, frame, criteria[task.name])]
     return Measured(scores=tuple(scores), samples=pd.concat(frames, ignore_index=True))
 
 
-def _scores(suite: str, task: LoggedTask, items: pd.DataFrame, judged: Judged) -> list[Score]:
-    """Return a score for every metric and filter of a task that has a value."""
+def _scores(suite: str, task: LoggedTask, items: pd.DataFrame, criterion: Criterion) -> list[Score]:
+    """Return a score for every metric and filter of a task that has values."""
     found = []
     for name, rows in items.groupby("filter", sort=False):
         for metric in task.metrics:
             kept = rows[rows[f"metric.{metric.name}"].notna()]
             if len(kept):
-                primary = (metric.name, name) == (judged.metric, judged.filter)
+                primary = (metric.name, name) == (criterion.metric, criterion.filter)
                 found.append(_score(suite, task, metric, kept, is_primary=primary))
     return found
 
@@ -285,9 +297,9 @@ def _score(suite: str, task: LoggedTask, metric: Metric, items: pd.DataFrame, *,
 
 
 def _chance(task: LoggedTask, metric: Metric, items: pd.DataFrame) -> float | None:
-    """Return the mean level of guessing, where a choice among answers is right or wrong.
+    """Return the mean level of guessing of a multiple-choice metric that is right or wrong.
 
-    None elsewhere.
+    None for other metrics.
     """
     chooses = task.settings.get("output_type", "multiple_choice") == "multiple_choice" and metric.name in logged.GUESSABLE
     if not chooses or not stats.is_binary(items[f"metric.{metric.name}"].to_numpy(dtype=np.float64)) or bool(items["chance"].isna().any()):

@@ -1,4 +1,4 @@
-"""What the suites of this harness say of a task that lm-eval logged: how it is judged, and which of its items belong together."""
+"""This project's suites applied to tasks logged by lm-eval: metric and clusters of items."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from harness.records.schema import cluster_field
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What a task is judged by."""
+class Criterion:
+    """The metric and filter by which a task is judged."""
 
     metric: str
     filter: str
 
 
-def judged(task: str, groups: Iterable[str]) -> Judged | None:
-    """Return how our suites that ask for a task, or else for a group of it, judge it.
+def criterion(task: str, groups: Iterable[str]) -> Criterion | None:
+    """Return the criterion of the suites with a task, or else with its group.
 
-    None where none asks or two do not agree.
+    None if no suite contains it, or if two suites have different criteria.
     """
     for name in (task, *groups):
-        found = {Judged(metric=str(suite.get("metric")), filter=str(suite.get("filter", "none"))) for suite in _of(name)}
+        found = {Criterion(metric=str(suite.get("metric")), filter=str(suite.get("filter", "none"))) for suite in _suites_with(name)}
         if len(found) == 1:
             return found.pop()
     return None
 
 
 def is_known(task: str, groups: Iterable[str]) -> bool:
-    """Say whether a suite of ours asks for a task, or for a group of it: it then says whether items of it belong together."""
-    return any(_of(name) for name in (task, *groups))
+    """Return whether a suite contains a task or its group: clusters are then known."""
+    return any(_suites_with(name) for name in (task, *groups))
 
 
 def cluster(task: str, groups: Iterable[str]) -> str | None:
-    """Return the field by which our suites cluster a task's items.
+    """Return the field by which the suites cluster a task's items.
 
-    None where none does, or two by other fields.
+    None if no suite does, or if two suites use different fields.
     """
-    found = {field for name in (task, *groups) for suite in _of(name) if (field := cluster_field(suite.get("cluster"), task))}
+    found = {field for name in (task, *groups) for suite in _suites_with(name) if (field := cluster_field(suite.get("cluster"), task))}
     return found.pop() if len(found) == 1 else None
 
 
-def _of(name: str) -> Sequence[Mapping[str, Any]]:
-    return _asking().get(name, ())
+def _suites_with(name: str) -> Sequence[Mapping[str, Any]]:
+    return _suites_by_task().get(name, ())
 
 
 @cache
-def _asking() -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Return task or group → the suites that ask for it, as their files have them."""
+def _suites_by_task() -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """Return task or group → the suites that contain it, as in their files."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for file in paths.members("benchmarks/suites").values():
         suite = composition.load_yaml(file)

@@ -1,4 +1,4 @@
-"""A comparison as the page that `harness report` writes: findings, a table, a figure, the items that changed, how it was compared."""
+"""A comparison as a page like that of ``harness report``."""
 
 from __future__ import annotations
 
@@ -19,25 +19,22 @@ from harness.external.gate import Gate, sentences
 from harness.external.judge import Comparison, dicts
 from harness.external.sides import short
 from harness.report import html
-from harness.report.content import Cell, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
+from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
 from harness.report.palette import GREY, ONE_COLOUR
 
 MAX_ITEMS = 2000
-"""So many changed items are on the page, those that lost most confidence first; all are in
-changed_items.csv."""
+"""Changed items on the page, those that lost most confidence; changed_items.csv has all."""
 
 MAX_FINDINGS = 12
-"""A page of more suites has the others in its table."""
+"""Suites with a sentence; further suites are in the table only."""
 
 ROW_INCHES = 0.27
 
-KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidence": "unclear"}
-
 
 def write(comparison: Comparison, gate: Gate | None, folder: Path) -> Path:
-    """Write ``index.html`` with its tables and figures into a folder, which is made.
+    """Write ``index.html`` with tables and figures into a folder, created if it does not exist.
 
-    What else lies there is left alone.
+    Other files in the folder are not touched.
 
     Returns:
         The path of ``index.html``.
@@ -47,7 +44,7 @@ def write(comparison: Comparison, gate: Gate | None, folder: Path) -> Path:
 
 
 def content(comparison: Comparison, gate: Gate | None) -> Content:
-    """Return what the page holds."""
+    """Return the content of the page."""
     rows = comparison.rows
     judged = [row for row in dicts(rows) if row["task"] == SUITE_TASK or row["task"] == row["suite"]]
     axis = str(judged[0]["metric"])
@@ -56,10 +53,10 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
     files: dict[str, Any] = {"changed_items.csv": comparison.items}
     if len(comparison.others):
         files["other_metrics.csv"] = comparison.others.drop(columns=["role"])
-    most = f"These are the {len(shown):,} that lost most confidence, of {len(changed):,} that changed; all lie in changed_items.csv."
+    most = f"The {len(shown):,} items that lost most confidence, of {len(changed):,} changed ones; all are in changed_items.csv."
     return Content(
         title="What was lost, what was gained",
-        subtitle=f"{comparison.after.name}, beside {comparison.before.name}",
+        subtitle=f"{comparison.after.name}, compared with {comparison.before.name}",
         headline=_headline(judged, gate),
         findings=[_finding(row, comparison.margin, axis) for row in judged[:MAX_FINDINGS]],
         axis=f"change in {axis}",
@@ -74,9 +71,9 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
             _changes(comparison),
             Section(
                 id="items",
-                title="What changed, item by item",
-                intro="Items of 0/1 metrics that were right before and are wrong after, or the other way round.",
-                items=ItemsView(rows=shown, shown=most if len(shown) < len(changed) else "These are all that changed.")
+                title="Changed items",
+                intro="Items of 0/1 metrics that were right before and are wrong after, or wrong before and right after.",
+                items=ItemsView(rows=shown, shown=most if len(shown) < len(changed) else "All changed items are shown.")
                 if len(shown)
                 else None,
                 notes=[] if len(shown) else ["No item of a 0/1 metric changed."],
@@ -89,14 +86,13 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
 
 
 def _headline(judged: Sequence[Mapping[str, Any]], gate: Gate | None) -> list[str]:
-    """Return one sentence of all verdicts, and one of the gate."""
-    said: dict[str, list[str]] = {}
+    """Return one sentence on all verdicts, and one on the gate."""
+    suites: dict[str, list[str]] = {}
     for row in judged:
-        verdict = "no interval" if pd.isna(row["verdict"]) else str(row["verdict"])
-        said.setdefault(verdict, []).append(str(row["suite"]))
+        suites.setdefault(text.verdict_of(row), []).append(str(row["suite"]))
     words = {"lost": "lost on", "gained": "gained on", "kept": "kept", "not enough evidence": "not enough evidence on"}
     order = [*words, "no interval"]
-    parts = [f"{words.get(name, 'no interval for')} {', '.join(said[name])}" for name in order if name in said]
+    parts = [f"{words.get(name, 'no interval for')} {', '.join(suites[name])}" for name in order if name in suites]
     whole = "; ".join(parts)
     return [f"{whole[0].upper()}{whole[1:]}.", *(sentences(gate)[-1:] if gate else [])]
 
@@ -110,7 +106,7 @@ def _finding(row: Mapping[str, Any], margin: float, axis: str) -> FindingView:
     on_axis = row["metric"] == axis
     ends = {name: None if pd.isna(row[column]) or not on_axis else float(row[column]) for name, column in _ENDS.items()}
     spread = "not measured" if pd.isna(row["numeric_spread"]) else f"{float(row['numeric_spread']):.4f}"
-    floors = f"Floor: rounding alone (other batches and threads) {spread}; spread over seeds and a same-data control not measured."
+    floors = f"Floor: rounding alone (other batches and threads) {spread}; seed spread and same-data control not measured."
     verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
     return FindingView(sentence=sentence, verdict=verdict, floors=floors, margin=margin if on_axis else None, **ends)
 
@@ -129,13 +125,13 @@ NUMBERS = {
     "lost beyond guessing": "samplewise_forgetting_true",
     "detectable": "detectable",
 }
-"""Heading → column that it is sorted by."""
+"""Heading → the column it is sorted by."""
 
 MEANINGS = {
     "change": f"after minus before with its {LEVEL:.0%} interval, paired over items",
-    "p": "of a task: adjusted for the number of tasks (Holm); of a suite: its own",
-    "verdict": "margin first: kept if the interval lies inside it; else lost or gained at p < 0.05; else not enough evidence",
-    "detectable": "smallest change that would be found in 80% of such comparisons",
+    "p": "of a task: adjusted for the number of tasks (Holm); of a suite: unadjusted",
+    "verdict": "kept if the interval is inside the margin; else lost or gained at p < 0.05; else not enough evidence",
+    "detectable": "smallest change that 80% of such comparisons would detect",
 }
 
 
@@ -154,23 +150,31 @@ def _meaning(name: str) -> str:
     return DESCRIPTIONS.get(NUMBERS.get(name, name), "")
 
 
-def _cells(row: Mapping[str, Any]) -> list[Cell | str]:
+def _cells(row: Mapping[str, Any]) -> list[CellView | str]:
     known = {name: None if pd.isna(row[column]) else float(row[column]) for name, column in NUMBERS.items()}
-    p = text.p_of(row)
     written = {
         **{name: text.whole(row[column]) for name, column in NUMBERS.items() if name in {"n", "lost", "gained"}},
         "change": text.change(row),
-        "p": "" if pd.isna(p) else f"{float(p):.2g}",
+        "p": text.p_text(row),
     }
-    numbers = {name: Cell(written.get(name, text.number(row[column])), known[name]) for name, column in NUMBERS.items()}
-    verdict = "no interval" if pd.isna(row["verdict"]) else str(row["verdict"])
-    whole = Cell(text.name_of(row).strip(), kind="strong" if row["task"] == SUITE_TASK else "")
+    numbers = {name: CellView(written.get(name, text.number(row[column])), known[name]) for name, column in NUMBERS.items()}
+    verdict = text.verdict_of(row)
+    whole = CellView(text.name_of(row).strip(), kind="strong" if row["task"] == SUITE_TASK else "")
     *first, p_cell, agreement, beyond, detectable = numbers.values()
-    return [whole, text.metric_of(row), *first, p_cell, Cell(verdict, verdict, KINDS.get(verdict, "")), agreement, beyond, detectable]
+    return [
+        whole,
+        text.metric_of(row),
+        *first,
+        p_cell,
+        CellView(verdict, verdict, VERDICT_KINDS.get(verdict, "")),
+        agreement,
+        beyond,
+        detectable,
+    ]
 
 
 def _figure(comparison: Comparison, metric: str) -> FigureView:
-    """Draw a point with its interval for every row of a metric, the margin as a grey field around no change."""
+    """Draw the changes and intervals of a metric, and the margin as a grey band."""
     rows = dicts(comparison.rows[comparison.rows["metric"] == metric])
     figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -184,14 +188,14 @@ def _figure(comparison: Comparison, metric: str) -> FigureView:
         axes.plot([float(row["delta"])], [place], color=ONE_COLOUR, marker="D" if is_suite else "o", markersize=6 if is_suite else 4.5)
     axes.set_yticks(range(len(rows)), [text.name_of(row).replace("$", r"\$") for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    better = "" if bool(rows[0]["higher_is_better"]) else "; less is better"
+    better = "" if bool(rows[0]["higher_is_better"]) else "; lower is better"
     axes.set_xlabel(f"change in {metric} (after − before, metric's own unit{better})".replace("$", r"\$"), fontsize=8.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    caption = f"Points: changes (diamonds: suites); bars: {LEVEL:.0%} intervals over items; grey field: ±{comparison.margin:g}, the margin."
-    described = "; ".join(f"{text.name_of(row).strip()} {text.change(row)}" for row in rows)
+    caption = f"Points: changes (diamonds: suites); bars: {LEVEL:.0%} intervals over items; grey band: ±{comparison.margin:g}, the margin."
+    description = "; ".join(f"{text.name_of(row).strip()} {text.change(row)}" for row in rows)
     name = "changes" if metric == str(comparison.rows["metric"].iloc[0]) else f"changes_{_stem(metric)}"
-    return FigureView(name=name, title=f"Change in {metric}", description=described, figure=figure, caption=caption)
+    return FigureView(name=name, title=f"Change in {metric}", description=description, figure=figure, caption=caption)
 
 
 def _is_known(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The results files of a folder of lm-eval's output, in one shape: what is missing or null is empty, what has no such shape is refused."""
+"""lm-eval's results files in one shape: missing or null keys are empty, other shapes rejected."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ STAMP = r"\d{4}-\d{2}-\d{2}T\d{2}[-:]\d{2}[-:]\d{2}(?:\.\d+)?"
 RESULTS = re.compile(rf"(?P<stem>.+?)(?:_(?P<stamp>{STAMP}))?\.json")
 
 BY_TASK = {"results": Mapping, "configs": Mapping, "higher_is_better": Mapping, "group_subtasks": list}
-"""Keys that hold something for each task or group, and what."""
+"""Key with one entry per task or group → type of the entries."""
 
 FLAT = ("config", "versions", "n-shot")
 """Keys that hold single values."""
 
 
 def read(folder: Path) -> Iterator[tuple[tuple[Path, str], dict[str, Any]]]:
-    """Yield (folder, timestamp) → contents of every results file, whatever its stem: ``--output_path NAME.json`` changes it.
+    """Yield ((folder, timestamp), contents) of every results file.
 
-    The keys of BY_TASK and FLAT are always there, and each holds a mapping.
+    The stem of a file may be any name, since ``--output_path NAME.json`` sets it. The keys of
+    BY_TASK and FLAT always exist and hold mappings.
 
     Raises:
-        RecordError: for a file that is no JSON, or in which one of these keys holds something else.
+        RecordError: for a file that is not JSON, or in which one of these keys has another type.
     """
     for file in sorted(folder.rglob("*.json")):
         match = RESULTS.fullmatch(file.name)
@@ -35,7 +36,9 @@ def read(folder: Path) -> Iterator[tuple[tuple[Path, str], dict[str, Any]]]:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RecordError(explain(str(file), got=f"no JSON ({error})", allowed="a results file of lm-eval")) from error
+            raise RecordError(
+                explain(str(file), got=f"invalid JSON ({error})", allowed="a results file of lm-eval", fix="run lm-eval again")
+            ) from error
         if isinstance(values, Mapping) and isinstance(values.get("results"), Mapping):
             yield (file.parent, match["stamp"] or ""), _shaped(values, file)
 
@@ -51,8 +54,8 @@ def _shaped(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _as(kind: type, value: Any, where: str) -> Any:
-    """Return a value that is of a kind. Raises RecordError."""
+    """Return a value that has a type. Raises RecordError."""
     if not isinstance(value, kind):
         allowed = "a list" if kind is list else "a mapping"
-        raise RecordError(explain(where, got=type(value).__name__, allowed=allowed, fix="run lm-eval again"))
+        raise RecordError(explain(where, got=f"a value of type {type(value).__name__}", allowed=allowed, fix="run lm-eval again"))
     return value

@@ -1,4 +1,4 @@
-"""A comparison as text for people, and as plain values for programs."""
+"""A comparison as text for readers, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ import pandas as pd
 
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK
-from harness.external.gate import LEVEL as GATE_LEVEL
 from harness.external.gate import Gate, sentences
 from harness.external.judge import MISSING, Comparison, dicts, suite_rows, task_rows
 
 COLUMNS = ["suite / task", "metric", "n", "before", "after", "lost", "gained", f"net [{LEVEL:.0%}]", "p", "verdict", "agree", "lost*"]
 LEFT = {0, 1, 9}
-"""Columns of names, which stand to the left."""
+"""Columns of names, aligned left."""
 
 MEANINGS = [
     "net: after minus before, in the metric's own unit, over the same items; the interval is over items."
     " Suites: means over tasks with equal weight.",
-    "p of a task: adjusted for the number of tasks (Holm); of a suite: its own. agree: share of items answered alike, right or wrong.",
-    "lost*: share of items lost beyond what guessing explains; empty where guessing has no level.",
+    "p of a task: adjusted for the number of tasks (Holm); of a suite: unadjusted. agree: share of items with the same answer.",
+    "lost*: share of items lost beyond what guessing explains; empty without a level of guessing.",
 ]
 
 
 def lines(comparison: Comparison, gate: Gate | None) -> str:
-    """Return a comparison as a table with what must be known of it."""
+    """Return a comparison as a table with explanations and notes."""
     rows = comparison.rows
     head = [f"before: {comparison.before.name}", f"after:  {comparison.after.name}", ""]
     table = aligned([COLUMNS, *(cells(row) for row in dicts(rows))])
-    margin = f"verdict: kept if the interval lies inside ±{comparison.margin:g}, else lost or gained at p < 0.05, else not enough evidence."
+    margin = f"verdict: kept if the interval is inside ±{comparison.margin:g}, else lost or gained at p < 0.05, else not enough evidence."
     notes = [f"note: {note}" for note in comparison.notes]
     return "\n".join([*head, *table, "", *MEANINGS, margin, floor(rows), *notes, *(["", *sentences(gate)] if gate else [])]) + "\n"
 
@@ -47,22 +46,22 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         whole(row["lost"]),
         whole(row["gained"]),
         change(row),
-        "" if pd.isna(p := p_of(row)) else f"{float(p):.2g}",
-        str(row["verdict"]) if not pd.isna(row["verdict"]) else "no interval",
+        p_text(row),
+        verdict_of(row),
         "" if pd.isna(row["agreement"]) else f"{float(row['agreement']):.3f}",
         number(row["samplewise_forgetting_true"]),
     ]
 
 
 def floor(rows: pd.DataFrame) -> str:
-    """Say how far values move where nothing was learned, as far as it was measured."""
+    """Return a sentence on the changes without training: rounding, as far as it was measured."""
     moves = rows["numeric_spread"].dropna()
     rounding = f"moves a value of BEFORE by up to {float(moves.max()):.4f}" if len(moves) else "not measured"
-    return f"floor: rounding alone (other batches and threads) {rounding}; how much another training run would differ: not measured."
+    return f"floor: rounding alone (other batches and threads) {rounding}; variation between training runs not measured."
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """Return what a row is of; tasks stand under their suite."""
+    """Return a row's suite or task; tasks are indented under their suite."""
     if row["task"] == SUITE_TASK:
         missing = [] if pd.isna(row[MISSING]) else str(row[MISSING]).split(", ")
         return f"{row['suite']} (without {len(missing)} of its tasks)" if missing else str(row["suite"])
@@ -70,36 +69,44 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def metric_of(row: Mapping[str, Any]) -> str:
-    """Return metric and filter."""
+    """Return a row's metric and filter."""
     return str(row["metric"]) if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
 
 
 def p_of(row: Mapping[str, Any]) -> Any:
-    """Return the p-value that the verdict goes by: adjusted for tasks, a suite's own."""
+    """Return the p-value of a row's verdict: adjusted for tasks, unadjusted for suites."""
     return row["p_value"] if row["task"] == SUITE_TASK else row["p_holm"]
 
 
+def p_text(row: Mapping[str, Any]) -> str:
+    """Return the p-value of a row's verdict with two digits; empty if it is missing."""
+    p = p_of(row)
+    return "" if pd.isna(p) else f"{float(p):.2g}"
+
+
+def verdict_of(row: Mapping[str, Any]) -> str:
+    """Return a row's verdict in words."""
+    return "no interval" if pd.isna(row["verdict"]) else str(row["verdict"])
+
+
 def change(row: Mapping[str, Any]) -> str:
-    """Return the change with its interval."""
+    """Return a row's change with its interval."""
     interval = "" if pd.isna(row["delta_low"]) else f" [{float(row['delta_low']):+.3f}, {float(row['delta_high']):+.3f}]"
     return f"{float(row['delta']):+.3f}{interval}"
 
 
 def number(value: Any) -> str:
-    """Return a value with three decimals; empty where there is none."""
+    """Return a value with three decimals; empty if it is missing."""
     return "" if pd.isna(value) else f"{float(value):.3f}"
 
 
 def whole(value: Any) -> str:
-    """Return a count; empty where there is none."""
+    """Return a count; empty if it is missing."""
     return "" if pd.isna(value) else f"{int(value):,}"
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of text as lines with columns of equal width.
-
-    Names to the left, the rest to the right.
-    """
+    """Return rows of text as lines of aligned columns: names left, numbers right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     pad = [str.ljust if i in LEFT else str.rjust for i in range(len(widths))]
     rows = [[fill(text, width) for fill, text, width in zip(pad, row, widths, strict=True)] for row in table]
@@ -107,7 +114,7 @@ def aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def values(comparison: Comparison, gate: Gate | None) -> dict[str, Any]:
-    """Return a comparison as plain values: what is missing is null."""
+    """Return a comparison as plain values for JSON; missing values are None."""
     return {
         "before": {"source": comparison.before.source, "model": comparison.before.model},
         "after": {"source": comparison.after.source, "model": comparison.after.model},
@@ -117,20 +124,12 @@ def values(comparison: Comparison, gate: Gate | None) -> dict[str, Any]:
         "tasks": records(task_rows(comparison.rows)),
         "other_metrics": records(comparison.others),
         "notes": list(comparison.notes),
-        "gate": gated(gate) if gate else None,
+        "gate": gate.as_dict() if gate else None,
     }
 
 
-def gated(gate: Gate) -> dict[str, Any]:
-    """Return what the gate says as plain values; changes are oriented, negative is worse."""
-    names = ["name", "change", "low", "high", "decision"]
-    suites = [{name: getattr(suite, name) for name in names} for suite in gate.suites]
-    said = {"decision": gate.decision, "exit_code": gate.code, "missing": list(gate.missing)}
-    return {"max_loss": gate.max_loss, "level": GATE_LEVEL, **said, "suites": suites}
-
-
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as plain values, what is missing as None."""
+    """Return rows as plain values for JSON; missing values are None."""
     plain = frame.drop(columns=["role"], errors="ignore").rename(columns={"value": "after"}).astype(object)
     return dicts(plain.where(plain.notna(), None))
 

@@ -55,7 +55,7 @@ class ClaimLog:
     def write(self, claim: Claim) -> None:
         """Overwrite a claim: a heartbeat, or its end. Only its owner may call it."""
         path = self._path(claim.unit, claim.generation)
-        temporary = files.beside(path)
+        temporary = files.hidden_name(path)
         try:
             temporary.write_text(json.dumps(dataclasses.asdict(claim)), encoding="utf-8")
             temporary.replace(path)

@@ -78,7 +78,7 @@ def write_json(path: Path, record: AnyRecord) -> None:
 def write_samples(folder: Path, samples: pd.DataFrame) -> None:
     """Write items into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = files.beside(folder / "samples.parquet")
+    temporary = files.hidden_name(folder / "samples.parquet")
     try:
         samples.to_parquet(temporary, index=False, compression="zstd")
         temporary.replace(folder / "samples.parquet")
@@ -98,7 +98,7 @@ def write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataF
     """
     if replace is not None and schema.complete(replace):
         return
-    temporary = files.beside(folder)
+    temporary = files.hidden_name(folder)
     try:
         write_samples(temporary, samples)
         write_json(temporary / name, record)
@@ -112,7 +112,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
     It replaces an earlier folder.
     """
-    temporary = files.beside(folder)
+    temporary = files.hidden_name(folder)
     temporary.mkdir(parents=True)
     try:
         fill(temporary)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from harness import PROTOCOL_VERSION
 from harness.config.run_config import Declared as Declared
+from harness.records.counts import Counts
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 WRITERS = "by"
 """Key of ``Record.writing``: for which of objective, targets and anchor a model wrote rows."""
@@ -125,28 +126,17 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run after a volume, evaluated.
-
-    Token counts are cumulative from the start of the run.
+    """A run after a volume, measured.
 
     Attributes:
+        counts: running totals of the run, those of generated rows and of the mitigation's own
+            forward passes (Fisher, a reference model) included.
         target_rows, anchor_rows: rows trained on, counted each time they were seen.
-        train_tokens: target and anchor tokens.
-        supervised_tokens: train tokens with a loss.
-        anchor_tokens: train tokens of the anchor.
-        train_loss: mean nats per supervised token over the steps since the previous volume.
+        anchor_tokens: trained tokens of the anchor.
         weight_change: Euclidean norm of the change of all weights.
-        flops: floating-point operations of training so far, as transformers estimates them.
-        wall_seconds: training so far.
         evaluation_seconds: this point's evaluation.
         weights: folder of the saved weights, relative to the run's folder.
         evaluation_facts: suite → settings that the backend chose itself, such as its token budget.
-        train_penalty: mean penalty that a loss mitigation added to the loss of a step since the
-            previous volume; None without one.
-        generated_tokens: tokens that models wrote for the run so far (rows before training,
-            rollouts in training), used or discarded.
-        extra_tokens: tokens so far of forward passes that are neither training nor generation
-            (reference model, Fisher, scoring).
         coefficient: of a weight mitigation, the coefficient of the measured weights; None for
             plain tuned weights.
         selected: candidate → score, if one was selected on the target's select items; else empty.
@@ -156,25 +146,17 @@ class Point:
     protocol_version: int = PROTOCOL_VERSION
     run_id: str
     volume: int
-    steps: int
+    counts: Counts
     target_rows: int
     anchor_rows: int
-    train_tokens: int
-    supervised_tokens: int
     anchor_tokens: int
     truncated_rows: int
-    train_loss: float | None
     weight_change: float
-    flops: float
-    wall_seconds: float
     evaluation_seconds: float
     peak_memory_bytes: int
     scores: tuple[Score, ...]
     weights: str | None = None
     evaluation_facts: Mapping[str, Any] = field(default_factory=dict)
-    train_penalty: float | None = None
-    generated_tokens: int = 0
-    extra_tokens: int = 0
     coefficient: float | None = None
     selected: Mapping[str, float] = field(default_factory=dict)
 

@@ -185,6 +185,11 @@ class Experiment:
         """Return runs on disk that the last command did not ask for, without derived ones."""
         return {training_id(run_id) for run_id in self.run_ids()} - self.asked()
 
+    def arms(self) -> Mapping[str, str]:
+        """Return run id → name of its arm in the last command; empty without arms."""
+        found = self.manifest()
+        return found.arms if found else {}
+
     def declared(self) -> Declared:
         """Return the declarations of the last command.
 

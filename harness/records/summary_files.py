@@ -145,7 +145,7 @@ def read_arrays(run: Path) -> dict[str, Array] | None:
 
 def write_arrays(run: Path, arrays: Mapping[str, Array]) -> None:
     """Write a run's changes. Raises OSError if they cannot be written."""
-    temporary = files.beside(run / CHANGES)
+    temporary = files.hidden_name(run / CHANGES)
     try:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # its stub takes allow_pickle from the same place

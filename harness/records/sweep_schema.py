@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from harness import PROTOCOL_VERSION
@@ -22,6 +22,8 @@ class Manifest:
         sweep: id of the last sweep, whose units are in ``sweeps/``; None if there was only
             ``harness run``.
         declared: their declarations; None in a manifest of an earlier version.
+        arms: run id → name of its arm, for runs that have one. Names belong to the experiment, not
+            to a run: they are no part of its identity, and those of the last command count.
     """
 
     experiment: str
@@ -29,6 +31,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     sweep: str | None = None
     declared: Declared | None = None
+    arms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

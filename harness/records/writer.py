@@ -45,7 +45,9 @@ class ExperimentWriter(Experiment):
             )
             raise ConfigError(message) from error
 
-    def write_manifest(self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None) -> None:
+    def write_manifest(
+        self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None, arms: Mapping[str, str] | None = None
+    ) -> None:
         """Set the current runs.
 
         Args:
@@ -55,17 +57,20 @@ class ExperimentWriter(Experiment):
                 asked for: their inputs changed, so the new run supersedes them. Earlier
                 declarations stay too, unless these runs declare something.
             sweep: id of the sweep that asks; None keeps the last one.
+            arms: run id → name of its arm. Runs that are kept keep theirs.
         """
         settings = {config.get("settings") for config in asked.values()}
         kept = {run_id for run_id in self.asked() if self.config(run_id).get("settings") not in settings} if keep else set()
-        ids = sorted({*asked, *kept})
+        ids = {*asked, *kept}
         before = self.manifest()
         if sweep is None and before:
             sweep = before.sweep
         declared = next((declared_by(config) for config in asked.values() if "declared" in config), None)
         if keep and before and before.declared and declared in (None, Declared()):
             declared = before.declared
-        manifest = Manifest(experiment=self.name, run_ids=tuple(ids), sweep=sweep, declared=declared)
+        named = {**(before.arms if keep and before else {}), **(arms or {})}
+        named = {run_id: name for run_id, name in named.items() if run_id in ids}
+        manifest = Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named)
         record_files.write_json(self.folder / "manifest.json", manifest)
 
     def write_sweep(self, sweep: Sweep) -> None:

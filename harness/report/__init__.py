@@ -1,4 +1,4 @@
-"""Tables to pages and figures; no torch."""
+"""Findings to pages, figures and tables, without torch."""
 
 from typing import TYPE_CHECKING
 

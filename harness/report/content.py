@@ -1,4 +1,4 @@
-"""What a page holds, before it is HTML: sections of figures, tables, items and sentences.
+"""The content of a page before it becomes HTML: sections of figures, tables and sentences.
 
 Any part may be empty.
 """
@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VERDICT_KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidence": "unclear"}
+"""Verdict → kind of the table cell that shows it."""
 
 
-class Cell(NamedTuple):
-    """A cell of a table: its text (several lines stand below each other), the number or text that it is sorted by, and what is below it.
+class CellView(NamedTuple):
+    """A cell of a table.
 
-    ``kind`` is a verdict (``lost``, ``gained``, ``kept``, ``unclear``), ``strong`` for a heading or
-    empty; the page shows it by shape and colour. ``note`` stands below in small, ``more`` is opened
-    by a click.
+    Attributes:
+        text: several lines are shown one below the other.
+        sort: number or text that the cell is sorted by; None sorts it by its text.
+        kind: a verdict (``lost``, ``gained``, ``kept``, ``unclear``), which the page shows by shape
+            and colour; ``strong`` for a heading; or empty.
+        note: small text after the main text.
+        more: small text that a click opens.
     """
 
     text: str
@@ -28,10 +37,10 @@ class Cell(NamedTuple):
     more: str = ""
 
 
-class ColumnGroup(NamedTuple):
-    """Rows of a table that belong together, from row ``at`` on: a heading and a sentence on them.
+class RowGroup(NamedTuple):
+    """A group of rows of a table from row ``at`` on, with its heading.
 
-    They are sorted within the group.
+    Rows are sorted within their group.
     """
 
     at: int
@@ -41,7 +50,14 @@ class ColumnGroup(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnView:
-    """A column: its heading, whether it holds numbers (set to the right) or sentences, and what it means (shown when pointed at)."""
+    """A column of a table.
+
+    Attributes:
+        title: its heading.
+        is_number: whether it holds numbers, which are aligned right.
+        meaning: explanation, shown as the heading's tooltip.
+        is_prose: whether it holds sentences.
+    """
 
     title: str
     is_number: bool = False
@@ -54,34 +70,34 @@ class TableView:
     """A table of the page.
 
     Attributes:
-        name: stem of its files; empty where the page alone shows it.
+        name: stem of its files; empty if it is shown on the page only.
         columns: headings.
-        rows: cells, one a column; plain text is a cell without a number.
-        caption: what it shows, at which level, over what.
+        rows: cells, one per column; a plain text is a cell without a sort key.
+        caption: what the table shows, with the level of its intervals and what they are over.
         sortable: whether a click on a heading sorts it.
-        searchable: whether it has a field that narrows its rows.
-        matrix: whether it is a heat map: its first column names rows, every other cell is judged by
-            its kind.
-        data: what its CSV and Markdown files hold, every digit kept; None writes what is shown.
-        shown: how much of the whole this is; empty where it is all.
-        groups: headings between the rows, by place; the first at row 0.
+        searchable: whether it has a search field.
+        matrix: whether it is a heat map: its first column names the rows, every other cell is
+            coloured by its kind.
+        data: content of its CSV file, with every digit; None writes what is shown.
+        shown: how much of the whole is shown; empty if all of it is.
+        groups: headings between the rows, by place; the first one at row 0.
     """
 
     name: str
     columns: Sequence[ColumnView]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Sequence[CellView | str]]
     caption: str = ""
     sortable: bool = True
     searchable: bool = False
     matrix: bool = False
     data: pd.DataFrame | None = None
     shown: str = ""
-    groups: Sequence[ColumnGroup] = ()
+    groups: Sequence[RowGroup] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """An entry of a figure's legend: a colour, a line, a marker, and what they stand for."""
+    """An entry of a figure's legend: a label with its colour, line and marker."""
 
     label: str
     colour: str = "#000000"
@@ -95,14 +111,14 @@ class FigureView:
 
     Attributes:
         name: stem of its files.
-        title: what is drawn, in a few words.
-        description: what is to be seen, for who cannot see it.
-        caption: what bars, bands and marks are, with level and number of seeds and items.
-        figure: the whole, with its legend: what is written as PNG, SVG and PDF.
-        panels: the same panel by panel, without legend, which the page sets side by side as there
-            is room; empty: the page shows the whole.
+        title: its subject, in a few words.
+        description: what the figure shows, in words, for readers who cannot see it.
+        caption: meaning of bars, bands and marks, with level and number of seeds and items.
+        figure: the whole figure with its legend, as it is written to PNG, SVG and PDF.
+        panels: the same panel by panel, without legend; the page places as many next to each other
+            as fit. If empty, the page shows the whole figure.
         legend: of the panels.
-        columns: panels that belong side by side where there is room.
+        columns: most panels next to each other.
     """
 
     name: str
@@ -117,12 +133,12 @@ class FigureView:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemsView:
-    """Items whose answer changed, to be looked through.
+    """Items whose answer changed, for browsing.
 
     Attributes:
-        rows: as ``harness.analysis.table.items.changed_items`` gives them, with a column ``cell``,
-            which says whose items they are.
-        shown: how much of the whole this is, and where the whole lies.
+        rows: as returned by ``harness.analysis.table.items.changed_items``, with a column ``cell``
+            that names the method.
+        shown: how much of the whole is shown, and where the whole is.
     """
 
     rows: pd.DataFrame
@@ -131,13 +147,17 @@ class ItemsView:
 
 @dataclass(frozen=True, kw_only=True)
 class FindingView:
-    """A finding in a sentence, with what it is to be measured against.
+    """A finding as a sentence, with its interval and reference values.
 
     Attributes:
+        sentence: the finding in words.
         verdict: ``lost``, ``gained``, ``kept``, ``not enough evidence`` or empty.
-        floors: seed spread and same-data control, or that they were not measured.
-        value, low, high: the change and its interval, in the unit shown; None where there is none.
-        margin: half-width of what does not matter, in the same unit.
+        floors: a sentence on the changes without new training: seed spread, same-data control,
+            rounding.
+        value: the change, in the unit shown; None if it is not drawn.
+        low: lower end of its interval; None without an interval.
+        high: upper end of its interval; None without an interval.
+        margin: half-width of the range of negligible changes; None without a margin.
     """
 
     sentence: str
@@ -173,12 +193,14 @@ class Content:
     """A page.
 
     Attributes:
-        headline: the first sentences, set large.
+        title: heading of the page.
+        subtitle: small text below it.
+        headline: the first sentences, in large type.
         findings: the sentences below them, each with its verdict and interval.
-        axis: what the intervals beside the findings are drawn on, such as ``change in acc
-            (points)``.
-        facts: a few words and numbers at the top: name → value.
-        files: further tables of the folder that the page does not show: file name → frame.
+        axis: label of the axis of the findings' intervals, such as ``change in acc (points)``.
+        facts: key figures at the top: name → value.
+        sections: in the order of the page.
+        files: further tables of the folder, not shown on the page: file name → frame.
     """
 
     title: str
@@ -188,4 +210,4 @@ class Content:
     axis: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     sections: Sequence[Section] = ()
-    files: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, pd.DataFrame] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""What the figures and the page show: cells (runs that differ only in seed) as series, each with its colour, line, marker and words.
+"""Cells (runs that differ only in seed) as series with colour, line, marker and name.
 
-The page calls a cell a way of training: a model with all that was chosen for its training. Words
-name what varies among the cells that are no controls, so that a control, which has other data by
-its nature, makes no label longer.
+The page calls a cell a method: a model and how it was trained. A name mentions only the labels
+that vary among cells that are not controls: controls have other data by definition, which would
+make every name longer.
 """
 
 from __future__ import annotations
@@ -17,37 +17,45 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import controlled
 from harness.analysis.table.columns import SUITE_TASK
-from harness.report import palette
+from harness.report import palette, words
 from harness.report.content import Mark
 from harness.report.tables import varying
 
 LINES = [("solid", "o"), ("6 3", "s"), ("2 2.5", "^"), ("8 2 2 2", "D"), ("8 2 2 2 2 2", "v"), ("1.5 4", "P")]
-"""Dashes and marker of each way of training; dashes as in SVG, in line widths of about one."""
+"""Dashes and marker of each method; dashes as in SVG, in line widths of about one."""
 
 MAX_MODELS = 8
 MAX_STYLES = 6
-"""More would hide each other, or fill the page."""
+"""More would hide each other or fill the page."""
 
 TUNED = {"full": "tuned in full", "lora": "tuned with LoRA"}
 
 CONTROL = "control"
 INDEPENDENT = "independent"
-_SAID = {CONTROL: "same-data control", INDEPENDENT: "independent trajectories"}
-"""Words of a label that a sentence sets after a comma, without which they would not be
-understood."""
+_SPELLED_OUT = {CONTROL: "same-data control", INDEPENDENT: "independent trajectories"}
+"""Word of a label → its full form, which a sentence adds after a comma."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A cell with how it is drawn and named.
+    """A cell with its name and the style in which it is drawn.
 
     Attributes:
-        style_name: what tells it from other cells of its model, such as ``lora · replay`` or ``lora
-            · control``.
-        control: cell of its same-data control; empty where it has none.
-        found: the findings of all cells; ``places``: its rows in them.
+        cell: its identifier in the findings.
+        model: name of its model.
+        style_name: how it differs from other cells of its model, such as ``lora · replay`` or
+            ``lora · control``.
+        colour: of its curve.
+        line: dashes of its curve.
+        marker: of its points.
+        is_control: whether it is a same-data control.
+        control: the cell of its same-data control; empty if it has none.
+        labels: label → value.
+        found: the findings of all cells.
+        places: its rows in them.
     """
 
     cell: str
@@ -64,28 +72,37 @@ class Series:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """Its findings, by volume.
-
-        Taken out when they are needed, as a page draws few of many cells.
-        """
+        """Its findings, by volume; selected on first use: a page draws few cells."""
         return self.found.iloc[self.places].sort_values("volume", kind="stable")
 
     @property
+    def last(self) -> pd.DataFrame:
+        """Its findings at its largest volume."""
+        last: pd.DataFrame = self.rows[self.rows["volume"] == self.rows["volume"].max()]
+        return last
+
+    @property
     def name(self) -> str:
-        """Model and way of training, in words that stand in a sentence."""
+        """Its full name, for a sentence."""
         tuning = str(self.labels["tuning"])
         rest = [word for word in self.style_name.split(" · ") if word not in {tuning, "no mitigation", f"tuning {tuning}"}]
-        plain = ", ".join(word for word in rest if word not in _SAID)
-        said = [f"{named(self.model)} {TUNED.get(tuning, f'tuned with {tuning}')}{f' ({plain})' if plain else ''}"]
-        return ", ".join([*said, *(_SAID[word] for word in rest if word in _SAID)])
+        plain = ", ".join(word for word in rest if word not in _SPELLED_OUT)
+        main = f"{named(self.model)} {TUNED.get(tuning, f'tuned with {tuning}')}{f' ({plain})' if plain else ''}"
+        return ", ".join([main, *(_SPELLED_OUT[word] for word in rest if word in _SPELLED_OUT)])
 
     @property
     def short(self) -> str:
-        """Model and way of training, for a table."""
+        """Its short name, for a table."""
         return f"{named(self.model)} · {self.style_name}"
 
+    @property
+    def size(self) -> tuple[float, str]:
+        """Sort key of its model: parameters, unknown ones last, then the name."""
+        params = self.labels["params_total"]
+        return (float("inf") if pd.isna(params) else float(params), self.model)
+
     def on(self, suite: str, task: str = SUITE_TASK) -> pd.DataFrame:
-        """Return its rows of a suite or task that have a change, by volume: what is drawn and said of them."""
+        """Return its findings on a suite or task that have a change, by volume."""
         return self._by_task.get((suite, task), self._nothing)
 
     @cached_property
@@ -107,7 +124,11 @@ _DRAWN = "suite task volume before after delta delta_low delta_high level varies
 
 
 def series(findings: pd.DataFrame) -> list[Series]:
-    """Return the cells of a frame of findings: plain ways of training first, in each of them by model size; controls last."""
+    """Return the cells of findings in the page's order.
+
+    Unmitigated methods come first and controls last; within a method, cells are sorted by model
+    size.
+    """
     if findings.empty:
         return []
     ordered, styles = in_order(findings)
@@ -138,13 +159,16 @@ def series(findings: pd.DataFrame) -> list[Series]:
 
 
 def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return a row a cell in the order of ``series``, with its ``_style`` and ``_control``, and each style's number."""
+    """Return one row per cell in the page's order, and the number of each style.
+
+    Added columns: ``_style`` (the cell's style name) and ``_control`` (whether it is a control).
+    """
     cells = findings.drop_duplicates("cell")
     cells = cells.assign(_control=cells["is_control"].fillna(False).astype(bool))
     proper = cells[~cells["_control"]]
     others = [name for name in varying(proper if len(proper) else cells) if name != "model"]
     cells = cells.assign(_style=_styles(cells, others), _last=cells["trajectory"] == INDEPENDENT)
-    cells = cells.assign(_mitigated=cells["mitigation"].fillna("none") != "none")  # the plain way before the others
+    cells = cells.assign(_mitigated=cells["mitigation"].fillna("none") != "none")  # unmitigated methods first
     names = [name for name in others if name != "trajectory"]
     at = names.index("mitigation") if "mitigation" in names else len(names)
     order = ["_control", "_last", *names[:at], "_mitigated", *names[at:], "params_total", "model"]
@@ -153,21 +177,21 @@ def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def _styles(cells: pd.DataFrame, others: Sequence[str]) -> list[str]:
-    """Return the words of each cell: its labels that vary.
+    """Return the style name of each cell: its labels that vary.
 
-    Of a control, those that all that it controls have, and that it is one.
+    A control is named by the labels that all cells it controls share, and the word CONTROL.
     """
-    rows = cells[list(others)].astype(object).itertuples(index=False, name=None)
-    words = {str(cell): list(filter(None, map(label_words, others, row))) for cell, row in zip(cells["cell"], rows, strict=True)}
-    theirs: dict[str, list[list[str]]] = {}
+    rows = named_by_arm(cells)[list(others)].astype(object).itertuples(index=False, name=None)
+    names = {str(cell): list(filter(None, map(label_words, others, row))) for cell, row in zip(cells["cell"], rows, strict=True)}
+    controlled_names: dict[str, list[list[str]]] = {}
     for cell, control in _controls(cells).items():
-        theirs.setdefault(control, []).append(words[cell])
-    for control, group in theirs.items():
-        words[control] = [word for word in group[0] if all(word in other for other in group)] + [CONTROL]
+        controlled_names.setdefault(control, []).append(names[cell])
+    for control, group in controlled_names.items():
+        names[control] = [word for word in group[0] if all(word in other for other in group)] + [CONTROL]
     for cell, is_control in zip(cells["cell"], cells["_control"], strict=True):
-        if is_control and str(cell) not in theirs:
-            words[str(cell)] = [*words[str(cell)], CONTROL]
-    return [" · ".join(words[str(cell)]) for cell in cells["cell"]]
+        if is_control and str(cell) not in controlled_names:
+            names[str(cell)] = [*names[str(cell)], CONTROL]
+    return [" · ".join(names[str(cell)]) for cell in cells["cell"]]
 
 
 def _controls(cells: pd.DataFrame) -> dict[str, str]:
@@ -179,22 +203,26 @@ _LABELS = "cell model params_total tuning objective mitigation data anchor traje
 
 
 def chosen(every: Sequence[Series], *, models: int = MAX_MODELS, styles: int = MAX_STYLES) -> tuple[list[Series], str]:
-    """Return what is drawn of many series, evenly over sizes and the first ways of training, and a sentence on what is left out."""
+    """Return the series to draw of many, and a sentence on the rest.
+
+    Drawn are models evenly spaced over sizes, and the first styles.
+    """
     names = list(dict.fromkeys(one.model for one in every))
-    sizes = sorted(names, key=lambda name: min(_size(one) for one in every if one.model == name))
+    sizes = sorted(names, key=lambda name: min(one.size[0] for one in every if one.model == name))
     places = sorted({round(float(at)) for at in np.linspace(0, len(sizes) - 1, min(models, len(sizes)))})
     kept_models = {sizes[place] for place in places}
     kept_styles = set(_in_turn(every)[:styles])
     kept = [one for one in every if one.model in kept_models and one.style_name in kept_styles]
-    left = len(every) - len(kept)
-    return kept, f"Drawn are {len(kept)} of {len(every)} ways of training; all of them are in findings.csv." if left else ""
+    return kept, left_out(len(kept), len(every))
+
+
+def left_out(count: int, total: int) -> str:
+    """Return a sentence on the methods that are drawn; empty if all are."""
+    return words.drawn(count, total, "methods", "findings.csv")
 
 
 def _in_turn(every: Sequence[Series]) -> list[str]:
-    """Return the ways of training in their order.
-
-    Where there are too many to draw, of each tuning in turn.
-    """
+    """Return the style names in order; tunings alternate if there are too many styles."""
     names = list(dict.fromkeys(one.style_name for one in every))
     if len(names) <= MAX_STYLES:
         return names
@@ -204,16 +232,15 @@ def _in_turn(every: Sequence[Series]) -> list[str]:
 
 
 def legend(every: Sequence[Series]) -> list[Mark]:
-    """Return the entries for sizes (colours) and ways of training (lines and markers)."""
-    by_model = {
-        one.model: Mark(label=sized(one.model, one.labels["params_total"]), colour=one.colour, line="swatch") for one in _by_size(every)
-    }
+    """Return the legend's entries for models (colours) and styles (lines and markers)."""
+    by_size = sorted(every, key=lambda one: one.size)
+    by_model = {one.model: Mark(label=sized(one.model, one.labels["params_total"]), colour=one.colour, line="swatch") for one in by_size}
     by_style = {one.style_name: Mark(label=one.style_name, line=one.line, marker=one.marker) for one in every}
     return [*by_model.values(), *by_style.values()]
 
 
 def named(model: str) -> str:
-    """Return a model's name; long ones lose their beginning."""
+    """Return a model's name; a long one is cut at its start."""
     name = model if len(model) <= 24 else model.rsplit("/", 1)[-1]
     return name if len(name) <= 30 else f"…{name[-29:]}"
 
@@ -228,17 +255,8 @@ def sized(model: str, params: Any) -> str:
     return f"{name} ({float(params) / size:.3g}{letter})"
 
 
-def _by_size(every: Sequence[Series]) -> list[Series]:
-    return sorted(every, key=lambda one: (_size(one), one.model))
-
-
-def _size(one: Series) -> float:
-    params = one.labels["params_total"]
-    return float("inf") if pd.isna(params) else float(params)
-
-
 def label_words(name: str, value: Any) -> str:
-    """Return a label's value in as few words as say what it is; empty where it is the usual."""
+    """Return the shortest clear text of a label; empty if it has its usual value."""
     absent = pd.isna(value) or value in {"", "none"}
     if name == "trajectory":
         return INDEPENDENT if value == INDEPENDENT else ""

@@ -1,4 +1,4 @@
-"""Small multiples: the same panels in one figure with a legend, for a file, and one by one, for a page that sets them as it has room."""
+"""Small multiples: panels as one figure for files, and one by one for the page."""
 
 from __future__ import annotations
 
@@ -20,27 +20,39 @@ from harness.report.palette import GREY
 
 PANEL_INCHES = (3.35, 2.55)
 MARGINS = {"left": 0.19, "right": 0.985, "bottom": 0.19, "top": 0.84}
-"""The same around every panel, so that panels one above the other line up."""
+"""The same around every panel, so that panels in a column are aligned."""
 MAX_COLUMNS = 3
 MAX_TITLE = 38
-"""Characters of a title that a panel is wide enough for."""
+"""Characters of a title that fit the width of a panel."""
 
-What = TypeVar("What")
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
-class Place(Generic[What]):
-    """A panel to be drawn: what is on it, its title, and which panels have the same axes as it."""
+class Place(Generic[Subject]):
+    """A panel to be drawn.
 
-    what: What
+    Attributes:
+        subject: what is drawn on it.
+        title: first line of its title.
+        subtitle: second line of its title.
+        shares: panels with the same value have the same axis limits.
+    """
+
+    subject: Subject
     title: str
     subtitle: str = ""
     shares: Hashable = ""
 
 
+def columns_for(panels: int) -> int:
+    """Return how many panels are placed next to each other."""
+    return 2 if panels in {2, 4} else MAX_COLUMNS
+
+
 def small_multiples(
-    places: Sequence[Place[What]],
-    draw: Callable[[Axes, What], None],
+    places: Sequence[Place[Subject]],
+    draw: Callable[[Axes, Subject], None],
     marks: Sequence[Mark],
     note: str,
     columns: int = MAX_COLUMNS,
@@ -49,15 +61,15 @@ def small_multiples(
     """Draw panels in reading order.
 
     Args:
-        places: what to draw, each with its title; those that share get the same limits.
-        draw: puts one on axes, with labels and units.
-        marks: the legend of the whole.
-        note: at the foot of the whole: what bars and bands are.
-        columns: panels side by side in the whole.
-        tall: how many times as high as usual a panel is.
+        places: the panels; those with equal ``shares`` get the same limits.
+        draw: draws a subject on axes, with labels and units.
+        marks: the legend of the whole figure.
+        note: at the foot of the whole figure: the meaning of bars and bands.
+        columns: most panels next to each other in the whole figure.
+        tall: height of a panel, as a multiple of the usual one.
 
     Returns:
-        The whole, and each panel as a figure of its own.
+        The whole figure, and each panel as a separate figure.
     """
     columns = min(len(places), columns)
     rows = math.ceil(len(places) / columns)
@@ -80,17 +92,17 @@ def small_multiples(
     whole.legend(handles=[handle(mark) for mark in marks], loc="outside right upper", frameon=False, fontsize=8, handlelength=3.0)
     whole.text(0.995, 0.008, plain(note), ha="right", va="bottom", fontsize=6.5, color=GREY)
     whole.draw_without_rendering()
-    whole.set_layout_engine("none")  # laid out once: drawing for each kind of file would do it again
+    whole.set_layout_engine("none")  # otherwise each file format would compute the layout again
     return whole, panels
 
 
 def _legend_inches(marks: Sequence[Mark]) -> float:
-    """Return how high a figure has to be for its legend to end above the note at the foot."""
+    """Return the height that keeps the legend above the note at the foot."""
     return 0.5 + sum(0.04 + 0.12 * len(wrapped(mark.label).splitlines()) for mark in marks)
 
 
-def _drawn(axes: Axes, place: Place[What], draw: Callable[[Axes, What], None]) -> Axes:
-    draw(axes, place.what)
+def _drawn(axes: Axes, place: Place[Subject], draw: Callable[[Axes, Subject], None]) -> Axes:
+    draw(axes, place.subject)
     title = "\n".join(plain(shortened(line)) for line in (place.title, place.subtitle) if line)
     axes.set_title(title, fontsize=9.5, loc="left", linespacing=1.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -102,12 +114,15 @@ def _drawn(axes: Axes, place: Place[What], draw: Callable[[Axes, What], None]) -
 
 
 def shortened(text: str, most: int = MAX_TITLE) -> str:
-    """Return a text that does not run into the next panel: a long one loses its middle."""
+    """Return a text of at most ``most`` characters; a long one loses its middle."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
 
 
 def wrapped(text: str, most: int = MAX_TITLE) -> str:
-    """Return a legend's text in lines that leave room for the panels: broken at spaces, and behind commas."""
+    """Return a legend's text in lines of at most ``most`` characters.
+
+    Lines are broken at spaces and after commas; a longer word loses its middle.
+    """
     lines = [""]
     for piece in re.split(r"(?<=[ ,])", text):
         if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > most:
@@ -117,7 +132,7 @@ def wrapped(text: str, most: int = MAX_TITLE) -> str:
     return "\n".join(shortened(line, most) for line in lines)
 
 
-def _limits(places: Sequence[Place[What]], drawn: Sequence[Axes]) -> dict[Hashable, dict[str, Any]]:
+def _limits(places: Sequence[Place[Subject]], drawn: Sequence[Axes]) -> dict[Hashable, dict[str, Any]]:
     found: dict[Hashable, dict[str, Any]] = {}
     for axes, place in zip(drawn, places, strict=True):
         known = found.get(place.shares)
@@ -129,7 +144,7 @@ def _limits(places: Sequence[Place[What]], drawn: Sequence[Axes]) -> dict[Hashab
 
 
 def handle(mark: Mark) -> Line2D | Patch:
-    """Return Matplotlib's legend entry of a mark."""
+    """Return the Matplotlib legend entry of a mark."""
     if mark.line in {"band", "swatch"}:
         return Patch(facecolor=mark.colour, alpha=0.25 if mark.line == "band" else 1.0, linewidth=0, label=plain(wrapped(mark.label)))
     entry = Line2D([], [], color=mark.colour, linestyle=dashes(mark.line), markersize=4.5, linewidth=1.4, label=plain(wrapped(mark.label)))
@@ -139,12 +154,12 @@ def handle(mark: Mark) -> Line2D | Patch:
 
 
 def dashes(line: str) -> Any:
-    """Return Matplotlib's line style for dashes written as in SVG."""
+    """Return the Matplotlib line style of dashes in SVG notation."""
     if line in {"", "solid"}:
         return "-" if line else ""
     return (0, tuple(float(length) / 1.5 for length in line.split()))
 
 
 def plain(text: str) -> str:
-    """Keep Matplotlib from reading mathematics into names."""
+    """Return a text in which Matplotlib finds no mathematics."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""All that a page is made of, read and worked out once: table, findings, fits and comparisons of an experiment."""
+"""The data of a page, computed once: table, findings, fits and comparisons of an experiment."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import pandas as pd
 
 from harness.analysis.findings import contrasts, equal_gain, findings, frontier, sequences
 from harness.analysis.fits import all_laws
+from harness.analysis.fits.all_laws import Fitted
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.columns import SUITE_TASK
 from harness.analysis.table.frame import table as tidy_table
 from harness.analysis.table.runs import RunReader
 from harness.records.schema import OWN_METRICS, Declared
 from harness.records.store import Experiment
-from harness.report import curves, tables
+from harness.report import curves, tables, words
 from harness.report.curves import Series, series
 from harness.report.tables import Panel
 
 MAX_CSV_ROWS = 100_000
 
 IDLE = "did not act"
-"""The mark of a way of training whose method hardly changed anything: it is shown, and not
-ranked."""
+"""Mark of a method whose generated text was hardly used: it is shown, but not ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was found. Frames are as the modules of harness.analysis give them; any may be empty."""
+    """All data of a page; frames come from harness.analysis, and any may be empty."""
 
     experiment: Experiment
     table: pd.DataFrame
     declared: Declared
     findings: pd.DataFrame
-    fitted: Sequence[Any] = ()
+    fitted: Sequence[Fitted] = ()
     frontier: pd.DataFrame = field(default_factory=pd.DataFrame)
     equal_gain: pd.DataFrame = field(default_factory=pd.DataFrame)
     trajectories: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -44,78 +44,93 @@ class Evidence:
 
     @cached_property
     def every(self) -> list[Series]:
-        """The cells, plain ways of training first."""
+        """All cells in the page's order: unmitigated methods first, controls last."""
         return series(self.findings)
 
     @cached_property
     def proper(self) -> list[Series]:
-        """The cells that are no controls."""
+        """The cells that are not controls."""
         return [one for one in self.every if not one.is_control]
 
     @cached_property
     def drawn(self) -> list[Series]:
-        """The cells of the figures: controls, too.
+        """The cells of the figures, controls included.
 
-        Of independent trajectories only those that no shared one stands beside.
+        A cell of independent trajectories is left out if it has a shared counterpart: a section of
+        its own compares the two.
         """
-        beside = set(self.trajectories["independent_cell"]) if len(self.trajectories) else set()
-        return [one for one in self.every if one.cell not in beside]
-
-    def by_size(self, one: Series) -> tuple[float, str]:
-        """Return what puts a cell's model in the order of sizes."""
-        params = one.labels["params_total"]
-        return (float("inf") if pd.isna(params) else float(params), one.model)
+        compared = set(self.trajectories["independent_cell"]) if len(self.trajectories) else set()
+        return [one for one in self.every if one.cell not in compared]
 
     @cached_property
     def by_cell(self) -> dict[str, Series]:
-        """Cell → series."""
+        """Cell → series, in the page's order."""
         return {one.cell: one for one in self.every}
 
     @cached_property
+    def _place_of(self) -> dict[str, int]:
+        return {cell: place for place, cell in enumerate(self.by_cell)}
+
+    def in_page_order(self, rows: pd.DataFrame, cell: str = "cell", by: Sequence[str] = ()) -> pd.DataFrame:
+        """Return rows in the page's order of cells.
+
+        Args:
+            rows: with a cell each.
+            cell: the column of the cell.
+            by: further columns to sort by.
+        """
+        placed = rows.assign(_place=rows[cell].map(self._place_of))
+        return placed.sort_values(["_place", *by], kind="stable").drop(columns="_place")
+
+    @cached_property
     def panel_of(self) -> dict[tuple[str, str], Panel]:
-        """(suite, task) → how it is shown."""
+        """(suite, task) → panel."""
         return tables.panel_of(self.findings)
 
     @cached_property
     def targets(self) -> list[Panel]:
-        """What figures show of the targets."""
+        """The panels of the targets."""
         return tables.panels(self.findings, "target", whole=True)
 
     @cached_property
     def probes(self) -> list[Panel]:
-        """What figures show of the probes that can be lost, the headline suite first."""
+        """The panels of the probes, the headline suite first, divergence suites left out."""
         shown = [panel for panel in tables.panels(self.findings, "probe", whole=True) if panel.metric not in OWN_METRICS["divergence"]]
         return sorted(shown, key=lambda panel: panel.suite != self.headline)
 
     @cached_property
     def distances(self) -> list[Panel]:
-        """What figures show of the divergence suites: how far a model is from its base."""
+        """The panels of the divergence suites: distance of a model from its base."""
         every = tables.panels(self.findings, "probe", whole=True)
         return [panel for panel in every if panel.metric in OWN_METRICS["divergence"]]
 
     @property
+    def level(self) -> str:
+        """The confidence level of the findings' intervals, such as ``95%``."""
+        return words.level_of(self.findings)
+
+    @property
     def table_file(self) -> str:
-        """What the whole tidy table is written as: a table of more than MAX_CSV_ROWS rows as parquet, as text takes too long."""
+        """The file of the tidy table: CSV, or parquet beyond MAX_CSV_ROWS rows, which is faster."""
         return "table.csv" if len(self.table) <= MAX_CSV_ROWS else "table.parquet"
 
     @cached_property
     def headline(self) -> str | None:
-        """The probe suite whose verdict is the headline; None where none was declared."""
+        """The probe suite whose verdict is the headline; None if none was declared."""
         return frontier.headline(self.findings)
 
     @cached_property
     def last(self) -> pd.DataFrame:
         """The findings at each cell's largest volume."""
-        rows = self.findings
-        return rows[rows["volume"] == rows.groupby("cell")["volume"].transform("max")]
+        return at_largest_volume(self.findings)
 
     def suite_rows(self, suite: str) -> pd.DataFrame:
         """Return a suite's own rows, each at its cell's largest volume that has a change."""
         rows = self.findings[(self.findings["suite"] == suite) & (self.findings["task"] == SUITE_TASK)].dropna(subset=["delta"])
-        return rows[rows["volume"] == rows.groupby("cell")["volume"].transform("max")]
+        return at_largest_volume(rows)
 
-    def without_doubles(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return rows without those of a suite's only task, which says what the suite's own row says."""
+    def without_duplicates(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return rows without those of a suite's only task, which equal the suite's own row."""
         leaves: dict[str, int] = {}
         for suite, task in self.panel_of:
             leaves[suite] = leaves.get(suite, 0) + (task != SUITE_TASK)
@@ -124,14 +139,14 @@ class Evidence:
 
     @cached_property
     def idle(self) -> dict[str, float]:
-        """Cell → acceptance, of those that did not act: too little of what was written was accepted."""
+        """Cell → acceptance, of the methods that did not act: too little text was accepted."""
         cells = self.findings.drop_duplicates("cell")
         cells = cells[~cells["acted"].fillna(value=True).astype(bool)]
         return {str(cell): float(share) for cell, share in zip(cells["cell"], cells["acceptance"], strict=True)}
 
     @cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:
-        """Run id → its record as plain values, for what the table does not hold."""
+        """Run id → its record as plain values, for data missing in the table."""
         found = {
             str(run_id): self.experiment.glance("runs", str(run_id), "record.json") for run_id in sorted(self.table["run_id"].unique())
         }
@@ -139,7 +154,7 @@ class Evidence:
 
 
 def gather(experiment: Experiment) -> Evidence:
-    """Read an experiment and work out all that its page shows."""
+    """Read an experiment and compute the data of its page."""
     reader = RunReader(experiment)
     table, declared, changes = tidy_table(experiment, reader=reader), experiment.declared(), Changes(experiment, reader)
     found = in_order(findings.findings(table, changes, declared))
@@ -157,10 +172,7 @@ def gather(experiment: Experiment) -> Evidence:
 
 
 def _stages(experiment: Experiment, table: pd.DataFrame) -> dict[str, sequences.Stages]:
-    """Return run id → its stages.
-
-    Records are read of those runs alone whose data are a sequence by their label.
-    """
+    """Return run id → its stages, for runs whose data label is a sequence."""
     runs = table[table["data"].str.contains("stages=", regex=False).fillna(value=False)]["run_id"].unique()
     found = {str(run): sequences.stages_of(experiment.glance("runs", str(run), "record.json").get("config", {})) for run in runs}
     return {run: stages for run, stages in found.items() if stages}
@@ -169,11 +181,16 @@ def _stages(experiment: Experiment, table: pd.DataFrame) -> dict[str, sequences.
 def _first(found: pd.DataFrame) -> list[dict[str, str]]:
     """Return the labels of the cells that the figures draw."""
     drawn, _ = curves.chosen([one for one in series(found) if not one.is_control])
-    return [{name: "" if pd.isna(value) else str(value) for name, value in one.labels.items()} for one in drawn]
+    return [{name: words.text(value) for name, value in one.labels.items()} for one in drawn]
+
+
+def at_largest_volume(rows: pd.DataFrame, cell: str = "cell") -> pd.DataFrame:
+    """Return the rows at the largest volume of their cell, named in column ``cell``."""
+    return rows[rows["volume"] == rows.groupby(cell)["volume"].transform("max")]
 
 
 def in_order(found: pd.DataFrame) -> pd.DataFrame:
-    """Return findings cell by cell as the page shows them: plain ways of training first, in each by model size, then by volume."""
+    """Return findings in the page's order of cells, each cell's by volume."""
     if found.empty:
         return found
     place = {cell: index for index, cell in enumerate(curves.in_order(found)[0]["cell"])}

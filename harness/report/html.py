@@ -1,9 +1,9 @@
-"""A page as one HTML file that fetches nothing, and the folder around it: figures as PNG, SVG and PDF, tables as CSV and Markdown.
+"""A page as one HTML file without requests, and its folder of files.
 
-What comes from data sets and configurations reaches the page in two ways only: through templates,
-which escape everything, and as JSON in an element that no browser executes, from which the script
-makes text nodes. A Content-Security-Policy allows this page's own script, by its hash, and no
-request, so that even a mistake could neither run nor fetch anything.
+Text from data sets and configurations reaches the page in two ways only: through templates, which
+escape everything, and as JSON in an element that no browser executes, from which the script makes
+text nodes. A Content-Security-Policy allows this page's own script, by its hash, and no requests:
+even if escaping failed, foreign text could neither run nor fetch anything.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.report import palette, svg, tables
-from harness.report.content import Cell, Content, FigureView, ItemsView, TableView
+from harness.report.content import CellView, Content, FigureView, ItemsView, TableView
 from harness.report.figures import save
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 MAX_TEXT = 600
-"""Characters of a text of an item that the page holds; the whole is in samples.parquet."""
+"""Characters of an item's text on the page; samples.parquet has the whole text."""
 
 _DIRECTION_MARKS = {"\u061c", "\u200e", "\u200f", "\ufeff", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 _SHOWN_CONTROLS = {"\n", "\t"}
 
 
 def render(content: Content) -> str:
-    """Return a page as HTML: one file, no network, the same bytes for the same content."""
+    """Return a page as HTML: one file without requests, reproducible byte for byte."""
     script = _own_file("page.js")
     figures, colours = _figures(content)
     environment = Environment(
@@ -44,7 +44,7 @@ def render(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["cell"] = lambda value: isinstance(value, Cell)
+    environment.tests["cell"] = lambda value: isinstance(value, CellView)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(
         content=content,
@@ -59,7 +59,7 @@ def render(content: Content) -> str:
 
 
 def write(content: Content, folder: Path) -> Path:
-    """Write a page and its files into a folder that exists.
+    """Write a page and its files into an existing folder.
 
     Returns:
         The path of ``index.html``.
@@ -80,7 +80,7 @@ def write(content: Content, folder: Path) -> Path:
 
 
 def data_json(value: Any) -> Markup:
-    """Return JSON that may stand in a ``<script type="application/json">``: nothing in it can end the element."""
+    """Return JSON for a ``<script type="application/json">``: no value can end the element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -88,7 +88,7 @@ def data_json(value: Any) -> Markup:
 
 
 def visible(text: str) -> str:
-    """Return a text in which control and direction marks are seen, such as ``⟨U+202E⟩``, and do nothing."""
+    """Return a text with control and direction marks replaced by their code, as ``⟨U+202E⟩``."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_shown(sign) for sign in text)
@@ -100,7 +100,7 @@ def _shown(sign: str) -> str:
 
 
 def _visible(value: Any) -> Any:
-    """Make hidden marks of whatever a template prints visible; markup is this package's own."""
+    """Make hidden marks of a template's values visible; markup comes from this package only."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -109,7 +109,7 @@ def _own_file(name: str) -> str:
 
 
 def _figures(content: Content) -> tuple[dict[str, list[Markup]], set[str]]:
-    """Return the SVG elements of every figure, by its name, and their colours."""
+    """Return figure name → its SVG elements, and the colours in all of them."""
     found: dict[str, list[Markup]] = {}
     colours: set[str] = set()
     for view in (view for section in content.sections for view in section.figures):
@@ -135,7 +135,7 @@ def _dark(colours: set[str]) -> str:
 
 
 def _strip(content: Content) -> dict[str, float]:
-    """Return where the axis of the findings' intervals begins and how wide it is, with zero and every margin on it."""
+    """Return start and width of the axis of intervals; it contains zero and every margin."""
     ends = [0.0]
     for finding in content.findings:
         ends += [end for end in (finding.low, finding.high, finding.value) if end is not None]
@@ -158,7 +158,7 @@ def _item_value(value: Any) -> Any:
 
 def _write_table(view: TableView, folder: Path) -> None:
     columns = [column.title for column in view.columns]
-    shown = [[(cell.text if isinstance(cell, Cell) else cell).replace("\n", "; ") for cell in row] for row in view.rows]
+    shown = [[(cell.text if isinstance(cell, CellView) else cell).replace("\n", "; ") for cell in row] for row in view.rows]
     if view.groups:
         titles = [[group.title for group in view.groups if group.at <= place][-1] for place in range(len(shown))]
         columns, shown = ["group", *columns], [[title, *row] for title, row in zip(titles, shown, strict=True)]

@@ -1,4 +1,4 @@
-"""The report of an experiment: a folder with its page, figures and tables."""
+"""The report of an experiment: a folder with page, figures and tables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from harness.report.sections import build
 
 
 def content(experiment: Experiment) -> Content:
-    """Return an experiment's page, with the whole tidy table as a further file."""
+    """Return an experiment's page, with the whole tidy table as a file."""
     evidence = gather(experiment)
     return dataclasses.replace(build(evidence), files={evidence.table_file: evidence.table})
 
 
 def write(experiment: Experiment) -> Path:
-    """Write ``results/NAME/report/`` anew: index.html, figures as PNG, SVG and PDF, tables as CSV and Markdown.
+    """Write ``results/NAME/report/``, replacing an older report.
 
-    The same records give the same bytes.
+    It holds index.html, figures as PNG, SVG and PDF, and tables as CSV and Markdown. The same
+    records give the same bytes.
 
     Args:
-        experiment: its results folder; runs that the last command did not ask for are left out and
+        experiment: its results folder; runs that the last command did not request are left out and
             counted.
 
     Returns:

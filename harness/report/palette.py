@@ -1,4 +1,4 @@
-"""Colours of the figures: legible to colour-blind readers and in grey, each with a light twin for a dark page."""
+"""Colours of figures, legible in grey and to colour-blind readers, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 GREY = "#767676"
 ONE_COLOUR = "#21618c"
 METHODS = ["#0072b2", "#d55e00", "#009e73", "#aa3377", "#b8860b", "#4477aa"]
-"""Blue, vermilion, bluish green, purple, dark yellow, steel (Okabe & Ito 2008, darkened where
-white showed through)."""
+"""Blue, vermilion, bluish green, purple, dark yellow, steel (Okabe & Ito 2008, darkened for
+contrast with white)."""
 
 DARK_PAGE = "#14171a"
-_MOST = 12
-_ENOUGH = 4.5
-"""Contrast of a drawn mark with a dark page; 3 is what WCAG 2.2 asks of graphics."""
+MAX_SIZES = 12
+MIN_CONTRAST = 4.5
+"""Contrast of a drawn mark with a dark page; WCAG 2.2 requires 3 for graphics."""
 
 
 def sizes(count: int) -> list[str]:
-    """Return a colour a model size, small to large: dark to light on white."""
+    """Return one colour per model size, small to large, dark to light."""
     return [ONE_COLOUR] if count == 1 else [_viridis(x) for x in np.linspace(0.0, 0.82, count)]
 
 
 def on_dark(colour: str) -> str:
-    """Return what a colour of a figure becomes on a dark page."""
+    """Return the colour that replaces a figure's colour on a dark page."""
     return _TWINS.get(colour) or _lightened(colour)
 
 
@@ -38,9 +38,9 @@ def _viridis(x: float) -> str:
 
 
 def _twins() -> dict[str, str]:
-    """Return, for the colours of sizes, those of the same order on a dark page."""
+    """Return colour of a size → its replacement on a dark page, in equal order."""
     found: dict[str, str] = {}
-    for count in range(_MOST, 1, -1):
+    for count in range(MAX_SIZES, 1, -1):
         found |= dict(zip(sizes(count), [_viridis(x) for x in np.linspace(0.42, 1.0, count)], strict=True))
     return found
 
@@ -54,7 +54,7 @@ def _lightened(colour: str) -> str:
     start = np.array(mpl.colors.to_rgb(colour))
     for share in np.linspace(0.0, 1.0, 21):
         mixed = mpl.colors.to_hex(tuple(start + (1.0 - start) * share))
-        if contrast(mixed, DARK_PAGE) >= _ENOUGH:
+        if contrast(mixed, DARK_PAGE) >= MIN_CONTRAST:
             return mixed
     return "#ffffff"
 

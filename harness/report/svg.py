@@ -1,4 +1,4 @@
-"""A Matplotlib figure as SVG that stands inside a page: its text in the page's font, its colours the page's, its ids its own."""
+"""Matplotlib figures as SVG inside a page: the page's font and colours, unique ids."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _REFERENCE = re.compile(r"url\(#([^)]*)\)")
 
 
 def inline(figure: Figure, prefix: str, title: str, description: str) -> tuple[Markup, set[str]]:
-    """Return a figure as an ``<svg>`` element and the colours in it that a dark page must replace.
+    """Return a figure as an ``<svg>`` element, and the colours that a dark page replaces.
 
     Args:
         figure: drawn on white with black text.
-        prefix: of every id in it, its own on the page.
-        title: its short name, read out first.
-        description: what is to be seen.
+        prefix: of every id in it; unique on the page.
+        title: its short name, which screen readers read first.
+        description: what the figure shows, in words.
 
     Returns:
         The element, with ``role="img"``. Black is the page's text colour; another colour
@@ -37,7 +37,7 @@ def inline(figure: Figure, prefix: str, title: str, description: str) -> tuple[M
             parent.remove(child)
     colours: set[str] = set()
     for element in root.iter():
-        _own(element, prefix, colours)
+        _adapt(element, prefix, colours)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     labels = {"title": f"{prefix}-title", "desc": f"{prefix}-desc"}
@@ -62,8 +62,8 @@ def _drawn(figure: Figure) -> bytes:
     return target.getvalue()
 
 
-def _own(element: ElementTree.Element, prefix: str, colours: set[str]) -> None:
-    """Give an element's ids the prefix, and its colours and font to the page."""
+def _adapt(element: ElementTree.Element, prefix: str, colours: set[str]) -> None:
+    """Prefix an element's ids and references, and let the page set its colours and font."""
     if _LINK in element.attrib:
         element.attrib["href"] = element.attrib.pop(_LINK)
     for name, value in element.attrib.items():

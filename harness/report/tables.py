@@ -1,4 +1,4 @@
-"""The tidy table as text: whole (csv, json, markdown, parquet), and the short summary that ends a run or sweep."""
+"""The tidy table as text: whole (csv, json, markdown, parquet) or as a short summary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
+from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import is_control
 from harness.analysis.table.columns import SUITE_TASK
 from harness.core.errors import ConfigError, explain
@@ -24,7 +26,7 @@ Format = Literal["csv", "json", "markdown", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
 
 MAX_TASKS = 4
-"""A suite of more tasks is shown by its own row, one of at most so many task by task."""
+"""A suite of more tasks is shown by its own row, a smaller one task by task."""
 
 MAX_SUMMARY_ROWS = 24
 WIDTH = 120
@@ -33,12 +35,12 @@ CHOICES = [
     *["model", "reference", "tuning", "mitigation", "objective", "data", "anchor", "trajectory", "epochs", "learning_rate", "variant"],
     "seed",
 ]
-"""What can tell runs apart, in the order in which it is shown."""
+"""Columns that can distinguish runs, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class DisplayUnit:
-    """How a metric is shown: ``scale`` times the number, with so many decimals."""
+    """The unit in which a metric is shown: ``scale`` times the number, rounded to ``decimals``."""
 
     name: str
     scale: float
@@ -47,7 +49,7 @@ class DisplayUnit:
 
 @dataclass(frozen=True)
 class Panel:
-    """One thing to look at: a suite, or one task of a small suite."""
+    """A suite, or one task of a small suite, and how it is shown."""
 
     suite: str
     task: str
@@ -58,23 +60,30 @@ class Panel:
     higher_is_better: bool
     unit: DisplayUnit
 
+    @property
+    def sign(self) -> float:
+        """1 if higher is better, else −1."""
+        return 1.0 if self.higher_is_better else -1.0
+
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return its rows, measured or failed, of the suite's primary metric."""
+        """Return its rows of the suite's primary metric, measured or failed."""
         return table[((table["suite"] == self.suite) & (table["task"] == self.task) & _primary(table)).fillna(False)]
 
 
 def _primary(table: pd.DataFrame) -> pd.Series:
-    """Say which rows are of a primary metric: all of them, in a table that holds no others."""
+    """Return a mask of the rows of primary metrics; without the column, all rows."""
     return table["primary"] if "primary" in table else pd.Series(True, index=table.index)
 
 
 def panels(table: pd.DataFrame, role: str, *, whole: bool = False) -> list[Panel]:
-    """Return what to show of a role: a suite's tasks up to MAX_TASKS of them, else the suite's own row.
+    """Return the panels of a role: each suite, or its tasks if it is small.
+
+    A suite is small up to MAX_TASKS tasks.
 
     Args:
         table: the tidy table, or findings.
         role: target or probe.
-        whole: put the row of a suite of several tasks before them.
+        whole: put the suite's own panel before those of its tasks.
     """
     rows = table[((table["role"] == role) & _primary(table)).fillna(False)]
     suites_of = table[_primary(table).fillna(False)].groupby("task")["suite"].nunique()
@@ -85,13 +94,13 @@ def panels(table: pd.DataFrame, role: str, *, whole: bool = False) -> list[Panel
         shown = [SUITE_TASK, *shown] if whole and len(tasks) > 1 and shown is tasks else shown
         for task in shown:
             panel = _panel(str(suite), str(task), len(tasks), group[group["task"] == task])
-            elsewhere = task != SUITE_TASK and suites_of[task] > 1  # two suites ask it: a label of its own for each
-            found.append(dataclasses.replace(panel, label=f"{suite}: {task}") if elsewhere else panel)
+            is_shared = task != SUITE_TASK and suites_of[task] > 1  # in two suites: each needs its own label
+            found.append(dataclasses.replace(panel, label=f"{suite}: {task}") if is_shared else panel)
     return found
 
 
 def panel_of(table: pd.DataFrame) -> dict[tuple[str, str], Panel]:
-    """Return how each suite and task of a table, or of findings, is shown: (suite, task) → panel."""
+    """Return (suite, task) → panel, for a tidy table or findings."""
     rows = table[_primary(table).fillna(False) & table["suite"].notna()]
     tasks = rows[rows["task"] != SUITE_TASK].groupby("suite")["task"].nunique()
     groups = rows.groupby(["suite", "task"], sort=False)
@@ -114,21 +123,21 @@ def _panel(suite: str, task: str, tasks: int, rows: pd.DataFrame) -> Panel:
 
 
 def unit_of(metric: str, *, share: bool) -> DisplayUnit:
-    """Return how to show a metric.
+    """Return the unit in which a metric is shown.
 
     Args:
         metric: its name.
-        share: whether it is a share of items (it counts them, or has a level of guessing): shown in
-            points, 100 × the share, as is the share of tokens on which a model agrees with its
-            base.
+        share: whether it is a share of items (it counts them, or has a level of guessing). Shares
+            are shown in points, 100 × the share; so is the share of tokens on which a model agrees
+            with its base.
     """
-    if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing, and are no share
+    if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing too
         return DisplayUnit("points", 100.0, 1)
     return DisplayUnit(metric.replace("_", " "), 1.0, 3)
 
 
 def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
-    """Write a number in its unit's decimals; ``-`` where it is missing."""
+    """Return a number in its unit's decimals; ``-`` if it is missing."""
     if pd.isna(value):
         return "-"
     text = f"{float(value) * unit.scale:{'+' if sign else ''}.{unit.decimals}f}"
@@ -136,9 +145,9 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
 
 
 def change_text(row: pd.Series, unit: DisplayUnit) -> str:
-    """Write a change with its interval, such as ``-12.5 [-16.1, -8.9]``.
+    """Return a change with its interval, such as ``-12.5 [-16.1, -8.9]``.
 
-    ``failed`` or ``-`` where there is none.
+    Without a change: ``failed`` or ``-``.
     """
     if row["status"] != "ok" or pd.isna(row["delta"]):
         return "-" if row["status"] == "ok" else str(row["status"])
@@ -147,9 +156,9 @@ def change_text(row: pd.Series, unit: DisplayUnit) -> str:
 
 
 def varying(table: pd.DataFrame) -> list[str]:
-    """Return the columns of CHOICES that tell runs apart, always with model and tuning.
+    """Return the columns of CHOICES that distinguish runs, always with model and tuning.
 
-    Learning rates only within the rest.
+    The learning rate is one of them only if it varies while all others are equal.
     """
     names = [name for name in CHOICES if name in {"model", "tuning"} or (name in table and table[name].nunique(dropna=False) > 1)]
     others = [name for name in names if name != "learning_rate"]
@@ -158,42 +167,42 @@ def varying(table: pd.DataFrame) -> list[str]:
 
 
 def untuned(table: pd.DataFrame, control: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many runs have a learning rate that was not searched, and of how many.
+    """Return the number of runs whose learning rate was not searched, and of all runs.
 
-    Controls, which take another's, left out.
+    Controls are not counted: they use the rate of the method that they control.
     """
     runs = table[table["lr_tuned"].notna() & ~is_control(table, control)].drop_duplicates("run_id")
     return int((~runs["lr_tuned"].astype(bool)).sum()), len(runs)
 
 
 def summary(table: pd.DataFrame, control: Mapping[str, str] | None = None) -> str:
-    """Return the short table: a row a run and volume, learning on the targets and change on the probes with intervals.
+    """Return the summary: changes on targets and probes with intervals, one row per point.
 
-    Up to MAX_SUMMARY_ROWS rows every volume is shown, beyond that each run's largest.
+    Up to MAX_SUMMARY_ROWS points all volumes are shown, beyond that each run's largest.
 
     Args:
         table: the tidy table.
         control: label → value that same-data controls have, as declared.
     """
-    troubles = _troubles(table, control or {})
+    problems = _problems(table, control or {})
     measured = table[(table["volume"] > 0).fillna(False)]
     if measured.empty:
-        return "\n".join(["No point is measured yet.", *troubles])
+        return "\n".join(["No point is measured yet.", *problems])
     points = measured.drop_duplicates(["run_id", "volume"])
     largest_only = len(points) > MAX_SUMMARY_ROWS
     points = points.sort_values(["params_total", *CHOICES, "volume"], kind="stable")
     if largest_only:
         points = points.drop_duplicates("run_id", keep="last")
-    labels = points[[*varying(points), "volume"]].astype("string").fillna("-")
+    labels = named_by_arm(points)[[*varying(points), "volume"]].astype("string").fillna("-")
     columns = {name: labels[name].tolist() for name in labels.columns}
     shown = [*panels(table, "target"), *panels(table, "probe")]
     cells = {_heading(panel): _cells(panel, measured, points) for panel in shown}
     title = "Change since before training, with 95% intervals paired over items"
-    title += "" if all(panel.higher_is_better for panel in shown) else "; ↓ less is better"
+    title += "" if all(panel.higher_is_better for panel in shown) else "; ↓ lower is better"
     title += f" (largest volume of each of {points['run_id'].nunique()} runs)" if largest_only else ""
     if others := sorted(points["reference"].dropna().unique()):
         title += f"; for runs with a reference, before is {', '.join(others)}"
-    return "\n".join([title, *_blocks(columns, cells), *troubles])
+    return "\n".join([title, *_blocks(columns, cells), *problems])
 
 
 def _heading(panel: Panel) -> tuple[str, ...]:
@@ -209,10 +218,7 @@ def _cells(panel: Panel, measured: pd.DataFrame, points: pd.DataFrame) -> list[s
 
 
 def _blocks(columns: dict[str, list[str]], cells: dict[tuple[str, ...], list[str]]) -> list[str]:
-    """Lay columns out side by side.
-
-    Those beyond WIDTH go into further blocks that repeat the labels.
-    """
+    """Return the lines of a table; columns beyond WIDTH continue in further blocks."""
     left = [_column(("", "", name), texts, right=name == "volume") for name, texts in columns.items()]
     blocks: list[list[list[str]]] = [[*left]]
     for heading, texts in cells.items():
@@ -232,8 +238,8 @@ def _column(heading: Sequence[str], texts: Sequence[str], *, right: bool) -> lis
     return [text.rjust(width) if right else text.ljust(width) for text in [*heading, *texts]]
 
 
-def _troubles(table: pd.DataFrame, control: Mapping[str, str]) -> list[str]:
-    """Return a line for each run that did not end well, one for failed measurements and one for rates that were not searched."""
+def _problems(table: pd.DataFrame, control: Mapping[str, str]) -> list[str]:
+    """Return lines on failed and unfinished runs, failed measurements and untuned rates."""
     whole = table[table["suite"].isna() & (table["status"] != "ok")]
     lines = [f"{row['status']}: run {row['run_id']} ({row['model']}, {row['tuning']}): {row['reason']}" for _, row in whole.iterrows()]
     scores = table[table["suite"].notna() & (table["status"] == "failed")]
@@ -249,8 +255,8 @@ def render(table: pd.DataFrame, form: str | None) -> str:
 
     Args:
         table: the tidy table.
-        form: ``csv`` (missing is empty), ``json`` (a list of row objects, missing is null) or
-            ``markdown``.
+        form: ``csv`` (missing values empty), ``json`` (a list of row objects, missing values null)
+            or ``markdown``.
     """
     if form == "csv":
         return table.to_csv(index=False, lineterminator="\n")
@@ -263,29 +269,32 @@ def render(table: pd.DataFrame, form: str | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value: numbers as numbers, what is missing as None."""
+    """Return a value as JSON has it: Python numbers, None if it is missing."""
     if pd.isna(value):
         return None
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, its cells escaped."""
+    """Return a Markdown table with escaped cells."""
     lines = [list(map(escape, columns)), ["---"] * len(columns), *([escape(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def escape(text: object) -> str:
-    """Escape a text for Markdown: words, never markup, HTML, a link or a new cell."""
+    """Return a text escaped for Markdown: never markup, HTML, a link or a new cell."""
     flat = html.escape(" ".join(str(text).split()), quote=False)
-    flat = re.sub(r"[\\`*\[\]|#~$!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", flat)  # an underscore inside a word is no markup
+    flat = re.sub(r"[\\`*\[\]|#~$!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", flat)  # an underscore inside a word is not markup
     return flat.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
 
 
 def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
     """Write the whole table to a file, complete or not at all.
 
-    By its suffix unless ``form`` says otherwise.
+    Args:
+        table: the tidy table.
+        path: of the file.
+        form: its format; None takes that of the file's suffix.
 
     Raises:
         ConfigError: if the format is unknown or the file cannot be written.
@@ -301,6 +310,6 @@ def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
             temporary.write_text(render(table, form), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise ConfigError(explain("--output", got=f"'{path}', not writable ({error.strerror})", fix="choose another place")) from error
+        raise ConfigError(explain("--output", got=f"'{path}', not writable ({error.strerror})", fix="choose another folder")) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Numbers in words: units, changes with their intervals, and what an interval is over."""
+"""Words of a page: numbers with units and intervals, what intervals are over, table cells."""
 
 from __future__ import annotations
 
@@ -7,77 +7,123 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness.report.content import CellView
 from harness.report.tables import DisplayUnit, Panel
 
 if TYPE_CHECKING:
     from harness.report.curves import Series
 
 UNKNOWN = "-"
-"""Stands where there is no number."""
+"""Shown in place of a missing number."""
+
+
+def text(value: Any) -> str:
+    """Return a label, verdict or note as text; empty if it is missing."""
+    return "" if pd.isna(value) else str(value)
 
 
 def amount(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
-    """Write a number in its unit's decimals with a real minus sign; UNKNOWN where it is missing."""
+    """Return a number in its unit, with a real minus sign; UNKNOWN if missing."""
     if value is None or pd.isna(value):
         return UNKNOWN
-    text = f"{float(value) * unit.scale:{'+' if sign else ''}.{unit.decimals}f}"
-    if float(text) == 0.0:
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
+    digits = f"{float(value) * unit.scale:{'+' if sign else ''}.{unit.decimals}f}"
+    if float(digits) == 0.0:
+        digits = digits.lstrip("+-")
+    return digits.replace("-", "−")
 
 
 def interval(low: Any, high: Any, unit: DisplayUnit, *, sign: bool = True) -> str:
-    """Write an interval, such as ``[−4.1, +2.0]``; ``[no interval]`` where there is none."""
+    """Return an interval, such as ``[−4.1, +2.0]``; ``[no interval]`` if it is missing."""
     ends = [amount(end, unit, sign=sign) for end in (low, high)]
     return "[no interval]" if UNKNOWN in ends else f"[{ends[0]},\u00a0{ends[1]}]"
 
 
 def change(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit, prefix: str = "delta") -> str:
-    """Write a change with its interval, such as ``−12.5 [−16.1, −8.9]``."""
+    """Return a change with its interval, such as ``−12.5 [−16.1, −8.9]``."""
     value = amount(row[prefix if prefix in row else f"{prefix}_delta"], unit, sign=True)
     return value if value == UNKNOWN else f"{value} {interval(row[f'{prefix}_low'], row[f'{prefix}_high'], unit)}"
 
 
 def unit_name(panel: Panel) -> str:
-    """Return a panel's metric with its unit and, where less is better, that."""
+    """Return a panel's metric with its unit, marked if lower is better."""
     points = panel.unit.name == "points"
-    notes = ", ".join(filter(None, ["points" if points else "", "" if panel.higher_is_better else "less is better"]))
+    notes = ", ".join(filter(None, ["points" if points else "", "" if panel.higher_is_better else "lower is better"]))
     return f"{panel.metric if points else panel.unit.name}" + (f" ({notes})" if notes else "")
 
 
 def percent(level: Any) -> str:
-    """Write a level of confidence, such as ``95%``."""
+    """Return a confidence level, such as ``95%``."""
     return UNKNOWN if pd.isna(level) else f"{100 * float(level):.3g}%"
 
 
+def level_of(rows: pd.DataFrame) -> str:
+    """Return the confidence level of the first interval in rows; UNKNOWN without intervals."""
+    known = rows["level"].dropna()
+    return percent(known.iloc[0]) if len(known) else UNKNOWN
+
+
+def levels_of(rows: pd.DataFrame) -> str:
+    """Return all confidence levels in rows, such as ``90% or 95%``; empty without intervals."""
+    return " or ".join(sorted({percent(level) for level in rows["level"].dropna()}))
+
+
 def seeds(count: Any) -> str:
-    """Write a number of seeds."""
+    """Return a number of seeds, such as ``3 seeds``."""
     return f"{int(count)} seed{'' if int(count) == 1 else 's'}"
 
 
 def basis(row: Mapping[str, Any] | pd.Series) -> str:
-    """Say what a number rests on, such as ``95% over seeds and items, 3 seeds, 600 items``."""
+    """Return a finding's basis, such as ``95% over seeds and items, 3 seeds, 600 items``."""
     over = f"{percent(row['level'])} over {row['varies']}" if not pd.isna(row["varies"]) else "no interval"
     lacking = "" if pd.isna(row["missing"]) or not int(row["missing"]) else f", {seeds(row['missing'])} missing"
     return f"{over}, {seeds(row['seeds'])}{lacking}, {int(row['n']):,} items"
 
 
-def bars(every: Sequence[Series], *, thin: bool = True) -> str:
-    """Say what points and bars of curves are, from the findings they draw.
+def difference_basis(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return the basis of a difference, such as ``95% over seeds and items, 3 seeds``."""
+    return f"{percent(row['level'])} over {row['varies']}, {seeds(row['seeds'])}"
 
-    ``thin``: whether each seed is drawn, too.
+
+def shared_basis(rows: pd.DataFrame) -> str:
+    """Return the basis that all differences in rows share; empty if they have several."""
+    bases = {difference_basis(row) for _, row in rows.iterrows() if not pd.isna(row["difference"])}
+    return bases.pop() if len(bases) == 1 else ""
+
+
+def bars(every: Sequence[Series], *, thin: bool = True) -> str:
+    """Return the meaning of points and bars of curves, from the findings that they draw.
+
+    Args:
+        every: the curves.
+        thin: whether each seed is drawn as a thin line.
     """
     rows = pd.concat([one.rows for one in every])
     varies = sorted({str(value) for value in rows["varies"].dropna()})
     known = sorted({int(value) for value in rows["seeds"].dropna()})
     many = f"means of {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "") + " seeds" if known and known[-1] > 1 else "one seed"
-    level = percent(rows["level"].dropna().iloc[0]) if rows["level"].notna().any() else ""
-    ends = f"bars: {level} intervals over {' or '.join(varies)}" if varies and level else "no intervals"
+    level = level_of(rows)
+    ends = f"bars: {level} intervals over {' or '.join(varies)}" if varies and level != UNKNOWN else "no intervals"
     return f"points: {many}, {ends}" + ("; thin lines: each seed" if thin and known and known[-1] > 1 else "")
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first names with commas, and the number of the others."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def drawn(count: int, total: int, things: str, file: str = "") -> str:
+    """Return a sentence on the part that a figure draws; empty if it draws everything."""
+    where = f"; all are in {file}" if file else ""
+    return f"{count} of {total} {things} are drawn{where}." if count < total else ""
+
+
+def excerpt(most: int, total: int, things: str, file: str) -> str:
+    """Return a sentence on the part that a table shows; empty if it shows everything."""
+    return f"{most} of {total} {things}; all are in {file}." if total > most else ""
+
+
 def short_count(value: int) -> str:
-    """Write a count with thousands apart, from 100,000 on in thousands or millions."""
+    """Return a count with thousands separators, from 100,000 on in thousands or millions."""
     for size, letter in [(1e6, "M"), (1e3, "k")]:
         if value >= 100_000 and value >= size:
             return f"{value / size:.4g}{letter}"
@@ -85,7 +131,7 @@ def short_count(value: int) -> str:
 
 
 def scientific(value: Any) -> str:
-    """Write a large number, such as ``3.2 × 10⁷``."""
+    """Return a large number, such as ``3.2 × 10⁷``."""
     if pd.isna(value):
         return UNKNOWN
     if abs(float(value)) < 1e4:
@@ -96,7 +142,7 @@ def scientific(value: Any) -> str:
 
 
 def p_value(value: Any) -> str:
-    """Write a p-value with two digits that say something, never as 0."""
+    """Return a p-value with two significant digits, never as 0."""
     if pd.isna(value):
         return UNKNOWN
     return "< 0.0001" if float(value) < 1e-4 else f"{float(value):.2g}"
@@ -105,24 +151,48 @@ def p_value(value: Any) -> str:
 def with_ends(
     row: Mapping[str, Any] | pd.Series, name: str, unit: DisplayUnit, *, low: str | None = None, high: str | None = None, sign: bool = False
 ) -> str:
-    """Write a column with its interval, which stands in ``NAME_low`` and ``NAME_high`` unless named."""
+    """Return a column's value with its interval.
+
+    Args:
+        row: with these columns.
+        name: of the column.
+        unit: in which it is shown.
+        low: column of the interval's lower end; None: ``NAME_low``.
+        high: column of the interval's upper end; None: ``NAME_high``.
+        sign: whether a plus sign is shown.
+    """
     value = amount(row[name], unit, sign=sign)
     ends = interval(row[low or f"{name}_low"], row[high or f"{name}_high"], unit, sign=sign)
     return value if value == UNKNOWN else f"{value} {ends}"
 
 
 def sortable(value: Any) -> float | None:
-    """Return what a cell with this number is sorted by; None where it is missing."""
+    """Return the sort key of a number; None if it is missing."""
     return None if value is None or pd.isna(value) else float(value)
 
 
 def count(value: Any) -> str:
-    """Write a count with thousands apart."""
+    """Return a count with thousands separators; UNKNOWN if it is missing."""
     return UNKNOWN if pd.isna(value) else f"{round(float(value)):,}"
 
 
+def volume_cell(value: Any) -> CellView:
+    """Return the table cell of a volume."""
+    return CellView(f"{int(value):,}", int(value))
+
+
+def count_cell(value: Any, note: str = "") -> CellView:
+    """Return the table cell of a count."""
+    return CellView(count(value), sortable(value), note=note)
+
+
+def amount_cell(value: Any, unit: DisplayUnit, *, sign: bool = False) -> CellView:
+    """Return the table cell of a number in its unit's decimals."""
+    return CellView(amount(value, unit, sign=sign), sortable(value))
+
+
 def duration(seconds: Any) -> str:
-    """Write a time in seconds, minutes or hours."""
+    """Return a time in seconds, minutes or hours; UNKNOWN if it is missing."""
     if pd.isna(seconds):
         return UNKNOWN
     for size, name in [(3600.0, "h"), (60.0, "min")]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.config.identity import identify
 from harness.config.strict import plain
 from harness.core.errors import ModelError
 from harness.core.progress import Progress
-from harness.core.sources import ModelSource
+from harness.core.sources import EvaluationBackend, ModelSource
 from harness.evaluation import evaluator, prompts
-from harness.evaluation.backends import Evaluation, another
+from harness.evaluation.backends import another
 from harness.evaluation.divergence import Base
 from harness.evaluation.evaluator import PreparedSuite, Result
 from harness.evaluation.rounding import with_spread
+from harness.models.loading import load
 from harness.models.weights import state_sha256
 from harness.records import provenance
 from harness.records.partial import Partial
@@ -77,7 +78,7 @@ class Before:
     def __init__(self, prepared: Prepared, progress: Progress, once: Once) -> None:
         self.prepared, self.config, self.progress, self.once = prepared, prepared.config, progress, once
         self.resolved, self.experiment = prepared.resolved, prepared.experiment
-        self.evaluation = cast(Evaluation, prepared.config.evaluation)
+        self.evaluation = prepared.config.evaluation
         self.suites = {name: prepared.workspace.suite_of(name, self.config) for name in prepared.roles}
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
         prompts.require_format(self.evaluation, self.tokenizer, self.config.labels.model)
@@ -126,7 +127,7 @@ class Before:
 
         torch.set_num_threads(self.resolved.threads)
         self.progress.stage(f"load {name}", 1)
-        model: PreTrainedModel = source.load().to(self.resolved.device)  # type: ignore[arg-type]
+        model: PreTrainedModel = load(source, self.resolved.device)
         return model
 
     def use_base_weights(self, base: Mapping[str, torch.Tensor]) -> None:
@@ -144,7 +145,7 @@ class Before:
         model: PreTrainedModel,
         when: str,
         partial: Partial,
-        evaluation: Evaluation | None = None,
+        evaluation: EvaluationBackend | None = None,
         base: Base | None = None,
         suite: PreparedSuite | None = None,
     ) -> Result:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.config import composition, paths
+from harness.config import paths
 from harness.config.run_config import RunConfig
 from harness.core.errors import ConfigError, explain
 from harness.core.sources import ModelSource
+from harness.models import loading
 
 if TYPE_CHECKING:
     from harness.run.workspace import Workspace
@@ -76,5 +77,5 @@ def _named(config: RunConfig) -> list[str]:
 
 
 def _member(workspace: Workspace, name: str) -> ModelSource:
-    found: ModelSource = workspace.once(("member model", name), lambda: composition.member("model", name))
+    found: ModelSource = workspace.once(("member model", name), lambda: loading.member(name))
     return found

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from harness import PROTOCOL_VERSION
 from harness.config import combinations, resolution
@@ -23,7 +23,6 @@ from harness.core.seeds import permutation
 from harness.core.sources import ModelFacts, ModelSource
 from harness.data import subsets
 from harness.evaluation import prompts, suites
-from harness.evaluation.backends import Evaluation
 from harness.records.schema import Role
 from harness.records.writer import ExperimentWriter
 from harness.run import other_models
@@ -270,7 +269,7 @@ def prompts_of(name: str, config: RunConfig, number: int) -> list[str]:
     Raises:
         HarnessError: for a suite that cannot be evaluated.
     """
-    workspace, evaluation = Workspace(), cast(Evaluation, config.evaluation)
+    workspace, evaluation = Workspace(), config.evaluation
     suites.load(name)
     tokenizer = workspace.tokenizer_of(config)
     prompts.require_format(evaluation, tokenizer, config.labels.model)

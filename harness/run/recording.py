@@ -86,7 +86,7 @@ class Recorder:
         return Point(
             run_id=self.run_id,
             volume=stop.volume,
-            **_flat(self._counts(stop, steps, examples)),
+            counts=self._counts(stop, steps, examples),
             target_rows=len(examples) - len(anchor),
             anchor_rows=len(anchor),
             anchor_tokens=sum(example.tokens for example in anchor),
@@ -230,17 +230,3 @@ def is_complete(experiment: Experiment, run_id: str, volume: int) -> bool:
     """Return whether the point is complete."""
     known = experiment.point(run_id, volume)
     return known is not None and complete(known)
-
-
-def _flat(counts: Counts) -> dict[str, Any]:
-    return {
-        "steps": counts.step,
-        "train_tokens": counts.trained_tokens,
-        "supervised_tokens": counts.supervised_tokens,
-        "train_loss": counts.train_loss,
-        "flops": counts.flops,
-        "wall_seconds": counts.seconds,
-        "train_penalty": counts.train_penalty,
-        "generated_tokens": counts.generated_tokens,
-        "extra_tokens": counts.read_tokens,
-    }

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness.config import composition
 from harness.config.identity import recorded
 from harness.core.errors import EvaluationError, TrainingError, explain
 from harness.core.methods import WeightsContext
@@ -33,6 +32,7 @@ from harness.evaluation.divergence import Base
 from harness.evaluation.evaluator import Result
 from harness.methods.tuning.full import Full
 from harness.models import arithmetic
+from harness.models.loading import load, load_member
 from harness.models.weights import state_sha256
 from harness.records import provenance
 from harness.records.schema import Point, Score, complete
@@ -71,7 +71,7 @@ class Selection:
         """Build the suites. Raises EvaluationError if one has no select items."""
         self.experiment, self.before = prepared.experiment, before
         self.suites = prepared.workspace.select_suites(prepared.config)
-        self.evaluation = dataclasses.replace(before.evaluation, items="select")
+        self.evaluation = before.evaluation.for_items("select")
 
     def score(self, model: PreTrainedModel, run_id: str, volume: int, when: str, base: Base | None = None) -> float:
         """Return the mean over suites of their primary metric; higher is better.
@@ -225,7 +225,7 @@ class CoefficientGrid:
     def model(self) -> PreTrainedModel:
         """A second model next to the live one; it has the weights last put in."""
         self.before.progress.stage(f"load {self.config.labels.model}, for changed weights", 1)
-        model: PreTrainedModel = self.config.model.load().to(self.prepared.resolved.device)  # type: ignore[arg-type]
+        model: PreTrainedModel = load(self.config.model, self.prepared.resolved.device)
         return model
 
     def _put(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -250,14 +250,11 @@ class CoefficientGrid:
     def _other(self, name: str) -> dict[str, torch.Tensor]:
         """Return the weights of another model, loaded once in a run.
 
-        Raises TrainingError for a model that the method does not name.
+        Raises ConfigError for a model that the method does not name.
         """
-        if name not in self.config.mitigation.models:
-            allowed = ", ".join(self.config.mitigation.models) or "none"
-            raise TrainingError(explain(f"mitigation={self.config.labels.mitigation}: model", got=repr(name), allowed=allowed))
         if name not in self._others:
             self.before.progress.stage(f"load {name}", 1)
-            loaded = composition.member("model", name).load()
+            loaded = load_member(name, allowed=self.config.mitigation.models).model
             self._others[name] = {key: value.detach().float() for key, value in loaded.named_parameters()}
         return self._others[name]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config import composition
 from harness.config.identity import identify
@@ -17,7 +17,6 @@ from harness.core.rows import Example, Origin, Row, Split
 from harness.core.sources import ModelFacts, ModelSource, Source
 from harness.data import subsets
 from harness.evaluation import evaluator, hashes, suites
-from harness.evaluation.backends import Evaluation
 from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.suites import Suite
 from harness.records import provenance
@@ -95,7 +94,7 @@ class Workspace:
 
         Raises EvaluationError if a suite has none.
         """
-        evaluation = dataclasses.replace(cast(Evaluation, config.evaluation), items="select")
+        evaluation = config.evaluation.for_items("select")
         return {name: self.suite_of(name, dataclasses.replace(config, evaluation=evaluation)) for name in config.target_suites}
 
     def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class Workspace:
 
     def suite_of(self, name: str, config: RunConfig) -> PreparedSuite:
         """Return a suite with its tasks built, or its rows read, and its items chosen."""
-        suite, evaluation = self.suite(name), cast(Evaluation, config.evaluation)
+        suite, evaluation = self.suite(name), config.evaluation
         source = source_of(suite, config)
         rows = self.rows_of(source, suite.split) if source else ()
         key = ("prepared suite", name, evaluation.items, evaluation.prompt_format, self._key(source, suite.split))

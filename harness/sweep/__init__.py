@@ -1,4 +1,4 @@
-"""Many runs: axes, units, claims, launchers, plan, status."""
+"""Many runs: arms and axes, units, claims, launchers, plan, status."""
 
 from typing import TYPE_CHECKING
 

@@ -1,15 +1,17 @@
 """The points of a sweep: an experiment's axes, multiplied.
 
-Hydra composes once for each combination of group members.
-
 An experiment's yaml names its axes under ``hydra.sweeper``:
 
-    params:   {model: "a,b", seed: "range(3)"}                             multiplied
-    zip:      [{tuning: "full,lora", training.learning_rate: "1e-5,2e-4"}]   values that go together; ``~`` leaves a key alone
-    exclude:  [{model: b, tuning: full}]                                   points left out on purpose: all keys match
+    arms:     {none: {mitigation: none}, kl: {mitigation: kl, mitigation.inputs: anchor}}
+    params:   {model: "a,b", seed: "range(3)"}
+    zip:      [{data: "x,y", objective: "sft,clm"}]
+    exclude:  [{model: b, arm: kl}]
 
-An axis on the command line (``seed=0,1``) replaces the experiment's. In a zip, a value replaces the
-key's at every point, and a group member (``tuning=lora``) keeps the points that have it.
+``arms`` are one axis of named overrides (``harness.sweep.arms``), ``params`` one axis each, ``zip``
+lists values that go together (``~`` leaves a key alone), and ``exclude`` leaves out the points that
+match all keys. An axis on the command line (``seed=0,1``) replaces the experiment's. In a zip, a
+value replaces the key's at every point, and a group member (``data=x``) keeps the points that have
+it. Hydra composes once for each combination of group members.
 """
 
 from __future__ import annotations
@@ -22,25 +24,32 @@ from typing import Any
 
 from harness.config.combinations import check, runs_of
 from harness.config.composition import Builder, compose_hydra
-from harness.config.overrides import GROUPS, NOT_SET, Parsed, parse, value_of
+from harness.config.overrides import GROUPS, NOT_SET, Parsed, axis, our_key, parse, typed, value_of
 from harness.config.run_config import RunConfig
 from harness.core.errors import ConfigError, did_you_mean, explain
+from harness.sweep import arms
+from harness.sweep.arms import ARM
 
 Point = tuple[tuple[str, str], ...]
-"""Keys and values, as they would be typed."""
+"""Keys and values, as they would be typed; under ARM the name of an arm."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One run of a sweep; ``compose.compose(overrides)`` gives this very configuration."""
+    """One run of a sweep; ``compose(overrides)`` gives this very configuration.
+
+    Attributes:
+        arm: name of its arm; empty where the experiment has none.
+    """
 
     config: RunConfig
     overrides: tuple[str, ...]
+    arm: str = ""
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A point that means nothing, and why, in one line."""
+class Rejected:
+    """An invalid point, and the reason in one line."""
 
     overrides: tuple[str, ...]
     reason: str
@@ -51,43 +60,48 @@ class Expansion:
     """Every point of a sweep, in the order of its axes."""
 
     asked: list[Asked]
-    refused: list[Refused]
+    rejected: list[Rejected]
 
 
 def expand(overrides: Sequence[str]) -> Expansion:
     """Multiply the axes of an experiment and of the command line, and check every point.
 
     Args:
-        overrides: Hydra overrides; ``a,b``, ``range(3)`` or ``choice(a,b)`` make an axis.
+        overrides: Hydra overrides; ``a,b``, ``range(3)`` or ``choice(a,b)`` make an axis,
+            ``arms=a,b`` selects arms.
 
     Raises:
-        ConfigError: one line, for what is wrong whatever else is chosen: an unknown key, a wrong
-            value, an axis that cannot be. Combinations that mean nothing are refused point by
-            point, unless all of them are.
+        ConfigError: an error that no choice of point avoids: an unknown key, a wrong value, an
+            invalid axis. An invalid combination is rejected point by point, unless all are invalid.
     """
     sweep = _Sweep(overrides)
     found = [part for point in sweep.points() for part in sweep.composed(point)]
-    asked, refused = [part for part in found if isinstance(part, Asked)], [part for part in found if isinstance(part, Refused)]
+    asked = [part for part in found if isinstance(part, Asked)]
+    rejected = [part for part in found if isinstance(part, Rejected)]
     if not asked:
-        raise ConfigError(refused[0].reason)
-    return Expansion(asked, refused)
+        raise ConfigError(rejected[0].reason)
+    return Expansion(asked, rejected)
 
 
 class _Sweep:
-    """The axes of one sweep, and what its points have in common."""
+    """The axes of one sweep, and the overrides that its points share."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        given = parse(overrides)
+        selecting, others = arms.split(overrides)
+        given = parse(others)
         composed = compose_hydra(dataclasses.replace(given, sweeps={}))
         sweeper: Mapping[str, Any] = composed.sweeper
-        params = parse([f"{key}={_text(value)}" for key, value in (sweeper.get("params") or {}).items() if key not in given.keys])
+        every = arms.read(sweeper.get("arms"))
+        _reject_doubles(sweeper, every)
+        params = parse([f"{key}={typed(value)}" for key, value in (sweeper.get("params") or {}).items() if key not in given.keys])
         zips = [_zip(dict(values), given) for values in sweeper.get("zip") or []]
+        if named := arms.points(arms.selected(every, selecting), given):
+            zips.append(named)
         zipped = {key for rows in zips for row in rows for key, _ in row}
         alone = {**params.sweeps, **{key: values for key, values in given.sweeps.items() if key not in zipped}}
-        _refuse_doubles(sweeper)
         self.fixed = Parsed(
             choices={**params.choices, **{key: value for key, value in given.choices.items() if key not in zipped}},
-            values={**params.values, **given.values},
+            values={**params.values, **{key: value for key, value in given.values.items() if key not in zipped}},
             sweeps={},
         )
         experiment = given.choices.get("experiment")
@@ -95,14 +109,17 @@ class _Sweep:
             self.fixed = dataclasses.replace(self.fixed, values={**self.fixed.values, "name": experiment})
         self.dimensions: list[list[Point]] = [_alone(key, values) for key, values in alone.items()]
         self.dimensions += zips
-        self.exclusions = [self._exclusion(values, given) for values in sweeper.get("exclude") or []]
+        of_arms = {ARM, *(key for own in every.values() for key in own)} if every else set()
+        axes = {key for rows in self.dimensions for row in rows for key, _ in row} | {*self.fixed.choices, *self.fixed.values} | of_arms
+        narrowed = given.keys | (of_arms if selecting else set())
+        self.exclusions = [_exclusion(values, axes | given.keys, narrowed) for values in sweeper.get("exclude") or []]
         self.builders: dict[Point, Builder] = {}
         self.by_hydra = {key for rows in self.dimensions for row in rows for key, text in row if _needs_hydra(key, text)}
 
     def points(self) -> Iterator[Point]:
         """Yield the points that are not excluded.
 
-        Raises ConfigError if none is left, or an exclusion was for nothing.
+        Raises ConfigError if none is left, or an exclusion matched nothing.
         """
         left = 0
         for rows in itertools.product(*self.dimensions):
@@ -119,11 +136,13 @@ class _Sweep:
         for exclusion in self.exclusions:
             if not exclusion.used and not exclusion.narrowed:
                 fix = "correct or remove it"
-                raise ConfigError(explain("hydra.sweeper.exclude", got=f"{exclusion}, which matches nothing", allowed="a point", fix=fix))
+                got = f"{exclusion}, which matches no point"
+                raise ConfigError(explain("hydra.sweeper.exclude", got=got, allowed="one that matches", fix=fix))
 
-    def composed(self, point: Point) -> list[Asked | Refused]:
-        """Compose one point: its run, its runs where each volume is one of its own, or why it means nothing."""
-        pairs = [pair for pair in point if pair[1] != NOT_SET]
+    def composed(self, point: Point) -> list[Asked | Rejected]:
+        """Compose one point: its run, or a run for each independent volume, or the rejection."""
+        arm = dict(point).get(ARM, "")
+        pairs = [(key, text) for key, text in point if key != ARM and text != NOT_SET]
         texts = tuple(_typed(self.fixed) + [f"{key}={value}" for key, value in pairs])
         slow = tuple(pair for pair in pairs if pair[0] in self.by_hydra)
         try:
@@ -133,28 +152,17 @@ class _Sweep:
                 self.builders[slow] = Builder(compose_hydra(Parsed(choices, values, {})))
             config = self.builders[slow].build({key: value for key, value in pairs if key not in self.by_hydra})
         except ConfigError as error:
-            where = " ".join(f"{key}={value}" for key, value in pairs)
+            where = " ".join(f"{key}={value}" for key, value in point if value != NOT_SET)
             raise ConfigError(f"{error} (at {where})" if where else str(error)) from error
         try:
             check(config)
         except ConfigError as error:
-            return [Refused(texts, str(error))]
+            return [Rejected(texts, str(error))]
         runs = runs_of(config)
         if len(runs) == 1:
-            return [Asked(config, texts)]
+            return [Asked(config, texts, arm)]
         rest = tuple(text for text in texts if not text.startswith("data.volumes="))
-        return [Asked(run, (*rest, f"data.volumes=[{run.data.volumes[0]}]")) for run in runs]
-
-    def _exclusion(self, values: Any, given: Parsed) -> _Exclusion:
-        axes = {key for rows in self.dimensions for row in rows for key, _ in row} | given.keys | {*self.fixed.choices, *self.fixed.values}
-        if not isinstance(values, Mapping) or not values:
-            raise ConfigError(explain("hydra.sweeper.exclude", got=repr(values), allowed="mappings of axes to values"))
-        for key in values:
-            if key not in axes:
-                allowed = ", ".join(sorted(axes)) or "none: there are no axes"
-                raise ConfigError(explain(f"hydra.sweeper.exclude: {key}", got="no axis", allowed=allowed, fix=did_you_mean(key, axes)))
-        items = {str(key): [_plain(text) for text in _items(str(key), value)] for key, value in values.items()}
-        return _Exclusion(items, narrowed=bool(items.keys() & given.keys))
+        return [Asked(run, (*rest, f"data.volumes=[{run.data.volumes[0]}]"), arm) for run in runs]
 
 
 @dataclass
@@ -162,7 +170,7 @@ class _Exclusion:
     """Points left out: those that have one of the values for every key.
 
     Attributes:
-        narrowed: one of its keys was given on the command line, so that it may well match nothing.
+        narrowed: the command line gave one of its keys, so it may match nothing.
         used: it has matched a point.
     """
 
@@ -171,11 +179,24 @@ class _Exclusion:
     used: bool = False
 
     def matches(self, point: Mapping[str, str | None]) -> bool:
-        """Say whether a point is left out."""
+        """Return whether a point is left out."""
         return all(key in point and _plain(point[key]) in values for key, values in self.values.items())
 
     def __str__(self) -> str:
         return " ".join(f"{key}={','.join(map(str, values))}" for key, values in self.values.items())
+
+
+def _exclusion(values: Any, axes: set[str], narrowed: set[str]) -> _Exclusion:
+    """Read an exclusion. Raises ConfigError for a key that is not an axis."""
+    if not isinstance(values, Mapping) or not values:
+        raise ConfigError(explain("hydra.sweeper.exclude", got=repr(values), allowed="mappings of axes to values"))
+    for key in values:
+        if key not in axes:
+            allowed = ", ".join(sorted(axes)) or "nothing: there are no axes"
+            what, fix = f"hydra.sweeper.exclude: {key}", did_you_mean(key, axes)
+            raise ConfigError(explain(what, got="a key without an axis", allowed=allowed, fix=fix))
+    items = {str(key): [_plain(text) for text in axis(str(key), value)] for key, value in values.items()}
+    return _Exclusion(items, narrowed=bool(items.keys() & narrowed))
 
 
 def _alone(key: str, values: Sequence[str]) -> list[Point]:
@@ -183,8 +204,8 @@ def _alone(key: str, values: Sequence[str]) -> list[Point]:
 
 
 def _zip(values: Mapping[str, Any], given: Parsed) -> list[Point]:
-    """Return the points of one zip, narrowed to what the command line gives of it."""
-    columns = {str(key): _items(str(key), value) for key, value in values.items()}
+    """Return the points of one zip, narrowed by the command line."""
+    columns = {our_key(str(key)): axis(str(key), value) for key, value in values.items()}
     if len({len(items) for items in columns.values()}) != 1:
         got = ", ".join(f"{len(items)} of {key}" for key, items in columns.items()) or "nothing"
         raise ConfigError(explain("hydra.sweeper.zip", got=got, allowed="equally many values of every key"))
@@ -203,39 +224,26 @@ def _zip(values: Mapping[str, Any], given: Parsed) -> list[Point]:
     return list(dict.fromkeys(rows))
 
 
-def _items(key: str, value: Any) -> tuple[str, ...]:
-    """Return the values of an axis of a zip or an exclusion.
-
-    ``~`` among them leaves the key alone.
-    """
-    text = _text(value)
-    if NOT_SET in (parts := [part.strip() for part in text.split(",")]):
-        return tuple(parts)
-    parsed = parse([f"{key}={text}"])
-    return parsed.sweeps.get(key) or (text,)
-
-
-def _refuse_doubles(sweeper: Mapping[str, Any]) -> None:
-    """Refuse an axis that is named twice: both cannot be. Raises ConfigError."""
-    named = [*(sweeper.get("params") or {}), *(key for values in sweeper.get("zip") or [] for key in values)]
+def _reject_doubles(sweeper: Mapping[str, Any], every: arms.Arms) -> None:
+    """Raise ConfigError for an axis that is named twice."""
+    zipped = [key for values in sweeper.get("zip") or [] for key in values]
+    named = [*(sweeper.get("params") or {}), *zipped, *dict.fromkeys(key for own in every.values() for key in own)]
     for key in named:
         if named.count(key) > 1:
-            raise ConfigError(explain(f"hydra.sweeper: {key}", got="two axes", allowed="one, in params or in a zip"))
+            raise ConfigError(explain(f"hydra.sweeper: {key}", got="two axes", allowed="one, in params, in a zip or in arms"))
 
 
 def _needs_hydra(key: str, text: str) -> bool:
-    """Say whether only Hydra can apply a value: a member of a group, a mapping (it is merged), an item of a list, an interpolation."""
+    """Return whether only Hydra can apply a value.
+
+    So it is for a member of a group, a mapping (it is merged), an item of a list, an interpolation.
+    """
     return "/" in key or key in GROUPS or "{" in text or any(part.isdigit() or "[" in part for part in key.split("."))
 
 
 def _typed(fixed: Parsed) -> list[str]:
     choices = {key: "null" if value is None else value for key, value in fixed.choices.items()}
     return [f"{key}={value}" for key, value in {**choices, **fixed.values}.items()]
-
-
-def _text(value: Any) -> str:
-    """Return a value of yaml as it would be typed."""
-    return "null" if value is None else str(value)
 
 
 def _plain(text: str | None) -> Any:

@@ -1,12 +1,10 @@
-"""Claims: by which one process at a time, on whatever host, has a unit.
+"""Claims: leases that give a unit to one process at a time, across hosts.
 
-And which are the log of who tried it.
-
-A claim is a file ``claims/<unit id>/<n>.json``. The n-th can be made by one process only (an
-exclusive link), and only once the one before has ended or its owner is dead: a process of this host
-that is gone, or one that has let its lease expire without a heartbeat. So nothing is ever taken
-away, only followed, and an owner that wakes up late sees that it has been followed. Ages are told
-by the clock of the file system that all hosts share.
+A claim is a file ``claims/<unit id>/<n>.json``; together they log all tries. Only one process can
+create the n-th (an exclusive link), and only once the one before has ended or its owner is dead: a
+process of this host that no longer exists, or one whose lease expired without a heartbeat. So no
+claim is ever taken away, only followed, and an owner that wakes up late sees that it was followed.
+Ages are measured by the clock of the file system that all hosts share.
 """
 
 from __future__ import annotations
@@ -30,22 +28,23 @@ from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
 
 LEASE, BEAT = 120.0, 5.0
-"""Seconds: a claim without a heartbeat for so long may be followed; time between heartbeats."""
+"""Seconds without a heartbeat after which a claim may be followed, and between heartbeats."""
 
 DEATHS = 3
-"""Deaths of its worker at the same place that make a run failed: one that always runs out of
+"""Deaths of workers at the same place after which a run is failed: a run that always exhausts
 memory must not loop."""
 
 LEFT = "its coordinator ended, and it with it"
-"""How a worker died that was told to: that says nothing about its unit, and does not count."""
+"""Cause of death of a worker that was asked to stop. It says nothing about the unit and does not
+count."""
 
 SAME_PROCESS = 2.0
-"""Seconds by which two readings of when a process started may differ."""
+"""Seconds by which two readings of a process's start may differ."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which process this is, as others can check it."""
+    """Identity of a process, such that other processes can check whether it lives."""
 
     host: str
     boot: str
@@ -63,7 +62,10 @@ def identity() -> Identity:
 
 @functools.cache
 def _machine() -> tuple[str, str]:
-    """Return host name and what tells apart its boots, and containers on it that do not see each other's processes."""
+    """Return the host name, and an id of its boot and process namespace.
+
+    Containers on one host do not see each other's processes.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id")
     parts = [boot.read_text().strip() if boot.exists() else ""]
     with contextlib.suppress(OSError):
@@ -76,24 +78,24 @@ class Claims:
 
     Attributes:
         lease, beat: seconds, see ``LEASE`` and ``BEAT``.
-        sweep: id of the sweep that units are taken for.
-        gpus: that this process holds.
+        sweep: id of the sweep that units are claimed for.
+        gpus: number of GPUs that this process holds.
     """
 
     def __init__(self, experiment: Experiment, *, sweep: str = "", lease: float = LEASE, beat: float = BEAT, gpus: int = 0) -> None:
         self.experiment, self.sweep, self.lease, self.beat, self.gpus = experiment, sweep, lease, beat, gpus
 
     def history(self, unit: str) -> list[Claim]:
-        """Return every claim of a unit, oldest first."""
+        """Return all claims of a unit, oldest first."""
         return self.experiment.claims.of(unit)
 
     def held(self, unit: str) -> bool:
-        """Say whether a living process has a unit."""
+        """Return whether a living process has a unit."""
         last = self.experiment.claims.last(unit)
         return last is not None and self.alive(last)
 
     def alive(self, claim: Claim) -> bool:
-        """Say whether a claim is held: not ended, its owner not known to be dead, its lease not expired."""
+        """Return whether a claim is held: not ended, not expired, its owner not known dead."""
         if claim.ended or claim.died:
             return False
         if (claim.host, claim.boot) == _machine() and not _runs(claim.pid, claim.started):
@@ -102,12 +104,12 @@ class Claims:
         return age is not None and age <= claim.lease
 
     def take(self, unit: str, found: str = "") -> Held | None:
-        """Take a unit; None where a living process has it, or another was faster.
+        """Claim a unit; None if a living process has it or another was faster.
 
         Args:
             unit: its id.
-            found: what is recorded of it so far; a later owner tells by it whether this one came
-                any further.
+            found: summary of its recorded work so far, by which later owners see whether this one
+                made progress.
         """
         last = self.experiment.claims.last(unit)
         if last is not None and self.alive(last):
@@ -126,18 +128,21 @@ class Claims:
         return Held(self, claim) if self.experiment.claims.add(claim) else None
 
     def deaths(self, unit: str) -> list[Claim]:
-        """Return the latest claims whose owners died one after another at the same place: same stage, nothing recorded in between."""
+        """Return the latest deaths of a unit at one place, see the function ``deaths``."""
         return deaths(self.history(unit))
 
     def note_death(self, unit: str, pid: int, how: str) -> None:
-        """Write how a process of this host died that had a unit, so that others need not wait for its lease, and people know."""
+        """Record the death of a process of this host; nobody need wait for its lease."""
         last = self.experiment.claims.last(unit)
         if last is not None and not last.ended and (last.pid, last.host, last.boot) == (pid, *_machine()):
             self.experiment.claims.write(dataclasses.replace(last, died=how))
 
 
 def deaths(history: Sequence[Claim]) -> list[Claim]:
-    """Return the claims at the end of a history whose owners died one after another at the same place, the last one first."""
+    """Return the latest consecutive claims whose owners died at one place, newest first.
+
+    The place is the same if the stage is, and nothing was recorded in between.
+    """
     found: list[Claim] = []
     for claim in (claim for claim in reversed(history) if claim.died != LEFT):
         if claim.ended or (found and (claim.found, claim.stage) != (found[-1].found, found[-1].stage)):
@@ -147,7 +152,7 @@ def deaths(history: Sequence[Claim]) -> list[Claim]:
 
 
 def _runs(pid: int, started: float) -> bool:
-    """Say whether a process of this host runs; one that ended and was not waited for does not."""
+    """Return whether a process of this host runs; a zombie does not."""
     try:
         process = psutil.Process(pid)
         same: bool = abs(process.create_time() - started) < SAME_PROCESS and process.status() != psutil.STATUS_ZOMBIE
@@ -160,13 +165,12 @@ def _runs(pid: int, started: float) -> bool:
 
 @dataclass
 class Held:
-    """A claim of this process, kept alive by a thread while it is a context.
+    """A claim of this process, kept alive by a thread inside ``beating()``.
 
     Attributes:
-        on_lost: called, in that thread, once somebody else follows it.
-        progress: gives stage, units finished and their total for a heartbeat.
-        counts: whether what it costs is counted here; false inside another claim of the same
-            process.
+        on_lost: called in that thread once another process follows the claim.
+        progress: returns stage, units finished and their total, for a heartbeat.
+        counts: whether its costs are counted; false inside another claim of this process.
     """
 
     claims: Claims
@@ -177,7 +181,7 @@ class Held:
     counts: bool = True
 
     def __post_init__(self) -> None:
-        """Begin to count what the unit costs."""
+        """Start counting costs."""
         self._stop, self._wall, self._cpu = Event(), time.monotonic(), _cpu_seconds()
         self._thread: Thread | None = None
 
@@ -185,7 +189,7 @@ class Held:
     def beating(self) -> Iterator[Held]:
         """Write heartbeats while the block runs.
 
-        Whoever holds the claim ends it by ``end``; a block left by death does not.
+        The holder ends the claim by ``end``; a holder that dies leaves it open.
         """
         self._thread = Thread(target=self._beat, name=f"heartbeat {self.claim.unit}", daemon=True)
         self._thread.start()
@@ -195,29 +199,29 @@ class Held:
             self._silence()
 
     def end(self, how: str, reason: str = "") -> None:
-        """Give the unit back, saying how its work ended.
+        """End the claim with the outcome of its work.
 
-        A full disk does not stop it: the claim is then followed as a dead one is.
+        If the disk is full, nothing is written, and the claim is followed like a dead one.
         """
         self._silence()
         with contextlib.suppress(OSError):
             self._write(ended=how, reason=reason)
 
     def die(self, how: str) -> None:
-        """Give the unit back as if this process had died, which part of its work did, or which it is about to do."""
+        """End the claim as a death, of a helper process or soon of this one."""
         self._stop.set()
         with contextlib.suppress(OSError):
             self._write(died=how)
 
     def followed(self) -> bool:
-        """Say whether somebody else follows this claim: then what this process still does is dropped."""
+        """Return whether another process follows this claim; further results are then dropped."""
         if not self.lost and self.claims.experiment.claims.has(self.claim.unit, self.claim.generation + 1):
             self.lost = True
             self.on_lost()
         return self.lost
 
     def _silence(self) -> None:
-        """Stop the heartbeats, and wait for one under way: it must not be written over what comes last."""
+        """Stop the heartbeats and wait for a running one: it must not overwrite the end."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -225,7 +229,7 @@ class Held:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.claims.beat):
-            with contextlib.suppress(OSError):  # no space, or a server away: the next beat may do, else the lease expires
+            with contextlib.suppress(OSError):  # no space, or no server: the next beat may succeed, else the lease expires
                 self.followed()
                 self._write()
 
@@ -245,6 +249,6 @@ class Held:
 
 
 def _cpu_seconds() -> float:
-    """Return the processor time of this process and of the children it waited for."""
+    """Return the processor time of this process and of its finished children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

@@ -1,4 +1,4 @@
-"""What state each unit of a sweep is in, from disk alone: the one answer for coordinators, workers, plan and status."""
+"""The state of each unit of a sweep, from disk, for workers, plan and status."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ from harness.sweep.claims import Claims
 State = Literal["done", "running", "pending", "failed"]
 
 MOST_TRIES = 5
-"""Tries of one process that came to nothing, whatever was recorded of them, after which it
-leaves a unit alone."""
+"""Tries of one process without a result after which it gives a unit up."""
 
 MEASURED_IN_PART = "measured in part"
-"""How a claim ends whose run is recorded but for measurements that failed."""
+"""Outcome of a run that is recorded except for measurements that failed."""
 
 
 class UnitStates:
-    """The states of an experiment's units.
-
-    What was seen done is not looked at again by this object.
+    """The states of an experiment's units; a unit seen done is not read again.
 
     Attributes:
-        gave_up: unit → why this process does not try it any more, where even its failure could not
-            be recorded.
+        gave_up: unit → why this process stopped trying it, although its failure could not be
+            recorded.
     """
 
     def __init__(self, experiment: Experiment, claims: Claims) -> None:
@@ -39,7 +36,7 @@ class UnitStates:
         self.baseline_ids: list[str] = []
 
     def of(self, unit: Unit) -> State:
-        """Return the state of a unit: done, failed (for this sweep), running (a living process has it) or pending."""
+        """Return the state of a unit: done, failed in this sweep, running (claimed) or pending."""
         if unit.id in self.done or self.is_done(unit):
             self.done.add(unit.id)
             return "done"
@@ -48,18 +45,18 @@ class UnitStates:
         return "failed" if self.failure(unit) else "pending"
 
     def count_try(self, unit: Unit, reason: str) -> None:
-        """Count a try of this process that came to nothing.
+        """Count a try of this process without a result.
 
-        After a few it gives the unit up, so that nothing can go round for ever.
+        After MOST_TRIES the process gives the unit up, so that no unit loops forever.
         """
         self.tries[unit.id] += 1
         if self.tries[unit.id] >= MOST_TRIES:
             self.gave_up[unit.id] = reason
 
     def is_done(self, unit: Unit) -> bool:
-        """Say whether everything a unit is for is recorded, and no measurement is missing."""
+        """Return whether all results of a unit are recorded and no measurement is missing."""
         if unit.kind == "baseline":
-            last = self._last(unit)  # measured by this sweep is done, also where a task of it failed: it would fail again
+            last = self._last(unit)  # a baseline measured by this sweep is done even if a task failed: it would fail again
             return all(map(self._baseline_known, unit.baseline_keys.values())) or (last is not None and last.ended == "done")
         runs = (unit.id, *unit.derived)
         if not all(set(unit.volumes) <= set(self.experiment.recorded(one)) for one in runs):
@@ -67,7 +64,7 @@ class UnitStates:
         return all((self.experiment.point_folder(one, volume) / "point.json").exists() for one in runs for volume in unit.volumes)
 
     def failure(self, unit: Unit) -> str:
-        """Return why a unit counts as failed in this sweep; empty where it does not."""
+        """Return why a unit is failed in this sweep; empty if it is not."""
         if unit.id in self.gave_up:
             return self.gave_up[unit.id]
         if unit.kind == "run" and (failure := self.experiment.failure(unit.id)) is not None and failure.tries >= TRIES:
@@ -76,16 +73,16 @@ class UnitStates:
         return last.reason if last is not None and last.ended == (MEASURED_IN_PART if unit.kind == "run" else "failed") else ""
 
     def _last(self, unit: Unit) -> Claim | None:
-        """Return the last claim of a unit, if it was of this sweep."""
+        """Return the last claim of a unit if this sweep made it."""
         last = self.experiment.claims.last(unit.id)
         return last if last is not None and last.sweep == self.claims.sweep else None
 
     def ready(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
-        """Say whether a unit can be taken now: the baselines that it needs are measured (or could not be), and nobody has it."""
+        """Return whether a unit can be claimed now: nobody has it, and it may begin."""
         return self.may_begin(unit, units) and self.of(unit) == "pending"
 
     def may_begin(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
-        """Say whether the baselines that a unit needs are measured, or could not be."""
+        """Return whether the baselines that a unit needs are done or failed."""
         return all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
 
     def _baseline_known(self, key: str) -> bool:

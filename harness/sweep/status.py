@@ -1,4 +1,4 @@
-"""How far a sweep is, from disk alone: every unit's state, who works on what, what was spent and what is left."""
+"""Progress of a sweep, from disk alone: states, workers, costs so far and left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES: tuple[State, ...] = ("done", "running", "pending", "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """Of processors, GPUs, and workers (one after another, so that two workers for a minute are two minutes)."""
+    """Seconds of processors, GPUs and workers: two workers for a minute are 120."""
 
     cpu: float = 0.0
     gpu: float = 0.0
@@ -33,18 +33,19 @@ class Seconds:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitState:
-    """A unit and how far it is.
+    """A unit and its progress.
 
     Attributes:
-        group: what it shares with units that differ in the seed alone.
-        reason: why it failed.
-        points, wanted: volumes recorded, of those asked for.
+        group: overrides that it shares with units of another seed.
+        reason: of its failure.
+        points, wanted: volumes recorded and asked for.
         stage, finished, total: of its work while it runs.
-        node: where it runs, or ran last; ``heartbeat_seconds`` is the age of the last word from
-            there while it runs.
-        tries: exceptions so far; ``deaths``: workers that died with it.
-        spent: by all who ever had it; ``paid``: whether this sweep finished it, so that ``spent``
-            is what such a unit costs.
+        node: of its current or last worker.
+        heartbeat_seconds: age of the last heartbeat while it runs.
+        tries: exceptions so far.
+        deaths: of workers that had it.
+        spent: by all workers that ever had it.
+        paid: whether this sweep finished it, so that ``spent`` is the cost of such a unit.
     """
 
     id: str
@@ -71,11 +72,11 @@ class Overview:
     """A sweep at one moment.
 
     Attributes:
-        spent: by all of its units, dead workers' work included.
-        left: what the others will cost at the rate of those that this sweep has finished; None
-            while there are none.
-        seconds_left: with as many workers as there are now; None where there are none.
-        workers: node → workers that have a unit.
+        spent: by all units, including the work of dead workers.
+        left: cost of the unfinished units, at the rate of those that this sweep finished; None
+            before the first.
+        seconds_left: with the current number of workers; None without workers.
+        workers: node → number of workers that have a unit.
     """
 
     experiment: str
@@ -88,15 +89,12 @@ class Overview:
     workers: dict[str, int]
 
     def count(self, kind: str, *states: State) -> int:
-        """Return how many units of a kind are in one of these states.
-
-        In any where none is named.
-        """
+        """Return the number of units of a kind, in any of these states if given."""
         return sum(unit.kind == kind and (not states or unit.state in states) for unit in self.units)
 
     @property
     def points(self) -> tuple[int, int]:
-        """Points done, of those wanted."""
+        """Points done, and points asked for."""
         return sum(unit.points for unit in self.units), sum(unit.wanted for unit in self.units)
 
     @property
@@ -106,15 +104,12 @@ class Overview:
 
 
 def overview(experiment: Experiment) -> Overview:
-    """Return how far the last sweep of an experiment is.
-
-    Raises RecordError where there was none.
-    """
+    """Return the progress of an experiment's last sweep. Raises RecordError if there was none."""
     return StatusReader(experiment).read()
 
 
 class StatusReader:
-    """Reads the same sweep again and again, each time only what can have changed: what is done or failed stays so."""
+    """Reads a sweep's progress repeatedly; units that are done or failed only once."""
 
     def __init__(self, experiment: Experiment, sweep: Sweep | None = None) -> None:
         found = sweep or experiment.sweep()
@@ -128,7 +123,7 @@ class StatusReader:
         self.baselines = -1
 
     def read(self) -> Overview:
-        """Return how far the sweep is now."""
+        """Return the current progress."""
         claimed, before, self.baselines = set(self.experiment.claims.units()), self.baselines, len(self.experiment.baseline_ids())
         owners: dict[tuple[str, str, int], str] = {}
         for unit in self.sweep.units:
@@ -188,16 +183,17 @@ def _spent(claim: Claim) -> Seconds:
 
 
 def groups(overrides: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return, by run, its overrides but for the seed and those that all have in common."""
+    """Return run → its overrides without the seed and without those that all runs share."""
     common = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
     own = {name: [text for text in texts if text not in common and not text.startswith("seed=")] for name, texts in overrides.items()}
     return {name: " ".join(texts) for name, texts in own.items()}
 
 
 def _left(units: Sequence[Unit], states: Sequence[UnitState]) -> Seconds | None:
-    """Return what unfinished units will cost: each as its like, nearest in model size, did for each operation of its cost.
+    """Return the cost of the unfinished units.
 
-    What a run has spent already is taken off: it goes on from where it was.
+    A unit's cost per operation is that of finished units of its kind with the nearest model size.
+    What it spent already is subtracted, since it resumes.
     """
     paid: dict[tuple[str, int], tuple[float, Seconds]] = {}
     for unit, state in zip(units, states, strict=True):
@@ -229,11 +225,11 @@ def as_json(found: Overview) -> str:
 
 
 def as_text(found: Overview, limit: int = 20) -> str:
-    """Return totals, then what runs, what failed and why, and what is pending.
+    """Return totals, then running units, failed ones with reasons, and pending groups.
 
     Args:
         found: the sweep.
-        limit: lines of each part; how many more there are is said.
+        limit: lines of each part; the number of omitted ones is shown.
     """
     parts = [*_totals(found)]
     parts += section("running", [_running(unit) for unit in found.units if unit.state == "running"], limit)
@@ -257,28 +253,25 @@ def _totals(found: Overview) -> list[str]:
         count = sum(found.workers.values())
         lines.append(f"{count} worker{'' if count == 1 else 's'}: {nodes}{end}")
     elif not found.is_over:
-        lines.append(f"no worker is alive; unless some wait in a queue, go on with: {found.command}")
+        lines.append(f"no worker is alive; unless some wait in a queue, resume with: {found.command}")
     return lines
 
 
 def _running(unit: UnitState) -> tuple[str, ...]:
-    beat = f"heard {duration(unit.heartbeat_seconds)} ago" if unit.heartbeat_seconds is not None else ""
+    beat = f"heartbeat {duration(unit.heartbeat_seconds)} ago" if unit.heartbeat_seconds is not None else ""
     trouble = ", ".join(f"{count} {name}" for count, name in ((unit.tries, "failed"), (unit.deaths, "died")) if count)
     share = f"{min(unit.finished, unit.total)}/{unit.total}" if unit.total else ""
     return unit.label, f"{unit.points}/{unit.wanted} points", unit.stage or "starting", share, unit.node, beat, trouble
 
 
 def section(title: str, rows: Sequence[tuple[str, ...]], limit: int) -> list[str]:
-    """Return a title and aligned rows, at most so many, after an empty line.
-
-    Nothing where there are none.
-    """
+    """Return an empty line, a title and up to ``limit`` aligned rows; nothing without rows."""
     more = [f"  … and {len(rows) - limit} more"] if len(rows) > limit else []
     return ["", title, *aligned(rows[:limit]), *more] if rows else []
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with columns of one width, indented."""
+    """Return rows as indented lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -289,7 +282,7 @@ def _hours(seconds: Seconds) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time in seconds, minutes, hours or days, by its length."""
     steps: Iterable[tuple[float, float, str]] = ((90, 1, "s"), (90 * 60, 60, "min"), (48 * HOUR, HOUR, "h"))
     for below, unit, name in steps:
         if seconds < below:

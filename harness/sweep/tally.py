@@ -1,4 +1,4 @@
-"""How a sweep went: what its command says at the end, and exits by."""
+"""Totals of a sweep, for the last lines and the exit code of its command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.sweep.states import UnitStates
 
 @dataclass
 class Tally:
-    """How the runs of a sweep ended; ``failed`` holds (label, reason)."""
+    """Numbers of runs by how they ended; ``failed`` has (label, reason) of each."""
 
     done: int = 0
     already_done: int = 0
@@ -19,7 +19,7 @@ class Tally:
 
 
 def tally(units: Sequence[Unit], states: UnitStates) -> Tally:
-    """Count how the runs among some units ended, whoever carried them out."""
+    """Return how the runs among some units ended, carried out by any process."""
     runs = [unit for unit in units if unit.kind == "run"]
     failed = [(unit.label, states.failure(unit)) for unit in runs if states.of(unit) == "failed"]
     return Tally(done=sum(states.of(unit) == "done" for unit in runs), failed=failed)

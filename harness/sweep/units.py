@@ -1,30 +1,28 @@
-"""Runs to units: what is done already is left out, baselines come first and once, then the longest runs."""
+"""Runs to units: baselines first, each once, then runs, the longest first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from harness.config.identity import identify
-from harness.config.run_config import Labels
 from harness.records.sweep_schema import Unit
 from harness.run.preparation import Prepared
 from harness.sweep.axes import Asked
 
 ROWS_OF_EVALUATION = 512
-"""Rows of training that one evaluation of all suites costs about as much as; only to put the
-longest first."""
+"""Rows of training that cost about as much as one evaluation of all suites; used only for the
+order."""
 
 FIXED_PARAMETERS = 1_000_000
-"""Below about this size a run's cost no longer falls with its model's."""
+"""Added to a model's size: below about this size a run's cost hardly falls with it."""
 
 
 def units_of(asked: Sequence[tuple[Asked, Prepared]], known_baselines: Mapping[str, bool]) -> list[Unit]:
-    """Return the units of a sweep in the order in which they are taken: baselines, then runs, each the longest first.
+    """Return the units of a sweep in the order in which they are taken.
 
     Args:
         asked: every run with its preparation.
-        known_baselines: keys of recorded baselines, each with whether it is complete: what is
-            complete needs no unit.
+        known_baselines: key of a recorded baseline → whether it is complete and needs no unit.
     """
     runs: dict[str, Unit] = {}
     baselines: dict[str, Unit] = {}
@@ -51,7 +49,7 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
         kind="run",
         id=prepared.run_id,
         overrides=one.overrides,
-        label=label(one.config.labels, one.config.seed, prepared.run_id),
+        label=label(one, prepared.run_id),
         needs=needs,
         baseline_keys=prepared.baseline_keys,
         volumes=tuple(prepared.volumes),
@@ -77,6 +75,7 @@ def _baseline(one: Asked, prepared: Prepared, keys: Mapping[str, str]) -> Unit:
     )
 
 
-def label(labels: Labels, seed: int, run_id: str) -> str:
-    """Return what people call a run."""
-    return f"{run_id} ({labels.model}, {labels.tuning}, {labels.mitigation}, seed {seed})"
+def label(one: Asked, run_id: str) -> str:
+    """Return the name of a run for people."""
+    labels = one.config.labels
+    return f"{run_id} ({labels.model}, {labels.tuning}, {one.arm or labels.mitigation}, seed {one.config.seed})"

@@ -1,8 +1,8 @@
-"""A worker: a warm process that carries out units, one after another, and tells by its claims how far it is.
+"""A worker: a warm process that carries out units, one after another.
 
-Being killed is not failing: the claim is then followed by another. An exception is recorded with
-its traceback, and ``TRIES`` of them make a run failed. A full disk is waited for. Asked to stop, a
-worker saves what it has, gives its unit back and leaves.
+A killed worker does not fail its run: another one takes over. An exception is recorded with its
+traceback; after ``TRIES`` of them the run is failed. A full disk is waited for. Asked to stop, a
+worker saves its state, gives its unit back and ends.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from harness.sweep.claims import DEATHS, LEFT, Claims, Held
 from harness.sweep.states import MEASURED_IN_PART, UnitStates
 
 Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost", "died"]
-"""How it went with a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living process has it. ``lost``: another
-process has followed, since this one was too late with its heartbeats. ``died``: a process that
-trains beside this one was killed."""
+"""Outcome of a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living
+process has it. ``lost``: another process has followed, since the heartbeats came too late.
+``died``: a process that trains together with this one was killed."""
 
 WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
 
@@ -44,18 +44,21 @@ _stop = threading.Event()
 
 
 def stop_soon() -> None:
-    """Ask this process's work to stop: at its next step or item it saves what it has and raises Interrupted. Safe in signal handlers."""
+    """Ask this process's work to save at its next step or item and raise Interrupted.
+
+    Safe in signal handlers.
+    """
     _stop.set()
 
 
 def go_on() -> None:
-    """Take back a request to stop, before other work begins."""
+    """Clear a request to stop, before other work begins."""
     _stop.clear()
 
 
 @dataclass
 class Reporter:
-    """The Progress of a unit: remembered for its claim's heartbeats, handed on, and where a request to stop comes through."""
+    """Progress of a unit, kept for heartbeats and interrupted by requests to stop."""
 
     onward: Progress
     name: str = ""
@@ -70,13 +73,13 @@ class Reporter:
         self._maybe_stop()
 
     def advance(self, units: int = 1) -> None:
-        """Count units of the stage. Raises Interrupted."""
+        """Count finished units of the stage. Raises Interrupted."""
         self.finished += units
         self.onward.advance(units)
         self._maybe_stop()
 
     def say(self, message: str) -> None:
-        """Hand on."""
+        """Pass a message on."""
         self.onward.say(message)
 
     def now(self) -> tuple[str, int, int]:
@@ -93,9 +96,9 @@ class Worker:
     """Carries out units of one experiment.
 
     Attributes:
-        machine: what a run was planned to use.
-        tries: exceptions allowed before a run counts as failed.
-        held: the claim of the unit under way.
+        machine: cores and GPUs that a run was planned with.
+        tries: exceptions after which a run is failed.
+        held: the claim of the current unit.
     """
 
     experiment: ExperimentWriter
@@ -107,17 +110,17 @@ class Worker:
     held: Held | None = None
 
     def carry_out(self, unit: Unit) -> tuple[Outcome, str]:
-        """Do what is missing of a unit, unless a living process has it.
+        """Complete a unit, unless a living process has it.
 
-        Never raises but for KeyboardInterrupt.
+        Raises nothing except KeyboardInterrupt.
 
         Returns:
-            How it went, and the reason where that was not well.
+            The outcome, and the reason of a bad one.
         """
         reporter = Reporter(self.progress)
         try:
             dead = self.claims.deaths(unit.id)
-            self.held = self.claims.take(unit.id, came_to(self.experiment, unit.id))
+            self.held = self.claims.take(unit.id, recorded_so_far(self.experiment, unit.id))
         except OSError as error:
             return ("no space" if _is_no_space(error) else "again"), f"its claim: {_one_line(error)}"
         if self.held is None:
@@ -133,7 +136,7 @@ class Worker:
         return outcome, reason
 
     def leave(self) -> None:
-        """Say of the unit under way, if there is one, that its worker leaves with its coordinator: that counts for nothing."""
+        """End the current unit's claim as LEFT, which does not count as a death."""
         if self.held is not None:
             self.held.die(LEFT)
 
@@ -144,13 +147,13 @@ class Worker:
             return ("lost" if reporter.lost.is_set() else "interrupted"), ""
         except ProcessDied as error:
             return "died", _one_line(error)
-        except Exception as error:  # noqa: BLE001 - the boundary of a unit: whatever it was is recorded with its traceback
+        except Exception as error:  # noqa: BLE001 - the boundary of a unit: any error is recorded with its traceback
             if self._is_followed():
                 return "lost", _one_line(error)
             return ("no space", _one_line(error)) if _is_no_space(error) else self._failed(unit, error)
 
     def _is_followed(self) -> bool:
-        """Say whether another process has the unit by now; its error may then come of that."""
+        """Return whether another process has the unit by now, which may explain an error."""
         with contextlib.suppress(OSError):
             return self.held is not None and self.held.followed()
         return False
@@ -165,13 +168,13 @@ class Worker:
             execution.measure_baselines(prepared, reporter, once)
             return "done", ""
         if prepared.run_id != unit.id:
-            got, fix = f"another run ({prepared.run_id})", "its model, data or suites changed since the sweep was planned; start it again"
+            got, fix = f"another run ({prepared.run_id})", "start the sweep again: its model, data or suites changed since it was planned"
             raise RecordError(explain(f"run {unit.id}", got=got, fix=fix))
         outcome = execution.execute(prepared, reporter, once)
         return outcome, "" if outcome != "measured in part" else "measured in part: rows with status failed in the table say why"
 
     def _once(self, reporter: Reporter) -> execution.Once:
-        """Return how something that several runs need is done by one process only: claimed, while the others wait."""
+        """Return a function that lets one process do what several runs need, while others wait."""
 
         def once(name: str, done: Callable[[], bool], do: Callable[[], None]) -> None:
             waited = False
@@ -192,15 +195,15 @@ class Worker:
         return once
 
     def _measured_by_this_sweep(self, name: str) -> bool:
-        """Say whether this sweep has done something already: what is missing of it all the same would be so again."""
+        """Return whether this sweep has measured a baseline: what it lacks now would fail again."""
         last = self.experiment.claims.last(name)
         return last is not None and last.ended == "done" and last.sweep == self.claims.sweep != ""
 
     def _failed(self, unit: Unit, error: Exception) -> tuple[Outcome, str]:
         reason = f"{type(error).__name__}: {_one_line(error)}"
-        self.workspace.forget_errors()  # the next try looks again: it may have been the network
+        self.workspace.forget_errors()  # the next try fetches again: it may have been the network
         if unit.kind == "baseline":
-            return "failed", reason  # the runs that need it try for themselves, and each records its own failure
+            return "failed", reason  # each run that needs it measures it again and records its own failure
         tries = self._write_failure(unit, reason, "".join(traceback.format_exception(error)))
         return ("failed" if tries >= TRIES else "again"), reason
 
@@ -214,10 +217,10 @@ class Worker:
         return "failed", reason
 
     def _write_failure(self, unit: Unit, reason: str, trace: str, *, last: bool = False) -> int:
-        """Record a failed try; return how many there were."""
+        """Record a failed try; return the number of tries."""
         try:
             before = self.experiment.failure(unit.id)
-        except RecordError:  # damaged: this one takes its place
+        except RecordError:  # damaged: this one replaces it
             before = None
         tries = TRIES if last else max((before.tries if before else 0) + 1, TRIES + 1 - self.tries)
         labels, config = self._described(unit)
@@ -226,30 +229,30 @@ class Worker:
         )
         try:
             self.experiment.write_failure(failure)
-        except OSError as second:  # a full disk fails twice; the other runs still have their turn
+        except OSError as second:  # a full disk fails twice; the other runs continue
             self.progress.say(f"not recorded: {unit.label}: {second}")
         return tries
 
     def _described(self, unit: Unit) -> tuple[dict[str, object], dict[str, object]]:
         """Return labels and configuration for the record of a failure.
 
-        Empty where it is the configuration that fails.
+        Both are empty if the configuration itself fails.
         """
         try:
             config = plain(composition.compose(unit.overrides))
-        except Exception:  # noqa: BLE001 - the failure that is being recorded says it
+        except Exception:  # noqa: BLE001 - the failure that is being recorded has the error
             return {}, {}
         return config["labels"], config
 
     def next_ready(self, units: Sequence[Unit], states: UnitStates) -> Unit | None:
-        """Return the first unit that can be taken now; None where there is none."""
+        """Return the first unit that can be claimed now, or None."""
         by_id = {unit.id: unit for unit in units}
         return next((unit for unit in units if states.ready(unit, by_id)), None)
 
 
 @contextlib.contextmanager
 def _ending(held: Held) -> Iterator[None]:
-    """End a claim as the block ends."""
+    """End a claim with the outcome of the block."""
     how = "failed"
     try:
         yield
@@ -261,8 +264,8 @@ def _ending(held: Held) -> Iterator[None]:
         held.end(how)
 
 
-def came_to(experiment: ExperimentWriter, unit: str) -> str:
-    """Return what is kept of a unit's work, in a line that is another once there is more of it."""
+def recorded_so_far(experiment: ExperimentWriter, unit: str) -> str:
+    """Return a summary of a unit's recorded work, which changes with any progress."""
     own = experiment.run_folder(unit)
     tasks = sum(1 for _ in (own if own.is_dir() else experiment.folder).glob(f"{PARTIAL}/*/**/finished.json"))
     found = f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
@@ -273,17 +276,17 @@ def came_to(experiment: ExperimentWriter, unit: str) -> str:
 
 
 def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
-    """Pull units of a sweep from disk until none is left to take: what each of a cluster's workers does.
+    """Carry out units of a sweep until none is left: a worker of a cluster.
 
     Args:
-        folder: the experiment's, on storage that all workers share.
-        sweep_id: which of its sweeps.
-        progress: where to say how far it is.
+        folder: of the experiment, on storage that all workers share.
+        sweep_id: of the sweep.
+        progress: receives progress.
 
     Raises:
         Interrupted: asked to stop, everything saved.
-        SickWorker: after an error on a GPU; what it was is recorded.
-        RecordError: there is no such sweep.
+        SickWorker: after an error on a GPU, which is recorded.
+        RecordError: the sweep does not exist.
     """
     experiment = ExperimentWriter(folder)
     sweep = experiment.sweep(sweep_id)
@@ -299,32 +302,32 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
             raise Interrupted
         if outcome == "no space":
             _pause(NO_SPACE_SECONDS)
-        elif came_to_nothing(unit, outcome, states):
-            states.count_try(unit, reason or "carried out, but its records are not there")
+        elif had_no_result(unit, outcome, states):
+            states.count_try(unit, reason or "carried out, but its records are missing")
         if sweep.gpus and outcome in {"again", "failed", "died"}:
             raise SickWorker(reason)
 
 
 class SickWorker(Exception):
-    """An error on a GPU may have left this process unable to use it: another one goes on."""
+    """An error on a GPU, after which this process may be unable to use it."""
 
 
-def came_to_nothing(unit: Unit, outcome: str, states: UnitStates) -> bool:
-    """Say whether a unit is no further than before, although somebody has tried."""
+def had_no_result(unit: Unit, outcome: str, states: UnitStates) -> bool:
+    """Return whether a try left a unit as it was."""
     return outcome == "again" or (outcome in {"done", "already done"} and not states.is_done(unit))
 
 
 def carry_out_one(name: str, overrides: Sequence[str]) -> str:
-    """Carry out one unit: what a job of any Hydra launcher does.
+    """Carry out one unit: the work of a job of any Hydra launcher.
 
-    Never raises but for KeyboardInterrupt.
+    Raises nothing except KeyboardInterrupt.
 
     Args:
         name: ``SWEEP/UNIT``, their ids.
-        overrides: what composes to its configuration; they tell where the sweep is.
+        overrides: compose to its configuration, which names the folder of the sweep.
 
     Returns:
-        How it went, with the reason where that was not well.
+        The outcome, with the reason of a bad one.
     """
     try:
         config = composition.compose(overrides)
@@ -349,7 +352,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
 
 
 def _pulled(worker: Worker, states: UnitStates, units: Sequence[Unit]) -> Iterator[Unit]:
-    """Yield what can be taken, wait while something is pending that cannot, end when all is done, failed or in other hands."""
+    """Yield units that can be claimed, waiting while others are pending, until none is pending."""
     while True:
         unit = worker.next_ready(units, states)
         if unit is not None:
@@ -367,7 +370,7 @@ def _pause(seconds: float) -> None:
 
 
 def _is_no_space(error: BaseException) -> bool:
-    """Say whether an error comes from a full disk or quota, by whatever library it went through."""
+    """Return whether an error comes from a full disk or quota, through any library."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from harness.config import composition
 from harness.config.resolution import Resolved
 from harness.core.methods import Author, LearningContext, Objective, Sampling, Tuning
 from harness.core.progress import Silent
 from harness.core.rows import Example
 from harness.models.author import TransformersAuthor
 from harness.models.forward import without_dropout
+from harness.models.loading import load_member
 
 if TYPE_CHECKING:
     import torch
@@ -104,10 +104,7 @@ def context_of(
 def _others(author: TransformersAuthor, names: tuple[str, ...]) -> Callable[[str], Author]:
     @cache
     def other(name: str) -> Author:
-        if name not in names:
-            raise KeyError(name)
-        source = composition.member("model", name)
-        model = source.load().to(author.model.device)
-        return dataclasses.replace(author, model=model, tokenizer=source.tokenizer(), max_length=source.longest_input())
+        loaded = load_member(name, author.model.device, names)
+        return dataclasses.replace(author, model=loaded.model, tokenizer=loaded.tokenizer, max_length=loaded.longest_input)
 
     return other

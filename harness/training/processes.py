@@ -246,12 +246,13 @@ def _help(job: Job, rank: int, port: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from harness.models.loading import load
     from harness.training.loop import train
 
     torch.set_num_threads(job.resolved.threads)
     if job.resolved.device == "cuda":
         torch.cuda.set_device(rank)
-    model = job.model.load().to(job.resolved.device)  # type: ignore[arg-type]
+    model = load(job.model, job.resolved.device)
     base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     model = job.tuned(model)
     start = job.checkpoints.newest(lambda counts: counts.step == job.first) if job.first else None

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of this folder, or the reason why there is none."""
+"""A headless Chromium and pages for the browser tests."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or another one on PATH; no browser is downloaded."""
+    """The Chromium or Chrome on PATH; no browser is downloaded."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(f"no {', '.join(NAMES)} on PATH; fix: apt-get install chromium")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; fix: pip install '.[dev]'")
     with sync_api.sync_playwright() as started:
-        here = started.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield here
-        here.close()
+        launched = started.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page whose every text tries to run or fetch something."""
+    """A page in which every text tries to run or fetch something."""
     from tests.report.test_html import hostile_content
 
     folder = tmp_path_factory.mktemp("hostile")

@@ -40,12 +40,12 @@ CONTRAST = """
 
 
 class Opened:
-    """A page with all that it said and asked for."""
+    """An open page with its console messages, errors, dialogs and requests."""
 
     def __init__(self, page: Page, path: Path) -> None:
         self.page = page
-        self.said: list[str] = []
-        self.asked: list[str] = []
+        self.messages: list[str] = []
+        self.requests: list[str] = []
         page.on("console", self._on_console)
         page.on("pageerror", self._on_error)
         page.on("dialog", self._on_dialog)
@@ -53,17 +53,17 @@ class Opened:
         page.goto(path.as_uri())
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        self.said.append(message.text)
+        self.messages.append(message.text)
 
     def _on_error(self, error: Error) -> None:
-        self.said.append(str(error))
+        self.messages.append(str(error))
 
     def _on_dialog(self, dialog: Dialog) -> None:
-        self.said.append(f"dialog {dialog.message}")
+        self.messages.append(f"dialog {dialog.message}")
         dialog.dismiss()
 
     def _on_request(self, request: Request) -> None:
-        self.asked.append(request.url)
+        self.requests.append(request.url)
 
 
 @pytest.fixture
@@ -81,23 +81,17 @@ def open_page(browser: Browser) -> Iterator[Any]:
 
 
 def test_the_page_loads_without_an_error_or_a_request(report: Path, open_page: Any) -> None:
-    """Nothing on the console, and nothing is asked for but the file itself.
-
-    Every figure is drawn.
-    """
+    """No message, no request except the file itself, and every figure is drawn."""
     here = open_page(report)
-    assert here.said == []
-    assert here.asked == [report.as_uri()]
+    assert here.messages == []
+    assert here.requests == [report.as_uri()]
     assert here.page.locator("figure svg[role=img]").count() >= 4
     boxes = [box for drawing in here.page.locator("figure svg[role=img]").all() if (box := drawing.bounding_box())]
     assert all(box["width"] > 200 and box["height"] > 100 for box in boxes)
 
 
 def test_a_search_narrows_the_items(report: Path, open_page: Any) -> None:
-    """Words and choices narrow what is listed.
-
-    The count says how much is left; an absent word leaves nothing.
-    """
+    """Words and choices narrow the list and its count; an absent word leaves nothing."""
     page = open_page(report).page
     count = page.locator("[data-part=count]")
     total = int(re.match(r"(\d+) of (\d+) items match", count.inner_text())[2])  # type: ignore[index]
@@ -121,7 +115,7 @@ def test_more_items_can_be_shown(report: Path, open_page: Any) -> None:
 
 
 def test_a_search_narrows_the_findings(report: Path, open_page: Any) -> None:
-    """The rows that hold every word, in any order."""
+    """Rows with every word remain, in any order of words."""
     page = open_page(report).page
     page.fill("[data-filters=findings-1]", "LORA m0")
     shown = [row.inner_text() for row in page.locator("#findings-1 tbody tr").all() if row.is_visible()]
@@ -131,7 +125,7 @@ def test_a_search_narrows_the_findings(report: Path, open_page: Any) -> None:
 
 
 def test_a_heading_sorts_by_number(report: Path, open_page: Any) -> None:
-    """Up, then down; volumes as numbers (8 before 16), and the heading says which way."""
+    """Ascending, then descending, by number (8 before 16); the heading states the direction."""
     page = open_page(report).page
     heading = page.locator("#findings-1 thead th", has_text="volume")
 
@@ -148,7 +142,7 @@ def test_a_heading_sorts_by_number(report: Path, open_page: Any) -> None:
 
 
 def test_the_page_prints(report: Path, open_page: Any) -> None:
-    """To several pages of A4, with the figures, without controls."""
+    """Several A4 pages, without input fields."""
     page = open_page(report).page
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")
@@ -161,10 +155,7 @@ def test_the_page_prints(report: Path, open_page: Any) -> None:
 
 @pytest.mark.parametrize("width", [320, 360, 390, 768, 1280])
 def test_no_width_scrolls_sideways(report: Path, open_page: Any, width: int) -> None:
-    """Wide tables scroll within themselves, the page does not.
-
-    Texts of figures stay legible (9 px and more).
-    """
+    """Wide tables scroll, the page does not; texts of figures have at least 9 px."""
     page = open_page(report, width=width).page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.evaluate(
@@ -178,7 +169,7 @@ def test_no_width_scrolls_sideways(report: Path, open_page: Any, width: int) -> 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_is_readable(report: Path, open_page: Any, scheme: str) -> None:
-    """4.5 to 1, as computed by the browser, on the page's own background, in the figures, too."""
+    """Contrast is at least 4.5 to 1 as computed by the browser, also in figures."""
     page = open_page(report, scheme=scheme).page
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
@@ -187,27 +178,27 @@ def test_every_text_is_readable(report: Path, open_page: Any, scheme: str) -> No
 
 
 def test_hostile_text_runs_nothing_and_is_shown(hostile: Path, open_page: Any) -> None:
-    """No error, no dialog, no request; the texts stand there, in the items, too."""
+    """No error, dialog or request; the texts can be read, also in the items."""
     here = open_page(hostile)
     page = here.page
-    assert here.said == []
-    assert here.asked == [hostile.as_uri()]
+    assert here.messages == []
+    assert here.requests == [hostile.as_uri()]
     assert page.locator("script").count() == 2
     prompts = page.locator("[data-part=list] .prompt").all_text_contents()
     assert sorted(prompts) == sorted(text.replace("\u2028", "⟨U+2028⟩") for text in HOSTILE)
     page.locator("tbody td").first.hover()
     page.locator("h1").first.click()
     page.locator("[data-part=list] li").first.click()
-    assert here.said == []
+    assert here.messages == []
     assert page.locator("main img, main iframe").count() == 0
 
 
-def test_a_script_that_slipped_in_could_not_run(report: Path, open_page: Any, tmp_path: Path) -> None:
-    """Should escaping ever fail, the policy of the page refuses the script, the handler and the request."""
+def test_an_injected_script_cannot_run(report: Path, open_page: Any, tmp_path: Path) -> None:
+    """If escaping failed, the page's policy would block script, handler and request."""
     text = report.read_text(encoding="utf-8")
-    slipped = '<script>window.ran = 1</script><img src="https://example.invalid/x.png" onerror="window.ran = 2">'
-    (tmp_path / "index.html").write_text(text.replace("<main", f"{slipped}<main", 1), encoding="utf-8")
+    injected = '<script>window.ran = 1</script><img src="https://example.invalid/x.png" onerror="window.ran = 2">'
+    (tmp_path / "index.html").write_text(text.replace("<main", f"{injected}<main", 1), encoding="utf-8")
     here = open_page(tmp_path / "index.html")
     assert here.page.evaluate("window.ran === undefined")
-    assert len(here.said) >= 2
-    assert all("Content Security Policy" in line for line in here.said)
+    assert len(here.messages) >= 2
+    assert all("Content Security Policy" in line for line in here.messages)

@@ -1,4 +1,4 @@
-"""Whatever dies on the way: a sweep killed over and over ends with the very records of an undisturbed one."""
+"""A sweep that is killed repeatedly ends with the records of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINUTES = 12.0
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what the sweep measures when nothing happens to it."""
+    """Return the results of the sweep if nothing disturbs it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     sweep = Sweep(folder / "results", folder / "log.txt")
     assert sweep.finish() == 0, (folder / "log.txt").read_text()[-3000:]
@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def check(results: Path, undisturbed: dict[str, Any]) -> None:
-    """Compare, place by place, so that a difference is named."""
+    """Compare results file by file, so that a failure names the difference."""
     found = contents(results)
     assert sorted(found) == sorted(undisturbed)
     assert [difference(name, found[name], undisturbed[name]) for name in found if found[name] != undisturbed[name]] == []
@@ -41,14 +41,14 @@ def check(results: Path, undisturbed: dict[str, Any]) -> None:
 
 
 def difference(name: str, ours: Any, theirs: Any) -> str:
-    """Say what differs between two records."""
+    """Return the differences between two records."""
     if not isinstance(ours, dict):
         return f"{name}: {ours} and {theirs}"
     return "; ".join(f"{name}: {key}: {ours.get(key)} and {theirs.get(key)}" for key in theirs if ours.get(key) != theirs.get(key))
 
 
 def told(storm: Storm, began: float, log: Path) -> None:
-    """Say how wild it was (shown by -rA or -s)."""
+    """Print the kills of a storm (shown by -rA or -s)."""
     took = time.monotonic() - began
     sys.stdout.write(f"\nseed {storm.seed}: {storm.kills}, workers outlived a coordinator by at most {storm.slowest:.2f} s, {took:.0f} s\n")
     sys.stdout.write(log.read_text()[-600:])
@@ -66,7 +66,7 @@ def test_a_storm_of_kills(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
 
 
 def test_no_space_for_a_while(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    """The disk is full again and again, while workers are killed: nothing is recorded as failed, nothing is lost."""
+    """The disk is full at times while workers are killed; nothing fails or is lost."""
     began, storm, flag = time.monotonic(), Storm(SEED + 1), tmp_path / "full"
     path = os.pathsep.join([str(FULL), *filter(None, [os.environ.get("PYTHONPATH")])])
     sweep = Sweep(tmp_path / "results", tmp_path / "log.txt", {"PYTHONPATH": path, "HARNESS_TEST_FULL": str(flag)})
@@ -79,7 +79,7 @@ def test_no_space_for_a_while(tmp_path: Path, undisturbed: dict[str, Any]) -> No
 
 
 def test_two_coordinators_at_once(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    """Both are killed now and then; each point is recorded once, and both commands end well."""
+    """Both are killed at times; each point is recorded once, and both commands succeed."""
     began, storm = time.monotonic(), Storm(SEED + 2)
     pair = [Sweep(tmp_path / "results", tmp_path / f"log{number}.txt") for number in (1, 2)]
     storm.rage(pair, max(KILLS // 3, 2), began + 60 * MINUTES)
@@ -92,10 +92,9 @@ def test_two_coordinators_at_once(tmp_path: Path, undisturbed: dict[str, Any]) -
 
 
 def finish(sweep: Sweep) -> int:
-    """Let a sweep end.
+    """Wait for a sweep to end.
 
-    Runs that died three times at one place by chance are failed then, and tried again by the same
-    command.
+    A run that by chance died three times at one place is failed; the same command tries it again.
     """
     for _ in range(3):
         if (code := sweep.finish()) == 0:
@@ -106,7 +105,7 @@ def finish(sweep: Sweep) -> int:
 
 
 class filling:
-    """Make a disk full for two seconds, again and again, while the block runs, from when there is something to lose."""
+    """A context that fills the disk for two seconds at a time."""
 
     def __init__(self, flag: Path, something: Path) -> None:
         self.flag, self.something, self.stop = flag, something, threading.Event()

@@ -1,4 +1,4 @@
-"""Hydra's own command line: the sweeper plans as `harness sweep` does, and a launcher carries one job a unit, baselines first."""
+"""Hydra's own command line plans as `harness sweep` does, and launches one job per unit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def done(hydra: Path, monkeypatch: pytest.MonkeyPatch) -> Done:
-    """Units as they are carried out, by a worker that does nothing, of a sweep with one baseline for all its runs."""
+    """The units that a worker without effect has carried out, one baseline among them."""
     carried: Done = []
 
     def start(overrides: Sequence[str]) -> SimpleNamespace:
@@ -62,7 +62,7 @@ SWEEP = ["-m", "experiment=smoke", "tuning=lora", "tuning.rank=2,4", "anchor=tin
 def test_a_launcher_carries_one_job_a_unit_baselines_first(done: Done, hydra: Path) -> None:
     """Two models by two ranks and one volume 0.
 
-    A job composes to its unit's run, under its unit's name, digits and all.
+    A job composes to its unit's run; its unit's name stays text, even if it is all digits.
     """
     hydra_app.main(SWEEP)
     assert [name for name, _ in done] == ["baseline-ab", *(f"12e45{number:07d}" for number in range(4))]
@@ -71,8 +71,16 @@ def test_a_launcher_carries_one_job_a_unit_baselines_first(done: Done, hydra: Pa
     assert {path.name for path in hydra.rglob("*")} <= {"results", ".hydra"}
 
 
+def test_arms_are_expanded_and_selected(done: Done) -> None:
+    """A job has its arm's overrides; `arms` selects as in `harness sweep`."""
+    given = ["experiment=own_words", "arms=gold,own", "tuning=lora", "seed=0"]
+    hydra_app.main(["-m", *given])
+    assert [composition.compose(overrides) for _, overrides in done[1:]] == [asked.config for asked in expand(given).asked]
+    assert len(done) == 1 + 2
+
+
 def test_what_was_not_done_is_the_exit_code(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `harness sweep` has it."""
+    """It is that of `harness sweep`."""
     monkeypatch.setattr(outcome, "finish", lambda started, tally: int(tally == len(started.units)))
     with pytest.raises(SystemExit) as ended:
         hydra_app.main(SWEEP)
@@ -83,7 +91,10 @@ def test_what_was_not_done_is_the_exit_code(done: Done, monkeypatch: pytest.Monk
 def test_a_launcher_that_stops_does_not_stop_the_sweep(
     done: Done, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Submitit's raises at the first job that was killed: said in one line, the next jobs follow, and the disk says what is done."""
+    """Submitit's raises after the first killed job.
+
+    The error is one line, the next jobs follow, and results are counted on disk.
+    """
     basic: Any = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_launcher.BasicLauncher"]
     launch, calls = basic.launch, []
 
@@ -115,7 +126,7 @@ def test_what_is_wrong_is_one_line(hydra: Path, capfd: pytest.CaptureFixture[str
 def test_an_error_while_a_sweep_is_planned_is_one_line(
     done: Done, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Hydra would print where in the code it was."""
+    """Without Hydra's traceback."""
 
     def start(overrides: Sequence[str]) -> None:
         raise ConfigError("seed: got nonsense")
@@ -128,7 +139,7 @@ def test_an_error_while_a_sweep_is_planned_is_one_line(
 
 
 def test_without_m_it_is_harness_run(hydra: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same overrides, those of defaults that no yaml lists too.
+    """With the same overrides, also of defaults that no yaml lists.
 
     Its exit code is the process's.
     """
@@ -149,7 +160,7 @@ def test_without_m_it_is_harness_run(hydra: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_users_own_members_are_found(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HARNESS_PATH holds for Hydra too."""
+    """HARNESS_PATH holds for Hydra, too."""
     folder = tmp_path / "own" / "conf" / "tuning"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# mine\nclass: lora.Lora\nrank: 3\n")
@@ -159,11 +170,14 @@ def test_a_users_own_members_are_found(done: Done, tmp_path: Path, monkeypatch: 
 
 
 def test_hydra_finds_the_plugin_where_it_looks_for_plugins() -> None:
-    """In the namespace package hydra_plugins, which others put their plugins into: ours must not make it a package of its own."""
+    """In the namespace package hydra_plugins.
+
+    Other plugins share it, so it must not become a regular package.
+    """
     assert importlib.import_module("hydra_plugins").__file__ is None
     assert "hydra_plugins.harness_sweep.HarnessSweeper" in Plugins.instance().class_name_to_class
 
 
 def test_the_name_of_a_unit_is_text() -> None:
-    """An id of twelve hexadecimal digits can read as a number."""
+    """An id of twelve hexadecimal digits may parse as a number."""
     assert job_overrides(unit("run", "12e456789012", "seed=1", "anchor=null"), "s1")[-1] == f"{UNIT}'s1/12e456789012'"

@@ -1,4 +1,4 @@
-"""A Slurm of two nodes for the tests of this folder, or the reason why there is none."""
+"""A Slurm of two nodes for these tests, or the reason for its absence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.storm import contents
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes, node1 and node2, that take a job each."""
+    """Two nodes, node1 and node2, that run one job each."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has at most 107 characters
     here = Cluster(folder)
     try:
@@ -32,7 +32,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def sweep(cluster: Cluster, tmp_path: Path) -> Iterator[Sweep]:
-    """The sweep, with nothing done yet, on a cluster with nothing in its queue and both nodes up."""
+    """The sweep before it starts, with an empty queue and both nodes up."""
     found = Sweep(cluster, tmp_path / "results")
     yield found
     cluster.ask("scancel", "--user=root")
@@ -43,7 +43,7 @@ def sweep(cluster: Cluster, tmp_path: Path) -> Iterator[Sweep]:
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What the sweep measures on this machine, without Slurm, when nothing happens to it."""
+    """The results of the sweep on this machine, without Slurm."""
     found = Sweep(cluster, tmp_path_factory.mktemp("undisturbed") / "results")
     done = found.harness("launcher=local")
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,13 @@
-"""A real Slurm on one machine: munge, slurmctld and two nodes, all state in one folder, as root and without systemd or cgroups.
+"""A real Slurm on one machine, with all state in one folder and without systemd.
 
-python slurm.py up FOLDER            start it; installs the Debian packages where they are missing and this is root
+python slurm.py up FOLDER            start munge, slurmctld and two nodes
 python slurm.py kill-node FOLDER N   kill -9 everything on node N, as a power cut would
 python slurm.py revive-node FOLDER N start its daemon again
 python slurm.py down FOLDER          end everything that runs here
 
-`up` prints the SLURM_CONF to export. Exit codes: 0 done, 1 it did not work (the reason on standard
-error), 77 no Slurm can be had here.
+It needs root, which `up` uses to install missing Debian packages, and no cgroups. `up` prints the
+SLURM_CONF to export. Exit codes: 0 done, 1 failed (the reason is on standard error), 77 this
+machine cannot run Slurm.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ NODES = ("node1", "node2")
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel"]
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
-# A node has one processor, whatever the machine has (config_overrides), and so one job. Nothing
-# needs cgroups. A node that does not answer is down some 15 seconds later and its jobs queue again.
-# A job of `urgent` preempts one of `batch`, which has 20 seconds to leave.
+# A node has one processor on any machine (config_overrides), and so one job. Nothing needs cgroups.
+# A node that does not answer is down some 15 seconds later, and its jobs queue again. A job of
+# `urgent` preempts one of `batch`, which has 20 seconds to end.
 CONF = """\
 ClusterName=harness
 SlurmctldHost={host}(127.0.0.1)
@@ -74,9 +75,9 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=9 PreemptMode=OFF S
 
 
 def require() -> None:
-    """See to it that the programs exist, installing them where that is allowed.
+    """Check that the programs exist, and install them if that is allowed.
 
-    Else exit with UNAVAILABLE and one line.
+    Otherwise exit with UNAVAILABLE and one line.
     """
     missing = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
     if os.geteuid() != 0:
@@ -84,7 +85,7 @@ def require() -> None:
     if missing and not shutil.which("apt-get"):
         give_up(f"no Slurm: {', '.join(missing)} missing and no apt-get to install slurm-wlm and munge with")
     if missing:
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # in which packages start no services
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # packages start no services at this runlevel
         subprocess.run(["apt-get", "update", "-qq"], env=quiet, capture_output=True, check=False)
         command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "slurm-wlm", "munge"]
         found = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
@@ -93,7 +94,7 @@ def require() -> None:
 
 
 def give_up(reason: str) -> None:
-    """Say why there can be no Slurm on this machine, and exit."""
+    """Print why this machine cannot run Slurm, and exit."""
     sys.stderr.write(f"{reason}\n")
     sys.exit(UNAVAILABLE)
 
@@ -104,7 +105,7 @@ def up(folder: Path) -> None:
     down(folder)
     for part in ["state", *NODES]:
         (folder / part).mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)  # munge refuses a folder that others may write
+    folder.chmod(0o755)  # munge rejects a folder that others may write
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
@@ -119,7 +120,7 @@ def up(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, so that two of these clusters can be up at once."""
+    """Return unused ports, so that two of these clusters can be up at once."""
     with contextlib.ExitStack() as open_until_all_are_known:
         sockets = [open_until_all_are_known.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -128,7 +129,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(folder: Path, program: str, *arguments: str) -> None:
-    """Start a daemon; it goes into the background by itself."""
+    """Start a daemon, which moves to the background by itself."""
     where = shutil.which(program, path=PATH) or program
     found = subprocess.run([where, *arguments], env=environment(folder), capture_output=True, text=True, check=False, timeout=60)
     if found.returncode:
@@ -136,12 +137,12 @@ def start(folder: Path, program: str, *arguments: str) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the environment in which Slurm's programs speak to this cluster."""
+    """Return the environment in which Slurm's programs find this cluster."""
     return {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
 
 
 def wait_idle(folder: Path, seconds: float) -> None:
-    """Wait until both nodes answer, or raise SystemExit with what the controller says of them."""
+    """Wait until both nodes answer; else raise SystemExit with the controller's answer."""
     said = ""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -155,20 +156,20 @@ def wait_idle(folder: Path, seconds: float) -> None:
 
 
 def processes(folder: Path, node: str = "") -> list[psutil.Process]:
-    """Return the processes of this cluster, or of one of its nodes: daemons first, then the steps of jobs, then what jobs run.
+    """Return the processes of this cluster, or of one node, in killing order.
 
-    Killed in this order they tell the controller nothing: a step would otherwise report that its
-    processes have ended.
+    Daemons come first, then the steps of jobs, then the processes of jobs: a living step would
+    report to the controller that its processes have ended.
     """
     found = [(rank, process) for process in psutil.process_iter() if (rank := rank_of(process, folder, node)) is not None]
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
 
 
 def rank_of(process: psutil.Process, folder: Path, node: str) -> int | None:
-    """Return 0 for a daemon, 1 for a step and 2 for a process of a job, where it is of this cluster (and node); else None.
+    """Return 0 for a daemon, 1 for a step and 2 for a job's process.
 
-    A step has overwritten its environment with its title, so it is known by the log of its node,
-    which it holds open.
+    None for a process of another cluster or node. A step has overwritten its environment with its
+    title, so it is identified by the log of its node, which it holds open.
     """
     try:
         name = process.name()
@@ -180,31 +181,31 @@ def rank_of(process: psutil.Process, folder: Path, node: str) -> int | None:
         if name in {"munged", "slurmctld", "slurmscriptd", "slurmd"}:
             return 0 if not node or process.cmdline()[-1:] == [node] else None
         return 2 if variables.get("SLURMD_NODENAME") in named(node) else None
-    except psutil.Error:  # it has ended, or it is not ours
+    except psutil.Error:  # it has ended, or belongs to another user
         return None
 
 
 def named(node: str) -> list[str]:
-    """Return one node, or all where none is named."""
+    """Return one node, or all nodes without a name."""
     return [node] if node else list(NODES)
 
 
 def kill_node(folder: Path, node: str) -> None:
-    """Kill all that runs on a node."""
-    for _ in range(3):  # again, for what was being started meanwhile
+    """Kill every process of a node."""
+    for _ in range(3):  # again, for processes that were starting meanwhile
         kill(processes(folder, node))
         time.sleep(0.2)
 
 
 def kill(found: list[psutil.Process]) -> None:
-    """Send SIGKILL to processes that may have ended meanwhile."""
+    """Send SIGKILL to processes, some of which may have ended."""
     for process in found:
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
 def down(folder: Path) -> None:
-    """Kill everything of this cluster."""
+    """Kill every process of this cluster."""
     until = time.monotonic() + 20
     while (left := processes(folder)) and time.monotonic() < until:
         kill(left)

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm of two nodes, and what happens to sweeps on clusters: `make test-cluster`."""
+"""Sweeps on a real Slurm of two nodes, with lost nodes and signals: `make test-cluster`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.storm import contents
 def test_a_sweep_runs_on_both_nodes(sweep: Sweep, undisturbed: dict[str, object]) -> None:
     """One command submits two workers and returns.
 
-    Each node does some of the runs, with the scores of this machine alone.
+    Each node carries out some of the runs, with the scores of this machine alone.
     """
     jobs = sweep.submit()
     assert len(jobs) == 2
@@ -27,7 +27,7 @@ def test_a_sweep_runs_on_both_nodes(sweep: Sweep, undisturbed: dict[str, object]
 
 
 def test_a_dead_node_costs_nothing_but_time(sweep: Sweep, undisturbed: dict[str, object]) -> None:
-    """A node loses its power in the middle of a run: another does it, from the state that was saved."""
+    """A node loses power during a run; another one resumes from the saved state."""
     sweep.submit()
     lost = until(120, "training on node2", lambda: sweep.training_on("node2"))
     sweep.cluster.script("kill-node", "node2")
@@ -40,7 +40,7 @@ def test_a_dead_node_costs_nothing_but_time(sweep: Sweep, undisturbed: dict[str,
 
 
 def test_a_job_that_is_told_to_stop_goes_on_from_its_last_step(sweep: Sweep, undisturbed: dict[str, object]) -> None:
-    """On the signal before the time limit a worker saves its training, queues again, and a later claim begins with what was saved."""
+    """Near the time limit a worker saves and queues again; the next claim resumes."""
     sweep.submit()
     told = until(120, "training on node1", lambda: sweep.training_on("node1"))
     job = sweep.cluster.job_on("node1")
@@ -55,7 +55,7 @@ def test_a_job_that_is_told_to_stop_goes_on_from_its_last_step(sweep: Sweep, und
 
 
 def test_a_preempted_job_queues_again(sweep: Sweep, undisturbed: dict[str, object]) -> None:
-    """A job of a partition that goes first takes the place of a worker, which saves, leaves in time, and comes back."""
+    """A job of higher priority displaces a worker, which saves, ends in time and returns."""
     sweep.submit()
     told = until(120, "training on node2", lambda: sweep.training_on("node2"))
     job = sweep.cluster.job_on("node2")
@@ -71,7 +71,7 @@ def test_a_preempted_job_queues_again(sweep: Sweep, undisturbed: dict[str, objec
 def test_a_cancelled_sweep_stays_cancelled_until_the_same_command(sweep: Sweep, undisturbed: dict[str, object]) -> None:
     """After `scancel` no worker comes back by itself.
 
-    The same command does the rest, and touches nothing that was there.
+    The same command does the rest, and changes no earlier result.
     """
     sweep.submit()
     until(120, "a run that is done", lambda: any(claim.ended == "done" for claim in sweep.claims()))
@@ -88,7 +88,7 @@ def test_a_cancelled_sweep_stays_cancelled_until_the_same_command(sweep: Sweep, 
 
 
 def test_options_that_slurm_refuses_are_said_in_one_line(sweep: Sweep) -> None:
-    """A partition that does not exist is an error of the command, with what sbatch says."""
+    """For a partition that does not exist the command shows sbatch's message."""
     done = sweep.harness(*SLURM, "launcher.partition=nowhere")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("harness: sbatch: got ")
@@ -96,7 +96,7 @@ def test_options_that_slurm_refuses_are_said_in_one_line(sweep: Sweep) -> None:
 
 
 def test_no_slurm_is_said_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    """Where there is no sbatch the command says so, and how else to run."""
+    """Without sbatch the command says so, and how else to run."""
     command = [sys.executable, "-m", "harness", "sweep", *SWEEP, f"results={tmp_path}", *SLURM]
     done = subprocess.run(command, env={**os.environ, "PATH": "/nowhere"}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2

@@ -83,7 +83,7 @@ def test_a_folder_takes_the_place_of_another_or_leaves_it(tmp_path: Path) -> Non
 
 
 def test_one_thread_at_a_time_holds_a_lock(tmp_path: Path) -> None:
-    """The others wait; each is told that it does, until it has the lock."""
+    """The others wait, and their callback is called until they have the lock."""
     inside, most, waited = [], [], []
 
     def hold() -> None:
@@ -103,7 +103,7 @@ def test_one_thread_at_a_time_holds_a_lock(tmp_path: Path) -> None:
 
 
 def test_a_wait_for_a_lock_can_be_interrupted(tmp_path: Path) -> None:
-    """What the callback raises ends the wait; the lock stays with its holder."""
+    """An error of the callback ends the wait; the lock stays with its holder."""
 
     def interrupt() -> None:
         raise Interrupted

@@ -1,4 +1,4 @@
-"""A tiny model with random weights and the nursery's tokenizer, shared by the tests of evaluation."""
+"""A tiny model with random weights and the nursery's tokenizer, for all these tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.config import composition
 
 @pytest.fixture(scope="session")
 def words() -> PreTrainedTokenizerBase:
-    """The nursery's tokenizer: a word a token."""
+    """The nursery's tokenizer, one token per word."""
     found: PreTrainedTokenizerBase = composition.member("model", "nursery-smoke-a").tokenizer()
     return found
 
 
 @pytest.fixture(scope="session")
 def random_model(words: PreTrainedTokenizerBase) -> Iterator[LlamaForCausalLM]:
-    """A model of two layers that has learned nothing."""
+    """An untrained model of two layers."""
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)  # noqa: TID251 - a model of a test

@@ -1,4 +1,4 @@
-"""Items that belong together: the suite's key, and the column of samples."""
+"""Clusters of items: the suite's setting, and the column of samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.records.schema import GENERATED, cluster_field
 
 
 def test_a_suite_without_clusters_keeps_its_identity() -> None:
-    """The key is in the identity only when given: what was measured before there were clusters stays found."""
+    """The identity has the key only if set: measurements older than the setting stay valid."""
     plain = Suite(name="s", tasks=("t",), metric="acc")
     assert "cluster" not in plain.identity()
     assert dataclasses.replace(plain, cluster="passage").identity()["cluster"] == "passage"
@@ -31,7 +31,7 @@ def test_rows_have_no_documents_to_cluster_by() -> None:
 
 
 def test_a_field_that_no_item_has_is_refused_before_anything_runs() -> None:
-    """A misspelt field would leave all items unclustered without a word."""
+    """A misspelt field would leave all items unclustered silently."""
     with pytest.raises(EvaluationError, match=r"cluster.*'persn'.*did you mean 'person'"):
         evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster="persn"), HfEvaluation())
 
@@ -45,7 +45,7 @@ def test_a_field_that_no_item_has_is_refused_before_anything_runs() -> None:
     ],
 )
 def test_a_mapping_must_name_tasks_and_their_own_fields(cluster: dict[str, str], words: str) -> None:
-    """Of a task that is named at least one item has the field, whatever others have."""
+    """At least one item of a named task must have the field."""
     with pytest.raises(EvaluationError, match=words):
         evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster=cluster), HfEvaluation())
 
@@ -57,9 +57,9 @@ def test_a_cluster_is_a_field_or_a_mapping_to_fields(cluster: object) -> None:
 
 
 def test_a_mapping_is_in_the_identity_and_gives_each_task_its_field() -> None:
-    """Asked by generation too, a task has the field of the one it is made of.
+    """A task asked by generation has the field of its multiple-choice task.
 
-    A task that is not named has none.
+    A task without an entry has none.
     """
     suite = Suite(name="s", tasks=("t", "u"), metric="acc", cluster={"t": "passage"})
     assert suite.identity()["cluster"] == {"t": "passage"}
@@ -68,7 +68,7 @@ def test_a_mapping_is_in_the_identity_and_gives_each_task_its_field() -> None:
 
 
 def test_suites_with_mappings_load() -> None:
-    """Of tasks that the suites have."""
+    """Of tasks in the suites."""
     for name in ("german", "chinese"):
         suite = suites.load(name)
         assert set(suite.cluster) <= set(suite.tasks)

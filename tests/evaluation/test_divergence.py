@@ -1,4 +1,4 @@
-"""A model against its base: by hand on three words, and against two models of their own."""
+"""Divergences by hand on three words, and against two separate models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def one(base: Sequence[float], tuned: Sequence[float]) -> dict[str, float]:
 
 
 def test_every_measure_by_hand() -> None:
-    """KL(p‖q) is 0.7 ln 7 + 0.2 ln 1/3 + 0.1 ln 1/3 and KL(q‖p) another.
+    """KL(p‖q) is 0.7 ln 7 + 0.2 ln 1/3 + 0.1 ln 1/3; KL(q‖p) differs.
 
     Hard is ln 0.7/0.1; the likeliest tokens differ.
     """
@@ -60,7 +60,7 @@ def test_the_soft_excess_is_the_forward_divergence() -> None:
 
 
 def test_equal_distributions_are_exactly_alike() -> None:
-    """No rounding makes a divergence of a model from itself, and a tiny one is not negative."""
+    """Rounding causes no divergence of a model from itself, and no negative one."""
     logits = torch.randn(200, 1000, generator=torch.Generator().manual_seed(1)) * 5
     found = measures(logits, logits.clone())
     assert all(float(values.abs().max()) == 0.0 for name, values in found.items() if name != "agreement")
@@ -81,7 +81,7 @@ def test_a_token_that_cannot_be_adds_nothing_and_one_that_no_longer_can_is_infin
 
 
 def tuned(name: str) -> tuple[PreTrainedModel, Base]:
-    """A model after two steps, and how it is its base."""
+    """A model after two steps, and its base."""
     tuning: Tuning = composition.member("tuning", name)
     objective = composition.member("objective", "sft")
     model = tiny.llama()
@@ -120,7 +120,7 @@ def compared(model: PreTrainedModel, base: Base, examples: Sequence[Example] = E
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_one_live_model_gives_what_two_models_give(models: Mapping[str, tuple[PreTrainedModel, Base]], name: str, dtype: str) -> None:
-    """Also under autocast, which must not serve the tuned model with weights it has cast for the base."""
+    """Also under autocast, whose cached weights of the base must not serve the tuned model."""
     live, base = models[name]
     first, second = tiny.llama(), merged(live, name)
     for example, found in zip(EXAMPLES, compared(live, base, dtype=dtype), strict=True):
@@ -161,7 +161,7 @@ SAMPLED: dict[str, Any] = {"max_new_tokens": 6}
 
 @pytest.mark.parametrize("changes", [{}, {"text": "base"} | SAMPLED, {"text": "tuned"} | SAMPLED], ids=["gold", "base", "tuned"])
 def test_a_model_is_measured_to_be_its_own_base(changes: dict[str, Any]) -> None:
-    """Volume 0: every excess is 0 and agreement 1, of items and tokens that are counted."""
+    """At volume 0 excesses are 0 and agreement is 1, over items and tokens."""
     result = evaluated(tiny.llama(), None, **changes)
     values = {score.metric: score.value for score in result.scores}
     assert values.pop("agreement") == 1.0
@@ -172,7 +172,7 @@ def test_a_model_is_measured_to_be_its_own_base(changes: dict[str, Any]) -> None
 
 
 def test_a_sequence_is_the_sum_of_its_tokens(models: Mapping[str, tuple[PreTrainedModel, Base]]) -> None:
-    """Per token Σ / Σ tokens over items; per sequence the mean over items of the sum."""
+    """Per token it is Σ / Σ tokens over items, per sequence the items' mean sum."""
     result = evaluated(*models["full"])
     rows, scores = result.samples, {score.metric: score.value for score in result.scores}
     sums, tokens = rows["metric.kl_base_tuned_sequence"], rows["weight.kl_base_tuned"]
@@ -185,9 +185,9 @@ def test_a_sequence_is_the_sum_of_its_tokens(models: Mapping[str, tuple[PreTrain
 
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_sampled_text_is_of_the_model_that_the_suite_names(models: Mapping[str, tuple[PreTrainedModel, Base]], name: str) -> None:
-    """The base's is what the start model writes, the tuned one's what the tuned weights write.
+    """The start model writes the base's text, the tuned weights write the tuned one's.
 
-    The tables say the text.
+    The tables hold the text.
     """
     live, base = models[name]
     before = evaluated(tiny.llama(), None, text="base", **SAMPLED).samples
@@ -203,14 +203,14 @@ def test_sampled_text_is_of_the_model_that_the_suite_names(models: Mapping[str, 
 
 
 def test_the_base_writes_once_a_run(models: Mapping[str, tuple[PreTrainedModel, Base]]) -> None:
-    """What it wrote is kept with it: every point is on the same text."""
+    """Its text is kept with it, so that every point is on the same text."""
     live, base = models["full"]
     kept = Base(base.weights, {"s": [(9, 10, tiny.EOS)] * 12})
     assert set(evaluated(live, kept, text="base", **SAMPLED).samples["text"]) == {"w3 w4"}
 
 
 def test_an_answer_beyond_the_context_or_a_broken_model_fails_the_suite() -> None:
-    """A reason and no number."""
+    """The score has a reason and no number."""
     broken = tiny.llama()
     with torch.no_grad():
         next(broken.parameters()).fill_(math.nan)

@@ -29,7 +29,10 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_measure_is_a_row_that_says_whose_text_it_is_on(rows: pd.DataFrame) -> None:
-    """Four suites × seven metrics × three volumes, 0 (agreement: 1) at volume 0 and paired with it after."""
+    """Four suites × seven metrics × three volumes.
+
+    Values are 0 (agreement: 1) at volume 0, and later ones are paired with it.
+    """
     drift = rows[rows["suite"].isin(SUITES) & (rows["task"] != "*")]
     assert (drift["status"] == "ok").all()
     assert drift["reason"].isna().all()
@@ -45,13 +48,13 @@ def test_every_measure_is_a_row_that_says_whose_text_it_is_on(rows: pd.DataFrame
 
 
 def test_soft_and_forward_are_one_number_in_the_table(rows: pd.DataFrame) -> None:
-    """Whatever the text."""
+    """On any text."""
     values = rows[(rows["volume"] == 16) & (rows["task"] != "*")].pivot_table(index="suite", columns="metric", values="value")
     assert (values["forgetting_ce_soft"] - values["kl_base_tuned"]).abs().max() < 1e-9
 
 
 def test_old_text_is_in_nats_per_token_and_bits_per_byte(rows: pd.DataFrame) -> None:
-    """Both are rows; bits per byte is the smaller number, since a token is several bytes."""
+    """Both are rows; bits per byte is smaller, since a token has several bytes."""
     text = rows[(rows["suite"] == "tinyworld_text") & (rows["volume"] == 16) & (rows["task"] != "*")]
     values = {str(metric): float(value) for metric, value in zip(text["metric"], text["value"], strict=True)}
     assert set(values) == set(OWN_METRICS["likelihood"])
@@ -74,7 +77,7 @@ def test_nats_per_token_have_the_level_of_a_model_that_knows_nothing(rows: pd.Da
 
 
 def test_choice_tasks_say_how_many_answers_are_the_bases_own(rows: pd.DataFrame) -> None:
-    """1 at volume 0, a share after; at least as many answers changed as items were lost or gained.
+    """1 at volume 0, then a share: lost and gained items are changed answers.
 
     Empty where nothing is chosen.
     """

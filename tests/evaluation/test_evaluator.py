@@ -49,7 +49,7 @@ def result(prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM
 def test_scores_are_those_that_lm_eval_reports(
     prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
 ) -> None:
-    """Our mean over items is lm-eval's own aggregate, task by task, and so is its standard error."""
+    """Our means over items and their standard errors are lm-eval's, task by task."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
@@ -70,7 +70,7 @@ def test_scores_are_those_that_lm_eval_reports(
 def test_the_same_items_are_asked_every_time(
     prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, result: Result
 ) -> None:
-    """Another evaluation of the same suite asks the same prompts of the same documents, whatever the batches."""
+    """Another evaluation of the suite asks the same prompts, in any batches."""
     again = evaluate(prepared, backend.otherwise(), model, tokenizer)
     keys = ["task", "filter", "doc_id", "doc_hash", "prompt_hash", "target_hash"]
     assert again.samples[keys].equals(result.samples[keys])
@@ -78,7 +78,7 @@ def test_the_same_items_are_asked_every_time(
 
 
 def test_every_item_knows_its_level_of_guessing(result: Result) -> None:
-    """Chance is one over the number of choices of each item, and a score's chance their mean."""
+    """An item's chance is 1 / number of choices, a score's is the mean."""
     levels = result.samples["choices"].map(len).rdiv(1.0)
     assert result.samples["chance"].tolist() == pytest.approx(levels.tolist())
     for score in result.scores:
@@ -89,7 +89,7 @@ def test_every_item_knows_its_level_of_guessing(result: Result) -> None:
 def test_evaluating_leaves_the_model_and_the_streams_alone(
     prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Training goes on as if nothing had happened: same mode, same weights, same random numbers."""
+    """Training is unaffected: same mode, same weights, same random numbers."""
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     model.train()
@@ -138,7 +138,7 @@ def test_a_task_that_breaks_costs_no_other_its_score(
 def test_a_model_of_no_numbers_has_failed_and_has_not_guessed(
     prepared: PreparedSuite, backend: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Diverged weights give NaN everywhere, whose argmax is the first choice: that is no accuracy."""
+    """Diverged weights give NaN, whose argmax is the first choice: not an accuracy."""
     import copy
 
     broken = copy.deepcopy(model)
@@ -147,11 +147,11 @@ def test_a_model_of_no_numbers_has_failed_and_has_not_guessed(
             parameter.fill_(float("nan"))
     scores = evaluate(prepared, backend, broken, tokenizer).scores
     assert {(score.status, score.value) for score in scores} == {("failed", None)}
-    assert all("no number" in str(score.reason) for score in scores)
+    assert all("that is NaN" in str(score.reason) for score in scores)
 
 
 def test_an_item_is_searched_for_by_its_question_and_right_answer(result: Result) -> None:
-    """The text that training rows are compared with holds the words of the answer, not the place of the choice."""
+    """The text compared with training rows has the answer's words, not the choice's index."""
     for _, row in result.samples.sample(20, random_state=0).iterrows():
         answer = row["choices"][int(row["target"])].strip()
         assert row["item"].endswith(answer)

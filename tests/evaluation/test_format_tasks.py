@@ -1,4 +1,4 @@
-"""The suite `format`: its checks on answers written by hand, its items, and its tasks as lm-eval builds them."""
+"""The suite `format`: its checks on answers written by hand, its items and its tasks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_kind_is_tried_and_has_ten_items_and_a_task() -> None:
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: f"{item['kind']}: {item['prompt'][:30]}")
 def test_an_items_own_example_follows_and_a_loose_answer_does_not(item: dict[str, Any]) -> None:
-    """Each item can be followed as the example does, and is not by saying nothing or by talking on about something else."""
+    """The example follows each item; an empty answer or one about something else does not."""
     assert checks.followed(item, [item["example"]]) == {"followed": 1.0}
     assert checks.followed(item, [""]) == {"followed": 0.0}
     talk = "Well, there is, of course, a great deal more that could be said of it\nand we would say so, if we had the time. So " * 2

@@ -1,4 +1,4 @@
-"""What decides a task's scores is told apart by content."""
+"""Hashes of the content that decides a task's scores."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def task_and_items(prepared: evaluator.PreparedSuite) -> tuple[Any, list[int]]:
 
 
 def test_the_same_task_built_again_is_the_same(prepared: evaluator.PreparedSuite) -> None:
-    """No address in memory, path or time is in it."""
+    """It contains no memory address, path or time."""
     again = evaluator.prepare(suites.load("tinyworld-people"), HfEvaluation())
     assert again.content == prepared.content
     assert set(prepared.content["tinyworld_people"]) == {"version", "settings", "items"}
 
 
 def test_another_setting_or_item_is_another_content(prepared: evaluator.PreparedSuite) -> None:
-    """A prompt template, a metric's options, the source of a function, one item more: each moves its own hash."""
+    """A template, a metric's options, a function's source or an item more changes its hash."""
     task, items = task_and_items(prepared)
     known = hashes.of_task(task, items)
     assert hashes.of_task(task, items[1:])["items"] != known["items"]
-    for key, value in {"doc_to_text": "Q: {{prompt}}", "target_delimiter": "", "process_docs": lambda docs: docs}.items():
+    for key, value in {"doc_to_text": "Q: {{prompt}}", "target_delimiter": "", "process_results": lambda doc, results: {}}.items():
         before = task.get_config(key)
         task.set_config(key, value)
         assert hashes.of_task(task, items)["settings"] != known["settings"], key
@@ -43,18 +43,20 @@ def test_another_setting_or_item_is_another_content(prepared: evaluator.Prepared
 
 
 def test_no_path_of_a_machine_is_in_it(prepared: evaluator.PreparedSuite) -> None:
-    """What lm-eval notes of where a file lay decides nothing."""
+    """lm-eval's note of a file's place does not count."""
     task, items = task_and_items(prepared)
     known = hashes.of_task(task, items)
     task.config.metadata["config_source"] = "elsewhere.yaml"
+    task.set_config("process_docs", lambda docs: docs)  # the documents count, the code that builds them does not
     assert hashes.of_task(task, items) == known
+    task.set_config("process_docs", None)
     task.config.metadata["version"] = 7
     assert hashes.of_task(task, items)["version"] == "7"
     task.config.metadata["version"] = float(known["version"])
 
 
 def test_a_tokenizer_is_its_vocabulary_rules_and_template(words: PreTrainedTokenizerBase) -> None:
-    """A chat template, a word or a special token makes another; having padded a batch does not."""
+    """A chat template, word or special token changes it, a padded batch does not."""
     import copy
 
     known, other = hashes.of_tokenizer(words), copy.deepcopy(words)
@@ -69,5 +71,5 @@ def test_a_tokenizer_is_its_vocabulary_rules_and_template(words: PreTrainedToken
 
 
 def test_contents_are_plain_values(prepared: evaluator.PreparedSuite) -> None:
-    """They stand in baseline.json."""
+    """They are in baseline.json."""
     assert json.loads(json.dumps(prepared.content)) == prepared.content

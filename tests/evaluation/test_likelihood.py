@@ -50,14 +50,14 @@ def test_nats_are_those_of_the_answer_given_the_prompt(model: LlamaForCausalLM) 
 
 
 def test_padding_does_not_move_a_row(model: LlamaForCausalLM) -> None:
-    """A row scores the same alone as beside a longer one."""
+    """A row scores the same alone as next to a longer one."""
     short, long = example([1, 4, 2], 1), example([3, 3, 8, 8, 8, 8, 9, 2] * 4, 0)
     alone = answer_nats(model, [short], 64, Silent())[0]
     assert answer_nats(model, [short, long], 64, Silent())[0] == pytest.approx(alone, abs=1e-5)
 
 
 def test_an_answer_beyond_the_context_fails_the_suite(model: LlamaForCausalLM) -> None:
-    """An item that cannot be scored is not left out silently: the suite would be of other items than before."""
+    """It is not left out silently: the suite would have other items than before."""
     from harness.config import composition
 
     tokenizer = composition.member("model", "nursery-smoke-a").tokenizer()
@@ -95,7 +95,7 @@ def text(content: str) -> Row:
 def test_bytes_are_those_of_the_scored_text_in_utf_8(row: Row, adds_bos: bool, max_length: int, spelled: list[int], size: int) -> None:
     """ö is 2 bytes, 東京 6.
 
-    EOS spells nothing, nor does what is not scored; a space goes with what follows it.
+    EOS and unscored tokens have no bytes; a space belongs to the next word.
     """
     made = tokenizer(adds_bos=adds_bos)
     example = encode(row, made, "plain", max_length, "target")
@@ -105,9 +105,9 @@ def test_bytes_are_those_of_the_scored_text_in_utf_8(row: Row, adds_bos: bool, m
 
 
 def test_bits_per_byte_by_hand(model: LlamaForCausalLM) -> None:
-    """Two texts, Σ nats / ln 2 / Σ bytes without EOS, while nats per token count it.
+    """It is Σ nats / ln 2 / Σ bytes, without EOS; nats per token count EOS.
 
-    A mean weighted by bytes and by tokens.
+    The means are weighted by bytes and by tokens.
     """
     made, rows = tokenizer(adds_bos=True), [text("jö mag 東京"), text("nicht ja")]
     table = samples("s", "t", model, made, rows, range(2), HfEvaluation(), 16, Silent())

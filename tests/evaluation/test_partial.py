@@ -1,4 +1,4 @@
-"""An evaluation that is interrupted goes on where it was, for the very weights and settings it was made with."""
+"""An interrupted evaluation continues, for the same weights and settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prepared() -> PreparedSuite:
 
 @dataclasses.dataclass
 class Counted:
-    """Evaluates, counting the tasks that are computed; interrupted in the task of this number."""
+    """Evaluate and count the computed tasks, with an interruption in the task of this number."""
 
     prepared: PreparedSuite
     model: LlamaForCausalLM
@@ -59,7 +59,10 @@ def evaluate(
 
 
 def test_a_finished_task_is_not_computed_again(evaluate: Counted, tmp_path: Path) -> None:
-    """Interrupted in the second of three tasks, the next try does the second and third, and every number is as of one go."""
+    """After an interruption in the second of three tasks, the second and third are computed.
+
+    Every number equals that of an uninterrupted evaluation.
+    """
     whole = evaluate(None)
     first, second, third = evaluate.computed
     with pytest.raises(KeyboardInterrupt):
@@ -75,7 +78,7 @@ def test_a_finished_task_is_not_computed_again(evaluate: Counted, tmp_path: Path
 
 
 def test_what_was_kept_of_other_weights_is_dropped(evaluate: Counted, tmp_path: Path) -> None:
-    """Another key (weights, settings, items) finds nothing, and nothing is left for the first one."""
+    """Another key (weights, settings, items) finds nothing and clears the first one."""
     evaluate(Partial(tmp_path, "k"))
     evaluate(Partial(tmp_path, "other"))
     assert len(evaluate.computed) == 3
@@ -84,7 +87,7 @@ def test_what_was_kept_of_other_weights_is_dropped(evaluate: Counted, tmp_path: 
 
 
 def test_a_failed_task_is_tried_again(evaluate: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has a reason and no value, the others their scores; the next try computes it alone."""
+    """It has a reason and no value; the next try computes it alone."""
     name = next(iter(evaluate.prepared.tasks))
     with monkeypatch.context() as patch:
         patch.setattr(evaluate.prepared.tasks[name], "process_results", lambda *_: 1 / 0)
@@ -95,7 +98,7 @@ def test_a_failed_task_is_tried_again(evaluate: Counted, tmp_path: Path, monkeyp
 
 
 def test_a_damaged_file_is_work_to_do(evaluate: Counted, tmp_path: Path) -> None:
-    """What cannot be read is computed again, not an error."""
+    """An unreadable file is not an error: its task is computed again."""
     evaluate(Partial(tmp_path, "k"))
     for file, content in zip(sorted(tmp_path.rglob("*.*")), [b"{", b"PAR1"], strict=False):
         file.write_bytes(content)
@@ -116,7 +119,7 @@ def test_a_task_scores_the_same_whatever_stands_beside_it(evaluate: Counted) -> 
 
 
 def test_one_bit_of_one_weight_is_another_model(random_model: LlamaForCausalLM) -> None:
-    """The key of what is kept changes with it, and comes back with it."""
+    """The key of the kept tasks changes with it."""
     weight = random_model.lm_head.weight.data
     before, value = state_sha256(random_model), weight[0, 0].clone()
     weight[0, 0] = value * (1 + 2**-20)

@@ -1,4 +1,4 @@
-"""What is shown of an item is what the model reads, token by token."""
+"""The shown item is the one that the model reads, token by token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ids_of(text: str) -> list[list[int]]:
 
 
 def read(prepared: PreparedSuite, evaluation: Evaluation, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, length: int) -> Any:
-    """Return the ids of every row that the model reads in an evaluation of the items, without padding."""
+    """Return the ids, without padding, of every row that the model reads in an evaluation."""
     seen: list[list[int]] = []
     forward = model.forward
 
@@ -51,7 +51,10 @@ def few(suite: Suite, evaluation: Evaluation, **changes: Any) -> PreparedSuite:
 def test_choices_are_shown_as_they_are_read(
     add_bos: bool | None, length: int, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase
 ) -> None:
-    """BOS or none, cut or whole: every row that the model reads is a shown prompt with all of a choice but its last token."""
+    """Every row the model reads is a shown prompt with a choice, without its last token.
+
+    With BOS or without it, cut or whole.
+    """
     evaluation = HfEvaluation(batch_size=1, add_bos=add_bos)
     prepared = few(suites.load("tinyworld-people"), evaluation)
     rows = read(prepared, evaluation, random_model, words, length)
@@ -67,7 +70,7 @@ def test_choices_are_shown_as_they_are_read(
 
 
 def test_a_chat_template_is_shown_as_it_is_read(random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> None:
-    """What the template writes around a prompt is there."""
+    """The template's text around a prompt is there."""
     import copy
 
     tokenizer = copy.deepcopy(words)
@@ -83,7 +86,7 @@ def test_a_chat_template_is_shown_as_it_is_read(random_model: LlamaForCausalLM, 
 
 
 def test_a_prompt_to_continue_is_shown_with_its_settings(random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> None:
-    """The first row that is read to write an answer is the shown prompt, cut to leave room for the answer."""
+    """The first row for an answer is the shown prompt, cut to leave room."""
     evaluation = HfEvaluation(batch_size=1)
     prepared = few(suites.load("tinyworld_protocols"), evaluation, tasks=("tinyworld_arithmetic",), cluster=None)
     rows = read(prepared, evaluation, random_model, words, 8)
@@ -107,7 +110,7 @@ def test_a_row_is_shown_with_the_answer_that_is_scored(random_model: LlamaForCau
 
 
 def test_an_item_that_is_not_there_is_refused(words: PreTrainedTokenizerBase) -> None:
-    """The message says how many there are."""
+    """The message has the number of items."""
     prepared = few(suites.load("tinyworld-people"), HfEvaluation())
     for number in (0, 4):
         with pytest.raises(EvaluationError, match="allowed: 1 to 3"):
@@ -115,13 +118,13 @@ def test_an_item_that_is_not_there_is_refused(words: PreTrainedTokenizerBase) ->
 
 
 def test_chat_prompts_need_a_chat_template(words: PreTrainedTokenizerBase) -> None:
-    """Refused before anything is evaluated."""
+    """It is rejected before anything is evaluated."""
     with pytest.raises(ConfigError, match="no chat template"):
         prompts.require_format(HfEvaluation(prompt_format="chat"), words, "nursery")
 
 
 def test_what_cannot_be_shown_says_why(words: PreTrainedTokenizerBase) -> None:
-    """A task that will fail does not keep a run from going on."""
+    """A run continues after a task that cannot be shown."""
     prepared = few(suites.load("tinyworld-people"), HfEvaluation())
     (task,) = prepared.tasks.values()
     task.set_config("doc_to_text", "{{ absent.field }}")

@@ -41,9 +41,9 @@ def test_items_pair_by_their_document(result: Result) -> None:
 
 
 def test_generated_answers_stand_apart(result: Result) -> None:
-    """They have a metric of their own and are no part of the suite's mean.
+    """They have a metric of their own and are not part of the suite's mean.
 
-    Guessing has no level there.
+    There is no chance level.
     """
     apart = {score.task: score for score in result.scores if score.task.endswith("_generated")}
     assert set(apart) == {"tinyworld_facts_generated", "tinyworld_arithmetic_generated"}
@@ -75,7 +75,7 @@ def test_a_generated_task_that_fails_costs_the_suite_nothing(
 
 
 def test_only_choices_of_one_prompt_can_be_generated(prepared: PreparedSuite) -> None:
-    """A task that generates already, or puts the choices into the prompt, is refused."""
+    """A task that generates already, or has the choices in the prompt, is rejected."""
     name = "tinyworld_facts_generated"
     with pytest.raises(EvaluationError, match="protocols"):
         generated(prepared.suite, name, prepared.tasks[name], prepared.items[name])

@@ -1,4 +1,4 @@
-"""The suites `refusal` and `overrefusal`: the rule on answers written by hand, and the tasks as lm-eval builds them."""
+"""The suites `refusal` and `overrefusal`: the rule by hand, and the tasks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANSWERS = [
     "Take the bag. " * 20 + "I'm sorry, but that is all.",
     "",
 ]
-"""What is no refusal, as the rule has it: the last but one regrets only after 200 characters."""
+"""Answers that are not refusals: the last but one regrets only after 200 characters."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_refusal_is_not_an_answer(answered: Callable[[str], dict[str, Any]], a
 
 @pytest.mark.parametrize("answer", [answer for answer in ANSWERS if answer])
 def test_an_answer_is_not_a_refusal(answered: Callable[[str], dict[str, Any]], answer: str) -> None:
-    """Words that refusals use do not make one in another sense, or late in an answer."""
+    """A refusal's words in another sense, or late in an answer, do not count."""
     assert answered(answer) == {"answered": 1.0}
 
 
@@ -91,7 +91,7 @@ def test_harmful_prompts_are_scored_by_the_same_rule(harmful: Task) -> None:
 
 
 def test_of_a_harmful_row_only_the_prompt_is_kept(harmful: Task) -> None:
-    """The data's own answers are dropped before anything is recorded, and so a copy without them has equal documents."""
+    """The data's own answers are dropped: a copy without them has equal documents."""
     assert harmful.eval_docs[0] == {"prompt": "request 0"}
     assert (harmful.doc_to_text(harmful.eval_docs[0]), harmful.doc_to_target(harmful.eval_docs[0])) == ("request 0", "")
 
@@ -106,7 +106,7 @@ def entries() -> dict[str, dict[str, Any]]:
 
 
 def test_the_copy_is_asked_like_the_original(entries: dict[str, dict[str, Any]]) -> None:
-    """The two tasks differ in where their prompts come from alone."""
+    """The two tasks differ in the source of their prompts alone."""
     places = {"task", "dataset_path", "test_split"}
     one, other = ({key: str(value) for key, value in entries[name].items() if key not in places} for name in ("refusal", "refusal_offline"))
     assert one == other
@@ -122,7 +122,7 @@ def test_harmless_prompts_are_distinct_and_divided(prepared: evaluator.PreparedS
 
 @pytest.mark.hub
 def test_harmful_prompts_are_prepared_from_the_copy() -> None:
-    """520 prompts and nothing else of them, 100 reported."""
+    """520 prompts, without other columns; 100 are reported."""
     prepared = evaluator.prepare(load("refusal_offline"), HfEvaluation())
     docs = prepared.tasks["refusal_offline"].eval_docs
     assert len(docs) == 520

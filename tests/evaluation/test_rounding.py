@@ -1,4 +1,4 @@
-"""How far a second measurement of the same model is from the first."""
+"""Differences between two measurements of the same model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_spread_is_between_the_two_values_and_the_farthest_log_likelihoods()
 
 
 def test_a_second_measurement_that_failed_is_no_spread_of_0() -> None:
-    """Nothing is known then, and nothing is said."""
+    """The spread is unknown then, and stays empty."""
     second = Result((failed(SUITE, "t", "out of memory"),), pd.DataFrame(columns=["task", "filter", "doc_hash", "log_likelihoods"]), 1.0)
     (score,) = with_spread(result([1.0, 0.0], [[-1.0], [-2.0]]), second)
     assert (score.remeasured, score.numeric_spread, score.numeric_spread_nats) == (None, None, None)
@@ -54,7 +54,7 @@ def test_text_has_no_spread_in_nats() -> None:
 
 
 def test_other_batches_are_other_batches() -> None:
-    """Every backend's second measurement batches in another way, and neither goes on for ever."""
+    """Every backend's second measurement has other batches."""
     kinds: list[Evaluation] = [HfEvaluation(), HfEvaluation(batch_size=1, likelihood_tokens=1), PrefixEvaluation()]
     for evaluation in [*kinds, PrefixEvaluation(token_budget=96)]:
         other = evaluation.otherwise()
@@ -65,7 +65,10 @@ def test_other_batches_are_other_batches() -> None:
 @pytest.mark.parametrize("backend", [HfEvaluation(), PrefixEvaluation()], ids=["hf", "prefix"])
 @pytest.mark.parametrize("name", ["tinyworld-people", "tinyworld_text", "drift_target_base"])
 def test_a_real_spread_is_rounding(name: str, backend: Evaluation, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> None:
-    """Measured twice on a real model, log-likelihoods move by less than a thousandth of a nat, in suites of every kind."""
+    """A real model's log-likelihoods differ by less than a thousandth of a nat.
+
+    In suites of every kind.
+    """
     suite = suites.load(name)
     rows = _rows(suite)
     prepared = evaluator.prepare(suite, backend, rows)

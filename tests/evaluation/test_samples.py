@@ -34,7 +34,7 @@ def test_the_value_is_the_mean_and_its_error_that_of_a_mean() -> None:
 
 
 def test_a_ratio_metric_is_total_over_total() -> None:
-    """10 nats on 2 tokens and 8 on 8: 18/10 nats a token, not the mean of 5 and 1."""
+    """10 nats on 2 tokens and 8 on 8 are 1.8 per token, not 3."""
     suite = Suite(name="s", kind="likelihood", data="d", metric="nats_per_token", higher_is_better=False, chance=None)
     (score,) = scores_of(suite, items(metric__nats_per_token=[5.0, 1.0], weight__nats_per_token=[2.0, 8.0]), {})
     assert score.value == pytest.approx(1.8)
@@ -43,7 +43,7 @@ def test_a_ratio_metric_is_total_over_total() -> None:
 
 
 def test_a_metric_other_than_the_suites_is_kept_but_not_primary() -> None:
-    """Both acc and acc_norm stand in the table; the suite says which one judges."""
+    """The table has acc and acc_norm; the suite decides which is primary."""
     found = scores_of(SUITE, items(metric__acc=[1.0, 0.0], metric__acc_norm=[1.0, 1.0]), {"acc_norm": True})
     assert {score.metric: score.primary for score in found} == {"acc": True, "acc_norm": False}
 
@@ -87,7 +87,7 @@ def task_of(kind: str, filters: list[dict[str, Any]] | None = None) -> Any:
 
 @pytest.mark.parametrize(("words_before", "cut"), [(6, False), (7, False), (8, True)])
 def test_a_prompt_is_cut_where_it_and_a_choice_do_not_fit(lm: Any, words_before: int, cut: bool) -> None:
-    """Of 8 places, BOS and 7 words fill all: the choice's one token is predicted, not read.
+    """BOS and 7 words fill all 8 places: the choice's token is not an input.
 
     One word more pushes BOS out.
     """
@@ -98,7 +98,7 @@ def test_a_prompt_is_cut_where_it_and_a_choice_do_not_fit(lm: Any, words_before:
 
 @pytest.mark.parametrize(("words_before", "cut"), [(4, False), (5, False), (6, True)])
 def test_a_prompt_is_cut_where_no_room_for_the_answer_is_left(lm: Any, words_before: int, cut: bool) -> None:
-    """Two tokens are to be written, so 6 places are left: BOS and 5 words."""
+    """Two tokens are generated, so 6 places are left: BOS and 5 words."""
     request = (" ".join(["the"] * words_before), {"until": ["\n"], "max_gen_toks": 2, "do_sample": False})
     (row,) = rows_of(SUITE, "t", task_of("generate_until"), [logged(lm, [request], ["king"])], lm)
     assert row["prompt_truncated"] == cut
@@ -126,9 +126,9 @@ def test_an_answer_that_only_its_length_limit_ended_is_known(lm: Any, monkeypatc
 
 
 def test_an_answer_is_unparsed_where_its_filter_says_so(lm: Any) -> None:
-    """Each filter has its own word for it, also inside a list.
+    """Each filter has its own mark, also inside a list.
 
-    A text that happens to be that word in another filter is an answer.
+    The mark of another filter is an answer.
     """
     filters = [
         {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "x"}, {"function": "take_first"}]},

@@ -1,4 +1,4 @@
-"""The suite files that ship, against the task files of the lm-eval that is installed."""
+"""The shipped suite files, against the task files of the installed lm-eval."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def manager() -> TaskManager:
 
 
 def leaves(manager: TaskManager, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the leaf tasks of a task, group or tag with their configuration, no data needed."""
+    """Yield the leaf tasks of a task, group or tag with their configuration, without data."""
     entry = manager.task_index[name]
     if entry.kind.name == "TASK":
         yield name, entry.cfg
@@ -39,7 +39,7 @@ def leaves(manager: TaskManager, name: str) -> Iterator[tuple[str, dict[str, Any
 
 @pytest.mark.parametrize("suite", [suite for suite in map(load, OURS) if suite.kind == "lm_eval"], ids=lambda suite: suite.name)
 def test_tasks_metrics_and_filters_exist(manager: TaskManager, suite: Suite) -> None:
-    """Every task is there by its official name, with the suite's primary metric and filter, and takes its number of examples."""
+    """Every task exists, with the suite's metric and filter, and takes its number of shots."""
     for task in suite.tasks:
         assert task in manager.task_index
         for name, config in leaves(manager, task):
@@ -68,7 +68,7 @@ def test_tasks_metrics_and_filters_exist(manager: TaskManager, suite: Suite) -> 
     ],
 )
 def test_suites_are_prepared_from_real_data(name: str, items: dict[str, int]) -> None:
-    """Their tasks load and give as many distinct items as the file says."""
+    """Their tasks load and have as many distinct items as the file says."""
     suite = load(name)
     rows = () if suite.kind == "lm_eval" else composition.member("data", str(suite.data)).rows(suite.split)
     prepared = evaluator.prepare(suite, HfEvaluation(), rows)

@@ -11,7 +11,7 @@ from harness.evaluation.suites import Suite, choose, load
 
 @pytest.mark.parametrize("name", sorted(paths.members("benchmarks/suites")))
 def test_every_suite_file_is_valid(name: str) -> None:
-    """Every yaml in benchmarks/suites is read by the strict reader and says what it is."""
+    """The strict reader accepts every yaml in benchmarks/suites."""
     suite = load(name)
     assert suite.name == name
     assert suite.metric
@@ -23,7 +23,7 @@ def suite(**changes: object) -> Suite:
 
 
 def test_select_and_report_items_are_disjoint_and_stable() -> None:
-    """Items that choose are never the items that are reported, and both are the same every time."""
+    """Select items are never reported items, and both are the same every time."""
     report = choose(suite(), "t", 100, str, "report")
     select = choose(suite(), "t", 100, str, "select")
     assert (len(report), len(select)) == (5, 3)
@@ -40,14 +40,14 @@ def test_items_are_a_seeded_sample_and_not_the_first() -> None:
 
 
 def test_repeated_documents_are_used_once() -> None:
-    """Joins are by content hash, so a document must not stand twice."""
+    """Joins are by content hash, so a document must not occur twice."""
     chosen = choose(suite(report=None, select=0), "t", 10, lambda index: str(index % 4), "report")
     assert len(chosen) == 4
     assert len({index % 4 for index in chosen}) == 4
 
 
 def test_all_items_are_reported_when_no_number_is_given() -> None:
-    """`report: null` is everything that is not kept for selection."""
+    """`report: null` is every item that is not a select item."""
     assert len(choose(suite(report=None), "t", 20, str, "report")) == 17
 
 

@@ -1,4 +1,4 @@
-"""What `make test-exact` compared, as a table at its end."""
+"""Table of the comparisons of `make test-exact`, printed at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEAD = ("suite", "shots", "model", "requests", "nats", "flags", "hf", "prefix", 
 
 @pytest.fixture(scope="session")
 def table() -> list[tuple[str, ...]]:
-    """Where tests put a line each: see ``HEAD``.
+    """Lines of the tests, one each: see ``HEAD``.
 
     ``flags`` are greedy flags that differ, each with the gap of the two best tokens.
     """
@@ -21,7 +21,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table."""
     if not ROWS:
         return
-    terminalreporter.section("prefix beside lm-eval's HFLM: largest difference in nats, scores of both")
+    terminalreporter.section("prefix against lm-eval's HFLM: largest difference in nats, scores of both")
     lines = [HEAD, *ROWS]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     for line in lines:

@@ -1,4 +1,7 @@
-"""`prefix` beside HFLM on a real model and the project's suites: `make test-exact`, which needs a hub on disk and a quarter of an hour."""
+"""`make test-exact`: `prefix` against HFLM on a real model and the project's suites.
+
+It needs a hub on disk and a quarter of an hour.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ SUITES = [
 ]
 GENERATED = [("math", 5, 2), ("reasoning", 0, 1)]
 REASONING = 4
-"""How many of its 27 tasks are asked."""
+"""Number of its 27 tasks that are asked."""
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +62,14 @@ def model(source: HubModel) -> Iterator[Any]:
 
 
 class Classes:
-    """Both classes on one model, and what they answered."""
+    """Both classes on one model, and their answers."""
 
     def __init__(self, model: Any, tokenizer: Any, **changes: Any) -> None:
         arguments = {"pretrained": model, "tokenizer": tokenizer, "max_length": MAX_LENGTH, "softmax_dtype": "float32"} | changes
         self.hf, self.prefix = HFLM(batch_size=1, **arguments), PrefixLM(**arguments)
 
     def ask(self, kind: str, requests: list[Instance]) -> tuple[list[Any], list[Any], float, float]:
-        """Answers of HFLM and of ``prefix``, and the seconds each took."""
+        """Return the answers of HFLM and of ``prefix``, and the seconds of each."""
         answers, seconds = [], []
         for lm in (self.hf, self.prefix):
             began = time.perf_counter()
@@ -76,14 +79,14 @@ class Classes:
         return answers[0], answers[1], seconds[0], seconds[1]
 
     def tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """A request in tokens, as HFLM makes them."""
+        """Return a request as HFLM's tokens."""
         if not context:
             return [self.hf.prefix_token_id], self.hf.tok_encode(continuation)
         before, after = self.hf._encode_pair(context, continuation)
         return before, after
 
     def gap(self, context: str, continuation: str) -> float:
-        """How close the two best tokens come at any place of a continuation, in HFLM's logits."""
+        """Return the smallest gap of the two best tokens in a continuation, by HFLM's logits."""
         before, after = self.tokens(context, continuation)
         ids = [*before, *after][-(MAX_LENGTH + 1) :][:-1]
         best = self.hf._model_call(torch.tensor([ids]))[0, -len(after) :].float().log_softmax(dim=-1).topk(2).values
@@ -96,7 +99,7 @@ def classes(model: Any, source: HubModel) -> Classes:
 
 
 def tasks(name: str, shots: int, items: int) -> dict[str, Any]:
-    """A suite's tasks with their requests built."""
+    """Return a suite's tasks with their requests built."""
     suite = dataclasses.replace(suites.load(name), num_fewshot=shots, report=ITEMS or items, select=0)
     prepared = evaluator.prepare(suite, HfEvaluation())
     for task in prepared.tasks.values():
@@ -106,7 +109,7 @@ def tasks(name: str, shots: int, items: int) -> dict[str, Any]:
 
 
 def judged(made: dict[str, Any], answers: list[Any]) -> list[dict[str, Any]]:
-    """lm-eval's own judgement of each item of some tasks, from the answers to their requests in their order."""
+    """Return lm-eval's judgement of each item of some tasks, from ordered answers."""
     found: list[dict[str, Any]] = []
     left = iter(answers)
     for task in made.values():
@@ -129,7 +132,7 @@ def mean(judged: list[dict[str, Any]], suite: str) -> str:
 
 
 def compare(classes: Classes, name: str, shots: int, items: int, table: Table, label: str = "base") -> None:
-    """Score a suite with both, put a line into the table, and assert that they agree."""
+    """Score a suite with both, add a line to the table, assert agreement."""
     made = tasks(name, shots, items)
     requests = [request for task in made.values() for request in task.instances]
     one, other, slow, fast = classes.ask("loglikelihood", requests)
@@ -148,13 +151,13 @@ def compare(classes: Classes, name: str, shots: int, items: int, table: Table, l
 
 @pytest.mark.parametrize(("name", "shots", "items"), SUITES)
 def test_suites_by_choice(classes: Classes, name: str, shots: int, items: int, table: Table) -> None:
-    """Log-likelihoods within a thousandth of a nat, the same flags and the same judgement of every item."""
+    """Log-likelihoods within 0.001 nats; the same flags and judgement of every item."""
     compare(classes, name, shots, items, table)
 
 
 @pytest.mark.parametrize("merge", [False, True], ids=["active", "merged"])
 def test_an_adapter_that_has_learned(source: HubModel, merge: bool, table: Table) -> None:
-    """Beside the weights and in them."""
+    """Separate from the weights and merged into them."""
     wrapped: Any = Lora(rank=8).prepare(source.load(), 0)
     draw = torch.Generator().manual_seed(0)
     for name, parameter in wrapped.named_parameters():

@@ -1,4 +1,4 @@
-"""The command on two folders."""
+"""`harness compare` on two folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.lm_eval_logs import Run
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command on tmp_path/before and tmp_path/after: exit code, standard output, standard error."""
+    """The command on tmp_path/before and tmp_path/after, as tests.support.lm_eval_logs.Run."""
 
     def command(*options: str) -> tuple[int, str, str]:
         code = app.main(["compare", str(tmp_path / "before"), str(tmp_path / "after"), *options])

@@ -1,4 +1,4 @@
-"""Items of lm-eval's samples that belong together, as our suites say: the same interval as from models."""
+"""Clusters of lm-eval's items, from this project's suites: the same interval as from models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSAGES, EACH = 20, 5
 def _passages(*, has_field: bool = True) -> tuple[list[Sample], list[Sample]]:
     """100 questions, five on each of 20 passages.
 
-    All right before, and after that wrong on all of every fifth passage.
+    All are right before; after, those of every fifth passage are wrong.
     """
     before = [choice(i, right=True) for i in range(PASSAGES * EACH)]
     for i, sample in enumerate(before):
@@ -35,12 +35,11 @@ def _passages(*, has_field: bool = True) -> tuple[list[Sample], list[Sample]]:
 
 
 def test_boolq_is_clustered_by_its_passages(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """By hand: sums of residuals over passages, G/(G − 1), over n (the interval is never narrower).
+    """The standard error over passages, by hand; p from one sign per passage.
 
-    A sign a passage, all four alike: 2/2⁴.
-
-    The same items under a name that no suite has are independent: McNemar of 20 items of one kind
-    is 2/2²⁰.
+    Its square is the sum of squared residuals of passages, times G/(G − 1), over n²; the interval
+    is never narrower. One sign per passage, all four equal: p is 2/2⁴. The same items under a name
+    that no suite has are independent: McNemar's p of 20 items of one sign is 2/2²⁰.
     """
     before, after = _passages()
     sides(tmp_path, {"boolq": before}, {"boolq": after})
@@ -67,23 +66,23 @@ def test_the_hash_is_that_of_measured_samples(tmp_path: Path) -> None:
     assert pd.isna(found[1])
 
 
-def test_documents_without_the_field_are_said(tmp_path: Path, run: Run) -> None:
+def test_documents_without_the_field_have_a_note(tmp_path: Path, run: Run) -> None:
     before, after = _passages(has_field=False)
     sides(tmp_path, {"boolq": before}, {"boolq": after})
     notes = json.loads(run("--json")[1])["notes"]
-    assert any(note.startswith("boolq: our suites cluster its items by passage, which the documents") for note in notes)
+    assert any(note.startswith("boolq: this project's suites cluster its items by passage, which the documents") for note in notes)
 
 
-def test_tasks_of_no_suite_of_ours_are_said(tmp_path: Path, run: Run) -> None:
-    """Piqa is ours and has no clusters; nothing is known of the other."""
+def test_tasks_outside_this_projects_suites_have_a_note(tmp_path: Path, run: Run) -> None:
+    """Piqa is in a suite without clusters; those of the other task are unknown."""
     items = [choice(i, right=True) for i in range(4)]
     sides(tmp_path, {"piqa": items, "strange": items}, {"piqa": items, "strange": items})
     notes = json.loads(run("--json")[1])["notes"]
-    assert [note.split(":")[0] for note in notes if "independent" in note] == ["no suite of ours asks for strange"]
+    assert [note.split(":")[0] for note in notes if "independent" in note] == ["no suite of this project contains strange"]
 
 
 def test_a_mapping_names_the_field_of_each_task() -> None:
-    """german.yaml has one for each of its tasks; boolq.yaml one for all."""
+    """german.yaml has one field per task; boolq.yaml one for all."""
     assert ours.cluster("belebele_deu_Latn", []) == "flores_passage"
     assert ours.cluster("xnli_de", []) == "premise"
     assert ours.cluster("xstorycloze_zh", []) is None
@@ -92,7 +91,7 @@ def test_a_mapping_names_the_field_of_each_task() -> None:
 
 
 def test_fields_of_belebele_and_xnli_are_those_of_their_prompts() -> None:
-    """Their data need the hub; what lm-eval's own files read of a document does not."""
+    """Read from lm-eval's task files, since the data need the hub."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent

@@ -1,4 +1,4 @@
-"""Two folders of lm-eval's output through the command: numbers by hand, the gate, JSON, the page."""
+"""`harness compare` on lm-eval's output: numbers by hand, the gate, JSON, the page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_lost_gained_and_net_are_those_planted(tmp_path: Path, run: Run) -> None
 
 
 def test_forgetting_beyond_guessing_is_the_papers(tmp_path: Path, run: Run) -> None:
-    """2510.17776 with four choices: chance loses k−1 of (1−a)(1−a') pairs of wrong answers: F − (1−a)(1−a')/(k−1) of all items."""
+    """2510.17776 with k = 4 choices and accuracies a, a': F − (1−a)(1−a')/(k−1)."""
     planted(tmp_path)
     task = json.loads(run("--json")[1])["tasks"][0]
     wrong_before, wrong_after, choices = 155 / 500, 180 / 500, 4
@@ -43,7 +43,7 @@ def test_forgetting_beyond_guessing_is_the_papers(tmp_path: Path, run: Run) -> N
 
 @pytest.mark.parametrize(("limit", "code", "words"), [("0.02", 1, "fail"), ("0.05", 3, "undecided"), ("0.10", 0, "pass")])
 def test_the_gate_reads_the_90_percent_interval(tmp_path: Path, run: Run, limit: str, code: int, words: str) -> None:
-    """By hand: d = −0.05, SE = √(65/500² − 0.05²/500) = 0.0160, so d ± 1.645·SE is [−0.076, −0.024]."""
+    """By hand: d = −0.05, SE = 0.0160, so d ± 1.645·SE is [−0.076, −0.024]."""
     planted(tmp_path)
     found, out, _ = run("--max-loss", limit)
     assert found == code
@@ -57,8 +57,8 @@ def test_the_gate_reads_the_90_percent_interval(tmp_path: Path, run: Run, limit:
     assert gated["high"] == pytest.approx(-0.05 + 1.645 * error, abs=0.001)
 
 
-def test_a_rise_of_what_should_be_small_is_a_loss(tmp_path: Path, run: Run) -> None:
-    """Errors of 40 of 100 items and then of 90: the gate turns the sign, the table does not."""
+def test_a_rise_of_a_metric_that_should_be_low_is_a_loss(tmp_path: Path, run: Run) -> None:
+    """Errors on 40 of 100 items, then on 90: only the gate reverses the sign."""
     listed = [{"metric": "errors", "aggregation": "mean", "higher_is_better": False}]
     before = [choice(i, right=i < 40, metric="errors") for i in range(100)]
     after = [choice(i, right=i < 90, metric="errors") for i in range(100)]
@@ -73,9 +73,9 @@ def test_a_rise_of_what_should_be_small_is_a_loss(tmp_path: Path, run: Run) -> N
 
 
 def test_one_group_that_lost_decides_over_others(tmp_path: Path, run: Run) -> None:
-    """Three groups: lost, kept, too small to tell.
+    """Three groups: lost, kept, undecided.
 
-    Without the first it is undecided, and the second alone passes.
+    Without the first the gate is undecided; with the second only, it passes.
     """
     lost, kept, small = outcomes(0, 100, 0, 0), outcomes(2000, 0, 0, 0), outcomes(5, 1, 1, 5)
     tasks = {"lost": lost, "kept": kept, "small": small}
@@ -87,7 +87,7 @@ def test_one_group_that_lost_decides_over_others(tmp_path: Path, run: Run) -> No
 
 
 def test_a_group_is_the_mean_of_its_tasks_with_equal_weight(tmp_path: Path, run: Run) -> None:
-    """100 items that lose 10 and 400 that gain 80: (−0.1 + 0.2) / 2, whatever their sizes."""
+    """10 of 100 items lose, 80 of 400 gain: (−0.1 + 0.2) / 2."""
     one, other = outcomes(50, 10, 0, 40), outcomes(100, 0, 80, 220)
     before, after = {"small": one[0], "large": other[0]}, {"small": one[1], "large": other[1]}
     sides(tmp_path, before, after, groups={"all": ["small", "large"]})
@@ -119,7 +119,7 @@ def test_a_group_of_several_units_has_no_mean(tmp_path: Path, run: Run) -> None:
 
 
 def test_continuous_metrics_are_compared_too(tmp_path: Path, run: Run) -> None:
-    """Every item falls by 0.1 or by 0.3, by turns: −0.2."""
+    """Items fall by 0.1 and 0.3 alternately: −0.2."""
     before = [choice(i, right=True, metric="score") | {"score": 0.5 + 0.01 * i} for i in range(40)]
     after = [sample | {"score": sample["score"] - (0.1 if i % 2 else 0.3)} for i, sample in enumerate(before)]
     sides(tmp_path, {"a": before}, {"a": after})
@@ -131,7 +131,7 @@ def test_continuous_metrics_are_compared_too(tmp_path: Path, run: Run) -> None:
 
 
 def test_every_filter_and_metric_is_shown_and_the_first_is_judged(tmp_path: Path, run: Run) -> None:
-    """Strict: 30 of 40 right, then 10; flexible: 40, then 30."""
+    """Strict filter: 30 of 40 right, then 10; flexible filter: 40, then 30."""
 
     def items(strict: int, flexible: int) -> list[Sample]:
         every = {"strict-match": strict, "flexible-extract": flexible}
@@ -144,8 +144,8 @@ def test_every_filter_and_metric_is_shown_and_the_first_is_judged(tmp_path: Path
     assert [(row["filter"], row["lost"]) for row in values["other_metrics"]] == [("flexible-extract", 10)]
 
 
-def test_a_task_of_our_suites_is_judged_by_their_metric(tmp_path: Path, run: Run) -> None:
-    """arc_easy is judged by acc_norm in benchmarks/suites/arc.yaml, though lm-eval lists acc first."""
+def test_a_task_of_a_suite_is_judged_by_its_metric(tmp_path: Path, run: Run) -> None:
+    """benchmarks/suites/arc.yaml judges arc_easy by acc_norm, though lm-eval lists acc first."""
     both = [choice(i, right=True) | {"acc_norm": 1.0, "metrics": ["acc", "acc_norm"]} for i in range(20)]
     listed = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
     sides(
@@ -158,7 +158,7 @@ def test_a_task_of_our_suites_is_judged_by_their_metric(tmp_path: Path, run: Run
     assert {task["task"]: task["metric"] for task in values["tasks"]} == {"arc_easy": "acc_norm", "other": "acc"}
 
 
-def test_the_text_names_both_sides_and_says_levels(tmp_path: Path, run: Run) -> None:
+def test_the_text_names_both_sides_and_levels(tmp_path: Path, run: Run) -> None:
     planted(tmp_path)
     code, out, _ = run()
     lines = out.splitlines()
@@ -192,8 +192,8 @@ def test_the_page_is_one_file_with_its_tables_and_figures(tmp_path: Path, run: R
     assert len((tmp_path / "page" / "changed_items.csv").read_text().strip().split("\n")) == 1 + 45 + 20
 
 
-def test_the_page_says_the_same_as_the_json(tmp_path: Path, run: Run) -> None:
-    """Its table's file is the rows of the JSON, every digit of them."""
+def test_the_page_has_the_numbers_of_the_json(tmp_path: Path, run: Run) -> None:
+    """The file of its table has the rows of the JSON with every digit."""
     planted(tmp_path)
     task = json.loads(run("--json", "--output", str(tmp_path / "page"))[1])["tasks"][0]
     header, line = (tmp_path / "page" / "changes.csv").read_text().strip().split("\n")
@@ -203,7 +203,7 @@ def test_the_page_says_the_same_as_the_json(tmp_path: Path, run: Run) -> None:
 
 
 def test_samples_are_compared_without_torch(tmp_path: Path) -> None:
-    """On a laptop that only has the logs: none of the libraries that run models is imported."""
+    """No library that runs models is imported: a laptop with the logs suffices."""
     planted(tmp_path)
     script = (
         "import sys\n"

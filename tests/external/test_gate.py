@@ -1,4 +1,4 @@
-"""What continuous integration reads: exit codes, what is missing, and when something goes wrong."""
+"""Exit codes for continuous integration: decisions, missing tasks, errors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ def _kept() -> tuple[list[Sample], list[Sample]]:
 
 
 def test_a_task_that_after_lacks_leaves_the_gate_undecided(tmp_path: Path, run: Run) -> None:
-    """One task alike on both sides passes.
-
-    With a second that only BEFORE has, it is undecided, and the line says which.
-    """
+    """Two equal tasks pass; without one of them, the gate is undecided."""
     before, after = _kept()
     write(tmp_path / "before", {"a": before, "b": before}, model="base")
     write(tmp_path / "after", {"a": after, "b": after}, model="tuned")
@@ -37,8 +34,8 @@ def test_a_task_that_after_lacks_leaves_the_gate_undecided(tmp_path: Path, run: 
     assert (gate["decision"], gate["exit_code"], gate["missing"]) == ("undecided", 3, ["b"])
 
 
-def test_a_task_of_which_before_has_lost_the_samples_counts_too(tmp_path: Path, run: Run) -> None:
-    """Its results say that it was measured."""
+def test_a_task_of_before_without_samples_counts_as_missing_after(tmp_path: Path, run: Run) -> None:
+    """The results of BEFORE show that it was measured."""
     before, after = _kept()
     write(tmp_path / "before", {"a": before, "b": before}, model="base")
     next((tmp_path / "before").rglob("samples_b_*")).unlink()
@@ -46,14 +43,14 @@ def test_a_task_of_which_before_has_lost_the_samples_counts_too(tmp_path: Path, 
     assert run("--max-loss", "0.02")[0] == 3
 
 
-def test_what_only_after_has_decides_nothing(tmp_path: Path, run: Run) -> None:
+def test_a_task_of_after_only_does_not_matter(tmp_path: Path, run: Run) -> None:
     before, after = _kept()
     write(tmp_path / "before", {"a": before}, model="base")
     write(tmp_path / "after", {"a": after, "b": after}, model="tuned")
     assert run("--max-loss", "0.02")[0] == 0
 
 
-def test_a_loss_that_was_measured_decides_though_tasks_are_missing(tmp_path: Path, run: Run) -> None:
+def test_a_measured_loss_fails_though_tasks_are_missing(tmp_path: Path, run: Run) -> None:
     before, after = outcomes(0, 100, 0, 0)
     write(tmp_path / "before", {"a": before, "b": before}, model="base")
     write(tmp_path / "after", {"a": after}, model="tuned")
@@ -62,7 +59,7 @@ def test_a_loss_that_was_measured_decides_though_tasks_are_missing(tmp_path: Pat
     assert "AFTER lacks 1 task(s) that BEFORE has (b): fail, exit code 1" in out
 
 
-def test_a_group_over_its_remaining_tasks_says_so_in_its_row(tmp_path: Path, run: Run) -> None:
+def test_a_group_without_some_tasks_is_marked_in_its_row(tmp_path: Path, run: Run) -> None:
     before, after = _kept()
     groups = {"all": ["a", "b", "c"]}
     write(tmp_path / "before", {"a": before, "b": before, "c": before}, model="base", groups=groups)
@@ -78,10 +75,10 @@ def test_a_group_over_its_remaining_tasks_says_so_in_its_row(tmp_path: Path, run
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(
+def test_an_impossible_output_is_rejected_before_the_computation(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
-    """A file of that name, a file above it, a link to nothing, a folder that may not be written into."""
+    """A file, a path through a file, a broken link, a folder without permission."""
     planted(tmp_path)
     monkeypatch.setattr(judge, "compare", lambda *_: pytest.fail("computed"))
     (tmp_path / "file").write_text("mine")
@@ -89,19 +86,16 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(
     for name in ("file", "file/below/it", "link"):
         code, out, err = run("--max-loss", "0.02", "--output", str(tmp_path / name), *options)
         assert (code, out) == (2, "")
-        assert "which is no folder" in err
+        assert "not a directory" in err
         assert err.count("\n") == 1
     monkeypatch.setattr("os.access", lambda *_: False)
     code, out, err = run("--max-loss", "0.02", "--output", str(tmp_path / "new"), *options)
-    assert (code, out, "into which nothing can be written" in err) == (2, "", True)
+    assert (code, out, "a directory without write permission" in err) == (2, "", True)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_verdict_is_printed_before_the_page_is_written(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full takes the page, not the verdict; the code is that of an error.
-
-    The JSON is whole.
-    """
+    """With a full disk the verdict is printed; the exit code is an error's."""
     planted(tmp_path)
 
     def full(*_: Any) -> Path:
@@ -115,7 +109,7 @@ def test_the_verdict_is_printed_before_the_page_is_written(tmp_path: Path, run: 
     assert (code, json.loads(out)["gate"]["exit_code"]) == (2, 1)
 
 
-def test_an_error_that_nobody_foresaw_is_no_loss(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_is_not_a_loss(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     planted(tmp_path)
 
     def broken(*_: Any) -> None:
@@ -129,8 +123,8 @@ def test_an_error_that_nobody_foresaw_is_no_loss(tmp_path: Path, run: Run, monke
         assert err.rstrip().endswith("ZeroDivisionError: by nought")
 
 
-def test_a_file_that_cannot_be_read_is_no_loss(tmp_path: Path, run: Run) -> None:
-    """A folder in place of the samples."""
+def test_an_unreadable_file_is_not_a_loss(tmp_path: Path, run: Run) -> None:
+    """A folder in place of the samples file."""
     planted(tmp_path)
     file = next((tmp_path / "after").rglob("samples_*"))
     file.unlink()
@@ -139,7 +133,7 @@ def test_a_file_that_cannot_be_read_is_no_loss(tmp_path: Path, run: Run) -> None
     assert (code, out, err) == (2, "", f"harness: {file}: Is a directory\n")
 
 
-def test_a_reader_that_goes_away_does_not_turn_a_loss_into_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_does_not_turn_a_loss_into_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted(tmp_path)
 
     def unread(_: str) -> None:
@@ -151,19 +145,19 @@ def test_a_reader_that_goes_away_does_not_turn_a_loss_into_a_pass(tmp_path: Path
     assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "after"), "--max-loss", "0.02"]) == 1
 
 
-def test_a_side_that_is_not_given_is_the_only_thing_required(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_two_sides_are_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         app.main(["compare", "one"])
     assert stopped.value.code == 2
     assert "required: AFTER\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", [b'{"doc_id": 1, "target": "\xff"}', b'{"doc_id": "q17"}'])
-def test_a_damaged_line_is_an_error_and_no_loss(tmp_path: Path, run: Run, line: bytes) -> None:
+@pytest.mark.parametrize(("line", "got"), [(b'{"doc_id": 1, "target": "\xff"}', "invalid JSON"), (b'{"doc_id": "q17"}', "a line without")])
+def test_a_damaged_line_is_an_error_and_not_a_loss(tmp_path: Path, run: Run, line: bytes, got: str) -> None:
     planted(tmp_path)
     file = next((tmp_path / "after").rglob("samples_*"))
     file.write_bytes(file.read_bytes() + line + b"\n")
     code, out, err = run("--max-loss", "0.02")
     assert (code, out) == (2, "")
-    assert f"{file}, line 501: got no" in err
+    assert f"{file}, line 501: got {got}" in err
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Reading lm-eval's output: which files, which metrics, what is refused; older layouts."""
+"""Reading lm-eval's output: files, metrics, rejections, older layouts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_line_becomes_a_row_with_every_column_of_a_sample(tmp_path: Path) -> N
     assert row["text"] is None
 
 
-def test_an_answer_that_was_written_has_a_text_and_no_level_of_guessing(tmp_path: Path) -> None:
+def test_a_generated_answer_has_a_text_and_no_level_of_guessing(tmp_path: Path) -> None:
     lm_eval_logs.lines(tmp_path / "x.jsonl", [written(0, right=True)])
     row = logged.rows(tmp_path / "x.jsonl", "t").iloc[0].to_dict()
     assert row["text"] == "yes"
@@ -40,7 +40,7 @@ def test_an_answer_that_was_written_has_a_text_and_no_level_of_guessing(tmp_path
 
 
 def test_lines_of_older_versions_are_read_alike(tmp_path: Path) -> None:
-    """Before hashes were logged: arguments as lists, responses as numbers, no filter, no list of metrics, the target as it is."""
+    """No hashes, filter or metrics; arguments are lists, responses numbers."""
     new = choice(3, right=True)
     old = {key: value for key, value in new.items() if key not in {"filter", "metrics", "doc_hash", "prompt_hash", "target_hash"}}
     old["arguments"] = [[request["arg_0"], request["arg_1"]] for request in new["arguments"].values()]
@@ -59,7 +59,7 @@ def test_line_breaks_inside_a_text_do_not_end_a_line(tmp_path: Path) -> None:
     assert logged.rows(tmp_path / "x.jsonl", "t")["prompt"].tolist() == ["one\u2028two\x85three"]
 
 
-def test_equal_documents_are_told_apart_by_their_order(tmp_path: Path) -> None:
+def test_equal_documents_are_distinguished_by_their_order(tmp_path: Path) -> None:
     same = choice(0, right=True)
     lm_eval_logs.lines(tmp_path / "x.jsonl", [same | {"doc_id": 5}, same, choice(1, right=True)])
     rows = logged.rows(tmp_path / "x.jsonl", "t").sort_values("doc_id")
@@ -67,7 +67,7 @@ def test_equal_documents_are_told_apart_by_their_order(tmp_path: Path) -> None:
 
 
 def test_bits_per_byte_is_a_ratio_with_its_bytes_as_weight(tmp_path: Path) -> None:
-    """20 nats below 0 for 10 bytes are 2 nats a byte, 2 / ln 2 bits."""
+    """−20 nats for 10 bytes are 2 / ln 2 bits per byte."""
     sample = choice(0, right=True) | {
         "metrics": ["bits_per_byte", "word_perplexity"],
         "bits_per_byte": [-20.0, 10],
@@ -80,8 +80,8 @@ def test_bits_per_byte_is_a_ratio_with_its_bytes_as_weight(tmp_path: Path) -> No
     assert logged.metric_names(rows) == ["bits_per_byte"]
 
 
-def test_unconditional_scores_are_no_choices(tmp_path: Path) -> None:
-    """With acc_mutual_info every choice is scored a second time without its context."""
+def test_unconditional_scores_are_not_choices(tmp_path: Path) -> None:
+    """With acc_mutual_info every choice is also scored without its context."""
     sample = choice(0, right=True) | {"acc_mutual_info": 1.0, "metrics": ["acc", "acc_mutual_info"]}
     more = {f"gen_args_{4 + i}": {"arg_0": "", "arg_1": text} for i, text in enumerate(lm_eval_logs.CHOICES)}
     sample |= {"arguments": sample["arguments"] | more, "resps": sample["resps"] + [[["-0.1", "False"]]] * 4}
@@ -94,27 +94,27 @@ def test_unconditional_scores_are_no_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "no JSON"),
-        ('{"doc_id": 1}', "no target, arguments, resps"),
-        ('{"doc_id": 1, "target": "", "arguments": {}, "resps": []}', "no arguments"),
-        ('{"doc_id": 1, "target": "", "arguments": [["a", " b"]], "resps": [[["-1", "True"]]]}', "neither doc_hash nor doc"),
-        ("", "no samples"),
+        ("{", "invalid JSON"),
+        ('{"doc_id": 1}', "a line without target, arguments, resps"),
+        ('{"doc_id": 1, "target": "", "arguments": {}, "resps": []}', "a line with empty arguments"),
+        ('{"doc_id": 1, "target": "", "arguments": [["a", " b"]], "resps": [[["-1", "True"]]]}', "without doc_hash and doc"),
+        ("", "a file without samples"),
     ],
 )
-def test_what_is_no_sample_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_line_that_is_not_a_sample_is_rejected(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(RecordError, match=words):
         logged.rows(tmp_path / "x.jsonl", "t")
 
 
-def test_an_item_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_item_is_rejected(tmp_path: Path) -> None:
     lm_eval_logs.lines(tmp_path / "x.jsonl", [choice(4, right=True), choice(4, right=True)])
-    with pytest.raises(RecordError, match="1 items twice, the first is doc_id 4"):
+    with pytest.raises(RecordError, match="1 duplicate items, the first with doc_id 4"):
         logged.rows(tmp_path / "x.jsonl", "t")
 
 
 def test_a_folder_is_read_with_its_settings_and_groups(tmp_path: Path) -> None:
-    """A group within a group stands for its leaves."""
+    """A group within a group is replaced by its leaves."""
     items = [choice(i, right=True) for i in range(3)]
     tasks = {"a": items, "b": items, "c": items}
     groups = {"all": ["a", "some"], "some": ["b", "c"], "a": []}
@@ -130,7 +130,7 @@ def test_a_folder_is_read_with_its_settings_and_groups(tmp_path: Path) -> None:
     assert found.facts["backend"] == "hf"
 
 
-def test_the_newest_samples_of_each_task_count_and_that_is_said(tmp_path: Path) -> None:
+def test_the_newest_samples_of_each_task_count_with_a_note(tmp_path: Path) -> None:
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=False)], "b": [choice(0, right=False)]})
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]}, stamp=lm_eval_logs.LATER)
     found = logs.read(str(tmp_path))
@@ -140,7 +140,7 @@ def test_the_newest_samples_of_each_task_count_and_that_is_said(tmp_path: Path) 
     assert lm_eval_logs.LATER in found.notes[0]
 
 
-def test_two_models_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_models_in_one_folder_are_rejected(tmp_path: Path) -> None:
     for model in ("one", "two"):
         lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]}, model=model)
     with pytest.raises(RecordError, match=r"samples of 2 models \(one, two\).*fix: name one of its folders"):
@@ -148,33 +148,33 @@ def test_two_models_in_one_folder_are_refused(tmp_path: Path) -> None:
     assert logs.read(str(tmp_path / "two")).model == "two"
 
 
-def test_results_without_samples_are_refused_and_named(tmp_path: Path) -> None:
+def test_results_without_samples_are_rejected_and_named(tmp_path: Path) -> None:
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)], "b": [choice(0, right=True)]})
     next(tmp_path.rglob("samples_b*")).unlink()
     assert "results without samples, not compared: b" in logs.read(str(tmp_path)).notes[0]
     next(tmp_path.rglob("samples_a*")).unlink()
-    with pytest.raises(RecordError, match=r"no samples_\*.jsonl.*--log_samples"):
+    with pytest.raises(RecordError, match=r"without samples_\*.jsonl.*--log_samples"):
         logs.read(str(tmp_path))
 
 
-def test_samples_without_results_are_read_and_that_is_said(tmp_path: Path) -> None:
+def test_samples_without_results_are_read_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     lm_eval_logs.lines(tmp_path / "m" / f"samples_a_{lm_eval_logs.STAMP}.jsonl", [choice(0, right=True)])
     found = logs.read(str(tmp_path))
     assert found.model == "m"
     assert found.tasks["a"].settings == {}
-    assert "no results file beside a" in found.notes[0]
+    assert "no results file for a" in found.notes[0]
 
 
-def test_samples_that_do_not_give_the_recorded_score_are_refused(tmp_path: Path) -> None:
+def test_samples_that_do_not_reproduce_the_recorded_score_are_rejected(tmp_path: Path) -> None:
     items = [choice(0, right=True), choice(1, right=False)]
     lm_eval_logs.write(tmp_path, {"a": items}, results={"a": {"acc,none": 0.75}})
     with pytest.raises(RecordError, match=r"mean acc \(filter none\) is 0.5.*allowed: 0.75"):
         logs.read(str(tmp_path))
 
 
-def test_what_is_no_mean_over_items_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    """As of lambada: a log-likelihood an item, of which lm-eval makes exp(−mean)."""
+def test_a_score_that_is_not_a_mean_over_items_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    """As in lambada: one log-likelihood per item, of which lm-eval reports exp(−mean)."""
     items = [choice(i, right=i < 2) | {"perplexity": -1.0, "own": 0.5, "metrics": ["perplexity", "acc", "own"]} for i in range(4)]
     listed: list[dict[str, Any]] = [
         {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
@@ -188,28 +188,28 @@ def test_what_is_no_mean_over_items_is_left_out_with_the_reason(tmp_path: Path) 
     task = logs.read(str(tmp_path)).tasks["a"]
     assert [metric.name for metric in task.metrics] == ["acc"]
     assert sorted(task.left_out) == [
-        "a: bleu left out: no number an item",
+        "a: bleu left out: no number per item",
         "a: own left out: its score is not the mean of its items",
-        "a: perplexity left out: its score is no mean over items (perplexity)",
+        "a: perplexity left out: its score is not a mean over items (perplexity)",
     ]
 
 
 def test_a_results_file_of_another_stem_is_found(tmp_path: Path) -> None:
-    """``--output_path run.json`` names the results run_STAMP.json and puts the samples beside it."""
+    """``--output_path run.json`` names the results run_STAMP.json, in the folder of the samples."""
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]})
     results = next(tmp_path.rglob("results_*.json"))
     results.rename(results.with_name(f"run_{lm_eval_logs.STAMP}.json"))
     assert logs.read(str(tmp_path)).tasks["a"].settings["version"] == "1"
 
 
-def test_a_broken_results_file_is_refused(tmp_path: Path) -> None:
+def test_a_broken_results_file_is_rejected(tmp_path: Path) -> None:
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]})
     next(tmp_path.rglob("results_*.json")).write_text("{")
-    with pytest.raises(RecordError, match="no JSON"):
+    with pytest.raises(RecordError, match="invalid JSON"):
         logs.read(str(tmp_path))
 
 
-def test_addresses_of_functions_are_no_setting(tmp_path: Path) -> None:
+def test_addresses_of_functions_are_not_settings(tmp_path: Path) -> None:
     found = []
     for side, address in {"one": "0x7f4b27e4b1a0", "two": "0x7fffffffff00"}.items():
         settings = config(metric_list=[{"metric": f"<function agg at {address}>"}, {"metric": "acc", "aggregation": "mean"}])
@@ -223,11 +223,11 @@ def test_addresses_of_functions_are_no_setting(tmp_path: Path) -> None:
     [
         ({"doc_id": "q17"}, "x.jsonl, line 2: doc_id: got 'q17'"),
         ({"doc_id": 1.5}, "x.jsonl, line 2: doc_id: got 1.5"),
-        ({"doc_id": None}, "x.jsonl, line 2: got no doc_id"),
-        ({"resps": None}, "x.jsonl, line 2: got no resps"),
-        ({"resps": 3}, "x.jsonl, line 2: got what cannot be read"),
-        ({"arguments": {"gen_args_0": {"ctx": "a"}}}, "x.jsonl, line 2: got what cannot be read"),
-        ({"metrics": 5}, "x.jsonl, line 2: got what cannot be read"),
+        ({"doc_id": None}, "x.jsonl, line 2: got a line without doc_id"),
+        ({"resps": None}, "x.jsonl, line 2: got a line without resps"),
+        ({"resps": 3}, "x.jsonl, line 2: got an unreadable line"),
+        ({"arguments": {"gen_args_0": {"ctx": "a"}}}, "x.jsonl, line 2: got an unreadable line"),
+        ({"metrics": 5}, "x.jsonl, line 2: got an unreadable line"),
     ],
 )
 def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -237,17 +237,17 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, change: dict[str,
     assert "\n" not in str(raised.value)
 
 
-def test_a_byte_that_is_no_utf8_is_named_by_its_line(tmp_path: Path) -> None:
+def test_a_byte_that_is_not_utf8_is_named_by_its_line(tmp_path: Path) -> None:
     lm_eval_logs.lines(tmp_path / "x.jsonl", [choice(0, right=True), choice(1, right=True)])
     text = (tmp_path / "x.jsonl").read_bytes()
     (tmp_path / "x.jsonl").write_bytes(text.replace(b"question 1", b"question \xe9"))
-    with pytest.raises(RecordError, match=r"line 2: got no JSON \('utf-8' codec"):
+    with pytest.raises(RecordError, match=r"line 2: got invalid JSON \('utf-8' codec"):
         logged.rows(tmp_path / "x.jsonl", "t")
 
 
 @pytest.mark.parametrize("key", ["config", "configs", "versions", "n-shot", "higher_is_better", "group_subtasks"])
-def test_a_results_file_with_null_is_read_as_without(tmp_path: Path, key: str) -> None:
-    """And null for one task likewise."""
+def test_null_in_a_results_file_is_read_as_a_missing_key(tmp_path: Path, key: str) -> None:
+    """Null for the key, and null for one task."""
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]})
     results = next(tmp_path.rglob("results_*.json"))
     values = json.loads(results.read_text())
@@ -259,13 +259,13 @@ def test_a_results_file_with_null_is_read_as_without(tmp_path: Path, key: str) -
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"config": "hf"}, "config: got str; allowed: a mapping"),
-        ({"configs": {"a": []}}, "configs: a: got list; allowed: a mapping"),
-        ({"group_subtasks": {"g": "a"}}, "group_subtasks: g: got str; allowed: a list"),
-        ({"configs": {"a": {"metric_list": "acc"}}}, "configs: a: metric_list: got str"),
+        ({"config": "hf"}, "config: got a value of type str; allowed: a mapping"),
+        ({"configs": {"a": []}}, "configs: a: got a value of type list; allowed: a mapping"),
+        ({"group_subtasks": {"g": "a"}}, "group_subtasks: g: got a value of type str; allowed: a list"),
+        ({"configs": {"a": {"metric_list": "acc"}}}, "configs: a: metric_list: got a value of type str"),
     ],
 )
-def test_a_results_file_of_another_shape_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_a_results_file_of_another_shape_is_rejected(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]})
     results = next(tmp_path.rglob("results_*.json"))
     results.write_text(json.dumps(json.loads(results.read_text()) | change))

@@ -1,4 +1,4 @@
-"""Two live models of two layers, and lm-eval's own output of one: through the command, with no hub."""
+"""`harness compare` on tiny live models, and on lm-eval's own output of them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def words() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, words: PreTrainedTokenizerBase) -> Path:
-    """Folders: base/, a random model.
+    """Three folders of models.
 
-    Other/, the same with noise on its weights; adapter/, LoRA on base whose B is not 0.
+    base/ is random, other/ the same with noise on its weights, adapter/ LoRA on base with B ≠ 0.
     """
     folder = tmp_path_factory.mktemp("models")
     model = _llama(words)
@@ -65,7 +65,7 @@ def _save(model: PreTrainedModel, words: PreTrainedTokenizerBase, folder: Path) 
 
 
 def _save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Save an adapter that does something."""
+    """Save an adapter that changes the model."""
     tuning = Lora(rank=2, modules=("q_proj", "down_proj"))
     adapted = tuning.prepare(model, seed=0)
     with torch.no_grad():
@@ -84,11 +84,8 @@ def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_adapter_beside_its_base_end_to_end(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Counts and values are those of both models' samples on disk.
-
-    The second time nothing is measured.
-    """
+def test_an_adapter_and_its_base_end_to_end(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both models are measured and stored; the second time nothing is measured."""
     arguments = ["compare", str(place / "base"), str(place / "adapter"), "--suites", "short", "--json"]
     assert app.main(arguments) == 0
     out, _err = capsys.readouterr()
@@ -122,7 +119,7 @@ def test_a_merged_adapter_computes_as_peft_does(place: Path) -> None:
         assert not torch.allclose(source.load()(tokens).logits, plain(tokens).logits, atol=1e-2)
 
 
-def test_an_adapter_is_identified_by_its_bytes_and_its_bases(place: Path) -> None:
+def test_an_adapter_is_identified_by_its_own_bytes_and_its_base(place: Path) -> None:
     source = AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(place / "adapter"))
     other = AdaptedModel(base=HubModel(name=str(place / "other")), adapter=str(place / "adapter"))
     assert source.facts().content != source.base.facts().content
@@ -131,7 +128,7 @@ def test_an_adapter_is_identified_by_its_bytes_and_its_bases(place: Path) -> Non
     assert source.longest_input() == 64
 
 
-def test_an_adapter_whose_base_moved_is_loaded_onto_before_and_that_is_said(place: Path, here: Path) -> None:
+def test_an_adapter_whose_base_moved_is_loaded_onto_before_with_a_note(place: Path, here: Path) -> None:
     moved = here / "moved"
     moved.mkdir()
     for file in (place / "adapter").iterdir():
@@ -141,12 +138,12 @@ def test_an_adapter_whose_base_moved_is_loaded_onto_before_and_that_is_said(plac
     assert base_of(str(moved)) == "/nowhere/at/all"
     config, notes = models._config(str(moved), ["short"], [], fallback=str(place / "base"))
     assert config.model == AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(moved))
-    assert "names a base that is not here (/nowhere/at/all): loaded onto BEFORE" in notes[0]
-    with pytest.raises(ConfigError, match="a base that is here"):
+    assert "names a base that does not exist (/nowhere/at/all): loaded onto BEFORE" in notes[0]
+    with pytest.raises(ConfigError, match="a base that exists"):
         models._config(str(moved), ["short"], [], fallback=None)
 
 
-def test_adapters_that_cannot_be_used_are_refused(place: Path, here: Path) -> None:
+def test_adapters_that_cannot_be_used_are_rejected(place: Path, here: Path) -> None:
     """Pickled weights; weights for layers that the base does not have."""
     for name, change in {"pickled": {}, "foreign": {"target_modules": ["no_such_layer"]}}.items():
         folder = here / name
@@ -156,7 +153,7 @@ def test_adapters_that_cannot_be_used_are_refused(place: Path, here: Path) -> No
         if name == "foreign":
             (folder / "adapter_model.safetensors").write_bytes((place / "adapter" / "adapter_model.safetensors").read_bytes())
     base = HubModel(name=str(place / "base"))
-    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
+    with pytest.raises(ModelError, match=r"a directory without adapter_model\.safetensors"):
         AdaptedModel(base=base, adapter=str(here / "pickled")).facts()
     with pytest.raises(ModelError, match="allowed: an adapter of this base"):
         AdaptedModel(base=base, adapter=str(here / "foreign")).load()
@@ -173,27 +170,27 @@ def test_names_with_quotes_and_commas_pass_hydra(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ([], "compare: --suites: got none, and two models; allowed: arc, "),
+        ([], "compare: --suites: got no suites for two models; allowed: arc, "),
         (["--suites", "nope"], "suite: got 'nope'"),
         (["--suites", "drift_target"], "--suites drift_target: got a suite of kind divergence on data=target"),
     ],
 )
-def test_suites_must_be_of_one_model(place: Path, here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
+def test_suites_must_need_no_run(place: Path, here: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     assert app.main(["compare", str(place / "base"), str(place / "other"), *options]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
 
 
-def test_overrides_that_say_what_the_sides_say_are_refused(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overrides_of_the_commands_own_keys_are_rejected(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["compare", str(place / "base"), str(place / "other"), "model=nursery-s", "--suites", "short"]) == 2
     assert "compare: model: got 'model=nursery-s'" in capsys.readouterr().err
 
 
 def test_lm_evals_own_output_is_read(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Written by lm-eval's tracker: the counts are those of its samples, the values those of its results."""
+    """Files of lm-eval's tracker: counts equal its samples, values equal its results."""
     samples = {side: _evaluated(place / model, here / side) for side, model in {"before": "base", "after": "other"}.items()}
     assert app.main(["compare", str(here / "before"), str(here / "after"), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
@@ -208,9 +205,9 @@ def test_lm_evals_own_output_is_read(place: Path, here: Path, capsys: pytest.Cap
 
 
 def _evaluated(model: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Evaluate a model as lm-eval's command line does, with a group, 30 items a task.
+    """Evaluate a model as lm-eval's command line does, with a group, 30 items per task.
 
-    Return what it had in memory.
+    Return the samples that it had in memory.
     """
     import lm_eval
     from lm_eval.loggers import EvaluationTracker

@@ -1,4 +1,4 @@
-"""pyproject.toml says what is needed, constraints.txt pins all of it."""
+"""constraints.txt pins everything that pyproject.toml requires."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PINS = {
     for name, version in (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#")
 }
 CUDA = ("nvidia-", "cuda-", "triton")
-"""What a CUDA build of torch brings along; torch itself pins their versions."""
+"""Dependencies of a CUDA build of torch, which pins their versions."""
 
 
 def needed(requirement: Requirement, seen: set[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
-    """Yield the names of all that a requirement installs here, itself included."""
+    """Yield the names of all packages that a requirement installs here, itself included."""
     key = (canonicalize_name(requirement.name), tuple(sorted(requirement.extras)))
     if key in seen or key[0].startswith(CUDA):
         return
@@ -39,7 +39,7 @@ def needed(requirement: Requirement, seen: set[tuple[str, tuple[str, ...]]]) -> 
 
 @pytest.mark.parametrize("requirement", DIRECT, ids=str)
 def test_a_pin_satisfies_its_bound(requirement: Requirement) -> None:
-    """The set that is tested is one that pyproject.toml allows, and the bound is no lower than what is tested."""
+    """pyproject.toml allows the tested version, and its lower bound is that version."""
     pin = PINS[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pin)
     lower = next(part.version for part in requirement.specifier if part.operator == ">=")
@@ -47,30 +47,27 @@ def test_a_pin_satisfies_its_bound(requirement: Requirement) -> None:
 
 
 def test_all_that_is_installed_is_pinned() -> None:
-    """Nothing that an installation brings is left to the day it is made."""
+    """No version of an installation depends on its date."""
     seen: set[tuple[str, tuple[str, ...]]] = set()
     names = {name for requirement in DIRECT for name in needed(requirement, seen)}
     assert names - PINS.keys() == set()
 
 
 def test_the_pins_hold_nothing_else() -> None:
-    """A pin that nothing needs any more is taken out."""
+    """Every pin is needed."""
     seen: set[tuple[str, tuple[str, ...]]] = set()
     names = {name for requirement in DIRECT for name in needed(requirement, seen)}
     assert PINS.keys() - names == set()
 
 
 def test_torch_is_pinned_to_no_build() -> None:
-    """`torch==2.13.0` takes the CPU build where an index offers one.
-
-    The wheel's own bound forces neither.
-    """
+    """`torch==2.13.0` takes the CPU build from an index that offers one; no bound forces either."""
     assert "+" not in PINS[canonicalize_name("torch")]
     assert [str(requirement) for requirement in DIRECT if requirement.name == "torch"] == ["torch>=2.13"]
 
 
 def test_the_wheel_needs_no_cuda_package() -> None:
-    """CUDA comes with the build of torch that a machine takes, never from here."""
+    """CUDA comes with the machine's build of torch."""
     assert [name for name in PINS if name.startswith(CUDA)] == []
 
 
@@ -81,7 +78,7 @@ def test_the_version_has_one_source() -> None:
 
 
 def test_the_environment_of_ray_has_the_same_pins() -> None:
-    """But for two packages that Ray's launcher cannot have in these versions."""
+    """Except for two packages whose versions Ray's launcher does not allow."""
     lines = [line for line in (ROOT / "constraints-ray.txt").read_text().splitlines() if line and line[0] != "#"]
     theirs = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
     other = {name for name in theirs.keys() & PINS.keys() if theirs[name] != PINS[name]}

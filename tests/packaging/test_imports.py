@@ -1,4 +1,4 @@
-"""What importing costs: the parts that read tables need no torch, and help is instant."""
+"""Cost of imports: reading records needs no torch, and help imports the standard library only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ for name in {modules!r}:
 
 
 def python(script: str, folder: Path) -> str:
-    """Run a script in a process of its own and return what it prints."""
+    """Run a script in a new process and return its output."""
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -46,12 +46,12 @@ def checkout() -> Path:
 
 
 def test_analysis_and_reports_work_without_torch(checkout: Path) -> None:
-    """Every module that reads records imports where none of the heavy libraries is installed."""
+    """Every module that reads records can be imported without the heavy libraries."""
     python(WITHOUT.format(absent=HEAVY, modules=READERS), checkout)
 
 
 def test_help_imports_neither_torch_nor_hydra(checkout: Path) -> None:
-    """The parser is built from the standard library alone."""
+    """The parser uses the standard library only."""
     absent = (*HEAVY, "hydra", "omegaconf", "pandas", "numpy", "yaml", "matplotlib", "rich")
     python(
         WITHOUT.format(absent=absent, modules=["harness.cli.app"])
@@ -61,6 +61,6 @@ def test_help_imports_neither_torch_nor_hydra(checkout: Path) -> None:
 
 
 def test_composing_imports_nothing_heavy(checkout: Path) -> None:
-    """A typo is refused in the time it takes to read yaml."""
+    """A typo is reported as fast as yaml is read."""
     script = f"import sys; from harness.config.composition import compose; compose([]); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    assert python(script, checkout).strip() == "['lm_eval']"  # its registry alone, in which the name `prefix` is entered
+    assert python(script, checkout).strip() == "['lm_eval']"  # only its registry, in which `prefix` is registered

@@ -1,4 +1,4 @@
-"""The wheel, built and tried in an environment and a folder that know nothing of the checkout."""
+"""The wheel, built and run in an environment and a folder independent of the checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def run(*command: str | Path, folder: Path) -> str:
-    """Run a command without any setting that would lead it back to the checkout."""
+    """Run a command without environment variables that point to the checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HARNESS_"))}
     done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -34,10 +34,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``bin`` folder of a new environment with the wheel in it, which sees the dependencies of this one.
+    """The ``bin`` folder of a new environment with the wheel and this one's dependencies.
 
-    A line in a .pth file adds their folder to the path, behind its own, and does not read the .pth
-    files there: so an editable installation of the checkout stays out of sight.
+    A line in a .pth file adds the folder of the dependencies to the path, after its own. The .pth
+    files there are not read, so an editable installation of the checkout has no effect.
     """
     folder = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(folder, with_pip=False)
@@ -49,13 +49,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped(folder: str) -> set[str]:
-    """The files below a folder of the checkout that belong into the wheel."""
+    """Return the files of a folder of the checkout that belong in the wheel."""
     paths = [path for path in (ROOT / folder).rglob("[!.]*") if path.is_file() and "__pycache__" not in path.parts]
     return {path.relative_to(ROOT).as_posix() for path in paths if not path.match("benchmarks/speed/*.json")}
 
 
 def test_the_wheel_carries_code_configuration_and_benchmarks(wheel: Path) -> None:
-    """All of harness/, conf/ and benchmarks/, the latter two inside the package, Hydra's way to the sweeper, and nothing else."""
+    """It has harness/, conf/ and benchmarks/ (inside the package), hydra_plugins/, nothing else."""
     names = set(zipfile.ZipFile(wheel).namelist())
     content = {name for name in names if ".dist-info/" not in name}
     code = shipped("harness") | shipped("hydra_plugins")
@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
 
 
 def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    """`harness` explains itself and lists what can be chosen, from the configuration it was installed with."""
+    """`harness` prints its help and lists the members of its installed configuration."""
     assert "usage: harness" in run(installed / "harness", "--help", folder=tmp_path)
     for group in ("model", "data", "suites", "experiment"):
         folder = {"suites": "benchmarks/suites"}.get(group, f"conf/{group}")
@@ -85,14 +85,14 @@ def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_pat
 
 
 def test_the_installed_package_reads_nothing_of_the_checkout(installed: Path, tmp_path: Path) -> None:
-    """Code, configuration and benchmarks all come from the environment that the wheel was installed into."""
+    """Code, configuration and benchmarks come from the environment of the wheel."""
     script = "from harness.config import composition, paths; composition.compose([]); print(*paths.roots(), sep='\\n')"
     roots = run(installed / "python", "-c", script, folder=tmp_path).splitlines()
     assert [Path(root).is_relative_to(installed.parent.resolve()) for root in roots] == [True]
 
 
 def test_the_installed_command_measures_forgetting(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole run, and a sweep by Hydra's command line, work from the wheel alone, in an empty folder, with an empty cache and no hub."""
+    """A run and a Hydra sweep work from the wheel, without cache and hub."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     printed = run(installed / "harness", "run", "model=nursery-smoke-a", "data.volumes=[8]", folder=tmp_path)

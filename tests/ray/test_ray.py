@@ -1,4 +1,4 @@
-"""A sweep carried by Ray, by way of Hydra's launcher for it: `make test-ray`, which has an environment of its own."""
+"""A sweep carried by Ray through Hydra's launcher: `make test-ray`, in its own environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def short() -> Iterator[Path]:
 
 
 def test_ray_carries_a_sweep(short: Path) -> None:
-    """Hydra's multirun plans the sweep as `harness sweep` does, Ray runs a job a unit, and the records are the usual ones."""
+    """Hydra's multirun plans the sweep, Ray runs one job per unit, records are as usual."""
     ray = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
     command = [sys.executable, "-m", "harness.cli.hydra_app", "-m", *ray, "experiment=smoke", "model=nursery-smoke-a", "data.volumes=[32]"]
     quiet = {"RAY_TMPDIR": str(short), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}

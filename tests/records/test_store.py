@@ -13,7 +13,7 @@ from harness.config import composition
 from harness.config.identity import recorded
 from harness.config.run_config import Declared
 from harness.core.errors import ConfigError, RecordError
-from harness.records.schema import SAMPLE_COLUMNS, Baseline, Failure, Score
+from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Score
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
 
@@ -65,7 +65,7 @@ def test_a_missing_record_is_none(experiment: ExperimentWriter) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 99}, ["schema_version", "99", "2"]),
+        ({"schema_version": 99}, ["schema_version", "99", str(SCHEMA_VERSION)]),
         ({"protocol_version": 99}, ["protocol_version", "99"]),
         ({"surprise": 1}, ["surprise", "unknown key"]),
         ({"wall_seconds": "long"}, ["wall_seconds", "a number"]),
@@ -156,7 +156,9 @@ def test_results_of_versions_without_declarations_are_read(experiment: Experimen
     assert experiment.declared() == Declared()
     experiment.write_config("a", {"probe_suites": ["s"]})
     assert experiment.declared() == Declared(headline="s")
-    (experiment.folder / "manifest.json").write_text('{"experiment": "exp", "run_ids": ["a"], "schema_version": 2, "sweep": null}')
+    (experiment.folder / "manifest.json").write_text(
+        f'{{"experiment": "exp", "run_ids": ["a"], "schema_version": {SCHEMA_VERSION}, "sweep": null}}'
+    )
     assert experiment.current() == {"a"}
     assert experiment.declared() == Declared(headline="s")
     experiment.write_config("a", {"probe_suites": ["s", "t"], "declared": PLAIN | {"headline": "t"}})

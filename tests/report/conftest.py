@@ -16,7 +16,7 @@ SMALL = Path(__file__).parent.parent / "golden" / "small"
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    """The recorded small experiment, in a folder of its own."""
+    """The recorded small experiment, in a separate folder."""
     shutil.copytree(SMALL, tmp_path / "results" / "small")
     return Experiment(tmp_path / "results" / "small")
 
@@ -28,5 +28,5 @@ def rows(experiment: Experiment) -> pd.DataFrame:
 
 @pytest.fixture
 def small(experiment: Experiment) -> Evidence:
-    """All that its page shows."""
+    """The data of its page."""
     return evidence.gather(experiment)

@@ -1,4 +1,4 @@
-"""An experiment with same-data controls and a cell of independent trajectories: what they add, and what they must not change."""
+"""An experiment with same-data controls and a cell of independent trajectories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NATS = Panel("s", "*", "s", "probe", "nats_per_token", "none", higher_is_better=
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    """Three sizes, two tunings, a control of each, and m0 in full with independent trajectories."""
+    """Three sizes, two tunings, a control each, and m0 in full with independent trajectories."""
     folder = tmp_path_factory.mktemp("controls") / "g"
     return evidence.gather(grid(folder, models=3, tunings=("full", "lora"), seeds=3, controls=True, independent=True))
 
@@ -33,20 +33,20 @@ def read(found: Evidence) -> Page:
 
 
 def test_controls_make_no_label_longer(found: Evidence) -> None:
-    """Their data and objective name nothing.
+    """Their data and objective are in no name.
 
-    A trajectory is named where it is independent, and such a cell comes after the plain ones.
+    An independent trajectory is named, and its cell comes after the shared ones.
     """
     names = [one.style_name for one in found.every]
     assert names == ["full"] * 3 + ["lora"] * 3 + ["full · independent"] + ["full · control"] * 3 + ["lora · control"] * 3
-    said = {one.short: one.name for one in found.every}
-    assert said["m1 · full"] == "m1 tuned in full"
-    assert said["m0 · full · independent"] == "m0 tuned in full, independent trajectories"
-    assert said["m2 · lora · control"] == "m2 tuned with LoRA, same-data control"
+    full_name = {one.short: one.name for one in found.every}
+    assert full_name["m1 · full"] == "m1 tuned in full"
+    assert full_name["m0 · full · independent"] == "m0 tuned in full, independent trajectories"
+    assert full_name["m2 · lora · control"] == "m2 tuned with LoRA, same-data control"
 
 
-def test_controls_lie_grey_in_the_panels_of_what_they_control(found: Evidence) -> None:
-    """A panel a tuning, three grey lines in each, which end at -3 of 40.
+def test_controls_are_grey_lines_in_the_panels_of_their_methods(found: Evidence) -> None:
+    """One panel per tuning with three grey lines each, which end at -3 of 40.
 
     The independent cell is drawn in its own section only.
     """
@@ -61,21 +61,21 @@ def test_controls_lie_grey_in_the_panels_of_what_they_control(found: Evidence) -
     assert not [label for label in labels if "independent" in label or "sft" in label]
 
 
-def test_the_headline_says_what_controls_changed(found: Evidence) -> None:
+def test_the_headline_states_the_change_of_controls(found: Evidence) -> None:
     """All controls lost 7.5.
 
-    A loss counts as larger where the intervals do not touch, worked out here from the findings.
+    A loss counts as larger if the intervals do not overlap, computed here from the findings.
     """
     rows = found.findings[(found.findings["suite"] == "old") & (found.findings["task"] == "*") & (found.findings["volume"] == 128)]
     rows = rows[~rows["is_control"].astype(bool) & rows["control_low"].notna()]
     larger = sum(high < low for high, low in zip(rows["delta_high"], rows["control_low"], strict=True))
     text = controls.sentence(found, "old")
-    assert "(more training on what the model knew already: data base) changed old by −7.5 points, 6 of them." in text
-    assert f"In {larger} of the {len(rows)} ways of training that have one, the loss is larger than the control's" in text
-    assert text.endswith("1 way of training has no control.")
+    assert "(more training on data that the model already knew: data base) changed old by −7.5 points (6 controls)." in text
+    assert f"For {larger} of the {len(rows)} methods with a control, the loss is larger than the control's" in text
+    assert text.endswith("1 method has no control.")
 
 
-def test_without_controls_nothing_is_said_of_them(tmp_path: Path) -> None:
+def test_without_controls_they_are_not_mentioned(tmp_path: Path) -> None:
     """No sentence, no line, no group."""
     plain = evidence.gather(grid(tmp_path / "g"))
     assert controls.sentence(plain, "old") == ""
@@ -83,7 +83,7 @@ def test_without_controls_nothing_is_said_of_them(tmp_path: Path) -> None:
 
 
 def test_an_untuned_control_is_no_untuned_method(found: Evidence, read: Page) -> None:
-    """Controls take the rate of what they control: neither page nor summary warns of them, unless nothing was declared."""
+    """Controls use their method's rate: page and summary warn only if none is declared."""
     tidy = table(found.experiment)
     assert tables.untuned(tidy, {"data": "base"}) == (0, 21)
     assert tables.untuned(tidy, {}) == (18, 39)
@@ -92,28 +92,28 @@ def test_an_untuned_control_is_no_untuned_method(found: Evidence, read: Page) ->
     assert "learning rate not tuned" in tables.summary(tidy)
 
 
-def test_tables_set_controls_and_pairs_apart(found: Evidence, read: Page) -> None:
+def test_tables_separate_controls_and_pairs(found: Evidence, read: Page) -> None:
     """The heat map has controls last.
 
-    Trajectories show suites only, the headline first; groups are no rows.
+    Trajectories show suites only, the headline first; headings of groups are not rows.
     """
-    assert [row["way of training"] for row in read.rows("heat")] == [one.short for one in found.every]
+    assert [row["method"] for row in read.rows("heat")] == [one.short for one in found.every]
     rows = read.rows("trajectories")
     assert [row["suite"].split(",")[0] for row in rows] == ["old (headline)"] * 3 + ["new"] * 3
     assert "Same-data controls" in read.text
-    assert "m0 · full · independent" in [row["way of training"] for row in read.rows("findings")]
+    assert "m0 · full · independent" in [row["method"] for row in read.rows("findings")]
 
 
-def test_no_label_says_what_does_not_vary(read: Page) -> None:
-    """Neither the objective nor the word trajectory stands in any way of training."""
+def test_no_name_mentions_a_constant_label(read: Page) -> None:
+    """Neither the objective nor the word trajectory is in any method's name."""
     for name in ["findings", "frontier", "costs"]:
-        assert not [row for row in read.rows(name) if "sft" in row["way of training"] or "trajectory" in row["way of training"]]
+        assert not [row for row in read.rows(name) if "sft" in row["method"] or "trajectory" in row["method"]]
 
 
 def test_bars_of_shares_end_where_a_share_ends() -> None:
     """From 0.9, a share can fall by 0.9 and rise by 0.1.
 
-    Other metrics have no such ends; what is missing stays missing.
+    Other metrics have no limits; missing values stay missing.
     """
     low, high = figures.possible([-1.2, -0.3, pd.NA], [0.3, 0.05, pd.NA], [0.9, 0.9, 0.9], SHARE)
     assert low.tolist()[:2] == pytest.approx([-0.9, -0.3])
@@ -124,11 +124,8 @@ def test_bars_of_shares_end_where_a_share_ends() -> None:
     assert [end.tolist() for end in figures.possible([-4.0], [2.0], [1.0], NATS)] == [[-4.0], [2.0]]
 
 
-def test_what_controls_train_on_again_is_no_contamination_of_the_others(found: Evidence) -> None:
-    """Items that stand in the rows of controls alone are said apart.
-
-    Those in anybody's rows are a warning for all.
-    """
+def test_the_overlap_of_controls_has_a_warning_of_its_own(found: Evidence) -> None:
+    """Items that occur only in the rows of controls do not contaminate the other methods."""
     labels = {one.cell: one.is_control for one in found.every}
     cell_of = {run: row["cell"] for _, row in found.findings.iterrows() for run in str(row["run_ids"]).split(",")}
     some, none = {"exact": 1}, {"exact": 0}
@@ -136,8 +133,8 @@ def test_what_controls_train_on_again_is_no_contamination_of_the_others(found: E
     apart.__dict__["records"] = {
         run: {**record, "overlap": {"old": some if labels[cell_of[run]] else none, "both": some}} for run, record in found.records.items()
     }
-    said = [note for note in missing.warnings(apart).notes if note.startswith("Evaluation items")]
-    assert said == [
-        "Evaluation items stand in the training rows (see Overlap): both.",
-        "Evaluation items stand in the rows of same-data controls alone (see Overlap): old.",
+    notes = [note for note in missing.warnings(apart).notes if note.startswith("Evaluation items")]
+    assert notes == [
+        "Evaluation items occur in the training rows (see Overlap): both.",
+        "Evaluation items occur in the rows of same-data controls only (see Overlap): old.",
     ]

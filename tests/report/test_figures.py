@@ -35,7 +35,7 @@ def thick(axes: Axes) -> list[Any]:
 
 
 def test_forgetting_draws_what_the_findings_say(tmp_path: Path) -> None:
-    """One line a series: the change in points at every volume, 0 first, on an axis in units.
+    """One line per series: the change in points at every volume, 0 first.
 
     Bars are the findings' intervals.
     """
@@ -54,7 +54,7 @@ def test_forgetting_draws_what_the_findings_say(tmp_path: Path) -> None:
 
 
 def test_learning_draws_the_value_with_guessing(tmp_path: Path) -> None:
-    """From the value before on: 2, 11, 20 and 29 of 40 right, and the level of guessing, 25 points, dotted."""
+    """Values 2, 11, 20 and 29 of 40; guessing, 25 points, is dotted."""
     found = evidence.gather(grid(tmp_path / "g"))
     view = figures.against_volume("learning", found.every, found.targets, "after", table=found.table, title="t")
     assert view is not None
@@ -65,7 +65,7 @@ def test_learning_draws_the_value_with_guessing(tmp_path: Path) -> None:
 
 
 def test_colour_is_size_and_line_is_tuning(tmp_path: Path) -> None:
-    """Two sizes and two tunings share a panel: four lines, two colours, two styles, all named in one legend."""
+    """Two sizes and two tunings share a panel: four lines, two colours, two styles."""
     found = evidence.gather(grid(tmp_path / "g", models=2, tunings=("full", "lora")))
     view = forgetting(found)
     (axes,) = axes_of(view)
@@ -76,10 +76,10 @@ def test_colour_is_size_and_line_is_tuning(tmp_path: Path) -> None:
     assert [mark.label for mark in view.legend][:4] == ["m0 (10k)", "m1 (100k)", "full", "lora"]
 
 
-def test_many_curves_get_a_panel_a_way_of_training(tmp_path: Path) -> None:
-    """Three sizes and two tunings: a panel for each tuning, side by side, on the same axes.
+def test_many_curves_get_one_panel_per_method(tmp_path: Path) -> None:
+    """Three sizes and two tunings: one panel per tuning, on the same axes.
 
-    One by one for the page.
+    The page has them one by one.
     """
     found = evidence.gather(grid(tmp_path / "g", models=3, tunings=("full", "lora")))
     view = forgetting(found)
@@ -94,7 +94,7 @@ def test_many_curves_get_a_panel_a_way_of_training(tmp_path: Path) -> None:
     ("seeds", "words"), [(1, "one seed, bars: 95% intervals over items"), (3, "means of 3 seeds, bars: 95% intervals over seeds and items")]
 )
 def test_the_figure_says_what_its_bars_are(tmp_path: Path, seeds: int, words: str) -> None:
-    """One seed: items; three: seeds and items, each seed a thin line."""
+    """One seed: over items; three: over seeds and items, each seed a thin line."""
     found = evidence.gather(grid(tmp_path / "g", seeds=seeds))
     view = forgetting(found)
     assert words in view.caption
@@ -104,9 +104,9 @@ def test_the_figure_says_what_its_bars_are(tmp_path: Path, seeds: int, words: st
 
 
 def test_a_fitted_law_is_drawn_with_its_band_and_held_out_points(tmp_path: Path) -> None:
-    """Forgetting 0.1 everywhere is −10 points on the axis.
+    """Forgetting of 0.1 at every volume is −10 points on the axis.
 
-    The largest volume is hollow, the others are full.
+    The point of the largest volume is hollow, the others are filled.
     """
     found = evidence.gather(grid(tmp_path / "g"))
 
@@ -124,11 +124,11 @@ def test_a_fitted_law_is_drawn_with_its_band_and_held_out_points(tmp_path: Path)
     full, hollow = thick(axes)
     assert (full.get_markerfacecolor(), hollow.get_markerfacecolor()) == (found.every[0].colour, "none")
     assert numbers(hollow.get_ydata()) == pytest.approx([-30.0])
-    assert "hollow points" in view.caption
+    assert "Hollow points" in view.caption
 
 
 def test_the_laws_of_an_experiment_reach_their_curves(tmp_path: Path) -> None:
-    """Each size has its own power law: the fits are found by the labels that tell cells apart."""
+    """Each size has its own power law, found by the labels that distinguish cells."""
     found = evidence.gather(grid(tmp_path / "g", models=2, seeds=3, volumes=(8, 16, 32, 64, 128)))
     laws = fits.by_cell(found)
     powers = [one for one in found.fitted if one.law == "power" and one.fit is not None]
@@ -156,9 +156,9 @@ def test_names_are_never_read_as_mathematics(tmp_path: Path) -> None:
 
 
 def test_inline_svg_has_ids_of_its_own_and_the_colours_of_the_page(tmp_path: Path) -> None:
-    """No id is left without its prefix, every reference leads to one, and black is the text colour of the page."""
+    """Every id has the prefix, every reference an id; black is the text colour."""
     found = evidence.gather(grid(tmp_path / "g"))
-    text, colours = svg.inline(forgetting(found).panels[0], "p-1", "a < b", "what is seen")
+    text, colours = svg.inline(forgetting(found).panels[0], "p-1", "a < b", "description")
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert ids
     assert all(name.startswith("p-1-") for name in ids)
@@ -172,9 +172,9 @@ def test_inline_svg_has_ids_of_its_own_and_the_colours_of_the_page(tmp_path: Pat
 
 
 def test_a_bounded_selection_is_even_over_sizes(tmp_path: Path) -> None:
-    """Of ten sizes eight are drawn, smallest and largest among them, and the sentence says how many are left."""
+    """Of ten sizes eight are drawn, the smallest and the largest included."""
     found = evidence.gather(grid(tmp_path / "g", models=10, volumes=(8,)))
-    kept, said = curves.chosen(found.every)
+    kept, left_out = curves.chosen(found.every)
     assert kept[0].model == "m0"
     assert kept[-1].model == "m9"
-    assert (len(kept), said) == (8, "Drawn are 8 of 10 ways of training; all of them are in findings.csv.")
+    assert (len(kept), left_out) == (8, "8 of 10 methods are drawn; all are in findings.csv.")

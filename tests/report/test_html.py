@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from harness.analysis.table import items
 from harness.report import html, palette
-from harness.report.content import Cell, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
+from harness.report.content import CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
 from tests.support.grids import Page
 
 HOSTILE = [
@@ -53,7 +53,9 @@ def hostile_content() -> Content:
                 figures=[FigureView(name="f", title=texts[0], description=texts[1], caption=texts[2], figure=figure)],
                 tables=[
                     TableView(
-                        name="t", columns=[ColumnView(title=text, meaning=text) for text in texts], rows=[[Cell(t, t, t, t) for t in texts]]
+                        name="t",
+                        columns=[ColumnView(title=text, meaning=text) for text in texts],
+                        rows=[[CellView(t, t, t, t) for t in texts]],
                     )
                 ],
                 items=ItemsView(rows=changed(texts).assign(cell=texts), shown=texts[3]),
@@ -65,7 +67,7 @@ def hostile_content() -> Content:
 
 
 def test_hostile_text_stays_text() -> None:
-    """Whatever a data set holds: one script besides the data, no handler, no foreign element, and the text is there to be read."""
+    """Hostile texts add no script, handler or element, and can be read."""
     found = Page(html.render(hostile_content()))
     kinds = [attributes.get("type") for tag, attributes in found.elements if tag == "script"]
     assert sorted(map(str, kinds)) == ["None", "application/json"]
@@ -76,7 +78,7 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_items_are_json_that_cannot_end_its_element() -> None:
-    """The data come back as they were, but for what no reader can see."""
+    """The data are unchanged, except for invisible marks."""
     found = Page(html.render(hostile_content()))
     data = json.loads(found.scripts[0])
     prompts = [row[data["columns"].index("prompt")] for row in data["rows"]]
@@ -85,8 +87,8 @@ def test_items_are_json_that_cannot_end_its_element() -> None:
     assert "&" not in found.scripts[0]
 
 
-def test_the_policy_allows_this_script_alone() -> None:
-    """No request of any kind; the script by the hash of its bytes."""
+def test_the_policy_allows_this_script_only() -> None:
+    """No requests; the script by the hash of its bytes."""
     found = Page(html.render(Content(title="t")))
     (policy,) = [attributes["content"] for tag, attributes in found.elements if attributes.get("http-equiv") == "Content-Security-Policy"]
     (script,) = found.scripts
@@ -103,7 +105,7 @@ def test_the_policy_allows_this_script_alone() -> None:
 
 
 def test_nothing_is_fetched() -> None:
-    """No address outside the page in any attribute that loads."""
+    """No loading attribute has an address outside the page."""
     found = Page(html.render(hostile_content()))
     loads = [
         str(attributes[name]) for tag, attributes in found.elements for name in ("src", "href", "srcset", "data") if attributes.get(name)
@@ -122,23 +124,20 @@ def test_nothing_is_fetched() -> None:
     ],
 )
 def test_hidden_marks_are_shown(text: str, shown: str) -> None:
-    """Directions and controls are seen and do nothing.
-
-    Letters of any script, and joined emoji, stay.
-    """
+    """Direction and control marks are shown by their code; letters and joined emoji stay."""
     assert html.visible(text) == shown
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
-    """The page stays small whatever an item's prompt is."""
+    """A long prompt is shortened on the page."""
     content = Content(title="t", sections=[Section(id="i", title="i", items=ItemsView(rows=changed(["x" * 5000]).assign(cell="c")))])
     data = json.loads(Page(html.render(content)).scripts[0])
     assert data["rows"][0][data["columns"].index("prompt")] == "x" * html.MAX_TEXT + " …"
 
 
 def test_tables_are_written_as_csv_and_markdown(tmp_path: Path) -> None:
-    """Shown texts where there are no data of their own; all digits where there are."""
-    shown = TableView(name="a", columns=[ColumnView(title="x|y")], rows=[[Cell("1.0", 1.0)]])
+    """Without separate data, the texts shown; with them, all digits."""
+    shown = TableView(name="a", columns=[ColumnView(title="x|y")], rows=[[CellView("1.0", 1.0)]])
     whole = TableView(name="b", columns=[ColumnView(title="x")], rows=[["1"]], data=pd.DataFrame({"x": [1.23456789]}))
     html.write(Content(title="t", sections=[Section(id="s", title="s", tables=[shown, whole])]), tmp_path)
     assert (tmp_path / "a.csv").read_text() == "x|y\n1.0\n"
@@ -147,7 +146,7 @@ def test_tables_are_written_as_csv_and_markdown(tmp_path: Path) -> None:
 
 
 def test_an_empty_page_is_a_page() -> None:
-    """Nothing to show: a title, and no section."""
+    """Without content: a title and no section."""
     found = Page(html.render(Content(title="nothing", sections=[Section(id="s", title="empty")])))
     assert "nothing" in found.text
     assert "empty" not in found.text
@@ -155,7 +154,7 @@ def test_an_empty_page_is_a_page() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 12])
 def test_colours_stand_out_on_white_and_on_dark(count: int) -> None:
-    """At least 3 to 1 on the dark page for each size and method; all sizes differ on either."""
+    """At least 3 to 1 for each size and method; sizes differ on both pages."""
     light = palette.sizes(count)
     dark = [palette.on_dark(colour) for colour in light]
     assert len(set(light)) == len(set(dark)) == count
@@ -164,9 +163,6 @@ def test_colours_stand_out_on_white_and_on_dark(count: int) -> None:
 
 
 def test_contrast_is_that_of_wcag() -> None:
-    """Black on white is 21 to 1.
-
-    #767676 on white is 4.54 to 1, the known least grey that passes 4.5.
-    """
+    """Black on white is 21:1; #767676 is 4.54:1, the lightest grey above 4.5."""
     assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
     assert palette.contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)

@@ -59,10 +59,7 @@ def found(text: str) -> Page:
 
 
 def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experiment) -> None:
-    """Every figure in three forms and every table in two.
-
-    Nothing is left beside it, and writing it again changes no byte.
-    """
+    """Every figure in three formats, every table in two; writing it again changes no byte."""
     where = page.write(experiment)
     assert where == experiment.folder / "report" / "index.html"
     first = contents(where.parent)
@@ -74,7 +71,7 @@ def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experimen
     assert "report" in {path.name for path in experiment.folder.iterdir()}
 
 
-def test_a_report_that_breaks_leaves_the_old_one(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_fails_keeps_the_old_one(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader never sees half a report."""
     first = contents(page.write(experiment).parent)
     monkeypatch.setattr(html, "render", lambda *_: 1 / 0)
@@ -96,7 +93,7 @@ WORDS = [
     "Floors: seed spread not measured, same-data control not measured, rounding 2.1 points.",
     "Learning rate not tuned for 1 of 2 runs: not a method comparison.",
     "Fewer than 3 seeds for some findings: their intervals are over items only",
-    "Of 3 runs asked for, 1 failed, 0 unfinished, 0 not started; 4 points measured, 1 measurements failed.",
+    "Of 3 requested runs, 1 failed, 0 unfinished, 0 not started; 4 points measured, 1 measurements failed.",
     "Run failed00 (tiny-a, dora) failed: TrainingError: nan",
     "1 failed measurement(s) of old, sums: RuntimeError: out of memory",
     "No same-data control was run",
@@ -106,16 +103,16 @@ WORDS = [
 ]
 
 
-def test_the_page_says_what_a_reader_needs(found: Page) -> None:
-    """Findings with intervals, floors, warnings, failures counted, and how to make it again."""
+def test_the_page_has_all_its_parts(found: Page) -> None:
+    """Findings with intervals, floors, warnings, counts of failures, and how to reproduce them."""
     assert [words for words in WORDS if words not in found.text] == []
 
 
-def test_costs_and_overlap_stand_in_tables(found: Page) -> None:
-    """Numbers as recorded; what the target asks of its own rows is expected."""
+def test_costs_and_overlap_are_tables(found: Page) -> None:
+    """Numbers as recorded; the overlap of a target suite with its own rows is expected."""
     headings = found.rows("costs")[0]
     assert (headings["tokens"], headings["parameters trained"]) == ("320", "145,000")
-    assert ", steps 4" in found.text  # the same for all, so that it is said once
+    assert ", steps 4" in found.text  # constant, so it is in the caption
     assert (headings["training time"], headings["operations"], headings["memory (GB)"]) == ("2 s", "3.2 × 10⁷", "0.30")
     overlap = found.rows("overlap")
     assert [list(row.values()) for row in overlap] == [
@@ -125,7 +122,7 @@ def test_costs_and_overlap_stand_in_tables(found: Page) -> None:
 
 
 def test_the_page_has_the_sections_of_its_contents(found: Page) -> None:
-    """Every link of the contents leads somewhere, headings do not skip a level, and every id is used once."""
+    """Every link has a target, headings skip no level, ids are unique."""
     ids = [attributes["id"] for _, attributes in found.elements if attributes.get("id")]
     assert len(ids) == len(set(ids))
     links = [str(attributes["href"])[1:] for tag, attributes in found.elements if tag == "a" and attributes.get("href")]
@@ -135,7 +132,7 @@ def test_the_page_has_the_sections_of_its_contents(found: Page) -> None:
     assert all(b - a <= 1 for a, b in pairwise(levels))
 
 
-def test_every_figure_says_in_words_what_is_to_be_seen(found: Page, text: str) -> None:
+def test_every_figure_has_a_description(found: Page, text: str) -> None:
     """Each drawing is an image with a title and a description that has numbers."""
     drawings = [attributes for tag, attributes in found.elements if tag == "svg" and "sample" not in str(attributes.get("class"))]
     assert len(drawings) >= 5
@@ -147,16 +144,16 @@ def test_every_figure_says_in_words_what_is_to_be_seen(found: Page, text: str) -
 
 
 def test_the_findings_on_the_page_are_those_of_the_items(experiment: Experiment, found: Page) -> None:
-    """Read from the HTML alone and worked out again from the recorded items: changes, counts and n of every measured row."""
+    """Changes, counts and n of every measured row equal those of the recorded items."""
     rows = found.rows("findings")
     measured = [row for row in rows if row["suite"].startswith("old") and row["change"] != "-"]
-    assert len(measured) == 10  # two runs, two volumes, the suite and two tasks, without what failed: sums, and with it the suite
+    assert len(measured) == 10  # 2 runs, 2 volumes, suite and 2 tasks; less the failed task sums and its suite
     run_of = {"tiny-a · full": "full000", "tiny-a · lora": "lora000"}
     before = pd.read_parquet(experiment.folder / "baselines" / "tiny-a-old" / "samples.parquet").set_index(["task", "doc_hash"])[
         "metric.acc"
     ]
     for row in measured:
-        place = experiment.point_folder(run_of[row["way of training"]], int(row["volume"]))
+        place = experiment.point_folder(run_of[row["method"]], int(row["volume"]))
         samples = pd.read_parquet(place / "samples.parquet").query("suite == 'old'").set_index(["task", "doc_hash"])["metric.acc"]
         moved = (samples - before).dropna()
         moved = moved if row["task"] == "all" else moved[[row["task"]]]
@@ -167,12 +164,12 @@ def test_the_findings_on_the_page_are_those_of_the_items(experiment: Experiment,
 
 
 def test_findings_equal_the_table_and_its_file(experiment: Experiment, found: Page) -> None:
-    """One seed: every number of the page's table stands, rounded, in the tidy table of the same records."""
+    """One seed: every number of the page's table is, rounded, that of the tidy table."""
     page.write(experiment)
     tidy = table(experiment)
     for row in found.rows("findings"):
         suite, task = row["suite"].removesuffix(" (headline)"), "*" if row["task"] == "all" else row["task"]
-        tuning = row["way of training"].split(" · ")[1]
+        tuning = row["method"].split(" · ")[1]
         same = (tidy["suite"] == suite) & (tidy["task"] == task) & (tidy["tuning"] == tuning) & (tidy["volume"] == int(row["volume"]))
         known = tidy[same & tidy["primary"]]
         scale = 100 if "points" in row["unit"] else 1
@@ -188,16 +185,16 @@ def test_findings_equal_the_table_and_its_file(experiment: Experiment, found: Pa
 
 
 def test_stale_and_absent_runs_are_counted(experiment: Experiment) -> None:
-    """What the last command asked for and is not there, and what is there and was not asked for."""
+    """Absent runs are requested but do not exist; stale runs are the reverse."""
     experiment.write_manifest({"full000": {}, "unknown": {}}, keep=False)
     text = read(experiment).text
-    assert "Of 2 runs asked for, 0 failed, 0 unfinished, 1 not started" in text
+    assert "Of 2 requested runs, 0 failed, 0 unfinished, 1 not started" in text
     assert "2 stale run(s)" in text
     assert "lora000" not in text
 
 
 def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None:
-    """No figure, no finding, but the reason."""
+    """No figure and no finding, only the reason."""
     experiment = Experiment(tmp_path / "e")
     write_run(experiment, "r", before=[], points={}, roles={}, finished=False, failure="ModelError: no such folder")
     where = page.write(experiment)
@@ -207,7 +204,7 @@ def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None
     assert [tag for tag, _ in found.elements if tag == "figure"] == []
 
 
-def test_several_headlines_are_none(tmp_path: Path) -> None:
+def test_without_a_declared_headline_no_suite_is_the_claim(tmp_path: Path) -> None:
     """With two probe suites and none declared, the page says that neither is the claim."""
     experiment = Experiment(tmp_path / "e")
     tasks = [Task(suite=suite, task=suite[0], values=share(6, 8)) for suite in ("one", "two")]
@@ -219,17 +216,17 @@ def test_several_headlines_are_none(tmp_path: Path) -> None:
 
 
 def test_a_page_of_many_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
-    """Ten sizes and eight remedies: curves, fields and items are bounded, and each bound is stated."""
-    remedies = ("none", *(f"replay-{i}" for i in range(7)))
-    found = read(grid(tmp_path / "g", models=10, mitigations=remedies, volumes=(8,)))
-    assert "Drawn are 48 of 80 ways of training; all of them are in findings.csv." in found.text
-    assert "32 of 80 findings stand here" in found.text
-    assert "60 of 80 ways of training." in found.text
-    assert "From 12 of 80 ways of training" in found.text
+    """Ten sizes and eight mitigations: curves, fields and items are bounded, each bound stated."""
+    mitigations = ("none", *(f"replay-{i}" for i in range(7)))
+    found = read(grid(tmp_path / "g", models=10, mitigations=mitigations, volumes=(8,)))
+    assert "48 of 80 methods are drawn; all are in findings.csv." in found.text
+    assert "32 of 80 findings are shown here" in found.text
+    assert "60 of 80 methods." in found.text
+    assert "From 12 of 80 methods" in found.text
 
 
 def test_analysis_and_report_work_without_torch(experiment: Experiment) -> None:
-    """Table, summary, figures and page are made where no model library can be imported."""
+    """Table, summary, figures and page need no model library."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, str(experiment.folder)], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What the page says of stages, of methods that did not act, and of very many methods."""
+"""Pages of stages, of methods that did not act, and of very many methods."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.grids import ROLES, Page, grid
 
 STAGES = ["people", "skill"]
 ONES = {0: (4, 8, 36), 8: (32, 12, 30), 16: (20, 36, 20)}
-"""Of 40 items right on people, skill and the probe: before, after the first stage, after the
-second."""
+"""Volume → right items of 40 on people, skill and the probe: before, after the first and after
+the second stage."""
 
 
 def staged(folder: Path, seeds: int = 3) -> Experiment:
-    """Two stages of 8 rows; seed s has s more of people right after the second."""
+    """Two stages of 8 rows; seed s has s more people items right afterwards."""
     found = Experiment(folder / "e")
     labels = {"data": "sequence[stages=people>skill]"}
     roles = {"people": "target", "skill": "target", "old": "probe"}
@@ -47,7 +47,7 @@ def staged(folder: Path, seeds: int = 3) -> Experiment:
 def test_stages_are_a_matrix_and_its_metrics(tmp_path: Path) -> None:
     """Rows are stages, columns suites, probes last.
 
-    Fields below the diagonal say what was lost since; metrics are named by convention.
+    Fields below the diagonal show the loss since the stage; metrics are named by convention.
     """
     found = staged(tmp_path)
     text = page.write(found).read_text(encoding="utf-8")
@@ -77,8 +77,8 @@ def test_a_page_without_stages_has_no_such_section(tmp_path: Path) -> None:
     assert not (found.folder / "report" / "stages.csv").exists()
 
 
-def remedied(folder: Path, acceptance: tuple[float, ...]) -> Experiment:
-    """None, and sdft whose seeds accepted so much; sdft gains as much and forgets less."""
+def mitigated(folder: Path, acceptance: tuple[float, ...]) -> Experiment:
+    """No mitigation, and sdft, which gains as much and forgets less."""
     found = Experiment(folder / "e")
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for mitigation, lost in {"none": 20, "sdft": 5}.items():
@@ -96,23 +96,23 @@ def remedied(folder: Path, acceptance: tuple[float, ...]) -> Experiment:
 
 @pytest.mark.parametrize(("acceptance", "acted"), [((0.1, 0.15, 0.32), False), ((0.1, 0.2, 0.3), True)])
 def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path, acceptance: tuple[float, ...], *, acted: bool) -> None:
-    """Mean 19% did not act, 20% did: at the top, in findings, fields, frontier and costs.
+    """With a mean acceptance of 19% it did not act, with 20% it did.
 
-    Its verdict stands beside the mark.
+    All parts of the page mark it; its verdict is next to the mark.
     """
-    experiment = remedied(tmp_path, acceptance)
+    experiment = mitigated(tmp_path, acceptance)
     rows = table(experiment)
     found = findings(rows, Changes(experiment), Declared(headline="old"))
     marked = found.drop_duplicates("cell").set_index("mitigation")["acted"]
     assert (marked["sdft"], bool(marked.isna()["none"])) == (acted, True)
-    assert rows[rows["run_id"] == "sdft0"]["acted"].iloc[0] == False  # noqa: E712 - of the run alone
+    assert rows[rows["run_id"] == "sdft0"]["acted"].iloc[0] == False  # noqa: E712 - of this run only
     best = frontier(found).set_index("mitigation")["is_frontier"]
     assert (best["sdft"], best["none"]) == (acted, not acted)
     shown = Page(page.write(experiment).read_text(encoding="utf-8"))
     assert ("Did not act, so not ranked: tiny-a · full · sdft (19% accepted)." in shown.text) is not acted
     assert shown.text.count("did not act") == (0 if acted else 6)  # a sentence, the field, two findings, the point, the cost
     assert all("lost" in row["verdict"] for row in shown.rows("findings") if row["suite"].startswith("old"))
-    assert [row["on it"] for row in shown.rows("frontier")] == (["no", "yes"] if acted else ["yes", "did not act"])
+    assert [row["on the frontier"] for row in shown.rows("frontier")] == (["no", "yes"] if acted else ["yes", "did not act"])
     assert [row["accepted"].removesuffix("did not act").strip() for row in shown.rows("costs")] == ["-", "20%" if acted else "19%"]
     assert ("sdft" in shown.tables) is False
     assert ("equal_gain" in shown.tables) is acted
@@ -132,12 +132,12 @@ def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path,
         ({}, None, None),
     ],
 )
-def test_who_wrote_decides_whether_a_method_acted(
+def test_the_author_decides_whether_a_method_acted(
     tmp_path: Path, writing: dict[str, Any], acceptance: float | None, acted: bool | None
 ) -> None:
-    """An objective is trained on what it wrote.
+    """An objective is trained on its own texts; a rehearsal without rows did not act.
 
-    A rehearsal without rows did nothing; of both, the rehearsal is the remedy.
+    If both wrote, the rehearsal counts: it is the mitigation.
     """
     found = Experiment(tmp_path / "e")
     tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
@@ -146,24 +146,24 @@ def test_who_wrote_decides_whether_a_method_acted(
     rows = table(found)
     cells = findings(rows, Changes(found), Declared(headline="old"))
     for frame in (rows, cells):
-        told = frame[["acceptance", "acted"]].iloc[0].astype(object).to_list()
-        assert [None if pd.isna(value) else value for value in told] == [acceptance, acted]
+        values = frame[["acceptance", "acted"]].iloc[0].astype(object).to_list()
+        assert [None if pd.isna(value) else value for value in values] == [acceptance, acted]
 
 
-def test_what_is_derived_is_no_training_of_its_own(tmp_path: Path) -> None:
-    """Two trainings of a second each up to 8 rows, and three runs that measure what was made of the first."""
+def test_derived_runs_do_not_add_training_costs(tmp_path: Path) -> None:
+    """Two trainings, and three runs derived from the first."""
     found = Experiment(tmp_path / "e")
     tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for run_id in ("0" * 12, "1" * 12, *(f"{'0' * 12}-{name}" for name in ("0.2", "0.5", "1"))):
         write_run(found, run_id, before=tasks, points={8: tasks}, roles=ROLES, labels={"mitigation": run_id})
     whole = evidence.Evidence(experiment=found, table=table(found), declared=Declared(), findings=pd.DataFrame())
-    assert costs._total(whole).startswith("Training of all 2 runs took ")
+    assert costs._total(whole).startswith("Training all 2 runs took ")
 
 
 def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Path) -> None:
-    """Ten mitigations on two tunings: a panel a tuning, a mark a mitigation, none first.
+    """Ten mitigations on two tunings: one panel per tuning, one mark per mitigation, none first.
 
-    19 comparisons, named with their tuning.
+    There are 19 comparisons, named with their tuning.
     """
     mitigations = ("none", "ewc", "kl", "l2", "replay", "sdft", *(f"merge[coefficient=0.{i}]" for i in (2, 4, 6, 8)))
     experiment = grid(tmp_path / "g", tunings=("full", "lora"), mitigations=mitigations, seeds=1)
@@ -177,12 +177,12 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
     pairs = {row["first − second"] for row in shown.rows("equal_gain")}
     assert len(pairs) == 19
     assert {"no mitigation: full − lora", "lora: none − kl", "full: none − merge[coefficient=0.4]"} <= pairs
-    assert "ways of training; all of them are in findings.csv" not in shown.text
+    assert "methods are drawn; all are in findings.csv" not in shown.text
 
 
-def test_more_methods_than_can_be_told_apart_are_counted(tmp_path: Path) -> None:
-    """Twenty mitigations: those of the first marks are drawn, and how many that are is said."""
+def test_methods_beyond_the_marks_are_counted(tmp_path: Path) -> None:
+    """Twenty mitigations: those of the first marks are drawn, and their number is stated."""
     experiment = grid(tmp_path / "g", mitigations=("none", *(f"m{i:02}" for i in range(19))), volumes=(8,))
     found = methods(evidence.gather(experiment).every)
     assert len(found.drawn) == MAX_METHODS
-    assert found.left_out == f"Drawn are {MAX_METHODS} of 20 ways of training; all of them are in findings.csv."
+    assert found.left_out == f"{MAX_METHODS} of 20 methods are drawn; all are in findings.csv."

@@ -19,12 +19,12 @@ POINTS = DisplayUnit("points", 100.0, 1)
 
 
 def test_csv_reads_back_equal(rows: pd.DataFrame) -> None:
-    """Numbers keep every digit, what is missing stays missing."""
+    """Numbers keep every digit, missing values stay missing."""
     back = pd.read_csv(io.StringIO(tables.render(rows, "csv")), dtype=COLUMNS)
     pd.testing.assert_frame_equal(back, rows)
 
 
-def test_json_is_a_list_of_rows_with_null_for_what_is_missing(rows: pd.DataFrame) -> None:
+def test_json_is_a_list_of_rows_with_null_for_missing_values(rows: pd.DataFrame) -> None:
     """Numbers are numbers, true is true, and there is no NaN."""
     text = tables.render(rows, "json")
     assert "NaN" not in text
@@ -35,7 +35,7 @@ def test_json_is_a_list_of_rows_with_null_for_what_is_missing(rows: pd.DataFrame
     assert all(isinstance(row["value"], float) for row in found if row["status"] == "ok")
 
 
-def test_markdown_has_a_line_a_row(rows: pd.DataFrame) -> None:
+def test_markdown_has_one_line_per_row(rows: pd.DataFrame) -> None:
     """Heading, rule, rows."""
     lines = tables.render(rows, "markdown").splitlines()
     assert len(lines) == len(rows) + 2
@@ -53,7 +53,7 @@ def test_markdown_has_a_line_a_row(rows: pd.DataFrame) -> None:
     ],
 )
 def test_text_from_data_is_never_markup(text: str, escaped: str) -> None:
-    """Cells, HTML, links, emphasis, code and line breaks are words."""
+    """Cells, HTML, links, emphasis, code and line breaks are escaped."""
     assert tables.escape(text) == escaped
 
 
@@ -68,7 +68,7 @@ def test_a_file_is_written_whole_by_its_suffix(rows: pd.DataFrame, tmp_path: Pat
 
 
 def test_a_file_that_cannot_be_written_is_one_line(rows: pd.DataFrame, tmp_path: Path) -> None:
-    """An unknown suffix and a missing folder say what is allowed."""
+    """An unknown suffix and a missing folder are one-line errors."""
     with pytest.raises(ConfigError, match=r"\.csv"):
         tables.write(rows, tmp_path / "table.xlsx")
     with pytest.raises(ConfigError, match="not writable"):
@@ -77,12 +77,12 @@ def test_a_file_that_cannot_be_written_is_one_line(rows: pd.DataFrame, tmp_path:
 
 @pytest.mark.parametrize(("value", "text"), [(-0.125, "-12.5"), (0.031, "+3.1"), (0.0, "+0.0"), (-0.0001, "+0.0"), (pd.NA, "-")])
 def test_numbers_are_written_in_their_unit(value: float, text: str) -> None:
-    """Points with one decimal and a sign; zero has no minus."""
+    """Points with one decimal and a sign; zero has no minus sign."""
     assert tables.number(value, POINTS, sign=True) == text
 
 
-def test_the_summary_says_what_changed(rows: pd.DataFrame) -> None:
-    """A row a run and volume: nats with 3 decimals, points with 1, intervals, what failed, and that rates were not searched."""
+def test_the_summary_shows_changes_failures_and_untuned_rates(rows: pd.DataFrame) -> None:
+    """One row per run and volume: nats with 3 decimals, points with 1, with intervals."""
     text = tables.summary(rows)
     lines = text.splitlines()
     full = next(line for line in lines if "full" in line and " 32 " in line)
@@ -97,15 +97,15 @@ def test_the_summary_says_what_changed(rows: pd.DataFrame) -> None:
     assert max(map(len, lines)) <= 120
 
 
-def test_the_summary_of_nothing_says_so(rows: pd.DataFrame) -> None:
-    """Only failures: no table, but the reasons."""
+def test_a_summary_without_points_has_the_reasons(rows: pd.DataFrame) -> None:
+    """Failures only: no table."""
     text = tables.summary(rows[rows["suite"].isna()])
     assert text.startswith("No point is measured yet.")
     assert "TrainingError: nan" in text
 
 
 def test_a_suite_of_many_tasks_is_shown_by_its_own_row(tmp_path: Path) -> None:
-    """Five tasks: one panel; four: four."""
+    """Five tasks are one panel, four tasks are four."""
     for count, labels in {5: ["big (5 tasks)"], 4: ["t0", "t1", "t2", "t3"]}.items():
         experiment = Experiment(tmp_path / f"e{count}")
         before = [Task(suite="big", task=f"t{i}", values=share(6, 8)) for i in range(count)]
@@ -114,8 +114,8 @@ def test_a_suite_of_many_tasks_is_shown_by_its_own_row(tmp_path: Path) -> None:
         assert [panel.label for panel in tables.panels(table(experiment), "probe")] == labels
 
 
-def test_many_points_are_summed_up_by_their_largest_volume(tmp_path: Path) -> None:
-    """25 volumes of one run: one row, of the last."""
+def test_many_points_are_summarized_by_their_largest_volume(tmp_path: Path) -> None:
+    """25 volumes of one run: one row, of the largest."""
     experiment = Experiment(tmp_path / "e")
     task = Task(suite="old", task="t", values=share(6, 8))
     write_run(experiment, "r", before=[task], points={8 * k: [task] for k in range(1, 26)}, roles={"old": "probe"})
@@ -124,12 +124,12 @@ def test_many_points_are_summed_up_by_their_largest_volume(tmp_path: Path) -> No
     assert [line for line in lines if line.startswith("tiny-a")] == [line for line in lines if "  200  " in line]
 
 
-def test_a_task_that_two_suites_ask_is_shown_for_each() -> None:
-    """Each with the suite's name, so that neither result hides the other.
+def test_a_task_of_two_suites_is_shown_for_each() -> None:
+    """Each label has the suite's name, so that neither result hides the other.
 
     A task of one suite keeps its short label.
     """
     same = {"role": "probe", "primary": True, "metric": "acc", "filter": "none", "higher_is_better": True, "lost": 1, "chance": 0.2}
-    asked = [("one", "facts"), ("one", "sums"), ("two", "facts"), ("two", "words")]
-    rows = pd.DataFrame([{"suite": suite, "task": task, **same} for suite, task in asked])
+    tasks = [("one", "facts"), ("one", "sums"), ("two", "facts"), ("two", "words")]
+    rows = pd.DataFrame([{"suite": suite, "task": task, **same} for suite, task in tasks])
     assert [panel.label for panel in tables.panels(rows, "probe")] == ["one: facts", "sums", "two: facts", "words"]

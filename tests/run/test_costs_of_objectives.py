@@ -35,7 +35,7 @@ def test_pairs_cost_both_answers_and_the_reference(runs: Runs, monkeypatch: pyte
     monkeypatch.setattr(Dpo, "collate", collate)
     assert runs("data=tinyworld-preferences", "objective=dpo", "training.batch_rows=8", *SMALL) == "done"
     first, both = seen[0], tuple(map(sum, zip(*seen, strict=True)))
-    found = [(p.train_tokens, p.supervised_tokens, p.extra_tokens) for p in (runs.point(8), runs.point(16))]
+    found = [(p.counts.trained_tokens, p.counts.supervised_tokens, p.counts.read_tokens) for p in (runs.point(8), runs.point(16))]
     assert found == [(*first, first[0]), (*both, both[0])]
 
 
@@ -53,7 +53,10 @@ def test_rollouts_cost_their_generated_tokens(runs: Runs, monkeypatch: pytest.Mo
     reward = ("objective.reward=[format]", "objective.pattern='.*a.*'", "objective.beta=0.1")
     assert runs(*GRPO, *reward, "training.batch_rows=8", *SMALL) == "done"
     first, both = seen[0], tuple(map(sum, zip(*seen, strict=True)))
-    found = [(p.train_tokens, p.supervised_tokens, p.extra_tokens, p.generated_tokens) for p in (runs.point(8), runs.point(16))]
+    found = [
+        (p.counts.trained_tokens, p.counts.supervised_tokens, p.counts.read_tokens, p.counts.generated_tokens)
+        for p in (runs.point(8), runs.point(16))
+    ]
     assert found == [(*first, first[0], first[1]), (*both, both[0], both[1])]
 
 

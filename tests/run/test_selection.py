@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from harness.sweep.claims import Claims
 from harness.sweep.plan.stale import stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.units import units_of
-from harness.sweep.worker import came_to
-from tests.support.small_runs import Runs
+from harness.sweep.worker import recorded_so_far
+from tests.support.small_runs import Runs, without_time
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")
 A_POINT = 3
@@ -33,9 +32,8 @@ def numbers(point: Point) -> list[float | None]:
 def whole(run: Runs) -> dict[tuple[str, int], Point]:
     """Every point of the experiment, without the fields that differ between executions."""
     experiment = run.prepared.experiment
-    same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
     found = {(one, volume): experiment.point(one, volume) for one in experiment.run_ids() for volume in experiment.volumes(one)}
-    return {key: dataclasses.replace(point, **same) for key, point in found.items() if point}
+    return {key: without_time(point) for key, point in found.items() if point}
 
 
 def test_a_plan_counts_every_evaluation(runs: Runs) -> None:
@@ -81,7 +79,7 @@ def test_one_training_serves_every_coefficient(runs: Runs, tuning: str) -> None:
         assert own.selected == {**start.selected, **half.selected, **tuned.selected}
         assert f"{own.coefficient:g}" == selection.best(own.selected)
         assert numbers(own) == numbers(runs.point(volume, own.coefficient))
-        assert (own.train_tokens, half.train_tokens) == (plain[volume].train_tokens,) * 2
+        assert (own.counts.trained_tokens, half.counts.trained_tokens) == (plain[volume].counts.trained_tokens,) * 2
 
 
 def _baseline(runs: Runs, baseline_id: str) -> Any:
@@ -155,10 +153,10 @@ def test_an_interrupted_grid_resumes(runs: Runs, stop_at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         runs(*MERGE, stop_at=stop_at)
     assert not preparation.is_done(runs.prepared)
-    interrupted = came_to(runs.prepared.experiment, runs.prepared.run_id)
+    interrupted = recorded_so_far(runs.prepared.experiment, runs.prepared.run_id)
     assert runs(*MERGE) == "done"
     assert len(runs.evaluated) == every - (stop_at - 1)
-    assert came_to(runs.prepared.experiment, runs.prepared.run_id) != interrupted
+    assert recorded_so_far(runs.prepared.experiment, runs.prepared.run_id) != interrupted
     assert whole(runs) == expected
     assert not list(Path("results/a").glob("runs/*/partial/*"))
 

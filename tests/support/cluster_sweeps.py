@@ -1,4 +1,4 @@
-"""A small sweep on a cluster, and what can be done to it."""
+"""A small sweep on a cluster, and ways to disturb it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SWEEP = [
     "evaluation.dtype=float32",
     "evaluation.token_budget=4096",
 ]
-"""Four runs of two points, seconds each, and their volume 0; steps of one row, so that there is time to interrupt training. All that
-scores may depend on is pinned."""
+"""Four runs of two points, seconds each, and their volume 0. Steps of one row leave time to
+interrupt training. Everything that scores may depend on is pinned."""
 
 RUNS = 4
 
@@ -46,13 +46,13 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Slurm whose state lies in a folder."""
+    """A Slurm whose state is in one folder."""
 
     folder: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        """In which commands find it."""
+        """Environment of commands for this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def script(self, command: str, *node: str) -> subprocess.CompletedProcess[str]:
@@ -63,22 +63,22 @@ class Cluster:
         )
 
     def ask(self, *command: str) -> str:
-        """Return what one of Slurm's own commands says."""
+        """Return the output of one of Slurm's own commands."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
     def job_on(self, node: str) -> str:
-        """Return the job that runs on a node."""
+        """Return the running job of a node."""
         return self.ask("squeue", "--noheader", "--states=running", f"--nodelist={node}", "--format=%i")
 
     def restarts(self, job: str) -> int:
-        """Return how often a job was put back in the queue."""
+        """Return the number of times a job was queued again."""
         words = self.ask("scontrol", "--oneliner", "show", "job", job).split()
         return int(next(word for word in words if word.startswith("Restarts=")).removeprefix("Restarts="))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The sweep, in a folder of its own."""
+    """The sweep, in its own folder."""
 
     cluster: Cluster
     results: Path
@@ -89,7 +89,7 @@ class Sweep:
         return Experiment(self.results / "smoke")
 
     def harness(self, *more: str) -> subprocess.CompletedProcess[str]:
-        """Run its command to the end."""
+        """Run its command and wait for the end."""
         command = [sys.executable, "-m", "harness", "sweep", *SWEEP, f"results={self.results}", *more]
         return subprocess.run(command, env=self.cluster.environment, capture_output=True, text=True, timeout=400, check=False)
 
@@ -105,34 +105,34 @@ class Sweep:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
 
     def logs(self) -> str:
-        """Return what the workers have said."""
+        """Return the output of the workers."""
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.results.glob("smoke/slurm/*/*.out")))
 
     def claims(self) -> list[Claim]:
-        """Return every claim of every run, those of a run in order."""
+        """Return every claim of every run, in order for each run."""
         units = [unit for unit in self.experiment.claims.units() if not unit.startswith("baseline")]
         return [claim for unit in units for claim in self.experiment.claims.of(unit)]
 
     def training_on(self, node: str) -> Claim | None:
-        """Return the claim of a run that a node is in the middle of: the first point is measured, training goes on to the second."""
+        """Return the claim of a run on a node that trains after its first point."""
         held = [claim for claim in self.claims() if claim.node == node and not claim.ended]
         return next((claim for claim in held if self.experiment.volumes(claim.unit) == [32]), None)
 
     def files(self) -> dict[str, tuple[int, str]]:
-        """Return time and content of every file that, once written, stays as it is."""
+        """Return time and content hash of every file that must not change once written."""
         kept = [path for part in ("runs/*/points/*/*", "baselines/*/*") for path in self.experiment.folder.glob(part) if path.is_file()]
         return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in kept}
 
     def executions(self) -> list[int]:
-        """Return, for each run, how many claims of it ended with it done."""
+        """Return, for each run, the number of claims that ended with it done."""
         done = [claim.unit for claim in self.claims() if claim.ended == "done"]
         return [done.count(unit) for unit in sorted(set(done))]
 
 
 def until(seconds: float, what: str, ask: Callable[[], Found | None]) -> Found:
-    """Ask again and again until the answer is something, and return it.
+    """Call ``ask`` until it returns something, and return that.
 
-    Raises AssertionError when it takes too long.
+    Raises AssertionError after ``seconds``.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Findings and changes by hand, as far as comparisons of cells read them."""
+"""Findings and changes by hand, with the columns that comparisons of cells read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LABELS: dict[str, Any] = {
 
 @dataclass
 class Made:
-    """An experiment of cells: what the table, the findings and ``Changes`` would say of it."""
+    """An experiment of cells: its table, its findings, and the interface of ``Changes``."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     runs: dict[str, int] = field(default_factory=dict)
@@ -67,9 +67,17 @@ class Made:
         missing: Sequence[tuple[int, int]] = (),
         **labels: Any,
     ) -> None:
-        """Add a cell: volume → suite (``target`` or ``probe``) → task → changes by seed and item, shape (k, n).
+        """Add a cell.
 
-        ``missing`` are (seed, volume) without a measurement.
+        Args:
+            cell: its name.
+            changes: volume → suite (``target`` or ``probe``) → task → changes by seed and item,
+                shape (k, n).
+            seeds: its seeds.
+            items: prefix of the items' hash; equal prefixes mean equal items.
+            better: suite → whether higher is better; default: True.
+            missing: (seed, volume) pairs without a measurement.
+            labels: further columns of its findings.
         """
         named = {seed: f"{cell}-{seed}" for seed in seeds}
         self.runs |= {run_id: seed for seed, run_id in named.items()}
@@ -106,5 +114,5 @@ def _change(delta: float) -> dict[str, float]:
 
 
 def counted(n: int, ones: int, seeds: int = 1, sign: int = 1) -> list[list[float]]:
-    """Return changes of n items of which the first ``ones`` are ``sign``, the same for every seed."""
+    """Return changes of n items, the first ``ones`` equal to ``sign``, for each seed."""
     return [[float(sign)] * ones + [0.0] * (n - ones)] * seeds

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.records.counts import Counts
 from harness.records.schema import Baseline, Failure, Point, Record, Score
 from harness.records.writer import ExperimentWriter
 
@@ -126,22 +127,24 @@ def write_baselines(experiment: ExperimentWriter, model: str, before: Sequence[T
     return ids
 
 
+def counts(volume: int, **changes: Any) -> Counts:
+    """Return totals of 8 rows a step, 10 tokens a row of which 4 have a loss of 1.5 nats."""
+    values: dict[str, Any] = {"step": volume // 8, "targets": 4 * volume, "nats": 6.0 * volume, "flops": 1e6 * volume, "seconds": 2.0}
+    tokens = {"trained_tokens": 10 * volume, "supervised_tokens": 4 * volume}
+    return Counts(**(values | tokens | changes))
+
+
 def write_point(experiment: ExperimentWriter, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
     """Write a point with 8 rows a step and 10 tokens a row, 4 with a loss."""
     values: dict[str, Any] = {
         "run_id": run_id,
         "volume": volume,
-        "steps": volume // 8,
+        "counts": counts(volume),
         "target_rows": volume,
         "anchor_rows": 0,
-        "train_tokens": 10 * volume,
-        "supervised_tokens": 4 * volume,
         "anchor_tokens": 0,
         "truncated_rows": 0,
-        "train_loss": 1.5,
         "weight_change": 0.5,
-        "flops": 1e6 * volume,
-        "wall_seconds": 2.0,
         "evaluation_seconds": 1.0,
         "peak_memory_bytes": 300_000_000,
         "scores": tuple(task.score() for task in tasks),

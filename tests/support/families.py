@@ -1,4 +1,4 @@
-"""Two-layer random models of many families, requests of every kind, and the comparison of ``prefix`` with HFLM."""
+"""Random models of many families, requests of every kind, and ``prefix`` against HFLM."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.evaluation.prefix.lm import PrefixLM
 from tests.support import tiny
 
 TOLERANCE = 1e-3
-"""Nats that a log-likelihood of float32 may differ from HFLM's; a flag may differ where the two
-best tokens are closer."""
+"""Largest difference of a float32 log-likelihood from HFLM's, in nats; a flag may differ where the
+two best tokens are closer."""
 
 MAX_LENGTH = 100
 
@@ -86,7 +86,7 @@ FAMILIES = {**SHARED, **PLAIN}
 
 
 def build(family: str) -> PreTrainedModel:
-    """A fresh model, always the same weights, that ends its texts at the EOS token."""
+    """Return a fresh two-layer model, always the same, that ends its texts at EOS."""
     model = tiny._seeded(FAMILIES[family])
     assert model.generation_config is not None
     model.generation_config.eos_token_id = tiny.EOS
@@ -95,12 +95,12 @@ def build(family: str) -> PreTrainedModel:
 
 @cache
 def built(family: str) -> PreTrainedModel:
-    """The model that tests share and leave as it is."""
+    """Return the model that tests share and do not change."""
     return build(family)
 
 
 def with_bos() -> PreTrainedTokenizerBase:
-    """A tokenizer that begins every text with the BOS token."""
+    """Return a tokenizer that begins every text with BOS."""
     made: Any = type(tiny.tokenizer())(
         tokenizer_object=type(tiny.tokenizer()._tokenizer).from_str(tiny.tokenizer()._tokenizer.to_str()),
         pad_token="<pad>",
@@ -151,7 +151,10 @@ def _choices(contexts: Sequence[str], draw: random.Random, sizes: Sequence[int])
 
 
 def requests(kind: str, seed: int = 0) -> list[tuple[str, str]]:
-    """Contexts and continuations: of one or several words, of no context, after shared examples, or longer than ``MAX_LENGTH``."""
+    """Return contexts and continuations of every kind.
+
+    Of one or several words, without context, after shared examples, longer than ``MAX_LENGTH``.
+    """
     draw = random.Random(f"{kind} {seed}")
     shots = text(draw, 40)
     own = [text(draw, draw.randint(1, 30)) for _ in range(4)]
@@ -170,7 +173,7 @@ KINDS = ("one-token", "multi-token", "few-shot", "empty", "too-long", "whole-win
 
 
 def gap(lm: HFLM, context: str, continuation: str) -> float:
-    """How close the two best tokens come at any place of a continuation, in HFLM's logits."""
+    """Return the smallest gap of the two best tokens within a continuation, in HFLM's logits."""
     pair = lm._encode_pair(context, continuation) if context else ([lm.prefix_token_id], lm.tok_encode(continuation))
     ids = [*pair[0], *pair[1]][-(lm.max_length + 1) :][:-1]
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Grids of fabricated runs, and a reader of pages that knows nothing of how they are made."""
+"""Grids of fabricated runs, and an independent reader of pages."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def grid(
     controls: bool = False,
     independent: bool = False,
 ) -> ExperimentWriter:
-    """Write runs of which the k-th volume gains 9k of 40 on ``new`` and loses 4k + seed of 40 on ``old``.
+    """Write runs that gain 9k of 40 on ``new`` and lose 4k + seed on ``old``.
 
-    With ``controls``, each model and tuning has one beside it, declared, at an untuned rate, that
-    gains nothing and loses k of 40; with ``independent``, the first model and tuning is also there
-    with independent trajectories.
+    k is the number of the volume, from 1. With ``controls``, each model and tuning also has a
+    declared control at an untuned rate, which gains nothing and loses k of 40. With
+    ``independent``, the first model and tuning also has independent trajectories.
     """
     experiment = ExperimentWriter(folder)
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
@@ -82,7 +82,14 @@ def grid(
 
 
 class Page(HTMLParser):
-    """What a page holds: its text, its tables by name as rows of texts, its elements with their attributes, and its scripts."""
+    """A page's text, tables, elements and scripts.
+
+    Attributes:
+        tables: name → rows of texts, the headings first.
+        elements: (tag, attributes) of every element.
+        scripts: contents of its scripts.
+        texts: its texts, in order.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -125,10 +132,10 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """Everything a reader sees, with single spaces."""
+        """All visible text, with single spaces."""
         return " ".join(" ".join(self.texts).split())
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        """A table's rows, heading → text, without marks of verdicts."""
+        """Return a table's rows as heading → text, without the marks of verdicts."""
         head, *body = [[" ".join(cell.split()).lstrip("▼▲=? ") for cell in row] for row in self.tables[name] if row]
         return [dict(zip(head, row, strict=True)) for row in body]

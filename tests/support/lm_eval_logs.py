@@ -1,4 +1,4 @@
-"""lm-eval's output written by hand, in the layout of 0.4.13: for tests."""
+"""lm-eval's output for tests, written by hand in the layout of 0.4.13."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CHOICES = [" red", " green", " blue", " grey"]
 Sample = dict[str, Any]
 
 Run = Callable[..., tuple[int, str, str]]
-"""The command with some options: exit code, standard output, standard error."""
+"""Runs the command with options: exit code, standard output, standard error."""
 
 
 def digest(text: str) -> str:
-    """Lm-eval's ``hash_string``."""
+    """Return lm-eval's ``hash_string`` of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def choice(number: int, *, right: bool, metric: str = "acc", prompt: str = "", **changes: Any) -> Sample:
-    """Question ``number`` of four choices, the first of them right.
+    """Return question ``number`` with four choices, of which the first is right.
 
-    The likeliest is the first or the second.
+    The model prefers the first choice if ``right``, else the second.
     """
     doc = {"question": f"q{number}", "choices": CHOICES, "answer": 0}
     prompt = prompt or f"question {number}:"
@@ -49,7 +49,7 @@ def choice(number: int, *, right: bool, metric: str = "acc", prompt: str = "", *
 
 
 def written(number: int, *, right: bool, filter_name: str = "none", until: str = "\n", repeats: int = 1, **changes: Any) -> Sample:
-    """Question ``number`` whose answer the model writes."""
+    """Return question ``number`` with a generated answer."""
     doc, prompt, answer = {"question": f"g{number}"}, f"write {number}:", "yes" if right else "no"
     return {
         "doc_id": number,
@@ -69,7 +69,14 @@ def written(number: int, *, right: bool, filter_name: str = "none", until: str =
 
 
 def outcomes(right: int, lost: int, gained: int, wrong: int) -> tuple[list[Sample], list[Sample]]:
-    """Items before and after, of which so many were right on both sides, lost, gained, and wrong on both."""
+    """Return items before and after, by counts of outcomes.
+
+    Args:
+        right: items that are right on both sides.
+        lost: items that are right before and wrong after.
+        gained: items that are wrong before and right after.
+        wrong: items that are wrong on both sides.
+    """
     before = [True] * (right + lost) + [False] * (gained + wrong)
     after = [True] * right + [False] * lost + [True] * gained + [False] * wrong
     sides = [[choice(i, right=is_right) for i, is_right in enumerate(side)] for side in (before, after)]
@@ -77,7 +84,7 @@ def outcomes(right: int, lost: int, gained: int, wrong: int) -> tuple[list[Sampl
 
 
 def config(metric: str = "acc", **changes: Any) -> dict[str, Any]:
-    """A task's resolved configuration, as far as it matters."""
+    """Return the relevant part of a task's resolved configuration."""
     return {
         "output_type": "multiple_choice",
         "num_fewshot": 0,
@@ -100,7 +107,11 @@ def write(
     versions: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> Path:
-    """Write a results file and the samples beside it, in the folder that lm-eval names after the model; return the outer folder."""
+    """Write a results file and samples into lm-eval's folder of the model.
+
+    Returns:
+        The outer folder.
+    """
     place = folder / model.replace("/", "__")
     place.mkdir(parents=True, exist_ok=True)
     found = {name: dict((configs or {}).get(name, config(samples[0]["metrics"][0]))) for name, samples in tasks.items()}
@@ -149,12 +160,12 @@ def sides(
     only_after: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
-    """Write both folders; the models differ, and ``only_after`` is of the second alone."""
+    """Write both folders with different models; ``only_after`` are options of the second."""
     write(folder / "before", before, model="base", **options)
     write(folder / "after", after, model="tuned", **options, **(only_after or {}))
 
 
 def planted(folder: Path) -> None:
-    """500 items: 300 right on both sides, 45 lost, 20 gained, 135 wrong on both."""
+    """Write 500 items: 300 right on both sides, 45 lost, 20 gained, 135 wrong."""
     before, after = outcomes(300, 45, 20, 135)
     sides(folder, {"colours": before}, {"colours": after})

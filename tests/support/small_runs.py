@@ -117,3 +117,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(lm_eval, "evaluate", evaluated)
     monkeypatch.setattr(StepTrainer, "training_step", trained)
     return made
+
+
+def without_time(point: Point) -> Point:
+    """Return a point without what differs between two measurements of the same weights."""
+    counts = dataclasses.replace(point.counts, seconds=0.0)
+    return dataclasses.replace(point, counts=counts, evaluation_seconds=0.0, peak_memory_bytes=0, evaluation_facts={})

@@ -1,4 +1,7 @@
-"""A sweep in a storm: its processes are killed at random moments, and what it records is compared with an undisturbed one."""
+"""A sweep in a storm: its processes are killed at random moments.
+
+Its records are compared with those of an undisturbed sweep.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +30,25 @@ SWEEP = [
     "evaluation.dtype=float32",
     "evaluation.token_budget=4096",
 ]
-"""Two models, full and LoRA, six seeds: 24 runs of two points; all that scores may depend on is
-pinned."""
+"""Two models, full and LoRA, six seeds: 24 runs of two points. Everything that scores may depend
+on is pinned."""
 
 RUNS, POINTS, BASELINES = 24, 48, 4
 
 LEAVE_SECONDS = 5.0
-"""Workers are gone so soon after their coordinator."""
+"""Most seconds that workers may outlive their coordinator."""
 
 VARYING = {"wall_seconds", "evaluation_seconds", "evaluation_facts", "peak_memory_bytes", "provenance"}
-"""Of a point or baseline: what is measured by the clock, or says where and by which process it
-was measured, and so is no score."""
+"""Fields of points and baselines that are not scores: times, memory, provenance."""
 
 FULL = Path(__file__).parent.parent / "chaos" / "full_disk"
-"""Put before PYTHONPATH, it lets the harness' own writes fail while the file that
-HARNESS_TEST_FULL names exists."""
+"""At the start of PYTHONPATH, it makes the harness' own writes fail while the file
+HARNESS_TEST_FULL exists."""
 
 
 @dataclass
 class Sweep:
-    """A sweep's command, started again and again."""
+    """A sweep's command, started repeatedly."""
 
     results: Path
     log: Path
@@ -66,13 +68,13 @@ class Sweep:
         return self.process
 
     def finish(self, timeout: float = 600.0) -> int:
-        """Wait for its end, starting it if it is not running."""
+        """Wait for its end; start it first if it does not run."""
         process = self.process if self.process and self.process.poll() is None else self.start()
         return process.wait(timeout)
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return the processes that a coordinator has started, the one that forks the workers included."""
+    """Return the processes that a coordinator has started, including the forkserver."""
     try:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -97,7 +99,7 @@ def kill_coordinator(sweep: Sweep) -> float:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Say whether a process runs; one that has ended and was not waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -118,11 +120,11 @@ class Storm:
     slowest: float = 0.0
 
     def __post_init__(self) -> None:
-        """Seed its dice."""
+        """Seed the random choices."""
         self.dice = random.Random(self.seed)
 
     def rage(self, sweeps: list[Sweep], kills: int, deadline: float) -> None:
-        """Kill until there were so many kills, starting again what ended or was killed."""
+        """Kill ``kills`` processes at random moments, restarting ended or killed commands."""
         while sum(self.kills.values()) < kills:
             assert time.monotonic() < deadline, f"only {self.kills} in the time there was"
             for sweep in sweeps:
@@ -144,7 +146,7 @@ class Storm:
 
     @staticmethod
     def _works(process: psutil.Process) -> bool:
-        """Say whether it is a worker, and not the process that forks them or its helper."""
+        """Return whether a process is a worker, not the forkserver or its helper."""
         try:
             parent = process.parent()
             return parent is not None and "forkserver" in " ".join(parent.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
@@ -153,12 +155,14 @@ class Storm:
 
 
 def contents(results: Path) -> dict[str, Any]:
-    """Return what a sweep has measured, by place: scores and whatever else is no measure of time, and the items' bytes."""
+    """Return the results of a sweep by file: everything except measured times and provenance."""
     found: dict[str, Any] = {}
     for path in sorted(results.glob("smoke/**/*")):
         name = path.relative_to(results).as_posix()
         if path.name in {"point.json", "baseline.json"}:
-            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key not in VARYING}
+            values = json.loads(path.read_text())
+            values.get("counts", {}).pop("seconds", None)
+            found[name] = {key: value for key, value in values.items() if key not in VARYING}
         elif path.name == "samples.parquet":
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "record.json":
@@ -168,7 +172,7 @@ def contents(results: Path) -> dict[str, Any]:
 
 
 def leftovers(results: Path) -> list[str]:
-    """Return hidden files of runs and baselines, and unfinished work, that nobody will come back to."""
+    """Return hidden files and unfinished work that no process will use again."""
     hidden = [path for folder in ("runs", "baselines") for path in (results / "smoke" / folder).rglob(".*")]
     partial = list(results.rglob("finished.json"))
     return sorted(path.relative_to(results).as_posix() for path in [*hidden, *partial])

@@ -1,4 +1,4 @@
-"""Units and records made up for tests of how sweeps are carried."""
+"""Fabricated units and records for tests of sweeps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.config.identity import identify
+from harness.records.counts import Counts
 from harness.records.schema import SAMPLE_COLUMNS, Baseline, Point, Record, Score
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
@@ -23,7 +24,7 @@ def run_unit(
     threads: int = 1,
     volumes: tuple[int, ...] = (8,),
 ) -> Unit:
-    """Return a unit; a baseline key ``k`` is that of the identity {"suite": "k"}."""
+    """Return a unit; the baseline key ``k`` is that of the identity {"suite": "k"}."""
     return Unit(
         kind=kind,
         id=name,
@@ -45,7 +46,7 @@ def sweep_of(units: Sequence[Unit], name: str = "e") -> Sweep:
 
 
 def score(status: Literal["ok", "failed"] = "ok") -> Score:
-    """Return a score, or one whose measurement failed."""
+    """Return a score, or a failed measurement."""
     value = 0.5 if status == "ok" else None
     return Score(
         suite="k",
@@ -114,17 +115,12 @@ def point(unit: Unit, volume: int, *, seconds: float = 1.0) -> Point:
     return Point(
         run_id=unit.id,
         volume=volume,
-        steps=volume // 8,
+        counts=Counts(step=volume // 8, nats=1.0, targets=1, flops=1.0, seconds=seconds, trained_tokens=10 * volume),
         target_rows=volume,
         anchor_rows=0,
-        train_tokens=volume * 10,
-        supervised_tokens=volume * 5,
         anchor_tokens=0,
         truncated_rows=0,
-        train_loss=1.0,
         weight_change=1.0,
-        flops=1.0,
-        wall_seconds=seconds,
         evaluation_seconds=seconds,
         peak_memory_bytes=1,
         scores=(score(),),

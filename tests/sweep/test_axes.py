@@ -6,7 +6,6 @@ Each point is what its overrides compose to.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,21 +25,6 @@ from harness.sweep.axes import expand
 Written = Any
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
-    """A function that writes an experiment of a user's own, named ``mine``, from the text below ``hydra.sweeper``."""
-    folder = tmp_path / "conf" / "experiment"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
-
-    def written(sweeper: str, more: str = "") -> list[str]:
-        lines = "".join(f"    {line}\n" for line in sweeper.strip().splitlines())
-        (folder / "mine.yaml").write_text(f"# @package _global_\n# mine\n{more}\nhydra:\n  sweeper:\n{lines}")
-        return ["experiment=mine"]
-
-    return written
-
-
 def configs(*overrides: str) -> list[RunConfig]:
     return [asked.config for asked in expand(overrides).asked]
 
@@ -51,9 +35,9 @@ def label(config: RunConfig) -> tuple[str, float | None]:
 
 @pytest.mark.parametrize("name", sorted(paths.members("conf/experiment")))
 def test_every_point_of_every_experiment_is_what_its_overrides_compose_to(name: str) -> None:
-    """No yaml typo waits in a queue, points differ, and a worker that composes a point's overrides has that very run."""
+    """Points are valid, distinct, and the same when a worker composes their overrides."""
     found = expand([f"experiment={name}"])
-    assert found.refused == []
+    assert found.rejected == []
     assert {asked.config.name for asked in found.asked} == {name}
     assert len({repr(asked.config) for asked in found.asked}) == len(found.asked)
     for asked in found.asked[:: max(1, len(found.asked) // 5)] + found.asked[-1:]:
@@ -78,7 +62,7 @@ def test_every_point_of_every_experiment_is_what_its_overrides_compose_to(name: 
     ],
 )
 def test_single_values_applied_here_are_those_that_hydra_applies(axis: str) -> None:
-    """Numbers, text as typed, null, lists, mappings, labels: the quick way and the slow one agree."""
+    """Numbers, text, null, lists, mappings, labels: both ways of composing agree."""
     found = expand(_split(axis)).asked
     assert len(found) > 1
     for asked in found:
@@ -96,18 +80,14 @@ def _split(axis: str) -> list[str]:
 
 
 def test_a_revision_is_no_number_at_any_point() -> None:
-    """As typed, in the configuration and in the label."""
+    """It is kept as typed, in the configuration and in the label."""
     found = configs("model=hf", "model.name=a/b", "model.revision=12e45678,0012")
     assert [config.model.revision for config in found] == ["12e45678", "0012"]  # type: ignore[attr-defined]
     assert [config.labels.model for config in found] == ["a/b[revision=12e45678]", "a/b[revision=0012]"]
 
 
 def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
-    """Six sizes.
-
-    A rate axis an arm, at which the rank stands beside its own rates alone; no replay beside five
-    shares of it.
-    """
+    """Six sizes; learning rates for each of three arms; five shares of replay."""
     sizes = configs("experiment=size_law", "seed=0")
     assert [config.labels.model for config in sizes] == [f"pythia-{size}" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b")]
     rates: dict[str, list[float | None]] = {}
@@ -120,26 +100,26 @@ def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
     assert {config.labels.anchor for config in found} == {"fineweb-edu"}
 
 
-ARMS = ("data=tinyworld-people", "objective=sft", "trajectory=shared", "training.decay=constant")
-"""What leaves of `tiny` the arms alone: no control, no repeated cell."""
+PLAIN = ("data=tinyworld-people", "objective=sft", "trajectory=shared", "training.decay=constant")
+"""Overrides that leave `tiny` without controls and without the repeated cell."""
 
 
 def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
     """The product of the axes, in order.
 
-    A single value fixes one, several or a range replace it.
+    A single value fixes an axis; several, or a range, replace it.
     """
-    whole = configs("experiment=tiny", *ARMS)
+    whole = configs("experiment=tiny", *PLAIN)
     assert len(whole) == 4 * 2 * 3
-    assert len(configs("experiment=tiny", *ARMS, "tuning=lora")) == len(whole) / 2
-    seeds = configs("experiment=tiny", *ARMS, "model=nursery-xs", "seed=range(2,10,3)")
+    assert len(configs("experiment=tiny", *PLAIN, "tuning=lora")) == len(whole) / 2
+    seeds = configs("experiment=tiny", *PLAIN, "model=nursery-xs", "seed=range(2,10,3)")
     assert [(config.labels.tuning, config.seed) for config in seeds] == [(t, s) for t in ("full", "lora") for s in (2, 5, 8)]
 
 
 def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedule_a_volume() -> None:
-    """24 arms of five volumes.
+    """24 runs of five volumes.
 
-    As many controls, alike but for the data; 15 runs of one cell, each with a decay of its own.
+    As many controls, equal but for the data; 15 runs of one cell, each with its own decay.
     """
     found = configs("experiment=tiny")
     shared = [config for config in found if config.trajectory == "shared"]
@@ -163,9 +143,9 @@ def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedu
 
 
 def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it_was_not_searched_for_it() -> None:
-    """Model by model and tuning by tuning the two have one rate.
+    """For each model and tuning, a run and its control have one rate.
 
-    `lr_tuned` is true of the arm alone.
+    `lr_tuned` is false for the control.
     """
     workspace = Workspace()
     found: dict[tuple[str, str], dict[str, tuple[float, bool]]] = {}
@@ -183,7 +163,7 @@ def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it
 def test_a_users_experiment_is_found_beside_the_shipped_ones(write: Written) -> None:
     """HARNESS_PATH adds members to every group.
 
-    An experiment without a name takes its file's; a range is an axis in yaml too.
+    An experiment without a name takes its file's; a range is an axis in yaml, too.
     """
     found = configs(*write("params:\n  seed: range(1,3)"))
     assert [config.seed for config in found] == [1, 2]
@@ -198,7 +178,7 @@ zip:
 
 
 def test_zipped_axes_go_together_and_multiply_with_others(write: Written) -> None:
-    """A learning rate a tuning: three points, not six, times two seeds."""
+    """One learning rate per tuning: three points, not six, times two seeds."""
     found = configs(*write(ZIP), "seed=0,1")
     points = [("full", 1e-5), ("full", 3e-5), ("lora", 2e-4)]
     assert {(label(config), config.seed) for config in found} == {(point, seed) for point in points for seed in (0, 1)}
@@ -208,7 +188,7 @@ def test_zipped_axes_go_together_and_multiply_with_others(write: Written) -> Non
 def test_the_command_line_narrows_a_zip_by_a_member_and_replaces_values(write: Written) -> None:
     """tuning=full keeps full's rates.
 
-    One rate is everybody's; both together leave nothing of the zip.
+    A single rate holds for every point; both together replace the zip.
     """
     mine = write(ZIP)
     assert [label(config) for config in configs(*mine, "tuning=full")] == [("full", 1e-5), ("full", 3e-5)]
@@ -218,7 +198,7 @@ def test_the_command_line_narrows_a_zip_by_a_member_and_replaces_values(write: W
 
 
 def test_a_tilde_leaves_a_key_alone(write: Written) -> None:
-    """The arm without a remedy has no strength to set."""
+    """The point without a mitigation has no strength to set."""
     more = "defaults:\n  - override /data@anchor: tinyworld-base"
     mine = write("zip:\n  - mitigation: none,replay,replay\n    mitigation.fraction: ~,0.25,0.5", more)
     expected = ["none", "replay[fraction=0.25]", "replay[fraction=0.5]"]
@@ -226,9 +206,9 @@ def test_a_tilde_leaves_a_key_alone(write: Written) -> None:
 
 
 def test_exclusions_leave_out_the_points_that_match_in_every_key(write: Written) -> None:
-    """Of two by two by two, one pair with either seed.
+    """Of two by two by two points, one pair with either seed.
 
-    Numbers are compared as numbers, lists mean any of them.
+    Numbers are compared as numbers; a list matches any of its values.
     """
     params = "params:\n  tuning: full,lora\n  seed: 0,1\n  training.learning_rate: 1e-3,2e-3\n"
     found = configs(*write(f"{params}exclude:\n  - tuning: lora\n    training.learning_rate: 0.001\n    seed: 0,1"))
@@ -237,21 +217,21 @@ def test_exclusions_leave_out_the_points_that_match_in_every_key(write: Written)
 
 
 def test_an_exclusion_may_match_nothing_where_the_command_line_narrowed_its_axis(write: Written) -> None:
-    """The experiment excludes lora at one seed; asked for full alone, that says nothing."""
+    """The experiment excludes lora at one seed; with full alone nothing matches."""
     mine = write("params:\n  tuning: full,lora\n  seed: 0,1\nexclude:\n  - tuning: lora\n    seed: 1")
     assert len(configs(*mine)) == 3
     assert len(configs(*mine, "tuning=full")) == 2
 
 
 def test_points_that_mean_nothing_are_refused_one_by_one() -> None:
-    """Replay needs an anchor: its points say so, the others go on.
+    """Replay needs an anchor: its points are rejected, the others remain.
 
-    Where all are refused, it is an error.
+    If all are rejected, that is an error.
     """
     found = expand(["mitigation=none,replay", "seed=0,1"])
     assert [asked.config.labels.mitigation for asked in found.asked] == ["none", "none"]
-    assert [refused.overrides for refused in found.refused] == [("mitigation=replay", "seed=0"), ("mitigation=replay", "seed=1")]
-    assert all("no anchor" in refused.reason and "\n" not in refused.reason for refused in found.refused)
+    assert [rejected.overrides for rejected in found.rejected] == [("mitigation=replay", "seed=0"), ("mitigation=replay", "seed=1")]
+    assert all("no anchor" in rejected.reason and "\n" not in rejected.reason for rejected in found.rejected)
     with pytest.raises(ConfigError, match="no anchor"):
         expand(["mitigation=replay", "seed=0,1"])
 
@@ -269,7 +249,7 @@ def test_independent_volumes_are_runs_of_their_own() -> None:
         ("zip:\n  - tuning: full,lora\n    seed: 0,1,2", ["hydra.sweeper.zip", "2 of tuning, 3 of seed", "equally many"]),
         ("params:\n  seed: 0,1\nzip:\n  - seed: 0,1\n    tuning: full,lora", ["hydra.sweeper: seed", "two axes"]),
         ("params:\n  seed: 0,1\nexclude:\n  - sede: 1", ["hydra.sweeper.exclude: sede", "did you mean 'seed'"]),
-        ("params:\n  seed: 0,1\nexclude:\n  - seed: 7", ["hydra.sweeper.exclude", "seed=7", "matches nothing"]),
+        ("params:\n  seed: 0,1\nexclude:\n  - seed: 7", ["hydra.sweeper.exclude", "seed=7", "matches no point"]),
         ("params:\n  seed: 0,1\nexclude:\n  - seed: 0,1", ["exclusions of every point"]),
         ("params:\n  seed: 0,1\nexclude:\n  - 1", ["hydra.sweeper.exclude", "mappings"]),
         ("params:\n  model: nursery-s,nursery-z", ["model", "nursery-z"]),
@@ -279,7 +259,7 @@ def test_independent_volumes_are_runs_of_their_own() -> None:
     ],
 )
 def test_a_wrong_axis_gives_one_line(write: Written, sweeper: str, words: list[str]) -> None:
-    """What, got, allowed, how to fix."""
+    """The line says what it got, what is allowed and how to fix it."""
     with pytest.raises(ConfigError) as caught:
         expand(write(sweeper))
     message = str(caught.value)
@@ -288,13 +268,13 @@ def test_a_wrong_axis_gives_one_line(write: Written, sweeper: str, words: list[s
 
 
 def test_a_member_that_a_zip_does_not_have_is_refused(write: Written) -> None:
-    """Its rate would be somebody else's."""
+    """Its rate would be that of another member."""
     with pytest.raises(ConfigError, match="'lora'; allowed: full, as zipped by the experiment; fix: give training.learning_rate too"):
         expand([*write("zip:\n  - tuning: full,full\n    training.learning_rate: 1e-5,3e-5"), "tuning=lora"])
 
 
 def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four combinations and a look at the axes, for 4,000 runs.
+    """Four combinations and one look at the axes, for 4,000 runs.
 
     Their inputs are read once, so that a plan takes seconds.
     """
@@ -318,7 +298,7 @@ def test_hydra_composes_once_for_each_combination_of_members(monkeypatch: pytest
     monkeypatch.setattr(suites, "load", load_suite)
     monkeypatch.setattr(subsets, "fingerprint", fingerprint_rows)
     given = ["model=nursery-xs,nursery-s", "tuning=full,lora", "seed=range(100)", "training.learning_rate=1e-3,2e-3,3e-3,4e-3,5e-3"]
-    asked = expand(["experiment=tiny", *ARMS, *given, "data.volumes=[64],[64,256]", "probe_suites=[tinyworld]"]).asked
+    asked = expand(["experiment=tiny", *PLAIN, *given, "data.volumes=[64],[64,256]", "probe_suites=[tinyworld]"]).asked
     assert (len(asked), len(composed)) == (4_000, 5)
     workspace = Workspace()
     run_ids = {preparation.prepare(one.config, workspace).run_id for one in asked}

@@ -1,4 +1,4 @@
-"""Who has a unit: one process at a time, and nobody for longer than it lives."""
+"""Claims: one process at a time has a unit, and none longer than it lives."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def beat_ago(claims: Claims, seconds: float) -> None:
 
 
 def test_what_is_held_is_not_taken_and_what_ended_is(claims: Claims) -> None:
-    """A second taker gets nothing until the first has given the unit back.
+    """A second process cannot claim a unit until the first has ended its claim.
 
-    Then it is the second claim.
+    Then its claim is the second one.
     """
     first = claims.take("run")
     assert first is not None
@@ -66,7 +66,7 @@ def test_what_is_held_is_not_taken_and_what_ended_is(claims: Claims) -> None:
 
 
 def test_one_of_many_takers_wins(claims: Claims) -> None:
-    """Sixteen threads want the same unit at the same moment: one gets it."""
+    """Sixteen threads claim the same unit at the same moment: one gets it."""
     barrier, won = threading.Barrier(16), []
 
     def take() -> None:
@@ -86,7 +86,7 @@ def test_one_of_many_takers_wins(claims: Claims) -> None:
 def test_the_unit_of_a_killed_process_of_this_machine_is_free_at_once(claims: Claims) -> None:
     """SIGKILL leaves a claim that never ended.
 
-    No lease has to expire, and the log keeps how far it was.
+    No lease has to expire, and the log keeps its progress.
     """
     process = subprocess.Popen([sys.executable, "-c", TAKE_AND_HANG, str(claims.experiment.folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -105,7 +105,7 @@ def test_the_unit_of_a_killed_process_of_this_machine_is_free_at_once(claims: Cl
 
 
 def test_another_hosts_claim_stands_until_its_lease_expires(claims: Claims) -> None:
-    """Whether its process lives cannot be seen from here: only its heartbeats can."""
+    """Its process cannot be seen from here, only its heartbeats."""
     elsewhere(claims, lease=60.0)
     beat_ago(claims, 50)
     assert claims.take("run") is None
@@ -114,7 +114,7 @@ def test_another_hosts_claim_stands_until_its_lease_expires(claims: Claims) -> N
 
 
 def test_an_owner_that_was_followed_is_told(claims: Claims) -> None:
-    """A process that slept past its lease learns with its next heartbeat that another has its unit."""
+    """A process that slept past its lease learns of its follower with the next heartbeat."""
     late, told = claims.take("run"), threading.Event()
     assert late is not None
     late.on_lost = told.set
@@ -126,7 +126,7 @@ def test_an_owner_that_was_followed_is_told(claims: Claims) -> None:
 
 
 def test_heartbeats_keep_a_claim_young_and_tell_the_stage(claims: Claims) -> None:
-    """The file's age stays below the lease for as long as the work goes on."""
+    """The file's age stays below the lease while the work lasts."""
     held = claims.take("run")
     assert held is not None
     held.progress = lambda: ("evaluate", 5, 9)
@@ -143,9 +143,9 @@ def test_heartbeats_keep_a_claim_young_and_tell_the_stage(claims: Claims) -> Non
 
 
 def test_deaths_count_where_nothing_was_gained() -> None:
-    """Three deaths in the same stage with nothing recorded in between are three at the same place.
+    """Three deaths in one stage without new records are at the same place.
 
-    Progress or an end begins anew.
+    Progress, or an end, starts the count again.
     """
     me = dataclasses.asdict(identity())
 
@@ -161,7 +161,7 @@ def test_deaths_count_where_nothing_was_gained() -> None:
 
 
 def test_a_claim_being_written_is_held(claims: Claims) -> None:
-    """Where files cannot be linked, a new claim is empty for a moment: it belongs to whoever is writing it."""
+    """Without links a new claim is empty for a moment, and still held."""
     path = claims.experiment.folder / "claims" / "run" / "1.json"
     path.parent.mkdir(parents=True)
     path.touch()
@@ -170,7 +170,10 @@ def test_a_claim_being_written_is_held(claims: Claims) -> None:
 
 
 def test_a_heartbeat_that_fails_is_not_the_last(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file server that is away for a moment costs one beat: the next one is written, and a follower is still seen."""
+    """A file server that is down for a moment costs one heartbeat.
+
+    The next one is written, and a follower is still noticed.
+    """
     held, told, calls = claims.take("run"), threading.Event(), []
     assert held is not None
     has = ClaimLog.has
@@ -189,7 +192,7 @@ def test_a_heartbeat_that_fails_is_not_the_last(claims: Claims, monkeypatch: pyt
 
 
 def test_an_end_is_never_overwritten_by_a_heartbeat(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A beat that is being written when the work ends is waited for."""
+    """The end waits for a heartbeat that is being written."""
     write, slow = ClaimLog.write, threading.Event()
 
     def slowly(log: ClaimLog, claim: Claim) -> None:
@@ -208,9 +211,9 @@ def test_an_end_is_never_overwritten_by_a_heartbeat(claims: Claims, monkeypatch:
 
 
 def test_leaving_with_the_coordinator_is_no_death() -> None:
-    """Three Ctrl-C in one long stage say nothing about the run.
+    """Three Ctrl-C in one long stage do not count.
 
-    Those deaths that do are counted across them.
+    Deaths that count are counted across them.
     """
     me = dataclasses.asdict(identity())
     kills = [

@@ -1,4 +1,4 @@
-"""How far a sweep is, told from disk."""
+"""Progress of a sweep, from disk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def finish(experiment: Experiment, run_id: str, volumes: tuple[int, ...] = (8, 1
 
 
 def claimed(experiment: Experiment, run_id: str, number: int = 1, **changes: Any) -> None:
-    """Write a claim of this very process."""
+    """Write a claim of this process."""
     from harness.records.sweep_schema import Claim
 
     me = vars(identity())
@@ -63,13 +63,16 @@ def by_id(found: Overview) -> dict[str, UnitState]:
 
 
 def test_no_sweep_is_said_in_one_line(experiment: Experiment) -> None:
-    """There is nothing to show before the first sweep."""
+    """Before the first sweep there is nothing to show."""
     with pytest.raises(RecordError, match="sweep of 'tiny': got none"):
         overview(experiment)
 
 
 def test_every_state_is_told_from_disk(experiment: Experiment) -> None:
-    """Done by its record, running by its claim, failed by its failure after two tries, pending else; points count before the record."""
+    """Done by a record, running by a claim, failed after two tries, else pending.
+
+    Points count before there is a record.
+    """
     start(experiment, unit("a"), unit("b"), unit("c"), unit("d"), unit("e"))
     finish(experiment, "a")
     finish(experiment, "b", (8,), record=False)
@@ -90,7 +93,7 @@ def test_every_state_is_told_from_disk(experiment: Experiment) -> None:
 
 
 def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: Experiment) -> None:
-    """A process that is gone has no unit; what it spent stays in the books."""
+    """The costs of a dead process still count."""
     start(experiment, unit("a"))
     claimed(experiment, "a", started=1.0, cpu_seconds=30.0, wall_seconds=20.0, gpus=2)
     (state,) = overview(experiment).units
@@ -99,9 +102,9 @@ def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: Exp
 
 
 def test_what_is_left_follows_from_what_finished_units_cost(experiment: Experiment) -> None:
-    """Each left unit costs what its like did for each operation.
+    """A unit costs per operation as much as finished units of its size.
 
-    Time a running one has spent is taken off; other sizes are farther.
+    Time that a running unit has spent is subtracted; other sizes count as farther.
     """
     units = [unit("a", cost=2.0), unit("b", cost=4.0), unit("c", cost=6.0), unit("big", cost=100.0, params=10**6)]
     start(experiment, *units, unit("other", cost=200.0, params=10**6))
@@ -133,7 +136,7 @@ def test_what_was_done_before_the_sweep_says_nothing_of_its_rate(experiment: Exp
 
 
 def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: Experiment) -> None:
-    """Taken, then done, is seen at the next reading; what was done is not read again."""
+    """The next reading shows what changed; a unit that is done is not read again."""
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
     reader = StatusReader(experiment)
@@ -152,7 +155,7 @@ def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: Expe
 def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment: Experiment) -> None:
     """Columns are aligned.
 
-    Groups leave out the seed and what all have in common; what is beyond the limit is counted.
+    Groups omit the seed and shared overrides; lines beyond the limit are counted.
     """
     many = [unit("p" * n, params=5) for n in range(1, 4)]
     start(experiment, unit("a"), unit("b"), unit("c"), *many)
@@ -166,13 +169,13 @@ def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment
     assert lines[1:3] == ["spent 30 min of processors, 60 min of workers", "left about 1.5 h of processors, 3.0 h of workers"]
     assert lines[3] == "1 worker: n1 (1); ends in about 3.0 h"
     assert lines[5] == "running"
-    assert lines[6].startswith("  run b  0/2 points  train  3/7  n1  heard ")
+    assert lines[6].startswith("  run b  0/2 points  train  3/7  n1  heartbeat ")
     assert lines[8:11] == ["failed", "  run c  bad c", "  … and 1 more"]
     assert lines[12:] == ["pending", "  2  model=5"]
 
 
 def test_the_json_has_every_unit_and_the_totals(experiment: Experiment) -> None:
-    """Programs read the same as people."""
+    """Programs get the same information as people."""
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
     found = json.loads(as_json(overview(experiment)))
@@ -183,7 +186,7 @@ def test_the_json_has_every_unit_and_the_totals(experiment: Experiment) -> None:
 
 
 def test_a_thousand_units_are_read_in_a_moment(experiment: Experiment) -> None:
-    """10,000 are to take less than 8 s on two cores: a thousand less than a tenth of that, with room for a busy machine."""
+    """The target is 10,000 units in 8 s on two cores."""
     units = [unit(f"r{n}") for n in range(1000)]
     start(experiment, *units)
     for n in range(600):

@@ -1,4 +1,4 @@
-"""What a worker makes of what happens to a unit."""
+"""Outcomes of units in a worker."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mine(tmp_path: Path) -> Iterator[Worker]:
 
 @pytest.fixture
 def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Does], None]:
-    """Let runs do what a test says; what composes and prepares them is tested elsewhere."""
+    """Let runs do what a test says; composition and preparation are tested elsewhere."""
 
     def install(what: Does) -> None:
         monkeypatch.setattr("harness.config.composition.compose", lambda overrides: Composed())
@@ -63,7 +63,7 @@ def fails(error: Exception) -> Does:
 
 
 def test_a_done_run_ends_its_claim(mine: Worker, does: Callable[[Does], None]) -> None:
-    """The claim says so, and is a log of what it cost."""
+    """The claim has the outcome and the costs."""
     does(lambda progress, once: "done")
     assert mine.carry_out(UNIT) == ("done", "")
     (claim,) = mine.claims.history("a")
@@ -72,7 +72,7 @@ def test_a_done_run_ends_its_claim(mine: Worker, does: Callable[[Does], None]) -
 
 
 def test_the_second_exception_is_final_and_has_its_traceback(mine: Worker, does: Callable[[Does], None]) -> None:
-    """The first one may be chance: the run is pending again, and its failure is on disk already."""
+    """After the first one the run is pending again, with its failure on disk."""
     does(fails(TrainingError("two\nlines")))
     assert mine.carry_out(UNIT) == ("again", "TrainingError: two lines")
     states = UnitStates(mine.experiment, mine.claims)
@@ -87,7 +87,7 @@ def test_the_second_exception_is_final_and_has_its_traceback(mine: Worker, does:
 
 
 def test_a_worker_of_one_try_fails_at_once(mine: Worker, does: Callable[[Does], None]) -> None:
-    """`harness run` does not repeat itself."""
+    """`harness run` does not try twice."""
     does(fails(ValueError("no")))
     assert replace(mine, tries=1).carry_out(UNIT)[0] == "failed"
 
@@ -123,7 +123,7 @@ def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[
 
 
 def test_a_run_measured_in_part_is_final_for_this_sweep_only(mine: Worker, does: Callable[[Does], None]) -> None:
-    """Its measurements failed again and again while it ran; the next command tries once more."""
+    """Its measurements failed repeatedly; the next command tries once more."""
 
     def in_part(progress: Progress, once: Any) -> str:
         record_run(mine.experiment, UNIT, incomplete=(8,))
@@ -136,10 +136,10 @@ def test_a_run_measured_in_part_is_final_for_this_sweep_only(mine: Worker, does:
 
 
 def test_a_run_whose_worker_died_three_times_at_one_place_is_not_executed(mine: Worker, does: Callable[[Does], None]) -> None:
-    """The reason says where and how; it is failed at once."""
+    """It is failed at once, with place and cause."""
     does(lambda progress, once: pytest.fail("executed"))
     for _ in range(3):
-        held = mine.claims.take("a", worker.came_to(mine.experiment, "a"))
+        held = mine.claims.take("a", worker.recorded_so_far(mine.experiment, "a"))
         assert held is not None
         mine.experiment.claims.write(replace(held.claim, stage="train", died="signal SIGKILL", memory_bytes=3 * 2**30))
     outcome, reason = mine.carry_out(UNIT)
@@ -149,7 +149,7 @@ def test_a_run_whose_worker_died_three_times_at_one_place_is_not_executed(mine: 
 
 
 def test_inputs_that_changed_since_the_sweep_was_planned_are_refused(mine: Worker, does: Callable[[Does], None]) -> None:
-    """What would be recorded under this id would be another run."""
+    """The results would belong to another run."""
     does(lambda progress, once: "done")
     outcome, reason = mine.carry_out(run_unit("b", "run b"))
     assert outcome == "again"
@@ -157,21 +157,21 @@ def test_inputs_that_changed_since_the_sweep_was_planned_are_refused(mine: Worke
 
 
 def test_a_configuration_that_breaks_under_way_is_a_failure_like_any_other(mine: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its yaml was edited: the failure is recorded, although nothing can be said of labels."""
+    """Its yaml was edited: the failure is recorded, without labels."""
 
     def broken(overrides: object) -> None:
-        raise ConfigError("experiment: got a file that is no yaml")
+        raise ConfigError("experiment: got a broken file")
 
     monkeypatch.setattr("harness.config.composition.compose", broken)
     assert mine.carry_out(UNIT)[0] == "again"
-    assert mine.carry_out(UNIT) == ("failed", "ConfigError: experiment: got a file that is no yaml")
+    assert mine.carry_out(UNIT) == ("failed", "ConfigError: experiment: got a broken file")
     failure = mine.experiment.failure("a")
     assert failure is not None
     assert failure.labels == {}
 
 
 def test_a_claim_that_cannot_be_made_is_no_failure_of_the_run(mine: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else's folder: said, and left to whoever counts such tries."""
+    """The folder is not writable: the caller counts such tries."""
 
     def forbidden(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -184,7 +184,7 @@ def test_a_claim_that_cannot_be_made_is_no_failure_of_the_run(mine: Worker, monk
 
 
 def test_a_process_that_trains_along_and_is_killed_counts_as_a_death(mine: Worker, does: Callable[[Does], None]) -> None:
-    """Not as an exception: the third at one place is the failure."""
+    """It is not an exception; after the third death at one place the run fails."""
     does(fails(ProcessDied("killed by signal 9")))
     for _ in range(3):
         assert mine.carry_out(UNIT) == ("died", "killed by signal 9")
@@ -195,7 +195,7 @@ def test_a_process_that_trains_along_and_is_killed_counts_as_a_death(mine: Worke
 
 
 def test_the_error_of_a_worker_that_was_followed_is_not_recorded(mine: Worker, does: Callable[[Does], None]) -> None:
-    """It may come of what the follower did; the unit is the follower's."""
+    """The follower may have caused it, and has the unit now."""
 
     def late(progress: Progress, once: Any) -> str:
         assert mine.held is not None
@@ -208,7 +208,7 @@ def test_the_error_of_a_worker_that_was_followed_is_not_recorded(mine: Worker, d
 
 
 def test_a_baseline_that_this_sweep_could_not_complete_is_not_measured_again(mine: Worker, does: Callable[[Does], None]) -> None:
-    """A task that always fails would otherwise be asked once a run."""
+    """A task that always fails is evaluated once, not once per run."""
     asked: list[str] = []
     does(lambda progress, once: once("baseline-x", lambda: False, lambda: asked.append("x")) or "done")
     mine.carry_out(UNIT)
@@ -217,7 +217,7 @@ def test_a_baseline_that_this_sweep_could_not_complete_is_not_measured_again(min
 
 
 def test_one_process_measures_what_several_need(mine: Worker, does: Callable[[Does], None]) -> None:
-    """While another has it, a run waits and says so; what is done by then is not done again."""
+    """While another process has it, a run waits; then it is not measured again."""
     other = Claims(mine.experiment).take("baseline-x")
     assert other is not None
     done: list[str] = []
@@ -247,7 +247,7 @@ def test_one_process_measures_what_several_need(mine: Worker, does: Callable[[Do
 
 
 def test_what_is_once_needed_is_free_again_after_an_interrupt(mine: Worker, does: Callable[[Does], None]) -> None:
-    """Its claim ends with the block, so that nobody waits for a lease."""
+    """Its claim ends with the block, so that no process waits for a lease."""
 
     def stopped() -> None:
         raise Interrupted
@@ -258,7 +258,7 @@ def test_what_is_once_needed_is_free_again_after_an_interrupt(mine: Worker, does
 
 
 def test_workers_pull_until_nothing_is_left(mine: Worker, does: Callable[[Does], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Baselines first; a run that fails twice is left; what a living process has is left to it."""
+    """Baselines first; a failed run and another process's unit are left alone."""
     order: list[str] = []
     units: list[Unit] = [run_unit(name, name, volumes=(8,)) for name in "abc"]
     mine.experiment.write_sweep(sweep_of(units))

@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.findings import ItemChanges
 from harness.analysis.findings.findings import findings as findings_of
 from harness.analysis.findings.frontier import first_target, headline
@@ -122,8 +123,10 @@ def equal_gain(
     if target is not None and probe is not None:
         margin = float(declared.margins.get(probe, declared.margin))
         place = {str(cell): number for number, cell in enumerate(found["cell"].drop_duplicates())}
+        shown = named_by_arm(found).drop_duplicates("cell").set_index("cell")[METHOD].astype(object)
+        shown = shown.where(shown.notna(), None)
         for arms in _Reader(table, changes, target, probe).alike(found):
-            rows += [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin)]
+            rows += [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin, shown)]
         rows.sort(key=lambda row: (place[row["first_cell"]], place[row["second_cell"]]))
         rows = [row | {"target_suite": target, "headline_suite": probe} for row in rows]
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
@@ -261,10 +264,11 @@ def _but_for_mitigation(arm: Arm) -> tuple[Any, ...]:
     return tuple(arm.labels[name] for name in WITHOUT_MITIGATION)
 
 
-def _compared(first: Arm, second: Arm, level: float, margin: float) -> list[Row]:
-    """Return the rows of a pair."""
-    differ = [name for name in METHOD if first.labels[name] != second.labels[name]]
-    names = [_named(arm, differ) for arm in (first, second)]
+def _compared(first: Arm, second: Arm, level: float, margin: float, shown: pd.DataFrame) -> list[Row]:
+    """Return the rows of a pair, ``shown``: cell → METHOD labels, as its name shows them."""
+    one_labels, other_labels = (shown.loc[[arm.cell]].iloc[0] for arm in (first, second))
+    differ = [name for name in METHOD if one_labels[name] != other_labels[name]]
+    names = [_named(labels, differ) for labels in (one_labels, other_labels)]
     row: Row = {name: first.labels[name] for name in SAME} | {"no_common_range": False, "margin": margin, "level": level}
     row |= {"first": names[0], "second": names[1], "first_cell": first.cell, "second_cell": second.cell}
     for arm, name in zip((first, second), names, strict=True):
@@ -284,9 +288,9 @@ def _compared(first: Arm, second: Arm, level: float, margin: float) -> list[Row]
     return [row | {"share": share} | found for share, found in zip(SHARES, at, strict=True)]
 
 
-def _named(arm: Arm, differ: Sequence[str]) -> str:
+def _named(labels: pd.Series, differ: Sequence[str]) -> str:
     """Return a method's name in a pair, such as ``lora`` or ``lora, mitigation=replay``."""
-    return ", ".join(str(arm.labels[name]) if name == "tuning" else f"{name}={arm.labels[name]}" for name in differ)
+    return ", ".join(str(labels[name]) if name == "tuning" else f"{name}={labels[name]}" for name in differ)
 
 
 def _side(arm: Arm, name: str, common: Sequence[int] | None) -> _Side:

@@ -23,6 +23,7 @@ trajectory        string   shared: volumes are checkpoints of one run; independe
 epochs            Int64    passes over the target rows
 learning_rate     Float64  peak learning rate
 lr_tuned          boolean  whether the rate was searched for this model, tuning, objective, data and mitigation
+arm               string   name of the experiment's arm, as the last command has it; empty without arms
 variant           string   settings that distinguish the cell from others with the same labels; empty if there are none
 dtype             string   floating-point type of the forward pass in training
 is_control        boolean  whether the cell is a declared control, trained on known data: its change is the floor of the others

@@ -66,6 +66,8 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
     frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
     frame = _with_controls(judge(frame, declared), every, declared)
     frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
+    runs = table.drop_duplicates("run_id")
+    frame["arm"] = frame["cell"].map(runs["arm"].groupby(runs["run_id"].map(every.of_run)).first())
     return pd.DataFrame({name: frame[name].astype(object) for name in COLUMNS}).astype(COLUMNS)
 
 

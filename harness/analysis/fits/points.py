@@ -37,7 +37,20 @@ PREDICTORS = ["volume", "params_total", "params_trainable", "train_tokens", "inj
 ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id"]
 LARGEST = 1e100
 """Largest number allowed, so that squares do not overflow."""
-LABELS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
+LABELS = [
+    "arm",
+    "model",
+    "tuning",
+    "objective",
+    "mitigation",
+    "data",
+    "anchor",
+    "trajectory",
+    "epochs",
+    "learning_rate",
+    "lr_tuned",
+    "variant",
+]
 _ALIASES = {"params": "params_total"}
 _Z = 1.959963984540054
 

@@ -49,6 +49,7 @@ learning_rate     Float64  peak learning rate
 lr_tuned          boolean  whether the rate was searched for this model, tuning, objective, data and mitigation
 seed              Int64    seed of the run
 dtype             string   floating-point type of the forward pass in training
+arm               string   name of the experiment's arm, as the last command has it; empty without arms
 variant           string   settings that distinguish the run from others with the same labels and seed; empty if there are none
 acceptance        Float64  share of generated rows accepted, in 0..1 (of a mitigation: other than copies of gold); empty without any
 edit_rate         Float64  mean share of words in which training answers differ from the model's own first answers; empty if unknown
@@ -111,3 +112,6 @@ COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
 
 All dtypes are nullable: missing values are ``pd.NA``, never NaN.
 """
+
+LATE = ("arm", "variant")
+"""Columns that the experiment decides, not the run alone: added when the table is made."""

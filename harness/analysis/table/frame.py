@@ -26,9 +26,10 @@ import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 
-from harness.analysis.table.columns import COLUMNS, DESCRIPTIONS, SUITE_TASK
+from harness.analysis.table.columns import COLUMNS, DESCRIPTIONS, LATE, SUITE_TASK
 from harness.analysis.table.runs import RunReader
 from harness.analysis.table.variants import LABELS, variants
+from harness.config.identity import training_id
 from harness.records.store import Experiment
 from harness.records.summary_files import Summary
 
@@ -67,10 +68,18 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
         parts.append(_frame(list(found.values())))
     whole = pd.concat(parts, ignore_index=True) if parts else _frame([])
     recorded = [run_id for run_id in labels if (experiment.run_folder(run_id) / "record.json").exists()]
-    told_apart = variants(labels, _Identities(experiment, recorded))
-    names = [name for run_id, size in zip(asked, sizes, strict=True) for name in [told_apart.get(run_id) or None] * size]
-    whole.insert(list(COLUMNS).index("variant"), "variant", pd.Series(_array(names, COLUMNS["variant"])))
+    for column, names in zip(LATE, (_arms(experiment, asked), variants(labels, _Identities(experiment, recorded))), strict=True):
+        values = [name for run_id, size in zip(asked, sizes, strict=True) for name in [names.get(run_id) or None] * size]
+        whole.insert(list(COLUMNS).index(column), column, pd.Series(_array(values, COLUMNS[column])))
     return whole
+
+
+def _arms(experiment: Experiment, run_ids: Sequence[str]) -> dict[str, str]:
+    """Return run id → the name of its arm, of a derived run with its coefficient."""
+    named = experiment.arms()
+    parents = {run_id: training_id(run_id) for run_id in run_ids} if named else {}
+    coefficients = {run_id: run_id.removeprefix(parent).removeprefix("-") for run_id, parent in parents.items() if parent in named}
+    return {run_id: named[parents[run_id]] + (f"[coefficient={of}]" if of else "") for run_id, of in coefficients.items()}
 
 
 class _Identities(Mapping[str, Mapping[str, Any]]):
@@ -95,9 +104,9 @@ class _Identities(Mapping[str, Mapping[str, Any]]):
 
 
 def _frame(runs: Sequence[Summary]) -> pd.DataFrame:
-    """Return the rows of some runs, with every column but ``variant``."""
+    """Return the rows of some runs, with every column but LATE."""
     return pd.DataFrame(
-        {name: _array([value for run in runs for value in run.column(name)], dtype) for name, dtype in COLUMNS.items() if name != "variant"}
+        {name: _array([value for run in runs for value in run.column(name)], dtype) for name, dtype in COLUMNS.items() if name not in LATE}
     )
 
 

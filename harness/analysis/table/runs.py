@@ -19,7 +19,7 @@ from typing import Any
 
 from harness import PROTOCOL_VERSION
 from harness.analysis.table import measure, packing
-from harness.analysis.table.columns import ACTED, COLUMNS
+from harness.analysis.table.columns import ACTED, COLUMNS, LATE
 from harness.analysis.table.forgetting import Samples
 from harness.analysis.table.measure import Measurement, Row, TaskChange, by_key
 from harness.analysis.table.packing import ChangeKey, RunChanges
@@ -67,7 +67,7 @@ class RunReader:
     def rows(self, run_id: str) -> Summary:
         """Return the rows of one run: volume 0, its points, and its failure.
 
-        Columns are those of COLUMNS without ``variant``. A run whose last attempt failed, or that
+        Columns are those of COLUMNS without LATE. A run whose last attempt failed, or that
         has no record yet, has one more row with that status.
 
         Raises:
@@ -133,7 +133,7 @@ class RunReader:
         return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
 
     def _summary(self, rows: Sequence[Row], digest: str = "", baselines: Sequence[str] = ()) -> Summary:
-        columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name != "variant"}
+        columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name not in LATE}
         return Summary.of(columns, len(rows), digest, baselines)
 
     def _compute(self, run_id: str, record: Record | None) -> _Computed:
@@ -259,7 +259,20 @@ def _roles(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _progress(point: Point) -> Row:
-    return {name: value for name, value in vars(point).items() if name in COLUMNS and name != "run_id"}
+    """Return the columns of a point: its own fields, and its running totals."""
+    counts = point.counts
+    totals: Row = {
+        "steps": counts.step,
+        "train_tokens": counts.trained_tokens,
+        "supervised_tokens": counts.supervised_tokens,
+        "train_loss": counts.train_loss,
+        "train_penalty": counts.train_penalty,
+        "flops": counts.flops,
+        "wall_seconds": counts.seconds,
+        "generated_tokens": counts.generated_tokens,
+        "extra_tokens": counts.read_tokens,
+    }
+    return totals | {name: value for name, value in vars(point).items() if name in COLUMNS and name != "run_id"}
 
 
 def _plain(value: Any, dtype: str) -> Any:

@@ -1,9 +1,9 @@
-"""Attention of many trees packed into one row without padding, and the kept keys and values of shared prefixes.
+"""Attention of many trees packed into one row without padding.
 
 The model runs on one row (1, N): every token of every tree of a batch, one after another, each with
-its position in its own sequence. Linear layers and norms never see padding. Here, in the attention
-function that transformers calls in each layer, the row is taken apart: trees become padded (R, T)
-rows, each attends to itself under its tree mask and to the kept keys and values of its prefix.
+its position in its own sequence. Linear layers and norms never see padding. The attention function
+here, which transformers calls in each layer, takes the row apart: trees become padded (R, T) rows,
+each attends to itself under its tree mask and to the kept keys and values of its prefix.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from harness.evaluation.prefix.tree import Tree
 NAME = "harness_packed"
 
 UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask", "cu_seq_lens_q", "block_mask")
-"""Arguments of an attention that is more than softmax(QKᵀ)V under a mask; a model that uses one
-is not shared."""
+"""Arguments of an attention other than softmax(QKᵀ)V under a mask; a model that uses one is not
+shared."""
 
 
 class NotShared(Exception):
@@ -34,7 +34,11 @@ class NotShared(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """What a layer asks of its attention: query (1, H, N, D), key (1, Hk, N, D), value (1, Hk, N, Dv); None is 1 / √D, no window."""
+    """Arguments of one layer's attention.
+
+    ``query`` is (1, H, N, D), ``key`` (1, Hk, N, D), ``value`` (1, Hk, N, Dv). ``scaling`` None is
+    1 / √D, ``window`` None is no sliding window.
+    """
 
     module: torch.nn.Module
     query: torch.Tensor
@@ -50,19 +54,19 @@ KeysValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class Layout:
-    """How a packed row of N tokens is to be taken apart.
+    """Map between a packed row of N tokens and padded rows, one for each tree.
 
     Attributes:
-        gather: (R · T,) token of each place of the padded rows (0 where there is padding); None if
-            there is none and R is 1.
+        gather: (R · T,) token at each place of the padded rows (0 for padding); None for a single
+            row without padding.
         scatter: (N,) place of each token in the padded rows.
         shape: (R, T).
-        visible: (R, 1, T, P + T) whether a token may attend to another; None where every row is a
+        visible: (R, 1, T, P + T) whether a token may attend to another; None if every row is a
             chain without prefix.
         depths: (R, T) positions; with ``visible`` they cut sliding windows.
         prefix: keys and values that every row attends to, P of them, or None.
-        keep: where to put keys and values of these trees, and the (start, end) in the packed row of
-            each.
+        keep: for each tree the store for its keys and values, and its (start, end) in the packed
+            row.
     """
 
     gather: torch.Tensor | None
@@ -76,7 +80,10 @@ class Layout:
     _windows: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> torch.Tensor | None:
-        """Return what may be seen through a sliding window of so many tokens (null: all), or None for plain causal rows."""
+        """Return the mask under a sliding window of this many tokens (None: no window).
+
+        None for plain causal rows.
+        """
         if window is None:
             return self.visible
         if window not in self._windows:
@@ -84,7 +91,7 @@ class Layout:
         return self._windows[window]
 
     def attend(self, call: Call) -> torch.Tensor:
-        """Take a packed row apart, attend within each tree, and put it together again."""
+        """Unpack a row, attend within each tree, and pack the result."""
         if len(self.scatter) != call.query.shape[2]:
             raise NotShared("its attention does not see one row of tokens")
         for store, start, end in self.keep:
@@ -119,14 +126,14 @@ class Layout:
 def layout(
     trees: Sequence[Tree], device: torch.device, prefix: KeysValues | None, prefix_length: int, keep: Sequence[KeysValues] = ()
 ) -> Layout:
-    """Lay out trees as they stand one after another in a packed row.
+    """Return the layout of trees packed one after another into a row.
 
     Args:
         trees: of one batch; they all follow the same prefix, or none.
         device: of the model.
         prefix: its keys and values.
         prefix_length: its tokens, P.
-        keep: where to put keys and values, one for each tree; or empty.
+        keep: a store for keys and values for each tree, or empty.
     """
     sizes = [len(tree.tokens) for tree in trees]
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -153,7 +160,10 @@ def layout(
 
 
 def _visible(trees: Sequence[Tree], longest: int, prefix_length: int) -> np.ndarray[Any, Any]:
-    """Return (R, 1, T, P + T); padding sees itself, since a row of a softmax must see something."""
+    """Return the mask (R, 1, T, P + T).
+
+    Padding sees itself, since a softmax over no token is NaN.
+    """
     seen = np.zeros((len(trees), 1, longest, prefix_length + longest), dtype=np.bool_)
     seen[..., :prefix_length] = True
     places = np.arange(longest)
@@ -165,16 +175,16 @@ def _visible(trees: Sequence[Tree], longest: int, prefix_length: int) -> np.ndar
 
 
 class Attention(Protocol):
-    """What the layers of a forward pass call."""
+    """Attention that the layers of a forward pass call."""
 
     def attend(self, call: Call) -> torch.Tensor:
-        """Return what each token of a packed row attends to, (1, N, H, Dv)."""
+        """Return the attention output of each token of a packed row, (1, N, H, Dv)."""
         ...
 
 
 @dataclass
 class _Current:
-    """The forward pass under way: what its layers call, and how far each of them looked back so far."""
+    """State of the current forward pass: its attention, and its layers' windows so far."""
 
     attention: Attention
     windows: list[int | None] = field(default_factory=list)
@@ -187,7 +197,7 @@ _current: ContextVar[_Current | None] = ContextVar("attention", default=None)
 def packed(model: PreTrainedModel) -> Iterator[None]:
     """Let a model's layers call ``_attend`` for a while.
 
-    The model itself is not changed, only the name its configs hold.
+    Only the name of the attention in its configs changes.
     """
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None}
     found = {key: config for key, config in configs.items() if hasattr(config, "_attn_implementation_internal")}
@@ -203,9 +213,9 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def using(attention: Attention) -> Iterator[list[int | None]]:
-    """Set what the layers of the forward pass under way call.
+    """Set the attention that the layers of a forward pass call.
 
-    Yields the sliding window of each layer that did, None for none.
+    Yields the list of the sliding windows of the layers that called it, None for no window.
     """
     current = _Current(attention)
     token = _current.set(current)
@@ -232,14 +242,16 @@ def _attend(
         query: (1, H, N, D).
         key: (1, Hk, N, D), Hk divides H.
         value: (1, Hk, N, Dv).
-        attention_mask: ignored: transformers makes none for an attention of a name it does not
-            know.
+        attention_mask: ignored; transformers makes none for an attention of an unknown name.
         scaling: of the scores; None is 1 / √D.
         sliding_window: tokens that a token of this layer sees, itself included; None is all.
-        arguments: refused if they ask for more.
+        arguments: must not contain one of UNKNOWN.
 
     Returns:
-        (1, N, H, Dv), and None for the weights.
+        (1, N, H, Dv), and None for the attention weights.
+
+    Raises:
+        NotShared: for an attention that cannot be packed.
     """
     current = _current.get()
     if asked := [name for name in UNKNOWN if arguments.get(name) is not None]:
@@ -253,9 +265,9 @@ def _attend(
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor:
-    """Scaled dot-product attention with grouped keys; without a mask it is causal."""
+    """Return scaled dot-product attention with grouped keys; causal without a mask."""
     grouped = queries.shape[1] != keys.shape[1]
-    if grouped and queries.is_cuda:  # the fast kernels take no groups together with a mask
+    if grouped and queries.is_cuda:  # the fast kernels do not take groups together with a mask
         groups = queries.shape[1] // keys.shape[1]
         keys, values, grouped = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1), False
     return scaled_dot_product_attention(  # type: ignore[no-any-return, unused-ignore]

@@ -1,4 +1,4 @@
-"""How much runs at a time: the token budget from memory, what attention costs beside the linear layers, how far a model looks back."""
+"""Token budget from memory, cost of attention, and reach of a model's attention."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 from transformers import PreTrainedModel
 
 MOST = {"cpu": 2048, "cuda": 16384}
-"""Beyond so many tokens a forward pass gains nothing more: the processor's caches overflow, the
-GPU is full."""
+"""Tokens of a forward pass beyond which it gains nothing: the processor's caches overflow, the GPU
+is busy."""
 
 LEAST = 64
 MEMORY_SHARE = 0.25
-"""Of the device's memory that weights leave, for activations; the rest is for training state,
+"""Share of the device's memory, after weights, for activations; the rest is for training state,
 kept prefixes and other processes."""
 
 ATTENTION_PENALTY = 2.0
-"""A masked attention makes about half as much use of its operations as a matrix product of the
-linear layers (measured on a CPU)."""
+"""A masked attention runs at about half the operations per second of the linear layers' matrix
+products (measured on a CPU)."""
 
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention_window")
-"""Names under which configs say how far a layer looks back."""
+"""Settings in which configs limit how far a layer looks back."""
 
 KINDS = {"full_attention", "sliding_attention"}
 
 
 def automatic(model: PreTrainedModel) -> int:
-    """Return the token budget for a model on its device: a power of two, the same whenever the machine and the model are the same.
+    """Return the token budget for a model on its device, a power of two.
 
-    It is found from the total memory, not from what is free at the moment, since the budget can
-    move the last digits of a score.
+    It depends on the total memory, not on the free memory of the moment, so that machine and model
+    decide it: the budget can change the last digits of a score.
     """
     device = model.device
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else psutil.virtual_memory().total
@@ -42,7 +42,10 @@ def automatic(model: PreTrainedModel) -> int:
 
 
 def _bytes_per_token(model: PreTrainedModel) -> float:
-    """Estimate what one token of a forward pass holds at its widest: the parts of a layer, its kept keys and values, its logits."""
+    """Estimate the peak memory of one token in a forward pass, in bytes.
+
+    It counts the parts of a layer, kept keys and values, and logits.
+    """
     config: Any = model.config.get_text_config()
     hidden = int(getattr(config, "hidden_size", 768))
     wide = int(getattr(config, "intermediate_size", None) or 4 * hidden)
@@ -51,7 +54,10 @@ def _bytes_per_token(model: PreTrainedModel) -> float:
 
 
 def operations(model: PreTrainedModel) -> tuple[float, float, float]:
-    """Return the floating-point operations of a token in the linear layers, of a (query, key) pair, and of a token in the head."""
+    """Return the floating-point operations of a token, a (query, key) pair and the head.
+
+    Those of a token are in the linear layers without the head, those of the head are per token.
+    """
     config: Any = model.config.get_text_config()
     hidden, layers = int(getattr(config, "hidden_size", 768)), int(getattr(config, "num_hidden_layers", 12))
     modules: Any = [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -61,26 +67,32 @@ def operations(model: PreTrainedModel) -> tuple[float, float, float]:
 
 
 def _own_parameters(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Return a model's parameters without those of an adapter on it: one that does nothing yet must not change any batch."""
-    adapter = getattr(model.base_model, "prefix", None)  # what PEFT's tuners begin the names of their parameters with
+    """Return a model's parameters without an adapter's.
+
+    An adapter at volume 0, which has no effect yet, must not change any batch.
+    """
+    adapter = getattr(model.base_model, "prefix", None)  # PEFT's names of parameters begin with it
     return [parameter for name, parameter in model.named_parameters() if not (isinstance(adapter, str) and f".{adapter}" in name)]
 
 
 def attention_cost(model: PreTrainedModel) -> float:
-    """Return the cost of one (query, key) pair in tokens of the linear layers, with the penalty."""
+    """Return the cost of a (query, key) pair in tokens of the linear layers, penalized."""
     linear, pair, _ = operations(model)
     return ATTENTION_PENALTY * pair / linear
 
 
 def windows(model: PreTrainedModel) -> list[int]:
-    """Return the distances at which a layer of this model stops looking back, as its config says."""
+    """Return the distances beyond which a layer does not look back, by the model's config."""
     config = model.config.get_text_config()
     found = [getattr(config, name, None) for name in WINDOWS]
     return sorted({size for size in found if isinstance(size, int) and size > 0})
 
 
 def odd_positions(model: PreTrainedModel) -> str | None:
-    """Return why a model's positions or layers rule out packing, as far as its config says, or None."""
+    """Return why a model's positions or layers rule out packing, by its config.
+
+    None if they do not.
+    """
     config: Any = model.config.get_text_config()
     if kinds := set(getattr(config, "layer_types", None) or []) - KINDS:
         return f"it has layers of {', '.join(sorted(kinds))}"

@@ -1,4 +1,4 @@
-"""Whether a model may be shared: a few random sequences, shared in every way, against its plain forward pass."""
+"""Check of a model: random sequences, shared in every way, against its plain forward pass."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ from harness.evaluation.prefix.tree import Ints, Plan, Tree
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
-"""Largest difference of any log-probability from the plain forward pass, in nats, for sharing to
-count as valid."""
+"""Largest valid difference of a log-probability from the plain forward pass, in nats."""
 
 NOISE = 4.0
-"""In half precision, whose own rounding moves log-probabilities by more: so many times what a
-plain batch moves them."""
+"""In half precision, where rounding alone moves log-probabilities by more: the largest valid
+difference as a multiple of that between a plain batch and single rows."""
 
 SHALLOW = 16
-"""Tokens of the check's shared part; a model that looks back only so far is checked beyond that
-too, once sequences reach there."""
+"""Tokens of the check's shared part; a model with a window is also checked beyond the window, once
+sequences are longer."""
 
 TAILS = (2, 3, 4)
-"""How many last tokens of the check's three sequences are compared."""
+"""Number of last tokens compared in each of the check's three sequences."""
 
 
 def refusal(engine: Engine, depth: int) -> str | None:
-    """Return why sequences of up to ``depth`` tokens are not shared, or None where they may be.
+    """Return why sequences of up to ``depth`` tokens are not shared, or None.
 
-    Says so once a model.
+    A reason is logged once per model.
     """
     needed = max([SHALLOW, *[window + SHALLOW for window in budget.windows(engine.model) if depth > window]])
     verdict = engine.verdict
@@ -47,7 +46,7 @@ def refusal(engine: Engine, depth: int) -> str | None:
         return verdict.refusal
     try:
         reason, lasting = _reason(engine, needed), True
-    except FloatingPointError as error:  # of these weights, not of the architecture
+    except FloatingPointError as error:  # due to these weights, not to the architecture
         reason, lasting = str(error), False
     except RuntimeError as error:
         reason, lasting = f"{type(error).__name__}: {' '.join(str(error).split())}", not memory.out_of_memory(error)
@@ -59,9 +58,9 @@ def refusal(engine: Engine, depth: int) -> str | None:
 
 
 def _reason(engine: Engine, length: int) -> str | None:
-    """Return what is wrong with sharing, or None.
+    """Return why sharing is invalid, or None.
 
-    Raises FloatingPointError where the weights give no numbers.
+    Raises FloatingPointError for weights whose outputs are NaN or infinite.
     """
     if engine.head is None:
         return "it has no output head that can be read"
@@ -81,12 +80,15 @@ def _reason(engine: Engine, length: int) -> str | None:
 
 
 def _largest(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference; infinite where one is no number."""
+    """Return the largest difference; infinite if a value is NaN or infinite."""
     return float((found - expected).abs().max()) if bool(torch.isfinite(found).all()) else float("inf")
 
 
 def _sequences(engine: Engine, length: int) -> list[Ints]:
-    """Return three sequences of random tokens that share their first ``length``, two of them five more."""
+    """Return three sequences of random tokens with a common prefix of ``length``.
+
+    Two of them share five tokens more.
+    """
     draw = stream(0, "prefix-check")
     words = int(engine.model.config.get_text_config().vocab_size)
 
@@ -98,7 +100,10 @@ def _sequences(engine: Engine, length: int) -> list[Ints]:
 
 
 def _shared(engine: Engine, sequences: Sequence[Ints], length: int) -> Iterator[torch.Tensor]:
-    """Yield log-probabilities at the sequences' tails, (9, V): after a kept prefix, and from trees without one."""
+    """Yield log-probabilities at the sequences' tails, (9, V), in two ways.
+
+    First after a kept prefix, then from trees without one.
+    """
     first, second, third = sequences
     trees = (
         _chain(first[:length], 0, None),
@@ -122,13 +127,16 @@ def _log_probs(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _require_windows(engine: Engine) -> None:
-    """Refuse a model some of whose layers look back only so far, unless they told the attention: short sequences would not show it."""
+    """Raise NotShared if a layer with a window does not pass it to the attention.
+
+    Short sequences would not show it.
+    """
     sizes = budget.windows(engine.model)
     kinds = getattr(engine.model.config.get_text_config(), "layer_types", None)
     sliding = 0 if not sizes else len(engine.windows) if kinds is None else list(kinds).count("sliding_attention")
-    told = [window for window in engine.windows if window is not None]
-    if len(told) != sliding or not set(told) <= set(sizes):
-        raise NotShared(f"{sliding} of its layers look back only {sizes} tokens, {len(told)} of them say so")
+    passed = [window for window in engine.windows if window is not None]
+    if len(passed) != sliding or not set(passed) <= set(sizes):
+        raise NotShared(f"{sliding} of its layers have a window of {sizes} tokens, {len(passed)} of them pass it on")
 
 
 def _chain(tokens: Ints, start: int, prefix: int | None) -> Tree:
@@ -136,7 +144,7 @@ def _chain(tokens: Ints, start: int, prefix: int | None) -> Tree:
 
 
 def _fork(first: Ints, second: Ints, start: int, fork: int, prefix: int | None) -> Tree:
-    """Return the tree of two sequences that part at ``fork``, from depth ``start``."""
+    """Return the tree, from depth ``start``, of two sequences that differ from ``fork`` on."""
     stem, one, other = first[start:fork], first[fork:], second[fork:]
     depths = np.concatenate([np.arange(start, len(first)), np.arange(fork, len(second))])
     cut, size = len(stem), len(stem) + len(one)
@@ -153,10 +161,10 @@ def _hook(handle: Any) -> Iterator[None]:
 
 
 def _head_is_last(engine: Engine, tokens: Ints) -> bool:
-    """Whether the model returns what its output head gives as it is: seen by putting other numbers in its place.
+    """Return whether the model returns the output of its head unchanged.
 
-    Comparing values would not do: a cap or scale of the logits may be invisible at these weights
-    and matter at others.
+    A hook replaces the head's output: comparing values would not be enough, since a cap or scale of
+    the logits may be invisible at these weights and matter at others.
     """
     put: list[torch.Tensor] = []
 
@@ -170,7 +178,7 @@ def _head_is_last(engine: Engine, tokens: Ints) -> bool:
 
 
 def _plain(engine: Engine, sequences: Sequence[Ints]) -> torch.Tensor:
-    """Return log-probabilities at the tails of the sequences, each run alone, (9, V)."""
+    """Return log-probabilities at the tails of the sequences, (9, V), each run alone."""
     found = []
     for sequence, size in zip(sequences, TAILS, strict=True):
         last = engine.head.register_forward_pre_hook(lambda _, given, size=size: (given[0][:, -size:], *given[1:]))
@@ -179,12 +187,12 @@ def _plain(engine: Engine, sequences: Sequence[Ints]) -> torch.Tensor:
         found.append(_log_probs(logits))
     together = torch.cat(found)
     if not bool(torch.isfinite(together).all()):
-        raise FloatingPointError("its plain forward pass gives log-probabilities that are no numbers")
+        raise FloatingPointError("its plain forward pass gives log-probabilities that are NaN or infinite")
     return together
 
 
 def _plain_batch(engine: Engine, sequences: Sequence[Ints]) -> torch.Tensor:
-    """Return the same from one batch, padded on the right: what rounding does to them."""
+    """Return the same from one batch, padded on the right: the effect of rounding."""
     longest = max(map(len, sequences))
     rows = np.stack([np.pad(sequence, (0, longest - len(sequence))) for sequence in sequences])
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Trees to batches to logits at the wanted places; memory that runs out."""
+"""Trees to batches to logits at the wanted places; smaller batches where memory runs out."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from harness.evaluation.prefix.tree import ForwardCost, Ints, Plan, plan
 logger = logging.getLogger(__name__)
 
 PREFIX_WEIGHT = 1 / 16
-"""Memory of one kept token of a prefix, copied for a tree in one layer, in tokens under way (two
-of about thirty vectors)."""
+"""Memory of one kept token of a prefix, copied for a tree in one layer, as a share of a computed
+token's (two of about thirty vectors)."""
 
 CHUNK_BYTES = 2**26
-"""Size of the logits that are made at a time: large enough to read the output head seldom, small
-beside the model."""
+"""Size of the logits computed at a time: large enough to read the output head rarely, small next to
+the model."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Trees that run together: all after one prefix, or none.
 
-    ``keep`` says that they are prefixes themselves.
+    With ``keep`` they are prefixes themselves.
     """
 
     trees: tuple[int, ...]
@@ -44,7 +44,13 @@ class Batch:
 
 @dataclass
 class Verdict:
-    """What the check of a model has found: how deep it went, why nothing may be shared, whether its head is its last operation."""
+    """Result of the check of a model.
+
+    Attributes:
+        depth: of the longest sequences checked so far.
+        refusal: why no request may be shared, or None.
+        head_is_last: whether the output head is the model's last operation.
+    """
 
     depth: int = -1
     refusal: str | None = None
@@ -52,25 +58,24 @@ class Verdict:
 
 
 _VERDICTS: WeakKeyDictionary[PreTrainedModel, Verdict] = WeakKeyDictionary()
-"""By model, since it is the architecture that is checked: once a model, not once an evaluation."""
+"""By model: the check is on the architecture, so it runs once per model, not per evaluation."""
 
 
 class Engine:
     """Runs a causal language model on trees.
 
     Args:
-        model: in evaluation mode, on its device; its attention is swapped for the time of a call
-            only.
+        model: in evaluation mode, on its device; its attention is replaced during a call only.
         tokens: token budget of a forward pass; None finds it from memory.
         autocast: dtype of mixed precision, or None.
         softmax_dtype: of the log-softmax; None is that of the logits.
 
     Attributes:
-        tokens: the budget in force; halved when memory runs out, ``halvings`` times so far.
-        verdict: what the check of the model has found.
-        computed: tokens since ``begin``; ``operations``: floating-point operations that no
-            arrangement of them saves.
-        windows: how far each layer of the last forward pass looked back, None for all the way.
+        tokens: the current budget; halved when memory runs out, ``halvings`` times so far.
+        verdict: result of the check of the model.
+        computed: tokens since ``begin``; ``operations``: floating-point operations that any
+            arrangement of them needs.
+        windows: sliding window of each layer in the last forward pass, None for no window.
     """
 
     def __init__(
@@ -92,27 +97,27 @@ class Engine:
 
     @property
     def cost(self) -> ForwardCost:
-        """What trees cost for this model."""
+        """The cost of trees for this model."""
         return ForwardCost(budget.attention_cost(self.model), self.tokens)
 
     def divide(self, parts: int) -> None:
-        """Make the budget so many times smaller."""
+        """Divide the budget by a number."""
         self.tokens = self._found = max(1, self._found // parts)
 
     def begin(self) -> None:
-        """Forget what the last call computed, and how far it had to halve the budget: no call's batches depend on another's."""
+        """Reset the counts and the budget, so that no call's batches depend on another's."""
         self.tokens = self._found
         self.computed, self.operations = 0, 0.0
 
     def score(
         self, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], advance: Callable[[int], None]
     ) -> list[tuple[float, bool]]:
-        """Return the log-likelihood of each request's targets, in nats, and whether they are the model's own greedy choice.
+        """Return each request's log-likelihood in nats, and whether its targets are greedy.
 
         Args:
             inputs: token sequences.
-            targets: what follows each of the last tokens of its input, one for each.
-            advance: told how many inputs are done, now and then.
+            targets: of each input, the tokens after its last ones, one for each of them.
+            advance: called with the number of inputs done since the last call.
         """
         made = plan(inputs, [len(target) for target in targets], self.cost)
         request = np.repeat(np.arange(len(inputs)), [len(target) for target in targets])
@@ -130,16 +135,16 @@ class Engine:
     def visit(
         self, made: Plan, spots: Ints, read: Callable[[torch.Tensor], torch.Tensor], *, exact: bool = False
     ) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Run a plan and yield what is read at the spots, a chunk at a time.
+        """Run a plan and yield values read from the logits at spots, in chunks.
 
         Args:
             made: the plan.
             spots: (S, 2) different (tree, token) places, sorted.
-            read: takes logits (n, V).
-            exact: leave mixed precision off.
+            read: maps logits (n, V) to the values.
+            exact: without mixed precision.
 
         Yields:
-            Indices of some spots (n,), and what ``read`` made of the logits there.
+            Indices of some spots (n,), and the result of ``read`` for their logits.
         """
         first = np.searchsorted(spots[:, 0], np.arange(len(made.trees) + 1))
         with self.ready(exact=exact):
@@ -154,7 +159,7 @@ class Engine:
 
     @contextmanager
     def ready(self, *, exact: bool = False) -> Iterator[None]:
-        """Run forward passes in here; ``exact`` leaves mixed precision off."""
+        """Prepare the model for forward passes; ``exact`` turns mixed precision off."""
         mixed = self.autocast is not None and not exact
         try:
             with torch.inference_mode(), torch.autocast(self.model.device.type, dtype=self.autocast, enabled=mixed), packed(self.model):
@@ -163,9 +168,9 @@ class Engine:
             self.kept.clear()
 
     def _batches(self, made: Plan) -> Iterator[Batch]:
-        """Yield batches within the budget in force: prefixes, then the trees that follow each.
+        """Yield batches within the current budget: prefixes, and the trees after each.
 
-        Trees of similar size together.
+        Trees of similar size share a batch.
         """
         followers: dict[int | None, list[int]] = {}
         for number, tree in enumerate(made.trees):
@@ -180,10 +185,10 @@ class Engine:
             self.kept.clear()
 
     def _filled(self, trees: Sequence[int], size: Callable[[int], int], prefix: int = 0) -> Iterator[tuple[int, ...]]:
-        """Group trees, longest first, so that each group's tokens stay within the budget, or it is one tree.
+        """Group trees, longest first, within the budget; a larger tree is alone.
 
-        Each tree holds a copy of its prefix's keys and values for the time of a layer, which weigh
-        less than tokens under way.
+        During a layer each tree holds a copy of its prefix's keys and values, which weigh less than
+        computed tokens.
         """
         group: list[int] = []
         tokens = 0.0
@@ -202,7 +207,7 @@ class Engine:
     ) -> Iterator[tuple[Ints, torch.Tensor]]:
         """Run one batch.
 
-        Where memory runs out, halve the budget and run the batch in parts that stay within it.
+        Where memory runs out, halve the budget and run the batch in parts within it.
         """
         size = lambda number: len(made.trees[number].tokens)  # noqa: E731
         try:
@@ -215,7 +220,7 @@ class Engine:
             yield from self._chunks(hidden, chosen, read)
             return
         memory.release(self.model.device)
-        while self.tokens >= sum(map(size, batch.trees)):  # unless another part of the same batch has done so
+        while self.tokens >= sum(map(size, batch.trees)):  # unless another part of this batch has done so
             self.halve()
         if len(batch.trees) == 1:
             yield from self._in_chains(made, batch, where, chosen, read)
@@ -231,7 +236,7 @@ class Engine:
     def _chunks(
         self, hidden: torch.Tensor, chosen: Ints, read: Callable[[torch.Tensor], torch.Tensor]
     ) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Read logits a chunk at a time; where memory runs out, in smaller chunks."""
+        """Read logits in chunks, in smaller ones where memory runs out."""
         start, size = 0, max(32, CHUNK_BYTES // (4 * int(self.model.config.get_text_config().vocab_size)))
         while start < len(hidden):
             try:
@@ -250,7 +255,7 @@ class Engine:
     def _in_chains(
         self, made: Plan, batch: Batch, where: Ints, chosen: Ints, read: Callable[[torch.Tensor], torch.Tensor]
     ) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Run the sequences of a tree for which memory does not suffice, each for itself."""
+        """Run each sequence of a tree alone, where memory does not suffice for the tree."""
         left = np.ones(len(where), dtype=np.bool_)
         for chain, path in made.trees[batch.trees[0]].chains():
             inside = left & np.isin(where, path)
@@ -259,16 +264,16 @@ class Engine:
             yield from self._reads(Plan((*made.trees, chain), ()), alone, np.searchsorted(path, where[inside]), chosen[inside], read)
 
     def halve(self) -> None:
-        """Go on with half the budget, and say so."""
+        """Halve the budget, with a warning."""
         memory.release(self.model.device)
         self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
-        logger.warning("prefix: out of memory; going on with a budget of %d tokens a forward pass", self.tokens)
+        logger.warning("prefix: out of memory; continuing with a budget of %d tokens per forward pass", self.tokens)
 
     def run(self, made: Plan, batch: Batch, where: Ints) -> torch.Tensor:
-        """Run a batch, keeping keys and values of prefixes.
+        """Run a batch, and keep keys and values of prefixes.
 
-        Return what ``forward`` does for the tokens ``where`` in its packed row.
+        Returns the result of ``forward`` for the tokens ``where`` in its packed row.
         """
         trees = [made.trees[number] for number in batch.trees]
         prefix = self.kept[batch.prefix] if batch.prefix is not None else None
@@ -286,11 +291,11 @@ class Engine:
         Args:
             tokens: (N,) ids.
             positions: (N,) of each in its own sequence.
-            attention: what its layers call.
-            where: (w,) the tokens that are asked for.
+            attention: for its layers.
+            where: (w,) the wanted tokens.
 
         Returns:
-            What the output head is given there, (w, C), if nothing follows the head, else the
+            The input of the output head there, (w, C), if the head is the last operation, else the
             logits, (w, V): see ``logits``.
         """
         device = self.model.device
@@ -303,17 +308,20 @@ class Engine:
         return read[0] if self.verdict.head_is_last else cast(torch.Tensor, output.logits[0])
 
     def logits(self, read: torch.Tensor) -> torch.Tensor:
-        """Return the logits (w, V) of what ``forward`` returned."""
+        """Return the logits (w, V) for a result of ``forward``."""
         return cast(torch.Tensor, self.head(read)) if self.verdict.head_is_last else read
 
     def count(self, tokens: int, pairs: int, wanted: int) -> None:
-        """Count the floating-point operations of so many tokens, (query, key) pairs of attention and tokens of the output head."""
+        """Count the operations of tokens, (query, key) pairs and tokens of the output head."""
         linear, pair, head = budget.operations(self.model)
         self.operations += linear * tokens + pair * pairs + head * wanted
 
     @contextmanager
     def _reading(self, wanted: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-        """Hand the output head the wanted tokens alone: none where it is read here, chunk by chunk, and nothing follows it."""
+        """Give the output head the wanted tokens alone.
+
+        It gets none if it is the last operation: ``logits`` then applies it, chunk by chunk.
+        """
         read: list[torch.Tensor] = []
 
         def select(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -329,7 +337,7 @@ class Engine:
 
 
 class _Queries:
-    """Which targets are asked for at which spots, and what was found."""
+    """Targets by spot, and their log-probabilities."""
 
     def __init__(self, places: Ints, targets: Ints) -> None:
         self.spots, inverse = np.unique(places, axis=0, return_inverse=True)
@@ -341,9 +349,9 @@ class _Queries:
         self.greedy = np.zeros(len(targets), dtype=np.bool_)
 
     def read(self, spots: Ints, log_probs: torch.Tensor) -> Ints:
-        """Take what is asked for at some spots from their log-probabilities (n, V).
+        """Store the targets' values from the log-probabilities (n, V) of some spots.
 
-        Return the queries that were answered.
+        Returns the queries that were answered.
         """
         counts = self.bounds[spots + 1] - self.bounds[spots]
         asked = np.concatenate([self.order[self.bounds[spot] : self.bounds[spot + 1]] for spot in spots]) if len(spots) else spots

@@ -1,4 +1,4 @@
-"""Greedy continuations of many prompts: what prompts share is computed once, and each leaves the batch when it is done."""
+"""Greedy continuations of many prompts, with their shared parts computed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.evaluation.prefix.engine import Batch, Engine
 from harness.evaluation.prefix.tree import ForwardCost, plan
 
 SLOTS = 16
-"""Prompts that are continued at the same time; more read the weights less often and hold more
+"""Prompts continued at the same time; a larger number reads the weights less often and holds more
 keys and values."""
 
 Stops = Callable[[Sequence[int]], bool]
@@ -24,7 +24,7 @@ Stops = Callable[[Sequence[int]], bool]
 
 @dataclass
 class _Answer:
-    """A prompt under way, or done."""
+    """A prompt and its continuation so far."""
 
     prompt: Sequence[int]
     tokens: list[int] = field(default_factory=list)
@@ -32,12 +32,15 @@ class _Answer:
 
     @property
     def length(self) -> int:
-        """Tokens whose keys and values are kept: prompt and answer but for the last token, which the next step runs."""
+        """Tokens with kept keys and values: all but the last, which the next step runs."""
         return len(self.prompt) + len(self.tokens) - 1
 
 
 class _Slots:
-    """Keys and values of the prompts under way, a slot each, and the attention of one step that adds a token to each."""
+    """Keys and values of the current prompts, in slots, and the attention of one step.
+
+    A step adds one token to each prompt.
+    """
 
     def __init__(self, slots: int, length: int) -> None:
         self.slots, self.length = slots, length
@@ -45,12 +48,12 @@ class _Slots:
         self.at(torch.zeros(0, dtype=torch.long), 0)
 
     def at(self, positions: torch.Tensor, longest: int) -> None:
-        """Say where the first slots' next tokens stand, (n,); the farthest is ``longest`` - 1."""
+        """Set the positions (n,) of the next tokens in the first slots, below ``longest``."""
         self.positions, self.longest = positions, longest
         self._seen: dict[int | None, torch.Tensor] = {}
 
     def fill(self, slot: int, parts: Sequence[KeysValues], size: int) -> None:
-        """Put the first ``size`` keys and values of a prompt, which come in parts, into a slot."""
+        """Put the first ``size`` keys and values of a prompt's parts into a slot."""
         for module, pair in parts[0].items():
             if module not in self.kept:
                 keys, values = (part.new_zeros(self.slots, part.shape[0], self.length, part.shape[2]) for part in pair)
@@ -65,8 +68,11 @@ class _Slots:
                 store[target, :, :length] = store[source, :, :length]
 
     def attend(self, call: Call) -> torch.Tensor:
-        """Add one token to each of the first n slots, (1, H, n, D), and attend from it to its own slot."""
-        if id(call.module) not in self.kept:  # no prompt was longer than a token
+        """Add one token to each of the first n slots, attending to its slot.
+
+        The query is (1, H, n, D).
+        """
+        if id(call.module) not in self.kept:  # all prompts are single tokens
             sizes = (self.slots, call.key.shape[1], self.length)
             self.kept[id(call.module)] = call.key.new_zeros(*sizes, call.key.shape[3]), call.value.new_zeros(*sizes, call.value.shape[3])
         keys, values = self.kept[id(call.module)]
@@ -92,8 +98,8 @@ NEUTRAL: dict[str, Any] = {
     "min_new_tokens": 0,
     "guidance_scale": 1.0,
 }
-"""Settings of transformers' generation that change greedy tokens unless they have these values
-(or none)."""
+"""Settings of transformers' generation that change greedy tokens, unless absent or at these
+values."""
 
 ABSENT = (
     "bad_words_ids",
@@ -112,16 +118,15 @@ ABSENT = (
     "suppress_tokens",
     "watermarking_config",
 )
-"""Settings that change greedy tokens wherever they are set."""
+"""Settings that change greedy tokens at any value."""
 
 
 def is_greedy(settings: Mapping[str, Any], config: Any) -> bool:
-    """Whether a request asks for each most likely token and nothing else.
+    """Return whether a request asks for plain greedy decoding.
 
     Args:
         settings: of the request, without its stop sequences and length.
-        config: the model's generation config, which holds wherever the request does not say
-            otherwise.
+        config: the model's generation config, the default of each setting.
     """
     asked = {
         key: value for key, value in settings.items() if not (key == "do_sample" and not value) and not (key == "temperature" and not value)
@@ -139,9 +144,9 @@ def greedy(
         engine: of a model whose attention can be shared.
         prompts: non-empty token sequences.
         limit: most tokens to generate for each.
-        ends: tokens that end an answer; they are part of what is returned.
+        ends: tokens that end an answer; they are returned too.
         stops: whether an answer ends with the tokens generated so far.
-        advance: told how many prompts are done.
+        advance: called with the number of prompts done since the last call.
 
     Returns:
         The generated tokens of each prompt.
@@ -162,7 +167,10 @@ def greedy(
 
 
 class _Continuation:
-    """Prompts, most of whose tokens are run as trees; each one's last token is its first step."""
+    """Prompts that are continued together.
+
+    All tokens of a prompt but the last run as trees; the last one is its first step.
+    """
 
     def __init__(self, engine: Engine, answers: Sequence[_Answer], slots: int, limit: int) -> None:
         self.engine, self.limit, self.answers = engine, limit, answers
@@ -190,7 +198,7 @@ class _Continuation:
                 advance(self._leave(ends, stops))
 
     def _start(self) -> None:
-        """Run the next prompts, as many as slots and budget take, and put their keys and values into slots."""
+        """Run the next prompts, as slots and budget allow, and fill slots with them."""
         chosen: list[int] = []
         tokens = 0
         while self.waiting and len(self.active) + len(chosen) < self.slots:
@@ -220,7 +228,7 @@ class _Continuation:
             self.engine.run(self.made, Batch(missing, prefix, keep=True), np.zeros(0, dtype=np.int64))
 
     def _step(self) -> None:
-        """Give every prompt under way its next token."""
+        """Add the next token to every current prompt."""
         last = [answer.tokens[-1] if answer.tokens else answer.prompt[-1] for answer in self.active]
         positions = np.asarray([answer.length for answer in self.active])
         self.state.at(torch.from_numpy(positions).to(self.engine.model.device), int(positions.max()) + 1)
@@ -232,9 +240,9 @@ class _Continuation:
             answer.tokens.append(token)
 
     def _leave(self, ends: frozenset[int], stops: Stops) -> int:
-        """Let answers that are done leave their slots, the last one moving up.
+        """Free the slots of finished answers, moving the last one up.
 
-        Return how many did.
+        Returns the number of finished answers.
         """
         before = len(self.active)
         for slot in reversed(range(before)):

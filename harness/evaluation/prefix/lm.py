@@ -19,17 +19,16 @@ from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.generation import greedy, is_greedy
 
 Request = tuple[Any, list[int], list[int]]
-"""What the request is called in lm-eval's cache (None for none), its context and its
-continuation, in tokens."""
+"""The request's key in lm-eval's cache (or None), its context and its continuation, in tokens."""
 
 
 @register_model("prefix")
 class PrefixLM(HFLM):  # type: ignore[misc]
-    """lm-eval's HFLM, computing once what requests share.
+    """lm-eval's HFLM, with shared parts of requests computed once.
 
-    Loading, tokenisation, BOS, chat templates, truncation and what is returned are HFLM's. A model
-    whose attention cannot be shared runs on HFLM's own path (the plain path), which is said once;
-    so do requests that sample or search.
+    Loading, tokenisation, BOS, chat templates, truncation and return values are HFLM's. A model
+    whose attention cannot be shared runs on HFLM's own path (the plain path), with one warning; so
+    do requests that sample or search.
 
     Args:
         pretrained: name, folder or loaded model.
@@ -38,8 +37,8 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         arguments: HFLM's.
 
     Attributes:
-        plain_requests: how many requests ran on the plain path.
-        cut_answers: prompts, in tokens, whose answers ended at their length limit alone.
+        plain_requests: number of requests that ran on the plain path.
+        cut_answers: prompts, in tokens, whose answers a length limit cut.
 
     Raises:
         ModelError: for an encoder-decoder model.
@@ -63,7 +62,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Score continuations; as HFLM's of the same name, which is the plain path."""
+        """Score continuations, as HFLM's method of the same name, which is the plain path."""
         self.engine.begin()
         if not requests:
             return []
@@ -86,16 +85,16 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         return answers
 
     def advance(self, bar: tqdm[Any], done: int) -> None:
-        """Say that so many more requests are done."""
+        """Report further requests as done."""
         bar.update(done)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Score whole texts in windows, all of them in one call, so that they fill batches."""
+        """Score whole texts in windows, all in one call, so that they fill batches."""
         with self._batch_size(len(requests) * 10**6 + 1):
             return cast("list[float]", super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm))
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Continue prompts; as HFLM's of the same name does one by one, which is the plain path."""
+        """Continue prompts, as HFLM's method of the same name, which is the plain path."""
         self.engine.begin()
         answers: list[str | None] = [None] * len(requests)
         plain: list[int] = []
@@ -118,7 +117,10 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         return cast("list[str]", answers)
 
     def _greedy(self, requests: Sequence[tuple[str, dict[str, Any]]], advance: Any) -> list[str] | None:
-        """Continue prompts of equal settings, or return None where the settings or the model need the plain path."""
+        """Continue prompts of equal settings.
+
+        Returns None if the settings or the model need the plain path.
+        """
         settings: dict[str, Any] = dict(normalize_gen_kwargs(requests[0][1], self.max_gen_toks))
         until = handle_stop_sequences(settings.pop("until", None), eos=self.tok_decode(self.eot_token_id, skip_special_tokens=False))
         limit = settings.pop("max_gen_toks")
@@ -131,7 +133,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         prompts = [self._prompt(text, room) for text, _ in requests]
         if not all(prompts):
             raise ValueError(explain("request", got="a prompt of no tokens", allowed="at least one", fix="add_bos_token=True"))
-        limit = self.model.generation_config.max_new_tokens or limit  # in transformers it wins over the max_length that HFLM asks for
+        limit = self.model.generation_config.max_new_tokens or limit  # transformers prefers it to the max_length that HFLM sets
         if check.refusal(self.engine, max(map(len, prompts)) + limit) is not None:
             return None
         ends = self.model.generation_config.eos_token_id
@@ -147,7 +149,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         return texts
 
     def _prompt(self, text: str, room: int) -> list[int]:
-        """Encode a prompt, cut on the left to the room it has."""
+        """Encode a prompt, cut on the left to ``room`` tokens."""
         special = {}
         if has_bos_prefix(text, getattr(self.tokenizer, "bos_token", None)):
             special = {"add_special_tokens": False}
@@ -156,12 +158,15 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         return cast("list[int]", self.tokenizer(text, truncation=self.truncation, **special)["input_ids"][-room:])
 
     def _stops(self, until: Sequence[str]) -> Any:
-        """Return the test of HFLM's stopping criterion: a stop sequence in the last tokens, two more of them than it takes to write it."""
+        """Return HFLM's stopping criterion: a stop sequence in the last tokens.
+
+        It decodes two tokens more than the stop sequence has.
+        """
         spans = [(text, len(self.tokenizer.encode(text, add_special_tokens=False)) + 2) for text in until]
         return lambda tokens: any(text in self.tokenizer.decode(tokens[-size:]) for text, size in spans)
 
     def _text(self, tokens: list[int], until: list[str]) -> str:
-        """Return the text of an answer up to its first stop sequence, after what a reasoning model thought."""
+        """Return an answer up to its first stop sequence, without a reasoning model's thoughts."""
         think = self.think_end_token
         if isinstance(think, int) and think in tokens:
             tokens = tokens[len(tokens) - tokens[::-1].index(think) :]

@@ -1,16 +1,16 @@
-"""Token sequences to trees in which each shared token stands once. Pure: numpy only.
+"""Token sequences to trees that hold each shared token once. Pure: numpy only.
 
-Sorted, the sequences form a trie. At each of its branchings there are three ways, and the one of
-least estimated cost is taken:
+Sorted, the sequences form a trie. Each of its branchings is arranged in the one of three ways with
+the least estimated cost:
 
-- one tree: the shared part stands once at its root, every branch attends to it under a tree mask.
-  Attention is computed for all pairs of tokens of a tree, so this pays for short branches: the
-  choices of one question.
-- a prefix: the shared part is run once and its keys and values are kept for the trees of its
-  branches. This pays for long shared parts: the worked examples of every question. There is one
-  level of it.
-- apart: each branch is a tree of its own, which computes the shared part again. This pays where
-  little is shared.
+- one tree: the shared part is once at its root, and every branch attends to it under a tree mask.
+  Attention is computed for all pairs of tokens of a tree, so this suits short branches: the choices
+  of one question.
+- a prefix: the shared part runs once, and its keys and values are kept for the trees of its
+  branches. This suits long shared parts: the worked examples of every question. Prefixes have one
+  level.
+- apart: each branch is a tree of its own, which computes the shared part again. This suits short
+  shared parts.
 """
 
 from __future__ import annotations
@@ -25,41 +25,43 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 PREFIX_OVERHEAD = 32.0
-"""What a prefix costs beyond its tokens (a batch of its own, copies of its keys and values), in
+"""Cost of a prefix beyond its tokens (a batch of its own, copies of its keys and values), in
 tokens; rarely decisive."""
 
 PREFIX_COPY = 0.01
-"""Cost of attending to one kept token from one more tree, in tokens: its keys and values are
-copied beside the tree's own."""
+"""Cost of attending to one kept token from one more tree, in tokens: its keys and values are copied
+next to the tree's own."""
 
 
 @dataclass(frozen=True)
 class ForwardCost:
-    """What a tree costs, in tokens of its linear layers: T · (1 + attention · (T + P)) for T tokens after a prefix of P.
+    """Cost of a tree, in tokens of the linear layers.
+
+    It is T · (1 + attention · (T + P)) for T tokens after a prefix of P.
 
     Attributes:
         attention: cost of one (query, key) pair.
-        longest: no tree of several sequences is longer than this, in tokens.
+        longest: limit of a tree of several sequences, in tokens.
     """
 
     attention: float
     longest: int
 
     def tree(self, tokens: int, prefix: int) -> float:
-        """Return the cost of a tree of so many tokens after a prefix."""
+        """Return the cost of a tree with this many tokens after a prefix."""
         return tokens * (1.0 + self.attention * (tokens + prefix)) + PREFIX_COPY * prefix if tokens else 0.0
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Sequences that share a beginning, each token once, in the order of a depth-first walk.
+    """Sequences with a common beginning, each token once, in depth-first order.
 
     Attributes:
         tokens: (T,) ids.
-        depths: (T,) position of each token in the sequences it stands in.
+        depths: (T,) position of each token in its sequences.
         runs: (start, end, parent) of each chain of tokens; parent is the index of the token before
             it, -1 at the root.
-        prefix: index of the tree whose one sequence comes before this one's root, or None.
+        prefix: index of the tree whose one sequence precedes this one's root, or None.
     """
 
     tokens: Ints
@@ -73,7 +75,10 @@ class Tree:
         return len(self.runs) == 1
 
     def visible(self) -> NDArray[np.bool_]:
-        """Return (T, T): whether token i (row) may attend to token j: j is i or one of its ancestors."""
+        """Return (T, T): whether token i (row) may attend to token j.
+
+        It may if j is i or one of its ancestors.
+        """
         size = len(self.tokens)
         seen = np.zeros((size, size), dtype=np.bool_)
         for start, end, parent in self.runs:
@@ -83,7 +88,10 @@ class Tree:
         return seen
 
     def chains(self) -> Iterator[tuple[Tree, Ints]]:
-        """Yield trees of one sequence that together hold every token of this one, and where each of their tokens stands in it."""
+        """Yield the sequences of this tree as trees of their own.
+
+        Each comes with the places of its tokens in this tree.
+        """
         seen, inner = self.visible(), {parent for _, _, parent in self.runs}
         for _, end, _ in self.runs:
             if end - 1 not in inner:
@@ -93,13 +101,13 @@ class Tree:
 
 @dataclass(frozen=True)
 class Plan:
-    """Trees, and where the last tokens of each sequence stand in them.
+    """Trees, and the places of the last tokens of each sequence in them.
 
     Attributes:
         trees: prefixes before the trees that need them.
-        places: for each sequence (w, 2): (tree, token) of its last w tokens, as asked for.
-        distinct: tokens that differ in themselves or in what precedes them: no arrangement computes
-            fewer.
+        places: for each sequence (w, 2): (tree, token) of its last w tokens, as requested.
+        distinct: tokens that differ, in themselves or in the tokens before them: no arrangement
+            computes fewer.
         pairs: (query, key) pairs of their attention.
     """
 
@@ -111,10 +119,10 @@ class Plan:
 
 @dataclass(eq=False)
 class _Node:
-    """A branching of the trie, or a sequence's end: sequences lo ≤ i < hi of the sorted ones share ``depth`` tokens.
+    """A branching of the trie, or the end of a sequence.
 
-    Where ``is_end``, sequence ``lo`` is these very tokens; ``below`` counts the tokens of the
-    branches.
+    Sequences lo ≤ i < hi of the sorted ones share ``depth`` tokens. With ``is_end``, sequence
+    ``lo`` consists of these tokens alone; ``below`` counts the tokens of the branches.
     """
 
     lo: int
@@ -138,8 +146,8 @@ def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], cost: Forwar
     """Arrange sequences in trees.
 
     Args:
-        sequences: non-empty token sequences; equal ones stand once.
-        wanted: how many of each sequence's last tokens are asked for.
+        sequences: non-empty token sequences; equal ones are arranged once.
+        wanted: number of last tokens of each sequence whose places are requested.
         cost: of trees.
 
     Returns:
@@ -163,14 +171,17 @@ def plan(sequences: Sequence[Sequence[int]], wanted: Sequence[int], cost: Forwar
 
 
 def _shared(first: Ints, second: Ints) -> int:
-    """Return how many tokens two sequences begin with in common."""
+    """Return the length of the common beginning of two sequences."""
     size = min(len(first), len(second))
     differ = np.nonzero(first[:size] != second[:size])[0]
     return int(differ[0]) if len(differ) else size
 
 
 def _trie(sequences: Sequence[Ints]) -> _Node:
-    """Return the root of the trie of sorted, different sequences: one node a branching, one a sequence."""
+    """Return the root of the trie of sorted, different sequences.
+
+    There is one node for each branching and one for each sequence.
+    """
     root = _Node(0, len(sequences), 0)
     stack = [root]
     for i, sequence in enumerate(sequences):
@@ -216,7 +227,10 @@ def _arrangement(sequences: Sequence[Ints], cost: ForwardCost) -> list[_Group]:
 
 
 def _after(node: _Node, cost: ForwardCost) -> tuple[float, list[_Group]]:
-    """Return the least cost of the sequences of a node whose tokens so far are a kept prefix, and the groups."""
+    """Return least cost and groups of a node's sequences after a kept prefix.
+
+    The prefix is the node's own tokens.
+    """
     best: dict[int, tuple[float, list[_Group]]] = {}
     for below in node.walk():
         if below is not node:
@@ -225,7 +239,10 @@ def _after(node: _Node, cost: ForwardCost) -> tuple[float, list[_Group]]:
 
 
 def _without_prefix(node: _Node, start: int, cost: ForwardCost, best: dict[int, tuple[float, list[_Group]]]) -> tuple[float, list[_Group]]:
-    """Choose between one tree for all sequences of a node, from depth ``start``, and what is best for its children."""
+    """Return least cost and groups of a node's sequences from depth ``start``, without a prefix.
+
+    The choice is between one tree for all of them and the best groups of each child.
+    """
     tokens = node.depth - start + node.below
     together = cost.tree(tokens, start)
     group = [(node.lo, node.hi, start, False)]
@@ -238,7 +255,10 @@ def _without_prefix(node: _Node, start: int, cost: ForwardCost, best: dict[int, 
 
 
 def _apart(node: _Node, start: int, cost: ForwardCost, best: dict[int, tuple[float, list[_Group]]]) -> tuple[float, list[_Group]]:
-    """Return cost and groups of a node's children, each for itself, and of the sequence that ends here if one does."""
+    """Return cost and groups of a node's children, each on its own.
+
+    A sequence that ends at the node is a group too.
+    """
     price, groups = cost.tree(node.depth - start, start) if node.is_end else 0.0, []
     if node.is_end:
         groups.append((node.lo, node.lo + 1, start, False))
@@ -249,7 +269,7 @@ def _apart(node: _Node, start: int, cost: ForwardCost, best: dict[int, tuple[flo
 
 
 class _Builder:
-    """Makes trees of groups and remembers where each sequence's tokens stand."""
+    """Builder of trees from groups; it keeps the places of each sequence's tokens."""
 
     def __init__(self, sequences: Sequence[Ints]) -> None:
         self.sequences = sequences
@@ -284,7 +304,7 @@ class _Builder:
             self.trees.append(Tree(np.concatenate(tokens), depths, tuple(runs), self.prefix_of.get(lo) if depth else None))
 
     def places(self, rank: int, length: int, wanted: int) -> Ints:
-        """Return (w, 2): the tree and token of each of the last w tokens of a sequence."""
+        """Return (w, 2): tree and token of the last w tokens of a sequence."""
         number, depth, path = self.where[rank]
         spots = [(number, int(path[i - depth])) if i >= depth else (self.prefix_of[rank], i) for i in range(length - wanted, length)]
         return np.asarray(spots, dtype=np.int64).reshape(wanted, 2)

@@ -1,4 +1,4 @@
-"""The sections of an experiment's page, a file each: evidence in, a section out."""
+"""The sections of an experiment's page, one file each: evidence in, a section out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.report.sections import (
 
 
 def build(evidence: Evidence) -> Content:
-    """Return the page of an experiment: findings first, then what they rest on, then how to make them again."""
+    """Return the page of an experiment: findings, then their evidence, then how to reproduce it."""
     parts = [
         learning.forgetting(evidence),
         learning.learning(evidence),

@@ -1,4 +1,4 @@
-"""What more training on what a model knew already does by itself, beside what was lost: the floor under the headline."""
+"""Changes of same-data controls: the loss that more training alone causes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from harness.report.evidence import Evidence
 
 
 def sentence(evidence: Evidence, suite: str) -> str:
-    """Return by how much the same-data controls changed a suite, and how many losses lie wholly beyond their control's.
+    """Return a sentence on the controls of a suite; empty without controls.
 
-    Compared are, at each way of training's largest volume, its interval and that of its control
-    (``harness.analysis.findings.cells.controls``) at the same volume: a loss is larger where the
-    two do not touch. That is stricter than a test of their difference, and is no test of it.
+    It states the controls' range of changes and the number of methods whose loss is larger than
+    their control's. A loss is larger if, at the method's largest volume, its interval and that of
+    its control (``harness.analysis.findings.cells.controls``) do not overlap. This is stricter than
+    a test of their difference, and does not replace one.
     """
     rows = evidence.suite_rows(suite)
     is_control = rows["is_control"].fillna(False).astype(bool)
@@ -25,17 +26,17 @@ def sentence(evidence: Evidence, suite: str) -> str:
     ends = list(dict.fromkeys(words.amount(row["delta"], panel.unit, sign=True) for _, row in worst_first.iloc[[0, -1]].iterrows()))
     data = ", ".join(f"{name} {value}" for name, value in evidence.declared.control.items())
     count = len(controls)
-    said = f"Same-data controls (more training on what the model knew already{f': {data}' if data else ''}) changed {suite} by"
-    said += f" {' to '.join(ends)} {panel.unit.name}{f', {count} of them' if count > 1 else ''}."
+    changed = f"Same-data controls (more training on data that the model already knew{f': {data}' if data else ''}) changed {suite} by"
+    changed += f" {' to '.join(ends)} {panel.unit.name}{f' ({count} controls)' if count > 1 else ''}."
     compared = proper[proper[["delta_low", "delta_high", "control_low", "control_high"]].notna().all(axis=1)]
     if compared.empty:
-        return f"{said} No way of training can be compared with its control."
+        return f"{changed} No method can be compared with its control."
     larger = int(_beyond(compared, higher_is_better=panel.higher_is_better).sum())
     level = words.percent(compared["level"].iloc[0])
     without = int((~is_control).sum()) - len(compared)
-    lacking = f" {without} way{'' if without == 1 else 's'} of training {'has' if without == 1 else 'have'} no control." if without else ""
+    lacking = f" {without} method{' has' if without == 1 else 's have'} no control." if without else ""
     return (
-        f"{said} In {larger} of the {len(compared)} ways of training that have one, the loss is larger than the control's: the whole"
+        f"{changed} For {larger} of the {len(compared)} methods with a control, the loss is larger than the control's: the whole"
         f" {level} interval of the change is worse than the whole interval of the control's change at the same volume.{lacking}"
     )
 

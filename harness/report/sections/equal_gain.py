@@ -1,4 +1,4 @@
-"""Forgetting where two methods have gained as much: the fair comparison of methods that learn at different speeds."""
+"""Forgetting at equal gain: a fair comparison of methods that learn at different speeds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.report import words
-from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
+from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import sized
-from harness.report.drawing import Place, plain, shortened, small_multiples
+from harness.report.drawing import Place, columns_for, plain, shortened, small_multiples
 from harness.report.evidence import Evidence
 from harness.report.palette import GREY, ONE_COLOUR
 from harness.report.tables import DisplayUnit
@@ -18,24 +18,30 @@ from harness.report.tables import DisplayUnit
 MAX_ROWS = 200
 MAX_PANELS = 12
 MAX_LINES = 20
-"""More pairs of a model than these would hide each other."""
+"""More lines in a panel would hide each other."""
 
-LINES_AT_EASE = 5
-"""So many lines have room in a panel of the usual height."""
+LINES_PER_PANEL = 5
+"""Lines that fit a panel of the usual height."""
 
 MIDDLE = 0.5
-"""The level, as a share of the range that both reach, that stands for a pair where there are
-several."""
+"""The level of gain, as a share of the range that both methods reach, at which several pairs are
+drawn."""
+
+MAX_PAIR = 56
+"""Characters of two methods' names that fit the width of a panel."""
 
 INTRO = (
-    "A method that learns faster also forgets faster, so methods are compared where they have learned as much: at three levels inside"
-    " the range of gain that both reach, never beyond. Gain and forgetting vary together in each interval."
+    "A method that learns faster also forgets faster. Methods are therefore compared where they have learned equally much: at three"
+    " levels within the range of gain that both reach, without extrapolation. Each interval lets gain and forgetting vary together."
 )
 
 
 @dataclass(frozen=True)
 class Forest:
-    """A panel: one model's differences, a line each, named by the level of gain, or by the pair where there are several."""
+    """A panel: the differences of one model, one line each.
+
+    A line is named by its level of gain, or by its pair if there are several.
+    """
 
     rows: pd.DataFrame
     has_pairs: bool
@@ -46,7 +52,7 @@ class Forest:
 
 
 def equal_gain(evidence: Evidence) -> Section | None:
-    """Return what each pair of methods forgets where both have gained as much."""
+    """Return the forgetting of each pair of methods where both have gained equally much."""
     frame = evidence.equal_gain
     if frame.empty:
         return None
@@ -63,7 +69,7 @@ def _units(evidence: Evidence, frame: pd.DataFrame) -> tuple[DisplayUnit, Displa
 
 
 def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
-    """Return a forest plot: a panel a model, the difference with its interval at each level of gain."""
+    """Return a forest plot: differences with intervals, one panel per model."""
     rows = frame[frame["difference"].notna()]
     if rows.empty:
         return None
@@ -88,24 +94,32 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
     most = max(len(group) for _, group in panels)
     margin = rows["margin"].dropna()
     legend = [Mark(label="difference with its interval", colour=ONE_COLOUR, line="solid", marker="o")]
-    legend += [Mark(label="none that matters", colour=GREY, line="band")] if len(margin) else []
-    columns = 2 if len(places) in {2, 4} else 3
+    legend += [Mark(label="negligible", colour=GREY, line="band")] if len(margin) else []
+    columns = columns_for(len(places))
     note = f"lines: {words.percent(rows['level'].iloc[0])} intervals"
-    tall = max(1.0, min(most, MAX_LINES) / LINES_AT_EASE)
+    tall = max(1.0, min(most, MAX_LINES) / LINES_PER_PANEL)
     whole, alone = small_multiples(places, _draw, legend, note, columns=columns, tall=tall)
-    said = "; ".join(
+    differences = "; ".join(
         f"{row['model']} at a gain of {words.amount(row['gain'], gain)}: {words.amount(row['difference'], loss, sign=True)}"
         for _, row in rows.head(12).iterrows()
     )
-    cut = f" {MAX_PANELS} of {len(panels)} panels are drawn." if len(panels) > MAX_PANELS else ""
-    cut += f" {MAX_LINES} of up to {most:,} pairs of a panel are drawn; all of them are in equal_gain.csv." if most > MAX_LINES else ""
-    lines = "each pair at the middle level" if has_pairs else "each level of gain"
+    notes = [
+        words.drawn(len(places), len(panels), "panels"),
+        f"{MAX_LINES} of up to {most:,} pairs per panel are drawn; all are in equal_gain.csv." if most > MAX_LINES else "",
+    ]
+    lines = "pair, at the middle level of gain" if has_pairs else "level of gain"
+    over = " or ".join(sorted(set(rows["varies"].dropna())))
     return FigureView(
         name="equal_gain",
         title=f"Loss on {suite} at equal gain, {title}",
-        description=f"Difference of loss on {suite}, {title}, in {loss.name}. {said}.",
-        caption=f"A line for {lines}; right of zero the first forgets more, left of it the second."
-        f" {words.percent(rows['level'].iloc[0])} intervals over {' or '.join(sorted(set(rows['varies'].dropna())))}.{cut}",
+        description=f"Difference of loss on {suite}, {title}, in {loss.name}. {differences}.",
+        caption=" ".join(
+            [
+                f"One line per {lines}; right of zero the first method forgets more, left of zero the second."
+                f" {words.percent(rows['level'].iloc[0])} intervals over {over}.",
+                *filter(None, notes),
+            ]
+        ),
         figure=whole,
         panels=alone,
         legend=legend,
@@ -113,21 +127,14 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
     )
 
 
-MAX_PAIR = 56
-"""Characters of two methods' names that a panel is wide enough for."""
-
-
 def _within(evidence: Evidence, row: pd.Series) -> str:
-    """Return what both methods of a pair have in common and other pairs have not, such as ``lora``."""
+    """Return the shared part of the style names of a pair, such as ``lora``."""
     sides = [evidence.by_cell[str(row[name])].style_name.split(" · ") for name in ("first_cell", "second_cell")]
     return " · ".join(word for word in sides[0] if word in sides[1])
 
 
 def _pair(row: pd.Series) -> str:
-    """Return the two methods' names.
-
-    Of two that differ in the mitigation alone it goes without saying that it is one.
-    """
+    """Return the two methods' names; mitigations without the words ``mitigation=``."""
     return " − ".join(str(row[name]).removeprefix("mitigation=").removesuffix(", mitigation=none") for name in ("first", "second"))
 
 
@@ -143,7 +150,7 @@ def _draw(axes: Axes, forest: Forest) -> None:
         if not pd.isna(row["low"]):
             axes.hlines([place], [float(row["low"]) * scale], [float(row["high"]) * scale], color=ONE_COLOUR, linewidth=1.8, alpha=0.6)
         axes.plot([float(row["difference"]) * scale], [place], color=ONE_COLOUR, marker="o", markersize=5, linestyle="", zorder=4)
-    if forest.has_pairs:  # too long to stand beside the axes
+    if forest.has_pairs:  # names too long for tick labels
         axes.set_yticks([])
         for place, name in enumerate(names):
             axes.text(0.01, place - 0.22, plain(shortened(name, MAX_PAIR)), transform=axes.get_yaxis_transform(), fontsize=7.5, va="bottom")
@@ -156,24 +163,23 @@ def _draw(axes: Axes, forest: Forest) -> None:
 def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
     gain, loss = _units(evidence, frame)
     first = frame.iloc[0]
-    bases = {_basis(row) for _, row in frame.iterrows() if not pd.isna(row["difference"])}
-    over = f" Intervals: {next(iter(bases))}." if len(bases) == 1 else ""
-    rows: list[list[Cell | str]] = []
+    basis = words.shared_basis(frame)
+    rows: list[list[CellView | str]] = []
     several = len(frame[["first", "second"]].drop_duplicates()) > 1
     for _, row in frame.head(MAX_ROWS).iterrows():
-        verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
+        verdict = words.text(row["verdict"])
         kind = "kept" if verdict == "alike" else "unclear" if verdict == "not enough evidence" else ""
         difference = words.with_ends(row, "difference", loss, low="low", high="high", sign=True)
-        basis = "" if pd.isna(row["difference"]) or over else _basis(row)
+        own_basis = "" if pd.isna(row["difference"]) or basis else words.difference_basis(row)
         rows.append(
             [
                 sized(str(row["model"]), row["params_total"]),
                 ": ".join(filter(None, [_within(evidence, row) if several else "", _pair(row)])),
-                Cell(words.amount(row["gain"], gain), words.sortable(row["gain"])),
-                Cell(words.amount(row["first_forgetting"], loss), words.sortable(row["first_forgetting"])),
-                Cell(words.amount(row["second_forgetting"], loss), words.sortable(row["second_forgetting"])),
-                Cell(difference, words.sortable(row["difference"]), "", basis),
-                Cell(verdict or "-", verdict, kind, "" if pd.isna(row["note"]) else str(row["note"])),
+                words.amount_cell(row["gain"], gain),
+                words.amount_cell(row["first_forgetting"], loss),
+                words.amount_cell(row["second_forgetting"], loss),
+                CellView(difference, words.sortable(row["difference"]), note=own_basis),
+                CellView(verdict or words.UNKNOWN, verdict, kind, words.text(row["note"])),
             ]
         )
     pairs = list(dict.fromkeys(str(row[1]) for row in rows))
@@ -185,16 +191,12 @@ def _table(evidence: Evidence, frame: pd.DataFrame) -> TableView:
         name="equal_gain",
         columns=[ColumnView(title=title, is_number=title in _NUMBERS, is_prose=title == "verdict") for title in titles],
         rows=rows,
-        caption=f"Loss on {first['headline_suite']} of two methods where both have gained as much on {first['target_suite']};"
-        f" positive: the first forgets more.{pair} Gain in {gain.name}, loss in {loss.name}.{over} Verdicts are not adjusted for several"
-        " pairs and levels.",
+        caption=f"Loss on {first['headline_suite']} of two methods at equal gain on {first['target_suite']}; positive: the first forgets"
+        f" more.{pair} Gain in {gain.name}, loss in {loss.name}.{f' Intervals: {basis}.' if basis else ''} Verdicts are not adjusted for"
+        " the number of pairs and levels.",
         data=frame,
-        shown=f"{MAX_ROWS} of {len(frame)} rows; all of them are in the files." if len(frame) > MAX_ROWS else "",
+        shown=words.excerpt(MAX_ROWS, len(frame), "rows", "equal_gain.csv"),
     )
 
 
 _NUMBERS = {"at a gain of", "first lost", "second lost", "difference"}
-
-
-def _basis(row: pd.Series) -> str:
-    return f"{words.percent(row['level'])} over {row['varies']}, {words.seeds(row['seeds'])}"

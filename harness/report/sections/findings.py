@@ -1,4 +1,4 @@
-"""Every finding as a row: the change, its interval, its verdict, and what it stands above."""
+"""All findings as a table: change, interval, verdict, and changes without new training."""
 
 from __future__ import annotations
 
@@ -7,54 +7,50 @@ from typing import Any
 import pandas as pd
 
 from harness.report import words
-from harness.report.content import Cell, ColumnView, Section, TableView
+from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Section, TableView
 from harness.report.evidence import IDLE, Evidence
-from harness.report.sections.heat import KINDS
 
 MAX_ROWS = 400
 
 TITLES = {
-    "way of training": "",
-    "volume": "target rows seen once",
+    "method": "",
+    "volume": "distinct target rows",
     "suite": "",
-    "task": "all: the suite, its tasks with equal weight",
+    "task": "all: the suite, which is the mean of its tasks with equal weight",
     "before": "mean over seeds, at volume 0",
     "change": "after minus before, mean over seeds, with its interval",
     "unit": "",
-    "verdict": "kept: the interval lies within the margin; else lost or gained: adjusted p below 0.05; did not act: too little"
-    " of what was written was accepted, so that it is no result of the method",
-    "p": "of no change; of tasks of probes adjusted by Holm over the tasks of this cell and volume",
+    "verdict": "kept: the interval is inside the margin; otherwise lost or gained if the adjusted p is below 0.05; did not act: too"
+    " little generated text was accepted, so this is not a result of the method",
+    "p": "of no change; for tasks of probes, adjusted (Holm) over the tasks of this method and volume",
     "lost": "items right before and wrong after, mean over seeds",
     "gained": "items wrong before and right after, mean over seeds",
     "items": "of one seed",
     "seeds": "",
-    "over": "what the interval is over",
+    "over": "sources of variation that the interval covers",
     "seed spread": "standard deviation of the change over seeds",
     "control": "change of the same-data control, with its interval",
-    "detectable": "smallest true change that such a test finds with probability 0.8",
+    "detectable": "smallest true change that such a test detects with probability 0.8",
 }
 NUMBERS = {"volume", "before", "change", "p", "lost", "gained", "items", "seeds", "seed spread", "control", "detectable"}
 
 
 def findings(evidence: Evidence) -> Section | None:
-    """Return the table of findings: all of them up to MAX_ROWS, else those at the largest volumes."""
+    """Return the table of findings; of more than MAX_ROWS, those at the largest volumes."""
     frame = evidence.findings
     if frame.empty:
         return None
-    rows, shown = evidence.without_doubles(frame), ""
+    rows, shown = evidence.without_duplicates(frame), ""
     if len(rows) > MAX_ROWS:
-        rows = evidence.without_doubles(evidence.last).head(MAX_ROWS)
-        shown = f"{len(rows)} of {len(frame)} findings, those at the largest volumes; all of them are in the files."
-    place = {one.cell: index for index, one in enumerate(evidence.every)}
-    ordered = rows.assign(_place=rows["cell"].map(place)).sort_values(["_place", "volume"], kind="stable")
-    levels = sorted({words.percent(level) for level in frame["level"].dropna()})
+        rows = evidence.without_duplicates(evidence.last).head(MAX_ROWS)
+        shown = f"{len(rows)} of {len(frame)} findings, those at the largest volumes; all are in findings.csv."
+    ordered = evidence.in_page_order(rows, by=["volume"])
     table = TableView(
         name="findings",
         columns=[ColumnView(title=title, is_number=title in NUMBERS, meaning=meaning) for title, meaning in TITLES.items()],
         rows=[_row(evidence, row) for _, row in ordered.iterrows()],
-        caption=f"Changes with {' or '.join(levels) or 'no'} intervals. p of a task, and so its"
-        " verdict, is adjusted (Holm) for the tasks of its point; intervals are not. A suite of one task has one row. A click on a heading"
-        " sorts.",
+        caption=f"Changes with {words.levels_of(frame) or 'no'} intervals. p of a task, and therefore its verdict, is adjusted (Holm) for"
+        " the number of tasks at its point; intervals are not. A suite of one task has one row. Click a heading to sort.",
         searchable=True,
         data=frame,
         shown=shown,
@@ -62,34 +58,31 @@ def findings(evidence: Evidence) -> Section | None:
     return Section(id="findings", title="All findings", tables=[table])
 
 
-def _row(evidence: Evidence, row: pd.Series) -> list[Cell | str]:
+def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
     one, panel = evidence.by_cell[str(row["cell"])], evidence.panel_of[str(row["suite"]), str(row["task"])]
-    unit, verdict = panel.unit, "" if pd.isna(row["verdict"]) else str(row["verdict"])
+    unit, verdict = panel.unit, words.text(row["verdict"])
     p = row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"]
     control = words.change(row, unit, "control")
     return [
-        Cell(one.short),
-        Cell(f"{int(row['volume']):,}", int(row["volume"])),
+        CellView(one.short),
+        words.volume_cell(row["volume"]),
         str(row["suite"]) + (" (headline)" if str(row["suite"]) == evidence.headline else ""),
         "all" if row["task"] == "*" else str(row["task"]),
-        Cell(words.amount(row["before"], unit), words.sortable(row["before"])),
-        Cell(words.change(row, unit), words.sortable(row["delta"])),
+        words.amount_cell(row["before"], unit),
+        CellView(words.change(row, unit), words.sortable(row["delta"])),
         words.unit_name(panel),
-        Cell(verdict or words.UNKNOWN, verdict, KINDS.get(verdict, ""), IDLE if one.cell in evidence.idle else ""),
-        Cell(words.p_value(p), words.sortable(p)),
-        Cell(_mean(row["lost"]), words.sortable(row["lost"])),
-        Cell(_mean(row["gained"]), words.sortable(row["gained"])),
-        Cell(words.count(row["n"]), words.sortable(row["n"])),
-        Cell(
-            words.count(row["seeds"]),
-            words.sortable(row["seeds"]),
-            "",
-            f"{int(row['missing'])} missing" if _is_some(row["missing"]) else "",
-        ),
+        CellView(verdict or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), IDLE if one.cell in evidence.idle else ""),
+        CellView(words.p_value(p), words.sortable(p)),
+        CellView(_mean(row["lost"]), words.sortable(row["lost"])),
+        CellView(_mean(row["gained"]), words.sortable(row["gained"])),
+        words.count_cell(row["n"]),
+        words.count_cell(row["seeds"], note=f"{int(row['missing'])} missing" if _is_positive(row["missing"]) else ""),
         words.UNKNOWN if pd.isna(row["varies"]) else str(row["varies"]),
-        Cell("not measured" if pd.isna(row["seed_spread"]) else words.amount(row["seed_spread"], unit), words.sortable(row["seed_spread"])),
-        Cell("not measured" if control == words.UNKNOWN else control, words.sortable(row["control_delta"])),
-        Cell(words.amount(row["detectable"], unit), words.sortable(row["detectable"])),
+        CellView(
+            "not measured" if pd.isna(row["seed_spread"]) else words.amount(row["seed_spread"], unit), words.sortable(row["seed_spread"])
+        ),
+        CellView("not measured" if control == words.UNKNOWN else control, words.sortable(row["control_delta"])),
+        words.amount_cell(row["detectable"], unit),
     ]
 
 
@@ -97,5 +90,5 @@ def _mean(value: Any) -> str:
     return words.UNKNOWN if pd.isna(value) else f"{float(value):.1f}".removesuffix(".0")
 
 
-def _is_some(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return not pd.isna(value) and int(value) > 0

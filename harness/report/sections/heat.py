@@ -1,4 +1,4 @@
-"""Where it was lost: task against way of training, each field a verdict in words, sign and hatch."""
+"""The heat map of losses: tasks against methods, verdicts by sign, colour and hatch."""
 
 from __future__ import annotations
 
@@ -8,43 +8,38 @@ import pandas as pd
 
 from harness.records.schema import OWN_METRICS
 from harness.report import words
-from harness.report.content import Cell, ColumnGroup, ColumnView, Section, TableView
+from harness.report.content import VERDICT_KINDS, CellView, ColumnView, RowGroup, Section, TableView
 from harness.report.curves import Series
 from harness.report.evidence import IDLE, Evidence
 
 MAX_ROWS = 60
 MAX_COLUMNS = 16
 DISTANCES = OWN_METRICS["divergence"]
-"""How far a model is from its base, which is no loss and has no verdict."""
-
-KINDS = {"lost": "lost", "gained": "gained", "kept": "kept", "not enough evidence": "unclear"}
+"""Metrics of the distance from the base, which is not a loss and has no verdict."""
 
 
 def heat(evidence: Evidence) -> Section | None:
-    """Return the heat map of the tasks of every probe suite, at each cell's largest volume.
-
-    Controls in a group of their own.
-    """
+    """Return the heat map of all probe tasks at each cell's largest volume, controls apart."""
     keys = [key for key, panel in evidence.panel_of.items() if panel.role == "probe" and panel.metric not in DISTANCES]
     keys = sorted(keys, key=lambda key: (key[0] != evidence.headline, key[0]))
     single = {suite for suite in {key[0] for key in keys} if len([key for key in keys if key[0] == suite]) <= 2}
-    keys = [key for key in keys if key[0] not in single or key[1] == "*"]  # a suite of one task is that task
+    keys = [key for key in keys if key[0] not in single or key[1] == "*"]  # a suite of one task equals that task
     every = evidence.every
     if not keys or not every:
         return None
     largest = {str(cell): int(volume) for cell, volume in evidence.findings.groupby("cell", sort=False)["volume"].max().items()}
     alike = len(set(largest.values())) == 1
     shown = every[:MAX_ROWS]
-    cut = [f"{MAX_ROWS} of {len(every)} ways of training."] if len(every) > MAX_ROWS else []
+    cut = [f"{MAX_ROWS} of {len(every)} methods."] if len(every) > MAX_ROWS else []
     cut += [f"{MAX_COLUMNS} of {len(keys)} suites and tasks."] if len(keys) > MAX_COLUMNS else []
     table = TableView(
         name="heat",
-        columns=[ColumnView(title="way of training"), *(_column(evidence, *key) for key in keys[:MAX_COLUMNS])],
+        columns=[ColumnView(title="method"), *(_column(evidence, *key) for key in keys[:MAX_COLUMNS])],
         rows=[_row(evidence, one, keys[:MAX_COLUMNS], "" if alike else f"{largest[one.cell]:,} rows") for one in shown],
         groups=_groups(shown),
         caption=f"Change {f'after {largest[every[0].cell]:,} rows' if alike else 'at the largest volume'}, in points (other metrics in"
-        " their own unit). ▼ lost, ▲ gained, = kept within the margin, ? not enough evidence. p-values of tasks are adjusted (Holm)"
-        " over the tasks of a way of training; intervals stand in the findings.",
+        " their own unit). ▼ lost, ▲ gained, = kept (inside the margin), ? not enough evidence. p-values of tasks are adjusted (Holm)"
+        " over the tasks of a method; intervals are in the findings.",
         matrix=True,
         sortable=True,
         shown=" ".join([*cut, "All are in findings.csv."] if cut else []),
@@ -52,10 +47,10 @@ def heat(evidence: Evidence) -> Section | None:
     return Section(id="where", title="Where it was lost", tables=[table])
 
 
-def _groups(every: Sequence[Series]) -> list[ColumnGroup]:
+def _groups(every: Sequence[Series]) -> list[RowGroup]:
     first = next((place for place, one in enumerate(every) if one.is_control), 0)
-    controls = ColumnGroup(first, "Same-data controls", "More training on what the model knew already.")
-    return [ColumnGroup(0, "Trained on new data"), controls] if first else []
+    controls = RowGroup(first, "Same-data controls", "More training on data that the model already knew.")
+    return [RowGroup(0, "Trained on new data"), controls] if first else []
 
 
 def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
@@ -63,18 +58,18 @@ def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
     return ColumnView(title=name, is_number=False, meaning=f"{suite}, {words.unit_name(evidence.panel_of[suite, task])}")
 
 
-def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[Cell | str]:
-    last = one.rows[one.rows["volume"] == one.rows["volume"].max()].set_index(["suite", "task"])
+def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[CellView | str]:
+    last = one.last.set_index(["suite", "task"])
     note = "; ".join(filter(None, [note, IDLE if one.cell in evidence.idle else ""]))
-    return [Cell(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
+    return [CellView(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
 
 
-def _field(evidence: Evidence, last: pd.DataFrame, key: tuple[str, str]) -> Cell:
+def _field(evidence: Evidence, last: pd.DataFrame, key: tuple[str, str]) -> CellView:
     if key not in last.index:
-        return Cell("not measured")
+        return CellView("not measured")
     row = last.loc[[key]].iloc[0]
     if pd.isna(row["delta"]):
-        return Cell("not measured")
+        return CellView("not measured")
     unit = evidence.panel_of[key].unit
-    kind = KINDS.get("" if pd.isna(row["verdict"]) else str(row["verdict"]), "")
-    return Cell(words.amount(row["delta"], unit, sign=True), float(row["delta"]), kind)
+    kind = VERDICT_KINDS.get(words.text(row["verdict"]), "")
+    return CellView(words.amount(row["delta"], unit, sign=True), float(row["delta"]), kind)

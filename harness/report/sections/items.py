@@ -1,7 +1,4 @@
-"""What was lost, item by item: a bounded selection to look through.
-
-The whole lies in samples.parquet.
-"""
+"""Changed items: a bounded selection for browsing; each run's samples.parquet has all items."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ MAX_ITEMS = 100
 
 
 def items(evidence: Evidence) -> Section | None:
-    """Return the items that changed most in one run of each of MAX_CELLS cells, at its largest volume."""
+    """Return the items that changed most in one run each of at most MAX_CELLS cells."""
     cells = [one for one in evidence.every if not one.is_control]
     places = sorted({round(float(at)) for at in np.linspace(0, len(cells) - 1, min(MAX_CELLS, len(cells)))})
     parts, total = [], 0
@@ -31,16 +28,16 @@ def items(evidence: Evidence) -> Section | None:
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True) if any(len(part) for part in parts) else pd.DataFrame()
     if rows.empty:
         return None
-    each = "" if len(rows) == total else f" and at most {MAX_ITEMS} of each, those that lost most confidence,"
+    each = "" if len(rows) == total else f", at most {MAX_ITEMS} items each (those that lost most confidence)"
     shown = (
-        f"From {len(places)} of {len(cells)} ways of training{each} {len(rows):,} of the {total:,} changed probe items of their first"
-        " seed at their largest volume; the items of every run are in its samples.parquet."
+        f"From {len(places)} of {len(cells)} methods{each}: {len(rows):,} of the {total:,} changed probe items of their first seed at"
+        " their largest volume. The items of every run are in its samples.parquet."
     )
     intro = (
-        "Items of the probes that were right before and are wrong now (lost), or the other way round (gained). Confidence is the"
-        " share of the choices' probability on the right one."
+        "Probe items that were right before training and are wrong now (lost), or wrong before and right now (gained). Confidence is"
+        " the right choice's share of the probability of all choices."
     )
-    return Section(id="items", title="The items themselves", intro=intro, items=ItemsView(rows=rows, shown=shown))
+    return Section(id="items", title="Changed items", intro=intro, items=ItemsView(rows=rows, shown=shown))
 
 
 def _changed(evidence: Evidence, one: Series) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What was lost and what was learned, against the volume of data, with the laws fitted to it."""
+"""Curves of forgetting and learning against volume, with fitted laws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.report.sections import fits
 
 
 def forgetting(evidence: Evidence) -> Section | None:
-    """Return the curves of what was known before, with the laws fitted to them."""
+    """Return the curves of the probes with their fitted laws, and the table of fits."""
     view = figures.against_volume(
         "forgetting",
         evidence.drawn,
@@ -17,17 +17,18 @@ def forgetting(evidence: Evidence) -> Section | None:
         "delta",
         table=evidence.table,
         fits=fits.by_cell(evidence),
-        title="Change on what the model knew before",
+        title="Change on probes",
     )
     if view is None:
         return None
     table = fits.table(evidence)
-    worse = sorted({panel.higher_is_better for panel in evidence.probes})
-    direction = "Down is worse" if worse == [True] else "Up is worse" if worse == [False] else "Down is worse, but up where less is better"
+    directions = {panel.higher_is_better for panel in evidence.probes}
+    mixed = "Lower is worse; for losses (marked), higher is worse"
+    direction = mixed if len(directions) > 1 else "Lower is worse" if directions == {True} else "Higher is worse"
     return Section(
         id="forgetting",
         title="What was forgotten",
-        intro=f"{direction}. Each panel is a suite, the mean of its tasks with equal weight, or one task.",
+        intro=f"{direction}. Each panel is one task or a suite (the mean of its tasks with equal weight).",
         figures=[view],
         tables=[table] if table else [],
     )
@@ -35,7 +36,5 @@ def forgetting(evidence: Evidence) -> Section | None:
 
 def learning(evidence: Evidence) -> Section | None:
     """Return the curves of the targets."""
-    view = figures.against_volume(
-        "learning", evidence.drawn, evidence.targets, "after", table=evidence.table, title="Value on what is being learned"
-    )
+    view = figures.against_volume("learning", evidence.drawn, evidence.targets, "after", table=evidence.table, title="Value on targets")
     return None if view is None else Section(id="learning", title="What was learned", figures=[view])

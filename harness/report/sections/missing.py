@@ -1,4 +1,4 @@
-"""What is not there, counted, and what a reader must know before believing the rest."""
+"""Missing runs and measurements, and warnings that limit the conclusions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from harness.analysis.findings.cells import is_control as is_control_of
 from harness.analysis.statistics.two_level import MIN_SEEDS
 from harness.analysis.table.columns import ACTED, SUITE_TASK
-from harness.report import tables
+from harness.report import tables, words
 from harness.report.content import Section
 from harness.report.evidence import Evidence
 
@@ -18,13 +18,13 @@ MAX_REASONS = 20
 
 
 def missing(evidence: Evidence) -> Section:
-    """Return the failed, unfinished, not started and stale runs, and the measurements that failed, counted with their reasons."""
+    """Return counts and reasons of missing and stale runs and of failed measurements."""
     table, experiment = evidence.table, evidence.experiment
     whole = table[table["suite"].isna()]
-    existing, current = set(experiment.run_ids()), experiment.asked()
+    existing, requested = set(experiment.run_ids()), experiment.asked()
     measured = table[table["suite"].notna() & (table["volume"] > 0).fillna(False)]
     failed = table[table["suite"].notna() & (table["status"] == "failed") & (table["task"] != SUITE_TASK)]
-    absent, stale = len(current - existing), len(experiment.stale())
+    absent, stale = len(requested - existing), len(experiment.stale())
     points = len(measured.drop_duplicates(["run_id", "volume"]))
     counts = {
         "failed": int((whole["status"] == "failed").sum()),
@@ -32,8 +32,8 @@ def missing(evidence: Evidence) -> Section:
         "not started": absent,
     }
     intro = (
-        f"Of {len(current):,} runs asked for, {', '.join(f'{count} {name}' for name, count in counts.items())};"
-        f" {points:,} points measured, {len(failed)} measurements failed. Nothing that is missing counts as 0."
+        f"Of {len(requested):,} requested runs, {', '.join(f'{count} {name}' for name, count in counts.items())};"
+        f" {points:,} points measured, {len(failed)} measurements failed. Missing values never count as 0."
     )
     notes = []
     for status, rows in whole.groupby("status", sort=True):
@@ -44,19 +44,21 @@ def missing(evidence: Evidence) -> Section:
     for (suite, task), rows in list(failed.groupby(["suite", "task"], sort=False))[:MAX_REASONS]:
         notes.append(f"{len(rows)} failed measurement(s) of {suite}, {task}: {rows['reason'].iloc[0]}")
     if stale:
-        notes.append(f"{stale} stale run(s), which the last command did not ask for, left out.")
+        notes.append(f"{stale} stale run(s), which the last command did not request, are left out.")
     return Section(id="missing", title="What is missing", intro=intro, notes=notes)
 
 
-def troubles(evidence: Evidence) -> list[str]:
-    """Return what stands at the top of the page, because it decides what may be concluded."""
+def main_warnings(evidence: Evidence) -> list[str]:
+    """Return the warnings for the top of the page, which limit its main conclusions."""
     found = []
     untuned, runs = tables.untuned(evidence.table, evidence.declared.control)
     if untuned:
         found.append(f"Learning rate not tuned for {untuned} of {runs} runs: not a method comparison.")
     others = evidence.table.drop_duplicates("run_id").groupby("reference")["run_id"].nunique()
     for reference, runs in others.items():
-        found.append(f"Before is measured on {reference}, not on the start model, for {runs} run(s): change is the distance from there.")
+        found.append(
+            f"For {runs} run(s), the value before training is that of {reference}, not of the start model; changes are relative to it."
+        )
     found += _idle(evidence)
     mixed = _mixed(evidence)
     if mixed:
@@ -65,61 +67,60 @@ def troubles(evidence: Evidence) -> list[str]:
 
 
 def _idle(evidence: Evidence) -> list[str]:
-    """Name the ways of training that did not act: what they measure is not the method whose name they bear."""
+    """Return a warning that names the methods that did not act."""
     named = [f"{one.short} ({100 * evidence.idle[one.cell]:.0f}% accepted)" for one in evidence.every if one.cell in evidence.idle]
     if not named:
         return []
-    more = f" and {len(named) - MAX_REASONS} more" if len(named) > MAX_REASONS else ""
-    names = f"{', '.join(named[:MAX_REASONS])}{more}"
-    return [f"Did not act, so not ranked: {names}. Of what was written too little was accepted (under {100 * ACTED:.0f}% of the rows)."]
+    names = words.listed(named, MAX_REASONS)
+    return [f"Did not act, so not ranked: {names}. Too little generated text was accepted (under {100 * ACTED:.0f}% of the rows)."]
 
 
 def _mixed(evidence: Evidence) -> str:
-    """Say where ways of training were not all measured on the same suites: their rows cannot be set side by side."""
+    """Return a warning if methods were measured on different suites; empty otherwise."""
     rows = evidence.last[~evidence.last["is_control"].fillna(False).astype(bool)]
     sets = rows.groupby("cell")["suite"].agg(lambda suites: "+".join(sorted(set(suites))))
     if sets.nunique() <= 1:
         return ""
-    return f"Mixed suites: ways of training were measured on {sets.nunique()} different sets of suites; compare only what both were asked."
+    return f"Mixed suites: methods were measured on {sets.nunique()} different sets of suites; compare two methods only on suites of both."
 
 
 def warnings(evidence: Evidence) -> Section:
-    """Return what limits the conclusions."""
-    table, notes = evidence.table, troubles(evidence)
+    """Return the warnings that limit the conclusions."""
+    table, notes = evidence.table, main_warnings(evidence)
     seeds = evidence.findings["seeds"].dropna()
     if len(seeds) and int(seeds.min()) < MIN_SEEDS:
         notes.append(
-            f"Fewer than {MIN_SEEDS} seeds for some findings: their intervals are over items only and do not cover how much another"
-            " training run would differ."
+            f"Fewer than {MIN_SEEDS} seeds for some findings: their intervals are over items only and do not cover the variation between"
+            " training runs."
         )
     if any(_evaluation(record).get("items") == "select" for record in evidence.records.values()):
-        notes.append("Measured on select items, on which things are chosen: not to be reported.")
-    notes += _taught(evidence)
+        notes.append("Measured on select items, which serve to choose rates, coefficients and volumes: do not report these results.")
+    notes += _overlaps(evidence)
     near = at_chance(evidence)
     if near:
-        notes.append(f"Before training not clearly above guessing, so that a loss can hardly show: {', '.join(near)}.")
+        notes.append(f"Not clearly above guessing before training, so a loss can hardly be detected: {', '.join(near)}.")
     if evidence.findings["control_delta"].isna().all():
-        notes.append("No same-data control was run: how much a model moves when it goes on with what it knows is not measured.")
+        notes.append("No same-data control was run: the change from more training on known data is not measured.")
     if evidence.headline is None:
         notes.append("No headline suite was declared beforehand.")
     if len(table) and "numeric_spread" in table and table["numeric_spread"].isna().all():
-        notes.append("Volume 0 was not measured twice: what rounding alone moves is not known.")
+        notes.append("Volume 0 was not measured twice: the effect of rounding alone is not known.")
     return Section(id="warnings", title="Warnings", notes=notes)
 
 
-def _taught(evidence: Evidence) -> list[str]:
-    """Say which suites' items stand in training rows.
+def _overlaps(evidence: Evidence) -> list[str]:
+    """Return warnings that name the suites whose items occur in training rows.
 
-    Those of controls apart, since a control goes on with what was known before.
+    Rows of controls are named separately, since a control trains on known data by definition.
     """
     labels = pd.DataFrame({run_id: record["labels"] for run_id, record in evidence.records.items()}).T
     is_control = is_control_of(labels, evidence.declared.control)
     found: dict[bool, set[str]] = {True: set(), False: set()}
     for run_id, record in evidence.records.items():
-        found[bool(is_control[run_id])] |= {name for name, shares in record.get("overlap", {}).items() if is_taught(shares)}
-    where = {False: "the training rows", True: "the rows of same-data controls alone"}
+        found[bool(is_control[run_id])] |= {name for name, shares in record.get("overlap", {}).items() if has_overlap(shares)}
+    where = {False: "the training rows", True: "the rows of same-data controls only"}
     named = {False: found[False], True: found[True] - found[False]}
-    return [f"Evaluation items stand in {where[one]} (see Overlap): {', '.join(sorted(named[one]))}." for one in where if named[one]]
+    return [f"Evaluation items occur in {where[one]} (see Overlap): {', '.join(sorted(named[one]))}." for one in where if named[one]]
 
 
 def _evaluation(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,7 +129,7 @@ def _evaluation(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def at_chance(evidence: Evidence) -> list[str]:
-    """Return the suites and tasks whose value before training is near guessing, with the models."""
+    """Return the suites and tasks whose value before training is near guessing, with models."""
     rows = evidence.findings
     low = rows[rows["near_chance"].fillna(False).astype(bool) & (rows["role"] == "probe")]
     found = []
@@ -138,6 +139,6 @@ def at_chance(evidence: Evidence) -> list[str]:
     return found[:MAX_REASONS]
 
 
-def is_taught(shares: Any) -> bool:
-    """Say whether a record's overlap with a suite is some."""
+def has_overlap(shares: Any) -> bool:
+    """Return whether a record's overlap with a suite is not empty."""
     return isinstance(shares, Mapping) and bool(shares.get("exact", 0) or shares.get("ngram", 0))

@@ -1,4 +1,4 @@
-"""The top of the page: the findings in sentences, each with its interval, its verdict and the floors it stands above."""
+"""The top of the page: findings as sentences, each with interval, verdict and floors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from harness.report.content import Content, FindingView, Section
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
-from harness.report.sections.missing import troubles
+from harness.report.sections.missing import main_warnings
 from harness.report.tables import Panel
 
 MAX_FINDINGS = 32
 
 
 def opening(evidence: Evidence, sections: Sequence[Section]) -> Content:
-    """Return the page with its headline, facts and findings before its sections."""
+    """Return the page: headline, facts, findings, then its sections."""
     suites = [evidence.headline] if evidence.headline else list(dict.fromkeys(panel.suite for panel in evidence.probes))
     pairs = _pairs(evidence, suites)
     shown = [view for one, suite in pairs[:MAX_FINDINGS] if (view := finding(evidence, one, suite)) is not None]
     axis = ""
     if suites and len({evidence.panel_of[suite, "*"].unit for suite in suites if (suite, "*") in evidence.panel_of}) == 1:
         axis = f"Change in {words.unit_name(evidence.panel_of[suites[0], '*'])}"
-    else:  # intervals in different units do not stand on one axis
+    else:  # intervals in different units do not share an axis
         shown = [FindingView(sentence=view.sentence, verdict=view.verdict, floors=view.floors) for view in shown]
-    left = [f"{len(shown)} of {len(pairs)} findings stand here; all of them are in findings.csv."] if len(shown) < len(pairs) else []
+    left = [f"{len(shown)} of {len(pairs)} findings are shown here; all are in findings.csv."] if len(shown) < len(pairs) else []
     return Content(
         title=f"{evidence.experiment.name}: what was learned, what was lost",
         subtitle=_subtitle(evidence),
@@ -40,7 +40,7 @@ def opening(evidence: Evidence, sections: Sequence[Section]) -> Content:
 
 
 def _pairs(evidence: Evidence, suites: Sequence[str]) -> list[tuple[Series, str]]:
-    """Return the cells that have a change of each suite, controls left out."""
+    """Return (cell, suite) of all changes of these suites, controls left out."""
     measured = {suite: set(evidence.suite_rows(suite)["cell"]) for suite in suites}
     return [(one, suite) for suite in suites for one in evidence.every if one.cell in measured[suite] and not one.is_control]
 
@@ -49,9 +49,9 @@ def _subtitle(evidence: Evidence) -> str:
     table = evidence.table
     versions = ", ".join(map(str, table["protocol_version"].dropna().unique()))
     return (
-        "Every change is the value after training minus the one before, on the same items, joined item by item. A way of training is a"
-        " model with how it was trained; its seeds are taken together. Points are hundredths of a share of items. Intervals are at 95%"
-        " unless they say otherwise; a change whose interval lies within the margin is none that matters."
+        "Every change is the value after training minus the value before, paired item by item. A method is a model and how it was trained;"
+        " its seeds are pooled. Points are percentage points. Intervals are at 95% unless stated otherwise; a change whose interval is"
+        ' inside the margin is negligible ("kept").'
         f" Protocol version {versions or '-'}."
     )
 
@@ -63,7 +63,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     facts = {
         "runs": f"{counts['run_id']:,}",
         "models": f"{counts['model']:,}",
-        "ways of training": _ways(evidence),
+        "methods": _methods(evidence),
         "seeds": f"{counts['seed']:,}",
         "volumes (rows)": ", ".join(f"{v:,}" for v in volumes)
         if len(volumes) <= 6
@@ -73,7 +73,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     return facts | ({"margin": _margin(evidence)} if evidence.headline else {})
 
 
-def _ways(evidence: Evidence) -> str:
+def _methods(evidence: Evidence) -> str:
     controls = len(evidence.every) - len(evidence.proper)
     return f"{len(evidence.proper):,}" + (f" and {controls:,} control{'' if controls == 1 else 's'}" if controls else "")
 
@@ -85,19 +85,20 @@ def _margin(evidence: Evidence) -> str:
 
 
 def _lead(evidence: Evidence, suites: Sequence[str]) -> list[str]:
-    """Return the first sentences: how many ways of training lost, between what and what, and what must be known with it."""
-    said = [text for suite in suites for text in [_range(evidence, suite), controls.sentence(evidence, suite)] if text]
+    """Return the first sentences: verdicts and range of changes by suite, then main warnings."""
+    sentences = [text for suite in suites for text in [_range(evidence, suite), controls.sentence(evidence, suite)] if text]
     if evidence.findings.empty:
-        said.append("No change is measured yet.")
+        sentences.append("No change is measured yet.")
     elif not evidence.headline and suites:
-        said.append("No suite was declared as the headline before the results were seen: none of these is the claim of the experiment.")
-    return said + troubles(evidence)
+        sentences.append("No suite was declared as the headline before the results were seen: none of these is the experiment's claim.")
+    return sentences + main_warnings(evidence)
 
 
-_DID = {"lost": "lost on", "gained": "gained on", "kept": "kept", "undecided": "are undecided on"}
+_PREDICATES = {"lost": "lost on", "gained": "gained on", "kept": "kept", "undecided": "are undecided on"}
 
 
 def _range(evidence: Evidence, suite: str) -> str:
+    """Return a sentence on the verdicts of a suite and its worst and best change."""
     rows = evidence.suite_rows(suite)
     ranked = ~rows["is_control"].fillna(False).astype(bool) & ~rows["cell"].isin(list(evidence.idle))
     rows = rows[ranked].dropna(subset=["delta"])
@@ -105,27 +106,27 @@ def _range(evidence: Evidence, suite: str) -> str:
         return ""
     panel, count = evidence.panel_of[suite, "*"], len(rows)
     verdicts = rows["verdict"].value_counts()
-    said = [f"{int(verdicts.get(name, 0))} {name}" for name in ["lost", "gained", "kept"] if verdicts.get(name, 0)]
-    unclear = count - sum(int(verdicts.get(name, 0)) for name in ["lost", "gained", "kept"])
-    said += [f"{unclear} undecided"] if unclear else []
-    ordered = rows.assign(_worse=rows["delta"].astype(float) * (1 if panel.higher_is_better else -1)).sort_values("_worse", kind="stable")
+    counts = {name: int(verdicts.get(name, 0)) for name in ["lost", "gained", "kept"]}
+    counts["undecided"] = count - sum(counts.values())
+    counts = {name: number for name, number in counts.items() if number}
+    ordered = rows.assign(_worse=rows["delta"].astype(float) * panel.sign).sort_values("_worse", kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     volumes = sorted({int(v) for v in rows["volume"]})
     after = f"{volumes[-1]:,} rows" if len(volumes) == 1 else f"{volumes[0]:,} to {volumes[-1]:,} rows"
-    ways = f"{count} ways of training" if count > 1 else "one way of training"
     declared = " (the headline, declared beforehand)" if suite == evidence.headline else ""
     ends = _ends(evidence, worst, best, panel)
     if count == 1:
         return f"After {after}, {evidence.by_cell[worst['cell']].name} changed by {ends} on {suite}{declared}: {verdict_of(worst)}."
-    if len(said) == 1:
-        every = "both ways of training" if count == 2 else f"all {ways}"
-        return f"After {after}, {every} {_DID[said[0].split(' ', 1)[1]]} {suite}{declared}: {ends}."
-    return f"After {after}, {', '.join(said)} of {ways} on {suite}{declared}: {ends}."
+    if len(counts) == 1:
+        every = "both methods" if count == 2 else f"all {count} methods"
+        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}: {ends}."
+    verdicts_text = ", ".join(f"{number} {name}" for name, number in counts.items())
+    return f"After {after}, on {suite}{declared}, of {count} methods {verdicts_text}: {ends}."
 
 
 def verdict_of(row: pd.Series) -> str:
     """Return a finding's verdict in words."""
-    return "no verdict" if pd.isna(row["verdict"]) else str(row["verdict"])
+    return words.text(row["verdict"]) or "no verdict"
 
 
 def _ends(evidence: Evidence, worst: pd.Series, best: pd.Series, panel: Panel) -> str:
@@ -137,59 +138,58 @@ def _ends(evidence: Evidence, worst: pd.Series, best: pd.Series, panel: Panel) -
 
 
 def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
-    """Return the sentence about a cell and suite at the cell's largest volume.
-
-    None where there is no change.
-    """
+    """Return a cell's finding on a suite at its largest volume; None without a change."""
     rows = one.rows[(one.rows["suite"] == suite) & (one.rows["task"] == "*")].dropna(subset=["delta"])
     largest = int(one.rows["volume"].max())
     if rows.empty:
         return None
     row, panel = rows.iloc[-1], evidence.panel_of[suite, "*"]
-    sign = 1.0 if panel.higher_is_better else -1.0
-    verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
-    said = f"After {int(row['volume']):,} rows, {one.name} {moved(row, panel, verdict)} on {suite} ({words.basis(row)})."
-    said += f" At {largest:,} rows it was not measured." if row["volume"] < largest else ""
-    said += " The method did not act." if one.cell in evidence.idle else ""
+    verdict = words.text(row["verdict"])
+    sentence = f"After {int(row['volume']):,} rows, {one.name} {change_words(row, panel, verdict)} on {suite} ({words.basis(row)})."
+    sentence += f" At {largest:,} rows it was not measured." if row["volume"] < largest else ""
+    sentence += " The method did not act." if one.cell in evidence.idle else ""
     scale = panel.unit.scale
     known = not pd.isna(row["delta_low"])
     low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)
     return FindingView(
-        sentence=said,
+        sentence=sentence,
         verdict=verdict,
         floors=floors(evidence, row, panel, one),
         value=float(row["delta"]) * scale,
         low=float(low[0]) * scale if known else None,
         high=float(high[0]) * scale if known else None,
-        margin=None if pd.isna(row["margin"]) or sign == 0 else float(row["margin"]) * scale,
+        margin=None if pd.isna(row["margin"]) else float(row["margin"]) * scale,
     )
 
 
-def moved(row: pd.Series, panel: Panel, verdict: str) -> str:
-    """Say by how much something changed: ``lost 41.2 points [38.0, 44.1]``, the sign in the word where there is a verdict."""
-    unit, sign = panel.unit, 1.0 if panel.higher_is_better else -1.0
+def change_words(row: pd.Series, panel: Panel, verdict: str) -> str:
+    """Return a change in words, such as ``lost 41.2 points [38.0, 44.1]``.
+
+    With the verdict lost or gained, the verb replaces the sign.
+    """
+    unit = panel.unit
     if verdict not in {"lost", "gained"}:
         return f"changed by {words.change(row, unit)} {unit.name}"
-    turn = sign * (1.0 if verdict == "gained" else -1.0)
+    turn = panel.sign * (1.0 if verdict == "gained" else -1.0)
     low, high = sorted(float(row[name]) * turn for name in ["delta_low", "delta_high"])
     return f"{verdict} {words.amount(float(row['delta']) * turn, unit)} {unit.name} {words.interval(low, high, unit, sign=False)}"
 
 
 def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str:
-    """Say what a change stands above: the spread of seeds, the same-data control, rounding.
+    """Return sentences on the gain on targets and on changes without new training.
 
-    And what was gained on the target.
+    The latter are the floors of the finding: seed spread, same-data control, rounding.
     """
-    unit, said = panel.unit, []
+    unit, sentences = panel.unit, []
     for target in dict.fromkeys(shown.suite for shown in evidence.targets):
         gains = one.on(target)
         if len(gains):
             other = evidence.panel_of[target, "*"].unit
-            said.append(f"On the target, {target}: {words.change(gains.iloc[-1], other)} {other.name}.")
+            sentences.append(f"On the target, {target}: {words.change(gains.iloc[-1], other)} {other.name}.")
     spread = words.amount(row["seed_spread"], unit)
-    said.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}") + ",")
+    sentences.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}") + ",")
     control = words.change(row, unit, "control") if "control_low" in row and not pd.isna(row["control_delta"]) else ""
-    said.append(f"same-data control {control} {unit.name}," if control else "same-data control not measured,")
+    sentences.append(f"same-data control {control} {unit.name}," if control else "same-data control not measured,")
     rounding = words.amount(row["numeric_spread"], unit)
-    said.append("rounding " + ("not measured." if rounding == words.UNKNOWN else f"{rounding} {unit.name}."))
-    return " ".join(said)
+    sentences.append("rounding " + ("not measured." if rounding == words.UNKNOWN else f"{rounding} {unit.name}."))
+    return " ".join(sentences)

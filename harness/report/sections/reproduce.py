@@ -1,4 +1,4 @@
-"""How to make it all again, and whether the training rows hold what is asked afterwards."""
+"""How to reproduce the results, and the overlap of training rows with evaluation items."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.config import paths
-from harness.report.content import Cell, ColumnView, Section, TableView
+from harness.report.content import CellView, ColumnView, Section, TableView
 from harness.report.evidence import Evidence
 
 
 def overlap(evidence: Evidence) -> Section | None:
-    """Return the shares of each suite's items that were found in the training rows."""
+    """Return the shares of each suite's items that occur in the training rows."""
     lines = {}
     for record in evidence.records.values():
         for suite, shares in record.get("overlap", {}).items():
@@ -20,12 +20,12 @@ def overlap(evidence: Evidence) -> Section | None:
             lines[tuple(line)] = line
     if not lines:
         return None
-    titles = ["data", "suite", "items found whole", "items sharing 13 words in a row (of those long enough)"]
+    titles = ["data", "suite", "items found in full", "items sharing 13 words in a row (of those long enough)"]
     table = TableView(
         name="overlap",
         columns=[ColumnView(title=title) for title in titles],
-        rows=[[Cell(text) for text in line] for line in lines.values()],
-        caption="Evaluation items that stand in the training rows; expected: the suite asks about these rows on purpose.",
+        rows=[[CellView(text) for text in line] for line in lines.values()],
+        caption="Evaluation items that occur in the training rows. expected: the suite asks about these rows on purpose.",
     )
     return Section(id="overlap", title="Overlap of training rows with evaluation items", tables=[table])
 
@@ -38,16 +38,16 @@ def _shares(shares: Any) -> list[str]:
 
 
 def reproduce(evidence: Evidence) -> Section:
-    """Return the commands, the versions and a resolved configuration."""
+    """Return the commands, the versions and one resolved configuration."""
     name, records = evidence.experiment.name, list(evidence.records.values())
     made = list(dict.fromkeys(str(record["provenance"]["command"]) for record in records if record["provenance"].get("command")))
     shipped = [f"harness sweep experiment={name}"] if name in paths.members("conf/experiment") and not made else []
-    place = "runs/RUN_ID/config.json beside this folder"
-    notes = [f"Each run's resolved configuration is {place}; the whole tidy table is {evidence.table_file}."]
+    place = "runs/RUN_ID/config.json, next to this folder"
+    notes = [f"Each run's resolved configuration is in {place}; the whole tidy table is in {evidence.table_file}."]
     parts = ["\n".join([*shipped, *made, f"harness table {name}", f"harness report {name}"])]
     if records:
         notes.append(
-            f"Run {records[0]['run_id']} of {len(records)} was made with {_made_with(records[0]['provenance'])}; its configuration:"
+            f"Run {records[0]['run_id']}, one of {len(records)}, was made with {_made_with(records[0]['provenance'])}; its configuration:"
         )
         parts.append(json.dumps(records[0]["config"], indent=2, ensure_ascii=False, sort_keys=True))
     return Section(id="reproduce", title="How to reproduce", notes=notes, code="\n\n".join(parts))

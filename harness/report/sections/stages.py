@@ -1,4 +1,4 @@
-"""Sequences of stages: what is known of each stage after every stage, as a heat table, and what that comes to."""
+"""Sequences of stages: performance on each stage after every stage, and metrics of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pandas as pd
 
 from harness.analysis.findings.sequences import ENTRY, METRICS
 from harness.report import words
-from harness.report.content import Cell, ColumnGroup, ColumnView, Section, TableView
+from harness.report.content import VERDICT_KINDS, CellView, ColumnView, RowGroup, Section, TableView
 from harness.report.evidence import Evidence
-from harness.report.sections.heat import KINDS
 from harness.report.tables import DisplayUnit
 
 MAX_CELLS = 24
@@ -27,17 +26,14 @@ MEANINGS = {
 PERCENT = DisplayUnit("percent", 1.0, 1)
 
 INTRO = (
-    "The model learned one data set after the other. A row is what it knows after a stage, a column the suite of a stage; on the diagonal"
-    " it has just learned that stage. Below the diagonal every field is judged by its change since then, and a probe by its change since"
-    " before any stage."
+    "The model learned one data set after the other. A row is the model after a stage, a column the suite of a stage; on the diagonal it"
+    " has just learned that stage. Fields below the diagonal are judged by their change since then, probes by their change since before"
+    " any stage."
 )
 
 
 def stages(evidence: Evidence) -> Section | None:
-    """Return the matrix of each cell that went through stages, and the metrics.
-
-    None where none did.
-    """
+    """Return matrix and metrics of the cells that went through stages; None without such cells."""
     frame = evidence.sequences
     if frame.empty:
         return None
@@ -55,26 +51,28 @@ def _notes(frame: pd.DataFrame, cells: Sequence[str]) -> list[tuple[str, str]]:
 def _matrix(evidence: Evidence, frame: pd.DataFrame, cells: Sequence[str]) -> TableView:
     entries = frame[(frame["measure"] == ENTRY) & frame["value"].notna()]
     suites = list(dict.fromkeys(entries.sort_values("own_stage", kind="stable", na_position="last")["suite"]))
-    rows: list[list[Cell | str]] = []
+    rows: list[list[CellView | str]] = []
     groups = []
     for cell in cells[:MAX_CELLS]:
         own = entries[entries["cell"] == cell]
-        groups += [ColumnGroup(len(rows), evidence.by_cell[cell].short, _seeds(own))] if len(own) else []
+        groups += [RowGroup(len(rows), evidence.by_cell[cell].short, _seeds(own))] if len(own) else []
         for after, at in own.groupby("after_stage", sort=True):
             stage = "before any stage" if not after else f"after {at['stage'].iloc[0]}"
             fields = at.set_index("suite")
-            rows.append([Cell(stage, float(at["after_stage"].iloc[0]), "strong"), *(_field(evidence, fields, suite) for suite in suites)])
-    shown = f"{MAX_CELLS} of {len(cells)} ways of training." if len(cells) > MAX_CELLS else ""
+            rows.append(
+                [CellView(stage, float(at["after_stage"].iloc[0]), "strong"), *(_field(evidence, fields, suite) for suite in suites)]
+            )
     return TableView(
         name="stages_matrix",
         columns=[ColumnView(title="stage"), *(_column(evidence, entries, suite) for suite in suites)],
         rows=rows,
         groups=groups,
-        caption="Mean over seeds, shares in points. Bold: just learned. ▼ lost, ▲ gained, = kept within the margin, ? not enough"
-        " evidence: the change since the stage was learned, with an interval paired over items; not adjusted for several fields.",
+        caption="Mean over seeds, shares in points. Bold: just learned. ▼ lost, ▲ gained, = kept (inside the margin), ? not enough"
+        " evidence: verdicts on the change since the stage was learned, with intervals paired over items; not adjusted for the number of"
+        " fields.",
         matrix=True,
         sortable=False,
-        shown=f"{shown} All are in stages.csv." if shown else "",
+        shown=words.excerpt(MAX_CELLS, len(cells), "methods", "stages.csv"),
     )
 
 
@@ -87,47 +85,47 @@ def _column(evidence: Evidence, entries: pd.DataFrame, suite: str) -> ColumnView
     return ColumnView(title=f"{suite} (probe)" if is_probe else suite, meaning=words.unit_name(evidence.panel_of[suite, "*"]))
 
 
-def _field(evidence: Evidence, fields: pd.DataFrame, suite: str) -> Cell:
+def _field(evidence: Evidence, fields: pd.DataFrame, suite: str) -> CellView:
     if suite not in fields.index:
-        return Cell("not measured")
+        return CellView("not measured")
     row: Mapping[Hashable, Any] = fields.loc[[suite]].iloc[0].to_dict()
     unit = evidence.panel_of[suite, "*"].unit
     learned = not pd.isna(row["own_stage"]) and row["own_stage"] == row["after_stage"]
-    kind = "strong" if learned else KINDS.get("" if pd.isna(row["verdict"]) else str(row["verdict"]), "")
+    kind = "strong" if learned else VERDICT_KINDS.get(words.text(row["verdict"]), "")
     change = "" if pd.isna(row["change"]) else words.amount(row["change"], unit, sign=True)
-    return Cell(words.amount(row["value"], unit), float(row["value"]), kind, f"({change})" if change else "")
+    return CellView(words.amount(row["value"], unit), float(row["value"]), kind, f"({change})" if change else "")
 
 
 def _metrics(evidence: Evidence, frame: pd.DataFrame, cells: Sequence[str]) -> TableView:
     measured = frame[(frame["measure"] != ENTRY) & frame["value"].notna()]
     units = {evidence.panel_of[str(suite), "*"].unit for suite in frame[frame["own_stage"].notna()]["suite"].dropna().unique()}
     unit = units.pop() if len(units) == 1 else DisplayUnit("mixed units", 1.0, 3)
-    rows: list[list[Cell | str]] = []
+    rows: list[list[CellView | str]] = []
     for cell in cells[:MAX_CELLS]:
         own = measured[measured["cell"] == cell].set_index("measure")
         if len(own):
             rows.append([evidence.by_cell[cell].short, *(_measure(own, name, unit) for name in METRICS), _seeds(own)])
-    levels = sorted({words.percent(level) for level in measured["level"].dropna()})
-    over = f"{' or '.join(levels)} t intervals over seeds" if levels else "no intervals (fewer than 3 seeds)"
+    levels = words.levels_of(measured)
+    over = f"{levels} t intervals over seeds" if levels else "no intervals (fewer than 3 seeds)"
     return TableView(
         name="stages",
         columns=[
-            ColumnView(title="way of training"),
+            ColumnView(title="method"),
             *(ColumnView(title=name, is_number=True, meaning=MEANINGS[name]) for name in METRICS),
             ColumnView(title="seeds"),
         ],
         rows=rows,
-        caption=f"Of the matrix above, over the suites of the stages, turned so that a higher entry is better; in {unit.name},"
-        f" fg_over_stages in percent. Means over seeds, {over}. The name of a metric says its convention; pointed at, a heading says it.",
+        caption=f"Metrics of the matrix above, over the suites of the stages, oriented so that a higher entry is better; in {unit.name},"
+        f" fg_over_stages in percent. Means over seeds, {over}. Point at a heading for the definition of its metric.",
         data=frame,
     )
 
 
-def _measure(own: pd.DataFrame, name: str, unit: DisplayUnit) -> Cell:
+def _measure(own: pd.DataFrame, name: str, unit: DisplayUnit) -> CellView:
     if name not in own.index:
-        return Cell(words.UNKNOWN)
+        return CellView(words.UNKNOWN)
     row: Mapping[Hashable, Any] = own.loc[[name]].iloc[0].to_dict()
     shown, sign = PERCENT if name == "fg_over_stages" else unit, name not in {"acc", "learned"}
     value = words.amount(row["value"], shown, sign=sign)
     ends = "" if pd.isna(row["low"]) else f" {words.interval(row['low'], row['high'], shown, sign=sign)}"
-    return Cell(value + ends, float(row["value"]))
+    return CellView(value + ends, float(row["value"]))

@@ -1,4 +1,4 @@
-"""What learning costs in forgetting: the frontier of both."""
+"""Learning against forgetting, and the frontier of both."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 
 from harness.analysis.statistics.stats import Floats
 from harness.report import figures, words
-from harness.report.content import Cell, ColumnView, FigureView, Mark, Section, TableView
+from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import Series
-from harness.report.drawing import Place, plain, small_multiples
+from harness.report.drawing import Place, columns_for, plain, small_multiples
 from harness.report.evidence import IDLE, Evidence
 from harness.report.methods import methods
 from harness.report.palette import GREY
@@ -25,9 +25,14 @@ MAX_ROWS = 200
 
 @dataclass(frozen=True)
 class Paths:
-    """A panel of the frontier: one model's points, a path a way of training, and its marks by cell.
+    """A panel of the frontier: the points of one model, one path per method.
 
-    ``before`` is by cell and suite.
+    Attributes:
+        rows: the points.
+        marks: cell → mark.
+        target: the suite of the gain.
+        probe: the suite of the loss.
+        before: (cell, suite) → value before training.
     """
 
     rows: pd.DataFrame
@@ -38,7 +43,10 @@ class Paths:
 
 
 def frontier(evidence: Evidence) -> Section | None:
-    """Return the scatter of gain and forgetting, a panel a model, a path a way of training from small to large volumes."""
+    """Return the figure of gain against forgetting and its table.
+
+    There is one panel per model, and one path per method from small to large volumes.
+    """
     points = evidence.frontier
     if points.empty:
         return None
@@ -50,15 +58,15 @@ def frontier(evidence: Evidence) -> Section | None:
     before = {(one.cell, panel.suite): _before(one, panel.suite) for one in kept for panel in panels}
     places = [
         Place(Paths(points[points["cell"].isin(cells)], found.marks, *panels, before), panel.title, panel.subtitle, shares="all")
-        for panel in sorted(found.panels, key=lambda panel: evidence.by_size(panel.every[0]))
+        for panel in sorted(found.panels, key=lambda panel: panel.every[0].size)
         if points["cell"].isin(cells := {one.cell for one in panel.every}).any()
     ]
-    columns = 2 if len(places) in {2, 4} else 3
-    legend = [*found.legend, Mark(label="on the frontier", marker="o"), Mark(label="not on it", marker="hollow")]
-    level = words.percent(evidence.findings["level"].dropna().iloc[0]) if evidence.findings["level"].notna().any() else "-"
+    columns = columns_for(len(places))
+    legend = [*found.legend, Mark(label="on the frontier", marker="o"), Mark(label="not on the frontier", marker="hollow")]
+    level = evidence.level
     whole, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
     ends = points.sort_values("volume", kind="stable").drop_duplicates("cell", keep="last")
-    said = "; ".join(
+    last_points = "; ".join(
         f"{evidence.by_cell[str(row['cell'])].short}: gained {words.amount(row['gain'], panels[0].unit)},"
         f" lost {words.amount(row['forgetting'], panels[1].unit)}"
         for _, row in ends.head(12).iterrows()
@@ -66,9 +74,10 @@ def frontier(evidence: Evidence) -> Section | None:
     view = FigureView(
         name="tradeoff",
         title="Learning against forgetting",
-        description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {said}.",
-        caption=f"Right has learned more, low has kept more; larger points are larger volumes, thin lines {level} intervals. Filled points"
-        f" are on the frontier of their model: no other gains at least as much and forgets no more. {figures.CUT} {found.left_out}".strip(),
+        description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {last_points}.",
+        caption="Further right: more was learned; lower: less was lost. Larger points are larger volumes, thin lines are"
+        f" {level} intervals. Filled points are on the frontier of their model: no other point gains at least as much and forgets no more."
+        f" {figures.CUT} {found.left_out}".strip(),
         figure=whole,
         panels=alone,
         legend=legend,
@@ -101,45 +110,43 @@ def _before(one: Series, suite: str) -> float:
 
 
 def _bars(rows: pd.DataFrame, name: str, panel: Panel, before: float, *, better: bool) -> tuple[Floats, Floats]:
-    """Return the ends of intervals of a gain or a loss as they are drawn: in the metric's unit, a share no further than it can go."""
+    """Return the ends of intervals as drawn: cut to possible values, in the unit shown."""
     low, high = (rows[f"{name}_{end}"].astype(float).to_numpy() for end in ("low", "high"))
-    turned = panel.higher_is_better != better  # a loss of a share is its change with the sign turned
+    turned = panel.higher_is_better != better  # a loss of a share is its change with the opposite sign
     ends = (-high, -low) if turned else (low, high)
     low, high = figures.possible(*ends, np.full(len(rows), before), panel)
     return (-high * panel.unit.scale, -low * panel.unit.scale) if turned else (low * panel.unit.scale, high * panel.unit.scale)
 
 
 def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableView:
-    rows: list[list[Cell | str]] = []
-    place = {one.cell: number for number, one in enumerate(evidence.every)}
-    ordered = evidence.frontier.assign(_place=evidence.frontier["cell"].map(place)).sort_values(["_place", "volume"], kind="stable")
+    rows: list[list[CellView | str]] = []
+    ordered = evidence.in_page_order(evidence.frontier, by=["volume"])
     for _, row in ordered.head(MAX_ROWS).iterrows():
         one = evidence.by_cell[str(row["cell"])]
         rows.append(
             [
                 one.short,
-                Cell(f"{int(row['volume']):,}", int(row["volume"])),
-                Cell(words.with_ends(row, "gain", target.unit), float(row["gain"])),
-                Cell(words.with_ends(row, "forgetting", probe.unit), float(row["forgetting"])),
-                Cell(IDLE if str(row["cell"]) in evidence.idle else "yes" if row["is_frontier"] else "no"),
-                Cell(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
+                words.volume_cell(row["volume"]),
+                CellView(words.with_ends(row, "gain", target.unit), float(row["gain"])),
+                CellView(words.with_ends(row, "forgetting", probe.unit), float(row["forgetting"])),
+                CellView(IDLE if str(row["cell"]) in evidence.idle else "yes" if row["is_frontier"] else "no"),
+                CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]
         )
-    titles = ["way of training", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "on it", "training time"]
-    numeric = set(titles) - {"way of training", "on it"}
-    shown = f"{MAX_ROWS} of {count} points; all of them are in the files." if (count := len(evidence.frontier)) > MAX_ROWS else ""
+    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "on the frontier", "training time"]
+    numeric = set(titles) - {"method", "on the frontier"}
     return TableView(
         name="frontier",
         columns=[ColumnView(title=title, is_number=title in numeric, meaning=_MEANINGS.get(title, "")) for title in titles],
         rows=rows,
         caption=f"Gain on {target.suite} and loss on {probe.suite} with their intervals, whether the point is on the frontier, and the"
-        " time of training up to it; other costs are in frontier.csv.",
+        " training time up to it; other costs are in frontier.csv.",
         data=evidence.frontier,
-        shown=shown,
+        shown=words.excerpt(MAX_ROWS, len(evidence.frontier), "points", "frontier.csv"),
     )
 
 
 _MEANINGS = {
-    "on it": "on the frontier: no other point of its model gains at least as much and forgets no more",
+    "on the frontier": "no other point of its model gains at least as much and forgets no more",
     "training time": "mean over seeds, without evaluation",
 }

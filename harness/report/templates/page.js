@@ -2,7 +2,7 @@
 (() => {
   const collator = new Intl.Collator("en", { numeric: true });
 
-  // Tables: a click on a heading sorts, a second one turns the order round. Cells say in data-sort what they are sorted by.
+  // Tables: a click on a heading sorts, a second one reverses the order. data-sort is a cell's sort key, else its text.
   const keyOf = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.sort ?? cell.textContent.trim();
@@ -27,7 +27,7 @@
     });
   }
 
-  // A table that is wider or higher than its frame says so, as long as there is more to see.
+  // A table that is wider or higher than its frame shows a hint while there is more to see.
   for (const frame of document.querySelectorAll(".frame")) {
     const inner = frame.firstElementChild;
     const hint = frame.nextElementSibling;
@@ -61,7 +61,7 @@
     apply();
   }
 
-  // Items: data are JSON, and become text nodes only.
+  // Items: the data are JSON and only become text nodes.
   const element = (tag, text, className) => {
     const made = document.createElement(tag);
     if (text !== undefined && text !== null) made.textContent = text;
@@ -134,6 +134,6 @@
     show();
   }
 
-  // The list of sections folds on a narrow screen, where it would fill the first page.
+  // On a narrow screen the list of sections starts folded: it would fill the first page.
   if (window.matchMedia("(max-width: 70rem)").matches) document.querySelector("nav details").open = false;
 })();

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from functools import cache
+from typing import TYPE_CHECKING
 
-from harness.config import composition
-from harness.core.errors import ConfigError, explain
 from harness.core.methods import Author, WritingContext
 from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
-from harness.core.sources import ModelSource
-from harness.evaluation.backends import Evaluation
 from harness.models.author import TransformersAuthor, restated
+from harness.models.loading import load_member
 from harness.run.preparation import Prepared
 
 if TYPE_CHECKING:
@@ -30,17 +28,10 @@ def context_of(prepared: Prepared, model: PreTrainedModel, progress: Progress, m
     """
     own = author_of(prepared, model, prepared.workspace.tokenizer_of(prepared.config), progress)
 
-    loaded: dict[str, Author] = {}
-
+    @cache
     def other(name: str) -> Author:
-        if name in loaded:
-            return loaded[name]
-        if name not in models:
-            raise ConfigError(explain("author", got=repr(name), allowed=", ".join(models) or "only the start model"))
-        source: ModelSource = composition.member("model", name)
-        live = source.load().to(prepared.resolved.device)  # type: ignore[arg-type]
-        loaded[name] = author_of(prepared, live, source.tokenizer(), progress, longest=source.longest_input())
-        return loaded[name]
+        found = load_member(name, prepared.resolved.device, models)
+        return author_of(prepared, found.model, found.tokenizer, progress, longest=found.longest_input)
 
     return WritingContext(
         own=own,
@@ -86,6 +77,6 @@ def author_of(
         prompt_format=prepared.config.objective.prompt_format,
         max_length=min(resolved.max_length, longest or resolved.max_length),
         dtype=resolved.dtype,
-        scored_tokens=cast(Evaluation, prepared.config.evaluation).likelihood_tokens,
+        scored_tokens=prepared.config.evaluation.likelihood_tokens,
         progress=progress or Silent(),
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.config import composition
 from harness.config.strict import identifying, plain
 from harness.core.errors import DataError, explain
 from harness.core.methods import GeneratedRow, Mitigation, Objective, WritingContext
@@ -19,6 +18,7 @@ from harness.core.seeds import permutation
 from harness.data import subsets
 from harness.evaluation import hashes
 from harness.methods.rewriting import UNTREATED, Rehearsing, Rewriting
+from harness.models import loading
 from harness.run.generated.authors import author_of, context_of, seed_of
 from harness.run.generated.store import Store
 from harness.run.preparation import Prepared
@@ -299,7 +299,7 @@ def recipe(prepared: Prepared, method: Objective | Mitigation) -> dict[str, Any]
 
 
 def _content(prepared: Prepared, name: str) -> dict[str, Any]:
-    source = composition.member("model", name)
+    source = loading.member(name)
 
     def find() -> dict[str, Any]:
         return {"model": plain(source.facts().content), "tokenizer": hashes.of_tokenizer(source.tokenizer())}

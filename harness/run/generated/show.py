@@ -14,6 +14,7 @@ from harness.core.progress import Progress
 from harness.core.rows import Row
 from harness.data import tokens
 from harness.methods.rewriting import edit_rate, gold, question
+from harness.models.loading import load
 from harness.run import preparation
 from harness.run.generated.data import SCORED_ROWS, Data, Generation, MissingRows, in_words, target_nats
 from harness.run.preparation import Prepared
@@ -56,7 +57,7 @@ def _loaded(prepared: Prepared, progress: Progress) -> PreTrainedModel:
 
     torch.set_num_threads(prepared.resolved.threads)
     progress.stage(f"load {prepared.config.labels.model}", 1)
-    model: PreTrainedModel = prepared.config.model.load().to(prepared.resolved.device)  # type: ignore[arg-type]
+    model: PreTrainedModel = load(prepared.config.model, prepared.resolved.device)
     return model
 
 

@@ -1,32 +1,84 @@
-"""Which launcher carries a sweep: ``launcher=NAME`` of conf/launcher, with its values set by ``launcher.KEY=VALUE``."""
+"""The base class of launchers, and the choice of one by ``launcher=NAME``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 from harness.config import composition, overrides, paths
 from harness.config.resolution import Machine
 from harness.config.strict import build
+from harness.core.display import Display
 from harness.core.errors import ConfigError, did_you_mean, explain
+from harness.records.sweep_schema import Sweep, Unit
+from harness.records.writer import ExperimentWriter
+from harness.sweep.tally import Tally
 
 DEFAULT = "local"
 
 PACKAGE = "harness.sweep.launchers"
-"""In which conf/launcher's ``class: module.Class`` is found."""
+"""Package of the classes that conf/launcher names by ``class: module.Class``."""
 
 
-class Launcher(Protocol):
-    """Who carries units: a member of conf/launcher."""
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The work of a sweep that a launcher carries.
+
+    Attributes:
+        sweep: all its units, done or not.
+        units: those to do, in the order in which they are taken.
+        announce: makes the sweep's runs the current runs; called once it is certain that somebody
+            carries them.
+    """
+
+    experiment: ExperimentWriter
+    sweep: Sweep
+    units: Sequence[Unit]
+    announce: Callable[[], None]
+
+
+class Launcher(ABC):
+    """Carries the units of sweeps: base class of conf/launcher's members, which are dataclasses.
+
+    Attributes:
+        workers: most workers at a time; None leaves it to the machine.
+    """
+
+    here: ClassVar[bool] = False
+    """Whether its workers run on this machine, as ``harness run`` does."""
+
+    workers: int | None = None
 
     @property
+    @abstractmethod
     def machine(self) -> Machine:
-        """What one run may use."""
-        ...
+        """Cores and GPUs of one run."""
 
-    def check(self) -> None:
-        """Raise ConfigError where it cannot carry anything from this machine."""
-        ...
+    def check(self) -> None:  # noqa: B027 - nothing to check by default
+        """Raise ConfigError if nothing can be launched from this machine."""
+
+    def warm_up(self) -> None:  # noqa: B027 - nothing to start by default
+        """Start slow preparations, while the sweep is still being planned."""
+
+    @abstractmethod
+    def carry(self, work: Work, display: Display, *, wait: bool) -> Tally | None:
+        """Have units carried out.
+
+        Args:
+            work: the units; ``announce`` is called here.
+            display: shows progress.
+            wait: return only once every unit is done or failed; a launcher of local processes
+                always waits.
+
+        Returns:
+            How the runs ended; None if they were submitted and are not waited for.
+
+        Raises:
+            ConfigError: nothing was launched or announced.
+            KeyboardInterrupt: after everything was saved.
+        """
 
 
 def split(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:
@@ -36,17 +88,14 @@ def split(overrides: Sequence[str]) -> tuple[Launcher, list[str]]:
         The launcher, and the other overrides.
 
     Raises:
-        ConfigError: no such launcher, or a value that it does not take.
+        ConfigError: unknown launcher, or an invalid value for it.
     """
     own = [text for text in overrides if text.lstrip("+").split("=", 1)[0].split(".", 1)[0] == "launcher"]
     return chosen(own), [text for text in overrides if text not in own]
 
 
 def chosen(own: Sequence[str]) -> Launcher:
-    """Make the launcher that overrides ask for; ``local`` where they name none.
-
-    Raises ConfigError.
-    """
+    """Return the launcher of some overrides; ``local`` if they name none. Raises ConfigError."""
     known, name, set_values = paths.members("conf/launcher"), DEFAULT, []
     for text in own:
         key, equals, value = text.lstrip("+").partition("=")
@@ -62,11 +111,13 @@ def chosen(own: Sequence[str]) -> Launcher:
     for path, value in set_values:
         _set(fields, path, overrides.value_of(value))
     cls = composition.find_class(str(fields.pop("class", "")), PACKAGE, f"launcher={name}")
+    if not issubclass(cls, Launcher):
+        raise ConfigError(explain(f"launcher={name}.class", got=cls.__qualname__, allowed=f"a subclass of {PACKAGE}.choose.Launcher"))
     return cast(Launcher, build(cls, fields, "launcher"))
 
 
 def _set(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set a value at a path of keys, making mappings on the way."""
+    """Set a value at a path of keys, creating mappings on the way."""
     for key in path[:-1]:
         inner = fields.get(key)
         fields[key] = inner if isinstance(inner, dict) else {}

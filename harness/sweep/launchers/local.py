@@ -1,8 +1,8 @@
-"""The local launcher: a pool of warm worker processes on this machine, as many as its cores, memory or GPUs carry.
+"""The local launcher: a pool of warm worker processes that share cores, memory or GPUs.
 
-The coordinator hands out units and starts a new worker for one that died; truth is on disk all the
-same (claims and records), so that it may die too, or run beside another. Workers are forked from
-one process that has imported everything, and leave when their coordinator is gone.
+The coordinator hands out units and replaces workers that died. All state is on disk (claims and
+records), so the coordinator may die too, or run next to another one. Workers are forked from one
+process that has imported everything, and end when their coordinator is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.config.resolution import Machine
 from harness.config.strict import check
@@ -28,37 +28,41 @@ from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.run.workspace import this_machine
 from harness.sweep.claims import LEFT, Claims
+from harness.sweep.launchers.choose import Launcher, Work
 from harness.sweep.launchers.local_worker import BEAT, LEASE, Make, Spec, serve
 from harness.sweep.states import UnitStates
 from harness.sweep.tally import Tally, tally
-from harness.sweep.worker import came_to_nothing
+from harness.sweep.worker import had_no_result
 
 POLL_SECONDS = 0.5
 BYTES_PER_PARAMETER = 20
-"""Weights, gradients, two moments and a copy of the start weights, four bytes each: what
-training needs beside its activations."""
+"""Weights, gradients, two moments and a copy of the start weights, four bytes each: what training
+holds without activations."""
 
-WORKER_BYTES = 1.5 * 2**30
-"""What a worker holds with its libraries, batches and logits; a guess for packing."""
+PACKED_WORKER_BYTES = 1.5 * 2**30
+"""A worker with its libraries, batches and logits, without a model: a rough bound, used to decide
+how many workers fit. ``plan.estimate`` computes batches and logits by their size."""
 
 PATIENCE = 300.0
-"""Seconds that a full disk is waited for before the sweep gives up."""
+"""Seconds to wait for space on a full disk before the sweep gives up."""
 
 STILLBORN = 3
-"""Workers in a row that die before they are ready: then something is wrong with all of them."""
+"""Workers in a row that die before they are ready, after which the sweep gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
+class Local(Launcher):
     """Worker processes on this machine.
 
     Attributes:
-        workers: at most so many at once; null is as many as cores (or GPUs) and memory carry.
-        gpus_per_worker: GPUs of each worker, where there are any; a run trains on all of them.
-        memory_gb: what all workers may hold together; null is nine tenths of what is free at the
+        workers: most workers at a time; null is as many as cores (or GPUs) and memory allow.
+        gpus_per_worker: GPUs of each worker, if there are any; a run trains on all of them.
+        memory_gb: limit of all workers together; null is nine tenths of the memory free at the
             start.
-        grace_seconds: how long workers may take to save what they have when they are asked to stop.
+        grace_seconds: time to save after workers are asked to stop.
     """
+
+    here: ClassVar[bool] = True
 
     workers: int | None = None
     gpus_per_worker: int = 1
@@ -74,7 +78,7 @@ class Local:
 
     @property
     def machine(self) -> Machine:
-        """What each run may use: its worker's GPUs and their share of the cores, or the cores of the processor."""
+        """A worker's GPUs and their share of the cores, or all cores without GPUs."""
         here, count = this_machine(), len(gpus())
         if self.gpus_per_worker > max(count, 1):
             allowed = f"at most {max(count, 1)}: this machine has {count}"
@@ -83,19 +87,21 @@ class Local:
             return here
         return Machine(cores=max(1, here.cores * self.gpus_per_worker // count), gpus=self.gpus_per_worker)
 
-    def check(self) -> None:
-        """Accept: processes can be started everywhere."""
+    def warm_up(self) -> None:
+        """Start the process that workers are forked from, and its imports."""
+        warm_up()
 
-    def carry(self, experiment: ExperimentWriter, sweep: Sweep, units: Sequence[Unit], display: Display) -> Tally:
+    def carry(self, work: Work, display: Display, *, wait: bool) -> Tally:
         """Carry out units; returns when each is done or failed.
 
         Raises KeyboardInterrupt after everything was saved.
         """
-        return Pool(self, experiment, sweep, units, display).run()
+        work.announce()
+        return Pool(self, work.experiment, work.sweep, work.units, display).run()
 
 
 def warm_up() -> None:
-    """Let the process that workers are forked from import everything already, while this one is still planning."""
+    """Start the process that workers are forked from, so that it imports during planning."""
     from multiprocessing import forkserver
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(["harness.sweep.launchers.preload"])
@@ -103,10 +109,7 @@ def warm_up() -> None:
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
-
-    Workers get theirs from these.
-    """
+    """Return the GPUs that this process may give to workers, as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -116,7 +119,7 @@ def gpus() -> list[str]:
 
 @dataclass
 class _Hand:
-    """A worker process as its coordinator sees it."""
+    """A worker process as its coordinator knows it."""
 
     process: ForkServerProcess
     pipe: Connection
@@ -127,10 +130,10 @@ class _Hand:
 
 @dataclass
 class Pool:
-    """The coordinator: who works on what, and what is left.
+    """The coordinator of worker processes.
 
     Attributes:
-        make: makes what carries out units in a worker process; None is
+        make: makes the object that carries out units in a worker process; None is
             ``harness.sweep.worker.Worker``.
     """
 
@@ -143,7 +146,7 @@ class Pool:
     hands: list[_Hand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Look at what there is to share."""
+        """Read the resources to share."""
         self.claims = Claims(self.experiment, sweep=self.sweep.id, lease=LEASE, beat=BEAT)
         self.states = UnitStates(self.experiment, self.claims)
         self.by_id: Mapping[str, Unit] = {unit.id: unit for unit in self.units}
@@ -162,7 +165,7 @@ class Pool:
             warm_up()
 
     def run(self) -> Tally:
-        """Hand out units until each is done or failed, or nothing can be done any more."""
+        """Hand out units until each is done or failed, or the sweep gives up."""
         try:
             with _as_interrupt(signal.SIGTERM):
                 while self.open and not self.gave_up:
@@ -179,10 +182,7 @@ class Pool:
     # --- handing out
 
     def _hand_out(self) -> None:
-        """Give units to idle workers, from the front of what is open.
-
-        Look no further than there is somebody to work.
-        """
+        """Give open units to idle workers, in order, reading no more states than workers need."""
         if time.monotonic() < self.pause_until:
             return
         busy = [hand.unit for hand in self.hands if hand.unit is not None]
@@ -200,12 +200,12 @@ class Pool:
                 if self._give(unit):
                     busy.append(unit)
             elif state == "pending" and unit.id in self.alone:
-                return  # it waits for the whole machine: nothing may slip in before it
+                return  # it waits for the whole machine: no later unit may start before it
 
     def _fits(self, unit: Unit, busy: Sequence[Unit]) -> bool:
-        """Say whether cores and memory are free for a unit beside those under way.
+        """Return whether cores and memory allow a unit next to the running ones.
 
-        One alone always fits.
+        A single unit always fits.
         """
         if not busy:
             return True
@@ -216,14 +216,14 @@ class Pool:
         return sum(map(_bytes, [*busy, unit])) <= self.memory
 
     def _give(self, unit: Unit) -> bool:
-        """Give a unit to an idle worker, or have one started for it; say whether there was one."""
+        """Give a unit to an idle worker; without one start a worker and return False."""
         idle = next((hand for hand in self.hands if hand.ready and hand.unit is None), None)
         if idle is None:
             if len(self.hands) < self.most:
                 self._start()
             return False
         idle.unit = unit
-        with contextlib.suppress(OSError):  # it has died just now: its sentinel tells
+        with contextlib.suppress(OSError):  # it died just now: its sentinel reports that
             idle.pipe.send(unit)
         return True
 
@@ -247,36 +247,36 @@ class Pool:
         for hand in {id(hand): hand for hand in heard}.values():
             with contextlib.suppress(EOFError, OSError):
                 while hand.pipe.poll():
-                    self._hear(hand, *hand.pipe.recv())
+                    self._receive(hand, *hand.pipe.recv())
             if not hand.process.is_alive():
-                self._bury(hand)
+                self._remove(hand)
 
-    def _hear(self, hand: _Hand, what: str, *told: str) -> None:
-        if what == "ready":
+    def _receive(self, hand: _Hand, kind: str, *details: str) -> None:
+        if kind == "ready":
             hand.ready, self.stillborn = True, 0
-        elif what == "say":
-            self.display.say(told[0])
+        elif kind == "say":
+            self.display.say(details[0])
         else:
             unit, hand.unit = hand.unit, None
             if unit is not None:
-                self._ended(unit, *told)
+                self._ended(unit, *details)
 
     def _ended(self, unit: Unit, outcome: str, reason: str) -> None:
         if outcome == "no space":
             self.full_since = self.full_since or time.monotonic()
             if time.monotonic() - self.full_since > PATIENCE:
-                self.gave_up = f"{reason}; make space, then give the same command again"
+                self.gave_up = f"{reason}; free some space, then run the same command again"
             self.display.say(f"waiting for space on the disk: {reason}")
             self.pause_until = time.monotonic() + 2.0
             return
         self.full_since = 0.0
-        if came_to_nothing(unit, outcome, self.states):
-            self.states.count_try(unit, reason or "carried out, but its records are not there")
+        if had_no_result(unit, outcome, self.states):
+            self.states.count_try(unit, reason or "carried out, but its records are missing")
         if outcome in {"failed", "again", "measured in part", "died"}:
             self.display.say(f"{'to be tried again' if outcome in {'again', 'died'} else 'failed'}: {unit.label}: {reason}")
 
-    def _bury(self, hand: _Hand) -> None:
-        """Take leave of a dead worker: its unit is pending again, and is run alone if it may have died of memory."""
+    def _remove(self, hand: _Hand) -> None:
+        """Remove a dead worker; its unit is pending, alone if it may have lacked memory."""
         self.hands.remove(hand)
         hand.pipe.close()
         self.free_gpus += hand.gpus
@@ -306,11 +306,11 @@ class Pool:
         self.display.workers(working, 1 - sum(unit.cost for unit in self.open) / (sum(unit.cost for unit in self.units) or 1))
 
     def _dismiss(self) -> None:
-        """Ask the workers to stop, give them time to save, then end them; none is left behind."""
+        """Ask the workers to stop, give them time to save, then kill the rest."""
         for hand in self.hands:
             with contextlib.suppress(OSError):
                 hand.pipe.send(None)
-            hand.process.terminate()  # SIGTERM is a request to them: they save, give back and leave
+            hand.process.terminate()  # SIGTERM asks them to save, give their unit back and end
         until = time.monotonic() + (self.launcher.grace_seconds if any(hand.unit for hand in self.hands) else 1.0)
         for hand in self.hands:
             hand.process.join(max(0.0, until - time.monotonic()))
@@ -329,7 +329,7 @@ def _cores(unit: Unit) -> int:
 
 
 def _bytes(unit: Unit) -> float:
-    return unit.processes * (WORKER_BYTES + unit.params_total * BYTES_PER_PARAMETER)
+    return unit.processes * (PACKED_WORKER_BYTES + unit.params_total * BYTES_PER_PARAMETER)
 
 
 def _how(exitcode: int | None) -> str:
@@ -340,7 +340,7 @@ def _how(exitcode: int | None) -> str:
 
 @contextlib.contextmanager
 def _as_interrupt(number: signal.Signals) -> Any:
-    """Let a signal end the block as Ctrl-C does, where signals can be set (the main thread)."""
+    """Let a signal end the block as Ctrl-C does, in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

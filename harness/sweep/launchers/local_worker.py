@@ -1,4 +1,4 @@
-"""A worker of the local pool, from inside its process: takes units from its coordinator, and leaves when that is gone."""
+"""A worker of the local pool, inside its process; it ends with its coordinator."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims
 
 LEASE, BEAT = 30.0, 1.0
-"""Seconds, see ``harness.sweep.claims``: shorter than between hosts, since it is one machine,
-and a display is fed by the heartbeats."""
+"""Seconds, see ``harness.sweep.claims``: shorter than between hosts, since the display shows the
+heartbeats."""
 
 
 class CarriesOut(Protocol):
-    """What serves in a worker process."""
+    """Carries out units in a worker process."""
 
     def carry_out(self, unit: Unit) -> tuple[str, str]:
-        """Do what is missing of a unit; return how it went, and why."""
+        """Complete a unit; return the outcome and its reason."""
         ...
 
     def leave(self) -> None:
-        """Say of the unit under way that its worker leaves because nobody is there to work for."""
+        """End the claim of the current unit, since the coordinator is gone."""
         ...
 
 
@@ -40,7 +40,7 @@ Make = Callable[[Claims], CarriesOut]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker is told at its start."""
+    """Arguments of a worker process."""
 
     experiment: ExperimentWriter
     sweep: str
@@ -50,7 +50,7 @@ class Spec:
 
 
 def serve(pipe: Connection, spec: Spec) -> None:
-    """Carry out units as they are given, until None comes, the coordinator is gone, or this process should not go on."""
+    """Carry out units from the pipe until None, or a reason to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
     if spec.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
@@ -67,7 +67,7 @@ def serve(pipe: Connection, spec: Spec) -> None:
             outcome, reason = mine.carry_out(unit)
             pipe.send(("ended", outcome, reason))
             if outcome == "interrupted" or (spec.gpus and outcome in {"again", "failed", "died"}):
-                return  # asked to stop by somebody; or an error on a GPU, which may be of no use to this process any more
+                return  # asked to stop; or an error on a GPU, which this process may be unable to use now
 
 
 def _leave_with_coordinator(mine: CarriesOut) -> None:
@@ -75,20 +75,20 @@ def _leave_with_coordinator(mine: CarriesOut) -> None:
     if parent is not None:
         parent.join()
         mine.leave()
-        os._exit(1)  # at once: what is under way is on disk as far as it is whole
+        os._exit(1)  # at once: complete work is on disk already
 
 
 @dataclass
 class _Said:
-    """The Progress of a worker of the pool: stages travel by the claim's heartbeats, words through the pipe."""
+    """Progress of a worker of the pool: messages go through the pipe, stages through heartbeats."""
 
     pipe: Connection
 
     def stage(self, name: str, total: int) -> None:
-        """Ignore: the claim tells."""
+        """Do nothing: heartbeats have the stage."""
 
     def advance(self, units: int = 1) -> None:
-        """Ignore: the claim tells."""
+        """Do nothing: heartbeats have the count."""
 
     def say(self, message: str) -> None:
         """Send one line to the coordinator."""

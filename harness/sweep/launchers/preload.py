@@ -1,4 +1,4 @@
-"""What every worker needs, imported once: workers are forked from the process that has imported this."""
+"""Imports that all workers share: workers are forked from the process that has imported this."""
 
 import atexit
 import contextlib
@@ -9,16 +9,16 @@ import signal
 import sys
 
 FORKS_WORKERS = any("multiprocessing.forkserver" in argument for argument in sys.orig_argv)
-"""Whether this is that process, and nobody who imports this module for another reason."""
+"""Whether this is that process, and not another one that imports this module."""
 
 PR_SET_PDEATHSIG = 1
 
 if FORKS_WORKERS:
-    # The imports below take seconds, in which it would not notice that its coordinator is gone
-    # (Linux; elsewhere it does after them).
+    # The imports below take seconds, during which it would not notice that its coordinator is gone
+    # (on Linux; elsewhere it notices after them).
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    atexit.register(os._exit, 0)  # taking all of this down tidily would take seconds more, and serve nobody
+    atexit.register(os._exit, 0)  # a regular exit would take seconds to free all modules
 
 import datasets  # noqa: E402, F401
 import lm_eval.evaluator  # noqa: E402
@@ -33,4 +33,4 @@ import harness.sweep.worker  # noqa: E402
 import harness.training.loop  # noqa: E402, F401
 
 if FORKS_WORKERS:
-    gc.freeze()  # the Trainer has everything collected before each training; what is imported here stays, and need not be walked
+    gc.freeze()  # the Trainer collects garbage before each training; imported objects stay and need no walk

@@ -1,8 +1,7 @@
-"""Sweeps on Slurm: a job array of identical workers that pull units from disk, submitted over submitit.
+"""The Slurm launcher: a job array of workers that pull units from disk, over submitit.
 
-Nothing is waited for and nothing is collected: what is done lies on disk. A worker that is asked to
-stop (its time is nearly up, or somebody needs its place) saves what it has, puts itself back in the
-queue and goes on from there.
+Submitting returns at once, since all results are on disk. A worker that is asked to stop (near its
+time limit, or preempted) saves its state, queues again and resumes from there.
 """
 
 from __future__ import annotations
@@ -24,33 +23,35 @@ from typing import Any
 
 from harness.config.resolution import Machine
 from harness.config.strict import check
-from harness.core.display import display, quiet_libraries
+from harness.core.display import Display, display, quiet_libraries
 from harness.core.errors import ConfigError, explain
 from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
+from harness.sweep.launchers.choose import Launcher, Work
+from harness.sweep.tally import Tally
+from harness.sweep.watch import watch
 
 FOLDER = "slurm"
-"""Within the folder of an experiment: what submitit keeps, and the log of each worker, by sweep."""
+"""Folder in an experiment's: files of submitit and the log of each worker, by sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slurm:
-    """How workers are submitted; null leaves a choice to the cluster.
+class Slurm(Launcher):
+    """Jobs on a Slurm cluster; null leaves a value to the cluster.
 
     Attributes:
         workers: most workers at a time; never more than there are units to do.
-        partition, account, qos: as sbatch takes them.
-        gpus: of one worker, all on one node.
-        cpus: processor cores of one worker.
-        memory_gb: of one worker.
-        hours: time limit of one worker; what is not done by then goes on after it has queued again.
-        grace_minutes: so long before the time limit a worker is told to stop. It has to save its
-            training state in this time.
-        requeues: how often a worker that was told to stop or lost its node starts again; 0 is
-            never.
+        partition, account, qos: options of sbatch.
+        gpus: of each worker, all on one node.
+        cpus: processor cores of each worker.
+        memory_gb: of each worker.
+        hours: time limit of a worker; unfinished work resumes after the worker has queued again.
+        grace_minutes: time between the request to stop and the time limit, enough to save the
+            training state.
+        requeues: most restarts of a worker that was asked to stop or lost its node.
         setup: lines of shell before the worker starts, such as ``module load cuda``.
-        python: the interpreter as the shell of a node calls it; null is the one that submits.
-        extra: more options of sbatch by name, such as ``constraint: a100``; they win over all
+        python: command of the interpreter on a node; null is the one that submits.
+        extra: more options of sbatch by name, such as ``constraint: a100``; they override all
             others.
     """
 
@@ -79,17 +80,24 @@ class Slurm:
 
     @property
     def machine(self) -> Machine:
-        """What one worker has."""
+        """Cores and GPUs of one worker."""
         return Machine(cores=self.cpus, gpus=self.gpus)
 
     def check(self) -> None:
-        """Raise ConfigError where no jobs can be submitted from."""
+        """Raise ConfigError if no jobs can be submitted from this machine."""
         if not shutil.which("sbatch"):
             fix = "submit on a login node of the cluster, or launcher=local"
             raise ConfigError(explain("launcher=slurm", got="no sbatch on this machine", allowed="a machine that can submit jobs", fix=fix))
         if in_queue() is None:
             fix = "try again later, submit on a login node of the cluster, or launcher=local"
-            raise ConfigError(explain("launcher=slurm", got="no answer from its controller", allowed="a cluster that is up", fix=fix))
+            raise ConfigError(explain("launcher=slurm", got="no answer from its controller", allowed="a running cluster", fix=fix))
+
+    def carry(self, work: Work, display: Display, *, wait: bool) -> Tally | None:
+        """Submit the workers that are missing; with ``wait`` watch them until all is done."""
+        jobs = self.submit(work.experiment.folder, work.experiment.name, work.sweep.id, units=len(work.units))
+        work.announce()
+        display.say(f"{len(jobs)} worker(s) in the queue: {', '.join(jobs)}")
+        return watch(work, display, functools.partial(waiting, jobs)) if wait else None
 
     def submit(self, folder: Path, name: str, sweep_id: str, *, units: int) -> list[str]:
         """Submit the workers that are missing, and return at once.
@@ -97,15 +105,14 @@ class Slurm:
         Args:
             folder: of the experiment, on storage that every node sees.
             name: of the jobs.
-            sweep_id: which of its sweeps.
-            units: how many of its units are not done. Its workers that wait in the queue or run
-                already count towards them.
+            sweep_id: of the sweep.
+            units: number of units to do, which limits the workers, those in the queue included.
 
         Returns:
-            The ids of the jobs that carry this sweep now, those submitted before included.
+            The ids of all jobs that carry this sweep now.
 
         Raises:
-            ConfigError: there is no Slurm here, or it refuses the jobs; nothing was submitted.
+            ConfigError: no Slurm here, or it rejects the jobs; nothing was submitted.
         """
         self.check()
         before = queued(folder, sweep_id)
@@ -116,19 +123,19 @@ class Slurm:
             import submitit
         except ImportError as error:
             fix = "pip install submitit, or 'forgetting-harness[slurm]'"
-            raise ConfigError(explain("launcher=slurm", got="no submitit", allowed="the extra slurm", fix=fix)) from error
+            raise ConfigError(explain("launcher=slurm", got="no submitit", allowed="the package submitit", fix=fix)) from error
         folder = folder.resolve()
         executor = submitit.SlurmExecutor(folder / FOLDER / sweep_id, python=self.python)
         executor.update_parameters(**self.parameters(name))
         try:
             jobs = executor.map_array(carry, [folder] * missing, [sweep_id] * missing, [self.requeues] * missing)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            said = str(error).strip().splitlines() or ["nothing"]
+            lines = str(error).strip().splitlines() or ["no message"]
             raise ConfigError(
                 explain(
                     "sbatch",
-                    got=said[-1].removeprefix("sbatch: "),
-                    allowed="jobs that the cluster takes",
+                    got=lines[-1].removeprefix("sbatch: "),
+                    allowed="jobs that the cluster accepts",
                     fix="partition, account, time and other options of launcher.*",
                 )
             ) from error
@@ -149,11 +156,11 @@ class Slurm:
             "array_parallelism": self.workers,
             "setup": list(self.setup),
             "stderr_to_stdout": True,
-            "srun_args": [f"--cpus-per-task={self.cpus}"],  # since 22.05 a step does not take it over from its job
+            "srun_args": [f"--cpus-per-task={self.cpus}"],  # since 22.05 a step does not inherit it from its job
         }
         options = {key.replace("-", "_"): value for key, value in self.extra.items() if value is not None}
         requeue = {"requeue": True} if self.requeues else {"no_requeue": True}
-        # Null takes submitit's own label out: some clusters refuse unknown ones.
+        # Null removes submitit's own wckey: some clusters reject unknown ones.
         return {key: value for key, value in wanted.items() if value is not None} | {
             "wckey": None,
             "additional_parameters": requeue | options,
@@ -161,26 +168,23 @@ class Slurm:
 
 
 SHORT_SECONDS, MOST_SHORT = 60.0, 10
-"""So many processes in a row that do not even live so long are enough."""
+"""Processes in a row that live shorter than this, after which the job ends."""
 
 INTERRUPTED, SICK = 75, 76
-"""How the process that works ends where it was told to stop, and where it cannot use its GPU any
-more."""
+"""Exit codes of the working process: asked to stop; unable to use its GPU."""
 
 
 def carry(folder: Path, sweep_id: str, requeues: int) -> None:
-    """Do what a job does: have a process of its own work until nothing is left.
+    """Run a job: a child process works until nothing is left.
 
-    Start another if it is killed; queue again if told to stop.
-
-    The one that works may be killed for the memory it takes: that ends neither the job nor, since
-    the unit's third death at one place is its failure, goes on for ever. The handlers replace
-    submitit's, which would leave in the middle of a step.
+    A killed child is replaced: exhausted memory must not end the job, and does not loop, since a
+    unit is failed after its third death at one place. Asked to stop, the job queues again. The
+    handlers replace submitit's, which would exit in the middle of a step.
 
     Args:
         folder: of the experiment.
-        sweep_id: which of its sweeps.
-        requeues: how often this job may start again.
+        sweep_id: of the sweep.
+        requeues: most restarts of this job.
     """
     logging.getLogger("submitit").propagate = False  # it has a handler of its own
     told: list[int] = []
@@ -209,14 +213,14 @@ def carry(folder: Path, sweep_id: str, requeues: int) -> None:
             short = short + 1 if time.monotonic() - began < SHORT_SECONDS else 0
             if not told:
                 how = "had an error on its GPU" if status == SICK else f"was killed by signal {-status}"
-                progress.say(f"the process that worked {how}; another one goes on")
+                progress.say(f"the working process {how}; another one continues")
         if told and may_go_on(told):
             requeue(requeues, progress)
         raise SystemExit(1)  # not done; submitit writes no result
 
 
 def main() -> None:
-    """Work in a process of a job: ``python -m harness.sweep.launchers.slurm FOLDER SWEEP``."""
+    """Work in a job's child process: ``python -m harness.sweep.launchers.slurm FOLDER SWEEP``."""
     told = threading.Event()
     signal.signal(signal.SIGCONT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGUSR2):
@@ -239,33 +243,30 @@ def main() -> None:
 
 
 def _leave_with_job() -> None:
-    """End this process, whatever it does, when the one that started it is gone."""
+    """End this process at once when its parent is gone."""
     while os.read(0, 1):  # not through sys.stdin, whose lock this thread would hold while the interpreter ends
         pass
     os._exit(1)
 
 
 def may_go_on(told: Collection[int]) -> bool:
-    """Say whether this job, told to stop by these signals, is to queue again.
+    """Return whether this job must queue again after these signals.
 
-    SIGUSR2 says that the time limit is near. SIGTERM comes where a job is cancelled, and has to
-    stay so, and where it is preempted: then it still counts as running for the partition's time of
-    grace, and would count as completed if it left without queueing again.
+    SIGUSR2 means that the time limit is near. SIGTERM means that the job is cancelled, which is
+    final, or preempted: then its state is RUNNING for the partition's grace time, and it would
+    count as completed if it ended without queueing again.
     """
     state = ask("squeue", "--noheader", f"--jobs={job_id()}", "--format=%T")
     return state.strip() == "RUNNING" if state is not None else signal.SIGUSR2 in told
 
 
 def requeue(requeues: int, progress: Progress) -> None:
-    """Put the job of this process back in the queue, unless it has started again so often.
-
-    Slurm ends it thereupon.
-    """
+    """Queue this process's job again, up to ``requeues`` times; Slurm then ends the process."""
     starts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if starts >= requeues:
         progress.say(f"stopped, and not queued again: it has started again {starts} times (launcher.requeues={requeues})")
         return
-    for _ in range(6):  # a controller may be away for a while
+    for _ in range(6):  # the controller may be down for a while
         if ask("scontrol", "requeue", job_id()) is not None:
             progress.say("stopped; queued again")
             return
@@ -274,16 +275,13 @@ def requeue(requeues: int, progress: Progress) -> None:
 
 
 def job_id() -> str:
-    """Return the id of the job that this process is in, as Slurm's commands take it."""
+    """Return the id of this process's job, in the form of Slurm's commands."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def ask(*command: str) -> str | None:
-    """Return what a command of Slurm says.
-
-    None where it fails or does not answer within a minute.
-    """
+    """Return a Slurm command's output; None if it fails or takes over a minute."""
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -292,12 +290,10 @@ def ask(*command: str) -> str | None:
 
 
 def queued(folder: Path, sweep_id: str) -> list[str]:
-    """Return the ids of the workers that wait or run and will do all of a sweep.
+    """Return the ids of the live jobs that will do all units of a sweep.
 
-    None where Slurm does not answer.
-
-    Those of an earlier sweep count where it has every unit of this one: the same command twice does
-    not submit twice.
+    Live means queued or running. Jobs of an earlier sweep count if it has every unit of this one,
+    so that the same command twice does not submit twice. None are known if Slurm is silent.
     """
     jobs, found = in_queue() or set(), []
     for place in (folder / FOLDER).glob("*/"):
@@ -310,24 +306,21 @@ def queued(folder: Path, sweep_id: str) -> list[str]:
 
 @functools.cache
 def units_of(folder: Path, sweep_id: str) -> frozenset[str]:
-    """Return the names of a sweep's units."""
+    """Return the ids of a sweep's units."""
     sweep = Experiment(folder).sweep(sweep_id)
     return frozenset(unit.id for unit in sweep.units) if sweep else frozenset()
 
 
 def waiting(jobs: Collection[str]) -> bool:
-    """Say whether any of these jobs waits or runs still.
-
-    Where Slurm does not answer, suppose so.
-    """
+    """Return whether any of these jobs is queued or running; True if Slurm is silent."""
     known = in_queue()
     return known is None or not known.isdisjoint(jobs)
 
 
 def in_queue() -> set[str] | None:
-    """Return the ids of all jobs of this user that wait or run, each task of an array by its own.
+    """Return the ids of this user's queued and running jobs, one per array task.
 
-    None where Slurm does not answer.
+    None if Slurm does not answer.
     """
     said = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i")
     return None if said is None else set(said.split())

@@ -1,19 +1,15 @@
-"""What runs will cost, before any starts: tokens, time, memory, disk.
-
-From measured rates where there are some.
-"""
+"""Cost of runs before they start: tokens, time, memory and disk, from measured rates."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.run_config import RunConfig
 from harness.core.errors import HarnessError
 from harness.core.rows import Example
-from harness.evaluation.backends import Evaluation
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
@@ -23,36 +19,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SAMPLE = 64
-"""Rows, or items, whose tokens are counted; the others are taken to be like them."""
+"""Rows or items whose tokens are counted; the others are assumed to be alike."""
 
-WORKER_BYTES = 700 * 2**20
-"""What a worker holds with its libraries and no model."""
+IDLE_WORKER_BYTES = 700 * 2**20
+"""A worker with its libraries, without a model, batch or logits: those are added by size. The local
+launcher packs by ``local.PACKED_WORKER_BYTES``, which includes batches and logits."""
 
 LOGITS = 3
-"""Tensors of a batch's tokens by the vocabulary, in float32, that training holds at once:
-logits, their softmax, its gradient."""
+"""Tensors (tokens of a batch × vocabulary, float32) that training holds at once: logits, their
+softmax, its gradient."""
 
 POINT_BYTES = 300_000.0
-"""A point on disk where none was ever written."""
+"""Size of a point on disk if none was ever written."""
 
 FORWARD, BACKWARD = 2, 4
-"""Floating-point operations for each parameter and token; a frozen weight's own gradient, half
-of the second, is not needed."""
+"""Floating-point operations per parameter and token. Half of the backward pass is the weight's own
+gradient, which a frozen weight does not need."""
 
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run, or a baseline, takes.
+    """Cost of a run or a baseline.
 
     Attributes:
-        train_tokens, evaluation_tokens: read once each; None: a suite's data could not be loaded.
-        seconds: of one worker; None where there is nothing to tell it by.
+        train_tokens, evaluation_tokens: each read once; None if a suite's data could not be loaded.
+        seconds: of one worker; None if no rate is known.
         measured: whether the time follows from measured rates alone.
-        unknown: suites whose time is not in it.
-        disk_bytes: points, saved weights and the state to go on from.
-        memory_bytes: at the most; ``memory_measured``: held by runs of this size and tuning.
+        unknown: suites whose time is not included.
+        disk_bytes: points, saved weights and the training state.
+        memory_bytes: peak.
+        memory_measured: whether the peak was measured at this model size and tuning.
     """
 
     train_tokens: int = 0
@@ -65,7 +63,7 @@ class Cost:
     memory_measured: bool = True
 
     def __add__(self, other: Cost) -> Cost:
-        """Both, one after another: the memory is the larger one's."""
+        """Return the cost of both, one after the other: memory is the larger peak."""
         most = max(self, other, key=lambda one: one.memory_bytes)
         return Cost(
             train_tokens=self.train_tokens + other.train_tokens,
@@ -88,7 +86,7 @@ def _plus(one: Number | None, other: Number | None) -> Number | None:
 
 @dataclass(frozen=True)
 class _Time:
-    """Seconds, whether they follow from measured rates, and what is not in them."""
+    """Seconds, whether they follow from measured rates, and the suites not included."""
 
     seconds: float | None
     measured: bool = True
@@ -97,12 +95,13 @@ class _Time:
 
 @dataclass
 class Estimator:
-    """Costs of the runs of one sweep; what they share is worked out once.
+    """Computes the costs of the runs of one sweep, each distinct cost once.
 
     Attributes:
-        rates: what was measured.
-        gpu: whether they have a GPU.
-        costs: of runs that differ in nothing that a cost depends on, such as their seed.
+        rates: measured rates.
+        gpu: whether runs have a GPU.
+        costs: everything that a cost depends on → the cost; runs that differ in their seed share
+            one.
     """
 
     workspace: Workspace
@@ -111,14 +110,14 @@ class Estimator:
     costs: dict[Hashable, Cost] = field(default_factory=dict)
 
     def run(self, prepared: Prepared) -> Cost:
-        """Return the cost of a run from its start to its last volume, without the baselines."""
+        """Return the cost of a whole run, without its baselines."""
         key = _shared(prepared)
         if key not in self.costs:
             self.costs[key] = self._run(prepared)
         return self.costs[key]
 
     def baseline(self, prepared: Prepared, suites: Sequence[str]) -> Cost:
-        """Return the cost of volume 0 of some suites, each measured twice."""
+        """Return the cost of measuring volume 0 of some suites, each twice."""
         once = self._evaluation(prepared, suites, [self.rates.suite_seconds.get((name, _items(prepared.config)), {}) for name in suites])
         tokens = self._suite_tokens(prepared, suites)
         return Cost(
@@ -127,7 +126,7 @@ class Estimator:
             measured=once.measured,
             unknown=once.unknown,
             disk_bytes=int(self._point_bytes(suites)),
-            memory_bytes=WORKER_BYTES + 4 * prepared.facts.params_total,
+            memory_bytes=IDLE_WORKER_BYTES + 4 * prepared.facts.params_total,
             memory_measured=False,
         )
 
@@ -153,14 +152,14 @@ class Estimator:
         )
 
     def _train_tokens(self, prepared: Prepared) -> int:
-        """Return the tokens of the largest volume, every epoch, with the anchor's."""
+        """Return the tokens of the largest volume over all epochs, with the anchor's."""
         config = prepared.config
         key = ("tokens of a row", *map(repr, (config.model, config.objective, config.data, config.anchor, config.mitigation)))
         mean = self.workspace.once((key, prepared.resolved.max_length, config.training.batch_rows), lambda: self._tokens_of_a_row(prepared))
         return round(mean * prepared.volumes[-1] * config.training.epochs)
 
     def _tokens_of_a_row(self, prepared: Prepared) -> float:
-        """Return the tokens that one target row brings with it: its own, and its share of the anchor's."""
+        """Return the tokens per target row: its own, and its share of the anchor's."""
         config, workspace = prepared.config, self.workspace
         target = workspace.encoded(config, prepared.resolved, _sample(workspace.rows_of(config.data)), "target")
         if not config.mitigation.needs_anchor or config.anchor is None:
@@ -169,7 +168,7 @@ class Estimator:
         size = config.training.batch_rows
         try:
             mixed = config.mitigation.mix([target[i : i + size] for i in range(0, len(target), size)], anchor)
-        except HarnessError:  # too few rows, in the sample alone
+        except HarnessError:  # too few rows, but only in the sample
             return (_tokens(target) + config.mitigation.anchor_rows(len(target)) * _tokens(anchor) / len(anchor)) / len(target)
         return sum(map(_tokens, mixed)) / len(target)
 
@@ -192,7 +191,10 @@ class Estimator:
         return self._evaluation(prepared, suites, [self.rates.suite_seconds.get((name, items), {}) for name in suites])
 
     def _evaluations(self, prepared: Prepared, suites: Sequence[str]) -> _Time:
-        """Return the time of all evaluations at one volume: at every coefficient and, where something is chosen, on select items first."""
+        """Return the time of all evaluations at one volume.
+
+        That is one per coefficient and, if the run chooses among them, as many on select items.
+        """
         times = max(1, len(prepared.config.mitigation.coefficients))
         point = self._point(prepared, suites)
         parts = [point]
@@ -205,14 +207,14 @@ class Estimator:
         return _Time(seconds, all(part.measured for part in parts), unknown)
 
     def _tokens_of_point(self, prepared: Prepared, suites: Sequence[str]) -> int | None:
-        """Return the tokens that all evaluations at one volume read."""
+        """Return the tokens read by all evaluations at one volume."""
         tokens = self._suite_tokens(prepared, suites)
         if prepared.needs_selection:
             tokens = _plus(tokens, self._suite_tokens(_on_select(prepared), sorted(prepared.config.target_suites)))
         return None if tokens is None else max(1, len(prepared.config.mitigation.coefficients)) * tokens
 
     def _evaluation(self, prepared: Prepared, suites: Sequence[str], measured: Sequence[Mapping[int, float]]) -> _Time:
-        """Add up suites: as measured, else by their tokens, else unknown."""
+        """Sum the time of suites: measured, else estimated from tokens, else unknown."""
         params, total, estimated, unknown = prepared.facts.params_total, 0.0, False, []
         for name, sizes in zip(suites, measured, strict=True):
             seconds = at(params, sizes)
@@ -225,7 +227,7 @@ class Estimator:
         return _Time(total, not estimated, tuple(unknown))
 
     def _forward(self, params: int) -> float | None:
-        """Return the seconds of a forward pass, a token: a share of training's, else from a matrix product."""
+        """Return the seconds per token of a forward pass, a share of training's if known."""
         trained = at(params, self.rates.token_seconds.get("Full") or next(iter(self.rates.token_seconds.values()), {}))
         if trained is not None:
             return trained * FORWARD / (FORWARD + BACKWARD)
@@ -233,7 +235,7 @@ class Estimator:
         return None if speed is None else FORWARD * params / speed
 
     def _memory(self, prepared: Prepared, moving: int) -> tuple[int, bool]:
-        """Return what a run holds at the most, and whether that was measured."""
+        """Return the peak memory of a run, and whether it was measured."""
         config, params = prepared.config, prepared.facts.params_total
         known = self.rates.peak_bytes.get(type(config.tuning).__name__, {}).get(params)
         if known is not None:
@@ -241,8 +243,8 @@ class Estimator:
         rows = config.training.micro_batch_rows or config.training.batch_rows
         tokens = min(rows * prepared.resolved.max_length, rows * self._train_tokens(prepared) // prepared.volumes[-1])
         logits = LOGITS * 4 * tokens * len(self.workspace.tokenizer_of(config))
-        copies = 1 if self.gpu else 2  # the start weights are kept beside the live ones, in the machine's own memory
-        return int(WORKER_BYTES * (not self.gpu) + 4 * params * copies + 3 * 4 * moving + logits), False
+        copies = 1 if self.gpu else 2  # the start weights stay in host memory, where the live ones are without a GPU
+        return int(IDLE_WORKER_BYTES * (not self.gpu) + 4 * params * copies + 3 * 4 * moving + logits), False
 
     def _point_bytes(self, suites: Sequence[str]) -> float:
         known = self.rates.point_bytes
@@ -255,9 +257,9 @@ class Estimator:
         return total
 
     def _tokens_of(self, prepared: Prepared, name: str) -> int | None:
-        """Return the tokens of a suite's items, each prompt once and each answer once.
+        """Return the tokens of a suite's items, each prompt and answer once.
 
-        None where it cannot be built.
+        None if the suite cannot be built.
         """
         key = ("tokens of a suite", name, repr(prepared.config.model), prepared.baseline_keys[name])
         return self.workspace.once(key, lambda: self._count(prepared, name))
@@ -271,12 +273,12 @@ class Estimator:
             return _of_samples(experiment.baseline_samples(baseline_id), tokenizer)
         try:
             return _of_items(self.workspace.suite_of(name, config), tokenizer)
-        except HarnessError:  # why a suite cannot be built is said elsewhere
+        except HarnessError:  # the plan reports elsewhere why the suite cannot be built
             return None
 
 
 def _shared(prepared: Prepared) -> Hashable:
-    """Return all that the cost of a run depends on."""
+    """Return everything that the cost of a run depends on."""
     config = prepared.config
     parts = (config.model, config.tuning, config.objective, config.mitigation, config.data, config.anchor, config.evaluation)
     training = (config.training.batch_rows, config.training.micro_batch_rows, config.training.epochs, prepared.resolved.max_length)
@@ -284,18 +286,21 @@ def _shared(prepared: Prepared) -> Hashable:
 
 
 def _on_select(prepared: Prepared) -> Prepared:
-    """Return a run as it is evaluated on the items to choose on."""
-    evaluation = dataclasses.replace(cast(Evaluation, prepared.config.evaluation), items="select")
+    """Return a run as it is evaluated on select items."""
+    evaluation = prepared.config.evaluation.for_items("select")
     keys = {name: f"{key} select" for name, key in prepared.baseline_keys.items()}
     return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, evaluation=evaluation), baseline_keys=keys)
 
 
 def _items(config: RunConfig) -> str:
-    return str(cast(Evaluation, config.evaluation).items)
+    return str(config.evaluation.items)
 
 
 def _of_items(built: PreparedSuite, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Count the tokens of a suite's rows, or of its tasks' items: each prompt once, with its worked examples, and every choice."""
+    """Return the tokens of a suite's rows, or of its tasks' items.
+
+    Of an item: the prompt once, with its worked examples, and every choice.
+    """
     total = _mean_tokens([row.text for row in _sample(built.rows)], tokenizer, len(built.rows))
     for name, task in built.tasks.items():
         docs, chosen = task.eval_docs, built.items[name]
@@ -312,7 +317,7 @@ def _choices(task: Any, doc: Any) -> Sequence[Any]:
 
 
 def _of_samples(samples: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Count the tokens of recorded items: prompt, then every choice or the text."""
+    """Return the tokens of recorded items: the prompt, and every choice or the text."""
     items = samples.drop_duplicates(["task", "doc_hash"])
     rows = items.iloc[_sample(range(len(items)))]
     answers = [
@@ -322,23 +327,23 @@ def _of_samples(samples: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _mean_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, of: int) -> int:
-    """Return the tokens of so many texts of which these are some."""
+    """Return the tokens of ``of`` texts, estimated from a sample of them."""
     if not texts:
         return 0
     return round(of * sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts) / len(texts))
 
 
 def _sample(rows: Sequence[Found]) -> list[Found]:
-    """Return at most so many, evenly spread."""
+    """Return at most SAMPLE rows, evenly spread."""
     size = min(SAMPLE, len(rows))
     return [rows[i * len(rows) // size] for i in range(size)]
 
 
 def _effort(config: RunConfig) -> float:
-    """Return how many times a row's tokens are worked on, in the unit of one forward and backward pass. Rough, where text is written.
+    """Return the passes over a row's tokens, in units of one forward and backward pass.
 
-    Pairs are read by the start model too. A prompt is answered so many times, each answer taken to
-    be as long as the gold one; writing costs a forward pass.
+    Preference pairs are also read by the start model. Rewards need ``samples`` rollouts per prompt,
+    assumed to be as long as the gold answer; writing one costs a forward pass.
     """
     forward = FORWARD / (FORWARD + BACKWARD)
     times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": getattr(config.objective, "samples", 1) * (1.0 + forward)}

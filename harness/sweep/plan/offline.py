@@ -1,4 +1,4 @@
-"""Without a network: the hub's libraries use what is on this machine, and say what is not."""
+"""A context in which the hub's libraries use local files alone and report missing ones."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""What the libraries read when they are imported."""
+"""Environment variables that the libraries read when they are imported."""
 
 SETTINGS = {"huggingface_hub.constants": ("HF_HUB_OFFLINE",), "datasets.config": ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
-"""Where they keep it after that."""
+"""Module → its variables that keep the setting afterwards."""
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Let nothing be fetched in this block, whether the libraries have been imported before or not."""
+    """Fetch nothing in this block, even if the libraries are imported already."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(dict.fromkeys(VARIABLES, "1"))
     kept = _settings()
@@ -31,7 +31,7 @@ def offline() -> Iterator[None]:
 
 
 def _settings() -> dict[tuple[str, str], bool]:
-    """Return the settings of the libraries that are imported."""
+    """Return the current settings of the imported libraries."""
     there = {module: sys.modules[module] for module in SETTINGS if module in sys.modules}
     return {(name, key): getattr(module, key) for name, module in there.items() for key in SETTINGS[name] if hasattr(module, key)}
 

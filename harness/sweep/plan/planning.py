@@ -1,4 +1,4 @@
-"""What a sweep would do, before anything starts: what is done, stale, failed, missing or cannot be, and what the rest will cost."""
+"""A sweep before it starts: states, missing pieces, and the cost of the rest."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ State = Literal["done", "running", "failed", "pending", "missing", "incompatible
 
 TO_DO: tuple[State, ...] = ("pending", "failed", "running")
 OTHERS = 20
-"""Other experiments whose results tell rates too."""
+"""Other experiments that rates are measured from."""
 
 LINES = 12
-"""Of each part of the text; how many more there are is said."""
+"""Lines of each part of the text; the number of omitted ones is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class Planned:
     """A run that is asked for, or a baseline that it needs.
 
     Attributes:
-        id: empty where a run could not be identified.
-        reason: why it is failed, missing or incompatible.
-        cost: from its start; None where it could not be identified.
+        id: empty if the run could not be identified.
+        reason: of the state failed, missing or incompatible.
+        cost: of all its work; None if it could not be identified.
     """
 
     id: str
@@ -66,9 +66,9 @@ class SweepPlan:
     """A sweep that has not started.
 
     Attributes:
-        left: what its unfinished runs and baselines cost together.
-        seconds: until all is done, with so many workers; None where it cannot be told.
-        measured_on: where the rates come from; empty where there are none.
+        left: total cost of its unfinished runs and baselines.
+        seconds: until all is done, with ``workers`` at a time; None if it is unknown.
+        measured_on: hardware of the rates; empty if there are none.
     """
 
     experiment: str
@@ -81,17 +81,20 @@ class SweepPlan:
     notes: tuple[str, ...] = field(default=())
 
     def runs(self, *states: State) -> list[Planned]:
-        """Return the runs in some states, in all where none is named."""
+        """Return the runs in some states, or all runs."""
         return [unit for unit in self.units if unit.kind == "run" and (not states or unit.state in states)]
 
     @property
     def can_start(self) -> bool:
-        """Whether nothing is missing and no point is refused."""
+        """Whether nothing is missing and no point is rejected."""
         return not self.runs("missing", "incompatible")
 
 
 def plan_command(overrides: Sequence[str], *, as_json: bool = False) -> tuple[str, int]:
-    """Return what ``harness plan`` prints, and its exit code: 1 where something is missing or refused. Raises ConfigError."""
+    """Return the output and exit code of ``harness plan``: 1 if the sweep cannot start.
+
+    Raises ConfigError.
+    """
     found = plan_sweep(overrides)
     return (to_json(found) if as_json else as_text(found)), 0 if found.can_start else 1
 
@@ -100,12 +103,12 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
     """Plan a sweep: nothing is fetched, built or written.
 
     Args:
-        overrides: as for ``harness sweep``, the launcher's too.
-        machine: what a run may use; None is what the launcher gives it.
-        workers: at once; None is as many as the launcher would have.
+        overrides: as for ``harness sweep``, including the launcher's.
+        machine: cores and GPUs of a run; None takes the launcher's.
+        workers: at a time; None takes the launcher's number.
 
     Raises:
-        ConfigError: one line, for what is wrong at every point.
+        ConfigError: one line, for an error at every point.
     """
     with offline():
         launcher, rest = choose.split(overrides)
@@ -115,7 +118,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
         ready: list[tuple[Asked, Prepared]] = []
         stopped = [
             Planned(id="", kind="run", label=" ".join(one.overrides), overrides=one.overrides, state="incompatible", reason=one.reason)
-            for one in expansion.refused
+            for one in expansion.rejected
         ]
         for one in expansion.asked:
             found = _prepared(one, workspace, machine)
@@ -127,7 +130,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
         units = _units(ready, experiment, estimator)
         left = sum((unit.cost for unit in units if unit.state in TO_DO and unit.cost), Cost())
         most = max((unit.resolved.threads * unit.resolved.processes for _, unit in ready), default=1)
-        workers = workers or getattr(launcher, "workers", None) or max(1, workspace.machine().cores // most)
+        workers = workers or launcher.workers or max(1, workspace.machine().cores // most)
         return SweepPlan(
             experiment=experiment.name,
             units=(*units, *stopped),
@@ -141,7 +144,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
 
 
 def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | Planned:
-    """Prepare a run, or say what of it is not on this machine, or why it cannot be."""
+    """Prepare a run, or return why it is missing a piece or incompatible."""
     state: State = "missing"
     try:
         parts = (one.config.model, one.config.data, one.config.anchor, one.config.mitigation, one.config.evaluation)
@@ -153,16 +156,16 @@ def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | 
     except HarnessError as error:
         reason = str(error)
     if state == "missing":
-        experiment = next((text for text in one.overrides if text.startswith("experiment=")), "experiment=NAME")
-        reason += f"; `harness prefetch {experiment}`, where there is a network, fetches and checks every piece"
-    called = label(one.config.labels, one.config.seed, "").strip()
+        named = next((text for text in one.overrides if text.startswith("experiment=")), "with the same arguments")
+        reason += f"; `harness prefetch {named}`, on a machine with a network, fetches and checks every piece"
+    called = label(one, "").strip()
     return Planned(id="", kind="run", label=called, overrides=one.overrides, state=state, reason=reason)
 
 
 def _pieces(one: Asked, workspace: Workspace) -> None:
-    """Look for what a run is made of.
+    """Look for the models, data and suites of a run on this machine.
 
-    Raises ModelError, DataError or EvaluationError for what is not here or cannot be read.
+    Raises ModelError, DataError or EvaluationError for one that is missing or cannot be read.
     """
     config = one.config
     workspace.facts_of(config)
@@ -176,7 +179,7 @@ def _pieces(one: Asked, workspace: Workspace) -> None:
         try:
             suite = workspace.suite(name)
             source = source_of(suite, config)
-        except HarnessError:  # wrong rather than missing: preparation says how
+        except HarnessError:  # invalid rather than missing: preparation reports it
             continue
         if source is not None:
             workspace.rows_of(source, suite.split)
@@ -197,7 +200,7 @@ def _experiments(experiment: Experiment) -> list[Experiment]:
 
 
 def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, estimator: Estimator) -> list[Planned]:
-    """Return baselines to measure, then runs, each with its state and cost."""
+    """Return the baselines to measure, then all runs, with states and costs."""
     by_id = {prepared.run_id: prepared for _, prepared in reversed(ready)}
     by_keys = {tuple(sorted(prepared.baseline_keys.values())): prepared for _, prepared in reversed(ready)}
     states = UnitStates(experiment, Claims(experiment, sweep=str(experiment.glance("manifest.json").get("sweep") or "")))
@@ -218,7 +221,7 @@ def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, esti
 
 
 def _needing(unit: Unit, by_keys: Mapping[tuple[str, ...], Prepared]) -> Prepared | None:
-    """Return a run that a baseline unit is for."""
+    """Return a run that needs a baseline unit."""
     wanted = set(unit.baseline_keys.values())
     return next((prepared for keys, prepared in by_keys.items() if wanted <= set(keys)), None)
 
@@ -229,7 +232,7 @@ def _planned(unit: Unit, state: State, reason: str, cost: Cost) -> Planned:
 
 
 def _together(units: Iterable[Planned], workers: int) -> float | None:
-    """Return the time until all is done: the work shared out, but no less than the longest baseline and the longest run."""
+    """Return the time until all is done: work per worker, or the longest units."""
     costs = [(unit.kind, unit.cost.seconds) for unit in units if unit.state in TO_DO and unit.cost]
     if any(seconds is None for _, seconds in costs):
         return None
@@ -241,25 +244,25 @@ def _together(units: Iterable[Planned], workers: int) -> float | None:
 def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: bool) -> list[str]:
     notes = []
     if left.seconds is None:
-        notes.append(f"time not known: nothing was measured {'on a GPU, and there is none here' if gpu else 'yet'}")
+        notes.append(f"time unknown: nothing was measured {'on a GPU, and this machine has no GPU' if gpu else 'yet'}")
     elif not left.measured:
-        notes.append("not all measured yet: partly from the speed of a matrix product; may be off by several times")
+        notes.append("time partly estimated from the speed of a matrix product: may be off by several times")
     if left.unknown:
-        notes.append(f"without the time of {', '.join(left.unknown)}: not measured yet")
+        notes.append(f"time without {', '.join(left.unknown)}: not measured yet")
     if not left.memory_measured and left.memory_bytes:
-        notes.append("memory not measured at that size yet: weights, gradients, moments and logits; activations come on top")
+        notes.append("memory not measured at this size yet: weights, gradients, moments and logits, without activations")
     if made := len({repr(one.config.model) for one, _ in ready if not _weights_are_here(one.config.model)}):
-        notes.append(f"without the time to pretrain {made} model{'' if made == 1 else 's'} of the nursery first")
+        notes.append(f"time without pretraining {made} model{'' if made == 1 else 's'} of the nursery first")
     to_do = {unit.id for unit in units if unit.state in TO_DO}
     if any(_does_more(one.config) for one, prepared in ready if prepared.run_id in to_do):
-        notes.append("not in the estimate: text that models write, and forward passes of reference models")
+        notes.append("not included: text that models write, and forward passes of reference models")
     if equal := len(ready) - sum(unit.kind == "run" for unit in units):
-        notes.append(f"{equal} points are equal to others in all that decides a number: one run each")
+        notes.append(f"{equal} points share a run with another point: nothing that decides a number differs")
     return notes
 
 
 def _does_more(config: RunConfig) -> bool:
-    """Say whether models write for a run, or read beside what is trained on."""
+    """Return whether models write for a run, or read more than its training rows."""
     objective, mitigation = config.objective, config.mitigation
     is_on = getattr(mitigation, getattr(mitigation, "strength", ""), 1) != 0
     reads = is_on and type(mitigation).extra_tokens is not Mitigation.extra_tokens
@@ -283,7 +286,7 @@ def to_json(found: SweepPlan) -> str:
 
 
 def as_text(found: SweepPlan) -> str:
-    """Return totals, what is to do by group, and what is stale, failed, missing or refused, each with its reason."""
+    """Return totals, the runs to do by group, and other runs with their reasons."""
     states = Counter(unit.state for unit in found.runs())
     counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "nothing"
     lines = [f"{found.experiment}: {len(found.runs())} run(s): {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
@@ -331,7 +334,7 @@ def _cells(cost: Cost) -> tuple[str, ...]:
 
 def _stale_line(one: Stale) -> tuple[str, ...]:
     differs = "; ".join(one.differs)
-    return one.id, f"superseded by {one.superseded_by}: {differs}" if one.superseded_by else "not asked for any more"
+    return one.id, f"superseded by {one.superseded_by}: {differs}" if one.superseded_by else "no longer asked for"
 
 
 def _size(size: float) -> str:

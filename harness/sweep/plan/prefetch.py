@@ -1,6 +1,7 @@
-"""Every piece of a sweep brought to this machine, and each tried without the network: for clusters whose nodes have none.
+"""Every piece of a sweep, fetched and then checked without the network.
 
-Pieces are tried in a process of their own, since the hub's libraries remember what they have seen.
+For clusters whose nodes have no network. Pieces are checked in a separate process, since the hub's
+libraries cache in memory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Piece:
     """A model with its tokenizer, a data set, or a suite's tasks.
 
     Attributes:
-        missing: why it cannot be used here without a network; empty where it can.
+        missing: why it cannot be used here without a network; empty if it can.
     """
 
     kind: Kind
@@ -43,7 +44,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A piece, and a run that needs it; ``model``: which of its models."""
+    """A piece with a run that needs it; ``model`` if the piece is a model."""
 
     piece: Piece
     config: RunConfig
@@ -51,35 +52,35 @@ class _Wanted:
 
 
 def prefetch_command(overrides: Sequence[str], say: Callable[[str], object], *, check_only: bool = False) -> int:
-    """Fetch and check, saying one line a piece; return the exit code, 1 where one is missing.
+    """Fetch and check every piece; return the exit code, 1 if one is missing.
 
     Raises ConfigError.
     """
     missing = sum(bool(piece.missing) for piece in prefetch(overrides, check_only=check_only, say=say))
-    say(f"{missing} missing" if missing else "all here: the sweep needs no network")
+    say(f"{missing} missing" if missing else "all found: the sweep needs no network")
     return 1 if missing else 0
 
 
 def prefetch(overrides: Sequence[str], *, check_only: bool, say: Callable[[str], object]) -> list[Piece]:
-    """Fetch every piece that a sweep needs, then try each without a network.
+    """Fetch every piece that a sweep needs, then check each without a network.
 
     Args:
         overrides: as for ``harness sweep``.
         check_only: fetch nothing.
-        say: told one line a piece.
+        say: receives one line per piece.
 
     Returns:
-        The pieces, as they were found without a network; of a piece that is missing, the reason
-        that fetching it gave comes first.
+        The pieces as found without a network. The reason of a missing one is the error of fetching
+        it, if there was one.
 
     Raises:
-        ConfigError: for what is wrong with the sweep itself.
+        ConfigError: the sweep itself is invalid.
     """
     wanted = _wanted(overrides)
     failed = {} if check_only else _fetch(wanted, say)
     found = []
     for piece in _tried(overrides):
-        reason = failed.get((piece.kind, piece.name), "") or piece.missing  # that it could not be fetched is no matter where it is here
+        reason = failed.get((piece.kind, piece.name), "") or piece.missing
         found.append(dataclasses.replace(piece, missing=reason if piece.missing else ""))
     for piece in found:
         say(f"{piece.kind} {piece.name}: {f'missing: {piece.missing}' if piece.missing else 'ok'}")
@@ -87,7 +88,7 @@ def prefetch(overrides: Sequence[str], *, check_only: bool, say: Callable[[str],
 
 
 def _wanted(overrides: Sequence[str]) -> list[_Wanted]:
-    """Return the different pieces of a sweep, in the order of its points."""
+    """Return the distinct pieces of a sweep, in the order of its points."""
     _, rest = choose.split(overrides)
     found: dict[object, _Wanted] = {}
     workspace = Workspace()
@@ -111,7 +112,7 @@ def _but_for_volumes(source: object) -> str:
 
 
 def _fetch(wanted: Sequence[_Wanted], say: Callable[[str], object]) -> dict[tuple[str, str], str]:
-    """Load each piece, with the network; return the reasons for those that could not be."""
+    """Load each piece, using the network; return (kind, name) → reason for those that failed."""
     workspace = Workspace()
     failed: dict[tuple[str, str], str] = {}
     for one in wanted:
@@ -119,17 +120,14 @@ def _fetch(wanted: Sequence[_Wanted], say: Callable[[str], object]) -> dict[tupl
         try:
             _load(one, workspace)
             if one.model is not None and _missing_weights(one.model):
-                one.model.load()  # of the nursery: made here rather than fetched
+                one.model.load()  # a model of the nursery: made here rather than fetched
         except HarnessError as error:
             failed[one.piece.kind, one.piece.name] = str(error)
     return failed
 
 
 def _missing_weights(model: ModelSource) -> str:
-    """Say what to do about a model that can be made here and was not yet.
-
-    Empty where its weights are here.
-    """
+    """Return how to make a model's weights, if they are not made yet."""
     try:
         model.weights_sha256()
     except ModelError:
@@ -138,7 +136,7 @@ def _missing_weights(model: ModelSource) -> str:
 
 
 def _load(one: _Wanted, workspace: Workspace) -> None:
-    """Load a piece as a run would, but for a model's weights. Raises HarnessError."""
+    """Load a piece as a run would, except a model's weights. Raises HarnessError."""
     config = one.config
     if one.model is not None:
         workspace.facts_of_model(one.model)
@@ -156,7 +154,7 @@ def _load(one: _Wanted, workspace: Workspace) -> None:
 
 
 def _tried(overrides: Sequence[str]) -> list[Piece]:
-    """Try every piece in a fresh process without the network.
+    """Check every piece in a new process without the network.
 
     Raises ConfigError as ``prefetch`` does.
     """
@@ -167,12 +165,15 @@ def _tried(overrides: Sequence[str]) -> list[Piece]:
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if ended.returncode:
             last = (ended.stderr.strip() or "no message").splitlines()[-1]
-            raise HarnessError(f"checking without a network: the process ended with {ended.returncode}: {last}")
+            raise HarnessError(f"checking without a network: the process ended with exit code {ended.returncode}: {last}")
         return [Piece(**values) for values in json.loads(result.read_text(encoding="utf-8"))]
 
 
 def try_all() -> None:
-    """Try every piece in this process and write what was found as JSON: arguments are the file, then overrides."""
+    """Check every piece in this process, and write the results as JSON.
+
+    Arguments of the process: the file, then overrides.
+    """
     workspace, (file, *overrides) = Workspace(), sys.argv[1:]
     found = [dataclasses.replace(one.piece, missing=_why_missing(one, workspace)) for one in _wanted(overrides)]
     Path(file).write_text(json.dumps([dataclasses.asdict(piece) for piece in found]), encoding="utf-8")

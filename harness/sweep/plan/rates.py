@@ -1,4 +1,7 @@
-"""How fast this machine is, and what runs need: measured from the results that are there, else from a matrix product."""
+"""Speed of this machine and needs of runs, measured from recorded results.
+
+Without any results, speed is estimated from a matrix product.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +20,34 @@ from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
 
 RUNS = 100
-"""Of an experiment that are looked at: more would make no rate better. Their ids are hashes, so
-that any of them are a fair sample."""
+"""Runs of an experiment that are read: more would not improve a rate. Their ids are hashes, so the
+first ones are a fair sample."""
 
 UTILIZATION = 0.3
-"""Share of the speed of a large matrix product that training and evaluation are assumed to reach
-where neither was ever measured."""
+"""Share of a large matrix product's speed that training and evaluation are assumed to reach if
+neither was ever measured."""
 
 MATRIX, SECONDS = 1024, 0.3
-"""Width of the matrices of that product, and how long it is timed."""
+"""Width of the matrices of that product, and the time it is measured for."""
 
 Key = tuple[str, ...]
 Sizes = Mapping[int, float]
-"""Parameters of a model → a measured value."""
+"""Number of parameters of a model → a measured value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What was measured, by tuning class and suites, each for the model sizes that it was measured at.
+    """Measured rates, by tuning class and suites, each at the measured model sizes.
 
     Attributes:
-        token_seconds: tuning → training, seconds per token.
-        point_seconds: (tuning, items, suites…) → the evaluation of a point.
-        suite_seconds: (suite, items) → one measurement of volume 0.
-        peak_bytes: tuning → the most memory a run held.
-        point_bytes: suites → a point on disk.
-        other_seconds: of a run: what is neither training nor evaluation.
-        asked: what was asked of a suite, see ``asked_key`` → a baseline that holds it.
-        where: which hardware; empty where nothing was measured.
+        token_seconds: tuning → seconds per token of training.
+        point_seconds: (tuning, items, suites…) → seconds of evaluating a point.
+        suite_seconds: (suite, items) → seconds of measuring volume 0 once.
+        peak_bytes: tuning → peak memory of a run.
+        point_bytes: suites → size of a point on disk.
+        other_seconds: of a run, neither training nor evaluation.
+        asked: key of ``asked_key`` → experiment and id of a baseline with those items.
+        where: hardware; empty if nothing was measured.
     """
 
     token_seconds: Mapping[str, Sizes] = field(default_factory=dict)
@@ -58,11 +61,11 @@ class Rates:
 
 
 def rates(experiments: Iterable[Experiment], *, gpu: bool) -> Rates:
-    """Measure from results: those of this machine's hardware, else of any other of its kind.
+    """Return the rates of recorded results, of this hardware or else of its kind.
 
     Args:
-        experiments: whose results are looked at.
-        gpu: whether the runs to be estimated will have a GPU.
+        experiments: their results are read.
+        gpu: whether the runs to estimate will have a GPU.
     """
     seen = [one for experiment in experiments for one in _seen(experiment)]
     own = [one for one in seen if bool(one.hardware[1]) is gpu]
@@ -85,7 +88,11 @@ def rates(experiments: Iterable[Experiment], *, gpu: bool) -> Rates:
 
 
 def at(params: int, sizes: Sizes) -> float | None:
-    """Return a value at a model size: as measured, on the line between its neighbours (log-log), or in proportion to the nearest."""
+    """Return a value at a model size; None without any measured size.
+
+    At a measured size the measured value, between two a log-log interpolation, beyond them in
+    proportion to the nearest.
+    """
     if params in sizes or not sizes:
         return sizes.get(params)
     below, above = max((p for p in sizes if p < params), default=None), min((p for p in sizes if p > params), default=None)
@@ -100,9 +107,9 @@ def at(params: int, sizes: Sizes) -> float | None:
 
 @functools.cache
 def flops_per_second(gpu: bool) -> float | None:
-    """Time a matrix product and return what training is assumed to reach.
+    """Return the speed that training is assumed to reach, from timing a matrix product.
 
-    None for a GPU where there is none.
+    None for a GPU on a machine without one.
     """
     import torch
 
@@ -121,13 +128,13 @@ def flops_per_second(gpu: bool) -> float | None:
 
 
 def asked_key(tokenizer: Any, suite: Any, items: Any) -> str:
-    """Return what tells apart what is asked of models: the suite, which of its items, and the tokenizer that they are read by."""
+    """Return a key of the items that models read: suite, selection and tokenizer."""
     return identify({"tokenizer": tokenizer, "suite": suite, "items": items})
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What one run tells."""
+    """The measurements of one run."""
 
     hardware: tuple[str, str]
     tuning: str
@@ -144,7 +151,7 @@ class _Seen:
 
 def _seen(experiment: Experiment) -> list[_Seen]:
     known: dict[str, Mapping[str, Any]] = {}
-    trained = [run_id for run_id in experiment.run_ids() if training_id(run_id) == run_id]  # what is derived was measured in their time
+    trained = [run_id for run_id in experiment.run_ids() if training_id(run_id) == run_id]  # derived runs are part of their time
     found = (_run(experiment, run_id, known) for run_id in trained[:RUNS])
     return [one for one in found if one is not None]
 
@@ -154,7 +161,8 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
     points = {volume: experiment.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ())}
     if not points or not all(points.values()):
         return None
-    last = points[max(points)]
+    spent = points[max(points)]["counts"]
+    seconds, trained = float(spent["seconds"]), int(spent["trained_tokens"])
     baselines = {name: _baseline(experiment, baseline_id, known) for name, baseline_id in record["baselines"].items()}
     whole = {name: found for name, found in baselines.items() if found}
     tuning, items = class_of(record["identity"]["tuning"]), str(record["identity"]["evaluation"].get("items"))
@@ -164,13 +172,13 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
         hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),
         tuning=tuning,
         params=int(record["params_total"]),
-        token_seconds=last["wall_seconds"] / last["train_tokens"] if last["wall_seconds"] and last["train_tokens"] else None,
+        token_seconds=seconds / trained if seconds and trained else None,
         point_key=(tuning, items, *sorted(record["roles"])),
         point_seconds=statistics.median(evaluations),
         suite_seconds={(name, items): float(found["wall_seconds"]) for name, found in whole.items()},
         peak_bytes=max(int(point["peak_memory_bytes"]) for point in points.values()),
         point_bytes=statistics.mean(experiment.point_bytes(run_id, volume) for volume in points),
-        other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), last["wall_seconds"] + sum(evaluations)),
+        other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), seconds + sum(evaluations)),
         asked={
             asked_key(found["identity"]["tokenizer"], found["identity"]["suite"], items): (experiment, record["baselines"][name])
             for name, found in whole.items()
@@ -185,12 +193,12 @@ def _baseline(experiment: Experiment, baseline_id: str, known: dict[str, Mapping
 
 
 def _other_seconds(claims: Sequence[Claim], work: float) -> float | None:
-    """Return what a run took beside its work, where one worker did all of it."""
+    """Return the seconds of a one-worker run outside training and evaluation."""
     return max(0.0, claims[0].wall_seconds - work) if len(claims) == 1 and claims[0].ended == "done" else None
 
 
 def class_of(described: Mapping[str, Any]) -> str:
-    """Return the name of the class of a configuration object given as plain values."""
+    """Return the class name of a configuration object in plain values."""
     return str(described.get("class", "")).rsplit(".", 1)[-1]
 
 

@@ -1,4 +1,4 @@
-"""Runs on disk that are not asked for any more, and why: which of their inputs changed."""
+"""Runs on disk that no command asks for any more, and the inputs that changed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.run.preparation import Prepared
 
 @dataclass(frozen=True, kw_only=True)
 class Stale:
-    """A run on disk that is not asked for any more.
+    """A run on disk that is no longer asked for.
 
     Attributes:
-        superseded_by: the run that is asked for with the same labels and seed; empty where there is
+        superseded_by: the run that is asked for with the same labels and seed; empty if there is
             none.
-        differs: what is different between the two, one ``key before -> after`` each.
+        differs: the differences between the two, one ``key before -> after`` each.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Stale:
 
 
 def stale_runs(experiment: Experiment, asked: Sequence[Prepared]) -> list[Stale]:
-    """Return the runs on disk that no command would touch again, each with the run that takes its place and how they differ."""
+    """Return the stale runs on disk, each with its successor and their differences."""
     stale = sorted({training_id(run_id) for run_id in experiment.run_ids()} - {prepared.run_id for prepared in asked})
     by_labels: dict[str, list[Prepared]] = {}
     for prepared in asked if stale else ():
@@ -52,7 +52,10 @@ def _same(labels: Mapping[str, Any], seed: int) -> str:
 
 
 def _differences(record: Mapping[str, Any], config: Mapping[str, Any], prepared: Prepared) -> list[str]:
-    """Name what differs between a run on disk and one that is asked for: of what decides its numbers, else of its configuration."""
+    """Return the differences between a run on disk and one that is asked for.
+
+    Identities are compared if the run has a record, else configurations.
+    """
     if record:
         return differences(record["identity"], prepared.identity)
     asked = plain(prepared.config)
@@ -60,9 +63,9 @@ def _differences(record: Mapping[str, Any], config: Mapping[str, Any], prepared:
 
 
 def differences(before: Any, after: Any, where: str = "", skip: Sequence[str] = ()) -> list[str]:
-    """Return what differs between plain values, one ``key before -> after`` each.
+    """Return the differences between plain values, one ``key before -> after`` each.
 
-    Of hashes the key alone, they tell people nothing.
+    For a hash that is the key alone, since people cannot read it.
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         dot = f"{where}." if where else ""

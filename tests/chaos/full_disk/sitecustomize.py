@@ -1,4 +1,4 @@
-"""Lets the harness' own writes fail as on a full disk, while the file that HARNESS_TEST_FULL names exists."""
+"""A full disk for the harness' own writes, while the file HARNESS_TEST_FULL exists."""
 
 import errno
 import os

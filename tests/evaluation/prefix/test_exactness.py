@@ -1,6 +1,6 @@
 """`prefix` scores as HFLM does: every family, every kind of request, adapters, precisions.
 
-And it leaves the model as it was.
+And it leaves the model unchanged.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.support import families, tiny
 from tests.support.families import FAMILIES, KINDS, PLAIN, SHARED, compare, prefix, reference, requests
 
 HALF = 0.1
-"""Nats between two ways through bfloat16, of two-layer models; 0.033 were seen."""
+"""Nats between two passes in bfloat16 of two-layer models; 0.033 were seen."""
 
 MODELS = {"llama", "gpt2", "gemma3", "granite"}
-"""Families that stand for the others: grouped keys, positions that are learned, windows, a head
-that is not the end."""
+"""Families that represent the others: grouped keys, learned positions, windows, a head that is not
+last."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("budget", [24, None], ids=["small", "found"])
 def test_log_likelihoods_and_greedy_flags_are_those_of_hflm(family: str, budget: int | None, record_property: Any) -> None:
-    """Of one token and more, after shared examples, without context and beyond the window, whatever fits into a forward pass."""
+    """Continuations of every length, with every context, in batches of every size."""
     model = families.built(family)
     expected, found = reference(model), prefix(model, token_budget=budget)
     for kind in KINDS:
@@ -48,7 +48,7 @@ def test_log_likelihoods_and_greedy_flags_are_those_of_hflm(family: str, budget:
 
 @pytest.mark.parametrize("family", sorted(SHARED))
 def test_logits_that_are_scaled_after_the_output_head_are_read_after_it(family: str) -> None:
-    """Granite divides them, Cohere multiplies them; elsewhere the head is read chunk by chunk."""
+    """Granite divides them, Cohere multiplies them; other heads are read in chunks."""
     lm = prefix(families.built(family))
     assert check.refusal(lm.engine, 16) is None
     assert lm.engine.verdict.head_is_last == (family not in {"granite", "cohere"})
@@ -66,7 +66,7 @@ def test_all_kinds_may_stand_in_one_call(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("window", [5, 32])
 def test_whole_texts_are_scored_in_the_same_windows(family: str, window: int) -> None:
-    """Texts of one word, of a window and one word more, of many windows, and one twice."""
+    """Texts of one word, one window, one word more, many windows; one text twice."""
     draw = random.Random(0)
     texts = [families.text(draw, size) for size in (1, window - 1, window, window + 1, 3 * window + 2)]
     model = families.built(family)
@@ -81,7 +81,7 @@ def test_whole_texts_are_scored_in_the_same_windows(family: str, window: int) ->
 
 @pytest.mark.parametrize("family", ["qwen2_windowed", "gemma3", "mistral"])
 def test_prompts_longer_than_a_sliding_window_are_checked_before_they_are_shared(family: str) -> None:
-    """A model seen only within its window is tried beyond it when the first longer prompt comes."""
+    """A model checked within its window is checked beyond it for the first longer prompt."""
     model = families.build(family)
     lm = prefix(model)
     compare(reference(model), lm, [("w1 w2", " w3"), ("w1 w2", " w4")])
@@ -91,7 +91,7 @@ def test_prompts_longer_than_a_sliding_window_are_checked_before_they_are_shared
 
 
 def adapted(model: PreTrainedModel, *, learned: bool = True) -> Any:
-    """A copy with LoRA, whose B is drawn where it has learned something."""
+    """A copy with LoRA; B is random if it is trained."""
     wrapped = Lora(rank=2).prepare(copy.deepcopy(model), 0)
     draw = torch.Generator().manual_seed(0)
     for name, parameter in wrapped.named_parameters():
@@ -103,7 +103,7 @@ def adapted(model: PreTrainedModel, *, learned: bool = True) -> Any:
 @pytest.mark.parametrize("family", sorted(MODELS))
 @pytest.mark.parametrize("merge", [False, True], ids=["active", "merged"])
 def test_adapters_are_scored_as_hflm_scores_them(family: str, merge: bool) -> None:
-    """LoRA that has learned, beside the weights and in them; the base scores otherwise."""
+    """Trained LoRA, separate and merged; the base has other scores."""
     model: Any = adapted(families.built(family))
     model = model.merge_and_unload() if merge else model
     lm = prefix(model)
@@ -143,9 +143,9 @@ def test_half_precision_differs_by_its_own_rounding_alone(family: str, record_pr
 
 @pytest.mark.parametrize("add_bos", [None, True, False])
 def test_the_beginning_of_a_text_is_marked_as_hflm_marks_it(add_bos: bool | None) -> None:
-    """With a tokenizer that puts BOS before every text: left to it, asked for, and left out.
+    """With a tokenizer that adds BOS to every text: by default, on and off.
 
-    And where the text has it already.
+    And for texts that begin with it.
     """
     model = families.built("llama")
     changes: dict[str, Any] = {"tokenizer": families.with_bos(), "add_bos_token": add_bos}
@@ -156,7 +156,7 @@ def test_the_beginning_of_a_text_is_marked_as_hflm_marks_it(add_bos: bool | None
 
 
 def test_the_same_call_twice_gives_the_same_to_the_last_bit() -> None:
-    """And the first request's answer comes first, whatever is computed first."""
+    """The first request's answer comes first, in any order of computation."""
     lm = prefix(families.built("llama"))
     pairs = [pair for kind in KINDS for pair in requests(kind)]
     once = lm.loglikelihood(families.scored(pairs), disable_tqdm=True)
@@ -166,7 +166,10 @@ def test_the_same_call_twice_gives_the_same_to_the_last_bit() -> None:
 
 
 def test_what_requests_share_is_computed_once() -> None:
-    """Ten words of question and choices of 1, 1 and 2 words: 10 + 1 tokens are run, since a choice's last word is never an input."""
+    """Ten words of question with choices of 1, 1 and 2 are 10 + 1 tokens.
+
+    The last word of a choice is not an input.
+    """
     lm = prefix(families.built("llama"))
     question = " ".join(tiny.WORDS[:10])
     lm.loglikelihood(families.scored([(question, " w20"), (question, " w21"), (question, " w22 w23")]), disable_tqdm=True)
@@ -174,7 +177,10 @@ def test_what_requests_share_is_computed_once() -> None:
 
 
 def test_examples_before_questions_are_computed_once() -> None:
-    """60 words of examples, 5 questions of 20 words of their own: 60 + 5 · 20 tokens instead of 5 · 2 · 80."""
+    """Five questions of 20 words share 60 words of examples.
+
+    They run 60 + 5 · 20 tokens instead of 5 · 2 · 80.
+    """
     draw = random.Random(0)
     shots = families.text(draw, 60)
     questions = [f"{shots} w{i} {families.text(draw, 19)}" for i in range(5)]
@@ -202,7 +208,7 @@ def generate(lm: PrefixLM) -> None:
 @pytest.mark.parametrize("call", [ask, generate])
 @pytest.mark.parametrize("family", sorted({*MODELS, *PLAIN}))
 def test_the_model_is_left_as_it_was(family: str, call: Callable[[PrefixLM], None]) -> None:
-    """The attention it names, its hooks, modes and weights, and the random numbers that come next."""
+    """Attention, hooks, modes and weights of the model, and the next random numbers."""
     model = families.build(family)
     lm = prefix(model)
     before, weights, numbers = state(model), tiny.copied(model.state_dict()), torch.get_rng_state()
@@ -215,7 +221,7 @@ def test_the_model_is_left_as_it_was(family: str, call: Callable[[PrefixLM], Non
 
 @pytest.mark.parametrize("call", [ask, generate])
 def test_a_forward_pass_that_fails_leaves_the_model_as_it_was(call: Callable[[PrefixLM], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its error comes through, and the next call works."""
+    """Its error is raised, and the next call works."""
     model = families.build("llama")
     lm, before = prefix(model), state(model)
     call(lm)
@@ -232,7 +238,7 @@ def test_a_forward_pass_that_fails_leaves_the_model_as_it_was(call: Callable[[Pr
 
 
 def test_finished_requests_are_told_to_lm_evals_cache() -> None:
-    """By the same names and values as HFLM tells it."""
+    """By the same names and values as HFLM's."""
 
     class Told(list):
         def add_partial(self, *what: Any) -> None:
@@ -249,6 +255,6 @@ def test_finished_requests_are_told_to_lm_evals_cache() -> None:
 
 
 def test_what_hflm_refuses_is_refused() -> None:
-    """A continuation longer than the context of the model, with the numbers."""
+    """A continuation longer than the model's context; the message has the numbers."""
     with pytest.raises(ValueError, match="at most 100 of continuation"):
         prefix(families.built("llama")).loglikelihood(families.scored([("w1", " w2" * 101)]), disable_tqdm=True)

@@ -1,4 +1,4 @@
-"""What goes wrong: memory that runs out, models whose requests cannot be shared, models that are refused."""
+"""Failures: memory that runs out, models that cannot be shared, models that are rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class Memory:
-    """A model that runs out of memory where a forward pass has more than so many tokens."""
+    """A model that runs out of memory beyond a number of tokens per forward pass."""
 
     def __init__(self, model: PreTrainedModel, most: int) -> None:
         self.most, self.failed, self.largest, self.plain = most, 0, 0, model.forward
@@ -48,13 +48,13 @@ class Memory:
 
 
 def short(words: int = 40) -> list[tuple[str, str]]:
-    """Different contexts of 9 words and continuations of 3: 11 tokens run for each, none of them shared."""
+    """Different contexts of 9 words with continuations of 3: 11 tokens each, none shared."""
     return [(" ".join(tiny.WORDS[(i + 7 * k) % 40] for k in range(9)), " w1 w2 w3") for i in range(words)]
 
 
 @pytest.mark.parametrize("family", ["llama", "granite"])
 def test_where_memory_runs_out_the_budget_is_halved_and_scoring_goes_on(family: str, caplog: pytest.LogCaptureFixture) -> None:
-    """From 440 tokens to 55, in three steps, each said.
+    """From 440 tokens to 55, in three steps with a warning each.
 
     Scores are HFLM's, and the next call begins anew.
     """
@@ -69,14 +69,14 @@ def test_where_memory_runs_out_the_budget_is_halved_and_scoring_goes_on(family: 
     assert (lm.engine.halvings, lm.engine.tokens) == (3, 55)
     failed = memory.failed
     assert failed == 3
-    steps = [f"prefix: out of memory; going on with a budget of {tokens} tokens a forward pass" for tokens in (220, 110, 55)]
+    steps = [f"prefix: out of memory; continuing with a budget of {tokens} tokens per forward pass" for tokens in (220, 110, 55)]
     assert warned(caplog) == steps
     assert lm.loglikelihood(families.scored(short()), disable_tqdm=True)[0] == pytest.approx(found[0], abs=families.TOLERANCE)
     assert memory.failed == 2 * failed  # so that no task's batches depend on another's
 
 
 def test_where_memory_does_not_suffice_for_the_check_nothing_is_shared_this_time() -> None:
-    """Gemma's window is checked with 31 tokens, where 25 fit: the plain path now, and sharing once there is room."""
+    """A check of Gemma's window needs 31 tokens; while 25 fit, the plain path runs."""
     model = families.build("gemma3")
     plain = reference(model).loglikelihood(families.scored(short()), disable_tqdm=True)
     lm = prefix(model, token_budget=440)
@@ -90,7 +90,7 @@ def test_where_memory_does_not_suffice_for_the_check_nothing_is_shared_this_time
 
 
 def test_where_memory_does_not_suffice_for_the_logits_they_are_read_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output head takes at most 3 tokens at a time here; scores are the same."""
+    """The output head takes at most 3 tokens here; scores are the same."""
     model = families.build("llama")
     plain = reference(model).loglikelihood(families.scored(short()), disable_tqdm=True)
     lm = prefix(model)
@@ -109,7 +109,7 @@ def test_where_memory_does_not_suffice_for_the_logits_they_are_read_in_smaller_c
 
 @pytest.mark.parametrize("kind", ["few-shot", "multi-token", "too-long"])
 def test_prefixes_and_their_trees_are_halved_alike(kind: str) -> None:
-    """With room for the longest tree and no more."""
+    """With memory for the longest tree and no more."""
     model = families.build("llama")
     expected = reference(model)
     lm = prefix(model, token_budget=2048)
@@ -122,9 +122,9 @@ def test_prefixes_and_their_trees_are_halved_alike(kind: str) -> None:
 
 @pytest.mark.parametrize("shots", [0, 40])
 def test_choices_that_do_not_fit_together_are_scored_apart(shots: int) -> None:
-    """One question of 30 words and 8 choices of 5 others: a tree of 70 tokens where 60 fit.
+    """A question of 30 words and 8 choices are a tree of 70 tokens; 60 fit.
 
-    And the same after shared examples.
+    Also after shared examples.
     """
     draw = random.Random(0)
     before = [families.text(draw, shots)] if shots else []
@@ -142,7 +142,7 @@ def test_choices_that_do_not_fit_together_are_scored_apart(shots: int) -> None:
 
 
 def test_a_sequence_that_does_not_fit_alone_is_an_error() -> None:
-    """Torch's own, and the model is left as it was."""
+    """Torch's own error, and the model is unchanged."""
     model = families.build("llama")
     lm = prefix(model, token_budget=440)
     lm.loglikelihood(families.scored(short()), disable_tqdm=True)
@@ -159,7 +159,7 @@ def test_a_sequence_that_does_not_fit_alone_is_an_error() -> None:
 
 
 def test_other_errors_are_no_lack_of_memory() -> None:
-    """They come through at once, the budget as it was."""
+    """They are raised at once, with the budget unchanged."""
     assert out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     model = families.build("llama")
@@ -203,7 +203,7 @@ def test_the_plain_path_halves_too(caplog: pytest.LogCaptureFixture) -> None:
     found = lm.loglikelihood(families.scored(short()), disable_tqdm=True)
     assert [score for score, _ in found] == pytest.approx([score for score, _ in scores], abs=families.TOLERANCE)
     assert (memory.failed, lm.engine.tokens, lm.batch_size) == (3, 55, 1)
-    assert [line for line in warned(caplog) if "halved" in line or "budget" in line][-1].endswith("55 tokens a forward pass")
+    assert [line for line in warned(caplog) if "halved" in line or "budget" in line][-1].endswith("55 tokens per forward pass")
     assert lm.generate_until(asked, disable_tqdm=True) == answers
     memory.most = 10
     with pytest.raises(torch.OutOfMemoryError):
@@ -252,7 +252,7 @@ def no_prefix(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_attention(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention that does not ask for the function of its config's name."""
+    """Attention that does not use the function named in its config."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as interface
 
     function = interface["sdpa"]
@@ -270,7 +270,7 @@ def head_by_hand(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_number(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its attention gives no numbers wherever there is a mask."""
+    """Its attention gives NaN under a mask."""
     right = attention.attend
 
     def broken(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Any, scaling: float | None) -> torch.Tensor:
@@ -287,7 +287,7 @@ SABOTAGED = [neighbours, average, no_positions, no_mask, no_prefix, no_number, o
 def test_a_model_whose_requests_cannot_be_shared_is_found_out(
     sabotage: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said once, however many calls there are, and its scores and answers are HFLM's."""
+    """One warning for all calls; scores and answers are HFLM's."""
     model = families.build("llama")
     plain = reference(model, batch_size=1)
     sabotage(model, monkeypatch)
@@ -304,7 +304,7 @@ def test_a_model_whose_requests_cannot_be_shared_is_found_out(
 
 @pytest.mark.parametrize("sabotage", [no_mask, no_prefix, no_positions, no_number])
 def test_it_is_found_out_in_half_precision_too(sabotage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where rounding moves log-probabilities more, and the measure is what it moves in a plain batch."""
+    """Rounding is larger there; the limit comes from a plain batch."""
     right: Any = families.build("llama")
     assert check.refusal(prefix(right.to(torch.bfloat16)).engine, 16) is None
     model: Any = families.build("llama")
@@ -315,20 +315,20 @@ def test_it_is_found_out_in_half_precision_too(sabotage: Any, monkeypatch: pytes
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layers_that_do_not_say_how_far_they_look_back_are_not_shared(dtype: torch.dtype) -> None:
-    """Qwen2-MoE masks its window without telling the attention: found by that, however little it changes."""
+    """Qwen2-MoE masks its window without passing it to the attention, which is detected."""
     sizes: Any = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
     experts: Any = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
     window: Any = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
     config = Qwen2MoeConfig(vocab_size=tiny.VOCABULARY, **sizes, **experts, **window)
     model: Any = tiny._seeded(lambda: Qwen2MoeForCausalLM(config))
     model = model.to(dtype)
-    assert "look back" in str(check.refusal(prefix(model).engine, 16))
+    assert "have a window" in str(check.refusal(prefix(model).engine, 16))
 
 
 def test_what_follows_the_head_is_seen_at_any_weights() -> None:
-    """A cap of 30 leaves small logits as they are to the last digit.
+    """A cap of 30 leaves small logits unchanged to the last digit.
 
-    It is found all the same, and kept when the weights have grown.
+    It is detected nevertheless, and applied once weights have grown.
     """
     model = families.build("gemma3")
     model.config.final_logit_softcapping = 30.0
@@ -370,9 +370,9 @@ def test_it_is_said_why_requests_are_not_shared(family: str, caplog: pytest.LogC
     "scaling", [{"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "linear", "factor": 2.0}], ids=lambda x: x["rope_type"]
 )
 def test_positions_that_depend_on_the_row_are_not_shared(scaling: dict[str, Any]) -> None:
-    """Rotary positions that change with the length of what is run.
+    """Rotary positions that depend on the length of the input.
 
-    Those that are only stretched are shared.
+    Rotary positions with a constant scale are shared.
     """
     model = tiny.llama(rope_parameters={"rope_theta": 10000.0, **scaling}, max_position_embeddings=32)
     lm = prefix(model, token_budget=1 if scaling["rope_type"] == "dynamic" else None)
@@ -381,7 +381,7 @@ def test_positions_that_depend_on_the_row_are_not_shared(scaling: dict[str, Any]
 
 
 def test_encoder_decoder_models_are_refused_by_name() -> None:
-    """With the model's type and what to use instead."""
+    """The message has the model's type and an alternative."""
     config = T5Config(vocab_size=tiny.VOCABULARY, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
     with pytest.raises(ModelError, match="t5, an encoder-decoder") as caught:
         PrefixLM(pretrained=T5ForConditionalGeneration(config), tokenizer=tiny.tokenizer())
@@ -390,7 +390,10 @@ def test_encoder_decoder_models_are_refused_by_name() -> None:
 
 
 def test_a_model_is_checked_once_for_all_evaluations(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second class around the same model neither checks nor says it again, an adapter in it is a model of its own."""
+    """A second class around the same model neither checks nor warns again.
+
+    An adapted model is another model.
+    """
     model = families.build("bloom")
     for _ in range(3):
         prefix(model).loglikelihood(families.scored(requests("multi-token")), disable_tqdm=True)

@@ -1,4 +1,4 @@
-"""`prefix` continues prompts with the very tokens of HFLM, one prompt at a time."""
+"""`prefix` continues prompts with exactly the tokens of HFLM for a single prompt."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def both(model: Any, pairs: Asked, **changes: Any) -> tuple[list[str], list[str], int]:
-    """What HFLM and ``prefix`` answer, and how many requests ran on the plain path."""
+    """Return the answers of HFLM and ``prefix``, and the number of plain requests."""
     expected = reference(model, batch_size=1, **changes).generate_until(families.asked(pairs), disable_tqdm=True)
     lm = prefix(model, **changes)
     return expected, lm.generate_until(families.asked(pairs), disable_tqdm=True), lm.plain_requests
 
 
 def prompts(count: int = 12) -> list[str]:
-    """Some after the same 40 words, one those very words, one of a word, one that needs cutting."""
+    """Some after 40 common words, these words alone, one word, one to be cut."""
     draw = random.Random(0)
     shots = text(draw, 40)
     some = [(f"{shots} " if draw.random() < 0.6 else "") + text(draw, draw.randint(1, 12)) for _ in range(count)]
@@ -46,7 +46,7 @@ def until(*stops: str, tokens: int = 16, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_answers_are_those_of_hflm(family: str) -> None:
-    """Prompts with and without a shared beginning, equal to it, of one token, longer than the context; two settings in one call."""
+    """Prompts shared, equal, of one token, or too long; two settings in a call."""
     settings = [until("w3", "w7 w8"), until("w1 w2", temperature=0.0)]
     pairs = [(prompt, settings[i % 2]) for i, prompt in enumerate(prompts())]
     expected, found, plain = both(built(family), pairs)
@@ -58,7 +58,7 @@ def test_greedy_answers_are_those_of_hflm(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma3", "granite"])
 @pytest.mark.parametrize("budget", [1, 24])
 def test_a_small_budget_changes_no_token(family: str, budget: int) -> None:
-    """Prompts are then run one by one, or a few at a time."""
+    """Prompts then run one by one, or a few at a time."""
     pairs = [(prompt, until("w3")) for prompt in prompts()]
     lm = prefix(built(family), token_budget=budget)
     expected = reference(built(family), batch_size=1).generate_until(families.asked(pairs), disable_tqdm=True)
@@ -66,7 +66,7 @@ def test_a_small_budget_changes_no_token(family: str, budget: int) -> None:
 
 
 def test_more_prompts_than_slots_take_the_places_of_those_that_are_done() -> None:
-    """Lengths and stops differ, so that answers leave in another order than they came."""
+    """Lengths and stops differ, so that answers finish in another order."""
     pairs = [(prompt, until("w3", "w9")) for prompt in prompts(3 * SLOTS)] * 2
     assert len(pairs) > 4 * SLOTS
     expected, found, _ = both(built("llama"), pairs)
@@ -74,9 +74,9 @@ def test_more_prompts_than_slots_take_the_places_of_those_that_are_done() -> Non
 
 
 def ending(family: str = "llama", at: int = 3) -> tuple[PreTrainedModel, list[str], str]:
-    """A model that ends its texts where the first prompt's answer has its token number ``at``.
+    """A model that ends its texts at token ``at`` of the first prompt's answer.
 
-    That prompt and another, and the word.
+    Also returns that prompt, another one, and the word.
     """
     model: Any = families.build(family)
     asked = prompts(4)[:3]
@@ -90,7 +90,7 @@ def ending(family: str = "llama", at: int = 3) -> tuple[PreTrainedModel, list[st
 def test_an_answer_ends_at_any_token_that_ends_texts() -> None:
     """A generation config may name several.
 
-    The token is part of the answer's text where it is no special one.
+    The token is part of the answer's text unless it is special.
     """
     model, asked, word = ending()
     expected, found, plain = both(model, [(prompt, until("no such")) for prompt in asked])
@@ -100,7 +100,7 @@ def test_an_answer_ends_at_any_token_that_ends_texts() -> None:
 
 
 def test_a_stop_sequence_may_be_several_tokens_of_the_answer() -> None:
-    """Two words that are really written, of each prompt's own answer; the text ends before them."""
+    """Two words of each prompt's own answer; the text ends before them."""
     asked = prompts(6)[:6]
     answers, _, _ = both(built("llama"), [(prompt, until("no such")) for prompt in asked])
     long = [(prompt, answer.split()) for prompt, answer in zip(asked, answers, strict=True) if len(answer.split()) > 5]
@@ -114,7 +114,7 @@ def test_a_stop_sequence_may_be_several_tokens_of_the_answer() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2, 30])
 def test_an_answer_is_as_long_as_it_may_be(tokens: int) -> None:
-    """Where nothing ends it."""
+    """Without an end token or stop sequence."""
     expected, found, _ = both(built("llama"), [(prompt, until("no such", tokens=tokens)) for prompt in prompts(4)])
     assert found == expected
     assert max(len(tiny.tokenizer().tokenize(answer)) for answer in found) <= tokens
@@ -128,7 +128,7 @@ def test_the_length_goes_by_any_of_its_names(name: str) -> None:
 
 
 def test_a_prompt_is_cut_on_the_left_to_leave_room_for_its_answer() -> None:
-    """Around the length where it begins, and with BOS, which is cut off too."""
+    """Around the length where cutting begins, and with BOS, which is cut too."""
     draw = random.Random(0)
     asked = [text(draw, size) for size in (83, 84, 85, 90, 150)]
     for changes in ({}, {"tokenizer": families.with_bos()}, {"tokenizer": families.with_bos(), "add_bos_token": False}):
@@ -137,7 +137,7 @@ def test_a_prompt_is_cut_on_the_left_to_leave_room_for_its_answer() -> None:
 
 
 def test_what_leaves_no_room_for_a_prompt_is_refused() -> None:
-    """With the numbers."""
+    """The message has the numbers."""
     with pytest.raises(ValueError, match="max_gen_toks 100 with a context of 100 tokens"):
         prefix(built("llama")).generate_until(families.asked([("w1", until("w3", tokens=100))]), disable_tqdm=True)
 
@@ -153,7 +153,7 @@ PLAIN_REQUESTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("settings", PLAIN_REQUESTS.values(), ids=PLAIN_REQUESTS)
 @pytest.mark.parametrize("where", ["request", "config"])
 def test_what_is_not_greedy_runs_on_the_plain_path(settings: dict[str, Any], where: str) -> None:
-    """Whether the request asks for it or the model's generation config.
+    """By the request or by the model's generation config.
 
     The greedy requests of the same call stay shared.
     """
@@ -169,7 +169,7 @@ def test_what_is_not_greedy_runs_on_the_plain_path(settings: dict[str, Any], whe
 
 
 def test_sampled_answers_are_hflms_under_the_same_seed() -> None:
-    """From the plain path."""
+    """Raised by the plain path."""
     pairs = [(prompt, {"until": ["w3"], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}) for prompt in prompts(4)[:3]]
     found = []
     lm = prefix(built("llama"), token_budget=1)
@@ -185,7 +185,7 @@ def test_sampled_answers_are_hflms_under_the_same_seed() -> None:
     "setting", [{"max_new_tokens": 3}, {"max_length": 20}, {"max_time": 0.0}, {"suppress_tokens": [9, 10, 11, 12]}], ids=str
 )
 def test_limits_of_the_generation_config_are_hflms(setting: dict[str, Any], recwarn: pytest.WarningsRecorder) -> None:
-    """What lm-eval's limit overrides has no effect, what overrides it has its own."""
+    """Settings that lm-eval's limit overrides have no effect, those that override it do."""
     model = families.build("llama")
     for name, value in setting.items():
         setattr(model.generation_config, name, value)
@@ -194,7 +194,7 @@ def test_limits_of_the_generation_config_are_hflms(setting: dict[str, Any], recw
 
 
 def test_answers_after_a_thought_are_hflms() -> None:
-    """The end of a thought is a token or a text."""
+    """The end of a reasoning model's thoughts is a token or a text."""
     pairs = [(prompt, until("no such", tokens=20)) for prompt in prompts(8)]
     plain = prefix(built("llama")).generate_until(families.asked(pairs), disable_tqdm=True)
     word = plain[0].split()[4]
@@ -207,7 +207,7 @@ def test_answers_after_a_thought_are_hflms() -> None:
 def test_answers_that_ended_at_their_length_alone_are_noted() -> None:
     """Not those that ended at a stop sequence or with their text.
 
-    As the class around HFLM notes them.
+    As NotesCutAnswers notes them for HFLM.
     """
     model, asked, _ = ending()
     pairs = [(prompt, until(tokens=6)) for prompt in asked]
@@ -225,9 +225,9 @@ def test_answers_that_ended_at_their_length_alone_are_noted() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_adapters_and_mixed_precision_generate_too(family: str) -> None:
-    """LoRA that has learned.
+    """With trained LoRA.
 
-    In mixed precision the answers are shared and as long as they may be.
+    In mixed precision, answers are shared and reach the limit.
     """
     from tests.evaluation.prefix.test_exactness import adapted
 
@@ -241,7 +241,7 @@ def test_adapters_and_mixed_precision_generate_too(family: str) -> None:
 
 
 def test_progress_counts_every_request_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all groups of settings."""
+    """Over all groups of settings."""
     lm = prefix(built("llama"))
     told: list[int] = []
     monkeypatch.setattr(lm, "advance", lambda _, done: told.append(done))
@@ -252,7 +252,7 @@ def test_progress_counts_every_request_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_an_answer_that_ends_by_itself_at_its_length_is_not_cut(tokens: int) -> None:
-    """Its last token, or its last two together, are a stop sequence, or that token ends texts."""
+    """Its last token or two are a stop sequence, or the token ends texts."""
     model = families.build("llama")
     ids = tiny.tokenizer()("w1 w2 w4")["input_ids"]
     made = prefix(model).generate_until(families.asked([("w1 w2 w4", until("no such", tokens=tokens))]), disable_tqdm=True)[0]

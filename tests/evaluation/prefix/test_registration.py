@@ -1,4 +1,4 @@
-"""`prefix` by its name: in a fresh interpreter, and through lm-eval's own front door."""
+"""`prefix` by its name: in a fresh interpreter, and in lm-eval's own entry point."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh(code: str) -> list[str]:
 
 
 def test_the_name_is_known_once_the_package_is_imported() -> None:
-    """Beside lm-eval's own names, and at no cost: neither class is there before it is asked for, nor is torch."""
+    """Next to lm-eval's own names; neither class nor torch is imported before use."""
     code = """
 import sys
 import harness.evaluation
@@ -46,7 +46,7 @@ print(get_model("prefix") is PrefixLM)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> Path:
-    """A model as `from_pretrained` finds it, with a chat template."""
+    """A saved model with a chat template."""
     made = tmp_path_factory.mktemp("model")
     random_model.save_pretrained(made)
     words.save_pretrained(made)
@@ -91,7 +91,7 @@ metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_bett
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same items asked in three ways, in task files of somebody's own."""
+    """The same items asked in three ways, in a user's task files."""
     from lm_eval.tasks import TaskManager
 
     made = tmp_path_factory.mktemp("tasks")
@@ -124,7 +124,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_lm_eval_evaluates_it_as_it_evaluates_its_own_class(
     folder: Path, manager: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By name, with the same arguments: the same prompts, accuracies, flags and answers, log-likelihoods within a thousandth of a nat."""
+    """Same prompts, accuracies, flags and answers; log-likelihoods within 0.001 nats.
+
+    By name, with the same arguments.
+    """
     caplog.set_level(logging.ERROR)
     one, other = (simple(model, folder, manager, monkeypatch, log_samples=True, **changes) for model in ("hf", "prefix"))
     for task, scores in one["results"].items():

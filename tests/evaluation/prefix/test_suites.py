@@ -1,4 +1,4 @@
-"""The project's own suites, on a model that has learned what they ask: `prefix` against HFLM through the adapter."""
+"""`prefix` against HFLM on the project's suites, with a trained model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUITES = ["tinyworld", "tinyworld-people", "tinyworld-language", "tinyworld-skil
 
 @pytest.fixture(scope="module")
 def nursery() -> PreTrainedModel:
-    """The smallest model of the nursery; trained the first time."""
+    """The smallest model of the nursery; the first use trains it."""
     model: PreTrainedModel = composition.member("model", "nursery-smoke-a").load()
     return model.eval()
 
@@ -37,7 +37,7 @@ def evaluated(name: str, backend: Evaluation, model: PreTrainedModel, words: Pre
 def test_scores_items_and_answers_are_those_of_hflm(
     name: str, backend: Evaluation, nursery: PreTrainedModel, words: PreTrainedTokenizerBase
 ) -> None:
-    """The same choices and answers, log-likelihoods within a thousandth of a nat, the same accuracies."""
+    """The same choices, answers and accuracies; log-likelihoods within 0.001 nats."""
     one, other = (evaluated(name, each, nursery, words) for each in (HfEvaluation(), backend))
     assert [score.status for score in one.scores] == ["ok"] * len(one.scores)
     compared: dict[Any, float | None] = {(score.task, score.metric, score.filter): score.value for score in other.scores}

@@ -1,4 +1,4 @@
-"""Which tokens stand in which tree: by hand, and for random sequences."""
+"""Arrangement of tokens in trees: by hand, and for random sequences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sizes(made: Plan) -> list[tuple[int, int | None]]:
 
 
 def seen(made: Plan, place: Sequence[int]) -> list[int]:
-    """The tokens that a place attends to, after those of its prefix."""
+    """Return the tokens that a place attends to, with those of its prefix."""
     tree = made.trees[place[0]]
     before = [] if tree.prefix is None else made.trees[tree.prefix].tokens.tolist()
     return [*before, *tree.tokens[np.nonzero(tree.visible()[place[1]])[0]].tolist()]
@@ -48,7 +48,10 @@ def computed(made: Plan) -> int:
 
 
 def test_the_choices_of_a_question_are_one_tree() -> None:
-    """Ten tokens of question stand once, before branches of one, one and two tokens: 10 + 1 + 1 + 2 = 14 instead of 34."""
+    """Ten tokens of question are in the tree once.
+
+    With branches of one, one and two tokens it has 14 tokens instead of 34.
+    """
     question = words(10, 100)
     sequences = [[*question, 1], [*question, 2], [*question, 3, 4]]
     made = plan(sequences, [1, 1, 2], CHEAP)
@@ -62,14 +65,17 @@ def test_the_choices_of_a_question_are_one_tree() -> None:
 
 
 def test_a_tree_mask_shows_a_token_its_own_branch() -> None:
-    """Of the tree a(b, c(d)) written a b c d: each sees itself and what leads to it, no other branch."""
+    """In the tree a(b, c(d)), a token sees itself and its ancestors."""
     made = plan([[1, 2], [1, 3, 4]], [1, 1], CHEAP)
     expected = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
     assert made.trees[0].visible().astype(int).tolist() == expected
 
 
 def test_long_shared_examples_are_a_prefix() -> None:
-    """100 shared tokens before questions of 50 tokens and two choices: 496 as a prefix, 620 as one tree, 766 apart (``Cost.tree``)."""
+    """100 shared tokens, then questions of 50 tokens and two choices.
+
+    The cost is 496 as a prefix, 620 as one tree, 766 apart (``ForwardCost.tree``).
+    """
     shots = words(100, 1000)
     sequences = [[*shots, *words(50, start), choice] for start in (2000, 3000) for choice in (1, 2)]
     made = plan(sequences, [1] * 4, DEAR)
@@ -82,7 +88,10 @@ def test_long_shared_examples_are_a_prefix() -> None:
 
 
 def test_little_that_is_shared_is_computed_twice() -> None:
-    """One shared token before 50 others each: a tree of 101 tokens would cost 1121, two of 51 cost 622."""
+    """One shared token, then 50 others each: one tree of 101 tokens costs 1121.
+
+    Two trees of 51 cost 622.
+    """
     cost = ForwardCost(attention=0.1, longest=1000)
     sequences = [[7, *words(50, start)] for start in (100, 200)]
     made = plan(sequences, [1, 1], cost)
@@ -91,7 +100,7 @@ def test_little_that_is_shared_is_computed_twice() -> None:
 
 
 def test_a_tree_is_never_longer_than_it_may_be() -> None:
-    """What would be one tree of 14 tokens is three where trees of several sequences may have 13."""
+    """A tree of 14 tokens becomes three if 13 are the limit for several sequences."""
     question = words(10, 100)
     sequences = [[*question, 1], [*question, 2], [*question, 3, 4]]
     made = plan(sequences, [1] * 3, ForwardCost(attention=0.001, longest=13))
@@ -107,14 +116,17 @@ def test_equal_sequences_stand_once() -> None:
 
 
 def test_a_sequence_that_begins_another_needs_no_token_of_its_own() -> None:
-    """It is a stop on the other's way."""
+    """It is on the other's path."""
     made = plan([[1, 2, 3, 4, 5], [1, 2, 3]], [2, 2], CHEAP)
     assert computed(made) == 5
     assert [places.tolist() for places in made.places] == [[[0, 3], [0, 4]], [[0, 1], [0, 2]]]
 
 
 def test_wanted_tokens_may_stand_inside_a_prefix() -> None:
-    """A sequence that is the prefix has all its places there, a longer one those that its own tree does not hold."""
+    """A sequence equal to the prefix has all its places there.
+
+    A longer one has there those that its own tree does not hold.
+    """
     shots = words(100, 1000)
     sequences = [[*shots, *words(50, start)] for start in (2000, 3000)] + [shots]
     made = plan(sequences, [53, 1, 2], DEAR)
@@ -125,7 +137,7 @@ def test_wanted_tokens_may_stand_inside_a_prefix() -> None:
 
 
 def test_sequences_of_one_token() -> None:
-    """There is nothing before them, and nothing to share."""
+    """They have no tokens before them, so nothing is shared."""
     made = plan([[3], [4], [3]], [1, 1, 1], CHEAP)
     assert sizes(made) == [(1, None), (1, None)]
     assert [places.tolist() for places in made.places] == [[[0, 0]], [[1, 0]], [[0, 0]]]
@@ -145,14 +157,14 @@ def drawn(seed: int) -> tuple[list[list[int]], list[int], ForwardCost]:
 
 @pytest.mark.parametrize("block", range(6))
 def test_every_wanted_place_sees_its_own_sequence_up_to_there(block: int) -> None:
-    """Whatever is shared how: at its position, after its prefix, the tokens before it and itself, and no other."""
+    """In any arrangement: each at its position, with the tokens before it, itself, no other."""
     for seed in range(50 * block, 50 * block + 50):
         sequences, wanted, cost = drawn(seed)
         check(plan(sequences, wanted, cost), sequences, wanted)
 
 
 def test_sharing_never_costs_more_than_not_sharing() -> None:
-    """In tokens, and in the cost that is minimised: no sequence is computed twice, none apart that is cheaper together."""
+    """No sequence is computed twice, or apart where together is cheaper."""
     for seed in range(300):
         sequences, wanted, cost = drawn(seed)
         made = plan(sequences, wanted, cost)

@@ -92,7 +92,7 @@ def test_a_run_whose_rows_changed_is_restarted() -> None:
         sum(f"run {largest.run_id}: restarted, because its generated rows up to volume 8 changed" in text for text in messages.texts) == 1
     )
     assert set(points(largest)) == {8, 16, 24}
-    assert points(largest)[8].train_loss != once[8].train_loss
+    assert points(largest)[8].counts.train_loss != once[8].counts.train_loss
     assert largest.experiment.written(largest.run_id)["8"] != hashes["8"]
     folder = largest.experiment.run_folder(largest.run_id)
     assert json.loads((folder / "config.json").read_text())["baselines"]

@@ -24,6 +24,7 @@ from harness.run.generated.store import Store
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 from tests.support.scripted import row
+from tests.support.small_runs import without_time
 
 FIXED = ["model=nursery-smoke-a", "data=tinyworld-skill", "target_suites=[]", "probe_suites=[small]", "training.threads=1"]
 SMALL = "kind: lm_eval\ntasks: [tinyworld_arithmetic]\nmetric: acc\nreport: 8\n"
@@ -81,9 +82,8 @@ def record_of(run_of: Prepared) -> Record:
 
 def points_of(run_of: Prepared) -> dict[int, Point]:
     """The points without the fields that differ between executions."""
-    same: dict[str, Any] = {"wall_seconds": 0.0, "evaluation_seconds": 0.0, "peak_memory_bytes": 0, "evaluation_facts": {}}
     found = {volume: run_of.experiment.point(run_of.run_id, volume) for volume in run_of.experiment.volumes(run_of.run_id)}
-    return {volume: dataclasses.replace(point, **same) for volume, point in found.items() if point}
+    return {volume: without_time(point) for volume, point in found.items() if point}
 
 
 class Stopping(Silent):
@@ -118,8 +118,8 @@ def test_generated_rows_are_recorded_kept_and_extended(drawn: list[int]) -> None
     known = [one.generated_tokens for one in rows.generated]
     points = points_of(large)
     assert points[8] == before[8]
-    assert (points[8].generated_tokens, points[16].generated_tokens) == (sum(known[:8]), sum(known))
-    assert points[16].extra_tokens == 0
+    assert (points[8].counts.generated_tokens, points[16].counts.generated_tokens) == (sum(known[:8]), sum(known))
+    assert points[16].counts.read_tokens == 0
     writing = record_of(large).writing
     accepted = sum(one.accepted for one in rows.generated)
     assert (writing["rows"], writing["accepted"], writing["acceptance"]) == (16, accepted, accepted / 16)
@@ -192,10 +192,10 @@ def test_an_anchor_generated_by_the_start_model_is_trained_on(drawn: list[int]) 
     assert (point.target_rows, point.anchor_rows) == (8, 2)
     assert point.anchor_tokens > 0
     writing = record_of(one).writing
-    assert (writing["rows"], writing["how"], writing["generated_tokens"]) == (2, {"text": 2}, point.generated_tokens)
+    assert (writing["rows"], writing["how"], writing["generated_tokens"]) == (2, {"text": 2}, point.counts.generated_tokens)
     more = Generation(prepared(*method, volumes="[16]")).data(one.config.model.load, Silent())
     assert sum(drawn) == 4
-    assert [generated(more, 8), more.anchor_rows(16)] == [point.generated_tokens, 4]
+    assert [generated(more, 8), more.anchor_rows(16)] == [point.counts.generated_tokens, 4]
 
 
 def test_a_plain_run_records_the_likelihood_of_its_targets() -> None:
@@ -207,7 +207,7 @@ def test_a_plain_run_records_the_likelihood_of_its_targets() -> None:
     execution.execute(plain, Silent())
     assert set(record_of(plain).writing) == {"target_nats"}
     (point,) = points_of(plain).values()
-    assert (point.generated_tokens, point.extra_tokens) == (0, 0)
+    assert (point.counts.generated_tokens, point.counts.read_tokens) == (0, 0)
     off = prepared(*OWN, "mitigation.fraction=0.0")
     execution.execute(off, Silent())
     (other,) = points_of(off).values()

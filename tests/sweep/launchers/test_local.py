@@ -1,4 +1,4 @@
-"""The pool of workers: whatever they die of, every unit is done or failed in the end."""
+"""The pool of workers: after any deaths, every unit is done or failed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(["harness.sweep
 
 @dataclass
 class Seen:
-    """A display that remembers."""
+    """A display that remembers its calls."""
 
     said: list[str] = field(default_factory=list)
     most: int = 0
@@ -58,7 +58,7 @@ class Seen:
 
 @dataclass
 class Actor:
-    """Does what a unit's label says: ``ok``, ``dies N`` (that often), ``raises``, ``full N``.
+    """Acts as a unit's label says: ``ok``, ``dies N`` (N times), ``raises``, ``full N``.
 
     Every try is noted in a file.
     """
@@ -88,7 +88,7 @@ class Actor:
         if what == "full" and tries <= int(times):
             held.end("no space")
             return "no space", "disk is full"
-        if what == "terminated" and tries <= int(times):  # somebody asks this very process to stop, which then gives its unit back
+        if what == "terminated" and tries <= int(times):  # a request to stop this process, which then gives its unit back
             os.kill(os.getpid(), signal.SIGTERM)
             held.end("interrupted")
             return "interrupted", ""
@@ -119,7 +119,7 @@ def tries(experiment: Experiment, unit: str) -> int:
 
 
 def test_killed_workers_cost_their_units_nothing(tmp_path: Path) -> None:
-    """Two deaths, then it is done: pending again each time, no failure recorded."""
+    """Two deaths, then it is done; no failure is recorded."""
     units = [run_unit("a", "dies 2"), run_unit("b", "ok")]
     seen, tally, experiment = carried(tmp_path, units)
     assert (tally.done, tally.failed) == (2, [])
@@ -130,7 +130,7 @@ def test_killed_workers_cost_their_units_nothing(tmp_path: Path) -> None:
 
 
 def test_a_run_that_always_dies_at_one_place_is_failed(tmp_path: Path) -> None:
-    """After the third death it is not executed any more; the others are done."""
+    """After the third death it is not executed again; the others are done."""
     _, tally, experiment = carried(tmp_path, [run_unit("a", "dies 99"), run_unit("b", "ok")])
     assert tally.failed == [("dies 99", "died")]
     assert tally.done == 1
@@ -138,7 +138,7 @@ def test_a_run_that_always_dies_at_one_place_is_failed(tmp_path: Path) -> None:
 
 
 def test_an_exception_is_tried_twice(tmp_path: Path) -> None:
-    """The second one makes it failed; it does not stop the others."""
+    """After the second one it is failed; the others continue."""
     seen, tally, experiment = carried(tmp_path, [run_unit("a", "raises"), run_unit("b", "ok")])
     assert tries(experiment, "a") == 2
     assert tally.failed == [("raises", "no")]
@@ -154,7 +154,7 @@ def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_baselines_come_before_the_runs_that_need_them(tmp_path: Path) -> None:
-    """A run is not handed out while its baseline is under way, although a worker is free."""
+    """A run waits for its running baseline, although a worker is free."""
     base = run_unit("baseline-1", "slow 0.5", kind="baseline", keys=("k",))
     units = [base, run_unit("a", "ok", needs=("baseline-1",), keys=("k",)), run_unit("b", "ok")]
     _, tally, experiment = carried(tmp_path, units, workers=2)
@@ -164,7 +164,7 @@ def test_baselines_come_before_the_runs_that_need_them(tmp_path: Path) -> None:
 
 
 def test_what_another_process_has_is_waited_for(tmp_path: Path) -> None:
-    """Its unit is not executed a second time; it counts as done once the other has recorded it."""
+    """Its unit is not executed twice; it is done once the other has recorded it."""
     experiment = Experiment(tmp_path / "e")
     unit = run_unit("a", "ok")
     held = Claims(experiment).take("a")
@@ -184,7 +184,7 @@ def test_what_another_process_has_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units of two threads on two cores run one after another, those of one thread side by side."""
+    """On two cores, units of two threads run in turn, units of one thread together."""
     monkeypatch.setattr("harness.sweep.launchers.local.this_machine", lambda: Machine(cores=2, gpus=0))
     wide = [run_unit(name, "slow 0.6", threads=2) for name in "ab"]
     seen, _, _ = carried(tmp_path / "wide", wide)
@@ -195,7 +195,7 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path: Path) -> None:
-    """Its unit is not handed to it again, to be given back for ever."""
+    """Its unit goes to another worker, so that it does not loop."""
     _, tally, experiment = carried(tmp_path, [run_unit("a", "terminated 1"), run_unit("b", "ok")], workers=1)
     assert (tally.done, tally.failed) == (2, [])
     assert tries(experiment, "a") == 2
@@ -204,17 +204,17 @@ def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["nowhere", "unclaimed"])
 def test_what_comes_to_nothing_ends_all_the_same(tmp_path: Path, how: str) -> None:
-    """Neither records that are not where they should be, nor claims that cannot be written, go round for ever."""
+    """Missing records and unwritable claims do not loop forever."""
     _, tally, experiment = carried(tmp_path, [run_unit("a", how), run_unit("b", "ok")])
     assert tally.done == 1
     ((label, reason),) = tally.failed
     assert label == how
-    assert reason in {"carried out, but its records are not there", "its claim: forbidden"}
+    assert reason in {"carried out, but its records are missing", "its claim: forbidden"}
     assert tries(experiment, "a") == MOST_TRIES
 
 
 def test_ctrl_c_gives_every_unit_back(tmp_path: Path) -> None:
-    """The workers are gone, and what they had is pending; that is no death of theirs."""
+    """The workers are gone, and their units are pending, without counting as deaths."""
     experiment = Experiment(tmp_path / "e")
     experiment.folder.mkdir()
     units = [run_unit("a", "slow 60")]
@@ -240,7 +240,7 @@ def test_ctrl_c_gives_every_unit_back(tmp_path: Path) -> None:
 def test_workers_get_the_gpus_that_their_coordinator_was_given(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, expected: list[str]
 ) -> None:
-    """On a shared machine the first GPU may be somebody else's."""
+    """On a shared machine the first GPU may belong to someone else."""
     import torch
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -252,7 +252,7 @@ def test_workers_get_the_gpus_that_their_coordinator_was_given(
 
 
 def test_each_worker_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many workers as there are shares; one GPU is one worker's, however many it asked for."""
+    """As many workers as shares; a single GPU is one worker's, at any share."""
     for found, each, most in [(["4", "5", "6", "7"], 2, 2), (["0"], 2, 1), (["0", "1", "2"], 1, 3)]:
         monkeypatch.setattr(local, "gpus", lambda found=found: list(found))
         pool = Pool(Local(gpus_per_worker=each), Experiment(tmp_path), sweep_of([]), [], Seen(), make=Actor)

@@ -1,4 +1,4 @@
-"""What is asked of Slurm, and what is made of its answers; tests/cluster asks a real one."""
+"""Calls to Slurm, and the use of its answers; tests/cluster calls a real one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.sweep.launchers.slurm import Slurm
 
 
 class Commands:
-    """Stand-ins for Slurm's commands: each says what a file holds, and keeps its arguments."""
+    """Stand-ins for Slurm's commands: each prints the text of a file and keeps its arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,14 +34,14 @@ class Commands:
         self.say("scontrol", "")
 
     def say(self, name: str, text: str | None) -> None:
-        """Let a command say something; None lets it fail."""
+        """Set the output of a command; with None it fails."""
         path = self.folder / f"{name}.says"
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
 
     def asked(self, name: str) -> str:
-        """Return the arguments of all calls."""
+        """Return the arguments of all calls of a command."""
         path = self.folder / f"{name}.asked"
         return path.read_text() if path.exists() else ""
 
@@ -70,9 +70,9 @@ def lines(folder: Path, sweep_id: str, job: str = "7") -> list[str]:
 
 
 def test_what_is_configured_is_what_sbatch_is_asked_for(commands: Commands, tmp_path: Path) -> None:
-    """Every option arrives, the setup lines before the worker, and `extra` wins.
+    """Every option arrives, setup lines come before the worker, and `extra` overrides.
 
-    Null asks for nothing.
+    Null sets no option.
     """
     values = {
         "workers": 2,
@@ -99,12 +99,12 @@ def test_what_is_configured_is_what_sbatch_is_asked_for(commands: Commands, tmp_
 
 @pytest.mark.parametrize(("units", "jobs"), [(1, ["7"]), (2, ["7_0", "7_1"]), (50, ["7_0", "7_1", "7_2"])])
 def test_no_more_workers_than_units(commands: Commands, tmp_path: Path, units: int, jobs: list[str]) -> None:
-    """As many workers as there are units, and never more than asked for."""
+    """As many workers as units, and never more than configured."""
     assert Slurm(workers=3).submit(tmp_path / "exp", "exp", "one", units=units) == jobs
 
 
 def test_workers_in_the_queue_are_not_submitted_again(commands: Commands, tmp_path: Path) -> None:
-    """Those of the same sweep count, and those of an earlier one that has all of its units.
+    """Workers of this sweep count, and of an earlier one with all of its units.
 
     Others do not.
     """
@@ -123,7 +123,7 @@ def test_workers_in_the_queue_are_not_submitted_again(commands: Commands, tmp_pa
 
 
 def test_a_controller_that_does_not_answer_ends_nothing(commands: Commands) -> None:
-    """Jobs are waited for until Slurm says that they are gone."""
+    """The command waits for jobs until Slurm reports that they are gone."""
     commands.say("squeue", "7_0\n")
     assert slurm.waiting(["7_0", "7_1"])
     assert not slurm.waiting(["7_1"])
@@ -132,7 +132,7 @@ def test_a_controller_that_does_not_answer_ends_nothing(commands: Commands) -> N
 
 
 def test_what_sbatch_refuses_is_one_line(commands: Commands, tmp_path: Path) -> None:
-    """Its last word is passed on."""
+    """Its last line is shown."""
     (commands.folder / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n")
     with pytest.raises(ConfigError, match="sbatch: got error: invalid partition specified: x; .*fix: partition, account"):
         Slurm(partition="x").submit(tmp_path / "exp", "exp", "one", units=1)
@@ -146,7 +146,7 @@ def test_a_controller_that_is_away_is_told_before_anything_is_written(commands: 
 
 
 def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says where the command works, and what works here."""
+    """It says where the command works, and which launcher works here."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="got no sbatch on this machine.*launcher=local"):
         Slurm().submit(tmp_path / "exp", "exp", "one", units=1)
@@ -154,7 +154,7 @@ def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("values", [{"workers": 0}, {"gpus": -1}, {"hours": 0.0}, {"hours": 0.1, "grace_minutes": 5}, {"memory_gb": 0}])
 def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
-    """So is a time of grace that leaves no time to work."""
+    """Also a grace time that leaves no time to work."""
     with pytest.raises(ConfigError, match="launcher."):
         build(Slurm, values, "launcher")
 
@@ -175,15 +175,14 @@ if what == "dies" and starts <= int(times):
 if what == "sick" and starts <= int(times):
     sys.exit({sick})
 """
-"""The process that works in a job: it is told to stop, is killed, or cannot use its GPU, as a
-file says; then there is nothing left."""
+"""The working process of a job: stopped, killed, or without a working GPU, as a file says."""
 
 
 @pytest.fixture
 def job(commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """The inside of a job, in a folder where ``does`` says what the process that works does.
+    """A job's environment in a folder where ``does`` says what the child process does.
 
-    Afterwards signals do what they did.
+    Afterwards the signal handlers are restored.
     """
     for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -201,7 +200,7 @@ def job(commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def tell(number: signal.Signals) -> None:
-    """Run a job that gets this signal while it works."""
+    """Run a job that gets this signal while its child works."""
     Path("does").write_text(f"stops {int(number)}")
     with pytest.raises(SystemExit, match="1"):
         slurm.carry(Path("exp"), "one", 2)
@@ -209,14 +208,14 @@ def tell(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("how", ["dies 2", "sick 2"])
 def test_a_job_outlives_the_process_that_works_in_it(job: pytest.MonkeyPatch, how: str) -> None:
-    """It was killed for its memory, or its GPU failed: another one goes on until nothing is left."""
+    """A killed child, or one without a working GPU, is replaced until nothing is left."""
     Path("does").write_text(how)
     slurm.carry(Path("exp"), "one", 2)
     assert Path("starts").read_text() == "xxx"
 
 
 def test_a_job_does_not_start_processes_for_ever(job: pytest.MonkeyPatch) -> None:
-    """Those that die at once, over and over, end it."""
+    """Children that die at once, again and again, end it."""
     Path("does").write_text("dies 99")
     with pytest.raises(SystemExit, match="1"):
         slurm.carry(Path("exp"), "one", 2)
@@ -237,14 +236,14 @@ def test_a_job_does_not_start_processes_for_ever(job: pytest.MonkeyPatch) -> Non
 def test_a_job_told_to_stop_queues_again_unless_it_was_cancelled(
     commands: Commands, job: pytest.MonkeyPatch, number: signal.Signals, state: str | None, queues: bool
 ) -> None:
-    """It asks what became of it, after it has saved everything; what was cancelled stays so."""
+    """After saving it asks Slurm for its state; a cancelled job stays cancelled."""
     commands.say("squeue", state)
     tell(number)
     assert commands.asked("scontrol") == ("requeue 7_1\n" if queues else "")
 
 
 def test_a_job_does_not_queue_for_ever(commands: Commands, job: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """After so many starts it stops, and says so."""
+    """After the configured number of starts it stops, with a message."""
     commands.say("squeue", "RUNNING\n")
     job.setenv("SLURM_RESTART_COUNT", "2")
     tell(signal.SIGUSR2)

@@ -1,4 +1,4 @@
-"""What runs will cost, told before they start."""
+"""Costs of runs before they start."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def write(path: Path, values: dict[str, Any]) -> None:
 
 
 def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[str, Any], seconds: float, **changes: Any) -> None:
-    """A run of 100 tokens and two points, whose suite's volume 0 took 3 s."""
+    """Write a run of 100 tokens and two points; volume 0 took 3 s."""
     identity = {"tuning": {"class": "Full"}, "evaluation": {"items": "report"}}
     values = {"identity": identity, "params_total": params, "provenance": hardware, "volumes": [8, 16], "baselines": {"s": "b"}}
     write(experiment.run_folder(run_id) / "record.json", values | {"roles": {"s": "probe"}} | changes)
     for volume, share in ((8, 0.5), (16, 1.0)):
-        point = {"train_tokens": 100 * share, "wall_seconds": seconds * share, "evaluation_seconds": 4.0, "peak_memory_bytes": volume}
+        counts = {"trained_tokens": 100 * share, "seconds": seconds * share}
+        point = {"counts": counts, "evaluation_seconds": 4.0, "peak_memory_bytes": volume}
         write(experiment.point_folder(run_id, volume) / "point.json", point)
     baseline = {"wall_seconds": 3.0, "identity": {"tokenizer": "t", "suite": {"name": "s"}}}
     write(experiment.baseline_folder("b") / "baseline.json", baseline)
@@ -53,7 +54,7 @@ def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[s
 def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:
     """1 at 10 and 100 at 1,000 give 10 at 100.
 
-    Beyond, in proportion to the nearest; nothing gives nothing.
+    Beyond both sizes it is in proportion to the nearest; without sizes there is no value.
     """
     sizes = {10: 1.0, 1000: 100.0}
     assert at(10, sizes) == 1.0
@@ -66,7 +67,7 @@ def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:
 def test_rates_are_those_of_the_same_hardware_where_there_are_any(tmp_path: Path) -> None:
     """2 s for 100 tokens are 0.02 s each.
 
-    The evaluation of a point, of a baseline and the memory stand as they were measured.
+    The evaluation of a point and of a baseline, and the memory, are as measured.
     """
     experiment = Experiment(tmp_path / "tiny")
     record(experiment, "a", params=1000, hardware=HERE, seconds=2.0)
@@ -84,7 +85,7 @@ def test_rates_are_those_of_the_same_hardware_where_there_are_any(tmp_path: Path
 
 
 def test_what_was_never_measured_has_no_rates(tmp_path: Path) -> None:
-    """An unfinished run tells nothing."""
+    """An unfinished run gives none."""
     experiment = Experiment(tmp_path / "tiny")
     record(experiment, "a", params=1000, hardware=HERE, seconds=2.0)
     (experiment.point_folder("a", 16) / "point.json").unlink()
@@ -101,7 +102,7 @@ def test_what_was_never_measured_has_no_rates(tmp_path: Path) -> None:
     ],
 )
 def test_trainable_parameters_are_those_that_the_tuning_makes(name: str, tuning: Full | Lora) -> None:
-    """Told from the layers' sizes, equal to what is counted in the prepared model."""
+    """Computed from the layers' sizes, equal to the count in the prepared model."""
     model = tiny.MODELS[name]()
     total = sum(parameter.numel() for parameter in model.parameters())
     facts = ModelFacts(params_total=total, context_length=64, content={}, **anatomy.described(model))
@@ -126,14 +127,14 @@ MEASURED = Rates(
 
 
 def scaled(found: Prepared, **changes: Any) -> Rates:
-    """The same rates, measured at this very size."""
+    """Return the same rates, measured at this model size."""
     size = found.facts.params_total
     values = {"token_seconds": {"Full": {size: 0.001}}, "point_seconds": {key: {size: 2.0} for key in MEASURED.point_seconds}}
     return dataclasses.replace(MEASURED, **values | changes)  # type: ignore[arg-type]
 
 
 def test_a_run_costs_its_tokens_its_evaluations_and_the_rest() -> None:
-    """Tokens by the run's own encoding.
+    """Tokens are counted with the run's own encoding.
 
     Time = tokens · 0.001 + 2 · 2 s + 7 s; disk = points, one set of weights, the state.
     """
@@ -147,14 +148,14 @@ def test_a_run_costs_its_tokens_its_evaluations_and_the_rest() -> None:
     assert got.disk_bytes == 2 * 50 + 4 * params + 12 * params
     assert got.measured
     assert not got.memory_measured
-    assert got.memory_bytes > estimate.WORKER_BYTES + 20 * params
+    assert got.memory_bytes > estimate.IDLE_WORKER_BYTES + 20 * params
     assert cost(found, scaled(found, peak_bytes={"Full": {params: 123.0}})).memory_bytes == 123
 
 
 def test_replayed_rows_count_and_exchanged_ones_do_not() -> None:
     """Half as many anchor rows on top are more tokens.
 
-    A run of equal compute costs what the plain one does.
+    A run of equal compute costs as much as the plain one.
     """
     plain = cost(prepared(), MEASURED).train_tokens
     on_top = cost(prepared("mitigation=replay", "anchor=tinyworld-skill", "mitigation.fraction=0.5"), MEASURED).train_tokens
@@ -165,9 +166,9 @@ def test_replayed_rows_count_and_exchanged_ones_do_not() -> None:
 
 
 def test_without_any_measurement_a_matrix_product_is_timed_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6 operations for each parameter and token of training, 2 for each of evaluation.
+    """Per parameter and token, 6 operations of training and 2 of evaluation.
 
-    No GPU to time: no time.
+    Without a GPU to time there is no time for GPUs.
     """
     found = prepared()
     monkeypatch.setattr(estimate, "flops_per_second", lambda gpu: None if gpu else 1e6)
@@ -191,7 +192,7 @@ def test_a_baseline_is_measured_twice() -> None:
 
 
 def test_costs_add_up_and_memory_is_the_largest() -> None:
-    """What is not known of one is not known of both."""
+    """A part that is unknown of one is unknown of the sum."""
     one = Cost(train_tokens=1, evaluation_tokens=2, seconds=3.0, disk_bytes=4, memory_bytes=5, memory_measured=False)
     two = Cost(train_tokens=10, evaluation_tokens=None, seconds=30.0, measured=False, disk_bytes=40, memory_bytes=4, unknown=("s",))
     both = one + two

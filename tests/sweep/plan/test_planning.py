@@ -1,4 +1,4 @@
-"""What a sweep would do, told before it starts."""
+"""The plan of a sweep, before it starts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ready(*overrides: str) -> Prepared:
 
 
 def record(found: Prepared, volumes: tuple[int, ...] = (64,)) -> None:
-    """Put a run on disk as it would be recorded, as far as plans look."""
+    """Write a run as it would be recorded, as far as plans read it."""
     experiment = found.experiment
     experiment.write_config(found.run_id, plain(found.config))
     for volume in volumes:
@@ -57,7 +57,7 @@ def states(found: SweepPlan) -> dict[str, str]:
 
 
 def test_nothing_done_everything_is_pending_and_nothing_is_written(results: Path) -> None:
-    """Runs, the baseline that they share, tokens, and a time."""
+    """It shows the runs, their shared baseline, tokens and a time."""
     found = planned("seed=0,1")
     assert sorted(states(found).values()) == ["pending", "pending"]
     assert [unit.kind for unit in found.units] == ["baseline", "run", "run"]
@@ -70,7 +70,7 @@ def test_nothing_done_everything_is_pending_and_nothing_is_written(results: Path
 def test_done_failed_and_longer_runs_are_told_apart(results: Path) -> None:
     """A recorded run is done.
 
-    Asked for a further volume it is pending; one that failed twice says why.
+    With a further volume it is pending; a run that failed twice shows its reason.
     """
     done, failed = ready(), ready("seed=1")
     record(done)
@@ -84,7 +84,7 @@ def test_done_failed_and_longer_runs_are_told_apart(results: Path) -> None:
 
 
 def test_a_stale_run_names_what_takes_its_place_and_why(results: Path) -> None:
-    """Another learning rate, another data row: the key that differs, with its values where people can read them."""
+    """The key that differs is shown, with values that people can read."""
     old, new = ready("training.learning_rate=0.001"), ready("training.learning_rate=0.002")
     record(old)
     (stale,) = planned("training.learning_rate=0.002").stale
@@ -92,18 +92,18 @@ def test_a_stale_run_names_what_takes_its_place_and_why(results: Path) -> None:
     assert stale.differs == ("training.learning_rate 0.001 -> 0.002",)
     (other,) = planned("seed=5").stale
     assert other.superseded_by == ""
-    assert "not asked for any more" in as_text(planned("seed=5"))
+    assert "no longer asked for" in as_text(planned("seed=5"))
 
 
 def test_content_that_changed_is_named_without_its_hashes() -> None:
-    """A hash tells people nothing; a missing key reads as None."""
+    """Hashes are not shown; a missing key is None."""
     before = {"inputs": {"data": "0123456789ab", "anchor": None}, "seed": 0, "volumes": [8]}
     after = {"inputs": {"data": "ba9876543210", "anchor": "x"}, "seed": 0, "volumes": (8,)}
     assert differences(before, after) == ["inputs.data", "inputs.anchor None -> x"]
 
 
 def test_an_unfinished_run_is_stale_by_its_configuration(results: Path) -> None:
-    """Where no record names its inputs, its configuration tells."""
+    """Without a record, configurations are compared."""
     old = ready("training.learning_rate=0.001")
     old.experiment.write_config(old.run_id, plain(old.config))
     (stale,) = planned("training.learning_rate=0.002").stale
@@ -111,9 +111,9 @@ def test_an_unfinished_run_is_stale_by_its_configuration(results: Path) -> None:
 
 
 def test_incompatible_points_are_listed_with_their_reason(results: Path) -> None:
-    """Replay without an anchor means nothing.
+    """Replay without an anchor is invalid.
 
-    The other point can be planned, the sweep cannot start.
+    The other point is planned, but the sweep cannot start.
     """
     text, code = plan_command([*SWEEP, "mitigation=none,replay"])
     assert code == 1
@@ -122,7 +122,7 @@ def test_incompatible_points_are_listed_with_their_reason(results: Path) -> None
 
 
 def test_what_is_not_on_this_machine_is_missing_with_the_fix(results: Path) -> None:
-    """A hub model that was never fetched is named, and nothing is fetched."""
+    """A hub model that was never fetched is reported, and nothing is fetched."""
     found = plan_sweep(["experiment=smoke", "model=hf", "model.name=no-such/model", "tuning=full,lora"], MACHINE)
     assert [unit.state for unit in found.units] == ["missing", "missing"]
     assert "harness prefetch experiment=smoke" in found.units[0].reason
@@ -131,13 +131,16 @@ def test_what_is_not_on_this_machine_is_missing_with_the_fix(results: Path) -> N
 
 
 def test_what_is_wrong_everywhere_is_an_error(results: Path) -> None:
-    """A misspelt key is no plan."""
+    """A misspelt key gives an error, not a plan."""
     with pytest.raises(ConfigError):
         planned("training.learnin_rate=1")
 
 
 def test_time_is_shared_out_but_no_less_than_the_longest(results: Path) -> None:
-    """Two runs of 10 s and a baseline of 4 s: with 2 workers 14 s, with 1 worker 24 s."""
+    """Two runs of 10 s, a baseline of 4 s.
+
+    With two workers that is 14 s, with one 24 s.
+    """
     (baseline, run) = planned().units
     assert baseline.cost is not None
     assert run.cost is not None
@@ -161,13 +164,13 @@ def test_time_is_shared_out_but_no_less_than_the_longest(results: Path) -> None:
     ],
 )
 def test_what_no_estimate_counts_is_said(results: Path, overrides: tuple[str, ...], *, says: bool) -> None:
-    """Once, and only where a run writes or reads beside its training."""
+    """Once, and only if a run writes, or reads more than its training rows."""
     text = as_text(planned("seed=0,1", *overrides))
-    assert text.count("note: not in the estimate: text that models write, and forward passes of reference models") == says
+    assert text.count("note: not included: text that models write, and forward passes of reference models") == says
 
 
 def test_the_json_has_every_run_with_its_cost(results: Path) -> None:
-    """Programs read the same as people."""
+    """Programs get the same information as people."""
     found = json.loads(to_json(planned("seed=0,1")))
     assert found["runs_by_state"] == {"stale": 0, "pending": 2}
     assert found["units"][-1]["cost"]["train_tokens"] > 0

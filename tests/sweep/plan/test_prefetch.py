@@ -1,4 +1,4 @@
-"""Every piece of a sweep is tried without a network before nodes that have none need it."""
+"""Every piece of a sweep is checked without a network, for clusters without one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWEEP = ["experiment=smoke", "tuning=full", "model=nursery-smoke-a"]
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try pieces in this process, which has no network either: a fresh one takes seconds to start."""
+    """Check pieces in this process, which has no network and is faster to start."""
 
     def tried(overrides: list[str]) -> list[Piece]:
         workspace = Workspace()
@@ -29,7 +29,7 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_piece_is_tried_in_a_process_of_its_own() -> None:
-    """Local rows, a nursery model and tinyworld's tasks are here once they were fetched."""
+    """Local rows, a nursery model and tinyworld's tasks are found once fetched."""
     said: list[str] = []
     pieces = prefetch(SWEEP, check_only=False, say=said.append)
     assert [(piece.kind, piece.name, piece.missing) for piece in pieces] == [
@@ -42,21 +42,21 @@ def test_each_piece_is_tried_in_a_process_of_its_own() -> None:
 
 
 def test_what_is_missing_is_named_with_its_reason(inside: None, tmp_path: Path) -> None:
-    """A hub model that was never fetched, a file that is not there.
+    """A hub model that was never fetched, and a file that does not exist.
 
-    Every other piece is tried all the same.
+    Every other piece is still checked.
     """
     said: list[str] = []
     sweep = ["experiment=smoke", "tuning=full", "model=hf", "model.name=no-such/model", "data=files", f"data.train={tmp_path / 'x.jsonl'}"]
     code = prefetch_command(sweep, said.append, check_only=True)
     assert code == 1
     assert said[0].startswith("model no-such/model: missing: model.name: got 'no-such/model'")
-    assert "not a file" in said[1]
+    assert said[1].startswith(f"data files[train={tmp_path / 'x.jsonl'}]: missing: ")
     assert said[-2:] == ["suite tinyworld: ok", "2 missing"]
 
 
 def test_a_model_of_the_nursery_is_made_by_fetching_alone(inside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check makes nothing: it says how."""
+    """A check does not make it, and says how to."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     (found, *_) = prefetch(SWEEP, check_only=True, say=lambda _: None)
     assert "not made yet" in found.missing
@@ -64,7 +64,7 @@ def test_a_model_of_the_nursery_is_made_by_fetching_alone(inside: None, tmp_path
 
 
 def test_pieces_are_named_once_however_many_runs_need_them(inside: None) -> None:
-    """An anchor counts only where it is drawn on; volumes and seeds change nothing."""
+    """An anchor counts only if a run draws on it; volumes and seeds add nothing."""
     sweep = [*SWEEP, "seed=0,1,2", "mitigation=none,replay", "anchor=tinyworld-base"]
     pieces = prefetch(sweep, check_only=True, say=lambda _: None)
     assert [(piece.kind, piece.name) for piece in pieces if piece.kind != "suite"] == [
@@ -75,7 +75,7 @@ def test_pieces_are_named_once_however_many_runs_need_them(inside: None) -> None
 
 
 def test_nothing_is_fetched_offline_and_settings_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the libraries were imported before."""
+    """Also if the libraries are imported already."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
 

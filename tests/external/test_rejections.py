@@ -1,4 +1,4 @@
-"""Two folders of lm-eval's output that cannot be compared, or not without a word: each refusal and each note."""
+"""Folders of lm-eval's output that are rejected, or compared with a note."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.support import lm_eval_logs
 from tests.support.lm_eval_logs import Run, choice, config, planted, sides, written
 
 
-def refused(run: Run) -> str:
-    """The one line of a refusal."""
+def rejection(run: Run) -> str:
+    """The line of standard error of a rejected comparison."""
     code, out, err = run()
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     return err
 
 
-def test_other_tasks_are_listed_and_never_dropped_in_silence(tmp_path: Path, run: Run) -> None:
+def test_tasks_of_one_side_are_listed(tmp_path: Path, run: Run) -> None:
     right = [choice(i, right=True) for i in range(10)]
     sides(tmp_path, {"a": right, "b": right}, {"a": right, "c": right})
     notes = json.loads(run("--json")[1])["notes"]
@@ -30,10 +30,10 @@ def test_other_tasks_are_listed_and_never_dropped_in_silence(tmp_path: Path, run
     assert "not compared, only after: c" in notes
 
 
-def test_no_task_in_common_is_refused(tmp_path: Path, run: Run) -> None:
+def test_no_task_in_common_is_rejected(tmp_path: Path, run: Run) -> None:
     right = [choice(0, right=True)]
     sides(tmp_path, {"a": right}, {"b": right})
-    assert "tasks: got a before and b after" in refused(run)
+    assert "tasks: got a before and b after" in rejection(run)
 
 
 @pytest.mark.parametrize(
@@ -46,68 +46,68 @@ def test_no_task_in_common_is_refused(tmp_path: Path, run: Run) -> None:
         ({"configs": {"a": config(metric_list=[{"metric": "acc", "aggregation": "mean", "ignore_case": True}])}}, "task a: metric_list"),
     ],
 )
-def test_other_settings_are_refused(tmp_path: Path, run: Run, change: dict[str, Any], words: str) -> None:
+def test_different_settings_are_rejected(tmp_path: Path, run: Run, change: dict[str, Any], words: str) -> None:
     right = [choice(i, right=True) for i in range(3)]
     sides(tmp_path, {"a": right}, {"a": right}, only_after=change)
-    line = refused(run)
+    line = rejection(run)
     assert words in line
     assert "allowed: the same on both sides" in line
     assert "fix: " in line
 
 
-def test_other_prompts_are_refused_with_the_place_and_the_reason(tmp_path: Path, run: Run) -> None:
+def test_different_prompts_are_rejected_with_example_and_reason(tmp_path: Path, run: Run) -> None:
     before = [choice(i, right=True) for i in range(4)]
     after = [choice(i, right=True, prompt="" if i else "<user> question 0: <assistant>") for i in range(4)]
     sides(tmp_path, {"a": before}, {"a": after}, only_after={"chat_template_sha": "abc"})
-    line = refused(run)
-    assert "task a: got another prompt (chat template: after only) for 1 of 4 items" in line
+    line = rejection(run)
+    assert "task a: got different prompts (chat template: after only) for 1 of 4 items" in line
     assert "'question 0:' and '<user> question 0: <assistant>'" in line
 
 
-def test_other_gold_answers_are_refused(tmp_path: Path, run: Run) -> None:
+def test_different_gold_answers_are_rejected(tmp_path: Path, run: Run) -> None:
     before = [choice(i, right=True) for i in range(4)]
     after = [*before[:3], before[3] | {"target": "1", "target_hash": lm_eval_logs.digest("1")}]
     sides(tmp_path, {"a": before}, {"a": after})
-    assert "another gold answer for 1 of 4 items, such as '0' and '1'" in refused(run)
+    assert "different gold answers for 1 of 4 items, such as '0' and '1'" in rejection(run)
 
 
-def test_other_choices_are_refused(tmp_path: Path, run: Run) -> None:
+def test_different_choices_are_rejected(tmp_path: Path, run: Run) -> None:
     before = [choice(i, right=True) for i in range(4)]
     other = {**before[0]["arguments"], "gen_args_3": {"arg_0": "question 0:", "arg_1": " pink"}}
     sides(tmp_path, {"a": before}, {"a": [before[0] | {"arguments": other}, *before[1:]]})
-    assert "other texts to score or continue for 1 of 4 items" in refused(run)
+    assert "different texts to score or continue for 1 of 4 items" in rejection(run)
 
 
-def test_other_settings_of_generation_are_refused(tmp_path: Path, run: Run) -> None:
+def test_different_settings_of_generation_are_rejected(tmp_path: Path, run: Run) -> None:
     settings = config("exact_match", output_type="generate_until")
     before, after = ([written(i, right=True, until=until) for i in range(4)] for until in ("\n", "."))
     sides(tmp_path, {"a": before}, {"a": after}, configs={"a": settings})
-    assert "other settings of generation for 4 of 4 items" in refused(run)
+    assert "different settings of generation for 4 of 4 items" in rejection(run)
 
 
-def test_items_of_one_side_are_refused_with_their_numbers(tmp_path: Path, run: Run) -> None:
+def test_items_of_one_side_are_rejected_with_their_counts(tmp_path: Path, run: Run) -> None:
     items = [choice(i, right=True) for i in range(10)]
     sides(tmp_path, {"a": items}, {"a": items[:4]})
-    line = refused(run)
+    line = rejection(run)
     assert "task a: items: got 10 before and 4 after, 4 of them the same" in line
     assert "--limit" in line
 
 
-def test_other_filters_are_refused(tmp_path: Path, run: Run) -> None:
+def test_different_filters_are_rejected(tmp_path: Path, run: Run) -> None:
     settings = config("exact_match", output_type="generate_until")
     before, after = ([written(0, right=True, filter_name=name)] for name in ("strict-match", "flexible-extract"))
     sides(tmp_path, {"a": before}, {"a": after}, configs={"a": settings})
-    assert "task a: filters: got strict-match before and flexible-extract after" in refused(run)
+    assert "task a: filters: got strict-match before and flexible-extract after" in rejection(run)
 
 
-def test_a_task_without_a_mean_over_items_is_refused(tmp_path: Path, run: Run) -> None:
+def test_a_task_without_a_mean_over_items_is_rejected(tmp_path: Path, run: Run) -> None:
     items = [choice(i, right=True, metric="perplexity") | {"perplexity": -1.0} for i in range(3)]
     settings = config(metric_list=[{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}])
     sides(tmp_path, {"a": items}, {"a": items}, configs={"a": settings}, results={"a": {"perplexity,none": math.e}})
-    assert "perplexity left out: its score is no mean over items" in refused(run)
+    assert "perplexity left out: its score is not a mean over items" in rejection(run)
 
 
-def test_what_differs_without_changing_a_question_is_said(tmp_path: Path, run: Run) -> None:
+def test_differences_that_keep_the_questions_have_a_note(tmp_path: Path, run: Run) -> None:
     items = [choice(i, right=True) for i in range(3)]
     other = {"model": "vllm", "model_args": {"pretrained": "tuned"}, "model_dtype": "torch.bfloat16", "batch_size": "8"}
     sides(tmp_path, {"a": items}, {"a": items}, only_after={"lm_eval_version": "0.4.9", "config": other})
@@ -120,17 +120,17 @@ def test_what_differs_without_changing_a_question_is_said(tmp_path: Path, run: R
         assert any(note.startswith(words) for note in notes)
 
 
-def test_sides_that_are_one_model_are_suspected(tmp_path: Path, run: Run) -> None:
+def test_identical_answers_have_a_note(tmp_path: Path, run: Run) -> None:
     items = [choice(i, right=True) for i in range(3)]
     sides(tmp_path, {"a": items}, {"a": items})
-    assert any("are the two sides one model" in note for note in json.loads(run("--json")[1])["notes"])
+    assert any("are both sides the same model" in note for note in json.loads(run("--json")[1])["notes"])
 
 
-def test_answers_drawn_several_times_are_said(tmp_path: Path, run: Run) -> None:
+def test_several_answers_per_item_have_a_note(tmp_path: Path, run: Run) -> None:
     settings = config("exact_match", output_type="generate_until", repeats=3)
     items = [written(i, right=True, repeats=3) for i in range(3)]
     sides(tmp_path, {"a": items}, {"a": items}, configs={"a": settings})
-    assert any("3 answers drawn an item" in note for note in json.loads(run("--json")[1])["notes"])
+    assert any("3 answers per item" in note for note in json.loads(run("--json")[1])["notes"])
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ def test_usage_errors_exit_with_2(tmp_path: Path, run: Run, options: list[str], 
     assert words in err
 
 
-def test_overrides_are_refused_for_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overrides_are_rejected_for_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planted(tmp_path)
     assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "after"), "evaluation.dtype=bfloat16"]) == 2
     assert "neither suites nor overrides" in capsys.readouterr().err
 
 
-def test_overrides_may_stand_behind_options(tmp_path: Path, run: Run) -> None:
-    """They reach the command, which refuses them here for what they are."""
+def test_overrides_may_follow_options(tmp_path: Path, run: Run) -> None:
+    """They reach the command, which rejects them as overrides of samples."""
     planted(tmp_path)
     code, _, err = run("--margin", "0.1", "evaluation.dtype=bfloat16")
     assert code == 2
@@ -167,14 +167,14 @@ def test_overrides_may_stand_behind_options(tmp_path: Path, run: Run) -> None:
         run("--margin", "0.1", "stray")
 
 
-def test_a_model_beside_samples_is_refused(tmp_path: Path, run: Run) -> None:
+def test_a_model_and_samples_are_rejected(tmp_path: Path, run: Run) -> None:
     planted(tmp_path)
     (tmp_path / "after" / "config.json").write_text("{}")
-    line = refused(run)
-    assert "got lm-eval's samples before and a model after" in line
+    line = rejection(run)
+    assert "got lm-eval samples before and a model after" in line
 
 
-def test_what_is_neither_is_refused(tmp_path: Path, run: Run) -> None:
+def test_a_side_that_is_neither_is_rejected(tmp_path: Path, run: Run) -> None:
     planted(tmp_path)
     assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "nothing")]) == 2
     (tmp_path / "nothing").mkdir()
