@@ -55,7 +55,7 @@ def test_the_file_map_names_every_file_of_the_package() -> None:
 
 def test_the_architecture_names_places_that_exist() -> None:
     """Outside the package it names every configuration group, and nothing that does not exist."""
-    text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Beside the package:")[2]
+    text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Outside the package:")[2]
     places = {line.split()[0] for line in text.splitlines() if line and not line.startswith("`")}
     assert {f"conf/{path.name}/" for path in (ROOT / "conf").iterdir() if path.is_dir()} <= places
     for place in places - {"results/"}:  # output only: absent in a clean clone

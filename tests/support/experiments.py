@@ -128,14 +128,14 @@ def write_baselines(experiment: ExperimentWriter, model: str, before: Sequence[T
 
 
 def counts(volume: int, **changes: Any) -> Counts:
-    """Return totals of 8 rows a step, 10 tokens a row of which 4 have a loss of 1.5 nats."""
+    """Return totals of 8 rows a step, 10 tokens a row, 4 with loss."""
     values: dict[str, Any] = {"step": volume // 8, "targets": 4 * volume, "nats": 6.0 * volume, "flops": 1e6 * volume, "seconds": 2.0}
     tokens = {"trained_tokens": 10 * volume, "supervised_tokens": 4 * volume}
     return Counts(**(values | tokens | changes))
 
 
 def write_point(experiment: ExperimentWriter, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
-    """Write a point with 8 rows a step and 10 tokens a row, 4 with a loss."""
+    """Write a point with the totals of ``counts``."""
     values: dict[str, Any] = {
         "run_id": run_id,
         "volume": volume,
