@@ -40,7 +40,9 @@ process has it. ``lost``: another process has followed, since the heartbeats cam
 
 WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
 
-_stop = threading.Event()
+_requests: list[bool] = []
+"""Requests to stop this process. A list, since signal handlers fill it: an Event takes a lock, and a
+signal that arrives while the same thread holds that lock would make it wait for itself for ever."""
 
 
 def stop_soon() -> None:
@@ -48,12 +50,12 @@ def stop_soon() -> None:
 
     Safe in signal handlers.
     """
-    _stop.set()
+    _requests.append(True)
 
 
 def go_on() -> None:
     """Clear a request to stop, before other work begins."""
-    _stop.clear()
+    _requests.clear()
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Reporter:
         return self.name, self.finished, self.total
 
     def _maybe_stop(self) -> None:
-        if _stop.is_set() or self.lost.is_set():
+        if _requests or self.lost.is_set():
             raise Interrupted
 
 
@@ -365,7 +367,10 @@ def _pulled(worker: Worker, states: UnitStates, units: Sequence[Unit]) -> Iterat
 
 def _pause(seconds: float) -> None:
     """Wait. Raises Interrupted once asked to stop."""
-    if _stop.wait(seconds):
+    end = time.monotonic() + seconds
+    while not _requests and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, WAIT_SECONDS))  # no signal cuts a sleep short
+    if _requests:
         raise Interrupted
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,6 +123,32 @@ def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[
     assert mine.experiment.failure("a") is None
     assert UnitStates(mine.experiment, mine.claims).of(UNIT) == "pending"
     assert mine.claims.history("a")[0].stage == "train"
+
+
+def test_a_request_to_stop_may_come_in_the_middle_of_another(mine: Worker) -> None:
+    """A job is told twice within microseconds: Slurm signals each of its processes, and the first hands the signal on."""
+
+    def again(*_: Any) -> Any:  # called at every line, which is where a handler may run
+        worker.stop_soon()
+        return again
+
+    def ask() -> None:
+        sys.settrace(again)
+        worker.stop_soon()
+
+    asks = threading.Thread(target=ask, daemon=True)
+    asks.start()
+    asks.join(10)
+    assert not asks.is_alive()
+
+
+def test_a_worker_that_waits_stops_as_well(mine: Worker) -> None:
+    """A signal that comes during a pause ends it early."""
+    threading.Timer(0.1, worker.stop_soon).start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        worker._pause(60)
+    assert time.monotonic() - began < 10
 
 
 def test_a_run_measured_in_part_is_final_for_this_sweep_only(mine: Worker, does: Callable[[Does], None]) -> None:

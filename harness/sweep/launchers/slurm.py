@@ -187,11 +187,11 @@ def carry(folder: Path, sweep_id: str, requeues: int) -> None:
         requeues: most restarts of this job.
     """
     logging.getLogger("submitit").propagate = False  # it has a handler of its own
-    told: list[int] = []
+    signals: list[int] = []
     working: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, _: FrameType | None) -> None:
-        told.append(number)
+        signals.append(number)
         for process in working:
             process.send_signal(number)
 
@@ -200,38 +200,40 @@ def carry(folder: Path, sweep_id: str, requeues: int) -> None:
     signal.signal(signal.SIGUSR2, stop)
     short = 0
     with display() as progress:
-        while not told and short < MOST_SHORT:
+        while not signals and short < MOST_SHORT:
             began = time.monotonic()
             command = [sys.executable, "-m", "harness.sweep.launchers.slurm", str(folder), sweep_id]
             with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
                 working[:] = [process]
+                for number in signals:  # signals that came while it started
+                    process.send_signal(number)
                 status = process.wait()
             if status == 0:
                 return
             if status > 0 and status not in {INTERRUPTED, SICK}:
                 raise SystemExit(status)  # its log says why
             short = short + 1 if time.monotonic() - began < SHORT_SECONDS else 0
-            if not told:
+            if not signals:
                 how = "had an error on its GPU" if status == SICK else f"was killed by signal {-status}"
                 progress.say(f"the working process {how}; another one continues")
-        if told and may_go_on(told):
+        if signals and may_go_on(signals):
             requeue(requeues, progress)
         raise SystemExit(1)  # not done; submitit writes no result
 
 
 def main() -> None:
     """Work in a job's child process: ``python -m harness.sweep.launchers.slurm FOLDER SWEEP``."""
-    told = threading.Event()
+    signals: list[int] = []
     signal.signal(signal.SIGCONT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda *_: told.set())  # until there is something to stop
+        signal.signal(number, lambda number, _: signals.append(number))  # until there is something to stop
     threading.Thread(target=_leave_with_job, daemon=True).start()
     quiet_libraries()
     from harness.sweep import worker
 
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda *_: worker.stop_soon())
-    if told.is_set():
+    if signals:
         worker.stop_soon()
     with display() as progress:
         try:
@@ -249,7 +251,7 @@ def _leave_with_job() -> None:
     os._exit(1)
 
 
-def may_go_on(told: Collection[int]) -> bool:
+def may_go_on(signals: Collection[int]) -> bool:
     """Return whether this job must queue again after these signals.
 
     SIGUSR2 means that the time limit is near. SIGTERM means that the job is cancelled, which is
@@ -257,7 +259,7 @@ def may_go_on(told: Collection[int]) -> bool:
     count as completed if it ended without queueing again.
     """
     state = ask("squeue", "--noheader", f"--jobs={job_id()}", "--format=%T")
-    return state.strip() == "RUNNING" if state is not None else signal.SIGUSR2 in told
+    return state.strip() == "RUNNING" if state is not None else signal.SIGUSR2 in signals
 
 
 def requeue(requeues: int, progress: Progress) -> None:
