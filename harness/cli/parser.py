@@ -93,14 +93,14 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
     sweep = _add(
         commands,
         "sweep",
-        "run every point of an experiment",
+        "run every point of an experiment, or of axes of your own",
         "Every point is checked before anything starts. Finished runs are not repeated; rerun the same command to resume.",
     )
-    _add_overrides(sweep, "experiment=NAME, and overrides; key=a,b,c is an axis, launcher=slurm uses a cluster")
+    _add_overrides(sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, launcher=slurm uses a cluster")
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
     plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
-    _add_overrides(plan, "experiment=NAME, and overrides as for sweep")
+    _add_overrides(plan, "experiment=NAME or name=NAME, and overrides as for sweep")
     _add_json(plan)
 
     status = _add(commands, "status", "show the progress of an experiment's last sweep", "It works wherever the sweep runs.")
@@ -109,7 +109,7 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
     status.add_argument("--watch", action="store_true", help="repeat every few seconds until the sweep is over")
 
     prefetch = _add(commands, "prefetch", "download everything that a sweep needs", "It then checks that each part loads offline.")
-    _add_overrides(prefetch, "experiment=NAME, and overrides as for sweep")
+    _add_overrides(prefetch, "experiment=NAME or name=NAME, and overrides as for sweep")
     prefetch.add_argument("--check", action="store_true", help="only check; download nothing")
 
 

@@ -136,7 +136,7 @@ def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFix
     assert_rejected(["table", "absent"], ["absent"], capsys)
     assert_rejected(["report", "absent"], ["absent"], capsys)
     assert_rejected(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
-    assert_rejected(["sweep"], ["no experiment", "tiny"], capsys)
+    assert_rejected(["sweep"], ["neither an experiment nor a name", "tiny"], capsys)
     assert_rejected(["list", "modles"], ["modles", "model"], capsys)
 
 
