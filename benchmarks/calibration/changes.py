@@ -1,4 +1,4 @@
-"""Verdicts and intervals of changes on planted experiments: nulls, a planted loss, and what the intervals cover."""
+"""Verdicts, power and coverage of changes on planted experiments."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ SIZES = [200, 200, 100, 100]
 
 MOST_FALSE = 0.065
 LEAST_COVERED = 0.93
-"""What is promised of 5% tests and of 95% intervals."""
+"""Promises of 5% tests and of 95% intervals."""
 
 _BATCH = 250
 
 NULL = Declared(headline="probe", margin=1e-9)
-"""A margin of all but 0, so that no false call hides behind ``kept``."""
+"""Declarations with a margin of almost 0, so that ``kept`` does not hide false calls."""
 
 
 def found(
     name: str, world: World, sizes: Sequence[int], change: float, seeds: int, count: int, declared: Declared = NULL
 ) -> Iterator[pd.DataFrame]:
-    """Yield the findings of so many planted cells, some at a time.
+    """Yield the findings of ``count`` planted cells, in batches.
 
-    One seed has no seeds' part: nothing could see it.
+    With one seed, seeds do not vary, since one seed cannot show it.
     """
     world = replace(world, seeds=0.0 if seeds == 1 else world.seeds)
     for start in range(0, count, _BATCH):
@@ -56,10 +56,10 @@ NULLS = {
     "all seeds move the same items": World(alike=1.0),
     "seeds vary by far more than items": World(seeds=0.4),
 }
-"""Worlds without any change, as a mean over items and seeds."""
+"""Worlds without a mean change over items and seeds."""
 
 OF_SEEDS = ("all seeds move the same items", "seeds vary by far more than items")
-"""Worlds that are the first one where there is one seed."""
+"""Worlds that equal the first one if there is one seed."""
 
 COVERED = {
     "600 items of 4 tasks": (World(), SIZES, -LOSS),
@@ -73,7 +73,10 @@ COVERED = {
 
 
 def nulls(count: int, seeds: Sequence[int] = SEEDS, kinds: Sequence[str] = tuple(NULLS)) -> list[Seen]:
-    """Nothing changes: how often is a headline, or any of four tasks after Holm, called lost or gained?"""
+    """Return the share of headlines and of families of tasks falsely called lost or gained.
+
+    Nothing changes in the planted worlds. A family is four tasks, adjusted by Holm.
+    """
     seen = []
     for name, k in product(kinds, seeds):
         if k == 1 and name in OF_SEEDS:
@@ -88,7 +91,10 @@ def nulls(count: int, seeds: Sequence[int] = SEEDS, kinds: Sequence[str] = tuple
 
 
 def hidden_seeds(count: int) -> list[Seen]:
-    """What intervals over items alone cannot see: one seed, and seeds that vary."""
+    """Return the share of false calls with one seed where seeds vary.
+
+    Intervals over items alone cannot show the variation between seeds.
+    """
     planted = Planted()
     for number in range(count):
         before, after = answers(stream(number, "calibration", "hidden"), World(), SIZES, [0.0], count=1)
@@ -100,7 +106,10 @@ def hidden_seeds(count: int) -> list[Seen]:
 
 
 def power(count: int, seeds: Sequence[int] = SEEDS) -> list[Seen]:
-    """Plant a loss that the findings of a pilot call detectable, and one of LOSS: are they found as often as is promised?"""
+    """Return the share of planted losses found, for a detectable loss and for LOSS.
+
+    The detectable loss is that of a pilot's findings.
+    """
     seen = []
     for k in seeds:
         pilot = _headlines("pilot", -LOSS, k, min(count, 400))
@@ -125,7 +134,7 @@ def _median(rows: pd.DataFrame, name: str) -> float:
 
 
 def promised_power(stderr: float, freedom: float, effect: float) -> float:
-    """Return P(T > t) of a noncentral t: what a two-sided 5% test finds of an effect."""
+    """Return P(T > t) of a noncentral t, the power of a two-sided 5% test."""
     bar = distributions.t.ppf(0.975, freedom)
     return (
         float(distributions.nct.sf(bar, freedom, effect / stderr))
@@ -135,7 +144,7 @@ def promised_power(stderr: float, freedom: float, effect: float) -> float:
 
 
 def coverage(count: int, seeds: Sequence[int] = SEEDS, kinds: Sequence[str] = tuple(COVERED)) -> list[Seen]:
-    """Plant a loss: how often does the 95% interval of the change hold it?"""
+    """Return the share of 95% intervals of the change that contain a planted loss."""
     seen = []
     for name, k in product(kinds, seeds):
         world, sizes, change = COVERED[name]
@@ -148,7 +157,10 @@ def coverage(count: int, seeds: Sequence[int] = SEEDS, kinds: Sequence[str] = tu
 
 
 def chance_adjusted(count: int) -> list[Seen]:
-    """Known or guessed items with 2 to 5 choices: how often does the interval of forgetting beyond chance hold the truth?"""
+    """Return the coverage of the interval of forgetting beyond chance.
+
+    Items with 2 to 5 choices are known or guessed.
+    """
     seen = []
     for n in (50, 200, 1000):
         choices = np.resize([2, 3, 4, 5], n)
@@ -187,7 +199,10 @@ def _true_forgetting(choices: np.ndarray, known: float, lost: float, guess: floa
 
 
 def gate(count: int) -> list[Seen]:
-    """A true change of exactly −max_loss: how often is the 90% interval wholly on one side of it?"""
+    """Return the share of gates decided at a true change of exactly −max_loss.
+
+    A gate is decided if the 90% interval is entirely on one side of −max_loss.
+    """
     seen = []
     for n in (100, 500, 2000):
         below = above = 0

@@ -1,10 +1,10 @@
-"""Do fits of laws recover what was planted, and do their 90% intervals cover it? Sweeps with known law, noise and seeds; a Markdown table.
+"""Recovery of planted laws by fits, and coverage of their 90% intervals.
 
-``python -m benchmarks.calibration.fits [--quick] [--sweeps N]``. A run (size, share of old data,
-seed) has an effect of its own that all of its volumes share, and each point errs over items. Items
-err alike at volumes next to each other (correlation ALONG a doubling), half of it at all sizes
-alike; how far the seeds' items err alike is the world's ``shared``. Nothing here is read from a
-results folder.
+``python -m benchmarks.calibration.fits [--quick] [--sweeps N]`` prints a Markdown table. A run
+(size, share of old data, seed) has an effect that all of its volumes share, and each point has an
+error over items. The errors of neighbouring volumes are correlated (ALONG per doubling), and half
+of their variance is common to all sizes. The share common to all seeds is the world's ``shared``.
+No results folder is read.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ AT_LEAST = 0.85
 
 @dataclass(frozen=True)
 class World:
-    """What varies: runs by ``runs``, points of their own by ``own``, both by no item.
+    """Standard deviations of the planted sweeps.
 
-    Points over items by ``items``, as said by stderr.
+    Attributes:
+        name: name of the world.
+        runs: effect of a run.
+        own: error of each point that is not due to items.
+        items: error of each point over items, which is its stderr.
+        shared: share of the items' variance that is common to all seeds.
     """
 
     name: str
@@ -56,7 +61,7 @@ WORLDS = [
 
 @dataclass(frozen=True)
 class Planted:
-    """A law with its parameters, on sweeps of some sizes and shares of old data."""
+    """A law with its parameters, and sizes and shares of old data."""
 
     law: str
     name: str
@@ -76,7 +81,10 @@ PLANTED = [
 
 
 def design(planted: Planted, seeds: int) -> pd.DataFrame:
-    """Return the points of a sweep, without what is measured there: its seeds, and one seed and volume more, to be predicted."""
+    """Return the points of a sweep without responses.
+
+    They include one more seed and one more volume, which are predicted.
+    """
     runs = [(size, fraction, seed) for size in planted.sizes for fraction in planted.fractions for seed in range(seeds + 1)]
     rows = [(f"{size}-{fraction}-{seed}", seed, size, fraction, volume) for size, fraction, seed in runs for volume in (*VOLUMES, NEW)]
     found = pd.DataFrame(rows, columns=["run_id", "seed", "params_total", "inject_fraction", "volume"])
@@ -91,7 +99,7 @@ def design(planted: Planted, seeds: int) -> pd.DataFrame:
 
 
 def curve(planted: Planted, at: pd.DataFrame) -> np.ndarray:
-    """Return the law at points, written out here a second time."""
+    """Return the law at points, by formulas independent of the harness."""
     of = {"B": 0.0} | planted.parameters
     if planted.law == "power":
         found = of["c"] * at["volume"] ** of["k"]
@@ -108,7 +116,7 @@ def curve(planted: Planted, at: pd.DataFrame) -> np.ndarray:
 
 
 def measured(at: pd.DataFrame, truth: np.ndarray, world: World, draw: np.random.Generator) -> pd.DataFrame:
-    """Return the points with effects of runs, noise of points, and what their items err by."""
+    """Return the points with effects of runs, noise and errors over items."""
     run, names = pd.factorize(at["run_id"])
     moved = world.runs * draw.normal(size=len(names))[run] + world.own * draw.normal(size=len(at))
     common = np.sqrt(0.5) * (_along(at, np.zeros(len(at), dtype=int), draw) + _along(at, pd.factorize(at["params_total"])[0], draw))
@@ -118,7 +126,10 @@ def measured(at: pd.DataFrame, truth: np.ndarray, world: World, draw: np.random.
 
 
 def _along(at: pd.DataFrame, of: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Return for each point the value of its series, one for each number in ``of``, that goes from volume to volume; variance 1."""
+    """Return for each point the value of its autocorrelated series over volumes.
+
+    ``of`` has the number of each point's series. The variance is 1.
+    """
     steps = draw.normal(size=(int(of.max()) + 1, len(VOLUMES) + 1))
     for i in range(1, steps.shape[1]):
         steps[:, i] = ALONG * steps[:, i - 1] + np.sqrt(1.0 - ALONG**2) * steps[:, i]
@@ -126,13 +137,11 @@ def _along(at: pd.DataFrame, of: np.ndarray, draw: np.random.Generator) -> np.nd
 
 
 def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[dict[str, object]]:
-    """Fit planted sweeps.
+    """Fit planted sweeps, and return one row per parameter and one for a new run.
 
-    Return a row a parameter, and one for a new run at twice the largest volume, measured on the
-    same items.
-
-    ``estimate`` is the median, ``coverage`` the share of intervals that hold the truth, ``without``
-    counts fits without an interval.
+    The new run is at twice the largest volume, on the same items. ``estimate`` is the median,
+    ``coverage`` the share of intervals that contain the truth, and ``without`` the number of fits
+    without an interval.
     """
     at = design(planted, seeds)
     truth, draw = curve(planted, at), stream(0, "calibration", planted.name, world.name, str(seeds))
@@ -164,7 +173,10 @@ def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[di
 
 
 def false_support(law: str, count: int, sweeps: int) -> float:
-    """Return the share of constants of which a law is said to be supported: as many runs of one point each, without stderr."""
+    """Return the share of constants for which a law is called supported.
+
+    There are ``count`` runs of one point each, without stderr.
+    """
     draw, places = stream(0, "calibration", "few points", law, str(count)), np.arange(count)
     at = pd.DataFrame({"volume": 64.0 * 2.0**places, "finetune_loss": 2.0 - places / (count - 1), "kl": 0.1 * 1.6**places})
     flat = (at.assign(forgetting=0.05 + 0.01 * draw.normal(size=count), run_id=places) for _ in range(sweeps))
@@ -172,7 +184,7 @@ def false_support(law: str, count: int, sweeps: int) -> float:
 
 
 def false_support_of_cells(seeds: int, sweeps: int) -> float:
-    """Return the share of cells without any trend, with effects of runs, of which ``power`` is said to be supported."""
+    """Return the share of cells without a trend for which ``power`` is called supported."""
     at, draw = design(PLANTED[0], seeds), stream(0, "calibration", "constant", str(seeds))
     cell = at[(at["seed"] < seeds) & (at["volume"] < NEW)]
     flat = np.full(len(cell), 0.05)
@@ -184,7 +196,7 @@ def false_support_of_cells(seeds: int, sweeps: int) -> float:
 def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:
     """Return the table of all laws, worlds and numbers of seeds.
 
-    ``quick``: 40 sweeps of the laws of two parameters.
+    With ``quick``, it has 40 sweeps of the laws with two parameters.
     """
     laws, sweeps = ([one for one in PLANTED if len(one.parameters) == 2], 40) if quick else (PLANTED, sweeps)
     counts, worlds = (SEEDS[1:2], [WORLDS[0], WORLDS[3]]) if quick else (SEEDS, WORLDS)
@@ -192,7 +204,7 @@ def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:
 
 
 def promises(found: pd.DataFrame) -> list[Seen]:
-    """Return what ``rows`` found beside what is promised: that of the 90% intervals at least AT_LEAST hold the truth."""
+    """Return the promises of rows: coverage of at least AT_LEAST."""
     names = ["law", "world", "parameter", "seeds", "coverage", "sweeps"]
     return [
         Seen(what="90% interval holds", planted=f"{law}: {parameter}, {world}; {seeds} seeds", share=share, count=count, least=AT_LEAST)
@@ -201,7 +213,7 @@ def promises(found: pd.DataFrame) -> list[Seen]:
 
 
 def markdown(found: pd.DataFrame, *, quick: bool = False) -> str:
-    """Return what ``rows`` found as Markdown: coverage by law, world, parameter and seeds, and how often a constant is taken for a law."""
+    """Return the rows as Markdown, with a table of constants taken for a law."""
     used = int(found["sweeps"].iloc[0])
     counts = sorted(found["seeds"].unique())
     chance = f"of {used} sweeps, chance alone moves a share of 90% by {_error(used):.1f} points"
@@ -223,7 +235,7 @@ def _error(sweeps: int) -> float:
 
 
 def _wrong(sweeps: int, *, quick: bool) -> list[str]:
-    """Return a table of how often a constant is taken for a law."""
+    """Return a table of the share of constants taken for a law."""
     few = FEW[:2] if quick else FEW
     lines = [f"Said to be supported where forgetting is constant, of {sweeps} sets of points (one a run, no stderr):", ""]
     lines += ["| law | " + " | ".join(f"{count} points" for count in few) + " |", "|---|" + "--:|" * len(few)]
@@ -235,10 +247,7 @@ def _wrong(sweeps: int, *, quick: bool) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table.
-
-    Exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors.
-    """
+    """Print the table; return 1 if a promise fails by more than three standard errors."""
     start = time.process_time()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few laws and 40 sweeps")

@@ -1,4 +1,4 @@
-"""Forgetting at equal gain on planted pairs of methods: how often does the interval hold the true difference?"""
+"""Coverage of the interval of forgetting at equal gain, on planted pairs of methods."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PAIRS: dict[str, dict[str, Curve]] = {
     "gain that falls at last": {"full": ((0.3, 0.6, 0.45), (0.05, 0.15, 0.3)), "lora": ((0.1, 0.3, 0.5), (0.01, 0.04, 0.08))},
     "little gain": {"full": ((0.05, 0.1, 0.15), (0.02, 0.05, 0.1)), "lora": ((0.03, 0.06, 0.1), (0.01, 0.02, 0.04))},
 }
-"""Gains and losses at VOLUMES."""
+"""Pair → method → gains and losses at VOLUMES."""
 
 WHAT = "95% interval holds the difference at equal gain"
 DECLARED = Declared(headline="probe")
 
 
 def at_equal_gain(count: int, seeds: Sequence[int] = (1, 3, 5, 8), pairs: Sequence[str] = tuple(PAIRS)) -> list[Seen]:
-    """Plant pairs of methods and compare them at equal gain, over the shares of the range that the analysis states.
+    """Plant pairs of methods and return the coverage of their comparison at equal gain.
 
-    The truth is the difference of the true paths at the level that the analysis chose.
+    The truth is the difference of the true paths at the gain that the analysis chose.
     """
     seen = []
     for name, k in product(pairs, seeds):
@@ -55,9 +55,9 @@ def at_equal_gain(count: int, seeds: Sequence[int] = (1, 3, 5, 8), pairs: Sequen
 
 
 def _add(planted: Planted, name: str, seeds: int, number: int) -> None:
-    """Add a pair: both tunings are asked the same items.
+    """Add a pair of methods, both measured on the same items.
 
-    A seed moves target and probe of a method together.
+    A seed moves the target and the probe of a method together.
     """
     world = World(seeds=0.0 if seeds == 1 else 0.1)
     for tuning, curve in PAIRS[name].items():
@@ -75,7 +75,7 @@ def _add(planted: Planted, name: str, seeds: int, number: int) -> None:
 def forgetting(curve: Curve, gain: float) -> float:
     """Return the true forgetting where a true path first reaches a gain.
 
-    At its largest gain beyond that.
+    Beyond its largest gain, return that at its largest gain.
     """
     gains, losses = np.array([0.0, *curve[0]]), np.array([0.0, *curve[1]])
     upper = int(np.argmax(gains >= gain)) or int(np.argmax(gains))

@@ -1,14 +1,15 @@
-"""Planted experiments: items whose true change is known, put before the analysis as a real experiment's are.
+"""Planted experiments: items with a known true change, in the form of a real experiment.
 
 An item has a difficulty d ~ N(0, 1) and is right before where d < Φ⁻¹(p). After training with seed
 s it is right where
 
-    ρ d + √(1 − ρ²) (√ω e_i + √(1 − ω) e_si) < √(1 + τ²) Φ⁻¹(p + change) + τ A_s,     e, A ~ N(0, 1),
+    ρ d + √(1 − ρ²) (√ω e_i + √(1 − ω) e_si) < √(1 + τ²) Φ⁻¹(p + change) + τ A_s,     e, A ~ N(0,
+    1),
 
-so that over items and seeds the share of right items changes by exactly ``change``, whatever ρ (how
-far an item keeps its answer), ω (how far all seeds move the same items) and τ (how far a seed moves
-all items, of all tasks). With clusters, difficulties and moves are alike within a cluster: half of
-their variance is the cluster's.
+so that over items and seeds the share of right items changes by exactly ``change``, for any values
+of ρ (correlation of an item's answers before and after), ω (share of the moves that is common to
+all seeds) and τ (size of a seed's move of all items of all tasks). With clusters, half of the
+variance of difficulties and moves is the cluster's.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How items and seeds vary.
+    """Variation of items and seeds.
 
     Attributes:
         right: p, the share of items that are right before.
-        kept: ρ; alike: ω; seeds: τ, in standard deviations of difficulty.
-        cluster: items of a cluster; 1: items are independent.
+        kept: ρ.
+        alike: ω.
+        seeds: τ, in standard deviations of difficulty.
+        cluster: number of items in a cluster; 1: items are independent.
     """
 
     right: float = 0.6
@@ -60,17 +63,17 @@ def answers(
 
     Args:
         draw: random numbers.
-        world: how they vary.
-        sizes: items of each task.
-        changes: the true change at each volume; the items and seeds that move early stay moved.
-        count: of seeds.
+        world: variation of items and seeds.
+        sizes: number of items of each task.
+        changes: true change at each volume; items and seeds keep their moves over volumes.
+        count: number of seeds.
         seeds: A_s, shape (count,); None: drawn.
-        asked: random numbers of the difficulties, where they have their own: the same items for
-            several methods.
+        asked: separate random numbers for the difficulties, so that several methods have the same
+            items.
 
     Returns:
-        Before: of each task 0/1, shape (n,). After: of each volume, of each task 0/1, shape (count,
-            n).
+        Before: for each task 0/1, shape (n,). After: for each volume and task 0/1, shape
+        (count, n).
     """
     shift = world.seeds * (draw.normal(size=count) if seeds is None else seeds)
     bars = [np.sqrt(1 + world.seeds**2) * special.ndtri(world.right + change) + shift for change in changes]
@@ -96,12 +99,14 @@ def _items(draw: np.random.Generator, shape: tuple[int, ...], world: World) -> F
 
 @dataclass
 class Planted:
-    """An experiment of planted cells: its tidy table, and its changes item by item, as ``Changes`` gives them.
+    """An experiment of planted cells, with tidy table and item changes like ``Changes``.
 
     Attributes:
-        cluster: items of a cluster.
-        tested: whether rows of cells of one seed have an interval and a p-value, as the findings
-            take them from the table.
+        cluster: number of items in a cluster.
+        tested: whether rows of cells with one seed have an interval and a p-value, which findings
+            take from the table.
+        rows: rows of the table.
+        known: item changes by run, volume, suite and task.
     """
 
     cluster: int = 1
@@ -110,7 +115,10 @@ class Planted:
     known: dict[tuple[str, int, str, str], TaskChange] = field(default_factory=dict)
 
     def add(self, model: str, tuning: str, volume: int, suite: str, role: str, before: Sequence[Floats], after: Sequence[Floats]) -> None:
-        """Add one suite of one cell at one volume: tasks t0, t1, … before, shape (n,), and after, shape (seeds, n)."""
+        """Add one suite of a cell at a volume, with tasks t0, t1, ….
+
+        Tasks have shape (n,) before and (seeds, n) after.
+        """
         seeds = len(after[0])
         for seed in range(seeds):
             run_id = f"{model}-{tuning}-{seed}"
@@ -135,7 +143,7 @@ class Planted:
         return Items("planted", names, names, values, np.ones(len(values)), names, clusters=None if self.cluster == 1 else clusters)
 
     def get(self, run_id: str, volume: int, suite: str, task: str) -> TaskChange | None:
-        """Stand in for ``Changes.get``."""
+        """Return the changes of a task's items, like ``Changes.get``."""
         return self.known.get((run_id, volume, suite, task))
 
     def table(self) -> pd.DataFrame:
@@ -159,15 +167,25 @@ _LABELS: dict[str, Any] = {
 
 
 def _numbers(pairs: Sequence[Pair], *, alone: bool) -> dict[str, Any]:
-    """Return the columns of a row that its items give.
+    """Return the columns of a row that follow from its items.
 
-    Of several seeds the findings read no interval from the table.
+    With several seeds they have no interval, since findings do not read it.
     """
     if alone:
         found = change(pairs)
         low, high = found.interval
-        names = ["n", "before", "delta", "lost", "gained", "p_value", "p_mid"]
-        return {name: getattr(found, name) for name in names} | {"value": found.after, "delta_low": low, "delta_high": high}
+        return {
+            "n": found.n,
+            "before": found.before,
+            "delta": found.delta,
+            "lost": found.lost,
+            "gained": found.gained,
+            "p_value": found.p_value,
+            "p_mid": found.p_mid,
+            "value": found.after,
+            "delta_low": low,
+            "delta_high": high,
+        }
     moved = [pair.differences.values for pair in pairs]
     before = float(np.mean([pair.before.values.mean() for pair in pairs]))
     delta = float(np.mean([values.mean() for values in moved]))

@@ -1,4 +1,4 @@
-"""`make calibrate`: plant experiments, analyse them as real ones are, and write into METHOD.md how often the analysis was right."""
+"""`make calibrate`: analyse planted experiments and write the results into METHOD.md."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
 ITEMS, FITS = "calibration", "calibration of fits"
-"""What stands in the marks of each table in METHOD.md."""
+"""Names in the marks of the tables in METHOD.md."""
 
 Part = tuple[str, Callable[[], list[Seen]]]
 
 
 def full() -> list[Part]:
-    """Return everything, with 2,000 planted nulls of each kind."""
+    """Return all parts, with 2,000 planted nulls of each kind."""
     return [
         ("nulls", lambda: changes.nulls(2000)),
         ("a seed that is not seen to vary", lambda: changes.hidden_seeds(500)),
@@ -32,7 +32,7 @@ def full() -> list[Part]:
 
 
 def quick() -> list[Part]:
-    """Return a few of each, for seconds."""
+    """Return small parts that take seconds."""
     return [
         ("nulls", lambda: changes.nulls(60, seeds=(3,), kinds=("items and seeds vary", "items in clusters of 4"))),
         ("power", lambda: changes.power(60, seeds=(8,))),
@@ -44,7 +44,7 @@ def quick() -> list[Part]:
 
 
 def carried_out(parts: Sequence[Part]) -> Iterator[Seen]:
-    """Yield what was seen, and say on standard error how far it is."""
+    """Yield the results of the parts, with progress on standard error."""
     for name, part in parts:
         started = time.monotonic()
         found = part()
@@ -53,7 +53,7 @@ def carried_out(parts: Sequence[Part]) -> Iterator[Seen]:
 
 
 def written(text: str, table: str, name: str) -> str:
-    """Return METHOD.md's text with a table between the marks of that name."""
+    """Return METHOD.md's text with the table between the marks of a name replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, rest = text.split(begin)
     return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
@@ -68,10 +68,7 @@ def _put(table: str, name: str, *, write: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the calibration.
-
-    Exit with 1 where a promise does not hold by more than three Monte-Carlo standard errors.
-    """
+    """Run the calibration; return 1 if a promise fails by more than three standard errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each, for seconds; nothing is written")
     parser.add_argument("--only", choices=["items", "fits"], help="changes, verdicts and comparisons, or fits of laws")

@@ -1,4 +1,4 @@
-"""What a calibration found, beside what was promised."""
+"""Results of a calibration, compared with promises."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A share of planted experiments, and the bounds it was promised to keep.
+    """A share of planted experiments, with its promised bounds.
 
     Attributes:
-        what: is promised.
-        planted: what was planted.
-        share: of the planted experiments, in 0..1.
-        count: planted experiments.
-        least, most: the promise; None where nothing is promised, and the number is for the reader.
-        remark: whatever else there is to know.
+        what: the quantity.
+        planted: description of the planted experiments.
+        share: share of the planted experiments, in 0..1.
+        count: number of planted experiments.
+        least, most: promised bounds; None where nothing is promised.
+        remark: remark for the reader.
     """
 
     what: str
@@ -30,12 +30,15 @@ class Seen:
 
     @property
     def error(self) -> float:
-        """Monte-Carlo standard error of the share, as if it stood at the nearest bound where it is 0 or 1."""
+        """Monte-Carlo standard error of the share.
+
+        A share of 0 or 1 counts as half an experiment away from it.
+        """
         share = min(max(self.share, 0.5 / self.count), 1 - 0.5 / self.count)
         return math.sqrt(share * (1 - share) / self.count)
 
     def holds(self, errors: float = 0.0) -> bool:
-        """Say whether the promise is kept, but for so many Monte-Carlo standard errors."""
+        """Return whether the promise is kept within a number of standard errors."""
         slack = errors * self.error
         return (self.least is None or self.share >= self.least - slack) and (self.most is None or self.share <= self.most + slack)
 
@@ -44,7 +47,7 @@ HEADER = ["what", "planted", "promised", "seen", "of", "holds", "remark"]
 
 
 def markdown(found: Iterable[Seen]) -> str:
-    """Return a Markdown table of what was seen."""
+    """Return the results as a Markdown table."""
     rows: list[Sequence[str]] = [HEADER, ["---", "---", "---", "--:", "--:", "---", "---"], *map(_cells, found)]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 

@@ -48,7 +48,7 @@ class Composed:
         values: plain values; group members are not built yet.
         chosen: the member of each group.
         raw: values as the user typed them, by key.
-        sweeper: ``params``, ``zip`` and ``exclude`` of the experiment.
+        sweeper: ``arms``, ``params``, ``zip`` and ``exclude`` of the experiment.
     """
 
     values: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import re
@@ -153,9 +154,23 @@ def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
         for folder in sorted({file.parent for file in root.rglob("*.yaml") if defines.search(file.read_text(encoding="utf-8"))}):
             digest = hashlib.sha256()
             for part in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-                digest.update(part.relative_to(folder).as_posix().encode() + b"\0" + part.read_bytes())
+                digest.update(part.relative_to(folder).as_posix().encode() + b"\0" + _content(part))
             hashes[folder.name] = digest.hexdigest()[:16]
     return hashes
+
+
+def _content(file: Path) -> bytes:
+    """Return what a task's file says: of Python, the code without docstrings and places of our modules."""
+    content = file.read_bytes()
+    if file.suffix != ".py":
+        return content
+    tree = ast.parse(content)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "harness":
+            node.module = "harness"
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree).encode()
 
 
 def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.findings import contrasts, equal_gain, finding_columns, frontier, paths, sequences
-from harness.analysis.fits import fitting, laws
+from harness.analysis.fits import fitting, judging, laws
 from harness.analysis.statistics import detectable, metrics, multiple, stats, two_level
 from harness.analysis.table import columns
 
@@ -18,30 +18,30 @@ WORKED = re.findall(r"^\| `(.+?)` \| (\S+) \| (.+?) \|$", TEXT.split("## 14. Wor
 
 
 def changes(lost: int, gained: int, n: int) -> np.ndarray:
-    """Changes of n items: the first lost, the next gained."""
+    """Return changes of n items: the first lost, the next gained."""
     return np.array([-1.0] * lost + [1.0] * gained + [0.0] * (n - lost - gained))
 
 
 def path(gains: tuple[int, ...], losses: tuple[int, ...]) -> paths.Path:
-    """One seed and ten items a suite; gains and losses in items."""
+    """Return a path of one seed and ten items per suite, in items."""
     gain, forgetting = ([[np.array([[1.0] * count + [0.0] * (10 - count)])] for count in counts] for counts in (gains, losses))
     return paths.Path(tuple(range(1, len(gains) + 1)), gain, forgetting)
 
 
 NAMES: dict[str, Any] = {
-    **{"metrics": metrics, "multiple": multiple, "paths": paths, "power": detectable, "stats": stats, "two_level": two_level},
+    **{"detectable": detectable, "metrics": metrics, "multiple": multiple, "paths": paths, "stats": stats, "two_level": two_level},
     **{"inf": inf, "array": np.array, "ones": np.ones, "full": np.full, "changes": changes, "path": path},
 }
 
 
 def test_the_worked_numbers_are_read() -> None:
-    """All rows of the table are found, so that none is passed over."""
+    """All rows of the table are found."""
     assert len(WORKED) == TEXT.split("## 14. Worked numbers")[1].split("## 15.")[0].count("\n| `")
 
 
 @pytest.mark.parametrize(("expression", "value"), [(expression, value) for expression, value, _ in WORKED])
-def test_worked_numbers_are_what_the_code_gives(expression: str, value: str) -> None:
-    """Each expression of the table has the value beside it, to the digits shown."""
+def test_worked_numbers_agree_with_the_code(expression: str, value: str) -> None:
+    """Each expression of the table has the value next to it, to the digits shown."""
     found = eval(expression, NAMES)
     if value in ("True", "False"):
         assert str(found) == value
@@ -61,12 +61,12 @@ def test_worked_numbers_are_what_the_code_gives(expression: str, value: str) -> 
     ],
 )
 def test_every_column_is_explained(names: list[str]) -> None:
-    """No column of any table is left out of METHOD.md."""
+    """METHOD.md contains every column of all tables."""
     assert [name for name in names if f"`{name}`" not in TEXT] == []
 
 
 def test_every_law_is_there_with_its_formula() -> None:
-    """The table of laws has every law that can be fitted, its formula written as the code has it but for the signs."""
+    """The table has every law, with the formula of the code except for signs."""
     for name in laws.names():
         formula = (
             laws.named(name)
@@ -80,13 +80,13 @@ def test_every_law_is_there_with_its_formula() -> None:
 
 
 def test_levels_and_margins_are_those_of_the_code() -> None:
-    """Numbers that the text names are the code's own."""
+    """Numbers in the text are those of the code."""
     assert equal_gain.SHARES == (0.25, 0.5, 0.75)
     assert (equal_gain.ALL_PAIRS, columns.ACTED) == (6, 0.2)
     assert (stats.LEVEL, two_level.MIN_SEEDS, detectable.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
     assert metrics.NEAR_CHANCE == 2.0
-    assert (fitting.MIN_GAIN, fitting.FALSE, fitting.LEVEL) == (2.0, 0.05, 0.9)
+    assert (judging.MIN_GAIN, judging.FALSE, fitting.LEVEL) == (2.0, 0.05, 0.9)
     laws_text = TEXT.split("## 10. Laws")[1].split("## 11.")[0]
-    assert f"at\n  least max({fitting.MIN_GAIN:g}, " in laws_text
-    assert f"F the {100 * (1 - fitting.FALSE):g}% quantile" in laws_text
+    assert f"at\n  least max({judging.MIN_GAIN:g}, " in laws_text
+    assert f"F the {100 * (1 - judging.FALSE):g}% quantile" in laws_text
     assert f"**Intervals** are at {100 * fitting.LEVEL:g}%" in laws_text

@@ -1,4 +1,4 @@
-"""The committed reference beside a fresh sweep, on fabricated findings: what agrees, what does not, and what counts as failed."""
+"""Comparison of a fresh sweep with the committed reference, on fabricated findings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finding(delta: float | None, low: float | None, high: float | None, **labels
 
 
 def many(count: int, delta: float = -0.1, **labels: Any) -> list[dict[str, Any]]:
-    """Findings of so many tasks, each ±0.03."""
+    """Return findings of a number of tasks, each ±0.03."""
     return [finding(delta, delta - 0.03, delta + 0.03, task=f"t{i}", **labels) for i in range(count)]
 
 
@@ -49,8 +49,8 @@ def agrees(reference_row: dict[str, Any], fresh_row: dict[str, Any]) -> bool:
     return bool(compare(frame([reference_row]), frame([fresh_row])).compared["agree"].item())
 
 
-def test_two_changes_agree_if_their_difference_may_be_none() -> None:
-    """±0.03 and ±0.04 make a difference of ±0.05, the third side of a right triangle: 0.049 apart agree, 0.051 do not."""
+def test_two_changes_agree_if_their_difference_may_be_zero() -> None:
+    """±0.03 and ±0.04 give a difference of ±0.05."""
     before = finding(-0.10, -0.13, -0.07)
     for apart, expected in {0.0: True, 0.049: True, -0.049: True, 0.051: False, -0.051: False}.items():
         delta = -0.10 + apart
@@ -58,7 +58,10 @@ def test_two_changes_agree_if_their_difference_may_be_none() -> None:
 
 
 def test_the_ends_that_face_each_other_decide() -> None:
-    """Where the fresh change is the larger, its lower end and the reference's upper one: √(0.01² + 0.02²) = 0.0224, not the wide ends."""
+    """The tolerance is √(0.01² + 0.02²) = 0.0224, from the ends between the values.
+
+    The fresh change is the larger, so these are its lower end and the reference's upper end.
+    """
     before = finding(-0.10, -0.50, -0.08)
     assert agrees(before, finding(-0.078, -0.088, 0.9))
     assert not agrees(before, finding(-0.077, -0.087, 0.9))
@@ -66,16 +69,16 @@ def test_the_ends_that_face_each_other_decide() -> None:
 
 
 def test_the_same_sweep_agrees_with_itself_where_nothing_varies() -> None:
-    """An interval of no width, six digits of it, and keys that a file gave back as text."""
+    """So do intervals without width, rounded numbers, and keys read as text."""
     assert agrees(finding(0.1234564999, 0.1234564999, 0.1234564999), finding(0.123456, 0.123456, 0.123456))
     assert agrees(finding(-0.1, -0.2, 0.0, volume="64", epochs="1", anchor=""), finding(-0.1, -0.2, 0.0))
 
 
 @pytest.mark.parametrize(("wrong", "holds"), [(0, True), (2, True), (3, False)])
 def test_one_in_twenty_may_disagree(wrong: int, holds: bool) -> None:
-    """Of 59 findings two, since 5% are 2.95.
+    """Of 59 findings two may disagree, since 5% are 2.95.
 
-    A third fails the comparison, and each is named with both of its intervals.
+    A third fails the comparison. Each is named with both of its intervals.
     """
     fresh = [*many(59)[wrong:], *many(wrong, delta=0.2)]
     found = compare(frame(many(59)), frame(fresh))
@@ -89,7 +92,7 @@ def test_one_in_twenty_may_disagree(wrong: int, holds: bool) -> None:
 
 @pytest.mark.parametrize("side", ["reference", "fresh sweep"])
 def test_a_finding_that_one_side_alone_has_fails_the_comparison(side: str) -> None:
-    """It is no matter of chance: not one in a hundred may be absent, nor may its interval."""
+    """Not one in a hundred may be missing, nor may its interval."""
     whole, short = many(100), many(99)
     found = compare(*map(frame, (whole, short) if side == "reference" else (short, whole)))
     assert not found.holds
@@ -101,40 +104,38 @@ def test_a_finding_that_one_side_alone_has_fails_the_comparison(side: str) -> No
 
 
 def test_findings_without_an_interval_are_counted_and_not_compared() -> None:
-    """On both sides without: there is nothing to say, and it is said."""
+    """The comparison counts findings without an interval on both sides."""
     rows = [*many(3), finding(None, None, None, task="drift")]
     found = compare(frame(rows), frame(rows))
     assert (len(found.compared), found.without_interval, found.holds) == (3, 1, True)
     assert "1 have no interval and are not compared" in told(found)
 
 
-def test_nothing_in_common_holds_nothing() -> None:
-    """No finding compared is no agreement."""
+def test_a_comparison_without_common_findings_does_not_hold() -> None:
+    """Without a compared finding there is no agreement."""
     assert not compare(frame([finding(None, None, None)]), frame([finding(None, None, None)])).holds
 
 
-def test_another_verdict_is_told_and_counts_for_nothing_by_itself() -> None:
-    """Near its threshold a verdict may turn while the change agrees."""
+def test_another_verdict_is_shown_and_does_not_count() -> None:
+    """Near its threshold a verdict may differ although the changes agree."""
     found = compare(frame(many(2)), frame([many(1)[0], many(2, verdict="not enough evidence")[1]]))
     assert found.holds
     assert "1 have another verdict" in told(found)
     assert "lost → not enough evidence" in told(found)
 
 
-def test_two_findings_of_one_name_and_an_absent_column_are_refused() -> None:
-    """Which of the two was compared would be chance."""
+def test_repeated_findings_and_missing_columns_are_rejected() -> None:
+    """It would be arbitrary which of two findings is compared."""
     with pytest.raises(ValueError, match="fresh: two findings of nursery-xs full"):
         compare(frame(many(1)), frame([*many(1), *many(1)]))
     with pytest.raises(ValueError, match="reference: no column filter"):
         compare(frame(many(1)).drop(columns="filter"), frame(many(1)))
 
 
-def test_what_is_written_is_a_reference_that_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Findings, small figures and where they come from.
+def test_a_written_reference_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has findings, small figures and their origin.
 
-    The same sweep agrees with it, one that lost half as much again does not.
+    The same sweep agrees with it; one with losses of 1.5 times the size does not.
     """
     report, place = tmp_path / "report", tmp_path / "reference"
     (report / "figures").mkdir(parents=True)
@@ -162,14 +163,14 @@ def test_what_is_written_is_a_reference_that_holds(
     assert "0 of 40 findings agree" in capsys.readouterr().out
 
 
-def test_where_there_is_no_reference_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Said before minutes are spent."""
+def test_without_a_reference_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error comes before the sweep."""
     assert reference.main(["--reference", str(tmp_path)]) == 2
     assert "fix: make reference ARGS=--write" in capsys.readouterr().err
 
 
 def test_the_committed_reference_is_small_and_agrees_with_itself() -> None:
-    """Less than a megabyte, and readable by what compares it."""
+    """It is smaller than a megabyte, and the comparison can read it."""
     assert sum(path.stat().st_size for path in reference.REFERENCE.glob("*")) <= reference.MAX_BYTES
     for file in reference.REFERENCE.glob("findings.csv"):
         found = compare(reference.read(file), reference.read(file))

@@ -18,7 +18,7 @@ Built = tuple[Experiment, list[Labels], list[Whole]]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """Eight runs of 40 items a task, of which three have items of their own."""
+    """Eight runs of 40 items per task, three of which have samples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "ITEMS", 40)
         experiment = ExperimentWriter(tmp_path_factory.mktemp("results") / report.NAME)
@@ -27,9 +27,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 
 
 def test_the_fabricated_experiment_is_one_that_the_harness_could_have_written(built: Built) -> None:
-    """Every run is current and has its own labels, its four points and both suites.
+    """Every run is current and has its own labels, four points and both suites.
 
-    What is declared stands in the manifest.
+    Declarations are in the manifest.
     """
     experiment, _, whole = built
     assert len(whole) == 3
@@ -45,11 +45,8 @@ def test_the_fabricated_experiment_is_one_that_the_harness_could_have_written(bu
     assert experiment.declared().headline == "probe"
 
 
-def test_what_is_kept_of_a_copy_follows_from_its_items(built: Built, tmp_path: Path) -> None:
-    """Worked out again, it is the same.
-
-    Where one number of one summary is another, the check says so.
-    """
+def test_kept_files_of_a_copy_follow_from_its_items(built: Built, tmp_path: Path) -> None:
+    """Computed again they are equal; the check names a summary with another number."""
     original, chosen, whole = built
     shutil.copytree(original.folder, tmp_path / report.NAME)
     experiment = Experiment(tmp_path / report.NAME)

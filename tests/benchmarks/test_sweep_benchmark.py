@@ -26,7 +26,7 @@ MEGA = 1_000_000
 def test_a_sample_has_every_model_and_tuning_and_rotates_volumes_and_seeds() -> None:
     """Four of 36 points are the four arms.
 
-    Eight are each twice, with another volume and seed, and every volume is there.
+    Eight points have each arm twice, with another volume and seed. Every volume is there.
     """
     four, eight = sample(POINTS, 4), sample(POINTS, 8)
     arms = {(point.model, point.tuning) for point in POINTS}
@@ -39,20 +39,23 @@ def test_a_sample_has_every_model_and_tuning_and_rotates_volumes_and_seeds() -> 
 
 
 def test_a_sample_never_repeats_a_point_and_can_be_all() -> None:
-    """However many are asked for, they are different ones; None gives all 36."""
+    """Samples of any size have different points; None gives all 36."""
     assert all(len(set(sample(POINTS, number))) == number for number in range(4, 37))
     assert sorted(sample(POINTS, None)) == sorted(POINTS)
 
 
 @pytest.mark.parametrize("number", [3, 37])
-def test_too_few_or_too_many_points_are_refused(number: int) -> None:
-    """Fewer than the arms leave one out that could not be scaled."""
+def test_too_few_or_too_many_points_are_rejected(number: int) -> None:
+    """With fewer points than arms, an arm could not be scaled."""
     with pytest.raises(ValueError, match="4 .*to 36"):
         sample(POINTS, number)
 
 
 def test_scaling_takes_the_mean_of_each_arm_times_its_points() -> None:
-    """Of two arms with 9 points each, measured at 10 s, and at 20 and 40 s: 9 x 10 + 9 x 30 = 360 s; the peak is the largest seen."""
+    """9 points of 10 s and 9 of 30 s take 360 s.
+
+    The peak is the largest measured.
+    """
     full = [point for point in POINTS if (point.model, point.tuning) == ("a", "full")]
     lora = [point for point in POINTS if (point.model, point.tuning) == ("a", "lora")]
     costs = {full[0]: Cost(10, 5, 3 * MEGA), lora[0]: Cost(20, 10, 7 * MEGA), lora[4]: Cost(40, 20, MEGA)}
@@ -60,7 +63,7 @@ def test_scaling_takes_the_mean_of_each_arm_times_its_points() -> None:
 
 
 def test_scaling_all_points_is_their_sum() -> None:
-    """Where nothing is left out, nothing is estimated."""
+    """If all points are measured, nothing is estimated."""
     costs = {point: Cost(number, 2 * number, number) for number, point in enumerate(POINTS)}
     total = scaled(costs, POINTS)
     assert total.wall_seconds == pytest.approx(sum(range(36)))
@@ -68,9 +71,9 @@ def test_scaling_all_points_is_their_sum() -> None:
 
 
 def test_the_clever_loop_evaluates_each_model_before_once() -> None:
-    """36 points at 3 + 5 + 4 s are 432 s.
+    """36 points of 3 + 5 + 4 s take 432 s.
 
-    With `before` once for each of two models, 36 x 9 + 2 x 3 = 330 s.
+    With `before` once for each of two models, they take 36 x 9 + 2 x 3 = 330 s.
     """
     parts = {point: Parts(Cost(3, 3, 1), Cost(5, 5, 2), Cost(4, 4, 1)) for point in sample(POINTS, 4)}
     assert plain_loop(parts, POINTS) == Cost(432.0, 432.0, 2)
@@ -78,7 +81,7 @@ def test_the_clever_loop_evaluates_each_model_before_once() -> None:
 
 
 def test_the_cost_of_a_command_counts_its_children(tmp_path: Path) -> None:
-    """A command that does nothing but wait for a busy child with 100 MB has the child's processor time and memory."""
+    """A command that waits for a busy child has the child's processor time and memory."""
     child = "import time\nheld = bytearray(100_000_000)\nwhile time.process_time() < 0.8: pass"
     parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}], check=True)"
     cost = measure([sys.executable, "-c", parent], {}, tmp_path / "log")
@@ -88,7 +91,7 @@ def test_the_cost_of_a_command_counts_its_children(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_says_how(tmp_path: Path) -> None:
-    """Its exit code and the end of its output are in the message."""
+    """The message contains its exit code and the end of its output."""
     with pytest.raises(CommandFailed, match="exit code 3(.|\n)*no such model"):
         measure([sys.executable, "-c", "import sys; print('no such model'); sys.exit(3)"], {}, tmp_path / "log")
 
@@ -98,7 +101,7 @@ def task(value: float = 0.5, **items: tuple[float, ...]) -> Task:
 
 
 def test_equal_scores_agree() -> None:
-    """Rounding of float32 is no problem, and the largest difference is reported."""
+    """Rounding of float32 is not a problem, and the largest difference is reported."""
     theirs = task(0.5, x=(-1.0001, -2.0), y=(-3.0, -1.5))
     found = compare("here", {"t": task()}, {"t": theirs})
     assert (found.scores, found.items, found.largest_metric, found.problems) == (1, 2, 0.0, ())
@@ -116,15 +119,15 @@ def test_equal_scores_agree() -> None:
         ({}, "only one side has it"),
     ],
 )
-def test_what_is_beyond_the_numeric_spread_is_a_problem(theirs: dict[str, Task], problem: str) -> None:
-    """A metric that moved, a log-likelihood that moved by more than 1e-3, and what cannot be compared, are each named."""
+def test_differences_beyond_the_numeric_spread_are_problems(theirs: dict[str, Task], problem: str) -> None:
+    """Different metrics and log-likelihoods, and items without a counterpart, are named."""
     (line,) = compare("model a, full", {"t": task()}, theirs).problems
     assert line.startswith("model a, full, t: ")
     assert problem in line
 
 
 def test_agreements_add_up() -> None:
-    """Counts are added, the largest differences stay, problems are kept."""
+    """Counts and problems are added, and the largest differences are kept."""
     total = Agreement(1, 2, 0.0, 1e-5, ("a",)) + Agreement(3, 4, 0.1, 1e-6, ("b",))
     assert total == Agreement(4, 6, 0.1, 1e-5, ("a", "b"))
 
@@ -134,8 +137,11 @@ def score(**changes: Any) -> Score:
     return Score(**{**values, "stderr": None, "chance": None, "higher_is_better": True, **changes})
 
 
-def test_recorded_scores_and_written_ones_meet(tmp_path: Path) -> None:
-    """The same two items, as the harness records them and as lm_eval's command writes them, are equal; other metrics are left out."""
+def test_recorded_scores_equal_those_of_lm_eval(tmp_path: Path) -> None:
+    """The same items recorded by the harness and written by lm_eval are equal.
+
+    Other metrics are left out.
+    """
     columns = {"task": ["t", "t", "u"], "filter": ["none"] * 3, "doc_hash": ["h1", "h2", "h1"]}
     samples = pd.DataFrame({**columns, "log_likelihoods": [[-1.0, -2.0], [-3.0, -1.5], [-9.0, -9.0]]})
     ours = recorded((score(), score(metric="acc_norm", primary=False)), samples)

@@ -233,7 +233,11 @@ class _Side:
 
 
 def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yield pairs of cells that differ in method, or many cells with plain ones only."""
+    """Yield the pairs of cells to compare.
+
+    They are all pairs that differ in method; of more than ALL_PAIRS cells, only pairs with a plain
+    one.
+    """
     pairs = list(combinations(arms, 2)) if len(arms) <= ALL_PAIRS else _with_plain(arms)
     for first, second in pairs:
         if any(first.labels[name] != second.labels[name] for name in METHOD):

@@ -7,5 +7,5 @@ predictions for new points (``fitting.predict``). ``all_laws.every`` fits each l
 experiment has points for it.
 
 Inside: ``solver`` minimises, ``estimate`` chooses starts and weights, ``jackknife``,
-``uncertainty`` and ``intervals`` give the errors.
+``uncertainty`` and ``intervals`` give the errors, ``judging`` compares and holds out.
 """

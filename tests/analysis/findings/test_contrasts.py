@@ -20,9 +20,9 @@ def compared(made: Made) -> pd.DataFrame:
 
 
 def test_independent_runs_are_compared_with_the_shared_one() -> None:
-    """Shared loses 2 of 20 items, independent 4: −0.1 on the task.
+    """Shared loses 2 of 20 items, independent 4: the difference is −0.1 on the task.
 
-    On the suite, a mean with a task of 0, half of that; 5 and 8 gained.
+    The suite, a mean with a task without change, has half of that.
     """
     made = Made()
     made.add("s", cell(2, 5, 3), seeds=range(3))
@@ -38,10 +38,10 @@ def test_independent_runs_are_compared_with_the_shared_one() -> None:
 
 
 @pytest.mark.parametrize("labels", [{}, {"learning_rate": 0.1}, {"epochs": 2}, {"data": "other"}])
-def test_only_cells_alike_but_for_the_trajectory_are_compared(labels: dict[str, Any]) -> None:
-    """Another rate, other epochs or data would be compared with them.
+def test_only_cells_that_differ_in_trajectory_alone_are_compared(labels: dict[str, Any]) -> None:
+    """Cells with another rate, other epochs or data are not compared.
 
-    Without independent runs there is nothing.
+    Without independent runs the table is empty.
     """
     made = Made()
     made.add("s", cell(2, 5, 1))
@@ -50,19 +50,20 @@ def test_only_cells_alike_but_for_the_trajectory_are_compared(labels: dict[str, 
 
 
 def test_other_items_have_a_reason_and_no_difference() -> None:
-    """Another set of items on one side."""
+    """One side was measured on another set of items."""
     made = Made()
     made.add("s", cell(2, 5, 1))
     made.add("i", cell(4, 8, 1), trajectory="independent", items="other")
     found = compared(made)
     assert found["difference"].isna().all()
-    assert set(found["note"]) == {"the two were measured on different items"}
+    assert set(found["note"]) == {"the two trajectories were measured on different items"}
 
 
 def test_the_two_changes_are_over_the_seeds_that_are_compared() -> None:
-    """Seeds 0 to 2 lose 2 of 20 shared and 4 independent.
+    """Seeds without a counterpart are left out, with a note.
 
-    Shared seeds 3 and 4 lose 10 and have no counterpart: they are left out, said.
+    Seeds 0 to 2 lose 2 of 20 items on the shared trajectory and 4 on the independent one. Shared
+    seeds 3 and 4 lose 10.
     """
     made = Made()
     shared = [*counted(20, 2, 3, -1), *counted(20, 10, 2, -1)]

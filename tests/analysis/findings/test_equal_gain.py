@@ -17,7 +17,7 @@ N = 100
 
 
 def cell(points: dict[int, tuple[int, int]], seeds: int = 1) -> dict[int, dict[str, dict[str, list[list[float]]]]]:
-    """A hundred items a suite: volume → (gained on the target, lost on the probe)."""
+    """Return suites of 100 items: volume → (gained on the target, lost on the probe)."""
     return {v: {"target": {"a": counted(N, up, seeds)}, "probe": {"b": counted(N, down, seeds, -1)}} for v, (up, down) in points.items()}
 
 
@@ -34,10 +34,10 @@ def pair(full: dict[int, tuple[int, int]], lora: dict[int, tuple[int, int]]) -> 
     return compared(made)
 
 
-def test_two_methods_are_compared_where_both_have_gained_as_much() -> None:
-    """Full goes (0.4, 0.1), (0.8, 0.5).
+def test_two_methods_are_compared_at_equal_gain() -> None:
+    """The gains are 0.15, 0.3 and 0.45, the quarters of 0 to 0.6.
 
-    LoRA (0.2, 0.02), (0.6, 0.1): at 0.15, 0.3 and 0.45, the quarters of 0 to 0.6.
+    Full has the points (0.4, 0.1), (0.8, 0.5), LoRA (0.2, 0.02), (0.6, 0.1).
     """
     found = pair({8: (40, 10), 16: (80, 50)}, {8: (20, 2), 16: (60, 10)})
     assert found["share"].tolist() == list(SHARES)
@@ -55,7 +55,10 @@ def test_two_methods_are_compared_where_both_have_gained_as_much() -> None:
 
 
 def test_of_many_methods_each_is_compared_with_the_plain_one() -> None:
-    """Three mitigations on two tunings: none of both with each other, and each with none of its own tuning; none comes first."""
+    """Each mitigation is compared with the plain arm of its tuning.
+
+    The two plain arms are compared with each other.
+    """
     made = Made()
     for tuning in ("full", "lora"):
         for mitigation in ("none", "replay", "kl", "ewc"):
@@ -69,8 +72,8 @@ def test_of_many_methods_each_is_compared_with_the_plain_one() -> None:
     assert len(found) == 3 * len(pairs)
 
 
-def test_a_plain_one_of_the_same_rate_is_preferred_and_another_stands_in() -> None:
-    """Of two rates, the own one; where no plain one is of the tuning, its first arm."""
+def test_a_plain_arm_of_the_same_rate_is_preferred() -> None:
+    """Without a plain arm of the tuning, its first arm is used."""
     made = Made()
     for rate in (0.1, 0.01):
         made.add(f"none-{rate}", cell({8: (40, 10)}), learning_rate=rate)
@@ -92,8 +95,8 @@ def test_a_plain_one_of_the_same_rate_is_preferred_and_another_stands_in() -> No
     }
 
 
-def test_what_did_not_act_is_not_compared() -> None:
-    """Too little of what it wrote was accepted: it is no method of that name."""
+def test_a_method_that_did_not_act_is_not_compared() -> None:
+    """Too few of its generated rows were accepted, so it does not represent its method."""
     made = Made()
     made.add("none", cell({8: (40, 10)}))
     made.add("sdft", cell({8: (40, 10)}), mitigation="sdft", acted=False)
@@ -103,7 +106,7 @@ def test_what_did_not_act_is_not_compared() -> None:
 
 
 def test_the_interval_follows_gain_and_forgetting_of_seeds_and_items() -> None:
-    """Four seeds with random items: the interval of the linearised numbers, by plain numpy, and never less than Tango's at no change."""
+    """The interval is that of the linearised numbers, widened by Tango's at no change."""
     draw = np.random.default_rng(3)
     arrays = {name: draw.integers(-1, 2, (4, N)).astype(float) for name in ["fp", "lp"]}
     arrays |= {name: (draw.random((4, N)) < share).astype(float) for name, share in [("ft", 0.5), ("lt", 0.4)]}
@@ -130,7 +133,10 @@ def test_the_interval_follows_gain_and_forgetting_of_seeds_and_items() -> None:
 
 
 def test_nothing_forgotten_on_either_side_still_has_an_interval() -> None:
-    """0 of 100 items: Tango's half-width at no change, 3.84 / 103.84 = 0.037, so not enough evidence for ±0.02, enough for ±0.05."""
+    """For 0 of 100 items, the half-width is Tango's, 3.84 / 103.84 = 0.037.
+
+    That is not enough evidence for ±0.02, but enough for ±0.05.
+    """
     made = Made()
     made.add("f", cell({8: (40, 0)}))
     made.add("l", cell({8: (40, 0)}), tuning="lora")
@@ -140,14 +146,14 @@ def test_nothing_forgotten_on_either_side_still_has_an_interval() -> None:
     assert compared(made, Declared(headline="probe", margins={"probe": 0.05})).iloc[1]["verdict"] == "alike"
 
 
-def test_a_clear_difference_is_called_by_its_side() -> None:
-    """Half of the items forgotten against none."""
+def test_a_clear_difference_has_a_verdict() -> None:
+    """One side forgets half of the items, the other none."""
     assert pair({8: (40, 50)}, {8: (40, 0)})["verdict"].tolist()[1:] == ["first forgets more"] * 2
     assert pair({8: (40, 0)}, {8: (40, 50)})["verdict"].tolist()[1:] == ["second forgets more"] * 2
 
 
 def test_a_gain_that_falls_is_flagged_and_read_at_its_first_crossing() -> None:
-    """Full gains 0.4, then 0.2: at 0.3 it is read before volume 8, not between 8 and 16."""
+    """Full gains 0.4, then 0.2; its gain of 0.3 is before volume 8."""
     row = pair({8: (40, 10), 16: (20, 50)}, {8: (60, 10)}).iloc[2]
     assert (row.gain, row.first_between, row.first_forgetting) == (pytest.approx(0.3), "0–8", pytest.approx(0.075))
     assert row.non_monotone
@@ -155,7 +161,7 @@ def test_a_gain_that_falls_is_flagged_and_read_at_its_first_crossing() -> None:
 
 
 def test_methods_without_a_common_range_have_no_number() -> None:
-    """LoRA never gains: one row, which says so."""
+    """If LoRA never gains, there is one row with a note."""
     found = pair({8: (40, 10)}, {8: (0, 10)})
     assert len(found) == 1
     assert found["no_common_range"].all()
@@ -176,8 +182,8 @@ def test_methods_without_a_common_range_have_no_number() -> None:
         ({"tuning": "lora", "is_control": True}, 0),
     ],
 )
-def test_pairs_are_alike_but_for_the_method(labels: dict[str, Any], pairs: int) -> None:
-    """Another learning rate is no method.
+def test_pairs_differ_only_in_method(labels: dict[str, Any], pairs: int) -> None:
+    """Another learning rate is not another method.
 
     Other data, trajectories and models are not compared; controls are left out.
     """
@@ -188,17 +194,17 @@ def test_pairs_are_alike_but_for_the_method(labels: dict[str, Any], pairs: int) 
 
 
 def test_other_items_are_never_paired() -> None:
-    """The same sizes, but another set of items: a reason and no number."""
+    """Another set of items of the same size gives a note and no numbers."""
     made = Made()
     made.add("f", cell({8: (40, 10)}))
     made.add("l", cell({8: (40, 10)}), tuning="lora", items="other")
     found = compared(made)
-    assert found["note"].tolist() == ["the two were measured on different items"]
+    assert found["note"].tolist() == ["the two methods were measured on different items"]
     assert found["gain"].isna().all()
 
 
 def test_a_seed_that_lacks_a_volume_is_left_out_on_both_sides() -> None:
-    """LoRA's seed 1 has no volume 16: three pairs of seeds are left, and it is said of both."""
+    """If LoRA's seed 1 lacks volume 16, three pairs remain, with notes."""
     made = Made()
     made.add("f", cell({8: (20, 5), 16: (40, 10)}, 4), seeds=range(4))
     made.add("l", cell({8: (20, 5), 16: (40, 10)}, 4), seeds=range(4), tuning="lora", missing=[(1, 16)])
@@ -208,7 +214,7 @@ def test_a_seed_that_lacks_a_volume_is_left_out_on_both_sides() -> None:
 
 
 def test_few_common_seeds_count_as_independent() -> None:
-    """Seeds 0, 1, 2 and 2, 3, 4: one in common, so no pairs, and three a side."""
+    """Seeds 0, 1, 2 and 2, 3, 4 are not paired: three per side."""
     made = Made()
     made.add("f", cell({8: (40, 10)}, 3), seeds=(0, 1, 2))
     made.add("l", cell({8: (40, 10)}, 3), seeds=(2, 3, 4), tuning="lora")
@@ -217,7 +223,7 @@ def test_few_common_seeds_count_as_independent() -> None:
 
 
 def test_without_a_headline_there_is_nothing_to_compare() -> None:
-    """No suite is declared to be the headline: an empty table with every column."""
+    """The table is then empty, with every column."""
     made = Made()
     made.add("f", cell({8: (40, 10)}))
     made.add("l", cell({8: (40, 10)}), tuning="lora")

@@ -1,6 +1,6 @@
-"""Findings: cells, intervals over seeds, Holm, verdicts at their boundaries, controls.
+"""Findings of a hand-made tidy table.
 
-Against a tidy table made here by hand.
+Cells, intervals over seeds, Holm, verdicts at their boundaries, controls.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECORDED: dict[str, Any] = {"params_total": 1000, "params_trainable": 1000, "lea
 
 
 class Given:
-    """Rows of a tidy table and the items behind them, put in run by run."""
+    """Rows of a tidy table and their items, added run by run."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -45,7 +45,10 @@ class Given:
         return self.changes.get((run_id, volume, suite, task))
 
     def run(self, run_id: str, seed: int, tasks: Mapping[str, Sequence[float]], *, suite: str = "s", volume: int = 8, **more: Any) -> None:
-        """Add one run's point: of each task the changes of its items, −1, 0 or 1, and the suite's own row."""
+        """Add the rows of one run's point: its tasks and the suite's own.
+
+        ``tasks`` has the change of each item, −1, 0 or 1.
+        """
         items = more.pop("items", "same")
         common = LABELS | RECORDED | {"run_id": run_id, "seed": seed, "volume": volume, "suite": suite, "role": "probe", "metric": "acc"}
         common |= {"filter": "none", "primary": True, "higher_is_better": True, "steps": seed, "train_tokens": 100} | more
@@ -93,9 +96,9 @@ def three_seeds() -> Given:
 
 
 def test_three_seeds_are_one_finding_over_seeds_and_items() -> None:
-    """Changes −5/40, −9/40, −5/40: mean −19/120, spread by hand.
+    """Changes of −5/40, −9/40, −5/40 have the mean −19/120.
 
-    Interval and p as two_level gives them of the very items.
+    The interval and p are those of ``two_level`` for these items.
     """
     given = three_seeds()
     row = only(given.found(), task="a")
@@ -114,7 +117,7 @@ def test_three_seeds_are_one_finding_over_seeds_and_items() -> None:
 
 
 def test_a_suites_row_is_the_mean_of_its_tasks_with_equal_weight() -> None:
-    """Both tasks' items go into one estimate, and the row stands before them and outside their family."""
+    """Items of both tasks are in one estimate, which is outside the family of tests."""
     frame = three_seeds().found()
     assert frame["task"].tolist() == ["*", "a", "b"]
     expected = two_level.estimate(
@@ -128,7 +131,7 @@ def test_a_suites_row_is_the_mean_of_its_tasks_with_equal_weight() -> None:
 
 
 def test_columns_are_as_specified_and_missing_is_na() -> None:
-    """Every column in order with its dtype and a meaning; a number that is not there is pd.NA."""
+    """Columns have order, dtypes and descriptions; missing numbers are pd.NA."""
     frame = three_seeds().found()
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == COLUMNS
     assert all(DESCRIPTIONS.values())
@@ -139,7 +142,7 @@ def test_columns_are_as_specified_and_missing_is_na() -> None:
 
 
 def test_one_seed_keeps_the_tables_own_interval_and_p_value() -> None:
-    """Tango and exact McNemar over items, the paired standard error beside them."""
+    """They are Tango's and McNemar's over items, with the paired standard error."""
     given = Given()
     given.run("r0", 0, {"a": items(9, 2)}, suite="s")
     row = only(given.found(), task="a")
@@ -150,7 +153,7 @@ def test_one_seed_keeps_the_tables_own_interval_and_p_value() -> None:
 
 
 def test_two_seeds_are_over_items_alone() -> None:
-    """Too few to say how seeds vary."""
+    """Two seeds are too few to estimate the variation between seeds."""
     given = Given()
     given.run("r0", 0, {"a": items(9, 2)})
     given.run("r1", 1, {"a": items(5, 2)})
@@ -160,7 +163,7 @@ def test_two_seeds_are_over_items_alone() -> None:
 
 
 def test_a_failed_seed_is_missing_and_not_averaged() -> None:
-    """Of three seeds one failed before it had a record: it is known by the labels that every run has."""
+    """A seed that failed before its record is found by labels that all runs have."""
     given = three_seeds()
     given.rows = [row for row in given.rows if row["run_id"] != "r2"]
     given.failed("r2", 2)
@@ -170,9 +173,9 @@ def test_a_failed_seed_is_missing_and_not_averaged() -> None:
 
 
 def test_a_failed_run_of_other_labels_is_not_missing_here() -> None:
-    """A LoRA run that failed leaves no hole in the cell of full tuning.
+    """A failed LoRA run is not missing in the cell of full tuning.
 
-    At another rate neither, where the rate is known.
+    Nor is a failed run at another known rate.
     """
     given = three_seeds()
     given.failed("x", 7, tuning="lora")
@@ -180,8 +183,8 @@ def test_a_failed_run_of_other_labels_is_not_missing_here() -> None:
     assert only(given.found(), task="a")["missing"] == 0
 
 
-def test_a_task_that_failed_for_one_seed_is_missing_there_alone() -> None:
-    """Task b of seed 1 has no number: b has two seeds, and so has the suite, whose interval is then of those two."""
+def test_a_task_that_failed_for_one_seed_is_missing_only_there() -> None:
+    """If task b of seed 1 failed, b and the suite have two seeds."""
     given = three_seeds()
     for row in given.rows:
         if row["run_id"] == "r1" and row["task"] in {"b", "*"}:
@@ -196,11 +199,8 @@ def test_a_task_that_failed_for_one_seed_is_missing_there_alone() -> None:
     assert (frame.loc[0, "delta_low"], frame.loc[0, "delta_high"]) == pytest.approx((expected.low, expected.high))
 
 
-def test_other_items_or_none_leave_the_interval_empty() -> None:
-    """Seeds that were asked other items cannot be joined; without the items nothing is guessed.
-
-    The mean change stays.
-    """
+def test_different_or_missing_items_leave_the_interval_empty() -> None:
+    """Seeds measured on different items cannot be joined; their mean change remains."""
     given = three_seeds()
     given.changes["r1", 8, "s", "a"] = TaskChange("others", given.changes["r1", 8, "s", "a"].values, None)
     del given.changes["r2", 8, "s", "b"]
@@ -210,7 +210,7 @@ def test_other_items_or_none_leave_the_interval_empty() -> None:
 
 
 def test_independent_volumes_are_one_cell() -> None:
-    """Each volume is a run of its own, and the cell is the curve."""
+    """Each volume is a separate run, and the cell is the whole curve."""
     given = Given()
     for volume in (8, 16):
         for seed in (0, 1, 2):
@@ -222,7 +222,7 @@ def test_independent_volumes_are_one_cell() -> None:
 
 
 def test_the_headline_is_the_declared_suites_own_row() -> None:
-    """Its tasks are not, and neither is a suite that was not declared."""
+    """Its tasks and other suites are not the headline."""
     given = three_seeds()
     for seed in range(3):
         given.run(f"r{seed}", seed, {"c": items(1, 1)}, suite="other")
@@ -231,10 +231,10 @@ def test_the_headline_is_the_declared_suites_own_row() -> None:
     assert not given.found()["is_headline"].any()
 
 
-def test_controls_stand_beside_the_cells_of_their_model_and_tuning() -> None:
-    """The same-data run of the same model, tuning and volume.
+def test_controls_are_in_the_rows_of_their_model_and_tuning() -> None:
+    """The control has the same model, tuning and volume.
 
-    None for LoRA, nor for a volume that the control was not run at.
+    LoRA has none, and neither has a volume at which the control was not run.
     """
     given = Given()
     for seed in range(3):
@@ -256,8 +256,8 @@ def test_controls_stand_beside_the_cells_of_their_model_and_tuning() -> None:
 
 
 @pytest.mark.parametrize("other", [{"learning_rate": 0.1}, {"trajectory": "independent"}])
-def test_a_control_at_another_rate_or_schedule_is_none(other: dict[str, Any]) -> None:
-    """What another learning rate or schedule loses on old data says nothing of this one."""
+def test_a_control_at_another_rate_or_schedule_does_not_count(other: dict[str, Any]) -> None:
+    """Another learning rate or schedule forgets differently."""
     given = Given()
     given.run("r", 0, {"a": items(9, 0)})
     given.run("c", 0, {"a": items(1, 0)}, data="base", **other)
@@ -265,8 +265,8 @@ def test_a_control_at_another_rate_or_schedule_is_none(other: dict[str, Any]) ->
     assert row["control_delta"] is pd.NA
 
 
-def test_of_several_controls_the_likest_is_taken() -> None:
-    """A control of the same mitigation is nearer than one of another."""
+def test_of_several_controls_the_most_similar_is_used() -> None:
+    """A control with the same mitigation is preferred."""
     given = Given()
     given.run("r", 0, {"a": items(9, 0)}, mitigation="replay")
     given.run("c1", 0, {"a": items(1, 0)}, data="base")
@@ -294,15 +294,15 @@ def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         (math.nan, math.nan, 0.01, True, ""),
     ],
 )
-def test_verdicts_look_at_the_margin_first(low: float, high: float, p_value: float, better: bool, verdict: str) -> None:
-    """Margin 0.02 by default; then the p-value; then the direction of the metric."""
+def test_verdicts_depend_on_the_margin_first(low: float, high: float, p_value: float, better: bool, verdict: str) -> None:
+    """After the margin (0.02 by default) come the p-value and the metric's direction."""
     found = judge(frame_of([{"delta_low": low, "delta_high": high, "p_value": p_value, "higher_is_better": better}]), Declared())
     assert found["verdict"].fillna("").tolist() == [verdict]
     assert found["margin"].tolist() == [0.02]
 
 
 def test_margins_may_be_a_suites_own() -> None:
-    """A suite in nats has another margin than one in shares."""
+    """A suite in nats may have another margin than one in shares."""
     frame = frame_of([{"delta_low": -0.04, "delta_high": 0.04, "suite": suite} for suite in ("nats", "s")])
     found = judge(frame, Declared(margin=0.03, margins={"nats": 0.05}))
     assert found["margin"].tolist() == [0.05, 0.03]
@@ -310,9 +310,9 @@ def test_margins_may_be_a_suites_own() -> None:
 
 
 def test_holm_goes_over_the_probe_tasks_of_one_cell_and_volume() -> None:
-    """Three tasks with p 0.01, 0.02, 0.04: 0.03, 0.04, 0.04.
+    """Three tasks with p 0.01, 0.02, 0.04 are adjusted to 0.03, 0.04, 0.04.
 
-    Suites, targets, divergences and other volumes have no part in it.
+    Suites, targets, divergences and other volumes are not in the family.
     """
     ends = {"delta_low": -0.2, "delta_high": -0.1, "cell": "c", "volume": 8}
     rows = [ends | {"task": f"t{p}", "p_value": p} for p in (0.02, 0.01, 0.04)]
@@ -329,8 +329,8 @@ def test_holm_goes_over_the_probe_tasks_of_one_cell_and_volume() -> None:
     assert pd.isna(found["margin"][5])
 
 
-def test_adjustment_can_take_a_verdict_back() -> None:
-    """A p of 0.03 alone is a loss; as one of two it is not."""
+def test_adjustment_can_change_a_verdict() -> None:
+    """A p of 0.03 is a loss alone, but not as one of two tests."""
     ends = {"delta_low": -0.2, "delta_high": -0.01}
     assert judge(frame_of([ends | {"p_value": 0.03}]), Declared())["verdict"].tolist() == ["lost"]
     pair = judge(frame_of([ends | {"p_value": 0.03}, ends | {"p_value": 0.2, "task": "u"}]), Declared())
@@ -339,9 +339,9 @@ def test_adjustment_can_take_a_verdict_back() -> None:
 
 
 def test_detectable_is_what_the_interval_and_the_family_allow() -> None:
-    """Half-width 1.96·0.01, normal: 0.028 for a suite.
+    """With the half-width 1.96·0.01, a suite has 0.028 and each of two tasks more.
 
-    Two tasks: the bar is that of 0.025, z 2.2414.
+    For two tasks the bar is that of 0.025, z = 2.2414.
     """
     half = 1.959963984540054 * 0.01
     rows = [{"delta_low": -half, "delta_high": half, "task": task} for task in ("*", "t", "u")]
@@ -350,7 +350,7 @@ def test_detectable_is_what_the_interval_and_the_family_allow() -> None:
 
 
 def test_a_divergence_has_its_numbers_and_no_verdict() -> None:
-    """How far a model is from its base can only grow: an interval, but nothing lost."""
+    """The distance of a model from its base can only grow, so nothing is lost."""
     given = Given()
     for seed in range(3):
         given.run(f"r{seed}", seed, {"a": items(0, 9)}, metric="kl_base_tuned", higher_is_better=False)

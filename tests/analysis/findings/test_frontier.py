@@ -10,7 +10,7 @@ from tests.support.comparisons import Made, counted
 
 
 def cell(gains: dict[int, int], losses: dict[int, int]) -> dict[int, dict[str, dict[str, list[list[float]]]]]:
-    """Ten items a suite: gained on the target, lost on the probe."""
+    """Return suites of ten items: gained on the target, lost on the probe."""
     return {v: {"target": {"a": counted(10, gains[v])}, "probe": {"b": counted(10, losses[v], sign=-1)}} for v in gains}
 
 
@@ -19,9 +19,9 @@ def of(found: pd.DataFrame, column: str) -> dict[tuple[str, int], Any]:
 
 
 def test_a_point_is_on_the_frontier_unless_another_is_as_good_in_both() -> None:
-    """Full gains 2 and 6 for 3 and 5 lost.
+    """Only LoRA's first point and full's second are on the frontier.
 
-    LoRA 3 and 5 for 1 and 5: only LoRA's first and full's second stand.
+    Full gains 2 and 6 and loses 3 and 5; LoRA gains 3 and 5 and loses 1 and 5.
     """
     made = Made()
     made.add("full", cell({1: 2, 2: 6}, {1: 3, 2: 5}))
@@ -29,20 +29,17 @@ def test_a_point_is_on_the_frontier_unless_another_is_as_good_in_both() -> None:
     assert of(frontier(made.findings), "is_frontier") == {("full", 1): False, ("full", 2): True, ("lora", 1): True, ("lora", 2): False}
 
 
-def test_leaving_a_model_untuned_is_a_point_too() -> None:
-    """A method that gains nothing and forgets is worse than none.
-
-    Alone, it would be on the frontier.
-    """
+def test_the_untuned_model_is_a_point_too() -> None:
+    """It dominates a method that gains nothing and forgets."""
     made = Made()
     made.add("full", cell({1: 0}, {1: 2}))
     assert of(frontier(made.findings), "is_frontier") == {("full", 1): False}
 
 
-def test_both_are_turned_so_that_the_words_hold() -> None:
+def test_gain_and_forgetting_follow_the_direction_of_the_metric() -> None:
     """A loss that falls by 0.3 is a gain of 0.3.
 
-    Accuracy that falls by 0.2 forgets 0.2; the ends change places with the sign.
+    Accuracy that falls by 0.2 is forgetting of 0.2. The ends of the interval swap with the sign.
     """
     made = Made()
     made.add("full", {4: {"target": {"a": counted(10, 3, sign=-1)}, "probe": {"b": counted(10, 2, sign=-1)}}}, better={"target": False})
@@ -52,11 +49,8 @@ def test_both_are_turned_so_that_the_words_hold() -> None:
     assert (row.target_suite, row.headline_suite, row.flops) == ("target", "probe", 1e6)
 
 
-def test_controls_are_left_out_and_models_are_judged_apart() -> None:
-    """A control would dominate the one real cell of a model.
-
-    Another model's better point does not.
-    """
+def test_controls_are_left_out_and_models_are_judged_separately() -> None:
+    """Neither a better control nor a better point of another model dominates a cell."""
     made = Made()
     made.add("full", cell({1: 2}, {1: 3}))
     made.add("control", cell({1: 9}, {1: 0}), data="base", is_control=True)
@@ -65,7 +59,7 @@ def test_controls_are_left_out_and_models_are_judged_apart() -> None:
 
 
 def test_without_a_headline_or_a_target_there_is_no_frontier() -> None:
-    """Nothing declared: an empty table with every column."""
+    """The table is then empty, with every column."""
     made = Made()
     made.add("full", cell({1: 2}, {1: 3}))
     for changes in ({"is_headline": False}, {"role": "probe"}):

@@ -8,7 +8,7 @@ from tests.support.comparisons import counted
 
 
 def path(gains: list[int], losses: list[int], n: int = 10) -> Path:
-    """One seed and one task of n items a suite; gains and losses in items."""
+    """Return a path of one seed and one task per suite, in items."""
 
     def arrays(counts: list[int]) -> list[list[np.ndarray]]:
         return [[np.array(counted(n, count))] for count in counts]
@@ -28,14 +28,14 @@ def path(gains: list[int], losses: list[int], n: int = 10) -> Path:
 def test_forgetting_is_read_where_the_gain_is_first_reached(
     gains: list[int], level: float, upper: int, share: float, slope: float, forgetting: float
 ) -> None:
-    """Gains of 2 and 6 of 10 items with 1 and 5 forgotten, and the same gains the other way round."""
+    """Of gains that fall, the first crossing counts."""
     found = crossing(path(gains, [1, 5]), level)
     assert found.upper == upper
     assert (found.share, found.slope, found.forgetting) == pytest.approx((share, slope, forgetting))
 
 
-def test_a_path_says_how_far_it_reaches_and_where_its_gain_falls() -> None:
-    """Gains 0, 3, 1, 4 tenths fall once, between volumes 1 and 2; losses alone never gain."""
+def test_a_path_has_its_largest_gain_and_the_volumes_where_the_gain_falls() -> None:
+    """Gains of 0, 3, 1, 4 tenths fall once, between volumes 1 and 2."""
     once = path([3, 1, 4], [0, 0, 0])
     assert once.reach == pytest.approx(0.4)
     assert once.falls == [(1, 2)]
@@ -45,8 +45,11 @@ def test_a_path_says_how_far_it_reaches_and_where_its_gain_falls() -> None:
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2, 0.3])
-def test_the_linearised_numbers_move_as_forgetting_at_the_level_does(level: float) -> None:
-    """Against a difference quotient: three seeds, two probe tasks of unlike size, one target task, every number moved at random."""
+def test_the_linearised_numbers_vary_like_forgetting_at_the_level(level: float) -> None:
+    """They agree with a difference quotient for random changes.
+
+    There are three seeds, two probe tasks of different sizes and one target task.
+    """
     draw = np.random.default_rng(5)
     sizes, volumes = {"gain": [30], "forgetting": [20, 50]}, 3
     base = {key: [[draw.normal(0.15 * (v + 1), 0.1, (3, n)) for n in of] for v in range(volumes)] for key, of in sizes.items()}

@@ -1,7 +1,7 @@
-"""Every number of the findings, the frontier and equal gain, worked out anew from the samples by plain numpy and scipy.
+"""Numbers of findings, frontier and equal gain, recomputed by NumPy and SciPy.
 
-Nothing below ``# Plain`` knows of harness.analysis: it reads samples and writes down formulas as
-METHOD.md has them.
+The code below ``# Plain`` does not use harness.analysis: it reads samples and follows the formulas
+of METHOD.md.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ DECLARED = Declared(headline="known", margins={"text": 0.3})
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """Three seeds, full and LoRA, two volumes.
+    """An experiment with three seeds, full and LoRA, and two volumes.
 
-    Answers with difficulties, seeds that differ, a ratio metric with weights.
+    Items have difficulties, seeds differ, and one metric is a ratio with weights.
     """
     made = ExperimentWriter(Path(tmp_path_factory.mktemp("results")) / "made")
     draw = np.random.default_rng(11)
@@ -97,7 +97,7 @@ def found(experiment: Experiment) -> pd.DataFrame:
 
 
 class Items:
-    """The items of a suite's tasks before and after, by seed, from samples alone."""
+    """Items of a suite's tasks before and after, by seed, from samples alone."""
 
     def __init__(self, experiment: Experiment, tuning: str, volume: int, suite: str, tasks: list[str]) -> None:
         metric = "metric.nats_per_token" if suite == "text" else "metric.acc"
@@ -113,7 +113,10 @@ class Items:
 
     @property
     def changes(self) -> list[np.ndarray]:
-        """Of each task (seeds, items): numbers whose plain mean is the weighted mean change, and whose spread is that of the ratio."""
+        """Linearised changes of each task, shape (seeds, items).
+
+        Their plain mean is the weighted mean change, and their spread is that of the ratio.
+        """
         found = []
         for old, new, w in zip(self.before, self.after, self.weights, strict=True):
             change = new - old
@@ -132,10 +135,11 @@ def _of(samples: pd.DataFrame, suite: str, task: str) -> pd.DataFrame:
 
 
 def unchanged(sizes: list[int]) -> float:
-    """Half-width of the score interval of the mean over tasks where nothing changed, at the maximum of the likelihood given the mean.
+    """Return the half-width of the score interval of the mean over tasks without changes.
 
-    Each task's Δ_t then solves n_t Δ_t = λ Δ_t (1 − Δ_t) / T, so Δ_t = max(0, 1 − n_t T / λ), and λ
-    is where the statistic reaches z.
+    At the maximum of the likelihood given the mean, each task's Δ_t solves
+    n_t Δ_t = λ Δ_t (1 − Δ_t) / T, so Δ_t = max(0, 1 − n_t T / λ), and λ is where the statistic
+    reaches z.
     """
     n, count, z2 = np.array(sizes, dtype=float), len(sizes), distributions.norm.ppf(0.975) ** 2
 
@@ -150,7 +154,7 @@ def unchanged(sizes: list[int]) -> float:
 
 
 def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
-    """The two-level interval of the mean over tasks, section 4 of METHOD.md."""
+    """Return the two-level interval of the mean over tasks, section 4 of METHOD.md."""
     k, count, z2 = len(tasks[0]), len(tasks), distributions.norm.ppf(0.975) ** 2
     seed = np.mean([one.mean(axis=1) for one in tasks], axis=0).var(ddof=1) / k
     items = [one.mean(axis=0).var(ddof=1) / one.shape[1] / count**2 for one in tasks]
@@ -176,7 +180,7 @@ def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
 
 
 def rederived(experiment: Experiment, tuning: str, volume: int, suite: str, task: str) -> dict[str, Any]:
-    """Every number of a finding but those that depend on other findings."""
+    """Return the numbers of a finding that do not depend on other findings."""
     tasks = [name for of, name in SIZES if of == suite and task in ("*", name)]
     items, binary = Items(experiment, tuning, volume, suite, tasks), suite != "text"
     before, after = items.means("before")[:, 0], items.means("after")
@@ -221,7 +225,7 @@ def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
 def detectable(half: float, freedom: float, tests: int) -> float:
     bar = distributions.t.ppf(1 - 0.025 / tests, freedom)
     shift = optimize.brentq(lambda nc: distributions.nct.sf(bar, freedom, nc) - 0.8, 0.0, 200.0)
-    upper = math.sqrt(freedom / distributions.chi2.ppf(0.2, freedom)) if math.isfinite(freedom) else 1.0  # of the standard error, at 80%
+    upper = math.sqrt(freedom / distributions.chi2.ppf(0.2, freedom)) if math.isfinite(freedom) else 1.0  # upper 80% limit of the error
     return float(shift * upper * half / distributions.t.ppf(0.975, freedom))
 
 
@@ -243,9 +247,9 @@ def close(got: Any, want: Any) -> bool:
 
 
 def test_every_number_of_the_findings_follows_from_the_samples(experiment: Experiment, found: pd.DataFrame) -> None:
-    """All numeric columns of all rows.
+    """All numeric columns and verdicts of all rows agree.
 
-    Holm over the three probe tasks of a point; verdicts by margin and p.
+    Holm's family is the three probe tasks of a point.
     """
     plain = {where: rederived(experiment, *where) for where in every()}
     for tuning, volume, suite, task in plain:
@@ -277,7 +281,7 @@ def test_every_number_of_the_findings_follows_from_the_samples(experiment: Exper
 
 
 def points_of(experiment: Experiment, tuning: str) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
-    """Gain and forgetting of each volume, of each task, by seed and item."""
+    """Return gain and forgetting by volume and task, each by seed and item."""
     gain = [Items(experiment, tuning, volume, "people", ["city"]).changes for volume in VOLUMES]
     forgetting = [[-one for one in Items(experiment, tuning, volume, "known", ["age", "job"]).changes] for volume in VOLUMES]
     return gain, forgetting
@@ -288,7 +292,7 @@ def whole(tasks: list[np.ndarray]) -> float:
 
 
 def test_the_frontier_follows_from_the_samples(experiment: Experiment, found: pd.DataFrame) -> None:
-    """Gain, forgetting, their ends, and which point no other (nor the untuned model) is better than."""
+    """Gain, forgetting, their intervals and the frontier agree."""
     plain = {}
     for tuning in TUNINGS:
         gain, forgetting = points_of(experiment, tuning)
@@ -307,7 +311,7 @@ def test_the_frontier_follows_from_the_samples(experiment: Experiment, found: pd
 
 
 def test_equal_gain_follows_from_the_samples(experiment: Experiment, found: pd.DataFrame) -> None:
-    """Levels, crossings, difference and interval, by seeds and items together."""
+    """Gains, crossings, differences and intervals agree."""
     got = equal_gain(table(experiment), Changes(experiment), DECLARED, findings=found)
     arms = [points_of(experiment, tuning) for tuning in TUNINGS]
     reach = [max(0.0, *(whole(at) for at in gain)) for gain, _ in arms]

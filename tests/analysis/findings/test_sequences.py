@@ -1,4 +1,4 @@
-"""Sequences of stages: the metrics on a matrix worked out by hand, and the matrix read off fabricated runs."""
+"""Sequences of stages: metrics of a matrix computed by hand, and of fabricated runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.analysis.findings.sequences import COLUMNS, METRICS, Stages, stages
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
 from harness.records.schema import Declared
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, share, write_run
 
 R = np.array(
@@ -43,17 +43,17 @@ R = np.array(
         ("fg_over_stages", (31.25 + 50.0) / 2),
     ],
 )
-def test_each_metric_on_a_matrix_worked_out_by_hand(name: str, value: float) -> None:
-    """Three stages; no metric is without its number."""
+def test_each_metric_agrees_with_a_computation_by_hand(name: str, value: float) -> None:
+    """All seven metrics are computed on a matrix of three stages."""
     assert METRICS[name](R) == pytest.approx(value)
     assert len(METRICS) == 7
 
 
 def test_the_conventions_differ_where_a_stage_is_best_later() -> None:
-    """Stage 1 goes 0.8, 0.9, 0.6: 0.3 below its best, 0.2 below its first.
+    """A score of 0.8, 0.9, 0.6 is 0.3 below its best, 0.2 below its first.
 
-    With two stages, 0.5 then 0.7, it is 0.2 better than ever before: below 0, where a maximum over
-    all stages would say 0.
+    A score of 0.5, then 0.7, is 0.2 better than before, so forgetting is −0.2. A maximum over all
+    stages would give 0.
     """
     better = R.copy()
     better[2, 0] = 0.9
@@ -63,16 +63,16 @@ def test_the_conventions_differ_where_a_stage_is_best_later() -> None:
     assert sequences.forget_max_excl_last(best_last) == pytest.approx(-0.2)
 
 
-def test_a_loss_is_turned_and_what_was_0_has_no_percent() -> None:
-    """Nats of 2.0 that rise to 2.5 are 25% lost."""
+def test_the_sign_of_a_loss_is_reversed_and_a_score_of_0_has_no_percent() -> None:
+    """Nats that rise from 2.0 to 2.5 are 25% lost."""
     turned = -np.array([[4.0, 4.0], [2.0, 4.0], [2.5, 1.0]])
     assert sequences.fg_over_stages(turned) == pytest.approx(25.0)
     assert sequences.bwt_tminus1(turned) == pytest.approx(-0.5)
     assert math.isnan(sequences.fg_over_stages(np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])))
 
 
-def test_stages_are_read_off_a_configuration() -> None:
-    """One number stands for every stage."""
+def test_stages_are_read_from_a_configuration() -> None:
+    """A single number of rows is that of every stage."""
     assert stages_of({"data": {"stages": ["a", "b", "c"], "stage_rows": [8]}}) == Stages(("a", "b", "c"), (8, 16, 24))
     assert stages_of({"data": {"stages": ["a", "b"], "stage_rows": [8, 16]}}) == Stages(("a", "b"), (8, 24))
     assert stages_of({"data": {"volumes": [8]}}) is None
@@ -80,15 +80,15 @@ def test_stages_are_read_off_a_configuration() -> None:
 
 
 ONES = {0: (4, 8), 8: (32, 12), 16: (20, 36)}
-"""Of 40 items right on suites a and b: before, after stage a and after stage b."""
+"""Volume → items right of 40 on suites a and b: before, after stage a and after stage b."""
 
 
-def experiment(folder: Path, seeds: int = 3) -> Experiment:
-    """Two stages of 8 rows.
+def experiment(folder: Path, seeds: int = 3) -> ExperimentWriter:
+    """Return an experiment with two stages of 8 rows.
 
     Seed s has s more items right on a after stage b; the probe loses 10 of 40 in stage b.
     """
-    found = Experiment(folder / "e")
+    found = ExperimentWriter(folder / "e")
 
     def tasks(volume: int, more: int = 0) -> list[Task]:
         a, b = ONES[volume]
@@ -108,7 +108,7 @@ def experiment(folder: Path, seeds: int = 3) -> Experiment:
     return found
 
 
-def read(found: Experiment, stages: Stages | None = None) -> pd.DataFrame:
+def read(found: ExperimentWriter, stages: Stages | None = None) -> pd.DataFrame:
     rows = table(found)
     of_run = dict.fromkeys(rows["run_id"].unique(), stages or Stages(("a", "b"), (8, 16)))
     return sequences.sequences(rows, Changes(found), Declared(headline="old"), of_run)
@@ -119,9 +119,9 @@ def of_acc(found: pd.DataFrame) -> dict[Hashable, Any]:
 
 
 def test_the_matrix_of_fabricated_runs(tmp_path: Path) -> None:
-    """Entries are means over seeds.
+    """Entries are means over seeds, and BWT is −0.275 ± 4.3027 · 0.025/√3.
 
-    BWT per seed is (20 + s − 32)/40, so −0.275 ± 4.3027 · 0.025/√3.
+    BWT of seed s is (20 + s − 32)/40.
     """
     found = read(experiment(tmp_path))
     assert list(found.columns) == list(COLUMNS)
@@ -136,10 +136,10 @@ def test_the_matrix_of_fabricated_runs(tmp_path: Path) -> None:
     assert found[found["measure"] == "acc"]["value"].item() == pytest.approx((21 / 40 + 0.9) / 2)
 
 
-def test_a_change_is_since_the_own_stage_and_of_a_probe_since_before(tmp_path: Path) -> None:
-    """After stage b, a has lost 11 of the 40 items that it had after its own.
+def test_a_change_is_since_the_own_stage_and_for_a_probe_since_before(tmp_path: Path) -> None:
+    """After stage b, suite a has lost 11 of 40 items since its own stage.
 
-    The probe 10 of 40 since before; b is no loss at its own.
+    The probe has lost 10 of 40 since before; b has no change at its own stage.
     """
     found = read(experiment(tmp_path))
     rows = {(row["after_stage"], row["suite"]): row for row in found[found["measure"] == "R"].to_dict("records")}
@@ -151,9 +151,9 @@ def test_a_change_is_since_the_own_stage_and_of_a_probe_since_before(tmp_path: P
 
 
 def test_few_seeds_have_no_interval_and_a_seed_that_lacks_a_stage_is_left_out(tmp_path: Path) -> None:
-    """Two seeds: a mean alone.
+    """Two seeds have a mean without an interval.
 
-    A third without the second stage counts for nothing, and is named.
+    A third seed without the second stage is left out and named.
     """
     found = experiment(tmp_path, seeds=2)
     row = of_acc(read(found))
@@ -165,8 +165,8 @@ def test_few_seeds_have_no_interval_and_a_seed_that_lacks_a_stage_is_left_out(tm
     assert (row["seeds"], row["note"]) == (2, "seed 9 left out, which lacks a stage or its suite")
 
 
-def test_where_a_stage_has_no_suite_there_is_no_number(tmp_path: Path) -> None:
-    """And the row says why; runs without stages have no rows."""
+def test_without_the_suite_of_a_stage_there_is_no_number(tmp_path: Path) -> None:
+    """The row has a note; runs without stages have no rows."""
     found = experiment(tmp_path, seeds=1)
     rows = read(found, Stages(("a", "z"), (8, 16)))
     assert rows["value"].isna().all()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.analysis.fits import estimate, fitting, jackknife, laws, solver
+from harness.analysis.fits import estimate, fitting, jackknife, judging, laws, solver
 from harness.core.errors import AnalysisError
 from harness.core.seeds import stream
 
@@ -73,7 +73,7 @@ def values(fit: fitting.Fit) -> dict[str, float | None]:
 
 @pytest.mark.parametrize("law", sorted(TRUE))
 def test_exact_data_give_their_parameters(law: str) -> None:
-    """To 1e-4 of each, with R² 1, nothing wrong at what is held out, and intervals that hold the truth."""
+    """Parameters agree to 1e-4, R² is 1, and intervals contain the truth."""
     fit = fitting.fit(planted(law), law)
     assert values(fit) == pytest.approx(TRUE[law], rel=1e-4)
     assert fit.r2 == pytest.approx(1.0)
@@ -87,8 +87,8 @@ def test_exact_data_give_their_parameters(law: str) -> None:
 
 
 @pytest.mark.parametrize("law", laws.names())
-def test_what_is_shown_is_the_formula(law: str) -> None:
-    """The curve that is fitted, on columns divided by their references, is the formula with the parameters that are shown."""
+def test_shown_parameters_give_the_formula(law: str) -> None:
+    """The fitted curve on scaled columns equals the formula with the shown parameters."""
     chosen, at = laws.named(law), design()
     fitted = {term.name: np.array([[value]]) for term, value in zip(chosen.terms, [0.7, 0.4, 0.3, 0.6, 0.2], strict=False)}
     reference = {name: 3.0 + len(name) for name in sorted(chosen.positive)}
@@ -98,11 +98,8 @@ def test_what_is_shown_is_the_formula(law: str) -> None:
 
 
 @pytest.mark.parametrize("law", laws.names())
-def test_every_law_says_where_it_is_from(law: str) -> None:
-    """Name, formula, source, and units.
-
-    Its starts lie within its bounds; it needs as many values as one column has parameters.
-    """
+def test_every_law_is_described(law: str) -> None:
+    """It has a name, source and units, and its starts are within its bounds."""
     chosen = laws.named(law)
     assert chosen.name == law
     assert chosen.source
@@ -123,7 +120,7 @@ FORMULAS_COLUMNS = {
 
 
 def test_linear_is_least_squares_where_nothing_stands_out() -> None:
-    """On small regular residuals the soft-L1 loss weighs them alike: the answer is numpy's straight line."""
+    """On small regular residuals the soft-L1 fit is NumPy's straight line."""
     at = design(seeds=1, sizes=[145_536, 350_000], fractions=(0.0,))
     y = 0.9 - 0.4 * at["finetune_loss"] + np.tile([1e-3, -1e-3], 5)
     fit = fitting.fit(at.assign(forgetting=y), "linear")
@@ -134,7 +131,7 @@ def test_linear_is_least_squares_where_nothing_stands_out() -> None:
 
 
 def test_an_outlier_moves_little() -> None:
-    """One point of 60 that is off by 1: least squares takes it up, the fit does not."""
+    """One point of 60 that is off by 1 hardly changes the fit."""
     points = noisy(planted("power", fractions=(0.0,)), 1, runs=0.0, rows=0.002)
     points = points.assign(forgetting=points["forgetting"] + (points.index == 59))
     fit = fitting.fit(points, "power")
@@ -142,7 +139,7 @@ def test_an_outlier_moves_little() -> None:
 
 
 def test_negative_forgetting_is_kept() -> None:
-    """A model that gets better: c below 0, every row counts, and its interval stays below 0."""
+    """If the model gets better, c is below 0 with its interval."""
     points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
     fit = fitting.fit(noisy(points.assign(forgetting=-points["forgetting"]), 2, runs=0.0, rows=0.003), "power")
     assert fit.n == 15
@@ -152,8 +149,8 @@ def test_negative_forgetting_is_kept() -> None:
     assert c.high < 0
 
 
-def test_small_and_negative_rows_pull_as_much_as_others() -> None:
-    """A straight line through points about 0: leaving out those below 0, as logarithms do, would give another one."""
+def test_small_and_negative_rows_count_as_much_as_others() -> None:
+    """A line through points around 0 is exact, which needs those below 0."""
     at = design(seeds=1, sizes=SIZES[:1], fractions=(0.0,))
     x = np.array([0.5, 1.0, 1.5, 2.0, 2.5])
     fit = fitting.fit(at.assign(finetune_loss=x, forgetting=x - 1.5), "linear")
@@ -161,7 +158,7 @@ def test_small_and_negative_rows_pull_as_much_as_others() -> None:
 
 
 def test_rows_repeated_within_a_run_add_nothing() -> None:
-    """Each row four times over: the same runs, so the same interval, while four times the rows count as n."""
+    """Repeating each row four times does not change the interval."""
     points = noisy(planted("power", sizes=SIZES[:1], fractions=(0.0,)), 3, runs=0.02, rows=0.01)
     once, often = fitting.fit(points, "power"), fitting.fit(pd.concat([points] * 4), "power")
     assert (once.n, often.n, often.runs) == (15, 60, 3)
@@ -171,9 +168,9 @@ def test_rows_repeated_within_a_run_add_nothing() -> None:
 
 
 def test_rows_without_runs_count_one_by_one() -> None:
-    """Where nothing says which rows are of one run, each is its own cluster, said in words.
+    """Without run ids each row is a cluster, which a note states.
 
-    The band is too narrow for it.
+    The band is then too narrow.
     """
     points = noisy(planted("linear", sizes=SIZES[:1], fractions=(0.0,)), 4, runs=0.05, rows=0.001)
     together, alone = fitting.fit(points, "linear"), fitting.fit(points.drop(columns="run_id"), "linear")
@@ -184,21 +181,21 @@ def test_rows_without_runs_count_one_by_one() -> None:
     assert narrow < 0.7 * wide
 
 
-def test_standard_errors_weigh() -> None:
-    """A noisy half with large standard errors hardly moves a line through an exact half.
+def test_standard_errors_are_weights() -> None:
+    """A noisy half with large standard errors hardly changes a line through an exact half.
 
-    Without them it does.
+    Without standard errors it does.
     """
     at = design(seeds=1, sizes=SIZES[:2], fractions=(0.0,))
     wrong = np.r_[np.zeros(5), np.linspace(-0.5, 0.5, 5)]
     points = at.assign(forgetting=0.9 - 0.4 * at["finetune_loss"] + wrong, stderr=np.r_[np.full(5, 0.001), np.full(5, 0.3)])
     assert values(fitting.fit(points, "linear")) == pytest.approx(TRUE["linear"], rel=0.02)
-    alike = values(fitting.fit(points.drop(columns="stderr"), "linear"))
-    assert alike["slope"] != pytest.approx(TRUE["linear"]["slope"], rel=0.02)
+    unweighted = values(fitting.fit(points.drop(columns="stderr"), "linear"))
+    assert unweighted["slope"] != pytest.approx(TRUE["linear"]["slope"], rel=0.02)
 
 
-def test_a_standard_error_of_zero_does_not_rule() -> None:
-    """A point that claims to be exact, beside others with the same errors, is one point of many."""
+def test_a_standard_error_of_zero_does_not_dominate() -> None:
+    """One point with a standard error of 0 counts about as much as others."""
     points = noisy(planted("power", sizes=SIZES[:1], fractions=(0.0,)), 5, runs=0.0, rows=0.01).assign(stderr=0.001)
     changed = points.assign(stderr=np.r_[0.0, np.full(14, 0.001)])
     assert values(fitting.fit(changed, "power")) == pytest.approx(values(fitting.fit(points, "power")), rel=0.02)
@@ -206,7 +203,10 @@ def test_a_standard_error_of_zero_does_not_rule() -> None:
 
 @pytest.mark.parametrize("law", ["power", "linear"])
 def test_intervals_cover(law: str) -> None:
-    """Of 60 planted sweeps with five runs, at least 78 % of the 90 % intervals hold the truth (85 % over a thousand: calibration)."""
+    """At least 78 % of the 90 % intervals of 60 sweeps contain the truth.
+
+    Over a thousand sweeps it is 85 %, as the calibration shows.
+    """
     points = planted(law, seeds=5, sizes=SIZES[:1], fractions=(0.0,))
     held = []
     for seed in range(60):
@@ -217,7 +217,10 @@ def test_intervals_cover(law: str) -> None:
 
 
 def test_a_prediction_holds_a_new_run() -> None:
-    """Of 60 planted sweeps, at least 78 % of the 90 % prediction intervals hold a new run's point at twice the largest volume."""
+    """At least 78 % of 60 prediction intervals contain a new run's point.
+
+    The point is at twice the largest volume.
+    """
     points, held, draw = planted("power", seeds=5, sizes=SIZES[:1], fractions=(0.0,)), [], stream(9, "test")
     for seed in range(60):
         prediction = fitting.predict(fitting.fit(noisy(points, seed, runs=0.02, rows=0.01), "power", judge=False), {"volume": 2048.0})
@@ -231,23 +234,23 @@ def test_a_prediction_holds_a_new_run() -> None:
 LINE = pd.DataFrame({"finetune_loss": [0.0, 1.0] * 3, "run_id": list("aabbcc"), "forgetting": [0.5, 0.1] * 3})
 
 
-def test_runs_that_agree_may_all_be_wrong_alike() -> None:
-    """Three equal runs through (0, 0.5) and (1, 0.1), stderr 0.03: the intercept errs as its point does, the slope by up to √2 of it."""
+def test_runs_that_agree_share_the_error_of_their_items() -> None:
+    """The intercept has the error of its point, the slope √2 of it."""
     fit = fitting.fit(LINE.assign(stderr=0.03), "linear")
     z = 1.6448536
     for name, value, error in [("intercept", 0.5, 0.03), ("slope", -0.4, 0.03 * 2**0.5)]:
         one = fit.parameters[name]
         assert (one.low, one.high) == pytest.approx((value - z * error, value + z * error), rel=1e-5)
-    assert any("runs and, through stderr, items, which count as shared by all runs" in note for note in fit.notes)
+    assert any("runs and, by stderr, items, which count as shared by all runs" in note for note in fit.notes)
     alone = fitting.fit(LINE, "linear")
     assert any("intervals are over runs alone: no stderr" in note for note in alone.notes)
     assert alone.parameters["intercept"].high == pytest.approx(0.5)
 
 
 def test_the_band_and_predictions_hold_items_too() -> None:
-    """At 0, three equal runs with stderr 0.03: 0.5 ± 1.645 · 0.03, of the curve and of a new run.
+    """Of equal runs with stderr 0.03, half widths are 1.645 · 0.03.
 
-    Half way, all shared is worst.
+    Between the points, a fully shared error is the largest.
     """
     fit = fitting.fit(LINE.assign(stderr=0.03), "linear")
     found = fitting.predict(fit, {"finetune_loss": 0.0})
@@ -257,7 +260,10 @@ def test_the_band_and_predictions_hold_items_too() -> None:
 
 
 def test_items_and_runs_add_up() -> None:
-    """Runs apart by ±0.02 at both points: their jackknife error, 0.02/√3, with t of 2, and 0.03 of items with z, in squares."""
+    """Half the width is √((t · 0.02/√3)² + (z · 0.03)²), over runs and items.
+
+    The runs are ±0.02 apart at both points.
+    """
     apart = LINE["forgetting"] + LINE["run_id"].map({"a": -0.02, "b": 0.0, "c": 0.02})
     fit = fitting.fit(LINE.assign(forgetting=apart, stderr=0.03), "linear")
     one = fit.parameters["intercept"]
@@ -267,7 +273,10 @@ def test_items_and_runs_add_up() -> None:
 
 @pytest.mark.parametrize("shared", [0.0, 0.7, 1.0])
 def test_intervals_cover_where_runs_share_their_items(shared: float) -> None:
-    """Five runs asked the same items, no difference between runs besides: of 60 sweeps at least 78 % of intervals hold the truth."""
+    """At least 78 % of the intervals of 60 sweeps contain the truth.
+
+    Each sweep has five runs on the same items, without other differences between runs.
+    """
     points, held = planted("power", seeds=5, sizes=SIZES[:1], fractions=(0.0,)), []
     volume = np.tile(np.arange(5), 5)
     for seed in range(60):
@@ -280,8 +289,8 @@ def test_intervals_cover_where_runs_share_their_items(shared: float) -> None:
     assert np.mean(held) >= 0.78
 
 
-def test_an_influence_is_what_a_point_moves() -> None:
-    """Each point moved by a little and fitted anew: the parameters move by the first derivative, but for how the curve bends."""
+def test_influence_is_the_derivative_by_a_point() -> None:
+    """A small change of a point changes the refitted parameters by the derivative."""
     points = noisy(planted("power", sizes=SIZES[:1], fractions=(0.0,)), 3, runs=0.0, rows=0.01)
     found = estimate.Points({"volume": points["volume"].to_numpy(float)}, points["forgetting"].to_numpy(), np.full(15, 0.01), np.arange(15))
     solution = estimate.best(estimate.build(laws.named("power"), found, {}), found)
@@ -293,33 +302,33 @@ def test_an_influence_is_what_a_point_moves() -> None:
         assert (again - solution.theta) / 1e-4 == pytest.approx(influence[:, place], rel=0.05, abs=0.02)
 
 
-def test_few_points_are_not_told_from_a_constant() -> None:
+def test_few_points_are_not_distinguished_from_a_constant() -> None:
     """Four points for two parameters are too few.
 
-    With five, F(1, 3) = 10.13 asks for 5 log(1 + 10.13 / 3) − 2; of many, 2.
+    With five, F(1, 3) = 10.13 requires 5 log(1 + 10.13 / 3) − 2; with many, 2.
     """
     at = design(seeds=1, sizes=SIZES[:1], fractions=(0.0,)).assign(run_id=range(5))
     points = at.assign(forgetting=[0.05, 0.07, 0.06, 0.09, 0.08])
     few = fitting.fit(points[:4], "linear")
-    assert few.verdict == "not judged: too few points to tell from a constant (more than 4 are needed)"
+    assert few.verdict == "not judged: too few points to distinguish from a constant (more than 4 are needed)"
     found = estimate.Points({"finetune_loss": at["finetune_loss"].to_numpy()}, np.zeros(5), np.zeros(5), np.arange(5))
-    assert fitting.least_gain(laws.named("linear"), found, {}) == pytest.approx(5 * np.log(1 + 10.128 / 3) - 2, abs=1e-3)
-    assert "5.38 below is asked for" in fitting.fit(points, "linear").verdict
+    assert judging.least_gain(laws.named("linear"), found, {}) == pytest.approx(5 * np.log(1 + 10.128 / 3) - 2, abs=1e-3)
+    assert "5.38 below is required" in fitting.fit(points, "linear").verdict
     many = estimate.Points({"finetune_loss": np.arange(900.0)}, np.zeros(900), np.zeros(900), np.arange(900))
-    assert fitting.least_gain(laws.named("linear"), many, {}) == fitting.MIN_GAIN == 2.0
+    assert judging.least_gain(laws.named("linear"), many, {}) == judging.MIN_GAIN == 2.0
     repeated = estimate.Points({"finetune_loss": np.tile(at["finetune_loss"], 9)}, np.zeros(45), np.zeros(45), np.tile(np.arange(5), 9))
-    assert fitting.least_gain(laws.named("linear"), repeated, {}) == pytest.approx(5.38, abs=0.01)
+    assert judging.least_gain(laws.named("linear"), repeated, {}) == pytest.approx(5.38, abs=0.01)
 
 
 def test_constants_are_seldom_taken_for_a_law() -> None:
-    """Of 100 sets of five points about a constant, one a run, at most 12 are said to support a straight line; 5 are expected."""
+    """Of 100 constants with five points, at most 12 support a line; 5 are expected."""
     at, draw = design(seeds=1, sizes=SIZES[:1], fractions=(0.0,)).assign(run_id=range(5)), stream(0, "test", "constant")
     fitted = [fitting.fit(at.assign(forgetting=0.05 + 0.01 * draw.normal(size=5)), "linear").verdict for _ in range(100)]
     assert sum(verdict.startswith("supported") for verdict in fitted) <= 12
 
 
 def test_a_well_determined_zero_is_not_called_wide() -> None:
-    """A slope of 0 ± 0.001 is known well; one of which the curve could be anything is not."""
+    """A slope of 0 ± 0.001 is determined; one that allows any curve is not."""
     at = design(seeds=3, sizes=SIZES[:1], fractions=(0.0,)).assign(forgetting=0.05)
     flat = fitting.fit(noisy(at, 2, runs=1e-4, rows=1e-4), "linear")
     assert flat.parameters["slope"].low is not None
@@ -329,10 +338,10 @@ def test_a_well_determined_zero_is_not_called_wide() -> None:
     assert "intercept is hardly determined: its interval is very wide" in wild.notes
 
 
-def test_large_numbers_are_refused_or_read_off_in_a_few_digits() -> None:
-    """Values whose squares are no numbers.
+def test_large_numbers_are_rejected_or_printed_in_a_few_digits() -> None:
+    """Values whose squares overflow are rejected, as are points where the curve does.
 
-    A place where the curve is none; the largest that goes, without a warning or a long number.
+    The largest valid values give no warning and no long number.
     """
     points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
     with pytest.raises(AnalysisError, match=r"column forgetting: got .*e\+297 in row 1; allowed: numbers up to 1e\+100"):
@@ -344,20 +353,23 @@ def test_large_numbers_are_refused_or_read_off_in_a_few_digits() -> None:
     assert found.value == pytest.approx(0.006 * 1e154, rel=1e-3)
     assert found.extrapolates == ["volume 1e308 is 9.77e304 times the largest fitted, 1,024"]
     steep = fitting.fit(points.assign(forgetting=(points["volume"] / 100.0) ** 3), "power")
-    with pytest.raises(AnalysisError, match="power at volume 1e308: got no finite number"):
+    with pytest.raises(AnalysisError, match="power at volume 1e308: got a value that is not finite"):
         fitting.predict(steep, {"volume": 1e308})
 
 
 @pytest.mark.parametrize("fraction", [3.0, -0.5, float("nan")])
 def test_predictions_take_what_fits_take(fraction: float) -> None:
-    """A share of old data beyond 0 to 1 is refused, as in the points."""
+    """A share of old data outside 0 to 1 is rejected, as in the points."""
     fit = fitting.fit(planted("injection"), "injection")
     with pytest.raises(AnalysisError, match="inject_fraction: got .*; allowed: a share, 0 to 1"):
         fitting.predict(fit, {"params_total": 1e6, "train_tokens": 1e4, "inject_fraction": fraction})
 
 
 def test_noise_is_not_distinguishable_from_a_constant() -> None:
-    """Points about 0.05 without a trend, and all zeros, where the exponent is not identified either."""
+    """Points around 0.05 without a trend, and all zeros, do not support a law.
+
+    For all zeros the exponent is not identified.
+    """
     flat = planted("power", sizes=SIZES[:1], fractions=(0.0,)).assign(forgetting=0.05)
     noise = fitting.fit(noisy(flat, 6, runs=0.01, rows=0.01), "power")
     assert noise.verdict.startswith("not distinguishable from a constant")
@@ -368,8 +380,8 @@ def test_noise_is_not_distinguishable_from_a_constant() -> None:
     assert zeros.r2 is None
 
 
-def test_a_simpler_law_that_says_as_much_is_named() -> None:
-    """Forgetting in proportion to volume: k = 1 is in the alternatives, its AIC below that of a free k, and in the verdict."""
+def test_a_simpler_law_that_fits_as_well_is_named() -> None:
+    """Proportional forgetting has k = 1 in its verdict, by AIC."""
     points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
     fit = fitting.fit(noisy(points.assign(forgetting=1e-4 * points["volume"]), 8, runs=0.0, rows=0.001), "power")
     assert fit.aic is not None
@@ -377,15 +389,15 @@ def test_a_simpler_law_that_says_as_much_is_named() -> None:
     assert "k = 1" in fit.verdict
 
 
-def test_what_is_not_converged_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off after one step in each turn, a fit says so in the place of the verdict."""
+def test_a_fit_that_did_not_converge_has_that_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is stopped after one step."""
     monkeypatch.setattr(solver, "MAX_STEPS", 1)
     monkeypatch.setattr(estimate, "_ROUNDS", 1)
     assert fitting.fit(noisy(planted("injection"), 1, runs=0.01, rows=0.01), "injection").verdict.startswith("not converged")
 
 
 def test_nothing_injected_leaves_b_open() -> None:
-    """With inject_fraction 0 everywhere B is null, said, and the others are found."""
+    """With inject_fraction 0 everywhere, B is null with a note, and the others are found."""
     fit = fitting.fit(planted("injection", fractions=(0.0,)), "injection")
     assert fit.parameters["B"] == fitting.Parameter(None, None, None, "1 / share")
     assert any("B is not identified" in note for note in fit.notes)
@@ -393,11 +405,8 @@ def test_nothing_injected_leaves_b_open() -> None:
     assert {name: value for name, value in values(fit).items() if name != "B"} == pytest.approx(others, rel=1e-4)
 
 
-def test_what_is_left_out_is_predicted() -> None:
-    """The largest volume's error is that of numpy's line through the others, at it.
-
-    The size likewise.
-    """
+def test_held_out_points_are_predicted() -> None:
+    """Errors there are those of a line through the other points."""
     at = design(seeds=1, sizes=SIZES[:3], fractions=(0.0,))
     points = at.assign(forgetting=0.9 - 0.4 * at["finetune_loss"] + 0.05 * (at["volume"] == 1024))
     fit = fitting.fit(points, "linear")
@@ -407,11 +416,8 @@ def test_what_is_left_out_is_predicted() -> None:
     assert fit.held_out_error == max(fit.held_out["largest volume"], fit.held_out["largest size"])
 
 
-def test_too_few_distinct_values_are_refused() -> None:
-    """The column, what there is, and what is needed are named.
-
-    Two sizes are too few for a plateau with an exponent.
-    """
+def test_too_few_distinct_values_are_rejected() -> None:
+    """The message names the column, its number of values and the number needed."""
     points = planted("power")
     with pytest.raises(AnalysisError, match="column volume: got 1 distinct value; allowed: at least 2, for c, k"):
         fitting.fit(points[points["volume"] == 64], "power")
@@ -425,10 +431,7 @@ def test_too_few_distinct_values_are_refused() -> None:
 
 
 def test_one_run_has_no_interval() -> None:
-    """How runs vary is not known from one: values, but no interval, and said.
-
-    A prediction has none either.
-    """
+    """One run gives values without intervals and a note; predictions have no interval either."""
     fit = fitting.fit(planted("power", seeds=1, sizes=SIZES[:1], fractions=(0.0,)), "power")
     assert fit.parameters["k"].value == pytest.approx(0.5)
     assert (fit.parameters["k"].low, fit.parameters["k"].high) == (None, None)
@@ -436,11 +439,8 @@ def test_one_run_has_no_interval() -> None:
     assert fitting.predict(fit, {"volume": 2000.0}).low is None
 
 
-def test_a_prediction_says_how_far_it_extrapolates() -> None:
-    """Times the largest, times smaller than the smallest.
-
-    Nothing within; a loss by its distance.
-    """
+def test_a_prediction_states_its_extrapolation() -> None:
+    """Positive columns extrapolate by a factor, a loss by its distance."""
     fit = fitting.fit(planted("injection"), "injection")
     found = fitting.predict(fit, {"params_total": 1e9, "train_tokens": 256.0, "inject_fraction": 0.01})
     assert found.extrapolates == [
@@ -450,11 +450,11 @@ def test_a_prediction_says_how_far_it_extrapolates() -> None:
     expected = 0.4 * 256**0.4 / ((1 + 829 * 0.01) * 1e9) ** 0.3 + 0.01
     assert found.value == pytest.approx(expected, rel=1e-4)
     line = fitting.fit(planted("linear").assign(finetune_loss=lambda at: at["finetune_loss"].clip(2.0)), "linear")
-    assert fitting.predict(line, {"finetune_loss": 1.5}).extrapolates == ["finetune_loss 1.5 lies 0.5 below the smallest fitted, 2"]
+    assert fitting.predict(line, {"finetune_loss": 1.5}).extrapolates == ["finetune_loss 1.5 is 0.5 below the smallest fitted, 2"]
 
 
-def test_a_prediction_names_what_it_lacks() -> None:
-    """Columns that are not given, and values that cannot be."""
+def test_a_prediction_names_missing_columns_and_invalid_values() -> None:
+    """The message tells how to give them."""
     fit = fitting.fit(planted("injection"), "injection")
     with pytest.raises(AnalysisError, match="train_tokens=… --at inject_fraction=…"):
         fitting.predict(fit, {"params_total": 1e9})
@@ -462,8 +462,8 @@ def test_a_prediction_names_what_it_lacks() -> None:
         fitting.predict(fit, {"params_total": 0.0, "train_tokens": 10.0, "inject_fraction": 0.0})
 
 
-def test_the_band_is_about_the_curve() -> None:
-    """A row each, the ends about the value, narrower amid the points than far from them."""
+def test_the_band_is_around_the_curve() -> None:
+    """It has one row per place, narrower among the points than far away."""
     fit = fitting.fit(noisy(planted("power", sizes=SIZES[:1], fractions=(0.0,)), 7, runs=0.01, rows=0.01), "power")
     band = fit.band(pd.DataFrame({"volume": [256, 100_000]}))
     assert list(band.columns) == ["value", "low", "high"]
@@ -474,7 +474,7 @@ def test_the_band_is_about_the_curve() -> None:
 
 
 def test_the_same_points_give_the_same_fit() -> None:
-    """Nothing is drawn: twice the same, and in another order of rows nearly."""
+    """Fits are deterministic; another order of rows gives nearly the same."""
     points = noisy(planted("injection"), 5, runs=0.01, rows=0.01)
     first = fitting.fit(points, "injection")
     assert fitting.as_dict(first) == fitting.as_dict(fitting.fit(points, "injection"))
@@ -483,7 +483,7 @@ def test_the_same_points_give_the_same_fit() -> None:
 
 
 def test_units_do_not_matter() -> None:
-    """A response a thousand times as large, volumes in millions: parameters that follow."""
+    """Parameters follow a response in thousandths and volumes in millions."""
     points = noisy(planted("power", sizes=SIZES[:1], fractions=(0.0,)), 5, runs=0.01, rows=0.01)
     first = fitting.fit(points, "power")
     other = fitting.fit(points.assign(forgetting=1e3 * points["forgetting"], volume=points["volume"] / 1e6), "power")
@@ -494,7 +494,7 @@ def test_units_do_not_matter() -> None:
 
 
 def test_as_json_there_is_no_nan() -> None:
-    """The keys that a reader counts on, and plain JSON."""
+    """The result is plain JSON and has all keys."""
     fit = fitting.fit(planted("injection", fractions=(0.0,)), "injection")
     found = json.loads(json.dumps(fitting.as_dict(fit), allow_nan=False))
     assert {"parameters", "level", "r2", "held_out_error", "aic", "verdict", "law", "n", "runs", "notes", "held_out"} < set(found)
@@ -502,14 +502,14 @@ def test_as_json_there_is_no_nan() -> None:
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
-    """Leaving out one of n, the mean's error is s / √n, exactly."""
+    """The error of a mean is exactly s / √n."""
     x = np.array([1.0, 4.0, 2.0, 7.0])
     without = np.array([np.delete(x, i).mean() for i in range(4)])
     assert jackknife.jackknife_error(without) == pytest.approx(x.std(ddof=1) / 2)
 
 
-def test_runs_are_left_out_whole_and_never_in_too_many_turns() -> None:
-    """Three runs: three refits; a thousand runs: 60 groups, in which each run is left out once."""
+def test_whole_runs_are_left_out_in_a_limited_number_of_groups() -> None:
+    """Three runs have three refits, a thousand runs 60; each run is left out once."""
     kept = jackknife.left_out(np.array([0, 0, 1, 2, 2]))
     assert kept.tolist() == [[0, 0, 1, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 0]]
     many = jackknife.left_out(np.repeat(np.arange(1000), 2))
@@ -518,7 +518,7 @@ def test_runs_are_left_out_whole_and_never_in_too_many_turns() -> None:
 
 
 def test_the_deviance_is_that_of_a_normal_density() -> None:
-    """Two runs of two points: −2 log of the multivariate normal density at its largest, found over a fine grid."""
+    """It is −2 log of the largest multivariate normal density, found on a fine grid."""
     residual, cluster = np.array([1.0, 0.8, -0.9, -1.1]), np.array([0, 0, 1, 1])
     best = np.inf
     for own in np.geomspace(1e-3, 1.0, 120):
@@ -532,9 +532,9 @@ def test_the_deviance_is_that_of_a_normal_density() -> None:
 
 
 def test_variance_beyond_the_standard_errors() -> None:
-    """None where errors explain the residuals.
+    """It is 0 where the errors explain the residuals.
 
-    With none given, near the residuals' own variance; together, the rest.
+    Without errors it is close to the residuals' variance, else to the unexplained part.
     """
     residual = stream(1, "test").normal(size=4000)
     assert solver.extra_variance(residual, np.full(4000, 1.2), 2) == 0.0

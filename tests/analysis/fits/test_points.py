@@ -21,7 +21,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """Return a row of the tidy table: the suite's own, of a probe, at 64 rows."""
+    """Return a probe suite's own row of the tidy table, at volume 64."""
     values: dict[str, Any] = {
         "run_id": "r0",
         "model": "tiny",
@@ -84,10 +84,10 @@ def sweep(**changes: Any) -> pd.DataFrame:
     )
 
 
-def test_a_file_of_ones_own_columns(tmp_path: Path) -> None:
-    """Params is params_total.
+def test_a_file_with_other_column_names(tmp_path: Path) -> None:
+    """The column params is params_total, and --column gives a role to any column.
 
-    --column gives a role to any column; --where narrows, numbers by value.
+    --where selects rows, and compares numbers by value.
     """
     found = points.from_file(written(tmp_path, CSV.replace("volume", "rows")), {"volume": "rows"})
     assert found["volume"].tolist() == [64, 128, 64, 128]
@@ -97,7 +97,7 @@ def test_a_file_of_ones_own_columns(tmp_path: Path) -> None:
 
 
 def test_parquet_is_read_too(tmp_path: Path) -> None:
-    """The same table in another file."""
+    """A parquet file gives the same points as a CSV file."""
     frame = points.from_file(written(tmp_path, CSV))
     frame.to_parquet(tmp_path / "points.parquet")
     assert points.from_file(tmp_path / "points.parquet")["forgetting"].tolist() == frame["forgetting"].tolist()
@@ -107,17 +107,17 @@ def test_parquet_is_read_too(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "an empty file"),
-        ("volume,forgetting\n", "no row"),
+        ("volume,forgetting\n", "without rows"),
         ("volume,loss\n1,2\n", "column forgetting: got no such column; allowed: volume, loss; fix: --column forgetting=NAME"),
         ("volume,forgetting\n64,0.1\nmany,0.2\n", "column volume: got 'many' in row 2"),
         ("volume,forgetting\n64,inf\n128,0.2\n", "column forgetting: got 'inf' in row 1"),
         ("volume,forgetting\n-64,0.1\n128,0.2\n", "column volume: got -64 in row 1; allowed: at least 0"),
         ("volume,forgetting,stderr\n64,0.1,-1\n128,0.2,1\n", "column stderr: got -1 in row 1"),
-        ("volume,forgetting\n64,\n128,\n", "none that has all of volume, forgetting"),
+        ("volume,forgetting\n64,\n128,\n", "no row with all of volume, forgetting"),
     ],
 )
-def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    """What was found, where, and what would do."""
+def test_invalid_files_are_rejected_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    """The message names the problem, its place and the allowed values."""
     with pytest.raises(AnalysisError) as caught:
         fitting.fit(points.from_file(written(tmp_path, text)), "power")
     assert message in str(caught.value)
@@ -134,10 +134,10 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, text: str, message: s
         ("volume\tforgetting\n64\t0.1\n", "got columns separated by tabs"),
     ],
 )
-def test_columns_that_are_not_what_they_seem_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    """A row number without a name would move all columns by one.
+def test_ambiguous_columns_are_rejected(tmp_path: Path, text: str, message: str) -> None:
+    """A row number without a name would shift all columns by one.
 
-    Of two columns of a name one would be passed over.
+    Of two columns with the same name, one would be ignored.
     """
     with pytest.raises(AnalysisError) as caught:
         points.from_file(written(tmp_path, text))
@@ -154,14 +154,14 @@ def test_columns_that_are_not_what_they_seem_are_refused(tmp_path: Path, text: s
         '\ufeffvolume,"forgetting"\r\n64,0.1\r\n\r\n128,0.2\r\n',
     ],
 )
-def test_trailing_commas_are_no_columns(tmp_path: Path, text: str) -> None:
-    """Each row, or the header too, may end in a comma: the columns stay in their places."""
+def test_trailing_commas_are_not_columns(tmp_path: Path, text: str) -> None:
+    """Rows and header may end in a comma without shifting columns."""
     found = points.from_file(written(tmp_path, text))
     assert found[["volume", "forgetting"]].to_numpy().tolist() == [[64, 0.1], [128, 0.2]]
 
 
 def test_rows_are_counted_as_in_the_file(tmp_path: Path) -> None:
-    """Also where --where leaves some: the bad value is in the file's fourth row, the narrowed table's second."""
+    """Messages number rows as in the file, also after --where."""
     path = written(tmp_path, CSV.replace("128,1000,0.15,b", "128,1000,bad,b"))
     with pytest.raises(AnalysisError, match="got 'bad' in row 4"):
         fitting.fit(points.from_file(path, {}, {"run_id": "b"}), "power")
@@ -171,19 +171,19 @@ def test_rows_are_counted_as_in_the_file(tmp_path: Path) -> None:
 
 
 def test_learning_rates_that_differ_within_a_tuning_are_named(tmp_path: Path) -> None:
-    """Two rates of one model and tuning are pooled, and said; each model's own rate is not."""
+    """Two rates of one model and tuning are named; each model's own rate is not."""
     text = "volume,forgetting,run_id,model,tuning,learning_rate,lr_tuned,anchor\n"
     places = [(run, i) for run in range(2) for i in range(1, 5)]
     rows = [f"{64 * 2**i},{0.1 * i + 0.01 * run},{run},m,lora,{0.001 * (1 + run)},{run == 0},a{run}\n" for run, i in places]
     notes = fitting.fit(points.from_file(written(tmp_path, text + "".join(rows))), "power").notes
-    assert any("differ in learning_rate (0.001, 0.002) and lr_tuned (False, True) and anchor (a0, a1), of which" in note for note in notes)
+    assert any("differ in learning_rate (0.001, 0.002) and lr_tuned (False, True) and anchor (a0, a1), which" in note for note in notes)
     apart = [row.replace(",m,", f",m{row.split(',')[2]},") for row in rows]
     notes = fitting.fit(points.from_file(written(tmp_path, text + "".join(apart))), "power").notes
-    assert any("differ in model (m0, m1), of which" in note for note in notes)
+    assert any("differ in model (m0, m1), which" in note for note in notes)
 
 
-def test_unknown_columns_are_refused(tmp_path: Path) -> None:
-    """A role, a column of the file, a column to narrow by, a value of it."""
+def test_unknown_columns_are_rejected(tmp_path: Path) -> None:
+    """So are unknown roles, columns in --where, and their values."""
     path = written(tmp_path, CSV)
     for columns, where, message in [
         ({"vol": "volume"}, {}, "did you mean 'volume'?"),
@@ -198,7 +198,7 @@ def test_unknown_columns_are_refused(tmp_path: Path) -> None:
 
 
 def test_rows_before_training_and_empty_rows_are_left_out_and_counted(tmp_path: Path) -> None:
-    """Volume 0 has nothing to say of a power; an empty response is no 0."""
+    """A power cannot use volume 0, and an empty response is not 0."""
     text = CSV + "0,1000,0,a\n256,1000,,a\n"
     fit = fitting.fit(points.from_file(written(tmp_path, text)), "power")
     assert fit.n == 4
@@ -206,8 +206,11 @@ def test_rows_before_training_and_empty_rows_are_left_out_and_counted(tmp_path: 
     assert any("1 rows are left out: volume is 0" in note for note in fit.notes)
 
 
-def test_a_point_of_an_experiment_is_as_worked_out_by_hand() -> None:
-    """Accuracy fell by 0.1: forgetting 0.1, stderr 0.0392 / 3.92, a tenth of the tokens are the anchor's, loss from training."""
+def test_a_point_of_an_experiment_agrees_with_one_by_hand() -> None:
+    """Accuracy fell by 0.1, so forgetting is 0.1 with stderr 0.0392 / 3.92.
+
+    A tenth of the tokens are from anchor rows; the loss is that of training.
+    """
     found = points.from_table(tidy(row(), row(volume=0, delta=0.0), row(task="facts")), Declared(headline="old"))
     assert len(found) == 1
     one = found.iloc[0]
@@ -218,8 +221,8 @@ def test_a_point_of_an_experiment_is_as_worked_out_by_hand() -> None:
     assert any("training loss" in note for note in found.attrs["notes"])
 
 
-def test_losses_are_turned_the_other_way() -> None:
-    """Where less is better, a rise is forgetting.
+def test_forgetting_follows_the_direction_of_the_metric() -> None:
+    """Where lower is better, a rise is forgetting.
 
     A model that got better has negative forgetting.
     """
@@ -228,36 +231,33 @@ def test_losses_are_turned_the_other_way() -> None:
 
 
 def test_loss_and_drift_come_from_the_same_run_and_volume() -> None:
-    """A target suite's nats per token, and the KL on the target, not that on the anchor."""
-    beside = [
+    """The KL is that on the target, not on the anchor."""
+    others = [
         row(suite="new", role="target", metric="nats_per_token", value=0.8),
         row(suite="drift_anchor", metric="kl_base_tuned", value=9.0),
         row(suite="drift_target", metric="kl_base_tuned", value=0.25),
     ]
-    found = points.from_table(tidy(row(), row(run_id="other"), *beside), Declared(headline="old"))
+    found = points.from_table(tidy(row(), row(run_id="other"), *others), Declared(headline="old"))
     assert found[found["run_id"] == "r0"][["finetune_loss", "kl"]].to_numpy().tolist() == [[0.8, 0.25]]
     assert found[found["run_id"] == "other"][["finetune_loss", "kl"]].isna().to_numpy().all()
     assert "kl is that of suite drift_target" in found.attrs["notes"]
 
 
 def test_controls_failures_and_other_runs_are_left_out() -> None:
-    """A same-data control is no point of the law.
-
-    Nor is what was not measured: a point that failed, and a run with none; all counted.
-    """
+    """Controls, failed points and runs without points are left out and counted."""
     failed = row(run_id="f", status="failed", delta=None)
     unfinished = row(run_id="u", status="unfinished", suite=None, task=None, volume=None, delta=None)
     table = tidy(row(), row(run_id="c", data="base"), failed, row(volume=128, delta=None), unfinished)
     found = points.from_table(table, Declared(headline="old", control={"data": "base"}))
     assert found["run_id"].tolist() == ["r0"]
     assert "1 points of same-data controls are left out" in found.attrs["notes"]
-    told = "2 points and 1 whole runs without a measured change of old are left out: failed, unfinished or not measured"
-    assert told in found.attrs["notes"]
+    note = "2 points and 1 whole runs without a measured change of old are left out: failed, unfinished or not measured"
+    assert note in found.attrs["notes"]
     assert not any("whole runs" in note for note in points.from_table(tidy(row()), Declared(headline="old")).attrs["notes"])
 
 
-def test_whose_forgetting_must_be_clear() -> None:
-    """One probe suite is the headline; of two, one is named; an unknown one lists what there is."""
+def test_the_suite_must_be_unambiguous() -> None:
+    """A single probe suite is the headline; of two, one must be named."""
     two = tidy(row(), row(suite="other"))
     assert points.from_table(tidy(row()), Declared()).attrs["suite"] == "old"
     assert points.from_table(two, Declared(), "other").attrs["suite"] == "other"
@@ -268,9 +268,9 @@ def test_whose_forgetting_must_be_clear() -> None:
 
 
 def test_every_law_is_fitted_where_there_are_points() -> None:
-    """Six cells have a power law each.
+    """Each of six cells has a power law, each of two tunings the others.
 
-    The laws over sizes have one a tuning; kl is refused, as none was measured.
+    kl is rejected, since it was not measured.
     """
     found = all_laws.every(sweep(), Declared(headline="old"))
     counts = pd.Series([one.law for one in found]).value_counts().to_dict()
@@ -280,20 +280,23 @@ def test_every_law_is_fitted_where_there_are_points() -> None:
     assert power.fit.parameters["k"].value == pytest.approx(0.5, abs=0.02)
     assert (len(power.points), power.fit.runs) == (6, 2)
     kl = next(one for one in found if one.law == "kl")
-    assert (kl.fit, "none that has all of kl" in kl.refused) == (None, True)
+    assert (kl.fit, "no row with all of kl" in kl.refused) == (None, True)
     linear = next(one for one in found if one.law == "linear")
     assert "1 distinct value" in linear.refused
 
 
-def test_what_is_not_shown_is_counted() -> None:
-    """With a limit of five, four fits and a line that says how many more there are."""
+def test_fits_that_are_not_shown_are_counted() -> None:
+    """With a limit of five, there are four fits and the number of the others."""
     found = all_laws.every(sweep(), Declared(headline="old"), limit=5)
     assert len(found) == 5
     assert found[-1].refused.startswith("10 more fits are not shown")
 
 
 def test_laws_take_turns_where_not_all_fits_are_made() -> None:
-    """With a limit of ten: one of each law over sizes, six power laws at their turn, those that are drawn first, and what is left out."""
+    """Of ten fits, each law over sizes has one, and power the others.
+
+    Cells in figures come first.
+    """
     drawn = [{"model": "m2000", "tuning": "lora"}]
     found = all_laws.every(sweep(), Declared(headline="old"), limit=10, first=drawn)
     assert [one.law for one in found[:9]] == ["injection", "shifted_power", "linear", "kl", *["power"] * 5]
@@ -302,6 +305,6 @@ def test_laws_take_turns_where_not_all_fits_are_made() -> None:
 
 
 def test_without_a_headline_there_is_no_fit() -> None:
-    """Nothing to fit, nothing shown."""
+    """Without a headline or points the list is empty."""
     assert all_laws.every(tidy(row(), row(suite="other")), Declared()) == []
     assert all_laws.every(tidy(), Declared()) == []

@@ -24,13 +24,12 @@ def plain(values: list[float]) -> Stratum:
 
 
 def test_the_clustered_error_is_equation_4() -> None:
-    """Mean 1/2.
+    """The variance is 1/48, computed by hand from pairs of items.
 
-    By pairs: (Σ (s − ½)² + Σ of products of two items of a cluster) / n², and G/(G − 1) = 3/2 for
-    few clusters.
-
-    Σ (s − ½)² = 6/4. Products: cluster 0 (½ ½ −½): ¼ − ¼ − ¼, twice: −½; cluster 1 (−½ ½): −¼,
-    twice: −½; cluster 2: none. So (1.5 − 1) / 36 · 3/2 = 1/48.
+    The mean is ½. The variance is (Σ (s − ½)² + Σ of products of two items of a cluster) / n²,
+    times G/(G − 1) = 3/2 for few clusters. Σ (s − ½)² = 6/4. Products: cluster 0 (½ ½ −½):
+    ¼ − ¼ − ¼, twice: −½; cluster 1 (−½ ½): −¼, twice: −½; cluster 2: none. So
+    (1.5 − 1) / 36 · 3/2 = 1/48.
     """
     found = clustered.standard_error([plain(VALUES)], [np.array(OF)])
     assert found == pytest.approx(math.sqrt(1 / 48))
@@ -40,14 +39,14 @@ def test_the_clustered_error_is_equation_4() -> None:
 
 
 def test_clusters_of_one_are_items() -> None:
-    """Every item its own cluster: the plain standard error, the plain sign flip."""
+    """With one item per cluster, standard error and sign flip are the plain ones."""
     strata, alone = [plain([1.0, -1.0, 0.5, 0.0, 2.0])], [np.arange(5)]
     assert clustered.standard_error(strata, alone) == pytest.approx(stats.standard_error(strata))
     assert clustered.sign_flip(strata, alone) == clustered.sign_flip(strata, [None]) == stats.sign_flip(strata)
 
 
 def test_weights_go_into_the_clusters() -> None:
-    """A ratio: Σ w v / Σ w stays, and its linearised error sums w (v − R) within a cluster."""
+    """The ratio stays, and its linearised error sums w (v − R) within clusters."""
     values, weights, of = np.array([1.0, 3.0, 2.0, 5.0]), np.array([2.0, 1.0, 4.0, 1.0]), np.array([0, 0, 1, 2])
     ratio = (2 + 3 + 8 + 5) / 8
     residuals = [2 * (1 - ratio) + (3 - ratio), 4 * (2 - ratio), 5 - ratio]
@@ -60,14 +59,17 @@ def test_weights_go_into_the_clusters() -> None:
 
 
 def test_a_sign_flip_turns_whole_clusters() -> None:
-    """Sums of clusters 2, 1, −0.5: of 8 sign patterns, those with |sum| ≥ 2.5 are + + −, + + + and their mirrors: 4 of 8."""
+    """With cluster sums 2, 1, −0.5, 4 of 8 sign patterns have |sum| ≥ 2.5.
+
+    They are + + −, + + + and their mirrors.
+    """
     strata, of = [plain([1.0, 1.0, 1.0, -0.5])], [np.array([0, 0, 1, 2])]
     patterns = [abs(2 * a + b - 0.5 * c) for a, b, c in itertools.product([-1, 1], repeat=3)]
     assert clustered.sign_flip(strata, of) == sum(total >= 2.5 for total in patterns) / 8 == 0.5
 
 
-def test_names_become_numbers_and_items_without_one_stand_alone() -> None:
-    """Missing and empty names are clusters of one; no name at all is no clusters."""
+def test_names_become_numbers_and_items_without_one_are_alone() -> None:
+    """Missing and empty names are clusters of one; without any name there are no clusters."""
     found = clustered.numbered(np.array(["a", None, "b", "a", "", float("nan")], dtype=object))
     assert found is not None
     assert found[0] == found[3]
@@ -76,15 +78,15 @@ def test_names_become_numbers_and_items_without_one_stand_alone() -> None:
 
 
 def in_passages(task: Task, names: list[str]) -> pd.DataFrame:
-    """Samples of a task with a cluster for each of its doc hashes."""
+    """Return samples of a task with a cluster for each of its doc hashes."""
     frame = samples([task])
     return frame.assign(cluster=[names[int(doc[1:])] for doc in frame["doc_hash"]])
 
 
-def test_the_join_hands_clusters_on_to_interval_and_p_value() -> None:
-    """Five passages of four questions, two of them lost as a whole: 8 of 20 items, but only 2 things that happened.
+def test_the_join_passes_clusters_to_interval_and_p_value() -> None:
+    """Two of five passages lost are 2 events, not 8 of 20 items.
 
-    McNemar of 8 lost would be 2/256; turning the two clusters gives (1 + 1 of 4) = 0.5.
+    McNemar of 8 lost would be 2/256; flipping the signs of two clusters gives 2 of 4 = 0.5.
     """
     names = [f"passage-{i // 4}" for i in range(20)]
     before, after = Task(suite="s", task="t", values=[1.0] * 20), Task(suite="s", task="t", values=[0.0] * 8 + [1.0] * 12)
@@ -99,7 +101,10 @@ def test_the_join_hands_clusters_on_to_interval_and_p_value() -> None:
 
 
 def test_no_change_in_clusters_has_width() -> None:
-    """Nothing lost in five passages: the interval is that of five items, since a passage may change as a whole; a value keeps Wilson's."""
+    """Nothing lost in five passages has the interval of five items.
+
+    A passage may change as a whole. The interval of a value stays Wilson's.
+    """
     names = [f"passage-{i // 4}" for i in range(20)]
     items = Samples(in_passages(Task(suite="s", task="t", values=[1.0] * 20), names)).items("s", "t", "none", "acc")
     found = change([pair(items, items)])

@@ -23,9 +23,9 @@ def test_mcnemar_gives_the_worked_values() -> None:
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 1), (3, 3), (1, 9), (45, 20), (0, 40)])
 def test_mcnemar_agrees_with_the_binomial_test(lost: int, gained: int) -> None:
-    """Exact p is the two-sided binomial test.
+    """The exact p is the two-sided binomial test's.
 
-    Mid-p counts ties by half, summed outcome by outcome.
+    The mid-p counts ties by half, summed outcome by outcome.
     """
     changed = lost + gained
     assert stats.mcnemar(lost, gained) == pytest.approx(scipy_stats.binomtest(lost, changed).pvalue)
@@ -36,16 +36,17 @@ def test_mcnemar_agrees_with_the_binomial_test(lost: int, gained: int) -> None:
 
 
 def test_nothing_changed_is_no_evidence() -> None:
-    """0 lost and 0 gained: p 1, and an interval that still has the width that the number of items allows, ± z²/(n + z²)."""
+    """Without a change p is 1, and the interval is ± z²/(n + z²)."""
     assert stats.mcnemar(0, 0) == stats.mcnemar_mid(0, 0) == 1.0
     z = 1.959963984540054
     assert stats.difference_interval([0], [0], [50]) == pytest.approx((-(z**2) / (50 + z**2), z**2 / (50 + z**2)), abs=1e-9)
 
 
 def test_the_difference_interval_is_close_to_the_worked_one_where_many_changed() -> None:
-    """N = 500, 45 lost, 20 gained: Δ −0.05.
+    """Of 500 items 45 lost and 20 gained is Δ = −0.05.
 
-    Wald's interval is [−0.081, −0.019] and the score interval lies within 0.002 of it.
+    Wald's interval is [−0.081, −0.019]; the ends of the score interval differ from it by less than
+    0.002.
     """
     assert stats.difference_interval([45], [20], [500]) == pytest.approx((-0.081, -0.019), abs=2e-3)
     values = [-1.0] * 45 + [1.0] * 20 + [0.0] * 435
@@ -54,7 +55,7 @@ def test_the_difference_interval_is_close_to_the_worked_one_where_many_changed()
 
 
 def score_statistic(lost: int, gained: int, n: int, delta: float) -> float:
-    """Tango's Z by maximising the trinomial likelihood numerically, with nothing in closed form."""
+    """Return Tango's Z by numerical maximisation of the trinomial likelihood."""
 
     def loss(p_lost: float) -> float:
         p_gained, p_same = p_lost + delta, 1 - 2 * p_lost - delta
@@ -71,14 +72,14 @@ def score_statistic(lost: int, gained: int, n: int, delta: float) -> float:
 
 @pytest.mark.parametrize(("lost", "gained", "n"), [(5, 2, 30), (0, 3, 20), (12, 2, 44), (1, 0, 14), (45, 20, 500), (3, 3, 9)])
 def test_the_difference_interval_inverts_the_score_test(lost: int, gained: int, n: int) -> None:
-    """At both ends the score statistic, its likelihood maximised by brute force, is ±1.96."""
+    """At both ends the score statistic, with a numerically maximised likelihood, is ±1.96."""
     low, high = stats.difference_interval([lost], [gained], [n])
     assert score_statistic(lost, gained, n, low) == pytest.approx(1.96, abs=2e-3)
     assert score_statistic(lost, gained, n, high) == pytest.approx(-1.96, abs=2e-3)
 
 
 def test_the_difference_interval_reaches_the_edge_only_where_every_item_changed() -> None:
-    """All 50 lost: the interval ends at −1, and does not begin at 0 width."""
+    """All 50 lost: the interval ends at −1, and has width."""
     low, high = stats.difference_interval([50], [0], [50])
     assert low == -1.0
     assert -0.9 < high < -0.8
@@ -87,7 +88,7 @@ def test_the_difference_interval_reaches_the_edge_only_where_every_item_changed(
 @pytest.mark.parametrize("n", [10, 25, 60])
 @pytest.mark.parametrize(("p_lost", "p_gained"), [(0.0, 0.0), (0.02, 0.0), (0.1, 0.03), (0.3, 0.2)])
 def test_the_difference_interval_covers_at_small_n(n: int, p_lost: float, p_gained: float) -> None:
-    """Exact coverage, summed over all outcomes (those with no change included), is at least 92 %, at n of 10, 25 and 60."""
+    """Exact coverage, summed over all outcomes, is at least 92 %."""
     truth, covered = p_gained - p_lost, 0.0
     for lost, gained in itertools.product(range(n + 1), repeat=2):
         chance = scipy_stats.multinomial.pmf([lost, gained, n - lost - gained], n, [p_lost, p_gained, 1 - p_lost - p_gained])
@@ -103,7 +104,10 @@ def test_tasks_with_equal_counts_pool() -> None:
 
 
 def test_the_suite_interval_keeps_tasks_apart() -> None:
-    """The mean over unequal tasks of unequal size is covered in at least 108 of 120 draws (in 1,000: 92.5 to 98.5 %)."""
+    """The mean over unequal tasks is covered in at least 108 of 120 draws.
+
+    In 1,000 draws coverage was 92.5 to 98.5 %.
+    """
     generator = np.random.default_rng(3)
     sizes, p_lost, p_gained = [20, 60, 150], [0.3, 0.05, 0.0], [0.05, 0.05, 0.02]
     truth = float(np.mean(np.array(p_gained) - np.array(p_lost)))
@@ -117,27 +121,30 @@ def test_the_suite_interval_keeps_tasks_apart() -> None:
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 20), (7, 20), (20, 20)])
 def test_the_interval_of_a_share_is_wilsons(successes: int, n: int) -> None:
-    """Same ends as scipy's Wilson interval."""
+    """The ends are those of SciPy's Wilson interval."""
     wilson = scipy_stats.binomtest(successes, n).proportion_ci(method="wilson")
     assert stats.proportion_interval([successes], [n]) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
 
 
 def test_a_ratio_weighs_its_items() -> None:
-    """2 nats over 1 token and 3 nats over 3 tokens: 5 nats over 4 tokens, not the mean of 2 and 1."""
+    """2 nats over 1 token and 3 over 3 are 5 nats over 4 tokens."""
     assert stats.mean([Stratum(np.array([2.0, 1.0]), np.array([1.0, 3.0]))]) == pytest.approx(1.25)
 
 
 def test_the_error_of_a_ratio_is_the_linearised_one() -> None:
-    """By hand: R = 1.25, residuals w(v − R) = 0.75 and −0.75, √(2 · 1.125) / 4.
+    """The error of the example is √(2 · 1.125) / 4.
 
-    And for equal weights the plain s/√n.
+    R = 1.25 and the residuals w(v − R) are ±0.75. For equal weights it is s/√n.
     """
     assert stats.standard_error([Stratum(np.array([2.0, 1.0]), np.array([1.0, 3.0]))]) == pytest.approx(math.sqrt(2 * 1.125) / 4)
     assert stats.standard_error([plain([1, 2, 4])]) == pytest.approx(np.std([1, 2, 4], ddof=1) / math.sqrt(3))
 
 
 def test_the_interval_of_a_mean_covers_skewed_values() -> None:
-    """Bootstrap-t on 30 skewed ratio items covers 91 to 98 % of 500 draws, and is the same each time."""
+    """Bootstrap-t on 30 skewed ratio items covers 91 to 98 % of 500 draws.
+
+    The same items give the same interval.
+    """
     generator = np.random.default_rng(5)
     covered = 0
     for _ in range(500):
@@ -158,14 +165,14 @@ def test_the_interval_of_a_mean_falls_back_to_t_where_few_items_differ() -> None
 
 @pytest.mark.parametrize("values", [[0.0] * 20, [0.3] * 20, [1.0]])
 def test_no_interval_is_made_up_where_no_item_differs(values: list[float]) -> None:
-    """Without spread nothing says how much a mean could move."""
+    """Without spread, the data do not determine an interval."""
     assert all(math.isnan(end) for end in stats.mean_interval([plain(values)]))
 
 
-def test_sign_flips_of_few_items_are_counted_out() -> None:
-    """D = 3, 1, 1: of the 8 sign patterns 2 reach |sum| 5, none of the others.
+def test_sign_flips_of_few_items_are_enumerated() -> None:
+    """Of the 8 sign patterns of 3, 1, 1, only 2 reach |sum| 5.
 
-    Items that did not change do not matter.
+    Unchanged items do not matter.
     """
     assert stats.sign_flip([plain([3, 1, 1])]) == pytest.approx(2 / 8)
     assert stats.sign_flip([plain([3, 1, 1, 0, 0])]) == pytest.approx(2 / 8)
@@ -173,19 +180,22 @@ def test_sign_flips_of_few_items_are_counted_out() -> None:
 
 
 def test_sign_flips_agree_with_mcnemar() -> None:
-    """For −1, 0 and 1 the permutation test is McNemar's: exactly for few items, within Monte-Carlo error for many."""
+    """For −1, 0 and 1 the permutation test is McNemar's.
+
+    It is exact for few items, and within Monte-Carlo error for many.
+    """
     assert stats.sign_flip([plain([-1.0] * 9 + [1.0] * 3 + [0.0] * 5)]) == pytest.approx(stats.mcnemar(9, 3))
     assert stats.sign_flip([plain([-1.0] * 80 + [1.0] * 60)]) == pytest.approx(stats.mcnemar(80, 60), abs=0.01)
 
 
 def test_sign_flips_are_never_zero_and_always_the_same() -> None:
-    """200 items all down: the least p-value that the number of draws allows, 1 / 10,000."""
+    """All 200 items fall: p is the smallest possible value, 1 / 10,000."""
     falls = [plain(list(-np.linspace(0.1, 1, 200)))]
     assert stats.sign_flip(falls) == 1 / stats.RESAMPLES == stats.sign_flip(falls)
 
 
 def test_a_suite_weighs_its_tasks_equally() -> None:
-    """Means 1 and 0 over 2 and 4 items: 0.5, with error √(s₁² + s₂²) / 2."""
+    """Means 1 and 0 give 0.5, with error √(s₁² + s₂²) / 2."""
     tasks = [plain([0, 2]), plain([-1, 1, -1, 1])]
     assert stats.mean(tasks) == pytest.approx(0.5)
     assert stats.standard_error(tasks) == pytest.approx(math.hypot(1.0, math.sqrt(1 / 3)) / 2)

@@ -1,4 +1,4 @@
-"""Intervals over seeds and items: by hand, against an analysis of variance written out in loops, and by coverage of planted data."""
+"""Intervals over seeds and items: by hand, by an analysis of variance, and by coverage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HAND = np.array([[1.0, 2.0, 3.0, 6.0], [2.0, 2.0, 5.0, 3.0], [0.0, 2.0, 4.0, 6.0
 
 
 def in_loops(values: Floats, clusters: list[int] | None = None) -> tuple[float, float, float]:
-    """V_seed, V_item and V_rest of one task, from their definitions, sum by sum."""
+    """Return V_seed, V_item and V_rest of one task, as plain sums."""
     k, n = values.shape
     of = clusters or list(range(n))
     groups = sorted(set(of))
@@ -41,12 +41,13 @@ def in_loops(values: Floats, clusters: list[int] | None = None) -> tuple[float, 
 
 
 def test_the_worked_example() -> None:
-    """Three seeds of four items: seed means 3, 3, 3; item means 1, 2, 4, 5.
+    """Three seeds of four items, computed by hand.
 
-    Seeds do not differ: V_seed = 0. V_item = ((−2)² + (−1)² + 1² + 2²) / 3 / 4 = 10/12. The rests
-    are (0 0 −1 1), (1 0 1 −2), (−1 0 0 1), their squares sum to 10: V_rest = 10 / 6 / 12 = 5/36. V
-    = max(0 + 10/12 − 5/36, 0, 10/12) = 10/12. Degrees of freedom: (10/12)² / ((10/12)²/3 +
-    (5/36)²/6) = 1 / (1/3 + (1/6)²/6) = 216/73.
+    Seed means are 3, 3, 3 and item means 1, 2, 4, 5. Seeds do not differ: V_seed = 0.
+    V_item = ((−2)² + (−1)² + 1² + 2²) / 3 / 4 = 10/12. The rests are (0 0 −1 1), (1 0 1 −2),
+    (−1 0 0 1), their squares sum to 10: V_rest = 10 / 6 / 12 = 5/36.
+    V = max(0 + 10/12 − 5/36, 0, 10/12) = 10/12. Degrees of freedom:
+    (10/12)² / ((10/12)²/3 + (5/36)²/6) = 1 / (1/3 + (1/6)²/6) = 216/73.
     """
     found = two_level.estimate([HAND])
     assert found.value == pytest.approx(3.0)
@@ -60,7 +61,7 @@ def test_the_worked_example() -> None:
 
 @pytest.mark.parametrize("clusters", [None, [0, 1, 0, 2, 1, 3, 3]])
 def test_the_parts_are_those_of_the_definitions(clusters: list[int] | None) -> None:
-    """Random values of five seeds and two tasks: variance and degrees of freedom as the docstring's formulas say, by loops."""
+    """Variance and degrees of freedom of random values agree with the formulas as loops."""
     draw = stream(0, "test", "two-level")
     tasks = [draw.normal(size=(5, 7)) + draw.normal(size=(5, 1)), draw.normal(size=(5, 7)) + draw.normal(size=(1, 7))]
     parts = [in_loops(values, clusters) for values in tasks]
@@ -79,7 +80,7 @@ def test_the_parts_are_those_of_the_definitions(clusters: list[int] | None) -> N
 
 
 def test_fewer_than_three_seeds_are_over_items_alone() -> None:
-    """Two seeds: t of the four item means 1.5, 2, 4, 4.5 with 3 degrees of freedom, and said so."""
+    """Two seeds have the t interval of the item means."""
     found = two_level.estimate([HAND[:2]])
     ends = scipy_stats.t.interval(0.95, 3, loc=3.0, scale=np.std([1.5, 2, 4, 4.5], ddof=1) / 2)
     assert (found.low, found.high) == pytest.approx(ends)
@@ -87,7 +88,7 @@ def test_fewer_than_three_seeds_are_over_items_alone() -> None:
 
 
 def test_one_seed_of_counted_items_is_exactly_tango() -> None:
-    """45 of 500 lost, 20 gained: the score interval, the paired standard error 0.01598, and the worked −0.05."""
+    """45 of 500 lost, 20 gained: score interval, paired error 0.01598, value −0.05."""
     values = np.array([[-1.0] * 45 + [1.0] * 20 + [0.0] * 435])
     found = two_level.estimate([values])
     assert (found.low, found.high) == stats.difference_interval([45], [20], [500])
@@ -98,9 +99,10 @@ def test_one_seed_of_counted_items_is_exactly_tango() -> None:
 
 @pytest.mark.parametrize(("lost", "gained", "error"), [(45, 20, 0.01598), (95, 70, 0.0256)])
 def test_the_paired_error_is_millers(lost: int, gained: int, error: float) -> None:
-    """His worked vectors, n = 500: [lost + gained − (lost − gained)²/n] / n² with n − 1 for n.
+    """The errors of Miller's worked vectors of 500 items are reproduced.
 
-    The first has [−0.081, −0.019].
+    The variance is [lost + gained − (lost − gained)²/n] / (n (n − 1)). The first interval is
+    [−0.081, −0.019].
     """
     values = np.array([[-1.0] * lost + [1.0] * gained + [0.0] * (500 - lost - gained)])
     found = two_level.over_items([two_level.task(values)])
@@ -111,14 +113,14 @@ def test_the_paired_error_is_millers(lost: int, gained: int, error: float) -> No
 
 
 def test_one_seed_of_other_items_is_the_bootstrap_of_the_table() -> None:
-    """Nats per token of one seed: the interval that the tidy table has."""
+    """Nats per token of one seed have the interval of the tidy table."""
     values = stream(0, "test", "nats").exponential(size=(1, 30))
     assert two_level.estimate([values])[3:5] == stats.mean_interval([Stratum(values[0], np.ones(30))])
 
 
 @pytest.mark.parametrize(("seeds", "tasks"), [(1, 1), (2, 1), (3, 1), (5, 3)])
 def test_no_changed_item_is_no_certainty(seeds: int, tasks: int) -> None:
-    """No item of 100 changed under any seed: ± z²/(n + z²) of all items asked, as Tango says of one seed."""
+    """With no changed item under any seed, the interval is Tango's ± z²/(n + z²)."""
     z2 = special.ndtri(0.975) ** 2
     found = two_level.estimate([np.zeros((seeds, 100))] * tasks)
     assert (found.low, found.high) == pytest.approx((-z2 / (100 * tasks + z2), z2 / (100 * tasks + z2)), abs=1e-9)
@@ -127,7 +129,10 @@ def test_no_changed_item_is_no_certainty(seeds: int, tasks: int) -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_a_small_task_decides_where_nothing_changed(seeds: int) -> None:
-    """Tasks of 10 and 1,000 items weigh alike: the mean can be off by half of what the small one can, z²/(n + z²) of its own."""
+    """Of tasks with 10 and 1,000 items, the small one determines the width.
+
+    Tasks have equal weight, so the mean has half the width of the small task, z²/(n + z²).
+    """
     found = two_level.estimate([np.zeros((seeds, 10)), np.zeros((seeds, 1000))])
     one = stats.difference_interval([0, 0], [0, 0], [10, 1000])
     assert (found.low, found.high) == pytest.approx((one.low, one.high), abs=1e-9)
@@ -136,7 +141,10 @@ def test_a_small_task_decides_where_nothing_changed(seeds: int) -> None:
 
 
 def test_intervals_cover_a_loss_of_the_small_task() -> None:
-    """20 and 200 items, 6% of the small task's lost by every seed alike: 400 sweeps of 3 seeds, 95% promised."""
+    """Of 400 sweeps of 3 seeds, at least 92% cover the loss.
+
+    The tasks have 20 and 200 items; every seed loses the same 6% of the small one.
+    """
     draw, covered = stream(0, "small-task"), 0
     for _ in range(400):
         lost = -(draw.random(20) < 0.06).astype(float)
@@ -146,9 +154,9 @@ def test_intervals_cover_a_loss_of_the_small_task() -> None:
 
 
 def test_two_clusters_without_a_change_show_little() -> None:
-    """Two passages of 100 items count as two items, since one passage could change as a whole.
+    """Two passages of 100 items count as two items, 40 clusters as 200 items.
 
-    40 clusters count as the 200 items.
+    A passage could change as a whole.
     """
     z2 = special.ndtri(0.975) ** 2
     two, forty = (two_level.estimate([np.zeros((3, 200))], [np.repeat(np.arange(count), 200 // count)]) for count in (2, 40))
@@ -157,7 +165,7 @@ def test_two_clusters_without_a_change_show_little() -> None:
 
 
 def test_hardly_any_changed_item_widens_as_the_score_interval_does() -> None:
-    """The same 4 of 1000 items lost and 4 gained by every seed: seeds add nothing, and the width is that of Tango for one of them."""
+    """If all seeds change the same 8 of 1000 items, the width is Tango's."""
     values = np.array([[-1.0] * 4 + [1.0] * 4 + [0.0] * 992] * 4)
     low, high = stats.difference_interval([4], [4], [1000])
     found = two_level.estimate([values])
@@ -165,14 +173,14 @@ def test_hardly_any_changed_item_widens_as_the_score_interval_does() -> None:
 
 
 def test_values_that_are_not_counted_and_never_differ_have_no_interval() -> None:
-    """All nats unchanged: nothing says how much they could differ."""
+    """All nats are unchanged, so the data do not determine an interval."""
     found = two_level.estimate([np.zeros((3, 50))], binary=False)
     assert all(math.isnan(end) for end in (found.low, found.high, found.stderr, found.p_value))
     assert math.isnan(two_level.estimate([np.array([[1.0], [2.0], [3.0]])], binary=False).low)  # one item
 
 
 def test_items_alike_in_a_cluster_count_once() -> None:
-    """Every item doubled, twins in a cluster: as without the doubles.
+    """Doubled items, with twins in a cluster, give the same as single items.
 
     Without clusters the items' part would be halved.
     """
@@ -183,9 +191,9 @@ def test_items_alike_in_a_cluster_count_once() -> None:
 
 
 def test_a_contrast_pairs_items_and_adds_the_spread_of_both_arms() -> None:
-    """First minus second: item means are paired, so what items share cancels.
+    """Item means are paired, so effects common to both arms cancel.
 
-    Each arm's seeds add their own part.
+    The seeds of each arm add their own part.
     """
     draw = stream(0, "test", "contrast")
     item = 100 * draw.normal(size=(1, 40))
@@ -201,7 +209,7 @@ def test_a_contrast_pairs_items_and_adds_the_spread_of_both_arms() -> None:
 
 
 def test_a_contrast_of_two_single_runs_is_tango_of_their_answers() -> None:
-    """Both against the same before: 7 items that only the first lost, 3 that only the second did."""
+    """Of the same items, the first alone lost 7 and the second alone 3."""
     first = np.array([[-1.0] * 7 + [0.0] * 3 + [-1.0] * 5 + [0.0] * 35])
     second = np.array([[0.0] * 7 + [-1.0] * 3 + [-1.0] * 5 + [0.0] * 35])
     found = two_level.contrast([first], [second])
@@ -210,7 +218,11 @@ def test_a_contrast_of_two_single_runs_is_tango_of_their_answers() -> None:
 
 
 def planted(seeds: int, items: int, mix: tuple[float, float, float], name: str) -> tuple[Floats, float]:
-    """0/1 changes with a true mean: an item is lost (0.10) or gained (0.04) as seed, item and both together say, by shares ``mix``."""
+    """Return 0/1 changes and their true mean.
+
+    Known items are lost with probability 0.10, others gained with 0.04. ``mix`` has the shares of
+    seed, item and rest in the variance.
+    """
     draw = stream(0, "test", "planted", name)
     seed, item, rest = (math.sqrt(part) for part in mix)
     known = draw.random(items) < 0.7
@@ -225,7 +237,7 @@ def planted(seeds: int, items: int, mix: tuple[float, float, float], name: str) 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 @pytest.mark.parametrize("mix", [(0.0, 0.5, 0.5), (0.03, 0.5, 0.47), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)])
 def test_intervals_cover_planted_changes(seeds: int, mix: tuple[float, float, float]) -> None:
-    """Of 400 planted sweeps at least 93% less the noise of 400 (1.25 points, twice) have the true change in their 95% interval."""
+    """At least 93% of 400 planted changes are covered, less two standard errors."""
     hits = 0
     for repeat in range(400):
         values, truth = planted(seeds, 200, mix, f"{seeds}-{mix}-{repeat}")
@@ -235,10 +247,11 @@ def test_intervals_cover_planted_changes(seeds: int, mix: tuple[float, float, fl
 
 
 def test_a_percentile_bootstrap_of_three_seeds_would_not() -> None:
-    """What the estimate replaces, where seeds alone differ: of 27 resamples of three, one is thrice the smallest.
+    """A percentile bootstrap covers 75% where only seeds differ.
 
-    That is more than 2.5%, so the interval ends at the smallest and the largest, and misses
-    wherever all three lie on one side of the truth: 2 / 2³ = 25% of the time.
+    Of 27 resamples of three seeds, one has three times the smallest. That is more than 2.5%, so the
+    interval ends at the smallest and the largest seed, and misses whenever all three are on one
+    side of the truth: 2 / 2³ = 25% of the time.
     """
     draw, hits, ours = stream(0, "test", "percentile"), 0, 0
     for _ in range(300):

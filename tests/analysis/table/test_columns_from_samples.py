@@ -1,4 +1,4 @@
-"""Every number that a change gives, derived once more from the files with pandas, NumPy and SciPy alone, and compared with the table."""
+"""Columns of changes, recomputed from samples with pandas, NumPy and SciPy alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ INTERVALS = [f"{name}_true_{end}" for name in ("samplewise_forgetting", "backwar
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """Two runs of three volumes: nats with a level of guessing, facts asked both ways, sums of 2 to 5 choices, a task near chance."""
+    """An experiment with two runs of three volumes.
+
+    It has nats with a level of guessing, facts with chosen and generated answers, sums with 2 to 5
+    choices, and a task near chance.
+    """
     found = ExperimentWriter(tmp_path_factory.mktemp("results") / "exp")
     draws = stream(0, "test-columns")
     rates = {"facts": 0.8, "sums": 0.7, "guesses": 0.26}
@@ -61,7 +65,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 def derived(experiment: Experiment) -> Iterator[dict[str, Any]]:
-    """Yield, for every run, volume and task with a change, the columns as the samples give them."""
+    """Yield the columns of every run, volume and task, computed from samples."""
     for folder in sorted((experiment.folder / "runs").iterdir()):
         baselines = json.loads((folder / "record.json").read_text())["baselines"]
         old = pd.concat([pd.read_parquet(experiment.folder / "baselines" / name / "samples.parquet") for name in baselines.values()])
@@ -85,7 +89,7 @@ def derived(experiment: Experiment) -> Iterator[dict[str, Any]]:
 def leaf(before: pd.DataFrame, series: list[pd.DataFrame], metric: str) -> dict[str, Any]:
     """Return the columns of one task.
 
-    ``series`` are its items at the volumes so far, in the order of those before.
+    ``series`` has its items at the volumes so far, in the order of the items before.
     """
     weights = before[f"weight.{metric}"].to_numpy() if f"weight.{metric}" in before and metric != "acc" else np.ones(len(before))
     if np.isnan(weights).all():
@@ -118,7 +122,7 @@ def leaf(before: pd.DataFrame, series: list[pd.DataFrame], metric: str) -> dict[
 
 
 def beyond_chance(tasks: list[dict[str, Any]]) -> dict[str, float]:
-    """Return what is beyond chance: knowing or guessing, item by item, and its interval by a numerical gradient."""
+    """Return the columns adjusted for chance, with intervals by a numerical gradient."""
 
     def of(shares: np.ndarray, c: np.ndarray, which: int) -> float:
         guessed_before = 1 - (shares[0] + shares[2] - c.mean()) / (1 - c.mean())
@@ -133,8 +137,8 @@ def beyond_chance(tasks: list[dict[str, Any]]) -> dict[str, float]:
             shares = (counts + 1 / len(tasks)) / (n + 4 / len(tasks))
             step = 1e-6 * np.eye(4)
             slope = np.array([(of(shares + one, c, which) - of(shares - one, c, which)) / 2e-6 for one in step])
-            # The four shares sum to one, so a slope along all of them at once is no change: the
-            # covariance takes it out.
+            # The four shares sum to one, so a common part of the slopes has no effect; the
+            # covariance removes it.
             variances.append(slope @ (np.diag(shares) - np.outer(shares, shares)) @ slope / (n + 4 / len(tasks)))
             values.append(of(counts / n, c, which))
             centers.append(of(shares, c, which))
@@ -145,7 +149,7 @@ def beyond_chance(tasks: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def whole(tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the columns of a suite: means of its tasks' with equal weight, nothing where one of them has none."""
+    """Return the columns of a suite: means over tasks, empty where one is empty."""
     row: dict[str, Any] = {"suite": tasks[0]["suite"], "task": "*"}
     for name in OVER_TASKS:
         values = [task.get(name) for task in tasks]
@@ -158,8 +162,8 @@ def whole(tasks: list[dict[str, Any]]) -> dict[str, Any]:
     return row | (beyond_chance(tasks) if row["suite"] == "old" else {})
 
 
-def test_the_columns_are_what_the_samples_give(experiment: Experiment) -> None:
-    """Tasks and suites of two runs at three volumes: each column is there where it should be, and is the number."""
+def test_the_columns_agree_with_the_samples(experiment: Experiment) -> None:
+    """Each column of tasks and suites has the right value, or is rightly empty."""
     found = table(experiment).query("volume > 0").set_index(["run_id", "volume", "suite", "task"])
     names = [*OVER_TASKS, *INTERVALS, "delta_relative", "near_chance", "p_mid", "protocol_agreement"]
     seen = dict.fromkeys(names, 0)
@@ -177,10 +181,10 @@ def test_the_columns_are_what_the_samples_give(experiment: Experiment) -> None:
     assert all(seen.values()), seen
 
 
-def test_what_is_near_chance_has_no_relative_drop(experiment: Experiment) -> None:
-    """The task that was guessed before is flagged and empty.
+def test_a_task_near_chance_has_no_relative_drop(experiment: Experiment) -> None:
+    """The task that was guessed before is flagged, and its columns are empty.
 
-    A suite it is part of has no FG, though its own value is clear of chance.
+    Its suite has no FG either, though the suite's own value is above chance.
     """
     found = table(experiment).query("volume > 0")
     guesses, suite = found[found["task"] == "guesses"], found[(found["task"] == "*") & (found["suite"] == "old")]

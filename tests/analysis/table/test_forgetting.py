@@ -23,7 +23,7 @@ def change(before: Items, after: Items) -> forgetting.Change:
 
 
 def test_a_change_counts_what_was_lost_and_gained() -> None:
-    """1 1 1 0 0 → 0 0 1 1 0: 2 lost, 1 gained of 5, Δ −0.2, p 1, and Tango's interval."""
+    """With 2 of 5 items lost and 1 gained, Δ is −0.2."""
     found = change(items([1, 1, 1, 0, 0]), items([0, 0, 1, 1, 0]))
     assert (found.n, found.lost, found.gained, found.p_value) == (5, 2, 1, 1.0)
     assert (found.before, found.after, found.delta) == pytest.approx((0.6, 0.4, -0.2))
@@ -31,7 +31,7 @@ def test_a_change_counts_what_was_lost_and_gained() -> None:
 
 
 def test_items_are_joined_by_hash_and_not_by_order() -> None:
-    """The same rows in another order give the same change."""
+    """Rows in another order give the same change."""
     task = Task(suite="s", task="t", values=[1, 0, 0, 1])
     shuffled = Samples(samples([task]).sample(frac=1.0, random_state=7))
     found = change(items([1, 1, 0, 0]), shuffled.items("s", "t", "none", "acc"))
@@ -48,14 +48,14 @@ def test_items_are_joined_by_hash_and_not_by_order() -> None:
         ({"values": [1, 1, 0, float("nan")]}, "4 before and 3 after, 3 of them the same"),
     ],
 )
-def test_a_join_of_different_things_is_refused(after: dict[str, Any], words: str) -> None:
-    """Another prompt, a missing item, another item, another weight, a missing value: never dropped in silence."""
+def test_a_join_of_different_items_is_rejected(after: dict[str, Any], words: str) -> None:
+    """Other prompts, items or weights and missing values are never dropped silently."""
     before = items([1, 1, 0, 0], weights=[1, 1, 1, 1])
     with pytest.raises(RecordError, match=words):
         forgetting.pair(before, items(**({"values": [1, 1, 0, 0], "weights": [1, 1, 1, 1]} | after)))
 
 
-def test_an_item_that_stands_twice_is_refused() -> None:
+def test_a_repeated_item_is_rejected() -> None:
     """A join by hash needs each item once."""
     twice = samples([Task(suite="s", task="t", values=[1, 0])])
     twice["doc_hash"] = "d0"
@@ -63,14 +63,17 @@ def test_an_item_that_stands_twice_is_refused() -> None:
         Samples(twice).items("s", "t", "none", "acc")
 
 
-def test_a_task_without_items_is_refused() -> None:
-    """Asking for another task, filter or metric names what was asked for."""
+def test_a_task_without_items_is_rejected() -> None:
+    """The message names the task, filter and metric."""
     with pytest.raises(RecordError, match="s, u, acc"):
         Samples(samples([Task(suite="s", task="t", values=[1, 0])])).items("s", "u", "none", "acc")
 
 
 def test_a_ratio_metric_has_no_counts() -> None:
-    """Nats 2 and 1 over weights 1 and 3 fall to 1 and 1: Δ = −1 · 1 / 4, no lost or gained, p by permutation of the one that moved."""
+    """Nats that fall by 1 with a weight of 1/4 give Δ = −1/4.
+
+    The p-value is that of a permutation of the one changed item.
+    """
     shared = {"metric": "nats_per_token", "weights": [1.0, 3.0], "higher_is_better": False, "chance": None}
     found = change(items([2.0, 1.0], **shared), items([1.0, 1.0], **shared))
     assert found.delta == pytest.approx(-0.25)
@@ -78,14 +81,14 @@ def test_a_ratio_metric_has_no_counts() -> None:
     assert (found.lost, found.gained, found.p_value) == (None, None, 1.0)
 
 
-def test_a_weighted_metric_of_zeros_and_ones_is_no_count() -> None:
-    """Weights make it a ratio, whatever its values look like."""
+def test_a_weighted_metric_of_zeros_and_ones_has_no_counts() -> None:
+    """Weights make it a ratio, even if its values are 0 and 1."""
     shared = {"weights": [1.0, 3.0, 2.0]}
     assert change(items([1, 0, 1], **shared), items([0, 0, 1], **shared)).lost is None
 
 
 def test_a_suite_of_equal_tasks_is_tested_on_the_summed_counts() -> None:
-    """Two tasks of 10 items, 3 + 2 lost and 0 + 1 gained: McNemar of 5 against 1."""
+    """In all, 5 items are lost and 1 is gained."""
     pairs = [
         forgetting.pair(items([1.0] * 10), items([0.0] * 3 + [1.0] * 7)),
         forgetting.pair(items([1.0] * 9 + [0.0]), items([0.0] * 2 + [1.0] * 8)),
@@ -97,14 +100,14 @@ def test_a_suite_of_equal_tasks_is_tested_on_the_summed_counts() -> None:
 
 
 def test_a_suite_of_unequal_tasks_is_tested_on_its_own_difference() -> None:
-    """A task of 4 weighs as much as one of 8: p by sign flips of ±1/8 and ±1/16."""
+    """Tasks of 4 and 8 items have equal weight: sign flips of ±1/8 and ±1/16."""
     pairs = [forgetting.pair(items([1.0] * 4), items([0.0, 1, 1, 1])), forgetting.pair(items([1.0] * 8), items([0.0, 0] + [1.0] * 6))]
     totals = [abs(a / 8 + b / 16 + c / 16) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]
     assert forgetting.change(pairs).p_value == pytest.approx(np.mean([total >= 0.25 for total in totals]))
 
 
 def answered(answers: list[Any], *, generated: bool = False, **changes: Any) -> Items:
-    """Items that chose these of two choices, or wrote these texts; every one of them wrong."""
+    """Return items with these choices of two, or these generated texts; all are wrong."""
     table = samples([Task(suite="s", task="t", values=[0] * len(answers), **changes)]).sort_values("doc_id", ignore_index=True)
     if generated:
         table["text"] = answers
@@ -123,15 +126,15 @@ def answered(answers: list[Any], *, generated: bool = False, **changes: Any) -> 
 def test_answers_can_change_where_no_item_does(before: list[Any], after: list[Any], generated: bool, share: float | None) -> None:
     """Every answer is wrong before and after, so nothing is lost or gained.
 
-    Agreement says how many are still the same.
+    Agreement is the share of equal answers.
     """
     found = change(answered(before, generated=generated), answered(after, generated=generated))
     assert (found.lost, found.gained, found.delta) == (0, 0, 0.0)
     assert found.agreement == share
 
 
-def test_agreement_of_a_suite_weighs_its_tasks_alike() -> None:
-    """3 of 4 and 1 of 2 make 5/8; a task without answers leaves none."""
+def test_agreement_of_a_suite_has_equal_weights() -> None:
+    """3 of 4 and 1 of 2 give 5/8; a task without answers gives none."""
     one = forgetting.pair(answered([0, 1, 1, 0]), answered([0, 1, 0, 0]))
     other = forgetting.pair(answered([0, 1]), answered([0, 0]))
     without = forgetting.pair(items([1, 0]), items([1, 1]))
@@ -139,15 +142,15 @@ def test_agreement_of_a_suite_weighs_its_tasks_alike() -> None:
     assert forgetting.agreement([one, without]) is None
 
 
-def test_a_scored_text_is_no_answer() -> None:
-    """A divergence suite keeps the text it is on, and a likelihood suite one log-likelihood: neither was chosen or generated."""
+def test_a_scored_text_is_not_an_answer() -> None:
+    """Texts of divergence and likelihood suites were neither chosen nor generated."""
     table = samples([Task(suite="s", task="t", values=[0, 0])])
     table["text"], table["log_likelihoods"] = ["x", "y"], [[-1.0], [-2.0]]
     assert list(Samples(table).items("s", "t", "none", "acc").answers) == [None, None]
 
 
-def test_a_divergence_of_zeros_counts_nothing() -> None:
-    """A measure that happens to be 0 or 1 everywhere is not a share of items."""
+def test_a_divergence_of_zeros_is_not_binary() -> None:
+    """A continuous metric with values of 0 and 1 is not a share."""
     same = items([0, 0, 0], metric="kl_base_tuned_sequence", higher_is_better=False, chance=None)
     assert not forgetting.is_binary([same])
     assert forgetting.is_binary([items([0, 0, 0])])

@@ -21,7 +21,7 @@ def frame(*rows: dict[str, Any]) -> pd.DataFrame:
 
 
 def test_lost_and_gained_items_with_answers_and_confidence() -> None:
-    """Scores ln 3 apart are shares 3/4 and 1/4: confidence in the right choice falls from 0.75 to 0.25, or rises so."""
+    """Scores ln 3 apart are shares of 3/4 and 1/4, so confidence changes by 0.5."""
     high, low = [0.0, math.log(3)], [math.log(3), 0.0]
     before = frame(item("a", 1, log_likelihoods=high), item("b", 0, log_likelihoods=low), item("c", 1, log_likelihoods=high))
     after = frame(item("c", 1, log_likelihoods=high), item("b", 1, log_likelihoods=high), item("a", 0, log_likelihoods=low))
@@ -34,8 +34,8 @@ def test_lost_and_gained_items_with_answers_and_confidence() -> None:
     assert found["confidence_before"].tolist() == pytest.approx([0.75, 0.25])
 
 
-def test_written_answers_have_no_confidence_and_come_last() -> None:
-    """A generated answer is shown as it was written; it is neither more nor less sure."""
+def test_generated_answers_have_no_confidence_and_come_last() -> None:
+    """A generated answer is shown as generated."""
     written = {"choices": None, "log_likelihoods": None, "target": "42"}
     before = frame(item("a", 1, text=" 42", **written), item("b", 1, log_likelihoods=[0.0, 1.0]))
     after = frame(item("a", 0, text=" 41", **written), item("b", 0, log_likelihoods=[1.0, 0.0]))
@@ -46,7 +46,7 @@ def test_written_answers_have_no_confidence_and_come_last() -> None:
 
 
 def test_a_metric_by_length_answers_by_length() -> None:
-    """acc_norm: −2 for two letters is likelier a letter than −3 for one."""
+    """For acc_norm, the answer with the best log-likelihood per character counts."""
     choices = {"choices": [" a", " bb"], "log_likelihoods": [-1.5, -2.0], "metric.acc_norm": 1.0}
     before = frame(item("a", 0, **choices))
     after = frame(item("a", 0, **(choices | {"log_likelihoods": [-0.5, -2.0], "metric.acc_norm": 0.0})))
@@ -54,22 +54,22 @@ def test_a_metric_by_length_answers_by_length() -> None:
     assert found[["answer_before", "answer_after"]].to_numpy().tolist() == [["bb", "a"]]
 
 
-def test_only_the_filter_that_counts() -> None:
-    """Two filters of one task: named, else the first by name."""
+def test_only_one_filter_of_a_task_is_used() -> None:
+    """It is the one named, else the first by name."""
     before = frame(item("a", 1, filter="strict"), item("a", 1, filter="flexible"))
     after = frame(item("a", 0, filter="strict"), item("a", 1, filter="flexible"))
     assert len(changed_items(before, after, {"s": "acc"})) == 0
     assert len(changed_items(before, after, {"s": "acc"}, {"t": "strict"})) == 1
 
 
-def test_what_is_not_right_or_wrong_is_left_out() -> None:
-    """A share in between, another suite, and an empty frame."""
+def test_items_that_are_not_0_or_1_are_left_out() -> None:
+    """So are other suites."""
     before, after = frame(item("a", 0.5), item("b", 1, suite="x")), frame(item("a", 1), item("b", 0, suite="x"))
     assert changed_items(before, after, {"s": "acc"}).empty
     assert changed_items(before, after, {}).empty
 
 
-def test_another_prompt_is_refused() -> None:
-    """An item asked otherwise is not the same item."""
+def test_another_prompt_is_rejected() -> None:
+    """An item with another prompt is not the same item."""
     with pytest.raises(RecordError, match="another prompt for 1 items"):
         changed_items(frame(item("a", 1)), frame(item("a", 0, prompt_hash="q")), {"s": "acc"})
