@@ -165,7 +165,7 @@ def test_a_read_only_folder_gives_the_same_table(experiment: ExperimentWriter, t
     def refused(path: Path) -> Path:
         raise PermissionError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(files, "beside", refused)
+    monkeypatch.setattr(files, "hidden_name", refused)
     before = sorted(path for path in experiment.folder.rglob("*"))
     pd.testing.assert_frame_equal(table(experiment), expected, check_exact=True)
     assert sorted(path for path in experiment.folder.rglob("*")) == before
