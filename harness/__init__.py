@@ -1,7 +1,7 @@
-"""Measure catastrophic forgetting: what a language model loses, and learns, when it is post-trained."""
+"""Measure catastrophic forgetting of language models in post-training."""
 
 __version__ = "0.1.0"
 
 PROTOCOL_VERSION = 2
-"""Bumped by every change that moves a reported number; results of different versions are never
+"""Raised by every change that moves a reported number; results of different versions are never
 mixed."""

@@ -1,4 +1,4 @@
-"""The surroundings of every test: no network, and neither the caches nor the settings of whoever runs it."""
+"""Environment of every test: no network, and none of the user's caches and settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "tests"
 """Kept between test runs, for the tiny pretrained models; every test passes when it is empty."""
 
-# Set on import, since the libraries read these when they are first imported; tests that start
-# processes hand them on.
+# Set on import, since the libraries read these when they are first imported. Processes that tests
+# start inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = os.environ.get("HARNESS_TEST_HUB") or str(CACHE / "huggingface")
 os.environ["HARNESS_CACHE"] = str(CACHE / "harness")
@@ -26,14 +26,14 @@ for name in ("HARNESS_PATH", "HF_DATASETS_CACHE", "HF_HUB_CACHE"):
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked ``hub`` where there is none."""
+    """Skip tests marked ``hub`` without one."""
     if item.get_closest_marker("hub") and not os.environ.get("HARNESS_TEST_HUB"):
         pytest.skip("needs a hub on disk: HARNESS_TEST_HUB names its folder (as HF_HOME would)")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen_imports() -> None:
-    """Leave what is imported by now out of garbage collections, which would take a quarter of a second each."""
+    """Exclude imported modules from garbage collection, which would take 0.25 s each time."""
     gc.freeze()
 
 

@@ -1,4 +1,4 @@
-"""The prose keeps to its rules: subject first in summaries, one word for one thing in texts that users read."""
+"""The prose follows its rules: clear summaries, and one word for one thing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support import prose
 MOST_BANNED = 0.02
 
 
-def test_summaries_say_what_a_thing_is_or_does() -> None:
+def test_summaries_name_their_subject() -> None:
     """Under 2% of docstring summaries open with a word that hides their noun."""
     texts = {file: file.read_text(encoding="utf-8") for file in prose.files_under("harness") if file.suffix == ".py"}
     found = list(prose.summaries(texts))
@@ -17,5 +17,5 @@ def test_summaries_say_what_a_thing_is_or_does() -> None:
 
 
 def test_texts_that_users_read_have_one_word_for_one_thing() -> None:
-    """Messages, help, the page's templates and the comments of conf/ hold no banned word."""
+    """Messages, help, the page's templates and the comments of conf/ have no banned word."""
     assert list(prose.breaches(prose.files_under("harness", "conf"))) == []

@@ -1,4 +1,4 @@
-"""The repository keeps its promises: README, file map, file sizes, yaml comments, and nothing of anyone's machine."""
+"""README, file map, file sizes and yaml comments are right; no file names a machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUP_FILES = sorted(ROOT.glob("conf/*/*.yaml"))
 LONGEST_FILE = 400
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|opt|mnt|srv|tmp)/[A-Za-z0-9._-]+")
-"""An absolute path below a folder that belongs to somebody's machine."""
+"""An absolute path in a folder of somebody's machine."""
 
 
 def relative(path: Path) -> str:
@@ -46,7 +46,7 @@ def readme() -> str:
 
 
 def test_the_file_map_names_every_file_of_the_package() -> None:
-    """It is made of docstrings: ``python -m tests.support.file_map`` writes it anew."""
+    """It is made of docstrings; ``python -m tests.support.file_map`` writes it again."""
     text = file_map.DOCUMENT.read_text(encoding="utf-8")
     found = file_map.BLOCK.search(text)
     assert found
@@ -54,8 +54,8 @@ def test_the_file_map_names_every_file_of_the_package() -> None:
 
 
 def test_the_architecture_names_places_that_exist() -> None:
-    """Beside the package, every configuration group stands there, and nothing that is gone."""
-    text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Beside the package:")[2]
+    """Outside the package it names every configuration group, and nothing that does not exist."""
+    text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Outside the package:")[2]
     places = {line.split()[0] for line in text.splitlines() if line and not line.startswith("`")}
     assert {f"conf/{path.name}/" for path in (ROOT / "conf").iterdir() if path.is_dir()} <= places
     for place in places - {"results/"}:  # output only: absent in a clean clone
@@ -64,7 +64,7 @@ def test_the_architecture_names_places_that_exist() -> None:
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
-    """Commands that the README shows can be typed."""
+    """The README shows no command that does not exist."""
     shown = set(re.findall(r"(?:^|`)\$?\s*make ([a-z][a-z-]*)", readme(), flags=re.MULTILINE))
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert shown
@@ -72,14 +72,14 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 
 def test_every_file_the_readme_links_to_exists() -> None:
-    """Links and pictures inside the repository lead somewhere."""
+    """Links and pictures inside the repository are valid."""
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", readme())
     inside = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
     assert [link for link in inside if not (ROOT / link).exists()] == []
 
 
 def test_every_make_target_is_explained() -> None:
-    """`make help` prints what stands behind ## on a target's line."""
+    """`make help` prints the text after ## of a target's line."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
     explained = re.findall(r"^([a-z][a-z-]*):.*## \S", makefile, flags=re.MULTILINE)
@@ -87,7 +87,7 @@ def test_every_make_target_is_explained() -> None:
 
 
 def test_no_committed_file_names_a_machine() -> None:
-    """Paths of somebody's machine have no place in a public repository."""
+    """A public repository has no paths of somebody's machine."""
     found = []
     for path in committed_files():
         content = path.read_bytes().decode("utf-8", errors="ignore")
@@ -96,7 +96,7 @@ def test_no_committed_file_names_a_machine() -> None:
 
 
 def test_the_names_of_files_are_portable() -> None:
-    """No spaces, no two names that differ in case alone."""
+    """There are no spaces, and no two names that differ only in case."""
     names = [relative(path) for path in committed_files()]
     assert [name for name in names if re.search(r"[^A-Za-z0-9._/@+-]", name)] == []
     assert len({name.lower() for name in names}) == len(set(names))
@@ -110,17 +110,14 @@ def test_modules_stay_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=relative)
 def test_group_members_say_what_they_are(path: Path) -> None:
-    """The first line is a comment (below @package, where there is one), since `harness list` prints it."""
+    """The first line, not counting @package, is the comment that `harness list` prints."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
     assert re.match(r"# \S", lines[0])
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=relative)
 def test_group_members_are_yaml(path: Path) -> None:
-    """Each is a mapping.
-
-    An experiment applies to the whole configuration, every other member names its class.
-    """
+    """Each is a mapping, and names its class unless it is an experiment."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert isinstance(values, dict)
     assert path.parent.name == "experiment" or re.fullmatch(r"[\w.]+\.[A-Z]\w*", str(values["class"]))

@@ -1,4 +1,4 @@
-"""The only reader of argv and the only printer; the Hydra app."""
+"""The ``harness`` command, which alone reads argv and prints; the Hydra app."""
 
 from typing import TYPE_CHECKING
 

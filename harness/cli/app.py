@@ -1,8 +1,8 @@
-"""The ``harness`` command: the only reader of argv and the only printer.
+"""The ``harness`` command, which alone reads argv and prints.
 
 Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something
-failed while running, and is recorded; 2 the input was wrong, one line says how, and nothing was
-written. ``compare`` has codes of its own (``_compare``).
+failed, and the failure is recorded; 2 the input was wrong: one line explains it, and nothing was
+written. ``compare`` has its own codes, see ``_compare``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli import parser as commands
+from harness.cli import parser
 from harness.core.display import quiet_libraries
 from harness.core.errors import ConfigError, HarnessError, explain
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from harness.config.run_config import RunConfig
     from harness.records.store import Experiment
 
-SECONDS_BETWEEN_LOOKS = 5.0
+WATCH_SECONDS = 5.0
+"""Between two updates of ``harness status --watch``."""
+
+RESUME = "finished work is kept; rerun the same command to resume"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parsed(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    arguments = parser.parse(argv, COMMANDS)
+    if arguments.handler is None:
+        sys.stderr.write(parser.parser(COMMANDS).format_help())
+        return 2
+    command: parser.Handler = arguments.handler
     try:
         return command(arguments)
     except HarnessError as error:
         sys.stderr.write(f"harness: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("harness: interrupted; what was finished is kept, run the same command again for the rest\n")
+        sys.stderr.write(f"harness: interrupted; {RESUME}\n")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,24 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
         return 1
-
-
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse.
-
-    Overrides may also stand behind options, where argparse by itself takes no more of them.
-    """
-    parser = _parser()
-    arguments, further = parser.parse_known_args(argv)
-    if further:
-        if not hasattr(arguments, "overrides") or any("=" not in text or text.startswith("-") for text in further):
-            parser.error(f"unrecognized arguments: {' '.join(further)}")
-        arguments.overrides = [*arguments.overrides, *further]
-    return arguments
-
-
-def _parser() -> argparse.ArgumentParser:
-    return commands.parser(COMMANDS)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -84,20 +72,20 @@ def _run(arguments: argparse.Namespace) -> int:
     launcher, overrides = split(arguments.overrides)
     if not launcher.here:
         raise ConfigError(
-            explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for the others")
+            explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for other launchers")
         )
     if any(override.startswith("experiment=") for override in overrides):
-        sys.stderr.write("harness: one run, at the defaults of what the experiment makes axes of; `harness sweep` runs them all\n")
+        sys.stderr.write("harness: one run, with each axis of the experiment at its default; `harness sweep` runs every point\n")
     config = composition.compose(overrides)
-    asked = [Asked(run, _of_one(overrides, run)) for run in combinations.runs_of(config)]
+    asked = [Asked(run, _own_overrides(overrides, run)) for run in combinations.runs_of(config)]
     started = command.begin(asked, launcher, keep=True)
     with display() as progress:
         tally = command.carry_here(started, progress)
     return outcome.finish(started, tally)
 
 
-def _of_one(overrides: Sequence[str], config: RunConfig) -> tuple[str, ...]:
-    """Return what composes to one run of a configuration: of independent volumes, to its own."""
+def _own_overrides(overrides: Sequence[str], config: RunConfig) -> tuple[str, ...]:
+    """Return the overrides of one run: those given, with its own volumes."""
     others = [text for text in overrides if text.split("=", 1)[0] != "data.volumes"]
     return (*others, f"data.volumes=[{','.join(map(str, config.data.volumes))}]")
 
@@ -112,7 +100,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     with display() as progress:
         tally = command.carry(started, progress, wait=arguments.wait)
     if tally is None:
-        sys.stderr.write(f"watch: {outcome.called()} status {started.experiment.name} --watch; the same command again goes on\n")
+        status = f"{outcome.command_name()} status {started.experiment.name} --watch"
+        sys.stderr.write(f"submitted; `{status}` shows progress; rerun the same command to resume\n")
         return 0
     return outcome.finish(started, tally)
 
@@ -140,7 +129,7 @@ def _status(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         if not arguments.watch or found.is_over:
             return 0
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(WATCH_SECONDS)
 
 
 def _prefetch(arguments: argparse.Namespace) -> int:
@@ -152,8 +141,8 @@ def _prefetch(arguments: argparse.Namespace) -> int:
     return prefetch.prefetch_command(arguments.overrides, _print, check_only=arguments.check)
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+def _print(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
 
 
@@ -254,51 +243,48 @@ def _learning_rates(arguments: argparse.Namespace) -> int:
 def _fit(arguments: argparse.Namespace) -> int:
     from harness.cli import laws
 
-    return _said(*laws.fit_command(arguments))
+    _print(laws.fit_command(arguments))
+    return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     from harness.cli import laws
 
-    return _said(*laws.predict_command(arguments))
+    _print(laws.predict_command(arguments))
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Compare.
+    """Compare two models.
 
-    Code 1 says that more is lost, and nothing else: every error is a 2, also one that nobody
-    foresaw.
+    Exit code 1 only means that more than --max-loss is lost; every error is a 2, unexpected ones
+    included.
     """
     quiet_libraries()
     try:
         from harness.external import command
 
-        return command.compare_command(arguments, _print_anyway)
+        return command.compare_command(arguments, _print_to_open_pipe)
     except HarnessError:
         raise
     except OSError as error:
         sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
         return 2
-    except Exception as error:  # noqa: BLE001 - whatever it was, it is no loss
+    except Exception as error:  # noqa: BLE001 - an unexpected error must not look like a loss
         traceback.print_exc()
-        sys.stderr.write(f"harness: compare broke off, nothing is decided by its exit code: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"harness: compare failed without a verdict: {type(error).__name__}: {error}\n")
         return 2
 
 
-def _print_anyway(text: str) -> None:
-    """Print; where nobody reads (``| head``), go on: the exit code still says what came out."""
+def _print_to_open_pipe(text: str) -> None:
+    """Print, but ignore a closed pipe (``| head``): the exit code still gives the verdict."""
     try:
-        _print(text.rstrip("\n"))
+        _print(text)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _said(text: str, code: int) -> int:
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    return code
-
-
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+COMMANDS: Mapping[str, parser.Handler] = {
     "run": _run,
     "sweep": _sweep,
     "plan": _plan,

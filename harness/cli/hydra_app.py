@@ -1,11 +1,12 @@
-"""The way through Hydra's own command line: ``python -m harness.cli.hydra_app key=value`` is `harness run`, with ``-m`` `harness sweep`.
+"""Hydra's own command line: ``python -m harness.cli.hydra_app key=value``.
 
-``harness`` itself is shorter to type and says more; this one is for Hydra's launchers (``-m
-hydra/launcher=submitit_slurm``).
+It is `harness run`, and with ``-m`` `harness sweep`, for Hydra's launchers such as ``-m
+hydra/launcher=submitit_slurm``.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -21,10 +22,12 @@ from harness.core.errors import HarnessError
 
 
 def task(config: DictConfig) -> str:
-    """Do one job: a unit of a sweep, without ever raising, or else a whole run, and end the process with its exit code.
+    """Execute one job of Hydra: a unit of a sweep, or a whole run.
+
+    A unit never raises; a run ends the process with its exit code.
 
     Returns:
-        How it went with the unit.
+        The outcome of the unit.
     """
     quiet_libraries()
     given = list(HydraConfig.get().overrides.task)
@@ -36,7 +39,7 @@ def task(config: DictConfig) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Hand over to Hydra, which ends the process where something is wrong.
+    """Call Hydra, which ends the process if something is wrong.
 
     Args:
         argv: the arguments, by default those of the process.
@@ -52,20 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(shipped), config_name="run")(task)()
     except KeyboardInterrupt:
-        sys.stderr.write("harness: interrupted; what was finished is kept, run the same command again for the rest\n")
+        sys.stderr.write(f"harness: interrupted; {app.RESUME}\n")
         raise SystemExit(130) from None
 
 
 def _translated(text: str) -> str:
-    """Return an argument as Hydra takes it.
-
-    Defaults that no yaml lists can be overridden all the same. Raises ConfigError.
-    """
+    """Return an argument in Hydra's form, also of keys that no yaml lists. Raises ConfigError."""
     is_ours = "=" in text and not text.startswith(("-", "~", "hydra.", "hydra/", "+hydra"))
     return overrides.for_hydra(text) if is_ours else text
 
 
 if __name__ == "__main__":
-    from harness.cli.hydra_app import main as importable  # not __main__'s: launchers send the task function to other processes by its name
-
-    importable()
+    # Not ``main()``: launchers send the task function to other processes by its module's name,
+    # which there must not be ``__main__``.
+    importlib.import_module("harness.cli.hydra_app").main()

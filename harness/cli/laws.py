@@ -1,4 +1,4 @@
-"""What ``harness fit`` and ``harness predict`` do: from their arguments to text, or JSON, and an exit code."""
+"""``harness fit`` and ``harness predict``: from their arguments to text or JSON."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ SUFFIXES = (".csv", ".parquet")
 _DERIVED = {"train_tokens": "volume", "steps": "volume"}
 
 
-def fit_command(arguments: argparse.Namespace) -> tuple[str, int]:
+def fit_command(arguments: argparse.Namespace) -> str:
     """Fit a law to a file or an experiment.
 
     Args:
         arguments: points, law, where, column, suite, results, json.
 
     Returns:
-        What to print, and the exit code.
+        The text to print.
 
     Raises:
         AnalysisError: if the law cannot be fitted to these points, with the reason.
-        RecordError: if there is neither such a file nor such an experiment.
+        RecordError: if neither the file nor the experiment exists.
     """
     law = laws.named(arguments.law)
     fit = fitting.fit(_points(arguments), law.name)
     if arguments.json:
-        return json.dumps(fitting.as_dict(fit), indent=2, allow_nan=False, ensure_ascii=False), 0
-    return "\n".join(_fit_text(fit)), 0
+        return json.dumps(fitting.as_dict(fit), indent=2, allow_nan=False, ensure_ascii=False)
+    return "\n".join(_fit_text(fit))
 
 
-def predict_command(arguments: argparse.Namespace) -> tuple[str, int]:
-    """Say what a law, fitted to an experiment or a file, expects of a point that was not run.
+def predict_command(arguments: argparse.Namespace) -> str:
+    """Fit a law to a file or an experiment, and predict a point with it.
 
     Args:
-        arguments: as of fit_command, and at.
+        arguments: as of ``fit_command``, and at.
 
     Returns:
-        What to print, and the exit code.
+        The text to print.
 
     Raises:
-        AnalysisError: likewise, and if a column of the law is not given and does not follow from
-            those that are.
-        RecordError: likewise.
+        AnalysisError: as ``fit_command``, and if a column of the law is not given and does not
+            follow from the given ones.
+        RecordError: as ``fit_command``.
     """
     law = laws.named(arguments.law)
     given = {name: _number(f"--at {name}", text) for name, text in _pairs("--at", arguments.at).items()}
@@ -66,8 +66,8 @@ def predict_command(arguments: argparse.Namespace) -> tuple[str, int]:
     prediction = fitting.predict(fit, {name: at[name] for name in law.columns if name in at})
     notes += [_unused(name, law, found) for name in given if name not in law.columns and name not in _used(law, given)]
     if arguments.json:
-        return json.dumps(_prediction(fit, prediction, at, notes), indent=2, allow_nan=False, ensure_ascii=False), 0
-    return "\n".join(_prediction_text(fit, prediction, at, notes)), 0
+        return json.dumps(_prediction(fit, prediction, at, notes), indent=2, allow_nan=False, ensure_ascii=False)
+    return "\n".join(_prediction_text(fit, prediction, at, notes))
 
 
 def _points(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -75,16 +75,14 @@ def _points(arguments: argparse.Namespace) -> pd.DataFrame:
     path = Path(arguments.points)
     if path.suffix in SUFFIXES or path.is_file():
         if arguments.suite:
-            raise AnalysisError(
-                explain("--suite", got=f"{arguments.suite!r} with a file", allowed="an experiment", fix="leave --suite out")
-            )
+            raise AnalysisError(explain("--suite", got=f"{arguments.suite!r} with a file", allowed="an experiment", fix="remove --suite"))
         return points.from_file(path, columns, where)
     folder = arguments.results / arguments.points
     if not folder.is_dir():
-        got = f"no file and no folder {folder}"
+        got = f"neither a file nor the directory {folder}"
         raise RecordError(explain(arguments.points, got=got, allowed="a .csv or .parquet file, or the NAME of an experiment"))
     if columns:
-        raise AnalysisError(explain("--column", got="an experiment", allowed="a file", fix="leave --column out: the columns are known"))
+        raise AnalysisError(explain("--column", got="an experiment", allowed="a file", fix="remove --column: the columns are known"))
     from harness.analysis.table.frame import table
 
     experiment = Experiment(folder)
@@ -118,7 +116,10 @@ def _number(option: str, text: str) -> float:
 
 
 def _completed(law: laws.Law, given: Mapping[str, float], found: pd.DataFrame) -> tuple[dict[str, float], list[str]]:
-    """Fill in columns of a law that follow from those given and from what all points have in common; say which."""
+    """Return the columns of a prediction, and a note for each that was not given.
+
+    Such a column is derived from a given one by a ratio that is equal at all points.
+    """
     at, notes = dict(given), []
     for name in law.columns:
         if name in at:
@@ -137,9 +138,9 @@ def _completed(law: laws.Law, given: Mapping[str, float], found: pd.DataFrame) -
 
 
 def _ratio(found: pd.DataFrame, name: str, source: str) -> float | None:
-    """Return how much of ``name`` there is for one of ``source``.
+    """Return the ratio of column ``name`` to ``source``.
 
-    None where that is not the same (within 10%) at all points.
+    None if it is not equal (within 10%) at all points.
     """
     if name not in found or source not in found:
         return None
@@ -163,7 +164,7 @@ def _used(law: laws.Law, given: Mapping[str, float]) -> set[str]:
 def _unused(name: str, law: laws.Law, found: pd.DataFrame) -> str:
     seen = pd.Series(points.numbers(found[name], name)).dropna() if name in found else pd.Series(dtype=float)
     fitted = f"; the points have {words(seen.min())} to {words(seen.max())}" if len(seen) else ""
-    return f"{law.name} knows nothing of {name}: what is said holds for any{fitted}"
+    return f"{law.name} does not depend on {name}: the prediction is the same for any value{fitted}"
 
 
 def _prediction(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes: Sequence[str]) -> dict[str, Any]:
@@ -173,9 +174,9 @@ def _prediction(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes
 
 def _prediction_text(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes: Sequence[str]) -> list[str]:
     where = ", ".join(f"{name} {words(value)}" for name, value in at.items())
-    interval = "no interval" if prediction.low is None else f"[{_four(prediction.low)}, {_four(prediction.high)}]"
+    interval = "no interval" if prediction.low is None else f"[{_rounded(prediction.low)}, {_rounded(prediction.high)}]"
     lines = [
-        f"{fit.response} {_four(prediction.value)} {interval} at {where}",
+        f"{fit.response} {_rounded(prediction.value)} {interval} at {where}",
         f"{100 * prediction.level:.0f}% interval for a new run; law {fit.law}, {fit.n} points of {fit.runs} runs: {fit.verdict}",
     ]
     lines += [f"extrapolates: {text}" for text in prediction.extrapolates]
@@ -186,24 +187,26 @@ def _fit_text(fit: Fit) -> list[str]:
     law = laws.named(fit.law)
     rows = [("parameter", "value", f"{100 * fit.level:.0f}% interval", "unit")]
     for name, one in fit.parameters.items():
-        interval = "none" if one.low is None or one.high is None else f"[{_four(one.low)}, {_four(one.high)}]"
-        rows.append((name, "not identified" if one.value is None else _four(one.value), interval, one.unit))
+        interval = "none" if one.low is None or one.high is None else f"[{_rounded(one.low)}, {_rounded(one.high)}]"
+        rows.append((name, "not identified" if one.value is None else _rounded(one.value), interval, one.unit))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     table = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    left_out = [f"{label} {_four(error)}" for label, error in fit.held_out.items() if "," not in label]
+    errors = [f"{label} {_rounded(error)}" for label, error in fit.held_out.items() if "," not in label]
     shares = [f"{100 * share:.0f}%" for label, share in fit.held_out.items() if "," in label]
-    told = [f"{text} ({share} of the response)" for text, share in zip(left_out, shares, strict=False)] if shares else left_out
+    alternatives = [f"{name}: {_rounded(aic)}" for name, aic in fit.alternatives.items()]
+    if shares:
+        errors = [f"{text} ({share} of the response)" for text, share in zip(errors, shares, strict=False)]
     lines = [
         f"{fit.response} = {law.formula}",
         f"{fit.n} points of {fit.runs} runs; {fit.verdict}",
         "",
         *table,
         "",
-        f"R2 {_four(fit.r2)}   AIC {_four(fit.aic)}" + "".join(f"   {name}: {_four(aic)}" for name, aic in fit.alternatives.items()),
-        "held-out error: " + ("; ".join(told) or "none: too few other points"),
+        "   ".join([f"R2 {_rounded(fit.r2)}", f"AIC {_rounded(fit.aic)}", *alternatives]),
+        "held-out error: " + ("; ".join(errors) or "none: too few other points"),
     ]
     return lines + [f"note: {text}" for text in fit.notes]
 
 
-def _four(value: float | None) -> str:
+def _rounded(value: float | None) -> str:
     return "none" if value is None or not math.isfinite(value) else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""What a command that ran something says at its end, and what it exits by."""
+"""Closing messages and exit code of ``harness run`` and ``harness sweep``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def finish(started: Started, tally: Tally) -> int:
-    """Print the summary, and bring the report up to date unless it shows these very runs already.
+    """Print the summary, and write the report if it is out of date.
 
     Returns:
         The exit code: 0 if every run is done, 1 if any failed.
@@ -31,17 +31,15 @@ def finish(started: Started, tally: Tally) -> int:
     for label, reason in tally.failed:
         sys.stderr.write(f"failed: {label}: {reason}\n")
     if stale := len(experiment.stale()):
-        sys.stderr.write(
-            f"{stale} run(s) that this command does not ask for are left out; `{called()} table {experiment.name} --stale` has them\n"
-        )
+        sys.stderr.write(f"{stale} stale run(s) left out; `{command_name()} table {experiment.name} --stale` includes them\n")
     if where.exists():
-        sys.stderr.write(f"report: {where}\nnext: {called()} table {experiment.name} --output {experiment.name}.csv\n")
+        sys.stderr.write(f"report: {where}\nnext: {command_name()} table {experiment.name} --output {experiment.name}.csv\n")
     if any(experiment.folder.glob("runs/*/failure.json")):
-        sys.stderr.write(f"tracebacks: {experiment.folder}/runs/*/failure.json; run the same command again to retry\n")
+        sys.stderr.write(f"tracebacks: {experiment.folder}/runs/*/failure.json; rerun the same command to retry\n")
     return 1 if tally.failed else 0
 
 
-def called() -> str:
-    """Return how this command was called, so that the next one can be typed: by its path where it is not on PATH."""
+def command_name() -> str:
+    """Return the command to type: ``harness``, with its path if it is not on PATH."""
     by_path = Path(sys.argv[0])
     return str(by_path) if by_path.name == "harness" and by_path.is_file() and not shutil.which("harness") else "harness"

@@ -1,35 +1,62 @@
-"""The arguments of the ``harness`` command, as argparse knows them: what there is, and how it is explained. Nothing is read here."""
+"""Arguments and help of the ``harness`` command."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 
-Command = Callable[[argparse.Namespace], int]
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Handler = Callable[[argparse.Namespace], int]
+
+LAWS = "power, linear, shifted_power, injection or kl"
 
 EPILOG = """\
 examples:
-  harness run                                             tune a tiny model on tinyworld, before and after
+  harness run                                             train a tiny model on tinyworld, evaluate before and after
   harness run model=hf model.name=HuggingFaceTB/SmolLM2-135M data=gsm8k tuning=lora \\
               "data.volumes=[64,256]" "target_suites=[math_nll]" "probe_suites=[blimp,commonsense]" name=real
-  harness sweep experiment=tiny                           model sizes x {full, lora} x volumes
-  harness plan experiment=tiny                            what that would do and take, before anything starts
-  harness sweep experiment=size_law launcher=slurm        the same on a cluster: submits and returns
-  harness status size_law --watch                         how it goes
-  harness prompt tinyworld model=nursery-s                what the model is asked, token by token
-  harness show-data mitigation=self_output --write        what a model wrote to be learned, beside the gold answers
-  harness report tiny                                     the page: results/tiny/report/index.html
+  harness plan experiment=tiny                            runs, time, memory and disk of a sweep; starts nothing
+  harness sweep experiment=tiny                           model sizes x {full, lora} x volumes x seeds
+  harness sweep experiment=size_law launcher=slurm        a sweep on a cluster: submits jobs and returns
+  harness status size_law --watch                         its progress
+  harness report tiny                                     write the page results/tiny/report/index.html
+  harness prompt tinyworld model=nursery-s                prompts as the model sees them, token by token
+  harness show-data mitigation=self_output --write        generated rows next to the gold rows
+
+`harness COMMAND --help` explains a command, `harness list` shows the choices for overrides (key=value).
 """
 
 
-def parser(do: Mapping[str, Command]) -> argparse.ArgumentParser:
+def parse(argv: Sequence[str] | None, handlers: Mapping[str, Handler]) -> argparse.Namespace:
+    """Parse a command line, and exit the process with a message if it is wrong.
+
+    Overrides may also follow options, which argparse does not support by itself.
+
+    Args:
+        argv: the arguments, by default those of the process.
+        handlers: see ``parser``.
+    """
+    whole = parser(handlers)
+    arguments, rest = whole.parse_known_args(argv)
+    if rest:
+        if not arguments.takes_overrides or any("=" not in text or text.startswith("-") for text in rest):
+            whole.error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
+def parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
     """Return the parser of the whole command line.
 
     Args:
-        do: name of a command → what carries it out; it stands as ``command`` among the arguments.
+        handlers: command → function that executes it; the parsed arguments have it as ``handler``,
+            which is None without a command.
     """
     whole = argparse.ArgumentParser(
         prog="harness",
@@ -37,107 +64,168 @@ def parser(do: Mapping[str, Command]) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole.add_argument("--version", action="version", version=f"harness {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="one run: before, tune through the volumes, after each")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides, such as tuning=lora data.volumes=[64,256]")
-
-    _add_sweeping(commands)
-
-    table = commands.add_parser("table", help="the tidy table: one row a point, task and metric")
-    _add_results(table)
-    table.add_argument("--format", choices=["csv", "json", "markdown"], help="of standard output (default: csv) or of --output's file")
-    table.add_argument("--output", type=Path, metavar="FILE", help="write here instead; .csv, .json, .md or .parquet")
-    table.add_argument("--stale", action="store_true", help="include runs that the last command did not ask for")
-
-    report = commands.add_parser("report", help="index.html, figures (PNG, SVG, PDF) and tables (CSV, Markdown) in results/NAME/report/")
-    _add_results(report)
-
-    choices = commands.add_parser("list", help="what can be chosen")
-    choices.add_argument("group", nargs="?", metavar="GROUP", help="one group, such as model, data or suites")
-
-    prompt = commands.add_parser("prompt", help="one item of each task of a suite, as the model reads it: prompt, tokens, choices")
-    prompt.add_argument("suite", metavar="SUITE", help="of `harness list suites`")
-    prompt.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="as for run: model=NAME, evaluation.prompt_format=chat, …"
-    )
-    prompt.add_argument("--item", type=int, default=1, metavar="N", help="which of the items that the suite asks, from 1 (default: 1)")
-
-    data = commands.add_parser("show-data", help="target rows of a run as they are trained on, beside the gold ones: what models wrote")
-    data.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as for run: mitigation=self_output, …")
-    data.add_argument("--rows", type=int, default=10, metavar="N", help="how many (default: 10)")
-    data.add_argument("--write", action="store_true", help="have the models write what is missing, and measure target nats")
-
-    method = commands.add_parser("check-method", help="check the contract of a tuning, objective or mitigation on tiny models")
-    method.add_argument("cls", metavar="CLASS", help="module.Class of ours, such as l2.L2, or package.module:Class of your own")
-    method.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="fields of the class, such as weight=0.5")
-
-    rates = commands.add_parser("learning-rates", help="the best learning rates of a sweep made on select items, as yaml")
-    _add_results(rates)
-    rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file (conf/learning_rates.yaml)")
-
+    whole.add_argument("--version", action="version", version=f"harness {__version__}", help="show the version and exit")
+    whole.set_defaults(handler=None, takes_overrides=False)
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
+    _add_runs_and_sweeps(commands)
+    _add_results(commands)
+    _add_inputs(commands)
     _add_analysis(commands)
     for name, command in commands.choices.items():
-        command.set_defaults(command=do[name])
+        command.set_defaults(handler=handlers[name])
     return whole
 
 
-def _add_sweeping(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands about whole sweeps."""
-    sweep = commands.add_parser("sweep", help="every point of axes: experiment=NAME, or name=NAME and axes")
-    sweep.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="experiment=NAME or name=NAME, and overrides; an axis is key=a,b,c"
+def _add(commands: Commands, name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
+    """Add a command. Its own help also has ``more``."""
+    return commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {more}".strip())
+
+
+def _add_runs_and_sweeps(commands: Commands) -> None:
+    run = _add(
+        commands,
+        "run",
+        "train one model, and evaluate it before and at each data volume",
+        "Without overrides: a tiny model on tinyworld. A finished run is not repeated, an interrupted one resumes.",
     )
-    sweep.add_argument("--wait", action="store_true", help="on a cluster: show how it goes on until all is done")
+    _add_overrides(run, "overrides in Hydra's syntax, such as tuning=lora data.volumes=[64,256] name=mine")
 
-    plan = commands.add_parser("plan", help="what a sweep would do, and what it would take; nothing starts, nothing is written")
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
-    plan.add_argument("--json", action="store_true", help="as JSON")
+    sweep = _add(
+        commands,
+        "sweep",
+        "run every point of an experiment, or of axes of your own",
+        "Every point is checked before anything starts. Finished runs are not repeated; rerun the same command to resume.",
+    )
+    _add_overrides(sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, launcher=slurm uses a cluster")
+    sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
-    status = commands.add_parser("status", help="how the last sweep of an experiment goes, from disk, wherever it runs")
-    _add_results(status)
-    status.add_argument("--json", action="store_true", help="as JSON")
-    status.add_argument("--watch", action="store_true", help="again every few seconds, until nothing is left to do")
+    plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
+    _add_overrides(plan, "experiment=NAME or name=NAME, and overrides as for sweep")
+    _add_json(plan)
 
-    prefetch = commands.add_parser("prefetch", help="fetch all a sweep needs, and check that it loads without a network")
-    prefetch.add_argument("overrides", nargs="*", metavar="key=value", help="as for sweep")
-    prefetch.add_argument("--check", action="store_true", help="fetch nothing, only check")
+    status = _add(commands, "status", "show the progress of an experiment's last sweep", "It works wherever the sweep runs.")
+    _add_name(status)
+    _add_json(status)
+    status.add_argument("--watch", action="store_true", help="repeat every few seconds until the sweep is over")
+
+    prefetch = _add(commands, "prefetch", "download everything that a sweep needs", "It then checks that each part loads offline.")
+    _add_overrides(prefetch, "experiment=NAME or name=NAME, and overrides as for sweep")
+    prefetch.add_argument("--check", action="store_true", help="only check; download nothing")
 
 
-def _add_analysis(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands that draw conclusions: fits of laws, predictions, and the comparison of two models."""
-    laws = "power, linear, shifted_power, injection or kl"
-    fit = commands.add_parser("fit", help="fit a law of forgetting to a table of points, anybody's, or to an experiment")
-    fit.add_argument("points", metavar="POINTS", help="a .csv or .parquet file with a row a point, or the NAME of an experiment")
-    fit.add_argument("--law", required=True, metavar="LAW", help=laws)
+def _add_results(commands: Commands) -> None:
+    table = _add(commands, "table", "print the results: one row for each point, task and metric")
+    _add_name(table)
+    table.add_argument("--format", choices=["csv", "json", "markdown"], help="default: csv, or that of the --output file's suffix")
+    table.add_argument("--output", type=Path, metavar="FILE", help="write a .csv, .json, .md or .parquet file instead")
+    table.add_argument("--stale", action="store_true", help="include stale runs, which the last command did not ask for")
+
+    report = _add(
+        commands,
+        "report",
+        "write the page results/NAME/report/index.html",
+        "Its folder also has figures (PNG, SVG, PDF) and tables (CSV, Markdown).",
+    )
+    _add_name(report)
+
+    rates = _add(commands, "learning-rates", "print the best learning rates of a sweep on select items, as yaml")
+    _add_name(rates)
+    rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file, such as conf/learning_rates.yaml")
+
+
+def _add_inputs(commands: Commands) -> None:
+    choices = _add(commands, "list", "list models, data, methods, suites and experiments")
+    choices.add_argument("group", nargs="?", metavar="GROUP", help="only this group, such as model, data or suites")
+
+    prompt = _add(
+        commands,
+        "prompt",
+        "show an item of each task of a suite as the model sees it",
+        "It shows the prompt, its tokens and the answer choices, and loads no weights.",
+    )
+    prompt.add_argument("suite", metavar="SUITE", help="one of `harness list suites`")
+    _add_overrides(prompt, "overrides as for run, such as model=NAME evaluation.prompt_format=chat")
+    prompt.add_argument("--item", type=int, default=1, metavar="N", help="number of the item, from 1 (default: 1)")
+
+    data = _add(
+        commands,
+        "show-data",
+        "show generated training rows next to the gold rows",
+        "The rows are those of a run with these overrides.",
+    )
+    _add_overrides(data, "overrides as for run, such as mitigation=self_output")
+    data.add_argument("--rows", type=int, default=10, metavar="N", help="number of rows (default: 10)")
+    data.add_argument("--write", action="store_true", help="generate missing rows, and measure target nats")
+
+    method = _add(
+        commands,
+        "check-method",
+        "check the contract of a tuning, objective or mitigation on tiny models",
+        "It prints a line for each check, and exits with 1 if one fails.",
+    )
+    method.add_argument("cls", metavar="CLASS", help="module.Class of the harness, such as l2.L2, or package.module:Class of your own")
+    _add_overrides(method, "fields of the class, such as weight=0.5")
+
+
+def _add_analysis(commands: Commands) -> None:
+    fit = _add(commands, "fit", "fit a law of forgetting to points")
+    fit.add_argument("points", metavar="POINTS", help="a .csv or .parquet file with one row for each point, or the NAME of an experiment")
+    fit.add_argument("--law", required=True, metavar="LAW", help=LAWS)
     _add_fitting(fit)
 
-    predict = commands.add_parser("predict", help="what a law fitted to an experiment says of a point that was not run")
-    predict.add_argument("points", metavar="NAME", help="of the experiment, or a .csv or .parquet file")
-    predict.add_argument("--law", required=True, metavar="LAW", help=laws)
-    predict.add_argument("--at", action="append", required=True, metavar="column=value", help="where, such as params_total=1e9")
+    predict = _add(commands, "predict", "predict the forgetting of a point that was not run", "It fits a law to the points first.")
+    predict.add_argument("points", metavar="POINTS", help="as for fit")
+    predict.add_argument("--law", required=True, metavar="LAW", help=LAWS)
+    predict.add_argument("--at", action="append", required=True, metavar="column=value", help="the point, as params_total=1e9; repeatable")
     _add_fitting(predict)
 
-    compare = commands.add_parser("compare", help="what AFTER lost and gained beside BEFORE, item by item: models, or lm-eval's samples")
+    compare = _add(
+        commands,
+        "compare",
+        "compare two models, or two folders of lm-eval samples",
+        "It shows what AFTER lost and gained compared with BEFORE, item by item.",
+    )
     compare.add_argument("before", metavar="BEFORE", help="a model (folder, hub name, adapter) or a folder of lm-eval --log_samples output")
-    compare.add_argument("after", metavar="AFTER", help="likewise")
-    compare.add_argument("--suites", metavar="NAMES", help="suites that two models are asked, with commas: commonsense,blimp")
+    compare.add_argument("after", metavar="AFTER", help="as BEFORE")
+    compare.add_argument("--suites", metavar="NAMES", help="suites for two models, separated by commas: commonsense,blimp")
     compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")
-    compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is none that matters (default: 0.02)")
-    compare.add_argument("--max-loss", type=float, metavar="X", help="exit 1: more than X is lost; 0: less; 3: undecided; 2: an error")
-    compare.add_argument("--json", action="store_true", help="as JSON")
-    compare.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="of two models: evaluation.dtype=bfloat16, …")
+    compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
+    compare.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="set the exit code: 0 if less than X is lost, 1 if more, 3 if undecided, 2 on errors",
+    )
+    _add_json(compare)
+    _add_overrides(compare, "overrides for two models, such as evaluation.dtype=bfloat16")
 
 
-def _add_fitting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--where", action="append", default=[], metavar="column=value", help="only these points, such as tuning=lora")
-    parser.add_argument("--column", action="append", default=[], metavar="role=name", help="what the file calls a column: volume=rows")
-    parser.add_argument("--suite", metavar="SUITE", help="whose forgetting, of an experiment (default: its headline)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+def _add_fitting(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--where", action="append", default=[], metavar="column=value", help="only these points, such as tuning=lora; repeatable"
+    )
+    command.add_argument(
+        "--column", action="append", default=[], metavar="role=name", help="a column's name in the file, such as volume=rows; repeatable"
+    )
+    command.add_argument("--suite", metavar="SUITE", help="suite of an experiment whose forgetting is fitted (default: its headline)")
+    _add_results_folder(command)
+    _add_json(command)
 
 
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the experiment or run: a folder of results/")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+def _add_name(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="experiment or run: the name of its folder in the results")
+    _add_results_folder(command)
+
+
+def _add_results_folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_overrides(command: argparse.ArgumentParser, text: str) -> None:
+    arguments: dict[str, Any] = {"nargs": "*", "default": [], "metavar": "key=value"}
+    command.add_argument("overrides", help=text, **arguments)
+    command.set_defaults(takes_overrides=True)

@@ -1,4 +1,4 @@
-"""Progress on standard error: live bars on a terminal, a line every 30 seconds elsewhere."""
+"""Progress on standard error: live bars on a terminal, else a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 30.0
 
 ENOUGH_SHARE = 0.03
-"""Share of a sweep's cost below which its measured speed does not predict the rest."""
+"""Share of a sweep's cost that must be done before the time left is estimated from it."""
 
 
 class Display(Progress, Protocol):
-    """A Progress that also shows the number of runs; a context manager."""
+    """A Progress that also shows runs and workers; a context manager."""
 
     def runs(self, finished: int, total: int) -> None:
         """Show the number of finished runs."""
@@ -32,9 +32,9 @@ class Display(Progress, Protocol):
         """Show the work of each worker.
 
         Args:
-            working: for each worker the label of its unit, the stage, its finished steps, and their
-                total.
-            share: finished share of the whole sweep's cost, in 0..1.
+            working: for each worker, label of its unit, stage, finished units of the stage, and
+                their total.
+            share: share of the sweep's cost that is done, in 0..1.
         """
         ...
 
@@ -44,12 +44,12 @@ class Display(Progress, Protocol):
 
 
 def display() -> Display:
-    """Return the display that fits standard error."""
+    """Return the display for this process's standard error."""
     return _LiveDisplay() if sys.stderr.isatty() else _Lines()
 
 
 class _Lines:
-    """A line at most every 30 seconds."""
+    """One line at the start of a run, and one every 30 seconds."""
 
     def __init__(self) -> None:
         self.began = self.last = time.monotonic()
@@ -68,21 +68,21 @@ class _Lines:
 
     def stage(self, name: str, total: int) -> None:
         self.name, self.finished, self.total = name, 0, total
-        self._maybe()
+        self._say_if_due()
 
     def advance(self, units: int = 1) -> None:
         self.finished += units
-        self._maybe()
+        self._say_if_due()
 
     def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
         if time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = time.monotonic()
         doing = "; ".join(f"{label}: {stage} {finished}/{total}" for label, stage, finished, total in working) or "waiting"
-        self.say(f"[{_clock(self.last - self.began)}] {self.runs_finished} of {self.runs_total} runs{self._rest(share)}; {doing}")
+        self.say(f"[{_clock(self.last - self.began)}] {self.runs_finished} of {self.runs_total} runs{self._left_of(share)}; {doing}")
 
-    def _rest(self, share: float) -> str:
-        """Return the time left, from the cost finished since the first call."""
+    def _left_of(self, share: float) -> str:
+        """Return the estimated time left, from the cost done since the first call."""
         if self.share_at_start is None:
             self.share_at_start = share
         gained = share - self.share_at_start
@@ -92,7 +92,7 @@ class _Lines:
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
 
-    def _maybe(self) -> None:
+    def _say_if_due(self) -> None:
         if time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = time.monotonic()
@@ -110,7 +110,7 @@ class _Lines:
 
 
 class _LiveDisplay:
-    """Rich bars: runs, and the current stage, with time left."""
+    """Rich bars for runs and the current stage, with time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -157,9 +157,9 @@ def _clock(seconds: float) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars and messages of libraries.
+    """Silence progress bars and messages of libraries, so that the harness's own can be seen.
 
-    To be called before any of them is imported, since they read their variables then.
+    To be called before any of them is imported.
     """
     import logging
     import warnings
@@ -172,7 +172,7 @@ def quiet_libraries() -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
-        # A pool whose workers were killed warns of leaked objects; none of them are ours.
+        # It warns of leaks after workers of the pool were killed, although nothing is leaked.
         "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
     }
     for name, value in quiet.items():

@@ -144,9 +144,7 @@ class Experiment:
     def config(self, run_id: str) -> Mapping[str, Any]:
         """Return the resolved configuration of a run as plain values; empty before it starts."""
         path = self.run_folder(run_id) / "config.json"
-        config = record_files.load(path) if path.exists() else {}
-        for part in ("labels", "training", "declared"):  # earlier versions also recorded their class
-            config.get(part, {}).pop("class", None)
+        config: Mapping[str, Any] = record_files.load(path) if path.exists() else {}
         return config
 
     def start_weights_sha256(self, run_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: it takes classes of the namespace package ``hydra_plugins`` only."""
+"""The sweeper as Hydra's plugin: Hydra only finds plugins in the package ``hydra_plugins``."""
 
 from harness.cli import hydra_sweeper
 

@@ -1,3 +1,5 @@
+"""``harness fit`` and ``harness predict``, through the command."""
+
 from __future__ import annotations
 
 import json
@@ -18,9 +20,9 @@ INJECTED = ["--at", "params_total=1e6", "--at", "train_tokens=1e6"]
 
 @pytest.fixture
 def csv(tmp_path: Path) -> Path:
-    """Two sizes, two runs each, four volumes.
+    """Points of two sizes, two runs each, four volumes.
 
-    Forgetting = 0.01 √volume, and less by a third for the larger.
+    Forgetting = 0.01 √volume, and a third less for the larger size.
     """
     lines = ["rows,params,forgetting,run_id,train_tokens,inject_fraction"]
     for size, factor in ((1000, 1.0), (8000, 2 / 3)):
@@ -32,15 +34,15 @@ def csv(tmp_path: Path) -> Path:
     return path
 
 
-def said(capsys: pytest.CaptureFixture[str], *command: Any) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *command: Any) -> tuple[int, str, str]:
     code = main([str(part) for part in command])
     found = capsys.readouterr()
     return code, found.out, found.err
 
 
 def test_fit_of_a_file_as_json(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The keys that a reader counts on, and the planted parameters."""
-    code, out, _ = said(capsys, "fit", csv, "--law", "power", "--column", "volume=rows", "--where", "params=1000", "--json")
+    """It has the documented keys, and the planted parameters."""
+    code, out, _ = run(capsys, "fit", csv, "--law", "power", "--column", "volume=rows", "--where", "params=1000", "--json")
     found = json.loads(out)
     assert code == 0
     assert set(found) > KEYS
@@ -50,8 +52,8 @@ def test_fit_of_a_file_as_json(csv: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Formula, verdict, a line a parameter with its interval, and what was held out."""
-    code, out, _ = said(capsys, "fit", csv, "--law", "injection")
+    """It has formula, verdict, a line for each parameter with its interval, and held-out errors."""
+    code, out, _ = run(capsys, "fit", csv, "--law", "injection")
     assert code == 0
     assert out.startswith("forgetting = A * train_tokens^b / ((1 + B * inject_fraction) * params_total)^a + E\n")
     assert "90% interval" in out
@@ -67,7 +69,7 @@ def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) ->
         (["fit", "CSV", "--law", "linear"], "column finetune_loss: got no such column; allowed: rows, params"),
         (["fit", "CSV", "--law", "power", "--column", "volume"], "--column: got 'volume'; allowed: name=value"),
         (["fit", "CSV", "--law", "power", "--suite", "old"], "with a file"),
-        (["fit", "nothing", "--law", "power"], "no file and no folder results/nothing"),
+        (["fit", "nothing", "--law", "power"], "neither a file nor the directory results/nothing"),
         (["fit", "nothing.csv", "--law", "power"], "no such file"),
         (["predict", "CSV", "--law", "injection", "--at", "params_total=1.4B"], "got '1.4B'; allowed: a number such as 1024"),
         (["predict", "CSV", "--law", "injection", "--at", "params_total=1e9"], "fix: --at train_tokens=…"),
@@ -78,34 +80,31 @@ def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) ->
         (["predict", "CSV", "--law", "injection", "--at", "volume=1", "--at", "volume=2"], "volume twice"),
     ],
 )
-def test_what_cannot_be_is_one_line(csv: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
+def test_a_wrong_argument_is_an_error_of_one_line(csv: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
     """Exit code 2, a line on standard error, nothing on standard output."""
-    code, out, err = said(capsys, *[csv if part == "CSV" else part for part in command])
+    code, out, err = run(capsys, *[csv if part == "CSV" else part for part in command])
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
 
 
 def test_a_prediction_from_a_file(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tokens follow from the rows, as 10 each.
-
-    Nothing was injected anywhere; both are said, and how far it is from what was fitted.
-    """
+    """Notes name derived columns, and the distance of the point from fitted ones."""
     command = ["predict", csv, "--law", "injection", "--column", "volume=rows", "--at", "params_total=64_000", "--at", "volume=1024"]
-    code, out, _ = said(capsys, *command, "--json")
+    code, out, _ = run(capsys, *command, "--json")
     found = json.loads(out)
     assert code == 0
     assert found["value"] == pytest.approx(0.01 * 1024**0.5 * (2 / 3) ** 2, rel=1e-3)
     assert found["at"]["train_tokens"] == pytest.approx(10_240)
     assert "params_total 64,000 is 8 times the largest fitted, 8,000" in found["extrapolates"]
     assert any("train_tokens 10,240 follows from volume: 10 each" in note for note in found["notes"])
-    text = said(capsys, *command)[1]
+    text = run(capsys, *command)[1]
     assert "extrapolates: train_tokens 10,240 is 2 times the largest fitted, 5,120" in text
 
 
-def test_a_prediction_far_off_is_in_a_few_digits(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At 1e308 rows: a number with an exponent, no warning, no 300 digits."""
+def test_a_prediction_far_off_has_few_digits(csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 1e308 rows it is a number with an exponent, without a warning."""
     command = ["predict", csv, "--law", "power", "--column", "volume=rows", "--where", "params=1000", "--at", "volume=1e308"]
-    code, out, err = said(capsys, *command)
+    code, out, err = run(capsys, *command)
     assert (code, err) == (0, "")
     assert out.startswith("forgetting 1e+152 [")
     assert max(map(len, out.splitlines())) < 200
@@ -113,28 +112,28 @@ def test_a_prediction_far_off_is_in_a_few_digits(csv: Path, capsys: pytest.Captu
 
 
 def test_an_experiment_is_fitted_and_predicted_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three seeds of three volumes, of 100 items 5, 10 and 20 forgotten: twice the rows, twice the loss, so k is 1 and c 5/800."""
+    """Forgetting is 5%, 10%, 20% at 8, 16, 32 rows: k 1, c 5/800."""
     experiment = ExperimentWriter(tmp_path / "results" / "exp")
     before = [Task(suite="old", task="facts", values=share(80, 100))]
     for seed in range(3):
         points = {8 * 2**i: [Task(suite="old", task="facts", values=share(80 - 5 * 2**i, 100))] for i in range(3)}
         write_run(experiment, f"r{seed}", before=before, points=points, roles={"old": "probe"}, seed=seed)
     where = ["--results", tmp_path / "results", "--where", "tuning=full"]
-    code, out, _ = said(capsys, "fit", "exp", "--law", "power", *where, "--json")
+    code, out, _ = run(capsys, "fit", "exp", "--law", "power", *where, "--json")
     found = json.loads(out)
     assert (code, found["n"], found["runs"]) == (0, 9, 3)
     assert found["parameters"]["k"]["value"] == pytest.approx(1.0, rel=1e-4)
     assert found["parameters"]["c"]["value"] == pytest.approx(5 / 800, rel=1e-4)
-    code, out, _ = said(capsys, "predict", "exp", "--law", "power", "--at", "volume=64", "--at", "params_total=1e9", *where)
+    code, out, _ = run(capsys, "predict", "exp", "--law", "power", "--at", "volume=64", "--at", "params_total=1e9", *where)
     assert code == 0
     assert out.startswith("forgetting 0.4 [")
     assert "volume 64 is 2 times the largest fitted, 32" in out
-    assert "power knows nothing of params_total" in out
+    assert "power does not depend on params_total" in out
 
 
 def test_an_experiment_has_its_own_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--column is for files."""
+    """--column is only for files."""
     (tmp_path / "results" / "exp").mkdir(parents=True)
-    code, _, err = said(capsys, "fit", "exp", "--law", "power", "--results", tmp_path / "results", "--column", "volume=rows")
+    code, _, err = run(capsys, "fit", "exp", "--law", "power", "--results", tmp_path / "results", "--column", "volume=rows")
     assert code == 2
     assert "--column: got an experiment; allowed: a file" in err

@@ -55,7 +55,7 @@ def test_help_imports_neither_torch_nor_hydra(checkout: Path) -> None:
     absent = (*HEAVY, "hydra", "omegaconf", "pandas", "numpy", "yaml", "matplotlib", "rich")
     python(
         WITHOUT.format(absent=absent, modules=["harness.cli.app"])
-        + "\nharness = sys.modules['harness.cli.app']\nharness._parser().format_help()",
+        + "\nharness = sys.modules['harness.cli.app']\nharness.parser.parser(harness.COMMANDS).format_help()",
         checkout,
     )
 

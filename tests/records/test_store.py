@@ -165,13 +165,6 @@ def test_results_of_versions_without_declarations_are_read(experiment: Experimen
     assert experiment.declared() == Declared(headline="t")
 
 
-def test_a_config_of_a_version_that_recorded_classes_is_read(experiment: ExperimentWriter) -> None:
-    """Earlier versions recorded the class of labels, training and declarations."""
-    experiment.write_config("a", {"labels": {"class": "Labels", "model": "m"}, "declared": {"class": "Declared"} | PLAIN | {"margin": 0.1}})
-    assert experiment.config("a")["labels"] == {"model": "m"}
-    assert experiment.declared() == Declared(margin=0.1)
-
-
 def test_a_reader_cannot_write(tmp_path: Path) -> None:
     """Analysis and report hold an Experiment, runs and sweeps an ExperimentWriter."""
     writing = [name for name in dir(ExperimentWriter) if name.startswith(("write_", "drop_", "forget", "clear_"))]

@@ -8,6 +8,7 @@ import pytest
 
 from harness.analysis.table.frame import table
 from harness.records.store import Experiment
+from harness.records.writer import ExperimentWriter
 from harness.report import evidence
 from harness.report.evidence import Evidence
 
@@ -15,10 +16,10 @@ SMALL = Path(__file__).parent.parent / "golden" / "small"
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
+def experiment(tmp_path: Path) -> ExperimentWriter:
     """The recorded small experiment, in a separate folder."""
     shutil.copytree(SMALL, tmp_path / "results" / "small")
-    return Experiment(tmp_path / "results" / "small")
+    return ExperimentWriter(tmp_path / "results" / "small")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis.table.frame import table
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from harness.report import html, page
 from tests.report.conftest import SMALL
 from tests.support.experiments import Task, share, write_run
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def read(experiment: Experiment) -> Page:
+def read(experiment: ExperimentWriter) -> Page:
     return Page(html.render(page.content(experiment)))
 
 
@@ -50,7 +50,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of the recorded small experiment, made once."""
     folder = tmp_path_factory.mktemp("small") / "small"
     shutil.copytree(SMALL, folder)
-    return html.render(page.content(Experiment(folder)))
+    return html.render(page.content(ExperimentWriter(folder)))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def found(text: str) -> Page:
     return Page(text)
 
 
-def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experiment) -> None:
+def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: ExperimentWriter) -> None:
     """Every figure in three formats, every table in two; writing it again changes no byte."""
     where = page.write(experiment)
     assert where == experiment.folder / "report" / "index.html"
@@ -71,7 +71,7 @@ def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experimen
     assert "report" in {path.name for path in experiment.folder.iterdir()}
 
 
-def test_a_report_that_fails_keeps_the_old_one(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_fails_keeps_the_old_one(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader never sees half a report."""
     first = contents(page.write(experiment).parent)
     monkeypatch.setattr(html, "render", lambda *_: 1 / 0)
@@ -143,7 +143,7 @@ def test_every_figure_has_a_description(found: Page, text: str) -> None:
         assert re.search(rf'<desc id="{description}">[^<]*\d[^<]*</desc>', text)
 
 
-def test_the_findings_on_the_page_are_those_of_the_items(experiment: Experiment, found: Page) -> None:
+def test_the_findings_on_the_page_are_those_of_the_items(experiment: ExperimentWriter, found: Page) -> None:
     """Changes, counts and n of every measured row equal those of the recorded items."""
     rows = found.rows("findings")
     measured = [row for row in rows if row["suite"].startswith("old") and row["change"] != "-"]
@@ -163,7 +163,7 @@ def test_the_findings_on_the_page_are_those_of_the_items(experiment: Experiment,
         assert {name: int(row[name]) for name in counted} == counted
 
 
-def test_findings_equal_the_table_and_its_file(experiment: Experiment, found: Page) -> None:
+def test_findings_equal_the_table_and_its_file(experiment: ExperimentWriter, found: Page) -> None:
     """One seed: every number of the page's table is, rounded, that of the tidy table."""
     page.write(experiment)
     tidy = table(experiment)
@@ -184,7 +184,7 @@ def test_findings_equal_the_table_and_its_file(experiment: Experiment, found: Pa
     assert len(held) == len(tidy.query("volume > 0 and primary").drop_duplicates(["run_id", "volume", "suite", "task"]))
 
 
-def test_stale_and_absent_runs_are_counted(experiment: Experiment) -> None:
+def test_stale_and_absent_runs_are_counted(experiment: ExperimentWriter) -> None:
     """Absent runs are requested but do not exist; stale runs are the reverse."""
     experiment.write_manifest({"full000": {}, "unknown": {}}, keep=False)
     text = read(experiment).text
@@ -195,7 +195,7 @@ def test_stale_and_absent_runs_are_counted(experiment: Experiment) -> None:
 
 def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None:
     """No figure and no finding, only the reason."""
-    experiment = Experiment(tmp_path / "e")
+    experiment = ExperimentWriter(tmp_path / "e")
     write_run(experiment, "r", before=[], points={}, roles={}, finished=False, failure="ModelError: no such folder")
     where = page.write(experiment)
     found = Page(where.read_text(encoding="utf-8"))
@@ -206,7 +206,7 @@ def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None
 
 def test_without_a_declared_headline_no_suite_is_the_claim(tmp_path: Path) -> None:
     """With two probe suites and none declared, the page says that neither is the claim."""
-    experiment = Experiment(tmp_path / "e")
+    experiment = ExperimentWriter(tmp_path / "e")
     tasks = [Task(suite=suite, task=suite[0], values=share(6, 8)) for suite in ("one", "two")]
     write_run(experiment, "r", before=tasks, points={8: tasks}, roles={"one": "probe", "two": "probe"})
     text = read(experiment).text
@@ -225,7 +225,7 @@ def test_a_page_of_many_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
     assert "From 12 of 80 methods" in found.text
 
 
-def test_analysis_and_report_work_without_torch(experiment: Experiment) -> None:
+def test_analysis_and_report_work_without_torch(experiment: ExperimentWriter) -> None:
     """Table, summary, figures and page need no model library."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, str(experiment.folder)], capture_output=True, text=True, check=False

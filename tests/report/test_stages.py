@@ -14,7 +14,7 @@ from harness.analysis.findings.frontier import frontier
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
 from harness.records.schema import Declared
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from harness.report import evidence, page
 from harness.report.methods import MAX_METHODS, methods
 from harness.report.sections import costs
@@ -27,9 +27,9 @@ ONES = {0: (4, 8, 36), 8: (32, 12, 30), 16: (20, 36, 20)}
 the second stage."""
 
 
-def staged(folder: Path, seeds: int = 3) -> Experiment:
+def staged(folder: Path, seeds: int = 3) -> ExperimentWriter:
     """Two stages of 8 rows; seed s has s more people items right afterwards."""
-    found = Experiment(folder / "e")
+    found = ExperimentWriter(folder / "e")
     labels = {"data": "sequence[stages=people>skill]"}
     roles = {"people": "target", "skill": "target", "old": "probe"}
     for seed in range(seeds):
@@ -77,9 +77,9 @@ def test_a_page_without_stages_has_no_such_section(tmp_path: Path) -> None:
     assert not (found.folder / "report" / "stages.csv").exists()
 
 
-def mitigated(folder: Path, acceptance: tuple[float, ...]) -> Experiment:
+def mitigated(folder: Path, acceptance: tuple[float, ...]) -> ExperimentWriter:
     """No mitigation, and sdft, which gains as much and forgets less."""
-    found = Experiment(folder / "e")
+    found = ExperimentWriter(folder / "e")
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for mitigation, lost in {"none": 20, "sdft": 5}.items():
         for seed, accepted in enumerate(acceptance):
@@ -139,7 +139,7 @@ def test_the_author_decides_whether_a_method_acted(
 
     If both wrote, the rehearsal counts: it is the mitigation.
     """
-    found = Experiment(tmp_path / "e")
+    found = ExperimentWriter(tmp_path / "e")
     tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for seed in range(2):
         write_run(found, f"r{seed}", before=tasks, points={8: tasks}, roles=ROLES, seed=seed, writing=writing)
@@ -152,7 +152,7 @@ def test_the_author_decides_whether_a_method_acted(
 
 def test_derived_runs_do_not_add_training_costs(tmp_path: Path) -> None:
     """Two trainings, and three runs derived from the first."""
-    found = Experiment(tmp_path / "e")
+    found = ExperimentWriter(tmp_path / "e")
     tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
     for run_id in ("0" * 12, "1" * 12, *(f"{'0' * 12}-{name}" for name in ("0.2", "0.5", "1"))):
         write_run(found, run_id, before=tasks, points={8: tasks}, roles=ROLES, labels={"mitigation": run_id})

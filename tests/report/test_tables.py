@@ -10,7 +10,7 @@ import pytest
 from harness.analysis.table.columns import COLUMNS
 from harness.analysis.table.frame import table
 from harness.core.errors import ConfigError
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from harness.report import tables
 from harness.report.tables import DisplayUnit
 from tests.support.experiments import Task, flipped, share, write_run
@@ -107,7 +107,7 @@ def test_a_summary_without_points_has_the_reasons(rows: pd.DataFrame) -> None:
 def test_a_suite_of_many_tasks_is_shown_by_its_own_row(tmp_path: Path) -> None:
     """Five tasks are one panel, four tasks are four."""
     for count, labels in {5: ["big (5 tasks)"], 4: ["t0", "t1", "t2", "t3"]}.items():
-        experiment = Experiment(tmp_path / f"e{count}")
+        experiment = ExperimentWriter(tmp_path / f"e{count}")
         before = [Task(suite="big", task=f"t{i}", values=share(6, 8)) for i in range(count)]
         after = [Task(suite="big", task=f"t{i}", values=flipped(share(6, 8), lost=1, gained=0)) for i in range(count)]
         write_run(experiment, "r", before=before, points={8: after}, roles={"big": "probe"})
@@ -116,7 +116,7 @@ def test_a_suite_of_many_tasks_is_shown_by_its_own_row(tmp_path: Path) -> None:
 
 def test_many_points_are_summarized_by_their_largest_volume(tmp_path: Path) -> None:
     """25 volumes of one run: one row, of the largest."""
-    experiment = Experiment(tmp_path / "e")
+    experiment = ExperimentWriter(tmp_path / "e")
     task = Task(suite="old", task="t", values=share(6, 8))
     write_run(experiment, "r", before=[task], points={8 * k: [task] for k in range(1, 26)}, roles={"old": "probe"})
     lines = tables.summary(table(experiment)).splitlines()

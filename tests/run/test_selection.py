@@ -292,7 +292,7 @@ def test_early_stop_on_other_volumes_is_another_run(runs: Runs) -> None:
     ids = {runs.prepare("mitigation=early_stop", f"data.volumes={volumes}").run_id for volumes in ("[8,16]", "[16]", "[8,16,24]")}
     assert len(ids) == 3
     assert runs.prepare("mitigation=early_stop", "data.volumes=[16,8]").run_id in ids
-    with pytest.raises(ConfigError, match="trajectory=independent, where each volume is a run of its own"):
+    with pytest.raises(ConfigError, match="trajectory=independent, in which a run has one volume"):
         runs.prepare("mitigation=early_stop", "trajectory=independent", "data.volumes=[8]")
 
 

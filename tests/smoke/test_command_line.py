@@ -15,8 +15,8 @@ from harness.cli import app as command
 from tests.smoke.conftest import Cli
 
 
-def test_a_sweep_prints_a_table_and_says_what_comes_next(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
-    """Data on standard output, the report's path and the next command on standard error."""
+def test_a_sweep_prints_a_table_and_the_next_command(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
+    """Data are on standard output, the report's path and the next command on standard error."""
     assert "nursery-smoke-a" in swept.stdout
     assert "index.html" in swept.stderr
     assert "next: harness" in swept.stderr
@@ -27,7 +27,7 @@ def test_a_sweep_prints_a_table_and_says_what_comes_next(cli: Cli, swept: subpro
 
 
 def test_the_same_sweep_again_computes_nothing(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
-    """Every run is found done; no record is touched."""
+    """Every run is found done; no record is written."""
     records = {path: path.stat().st_mtime_ns for path in (cli.folder / "results" / "smoke").rglob("*.json")}
     again = cli("sweep", "experiment=smoke")
     assert "0 run(s) done, 4 already done, 0 failed" in again.stderr
@@ -36,7 +36,7 @@ def test_the_same_sweep_again_computes_nothing(cli: Cli, swept: subprocess.Compl
 
 
 def test_the_table_holds_a_whole_curve_for_each_run(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
-    """Volume 0 stands for every run with delta 0; every row has its interval."""
+    """Every run has volume 0 with delta 0; every row has its interval."""
     rows = pd.DataFrame(json.loads(cli("table", "smoke", "--format", "json").stdout))
     assert rows["run_id"].nunique() == 4
     assert set(rows["volume"]) == {0, 64}
@@ -53,7 +53,7 @@ def test_the_table_holds_a_whole_curve_for_each_run(cli: Cli, swept: subprocess.
 
 
 def test_the_table_is_written_in_every_format(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
-    """The format follows the file's name; parquet keeps the types."""
+    """The format follows from the file's suffix; parquet keeps the types."""
     csv = cli("table", "smoke").stdout.splitlines()
     for name in ["t.csv", "t.json", "t.md", "t.parquet"]:
         cli("table", "smoke", "--output", name)
@@ -64,7 +64,7 @@ def test_the_table_is_written_in_every_format(cli: Cli, swept: subprocess.Comple
 
 
 def test_a_volume_added_later_extends_the_run(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
-    """Only the new point is computed; the old ones stay as they are."""
+    """Only the new point is computed; the old ones are not written."""
     model = ["model=nursery-smoke-a", "tuning=full"]
     runs = cli.folder / "results" / "smoke" / "runs"
     points = {path: path.stat().st_mtime_ns for path in runs.rglob("point.json")}
@@ -75,11 +75,8 @@ def test_a_volume_added_later_extends_the_run(cli: Cli, swept: subprocess.Comple
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in points.items())
 
 
-def test_a_killed_run_leaves_what_it_reached_and_goes_on(cli: Cli) -> None:
-    """Points are written when reached.
-
-    The same command does the rest, and the scores are those of an undisturbed run.
-    """
+def test_a_killed_run_resumes_with_the_same_command(cli: Cli) -> None:
+    """Points are written when reached; the scores are those of an uninterrupted run."""
     arguments = ["model=nursery-smoke-a", "data.volumes=[8,16,24]", "target_suites=[]", "seed=5"]
     cli("run", *arguments, "name=whole")
     whole = _scores(cli.folder / "results" / "whole")
@@ -97,7 +94,7 @@ def _scores(folder: Path) -> dict[str, object]:
 
 
 def test_another_seed_gives_another_run(cli: Cli) -> None:
-    """The seed reaches the data order."""
+    """The seed changes the order of the data."""
     arguments = ["model=nursery-smoke-a", "data.volumes=[8]", "target_suites=[]", "name=seeds"]
     cli("run", *arguments, "seed=0")
     cli("run", *arguments, "seed=1")
@@ -122,8 +119,8 @@ def test_help_is_instant() -> None:
 
 
 @pytest.mark.parametrize("group", ["model", "tuning", "data", "anchor", "suites", "experiment"])
-def test_list_says_what_can_be_chosen(group: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each member with a line that says what it is."""
+def test_list_shows_the_members_of_a_group(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has a line that describes it."""
     assert command.main(["list", group]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines

@@ -1,4 +1,4 @@
-"""What the model reads, through the real command and in the folder of a run."""
+"""Prompts as the model sees them: `harness prompt`, and the prompts of a run's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODEL = "model=nursery-smoke-a"
 
 
 def test_the_prompt_shown_is_the_prompt_recorded(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
-    """`harness prompt` and the runs of the sweep write the same: prompt with BOS, choices, ids and pieces."""
+    """`harness prompt` and runs write the same prompt with BOS, choices, token ids and pieces."""
     (shown,) = {path.read_text() for path in (cli.folder / "results" / "smoke" / "runs").glob("*/prompts/tinyworld/tinyworld_facts.txt")}
     printed = cli("prompt", "tinyworld", MODEL).stdout
     assert printed.startswith(shown)
@@ -22,10 +22,7 @@ def test_the_prompt_shown_is_the_prompt_recorded(cli: Cli, swept: subprocess.Com
 
 
 def test_another_item_and_settings_are_shown(cli: Cli) -> None:
-    """--item takes another one; settings of the evaluation reach the tokens.
-
-    Nothing is written, nothing else is printed.
-    """
+    """--item selects the item; settings of the evaluation change the tokens."""
     first, second, without = (
         cli("prompt", "tinyworld-people", MODEL, *extra) for extra in [[], ["--item", "2"], ["evaluation.add_bos=false"]]
     )
@@ -37,10 +34,7 @@ def test_another_item_and_settings_are_shown(cli: Cli) -> None:
 
 
 def test_rows_are_shown_with_the_answer_that_is_scored(cli: Cli) -> None:
-    """Also in suites that lm-eval does not know.
-
-    Of text that the model writes, the prompt alone.
-    """
+    """Suites outside lm-eval show it too; for generated text there is only the prompt."""
     gold = cli("prompt", "drift_target", MODEL).stdout
     assert re.search(r"^prompt, \d+ tokens:$", gold, flags=re.MULTILINE)
     assert re.search(r"^answer, \d+ tokens: '.*</s>'$", gold, flags=re.MULTILINE)

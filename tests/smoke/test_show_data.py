@@ -1,4 +1,4 @@
-"""What models wrote, through the real command."""
+"""Generated rows: `harness show-data`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ RUN = ("model=nursery-smoke-a", "data=tinyworld-skill", "data.volumes=[8]", "mit
 
 
 def test_rows_are_written_once_and_shown(cli: Cli) -> None:
-    """Rows on standard output.
-
-    With --write what is missing is written, and without it the same rows are read again.
-    """
+    """--write generates the missing rows; without it the same rows are read."""
     text = cli("show-data", *RUN, "seed=17", "--rows", "2", "--write").stdout
     assert re.search(r"^\d of 8 rows accepted \(\d+%\): ", text, flags=re.MULTILINE)
     assert re.search(r"^target nats: \d+\.\d+ per supervised token", text, flags=re.MULTILINE)

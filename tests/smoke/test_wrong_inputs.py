@@ -1,4 +1,4 @@
-"""Wrong inputs, each through the real command: one line, exit code 2, no traceback, nothing written."""
+"""Wrong inputs to the real command: one line, exit code 2, no traceback, nothing written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def assert_rejected(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(str(path) for path in Path().rglob("*"))
     capsys.readouterr()  # what preparing the input printed
     assert main(arguments) == 2
@@ -59,7 +59,7 @@ def refused(arguments: list[str], words: list[str], capsys: pytest.CaptureFixtur
 )
 def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A mistake on the command line is found before anything is built or written."""
-    refused(["run", *overrides], words, capsys)
+    assert_rejected(["run", *overrides], words, capsys)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], ca
     ],
 )
 def test_a_prompt_that_cannot_be_shown_is_one_line(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A suite, model or item that is not there, or a model that has no chat template."""
-    refused(["prompt", *arguments], words, capsys)
+    """The suite, model or item does not exist, or the model has no chat template."""
+    assert_rejected(["prompt", *arguments], words, capsys)
 
 
 def files(*extra: str) -> list[str]:
@@ -95,14 +95,14 @@ def files(*extra: str) -> list[str]:
     ],
 )
 def test_broken_data_are_one_line(content: str, fields: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Empty, incomplete and damaged files name the file, the row or the columns there are."""
+    """The message names the file, row or columns that are empty, incomplete or damaged."""
     Path("rows.jsonl").write_text(content)
-    refused(files("data.train=rows.jsonl", f"data.fields={fields}"), words, capsys)
+    assert_rejected(files("data.train=rows.jsonl", f"data.fields={fields}"), words, capsys)
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "pickle"])
 def test_damaged_weights_are_one_line(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A cut or overwritten safetensors file, and weights that are only a pickle, are refused before a model is built."""
+    """They are cut or overwritten safetensors, or only a pickle; no model is built."""
     folder = _saved_model(Path("model"))
     weights = folder / "model.safetensors"
     if damage == "cut":
@@ -111,7 +111,7 @@ def test_damaged_weights_are_one_line(damage: str, capsys: pytest.CaptureFixture
         weights.write_bytes(b"\xff" * 200)
     else:
         weights.rename(folder / "pytorch_model.bin")
-    refused(["run", "model=hf", "model.name=./model", "data.volumes=[8]"], ["safetensors"], capsys)
+    assert_rejected(["run", "model=hf", "model.name=./model", "data.volumes=[8]"], ["safetensors"], capsys)
 
 
 def _saved_model(folder: Path) -> Path:
@@ -127,23 +127,23 @@ def _saved_model(folder: Path) -> Path:
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs a place that cannot be written")
 def test_a_results_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Found before hours of training, not after."""
-    refused(["run", *QUICK, "results=/proc/results"], ["not writable"], capsys)
+    """It is found before training, not after."""
+    assert_rejected(["run", *QUICK, "results=/proc/results"], ["not writable"], capsys)
 
 
 def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tables, reports and sweeps name what there is."""
-    refused(["table", "absent"], ["absent"], capsys)
-    refused(["report", "absent"], ["absent"], capsys)
-    refused(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
-    refused(["sweep"], ["neither an experiment nor a name", "tiny"], capsys)
-    refused(["list", "modles"], ["modles", "model"], capsys)
+    """Tables, reports and sweeps name the existing ones."""
+    assert_rejected(["table", "absent"], ["absent"], capsys)
+    assert_rejected(["report", "absent"], ["absent"], capsys)
+    assert_rejected(["sweep", "experiment=absent"], ["absent", "tiny"], capsys)
+    assert_rejected(["sweep"], ["neither an experiment nor a name", "tiny"], capsys)
+    assert_rejected(["list", "modles"], ["modles", "model"], capsys)
 
 
 def test_a_record_of_a_newer_schema_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A record that this version cannot understand is refused, not half read."""
+    """A record that this version cannot read is an error, not read in part."""
     folder = Experiment(Path("results/new")).run_folder("abc")
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps({"schema_version": 99, "protocol_version": 1}))
-    refused(["table", "new"], ["record.json", "schema_version", "99"], capsys)
-    refused(["report", "new"], ["schema_version"], capsys)
+    assert_rejected(["table", "new"], ["record.json", "schema_version", "99"], capsys)
+    assert_rejected(["report", "new"], ["schema_version"], capsys)

@@ -1,4 +1,4 @@
-"""Fabricated experiments: records and samples written as a run writes them, from per-item values chosen by hand."""
+"""Fabricated experiments: records and samples of a run, from per-item values set by hand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "miti
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One metric of one task: its items' values, in the order of their doc hashes d0, d1 and so on.
+    """One metric of one task.
 
-    ``moved``: by a second measurement; ``chances``: each item's level of guessing, where they
-    differ; ``clusters``: the name of each's.
+    Attributes:
+        values: of its items, in the order of their doc hashes d0, d1, ….
+        moved: change of the value in a second measurement.
+        chances: each item's score of uniform guessing, if they differ.
+        clusters: each item's cluster.
     """
 
     suite: str
@@ -68,7 +71,7 @@ class Task:
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the sample rows, in reversed order: joins must not depend on it."""
+        """Yield the sample rows, in reversed order, on which joins must not depend."""
         for i in reversed(range(len(self.values))):
             name = f"d{self.first + i}"
             yield {
@@ -94,7 +97,7 @@ class Task:
 
 
 def samples(tasks: Sequence[Task]) -> pd.DataFrame:
-    """Return samples as a run stores them; metrics of one task that share items share rows."""
+    """Return samples as a run stores them, one row for an item's metrics."""
     merged: dict[tuple[str, ...], dict[str, Any]] = {}
     for task in tasks:
         for row in () if task.failed else task.rows():
@@ -125,14 +128,14 @@ def write_baselines(experiment: ExperimentWriter, model: str, before: Sequence[T
 
 
 def counts(volume: int, **changes: Any) -> Counts:
-    """Return totals of 8 rows a step, 10 tokens a row of which 4 have a loss of 1.5 nats."""
+    """Return totals of 8 rows a step, 10 tokens a row, 4 with loss."""
     values: dict[str, Any] = {"step": volume // 8, "targets": 4 * volume, "nats": 6.0 * volume, "flops": 1e6 * volume, "seconds": 2.0}
     tokens = {"trained_tokens": 10 * volume, "supervised_tokens": 4 * volume}
     return Counts(**(values | tokens | changes))
 
 
 def write_point(experiment: ExperimentWriter, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
-    """Write a point: 8 rows a step, 10 tokens a row of which 4 have a loss, 2 seconds since the point before."""
+    """Write a point with the totals of ``counts``."""
     values: dict[str, Any] = {
         "run_id": run_id,
         "volume": volume,
@@ -150,7 +153,7 @@ def write_point(experiment: ExperimentWriter, run_id: str, volume: int, tasks: S
 
 
 def config_of(labels: Mapping[str, Any], roles: Mapping[str, str], seed: int) -> dict[str, Any]:
-    """Return a resolved configuration, as far as analysis reads it."""
+    """Return the part of a resolved configuration that analysis reads."""
     return {
         "labels": dict(labels),
         "target_suites": [suite for suite, role in roles.items() if role == "target"],
@@ -175,7 +178,7 @@ def write_run(
     measured_before: bool = False,
     **changes: Any,
 ) -> None:
-    """Write a run: baselines, points, and a record (finished), a failure, both, or neither (under way)."""
+    """Write a run: baselines, points, and a record, a failure, both, or neither (unfinished)."""
     named = COMMAND_LABELS | dict(labels or {})
     config = config_of(named, roles, seed)
     baselines = write_baselines(experiment, named["model"], before)
@@ -220,7 +223,7 @@ _SHARES = {"items": 40, "exact": 1, "exact_share": 0.025, "ngram_items": 20, "ng
 
 
 def flipped(values: Sequence[float], *, lost: int, gained: int) -> list[float]:
-    """Return 0/1 values after the first ``lost`` ones became 0 and the first ``gained`` zeros became 1."""
+    """Return 0/1 values with the first ``lost`` ones and the first ``gained`` zeros flipped."""
     ones = [i for i, value in enumerate(values) if value == 1][:lost]
     zeros = [i for i, value in enumerate(values) if value == 0][:gained]
     after = list(values)

@@ -1,4 +1,4 @@
-"""The file map of docs/architecture.md, made of docstrings: ``python -m tests.support.file_map``."""
+"""File map of docs/architecture.md, made of docstrings: ``python -m tests.support.file_map``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rules of prose, checked: ``python -m tests.support.prose harness/sweep conf`` lists breaches.
+"""Check rules of prose: ``python -m tests.support.prose harness/sweep conf`` lists breaches.
 
-Summaries of docstrings say what a thing is or does; texts that users read (string literals of the
-package, templates, comments of conf/) use the field's words, one for each thing.
+Summaries of docstrings name what a thing is or does. Texts that users read (string literals of the
+package, templates, comments of conf/) use the field's words, and one word for one thing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 MOST_WORDS = 15
-"""Of a summary."""
+"""Most words of a summary."""
 
 OPENING = re.compile(r"(what|who|whatever|how far|all that|say whether)\b", re.IGNORECASE)
-"""A summary that begins so hides its noun."""
+"""Openings that hide the noun of a summary."""
 
 BANNED = {
     r"remed(?:y|ies)": "mitigation",
@@ -38,14 +38,14 @@ BANNED = {
 """Word → what to write instead."""
 
 ALLOWED = {"refuse", "refuses", "refused", "refusal", "refusals", "overrefusal"}
-"""Of chat models: the field's own word, in the files about suites and tinyworld's chat stage."""
+"""The field's words for chat models, in files about suites and tinyworld's chat stage."""
 
 ABOUT_REFUSALS = ("benchmarks/", "conf/data/", "harness/data/tinyworld/", "conf/experiment/", "harness/models/nursery/")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The first line of a docstring, and where it is."""
+    """The first line of a docstring, with its place."""
 
     file: Path
     line: int
@@ -58,7 +58,7 @@ class Summary:
 
     @property
     def words(self) -> int:
-        """How many it has."""
+        """Its number of words."""
         return len(self.text.split())
 
 
@@ -116,7 +116,7 @@ def files_under(*places: str) -> list[Path]:
 
 
 def main(places: list[str]) -> None:
-    """Print what breaks the rules."""
+    """Print the breaches in some folders."""
     files = files_under(*places)
     texts = {file: file.read_text(encoding="utf-8") for file in files if file.suffix == ".py"}
     for summary in summaries(texts):

@@ -1,4 +1,4 @@
-"""Small runs in an empty folder, of models with random weights: for tests of what is measured beside a run."""
+"""Small runs of models with random weights, in an empty folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUITES = {
 
 
 def save_models(folder: Path) -> None:
-    """Write ``start``, ``chat`` and ``base``, of one architecture with the nursery's tokenizer, and ``wide``, of another width."""
+    """Write models ``start``, ``chat``, ``base`` and, wider, ``wide``, with one tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from harness.core.seeds import seed_torch, untouched_global_streams
@@ -44,7 +44,7 @@ def save_models(folder: Path) -> None:
 
 
 def own_folder(saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with these models, members of conf/model by their names, and SUITES."""
+    """Change to a folder with these models, as members of conf/model, and SUITES."""
     shutil.copytree(saved, folder / "models")
     own = folder / "own"
     (own / "benchmarks" / "suites").mkdir(parents=True)
@@ -61,9 +61,12 @@ def own_folder(saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @dataclasses.dataclass
 class Runs:
-    """Runs on the suites ``aim`` and ``probe``; notes, per task evaluated, which items.
+    """Runs on the suites ``aim`` and ``probe``.
 
-    Interrupts at the n-th, ``stop_at``.
+    Attributes:
+        evaluated: task and items (report or select) of each evaluation.
+        trained: optimizer steps.
+        stop_at: number of the evaluation at which it interrupts.
     """
 
     workspace: Workspace = dataclasses.field(default_factory=Workspace)
@@ -72,7 +75,7 @@ class Runs:
     stop_at: int = 0
 
     def __call__(self, *overrides: str, name: str = "a", stop_at: int = 0) -> str:
-        """Do one run; return the outcome."""
+        """Execute one run; return the outcome."""
         self.evaluated.clear()
         self.trained, self.stop_at = 0, stop_at
         self.prepared = self.prepare(*overrides, name=name)
@@ -92,7 +95,7 @@ class Runs:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """Return runs that count what is evaluated and trained."""
+    """Return runs that count evaluations and steps."""
     import lm_eval
 
     from harness.training.step import StepTrainer

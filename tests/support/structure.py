@@ -1,8 +1,8 @@
 """The structure of the package in numbers: ``python -m tests.support.structure``.
 
-A room is a module or package directly under ``harness/``; an arrow is an import from one room by
-another, TYPE_CHECKING imports included. The floors are the layers that the arrows make of the rooms
-once those of a circle are taken as one.
+A room is a module or package directly in ``harness/``; an arrow is an import of one room by
+another, TYPE_CHECKING imports included. Floors are layers: the rooms of a floor import only rooms
+below it, or each other in a circle.
 """
 
 from __future__ import annotations

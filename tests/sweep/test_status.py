@@ -12,7 +12,7 @@ import pytest
 from harness.core.errors import RecordError
 from harness.records.schema import Failure
 from harness.records.sweep_schema import Sweep, Unit
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims, identity
 from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration, overview
 
@@ -28,16 +28,16 @@ def sweep(*units: Unit) -> Sweep:
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(tmp_path / "results" / "tiny")
+def experiment(tmp_path: Path) -> ExperimentWriter:
+    return ExperimentWriter(tmp_path / "results" / "tiny")
 
 
-def start(experiment: Experiment, *units: Unit) -> None:
+def start(experiment: ExperimentWriter, *units: Unit) -> None:
     experiment.write_sweep(sweep(*units))
     experiment.write_manifest({}, keep=False, sweep="s1")
 
 
-def finish(experiment: Experiment, run_id: str, volumes: tuple[int, ...] = (8, 16), *, record: bool = True) -> None:
+def finish(experiment: ExperimentWriter, run_id: str, volumes: tuple[int, ...] = (8, 16), *, record: bool = True) -> None:
     from harness import PROTOCOL_VERSION
     from harness.records.schema import SCHEMA_VERSION
 
@@ -49,7 +49,7 @@ def finish(experiment: Experiment, run_id: str, volumes: tuple[int, ...] = (8, 1
         (experiment.run_folder(run_id) / "record.json").write_text(json.dumps(values))
 
 
-def claimed(experiment: Experiment, run_id: str, number: int = 1, **changes: Any) -> None:
+def claimed(experiment: ExperimentWriter, run_id: str, number: int = 1, **changes: Any) -> None:
     """Write a claim of this process."""
     from harness.records.sweep_schema import Claim
 
@@ -62,13 +62,13 @@ def by_id(found: Overview) -> dict[str, UnitState]:
     return {one.id: one for one in found.units}
 
 
-def test_no_sweep_is_said_in_one_line(experiment: Experiment) -> None:
+def test_no_sweep_is_said_in_one_line(experiment: ExperimentWriter) -> None:
     """Before the first sweep there is nothing to show."""
     with pytest.raises(RecordError, match="sweep of 'tiny': got none"):
         overview(experiment)
 
 
-def test_every_state_is_told_from_disk(experiment: Experiment) -> None:
+def test_every_state_is_told_from_disk(experiment: ExperimentWriter) -> None:
     """Done by a record, running by a claim, failed after two tries, else pending.
 
     Points count before there is a record.
@@ -92,7 +92,7 @@ def test_every_state_is_told_from_disk(experiment: Experiment) -> None:
     assert not found.is_over
 
 
-def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: Experiment) -> None:
+def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: ExperimentWriter) -> None:
     """The costs of a dead process still count."""
     start(experiment, unit("a"))
     claimed(experiment, "a", started=1.0, cpu_seconds=30.0, wall_seconds=20.0, gpus=2)
@@ -101,7 +101,7 @@ def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: Exp
     assert (state.spent.cpu, state.spent.gpu, state.spent.wall) == (30.0, 40.0, 20.0)
 
 
-def test_what_is_left_follows_from_what_finished_units_cost(experiment: Experiment) -> None:
+def test_what_is_left_follows_from_what_finished_units_cost(experiment: ExperimentWriter) -> None:
     """A unit costs per operation as much as finished units of its size.
 
     Time that a running unit has spent is subtracted; other sizes count as farther.
@@ -125,7 +125,7 @@ def test_what_is_left_follows_from_what_finished_units_cost(experiment: Experime
     assert found.seconds_left == pytest.approx(48)
 
 
-def test_what_was_done_before_the_sweep_says_nothing_of_its_rate(experiment: Experiment) -> None:
+def test_what_was_done_before_the_sweep_says_nothing_of_its_rate(experiment: ExperimentWriter) -> None:
     """A claim of an earlier sweep may be of another machine."""
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
@@ -135,7 +135,7 @@ def test_what_was_done_before_the_sweep_says_nothing_of_its_rate(experiment: Exp
     assert found.spent.wall == 5.0
 
 
-def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: Experiment) -> None:
+def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: ExperimentWriter) -> None:
     """The next reading shows what changed; a unit that is done is not read again."""
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
@@ -152,7 +152,7 @@ def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: Expe
     assert found.is_over
 
 
-def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment: Experiment) -> None:
+def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment: ExperimentWriter) -> None:
     """Columns are aligned.
 
     Groups omit the seed and shared overrides; lines beyond the limit are counted.
@@ -174,7 +174,7 @@ def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment
     assert lines[12:] == ["pending", "  2  model=5"]
 
 
-def test_the_json_has_every_unit_and_the_totals(experiment: Experiment) -> None:
+def test_the_json_has_every_unit_and_the_totals(experiment: ExperimentWriter) -> None:
     """Programs get the same information as people."""
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
@@ -185,7 +185,7 @@ def test_the_json_has_every_unit_and_the_totals(experiment: Experiment) -> None:
     assert found["left"] is None
 
 
-def test_a_thousand_units_are_read_in_a_moment(experiment: Experiment) -> None:
+def test_a_thousand_units_are_read_in_a_moment(experiment: ExperimentWriter) -> None:
     """The target is 10,000 units in 8 s on two cores."""
     units = [unit(f"r{n}") for n in range(1000)]
     start(experiment, *units)

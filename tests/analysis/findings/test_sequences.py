@@ -16,7 +16,7 @@ from harness.analysis.findings.sequences import COLUMNS, METRICS, Stages, stages
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
 from harness.records.schema import Declared
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, share, write_run
 
 R = np.array(
@@ -83,12 +83,12 @@ ONES = {0: (4, 8), 8: (32, 12), 16: (20, 36)}
 """Volume → items right of 40 on suites a and b: before, after stage a and after stage b."""
 
 
-def experiment(folder: Path, seeds: int = 3) -> Experiment:
+def experiment(folder: Path, seeds: int = 3) -> ExperimentWriter:
     """Return an experiment with two stages of 8 rows.
 
     Seed s has s more items right on a after stage b; the probe loses 10 of 40 in stage b.
     """
-    found = Experiment(folder / "e")
+    found = ExperimentWriter(folder / "e")
 
     def tasks(volume: int, more: int = 0) -> list[Task]:
         a, b = ONES[volume]
@@ -108,7 +108,7 @@ def experiment(folder: Path, seeds: int = 3) -> Experiment:
     return found
 
 
-def read(found: Experiment, stages: Stages | None = None) -> pd.DataFrame:
+def read(found: ExperimentWriter, stages: Stages | None = None) -> pd.DataFrame:
     rows = table(found)
     of_run = dict.fromkeys(rows["run_id"].unique(), stages or Stages(("a", "b"), (8, 16)))
     return sequences.sequences(rows, Changes(found), Declared(headline="old"), of_run)

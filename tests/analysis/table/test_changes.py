@@ -9,7 +9,7 @@ import pytest
 from harness.analysis.table import changes
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.frame import table
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, flipped, share, write_run
 
 ROLES = {"new": "target", "old": "probe"}
@@ -28,12 +28,12 @@ AFTER = [Task(values=[1.0, 1.0, 1.0], **NLL), Task(values=flipped(share(8, 10), 
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(tmp_path / "results" / "exp")
+def experiment(tmp_path: Path) -> ExperimentWriter:
+    return ExperimentWriter(tmp_path / "results" / "exp")
 
 
 @pytest.fixture(params=["from samples", "from files"])
-def read(request: pytest.FixtureRequest, experiment: Experiment) -> Any:
+def read(request: pytest.FixtureRequest, experiment: ExperimentWriter) -> Any:
     """A reader of changes, computed from samples or read from the files of a table."""
 
     def opened() -> Changes:
@@ -46,7 +46,7 @@ def read(request: pytest.FixtureRequest, experiment: Experiment) -> Any:
     return opened
 
 
-def test_items_of_0_or_1_change_by_one(experiment: Experiment, read: Any) -> None:
+def test_items_of_0_or_1_change_by_one(experiment: ExperimentWriter, read: Any) -> None:
     """In the order of hashes, d0 to d3 were lost and d8 gained."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     found = read().get("r", 8, "old", "facts")
@@ -55,7 +55,7 @@ def test_items_of_0_or_1_change_by_one(experiment: Experiment, read: Any) -> Non
     assert found.clusters is None
 
 
-def test_items_of_a_ratio_are_linearised(experiment: Experiment, read: Any) -> None:
+def test_items_of_a_ratio_are_linearised(experiment: ExperimentWriter, read: Any) -> None:
     """Differences −1, 0, −0.5 with weights 1, 3, 2 have D = −2/6.
 
     D + 3·w·(d − D)/6 is −2/3, 1/6, −1/2, and its mean is D.
@@ -66,7 +66,7 @@ def test_items_of_a_ratio_are_linearised(experiment: Experiment, read: Any) -> N
     assert found.values.mean() == pytest.approx(-1 / 3)
 
 
-def test_there_is_no_change_where_nothing_is_compared(experiment: Experiment, read: Any) -> None:
+def test_there_is_no_change_where_nothing_is_compared(experiment: ExperimentWriter, read: Any) -> None:
     """Volume 0, a suite's own row, and tasks not measured or failed have none."""
     after = [AFTER[0], Task(values=[], failed="out of memory", **FACTS)]
     write_run(experiment, "r", before=BEFORE, points={8: AFTER, 16: after}, roles=ROLES)
@@ -76,14 +76,14 @@ def test_there_is_no_change_where_nothing_is_compared(experiment: Experiment, re
     assert found.get("r", 16, "new", "math") is not None
 
 
-def test_only_the_primary_metric_has_changes(experiment: Experiment, read: Any) -> None:
+def test_only_the_primary_metric_has_changes(experiment: ExperimentWriter, read: Any) -> None:
     """A second metric of a task has none."""
     second = Task(values=share(2, 10), metric="acc_norm", primary=False, **FACTS)
     write_run(experiment, "r", before=[*BEFORE, second], points={8: [*AFTER, second]}, roles=ROLES)
     assert read().get("r", 8, "old", "facts").values.sum() == -3
 
 
-def test_equal_items_have_an_equal_hash(experiment: Experiment, read: Any) -> None:
+def test_equal_items_have_an_equal_hash(experiment: ExperimentWriter, read: Any) -> None:
     """It is equal across runs and volumes, and differs for other items."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     write_run(experiment, "s", before=BEFORE, points={8: AFTER, 16: AFTER}, roles=ROLES, seed=1)
@@ -95,7 +95,7 @@ def test_equal_items_have_an_equal_hash(experiment: Experiment, read: Any) -> No
     assert found.get("t", 8, "old", "facts").items not in same
 
 
-def test_clusters_have_the_same_numbers_in_every_run(experiment: Experiment, read: Any) -> None:
+def test_clusters_have_the_same_numbers_in_every_run(experiment: ExperimentWriter, read: Any) -> None:
     """Items 0, 3, 6 and 9 are about one person, and so on.
 
     A task without clusters has none.
@@ -112,7 +112,7 @@ def test_clusters_have_the_same_numbers_in_every_run(experiment: Experiment, rea
         assert changes_of.get(run_id, volume, "new", "math").clusters is None
 
 
-def test_a_run_without_a_record_has_its_changes_so_far(experiment: Experiment) -> None:
+def test_a_run_without_a_record_has_its_changes_so_far(experiment: ExperimentWriter) -> None:
     """They are computed from its samples each time, and no file is written."""
     write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
     found = Changes(experiment).get("u", 8, "old", "facts")
@@ -121,7 +121,7 @@ def test_a_run_without_a_record_has_its_changes_so_far(experiment: Experiment) -
     assert not (experiment.run_folder("u") / "changes.npz").exists()
 
 
-def test_damaged_changes_are_computed_again(experiment: Experiment) -> None:
+def test_damaged_changes_are_computed_again(experiment: ExperimentWriter) -> None:
     """The file may be cut, changed, empty or of another format."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     table(experiment)
@@ -135,7 +135,7 @@ def test_damaged_changes_are_computed_again(experiment: Experiment) -> None:
         assert path.read_bytes() == whole
 
 
-def test_the_changes_in_memory_are_bounded(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_changes_in_memory_are_bounded(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one run, access to two runs in turn is still right."""
     monkeypatch.setattr(changes, "MEMORY", 1)
     for seed, run_id in enumerate(["r", "s"]):

@@ -10,7 +10,7 @@ import pytest
 from harness.analysis.statistics import stats
 from harness.analysis.table.frame import COLUMNS, DESCRIPTIONS, table
 from harness.core.errors import RecordError
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, flipped, share, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}
@@ -33,8 +33,8 @@ AFTER = [Task(values=[1.0, 1.0, 1.0], **NLL), old("facts", flipped(share(8, 10),
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(tmp_path / "results" / "exp")
+def experiment(tmp_path: Path) -> ExperimentWriter:
+    return ExperimentWriter(tmp_path / "results" / "exp")
 
 
 def one(found: pd.DataFrame, **where: Any) -> pd.Series:
@@ -44,7 +44,7 @@ def one(found: pd.DataFrame, **where: Any) -> pd.Series:
     return found.iloc[0]
 
 
-def test_the_columns_have_dtypes_and_descriptions(experiment: Experiment) -> None:
+def test_the_columns_have_dtypes_and_descriptions(experiment: ExperimentWriter) -> None:
     """An empty table has them too."""
     found = table(experiment)
     assert list(found.columns) == list(COLUMNS) == list(DESCRIPTIONS)
@@ -53,7 +53,7 @@ def test_the_columns_have_dtypes_and_descriptions(experiment: Experiment) -> Non
     assert {name: str(dtype) for name, dtype in table(experiment).dtypes.items()} == COLUMNS
 
 
-def test_a_run_is_a_whole_curve(experiment: Experiment) -> None:
+def test_a_run_is_a_whole_curve(experiment: ExperimentWriter) -> None:
     """Three points of two suites with three tasks have 15 rows, volume 0 first."""
     write_run(experiment, "r", before=BEFORE, points={16: AFTER, 8: AFTER}, roles=ROLES)
     found = table(experiment)
@@ -62,7 +62,7 @@ def test_a_run_is_a_whole_curve(experiment: Experiment) -> None:
     assert set(found["status"]) == {"ok"}
 
 
-def test_a_binary_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
+def test_a_binary_row_agrees_with_one_by_hand(experiment: ExperimentWriter) -> None:
     """8 of 10 before, 4 lost, 1 gained: Δ is −0.3, McNemar's p 12/32."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     row = one(table(experiment), volume=8, task="facts")
@@ -73,7 +73,7 @@ def test_a_binary_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
     assert (row["steps"], row["train_tokens"], row["supervised_tokens"], row["wall_seconds"]) == (1, 80, 32, 2.0)
 
 
-def test_a_ratio_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
+def test_a_ratio_row_agrees_with_one_by_hand(experiment: ExperimentWriter) -> None:
     """The ratio Σ w v / Σ w is 8/6 before and 1 after.
 
     Lower is better, and the change keeps the metric's sign. There are no counts.
@@ -87,14 +87,14 @@ def test_a_ratio_row_agrees_with_one_by_hand(experiment: Experiment) -> None:
     assert row["p_value"] == pytest.approx(0.5)
 
 
-def test_before_is_the_value_of_volume_0(experiment: Experiment) -> None:
+def test_before_is_the_value_of_volume_0(experiment: ExperimentWriter) -> None:
     """They are exactly equal, for tasks and suites."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     found = table(experiment)
     assert found.query("volume == 8")["before"].tolist() == found.query("volume == 0")["value"].tolist()
 
 
-def test_volume_0_changed_nothing(experiment: Experiment) -> None:
+def test_volume_0_changed_nothing(experiment: ExperimentWriter) -> None:
     """Change, interval, counts and costs are 0."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     before = table(experiment).query("volume == 0")
@@ -103,7 +103,7 @@ def test_volume_0_changed_nothing(experiment: Experiment) -> None:
     assert before["lost"].isna().tolist() == [True, True, False, False, False]
 
 
-def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
+def test_a_suite_is_the_mean_of_its_tasks(experiment: ExperimentWriter) -> None:
     """0.5 of 10 items and 0.6 of 5 have equal weight.
 
     Items and counts are summed, levels of guessing averaged.
@@ -117,7 +117,7 @@ def test_a_suite_is_the_mean_of_its_tasks(experiment: Experiment) -> None:
     assert single["value"].iloc[0] == single["value"].iloc[1]
 
 
-def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None:
+def test_only_the_primary_metric_makes_the_suite(experiment: ExperimentWriter) -> None:
     """A second metric of a task is a separate row only."""
     second = old("facts", share(2, 10), metric="acc_norm", primary=False)
     write_run(experiment, "r", before=[*BEFORE, second], points={8: [*AFTER, second]}, roles=ROLES)
@@ -126,7 +126,7 @@ def test_only_the_primary_metric_makes_the_suite(experiment: Experiment) -> None
     assert one(found, volume=8, metric="acc_norm")["value"] == pytest.approx(0.2)
 
 
-def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: Experiment) -> None:
+def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: ExperimentWriter) -> None:
     """The task and its suite have status and reason, and no value.
 
     The other task keeps its value.
@@ -142,7 +142,7 @@ def test_a_failed_score_is_a_failed_row_and_fails_its_suite(experiment: Experime
     assert one(found, task="sums")["value"] == pytest.approx(0.6)
 
 
-def test_a_failure_before_leaves_the_value_and_no_change(experiment: Experiment) -> None:
+def test_a_failure_before_leaves_the_value_and_no_change(experiment: ExperimentWriter) -> None:
     """The value after is kept; the change is empty, with a reason."""
     before = [BEFORE[0], old("facts", [], failed="out of memory"), BEFORE[2]]
     write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
@@ -162,7 +162,7 @@ def test_a_failure_before_leaves_the_value_and_no_change(experiment: Experiment)
         (None, "not at this volume"),
     ],
 )
-def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: Experiment, facts: Task | None, words: str) -> None:
+def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: ExperimentWriter, facts: Task | None, words: str) -> None:
     """Another prompt, a missing item or a missing task fails task and suite."""
     after = [task for task in [AFTER[0], facts, AFTER[2]] if task]
     write_run(experiment, "r", before=BEFORE, points={8: after}, roles=ROLES)
@@ -173,7 +173,7 @@ def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: Experiment, fa
     assert one(found, task="sums")["status"] == "ok"
 
 
-def test_a_score_that_differs_from_its_items_is_rejected(experiment: Experiment) -> None:
+def test_a_score_that_differs_from_its_items_is_rejected(experiment: ExperimentWriter) -> None:
     """A value edited in point.json no longer agrees with samples.parquet."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     path = experiment.point_folder("r", 8) / "point.json"
@@ -185,7 +185,7 @@ def test_a_score_that_differs_from_its_items_is_rejected(experiment: Experiment)
     assert "10 items with mean 0.5" in row["reason"]
 
 
-def test_a_failed_run_is_one_row_next_to_the_points_it_wrote(experiment: Experiment) -> None:
+def test_a_failed_run_is_one_row_next_to_the_points_it_wrote(experiment: ExperimentWriter) -> None:
     """Without a record there is no before: its points have values, its failure a reason."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, failure="TrainingError: diverged")
     found = table(experiment)
@@ -198,13 +198,13 @@ def test_a_failed_run_is_one_row_next_to_the_points_it_wrote(experiment: Experim
     assert set(points["role"]) == {"target", "probe"}
 
 
-def test_a_running_run_is_unfinished(experiment: Experiment) -> None:
+def test_a_running_run_is_unfinished(experiment: ExperimentWriter) -> None:
     """It has neither a record nor a failure."""
     write_run(experiment, "r", before=BEFORE, points={}, roles=ROLES, finished=False)
     assert one(table(experiment), run_id="r")["status"] == "unfinished"
 
 
-def test_an_unfinished_run_shows_its_changes_so_far(experiment: Experiment) -> None:
+def test_an_unfinished_run_shows_its_changes_so_far(experiment: ExperimentWriter) -> None:
     """Its baselines are known from the start, so its points are joined as usual."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
@@ -214,7 +214,7 @@ def test_an_unfinished_run_shows_its_changes_so_far(experiment: Experiment) -> N
     assert set(running["volume"]) == {0, 8}
 
 
-def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> None:
+def test_a_failed_extension_keeps_the_recorded_curve(experiment: ExperimentWriter) -> None:
     """A recorded run whose next volume failed shows the curve and the failure.
 
     A point beyond the record is joined like the others.
@@ -227,7 +227,7 @@ def test_a_failed_extension_keeps_the_recorded_curve(experiment: Experiment) -> 
     assert one(found, status="failed")["reason"] == "killed"
 
 
-def test_stale_runs_are_left_out_unless_asked_for(experiment: Experiment) -> None:
+def test_stale_runs_are_left_out_unless_asked_for(experiment: ExperimentWriter) -> None:
     """The manifest lists the current runs."""
     for run_id in ["a", "b"]:
         write_run(experiment, run_id, before=BEFORE, points={8: AFTER}, roles=ROLES)
@@ -236,7 +236,7 @@ def test_stale_runs_are_left_out_unless_asked_for(experiment: Experiment) -> Non
     assert set(table(experiment, stale=True)["run_id"]) == {"a", "b"}
 
 
-def test_every_seed_repeats_the_shared_before(experiment: Experiment) -> None:
+def test_every_seed_repeats_the_shared_before(experiment: ExperimentWriter) -> None:
     """Two seeds of a model share one baseline, and each has its volume 0."""
     for seed in [0, 1]:
         write_run(experiment, f"r{seed}", before=BEFORE, points={8: AFTER}, roles=ROLES, seed=seed)
@@ -246,7 +246,7 @@ def test_every_seed_repeats_the_shared_before(experiment: Experiment) -> None:
 
 
 @pytest.mark.parametrize("missing", ["points/8/point.json", "points/8/samples.parquet", "../../baselines/tiny-a-old/baseline.json"])
-def test_a_record_that_names_a_missing_file_is_an_error(experiment: Experiment, missing: str) -> None:
+def test_a_record_that_names_a_missing_file_is_an_error(experiment: ExperimentWriter, missing: str) -> None:
     """A damaged experiment is not shown as if it were complete."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     (experiment.run_folder("r") / missing).unlink()
@@ -254,7 +254,7 @@ def test_a_record_that_names_a_missing_file_is_an_error(experiment: Experiment, 
         table(experiment)
 
 
-def test_the_numeric_spread_of_volume_0_is_in_the_rows_of_every_volume(experiment: Experiment) -> None:
+def test_the_numeric_spread_of_volume_0_is_in_the_rows_of_every_volume(experiment: ExperimentWriter) -> None:
     """If accuracies move by 0.1 and −0.2, the suite's mean moves by 0.05.
 
     In nats the largest move counts.
@@ -269,7 +269,7 @@ def test_the_numeric_spread_of_volume_0_is_in_the_rows_of_every_volume(experimen
         assert rows.loc["*", "numeric_spread_nats"] == pytest.approx(2.0)
 
 
-def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None:
+def test_a_spread_that_was_not_measured_is_empty(experiment: ExperimentWriter) -> None:
     """It is empty, not 0, for the task and for its suite."""
     before = [BEFORE[0], old("facts", share(8, 10), moved=0.1), BEFORE[2]]
     write_run(experiment, "r", before=before, points={8: AFTER}, roles=ROLES)
@@ -279,7 +279,7 @@ def test_a_spread_that_was_not_measured_is_empty(experiment: Experiment) -> None
         assert row[["numeric_spread", "numeric_spread_nats"]].isna().all()
 
 
-def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment) -> None:
+def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: ExperimentWriter) -> None:
     """Two tasks of 5 with 3 lost and 1 gained have p = 10/16.
 
     The mid-p is smaller by 4/16, the probability of that split. Unequal tasks have none.
@@ -293,7 +293,7 @@ def test_the_mid_p_of_a_suite_is_mcnemar_s_where_its_p_is(experiment: Experiment
     assert pd.isna(one(table(experiment), run_id="s", volume=8, suite="old", task="*")["p_mid"])
 
 
-def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
+def test_volume_0_has_forgotten_nothing(experiment: ExperimentWriter) -> None:
     """Nothing is lost or gained, and FG and the adjusted shares are empty.
 
     The ceiling is known.
@@ -305,7 +305,7 @@ def test_volume_0_has_forgotten_nothing(experiment: Experiment) -> None:
     assert row[["fg_over_volumes", "p_mid", "samplewise_forgetting_true", "backward_transfer_true"]].isna().all()
 
 
-def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
+def test_fg_is_over_the_volumes_so_far(experiment: ExperimentWriter) -> None:
     """0.8 to 0.6, then to 0.4, is 25 %, then (25 + 50) / 2.
 
     After a volume that failed it is empty.
@@ -323,7 +323,7 @@ def test_fg_is_over_the_volumes_so_far(experiment: Experiment) -> None:
         assert values == [pytest.approx(25.0), pytest.approx(37.5), None, None]
 
 
-def test_clusters_widen_the_interval_adjusted_for_chance(experiment: Experiment) -> None:
+def test_clusters_widen_the_interval_adjusted_for_chance(experiment: ExperimentWriter) -> None:
     """If people lose all their 4 items, the variance is nearly four times as large.
 
     The counts are the same as without clusters.
@@ -339,7 +339,7 @@ def test_clusters_widen_the_interval_adjusted_for_chance(experiment: Experiment)
     assert widths["people"] / widths["alone"] == pytest.approx(2 * (79 / 80 * 20 / 19) ** 0.5)
 
 
-def test_both_protocols_are_compared_item_by_item(experiment: Experiment) -> None:
+def test_both_protocols_are_compared_item_by_item(experiment: ExperimentWriter) -> None:
     """Chosen and generated answers are judged alike for 7 of 10 items.
 
     d0 to d7 are right when chosen, d0 to d4 when generated. Only the row of the generated task has

@@ -14,7 +14,7 @@ from harness.analysis.table.frame import table
 from harness.core import files
 from harness.core.errors import RecordError
 from harness.records import summary_files
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, flipped, share, write_baselines, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}
@@ -32,35 +32,35 @@ AFTER = [
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    found = Experiment(tmp_path / "results" / "exp")
+def experiment(tmp_path: Path) -> ExperimentWriter:
+    found = ExperimentWriter(tmp_path / "results" / "exp")
     write_run(found, "r", before=BEFORE, points={8: AFTER, 16: AFTER}, roles=ROLES)
     return found
 
 
-def fresh(experiment: Experiment, folder: Path) -> pd.DataFrame:
+def fresh(experiment: ExperimentWriter, folder: Path) -> pd.DataFrame:
     """Return the table computed from samples, of a copy without kept files."""
     shutil.copytree(experiment.folder, folder / experiment.name)
     for name in (summary_files.SUMMARY, summary_files.CHANGES):
         for path in (folder / experiment.name).rglob(name):
             path.unlink()
-    return table(Experiment(folder / experiment.name))
+    return table(ExperimentWriter(folder / experiment.name))
 
 
-def without_samples(experiment: Experiment) -> None:
+def without_samples(experiment: ExperimentWriter) -> None:
     """Delete the items, so that a table that reads them fails."""
     for path in experiment.folder.rglob("samples.parquet"):
         path.unlink()
 
 
-def test_a_table_of_summaries_is_the_table_of_samples(experiment: Experiment) -> None:
+def test_a_table_of_summaries_is_the_table_of_samples(experiment: ExperimentWriter) -> None:
     """They are equal to the last bit, without samples."""
     expected = table(experiment)
     without_samples(experiment)
     pd.testing.assert_frame_equal(table(experiment), expected, check_exact=True)
 
 
-def test_a_run_that_is_recorded_is_summarised(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_recorded_is_summarised(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second time nothing is computed, and the files do not change."""
     assert runs.summarise(experiment, "r") == ""
     written = {path.name: path.read_bytes() for path in experiment.run_folder("r").iterdir() if path.is_file()}
@@ -71,7 +71,7 @@ def test_a_run_that_is_recorded_is_summarised(experiment: Experiment, monkeypatc
     assert written == {path.name: path.read_bytes() for path in experiment.run_folder("r").iterdir() if path.is_file()}
 
 
-def test_a_run_that_cannot_be_summarised_is_still_recorded(experiment: Experiment) -> None:
+def test_a_run_that_cannot_be_summarised_is_still_recorded(experiment: ExperimentWriter) -> None:
     """Without items there is no summary, and the table raises an error."""
     without_samples(experiment)
     assert "samples.parquet" in runs.summarise(experiment, "r")
@@ -81,7 +81,7 @@ def test_a_run_that_cannot_be_summarised_is_still_recorded(experiment: Experimen
 
 
 @pytest.mark.parametrize("changed", ["runs/r/record.json", "runs/r/points/16/point.json", "baselines/tiny-a-old/baseline.json"])
-def test_a_summary_holds_for_the_bytes_it_was_made_from(experiment: Experiment, tmp_path: Path, changed: str) -> None:
+def test_a_summary_holds_for_the_bytes_it_was_made_from(experiment: ExperimentWriter, tmp_path: Path, changed: str) -> None:
     """If a record, point or baseline has changed, the rows are computed again and kept."""
     table(experiment)
     path = experiment.folder / changed
@@ -98,7 +98,7 @@ def test_a_summary_holds_for_the_bytes_it_was_made_from(experiment: Experiment, 
     pd.testing.assert_frame_equal(table(experiment), found, check_exact=True)
 
 
-def test_another_version_of_the_analysis_computes_everything_again(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_the_analysis_computes_everything_again(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of an older version are not used."""
     table(experiment)
     without_samples(experiment)
@@ -107,14 +107,14 @@ def test_another_version_of_the_analysis_computes_everything_again(experiment: E
         table(experiment)
 
 
-def test_a_folder_that_was_renamed_has_its_new_name(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_folder_that_was_renamed_has_its_new_name(experiment: ExperimentWriter, tmp_path: Path) -> None:
     """Files kept under the old name are not used."""
     assert set(table(experiment)["experiment"]) == {"exp"}
     shutil.move(experiment.folder, tmp_path / "results" / "other")
-    assert set(table(Experiment(tmp_path / "results" / "other"))["experiment"]) == {"other"}
+    assert set(table(ExperimentWriter(tmp_path / "results" / "other"))["experiment"]) == {"other"}
 
 
-def test_a_point_written_after_the_record_shows(experiment: Experiment) -> None:
+def test_a_point_written_after_the_record_shows(experiment: ExperimentWriter) -> None:
     """If a later attempt has reached another volume, the summary is outdated."""
     assert set(table(experiment)["volume"].dropna()) == {0, 8, 16}
     write_point(experiment, "r", 32, AFTER)
@@ -125,7 +125,7 @@ def test_a_point_written_after_the_record_shows(experiment: Experiment) -> None:
 
 def test_a_baseline_that_was_completed_since_shows(tmp_path: Path) -> None:
     """A task that had failed at the summary was measured again by another run."""
-    experiment = Experiment(tmp_path / "exp")
+    experiment = ExperimentWriter(tmp_path / "exp")
     lacking = [*BEFORE[:2], Task(suite="old", task="sums", values=[], failed="out of memory")]
     write_run(experiment, "r", before=lacking, points={8: AFTER}, roles=ROLES)
     assert table(experiment).query("volume == 8 and task == 'sums'")["delta"].isna().all()
@@ -133,7 +133,7 @@ def test_a_baseline_that_was_completed_since_shows(tmp_path: Path) -> None:
     assert table(experiment).query("volume == 8 and task == 'sums'")["delta"].tolist() == pytest.approx([-0.2])
 
 
-def test_a_failure_after_the_record_is_a_further_row(experiment: Experiment) -> None:
+def test_a_failure_after_the_record_is_a_further_row(experiment: ExperimentWriter) -> None:
     """It appears and disappears without a change of the summary."""
     before = table(experiment)
     write_run(experiment, "r", before=BEFORE, points={}, roles=ROLES, finished=False, failure="killed")
@@ -144,7 +144,7 @@ def test_a_failure_after_the_record_is_a_further_row(experiment: Experiment) -> 
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": "x"}', None])
-def test_a_damaged_summary_is_written_anew(experiment: Experiment, content: str | None) -> None:
+def test_a_damaged_summary_is_written_anew(experiment: ExperimentWriter, content: str | None) -> None:
     """The file may be empty, cut, of another format, or have a short column."""
     expected = table(experiment)
     path = experiment.run_folder("r") / "summary.json"
@@ -158,20 +158,20 @@ def test_a_damaged_summary_is_written_anew(experiment: Experiment, content: str 
     assert path.read_text() == whole
 
 
-def test_a_read_only_folder_gives_the_same_table(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_gives_the_same_table(experiment: ExperimentWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written, nothing fails, and no partial file stays."""
     expected = fresh(experiment, tmp_path / "fresh")
 
     def refused(path: Path) -> Path:
         raise PermissionError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(files, "beside", refused)
+    monkeypatch.setattr(files, "hidden_name", refused)
     before = sorted(path for path in experiment.folder.rglob("*"))
     pd.testing.assert_frame_equal(table(experiment), expected, check_exact=True)
     assert sorted(path for path in experiment.folder.rglob("*")) == before
 
 
-def test_a_full_disk_leaves_no_partial_file(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_partial_file(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The temporary file is removed if writing fails."""
 
     def full(*_: Any) -> None:
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_no_partial_file(experiment: Experiment, monkeypatch:
     assert {path.name for path in experiment.run_folder("r").iterdir()} == {"config.json", "record.json", "points"}
 
 
-def test_running_runs_keep_no_files(experiment: Experiment) -> None:
+def test_running_runs_keep_no_files(experiment: ExperimentWriter) -> None:
     """They are computed each time, since they may have more points the next time."""
     write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
     table(experiment)
@@ -192,7 +192,7 @@ def test_running_runs_keep_no_files(experiment: Experiment) -> None:
 
 def test_runs_with_the_same_labels_are_told_apart_from_their_records(tmp_path: Path) -> None:
     """So are rows from summaries, which contain no identity."""
-    experiment = Experiment(tmp_path / "exp")
+    experiment = ExperimentWriter(tmp_path / "exp")
     for run_id, decay in {"a": 0.0, "b": 0.1}.items():
         write_run(experiment, run_id, before=BEFORE, points={8: AFTER}, roles=ROLES, identity={"training": {"weight_decay": decay}})
     for _ in range(2):

@@ -17,7 +17,7 @@ import pytest
 from harness.config.resolution import Machine
 from harness.records.schema import Failure
 from harness.records.sweep_schema import Unit
-from harness.records.writer import ExperimentWriter as Experiment
+from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import DEATHS, LEFT, Claims
 from harness.sweep.launchers import local
 from harness.sweep.launchers.local import Local, Pool
@@ -66,7 +66,7 @@ class Actor:
     claims: Claims
 
     def carry_out(self, unit: Unit) -> tuple[str, str]:
-        experiment, notes = Experiment(self.claims.experiment.folder), self.claims.experiment.folder / f"tries-{unit.id}"
+        experiment, notes = ExperimentWriter(self.claims.experiment.folder), self.claims.experiment.folder / f"tries-{unit.id}"
         dead = self.claims.deaths(unit.id)
         held = self.claims.take(unit.id)
         if held is None:
@@ -107,14 +107,14 @@ class Actor:
     def leave(self) -> None: ...
 
 
-def carried(folder: Path, units: Sequence[Unit], **launcher: Any) -> tuple[Seen, Tally, Experiment]:
-    experiment, seen = Experiment(folder / "e"), Seen()
+def carried(folder: Path, units: Sequence[Unit], **launcher: Any) -> tuple[Seen, Tally, ExperimentWriter]:
+    experiment, seen = ExperimentWriter(folder / "e"), Seen()
     experiment.folder.mkdir(parents=True, exist_ok=True)
     pool = Pool(Local(**launcher), experiment, sweep_of(units), units, seen, make=Actor)
     return seen, pool.run(), experiment
 
 
-def tries(experiment: Experiment, unit: str) -> int:
+def tries(experiment: ExperimentWriter, unit: str) -> int:
     return len((experiment.folder / f"tries-{unit}").read_text())
 
 
@@ -165,7 +165,7 @@ def test_baselines_come_before_the_runs_that_need_them(tmp_path: Path) -> None:
 
 def test_what_another_process_has_is_waited_for(tmp_path: Path) -> None:
     """Its unit is not executed twice; it is done once the other has recorded it."""
-    experiment = Experiment(tmp_path / "e")
+    experiment = ExperimentWriter(tmp_path / "e")
     unit = run_unit("a", "ok")
     held = Claims(experiment).take("a")
     assert held is not None
@@ -215,7 +215,7 @@ def test_what_comes_to_nothing_ends_all_the_same(tmp_path: Path, how: str) -> No
 
 def test_ctrl_c_gives_every_unit_back(tmp_path: Path) -> None:
     """The workers are gone, and their units are pending, without counting as deaths."""
-    experiment = Experiment(tmp_path / "e")
+    experiment = ExperimentWriter(tmp_path / "e")
     experiment.folder.mkdir()
     units = [run_unit("a", "slow 60")]
 
@@ -255,5 +255,5 @@ def test_each_worker_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     """As many workers as shares; a single GPU is one worker's, at any share."""
     for found, each, most in [(["4", "5", "6", "7"], 2, 2), (["0"], 2, 1), (["0", "1", "2"], 1, 3)]:
         monkeypatch.setattr(local, "gpus", lambda found=found: list(found))
-        pool = Pool(Local(gpus_per_worker=each), Experiment(tmp_path), sweep_of([]), [], Seen(), make=Actor)
+        pool = Pool(Local(gpus_per_worker=each), ExperimentWriter(tmp_path), sweep_of([]), [], Seen(), make=Actor)
         assert pool.most == most
