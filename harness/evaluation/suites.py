@@ -160,7 +160,10 @@ def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
 
 
 def _content(file: Path) -> bytes:
-    """Return what a task's file says: of Python, the code without docstrings and places of our modules."""
+    """Return the content of a task's file that counts.
+
+    Of Python that is the code, without docstrings and the places of our modules.
+    """
     content = file.read_bytes()
     if file.suffix != ".py":
         return content

@@ -78,7 +78,7 @@ class TransformersAuthor:
 
     @property
     def context_length(self) -> int | None:
-        """Longest input of the model in tokens, as its config states it; None if it does not."""
+        """Longest input in tokens, as the model's config states it; None if it does not."""
         length: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return length
 

@@ -41,8 +41,8 @@ process has it. ``lost``: another process has followed, since the heartbeats cam
 WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
 
 _requests: list[bool] = []
-"""Requests to stop this process. A list, since signal handlers fill it: an Event takes a lock, and a
-signal that arrives while the same thread holds that lock would make it wait for itself for ever."""
+"""Requests to stop this process, in a list, since signal handlers fill it: an Event takes a lock,
+and a signal that arrives while the same thread holds it would make that thread wait for ever."""
 
 
 def stop_soon() -> None:

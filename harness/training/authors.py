@@ -1,4 +1,4 @@
-"""Authors of objectives that learn pairs or rewards: the live model, and itself at the start."""
+"""Authors of objectives that learn pairs or rewards: the live model, and its start."""
 
 from __future__ import annotations
 

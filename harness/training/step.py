@@ -269,7 +269,7 @@ class StepTrainer(_Base):
         self._flops_per_token = float(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the steps in order, one at a time; the Trainer's own loader would shuffle them."""
+        """Return the steps in order, one at a time; the Trainer's loader would shuffle them."""
         return DataLoader(cast(Any, self.train_dataset), batch_size=None, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -1,11 +1,10 @@
 """TRL's losses inside the harness's own loop: the only module that knows TRL.
 
-What is TRL's: the loss of DPOTrainer and of GRPOTrainer, from log-probabilities that are worked out
-in slices of rows. What is not: their way of building a trainer, which reads data sets anew, adds an
-adapter, writes into the model's config, replaces its ``forward``, reports to a server. So
-``__init__`` here is a plain Trainer's, and each value that a loss reads is set beside it, by the
-names of TRL 1.16 (pyproject.toml bounds the version). The fused head is on the model while a loss
-is worked out, and off afterwards.
+TRL gives the losses of DPOTrainer and GRPOTrainer, from log-probabilities computed in slices of
+rows. Its trainers are not built: they read data sets anew, add an adapter, write into the model's
+config, replace its ``forward`` and report to a server. So ``__init__`` here is a plain Trainer's,
+and each value that a loss reads is set by its name in TRL 1.16 (pyproject.toml bounds the version).
+The fused head is on the model while a loss is computed.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 EQUAL = 1e-6
-"""Rewards that lie nearer to each other than this are equal."""
+"""Rewards that differ by less than this are equal."""
 
 HEAD = ("log_probs", "entropy", "mean_logits", "is_top1")
-"""What TRL's losses read of a forward pass; all but the first for what they log."""
+"""Outputs of a forward pass that TRL's losses read, all but the first only for logs."""
 
 
 @contextmanager
@@ -57,10 +56,10 @@ def _learner() -> type[Any]:
     from transformers import Trainer
 
     class Learner:
-        """What the trainers share: built and stepped as a plain Trainer is, with a reference that is the start model.
+        """Base of the trainers: a plain Trainer whose reference is the start model.
 
         Attributes:
-            learning: set by whoever makes it, before it trains.
+            learning: set after construction, before training.
         """
 
         learning: LearningContext
@@ -90,10 +89,10 @@ def _learner() -> type[Any]:
             return (loss, None) if return_outputs else loss
 
         def reference(self, batch: Any, labels: torch.Tensor) -> torch.Tensor:
-            """Return the log-probabilities of labels under the start model, (S, T - 1), without dropout.
+            """Return the log-probabilities of labels under the start model, (S, T - 1).
 
-            A region of autocast of its own keeps no weight that it has cast, and sees none that was
-            cast before.
+            There is no dropout. Autocast has a region of its own, which neither keeps cast weights
+            nor sees earlier ones.
             """
             model: Any = self.model  # type: ignore[attr-defined]
             kind = model.device.type
@@ -123,7 +122,7 @@ def pair_trainer(beta: float) -> type[Trainer]:
     from trl.trainer.dpo_trainer import DPOTrainer
 
     class PairTrainer(_learner(), DPOTrainer):  # type: ignore[misc]
-        """The mean over the pairs of a step; a part of a step weighs as many pairs as it has."""
+        """A Trainer whose loss is the mean over the pairs of a step."""
 
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
@@ -154,10 +153,10 @@ def reward_trainer(*, beta: float, temperature: float, loss_type: str, clip: flo
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     class RewardTrainer(_learner(), GRPOTrainer):  # type: ignore[misc]
-        """Prompt and answer stand side by side, padded on the right alone, so that a token's place is its own whatever the batch.
+        """A Trainer on prompts with their answers, padded on the right.
 
-        TRL pads prompts on the left; here the first token alone is its prompt, and what else is no
-        answer is masked by name.
+        So the position of a token does not depend on the batch. TRL pads prompts on the left; here
+        its prompt is the first token alone, and other tokens outside the answer are masked by name.
         """
 
         def __init__(self, **arguments: Any) -> None:
@@ -182,13 +181,13 @@ def reward_trainer(*, beta: float, temperature: float, loss_type: str, clip: flo
                 "num_items_in_batch": inputs["answer_tokens"][0, 0],
             }
             if beta:
-                # Also where no answer stands: TRL takes the exponential of the difference before it
-                # masks, and 0 · infinity is no number.
+                # Outside answers too: TRL takes the exponential of the difference before it masks,
+                # and 0 · infinity is not a number.
                 batch["ref_per_token_logps"] = self.reference(inputs, ids.masked_fill(attention == 0, NO_LOSS))
             compute: Any = self._compute_loss
             loss = compute(model, batch)
-            # TRL's dapo divides by the tokens of the whole step already; the others are means over
-            # the sequences they are given.
+            # TRL's dapo already divides by the tokens of the whole step; the others are means over
+            # the sequences of this part.
             return loss if loss_type == "dapo" else loss * (ids.shape[0] / num_items_in_batch)
 
     return RewardTrainer
@@ -208,13 +207,13 @@ def stacked(answers: Sequence[tuple[Sequence[int], Sequence[int]]], advantages: 
 
 
 def advantages_of(rewards: Sequence[float], group: int, *, scaled: bool) -> list[float]:
-    """Return how much better than its group each answer is: r - mean, over (standard deviation + 1e-4) where scaled, as TRL has it.
+    """Return the advantage of each answer over its group, as TRL defines it.
 
-    A group whose rewards are equal has none: what float32 leaves of r - mean there is rounding,
-    which the division would make large.
+    It is r - mean, where scaled over (standard deviation + 1e-4). A group with equal rewards has
+    none: there, r - mean in float32 is rounding, which the division would make large.
 
     Args:
-        rewards: of the answers, those to one prompt side by side.
+        rewards: of the answers; those to one prompt are adjacent.
         group: answers to a prompt, 2 or more.
         scaled: whether to divide; the deviation is the one with n - 1.
     """

@@ -126,7 +126,10 @@ def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[
 
 
 def test_a_request_to_stop_may_come_in_the_middle_of_another(mine: Worker) -> None:
-    """A job is told twice within microseconds: Slurm signals each of its processes, and the first hands the signal on."""
+    """Two signals may arrive within microseconds.
+
+    Slurm signals each process of a job, and the first one hands its signal on.
+    """
 
     def again(*_: Any) -> Any:  # called at every line, which is where a handler may run
         worker.stop_soon()

@@ -93,8 +93,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_going_on_from_an_interruption_equals_never_having_stopped(name: str, tmp_path: Path) -> None:
-    """Interrupted at every kind of step (first, a stop, between, just before the end), weights and stops agree bit for bit."""
+def test_resuming_equals_never_having_stopped(name: str, tmp_path: Path) -> None:
+    """Weights and stops agree bit for bit, after an interrupt at every kind of step.
+
+    The kinds are the first step, a stop, one in between, and the one before the end.
+    """
     whole = Case(tmp_path / "whole", **CASES[name])
     weights, stops = whole.train()
     assert not tiny.same(weights, whole.tuning.merged(whole.tuning.prepare(whole.make(), 0)))
@@ -185,7 +188,7 @@ def state(step: int) -> Checkpoint:
 
 
 def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: Path) -> None:
-    """Cut off, changed in a byte, without its json, or of another format: what is left of it goes."""
+    """Cut off, changed in a byte, without its JSON, or of another format."""
     experiment = ExperimentWriter(tmp_path)
     states = Checkpoints(experiment, "run")
     damages: list[Callable[[Path], Any]] = [

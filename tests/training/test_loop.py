@@ -67,7 +67,10 @@ def by_hand(model: PreTrainedModel, examples: list[Example]) -> float:
 def test_the_loss_is_the_mean_over_the_supervised_tokens(
     make: Callable[[], PreTrainedModel], tuning: Any, micro_batch_rows: int | None
 ) -> None:
-    """It equals one worked out in numpy row by row, for plain and PEFT-wrapped models, whole and in micro-batches."""
+    """It equals one computed in numpy row by row.
+
+    This holds for plain and PEFT-wrapped models, whole and in micro-batches.
+    """
     steps = some_steps(1)
     model = tuning.prepare(make(), 0)
     (stop,) = tiny.run(model, steps, Sft(), training=Training(micro_batch_rows=micro_batch_rows))
@@ -96,7 +99,10 @@ def test_one_step_is_adamw_on_the_clipped_gradient_of_that_mean() -> None:
 
 @pytest.mark.parametrize(("objective", "kind"), [(Sft(), "completion"), (Clm(), "text")], ids=["sft", "clm"])
 def test_micro_batches_change_nothing_but_rounding(objective: Any, kind: Any) -> None:
-    """Weights agree for every size of micro-batch, though rows differ in supervised tokens and steps in rows."""
+    """Weights agree for every size of micro-batch.
+
+    Rows differ in supervised tokens, and steps in rows.
+    """
     learned = [objective.encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for row in tiny.rows(kind, 30)]
     steps = [learned[:8], learned[8:19], learned[19:]]
     whole = trained(steps, objective=objective, learning_rate=1e-3)
@@ -136,7 +142,7 @@ def test_a_penalty_is_added_once_a_step_and_is_no_part_of_the_loss_reported() ->
 
 
 def test_evaluating_more_often_moves_no_weight_bit() -> None:
-    """Though what happens at a stop seeds, draws, and sets modes and threads, under dropout."""
+    """A stop may seed, draw, and set modes and threads, under dropout."""
 
     def meddle(stop: Stop) -> None:
         seed_torch(stop.counts.step)
@@ -160,8 +166,8 @@ def test_a_smaller_volume_is_a_point_of_a_larger_run() -> None:
     assert tiny.same(seen[32], Full().merged(model))
 
 
-def test_stops_say_where_training_stands() -> None:
-    """Volumes and steps as asked for, loss since the stop before, operations cumulative, the clock without evaluation."""
+def test_stops_have_the_running_totals() -> None:
+    """Volumes and steps, loss since the last stop, total operations, time without evaluation."""
     steps = some_steps(4)
     model = Full().prepare(tiny.llama(), 0)
     first, second = tiny.run(model, steps, Sft(), stops={1: 8, 4: 32}, on_stop=lambda _: time.sleep(0.5))
@@ -180,7 +186,7 @@ def test_stops_say_where_training_stands() -> None:
 
 
 def test_a_stop_sees_the_live_model_in_evaluation_mode() -> None:
-    """And training leaves the model as it found it: mode, cache setting, forward, threads."""
+    """Afterwards the model is as before: mode, cache setting, forward, threads."""
     model = Full().prepare(tiny.llama(), 0)
     threads, cache, forward = torch.get_num_threads(), model.config.use_cache, type(model).forward
     modes: list[bool] = []
@@ -192,7 +198,7 @@ def test_a_stop_sees_the_live_model_in_evaluation_mode() -> None:
 
 @pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
 def test_the_learning_rate_warms_up_over_rows_and_decays(decay: Any) -> None:
-    """Worked out for 5 steps of 8 rows with 16 rows of warm-up."""
+    """Computed by hand for 5 steps of 8 rows with 16 rows of warm-up."""
     training = Training(warmup_rows=16, decay=decay)
     expected = {
         "constant": [0.5, 1, 1, 1, 1],
@@ -203,7 +209,7 @@ def test_the_learning_rate_warms_up_over_rows_and_decays(decay: Any) -> None:
 
 
 def test_the_schedule_reaches_the_optimizer() -> None:
-    """Without weight decay or momentum, a step's size is the rate: half of it in a warm-up of two steps."""
+    """A step without decay and momentum has the size of the rate: half of it during warm-up."""
     steps = some_steps(1)
     base = tiny.llama().state_dict()
     whole, half = (trained(steps, training=Training(warmup_rows=rows), learning_rate=1e-4) for rows in (0, 16))
@@ -250,8 +256,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tuning: Any) -> None:
 
 
 @pytest.mark.parametrize("tuning", [Full(), Lora()], ids=["full", "lora"])
-def test_training_lets_go_of_the_model(tuning: Any) -> None:
-    """No reference is left behind, so the next run's model does not meet this one's in memory."""
+def test_training_keeps_no_reference_to_the_model(tuning: Any) -> None:
+    """Two models of successive runs must not be in memory at once."""
     model = tuning.prepare(tiny.llama(), 0)
     weights = [weakref.ref(parameter) for parameter in model.parameters()]
     tiny.run(model, some_steps(1), Sft())
@@ -266,8 +272,8 @@ def test_training_lets_go_of_the_model(tuning: Any) -> None:
         gc.enable()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_its_step() -> None:
-    """One line says which step; the weights have not taken it up."""
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step() -> None:
+    """One line names the step; the weights are those before it."""
     steps = some_steps(3)
     calls: list[int] = []
 
@@ -287,15 +293,15 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step() -> None:
 
 
 def test_a_step_without_targets_learns_nothing() -> None:
-    """All of its rows were cut before their answers: no loss, no error, no gradient."""
+    """All its rows were cut before their answers: no loss, no error, no gradient."""
     step = [tiny.example(5, 6, 7, supervised=[])]
     assert tiny.same(trained([step]), Full().merged(tiny.llama()))
     (stop,) = tiny.run(Full().prepare(tiny.llama(), 0), [step], Sft())
     assert stop.counts.train_loss is None
 
 
-def test_a_stop_beyond_the_last_step_is_refused() -> None:
-    """It would never be reached, and its point would be missing without a word."""
+def test_a_stop_beyond_the_last_step_is_rejected() -> None:
+    """Its point would be missing without a message."""
     with pytest.raises(TrainingError, match="step 3; allowed: 1 to 2"):
         tiny.run(tiny.llama(), some_steps(2), Sft(), stops={3: 24})
 
@@ -303,7 +309,7 @@ def test_a_stop_beyond_the_last_step_is_refused() -> None:
 def test_training_prints_nothing_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither folders nor logs nor progress bars of the Trainer."""
+    """The Trainer writes no folders, logs or progress bars."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     trained(some_steps(1))
@@ -312,7 +318,7 @@ def test_training_prints_nothing_and_leaves_no_file(
 
 
 def test_progress_is_told_every_step() -> None:
-    """One unit a step, so that time left can be told."""
+    """One unit per step, so that the time left can be estimated."""
 
     class Counting(Silent):
         units = 0
@@ -325,7 +331,7 @@ def test_progress_is_told_every_step() -> None:
     assert progress.units == 3
 
 
-def test_training_alone_heeds_no_variables_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_ignores_variables_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster's launcher sets ranks and sizes for its own purposes.
 
     Accelerate would wait for the others.

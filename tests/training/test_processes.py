@@ -59,7 +59,7 @@ class Decay:
 
 
 def steps() -> list[list[Example]]:
-    """Four steps of 8, 1, 8 and 3 rows: in the second, one of two processes has nothing to learn."""
+    """Steps of 8, 1, 8 and 3 rows: in the second, one of two processes has no row."""
     learned = [Sft().encode(row, tiny.tokenizer(), tiny.MAX_LENGTH, "target") for row in tiny.rows("completion", 20)]
     return [learned[:8], learned[8:9], learned[9:17], learned[17:]]
 
@@ -123,7 +123,7 @@ def test_two_processes_do_what_one_does(tuning: Any, tmp_path: Path) -> None:
 
 
 def test_two_processes_go_on_to_the_last_bit(tmp_path: Path) -> None:
-    """Each has random streams of its own, which are saved with the state, though an evaluation lies between."""
+    """Each has its own random streams, which a checkpoint saves, with evaluations in between."""
     lora = Lora(rank=2, dropout=0.3)
     whole, stops = trained(job(tmp_path / "whole", lora))
     half, before = trained(job(tmp_path / "half", lora), until=3)

@@ -269,7 +269,7 @@ def _but_for_mitigation(arm: Arm) -> tuple[Any, ...]:
 
 
 def _compared(first: Arm, second: Arm, level: float, margin: float, shown: pd.DataFrame) -> list[Row]:
-    """Return the rows of a pair, ``shown``: cell → METHOD labels, as its name shows them."""
+    """Return the rows of a pair; ``shown``: cell → METHOD labels as its name has them."""
     one_labels, other_labels = (shown.loc[[arm.cell]].iloc[0] for arm in (first, second))
     differ = [name for name in METHOD if one_labels[name] != other_labels[name]]
     names = [_named(labels, differ) for labels in (one_labels, other_labels)]

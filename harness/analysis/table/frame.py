@@ -75,7 +75,7 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
 
 
 def _arms(experiment: Experiment, run_ids: Sequence[str]) -> dict[str, str]:
-    """Return run id → the name of its arm, of a derived run with its coefficient."""
+    """Return run id → name of its arm; of a derived run, with its coefficient."""
     named = experiment.arms()
     parents = {run_id: training_id(run_id) for run_id in run_ids} if named else {}
     coefficients = {run_id: run_id.removeprefix(parent).removeprefix("-") for run_id, parent in parents.items() if parent in named}
