@@ -72,7 +72,7 @@ def test_a_penalty_that_cannot_be_switched_off_is_named(
     assert line.startswith(
         "wrong  a mitigation acts, and switched off it is none: Frozen-Sft-Pull, completion rows, llama: switched off (weight=0.0)"
     )
-    assert "the weights are those without a mitigation: " in line
+    assert "penalty returns None: got penalties of [" in line
 
 
 @pytest.mark.parametrize(

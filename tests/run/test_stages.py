@@ -48,7 +48,7 @@ def test_a_stage_is_trained_like_a_run_from_the_weights_before_it(monkeypatch: p
     first = trained(steps()[:2], training=training)
     second = trained(steps()[2:], first, training=training)
     without = trained(steps(), training=training)
-    monkeypatch.setattr(tiny, "train", functools.partial(train, restarts=(2,)))
+    monkeypatch.setattr("harness.methods.contract.tiny.train", functools.partial(train, restarts=(2,)))
     assert tiny.same(trained(steps(), training=training), second)
     assert not tiny.same(without, second)
 
@@ -56,7 +56,7 @@ def test_a_stage_is_trained_like_a_run_from_the_weights_before_it(monkeypatch: p
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_training_goes_on_across_a_boundary_to_the_last_bit(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Broken off before, at and after the boundary, whose state has moments that the next stage must not see."""
-    monkeypatch.setattr(tiny, "train", functools.partial(train, restarts=(2,)))
+    monkeypatch.setattr("harness.methods.contract.tiny.train", functools.partial(train, restarts=(2,)))
     make = functools.partial(tiny.llama, attention_dropout=0.3)
     options: dict[str, Any] = {"training": Training(warmup_rows=16), "stops": {2: 16, 4: 32}, "seed": 3}
     whole, broken, again = (Full().prepare(make(), 0) for _ in range(3))
