@@ -1,4 +1,4 @@
-"""Tunings, objectives and mitigations, one file and one yaml each, and what they share."""
+"""Tunings, objectives and mitigations, one file and one yaml each, and their shared parts."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`harness check-method`: a good class passes, a broken one is named with the promise it breaks."""
+"""`harness check-method`: good classes pass, broken ones are named with their promise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Pull(Mitigation):
 
 
 def own_class(folder: Path, monkeypatch: pytest.MonkeyPatch, off: str) -> str:
-    """The name of a class in a folder of HARNESS_PATH, with the value at which it is off."""
+    """The name of a class in a folder of HARNESS_PATH, off at a given value."""
     (folder / "ownpull.py").write_text(PULL.replace("OFF", off))
     monkeypatch.setenv("HARNESS_PATH", str(folder))
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -72,7 +72,7 @@ def test_a_penalty_that_cannot_be_switched_off_is_named(
     assert line.startswith(
         "wrong  a mitigation acts, and switched off it is none: Frozen-Sft-Pull, completion rows, llama: switched off (weight=0.0)"
     )
-    assert "the weights are those without a mitigation: " in line
+    assert "penalty returns None: got penalties of [" in line
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("cls", "check", "said"), BROKEN, ids=[cls.__name__ for cls, *_ in BROKEN])
 def test_a_broken_promise_is_named(cls: type, check: str, said: str) -> None:
-    """The first check that is wrong is the one that the class was made to break."""
+    """The first wrong check is the one that the class breaks."""
     wrong = next(result for result in results(cls, {}) if result.wrong)
     assert wrong.name == check
     assert said in wrong.wrong

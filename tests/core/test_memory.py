@@ -23,7 +23,7 @@ def test_a_lack_of_memory_is_known_by_type_or_text() -> None:
 
 
 def test_a_job_may_take_no_more_than_its_cgroup_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container or allocation of 1 GB on a large machine, workers share that gigabyte."""
+    """In a container of 1 GB on a large machine, workers share that gigabyte."""
     monkeypatch.setattr(memory, "_cgroup_limits", lambda: [1e9, 2.0**62])
     assert memory.available_bytes() == 1e9
     monkeypatch.setattr(memory, "_cgroup_limits", list)

@@ -27,7 +27,7 @@ class Own(Source):
 
 
 def test_a_single_data_set_has_no_stages() -> None:
-    """Its kinds are its kind; a field of a subclass has no default unless it states one."""
+    """Its kinds are its kind, and a field without a default is required."""
     own = Own(kind="text")
     assert own.kinds == {"text"}
     assert (own.stage_names, own.stage_ends, own.parts) == ((), (), ())

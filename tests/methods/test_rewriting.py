@@ -85,9 +85,9 @@ def test_an_answer_is_cut_before_a_text_that_ends_it() -> None:
 
 
 def test_the_rows_of_a_smaller_share_are_among_those_of_a_larger_one() -> None:
-    """By a hash of row and seed: about as many as the share, and others under another seed.
+    """By a hash of row and seed: other rows under another seed.
 
-    All at 1 and none at 0.
+    About as many as the share, all at 1 and none at 0.
     """
     rows = [row(f"q{i}", "a") for i in range(400)]
     chosen = {share: {one.id for one in rows if Paraphrase(fraction=share).treats(one, 7)} for share in (0.0, 0.25, 0.5, 1.0)}

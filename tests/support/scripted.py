@@ -50,7 +50,7 @@ def of_bytes() -> PreTrainedTokenizerBase:
 
 
 class Scripted:
-    """Writes, to each prompt, the texts of its script one after the other; keeps what it was asked.
+    """An author that writes scripted texts to each prompt, in order.
 
     Attributes:
         asked: (prompt, key, sampling), in order.

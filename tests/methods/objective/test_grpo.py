@@ -42,7 +42,7 @@ def steps(count: int) -> list[list[Example]]:
 
 
 def log_probabilities(model: Any, ids: Sequence[int], temperature: float) -> Any:
-    """Log p of each token after the first, float64, from the logits of this one sequence."""
+    """Log p of each token after the first, float64, from its own logits."""
     with torch.no_grad():
         logits: Any = model(input_ids=torch.tensor([ids])).logits[0].double().numpy() / temperature
     logs = logits - logits.max(-1, keepdims=True)
@@ -112,7 +112,7 @@ def test_rewards_add_up_by_their_weights() -> None:
 
 
 def surrogate(model: Any, start: Any, found: Rollouts, objective: Grpo) -> float:
-    """The loss of rollouts by the formula; the model has not moved, so every ratio is 1."""
+    """The loss of rollouts by the formula, at ratio 1: the model has not moved."""
     losses, lengths = [], []
     for ids, attention, labels, advantage in zip(
         *(found.batch[k] for k in ("input_ids", "attention_mask", "labels", "advantages")), strict=True

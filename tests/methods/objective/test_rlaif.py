@@ -21,7 +21,7 @@ def text(ids: Sequence[int]) -> str:
 
 
 class Scripted:
-    """Writes scripted answers, with an end unless they end in an ellipsis; scores by a table."""
+    """Writes scripted answers, ended unless by an ellipsis; scores by a table."""
 
     context_length = None
 
