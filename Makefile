@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract test-ray test-exact lint imports types format wheel clean
+.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract test-ray test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,9 @@ reference: $(STAMP) ## the default sweep anew, its findings beside the committed
 
 bench-report: $(STAMP) ## time and memory of table and report on 10,000 fabricated runs; about 10 minutes (ARGS="--runs 500")
 	@"$(BIN)/python" benchmarks/speed/report.py $(ARGS)
+
+check: lint imports types ## the inner loop, under 90 seconds: lint, import contracts, types, and the tests that run no model
+	@"$(BIN)/python" -m pytest --quiet -n 2 --dist worksteal -m "not model" $(ARGS)
 
 test: lint imports types unit ## lint, import contracts, types, then all tests
 

@@ -31,6 +31,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a hub on disk: HARNESS_TEST_HUB names its folder (as HF_HOME would)")
 
 
+MODEL_FOLDERS = {"benchmarks", "evaluation", "methods", "models", "packaging", "report", "run", "smoke", "training"}
+"""Folders whose tests run models, draw pages or start processes: `make check` leaves them to `make test`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of MODEL_FOLDERS, and of launchers."""
+    tests = Path(__file__).parent
+    for item in items:
+        parts = item.path.relative_to(tests).parts
+        if parts[0] in MODEL_FOLDERS or "launchers" in parts:
+            item.add_marker("model")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen_imports() -> None:
     """Exclude imported modules from garbage collection, which would take 0.25 s each time."""

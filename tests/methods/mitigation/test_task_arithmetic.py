@@ -41,5 +41,5 @@ def test_with_no_other_vector_its_ends_are_the_two_models() -> None:
 
 
 def test_a_model_of_another_shape_is_rejected() -> None:
-    with pytest.raises(ModelError, match=r"model wide: got a of shape \(3,\) beside \(2,\)"):
+    with pytest.raises(ModelError, match=r"model wide: got a of shape \(3,\) and \(2,\)"):
         TaskArithmetic(vectors=(TaskVector(tuned="wide", start="start"),)).weights(CONTEXT, 0.5)
