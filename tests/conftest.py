@@ -32,7 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 MODEL_FOLDERS = {"benchmarks", "evaluation", "methods", "models", "packaging", "report", "run", "smoke", "training"}
-"""Folders whose tests run models, draw pages or start processes: `make check` leaves them to `make test`."""
+"""Folders whose tests run models, draw pages or start processes: not in `make check`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
