@@ -55,7 +55,8 @@ def test_the_file_map_names_every_file_of_the_package() -> None:
 
 def test_the_architecture_names_places_that_exist() -> None:
     """Outside the package it names every configuration group, and nothing that does not exist."""
-    text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Outside the package:")[2]
+    _, found, text = file_map.DOCUMENT.read_text(encoding="utf-8").rpartition("Outside the package:")
+    assert found
     places = {line.split()[0] for line in text.splitlines() if line and not line.startswith("`")}
     assert {f"conf/{path.name}/" for path in (ROOT / "conf").iterdir() if path.is_dir()} <= places
     for place in places - {"results/"}:  # output only: absent in a clean clone
@@ -110,9 +111,9 @@ def test_modules_stay_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=relative)
 def test_group_members_say_what_they_are(path: Path) -> None:
-    """The first line, not counting @package, is the comment that `harness list` prints."""
+    """The first line, not counting @package, is the sentence that `harness list` prints."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
-    assert re.match(r"# \S", lines[0])
+    assert re.match(r"# \S.*[.:?]$", lines[0])
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=relative)

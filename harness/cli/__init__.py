@@ -1,4 +1,4 @@
-"""The ``harness`` command, which alone reads argv and prints; the Hydra app."""
+"""The ``harness`` command: arguments in, text and exit code out; Hydra's command line."""
 
 from typing import TYPE_CHECKING
 

@@ -75,7 +75,9 @@ def _run(arguments: argparse.Namespace) -> int:
             explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for other launchers")
         )
     if any(override.startswith("experiment=") for override in overrides):
-        sys.stderr.write("harness: one run, with each axis of the experiment at its default; `harness sweep` runs every point\n")
+        sys.stderr.write(
+            "harness: one run, without the experiment's axes and arms: their keys have defaults; `harness sweep` runs every point\n"
+        )
     config = composition.compose(overrides)
     asked = [Asked(run, _own_overrides(overrides, run)) for run in combinations.runs_of(config)]
     started = command.begin(asked, launcher, keep=True)
@@ -203,9 +205,9 @@ def _show_data(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from harness.config import paths
 
-    groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "suites"]
+    groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "launcher", "suites"]
     if arguments.group and arguments.group not in groups:
-        raise ConfigError(explain("harness list", got=repr(arguments.group), allowed=", ".join(groups)))
+        raise ConfigError(explain("list", got=repr(arguments.group), allowed=", ".join(groups)))
     for group in [arguments.group] if arguments.group else groups:
         folder = {"suites": "benchmarks/suites", "anchor": "conf/data"}.get(group, f"conf/{group}")
         sys.stdout.write(f"{group}\n" if not arguments.group else "")

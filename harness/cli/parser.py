@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[[argparse.Namespace], int]
 
-LAWS = "power, linear, shifted_power, injection or kl"
+LAWS = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "analysis" / "fits" / "laws").glob("[!_]*.py")))
 
 EPILOG = """\
 examples:
@@ -96,7 +96,9 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
         "run every point of an experiment, or of axes of your own",
         "Every point is checked before anything starts. Finished runs are not repeated; rerun the same command to resume.",
     )
-    _add_overrides(sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, launcher=slurm uses a cluster")
+    _add_overrides(
+        sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, arms=a,b selects arms, launcher=slurm uses a cluster"
+    )
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
     plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
@@ -163,7 +165,9 @@ def _add_inputs(commands: Commands) -> None:
         "check the contract of a tuning, objective or mitigation on tiny models",
         "It prints a line for each check, and exits with 1 if one fails.",
     )
-    method.add_argument("cls", metavar="CLASS", help="module.Class of the harness, such as l2.L2, or package.module:Class of your own")
+    method.add_argument(
+        "cls", metavar="CLASS", help="module.Class of the harness, such as l2.L2, or package.module:Class of your own (HARNESS_PATH)"
+    )
     _add_overrides(method, "fields of the class, such as weight=0.5")
 
 

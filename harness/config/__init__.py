@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from harness.config.run_config import RunConfig as RunConfig
     from harness.config.run_config import Training as Training
     from harness.config.strict import build as build
+    from harness.config.strict import check as check
     from harness.config.strict import plain as plain
 
 __getattr__ = exports(__name__)

@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from harness.config import outside, paths
 from harness.config.combinations import check
-from harness.config.overrides import HYDRA_KEYS, PACKAGES, Parsed, check_choice, folder_of, parse, value_of
+from harness.config.overrides import GROUPS, HYDRA_KEYS, PACKAGES, Parsed, check_choice, folder_of, parse, value_of
 from harness.config.resolution import SearchedRate
 from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
@@ -71,7 +71,8 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     parsed = parse(overrides)
     if parsed.sweeps:
         key, items = next(iter(parsed.sweeps.items()))
-        fix = f"one value, or `harness sweep` for a run of each; for a list, write {key}=[{','.join(items)}]"
+        every = f"`harness sweep name=NAME {key}={','.join(items)}` for a run of each"
+        fix = f"one value, or {every}" + ("" if key in GROUPS else f"; for a list, write {key}=[{','.join(items)}]")
         raise ConfigError(explain(key, got=",".join(items), allowed="one value", fix=fix))
     config = Builder(compose_hydra(parsed)).build()
     check(config)

@@ -1,4 +1,4 @@
-"""Identity of a run: hash of canonical JSON of everything that decides its weights."""
+"""Identity of a run: hash of canonical JSON of everything that can change its numbers."""
 
 from __future__ import annotations
 

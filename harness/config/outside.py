@@ -35,7 +35,7 @@ def import_module(name: str, where: str) -> ModuleType:
     except Exception as error:
         got = f"module {name}, which cannot be imported ({type(error).__name__}: {error})"
         allowed = "a module of the environment or of a folder in HARNESS_PATH"
-        raise ConfigError(explain(where, got=got, allowed=allowed, fix="export HARNESS_PATH=FOLDER")) from error
+        raise ConfigError(explain(where, got=got, allowed=allowed, fix="add the folder of the module to HARNESS_PATH")) from error
 
 
 def is_outside(cls: type) -> bool:

@@ -205,4 +205,6 @@ def check_choice(group: str, member: str | None) -> None:
         return
     known = paths.members(folder_of(group))
     if member not in known:
-        raise ConfigError(explain(group, got=repr(member), allowed=", ".join(known), fix=did_you_mean(member, known)))
+        raise ConfigError(
+            explain(group, got=repr(member), allowed=", ".join(known), fix=did_you_mean(member, known) or f"`harness list {group}`")
+        )

@@ -19,7 +19,9 @@ def roots() -> list[Path]:
     own = [Path(part).expanduser().resolve() for part in os.environ.get("HARNESS_PATH", "").split(os.pathsep) if part]
     for folder in own:
         if not folder.is_dir():
-            raise ConfigError(explain("HARNESS_PATH", got=f"'{folder}', not a directory", allowed="folders with conf/ or benchmarks/"))
+            raise ConfigError(
+                explain("HARNESS_PATH", got=f"'{folder}', not a directory", allowed="folders with conf/, benchmarks/ or modules")
+            )
     return [*own, _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent]
 
 

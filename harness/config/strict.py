@@ -63,7 +63,7 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
     dot = f"{where}." if where else ""
     for key in values:
         if key not in fields:
-            allowed = ", ".join(sorted(fields)) or f"nothing: {where} has no settings"
+            allowed = ", ".join(sorted(fields)) or f"nothing: {cls.__name__} has no settings"
             raise ConfigError(explain(f"{dot}{key}", got="an unknown key", allowed=allowed, fix=did_you_mean(str(key), fields)))
     for name, f in fields.items():
         no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING

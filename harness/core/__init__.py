@@ -1,4 +1,4 @@
-"""Vocabulary and small tools; imports no other room."""
+"""Base classes of methods, shared types, errors and small tools; imports no other room."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Sources to rows to tokens; tinyworld."""
+"""Sources to rows to tokens; tinyworld, the built-in synthetic world."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Many runs: arms and axes, units, claims, launchers, plan, status."""
+"""Many runs: from arms and axes to units, which launchers give to workers."""
 
 from typing import TYPE_CHECKING
 

@@ -52,7 +52,7 @@ def require_name(overrides: Sequence[str], command: str = "sweep") -> None:
     if not any(text.lstrip("+").partition("=")[0] in {"experiment", "name"} for text in overrides):
         allowed = f"experiment=NAME ({', '.join(paths.members('conf/experiment'))}), or name=NAME with axes of your own"
         fix = f"harness {command} name=mine model=nursery-s,nursery-m seed=0,1"
-        raise ConfigError(explain(f"harness {command}", got="neither an experiment nor a name", allowed=allowed, fix=fix))
+        raise ConfigError(explain(command, got="neither an experiment nor a name", allowed=allowed, fix=fix))
 
 
 def start(overrides: Sequence[str], *, warm: bool = False) -> Started:

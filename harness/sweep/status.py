@@ -186,7 +186,7 @@ def groups(overrides: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return run → its overrides without the seed and without those that all runs share."""
     common = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
     own = {name: [text for text in texts if text not in common and not text.startswith("seed=")] for name, texts in overrides.items()}
-    return {name: " ".join(texts) for name, texts in own.items()}
+    return {name: " ".join(texts) or "all" for name, texts in own.items()}
 
 
 def _left(units: Sequence[Unit], states: Sequence[UnitState]) -> Seconds | None:

@@ -34,7 +34,7 @@ def test_neither_an_experiment_nor_a_name_is_one_line(name: str, capsys: pytest.
     """It says how to give either; nothing is written."""
     assert app.main([name, "seed=0,1"]) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"harness: harness {name}: got neither an experiment nor a name; allowed: experiment=NAME (")
+    assert message.startswith(f"harness: {name}: got neither an experiment nor a name; allowed: experiment=NAME (")
     assert message.count("\n") == 1
     assert f"fix: harness {name} name=mine model=nursery-s,nursery-m seed=0,1" in message
     assert not Path("results").exists()

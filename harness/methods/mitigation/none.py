@@ -1,4 +1,4 @@
-"""No mitigation: the arm that every mitigation is compared with."""
+"""No mitigation: the comparison for all others."""
 
 from __future__ import annotations
 

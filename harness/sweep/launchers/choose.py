@@ -64,7 +64,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def carry(self, work: Work, display: Display, *, wait: bool) -> Tally | None:
-        """Have units carried out.
+        """Start workers for the units.
 
         Args:
             work: the units; ``announce`` is called here.
