@@ -25,7 +25,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## make the virtual environment and install into it, once
 
-# The stamp is written last, so an interrupted installation is taken up again.
+# The stamp is written last, so an interrupted installation is continued.
 $(STAMP): pyproject.toml constraints.txt
 	@python="$(BIN)/python"; test -x "$$python" || python="$(PYTHON)"; \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -43,7 +43,7 @@ sweep: $(STAMP) ## the main job: every point of experiment EXP, here or on a clu
 plan: $(STAMP) ## what sweep would do, and what it would take, before anything starts
 	@"$(BIN)/harness" plan experiment=$(EXP) launcher=$(LAUNCHER) $(ARGS)
 
-status: $(STAMP) ## how the last sweep of EXP goes, from disk
+status: $(STAMP) ## progress of EXP's last sweep, read from disk
 	@"$(BIN)/harness" status $(EXP) $(ARGS)
 
 table: $(STAMP) ## the tidy table of EXP, as csv
@@ -60,10 +60,10 @@ search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are no
 	@"$(BIN)/harness" sweep experiment=tiny_lr
 	@"$(BIN)/harness" learning-rates tiny_lr --write conf/learning_rates.yaml
 
-bench-eval: $(STAMP) ## speed and scores of evaluation=prefix beside lm-eval's own class; takes a model on disk (ARGS="--model NAME")
+bench-eval: $(STAMP) ## speed and scores of evaluation=prefix compared with lm-eval's own class; takes a model on disk (ARGS="--model NAME")
 	@"$(BIN)/python" benchmarks/speed/evaluation.py $(ARGS)
 
-bench-sweep: $(STAMP) ## cost of `tiny` beside a shell loop of Trainer and lm_eval; about 10 minutes (ARGS="--points all", "--case real")
+bench-sweep: $(STAMP) ## cost of `tiny` compared with a shell loop of Trainer and lm_eval; about 10 minutes (ARGS="--points all", "--case real")
 	@"$(BIN)/python" benchmarks/speed/sweep.py $(ARGS)
 
 calibrate: $(STAMP) ## planted experiments: how often intervals and verdicts are right, into benchmarks/METHOD.md; minutes
@@ -72,7 +72,7 @@ calibrate: $(STAMP) ## planted experiments: how often intervals and verdicts are
 bench-training: $(STAMP) ## overhead of training over a bare torch loop (ARGS="--model NAME" for a model of the hub or a folder)
 	@"$(BIN)/python" benchmarks/speed/training.py $(ARGS)
 
-reference: $(STAMP) ## the default sweep anew, its findings beside the committed ones in results/reference/ (ARGS=--write replaces them)
+reference: $(STAMP) ## the default sweep again, its findings compared with the committed ones in results/reference/ (ARGS=--write replaces them)
 	@"$(BIN)/python" benchmarks/reference.py $(ARGS)
 
 bench-report: $(STAMP) ## time and memory of table and report on 10,000 fabricated runs; about 10 minutes (ARGS="--runs 500")
@@ -87,10 +87,10 @@ test: lint imports types unit ## lint, import contracts, types, then all tests
 unit: $(STAMP) ## the tests alone
 	@"$(BIN)/python" -m pytest --quiet -n 2 --dist loadfile $(ARGS)
 
-chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, beside another one: the same records in the end; 6 minutes
+chaos: $(STAMP) ## a sweep whose processes are killed at random, on a full disk, next to another sweep: the same records in the end; 6 minutes
 	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)
 
-test-contract: $(STAMP) ## every pair of methods on two-layer models: two steps, off is none, seeds, costs, refusals; a minute
+test-contract: $(STAMP) ## every pair of methods on two-layer models: two steps, off is none, seeds, costs, rejections; a minute
 	@"$(BIN)/python" -m pytest --quiet tests/contract $(ARGS)
 
 test-browser: $(STAMP) ## the page of a report in headless Chromium: it fetches nothing, searches, sorts, prints; skipped without a Chromium
@@ -108,7 +108,7 @@ test-ray: .venv-ray/.installed ## a sweep carried by Ray, in an environment of i
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' pytest
 	@touch "$@"
 
-test-exact: $(STAMP) ## scores of evaluation=prefix beside lm-eval's own class on a real model; 15 minutes, needs HARNESS_TEST_HUB
+test-exact: $(STAMP) ## scores of evaluation=prefix compared with lm-eval's own class on a real model; 15 minutes, needs HARNESS_TEST_HUB
 	@"$(BIN)/python" -m pytest --quiet tests/exact $(ARGS)
 
 lint: $(STAMP) ## ruff

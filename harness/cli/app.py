@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from harness.config.run_config import RunConfig
     from harness.records.store import Experiment
 
-WATCH_SECONDS = 5.0
-"""Between two updates of ``harness status --watch``."""
-
 RESUME = "finished work is kept; rerun the same command to resume"
 
 
@@ -121,6 +118,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from harness.sweep import status
+    from harness.sweep.watch import WATCH_SECONDS
 
     reader = status.StatusReader(_experiment(arguments))
     while True:

@@ -71,10 +71,12 @@ def identify(values: Mapping[str, Any]) -> str:
 def recorded(config: RunConfig) -> dict[str, Any]:
     """Return a configuration for its record: plain values, and ``settings``, their hash.
 
-    The hash leaves out the volumes, and ``added`` fields at their default. Configurations with
-    equal settings ask for the same run.
+    The hash leaves out what changes no number, and the volumes of a shared trajectory.
+    Configurations with equal settings ask for the same run, so of two with different inputs (an
+    edited source too) the later supersedes the earlier.
     """
-    values = identifying(config)
-    data = {key: value for key, value in values["data"].items() if key != "volumes"}
     found: dict[str, Any] = plain(config)
-    return found | {"settings": identify(values | {"data": data})}
+    asked = {key: value for key, value in found.items() if key not in {"results", "save_weights", "keep_state", "declared"}}
+    if config.trajectory == "shared":
+        asked["data"] = {key: value for key, value in asked["data"].items() if key != "volumes"}
+    return found | {"settings": identify(asked)}

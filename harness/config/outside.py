@@ -9,10 +9,12 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from importlib import machinery
 from pathlib import Path
 from types import ModuleType
 
 from harness.config import paths
+from harness.core import syntax
 from harness.core.errors import ConfigError, explain
 
 OURS = "harness"
@@ -47,46 +49,68 @@ def is_outside(cls: type) -> bool:
 def source_digest(cls: type) -> str:
     """Hash the source of a class: its module, and the user's modules that it imports.
 
-    The user's modules are those in the same top-level package or in a folder of ``HARNESS_PATH``.
-    Imports are read from the source, including those inside functions. Names of modules and files
-    are not hashed.
+    The user's modules are those in the folder of the class's package and in the folders of
+    ``HARNESS_PATH``, without installed packages. Imports are read from the source, including those
+    inside functions; a module imported by a computed name, and a file that is read, do not count.
+    Names of modules and files are not hashed.
 
     Returns:
         16 hexadecimal digits.
 
     Raises:
-        ConfigError: for a module without Python source.
+        ConfigError: the module has no file, as in a notebook, or a module is not valid Python.
     """
-    sources: dict[str, bytes] = {}
-    to_do = [cls.__module__]
+    what, package = f"class {cls.__qualname__}", cls.__module__.partition(".")[0]
+    if (file := _file_of(cls.__module__)) is None:
+        fix = "move the class to a module of its own"
+        allowed = "a module with a file, which identifies the runs that use it"
+        raise ConfigError(explain(what, got=f"module {cls.__module__} without a file", allowed=allowed, fix=fix))
+    folder = file.resolve().parents[cls.__module__.count(".") + (file.name == "__init__.py")]
+    found: dict[str, bytes] = {}  # in the order of the imports, which tells modules apart without their names
+    to_do = _with_packages(cls.__module__)[::-1]
     while to_do:
-        name = to_do.pop()
-        if name in sources or (file := _file_of(name)) is None:
+        name = to_do.pop(0)
+        top = name.partition(".")[0]
+        if name in found or top in {OURS, *sys.stdlib_module_names} or (file := _file_of(name)) is None:
             continue
-        if not _is_own(name, file, cls.__module__.partition(".")[0]):
+        if top != package and not _is_the_users(file.resolve(), folder):
             continue
-        if file.suffix != ".py":
-            allowed = "a module with Python source, which identifies the runs that use it"
-            raise ConfigError(explain(f"class {cls.__qualname__}", got=f"module {name} at {file.name}", allowed=allowed))
-        sources[name] = file.read_bytes()
-        to_do += _imported(ast.parse(sources[name]), name, is_package=file.name == "__init__.py")
-    digests = sorted(hashlib.sha256(source).hexdigest() for source in sources.values())
+        found[name] = file.read_bytes()
+        if file.suffix == ".py":
+            to_do += _imported(syntax.parsed(found[name], f"{what}: module {name}"), name, is_package=file.name == "__init__.py")
+    digests = [hashlib.sha256(source).hexdigest() for source in found.values()]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
 def _file_of(name: str) -> Path | None:
-    """Return a module's file; None if it is built-in, a namespace, or missing."""
+    """Return a module's file; None if it is built-in, a namespace, or missing. Imports nothing."""
+    top, *rest = name.split(".")
     try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):  # an attribute of a module, not a module
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # ValueError: __main__
         return None
-    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.has_location and spec.origin else None
+    for location in spec.submodule_search_locations or ():
+        path = Path(location, *rest)
+        for file in (path / "__init__.py", *(path.with_name(path.name + suffix) for suffix in (".py", *machinery.EXTENSION_SUFFIXES))):
+            if file.is_file():
+                return file
+    return None
 
 
-def _is_own(name: str, file: Path, package: str) -> bool:
-    if name.partition(".")[0] == package:
-        return True
-    return any(file.resolve().is_relative_to(root) for root in paths.roots()[:-1])
+def _is_the_users(file: Path, folder: Path) -> bool:
+    if {"site-packages", "dist-packages"} & {*file.parts}:
+        return False
+    return any(file.is_relative_to(root) for root in (folder, *paths.roots()[:-1]))
+
+
+def _with_packages(name: str) -> list[str]:
+    """Return a module's name after those of the packages that contain it."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
 def _imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
@@ -101,5 +125,4 @@ def _imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[st
         else:
             continue
         for name in found:
-            parts = name.split(".")
-            yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+            yield from _with_packages(name)

@@ -8,13 +8,10 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any, Literal
 
 from harness.config import outside
 from harness.core.errors import ConfigError, did_you_mean, explain
-
-ADDED = "added"
 
 
 class Part:
@@ -22,14 +19,6 @@ class Part:
 
     Plain values of a member of a group name its class, those of a part do not.
     """
-
-
-def added(default: Any) -> Any:
-    """Return a dataclass field that identities leave out at its default.
-
-    So runs that were recorded before the field existed keep their id.
-    """
-    return field(default=default, metadata={ADDED: True})
 
 
 def check(where: str, value: Any, allowed: str, accept: typing.Callable[[Any], bool], fix: str = "") -> None:
@@ -159,11 +148,7 @@ def plain(value: Any) -> Any:
 
 
 def identifying(value: Any) -> Any:
-    """Return plain values for an identity.
-
-    Compared with ``plain``, ``added`` fields at their default are left out, and a user's own class
-    also has the hash of its ``source``.
-    """
+    """Return plain values for an identity: with the ``source`` hash of a user's own class."""
     return _plain(value, for_identity=True)
 
 
@@ -175,11 +160,7 @@ def _plain(value: Any, *, for_identity: bool) -> Any:
         found: dict[str, Any] = {} if isinstance(value, Part) else {"class": type(value).__qualname__}
         if for_identity and outside.is_outside(type(value)):
             found["source"] = outside.source_digest(type(value))
-        for f in dataclasses.fields(value):
-            item = getattr(value, f.name)
-            if not (for_identity and f.metadata.get(ADDED) and item == f.default):
-                found[f.name] = _plain(item, for_identity=for_identity)
-        return found
+        return found | {f.name: _plain(getattr(value, f.name), for_identity=for_identity) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item, for_identity=for_identity) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -5,13 +5,16 @@ Names and paths do not count.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import inspect
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.core import syntax
 from harness.evaluation.tasks import FEWSHOT_SEED, doc_hash
 
 if TYPE_CHECKING:
@@ -80,8 +83,12 @@ def _plain(value: Any) -> Any:
     return (value if isinstance(value, type) else type(value)).__qualname__
 
 
-def _source(function: Any) -> str:
+def _source(function: Any) -> Any:
     try:
-        return inspect.getsource(function)
+        source = inspect.getsource(function)
     except (OSError, TypeError):  # built in
         return str(function.__qualname__)
+    try:
+        return syntax.what_runs(ast.parse(textwrap.dedent(source)))
+    except SyntaxError:  # a lambda inside an expression
+        return source

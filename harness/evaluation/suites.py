@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from harness.config import paths
 from harness.config.composition import load_yaml
 from harness.config.strict import Part, build, check, plain
+from harness.core import syntax
 from harness.core.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.core.rows import Split
 from harness.core.seeds import permutation
@@ -160,20 +161,11 @@ def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
 
 
 def _content(file: Path) -> bytes:
-    """Return the content of a task's file that counts.
-
-    Of Python that is the code, without docstrings and the places of our modules.
-    """
+    """Return the content of a task's file that counts: of Python what runs. Raises ConfigError."""
     content = file.read_bytes()
     if file.suffix != ".py":
         return content
-    tree = ast.parse(content)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "harness":
-            node.module = "harness"
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree).encode()
+    return json.dumps(syntax.what_runs(syntax.parsed(content, f"task file {file.name}"))).encode()
 
 
 def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> list[int]:

@@ -59,7 +59,6 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     if is_done(prepared):
         recording.settle(prepared, progress)
         return "already done"
-    provenance.reset_peak_memory()
 
     # Checks that need no model.
     before = Before(prepared, progress, once)
@@ -67,6 +66,7 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     generation = Generation(prepared)
     steps = steps_of(prepared, _gold(prepared), mixed=not generation.is_needed)
     recorder = Recorder(prepared, before, progress)
+    provenance.reset_peak_memory()
     recorder.begin()
     progress.say(_opening(prepared, steps))
 

@@ -11,7 +11,7 @@ from harness.config import composition
 from harness.config.identity import identify
 from harness.config.resolution import Machine, Resolved, SearchedRate
 from harness.config.run_config import RunConfig
-from harness.config.strict import plain
+from harness.config.strict import identifying
 from harness.core.errors import ConfigError, HarnessError, explain
 from harness.core.rows import Example, Origin, Row, Split
 from harness.core.sources import ModelFacts, ModelSource, Source
@@ -125,7 +125,7 @@ class Workspace:
 
         Each row is encoded once for all runs of the same model and objective.
         """
-        key = identify({"of": plain([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
+        key = identify({"of": identifying([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
         known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
         ids = [row.id for row in rows]
         for row_id, row in zip(ids, rows, strict=True):
@@ -135,7 +135,7 @@ class Workspace:
 
     def _key(self, source: Source | None, split: Split) -> str:
         """Return the key of a source's rows in a split, at any volumes."""
-        found = self.once(("key", content_key(source)), lambda: identify((plain(source) or {}) | {"volumes": None}))
+        found = self.once(("key", content_key(source)), lambda: identify((identifying(source) or {}) | {"volumes": None}))
         return f"{found} {split}" if source else ""
 
 

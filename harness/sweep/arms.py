@@ -7,7 +7,7 @@
 A value with commas is an axis within its arm. On the command line ``arms=none,replay`` selects
 arms; a group member (``mitigation=replay``) keeps the arms that have it; any other value replaces
 the key's in every arm that sets it. Arms that do not set the key take the value too, unless it is a
-setting of a member, such as ``mitigation.fraction``, which belongs to the arms that set it.
+setting of a member, such as ``mitigation.fraction``, and the arm chooses the member itself.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def points(arms: Arms, given: Parsed) -> list[tuple[tuple[str, str], ...]]:
         For each point the arm's name under ARM, then keys and values.
 
     Raises:
-        ConfigError: no arm has a group member that the command line gives.
+        ConfigError: no arm has a group member, or the members, that the command line gives.
     """
     replaced = _replaced(arms, given)
     rows = []
@@ -85,9 +85,12 @@ def points(arms: Arms, given: Parsed) -> list[tuple[tuple[str, str], ...]]:
         for key, values in replaced.items():
             if key in GROUPS:
                 columns[key] = tuple(value for value in own.get(key, values) if value in values)
-            elif key in own or not _is_setting(key):
+            elif key in own or key.partition(".")[0] not in own:
                 columns[key] = values
         rows += [((ARM, name), *zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
+    if arms and not rows:
+        got = " ".join(f"{key}={','.join(values)}" for key, values in replaced.items())
+        raise ConfigError(explain(WHERE, got=f"{got}, which no arm has", allowed="what an arm has", fix="add an arm with it"))
     return rows
 
 
@@ -103,8 +106,3 @@ def _replaced(arms: Arms, given: Parsed) -> dict[str, tuple[str, ...]]:
                 allowed = f"{', '.join(known)}, as in the experiment's arms"
                 raise ConfigError(explain(key, got=repr(member), allowed=allowed, fix=f"add an arm with {key}: {member}"))
     return found
-
-
-def _is_setting(key: str) -> bool:
-    """Return whether a key is a setting of a group's member."""
-    return "." in key and key.partition(".")[0] in GROUPS

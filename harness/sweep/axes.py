@@ -227,7 +227,8 @@ def _zip(values: Mapping[str, Any], given: Parsed) -> list[Point]:
 def _reject_doubles(sweeper: Mapping[str, Any], every: arms.Arms) -> None:
     """Raise ConfigError for an axis that is named twice."""
     zipped = [key for values in sweeper.get("zip") or [] for key in values]
-    named = [*(sweeper.get("params") or {}), *zipped, *dict.fromkeys(key for own in every.values() for key in own)]
+    alone = [our_key(str(key)) for key in (*(sweeper.get("params") or {}), *zipped)]
+    named = [*alone, *dict.fromkeys(key for own in every.values() for key in own)]
     for key in named:
         if named.count(key) > 1:
             raise ConfigError(explain(f"hydra.sweeper: {key}", got="two axes", allowed="one, in params, in a zip or in arms"))

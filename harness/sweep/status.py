@@ -103,11 +103,6 @@ class Overview:
         return all(unit.state in {"done", "failed"} for unit in self.units)
 
 
-def overview(experiment: Experiment) -> Overview:
-    """Return the progress of an experiment's last sweep. Raises RecordError if there was none."""
-    return StatusReader(experiment).read()
-
-
 class StatusReader:
     """Reads a sweep's progress repeatedly; units that are done or failed only once."""
 

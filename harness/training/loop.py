@@ -301,7 +301,7 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
         logging_strategy="no",
         logging_nan_inf_filter=False,
         save_strategy="no",
-        average_tokens_across_devices=False,  # the engine does
+        average_tokens_across_devices=False,  # StepTrainer does
         ddp_backend="gloo" if group.size > 1 and device == "cpu" else None,
         ddp_find_unused_parameters=False,
         ddp_timeout=PATIENCE_SECONDS,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.contexts import LearningContext
 from harness.core.rows import NO_LOSS
+from harness.models import anatomy
 from harness.models.batches import padded_batch
 from harness.models.forward import without_dropout
 
@@ -39,7 +40,7 @@ def fused_head(model: Any, temperature: float = 1.0) -> Iterator[None]:
     """
     from trl.trainer.utils import add_fused_lm_head
 
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = anatomy.unwrapped(model)
     own = vars(plain).get("forward")
     add_fused_lm_head(plain, temperature=temperature, outputs=HEAD)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.config import composition, resolution
-from harness.config.identity import derived_id, identify, run_identity, training_id
+from harness.config.identity import derived_id, identify, recorded, run_identity, training_id
 from harness.config.resolution import Machine
 from harness.core.sources import ModelFacts
 
@@ -72,3 +72,21 @@ def test_a_derived_run_names_the_run_that_trained() -> None:
     assert derived_id(trained, 0.5) == f"{trained}-0.5"
     assert training_id(derived_id(trained, 0.5)) == trained
     assert training_id(trained) == trained
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"),
+    [
+        (["trajectory=independent", "data.volumes=[64]"], False),
+        (["data.volumes=[64]"], True),
+        (["save_weights=all"], True),
+        (["declared.margin=0.05"], True),
+        (["results=elsewhere"], True),
+        (["seed=3"], False),
+    ],
+)
+def test_what_asks_for_the_same_run_has_the_same_settings(overrides: list[str], same: bool) -> None:
+    """Of two runs with equal settings and different inputs, the later supersedes the earlier."""
+    base = ["trajectory=independent", "data.volumes=[16]"] if "trajectory=independent" in overrides else ["data.volumes=[16]"]
+    first, second = (recorded(composition.compose(texts))["settings"] for texts in (base, [*base, *overrides]))
+    assert (first == second) is same

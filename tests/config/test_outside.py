@@ -120,6 +120,52 @@ def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path)
     assert source_of("ownpackage.pull:Pull") not in {first, second}
 
 
+def test_two_classes_of_one_name_are_two_methods(own: Path) -> None:
+    """Also where the same modules are reached from both."""
+    (own / "__init__.py").write_text("from . import first, second\n")
+    for name, value in {"first": 1.0, "second": 2.0}.items():
+        (own / f"{name}.py").write_text((own / "pull.py").read_text().replace("= STRENGTH", f"= {value}"))
+    first, second = (composition.instantiate("mitigation", {"class": f"ownpackage.{name}:Pull"}, "") for name in ("first", "second"))
+    outside.source_digest.cache_clear()
+    sources = {identifying(one)["source"] for one in (first, second)}
+    assert len(sources) == 2
+    before = source_of("ownpackage.first:Pull")
+    (own / "__init__.py").write_text("from . import first, second\nX = 1\n")
+    assert source_of("ownpackage.first:Pull") != before
+
+
+def test_installed_packages_are_no_users_source(own: Path) -> None:
+    """A virtual environment inside a folder of HARNESS_PATH counts as little as one elsewhere.
+
+    No module is imported to find this out.
+    """
+    installed = own.parent / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "librarypackage.py").write_text("raise OSError('a broken library')\n")
+    (own.parent / "besides.py").write_text("A = 1\n")
+    (own / "pull.py").write_text(
+        (own / "pull.py").read_text() + "\ndef later(self):\n    import librarypackage, torch\n    import besides\n"
+    )
+    sys.path.append(str(installed))
+    first = source_of("ownpackage.pull:Pull")
+    (installed / "librarypackage.py").write_text("B = 2\n")
+    assert source_of("ownpackage.pull:Pull") == first
+    (own.parent / "besides.py").write_text("A = 2\n")
+    assert source_of("ownpackage.pull:Pull") != first
+
+
+def test_a_class_without_a_file_has_no_identity(own: Path) -> None:
+    """One of a notebook, whose edits nobody would see; a file that is no Python likewise."""
+    typed = type("Typed", (), {"__module__": "__main__x"})
+    with pytest.raises(ConfigError, match="class Typed: got module __main__x without a file; .* fix: move the class"):
+        outside.source_digest(typed)
+    (own / "strengths.py").write_text("STRENGTH = 0.5\n")
+    composition.instantiate("mitigation", {"class": "ownpackage.pull:Pull"}, "")
+    (own / "strengths.py").write_text("STRENGTH = = 1\n")
+    with pytest.raises(ConfigError, match=r"class Pull: module ownpackage.strengths: got a source that is not Python"):
+        source_of("ownpackage.pull:Pull")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

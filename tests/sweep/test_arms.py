@@ -83,6 +83,12 @@ def test_a_value_on_the_command_line_replaces_the_arms_value(write: Written) -> 
     assert [arm for arm, _ in labels(*mine, "mitigation.fraction=0.1,0.5")] == ["none", "replay", "replay", "kl"]
 
 
+def test_a_setting_holds_for_arms_that_leave_the_member_to_the_experiment(write: Written) -> None:
+    """One arm has a volume of its own; the volume typed is that of both."""
+    mine = write("arms:\n  few: {mitigation: none, data.volumes: '[8]'}\n  all: {mitigation: l2}")
+    assert [one.config.data.volumes for one in points(*mine, "data.volumes=[16]")] == [(16,), (16,)]
+
+
 def test_a_member_on_the_command_line_keeps_the_arms_that_have_it(write: Written) -> None:
     """An arm that does not choose the group takes the member too."""
     mine = write(ARMS, ANCHOR)
@@ -125,12 +131,18 @@ def test_an_exclusion_may_name_an_arm(write: Written) -> None:
         ("arms: {a: {seed: 0}}\nparams: {seed: '0,1'}", "", ["hydra.sweeper: seed", "two axes", "arms"]),
         ("arms: {a: {seed: 0}}\nzip: [{seed: '0,1'}]", "", ["hydra.sweeper: seed", "two axes"]),
         ("arms: {a: {labels.mitigation: x}}", "", ["labels: got a value"]),
+        (
+            "arms: {a: {tuning: full, mitigation: l2}, b: {tuning: lora, mitigation: none}}",
+            "tuning=full mitigation=none",
+            ["which no arm has"],
+        ),
+        ("params: {data@anchor: tinyworld-skill}\narms: {a: {anchor: tinyworld-base}}", "", ["anchor", "two axes"]),
     ],
 )
 def test_a_wrong_arm_gives_one_line(write: Written, sweeper: str, given: str, words: list[str]) -> None:
     """Before anything runs."""
     with pytest.raises(ConfigError) as caught:
-        expand([*write(sweeper, ANCHOR), *filter(None, [given])])
+        expand([*write(sweeper, ANCHOR), *given.split()])
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

@@ -14,7 +14,7 @@ from harness.records.schema import Failure
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims, identity
-from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration, overview
+from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration
 
 
 def unit(run_id: str, *, cost: float = 1.0, params: int = 1000, **changes: Any) -> Unit:
@@ -65,7 +65,7 @@ def by_id(found: Overview) -> dict[str, UnitState]:
 def test_no_sweep_is_said_in_one_line(experiment: ExperimentWriter) -> None:
     """Before the first sweep there is nothing to show."""
     with pytest.raises(RecordError, match="sweep of 'tiny': got none"):
-        overview(experiment)
+        StatusReader(experiment).read()
 
 
 def test_every_state_is_told_from_disk(experiment: ExperimentWriter) -> None:
@@ -80,7 +80,7 @@ def test_every_state_is_told_from_disk(experiment: ExperimentWriter) -> None:
     for name, tries in (("c", 2), ("d", 1)):
         failure = Failure(run_id=name, experiment="tiny", labels={}, config={}, reason=f"no luck {name}", traceback="", tries=tries)
         experiment.write_failure(failure)
-    found = overview(experiment)
+    found = StatusReader(experiment).read()
     states = by_id(found)
     assert {name: one.state for name, one in states.items()} == {"a": "done", "b": "running", "c": "failed", "d": "pending", "e": "pending"}
     assert found.points == (3, 10)
@@ -96,7 +96,7 @@ def test_a_dead_owner_makes_a_unit_pending_and_counts_as_a_death(experiment: Exp
     """The costs of a dead process still count."""
     start(experiment, unit("a"))
     claimed(experiment, "a", started=1.0, cpu_seconds=30.0, wall_seconds=20.0, gpus=2)
-    (state,) = overview(experiment).units
+    (state,) = StatusReader(experiment).read().units
     assert (state.state, state.deaths, state.heartbeat_seconds) == ("pending", 1, None)
     assert (state.spent.cpu, state.spent.gpu, state.spent.wall) == (30.0, 40.0, 20.0)
 
@@ -108,14 +108,14 @@ def test_what_is_left_follows_from_what_finished_units_cost(experiment: Experime
     """
     units = [unit("a", cost=2.0), unit("b", cost=4.0), unit("c", cost=6.0), unit("big", cost=100.0, params=10**6)]
     start(experiment, *units, unit("other", cost=200.0, params=10**6))
-    assert overview(experiment).left is None
+    assert StatusReader(experiment).read().left is None
     finish(experiment, "a")
     claimed(experiment, "a", started=1.0, cpu_seconds=1.0, wall_seconds=1.0)
     claimed(experiment, "a", 2, ended="done", cpu_seconds=3.0, wall_seconds=5.0)
     finish(experiment, "big")
     claimed(experiment, "big", ended="done", cpu_seconds=10.0, wall_seconds=10.0)
     claimed(experiment, "b", cpu_seconds=1.5, wall_seconds=2.0)
-    found = overview(experiment)
+    found = StatusReader(experiment).read()
     assert found.spent.wall == 18.0
     assert found.left is not None
     # a: 4 processor seconds and 6 of wall time for a cost of 2. b: 8 - 1.5 and 12 - 2; c: 12 and
@@ -130,7 +130,7 @@ def test_what_was_done_before_the_sweep_says_nothing_of_its_rate(experiment: Exp
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
     claimed(experiment, "a", sweep="s0", ended="done", wall_seconds=5.0)
-    found = overview(experiment)
+    found = StatusReader(experiment).read()
     assert found.left is None
     assert found.spent.wall == 5.0
 
@@ -164,7 +164,7 @@ def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment
     claimed(experiment, "b", stage="train", finished=3, total=7, node="n1")
     for name in ("c", "p"):
         experiment.write_failure(Failure(run_id=name, experiment="", labels={}, config={}, reason=f"bad {name}", traceback="", tries=2))
-    lines = as_text(overview(experiment), limit=1).splitlines()
+    lines = as_text(StatusReader(experiment).read(), limit=1).splitlines()
     assert lines[0] == "tiny: 1 of 6 runs, 2 of 12 points done; 1 running, 2 pending, 2 failed"
     assert lines[1:3] == ["spent 30 min of processors, 60 min of workers", "left about 1.5 h of processors, 3.0 h of workers"]
     assert lines[3] == "1 worker: n1 (1); ends in about 3.0 h"
@@ -178,7 +178,7 @@ def test_the_json_has_every_unit_and_the_totals(experiment: ExperimentWriter) ->
     """Programs get the same information as people."""
     start(experiment, unit("a"), unit("b"))
     finish(experiment, "a")
-    found = json.loads(as_json(overview(experiment)))
+    found = json.loads(as_json(StatusReader(experiment).read()))
     assert found["runs_by_state"] == {"done": 1, "running": 0, "pending": 1, "failed": 0}
     assert (found["points_done"], found["points"], found["runs"]) == (2, 4, 2)
     assert [one["id"] for one in found["units"]] == ["a", "b"]

@@ -23,6 +23,7 @@ from harness.models import loading
 from harness.run.generated.authors import author_of, context_of, seed_of
 from harness.run.generated.store import Store
 from harness.run.preparation import Prepared
+from harness.run.workspace import content_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -305,7 +306,7 @@ def _content(prepared: Prepared, name: str) -> dict[str, Any]:
     def find() -> dict[str, Any]:
         return {"model": plain(source.facts().content), "tokenizer": hashes.of_tokenizer(source.tokenizer())}
 
-    return prepared.workspace.once(("author", name, repr(source)), find)
+    return prepared.workspace.once(("author", name, content_key(source)), find)
 
 
 def statistics(

@@ -12,7 +12,7 @@ from harness.core.errors import HarnessError
 from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
-from harness.run.workspace import Workspace
+from harness.run.workspace import Workspace, content_key
 from harness.sweep.plan.rates import Rates, asked_key, at, flops_per_second
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class Estimator:
 
         None if the suite cannot be built.
         """
-        key = ("tokens of a suite", name, repr(prepared.config.model), prepared.baseline_keys[name])
+        key = ("tokens of a suite", name, content_key(prepared.config.model), prepared.baseline_keys[name])
         return self.workspace.once(key, lambda: self._count(prepared, name))
 
     def _count(self, prepared: Prepared, name: str) -> int | None:

@@ -19,7 +19,7 @@ from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.run import other_models
 from harness.run.preparation import Prepared, experiment_of, prepare
-from harness.run.workspace import Workspace, source_of
+from harness.run.workspace import Workspace, content_key, source_of
 from harness.sweep.axes import Asked, expand
 from harness.sweep.claims import Claims
 from harness.sweep.launchers import choose
@@ -251,7 +251,7 @@ def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: b
         notes.append(f"time without {', '.join(left.unknown)}: not measured yet")
     if not left.memory_measured and left.memory_bytes:
         notes.append("memory not measured at this size yet: weights, gradients, moments and logits, without activations")
-    if made := len({repr(one.config.model) for one, _ in ready if not _weights_are_here(one.config.model)}):
+    if made := len({content_key(one.config.model) for one, _ in ready if not _weights_are_here(one.config.model)}):
         notes.append(f"time without pretraining {made} model{'' if made == 1 else 's'} of the nursery first")
     to_do = {unit.id for unit in units if unit.state in TO_DO}
     if any(_does_more(one.config) for one, prepared in ready if prepared.run_id in to_do):

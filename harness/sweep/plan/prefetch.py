@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from harness.config.run_config import RunConfig
 from harness.core.errors import HarnessError, ModelError
 from harness.core.sources import ModelSource
 from harness.run import other_models
-from harness.run.workspace import Workspace, source_of
+from harness.run.workspace import Workspace, content_key, source_of
 from harness.sweep.axes import expand
 from harness.sweep.launchers import choose
 from harness.sweep.plan.offline import VARIABLES
@@ -96,19 +96,19 @@ def _wanted(overrides: Sequence[str]) -> list[_Wanted]:
         config, labels = one.config, one.config.labels
         anchor = config.anchor if config.mitigation.needs_anchor else None
         for name, model in {labels.model: config.model, **other_models.every(config, workspace)}.items():
-            found.setdefault(("model", repr(model)), _Wanted(Piece(kind="model", name=name), config, model))
+            found.setdefault(("model", content_key(model)), _Wanted(Piece(kind="model", name=name), config, model))
         found.setdefault(("data", _but_for_volumes(config.data)), _Wanted(Piece(kind="data", name=labels.data), config))
         if anchor is not None:
             found.setdefault(("data", _but_for_volumes(anchor)), _Wanted(Piece(kind="anchor", name=str(labels.anchor)), config))
         for name in (*config.target_suites, *config.probe_suites):
             source = source_of(workspace.suite(name), config)
-            key = ("suite", name, repr(config.evaluation), _but_for_volumes(source) if source else "")
+            key = ("suite", name, content_key(config.evaluation), _but_for_volumes(source) if source else "")
             found.setdefault(key, _Wanted(Piece(kind="suite", name=name), config))
     return list(found.values())
 
 
-def _but_for_volumes(source: object) -> str:
-    return repr(dataclasses.replace(source, volumes=(1,)))  # type: ignore[type-var]
+def _but_for_volumes(source: object) -> Hashable:
+    return content_key(dataclasses.replace(source, volumes=(1,)))  # type: ignore[type-var]
 
 
 def _fetch(wanted: Sequence[_Wanted], say: Callable[[str], object]) -> dict[tuple[str, str], str]:
