@@ -76,7 +76,7 @@ def points(arms: Arms, given: Parsed) -> list[tuple[tuple[str, str], ...]]:
         For each point the arm's name under ARM, then keys and values.
 
     Raises:
-        ConfigError: no arm has a group member, or the members, that the command line gives.
+        ConfigError: no arm has the group members that the command line gives.
     """
     replaced = _replaced(arms, given)
     rows = []
@@ -89,8 +89,8 @@ def points(arms: Arms, given: Parsed) -> list[tuple[tuple[str, str], ...]]:
                 columns[key] = values
         rows += [((ARM, name), *zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
     if arms and not rows:
-        got = " ".join(f"{key}={','.join(values)}" for key, values in replaced.items())
-        raise ConfigError(explain(WHERE, got=f"{got}, which no arm has", allowed="what an arm has", fix="add an arm with it"))
+        got = " ".join(f"{key}={','.join(values)}" for key, values in replaced.items() if key in GROUPS)
+        raise ConfigError(explain(ARMS, got=f"no arm with {got}", allowed=f"members of one of {', '.join(arms)}"))
     return rows
 
 

@@ -17,6 +17,7 @@ from harness.config import composition, outside, paths
 from harness.config.overrides import PACKAGES, folder_of
 from harness.config.strict import identifying, plain
 from harness.core.errors import ConfigError
+from harness.run.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,6 +133,24 @@ def test_two_classes_of_one_name_are_two_methods(own: Path) -> None:
     before = source_of("ownpackage.first:Pull")
     (own / "__init__.py").write_text("from . import first, second\nX = 1\n")
     assert source_of("ownpackage.first:Pull") != before
+
+
+def test_two_data_sets_of_one_class_name_keep_their_rows(own: Path) -> None:
+    """In one process, where each data set is read once."""
+    for name in ("first", "second"):
+        (own / f"{name}.py").write_text(
+            "from dataclasses import dataclass\n"
+            "from harness.core.sources import Source\n\n"
+            "@dataclass(frozen=True, kw_only=True)\n"
+            "class Rows(Source):\n"
+            "    volumes: tuple[int, ...] = (8,)\n"
+            "    kind: str = 'text'\n"
+            "    def rows(self, split):\n"
+            f"        return ['{name}']\n"
+        )
+    workspace = Workspace()
+    found = [workspace.rows_of(composition.instantiate("data", {"class": f"ownpackage.{name}:Rows"}, "")) for name in ("first", "second")]
+    assert [list(rows) for rows in found] == [["first"], ["second"]]  # type: ignore[comparison-overlap] # texts for rows
 
 
 def test_installed_packages_are_no_users_source(own: Path) -> None:

@@ -134,7 +134,7 @@ def test_an_exclusion_may_name_an_arm(write: Written) -> None:
         (
             "arms: {a: {tuning: full, mitigation: l2}, b: {tuning: lora, mitigation: none}}",
             "tuning=full mitigation=none",
-            ["which no arm has"],
+            ["arms: got no arm with tuning=full mitigation=none", "a, b"],
         ),
         ("params: {data@anchor: tinyworld-skill}\narms: {a: {anchor: tinyworld-base}}", "", ["anchor", "two axes"]),
     ],
