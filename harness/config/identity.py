@@ -71,12 +71,14 @@ def identify(values: Mapping[str, Any]) -> str:
 def recorded(config: RunConfig) -> dict[str, Any]:
     """Return a configuration for its record: plain values, and ``settings``, their hash.
 
-    The hash leaves out what changes no number, and the volumes of a shared trajectory.
-    Configurations with equal settings ask for the same run, so of two with different inputs (an
-    edited source too) the later supersedes the earlier.
+    The hash leaves out what changes no number: places, what is kept and declared, the micro-batch,
+    volumes that are not part of a run's identity. Configurations with equal settings ask for the
+    same run, so of two with different inputs (an edited source too) the later supersedes the
+    earlier.
     """
     found: dict[str, Any] = plain(config)
     asked = {key: value for key, value in found.items() if key not in {"results", "save_weights", "keep_state", "declared"}}
-    if config.trajectory == "shared":
+    asked["training"] = {key: value for key, value in asked["training"].items() if key != "micro_batch_rows"}
+    if _volumes(config) is None:
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "volumes"}
     return found | {"settings": identify(asked)}

@@ -65,15 +65,19 @@ def source_digest(cls: type) -> str:
         fix = "move the class to a module of its own"
         allowed = "a module with a file, which identifies the runs that use it"
         raise ConfigError(explain(what, got=f"module {cls.__module__} without a file", allowed=allowed, fix=fix))
-    folder = file.resolve().parents[cls.__module__.count(".") + (file.name == "__init__.py")]
+    folder, installed = file.parents[cls.__module__.count(".") + (file.name == "__init__.py")], _is_installed(file)
     found: dict[str, bytes] = {}  # in the order of the imports, which tells modules apart without their names
     to_do = _with_packages(cls.__module__)[::-1]
     while to_do:
         name = to_do.pop(0)
         top = name.partition(".")[0]
-        if name in found or top in {OURS, *sys.stdlib_module_names} or (file := _file_of(name)) is None:
+        if name in found or (top != package and top in {OURS, *sys.stdlib_module_names}) or (file := _file_of(name)) is None:
             continue
-        if top != package and not _is_the_users(file.resolve(), folder):
+        if _is_installed(file):
+            followed = top == package and installed
+        else:
+            followed = top == package or any(file.is_relative_to(root) for root in (folder, *paths.roots()[:-1]))
+        if not followed:
             continue
         found[name] = file.read_bytes()
         if file.suffix == ".py":
@@ -101,10 +105,8 @@ def _file_of(name: str) -> Path | None:
     return None
 
 
-def _is_the_users(file: Path, folder: Path) -> bool:
-    if {"site-packages", "dist-packages"} & {*file.parts}:
-        return False
-    return any(file.is_relative_to(root) for root in (folder, *paths.roots()[:-1]))
+def _is_installed(file: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & {*file.parts})
 
 
 def _with_packages(name: str) -> list[str]:

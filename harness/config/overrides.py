@@ -192,11 +192,14 @@ def _swept(override: Override) -> tuple[str, ...]:
     text = override.get_value_string()
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
         return tuple(item.strip() for item in text.split(","))
+    allowed = "values separated by commas, range(first, end, step) or choice(a, b)"
     try:
-        return tuple(str(item) for item in override.sweep_string_iterator())
+        values = tuple(str(item) for item in override.sweep_string_iterator())
     except HydraException as error:
-        allowed = "values separated by commas, range(first, end, step) or choice(a, b)"
         raise ConfigError(explain(override.key_or_group, got=text, allowed=allowed)) from error
+    if not values:
+        raise ConfigError(explain(override.key_or_group, got=f"{text}, without a value", allowed=allowed))
+    return values
 
 
 def check_choice(group: str, member: str | None) -> None:

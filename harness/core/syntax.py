@@ -12,7 +12,7 @@ def parsed(source: bytes | str, what: str) -> ast.Module:
     """Return the syntax tree of a source. Raises ConfigError."""
     try:
         return ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise ConfigError(explain(what, got=f"a source that is not Python ({error})", fix="correct or remove the file")) from error
 
 
@@ -25,7 +25,7 @@ def what_runs(node: Any) -> Any:
     if isinstance(node, list):
         return [what_runs(item) for item in node if not _is_text(item)]
     if not isinstance(node, ast.AST):
-        return repr(node)
+        return ascii(node)  # what repr shows as it is depends on the version's Unicode
     fields = dict(ast.iter_fields(node))
     if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "harness":
         fields["module"] = "harness"

@@ -7,7 +7,7 @@
 A value with commas is an axis within its arm. On the command line ``arms=none,replay`` selects
 arms; a group member (``mitigation=replay``) keeps the arms that have it; any other value replaces
 the key's in every arm that sets it. Arms that do not set the key take the value too, unless it is a
-setting of a member, such as ``mitigation.fraction``, and the arm chooses the member itself.
+setting of a member, such as ``mitigation.fraction``, of a group whose members the arms choose.
 """
 
 from __future__ import annotations
@@ -79,13 +79,14 @@ def points(arms: Arms, given: Parsed) -> list[tuple[tuple[str, str], ...]]:
         ConfigError: no arm has the group members that the command line gives.
     """
     replaced = _replaced(arms, given)
+    chosen = {key for own in arms.values() for key in own} & set(GROUPS)
     rows = []
     for name, own in arms.items():
         columns = dict(own)
         for key, values in replaced.items():
             if key in GROUPS:
                 columns[key] = tuple(value for value in own.get(key, values) if value in values)
-            elif key in own or key.partition(".")[0] not in own:
+            elif key in own or key == "data.volumes" or key.partition(".")[0] not in chosen:  # every data set has volumes
                 columns[key] = values
         rows += [((ARM, name), *zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
     if arms and not rows:

@@ -93,7 +93,9 @@ class _Sweep:
         sweeper: Mapping[str, Any] = composed.sweeper
         every = arms.read(sweeper.get("arms"))
         _reject_doubles(sweeper, every)
-        params = parse([f"{key}={typed(value)}" for key, value in (sweeper.get("params") or {}).items() if key not in given.keys])
+        params = parse(
+            [f"{key}={typed(value)}" for key, value in (sweeper.get("params") or {}).items() if our_key(str(key)) not in given.keys]
+        )
         zips = [_zip(dict(values), given) for values in sweeper.get("zip") or []]
         if named := arms.points(arms.selected(every, selecting), given):
             zips.append(named)
@@ -111,7 +113,7 @@ class _Sweep:
         self.dimensions += zips
         of_arms = {ARM, *(key for own in every.values() for key in own)} if every else set()
         axes = {key for rows in self.dimensions for row in rows for key, _ in row} | {*self.fixed.choices, *self.fixed.values} | of_arms
-        narrowed = given.keys | (of_arms if selecting else set())
+        narrowed = given.keys | (of_arms if selecting or of_arms & given.keys else set())
         self.exclusions = [_exclusion(values, axes | given.keys, narrowed) for values in sweeper.get("exclude") or []]
         self.builders: dict[Point, Builder] = {}
         self.by_hydra = {key for rows in self.dimensions for row in rows for key, text in row if _needs_hydra(key, text)}
@@ -190,12 +192,12 @@ def _exclusion(values: Any, axes: set[str], narrowed: set[str]) -> _Exclusion:
     """Read an exclusion. Raises ConfigError for a key that is not an axis."""
     if not isinstance(values, Mapping) or not values:
         raise ConfigError(explain("hydra.sweeper.exclude", got=repr(values), allowed="mappings of axes to values"))
-    for key in values:
+    items = {our_key(str(key)): [_plain(text) for text in axis(str(key), value)] for key, value in values.items()}
+    for key in items:
         if key not in axes:
             allowed = ", ".join(sorted(axes)) or "nothing: there are no axes"
             what, fix = f"hydra.sweeper.exclude: {key}", did_you_mean(key, axes)
             raise ConfigError(explain(what, got="a key without an axis", allowed=allowed, fix=fix))
-    items = {str(key): [_plain(text) for text in axis(str(key), value)] for key, value in values.items()}
     return _Exclusion(items, narrowed=bool(items.keys() & narrowed))
 
 

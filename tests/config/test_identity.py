@@ -82,11 +82,13 @@ def test_a_derived_run_names_the_run_that_trained() -> None:
         (["save_weights=all"], True),
         (["declared.margin=0.05"], True),
         (["results=elsewhere"], True),
+        (["training.micro_batch_rows=2"], True),
+        (["mitigation=early_stop", "data.volumes=[16,64]"], False),
         (["seed=3"], False),
     ],
 )
 def test_what_asks_for_the_same_run_has_the_same_settings(overrides: list[str], same: bool) -> None:
     """Of two runs with equal settings and different inputs, the later supersedes the earlier."""
-    base = ["trajectory=independent", "data.volumes=[16]"] if "trajectory=independent" in overrides else ["data.volumes=[16]"]
+    base = ["data.volumes=[16]", *(text for text in overrides if text.startswith(("trajectory", "mitigation")))]
     first, second = (recorded(composition.compose(texts))["settings"] for texts in (base, [*base, *overrides]))
     assert (first == second) is same

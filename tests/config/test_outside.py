@@ -159,18 +159,32 @@ def test_installed_packages_are_no_users_source(own: Path) -> None:
     No module is imported to find this out.
     """
     installed = own.parent / ".venv" / "site-packages"
-    installed.mkdir(parents=True)
-    (installed / "librarypackage.py").write_text("raise OSError('a broken library')\n")
+    (installed / "librarypackage").mkdir(parents=True)
+    (installed / "librarypackage" / "__init__.py").write_text("raise OSError('a broken library')\n")
     (own.parent / "besides.py").write_text("A = 1\n")
     (own / "pull.py").write_text(
-        (own / "pull.py").read_text() + "\ndef later(self):\n    import librarypackage, torch\n    import besides\n"
+        (own / "pull.py").read_text() + "\ndef later(self):\n    from librarypackage import inner\n    import besides\n"
     )
     sys.path.append(str(installed))
     first = source_of("ownpackage.pull:Pull")
-    (installed / "librarypackage.py").write_text("B = 2\n")
+    assert "librarypackage" not in sys.modules
+    (installed / "librarypackage" / "__init__.py").write_text("B = 2\n")
     assert source_of("ownpackage.pull:Pull") == first
     (own.parent / "besides.py").write_text("A = 2\n")
     assert source_of("ownpackage.pull:Pull") != first
+
+
+def test_a_users_module_may_have_a_name_of_the_standard_library(own: Path) -> None:
+    """A folder of PYTHONPATH comes before the standard library."""
+    package = own.parent / "this"
+    package.mkdir()
+    (package / "__init__.py").write_text("A = 1\n")
+    sys.path.insert(0, str(own.parent))
+    typed = type("Typed", (), {"__module__": "this"})
+    first = outside.source_digest(typed)
+    (package / "__init__.py").write_text("A = 2\n")
+    outside.source_digest.cache_clear()
+    assert outside.source_digest(typed) != first
 
 
 def test_a_class_without_a_file_has_no_identity(own: Path) -> None:

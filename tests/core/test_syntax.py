@@ -37,6 +37,8 @@ def test_prose_and_the_places_of_our_modules_do_not_count() -> None:
 def test_the_values_are_those_of_every_python_version() -> None:
     """Fields without a value, which came and went with Python 3.12 and 3.13, are left out."""
     call = ["Call", {"func": ["Name", {"id": "'f'", "ctx": ["Load", {}]}], "args": [["Constant", {"value": "1"}]]}]
+    assert runs("'\U0001fae8'") == json.dumps(["Module", {"body": []}])
+    assert "1fae8" in runs("x = '\U0001fae8'")
     assert json.loads(runs("f(1)")) == ["Module", {"body": [["Expr", {"value": call}]]}]
     function = ["FunctionDef", {"name": "'f'", "args": ["arguments", {}], "body": [["Pass", {}]]}]
     assert json.loads(runs("def f(): pass")) == ["Module", {"body": [function]}]

@@ -83,10 +83,14 @@ def test_a_value_on_the_command_line_replaces_the_arms_value(write: Written) -> 
     assert [arm for arm, _ in labels(*mine, "mitigation.fraction=0.1,0.5")] == ["none", "replay", "replay", "kl"]
 
 
-def test_a_setting_holds_for_arms_that_leave_the_member_to_the_experiment(write: Written) -> None:
-    """One arm has a volume of its own; the volume typed is that of both."""
+def test_a_setting_holds_for_the_arms_whose_members_have_it(write: Written) -> None:
+    """Volumes, and settings of a group that no arm chooses from, hold for all."""
     mine = write("arms:\n  few: {mitigation: none, data.volumes: '[8]'}\n  all: {mitigation: l2}")
     assert [one.config.data.volumes for one in points(*mine, "data.volumes=[16]")] == [(16,), (16,)]
+    mixed = write("arms:\n  plain: {tuning: lora}\n  replay: {mitigation: replay, mitigation.fraction: 0.2}", ANCHOR)
+    assert labels(*mixed, "mitigation.fraction=0.5") == [("plain", "none"), ("replay", "replay[fraction=0.5]")]
+    own = write("arms:\n  a: {data: tinyworld-skill}\n  b: {data: tinyworld-base, data.volumes: '[8]'}")
+    assert [one.config.data.volumes for one in points(*own, "data.volumes=[16]")] == [(16,), (16,)]
 
 
 def test_a_member_on_the_command_line_keeps_the_arms_that_have_it(write: Written) -> None:
@@ -107,6 +111,9 @@ def test_hydras_name_of_a_group_is_accepted(write: Written) -> None:
     """As in params, and in the defaults of an experiment."""
     found = points(*write("arms:\n  a: {data@anchor: tinyworld-base, mitigation: replay}\n  b: {mitigation: none}"))
     assert [one.config.labels.anchor for one in found] == ["tinyworld-base", None]
+    axis = write("params: {data@anchor: 'tinyworld-base,tinyworld-skill', seed: '0,1'}\nexclude: [{data@anchor: tinyworld-skill, seed: 1}]")
+    assert len(points(*axis)) == 3
+    assert {one.config.labels.anchor for one in points(*axis, "anchor=tinyworld-base")} == {"tinyworld-base"}
 
 
 def test_an_exclusion_may_name_an_arm(write: Written) -> None:
@@ -114,6 +121,7 @@ def test_an_exclusion_may_name_an_arm(write: Written) -> None:
     mine = write(f"{ARMS}exclude: [{{arm: kl, tuning: lora}}, {{mitigation.inputs: anchor, seed: 1}}]", ANCHOR)
     assert [(one.config.labels.tuning, one.config.seed) for one in points(*mine) if one.arm == "kl"] == [("full", 0)]
     assert len(points(*mine, "arms=none")) == 4
+    assert len(points(*mine, "mitigation=none")) == 4
 
 
 @pytest.mark.parametrize(
@@ -136,6 +144,7 @@ def test_an_exclusion_may_name_an_arm(write: Written) -> None:
             "tuning=full mitigation=none",
             ["arms: got no arm with tuning=full mitigation=none", "a, b"],
         ),
+        ("arms: {a: {seed: 0}, b: {seed: 1}}", "seed=range(3,3)", ["seed: got range(3,3), without a value"]),
         ("params: {data@anchor: tinyworld-skill}\narms: {a: {anchor: tinyworld-base}}", "", ["anchor", "two axes"]),
     ],
 )
