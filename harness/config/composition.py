@@ -234,7 +234,7 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
         fix: advice of the message if the class does not exist.
 
     Raises:
-        ConfigError: if it does not exist or is not a dataclass.
+        ConfigError: it does not exist, is not a dataclass, or has a field with a taken name.
     """
     outer = ":" in name
     module, _, attribute = name.partition(":") if outer else name.rpartition(".")
@@ -252,6 +252,8 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
     cls = getattr(found, attribute, None)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ConfigError(rejected)
+    if outer:
+        outside.check_names(cls, f"{where}.class")
     return cls
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
 from importlib import machinery
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from harness.config import paths
 from harness.core import syntax
@@ -43,6 +46,18 @@ def import_module(name: str, where: str) -> ModuleType:
 def is_outside(cls: type) -> bool:
     """Return whether a class is not the harness's."""
     return cls.__module__.partition(".")[0] != OURS
+
+
+def check_names(cls: type[Any], where: str) -> None:
+    """Raise ConfigError for a field with the name of a class variable that a base class reads."""
+    for base in cls.__mro__[1:]:
+        taken = {name for name, hint in inspect.get_annotations(base).items() if "ClassVar" in str(hint)}
+        for field in dataclasses.fields(cls):
+            if field.name in taken:
+                allowed = f"other names: {base.__name__}.{field.name} is a class variable"
+                raise ConfigError(
+                    explain(where, got=f"{cls.__qualname__} with a field {field.name}", allowed=allowed, fix="rename the field")
+                )
 
 
 @functools.cache

@@ -87,10 +87,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "from .strengths import STRENGTH\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Pull(Mitigation):\n"
-        "    strength: float = STRENGTH\n"
+        "    weight: float = STRENGTH\n"
     )
     (tmp_path / "conf" / "mitigation").mkdir(parents=True)
-    (tmp_path / "conf" / "mitigation" / "pull.yaml").write_text("# mine\nclass: ownpackage.pull:Pull\nstrength: 0.25\n")
+    (tmp_path / "conf" / "mitigation" / "pull.yaml").write_text("# mine\nclass: ownpackage.pull:Pull\nweight: 0.25\n")
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield package
@@ -109,9 +109,9 @@ def source_of(cls: str) -> str:
 def test_a_class_of_a_users_own_is_found_and_identified_by_its_source(own: Path) -> None:
     """An edit of its module, or of one that it imports, makes it another method."""
     config = composition.compose(["mitigation=pull"])
-    assert plain(config.mitigation) == {"class": "Pull", "strength": 0.25}
+    assert plain(config.mitigation) == {"class": "Pull", "weight": 0.25}
     first = source_of("ownpackage.pull:Pull")
-    assert identifying(config.mitigation) == {"class": "Pull", "source": first, "strength": 0.25}
+    assert identifying(config.mitigation) == {"class": "Pull", "source": first, "weight": 0.25}
     (own / "unrelated.py").write_text("OTHER = 2\n")
     assert source_of("ownpackage.pull:Pull") == first
     (own / "strengths.py").write_text("STRENGTH = 0.5  # edited\n")
@@ -197,6 +197,15 @@ def test_a_class_without_a_file_has_no_identity(own: Path) -> None:
     (own / "strengths.py").write_text("STRENGTH = = 1\n")
     with pytest.raises(ConfigError, match=r"class Pull: module ownpackage.strengths: got a source that is not Python"):
         source_of("ownpackage.pull:Pull")
+
+
+def test_a_field_may_not_have_the_name_of_a_class_variable(own: Path) -> None:
+    """``Mitigation.strength`` names the field that switches a mitigation off."""
+    (own / "pull.py").write_text((own / "pull.py").read_text().replace("weight", "strength"))
+    with pytest.raises(
+        ConfigError, match=r"^mitigation.class: got Pull with a field strength; .*Mitigation.strength is a class variable; fix: rename"
+    ):
+        composition.compose(["mitigation=pull"])
 
 
 @pytest.mark.parametrize(
