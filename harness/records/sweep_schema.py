@@ -42,6 +42,7 @@ class Unit:
         id: the run id; of a baseline unit, ``baseline-`` and a hash.
         overrides: they compose to its configuration (of a baseline unit, that of any run that
             needs it).
+        arm: name of its arm; empty without arms, and of a baseline unit.
         label: its name for people.
         needs: baseline units that come first.
         baseline_keys: suite → hash of its volume 0's identity, without weights and tasks, which
@@ -56,6 +57,7 @@ class Unit:
     kind: Literal["baseline", "run"]
     id: str
     overrides: tuple[str, ...]
+    arm: str = ""
     label: str
     needs: tuple[str, ...] = ()
     baseline_keys: Mapping[str, str]

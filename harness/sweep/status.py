@@ -36,7 +36,7 @@ class UnitState:
     """A unit and its progress.
 
     Attributes:
-        group: overrides that it shares with units of another seed.
+        group: arm and overrides that it shares with units of another seed.
         reason: of its failure.
         points, wanted: volumes recorded and asked for.
         stage, finished, total: of its work while it runs.
@@ -114,7 +114,7 @@ class StatusReader:
         self.claims = Claims(experiment, sweep=found.id)
         self.states = UnitStates(experiment, self.claims)
         self.known: dict[str, UnitState] = {}
-        self.groups = groups({unit.id: unit.overrides for unit in found.units if unit.kind == "run"})
+        self.groups = groups({unit.id: (unit.arm, unit.overrides) for unit in found.units if unit.kind == "run"})
         self.baselines = -1
 
     def read(self) -> Overview:
@@ -177,11 +177,25 @@ def _spent(claim: Claim) -> Seconds:
     return Seconds(cpu=claim.cpu_seconds, gpu=claim.gpus * claim.wall_seconds, wall=claim.wall_seconds)
 
 
-def groups(overrides: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return run → its overrides without the seed and without those that all runs share."""
-    common = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
-    own = {name: [text for text in texts if text not in common and not text.startswith("seed=")] for name, texts in overrides.items()}
-    return {name: " ".join(texts) or "all" for name, texts in own.items()}
+def groups(runs: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, str]:
+    """Return the name of each run's group: its arm, and its overrides.
+
+    The seed and overrides that all runs share are left out, as are those that an arm's runs share.
+
+    Args:
+        runs: run → its arm (empty without arms) and its overrides.
+    """
+    of_arms: dict[str, list[set[str]]] = {}
+    for arm, texts in runs.values():
+        of_arms.setdefault(arm, []).append(set(texts))
+    every = [texts for found in of_arms.values() for texts in found]
+    common = set.intersection(*every) if len(every) > 1 else set()
+    shared = {arm: set.intersection(*found) if arm and len(of_arms) > 1 else set() for arm, found in of_arms.items()}
+    names = {}
+    for name, (arm, texts) in runs.items():
+        own = [text for text in texts if text not in common | shared[arm] and not text.startswith("seed=")]
+        names[name] = " ".join([*([f"arm={arm}"] if arm else []), *own]) or "all"
+    return names
 
 
 def _left(units: Sequence[Unit], states: Sequence[UnitState]) -> Seconds | None:

@@ -49,6 +49,7 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
         kind="run",
         id=prepared.run_id,
         overrides=one.overrides,
+        arm=one.arm,
         label=label(one, prepared.run_id),
         needs=needs,
         baseline_keys=prepared.baseline_keys,

@@ -14,7 +14,7 @@ from harness.records.schema import Failure
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims, identity
-from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration
+from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration, groups
 
 
 def unit(run_id: str, *, cost: float = 1.0, params: int = 1000, **changes: Any) -> Unit:
@@ -150,6 +150,20 @@ def test_a_reader_follows_a_sweep_and_leaves_alone_what_is_done(experiment: Expe
     found = reader.read()
     assert [one.state for one in found.units] == ["done", "done"]
     assert found.is_over
+
+
+def test_a_group_is_an_arm_and_what_differs_within_it() -> None:
+    """Without arms it is the overrides that differ; one arm alone keeps its overrides."""
+    replay, none = ("tuning=lora", "mitigation=replay", "mitigation.fraction=0.2"), ("tuning=lora", "mitigation=none")
+    runs = {"a": ("replay", (*replay, "seed=0", "lr=1")), "b": ("replay", (*replay, "seed=1", "lr=2")), "c": ("none", (*none, "seed=0"))}
+    assert groups(runs) == {"a": "arm=replay lr=1", "b": "arm=replay lr=2", "c": "arm=none"}
+    assert groups({name: ("", texts) for name, (_, texts) in runs.items()}) == {
+        "a": "mitigation=replay mitigation.fraction=0.2 lr=1",
+        "b": "mitigation=replay mitigation.fraction=0.2 lr=2",
+        "c": "mitigation=none",
+    }
+    assert groups({"c": runs["c"]}) == {"c": "arm=none tuning=lora mitigation=none"}
+    assert groups({"a": ("", ("seed=0",)), "b": ("", ("seed=1",))}) == {"a": "all", "b": "all"}
 
 
 def test_the_text_has_totals_then_running_failed_and_pending_by_group(experiment: ExperimentWriter) -> None:

@@ -55,6 +55,7 @@ class Planned:
     kind: str
     label: str
     overrides: tuple[str, ...]
+    arm: str = ""
     state: State
     reason: str = ""
     volumes: tuple[int, ...] = ()
@@ -149,7 +150,7 @@ def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | 
     try:
         parts = (one.config.model, one.config.data, one.config.anchor, one.config.mitigation, one.config.evaluation)
         others = (one.config.reference, one.config.objective)
-        key = (*map(repr, (*parts, *others)), one.config.target_suites, one.config.probe_suites)
+        key = (content_key(*parts, *others), one.config.target_suites, one.config.probe_suites)
         workspace.once(("pieces", *key), lambda: _pieces(one, workspace))
         state = "incompatible"
         return prepare(one.config, workspace, machine)
@@ -228,7 +229,7 @@ def _needing(unit: Unit, by_keys: Mapping[tuple[str, ...], Prepared]) -> Prepare
 
 def _planned(unit: Unit, state: State, reason: str, cost: Cost) -> Planned:
     values = {"id": unit.id, "kind": unit.kind, "label": unit.label, "overrides": unit.overrides, "volumes": unit.volumes}
-    return Planned(**values, state=state, reason=reason, cost=cost)  # type: ignore[arg-type]
+    return Planned(**values, arm=unit.arm, state=state, reason=reason, cost=cost)  # type: ignore[arg-type]
 
 
 def _together(units: Iterable[Planned], workers: int) -> float | None:
@@ -319,7 +320,7 @@ def _costs(found: SweepPlan) -> list[str]:
 
 
 def _by_group(runs: Sequence[Planned]) -> list[tuple[str, ...]]:
-    names = groups({unit.id: unit.overrides for unit in runs})
+    names = groups({unit.id: (unit.arm, unit.overrides) for unit in runs})
     found: dict[str, list[Planned]] = {}
     for unit in runs:
         found.setdefault(names[unit.id], []).append(unit)
