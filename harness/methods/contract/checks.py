@@ -159,7 +159,7 @@ def can_be_switched_off(mitigation: Any) -> None:
     fix = "fix: strength: ClassVar[str] = NAME of the field whose 0 switches it off, or off: ClassVar with the values that do"
     require(isinstance(strength, str), f"strength is the name of a field: got {strength!r}; {fix}")
     off = mitigation.switched_off
-    require(bool(off), f"it declares how it is switched off: got neither strength nor off; {fix}")
+    require(bool(off), f"got neither strength nor off; {fix}")
     require(off.keys() <= fields, f"strength and off name fields: got {', '.join(sorted(off.keys() - fields))}; {fix}")
 
 
