@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -31,7 +32,7 @@ from harness.analysis.table import packing, runs
 from harness.core.counts import Counts
 from harness.core.seeds import stream
 from harness.records import summary_files
-from harness.records.schema import Baseline, Point, Record, Score
+from harness.records.schema import Measurement, Point, Record, Score
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
 
@@ -175,13 +176,45 @@ def after(model: str, tuning: str, seed: int, volume: int) -> dict[str, Any]:
     return values
 
 
+BEFORE = "b" * 64
+"""Hash of the weights that volume 0 is measured on."""
+
+
+def weights_of(run_id: str, volume: int) -> str:
+    """Return the hash of a point's weights."""
+    return hashlib.sha256(f"{run_id} {volume}".encode()).hexdigest()
+
+
+def evaluations(model: str) -> dict[str, str]:
+    """Return suite → evaluation id."""
+    return {suite: f"{model}-{suite}" for suite in ("target", "probe")}
+
+
+def measure(experiment: ExperimentWriter, model: str, weights: str, values: Mapping[str, Any]) -> None:
+    """Write the measurements of some weights, one for each suite."""
+    for suite, evaluation_id in evaluations(model).items():
+        measurement = Measurement(
+            evaluation_id=evaluation_id,
+            suite=suite,
+            identity={"model": model, "suite": suite},
+            weights_sha256=weights,
+            scores=scores(values, [suite]),
+            wall_seconds=0.5,
+            peak_memory_bytes=500_000_000,
+            provenance={},
+        )
+        experiment.write_measurement(measurement, samples(values, [suite]))
+
+
 def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
     """Write a run with its items and its summary."""
     for volume in VOLUMES:
-        values = after(labels.model, labels.tuning, labels.seed, volume)
+        weights = weights_of(labels.run_id, volume)
+        measure(experiment, labels.model, weights, after(labels.model, labels.tuning, labels.seed, volume))
         point = Point(
             run_id=labels.run_id,
             volume=volume,
+            weights_sha256=weights,
             counts=Counts(
                 step=volume // 8,
                 nats=2.0 - 0.1 * float(np.log2(volume / 250)),
@@ -196,11 +229,9 @@ def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
             anchor_tokens=0,
             truncated_rows=0,
             weight_change=0.1 * volume**0.5,
-            evaluation_seconds=1.0,
             peak_memory_bytes=500_000_000,
-            scores=scores(values, ["target", "probe"]),
         )
-        experiment.write_point(point, samples(values, ["target", "probe"]))
+        experiment.write_point(point)
     config = {
         "labels": {"objective": "sft", "anchor": None} | {k: v for k, v in dataclasses.asdict(labels).items() if k != "seed"},
         "target_suites": ["target"],
@@ -211,8 +242,7 @@ def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
         "data": {"volumes": list(VOLUMES)},
         "declared": {"headline": "probe", "margin": 0.02},
     }
-    baselines = {suite: f"{labels.model}-{suite}" for suite in ("target", "probe")}
-    experiment.write_config(labels.run_id, config, "w", baselines)
+    experiment.write_config(labels.run_id, config, evaluations(labels.model), BEFORE)
     record = Record(
         run_id=labels.run_id,
         experiment=NAME,
@@ -220,7 +250,8 @@ def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
         labels=config["labels"],  # type: ignore[arg-type]
         config=config,
         volumes=VOLUMES,
-        baselines=baselines,
+        evaluations=evaluations(labels.model),
+        before_sha256=BEFORE,
         roles={"target": "target", "probe": "probe"},
         params_total=MODELS[labels.model],
         params_trainable=MODELS[labels.model] // (100 if labels.tuning == "lora" else 1),
@@ -250,13 +281,20 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
     """Write a run as a copy of a whole one under other labels."""
     folder, run_id = experiment.run_folder(labels.run_id), labels.run_id
     own = {"tuning": labels.tuning, "mitigation": labels.mitigation, "data": labels.data, "model": labels.model}
+    measurements: Sequence[str] = whole.rows.measurements
     for volume, text in whole.points.items():
         place = folder / "points" / str(volume)
         place.mkdir(parents=True)
-        (place / "point.json").write_text(text.replace(f'"{whole.labels.run_id}"', f'"{run_id}"'))
-        os.link(whole.folder / "points" / str(volume) / "samples.parquet", place / "samples.parquet")
+        old, new = weights_of(whole.labels.run_id, volume), weights_of(run_id, volume)
+        (place / "point.json").write_text(text.replace(f'"{whole.labels.run_id}"', f'"{run_id}"').replace(old, new))
+        for evaluation_id in whole.record["evaluations"].values():
+            source, target = experiment.measurement_folder(evaluation_id, old), experiment.measurement_folder(evaluation_id, new)
+            target.mkdir(parents=True)
+            (target / "measurement.json").write_text((source / "measurement.json").read_text().replace(old, new))
+            os.link(source / "samples.parquet", target / "samples.parquet")
+            measurements = [name.replace(old[:16], new[:16]) for name in measurements]
     config = whole.record["config"] | {"labels": whole.record["config"]["labels"] | own, "seed": labels.seed}
-    (folder / "config.json").write_text(json.dumps(config | {"start_weights_sha256": "w", "baselines": whole.record["baselines"]}))
+    (folder / "config.json").write_text(json.dumps(config | {name: whole.record[name] for name in ("evaluations", "before_sha256")}))
     values = {
         "run_id": run_id,
         "identity": {"seed": labels.seed, "inputs": {"data": labels.data}},
@@ -265,30 +303,17 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
         "seed": labels.seed,
     }
     (folder / "record.json").write_text(json.dumps(dict(whole.record) | values, indent=2))
-    digest = runs.RunReader(experiment).digest(run_id, whole.rows.baselines)
-    summary_files.write_arrays(folder, packing.pack(whole.changes, digest or "", whole.rows.baselines))
-    summary_files.write(
-        folder, dataclasses.replace(whole.rows, digest=digest or "", same={**whole.rows.same, **own, "run_id": run_id, "seed": labels.seed})
-    )
+    digest = runs.RunReader(experiment).digest(run_id, measurements) or ""
+    summary_files.write_arrays(folder, packing.pack(whole.changes, digest, measurements))
+    same = {**whole.rows.same, **own, "run_id": run_id, "seed": labels.seed}
+    summary_files.write(folder, dataclasses.replace(whole.rows, digest=digest, measurements=tuple(measurements), same=same))
 
 
 def build(experiment: ExperimentWriter, count: int) -> tuple[list[Labels], list[Whole]]:
     """Write the experiment; return all its runs, and the whole ones."""
     chosen = every(count)
     for model in dict.fromkeys(labels.model for labels in chosen):
-        values = before(model)
-        for suite in ("target", "probe"):
-            identity = {"model": model, "suite": suite}
-            baseline = Baseline(
-                baseline_id=f"{model}-{suite}",
-                suite=suite,
-                identity=identity,
-                weights_sha256="w",
-                scores=scores(values, [suite]),
-                wall_seconds=1.0,
-                provenance={},
-            )
-            experiment.write_baseline(baseline, samples(values, [suite]))
+        measure(experiment, model, BEFORE, before(model))
     copied: dict[tuple[str, str, int], Whole] = {}
     for number, labels in enumerate(chosen):
         key = labels.model, labels.tuning, labels.seed % COPIED_SEEDS

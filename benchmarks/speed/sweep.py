@@ -217,28 +217,36 @@ class Loop:
         """Run the loop's commands for one point, then compare its scores."""
         run, place = self.runs[point.run_id], self.folder / f"{point.run_id}-{point.volume}"
         place.mkdir(parents=True)
-        baselines = [self.experiment.baseline(baseline_id) for baseline_id in run.record.baselines.values()]
-        before = pd.concat([self.experiment.baseline_samples(baseline_id) for baseline_id in run.record.baselines.values()])
-        self.commands = self._commands(point, baselines, before, place)
+        zero, before = self._measured(run, run.record.before_sha256)
+        self.commands = self._commands(point, zero, before, place)
         costs = [measure(command, self.environment, place / f"{name}.log") for name, command in self.commands.items()]
         self.parts[point] = Parts(*costs)
         sys.stderr.write(f"{point}: {sum(costs, Cost()).wall_seconds:.1f} s\n")
-        scores = tuple(score for baseline in baselines for score in baseline.scores)
-        after = self.experiment.point(point.run_id, point.volume).scores, self.experiment.point_samples(point.run_id, point.volume)
+        scores = tuple(score for one in zero for score in one.scores)
+        measured, items = self._measured(run, self.experiment.point(point.run_id, point.volume).weights_sha256)
+        after = tuple(score for one in measured for score in one.scores), items
         metrics = {score.task: (score.metric, score.filter) for score in scores if score.primary}
         for name, ours in {"before": (scores, before), "after": after}.items():
             where = f"{point.model}, {point.tuning}, seed {point.seed}, {name} {point.volume} rows"
             theirs = sweep_scores.written(place / name, metrics)
             self.agreement += sweep_scores.compare(where, sweep_scores.recorded(*ours), theirs)
 
-    def _commands(self, point: Point, baselines: Sequence[Any], samples: pd.DataFrame, place: Path) -> dict[str, list[str]]:
+    def _measured(self, run: Run, weights_sha256: str) -> tuple[list[Any], pd.DataFrame]:
+        """Return the measurements of some weights, and their items."""
+        ids = list(run.record.evaluations.values())
+        found = [self.experiment.measurement(one, weights_sha256) for one in ids]
+        return found, pd.concat([self.experiment.measurement_samples(one, weights_sha256) for one in ids])
+
+    def _commands(self, point: Point, measured: Sequence[Any], samples: pd.DataFrame, place: Path) -> dict[str, list[str]]:
         """Return a user's commands for one point.
 
         They ask the same items, after the same number of examples.
         """
+        from harness.evaluation import suites
+
         run, trained = self.runs[point.run_id], place / "model"
         asked = {str(task): [int(item) for item in own["doc_id"].unique()] for task, own in samples.groupby("task", sort=False)}
-        (shots,) = {baseline.identity["suite"]["num_fewshot"] for baseline in baselines}  # a ValueError if suites differ
+        (shots,) = {suites.load(one.suite).num_fewshot for one in measured}  # a ValueError if suites differ
         adapter = trained if point.tuning.startswith("lora") else None
         return {
             "before": evaluate_command(run.model, None, asked, shots, self.batch, place / "before"),

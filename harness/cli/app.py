@@ -77,8 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     config = composition.compose(overrides)
     asked = [Asked(run, _own_overrides(overrides, run)) for run in combinations.runs_of(config)]
-    started = command.begin(asked, launcher, keep=True)
     with display() as progress:
+        started = command.begin(asked, launcher, keep=True, progress=progress)
         tally = command.carry_here(started, progress)
     return outcome.finish(started, tally)
 
@@ -95,8 +95,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from harness.core.display import display
     from harness.sweep import command
 
-    started = command.start(arguments.overrides, warm=True)
     with display() as progress:
+        started = command.start(arguments.overrides, warm=True, progress=progress)
         tally = command.carry(started, progress, wait=arguments.wait)
     if tally is None:
         status = f"{outcome.command_name()} status {started.experiment.name} --watch"

@@ -1,8 +1,14 @@
-"""Identity of a run: hash of canonical JSON of everything that can change its numbers."""
+"""Identities: of a run, everything that decides its weights; of an evaluation, its scores.
+
+An identity holds resolved values instead of spellings, names of groups and classes, and hashes of
+content. Names, paths and labels are left out, and so is what moves rounding alone: threads,
+batches of an evaluation, micro-batches without dropout.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -12,36 +18,55 @@ from harness import PROTOCOL_VERSION
 from harness.config.resolution import Resolved
 from harness.config.run_config import RunConfig
 from harness.config.strict import identifying, plain
+from harness.core.sources import EvaluationBackend, ModelFacts
+
+ROUNDING = {"threads", "processes", "gradient_checkpointing", "micro_batch_rows"}
+"""Settings of training that move rounding alone; two of them more where something drops."""
+
+RESOLVED = {"learning_rate", "rate_of", "dtype", "max_length"}
+"""Settings of training whose resolved values count."""
 
 
-def run_identity(config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that can change a run's numbers and is known before it starts.
+def run_identity(
+    config: RunConfig, resolved: Resolved, facts: ModelFacts, inputs: Mapping[str, Any], read: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return everything that decides a run's weights and is known before it starts.
 
-    Names, paths, labels and the list of volumes of a shared trajectory are left out: the content of
-    data and model counts, not where they come from.
+    Suites and settings of evaluation are not part of it, except those that a rule of the run reads.
+    Nor are the volumes, except where they decide weights: the volume of an independent trajectory
+    sets its schedule, and early stop looks at all of them.
 
     Args:
         config: the configuration.
         resolved: its resolved values.
-        inputs: content hashes by name, as plain values: model, data, anchor, suites.
+        facts: of the start model.
+        inputs: content hashes by name, as plain values: model, tokenizer, data, anchor.
+        read: suite → evaluation id of the select items that a rule of the run reads.
     """
-    # micro_batch_rows changes only rounding, and is lowered when memory runs out; the others are in
-    # the resolved values.
-    left_out = {"learning_rate", "rate_of", "dtype", "threads", "processes", "max_length", "micro_batch_rows"}
-    training = {key: value for key, value in identifying(config.training).items() if key not in left_out}
-    chosen = {key: value for key, value in plain(resolved).items() if key not in {"device", "lr_tuned"}}
-    return {
+    training = {key: value for key, value in identifying(config.training).items() if key not in ROUNDING | RESOLVED}
+    chosen: dict[str, Any] = {"learning_rate": resolved.learning_rate, "dtype": resolved.dtype, "max_length": resolved.max_length}
+    if resolved.drops:  # a mask is drawn for each micro-batch, in each process, from the device's random numbers
+        chosen |= {"micro_batch_rows": resolved.micro_batch_rows, "processes": resolved.processes}
+    objective, mitigation = config.objective, config.mitigation
+    generates = bool(objective.writes or mitigation.writes or objective.learns == "rewards")
+    if resolved.drops or generates:
+        chosen["device"] = resolved.device
+    if generates:  # prompts are cut to the model's context
+        chosen["context_length"] = facts.context_length
+    found = {
         "protocol_version": PROTOCOL_VERSION,
         "training": training | chosen,
-        "tuning": identifying(config.tuning),
-        "objective": identifying(config.objective),
-        "mitigation": identifying(config.mitigation),
-        "evaluation": identifying(config.evaluation),
+        "tuning": identifying(config.tuning) | dict(config.tuning.resolved_settings(facts)),
+        "objective": identifying(objective),
+        "mitigation": identifying(mitigation),
         "trajectory": config.trajectory,
         "volumes": _volumes(config),
         "seed": config.seed,
         "inputs": dict(inputs),
     }
+    if objective.library:
+        found["library"] = f"{objective.library} {importlib.metadata.version(objective.library)}"
+    return found | ({"read": dict(read)} if read else {})
 
 
 def _volumes(config: RunConfig) -> list[int] | None:
@@ -49,6 +74,33 @@ def _volumes(config: RunConfig) -> list[int] | None:
     if config.mitigation.keeps_best:  # the best volume depends on which volumes were measured
         return sorted(config.data.volumes)
     return list(config.data.volumes) if config.trajectory == "independent" else None
+
+
+def evaluation_identity(
+    evaluation: EvaluationBackend, dtype: str, suite: Mapping[str, Any], built: Mapping[str, Any], model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return everything that decides the scores of given weights on one suite.
+
+    Args:
+        evaluation: settings of the backend.
+        dtype: resolved, of the forward pass.
+        suite: how scores are computed, as plain values.
+        built: task, or data set → hashes of its items and prompts as they were built.
+        model: the start model of the weights: content, tokenizer, context length.
+    """
+    settings = {key: value for key, value in identifying(evaluation).items() if key not in evaluation.rounding}
+    return {
+        "protocol_version": PROTOCOL_VERSION,
+        "evaluation": settings | {"dtype": dtype},
+        "suite": dict(suite),
+        "tasks": dict(built),
+        "model": dict(model),
+    }
+
+
+def content_sha256(content: Mapping[str, str]) -> str:
+    """Return one hash of a model's content, which names the measurements of its weights."""
+    return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
 
 
 def derived_id(run_id: str, coefficient: float) -> str:
@@ -71,14 +123,16 @@ def identify(values: Mapping[str, Any]) -> str:
 def recorded(config: RunConfig) -> dict[str, Any]:
     """Return a configuration for its record: plain values, and ``settings``, their hash.
 
-    The hash leaves out what changes no number: places, what is kept and declared, the micro-batch,
+    The hash leaves out what changes no weights: places, what is kept, declared and measured,
     volumes that are not part of a run's identity. Configurations with equal settings ask for the
     same run, so of two with different inputs (an edited source too) the later supersedes the
     earlier.
     """
     found: dict[str, Any] = plain(config)
-    asked = {key: value for key, value in found.items() if key not in {"results", "save_weights", "keep_state", "declared"}}
-    asked["training"] = {key: value for key, value in asked["training"].items() if key != "micro_batch_rows"}
+    unasked = {"results", "save_weights", "keep_state", "declared", "evaluation", "target_suites", "probe_suites", "reference"}
+    asked = {key: value for key, value in found.items() if key not in unasked}
+    asked["training"] = {key: value for key, value in asked["training"].items() if key not in ROUNDING}
+    asked["labels"] = {key: value for key, value in asked["labels"].items() if key != "reference"}
     if _volumes(config) is None:
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "volumes"}
     return found | {"settings": identify(asked)}

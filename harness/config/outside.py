@@ -76,19 +76,19 @@ def source_digest(cls: type) -> str:
         ConfigError: the module has no file, as in a notebook, or a module is not valid Python.
     """
     what, package = f"class {cls.__qualname__}", cls.__module__.partition(".")[0]
-    if (file := _file_of(cls.__module__)) is None:
+    if (file := file_of(cls.__module__)) is None:
         fix = "move the class to a module of its own"
         allowed = "a module with a file, which identifies the runs that use it"
         raise ConfigError(explain(what, got=f"module {cls.__module__} without a file", allowed=allowed, fix=fix))
-    folder, installed = file.parents[cls.__module__.count(".") + (file.name == "__init__.py")], _is_installed(file)
+    folder, installed = file.parents[cls.__module__.count(".") + (file.name == "__init__.py")], is_installed(file)
     found: dict[str, bytes] = {}  # in the order of the imports, which tells modules apart without their names
     to_do = _with_packages(cls.__module__)[::-1]
     while to_do:
         name = to_do.pop(0)
         top = name.partition(".")[0]
-        if name in found or (top != package and top in {OURS, *sys.stdlib_module_names}) or (file := _file_of(name)) is None:
+        if name in found or (top != package and top in {OURS, *sys.stdlib_module_names}) or (file := file_of(name)) is None:
             continue
-        if _is_installed(file):
+        if is_installed(file):
             followed = top == package and installed
         else:
             followed = top == package or any(file.is_relative_to(root) for root in (folder, *paths.roots()[:-1]))
@@ -101,7 +101,7 @@ def source_digest(cls: type) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
-def _file_of(name: str) -> Path | None:
+def file_of(name: str) -> Path | None:
     """Return a module's file; None if it is built-in, a namespace, or missing. Imports nothing."""
     top, *rest = name.split(".")
     try:
@@ -120,7 +120,8 @@ def _file_of(name: str) -> Path | None:
     return None
 
 
-def _is_installed(file: Path) -> bool:
+def is_installed(file: Path) -> bool:
+    """Return whether a file belongs to an installed package."""
     return bool({"site-packages", "dist-packages"} & {*file.parts})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,10 +32,12 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Part):
-    """Resolved values of a run; part of its identity, except ``device`` and ``lr_tuned``.
+    """Resolved values of a run.
 
     Attributes:
         lr_tuned: whether the rate was searched for this combination.
+        drops: whether anything drops in training: the model, or an adapter.
+        micro_batch_rows: rows of one forward pass in training, in each process.
         threads: of each process.
         processes: that train together, each on its share of a step's rows.
     """
@@ -47,6 +50,8 @@ class Resolved(Part):
     processes: int
     device: Literal["cpu", "cuda"]
     max_length: int
+    drops: bool = False
+    micro_batch_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,7 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         fix = "launcher.gpus_per_worker (local) or launcher.gpus (slurm)"
         allowed = f"at most the {machine.gpus} GPU(s) of a worker"
         raise ConfigError(explain("training.processes", got=processes, allowed=allowed, fix=fix))
+    rows = math.ceil(config.training.batch_rows / processes)
     share = 1 if facts.params_total < SMALL_MODEL_PARAMS else max(1, machine.cores // processes)
     return Resolved(
         learning_rate=rate,
@@ -106,6 +112,8 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         processes=processes,
         device="cuda" if machine.gpus else "cpu",
         max_length=min(config.training.max_length, facts.context_length),
+        drops=max(config.training.dropout or facts.dropout, config.tuning.dropout_rate) > 0,
+        micro_batch_rows=min(config.training.micro_batch_rows or rows, rows),
     )
 
 

@@ -46,11 +46,14 @@ class Objective(ABC):
         learns: see ``Learns``; determines the mitigations that it combines with.
         rate_share: factor on the default learning rate of a tuning, which is that of supervised
             training.
+        library: package whose loss it is, such as trl; its version is part of a run's identity.
+            Empty if the loss is the harness's.
     """
 
     needs: ClassVar[frozenset[RowKind]]
     learns: ClassVar[Learns] = "tokens"
     rate_share: ClassVar[float] = 1.0
+    library: ClassVar[str] = ""
 
     @property
     def models(self) -> tuple[str, ...]:

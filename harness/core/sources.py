@@ -84,6 +84,7 @@ class ModelFacts:
         blocks: parameters of each block, the bottom one first; empty if unknown.
         embeddings: parameters of embeddings (tokens, learned positions), including an output head
             that is tied to them.
+        dropout: largest rate of its own config, at which it drops in training.
     """
 
     params_total: int
@@ -93,6 +94,7 @@ class ModelFacts:
     parts: Mapping[str, int] = field(default_factory=dict)
     blocks: tuple[int, ...] = ()
     embeddings: int = 0
+    dropout: float = 0.0
 
 
 class ModelSource(Protocol):
@@ -143,6 +145,11 @@ class EvaluationBackend(Protocol):
     @property
     def likelihood_tokens(self) -> int:
         """Padded tokens of one forward pass that scores rows."""
+        ...
+
+    @property
+    def rounding(self) -> frozenset[str]:
+        """Names of settings that move rounding alone, and are no part of an identity."""
         ...
 
     def for_items(self, items: Items) -> Self:

@@ -21,6 +21,15 @@ class Tuning(ABC):
     A plain name is the name of a weight in the model without adapters.
     """
 
+    @property
+    def dropout_rate(self) -> float:
+        """Rate at which it drops in training, apart from the model's own."""
+        return 0.0
+
+    def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
+        """Return values of fields that have several spellings, such as null for a default."""
+        return {}
+
     @abstractmethod
     def default_learning_rate(self, params_total: int) -> float:
         """Return the peak rate for a model of this size without a searched rate."""

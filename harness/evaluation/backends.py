@@ -37,6 +37,10 @@ class Evaluation(EvaluationBackend):
     add_bos: bool | None = None
     likelihood_tokens: int = 2048
 
+    @property
+    def rounding(self) -> frozenset[str]:
+        return frozenset({"likelihood_tokens"})
+
     def __post_init__(self) -> None:
         """Check ranges."""
         check("evaluation.likelihood_tokens", self.likelihood_tokens, "greater than 0", lambda value: value > 0)
@@ -123,6 +127,10 @@ class HfEvaluation(Evaluation):
 
     batch_size: int = 16
 
+    @property
+    def rounding(self) -> frozenset[str]:
+        return super().rounding | {"batch_size"}
+
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
@@ -164,6 +172,10 @@ class PrefixEvaluation(Evaluation):
 
     token_budget: int | None = None
     parts: int = 1
+
+    @property
+    def rounding(self) -> frozenset[str]:
+        return super().rounding | {"token_budget", "parts"}
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -17,7 +17,6 @@ from harness.core.progress import Progress
 from harness.core.rows import Row
 from harness.core.seeds import derive, seed_torch, untouched_global_streams
 from harness.core.sources import EvaluationBackend
-from harness.data.subsets import fingerprint
 from harness.evaluation import divergence, hashes, likelihood
 from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
@@ -120,11 +119,6 @@ def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, 
         if key and not any(task.eval_docs[index].get(key) for name, task in of.items() for index in items[name]):
             fields = sorted({name for task in of.values() for name in task.eval_docs[0]})
             raise EvaluationError(explain(where, got=repr(key), allowed=", ".join(fields), fix=did_you_mean(key, fields)))
-
-
-def identity(suite: Suite, rows: Sequence[Row] = ()) -> dict[str, Any]:
-    """Return a suite's definition and, where it scores rows, their content."""
-    return suite.identity() if suite.kind == "lm_eval" else suite.identity() | {"rows": fingerprint(rows)}
 
 
 def evaluate(

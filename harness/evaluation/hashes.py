@@ -10,11 +10,15 @@ import functools
 import hashlib
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.config import outside
 from harness.core import syntax
+from harness.core.errors import EvaluationError, explain
 from harness.evaluation.tasks import FEWSHOT_SEED, doc_hash
 
 if TYPE_CHECKING:
@@ -28,30 +32,101 @@ def digest(values: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+UNREAD = frozenset(
+    """task tag group task_alias metadata custom_dataset dataset_path dataset_name dataset_kwargs process_docs
+    training_split validation_split test_split fewshot_split fewshot_config num_fewshot description use_prompt
+    doc_to_text doc_to_target doc_to_choice doc_to_image doc_to_audio target_delimiter fewshot_delimiter gen_prefix""".split()
+)
+"""Settings that act through documents and prompts alone, which are hashed themselves."""
+
+TWICE = 8
+"""Items whose prompts are built twice, to find prompts that are drawn at random."""
+
+
 def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
-    """Return the hashes that decide a task's scores, once it is built.
+    """Return the hashes that decide a task's scores, of the task as lm-eval built it.
+
+    Args:
+        task: built, its data loaded.
+        items: numbers of the documents asked, in order.
 
     Returns:
-        ``version``: lm-eval's version of the task. ``settings``: hash of its resolved
-        configuration, functions by source. ``items``: hash of the documents asked, in order.
-        ``prompts``, with worked examples alone, which come from other documents: hash of the
-        prompts.
+        ``version``: lm-eval's version of the task. ``settings``: hash of metrics, filters,
+        generation settings and code that computes scores. ``items``: hash of the documents.
+        ``prompts``: hash of prompts, continuations and targets.
+
+    Raises:
+        EvaluationError: prompts that differ each time they are built.
     """
     docs = task.eval_docs
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-    # The source of documents and the code that builds them do not count, their content does: it is
-    # hashed next to the settings. The metadata name a path too.
-    places = {"metadata", "dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "process_docs"}
-    settings = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in places}
-    found = {
+    settings = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in UNREAD}
+    asked = _asked(task, docs, items)
+    if asked[:TWICE] != _asked(task, docs, items[:TWICE]):
+        fix = "a prompt that is the same for a document each time, without random numbers or the time"
+        raise EvaluationError(explain(f"task {task.config.task}", got="prompts that differ each time they are built", fix=fix))
+    return {
         "version": str(metadata.get("version", task.VERSION)),
-        "settings": digest(_plain(settings)),
+        "settings": digest([_plain(settings), type(task).__qualname__, _own_code(task)]),
         "items": digest([doc_hash(docs[index]) for index in items]),
+        "prompts": digest(asked),
     }
-    if shots := task.config.num_fewshot:
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        found["prompts"] = digest([task.fewshot_context(docs[index], num_fewshot=shots) for index in items])
+
+
+def _asked(task: Task, docs: Any, items: Sequence[int]) -> list[Any]:
+    """Return what a model is asked for each item: requests and targets, as text."""
+    shots = task.config.num_fewshot or 0
+    found: list[Any] = []
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    for index in items:
+        doc = docs[index]
+        try:
+            context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
+            made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, index, 1), apply_chat_template=False)
+            requests = made if isinstance(made, list) else [made]
+            found.append([[repr(one.arguments) for one in requests], repr(task.doc_to_target(doc))])
+        except Exception as error:  # noqa: BLE001 - what a task's own code raises is a failed score once it is measured
+            found.append(f"{type(error).__name__}: {error}")
     return found
+
+
+def _own_code(task: Task) -> list[Any]:
+    """Return the code of a task's functions that is not lm-eval's: their files.
+
+    A function may call others of its file, and its file may import further ones, which are next to
+    it or on Python's module search path. Installed packages are left out.
+    """
+    values = task.config.to_dict(keep_callable=True)
+    found: dict[Path, Any] = {}
+    to_do = [Path(inspect.getfile(one)) for one in (*_functions(values), type(task)) if hasattr(one, "__module__")]
+    while to_do:
+        file = to_do.pop()
+        if file in found or outside.is_installed(file) or file.suffix != ".py" or not file.is_file():
+            continue
+        tree = syntax.parsed(file.read_bytes(), f"task file {file.name}")
+        found[file] = syntax.what_runs(tree)
+        for name in _imports(tree):
+            beside = file.with_name(f"{name.partition('.')[0]}.py")
+            to_do += [beside] if beside.is_file() else filter(None, [outside.file_of(name)])
+    return sorted(found.values(), key=str)
+
+
+def _functions(value: Any) -> list[Any]:
+    """Return the functions inside a configuration value."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return [one for part in parts for one in _functions(part)]
+    if isinstance(value, functools.partial):
+        return _functions([value.func, *value.args, *value.keywords.values()])
+    return [value] if inspect.isfunction(value) or inspect.isclass(value) else []
+
+
+def _imports(tree: ast.Module) -> list[str]:
+    """Return the names of modules that a file imports."""
+    nodes = list(ast.walk(tree))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return [name for name in names if name.partition(".")[0] not in {outside.OURS, *sys.stdlib_module_names}]
 
 
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

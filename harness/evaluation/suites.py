@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,6 @@ from typing import Any, Literal
 from harness.config import paths
 from harness.config.composition import load_yaml
 from harness.config.strict import Part, build, check, plain
-from harness.core import syntax
 from harness.core.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.core.rows import Split
 from harness.core.seeds import permutation
@@ -108,19 +104,16 @@ class Suite(Part):
         return self.text if self.kind == "divergence" else self.filter
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides its scores and is known without building its tasks.
+        """Return what decides its scores next to its tasks as they are built, or its rows.
 
-        That is the yaml, lm-eval's version and our task files.
+        That is how scores are computed from the items, and lm-eval's version.
         """
-        unused = {"overlap"} | (set() if self.kind == "divergence" else {"text", "max_new_tokens"})
-        unused |= {"cluster"} if self.cluster is None else set()  # suites older than this setting keep their identity
+        unused = {"overlap", "report", "select", "tasks", "num_fewshot", "protocols", "data", "split"}
+        unused |= set() if self.kind == "divergence" else {"text", "max_new_tokens"}
         values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in unused}
         if self.kind != "lm_eval":
-            values["metrics"] = list(OWN_METRICS[self.kind])
-        else:
-            values["lm_eval"] = importlib.metadata.version("lm_eval")
-            values["task_files"] = _own_task_files(self.tasks)
-        return values
+            return values | {"metrics": list(OWN_METRICS[self.kind])}
+        return values | {"lm_eval": importlib.metadata.version("lm_eval")}
 
 
 def load(name: str) -> Suite:
@@ -140,32 +133,6 @@ def _is_cluster(value: Any) -> bool:
 def task_folders() -> list[Path]:
     """Return the folders of our lm-eval task files and the user's."""
     return paths.folders("benchmarks/tasks")
-
-
-def _own_task_files(tasks: tuple[str, ...]) -> Mapping[str, str]:
-    """Return hashes of our (and the user's) folders that define these tasks, groups or tags.
-
-    Every file of a folder counts: a task's yaml may include others, call Python or read data in it.
-    lm-eval's own files follow from its version.
-    """
-    names = "|".join(re.escape(task) for task in tasks)
-    defines = re.compile(rf"^\s*-?\s*(task|group|tag):\s*[\"']?({names})[\"']?\s*$", re.MULTILINE)
-    hashes: dict[str, str] = {}
-    for root in task_folders():
-        for folder in sorted({file.parent for file in root.rglob("*.yaml") if defines.search(file.read_text(encoding="utf-8"))}):
-            digest = hashlib.sha256()
-            for part in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-                digest.update(part.relative_to(folder).as_posix().encode() + b"\0" + _content(part))
-            hashes[folder.name] = digest.hexdigest()[:16]
-    return hashes
-
-
-def _content(file: Path) -> bytes:
-    """Return the content of a task's file that counts: of Python what runs. Raises ConfigError."""
-    content = file.read_bytes()
-    if file.suffix != ".py":
-        return content
-    return json.dumps(syntax.what_runs(syntax.parsed(content, f"task file {file.name}"))).encode()
 
 
 def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> list[int]:

@@ -19,7 +19,7 @@ from harness.analysis.table import forgetting, measure
 from harness.analysis.table.columns import COLUMNS, SUITE_TASK
 from harness.analysis.table.forgetting import Samples
 from harness.analysis.table.items import changed_items
-from harness.analysis.table.measure import Measurement, Row, Task
+from harness.analysis.table.measure import Row, Scored, Task
 from harness.core.errors import RecordError
 from harness.external.sides import Measured, Side
 from harness.records.schema import Declared
@@ -131,7 +131,7 @@ def compare(before: Side, after: Side, margin: float, notes: Sequence[str] = ())
 
 def _tasks(name: str, before: Measured, after: Measured) -> list[Task]:
     """Return the paired scores of a suite. Raises RecordError if they cannot be paired."""
-    sides = [Measurement(measure.by_key(one.scores), Samples(one.samples)) for one in (after, before)]
+    sides = [Scored(measure.by_key(one.scores), Samples(one.samples)) for one in (after, before)]
     tasks = measure.suite_tasks(name, sides[0], sides[1])
     for task in tasks:
         if task.row["primary"] and task.pair is None:

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from harness.config import composition, paths
-from harness.config.identity import identify
 from harness.config.run_config import RunConfig
 from harness.core.errors import ConfigError, RecordError, explain
 from harness.core.progress import Progress
@@ -18,8 +17,8 @@ from harness.evaluation import suites
 from harness.evaluation.suites import Suite
 from harness.external.adapted import AdaptedModel, adapter_of, base_for
 from harness.external.sides import Measured, Side
-from harness.records.schema import Baseline, complete
-from harness.run import baseline, preparation
+from harness.records.schema import Measurement
+from harness.run import baseline, other_models, preparation
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 
@@ -80,6 +79,7 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
     workspace = Workspace()
     first, first_notes = _config(before, names, overrides, fallback=None)
     second, second_notes = _config(after, names, overrides, fallback=before)
+    other_models.make((first, second), workspace, progress)
     runs = [preparation.prepare(config, workspace) for config in (first, second)]  # both, so that errors come before the first measurement
     notes = [*first_notes, *second_notes, *_differences(*runs)]
     for run in runs:
@@ -131,20 +131,19 @@ def _differences(before: Prepared, after: Prepared) -> list[str]:
 
 def _side(source: str, run: Prepared, names: Sequence[str]) -> Side:
     """Return the side of a model whose volume 0 is measured."""
-    found = {name: _baseline(run, name) for name in names}
-    measured = {name: Measured(scores=one.scores, samples=run.experiment.baseline_samples(one.baseline_id)) for name, one in found.items()}
+    found = {name: _measurement(run, name) for name in names}
+    ids, weights = run.evaluation_ids, run.before_sha256
+    samples = {name: run.experiment.measurement_samples(ids[name], weights) for name in names}
+    measured = {name: Measured(scores=one.scores, samples=samples[name]) for name, one in found.items()}
     return Side(source=source, model=run.config.labels.model, suites=measured)
 
 
-def _baseline(run: Prepared, suite: str) -> Baseline:
-    """Return the most complete, then the latest measurement of a suite.
+def _measurement(run: Prepared, suite: str) -> Measurement:
+    """Return the measurement of a suite.
 
     Raises RecordError if there is none, or if a task of it failed.
     """
-    key = run.baseline_keys[suite]
-    every = filter(None, map(run.experiment.baseline, run.experiment.baseline_ids()))
-    of_key = [one for one in every if identify({name: part for name, part in one.identity.items() if name != "tasks"}) == key]
-    found = max(of_key, key=lambda one: (complete(one), str(one.provenance.get("time", ""))), default=None)
+    found = run.experiment.measurement(run.evaluation_ids[suite], run.before_sha256)
     where, fix = f"{run.config.labels.model}, suite {suite}", "run the same command again"
     if found is None:
         raise RecordError(explain(where, got="no measurement", allowed="a complete measurement", fix=fix))

@@ -72,6 +72,7 @@ class HubModel:
         return ModelFacts(
             context_length=self._context_length(config),
             content=small | {file.name: file_sha256(file) for file in weights},
+            dropout=_dropout(config),
             **sizes(small, lambda: self._without_weights(config)),
         )
 
@@ -232,6 +233,17 @@ class HubModel:
 
     def _explain(self, part: str, error: Exception) -> str:
         return explain(f"model {self.name}: {part}", got=first_line(error), allowed="files that transformers can read")
+
+
+def _dropout(config: PreTrainedConfig) -> float:
+    """Return the largest rate at which a model drops in training, by its config.
+
+    Heads of other tasks (classification, summaries) are left out.
+    """
+    values = config.get_text_config().to_dict().items()
+    names = ("dropout", "pdrop", "layerdrop")
+    rates = [value for key, value in values if key.endswith(names) and not key.startswith(("classifier", "summary"))]
+    return float(max((rate for rate in rates if isinstance(rate, int | float)), default=0.0))
 
 
 @contextmanager

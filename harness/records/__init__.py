@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from harness.core.lazy import exports
 
 if TYPE_CHECKING:
-    from harness.records.schema import Baseline as Baseline
     from harness.records.schema import Failure as Failure
+    from harness.records.schema import Measurement as Measurement
     from harness.records.schema import Point as Point
     from harness.records.schema import Record as Record
     from harness.records.schema import Score as Score

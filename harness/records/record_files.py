@@ -18,11 +18,12 @@ from harness import PROTOCOL_VERSION
 from harness.config.strict import build
 from harness.core import files
 from harness.core.errors import ConfigError, RecordError, explain
-from harness.records import schema
-from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Finished, Point, Record
+from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Failure, Finished, Measurement, Point, Record
 from harness.records.sweep_schema import Manifest, Sweep
 
-AnyRecord = TypeVar("AnyRecord", Baseline, Point, Record, Failure, Manifest, Finished, Sweep)
+MEASUREMENT = "measurement.json"
+
+AnyRecord = TypeVar("AnyRecord", Measurement, Point, Record, Failure, Manifest, Finished, Sweep)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -86,23 +87,16 @@ def write_samples(folder: Path, samples: pd.DataFrame) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_measured(folder: Path, name: str, record: AnyRecord, samples: pd.DataFrame, *, replace: Baseline | Point | None) -> None:
-    """Write a measurement and its items as one folder.
-
-    Args:
-        folder: of the measurement.
-        name: of its JSON file.
-        record: a baseline or a point.
-        samples: its items.
-        replace: the measurement that exists; if it is complete, nothing is written.
-    """
-    if replace is not None and schema.complete(replace):
+def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFrame) -> None:
+    """Write a measurement and its items as one folder, unless a complete one exists."""
+    known, file = read(folder / MEASUREMENT, Measurement), folder / MEASUREMENT
+    if known is not None and known.is_complete:
         return
     temporary = files.hidden_name(folder)
     try:
         write_samples(temporary, samples)
-        write_json(temporary / name, record)
-        files.rename_folder(temporary, folder, over=replace is not None or not (folder / name).exists())
+        write_json(temporary / MEASUREMENT, measurement)
+        files.rename_folder(temporary, folder, over=known is not None or not file.exists())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Schema of a run's records: score, baseline, point, record, failure, samples; versioned."""
+"""Schema of a run's records: score, measurement, point, record, failure, samples; versioned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness import PROTOCOL_VERSION
 from harness.config.run_config import Declared as Declared
 from harness.core.counts import Counts
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 WRITERS = "by"
 """Key of ``Record.writing``: for which of objective, targets and anchor a model wrote rows."""
@@ -103,40 +103,52 @@ class Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """Volume 0 of one suite for one model, shared by every run of that model.
+class Measurement:
+    """The scores of one suite on one set of weights.
+
+    The weights are those of a run after a volume, or those that volume 0 is measured on; runs that
+    share them share their measurement.
 
     Attributes:
-        identity: everything that can change its numbers; its hash is ``baseline_id``.
-        weights_sha256: hash of the bytes of the measured weights.
-        evaluation_facts: settings that the backend chose itself, such as its token budget.
+        evaluation_id: hash of ``identity``.
+        identity: everything that decides the scores of given weights: the suite, its tasks as
+            lm-eval built them, tokenizer, prompt format, dtype and backend.
+        weights_sha256: hash of the measured weights, as in ``Point`` and ``Record.before_sha256``.
+        peak_memory_bytes: of the process so far.
+        facts: settings that the backend chose itself, such as its token budget.
     """
 
     schema_version: int = SCHEMA_VERSION
     protocol_version: int = PROTOCOL_VERSION
-    baseline_id: str
+    evaluation_id: str
+    weights_sha256: str
     suite: str
     identity: Mapping[str, Any]
-    weights_sha256: str
     scores: tuple[Score, ...]
     wall_seconds: float
+    peak_memory_bytes: int
     provenance: Mapping[str, Any]
-    evaluation_facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every score succeeded."""
+        return all(score.status == "ok" for score in self.scores)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run after a volume, measured.
+    """A run after a volume; its scores are measurements of its weights.
 
     Attributes:
+        weights_sha256: hash of its weights, which names its measurements.
         counts: running totals of the run, those of generated rows and of the mitigation's own
             forward passes (Fisher, a reference model) included.
         target_rows, anchor_rows: rows trained on, counted each time they were seen.
         anchor_tokens: trained tokens of the anchor.
         weight_change: Euclidean norm of the change of all weights.
-        evaluation_seconds: this point's evaluation.
+        peak_memory_bytes: of the process so far, evaluation included.
         weights: folder of the saved weights, relative to the run's folder.
-        evaluation_facts: suite → settings that the backend chose itself, such as its token budget.
         coefficient: of a weight mitigation, the coefficient of the measured weights; None for
             plain tuned weights.
         selected: candidate → score, if one was selected on the target's select items; else empty.
@@ -146,17 +158,15 @@ class Point:
     protocol_version: int = PROTOCOL_VERSION
     run_id: str
     volume: int
+    weights_sha256: str
     counts: Counts
     target_rows: int
     anchor_rows: int
     anchor_tokens: int
     truncated_rows: int
     weight_change: float
-    evaluation_seconds: float
     peak_memory_bytes: int
-    scores: tuple[Score, ...]
     weights: str | None = None
-    evaluation_facts: Mapping[str, Any] = field(default_factory=dict)
     coefficient: float | None = None
     selected: Mapping[str, float] = field(default_factory=dict)
 
@@ -166,12 +176,13 @@ class Record:
     """One finished run.
 
     Attributes:
-        identity: everything that can change its numbers and is known before starting; its hash is
+        identity: everything that decides its weights and is known before starting; its hash is
             ``run_id``.
         labels: names in the table of model, tuning, objective, mitigation, data, anchor.
         config: the resolved configuration, plain values.
         volumes: every volume with a point, ascending.
-        baselines: suite → baseline id.
+        evaluations: suite → evaluation id, as the last command that asked for the run measures it.
+        before_sha256: hash of the weights that volume 0 is measured on.
         roles: suite → target or probe.
         tuning_facts: resolved settings such as rank and modules.
         data_facts: of the tokenised target rows, largest volume, every epoch: rows, tokens,
@@ -182,7 +193,7 @@ class Record:
         start_weights_sha256: hash of the bytes of the weights that training started from.
         micro_batch_rows: rows of one forward pass, if a step was split: as configured, or as few
             as memory allowed.
-        incomplete: volumes with a score whose measurement failed; 0 means its baselines.
+        incomplete: volumes with a measurement that failed or is missing; 0 is volume 0.
         writing: of a run with generated rows: ``rows``, ``accepted``, ``acceptance`` (their ratio),
             ``how`` (word → rows), ``generated_tokens``, ``edit_rate`` (mean share of words, where
             known), and for targets ``target_nats`` (nats per supervised token under the start
@@ -199,7 +210,8 @@ class Record:
     labels: Mapping[str, Any]
     config: Mapping[str, Any]
     volumes: tuple[int, ...]
-    baselines: Mapping[str, str]
+    evaluations: Mapping[str, str]
+    before_sha256: str
     roles: Mapping[str, Role]
     params_total: int
     params_trainable: int
@@ -285,13 +297,8 @@ def cluster_of(document: Mapping[str, Any], field: str) -> str | None:
     return None if value in (None, "") else hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
 
-START_WEIGHTS = "start_weights_sha256"
-"""Further key of config.json: hash of the weights that every point of the run started from."""
+EVALUATIONS = "evaluations"
+"""Further key of config.json: suite → evaluation id, so that an unfinished run can be read."""
 
-BASELINES = "baselines"
-"""Further key of config.json: suite → baseline id, so that an unfinished run can be compared."""
-
-
-def complete(measured: Baseline | Point) -> bool:
-    """Return whether every score of a measurement succeeded."""
-    return all(score.status == "ok" for score in measured.scores)
+BEFORE = "before_sha256"
+"""Further key of config.json: hash of the weights that volume 0 is measured on."""

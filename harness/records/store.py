@@ -4,15 +4,15 @@
       manifest.json                  run ids that the last command asked for; others are stale
       sweeps/<sweep id>.json         the units of a sweep
       claims/<unit id>/<n>.json      holders of a unit, past and present (harness.sweep.claims)
-      baselines/<baseline id>/       volume 0, once for each model and suite
-        baseline.json  samples.parquet
-      partial/<baseline id>/         finished tasks of a baseline that is being measured:
+      measurements/<evaluation id>/<hash of weights>/   of one suite; evaluation id: suite, tasks
+        measurement.json  samples.parquet               as built, tokenizer, dtype, backend
+      partial/<evaluation id>/<hash of weights>/   finished tasks of a volume 0 under way:
         first/ again/                first measurement, repeated measurement
       runs/<run id>/                 id of a derived run: <run id of the training>-<coefficient>
         config.json                  the resolved configuration
         written.json                 volume → hash of the generated rows up to it
         prompts/<suite>/<task>.txt   one item of each task as the model sees it
-        points/<volume>/             point.json  samples.parquet
+        points/<volume>/point.json   its training and the hash of its weights
         partial/<volume>/<suite>/<task>/   finished tasks of a point that is being measured:
           finished.json  samples.parquet
         state/<step>/                a checkpoint, to resume training from
@@ -20,9 +20,12 @@
         record.json                  written last: every volume that it names is done
         failure.json                 reason and traceback of the last try, if it failed
 
-Files are read strictly. They are written under a temporary name and renamed into place, points and
-baselines as whole folders, so none is ever incomplete; of two writers of one file, the first wins.
-Names of temporary files begin with a dot.
+      set_aside/<run id>.<n>/        a run that was restarted, since its generated rows changed
+
+Files are read strictly. They are written under a temporary name and renamed into place,
+measurements as whole folders, so none is ever incomplete; of two writers of one file, the first
+wins. Names of temporary files begin with a dot. No result is deleted: a point of other inputs is a
+run with another id, a changed suite another measurement.
 """
 
 from __future__ import annotations
@@ -38,13 +41,13 @@ from typing import Any
 import pandas as pd
 
 from harness import PROTOCOL_VERSION
-from harness.config.identity import identify, training_id
+from harness.config.identity import training_id
 from harness.config.run_config import Declared
 from harness.config.strict import build
 from harness.core.errors import RecordError, explain
 from harness.records import record_files, schema
 from harness.records.claim_log import ClaimLog
-from harness.records.schema import SCHEMA_VERSION, Baseline, Failure, Point, Record
+from harness.records.schema import SCHEMA_VERSION, Failure, Measurement, Point, Record
 from harness.records.sweep_schema import Manifest, Sweep
 
 
@@ -72,9 +75,9 @@ class Experiment:
         """Return the folder of a point."""
         return self.run_folder(run_id) / "points" / str(volume)
 
-    def baseline_folder(self, baseline_id: str) -> Path:
-        """Return the folder of a baseline."""
-        return self.folder / "baselines" / baseline_id
+    def measurement_folder(self, evaluation_id: str, weights_sha256: str) -> Path:
+        """Return the folder of a measurement."""
+        return self.folder / "measurements" / evaluation_id / weights_sha256[:16]
 
     def require_readable(self) -> None:
         """Raise RecordError, naming the experiments that exist, unless the folder exists."""
@@ -83,41 +86,35 @@ class Experiment:
             allowed, fix = ", ".join(known) or f"nothing yet in {self.folder.parent}", "run `harness run` or `harness sweep` first"
             raise RecordError(explain(f"results of '{self.name}'", got="none", allowed=allowed, fix=fix))
 
-    def baseline(self, baseline_id: str) -> Baseline | None:
-        """Return a baseline, or None if it is not measured."""
-        return record_files.read(self.baseline_folder(baseline_id) / "baseline.json", Baseline)
+    def measurement(self, evaluation_id: str, weights_sha256: str) -> Measurement | None:
+        """Return a measurement, or None if it is not made."""
+        return record_files.read(self.measurement_folder(evaluation_id, weights_sha256) / record_files.MEASUREMENT, Measurement)
 
-    def baseline_samples(self, baseline_id: str) -> pd.DataFrame:
-        """Return the items of a baseline, columns as in SAMPLE_COLUMNS."""
-        return record_files.read_samples(self.baseline_folder(baseline_id))
+    def measurement_samples(self, evaluation_id: str, weights_sha256: str) -> pd.DataFrame:
+        """Return the items of a measurement, columns as in SAMPLE_COLUMNS."""
+        return record_files.read_samples(self.measurement_folder(evaluation_id, weights_sha256))
 
-    def baseline_ids(self) -> list[str]:
-        """Return every baseline with a folder."""
-        return _names(self.folder / "baselines")
+    def is_measured(self, evaluation_id: str, weights_sha256: str) -> bool:
+        """Return whether a measurement is made, and none of its tasks failed."""
+        found = self.measurement(evaluation_id, weights_sha256) if weights_sha256 else None
+        return found is not None and found.is_complete
 
-    def baseline_keys(self) -> dict[str, bool]:
-        """Return the keys of baselines on disk, each with whether all its scores are there.
-
-        Keys are as in ``Unit.baseline_keys``.
-        """
-        found: dict[str, bool] = {}
-        for baseline in filter(None, map(self.baseline, self.baseline_ids())):
-            key = identify({name: value for name, value in baseline.identity.items() if name != "tasks"})
-            found[key] = found.get(key, False) or schema.complete(baseline)
+    def evaluations(self, run_id: str) -> Mapping[str, str]:
+        """Return suite → evaluation id of a run, as it was asked for last; empty if unknown."""
+        found: Mapping[str, str] = (self.glance("runs", run_id, "record.json") or self.config(run_id)).get(schema.EVALUATIONS, {})
         return found
 
     def point(self, run_id: str, volume: int) -> Point | None:
         """Return a point, or None if it is not done."""
         return record_files.read(self.point_folder(run_id, volume) / "point.json", Point)
 
-    def point_samples(self, run_id: str, volume: int) -> pd.DataFrame:
-        """Return the items of a point, columns as in SAMPLE_COLUMNS."""
-        return record_files.read_samples(self.point_folder(run_id, volume))
-
     def point_bytes(self, run_id: str, volume: int) -> int:
-        """Return the bytes on disk of a point with its items; 0 if missing."""
-        folder = self.point_folder(run_id, volume)
-        return sum(entry.stat().st_size for entry in os.scandir(folder)) if folder.is_dir() else 0
+        """Return the bytes on disk of a point with its measurements; 0 if missing."""
+        weights, folders = self.glance("runs", run_id, "points", str(volume), "point.json").get("weights_sha256"), []
+        if weights:
+            measured = [self.measurement_folder(one, weights) for one in self.evaluations(run_id).values()]
+            folders = [self.point_folder(run_id, volume), *measured]
+        return sum(entry.stat().st_size for folder in folders if folder.is_dir() for entry in os.scandir(folder))
 
     def volumes(self, run_id: str) -> list[int]:
         """Return the volumes with a recorded point, ascending, whether the run is done or not."""
@@ -128,15 +125,6 @@ class Experiment:
         """Return the record of a run, or None if it is not done."""
         return record_files.read(self.run_folder(run_id) / "record.json", Record)
 
-    def recorded(self, run_id: str) -> tuple[int, ...]:
-        """Return the volumes of a run's record that are complete.
-
-        Unchecked, so it is faster than ``record``.
-        """
-        values = self.glance("runs", run_id, "record.json")
-        lacking = {*values.get("incomplete", ())}
-        return () if 0 in lacking else tuple(volume for volume in values.get("volumes", ()) if volume not in lacking)
-
     def failure(self, run_id: str) -> Failure | None:
         """Return the failure of a run's last try, or None."""
         return record_files.read(self.run_folder(run_id) / "failure.json", Failure)
@@ -146,11 +134,6 @@ class Experiment:
         path = self.run_folder(run_id) / "config.json"
         config: Mapping[str, Any] = record_files.load(path) if path.exists() else {}
         return config
-
-    def start_weights_sha256(self, run_id: str) -> str | None:
-        """Return the hash of the weights that a run started from; None before it starts."""
-        found = self.config(run_id).get(schema.START_WEIGHTS)
-        return None if found is None else str(found)
 
     def written(self, run_id: str) -> dict[str, str]:
         """Return volume → hash of a run's generated rows; empty if it has none."""

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.core import files
+from harness.records.record_files import MEASUREMENT
 
 SUMMARY, CHANGES = "summary.json", "changes.npz"
 
@@ -38,40 +39,40 @@ class Summary:
 
     Attributes:
         digest: of the records that they were computed from.
-        baselines: ids of the baselines among these records.
+        measurements: ``<evaluation id>/<hash of weights>`` of each measurement among these records.
         rows: number of rows.
         same: column → value, of columns with one value in every row.
         columns: column → values, shape (rows,), of the other columns. None is missing.
     """
 
     digest: str
-    baselines: tuple[str, ...]
+    measurements: tuple[str, ...]
     rows: int
     same: Mapping[str, Any]
     columns: Mapping[str, list[Any]]
 
     @classmethod
-    def of(cls, columns: Mapping[str, Sequence[Any]], rows: int, digest: str = "", baselines: Iterable[str] = ()) -> Summary:
+    def of(cls, columns: Mapping[str, Sequence[Any]], rows: int, digest: str = "", measurements: Iterable[str] = ()) -> Summary:
         """Return the summary of whole columns, shape (rows,) each, plain values."""
         constant = {name for name, values in columns.items() if rows and values.count(values[0]) == rows}
         varying = {name: list(values) for name, values in columns.items() if rows and name not in constant}
-        return cls(digest, tuple(baselines), rows, {name: columns[name][0] for name in columns if name in constant}, varying)
+        return cls(digest, tuple(measurements), rows, {name: columns[name][0] for name in columns if name in constant}, varying)
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column, shape (rows,); all None if it does not exist."""
         return self.columns[name] if name in self.columns else [self.same.get(name)] * self.rows
 
 
-def digest(version: str, run: Path, baselines: Iterable[Path], known: dict[Path, bytes]) -> str | None:
-    """Return the digest of a run's record, its points and the baselines that it names.
+def digest(version: str, run: Path, measurements: Iterable[Path], known: dict[Path, bytes]) -> str | None:
+    """Return the digest of a run's record, its points and its measurements.
 
     Its rows follow from these and the items.
 
     Args:
         version: of the code that computes the rows.
         run: folder of the run.
-        baselines: folders of its baselines.
-        known: digests of baselines computed before; new ones are added.
+        measurements: folders of its measurements.
+        known: digests of measurements computed before; new ones are added.
 
     Returns:
         64 hexadecimal digits; None if the run has no record, or a file is gone.
@@ -83,9 +84,9 @@ def digest(version: str, run: Path, baselines: Iterable[Path], known: dict[Path,
             content = _read(f"{run}/points/{volume}/point.json")
             if content is not None:
                 total.update(volume.encode() + hashlib.sha256(content).digest())
-        for folder in baselines:
+        for folder in measurements:
             if folder not in known:
-                known[folder] = hashlib.sha256((folder / "baseline.json").read_bytes()).digest()
+                known[folder] = hashlib.sha256((folder / MEASUREMENT).read_bytes()).digest()
             total.update(folder.name.encode() + known[folder])
     except OSError:
         return None
@@ -114,7 +115,7 @@ def read(run: Path) -> Summary | None:
     """
     try:
         values = json.loads((run / SUMMARY).read_bytes())
-        found = Summary(values["digest"], tuple(values["baselines"]), values["rows"], values["same"], values["columns"])
+        found = Summary(values["digest"], tuple(values["measurements"]), values["rows"], values["same"], values["columns"])
         whole = all(len(column) == found.rows for column in found.columns.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -125,7 +126,7 @@ def write(run: Path, summary: Summary) -> None:
     """Write a summary into a run's folder. Raises OSError if it cannot be written."""
     values = {
         "digest": summary.digest,
-        "baselines": summary.baselines,
+        "measurements": summary.measurements,
         "rows": summary.rows,
         "same": summary.same,
         "columns": summary.columns,

@@ -45,8 +45,8 @@ class Unit:
         arm: name of its arm; empty without arms, and of a baseline unit.
         label: its name for people.
         needs: baseline units that come first.
-        baseline_keys: suite → hash of its volume 0's identity, without weights and tasks, which
-            are not known yet.
+        evaluations: suite → evaluation id; of a baseline unit, those that volume 0 lacks.
+        before_sha256: hash of the weights that volume 0 is measured on.
         volumes: points to reach; empty for a baseline unit.
         derived: runs that are measured with this one, at the same volumes.
         threads, processes: that it computes with.
@@ -60,7 +60,8 @@ class Unit:
     arm: str = ""
     label: str
     needs: tuple[str, ...] = ()
-    baseline_keys: Mapping[str, str]
+    evaluations: Mapping[str, str]
+    before_sha256: str = ""
     volumes: tuple[int, ...] = ()
     derived: tuple[str, ...] = ()
     threads: int

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
 import tempfile
@@ -20,9 +22,13 @@ from harness.core import files
 from harness.core.errors import ConfigError, explain
 from harness.records import record_files, schema
 from harness.records.partial import PARTIAL, Partial
-from harness.records.schema import Baseline, Failure, Point, Record
+from harness.records.schema import Failure, Measurement, Point, Record
 from harness.records.store import Experiment, declared_by
 from harness.records.sweep_schema import Manifest, Sweep
+
+LEFT_BEHIND = 600.0
+"""Age in seconds at which a half-written measurement belongs to a killed process: runs with equal
+weights may write the same measurement at once."""
 
 
 class ExperimentWriter(Experiment):
@@ -77,15 +83,17 @@ class ExperimentWriter(Experiment):
         """Write the units of a sweep, for workers on other machines and for ``harness status``."""
         record_files.write_json(self.folder / "sweeps" / f"{sweep.id}.json", sweep)
 
-    def unfinished_baseline(self, baseline_id: str, key: str, *, again: bool = False) -> Partial:
-        """Return the finished tasks of a baseline that is being measured.
+    def unfinished_before(self, evaluation_id: str, weights_sha256: str, key: str, *, again: bool = False) -> Partial:
+        """Return the finished tasks of a volume 0 that is being measured.
 
         Args:
-            baseline_id: the baseline.
+            evaluation_id: of the suite.
+            weights_sha256: hash of the measured weights.
             key: see ``Partial``.
             again: those of the repeated measurement, which gives the numeric spread.
         """
-        return Partial(self.folder / PARTIAL / baseline_id / ("again" if again else "first"), key)
+        folder = self.folder / PARTIAL / evaluation_id / weights_sha256[:16]
+        return Partial(folder / ("again" if again else "first"), key)
 
     def unfinished_point(self, run_id: str, volume: int, key: str, *, select: bool = False) -> Partial:
         """Return the finished tasks of a point that is being measured.
@@ -98,32 +106,38 @@ class ExperimentWriter(Experiment):
         """
         return Partial(self.run_folder(run_id) / PARTIAL / (f"{volume}-select" if select else str(volume)), key)
 
-    def write_baseline(self, baseline: Baseline, samples: pd.DataFrame) -> None:
-        """Write a baseline with its items, unless a complete one exists."""
-        files.clear_hidden(self.folder / "baselines", of=f"{baseline.baseline_id}.")
-        known, folder = self.baseline(baseline.baseline_id), self.baseline_folder(baseline.baseline_id)
-        record_files.write_measured(folder, "baseline.json", baseline, samples, replace=known)
-        shutil.rmtree(self.folder / PARTIAL / baseline.baseline_id, ignore_errors=True)
+    def clear_unfinished(self, evaluation_id: str, weights_sha256: str) -> None:
+        """Remove the finished tasks of a volume 0 that is measured."""
+        shutil.rmtree(self.folder / PARTIAL / evaluation_id / weights_sha256[:16], ignore_errors=True)
 
-    def write_point(self, point: Point, samples: pd.DataFrame) -> None:
-        """Write a point with its items, unless a complete one exists."""
-        known = self.point(point.run_id, point.volume)
-        record_files.write_measured(self.point_folder(point.run_id, point.volume), "point.json", point, samples, replace=known)
+    def write_measurement(self, measurement: Measurement, samples: pd.DataFrame) -> None:
+        """Write a measurement with its items, unless a complete one exists."""
+        folder = self.measurement_folder(measurement.evaluation_id, measurement.weights_sha256)
+        files.clear_hidden(folder.parent, of=f"{folder.name}.", older_than=LEFT_BEHIND)
+        record_files.write_measurement(folder, measurement, samples)
+
+    def write_point(self, point: Point) -> None:
+        """Write a point, whose measurements are made; one of the same weights stays as it is."""
+        known, folder = self.point(point.run_id, point.volume), self.point_folder(point.run_id, point.volume)
+        if known is not None and known.weights_sha256 == point.weights_sha256:  # trained again, for another suite
+            point = dataclasses.replace(known, weights=point.weights or known.weights)
+        if point != known:
+            record_files.write_json(folder / "point.json", point)
         for place in (str(point.volume), f"{point.volume}-select"):
             shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / place, ignore_errors=True)
 
     def write_config(
-        self, run_id: str, config: Mapping[str, Any], start_weights_sha256: str = "", baselines: Mapping[str, str] | None = None
+        self, run_id: str, config: Mapping[str, Any], evaluations: Mapping[str, str] | None = None, before_sha256: str = ""
     ) -> None:
-        """Write the configuration of a run that starts, its start weights' hash and baselines.
+        """Write the configuration of a run that starts, and what its measurements are found by.
 
         Args:
             run_id: the run.
             config: its resolved configuration, plain values.
-            start_weights_sha256: hash of the weights that it starts from.
-            baselines: suite → baseline id.
+            evaluations: suite → evaluation id.
+            before_sha256: hash of the weights that volume 0 is measured on.
         """
-        values = {**config, schema.START_WEIGHTS: start_weights_sha256, schema.BASELINES: dict(baselines or {})}
+        values = {**config, schema.EVALUATIONS: dict(evaluations or {}), schema.BEFORE: before_sha256}
         files.write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
 
     def write_written(self, run_id: str, hashes: Mapping[str, str]) -> None:
@@ -180,10 +194,11 @@ class ExperimentWriter(Experiment):
         for place in ("", "points", "state", "weights", "prompts"):
             files.clear_hidden(self.run_folder(run_id) / place)
 
-    def forget(self, run_id: str) -> None:
-        """Remove a run, and those derived from it, whose inputs changed under its id.
-
-        Such an input is a nursery model that was rebuilt with other weight bytes.
-        """
+    def set_aside(self, run_id: str) -> None:
+        """Move a run, and those derived from it, out of ``runs``, since it has to restart."""
         for one in (run_id, *self.derived(run_id)):
-            shutil.rmtree(self.run_folder(one), ignore_errors=True)
+            if self.run_folder(one).exists():
+                kept = self.folder / "set_aside"
+                kept.mkdir(exist_ok=True)
+                number = next(n for n in itertools.count(1) if not (kept / f"{one}.{n}").exists())
+                self.run_folder(one).rename(kept / f"{one}.{number}")

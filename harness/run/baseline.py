@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.config.identity import identify
-from harness.config.strict import plain
-from harness.core.errors import ModelError
 from harness.core.progress import Progress
 from harness.core.sources import EvaluationBackend, ModelSource
 from harness.evaluation import evaluator, prompts
@@ -24,7 +22,7 @@ from harness.models.loading import load
 from harness.models.weights import state_sha256
 from harness.records import provenance
 from harness.records.partial import Partial
-from harness.records.schema import Baseline, complete
+from harness.records.schema import Measurement, Score
 from harness.run.preparation import Prepared
 
 if TYPE_CHECKING:
@@ -45,21 +43,11 @@ def by_itself(name: str, done: Callable[[], bool], do: Callable[[], None]) -> No
 def measure(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
     """Measure volume 0 on every suite of a run.
 
-    The model is not loaded if the experiment has every baseline.
+    The model is not loaded if the experiment has every measurement.
     """
-    known = prepared.experiment.baseline_keys()
-    if not all(known.get(key, False) for key in prepared.baseline_keys.values()):
-        before = Before(prepared, progress, once)
-        before.measure(before.load() if prepared.reference is None else None)
-
-
-def _weights_of(model: ModelSource) -> str:
-    """Return the hash of a model's weights, after downloading or building them if necessary."""
-    try:
-        return model.weights_sha256()
-    except ModelError:
-        model.load()
-        return model.weights_sha256()
+    ids, weights = prepared.evaluation_ids.values(), prepared.before_sha256
+    if not all(prepared.experiment.is_measured(evaluation_id, weights) for evaluation_id in ids):
+        Before(prepared, progress, once).measure(None)
 
 
 class Before:
@@ -70,8 +58,6 @@ class Before:
 
     Attributes:
         weights_sha256: hash of the start model's weights; set once it is loaded.
-        measured_sha256: hash of the weights that volume 0 is measured on.
-        ids: suite → baseline id; set when the model is loaded, or when volume 0 is measured.
         base_model: how a live model computes as its base, for suites of kind divergence.
     """
 
@@ -83,38 +69,26 @@ class Before:
         self.tokenizer = prepared.workspace.tokenizer_of(prepared.config)
         prompts.require_format(self.evaluation, self.tokenizer, self.config.labels.model)
         self.base_model = Base()  # before tuning, the model is its own base
-        self.weights_sha256 = self.measured_sha256 = ""
-        self.ids: dict[str, str] = {}
+        self.weights_sha256 = ""
 
     def load(self) -> PreTrainedModel:
         """Return the start model, on its device."""
         model = self._load(self.config.model, self.config.labels.model)
         self.weights_sha256 = self.config.model.weights_sha256()
-        self._identify()
         return model
-
-    def _identify(self) -> None:
-        """Set the baseline ids, which depend on the weights that volume 0 is measured on."""
-        if self.prepared.reference is None:
-            self.measured_sha256 = self.weights_sha256
-        else:
-            self.measured_sha256 = _weights_of(self.prepared.reference)
-        self.ids = {name: identify({**self._identity(name), "weights": self.measured_sha256}) for name in self.suites}
 
     def measure(self, model: PreTrainedModel | None) -> None:
         """Measure every suite that is not recorded for exactly these weights and items.
 
         Args:
-            model: the model that volume 0 is measured on; None is the reference model, which is
-                loaded only if a suite is missing.
+            model: the model that volume 0 is measured on; None loads it if a suite is missing.
         """
-        if not self.ids:
-            self._identify()
+        weights = self.prepared.before_sha256
         subject = functools.cache(lambda: model or self._load_measured())
         live_weights = functools.cache(lambda: state_sha256(subject()))
-        for name, baseline_id in self.ids.items():
-            done, do = functools.partial(self._known, baseline_id), functools.partial(self._measure, name, subject, live_weights)
-            self.once(f"baseline-{baseline_id}", done, do)
+        for name, evaluation_id in self.prepared.evaluation_ids.items():
+            done = functools.partial(self.experiment.is_measured, evaluation_id, weights)
+            self.once(f"before-{evaluation_id}-{weights[:8]}", done, functools.partial(self._measure, name, subject, live_weights))
 
     def _load_measured(self) -> PreTrainedModel:
         """Return the model that volume 0 is measured on."""
@@ -175,34 +149,40 @@ class Before:
 
     def key(self, name: str, live_weights: str) -> str:
         """Return the key of an evaluation: suite, items, settings and live weights."""
-        return identify({"baseline": self.ids[name], "live_weights": live_weights})
+        return identify({"evaluation": self.prepared.evaluation_ids[name], "live_weights": live_weights})
 
-    def _identity(self, name: str) -> dict[str, Any]:
-        return {**self.prepared.baseline_identities[name], "tasks": plain(self.suites[name].content)}
+    def record(self, name: str, weights_sha256: str, result: Result, scores: tuple[Score, ...] | None = None) -> None:
+        """Write the measurement of a suite.
 
-    def _known(self, baseline_id: str) -> bool:
-        known = self.experiment.baseline(baseline_id)
-        return known is not None and complete(known)
+        Args:
+            name: of the suite.
+            weights_sha256: hash of the measured weights.
+            result: of its evaluation.
+            scores: those of the result with a second measurement; None is the result's own.
+        """
+        measurement = Measurement(
+            evaluation_id=self.prepared.evaluation_ids[name],
+            identity=self.prepared.evaluations[name],
+            weights_sha256=weights_sha256,
+            suite=name,
+            scores=result.scores if scores is None else scores,
+            wall_seconds=result.seconds,
+            peak_memory_bytes=provenance.peak_memory_bytes(),
+            provenance=provenance.collect(),
+            facts=result.facts,
+        )
+        self.experiment.write_measurement(measurement, result.samples)
 
     def _measure(self, name: str, subject: Callable[[], PreTrainedModel], live_weights: Callable[[], str]) -> None:
         """Measure volume 0 of a suite, and again in other batches, and write it."""
-        baseline_id, model = self.ids[name], subject()
+        place, model = (self.prepared.evaluation_ids[name], self.prepared.before_sha256), subject()
         key = self.key(name, live_weights())
-        result = self.evaluate(name, model, "before", self.experiment.unfinished_baseline(baseline_id, key))
+        result = self.evaluate(name, model, "before", self.experiment.unfinished_before(*place, key))
         scores = result.scores
         if self.suites[name].suite.kind != "divergence":  # it compares the base with itself, which is always 0
-            scores = with_spread(result, self._remeasured(name, model, self.experiment.unfinished_baseline(baseline_id, key, again=True)))
-        baseline = Baseline(
-            baseline_id=baseline_id,
-            suite=name,
-            identity=self._identity(name),
-            weights_sha256=self.measured_sha256,
-            scores=scores,
-            wall_seconds=result.seconds,
-            provenance=provenance.collect(),
-            evaluation_facts=result.facts,
-        )
-        self.experiment.write_baseline(baseline, result.samples)
+            scores = with_spread(result, self._remeasured(name, model, self.experiment.unfinished_before(*place, key, again=True)))
+        self.record(name, self.prepared.before_sha256, result, scores)
+        self.experiment.clear_unfinished(*place)
 
     def _remeasured(self, name: str, model: PreTrainedModel, partial: Partial) -> Result:
         """Return a second measurement with other batches and threads, which shows rounding."""

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from harness.core.progress import Progress, Silent
 from harness.data import subsets
 from harness.records import provenance
-from harness.run import baseline, recording
+from harness.run import baseline, kept, recording
 from harness.run.baseline import Before, Once, by_itself
 from harness.run.generated import binding
 from harness.run.generated.data import Data, Generation, in_words, target_nats
+from harness.run.outstanding import is_done, is_recorded, outstanding
 from harness.run.points import Points
-from harness.run.preparation import Prepared, is_done
+from harness.run.preparation import Prepared
 from harness.run.recording import Recorder
 from harness.run.selection import Selection
 from harness.run.steps import Steps, steps_of
@@ -59,6 +60,7 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     if is_done(prepared):
         recording.settle(prepared, progress)
         return "already done"
+    missing = outstanding(prepared)
 
     # Checks that need no model.
     before = Before(prepared, progress, once)
@@ -70,12 +72,19 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     recorder.begin()
     progress.say(_opening(prepared, steps))
 
+    # Weights on disk, which lack only measurements.
+    trained = not missing.train and is_recorded(prepared)
+    if missing.measure or trained:
+        before.measure(None)
+        kept.measure(prepared, before, missing.measure)
+    if trained:
+        recorder.measured_later(None if generation.is_needed else steps)
+        return _ending(prepared)
+
     # Volume 0.
     model = before.load()
-    recorder.drop_changed_inputs()
     recorder.write_start()
     before.measure(model if prepared.reference is None else None)
-    recorder.write_config(before.ids)
     base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     before.use_base_weights(base)
 
@@ -85,14 +94,14 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     likelihood = target_nats(prepared, steps.data, model)
 
     # Training, with a point at each stop.
+    from harness.training.trajectory import Trajectory
+
     points = Points(prepared, before, selection, base)
 
     def on_stop(stop: Stop, live: PreTrainedModel) -> None:
         if not recorder.is_complete(stop.volume):
-            unmeasured = recorder.unmeasured(stop, steps, points.weight_change(live))
-            prepared.experiment.write_point(*points.measure(unmeasured, live))
-
-    from harness.training.trajectory import Trajectory
+            point = recorder.point(stop, steps, points.weight_change(live), live)
+            prepared.experiment.write_point(points.measure(point, live))
 
     job = _job(prepared, steps, before.tokenizer)
     name = f"{prepared.config.labels.model} {prepared.config.labels.tuning}"
@@ -103,6 +112,10 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     # The record, which marks the run as done.
     recorder.write_record(trajectory.model, trajectory.micro_batch_rows, steps, likelihood)
     _keep_checkpoint(prepared, job.checkpoints)
+    return _ending(prepared)
+
+
+def _ending(prepared: Prepared) -> Outcome:
     return "done" if is_done(prepared) else "measured in part"
 
 

@@ -1,14 +1,20 @@
-"""Further models of a run: the reference model, and those of its methods."""
+"""Models of a run: the reference model, those of its methods, and those that are yet to be made."""
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Hashable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from harness.config import paths
 from harness.config.run_config import RunConfig
-from harness.core.errors import ConfigError, explain
+from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.progress import Progress
 from harness.core.sources import ModelSource
 from harness.models import loading
+from harness.models.nursery.family import Nursery
+from harness.records import provenance
 
 if TYPE_CHECKING:
     from harness.run.workspace import Workspace
@@ -79,3 +85,38 @@ def _named(config: RunConfig) -> list[str]:
 def _member(workspace: Workspace, name: str) -> ModelSource:
     found: ModelSource = workspace.once(("member model", name), lambda: loading.member(name))
     return found
+
+
+def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress) -> None:
+    """Pretrain the nursery models that this machine lacks, since weights identify runs.
+
+    Raises ModelError.
+    """
+    missing: dict[Hashable, ModelSource] = {}
+    seen: set[Hashable] = set()
+    for config in configs:
+        for model in (config.model, *every(config, workspace).values()):
+            made = model if isinstance(model, Nursery) else getattr(model, "base", None)
+            key = (type(made), repr(made))
+            if isinstance(made, Nursery) and key not in seen and not _has_weights(made):
+                missing[key] = made
+            seen.add(key)
+    if not missing:
+        return
+    progress.stage(f"pretrain {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once", len(missing))
+    processes = min(len(missing), provenance.cores())
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for ended in as_completed([pool.submit(_load, model) for model in missing.values()]):
+            ended.result()
+            progress.advance()
+
+
+def _load(model: ModelSource) -> None:
+    model.load()
+
+
+def _has_weights(model: ModelSource) -> bool:
+    try:
+        return bool(model.weights_sha256())
+    except ModelError:
+        return False

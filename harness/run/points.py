@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import TrainingError, explain
-from harness.models.weights import state_sha256
+from harness.records import provenance
 from harness.records.schema import Point
 from harness.run.baseline import Before
 from harness.run.preparation import Prepared
-from harness.run.selection import BestVolume, CoefficientGrid, Measured, Selection, measured
+from harness.run.selection import BestVolume, CoefficientGrid, Selection, measure_suites
 
 if TYPE_CHECKING:
     import torch
@@ -38,16 +37,16 @@ class Points:
         self.best_volume = BestVolume(prepared, selection) if selection and self.config.mitigation.keeps_best else None
         self.grid = CoefficientGrid(prepared, before, selection, base) if self.config.mitigation.coefficients else None
 
-    def measure(self, unmeasured: Point, model: PreTrainedModel) -> Measured:
-        """Return a point with its scores, and its items; save its weights as configured.
+    def measure(self, unmeasured: Point, model: PreTrainedModel) -> Point:
+        """Measure a point, save its weights as configured, and return it.
 
         Args:
-            unmeasured: the point without scores.
+            unmeasured: the point of the live weights.
             model: the live model; it is not changed.
         """
         if self.grid is not None:
-            point, samples = self.grid.measure(unmeasured, model)
-            return dataclasses.replace(point, weights=self._save(point.volume, self.grid.model.save_pretrained)), samples
+            point = self.grid.measure(unmeasured, model)
+            return dataclasses.replace(point, weights=self._save(point.volume, self.grid.model.save_pretrained))
         live = functools.partial(self._live, model)
         return self.best_volume.measure(unmeasured, model, live) if self.best_volume else live(unmeasured)
 
@@ -66,16 +65,11 @@ class Points:
             raise TrainingError(explain("training", got=got, allowed="weights that moved", fix=fix))
         return norm
 
-    def _live(self, model: PreTrainedModel, unmeasured: Point) -> Measured:
+    def _live(self, model: PreTrainedModel, unmeasured: Point) -> Point:
         """Measure the live model on every suite."""
-        began, volume, live = time.perf_counter(), unmeasured.volume, state_sha256(model)
-        results = {}
-        for name in self.before.suites:
-            partial = self.experiment.unfinished_point(self.run_id, volume, self.before.key(name, live))
-            results[name] = self.before.evaluate(name, model, f"after {volume} rows", partial)
-        seconds = time.perf_counter() - began
-        weights = self._save(volume, functools.partial(self.config.tuning.save, model))
-        return measured(unmeasured, results, seconds, weights=weights)
+        measure_suites(self.before, model, unmeasured, f"after {unmeasured.volume} rows")
+        weights = self._save(unmeasured.volume, functools.partial(self.config.tuning.save, model))
+        return dataclasses.replace(unmeasured, weights=weights, peak_memory_bytes=provenance.peak_memory_bytes())
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
         """Save weights as ``save_weights`` asks, and return their folder in the run's folder.

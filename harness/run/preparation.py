@@ -1,28 +1,31 @@
-"""Preparation of a run: every check of configuration, data and suites, and its identity.
+"""Preparation of a run: every check of configuration, data and suites, and its identities.
 
-No model is built and no file is written.
+Suites are built, since their content identifies measurements. No model is loaded and no file is
+written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import PROTOCOL_VERSION
 from harness.config import combinations, resolution
-from harness.config.identity import derived_id, identify, run_identity
+from harness.config.identity import content_sha256, derived_id, evaluation_identity, identify, run_identity
 from harness.config.resolution import Machine, Resolved
 from harness.config.run_config import RunConfig
-from harness.config.strict import identifying, plain
+from harness.config.strict import plain
 from harness.core.errors import ConfigError, DataError, explain
 from harness.core.rows import Row
 from harness.core.seeds import permutation
 from harness.core.sources import ModelFacts, ModelSource
 from harness.data import subsets
-from harness.evaluation import prompts, suites
+from harness.evaluation import prompts
+from harness.evaluation import suites as suites_of
 from harness.records.schema import Role
 from harness.records.writer import ExperimentWriter
 from harness.run import other_models
@@ -35,9 +38,9 @@ class Prepared:
 
     Attributes:
         identity: everything that decides ``run_id``.
-        baseline_identities: suite → everything that decides its volume 0 and is known before its
-            tasks are built.
-        baseline_keys: suite → hash of that; runs with equal keys share the volume 0 of the suite.
+        evaluations: suite → everything that decides the scores of given weights.
+        evaluation_ids: suite → hash of that.
+        before_sha256: hash of the weights that volume 0 is measured on.
         reference: the model that volume 0 is measured on; None is the start model.
     """
 
@@ -45,8 +48,9 @@ class Prepared:
     facts: ModelFacts
     resolved: Resolved
     identity: Mapping[str, Any]
-    baseline_identities: Mapping[str, Mapping[str, Any]]
-    baseline_keys: Mapping[str, str]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluation_ids: Mapping[str, str]
+    before_sha256: str
     workspace: Workspace
     reference: ModelSource | None = None
 
@@ -74,7 +78,7 @@ class Prepared:
     @property
     def needs_selection(self) -> bool:
         """Whether a coefficient or a volume is chosen on the select items of the targets."""
-        return combinations.chooses(self.config.mitigation) or self.config.mitigation.keeps_best
+        return _needs_selection(self.config)
 
     @property
     def own_coefficient(self) -> float | None:
@@ -129,7 +133,8 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
             the next run that needs the same input raises it at once.
     """
     workspace.require_writable(experiment_of(config))
-    for name in (*config.target_suites, *config.probe_suites):
+    suites = (*config.target_suites, *config.probe_suites)
+    for name in suites:
         workspace.suite(name)
     _check_headline(config, workspace)
     combinations.check_chosen_on(config, {name: workspace.suite(name).metric for name in config.target_suites})
@@ -137,73 +142,75 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
     _check_sizes(config, workspace)
     reference = other_models.reference_of(config, workspace)
-    inputs = _inputs(config, workspace, reference)
-    identities, keys = _baselines(config, resolved, inputs, workspace)
+    evaluations = _evaluations(config, resolved, workspace, suites)
+    read = _read(config, resolved, workspace)
+    measured = facts if reference is None else workspace.facts_of_model(reference)
     return Prepared(
         config=config,
         facts=facts,
         resolved=resolved,
-        identity=run_identity(config, resolved, inputs),
-        baseline_identities=identities,
-        baseline_keys=keys,
+        identity=run_identity(config, resolved, facts, _inputs(config, workspace), read),
+        evaluations={name: found for name, (found, _) in evaluations.items()},
+        evaluation_ids={name: evaluation_id for name, (_, evaluation_id) in evaluations.items()},
+        before_sha256=content_sha256(measured.content),
         workspace=workspace,
         reference=reference,
     )
 
 
-def _inputs(config: RunConfig, workspace: Workspace, reference: ModelSource | None) -> dict[str, Any]:
-    """Return the content of a run's inputs, as plain values.
+def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
+    """Return the content of what a run trains on, as plain values.
 
     Computed once for all runs with the same inputs.
     """
     others = other_models.of_methods(config, workspace)
     models = {"models": {name: plain(workspace.facts_of_model(model).content) for name, model in others.items()}} if others else {}
-    if reference is not None:
-        models["reference"] = plain(workspace.facts_of_model(reference).content)
     drawn = config.anchor if config.mitigation.needs_anchor else None
 
     def compute() -> dict[str, Any]:
-        facts = workspace.facts_of(config)
         return {
-            "model": plain(facts.content),
+            "model": plain(workspace.facts_of(config).content),
             "tokenizer": workspace.tokenizer_content_of(config),
-            "context_length": facts.context_length,
             "data": workspace.fingerprint_of(config.data),
             **({"stages": [list(part) for part in parts]} if (parts := subsets.parts(config.data)) else {}),
             "anchor": workspace.fingerprint_of(drawn) if drawn else None,
-            "target_suites": {name: plain(workspace.identity_of(name, config)) for name in config.target_suites},
-            "probe_suites": {name: plain(workspace.identity_of(name, config)) for name in config.probe_suites},
         }
 
-    return workspace.once(("inputs", drawn is None, _inputs_key(config)), compute) | models
+    return workspace.once(("inputs", drawn is None, content_key(config.model, config.data, config.anchor)), compute) | models
 
 
-def _baselines(
-    config: RunConfig, resolved: Resolved, inputs: Mapping[str, Any], workspace: Workspace
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return by suite the identity of its volume 0, and the hash of that.
+def _evaluations(
+    config: RunConfig, resolved: Resolved, workspace: Workspace, suites: Sequence[str]
+) -> dict[str, tuple[dict[str, Any], str]]:
+    """Return by suite the identity of its evaluation, and its hash.
 
-    Computed once for all runs with the same start.
+    Computed once for all runs with the same start model and settings.
     """
 
-    def compute() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        shared = {
-            "model": inputs.get("reference", inputs["model"]),  # measured with the tokenizer and context of the start model
-            **{name: inputs[name] for name in ("tokenizer", "context_length")},
-            "evaluation": identifying(config.evaluation) | {"dtype": resolved.evaluation_dtype},
-            "threads": resolved.threads,
-            "protocol_version": PROTOCOL_VERSION,
+    def compute(name: str) -> tuple[dict[str, Any], str]:
+        facts, suite = workspace.facts_of(config), workspace.suite_of(name, config)
+        model = {
+            "content": plain(facts.content),
+            "tokenizer": workspace.tokenizer_content_of(config),
+            "context_length": facts.context_length,
         }
-        measured = inputs["target_suites"] | inputs["probe_suites"]
-        identities = {name: shared | {"suite": suite} for name, suite in measured.items()}
-        return identities, {name: identify(found) for name, found in identities.items()}
+        found = evaluation_identity(config.evaluation, resolved.evaluation_dtype, suite.suite.identity(), plain(suite.content), model)
+        return found, identify(found)
 
-    key = ("baselines", content_key(config.evaluation), resolved.evaluation_dtype, resolved.threads, _inputs_key(config))
-    return workspace.once(key, compute)
+    key = content_key(config.model, config.data, config.anchor, config.evaluation, resolved.evaluation_dtype)
+    return {name: workspace.once(("evaluation", name, key), functools.partial(compute, name)) for name in suites}
 
 
-def _inputs_key(config: RunConfig) -> Hashable:
-    return content_key(config.model, config.reference, config.data, config.anchor, config.target_suites, config.probe_suites)
+def _read(config: RunConfig, resolved: Resolved, workspace: Workspace) -> dict[str, str]:
+    """Return suite → evaluation id of the select items that a rule of the run reads."""
+    if not _needs_selection(config):
+        return {}
+    on_select = dataclasses.replace(config, evaluation=config.evaluation.for_items("select"))
+    return {name: found for name, (_, found) in _evaluations(on_select, resolved, workspace, config.target_suites).items()}
+
+
+def _needs_selection(config: RunConfig) -> bool:
+    return combinations.chooses(config.mitigation) or config.mitigation.keeps_best
 
 
 def _check_headline(config: RunConfig, workspace: Workspace) -> None:
@@ -234,25 +241,18 @@ def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
         raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(anchor)} rows", allowed=f"at least {wanted}", fix=fix))
 
 
-def is_done(prepared: Prepared) -> bool:
-    """Return whether the run and its derived runs are recorded at every volume without failure."""
-    experiment, run_id = prepared.experiment, prepared.run_id
-    record, derived = experiment.record(run_id), prepared.derived.values()
-    if record is None or not set(prepared.volumes) <= set(record.volumes):
-        return False
-    if not all(set(prepared.volumes) <= set(experiment.recorded(one)) for one in derived):
-        return False
-    points = [experiment.point(one, volume) for one in (run_id, *derived) for volume in prepared.volumes]
-    baselines = [experiment.baseline(baseline_id) for baseline_id in record.baselines.values()]
-    complete = [item is not None and all(score.status == "ok" for score in item.scores) for item in [*points, *baselines]]
-    return all(complete)
-
-
 def check_together(runs: Sequence[Prepared]) -> None:
     """Reject a sweep whose runs differ in declarations or dtype policy. Raises ConfigError.
 
-    Differences between methods could come from margins or rounding instead.
+    Differences between methods could come from margins or rounding instead. A run that is asked for
+    twice has to be measured in one way: a table shows one.
     """
+    first: dict[str, Prepared] = {}
+    for run in runs:
+        one = first.setdefault(run.run_id, run)
+        if (one.evaluation_ids, one.before_sha256) != (run.evaluation_ids, run.before_sha256):
+            got, fix = f"two of them for run {run.run_id}", "remove it from the axes, and give each a name=NAME of its own"
+            raise ConfigError(explain("evaluation, suites or reference", got=got, allowed="one way to measure a run", fix=fix))
     policies = sorted({f"{run.resolved.dtype} training, {run.resolved.evaluation_dtype} evaluation" for run in runs})
     if len(policies) > 1:
         fix = "one training.dtype and one evaluation.dtype for the whole sweep"
@@ -270,7 +270,7 @@ def prompts_of(name: str, config: RunConfig, number: int) -> list[str]:
         HarnessError: for a suite that cannot be evaluated.
     """
     workspace, evaluation = Workspace(), config.evaluation
-    suites.load(name)
+    suites_of.load(name)
     tokenizer = workspace.tokenizer_of(config)
     prompts.require_format(evaluation, tokenizer, config.labels.model)
     prepared = workspace.suite_of(name, config)

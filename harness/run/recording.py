@@ -1,4 +1,4 @@
-"""The files of a run: configuration, prompts, points without scores, record and summary."""
+"""The files of a run: configuration, prompts, points, record and summary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from harness.core.progress import Progress
 from harness.core.rows import Example
 from harness.data import overlap
 from harness.evaluation import prompts
+from harness.models.weights import state_sha256
 from harness.records import provenance
-from harness.records.schema import BASELINES, Point, Record, complete
+from harness.records.schema import Point, Record
 from harness.records.store import Experiment
 from harness.run.baseline import Before
 from harness.run.generated.binding import generated_for
+from harness.run.outstanding import unmeasured
 from harness.run.preparation import Prepared
 from harness.run.selection import derived_config
 from harness.run.steps import Steps
@@ -41,60 +43,46 @@ class Recorder:
         for run_id in (self.run_id, *self.prepared.derived.values()):
             self.experiment.clear_leftovers(run_id)
 
-    def drop_changed_inputs(self) -> None:
-        """Drop results that started from other weights or were compared with other items.
-
-        The run id does not depend on them: a nursery model may have been rebuilt by the same
-        recipe, or a data set of lm-eval may have changed.
-        """
-        known = self._known_baselines()
-        other_items = any(known.get(name, baseline_id) != baseline_id for name, baseline_id in self.before.ids.items())
-        if other_items or self.experiment.start_weights_sha256(self.run_id) not in {None, self.before.weights_sha256}:
-            self.experiment.forget(self.run_id)
-
-    def write_start(self) -> None:
-        """Write the prompts and the configuration of a run that begins.
-
-        Baseline ids stay those of its last execution until volume 0 is measured.
-        """
+    def write_prompts(self) -> None:
+        """Write one item of each task as the model sees it."""
         for name, suite in self.before.suites.items():
             shown = prompts.shown(suite, self.before.evaluation, self.before.tokenizer, self.prepared.facts.context_length)
             self.experiment.write_prompts(self.run_id, name, shown)
-        self.write_config(self._known_baselines())
 
-    def write_config(self, baseline_ids: Mapping[str, str]) -> None:
-        """Write the configurations of the run and its derived runs, with suite → baseline id."""
-        self.experiment.write_config(self.run_id, recorded(self.config), self.before.weights_sha256, baseline_ids)
-        for coefficient, run_id in self.prepared.derived.items():
-            config = derived_config(self.prepared, coefficient)
-            self.experiment.write_config(run_id, config, self.before.weights_sha256, baseline_ids)
+    def write_start(self) -> None:
+        """Write the prompts and the configuration of a run that begins."""
+        self.write_prompts()
+        prepared = self.prepared
+        configs = {self.run_id: recorded(self.config)}
+        configs |= {run_id: derived_config(prepared, coefficient) for coefficient, run_id in prepared.derived.items()}
+        for run_id, config in configs.items():
+            self.experiment.write_config(run_id, config, prepared.evaluation_ids, prepared.before_sha256)
 
     def restart(self) -> None:
-        """Drop all results of the run, and write the files that a run starts with."""
-        self.experiment.forget(self.run_id)
+        """Set all results of the run aside, and write the files that a run starts with."""
+        self.experiment.set_aside(self.run_id)
         self.write_start()
-        self.write_config(self.before.ids)
 
     def is_complete(self, volume: int) -> bool:
-        """Return whether the point of a volume is complete, also in each derived run."""
-        return all(is_complete(self.experiment, one, volume) for one in (self.run_id, *self.prepared.derived.values()))
+        """Return whether the point of a volume is measured on every suite, also in derived runs."""
+        every = (self.run_id, *self.prepared.derived.values())
+        return not any(unmeasured(self.experiment, one, volume, self.prepared.evaluation_ids) for one in every)
 
-    def unmeasured(self, stop: Stop, steps: Steps, weight_change: float) -> Point:
-        """Return the point of a stop without its scores."""
+    def point(self, stop: Stop, steps: Steps, weight_change: float, model: PreTrainedModel) -> Point:
+        """Return the point of a stop, of the live weights, which is not measured yet."""
         examples = [example for step in steps.examples[: stop.counts.step] for example in step]
         anchor = [example for example in examples if example.origin == "anchor"]
         return Point(
             run_id=self.run_id,
             volume=stop.volume,
+            weights_sha256=state_sha256(model),
             counts=self._counts(stop, steps, examples),
             target_rows=len(examples) - len(anchor),
             anchor_rows=len(anchor),
             anchor_tokens=sum(example.tokens for example in anchor),
             truncated_rows=sum(example.truncated for example in examples),
             weight_change=weight_change,
-            evaluation_seconds=0.0,
             peak_memory_bytes=0,
-            scores=(),
         )
 
     def _counts(self, stop: Stop, steps: Steps, examples: list[Example]) -> Counts:
@@ -140,7 +128,8 @@ class Recorder:
             labels=plain(config.labels),
             config=longer.config if longer else plain(config),
             volumes=volumes,
-            baselines=self.before.ids,
+            evaluations=self.prepared.evaluation_ids,
+            before_sha256=self.prepared.before_sha256,
             roles=self.prepared.roles,
             params_total=self.prepared.facts.params_total,
             params_trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
@@ -157,7 +146,7 @@ class Recorder:
             data_facts=longer.data_facts if longer else dict(steps.facts),
             micro_batch_rows=micro_batch_rows,
             writing=longer.writing if longer else {**steps.data.statistics, **target_nats, **generated_for(config)},
-            incomplete=incomplete(self.experiment, self.run_id, volumes, self.before.ids.values(), self.prepared.derived.values()),
+            incomplete=_incomplete(self.prepared, self.run_id, volumes),
         )
 
     def _derived(self, record: Record, coefficient: float, run_id: str) -> Record:
@@ -169,13 +158,25 @@ class Recorder:
             identity={**record.identity, "coefficient": coefficient},
             labels={**record.labels, "mitigation": config["labels"]["mitigation"]},
             config={**record.config, "labels": config["labels"]},
-            incomplete=incomplete(self.experiment, run_id, record.volumes, self.before.ids.values()),
+            incomplete=_incomplete(self.prepared, run_id, record.volumes),
             derived_from=record.run_id,
         )
 
     def _write(self, record: Record) -> None:
         self.experiment.write_record(record)
         summarise(self.experiment, record.run_id, self.progress)
+
+    def measured_later(self, steps: Steps | None) -> None:
+        """Let the record say what is measured by now, also suites measured after training.
+
+        Args:
+            steps: the rows; None for generated rows, whose overlap with such suites is unknown.
+        """
+        record = self.experiment.record(self.run_id)
+        if record is not None and steps is not None and set(self.before.suites) - set(record.overlap):
+            self.experiment.write_record(dataclasses.replace(record, overlap={**self._overlap(steps), **record.overlap}))
+        self.write_prompts()
+        settle(self.prepared, self.progress)
 
     def _overlap(self, steps: Steps) -> dict[str, Any]:
         """Return suite → shares of its items' text that occur in the training rows."""
@@ -185,25 +186,31 @@ class Recorder:
             if suite.suite.overlap == "expected":
                 found[name] = "expected"
                 continue
-            samples = self.experiment.baseline_samples(self.before.ids[name])
+            samples = self.experiment.measurement_samples(self.prepared.evaluation_ids[name], self.prepared.before_sha256)
             items = samples[~samples["task"].map(suite.apart).astype(bool)].drop_duplicates(["task", "doc_hash"])
             found[name] = overlap.shares(texts, items["item"].tolist()) if len(items) else {}
         return found
 
-    def _known_baselines(self) -> Mapping[str, str]:
-        known: Mapping[str, str] = self.experiment.config(self.run_id).get(BASELINES, {})
-        return known
-
 
 def settle(prepared: Prepared, progress: Progress) -> None:
-    """Clear outdated failure and incompleteness markers of a run that is complete by now."""
+    """Let the record of a run say what is asked of it by now, if all of that is measured.
+
+    Clears outdated failures and incompleteness; the suites that are shown are those asked for last.
+    """
     experiment, run_id = prepared.experiment, prepared.run_id
     for one in (*prepared.derived.values(), run_id):
         record = experiment.record(one)
-        if record is not None and record.incomplete:
-            derived = prepared.derived.values() if one == run_id else ()
-            now = incomplete(experiment, one, record.volumes, record.baselines.values(), derived)
-            experiment.write_record(dataclasses.replace(record, incomplete=now))
+        if record is not None:
+            labels = {**record.labels, "reference": prepared.config.labels.reference}
+            asked = {
+                "evaluations": prepared.evaluation_ids,
+                "before_sha256": prepared.before_sha256,
+                "roles": prepared.roles,
+                "labels": labels,
+            }
+            now = dataclasses.replace(record, **asked, incomplete=_incomplete(prepared, one, record.volumes))  # type: ignore[arg-type]
+            if now != record:
+                experiment.write_record(now)
         experiment.drop_failure(one)
         summarise(experiment, one, progress)
 
@@ -216,17 +223,13 @@ def summarise(experiment: Experiment, run_id: str, progress: Progress) -> None:
         progress.say(f"run {run_id}: recorded; its summary could not be computed: {reason}")
 
 
-def incomplete(
-    experiment: Experiment, run_id: str, volumes: Iterable[int], baseline_ids: Iterable[str], derived: Iterable[str] = ()
-) -> tuple[int, ...]:
-    """Return the volumes with a failed measurement, derived runs included; 0 is a baseline."""
-    every = (run_id, *derived)
-    points = [volume for volume in volumes if not all(is_complete(experiment, one, volume) for one in every)]
-    before = [experiment.baseline(baseline_id) for baseline_id in baseline_ids]
-    return (*([] if all(one is not None and complete(one) for one in before) else [0]), *points)
+def _incomplete(prepared: Prepared, run_id: str, volumes: Iterable[int]) -> tuple[int, ...]:
+    """Return the volumes with a failed or missing measurement; 0 is volume 0.
 
-
-def is_complete(experiment: Experiment, run_id: str, volume: int) -> bool:
-    """Return whether the point is complete."""
-    known = experiment.point(run_id, volume)
-    return known is not None and complete(known)
+    Those of derived runs are included in the run that trained.
+    """
+    experiment, ids = prepared.experiment, prepared.evaluation_ids
+    every = (run_id, *prepared.derived.values()) if run_id == prepared.run_id else (run_id,)
+    points = [volume for volume in volumes if any(unmeasured(experiment, one, volume, ids) for one in every)]
+    before = all(experiment.is_measured(evaluation_id, prepared.before_sha256) for evaluation_id in ids.values())
+    return (*([] if before else [0]), *points)

@@ -19,49 +19,44 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from harness.config.identity import recorded
 from harness.core.contexts import WeightsContext
 from harness.core.errors import EvaluationError, TrainingError, explain
 from harness.evaluation.divergence import Base
-from harness.evaluation.evaluator import Result
 from harness.methods.tuning.full import Full
 from harness.models import arithmetic
 from harness.models.loading import load, load_member
 from harness.models.weights import state_sha256
 from harness.records import provenance
-from harness.records.schema import Point, Score, complete
+from harness.records.schema import Point, Score
 from harness.records.store import Experiment
 from harness.run.baseline import Before
+from harness.run.outstanding import unmeasured as unmeasured_suites
 from harness.run.preparation import Prepared
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-Measured = tuple[Point, pd.DataFrame]
-"""A point and its items."""
 
-
-def measured(point: Point, results: Mapping[str, Result], seconds: float, **changes: Any) -> Measured:
-    """Return a point with the results of its suites, and its items.
+def measure_suites(before: Before, model: PreTrainedModel, point: Point, when: str, base: Base | None = None) -> None:
+    """Measure a model on the suites that its weights are not measured on.
 
     Args:
-        point: the point without scores.
-        results: suite → result.
-        seconds: duration of the evaluation.
-        changes: further fields to set.
+        before: volume 0 of the run, with its suites.
+        model: has the weights of the point.
+        point: names the weights, and the place of finished tasks.
+        when: words for people: after which volume.
+        base: how the model computes as its base; None is that of the run.
     """
-    scores = tuple(score for result in results.values() for score in result.scores)
-    facts = {name: result.facts for name, result in results.items()}
-    found = dataclasses.replace(point, scores=scores, evaluation_facts=facts, evaluation_seconds=seconds, **changes)
-    samples = pd.concat([result.samples for result in results.values()], ignore_index=True)
-    return dataclasses.replace(found, peak_memory_bytes=provenance.peak_memory_bytes()), samples
+    experiment, weights = before.experiment, point.weights_sha256
+    for name, evaluation_id in before.prepared.evaluation_ids.items():
+        if not experiment.is_measured(evaluation_id, weights):
+            partial = experiment.unfinished_point(point.run_id, point.volume, before.key(name, weights))
+            before.record(name, weights, before.evaluate(name, model, when, partial, base=base))
 
 
 class Selection:
@@ -117,16 +112,16 @@ class BestVolume:
     def __init__(self, prepared: Prepared, selection: Selection) -> None:
         self.prepared, self.experiment, self.selection = prepared, prepared.experiment, selection
 
-    def measure(self, unmeasured: Point, model: PreTrainedModel, evaluate: Callable[[Point], Measured]) -> Measured:
-        """Return the point of a volume, with the scores of the best volume so far.
+    def measure(self, unmeasured: Point, model: PreTrainedModel, evaluate: Callable[[Point], Point]) -> Point:
+        """Return the point of a volume, with the weights of the best volume so far.
 
-        An earlier volume that is the best was evaluated when it was reached, so its scores are
-        copied: no weights are kept in memory, and nothing is evaluated twice.
+        An earlier volume that is the best was measured when it was reached: no weights are kept in
+        memory, and nothing is evaluated twice.
 
         Args:
-            unmeasured: the point without scores.
+            unmeasured: the point of the live weights.
             model: the live model.
-            evaluate: evaluates the live model, if this volume is the best.
+            evaluate: measures the live model, if this volume is the best.
         """
         run_id, volume = unmeasured.run_id, unmeasured.volume
         earlier = {one: _scored(self.experiment, run_id, one, str(one)) for one in self.prepared.volumes if one < volume}
@@ -136,16 +131,13 @@ class BestVolume:
         if chosen == volume:
             return evaluate(dataclasses.replace(unmeasured, selected=selected))
         best_so_far = earlier[chosen]
-        point = dataclasses.replace(
+        return dataclasses.replace(
             unmeasured,
             selected=selected,
-            scores=best_so_far.scores,
-            evaluation_facts=best_so_far.evaluation_facts,
-            evaluation_seconds=best_so_far.evaluation_seconds,
+            weights_sha256=best_so_far.weights_sha256,
             weight_change=best_so_far.weight_change,
             weights=best_so_far.weights,
         )
-        return point, self.experiment.point_samples(run_id, chosen)
 
 
 def _scored(experiment: Experiment, run_id: str, volume: int, key: str) -> Point:
@@ -176,23 +168,22 @@ class CoefficientGrid:
         self.experiment, self.selection = prepared.experiment, selection
         self.base_model = Base(lambda live: Full().base_weights(live, base), before.base_model.drawn)  # all points share this text
 
-    def measure(self, unmeasured: Point, tuned: PreTrainedModel) -> Measured:
+    def measure(self, unmeasured: Point, tuned: PreTrainedModel) -> Point:
         """Write missing points of derived runs, and return the run's own point.
 
         Args:
-            unmeasured: the run's own point without scores.
+            unmeasured: the run's own point, of the live weights.
             tuned: the live model; it is not changed.
         """
         context = self._context(self.config.tuning.merged(tuned))
         for coefficient, run_id in self.prepared.derived.items():
-            known = self.experiment.point(run_id, unmeasured.volume)
-            if known is None or not complete(known):
-                self.experiment.write_point(*self._measure(dataclasses.replace(unmeasured, run_id=run_id), coefficient, context))
+            if unmeasured_suites(self.experiment, run_id, unmeasured.volume, self.prepared.evaluation_ids):
+                self.experiment.write_point(self._measure(dataclasses.replace(unmeasured, run_id=run_id), coefficient, context))
         if self.prepared.own_coefficient is not None:
             return self._measure(unmeasured, self.prepared.own_coefficient, context)
         return self._best(unmeasured, context)
 
-    def _best(self, unmeasured: Point, context: WeightsContext) -> Measured:
+    def _best(self, unmeasured: Point, context: WeightsContext) -> Point:
         """Return a copy of the derived point that is best on the select items.
 
         The second model gets its weights, since the run may save them.
@@ -202,10 +193,9 @@ class CoefficientGrid:
         selected = {key: value for point in points.values() for key, value in point.selected.items()}
         coefficient = next(one for one in derived if f"{one:g}" == best(selected))
         self._put(self.config.mitigation.weights(context, coefficient))
-        found = dataclasses.replace(points[coefficient], run_id=unmeasured.run_id, selected=selected)
-        return found, self.experiment.point_samples(derived[coefficient], volume)
+        return dataclasses.replace(points[coefficient], run_id=unmeasured.run_id, selected=selected)
 
-    def _measure(self, unmeasured: Point, coefficient: float, context: WeightsContext) -> Measured:
+    def _measure(self, unmeasured: Point, coefficient: float, context: WeightsContext) -> Point:
         """Evaluate the weights of one coefficient, on the select items first if the run chooses."""
         weights = self.config.mitigation.weights(context, coefficient)
         self._put(weights)
@@ -213,13 +203,10 @@ class CoefficientGrid:
         selected = {}
         if self.selection is not None:
             selected = {f"{coefficient:g}": self.selection.score(model, unmeasured.run_id, volume, when, self.base_model)}
-        began, live, results = time.perf_counter(), state_sha256(model), {}
-        for name in self.before.suites:
-            partial = self.experiment.unfinished_point(unmeasured.run_id, volume, self.before.key(name, live))
-            results[name] = self.before.evaluate(name, model, when, partial, base=self.base_model)
-        change = arithmetic.norm(weights, self.base)
-        seconds = time.perf_counter() - began
-        return measured(unmeasured, results, seconds, coefficient=coefficient, selected=selected, weight_change=change)
+        found = dataclasses.replace(unmeasured, weights_sha256=state_sha256(model))
+        measure_suites(self.before, model, found, when, base=self.base_model)
+        change, peak = arithmetic.norm(weights, self.base), provenance.peak_memory_bytes()
+        return dataclasses.replace(found, coefficient=coefficient, selected=selected, weight_change=change, peak_memory_bytes=peak)
 
     @functools.cached_property
     def model(self) -> PreTrainedModel:

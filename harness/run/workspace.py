@@ -97,13 +97,6 @@ class Workspace:
         evaluation = config.evaluation.for_items("select")
         return {name: self.suite_of(name, dataclasses.replace(config, evaluation=evaluation)) for name in config.target_suites}
 
-    def identity_of(self, name: str, config: RunConfig) -> dict[str, Any]:
-        """Return everything that decides the scores of a suite."""
-        suite = self.suite(name)
-        source = source_of(suite, config)
-        rows = self.rows_of(source, suite.split) if source else ()
-        return self.once(("suite identity", name, self._key(source, suite.split)), lambda: evaluator.identity(suite, rows))
-
     def suite_of(self, name: str, config: RunConfig) -> PreparedSuite:
         """Return a suite with its tasks built, or its rows read, and its items chosen."""
         suite, evaluation = self.suite(name), config.evaluation

@@ -18,9 +18,10 @@ from harness.config import paths
 from harness.config.identity import recorded
 from harness.core.display import Display
 from harness.core.errors import ConfigError, DataError, ModelError, explain
+from harness.core.progress import Progress, Silent
 from harness.records.sweep_schema import TRIES, Sweep
 from harness.records.writer import ExperimentWriter
-from harness.run import execution, preparation
+from harness.run import execution, other_models, outstanding, preparation, recording
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 from harness.sweep.axes import Asked, Expansion, expand
@@ -55,12 +56,13 @@ def require_name(overrides: Sequence[str], command: str = "sweep") -> None:
         raise ConfigError(explain(command, got="neither an experiment nor a name", allowed=allowed, fix=fix))
 
 
-def start(overrides: Sequence[str], *, warm: bool = False) -> Started:
+def start(overrides: Sequence[str], *, warm: bool = False, progress: Progress = Silent()) -> Started:  # noqa: B008
     """Check every run of a sweep and write the units to do; nothing runs yet.
 
     Args:
         overrides: ``experiment=NAME`` or ``name=NAME``, axes, values and the launcher.
         warm: let the launcher start its slow preparations meanwhile.
+        progress: told of models that are pretrained first.
 
     Raises:
         HarnessError: one line; nothing was written.
@@ -69,7 +71,7 @@ def start(overrides: Sequence[str], *, warm: bool = False) -> Started:
     require_name(rest)
     expansion = expand(rest)
     _require_valid(expansion)
-    return begin(expansion.asked, launcher, keep=False, warm=warm)
+    return begin(expansion.asked, launcher, keep=False, warm=warm, progress=progress)
 
 
 def _require_valid(expansion: Expansion) -> None:
@@ -79,7 +81,14 @@ def _require_valid(expansion: Expansion) -> None:
         raise ConfigError(f"{first.reason} ({count}; `harness plan` lists them, hydra.sweeper.exclude leaves them out)")
 
 
-def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool = False) -> Started:
+def begin(
+    asked: Sequence[Asked],
+    launcher: Launcher,
+    *,
+    keep: bool,
+    warm: bool = False,
+    progress: Progress = Silent(),  # noqa: B008 - it has no state
+) -> Started:
     """Check and identify runs, and write the units that are not done.
 
     Args:
@@ -87,6 +96,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         launcher: will carry them.
         warm: see ``start``.
         keep: add the runs to those of earlier commands, in place of a new sweep.
+        progress: told of models that are pretrained first.
 
     Raises:
         HarnessError: one line; nothing was written.
@@ -94,6 +104,7 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
     launcher.check()
     workspace, machine = Workspace(), launcher.machine
     try:
+        other_models.make((one.config for one in asked), workspace, progress)
         prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
     except (ModelError, DataError) as error:
         if keep:
@@ -101,13 +112,13 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
         raise type(error)(f"{error} (`harness plan` lists everything missing, `harness prefetch` fetches it)") from error
     preparation.check_together(prepared)
     experiment = prepared[0].experiment
-    pending = [item for item in prepared if not preparation.is_done(item)]
+    pending = [item for item in prepared if not outstanding.is_done(item)]
     if pending and warm:
         launcher.warm_up()
     for item in _one_of_each(pending):
         execution.inspect(item)
     missing = {item.run_id for item in pending}
-    every = units_of(list(zip(asked, prepared, strict=True)), experiment.baseline_keys())
+    every = units_of(list(zip(asked, prepared, strict=True)))
     needed = {name for unit in every if unit.id in missing for name in unit.needs}
     units = [unit for unit in every if unit.id in missing or unit.id in needed]
     sweep = Sweep(
@@ -129,6 +140,9 @@ def begin(asked: Sequence[Asked], launcher: Launcher, *, keep: bool, warm: bool 
     arms = {item.run_id: one.arm for one, item in pairs if one.arm}
 
     def announce() -> None:
+        for item in prepared:
+            if item.run_id not in missing:
+                recording.settle(item, progress)
         experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id, arms=arms)
         _allow_one_more_try(experiment, missing)
 

@@ -32,8 +32,6 @@ class UnitStates:
         self.done: set[str] = set()
         self.gave_up: dict[str, str] = {}
         self.tries: Counter[str] = Counter()
-        self.baseline_keys: dict[str, bool] = {}
-        self.baseline_ids: list[str] = []
 
     def of(self, unit: Unit) -> State:
         """Return the state of a unit: done, failed in this sweep, running (claimed) or pending."""
@@ -57,11 +55,19 @@ class UnitStates:
         """Return whether all results of a unit are recorded and no measurement is missing."""
         if unit.kind == "baseline":
             last = self._last(unit)  # a baseline measured by this sweep is done even if a task failed: it would fail again
-            return all(map(self._baseline_known, unit.baseline_keys.values())) or (last is not None and last.ended == "done")
-        runs = (unit.id, *unit.derived)
-        if not all(set(unit.volumes) <= set(self.experiment.recorded(one)) for one in runs):
+            known = all(self.experiment.is_measured(found, unit.before_sha256) for found in unit.evaluations.values())
+            return known or (last is not None and last.ended == "done")
+        return all(self._is_whole(one, unit) for one in (unit.id, *unit.derived))
+
+    def _is_whole(self, run_id: str, unit: Unit) -> bool:
+        """Return whether a run is recorded at the volumes of a unit, and measured as it asks."""
+        record = self.experiment.glance("runs", run_id, "record.json")
+        lacking = {*record.get("incomplete", ())}
+        if record.get("evaluations") != unit.evaluations or record.get("before_sha256") != unit.before_sha256:
+            return False  # the record is brought up to date when the run is carried out
+        if 0 in lacking or not set(unit.volumes) <= {*record.get("volumes", ())} - lacking:
             return False
-        return all((self.experiment.point_folder(one, volume) / "point.json").exists() for one in runs for volume in unit.volumes)
+        return all((self.experiment.point_folder(run_id, volume) / "point.json").exists() for volume in unit.volumes)
 
     def failure(self, unit: Unit) -> str:
         """Return why a unit is failed in this sweep; empty if it is not."""
@@ -84,8 +90,3 @@ class UnitStates:
     def may_begin(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
         """Return whether the baselines that a unit needs are done or failed."""
         return all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
-
-    def _baseline_known(self, key: str) -> bool:
-        if not self.baseline_keys.get(key) and (ids := self.experiment.baseline_ids()) != self.baseline_ids:
-            self.baseline_keys, self.baseline_ids = self.experiment.baseline_keys(), ids
-        return self.baseline_keys.get(key, False)

@@ -115,16 +115,15 @@ class StatusReader:
         self.states = UnitStates(experiment, self.claims)
         self.known: dict[str, UnitState] = {}
         self.groups = groups({unit.id: (unit.arm, unit.overrides) for unit in found.units if unit.kind == "run"})
-        self.baselines = -1
 
     def read(self) -> Overview:
         """Return the current progress."""
-        claimed, before, self.baselines = set(self.experiment.claims.units()), self.baselines, len(self.experiment.baseline_ids())
+        claimed = set(self.experiment.claims.units())
         owners: dict[tuple[str, str, int], str] = {}
         for unit in self.sweep.units:
             known = self.known.get(unit.id)
-            measured = unit.kind == "baseline" and self.baselines != before
-            if known is None or (known.state not in {"done", "failed"} and (unit.id in claimed or measured)):
+            changes = unit.id in claimed or unit.kind == "baseline"
+            if known is None or (known.state not in {"done", "failed"} and changes):
                 self.known[unit.id] = self._look(unit, owners)
         units = tuple(self.known[unit.id] for unit in self.sweep.units)
         left = _left(self.sweep.units, units)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from harness.config.identity import identify
@@ -17,17 +18,18 @@ FIXED_PARAMETERS = 1_000_000
 """Added to a model's size: below about this size a run's cost hardly falls with it."""
 
 
-def units_of(asked: Sequence[tuple[Asked, Prepared]], known_baselines: Mapping[str, bool]) -> list[Unit]:
+def units_of(asked: Sequence[tuple[Asked, Prepared]]) -> list[Unit]:
     """Return the units of a sweep in the order in which they are taken.
 
     Args:
         asked: every run with its preparation.
-        known_baselines: key of a recorded baseline → whether it is complete and needs no unit.
     """
+    is_measured = functools.cache(asked[0][1].experiment.is_measured) if asked else None
     runs: dict[str, Unit] = {}
     baselines: dict[str, Unit] = {}
     for one, prepared in asked:
-        missing = {suite: key for suite, key in prepared.baseline_keys.items() if not known_baselines.get(key)}
+        weights = prepared.before_sha256
+        missing = {suite: found for suite, found in prepared.evaluation_ids.items() if is_measured and not is_measured(found, weights)}
         needs: tuple[str, ...] = ()
         if missing:
             unit = _baseline(one, prepared, missing)
@@ -52,7 +54,8 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
         arm=one.arm,
         label=label(one, prepared.run_id),
         needs=needs,
-        baseline_keys=prepared.baseline_keys,
+        evaluations=prepared.evaluation_ids,
+        before_sha256=prepared.before_sha256,
         volumes=tuple(prepared.volumes),
         derived=tuple(prepared.derived.values()),
         threads=prepared.resolved.threads,
@@ -62,13 +65,14 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
     )
 
 
-def _baseline(one: Asked, prepared: Prepared, keys: Mapping[str, str]) -> Unit:
+def _baseline(one: Asked, prepared: Prepared, missing: Mapping[str, str]) -> Unit:
     return Unit(
         kind="baseline",
-        id=f"baseline-{identify({'keys': sorted(prepared.baseline_keys.values())})}",
+        id=f"baseline-{identify({'of': prepared.before_sha256, 'on': sorted(prepared.evaluation_ids.values())})}",
         overrides=one.overrides,
         label=f"volume 0 of {one.config.labels.model if prepared.reference is None else one.config.labels.reference}",
-        baseline_keys=keys,
+        evaluations=missing,
+        before_sha256=prepared.before_sha256,
         threads=prepared.resolved.threads,
         processes=1,
         params_total=prepared.facts.params_total,

@@ -27,7 +27,7 @@ from harness.records.partial import PARTIAL
 from harness.records.schema import Failure
 from harness.records.sweep_schema import TRIES, Claim, Unit
 from harness.records.writer import ExperimentWriter
-from harness.run import execution
+from harness.run import execution, other_models
 from harness.run.preparation import prepare
 from harness.run.workspace import Workspace
 from harness.sweep.claims import DEATHS, LEFT, Claims, Held
@@ -164,13 +164,17 @@ class Worker:
         config = dataclasses.replace(
             composition.compose(unit.overrides), results=str(self.experiment.folder.parent)
         )  # from wherever this runs
+        other_models.make([config], self.workspace, reporter)
         prepared = prepare(config, self.workspace, self.machine)
         once = self._once(reporter)
         if unit.kind == "baseline":
             execution.measure_baselines(prepared, reporter, once)
             return "done", ""
         if prepared.run_id != unit.id:
-            got, fix = f"another run ({prepared.run_id})", "start the sweep again: its model, data or suites changed since it was planned"
+            got, fix = (
+                f"another run ({prepared.run_id})",
+                "start the sweep again: its model or data changed since it was planned, or differ on this machine",
+            )
             raise RecordError(explain(f"run {unit.id}", got=got, fix=fix))
         outcome = execution.execute(prepared, reporter, once)
         return outcome, "" if outcome != "measured in part" else "measured in part: rows with status failed in the table say why"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.core import memory
 from harness.core.counts import Counts
+from harness.core.errors import TrainingError, explain
 from harness.core.progress import Progress
 from harness.training import processes
 from harness.training.checkpoint import Checkpoint
@@ -118,11 +119,18 @@ class Trajectory:
             self.progress.advance(step)
 
     def _halve(self, lack: OutOfMemory) -> None:
-        """Halve the micro-batch. Raises ``lack`` for single rows."""
+        """Halve the micro-batch.
+
+        Raises ``lack`` for single rows, and TrainingError where something drops: other
+        micro-batches draw other masks, so they would be another run.
+        """
         training = self.job.training
         rows = training.micro_batch_rows or math.ceil(training.batch_rows / self.job.resolved.processes)
         if rows == 1:
             raise lack
+        if self.job.resolved.drops:
+            fix = f"training.micro_batch_rows={rows // 2}, which is another run: with dropout, micro-batches change the weights"
+            raise TrainingError(explain("training", got=f"out of memory with micro-batches of {rows} rows", fix=fix))
         self.progress.say(f"out of memory with micro-batches of {rows} rows: continuing with {rows // 2}; the rows of a step stay the same")
         self._limit(rows // 2)
 

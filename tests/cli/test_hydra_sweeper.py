@@ -24,7 +24,7 @@ Done = list[tuple[str, tuple[str, ...]]]
 
 
 def unit(kind: Any, name: str, *overrides: str) -> Unit:
-    return Unit(kind=kind, id=name, overrides=overrides, label=name, baseline_keys={}, threads=1, processes=1, params_total=1, cost=1.0)
+    return Unit(kind=kind, id=name, overrides=overrides, label=name, evaluations={}, threads=1, processes=1, params_total=1, cost=1.0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ FACTS = ModelFacts(params_total=100_000, context_length=64, content={"recipe": "
 def run_id(overrides: list[str], inputs: dict[str, object] | None = None, cores: int = 2) -> str:
     config = composition.compose(overrides)
     resolved = resolution.resolve(config, FACTS, (), Machine(cores=cores, gpus=0))
-    return identify(run_identity(config, resolved, {"data": "rows"} | (inputs or {})))
+    return identify(run_identity(config, resolved, FACTS, {"data": "rows"} | (inputs or {}), {}))
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,15 @@ def run_id(overrides: list[str], inputs: dict[str, object] | None = None, cores:
         ["data.volumes=[64,128,256]"],
         ["training.micro_batch_rows=2"],
         ["declared.margin=0.05", "declared.headline=tinyworld"],
+        ["evaluation.token_budget=512"],
+        ["evaluation=hf"],
+        ["probe_suites=[]"],
+        ["training.processes=2"],
+        ["training.threads=2"],
     ],
 )
-def test_names_places_and_shared_volumes_do_not_change_a_run(overrides: list[str]) -> None:
-    """A further volume extends a run; folders, micro-batches and declarations do not count."""
+def test_names_places_rounding_and_evaluation_do_not_change_a_run(overrides: list[str]) -> None:
+    """A further volume extends a run; folders, suites and declarations do not count."""
     assert run_id(overrides) == run_id([])
 
 
@@ -42,12 +47,10 @@ def test_names_places_and_shared_volumes_do_not_change_a_run(overrides: list[str
         ["tuning=lora"],
         ["training.learning_rate=0.5"],
         ["training.batch_rows=4"],
-        ["evaluation.token_budget=512"],
-        ["training.processes=2"],
     ],
 )
-def test_settings_that_can_change_a_number_change_the_run(overrides: list[str]) -> None:
-    """Seed, method, schedule and evaluation are part of the identity."""
+def test_settings_that_can_change_the_weights_change_the_run(overrides: list[str]) -> None:
+    """Seed, method and schedule are part of the identity."""
     assert run_id(overrides) != run_id([])
 
 

@@ -31,7 +31,7 @@ from harness.run.workspace import Workspace
 workspace = Workspace()
 for given in (["mitigation=l2"], ["mitigation=paraphrase", "mitigation.template='{prompt} {answer}'", "seed=3"]):
     prepared = prepare(composition.compose(["model=nursery-smoke-a", *given]), workspace)
-    print(prepared.run_id, sorted(prepared.baseline_keys.items()))
+    print(prepared.run_id, sorted(prepared.evaluation_ids.items()))
 print(Store(recipe(prepared, prepared.config.mitigation)).folder.name)
 """
 
@@ -45,7 +45,7 @@ def printed(script: str, root: Path, **environment: str) -> str:
 
 
 def test_a_method_that_moves_keeps_every_id(tmp_path: Path) -> None:
-    """Run ids and keys of baselines and generated rows contain no module path."""
+    """Run ids, evaluation ids and keys of generated rows contain no module path."""
     for folder in ("harness", "conf", "benchmarks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "speed"))
     before = printed(IDENTITIES, tmp_path)

@@ -121,6 +121,7 @@ def test_only_the_resolved_rate_is_part_of_a_run() -> None:
 
     def found(*overrides: str) -> str:
         config = composition.compose(overrides)
-        return identify(run_identity(config, resolution.resolve(config, FACTS, (RATE,), Machine(cores=1, gpus=0)), {}))
+        resolved = resolution.resolve(config, FACTS, (RATE,), Machine(cores=1, gpus=0))
+        return identify(run_identity(config, resolved, FACTS, {}, {}))
 
     assert found(*CONTROL, *ASKED) == found(*CONTROL, "training.learning_rate=0.123")

@@ -97,13 +97,12 @@ def test_an_adapter_and_its_base_end_to_end(place: Path, here: Path, capsys: pyt
     assert suite["after"] - suite["before"] == pytest.approx(suite["delta"])
     assert suite["agreement"] < 1
     assert suite["numeric_spread"] is not None
-    stored = sorted(path.name for path in (here / "results" / "compare" / "baselines").iterdir() if not path.name.startswith("."))
-    assert len(stored) == 2
-    times = [path.stat().st_mtime_ns for path in sorted(here.rglob("baseline.json"))]
+    times = [path.stat().st_mtime_ns for path in sorted(here.rglob("measurement.json"))]
+    assert len(times) == 2
     assert app.main([*arguments, "--max-loss", "1"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [again["suites"], again["tasks"]] == [values["suites"], values["tasks"]]
-    assert [path.stat().st_mtime_ns for path in sorted(here.rglob("baseline.json"))] == times
+    assert [path.stat().st_mtime_ns for path in sorted(here.rglob("measurement.json"))] == times
 
 
 def test_a_merged_adapter_computes_as_peft_does(place: Path) -> None:

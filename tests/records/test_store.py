@@ -13,7 +13,7 @@ from harness.config import composition
 from harness.config.identity import recorded
 from harness.config.run_config import Declared
 from harness.core.errors import ConfigError, RecordError
-from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Baseline, Failure, Score
+from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Failure, Measurement, Score
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
 
@@ -40,24 +40,36 @@ def experiment(tmp_path: Path) -> ExperimentWriter:
 
 
 @pytest.fixture
-def baseline() -> Baseline:
-    return Baseline(baseline_id="b", suite="s", identity={"x": [1]}, weights_sha256="w", scores=(score(),), wall_seconds=1.0, provenance={})
+def measurement() -> Measurement:
+    return Measurement(
+        evaluation_id="e",
+        weights_sha256=WEIGHTS,
+        suite="s",
+        identity={"x": [1]},
+        scores=(score(),),
+        wall_seconds=1.0,
+        peak_memory_bytes=1,
+        provenance={},
+    )
+
+
+WEIGHTS = "0123456789abcdef" * 4
 
 
 def samples() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype="object") for name in SAMPLE_COLUMNS})
 
 
-def test_what_is_written_is_read_back_equal(experiment: ExperimentWriter, baseline: Baseline) -> None:
-    """A baseline survives JSON, and no temporary file remains."""
-    experiment.write_baseline(baseline, samples())
-    assert Experiment(experiment.folder).baseline("b") == baseline
-    assert sorted(p.name for p in experiment.baseline_folder("b").iterdir()) == ["baseline.json", "samples.parquet"]
+def test_what_is_written_is_read_back_equal(experiment: ExperimentWriter, measurement: Measurement) -> None:
+    """A measurement survives JSON, and no temporary file remains."""
+    experiment.write_measurement(measurement, samples())
+    assert Experiment(experiment.folder).measurement("e", WEIGHTS) == measurement
+    assert sorted(p.name for p in experiment.measurement_folder("e", WEIGHTS).iterdir()) == ["measurement.json", "samples.parquet"]
 
 
 def test_a_missing_record_is_none(experiment: ExperimentWriter) -> None:
     """It is not an error: the run is still to do."""
-    assert experiment.baseline("b") is None
+    assert experiment.measurement("e", WEIGHTS) is None
     assert experiment.record("r") is None
     assert experiment.point("r", 8) is None
 
@@ -72,39 +84,39 @@ def test_a_missing_record_is_none(experiment: ExperimentWriter) -> None:
     ],
 )
 def test_a_record_of_another_version_or_shape_is_an_error(
-    experiment: ExperimentWriter, baseline: Baseline, change: dict[str, Any], words: list[str]
+    experiment: ExperimentWriter, measurement: Measurement, change: dict[str, Any], words: list[str]
 ) -> None:
     """The reader fills in no missing value."""
-    experiment.write_baseline(baseline, samples())
-    path = experiment.baseline_folder("b") / "baseline.json"
+    experiment.write_measurement(measurement, samples())
+    path = experiment.measurement_folder("e", WEIGHTS) / "measurement.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RecordError) as caught:
-        experiment.baseline("b")
+        experiment.measurement("e", WEIGHTS)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_missing_field_and_a_cut_file_are_errors(experiment: ExperimentWriter, baseline: Baseline) -> None:
+def test_a_missing_field_and_a_cut_file_are_errors(experiment: ExperimentWriter, measurement: Measurement) -> None:
     """The message names the file of the damaged record."""
-    experiment.write_baseline(baseline, samples())
-    path = experiment.baseline_folder("b") / "baseline.json"
+    experiment.write_measurement(measurement, samples())
+    path = experiment.measurement_folder("e", WEIGHTS) / "measurement.json"
     values = json.loads(path.read_text())
     del values["scores"]
     path.write_text(json.dumps(values))
     with pytest.raises(RecordError, match="scores"):
-        experiment.baseline("b")
+        experiment.measurement("e", WEIGHTS)
     path.write_text('{"schema_version": 1, ')
-    with pytest.raises(RecordError, match="baseline.json"):
-        experiment.baseline("b")
+    with pytest.raises(RecordError, match="measurement.json"):
+        experiment.measurement("e", WEIGHTS)
 
 
-def test_nan_is_never_written(experiment: ExperimentWriter, baseline: Baseline) -> None:
+def test_nan_is_never_written(experiment: ExperimentWriter, measurement: Measurement) -> None:
     """Nothing of the record remains on disk."""
     import dataclasses
 
-    broken = dataclasses.replace(baseline, wall_seconds=float("nan"))
+    broken = dataclasses.replace(measurement, wall_seconds=float("nan"))
     with pytest.raises(ValueError, match="JSON"):
-        experiment.write_baseline(broken, samples())
-    assert experiment.baseline("b") is None
+        experiment.write_measurement(broken, samples())
+    assert experiment.measurement("e", WEIGHTS) is None
 
 
 def test_the_manifest_says_which_runs_are_current(experiment: ExperimentWriter) -> None:
@@ -167,7 +179,7 @@ def test_results_of_versions_without_declarations_are_read(experiment: Experimen
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:
     """Analysis and report hold an Experiment, runs and sweeps an ExperimentWriter."""
-    writing = [name for name in dir(ExperimentWriter) if name.startswith(("write_", "drop_", "forget", "clear_"))]
+    writing = [name for name in dir(ExperimentWriter) if name.startswith(("write_", "drop_", "set_aside", "clear_"))]
     assert len(writing) > 10
     assert [name for name in writing if hasattr(Experiment(tmp_path), name)] == []
 

@@ -14,7 +14,8 @@ from harness.analysis.table.frame import table
 from harness.records.writer import ExperimentWriter
 from harness.report import html, page
 from tests.report.conftest import SMALL
-from tests.support.experiments import Task, share, write_run
+from tests.support.experiments import BEFORE as WEIGHTS_BEFORE
+from tests.support.experiments import Task, share, weights_of, write_run
 from tests.support.grids import Page, grid
 
 WITHOUT_TORCH = """
@@ -149,12 +150,10 @@ def test_the_findings_on_the_page_are_those_of_the_items(experiment: ExperimentW
     measured = [row for row in rows if row["suite"].startswith("old") and row["change"] != "-"]
     assert len(measured) == 10  # 2 runs, 2 volumes, suite and 2 tasks; less the failed task sums and its suite
     run_of = {"tiny-a · full": "full000", "tiny-a · lora": "lora000"}
-    before = pd.read_parquet(experiment.folder / "baselines" / "tiny-a-old" / "samples.parquet").set_index(["task", "doc_hash"])[
-        "metric.acc"
-    ]
+    before = experiment.measurement_samples("tiny-a-old", WEIGHTS_BEFORE).set_index(["task", "doc_hash"])["metric.acc"]
     for row in measured:
-        place = experiment.point_folder(run_of[row["method"]], int(row["volume"]))
-        samples = pd.read_parquet(place / "samples.parquet").query("suite == 'old'").set_index(["task", "doc_hash"])["metric.acc"]
+        measured_on = weights_of(run_of[row["method"]], int(row["volume"]))
+        samples = experiment.measurement_samples("tiny-a-old", measured_on).set_index(["task", "doc_hash"])["metric.acc"]
         moved = (samples - before).dropna()
         moved = moved if row["task"] == "all" else moved[[row["task"]]]
         expected = 100 * moved.groupby(level="task").mean().mean()

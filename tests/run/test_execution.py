@@ -13,13 +13,13 @@ import pytest
 from harness.config import composition
 from harness.core.errors import TrainingError
 from harness.core.progress import Interrupted, Silent
-from harness.records.schema import Baseline, Point
+from harness.records.schema import Measurement, Point, Score
 from harness.run import execution, preparation
 from harness.run.points import Points
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 from harness.training.step import StepTrainer
-from tests.support.small_runs import without_time
+from tests.support.small_runs import scores_of, without_time
 
 SMALL = "kind: lm_eval\ntasks: [tinyworld_facts, tinyworld_arithmetic, tinyworld_grammar]\nmetric: acc\nreport: 12\n"
 
@@ -104,11 +104,17 @@ class Runs:
         return self._prepared.experiment.states(self._prepared.run_id)
 
     @property
-    def baselines(self) -> list[Baseline]:
-        """Every recorded baseline."""
+    def measured_before(self) -> list[Measurement]:
+        """Every recorded volume 0, the oldest first."""
         experiment = self._prepared.experiment
-        found = [experiment.baseline(path.name) for path in sorted(experiment.folder.glob("baselines/*"))]
-        return [baseline for baseline in found if baseline]
+        places = sorted(experiment.folder.glob("measurements/*/*/measurement.json"), key=lambda path: path.stat().st_mtime_ns)
+        found = [experiment.measurement(path.parent.parent.name, path.parent.name) for path in places]
+        return [one for one in found if one and one.scores[0].numeric_spread_nats is not None]
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores of the last run's point."""
+        return scores_of(self._prepared, self.point)
 
     @property
     def point(self) -> Point:
@@ -164,9 +170,9 @@ def test_volume_0_is_measured_twice_and_shared_by_later_runs(runs: Runs) -> None
     """
     assert runs() == "done"
     assert len(runs.evaluated) == 9
-    (baseline,) = runs.baselines
-    assert all(score.remeasured is not None and score.numeric_spread_nats is not None for score in baseline.scores)
-    assert all(score.remeasured is None for score in runs.point.scores)
+    (before,) = runs.measured_before
+    assert all(score.remeasured is not None and score.numeric_spread_nats is not None for score in before.scores)
+    assert all(score.remeasured is None for score in runs.scores)
     assert runs("seed=1") == "done"
     assert len(runs.evaluated) == 3
     assert runs() == "already done"
@@ -197,14 +203,14 @@ def test_an_interrupted_evaluation_resumes(runs: Runs, stop_at: int) -> None:
     The interruption is at volume 0, in its second measurement, or at a point.
     """
     runs(name="whole")
-    whole, (before,) = runs.point, runs.baselines
+    whole, (expected,) = runs.scores, runs.measured_before
     with pytest.raises(KeyboardInterrupt):
         runs(stop_at=stop_at)
     assert runs() == "done"
     assert len(runs.evaluated) == 9 - (stop_at - 1)
-    assert runs.point.scores == whole.scores
-    (baseline,) = runs.baselines
-    assert baseline.scores == before.scores
+    assert runs.scores == whole
+    (before,) = runs.measured_before
+    assert before.scores == expected.scores
     assert not list(Path("results/a").glob("**/partial/*/*"))
 
 
@@ -214,20 +220,20 @@ def test_finished_tasks_of_other_weights_are_not_reused(runs: Runs) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         runs(stop_at=8)
-    measure = Points.measure
+    change = Points.weight_change
 
-    def disturbed(self: Any, unmeasured: Any, model: Any) -> Any:
+    def disturbed(self: Any, model: Any) -> Any:
         with torch.no_grad():
             model.lm_head.weight[0, 0] += 1e-3
-        return measure(self, unmeasured, model)
+        return change(self, model)
 
-    runs.monkeypatch.setattr(Points, "measure", disturbed)
+    runs.monkeypatch.setattr(Points, "weight_change", disturbed)
     runs()
     assert len(runs.evaluated) == 3
 
 
-def test_a_changed_byte_of_the_weights_is_another_baseline(runs: Runs) -> None:
-    """Another model in the same folder has baselines of its own."""
+def test_a_changed_byte_of_the_weights_is_another_volume_0(runs: Runs) -> None:
+    """Another model in the same folder has measurements of its own."""
     from safetensors.torch import load_file, save_file
 
     runs()
@@ -235,33 +241,38 @@ def test_a_changed_byte_of_the_weights_is_another_baseline(runs: Runs) -> None:
     weights["lm_head.weight"][5, 3] += 1e-3
     save_file(weights, "model/model.safetensors", metadata={"format": "pt"})
     runs()
-    first, second = runs.baselines
+    first, second = runs.measured_before
     assert first.weights_sha256 != second.weights_sha256
     assert len(runs.evaluated) == 9
 
 
-def test_a_baseline_is_identified_by_items_settings_tokenizer_and_dtype(runs: Runs) -> None:
-    """Each of them is in the identity, and a change makes another baseline."""
+def test_a_measurement_is_identified_by_items_settings_tokenizer_and_dtype(runs: Runs) -> None:
+    """Each of them is in the identity; a change measures again, and trains nothing."""
     runs("evaluation=hf")
-    (baseline,) = runs.baselines
-    identity = baseline.identity
+    (before,) = runs.measured_before
+    identity = before.identity
     assert set(identity["tasks"]) == {"tinyworld_facts", "tinyworld_arithmetic", "tinyworld_grammar"}
-    assert {"version", "settings", "items"} <= set(identity["tasks"]["tinyworld_facts"])
-    assert identity["tokenizer"]
+    assert {"version", "settings", "items", "prompts"} == set(identity["tasks"]["tinyworld_facts"])
+    assert identity["model"]["tokenizer"]
     assert (identity["evaluation"]["dtype"], identity["evaluation"]["class"].rpartition(".")[2]) == ("float32", "HfEvaluation")
-    assert {"batch_size", "likelihood_tokens", "add_bos", "prompt_format"} <= set(identity["evaluation"])
+    assert {"add_bos", "prompt_format"} <= set(identity["evaluation"])
+    assert not {"batch_size", "likelihood_tokens"} & set(identity["evaluation"])
     assert identity["protocol_version"] >= 2
-    changes = ["evaluation.batch_size=4", "evaluation.dtype=bfloat16", "evaluation.add_bos=false", "evaluation=prefix"]
+    assert runs("evaluation=hf", "evaluation.batch_size=4") == "already done"
+    changes = ["evaluation.dtype=bfloat16", "evaluation.add_bos=false", "evaluation=prefix"]
     for count, change in enumerate(changes, start=2):
-        runs(*(["evaluation=hf"] if change != "evaluation=prefix" else []), change)
-        assert len(runs.baselines) == count, change
+        assert runs(*(["evaluation=hf"] if change != "evaluation=prefix" else []), change) == "done"
+        assert (runs.trained, len(runs.evaluated), len(runs.measured_before)) == (0, 9, count), change
 
 
-def test_points_that_were_compared_with_other_items_are_dropped(runs: Runs) -> None:
-    """A changed data set of lm-eval keeps the run id, but drops the old points."""
+def test_what_was_measured_on_other_items_stays(runs: Runs) -> None:
+    """A changed data set of lm-eval gives other measurements; no result is deleted."""
     from harness.evaluation import evaluator
 
     runs()
+    old = {
+        path: path.read_bytes() for path in Path("results/a").glob("**/*.json") if "points" in path.parts or "measurements" in path.parts
+    }
     prepare = evaluator._prepare_tasks
 
     def changed(*arguments: Any) -> Any:
@@ -271,6 +282,7 @@ def test_points_that_were_compared_with_other_items_are_dropped(runs: Runs) -> N
     runs.monkeypatch.setattr(evaluator, "_prepare_tasks", changed)
     runs("data.volumes=[8,16]")
     assert len(runs.evaluated) == 12  # twice before, after 8 rows and after 16
+    assert old == {path: path.read_bytes() for path in old}
 
 
 def test_one_item_of_each_task_is_in_the_folder_of_the_run(runs: Runs) -> None:
@@ -301,8 +313,7 @@ def test_a_run_whose_suite_fails_is_measured_in_part(runs: Runs) -> None:
     with runs.monkeypatch.context() as patch:
         patch.setattr(lm_eval, "evaluate", broken)
         assert runs() == "measured in part"
-    assert {score.reason for score in runs.point.scores} == {"RuntimeError: no memory"}
-    assert all(score.remeasured is None for score in runs.baselines[0].scores)
+    assert {score.reason for score in runs.scores} == {"RuntimeError: no memory"}
     assert runs() == "done"
     assert len(runs.evaluated) == 9
 
@@ -434,7 +445,7 @@ def test_volume_0_is_measured_without_training(runs: Runs) -> None:
         assert done()
 
     execution.measure_baselines(prepared, Silent(), once)
-    assert asked == [f"baseline-{baseline.baseline_id}" for baseline in runs.baselines]
+    assert asked == [f"before-{one.evaluation_id}-{one.weights_sha256[:8]}" for one in runs.measured_before]
     assert (len(runs.evaluated), runs.trained) == (6, 0)
     runs.monkeypatch.setattr(HubModel, "load", None)
     execution.measure_baselines(runs.prepare("tuning=lora", "seed=4"), Silent(), once)
@@ -444,14 +455,14 @@ def test_volume_0_is_measured_without_training(runs: Runs) -> None:
 def test_two_processes_record_each_point_once(runs: Runs) -> None:
     """One process trains and evaluates; the other only trains, and writes nothing.
 
-    The number of processes is part of the run id.
+    The number of processes moves rounding alone, so it is no part of the run id.
     """
-    runs("data.volumes=[8,16]")
+    runs("data.volumes=[8,16]", name="alone")
     alone, folder = runs.points(), runs.folder
     assert runs("data.volumes=[8,16]", "training.processes=2") == "done"
+    assert runs.folder.name == folder.name
     together = runs.points()
-    assert runs.folder != folder
-    assert (runs.trained, len(runs.evaluated)) == (2, 6)
+    assert (runs.trained, len(runs.evaluated)) == (2, 12)
     for volume, point in together.items():
         assert point.counts.train_loss == pytest.approx(alone[volume].counts.train_loss, abs=1e-5)
         assert point.weight_change == pytest.approx(alone[volume].weight_change, rel=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,7 @@ def test_a_sweep_of_two_dtype_policies_is_rejected() -> None:
     facts = ModelFacts(params_total=1000, context_length=64, content={})
     config = composition.compose([])
     resolved = resolution.resolve(config, facts, (), Machine(cores=1, gpus=0))
-    one = Prepared(config, facts, resolved, {}, {}, {}, Workspace())
+    one = Prepared(config, facts, resolved, {}, {}, {}, "", Workspace())
     other = dataclasses.replace(one, resolved=dataclasses.replace(resolved, dtype="bfloat16"))
     check_together([one, one])
     with pytest.raises(ConfigError, match="one policy per sweep"):
@@ -82,14 +82,13 @@ def test_a_headline_without_a_verdict_is_rejected() -> None:
 ANCHOR = ("anchor=tinyworld-base", "probe_suites=[drift_target,drift_anchor]")
 
 
-def identities(*overrides: str) -> dict[str, str]:
-    """Suite → hash of the identity of its volume 0."""
-    config = composition.compose([*overrides, "model=nursery-smoke-a"])
-    return {name: identify(found) for name, found in prepare(config, Workspace()).baseline_identities.items()}
+def identities(*overrides: str) -> Mapping[str, str]:
+    """Suite → evaluation id."""
+    return prepare(composition.compose([*overrides, "model=nursery-smoke-a"]), Workspace()).evaluation_ids
 
 
 def test_target_and_anchor_are_part_of_the_suites_that_use_them() -> None:
-    """Another target changes the baseline of drift_target only; an anchor that of drift_anchor."""
+    """Another target changes drift_target only, another anchor drift_anchor only."""
     first = identities(*ANCHOR)
     other = identities(*ANCHOR, "data=tinyworld-skill")
     assert first["drift_target"] != other["drift_target"]
@@ -165,23 +164,23 @@ def test_an_anchor_with_too_few_rows_is_rejected(tmp_path: Path) -> None:
     assert len(rows(*replay, "mitigation.fraction=0")) == 64
 
 
-def test_runs_with_equal_starts_share_the_keys_of_their_baselines() -> None:
-    """Seed, rate and method do not change volume 0; model and evaluation do.
+def test_runs_with_equal_starts_share_their_volume_0() -> None:
+    """Seed, rate and method do not change it; model and evaluation do.
 
-    A key is the hash of an identity.
+    An evaluation id is the hash of an identity.
     """
     workspace = Workspace()
 
-    def keys(*overrides: str) -> dict[str, str]:
+    def found(*overrides: str) -> dict[str, str]:
         prepared = prepare(composition.compose(["model=nursery-smoke-a", *overrides]), workspace)
-        assert {name: identify(found) for name, found in prepared.baseline_identities.items()} == prepared.baseline_keys
-        return dict(prepared.baseline_keys)
+        assert {name: identify(found) for name, found in prepared.evaluations.items()} == prepared.evaluation_ids
+        return {"weights": prepared.before_sha256, **prepared.evaluation_ids}
 
-    first = keys()
-    assert first.keys() == {"tinyworld", "tinyworld-people"}
-    assert keys("seed=1", "tuning=lora", "training.learning_rate=0.5", "training.processes=2") == first
-    assert not set(keys("model=nursery-smoke-b").values()) & set(first.values())
-    assert not set(keys("evaluation.token_budget=64").values()) & set(first.values())
+    first = found()
+    assert first.keys() == {"weights", "tinyworld", "tinyworld-people"}
+    assert found("seed=1", "tuning=lora", "training.learning_rate=0.5", "evaluation.token_budget=64") == first
+    assert not set(found("model=nursery-smoke-b").values()) & set(first.values())
+    assert not set(found("evaluation=hf").values()) & {first["tinyworld"], first["tinyworld-people"]}
 
 
 def test_the_machine_is_part_of_the_identity() -> None:

@@ -10,10 +10,12 @@ import pytest
 
 from harness.analysis.table.frame import table
 from harness.config import composition
+from harness.config.identity import content_sha256
 from harness.core.errors import ConfigError
 from harness.core.progress import Silent
 from harness.report import tables
 from harness.run import execution
+from harness.run.preparation import check_together
 from harness.run.workspace import Workspace
 from tests.support.small_runs import Runs
 
@@ -21,28 +23,21 @@ A_POINT = 3
 
 
 def test_a_reference_changes_volume_0_and_no_point(runs: Runs) -> None:
-    """The points are those of a run without a reference.
-
-    Volume 0 is shared with runs that start from the reference.
-    """
-    runs("data.volumes=[8]", name="plain")
-    plain = runs.point(8)
+    """Only volume 0 of a run is measured again; it is shown with the reference asked for last."""
+    runs("data.volumes=[8]")
+    plain, run_id = runs.point(8), runs.prepared.run_id
     assert runs("data.volumes=[8]", "reference=chat") == "done"
-    assert len(runs.evaluated) == 3 * A_POINT
-    assert runs.point(8).scores == plain.scores
-    experiment = runs.prepared.experiment
-    record = experiment.record(runs.prepared.run_id)
+    assert (runs.prepared.run_id, runs.trained, len(runs.evaluated)) == (run_id, 0, 2 * A_POINT)
+    assert runs.point(8) == plain
+    record = runs.prepared.experiment.record(run_id)
     assert record
     assert record.labels["reference"] == "chat"
-    assert record.identity["inputs"]["reference"] == composition.member("model", "chat").facts().content
-    baselines = [experiment.baseline(one) for one in record.baselines.values()]
-    assert {one.weights_sha256 for one in baselines if one} == {composition.member("model", "chat").weights_sha256()}
+    assert record.before_sha256 == content_sha256(composition.member("model", "chat").facts().content)
     assert record.start_weights_sha256 == composition.member("model", "start").weights_sha256()
-    runs("data.volumes=[8]", "model=chat")
-    assert len(runs.evaluated) == A_POINT
-    started = experiment.record(runs.prepared.run_id)
-    assert started
-    assert started.baselines == record.baselines
+    assert runs("data.volumes=[8]") == "already done"
+    shown = runs.prepared.experiment.record(run_id)
+    assert shown
+    assert (shown.labels["reference"], shown.before_sha256) == (None, runs.prepared.before_sha256)
 
 
 def test_volume_0_alone_does_not_load_the_start_model(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,23 +61,27 @@ def test_volume_0_alone_does_not_load_the_start_model(runs: Runs, monkeypatch: p
 def test_tables_name_the_reference(runs: Runs) -> None:
     """It is a column of the table, and in the heading of the summary."""
     runs("data.volumes=[8]", "reference=chat")
-    runs("data.volumes=[8]")
+    runs("data.volumes=[8]", "seed=1")
     rows = table(runs.prepared.experiment)
     assert {str(name) for name in rows.drop_duplicates("run_id")["reference"]} == {"chat", "<NA>"}
     assert set(rows["model"]) == {"start"}
     assert "for runs with a reference, before is chat" in tables.summary(rows)
 
 
-def test_only_a_reference_that_differs_from_the_start_model_changes_the_run(runs: Runs) -> None:
-    """The start model itself as reference, under any name, is the same run.
+def test_only_a_reference_that_differs_from_the_start_model_changes_volume_0(runs: Runs) -> None:
+    """The start model itself as reference, under any name, is no reference.
 
-    Another model makes another run with other baselines.
+    A sweep cannot show one run with two of them.
     """
     plain, itself, other = runs.prepare(), runs.prepare("reference=start"), runs.prepare("reference=chat")
     assert "reference" not in json.dumps(dict(plain.identity))
-    assert (itself.run_id, itself.baseline_keys, itself.reference) == (plain.run_id, plain.baseline_keys, None)
-    assert other.run_id != plain.run_id
-    assert set(other.baseline_keys.values()).isdisjoint(plain.baseline_keys.values())
+    assert (itself.before_sha256, itself.reference) == (plain.before_sha256, None)
+    assert plain.before_sha256 != other.before_sha256
+    assert {one.run_id for one in (plain, itself, other)} == {plain.run_id}
+    assert other.evaluation_ids == plain.evaluation_ids
+    check_together([plain, itself])
+    with pytest.raises(ConfigError, match="evaluation, suites or reference: got two of them for run"):
+        check_together([plain, other])
 
 
 def test_references_that_cannot_be_compared_are_rejected(runs: Runs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,23 @@ from harness.analysis.table.frame import table
 from harness.config import composition
 from harness.core.errors import ConfigError, EvaluationError
 from harness.records.schema import Point
-from harness.run import preparation, selection
+from harness.run import selection
+from harness.run.outstanding import is_done
 from harness.run.workspace import Workspace
 from harness.sweep.claims import Claims
 from harness.sweep.plan.stale import stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.units import units_of
 from harness.sweep.worker import recorded_so_far
-from tests.support.small_runs import Runs, without_time
+from tests.support.small_runs import Runs, scores_of, without_time
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")
 A_POINT = 3
 """Tasks of the two suites."""
 
 
-def numbers(point: Point) -> list[float | None]:
-    return [score.value for score in point.scores]
+def numbers(run: Runs, point: Point) -> list[float | None]:
+    return [score.value for score in scores_of(run.prepared, point)]
 
 
 def whole(run: Runs) -> dict[tuple[str, int], Point]:
@@ -61,29 +63,26 @@ def test_one_training_serves_every_coefficient(runs: Runs, tuning: str) -> None:
     """
     runs(f"tuning={tuning}", name="plain")
     plain = {volume: runs.point(volume) for volume in (8, 16)}
-    before = [score.value for one in runs.prepared.experiment.baseline_ids() for score in _baseline(runs, one).scores]
+    untrained = dataclasses.replace(plain[8], weights_sha256=runs.prepared.before_sha256)
+    before, tuned_numbers = numbers(runs, untrained), {volume: numbers(runs, point) for volume, point in plain.items()}
     assert runs(f"tuning={tuning}", *MERGE) == "done"
     assert runs.trained == 2
     select, report = [what for what in runs.evaluated if what[1] == "select"], [what for what in runs.evaluated if what[1] == "report"]
     assert set(select) == {("tinyworld_people", "select")}
     assert len(select) == 2 * 3
-    assert len(report) == 2 * A_POINT + 2 * 3 * A_POINT  # volume 0 twice, then two volumes with three coefficients
+    assert len(report) == 2 * A_POINT + (2 * 3 - 1) * A_POINT  # volume 0 twice; two volumes of three coefficients, 0 but once
     for volume in (8, 16):
         start, half, tuned = (runs.point(volume, coefficient) for coefficient in (0.0, 0.5, 1.0))
-        assert sorted(value for value in numbers(start) if value is not None) == sorted(value for value in before if value is not None)
-        assert numbers(tuned) == numbers(plain[volume])
+        assert numbers(runs, start) == before
+        assert numbers(runs, tuned) == tuned_numbers[volume]
         assert (start.weight_change, half.coefficient) == (0.0, 0.5)
         assert tuned.weight_change == pytest.approx(plain[volume].weight_change, rel=1e-5)
         assert half.weight_change == pytest.approx(tuned.weight_change / 2, rel=1e-5)
         own = runs.point(volume)
         assert own.selected == {**start.selected, **half.selected, **tuned.selected}
         assert f"{own.coefficient:g}" == selection.best(own.selected)
-        assert numbers(own) == numbers(runs.point(volume, own.coefficient))
+        assert numbers(runs, own) == numbers(runs, runs.point(volume, own.coefficient))
         assert (own.counts.trained_tokens, half.counts.trained_tokens) == (plain[volume].counts.trained_tokens,) * 2
-
-
-def _baseline(runs: Runs, baseline_id: str) -> Any:
-    return runs.prepared.experiment.baseline(baseline_id)
 
 
 def test_derived_runs_have_records_and_follow_their_parent(runs: Runs) -> None:
@@ -114,23 +113,23 @@ def test_derived_runs_have_records_and_follow_their_parent(runs: Runs) -> None:
 def test_only_missing_points_are_measured(runs: Runs) -> None:
     """A repeated command does nothing; a larger volume adds its own points only.
 
-    A derived run that was deleted is measured again.
+    A derived run that is missing is trained for again.
     """
     runs("data.volumes=[8]", *MERGE)
     assert runs("data.volumes=[8]", *MERGE) == "already done"
     assert not runs.evaluated
     assert runs(*MERGE) == "done"
-    assert (runs.trained, len(runs.evaluated)) == (1, 3 * (1 + A_POINT))
+    assert (runs.trained, len(runs.evaluated)) == (1, 3 + 2 * A_POINT)  # coefficient 0 has the weights of the volume before
     experiment, half = runs.prepared.experiment, runs.prepared.derived[0.5]
     once = whole(runs)
-    unit = units_of([(_asked(runs), runs.prepared)], experiment.baseline_keys())[0]
+    unit = units_of([(_asked(runs), runs.prepared)])[0]
     states = lambda: UnitStates(experiment, Claims(experiment, sweep="s"))  # noqa: E731 - an instance caches what is done
     assert states().is_done(unit)
-    experiment.forget(half)
+    experiment.set_aside(half)
     assert not states().is_done(unit)
-    assert not preparation.is_done(runs.prepared)
+    assert not is_done(runs.prepared)
     assert runs(*MERGE) == "done"
-    assert len(runs.evaluated) == 2 * (1 + A_POINT)
+    assert runs.evaluated == [("tinyworld_people", "select")] * 2  # what is reported was measured on equal weights before
     assert whole(runs) == once
 
 
@@ -149,10 +148,10 @@ def test_an_interrupted_grid_resumes(runs: Runs, stop_at: int) -> None:
     """
     runs(*MERGE, name="whole")
     every, expected = len(runs.evaluated), whole(runs)
-    assert every == 2 * A_POINT + 2 * 3 * (1 + A_POINT)
+    assert every == 2 * A_POINT + 2 * 3 + (2 * 3 - 1) * A_POINT
     with pytest.raises(KeyboardInterrupt):
         runs(*MERGE, stop_at=stop_at)
-    assert not preparation.is_done(runs.prepared)
+    assert not is_done(runs.prepared)
     interrupted = recorded_so_far(runs.prepared.experiment, runs.prepared.run_id)
     assert runs(*MERGE) == "done"
     assert len(runs.evaluated) == every - (stop_at - 1)
@@ -181,7 +180,7 @@ def test_the_best_on_select_items_is_chosen_and_ties_go_to_the_smallest(runs: Ru
     assert selection.best({"0.2": 0.5, "0.4": 0.7, "0.6": 0.7, "1": 0.1}) == "0.4"
     assert selection.best({"16": 0.5, "8": 0.5}) == "8"
     runs(*MERGE, "target_suites=[loss]", "data.volumes=[8]")
-    loss = next(score for score in runs.point(8, 0.5).scores if score.suite == "loss" and score.primary)
+    loss = next(score for score in runs.scores(8, 0.5) if score.suite == "loss" and score.primary)
     assert not loss.higher_is_better
     assert runs.point(8, 0.5).selected["0.5"] < 0 < loss.value  # type: ignore[operator]
     monkeypatch.setattr(selection, "_mean", lambda suite, scores: {"aim": 0.5}[suite])
@@ -213,7 +212,7 @@ def test_a_failed_choice_is_a_failed_run(runs: Runs, monkeypatch: pytest.MonkeyP
 def test_drift_is_measured_of_changed_weights(runs: Runs) -> None:
     """λ 0 has no drift, λ 0.5 has less than λ 1."""
     runs(*MERGE, "probe_suites=[drift]", "data.volumes=[8]")
-    found = {one: next(s.value for s in runs.point(8, one).scores if s.primary and s.suite == "drift") for one in (0.0, 0.5, 1.0)}
+    found = {one: next(s.value for s in runs.scores(8, one) if s.primary and s.suite == "drift") for one in (0.0, 0.5, 1.0)}
     assert found[0.0] == 0
     assert 0 < found[0.5] < found[1.0]  # type: ignore[operator]
 
@@ -261,9 +260,10 @@ def test_early_stop_takes_the_best_volume_so_far(runs: Runs, monkeypatch: pytest
     volumes = "data.volumes=[8,16,24,32]"
     runs(volumes, name="plain")
     plain = {volume: runs.point(volume) for volume in scores}
+    expected = {volume: numbers(runs, point) for volume, point in plain.items()}
     assert runs(volumes, "mitigation=early_stop") == "done"
     points = {volume: runs.point(volume) for volume in scores}
-    assert [numbers(points[volume]) for volume in scores] == [numbers(plain[best]) for best in (8, 16, 16, 16)]
+    assert [numbers(runs, points[volume]) for volume in scores] == [expected[best] for best in (8, 16, 16, 16)]
     assert points[24].selected == {"8": 0.2, "16": 0.6, "24": 0.6}
     assert [point.weights for point in points.values()] == ["weights/8", *["weights/16"] * 3]
     assert [point.target_rows for point in points.values()] == [8, 16, 24, 32]

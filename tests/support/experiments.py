@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from harness.core.counts import Counts
-from harness.records.schema import Baseline, Failure, Point, Record, Score
+from harness.records.schema import Failure, Measurement, Point, Record, Score
 from harness.records.writer import ExperimentWriter
+
+BEFORE = "b" * 64
+"""Hash of the weights that volume 0 of every fabricated run is measured on."""
 
 COMMAND_LABELS = {"model": "tiny-a", "tuning": "full", "objective": "sft", "mitigation": "none", "data": "people", "anchor": None}
 
@@ -108,23 +112,31 @@ def samples(tasks: Sequence[Task]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype="object") for name in next(Task(suite="s", task="t", values=[0]).rows())})
 
 
-def write_baselines(experiment: ExperimentWriter, model: str, before: Sequence[Task]) -> dict[str, str]:
-    """Write volume 0 of every suite; return suite → baseline id."""
+def write_measurements(
+    experiment: ExperimentWriter, model: str, weights: str, tasks: Sequence[Task], seconds: float = 1.0
+) -> dict[str, str]:
+    """Write the measurement of every suite on some weights; return suite → evaluation id."""
     ids = {}
-    for suite in dict.fromkeys(task.suite for task in before):
-        tasks = [task for task in before if task.suite == suite]
-        baseline = Baseline(
-            baseline_id=f"{model}-{suite}",
+    for suite in dict.fromkeys(task.suite for task in tasks):
+        own = [task for task in tasks if task.suite == suite]
+        measurement = Measurement(
+            evaluation_id=f"{model}-{suite}",
             suite=suite,
-            identity={"model": model},
-            weights_sha256="w",
-            scores=tuple(task.score() for task in tasks),
-            wall_seconds=1.0,
+            identity={"model": model, "evaluation": {"items": "report"}},
+            weights_sha256=weights,
+            scores=tuple(task.score() for task in own),
+            wall_seconds=seconds,
+            peak_memory_bytes=300_000_000,
             provenance={},
         )
-        experiment.write_baseline(baseline, samples(tasks))
-        ids[suite] = baseline.baseline_id
+        experiment.write_measurement(measurement, samples(own))
+        ids[suite] = measurement.evaluation_id
     return ids
+
+
+def weights_of(run_id: str, volume: int) -> str:
+    """Return the hash of the weights of a fabricated point."""
+    return hashlib.sha256(f"{run_id} {volume}".encode()).hexdigest()
 
 
 def counts(volume: int, **changes: Any) -> Counts:
@@ -134,22 +146,25 @@ def counts(volume: int, **changes: Any) -> Counts:
     return Counts(**(values | tokens | changes))
 
 
-def write_point(experiment: ExperimentWriter, run_id: str, volume: int, tasks: Sequence[Task], **changes: Any) -> None:
-    """Write a point with the totals of ``counts``."""
+def write_point(
+    experiment: ExperimentWriter, run_id: str, volume: int, tasks: Sequence[Task], model: str = "tiny-a", **changes: Any
+) -> None:
+    """Write a point with the totals of ``counts``, and its measurements."""
+    seconds = 1.0 / max(1, len({task.suite for task in tasks}))
+    write_measurements(experiment, model, weights_of(run_id, volume), tasks, seconds)
     values: dict[str, Any] = {
         "run_id": run_id,
         "volume": volume,
+        "weights_sha256": weights_of(run_id, volume),
         "counts": counts(volume),
         "target_rows": volume,
         "anchor_rows": 0,
         "anchor_tokens": 0,
         "truncated_rows": 0,
         "weight_change": 0.5,
-        "evaluation_seconds": 1.0,
         "peak_memory_bytes": 300_000_000,
-        "scores": tuple(task.score() for task in tasks),
     }
-    experiment.write_point(Point(**(values | changes)), samples(tasks))
+    experiment.write_point(Point(**(values | changes)))
 
 
 def config_of(labels: Mapping[str, Any], roles: Mapping[str, str], seed: int) -> dict[str, Any]:
@@ -181,10 +196,11 @@ def write_run(
     """Write a run: baselines, points, and a record, a failure, both, or neither (unfinished)."""
     named = COMMAND_LABELS | dict(labels or {})
     config = config_of(named, roles, seed)
-    baselines = write_baselines(experiment, named["model"], before)
-    experiment.write_config(run_id, config, baselines=baselines if measured_before else None)
+    evaluations = write_measurements(experiment, named["model"], BEFORE, before)
     for volume, tasks in points.items():
-        write_point(experiment, run_id, volume, tasks)
+        write_point(experiment, run_id, volume, tasks, named["model"])
+        evaluations |= {task.suite: f"{named['model']}-{task.suite}" for task in tasks}
+    experiment.write_config(run_id, config, evaluations, BEFORE if measured_before else "")
     if finished:
         values: dict[str, Any] = {
             "run_id": run_id,
@@ -193,7 +209,8 @@ def write_run(
             "labels": named,
             "config": config,
             "volumes": tuple(sorted(points)),
-            "baselines": baselines,
+            "evaluations": evaluations,
+            "before_sha256": BEFORE,
             "roles": dict(roles),
             "params_total": 145_000,
             "params_trainable": 145_000,

@@ -11,7 +11,7 @@ import pytest
 
 from harness.config import composition
 from harness.core.progress import Silent
-from harness.records.schema import Point
+from harness.records.schema import Point, Score
 from harness.run import execution, preparation
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
@@ -93,6 +93,16 @@ class Runs:
         assert found
         return found
 
+    def scores(self, volume: int, coefficient: float | None = None) -> tuple[Score, ...]:
+        """Return the scores of a point, suites in the order of the run."""
+        return scores_of(self.prepared, self.point(volume, coefficient))
+
+
+def scores_of(prepared: Prepared, point: Point) -> tuple[Score, ...]:
+    """Return the scores of a point of a run, suites in the order of the run."""
+    found = [prepared.experiment.measurement(one, point.weights_sha256) for one in prepared.evaluation_ids.values()]
+    return tuple(score for one in found if one is not None for score in one.scores)
+
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Return runs that count evaluations and steps."""
@@ -122,4 +132,4 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Runs:
 def without_time(point: Point) -> Point:
     """Return a point without what differs between two measurements of the same weights."""
     counts = dataclasses.replace(point.counts, seconds=0.0)
-    return dataclasses.replace(point, counts=counts, evaluation_seconds=0.0, peak_memory_bytes=0, evaluation_facts={})
+    return dataclasses.replace(point, counts=counts, peak_memory_bytes=0)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
-from harness.config.identity import identify
 from harness.core.counts import Counts
-from harness.records.schema import SAMPLE_COLUMNS, Baseline, Point, Record, Score
+from harness.records.schema import SAMPLE_COLUMNS, Measurement, Point, Record, Score
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
+
+BEFORE = "b" * 64
+"""Hash of the weights that volume 0 is measured on."""
 
 
 def run_unit(
@@ -20,18 +23,19 @@ def run_unit(
     *,
     kind: Literal["run", "baseline"] = "run",
     needs: tuple[str, ...] = (),
-    keys: tuple[str, ...] = (),
+    suites: tuple[str, ...] = (),
     threads: int = 1,
     volumes: tuple[int, ...] = (8,),
 ) -> Unit:
-    """Return a unit; the baseline key ``k`` is that of the identity {"suite": "k"}."""
+    """Return a unit; the evaluation id of suite ``k`` is ``e-k``."""
     return Unit(
         kind=kind,
         id=name,
         overrides=(),
         label=label,
         needs=needs,
-        baseline_keys={key: identify({"suite": key}) for key in keys},
+        evaluations={suite: f"e-{suite}" for suite in suites},
+        before_sha256=BEFORE,
         volumes=volumes if kind == "run" else (),
         threads=threads,
         processes=1,
@@ -70,30 +74,40 @@ def no_items() -> pd.DataFrame:
 
 
 def record_baseline(experiment: ExperimentWriter, unit: Unit) -> None:
-    """Write a baseline for each of a unit's keys."""
-    for suite in unit.baseline_keys:
-        baseline = Baseline(
-            baseline_id=f"b-{suite}",
+    """Write volume 0 of each of a unit's suites."""
+    record_measurements(experiment, unit, unit.before_sha256)
+
+
+def record_measurements(experiment: ExperimentWriter, unit: Unit, weights: str, seconds: float = 1.0) -> None:
+    """Write a measurement of some weights for each of a unit's suites."""
+    for suite, evaluation_id in unit.evaluations.items():
+        measurement = Measurement(
+            evaluation_id=evaluation_id,
             suite=suite,
-            identity={"suite": suite, "tasks": {}},
-            weights_sha256="w",
+            identity={"evaluation": {"items": "report"}},
+            weights_sha256=weights,
             scores=(score(),),
-            wall_seconds=1.0,
+            wall_seconds=seconds,
+            peak_memory_bytes=1,
             provenance={},
         )
-        experiment.write_baseline(baseline, no_items())
+        experiment.write_measurement(measurement, no_items())
 
 
 def record_run(experiment: ExperimentWriter, unit: Unit, *, seconds: float = 1.0, incomplete: tuple[int, ...] = ()) -> None:
     """Write the points and the record of a unit."""
     for volume in unit.volumes:
-        experiment.write_point(point(unit, volume, seconds=seconds), no_items())
-    values: dict[str, Any] = {"identity": {}, "labels": {}, "config": {}, "baselines": {}, "roles": {}, "tuning_facts": {}, "overlap": {}}
+        found = point(unit, volume, seconds=seconds)
+        record_measurements(experiment, unit, found.weights_sha256, seconds)
+        experiment.write_point(found)
+    values: dict[str, Any] = {"identity": {}, "labels": {}, "config": {}, "roles": {}, "tuning_facts": {}, "overlap": {}}
     experiment.write_record(
         Record(
             run_id=unit.id,
             experiment=experiment.name,
             volumes=unit.volumes,
+            evaluations=unit.evaluations,
+            before_sha256=unit.before_sha256,
             params_total=unit.params_total,
             params_trainable=unit.params_total,
             learning_rate=1e-3,
@@ -115,13 +129,12 @@ def point(unit: Unit, volume: int, *, seconds: float = 1.0) -> Point:
     return Point(
         run_id=unit.id,
         volume=volume,
+        weights_sha256=hashlib.sha256(f"{unit.id} {volume}".encode()).hexdigest(),
         counts=Counts(step=volume // 8, nats=1.0, targets=1, flops=1.0, seconds=seconds, trained_tokens=10 * volume),
         target_rows=volume,
         anchor_rows=0,
         anchor_tokens=0,
         truncated_rows=0,
         weight_change=1.0,
-        evaluation_seconds=seconds,
         peak_memory_bytes=1,
-        scores=(score(),),
     )

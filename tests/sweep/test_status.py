@@ -19,7 +19,7 @@ from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_
 
 def unit(run_id: str, *, cost: float = 1.0, params: int = 1000, **changes: Any) -> Unit:
     overrides = ("experiment=tiny", f"model={params}", f"seed={len(run_id)}")
-    values = {"kind": "run", "id": run_id, "overrides": overrides, "label": f"run {run_id}", "baseline_keys": {}, "volumes": (8, 16)}
+    values = {"kind": "run", "id": run_id, "overrides": overrides, "label": f"run {run_id}", "evaluations": {}, "volumes": (8, 16)}
     return Unit(**{**values, "threads": 1, "processes": 1, "params_total": params, "cost": cost, **changes})
 
 
@@ -45,7 +45,13 @@ def finish(experiment: ExperimentWriter, run_id: str, volumes: tuple[int, ...] =
         experiment.point_folder(run_id, volume).mkdir(parents=True)
         (experiment.point_folder(run_id, volume) / "point.json").write_text("{}")
     if record:
-        values = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION, "volumes": list(volumes)}
+        values = {
+            "schema_version": SCHEMA_VERSION,
+            "protocol_version": PROTOCOL_VERSION,
+            "volumes": list(volumes),
+            "evaluations": {},
+            "before_sha256": "",
+        }
         (experiment.run_folder(run_id) / "record.json").write_text(json.dumps(values))
 
 

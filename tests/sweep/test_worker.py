@@ -52,6 +52,7 @@ def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Does], None]:
 
     def install(what: Does) -> None:
         monkeypatch.setattr("harness.config.composition.compose", lambda overrides: Composed())
+        monkeypatch.setattr("harness.run.other_models.make", lambda *_: None)
         monkeypatch.setattr(worker, "prepare", lambda *_: SimpleNamespace(run_id="a"))
         monkeypatch.setattr("harness.run.execution.execute", lambda prepared, progress, once: what(progress, once))
 

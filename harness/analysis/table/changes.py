@@ -38,7 +38,7 @@ class Changes:
                 failed or the task was not measured before.
 
         Raises:
-            RecordError: if a record is damaged, of another version, or names a point or baseline
+            RecordError: if a record is damaged, of another version, or names a point or measurement
                 that does not exist.
         """
         found = self._run(run_id).get((volume, suite, task))

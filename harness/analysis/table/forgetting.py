@@ -62,7 +62,7 @@ class Items:
 
 
 class Samples:
-    """Items of a point or baseline, sorted once so that each task is a slice."""
+    """Items of a measurement, sorted once so that each task is a slice."""
 
     def __init__(self, samples: pd.DataFrame) -> None:
         keys = [*TASK_KEYS, "doc_hash"]

@@ -52,8 +52,8 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
         tasks.
 
     Raises:
-        RecordError: if a record is damaged, of another version, or names a point or baseline that
-            does not exist.
+        RecordError: if a record is damaged, of another version, or names a point or measurement
+            that does not exist.
     """
     current = experiment.current()
     asked = [run_id for run_id in experiment.run_ids() if stale or run_id in current]

@@ -26,11 +26,12 @@ MEASURED = ["value", "stderr", "chance", "unparsed", "prompt_truncated", "answer
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Scores and items of a point or baseline."""
+class Scored:
+    """Scores and items of a measurement, and the seconds that it took."""
 
     scores: Mapping[Key, Score]
     samples: Samples
+    seconds: float = 0.0
 
     def items(self, score: Score) -> Items:
         """Return the items of a score. Raises RecordError where they do not give its value."""
@@ -75,7 +76,7 @@ def by_key(scores: Sequence[Score]) -> dict[Key, Score]:
     return {(score.suite, score.task, score.metric, score.filter): score for score in scores}
 
 
-def suite_rows(suite: str, after: Measurement, before: Measurement | None) -> list[Row]:
+def suite_rows(suite: str, after: Scored, before: Scored | None) -> list[Row]:
     """Return the suite's own row and one row for each of its scores.
 
     They have the columns that follow from the two measurements.
@@ -89,7 +90,7 @@ def suite_rows(suite: str, after: Measurement, before: Measurement | None) -> li
     return rows_of(suite_tasks(suite, after, before), at_zero=after is before)
 
 
-def suite_tasks(suite: str, after: Measurement, before: Measurement | None) -> list[Task]:
+def suite_tasks(suite: str, after: Scored, before: Scored | None) -> list[Task]:
     """Return every score of a suite with its row and items.
 
     A score that exists at volume 0 only is included as failed.
@@ -169,7 +170,7 @@ def _absent(score: Score) -> Score:
     return dataclasses.replace(score, n=0, status="failed", reason="measured before, but not at this volume", **empty)  # type: ignore[arg-type]
 
 
-def _task(score: Score, after: Measurement, before: Measurement | None) -> Task:
+def _task(score: Score, after: Scored, before: Scored | None) -> Task:
     row: Row = dict(vars(score))
     if score.status == "failed":
         return Task(row)
@@ -193,7 +194,7 @@ def _task(score: Score, after: Measurement, before: Measurement | None) -> Task:
     return Task(row, items, joined, outcomes)
 
 
-def _joined(score: Score, items: Items, before: Measurement | None) -> Pair | str:
+def _joined(score: Score, items: Items, before: Scored | None) -> Pair | str:
     """Return the items before and after, or the reason why there is no before.
 
     Raises RecordError where they cannot be joined.

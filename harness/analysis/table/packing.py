@@ -20,14 +20,14 @@ RunChanges = Mapping[ChangeKey, TaskChange]
 
 @dataclass(frozen=True)
 class Packed:
-    """Changes of one run, with the digest and the baselines that they were computed from."""
+    """Changes of one run, with the digest and the measurements that they were computed from."""
 
     digest: str
-    baselines: tuple[str, ...]
+    measurements: tuple[str, ...]
     changes: RunChanges
 
 
-def pack(changes: RunChanges, digest: str, baselines: Sequence[str]) -> dict[str, Array]:
+def pack(changes: RunChanges, digest: str, measurements: Sequence[str]) -> dict[str, Array]:
     """Pack changes into a few arrays.
 
     One file holds all tasks of a run, since a table of thousands of runs opens each file. Items
@@ -49,7 +49,7 @@ def pack(changes: RunChanges, digest: str, baselines: Sequence[str]) -> dict[str
         start = sum(len(one) for one in group)
         group.append(change.values.astype(np.int8 if is_small else np.float64))
         entries.append([volume, suite, task, change.items, is_small, start, len(change.values), clustered.get(place, -1)])
-    index = json.dumps({"digest": digest, "baselines": list(baselines), "tasks": entries}, ensure_ascii=False)
+    index = json.dumps({"digest": digest, "measurements": list(measurements), "tasks": entries}, ensure_ascii=False)
     return {
         "index": np.frombuffer(index.encode(), dtype=np.uint8),
         "small": np.concatenate([np.empty(0, dtype=np.int8), *small]),
@@ -67,6 +67,6 @@ def unpack(arrays: Mapping[str, Array]) -> Packed | None:
             values = arrays["small" if is_small else "large"][start : start + n]
             clusters = arrays["clusters"][first : first + n] if first >= 0 else None
             changes[volume, suite, task] = TaskChange(items, values, clusters)
-        return Packed(index["digest"], tuple(index["baselines"]), changes)
+        return Packed(index["digest"], tuple(index["measurements"]), changes)
     except (KeyError, ValueError, TypeError):
         return None

@@ -1,9 +1,9 @@
 """Summary of one run: rows of the tidy table and item changes, kept as files.
 
 They are computed from the run's samples when the run is recorded (``summarise``), or on first use.
-The files stay valid while the bytes of the record, points and baselines and ANALYSIS_VERSION stay
-the same. A run that is running or failed is computed each time, and so is every run in a read-only
-folder.
+The files stay valid while the bytes of the record, points and measurements and ANALYSIS_VERSION
+stay the same. A run that is running or failed is computed each time, and so is every run in a
+read-only folder.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from harness import PROTOCOL_VERSION
 from harness.analysis.table import measure, packing
 from harness.analysis.table.columns import ACTED, COLUMNS, LATE
 from harness.analysis.table.forgetting import Samples
-from harness.analysis.table.measure import Measurement, Row, TaskChange, by_key
+from harness.analysis.table.measure import Row, Scored, TaskChange, by_key
 from harness.analysis.table.packing import ChangeKey, RunChanges
 from harness.core.errors import RecordError, explain
 from harness.records import summary_files
-from harness.records.schema import BASELINES, SCHEMA_VERSION, WRITERS, Failure, Point, Record
+from harness.records.schema import BEFORE, EVALUATIONS, SCHEMA_VERSION, WRITERS, Failure, Point, Record
 from harness.records.store import Experiment
 from harness.records.summary_files import Summary
 
@@ -42,25 +42,25 @@ _PLAIN: Mapping[str, Callable[[Any], Any]] = {"Float64": float, "Int64": int, "b
 class _Before:
     """Measurement of a suite at volume 0, and its rows."""
 
-    measurement: Measurement
+    measurement: Scored
     rows: list[Row]
 
 
 @dataclass(frozen=True)
 class _Computed:
-    """Rows and changes of a run, computed from its samples, and its baselines' ids."""
+    """Rows and changes of a run, computed from its samples, and its measurements."""
 
     rows: list[Row]
     changes: dict[ChangeKey, TaskChange]
-    baselines: tuple[str, ...]
+    measurements: tuple[str, ...]
 
 
 class RunReader:
-    """Reader of an experiment's runs; reads each baseline once."""
+    """Reader of an experiment's runs; reads each volume 0 once."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self._before: dict[str, _Before] = {}
+        self._before: dict[tuple[str, str], _Before] = {}
         self._digests: dict[Path, bytes] = {}
         self._found: dict[str, str] = {}
 
@@ -71,7 +71,7 @@ class RunReader:
         has no record yet, has one more row with that status.
 
         Raises:
-            RecordError: if a record is damaged, of another version, or names a point or baseline
+            RecordError: if a record is damaged, of another version, or names a point or measurement
                 that does not exist.
         """
         folder = self.experiment.run_folder(run_id)
@@ -90,7 +90,7 @@ class RunReader:
         found = None if kept is None else packing.unpack(kept)
         if found is not None and found.digest:
             known = self._found.get(run_id)  # digest of the rows, if read: their changes need no new digest
-            if found.digest == known or found.digest == self.digest(run_id, found.baselines):
+            if found.digest == known or found.digest == self.digest(run_id, found.measurements):
                 return found.changes
         record = self.experiment.record(run_id)
         computed = self._compute(run_id, record)
@@ -101,10 +101,10 @@ class RunReader:
     def kept(self, run_id: str) -> Summary | None:
         """Return the kept rows of a run.
 
-        None unless they were made from its record, points and baselines as they are now.
+        None unless they were made from its record, points and measurements as they are now.
         """
         found = summary_files.read(self.experiment.run_folder(run_id))
-        holds = found is not None and found.digest and found.digest == self.digest(run_id, found.baselines)
+        holds = found is not None and found.digest and found.digest == self.digest(run_id, found.measurements)
         if found is None or not holds:
             return None
         self._found[run_id] = found.digest
@@ -118,23 +118,23 @@ class RunReader:
 
     def _write(self, run_id: str, computed: _Computed) -> None:
         """Write rows and changes; an unwritable folder is not an error."""
-        folder, digest = self.experiment.run_folder(run_id), self.digest(run_id, computed.baselines)
+        folder, digest = self.experiment.run_folder(run_id), self.digest(run_id, computed.measurements)
         if digest is not None:
             with contextlib.suppress(OSError):
-                summary_files.write_arrays(folder, packing.pack(computed.changes, digest, computed.baselines))
-                summary_files.write(folder, self._summary(computed.rows, digest, computed.baselines))
+                summary_files.write_arrays(folder, packing.pack(computed.changes, digest, computed.measurements))
+                summary_files.write(folder, self._summary(computed.rows, digest, computed.measurements))
 
-    def digest(self, run_id: str, baselines: Sequence[str]) -> str | None:
+    def digest(self, run_id: str, measurements: Sequence[str]) -> str | None:
         """Return the digest of the inputs of a run's rows, as in ``summary_files.digest``.
 
-        ``baselines`` are the ids that its record names. None where a file is missing.
+        None where a file is missing.
         """
-        folders = map(self.experiment.baseline_folder, baselines)
+        folders = (self.experiment.folder / "measurements" / name for name in measurements)
         return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
 
-    def _summary(self, rows: Sequence[Row], digest: str = "", baselines: Sequence[str] = ()) -> Summary:
+    def _summary(self, rows: Sequence[Row], digest: str = "", measurements: Sequence[str] = ()) -> Summary:
         columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name not in LATE}
-        return Summary.of(columns, len(rows), digest, baselines)
+        return Summary.of(columns, len(rows), digest, measurements)
 
     def _compute(self, run_id: str, record: Record | None) -> _Computed:
         """Compute the rows and changes of a run from its samples.
@@ -144,20 +144,50 @@ class RunReader:
         common = self._common(run_id, record)
         config = record.config if record else self._config(run_id)
         roles: Mapping[str, str] = record.roles if record else _roles(config)
-        measured = record.baselines if record else self.experiment.config(run_id).get(BASELINES, {})
-        befores = {suite: self._baseline(run_id, baseline_id) for suite, baseline_id in measured.items()}
-        rows = [common | {"role": roles[suite]} | row for suite, before in befores.items() for row in before.rows]
+        ids, zero = self._evaluations(run_id, record)
+        befores = {suite: self._volume_0(run_id, evaluation_id, zero) for suite, evaluation_id in ids.items()}
+        found = {suite: before for suite, before in befores.items() if before is not None}
+        rows = [common | {"role": roles[suite]} | row for suite, before in found.items() for row in before.rows]
+        keys = [self._key(ids[suite], zero) for suite in found]
         changes: dict[ChangeKey, TaskChange] = {}
         for volume in sorted({*self.experiment.volumes(run_id), *(record.volumes if record else ())}):
             point = self._point(run_id, volume)
-            after = Measurement(by_key(point.scores), Samples(self.experiment.point_samples(run_id, volume)))
-            here = common | _progress(point)
-            for suite, role in roles.items():
-                tasks = measure.suite_tasks(suite, after, befores[suite].measurement if suite in befores else None)
-                rows += [here | {"role": role} | row for row in measure.rows_of(tasks, at_zero=False)]
+            made = {suite: self._measured(ids.get(suite), point.weights_sha256) for suite in roles}
+            here = common | _progress(point) | {"evaluation_seconds": sum(one.seconds for one in made.values() if one is not None)}
+            for suite, after in made.items():
+                if after is None:
+                    self._check_missing(run_id, record, volume, suite)
+                    continue
+                keys.append(self._key(ids[suite], point.weights_sha256))
+                tasks = measure.suite_tasks(suite, after, found[suite].measurement if suite in found else None)
+                rows += [here | {"role": roles[suite]} | row for row in measure.rows_of(tasks, at_zero=False)]
                 changes |= {(volume, suite, task): change for task, change in measure.task_changes(tasks).items()}
         measure.over_volumes(rows)
-        return _Computed(rows, changes, tuple(measured.values()))
+        return _Computed(rows, changes, tuple(dict.fromkeys(keys)))
+
+    def _check_missing(self, run_id: str, record: Record | None, volume: int, suite: str) -> None:
+        """Raise RecordError for a missing measurement that the record names."""
+        if record is not None and volume in record.volumes and volume not in record.incomplete:
+            raise RecordError(explain(f"run {run_id}: suite {suite} at volume {volume}", got="none", fix="run the same command again"))
+
+    def _evaluations(self, run_id: str, record: Record | None) -> tuple[Mapping[str, str], str]:
+        """Return suite → evaluation id, and the hash of the weights of volume 0."""
+        if record is not None:
+            return record.evaluations, record.before_sha256
+        config = self.experiment.config(run_id)
+        return config.get(EVALUATIONS, {}), config.get(BEFORE, "")
+
+    @staticmethod
+    def _key(evaluation_id: str, weights_sha256: str) -> str:
+        return f"{evaluation_id}/{weights_sha256[:16]}"
+
+    def _measured(self, evaluation_id: str | None, weights_sha256: str) -> Scored | None:
+        """Return a measurement with its items; None if it is not made."""
+        found = self.experiment.measurement(evaluation_id, weights_sha256) if evaluation_id else None
+        if found is None:
+            return None
+        samples = self.experiment.measurement_samples(found.evaluation_id, weights_sha256)
+        return Scored(by_key(found.scores), Samples(samples), found.wall_seconds)
 
     def _common(self, run_id: str, record: Record | None) -> Row:
         """Return the columns that all rows of a run share."""
@@ -179,15 +209,21 @@ class RunReader:
             return [self._common(run_id, None) | {"status": "unfinished", "reason": reason}]
         return []
 
-    def _baseline(self, run_id: str, baseline_id: str) -> _Before:
-        if baseline_id not in self._before:
-            baseline = self.experiment.baseline(baseline_id)
-            if baseline is None:
-                raise RecordError(explain(f"run {run_id}: baseline {baseline_id}", got="none", fix="run the same command again"))
-            measured = Measurement(by_key(baseline.scores), Samples(self.experiment.baseline_samples(baseline_id)))
-            rows = [_AT_ZERO | row for row in measure.suite_rows(baseline.suite, measured, measured)]
-            self._before[baseline_id] = _Before(measured, rows)
-        return self._before[baseline_id]
+    def _volume_0(self, run_id: str, evaluation_id: str, weights_sha256: str) -> _Before | None:
+        """Return volume 0 of a suite; None if it is not measured yet.
+
+        Raises RecordError if a recorded run names it.
+        """
+        key = (evaluation_id, weights_sha256)
+        if key not in self._before:
+            measured = self._measured(*key)
+            if measured is None:
+                if (self.experiment.run_folder(run_id) / "record.json").exists():
+                    raise RecordError(explain(f"run {run_id}: volume 0 {evaluation_id}", got="none", fix="run the same command again"))
+                return None
+            suite = next(iter(measured.scores.values())).suite
+            self._before[key] = _Before(measured, [_AT_ZERO | row for row in measure.suite_rows(suite, measured, measured)])
+        return self._before[key]
 
     def _point(self, run_id: str, volume: int) -> Point:
         point = self.experiment.point(run_id, volume)

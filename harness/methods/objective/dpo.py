@@ -42,6 +42,7 @@ class Dpo(Objective):
     needs: ClassVar[frozenset[RowKind]] = frozenset({"preference"})
     learns: ClassVar[Learns] = "pairs"
     rate_share: ClassVar[float] = 0.1
+    library: ClassVar[str] = "trl"
 
     beta: float = 0.1
     prompt_format: PromptFormat = "plain"

@@ -71,6 +71,7 @@ class Grpo(Objective):
     needs: ClassVar[frozenset[RowKind]] = frozenset({"completion"})
     learns: ClassVar[Learns] = "rewards"
     rate_share: ClassVar[float] = 0.1
+    library: ClassVar[str] = "trl"
 
     reward: tuple[str, ...] = ("exact",)
     weights: tuple[float, ...] = ()

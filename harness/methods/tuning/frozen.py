@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,10 @@ class Frozen(Full):
     def __post_init__(self) -> None:
         """Check ranges."""
         check("tuning.layers", self.layers, "null (a third of them) or 0 or greater", lambda value: value is None or value >= 0)
+
+    def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
+        """Return the number of frozen blocks."""
+        return {"layers": self.resolved(len(facts.blocks))}
 
     def resolved(self, blocks: int) -> int:
         """Return the number of frozen blocks. Raises ConfigError if no block would move."""

@@ -67,6 +67,16 @@ class Lora(Tuning):
         check("tuning.layers", self.layers, "all, if tuning.modules names layers", lambda v: v == "all" or self.modules is None, fix)
 
     @property
+    def dropout_rate(self) -> float:
+        """Rate at which an adapter's inputs are dropped in training."""
+        return self.dropout
+
+    def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
+        """Return alpha, and the names of the adapted layers where these are known."""
+        names = sorted(facts.linear) if self.modules is None and self.layers == "all" else self.modules
+        return {"alpha": self.resolved_alpha, "modules": None if names is None else sorted(set(names))}
+
+    @property
     def resolved_alpha(self) -> float:
         """Alpha, resolved."""
         return 2.0 * self.rank if self.alpha is None else self.alpha

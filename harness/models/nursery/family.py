@@ -50,9 +50,14 @@ class Nursery(Recipe):
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     def facts(self) -> ModelFacts:
-        """Return sizes counted on the meta device, without training or allocating anything."""
-        content = {"recipe": self.recipe}
-        return ModelFacts(context_length=self.context, content=content, **sizes(content, self._without_weights))
+        """Return sizes counted on the meta device, without training or allocating anything.
+
+        Its content lacks the weights until it is pretrained: two machines that follow one recipe
+        get different weights.
+        """
+        recipe, folder = {"recipe": self.recipe}, self._folder()
+        weights = {WEIGHTS: file_sha256(folder / WEIGHTS)} if _is_whole(folder) else {}
+        return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self._without_weights))
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""

@@ -50,12 +50,16 @@ def _changed(evidence: Evidence, one: Series) -> pd.DataFrame:
     suites = list(dict.fromkeys(rows["suite"]))
     if record is None:
         return pd.DataFrame()
-    before = pd.concat(
-        [evidence.experiment.baseline_samples(record["baselines"][suite]) for suite in suites if suite in record["baselines"]]
-    )
+    before, after = [], []
+    experiment, point = evidence.experiment, evidence.experiment.point(run_id, volume)
+    for suite, evaluation_id in record["evaluations"].items():
+        if suite in suites and point is not None:
+            before.append(experiment.measurement_samples(evaluation_id, record["before_sha256"]))
+            after.append(experiment.measurement_samples(evaluation_id, point.weights_sha256))
+    if not before:
+        return pd.DataFrame()
     metric_of = {str(row["suite"]): str(row["metric"]) for _, row in rows.iterrows()}
-    after = evidence.experiment.point_samples(run_id, volume)
-    return changed_items(before, after[after["suite"].isin(suites)], metric_of, _filters(rows))
+    return changed_items(pd.concat(before), pd.concat(after), metric_of, _filters(rows))
 
 
 def _filters(rows: pd.DataFrame) -> dict[str, str]:

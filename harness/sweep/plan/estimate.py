@@ -13,7 +13,7 @@ from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace, content_key
-from harness.sweep.plan.rates import Rates, asked_key, at, flops_per_second
+from harness.sweep.plan.rates import Rates, at, flops_per_second
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,6 +115,23 @@ class Estimator:
         if key not in self.costs:
             self.costs[key] = self._run(prepared)
         return self.costs[key]
+
+    def measuring(self, prepared: Prepared, lacking: Mapping[int, Sequence[str]]) -> Cost:
+        """Return the cost of measuring points on kept weights: volume → suites."""
+        total = Cost()
+        for suites in lacking.values():
+            names = sorted(suites)
+            time = self._point(prepared, names)
+            total += Cost(
+                evaluation_tokens=self._suite_tokens(prepared, names),
+                seconds=time.seconds,
+                measured=time.measured,
+                unknown=time.unknown,
+                disk_bytes=int(self._point_bytes(names)),
+                memory_bytes=IDLE_WORKER_BYTES + 4 * prepared.facts.params_total,
+                memory_measured=False,
+            )
+        return total
 
     def baseline(self, prepared: Prepared, suites: Sequence[str]) -> Cost:
         """Return the cost of measuring volume 0 of some suites, each twice."""
@@ -261,18 +278,13 @@ class Estimator:
 
         None if the suite cannot be built.
         """
-        key = ("tokens of a suite", name, content_key(prepared.config.model), prepared.baseline_keys[name])
+        key = ("tokens of a suite", name, content_key(prepared.config.model), _items(prepared.config), prepared.evaluation_ids[name])
         return self.workspace.once(key, lambda: self._count(prepared, name))
 
     def _count(self, prepared: Prepared, name: str) -> int | None:
-        identity, config = prepared.baseline_identities[name], prepared.config
-        tokenizer = self.workspace.tokenizer_of(config)
-        recorded = self.rates.asked.get(asked_key(identity["tokenizer"], identity["suite"], _items(config)))
-        if recorded is not None:
-            experiment, baseline_id = recorded
-            return _of_samples(experiment.baseline_samples(baseline_id), tokenizer)
+        config = prepared.config
         try:
-            return _of_items(self.workspace.suite_of(name, config), tokenizer)
+            return _of_items(self.workspace.suite_of(name, config), self.workspace.tokenizer_of(config))
         except HarnessError:  # the plan reports elsewhere why the suite cannot be built
             return None
 
@@ -288,8 +300,7 @@ def _shared(prepared: Prepared) -> Hashable:
 def _on_select(prepared: Prepared) -> Prepared:
     """Return a run as it is evaluated on select items."""
     evaluation = prepared.config.evaluation.for_items("select")
-    keys = {name: f"{key} select" for name, key in prepared.baseline_keys.items()}
-    return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, evaluation=evaluation), baseline_keys=keys)
+    return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, evaluation=evaluation))
 
 
 def _items(config: RunConfig) -> str:
@@ -314,16 +325,6 @@ def _choices(task: Any, doc: Any) -> Sequence[Any]:
         return [task.doc_to_target(doc)]
     choices: Sequence[Any] = task.doc_to_choice(doc)
     return choices
-
-
-def _of_samples(samples: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the tokens of recorded items: the prompt, and every choice or the text."""
-    items = samples.drop_duplicates(["task", "doc_hash"])
-    rows = items.iloc[_sample(range(len(items)))]
-    answers = [
-        " ".join(choices) if choices is not None else str(text or "") for choices, text in zip(rows["choices"], rows["text"], strict=True)
-    ]
-    return _mean_tokens([f"{prompt} {answer}" for prompt, answer in zip(rows["prompt"], answers, strict=True)], tokenizer, len(items))
 
 
 def _mean_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, of: int) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from harness.core.sources import ModelSource
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.run import other_models
+from harness.run.outstanding import Outstanding, is_done, outstanding
 from harness.run.preparation import Prepared, experiment_of, prepare
 from harness.run.workspace import Workspace, content_key, source_of
 from harness.sweep.axes import Asked, expand
@@ -48,7 +49,8 @@ class Planned:
     Attributes:
         id: empty if the run could not be identified.
         reason: of the state failed, missing or incompatible.
-        cost: of all its work; None if it could not be identified.
+        again: what is measured or trained again of a run that is recorded; empty for a new one.
+        cost: of the work that is left; None if it could not be identified.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Planned:
     arm: str = ""
     state: State
     reason: str = ""
+    again: str = ""
     volumes: tuple[int, ...] = ()
     cost: Cost | None = None
 
@@ -203,28 +206,46 @@ def _experiments(experiment: Experiment) -> list[Experiment]:
 def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, estimator: Estimator) -> list[Planned]:
     """Return the baselines to measure, then all runs, with states and costs."""
     by_id = {prepared.run_id: prepared for _, prepared in reversed(ready)}
-    by_keys = {tuple(sorted(prepared.baseline_keys.values())): prepared for _, prepared in reversed(ready)}
     states = UnitStates(experiment, Claims(experiment, sweep=str(experiment.glance("manifest.json").get("sweep") or "")))
-    units = units_of(ready, experiment.baseline_keys())
+    units = units_of(ready)
     begun = {*experiment.run_ids(), *experiment.claims.units()}
-    state_of = {unit.id: states.of(unit) if unit.id in begun or unit.kind == "baseline" else "pending" for unit in units}
+    state_of: dict[str, State] = {}
+    for unit in units:
+        state_of[unit.id] = states.of(unit) if unit.id in begun or unit.kind == "baseline" else "pending"
+        if state_of[unit.id] == "pending" and unit.id in begun and is_done(by_id[unit.id]):
+            state_of[unit.id] = "done"  # asked for other suites before
     needed = {name for unit in units if state_of[unit.id] != "done" for name in unit.needs}
     found = []
     for unit in units:
+        again = ""
         if unit.kind == "baseline":
-            prepared = _needing(unit, by_keys)
-            cost = estimator.baseline(prepared, sorted(unit.baseline_keys)) if prepared else Cost()
+            needing = next((prepared for _, prepared in ready if _needs(prepared, unit)), None)
+            cost = estimator.baseline(needing, sorted(unit.evaluations)) if needing else Cost()
         else:
-            cost = estimator.run(by_id[unit.id])
+            prepared = by_id[unit.id]
+            left = outstanding(prepared) if unit.id in begun and state_of[unit.id] in TO_DO else None
+            again = _again(left) if left and experiment.glance("runs", unit.id, "record.json") else ""
+            cost = estimator.measuring(prepared, left.measure) if left and not left.train else estimator.run(prepared)
         if unit.kind == "run" or unit.id in needed:
-            found.append(_planned(unit, state_of[unit.id], states.failure(unit) if state_of[unit.id] == "failed" else "", cost))
+            reason = states.failure(unit) if state_of[unit.id] == "failed" else ""
+            found.append(dataclasses.replace(_planned(unit, state_of[unit.id], reason, cost), again=again))
     return found
 
 
-def _needing(unit: Unit, by_keys: Mapping[tuple[str, ...], Prepared]) -> Prepared | None:
-    """Return a run that needs a baseline unit."""
-    wanted = set(unit.baseline_keys.values())
-    return next((prepared for keys, prepared in by_keys.items() if wanted <= set(keys)), None)
+def _again(left: Outstanding) -> str:
+    """Return what is done again for a recorded run, and why."""
+    kept = dict.fromkeys(name for names in left.measure.values() for name in names)
+    volumes = ", ".join(map(str, left.measure))
+    parts = [f"weights kept: measures {', '.join(kept)} at {volumes}"] if kept else []
+    if left.retrained:
+        at = ", ".join(map(str, left.train))
+        parts.append(f"weights not kept: retrains, to measure {', '.join(left.retrained)} at {at} (save_weights=all keeps them)")
+    return "; ".join(parts)
+
+
+def _needs(prepared: Prepared, unit: Unit) -> bool:
+    """Return whether a run needs a baseline unit."""
+    return prepared.before_sha256 == unit.before_sha256 and set(unit.evaluations.values()) <= set(prepared.evaluation_ids.values())
 
 
 def _planned(unit: Unit, state: State, reason: str, cost: Cost) -> Planned:
@@ -292,6 +313,8 @@ def as_text(found: SweepPlan) -> str:
     lines = [f"{found.experiment}: {len(found.runs())} run(s): {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
     lines += _costs(found)
     lines += section("to do", _by_group(found.runs(*TO_DO)), LINES)
+    again = Counter(unit.again for unit in found.runs(*TO_DO) if unit.again)
+    lines += section("recorded before", [(str(count), what) for what, count in again.items()], LINES)
     explained: tuple[State, ...] = ("failed", "missing", "incompatible")
     for state in explained:
         reasons = Counter(unit.reason for unit in found.runs(state))

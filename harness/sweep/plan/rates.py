@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.config.identity import identify, training_id
+from harness.config.identity import training_id
 from harness.records import provenance
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
@@ -46,7 +46,6 @@ class Rates:
         peak_bytes: tuning → peak memory of a run.
         point_bytes: suites → size of a point on disk.
         other_seconds: of a run, neither training nor evaluation.
-        asked: key of ``asked_key`` → experiment and id of a baseline with those items.
         where: hardware; empty if nothing was measured.
     """
 
@@ -56,7 +55,6 @@ class Rates:
     peak_bytes: Mapping[str, Sizes] = field(default_factory=dict)
     point_bytes: Mapping[Key, float] = field(default_factory=dict)
     other_seconds: float = 0.0
-    asked: Mapping[str, tuple[Experiment, str]] = field(default_factory=dict)
     where: str = ""
 
 
@@ -71,9 +69,8 @@ def rates(experiments: Iterable[Experiment], *, gpu: bool) -> Rates:
     own = [one for one in seen if bool(one.hardware[1]) is gpu]
     here = [one for one in own if one.hardware == _hardware()]
     chosen = here or own
-    asked = {key: value for one in seen for key, value in one.asked.items()}
     if not chosen:
-        return Rates(asked=asked)
+        return Rates()
     hardware = sorted({gpu or processor for processor, gpu in (one.hardware for one in chosen)})
     return Rates(
         token_seconds=_by_size((one.tuning, one.params, one.token_seconds) for one in chosen if one.token_seconds),
@@ -82,7 +79,6 @@ def rates(experiments: Iterable[Experiment], *, gpu: bool) -> Rates:
         peak_bytes=_by_size(((one.tuning, one.params, float(one.peak_bytes)) for one in chosen), max),
         point_bytes={key[2:]: statistics.median(of) for key, of in _grouped((one.point_key, one.point_bytes) for one in chosen).items()},
         other_seconds=statistics.median([one.other_seconds for one in chosen if one.other_seconds is not None] or [0.0]),
-        asked=asked,
         where=f"{', '.join(hardware)}{'' if here else ', which is not this machine'}",
     )
 
@@ -127,11 +123,6 @@ def flops_per_second(gpu: bool) -> float | None:
     return UTILIZATION * products * 2 * MATRIX**3 / taken
 
 
-def asked_key(tokenizer: Any, suite: Any, items: Any) -> str:
-    """Return a key of the items that models read: suite, selection and tokenizer."""
-    return identify({"tokenizer": tokenizer, "suite": suite, "items": items})
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
     """The measurements of one run."""
@@ -146,27 +137,29 @@ class _Seen:
     peak_bytes: int
     point_bytes: float
     other_seconds: float | None
-    asked: Mapping[str, tuple[Experiment, str]]
 
 
 def _seen(experiment: Experiment) -> list[_Seen]:
-    known: dict[str, Mapping[str, Any]] = {}
+    known: dict[tuple[str, str], Mapping[str, Any]] = {}
     trained = [run_id for run_id in experiment.run_ids() if training_id(run_id) == run_id]  # derived runs are part of their time
     found = (_run(experiment, run_id, known) for run_id in trained[:RUNS])
     return [one for one in found if one is not None]
 
 
-def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]]) -> _Seen | None:
+def _run(experiment: Experiment, run_id: str, known: dict[tuple[str, str], Mapping[str, Any]]) -> _Seen | None:
     record = experiment.glance("runs", run_id, "record.json")
     points = {volume: experiment.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ())}
     if not points or not all(points.values()):
         return None
     spent = points[max(points)]["counts"]
     seconds, trained = float(spent["seconds"]), int(spent["trained_tokens"])
-    baselines = {name: _baseline(experiment, baseline_id, known) for name, baseline_id in record["baselines"].items()}
-    whole = {name: found for name, found in baselines.items() if found}
-    tuning, items = class_of(record["identity"]["tuning"]), str(record["identity"]["evaluation"].get("items"))
-    evaluations = [float(point["evaluation_seconds"]) for point in points.values()]
+    ids = record["evaluations"]
+    before = {name: _measured(experiment, found, record["before_sha256"], known) for name, found in ids.items()}
+    whole = {name: found for name, found in before.items() if found}
+    of_points = [[_measured(experiment, found, point["weights_sha256"], {}) for found in ids.values()] for point in points.values()]
+    evaluations = [sum(float(found["wall_seconds"]) for found in of) for of in of_points if all(of)]
+    tuning = class_of(record["identity"]["tuning"])
+    items = str(next((found["identity"]["evaluation"].get("items") for found in whole.values()), "report"))
     chosen = any(point.get("selected") or point.get("coefficient") is not None for point in points.values())  # more was measured
     return _Seen(
         hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),
@@ -174,22 +167,21 @@ def _run(experiment: Experiment, run_id: str, known: dict[str, Mapping[str, Any]
         params=int(record["params_total"]),
         token_seconds=seconds / trained if seconds and trained else None,
         point_key=(tuning, items, *sorted(record["roles"])),
-        point_seconds=statistics.median(evaluations),
+        point_seconds=statistics.median(evaluations or [0.0]),
         suite_seconds={(name, items): float(found["wall_seconds"]) for name, found in whole.items()},
         peak_bytes=max(int(point["peak_memory_bytes"]) for point in points.values()),
         point_bytes=statistics.mean(experiment.point_bytes(run_id, volume) for volume in points),
         other_seconds=None if chosen else _other_seconds(experiment.claims.of(run_id), seconds + sum(evaluations)),
-        asked={
-            asked_key(found["identity"]["tokenizer"], found["identity"]["suite"], items): (experiment, record["baselines"][name])
-            for name, found in whole.items()
-        },
     )
 
 
-def _baseline(experiment: Experiment, baseline_id: str, known: dict[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    if baseline_id not in known:
-        known[baseline_id] = experiment.glance("baselines", baseline_id, "baseline.json")
-    return known[baseline_id]
+def _measured(
+    experiment: Experiment, evaluation_id: str, weights_sha256: str, known: dict[tuple[str, str], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    key = (evaluation_id, weights_sha256)
+    if key not in known:
+        known[key] = experiment.glance("measurements", evaluation_id, weights_sha256[:16], "measurement.json")
+    return known[key]
 
 
 def _other_seconds(claims: Sequence[Claim], work: float) -> float | None:

@@ -25,7 +25,8 @@ from harness.analysis.table.frame import table
 from harness.records.schema import Declared
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
-from tests.support.experiments import Task, write_run
+from tests.support.experiments import BEFORE as WEIGHTS_BEFORE
+from tests.support.experiments import Task, weights_of, write_run
 
 ROLES = {"people": "target", "known": "probe", "text": "probe"}
 VOLUMES, SEEDS, TUNINGS = (64, 256), (0, 1, 2), ("full", "lora")
@@ -102,10 +103,12 @@ class Items:
     def __init__(self, experiment: Experiment, tuning: str, volume: int, suite: str, tasks: list[str]) -> None:
         metric = "metric.nats_per_token" if suite == "text" else "metric.acc"
         self.before, self.after, self.weights = [], [], []
-        baseline = experiment.baseline_samples(f"tiny-a-{suite}")
+        baseline = experiment.measurement_samples(f"tiny-a-{suite}", WEIGHTS_BEFORE)
         for task in tasks:
             old = _of(baseline, suite, task)
-            new = [_of(experiment.point_samples(f"{tuning}{seed}", volume), suite, task) for seed in SEEDS]
+            new = [
+                _of(experiment.measurement_samples(f"tiny-a-{suite}", weights_of(f"{tuning}{seed}", volume)), suite, task) for seed in SEEDS
+            ]
             assert all(list(one.index) == list(old.index) for one in new)
             self.before.append(old[metric].to_numpy(float))
             self.after.append(np.array([one[metric].to_numpy(float) for one in new]))

@@ -67,10 +67,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def derived(experiment: Experiment) -> Iterator[dict[str, Any]]:
     """Yield the columns of every run, volume and task, computed from samples."""
     for folder in sorted((experiment.folder / "runs").iterdir()):
-        baselines = json.loads((folder / "record.json").read_text())["baselines"]
-        old = pd.concat([pd.read_parquet(experiment.folder / "baselines" / name / "samples.parquet") for name in baselines.values()])
+        record = json.loads((folder / "record.json").read_text())
+        ids = record["evaluations"].values()
+        old = pd.concat([experiment.measurement_samples(one, record["before_sha256"]) for one in ids])
         for volume in VOLUMES:
-            points = [(v, pd.read_parquet(folder / "points" / str(v) / "samples.parquet")) for v in VOLUMES if v <= volume]
+            weights = {v: json.loads((folder / "points" / str(v) / "point.json").read_text())["weights_sha256"] for v in VOLUMES}
+            measured = {v: pd.concat([experiment.measurement_samples(one, weights[v]) for one in ids]) for v in VOLUMES}
+            points = [(v, measured[v]) for v in VOLUMES if v <= volume]
             leaves = []
             for place, rows in old.groupby(["suite", "task"]):
                 suite, task = map(str, place)

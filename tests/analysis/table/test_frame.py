@@ -11,7 +11,7 @@ from harness.analysis.statistics import stats
 from harness.analysis.table.frame import COLUMNS, DESCRIPTIONS, table
 from harness.core.errors import RecordError
 from harness.records.writer import ExperimentWriter
-from tests.support.experiments import Task, flipped, share, write_point, write_run
+from tests.support.experiments import Task, flipped, share, weights_of, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}
 NLL: dict[str, Any] = {
@@ -42,6 +42,9 @@ def one(found: pd.DataFrame, **where: Any) -> pd.Series:
         found = found[(found[name] == value).fillna(False)]
     assert len(found) == 1, where
     return found.iloc[0]
+
+
+AFTER_8 = f"measurements/tiny-a-old/{weights_of('r', 8)[:16]}"
 
 
 def test_the_columns_have_dtypes_and_descriptions(experiment: ExperimentWriter) -> None:
@@ -174,11 +177,11 @@ def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: ExperimentWrit
 
 
 def test_a_score_that_differs_from_its_items_is_rejected(experiment: ExperimentWriter) -> None:
-    """A value edited in point.json no longer agrees with samples.parquet."""
+    """A value edited in measurement.json no longer agrees with samples.parquet."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
-    path = experiment.point_folder("r", 8) / "point.json"
+    path = experiment.folder / AFTER_8 / "measurement.json"
     values = json.loads(path.read_text())
-    values["scores"][1]["value"] = 0.9
+    values["scores"][0]["value"] = 0.9
     path.write_text(json.dumps(values))
     row = one(table(experiment), volume=8, task="facts")
     assert row["status"] == "failed"
@@ -205,7 +208,7 @@ def test_a_running_run_is_unfinished(experiment: ExperimentWriter) -> None:
 
 
 def test_an_unfinished_run_shows_its_changes_so_far(experiment: ExperimentWriter) -> None:
-    """Its baselines are known from the start, so its points are joined as usual."""
+    """Its volume 0 is known from the start, so its points are joined as usual."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     write_run(experiment, "u", before=BEFORE, points={8: AFTER}, roles=ROLES, finished=False, measured_before=True)
     found = table(experiment)
@@ -237,7 +240,7 @@ def test_stale_runs_are_left_out_unless_asked_for(experiment: ExperimentWriter) 
 
 
 def test_every_seed_repeats_the_shared_before(experiment: ExperimentWriter) -> None:
-    """Two seeds of a model share one baseline, and each has its volume 0."""
+    """Two seeds of a model share one measurement, and each has its volume 0."""
     for seed in [0, 1]:
         write_run(experiment, f"r{seed}", before=BEFORE, points={8: AFTER}, roles=ROLES, seed=seed)
     found = table(experiment).query("volume == 0 and task == 'facts'")
@@ -245,11 +248,19 @@ def test_every_seed_repeats_the_shared_before(experiment: ExperimentWriter) -> N
     assert found["value"].tolist() == [0.8, 0.8]
 
 
-@pytest.mark.parametrize("missing", ["points/8/point.json", "points/8/samples.parquet", "../../baselines/tiny-a-old/baseline.json"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "runs/r/points/8/point.json",
+        f"{AFTER_8}/samples.parquet",
+        f"{AFTER_8}/measurement.json",
+        f"measurements/tiny-a-old/{'b' * 16}/measurement.json",
+    ],
+)
 def test_a_record_that_names_a_missing_file_is_an_error(experiment: ExperimentWriter, missing: str) -> None:
     """A damaged experiment is not shown as if it were complete."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
-    (experiment.run_folder("r") / missing).unlink()
+    (experiment.folder / missing).unlink()
     with pytest.raises(RecordError):
         table(experiment)
 

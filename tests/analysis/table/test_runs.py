@@ -15,7 +15,8 @@ from harness.core import files
 from harness.core.errors import RecordError
 from harness.records import summary_files
 from harness.records.writer import ExperimentWriter
-from tests.support.experiments import Task, flipped, share, write_baselines, write_point, write_run
+from tests.support.experiments import BEFORE as WEIGHTS_BEFORE
+from tests.support.experiments import Task, flipped, share, write_measurements, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}
 NLL: dict[str, Any] = {"suite": "new", "task": "math", "metric": "nats_per_token", "higher_is_better": False, "chance": 6.2}
@@ -80,15 +81,19 @@ def test_a_run_that_cannot_be_summarised_is_still_recorded(experiment: Experimen
         table(experiment)
 
 
-@pytest.mark.parametrize("changed", ["runs/r/record.json", "runs/r/points/16/point.json", "baselines/tiny-a-old/baseline.json"])
+@pytest.mark.parametrize(
+    "changed", ["runs/r/record.json", "runs/r/points/16/point.json", f"measurements/tiny-a-old/{'b' * 16}/measurement.json"]
+)
 def test_a_summary_holds_for_the_bytes_it_was_made_from(experiment: ExperimentWriter, tmp_path: Path, changed: str) -> None:
-    """If a record, point or baseline has changed, the rows are computed again and kept."""
+    """If a record, point or measurement has changed, the rows are computed again and kept."""
     table(experiment)
     path = experiment.folder / changed
     values = json.loads(path.read_text())
     if "scores" in values:
         values["scores"][0]["numeric_spread_nats"] = 0.25
-        values["peak_memory_bytes" if "volume" in values else "wall_seconds"] = 7
+        values["wall_seconds"] = 7
+    elif "volume" in values:
+        values["peak_memory_bytes"] = 7
     else:
         values["lr_tuned"] = False
     path.write_text(json.dumps(values))
@@ -123,13 +128,13 @@ def test_a_point_written_after_the_record_shows(experiment: ExperimentWriter) ->
     assert set(table(experiment)["volume"].dropna()) == {0, 8, 16}
 
 
-def test_a_baseline_that_was_completed_since_shows(tmp_path: Path) -> None:
+def test_a_measurement_that_was_completed_since_shows(tmp_path: Path) -> None:
     """A task that had failed at the summary was measured again by another run."""
     experiment = ExperimentWriter(tmp_path / "exp")
     lacking = [*BEFORE[:2], Task(suite="old", task="sums", values=[], failed="out of memory")]
     write_run(experiment, "r", before=lacking, points={8: AFTER}, roles=ROLES)
     assert table(experiment).query("volume == 8 and task == 'sums'")["delta"].isna().all()
-    write_baselines(experiment, "tiny-a", BEFORE)
+    write_measurements(experiment, "tiny-a", WEIGHTS_BEFORE, BEFORE)
     assert table(experiment).query("volume == 8 and task == 'sums'")["delta"].tolist() == pytest.approx([-0.2])
 
 

@@ -155,8 +155,8 @@ def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 
 def test_baselines_come_before_the_runs_that_need_them(tmp_path: Path) -> None:
     """A run waits for its running baseline, although a worker is free."""
-    base = run_unit("baseline-1", "slow 0.5", kind="baseline", keys=("k",))
-    units = [base, run_unit("a", "ok", needs=("baseline-1",), keys=("k",)), run_unit("b", "ok")]
+    base = run_unit("baseline-1", "slow 0.5", kind="baseline", suites=("k",))
+    units = [base, run_unit("a", "ok", needs=("baseline-1",), suites=("k",)), run_unit("b", "ok")]
     _, tally, experiment = carried(tmp_path, units, workers=2)
     assert tally.done == 2
     ended = {unit.id: (experiment.folder / "claims" / unit.id / "1.json").stat().st_mtime for unit in units}

@@ -60,7 +60,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 def sweep_of(folder: Path, sweep_id: str, *units: str) -> None:
     """Write a sweep of units by name."""
     made = tuple(
-        Unit(kind="run", id=unit, overrides=(), label=unit, baseline_keys={}, threads=1, processes=1, params_total=1, cost=1.0)
+        Unit(kind="run", id=unit, overrides=(), label=unit, evaluations={}, threads=1, processes=1, params_total=1, cost=1.0)
         for unit in units
     )
     ExperimentWriter(folder).write_sweep(Sweep(id=sweep_id, experiment="exp", command="", time="", cores=1, gpus=0, units=made))

@@ -40,15 +40,16 @@ def write(path: Path, values: dict[str, Any]) -> None:
 
 def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[str, Any], seconds: float, **changes: Any) -> None:
     """Write a run of 100 tokens and two points; volume 0 took 3 s."""
-    identity = {"tuning": {"class": "Full"}, "evaluation": {"items": "report"}}
-    values = {"identity": identity, "params_total": params, "provenance": hardware, "volumes": [8, 16], "baselines": {"s": "b"}}
-    write(experiment.run_folder(run_id) / "record.json", values | {"roles": {"s": "probe"}} | changes)
+    values = {"identity": {"tuning": {"class": "Full"}}, "params_total": params, "provenance": hardware, "volumes": [8, 16]}
+    measured = {"roles": {"s": "probe"}, "evaluations": {"s": "e"}, "before_sha256": "before"}
+    write(experiment.run_folder(run_id) / "record.json", values | measured | changes)
     for volume, share in ((8, 0.5), (16, 1.0)):
         counts = {"trained_tokens": 100 * share, "seconds": seconds * share}
-        point = {"counts": counts, "evaluation_seconds": 4.0, "peak_memory_bytes": volume}
+        point = {"counts": counts, "weights_sha256": f"{run_id}{volume}", "peak_memory_bytes": volume}
         write(experiment.point_folder(run_id, volume) / "point.json", point)
-    baseline = {"wall_seconds": 3.0, "identity": {"tokenizer": "t", "suite": {"name": "s"}}}
-    write(experiment.baseline_folder("b") / "baseline.json", baseline)
+        write(experiment.measurement_folder("e", f"{run_id}{volume}") / "measurement.json", {"wall_seconds": 4.0})
+    before = {"wall_seconds": 3.0, "identity": {"evaluation": {"items": "report"}}}
+    write(experiment.measurement_folder("e", "before") / "measurement.json", before)
 
 
 def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:

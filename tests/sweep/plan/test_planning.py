@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness import PROTOCOL_VERSION
 from harness.config import composition
 from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core.errors import ConfigError
-from harness.records.schema import SCHEMA_VERSION, Failure
+from harness.records.schema import Failure
 from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
+from harness.sweep.axes import Asked
 from harness.sweep.plan.planning import SweepPlan, _together, as_text, plan_command, plan_sweep, to_json
 from harness.sweep.plan.stale import differences
+from harness.sweep.units import units_of
+from tests.support import units
 
 MACHINE = Machine(cores=1, gpus=0)
 SWEEP = ["experiment=smoke", "model=nursery-smoke-a", "tuning=full"]
@@ -43,13 +44,12 @@ def record(found: Prepared, volumes: tuple[int, ...] = (64,)) -> None:
     """Write a run as it would be recorded, as far as plans read it."""
     experiment = found.experiment
     experiment.write_config(found.run_id, plain(found.config))
-    for volume in volumes:
-        experiment.point_folder(found.run_id, volume).mkdir(parents=True)
-        (experiment.point_folder(found.run_id, volume) / "point.json").write_text("{}")
-    labels = plain(found.config.labels)
-    values: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION, "volumes": list(volumes)}
-    values |= {"identity": found.identity, "labels": labels, "seed": found.config.seed}
-    (experiment.run_folder(found.run_id) / "record.json").write_text(json.dumps(values))
+    unit = dataclasses.replace(units_of([(Asked(found.config, ()), found)])[-1], volumes=volumes)
+    units.record_run(experiment, unit)
+    units.record_baseline(experiment, unit)
+    file = experiment.run_folder(found.run_id) / "record.json"
+    labels = {"identity": found.identity, "labels": plain(found.config.labels), "seed": found.config.seed}
+    file.write_text(json.dumps(json.loads(file.read_text()) | labels))
 
 
 def states(found: SweepPlan) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""Suites that are added or changed after training: measured on kept weights, or trained for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.run.outstanding import outstanding
+from harness.sweep.plan.planning import as_text, plan_sweep
+from tests.support.small_runs import Runs
+
+OWN = Path("own/benchmarks/suites")
+LATER = ("probe_suites=[probe,loss,drift]",)
+A_POINT = 3
+
+
+@pytest.mark.parametrize(
+    "method",
+    [("tuning=full",), ("tuning=lora",), ("tuning=lora", "mitigation=merge", "mitigation.coefficient=0.5", "mitigation.grid=[0.5]")],
+)
+def test_a_suite_added_later_is_measured_without_training(runs: Runs, method: tuple[str, ...]) -> None:
+    """Its scores are those of a run that measured it from the start, drift from the base too."""
+    runs(*method, *LATER, name="whole")
+    expected = {volume: (runs.point(volume).weights_sha256, runs.scores(volume)) for volume in (8, 16)}
+    assert runs(*method, "save_weights=all") == "done"
+    run_id = runs.prepared.run_id
+    assert runs(*method, *LATER) == "done"
+    assert (runs.prepared.run_id, runs.trained) == (run_id, 0)
+    assert not runs.evaluated  # suites of lm-eval were measured before
+    assert {volume: (runs.point(volume).weights_sha256, runs.scores(volume)) for volume in (8, 16)} == expected
+    record = runs.prepared.experiment.record(run_id)
+    assert record
+    assert (set(record.evaluations), set(record.overlap)) == ({"aim", "probe", "loss", "drift"},) * 2
+    assert runs(*method, *LATER) == "already done"
+
+
+def test_a_changed_suite_is_measured_again_and_the_old_scores_come_back(runs: Runs) -> None:
+    """No training; asked for as it was, nothing at all is done."""
+    runs("save_weights=all")
+    before = runs.scores(16)
+    suite = OWN / "probe.yaml"
+    text = suite.read_text()
+    suite.write_text(text.replace("report: 12", "report: 10"))
+    runs.workspace.known.clear()
+    assert runs() == "done"
+    assert (runs.trained, len(runs.evaluated)) == (0, 2 * 2 + 2 * 2)  # two tasks: before twice, at two volumes
+    assert runs.scores(16) != before
+    suite.write_text(text)
+    runs.workspace.known.clear()
+    assert runs() == "already done"
+    assert runs.scores(16) == before
+
+
+def test_weights_that_were_not_kept_are_trained_again(runs: Runs) -> None:
+    """The last volume is measured on kept weights; the trained ones equal those of before."""
+    runs()
+    first = {volume: runs.point(volume) for volume in (8, 16)}
+    later = runs.prepare(*LATER)
+    found = outstanding(later)
+    assert (found.train, dict(found.measure), found.retrained) == ((8,), {16: ("loss", "drift")}, ("loss", "drift"))
+    fixed = ["model=start", "data.volumes=[8,16]", "target_suites=[aim]", "name=a", "training.learning_rate=0.01"]
+    text = as_text(plan_sweep([*fixed, *LATER], workers=1))
+    assert "weights kept: measures loss, drift at 16; weights not kept: retrains, to measure loss, drift at 8" in text
+    assert runs(*LATER) == "done"
+    assert (runs.trained, runs.evaluated) == (2, [])
+    assert {volume: runs.point(volume) for volume in (8, 16)} == first
+
+
+def test_what_is_planned_on_kept_weights_trains_nothing(runs: Runs) -> None:
+    """The plan counts evaluation alone."""
+    runs("save_weights=all")
+    fixed = ["model=start", "data.volumes=[8,16]", "target_suites=[aim]", "name=a", "training.learning_rate=0.01"]
+    found = plan_sweep([*fixed, "probe_suites=[probe,loss]"], workers=1)
+    (run,) = found.runs()
+    assert (run.state, run.again) == ("pending", "weights kept: measures loss at 8, 16")
+    assert (found.left.train_tokens, run.cost is not None and (run.cost.evaluation_tokens or 0) > 0) == (0, True)
+
+
+def test_a_reading_rule_belongs_to_the_run(runs: Runs) -> None:
+    """Early stop chooses on the target's select items: asked otherwise, it is another run."""
+    early = ("mitigation=early_stop",)
+    first = runs.prepare(*early).run_id
+    assert runs.prepare(*early, "probe_suites=[]").run_id == first
+    (OWN / "aim.yaml").write_text((OWN / "aim.yaml").read_text().replace("select: 20", "select: 19"))
+    runs.workspace.known.clear()
+    assert runs.prepare(*early).run_id != first
