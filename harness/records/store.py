@@ -41,7 +41,6 @@ from harness import PROTOCOL_VERSION
 from harness.config.identity import identify, training_id
 from harness.config.run_config import Declared
 from harness.config.strict import build
-from harness.core.errors import RecordError, explain
 from harness.records import record_files, schema
 from harness.records.claim_log import ClaimLog
 from harness.records.schema import SCHEMA_VERSION, Baseline, Failure, Point, Record
@@ -75,13 +74,6 @@ class Experiment:
     def baseline_folder(self, baseline_id: str) -> Path:
         """Return the folder of a baseline."""
         return self.folder / "baselines" / baseline_id
-
-    def require_readable(self) -> None:
-        """Raise RecordError, naming the experiments that exist, unless the folder exists."""
-        if not self.folder.is_dir():
-            known = sorted(p.name for p in self.folder.parent.glob("*") if (p / "runs").is_dir()) if self.folder.parent.is_dir() else []
-            allowed, fix = ", ".join(known) or f"nothing yet in {self.folder.parent}", "run `harness run` or `harness sweep` first"
-            raise RecordError(explain(f"results of '{self.name}'", got="none", allowed=allowed, fix=fix))
 
     def baseline(self, baseline_id: str) -> Baseline | None:
         """Return a baseline, or None if it is not measured."""

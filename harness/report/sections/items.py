@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from harness.analysis.table.items import changed_items
+from harness.analysis.table.items import items_of_point
 from harness.report.content import ItemsView, Section
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
@@ -46,18 +44,4 @@ def _changed(evidence: Evidence, one: Series) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     run_id, volume = str(rows["run_ids"].iloc[0]).split(",")[0], int(rows["volume"].iloc[0])
-    record = evidence.records.get(run_id)
-    suites = list(dict.fromkeys(rows["suite"]))
-    if record is None:
-        return pd.DataFrame()
-    before = pd.concat(
-        [evidence.experiment.baseline_samples(record["baselines"][suite]) for suite in suites if suite in record["baselines"]]
-    )
-    metric_of = {str(row["suite"]): str(row["metric"]) for _, row in rows.iterrows()}
-    after = evidence.experiment.point_samples(run_id, volume)
-    return changed_items(before, after[after["suite"].isin(suites)], metric_of, _filters(rows))
-
-
-def _filters(rows: pd.DataFrame) -> dict[str, str]:
-    leaves: Sequence[tuple[str, str]] = list(zip(rows["task"].astype(str), rows["filter"].astype(str), strict=True))
-    return {task: name for task, name in leaves if task != "*"}
+    return items_of_point(evidence.experiment, run_id, volume, rows)
