@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.display import OUTPUT, quiet_libraries
-from harness.core.errors import TrainingError, explain
+from harness.core.errors import ConfigError, TrainingError, explain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,9 @@ def train(overrides: Sequence[str] = (), *, quiet: bool = False) -> Results:
         ConfigError: if a key, value or combination is not allowed.
         TrainingError: if the run failed; its traceback is in the results.
         HarnessError: if a model, data or a suite cannot be loaded.
+        KeyboardInterrupt: after its work was saved; the same call resumes it.
     """
+    _require_list("train: overrides", overrides, '["tuning=lora"]')
     with warnings.catch_warnings(), OUTPUT.set(quiet=quiet):
         quiet_libraries()
         from harness.records.provenance import made_by
@@ -146,8 +148,7 @@ def train(overrides: Sequence[str] = (), *, quiet: bool = False) -> Results:
             started, tally = command.run(overrides)
     if tally.failed:
         label, reason = tally.failed[0]
-        fix = "the traceback is in its failure.json; call train again to retry"
-        raise TrainingError(explain(f"run {label}", got=f"a failure: {reason}", fix=fix))
+        raise TrainingError(f"run {label}: {reason}; its traceback is in {started.experiment.folder}/runs/*/failure.json")
     return load(started.experiment.folder)
 
 
@@ -179,6 +180,8 @@ def compare(
     Raises:
         HarnessError: if the two cannot be compared, with the reason.
     """
+    _require_list("compare: suites", suites, '["blimp"]')
+    _require_list("compare: overrides", overrides, '["evaluation.dtype=bfloat16"]')
     with warnings.catch_warnings(), OUTPUT.set(quiet=quiet):
         quiet_libraries()
         from harness.external import command, judge
@@ -187,3 +190,9 @@ def compare(
     frame = judge.as_shown(found.rows)
     frame.attrs = {"before": found.before.name, "after": found.after.name, "notes": list(found.notes)}
     return frame
+
+
+def _require_list(what: str, given: Sequence[str], example: str) -> None:
+    """Reject a single text, which is a sequence of letters. Raises ConfigError."""
+    if isinstance(given, str):
+        raise ConfigError(explain(what, got=repr(given), allowed=f"a list, such as {example}"))

@@ -75,6 +75,14 @@ def test_a_comparison_is_the_table_of_the_command(tmp_path: Path) -> None:
         harness.compare(tmp_path / "before", tmp_path / "after", suites=["blimp"])
 
 
+def test_a_text_in_place_of_a_list_is_an_error_of_one_line() -> None:
+    """It would be taken for a list of letters."""
+    with pytest.raises(harness.HarnessError, match=r"train: overrides: got 'tuning=lora'; allowed: a list"):
+        harness.train("tuning=lora")
+    with pytest.raises(harness.HarnessError, match=r"compare: suites: got 'blimp'"):
+        harness.compare("a", "b", suites="blimp")
+
+
 RUN = ["model=start", "data.volumes=[8]", "target_suites=[aim]", "probe_suites=[probe]", "name=a", "training.learning_rate=0.01"]
 
 
@@ -101,6 +109,6 @@ def test_a_run_that_fails_is_an_error_of_one_line(runs: Runs) -> None:
     """Wrong overrides are one before anything is written."""
     with pytest.raises(harness.HarnessError, match="did you mean 'lora'"):
         harness.train(["tuning=lra"])
-    with pytest.raises(harness.HarnessError, match="got a failure: ") as raised:
+    with pytest.raises(harness.HarnessError, match=r"^run \w+ \(start, .*; its traceback is in results/a/runs/") as raised:
         harness.train([*RUN, "training.learning_rate=1e30"])
     assert "\n" not in str(raised.value)

@@ -43,7 +43,8 @@ def finish(started: Started, tally: Tally) -> int:
     OUTPUT.message(f"results: {experiment.folder}")
     if where.exists():
         OUTPUT.message(f"page: {where}")
-    OUTPUT.message(f"next: {command('table', experiment)} --short")
+    if not tally.failed:
+        OUTPUT.message(f"next: {command('table', experiment)} --short")
     return 1 if tally.failed else 0
 
 
