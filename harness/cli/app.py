@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from harness.api import Results, load
 from harness.cli import parser
-from harness.core.display import quiet_libraries
+from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, HarnessError, explain
-
-if TYPE_CHECKING:
-    from harness.config.run_config import RunConfig
-    from harness.records.store import Experiment
 
 RESUME = "finished work is kept; rerun the same command to resume"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command; without one, print the help.
 
     Args:
         argv: the arguments, by default those of the process.
@@ -37,56 +36,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = parser.parse(argv, COMMANDS)
-    if arguments.handler is None:
-        sys.stderr.write(parser.parser(COMMANDS).format_help())
+    try:
+        with OUTPUT.set(quiet=arguments.quiet, log_file=arguments.log_file):
+            OUTPUT.log(shlex.join(["harness", *(sys.argv[1:] if argv is None else argv)]))
+            return _code_of(arguments)
+    except HarnessError as error:  # the log file cannot be written
+        OUTPUT.error(f"harness: {error}")
         return 2
-    command: parser.Handler = arguments.handler
+
+
+def _code_of(arguments: argparse.Namespace) -> int:
+    command: parser.Handler = arguments.handler or _help
     try:
         return command(arguments)
     except HarnessError as error:
-        sys.stderr.write(f"harness: {error}\n")
+        OUTPUT.error(f"harness: {error}")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"harness: interrupted; {RESUME}\n")
+        OUTPUT.error(f"harness: interrupted; {RESUME}")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")
+        OUTPUT.error(f"harness: {error.filename or 'file system'}: {error.strerror or error}")
         return 1
+
+
+def _help(_: argparse.Namespace) -> int:
+    sys.stdout.write(parser.parser(COMMANDS).format_help())
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from harness.cli import outcome
-    from harness.config import combinations, composition
-    from harness.core.display import display
     from harness.sweep import command
-    from harness.sweep.axes import Asked
-    from harness.sweep.launchers.choose import split
 
-    launcher, overrides = split(arguments.overrides)
-    if not launcher.here:
-        raise ConfigError(
-            explain("harness run: launcher", got=type(launcher).__name__, allowed="local", fix="harness sweep for other launchers")
-        )
-    if any(override.startswith("experiment=") for override in overrides):
-        sys.stderr.write(
-            "harness: one run, without the experiment's axes and arms: their keys have defaults; `harness sweep` runs every point\n"
-        )
-    config = composition.compose(overrides)
-    asked = [Asked(run, _own_overrides(overrides, run)) for run in combinations.runs_of(config)]
-    with display() as progress:
-        started = command.begin(asked, launcher, keep=True, progress=progress)
-        tally = command.carry_here(started, progress)
+    started, tally = command.run(arguments.overrides)
     return outcome.finish(started, tally)
-
-
-def _own_overrides(overrides: Sequence[str], config: RunConfig) -> tuple[str, ...]:
-    """Return the overrides of one run: those given, with its own volumes."""
-    others = [text for text in overrides if text.split("=", 1)[0] != "data.volumes"]
-    return (*others, f"data.volumes=[{','.join(map(str, config.data.volumes))}]")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -99,8 +87,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         started = command.start(arguments.overrides, warm=True, progress=progress)
         tally = command.carry(started, progress, wait=arguments.wait)
     if tally is None:
-        status = f"{outcome.command_name()} status {started.experiment.name} --watch"
-        sys.stderr.write(f"submitted; `{status}` shows progress; rerun the same command to resume\n")
+        status = f"{outcome.command('status', started.experiment)} --watch"
+        OUTPUT.message(f"submitted; `{status}` shows progress; rerun the same command to resume")
         return 0
     return outcome.finish(started, tally)
 
@@ -120,7 +108,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from harness.sweep import status
     from harness.sweep.watch import WATCH_SECONDS
 
-    reader = status.StatusReader(_experiment(arguments))
+    reader = status.StatusReader(_results(arguments).experiment)
     while True:
         found = reader.read()
         text = status.as_json(found) if arguments.json else status.as_text(found)
@@ -146,21 +134,20 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _experiment(arguments: argparse.Namespace) -> Experiment:
-    from harness.records.store import Experiment
-
-    experiment = Experiment(arguments.results / arguments.name)
-    experiment.require_readable()
-    return experiment
+def _results(arguments: argparse.Namespace) -> Results:
+    return load(arguments.name, arguments.results)
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from harness.analysis.table.frame import table
     from harness.report import tables
 
-    experiment = _experiment(arguments)
-    rows = table(experiment, stale=arguments.stale)
-    stale = experiment.stale()
+    results = _results(arguments)
+    if arguments.format == "text":
+        tables.require_whole({name: getattr(arguments, name) for name in ("columns", "short", "output")})
+        _print(tables.summary(results.table(stale=arguments.stale), results.experiment.declared().control))
+        return 0
+    rows = tables.chosen(results.table(stale=arguments.stale), arguments.columns, short=arguments.short)
+    stale = results.experiment.stale()
     if stale and not arguments.stale:
         sys.stderr.write(f"harness: {len(stale)} stale run(s) left out; --stale includes them\n")
     if arguments.output:
@@ -174,7 +161,7 @@ def _table(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from harness.report import page
 
-    sys.stdout.write(f"{page.write(_experiment(arguments))}\n")
+    sys.stdout.write(f"{page.write(_results(arguments).experiment)}\n")
     return 0
 
 
@@ -210,13 +197,30 @@ def _list(arguments: argparse.Namespace) -> int:
         folder = {"suites": "benchmarks/suites", "anchor": "conf/data"}.get(group, f"conf/{group}")
         sys.stdout.write(f"{group}\n" if not arguments.group else "")
         for name, path in paths.members(folder).items():
-            sys.stdout.write(f"  {name:<24} {_first_comment(path)}\n")
+            sys.stdout.write(_wrapped(f"  {name:<24} ", _first_sentence(path)))
     return 0
 
 
-def _first_comment(path: Path) -> str:
-    lines = [line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
-    return next((line for line in lines if not line.startswith("@package")), "")
+def _first_sentence(path: Path) -> str:
+    """Return the first sentence of a file's comment, which may take several lines."""
+    found: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("# "):
+            break
+        found.append(line[2:].strip())
+        if found[-1].endswith((".", ":", "?")):
+            break
+    return " ".join(found)
+
+
+def _wrapped(head: str, text: str) -> str:
+    """Return a line, on a terminal wrapped to its width."""
+    if not sys.stdout.isatty():
+        return f"{head}{text}\n"
+    width = max(shutil.get_terminal_size().columns, len(head) + 40)
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False) + "\n"
 
 
 def _check_method(arguments: argparse.Namespace) -> int:
@@ -228,11 +232,10 @@ def _check_method(arguments: argparse.Namespace) -> int:
 
 def _learning_rates(arguments: argparse.Namespace) -> int:
     from harness.analysis.findings import learning_rates
-    from harness.analysis.table.frame import table
 
-    experiment = _experiment(arguments)
-    learning_rates.require_select(experiment)
-    found = learning_rates.best(table(experiment))
+    results = _results(arguments)
+    learning_rates.require_select(results.experiment)
+    found = learning_rates.best(results.table())
     if arguments.write:
         learning_rates.merge(found, arguments.write)
         sys.stderr.write(f"{arguments.write}\n")

@@ -14,8 +14,8 @@ import pandas as pd
 
 from harness.analysis.fits import fitting, laws, points
 from harness.analysis.fits.fitting import Fit, Prediction, words
-from harness.core.errors import AnalysisError, RecordError, did_you_mean, explain
-from harness.records.store import Experiment
+from harness.core.errors import AnalysisError, did_you_mean, explain
+from harness.records.locate import locate
 
 SUFFIXES = (".csv", ".parquet")
 _DERIVED = {"train_tokens": "volume", "steps": "volume"}
@@ -77,16 +77,11 @@ def _points(arguments: argparse.Namespace) -> pd.DataFrame:
         if arguments.suite:
             raise AnalysisError(explain("--suite", got=f"{arguments.suite!r} with a file", allowed="an experiment", fix="remove --suite"))
         return points.from_file(path, columns, where)
-    folder = arguments.results / arguments.points
-    if not folder.is_dir():
-        got = f"neither a file nor the directory {folder}"
-        raise RecordError(explain(arguments.points, got=got, allowed="a .csv or .parquet file, or the NAME of an experiment"))
+    experiment = locate(arguments.points, arguments.results)
     if columns:
         raise AnalysisError(explain("--column", got="an experiment", allowed="a file", fix="remove --column: the columns are known"))
     from harness.analysis.table.frame import table
 
-    experiment = Experiment(folder)
-    experiment.require_readable()
     return points.from_table(table(experiment), experiment.declared(), arguments.suite, where)
 
 

@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.analysis.table.frame import table
-from harness.report import page, tables
+from harness.core.display import OUTPUT
+from harness.records.locate import spelled
+from harness.report import evidence, page
+from harness.report.overview import overview
 
 if TYPE_CHECKING:
+    from harness.records.store import Experiment
     from harness.sweep.command import Started
     from harness.sweep.tally import Tally
 
 
 def finish(started: Started, tally: Tally) -> int:
-    """Print the summary, and write the report if it is out of date.
+    """Show the findings, write the report if it is out of date, and name what is on disk.
 
     Returns:
         The exit code: 0 if every run is done, 1 if any failed.
     """
     experiment = started.experiment
-    if experiment.run_ids():
-        sys.stdout.write(tables.summary(table(experiment), experiment.declared().control) + "\n")
     where = experiment.folder / "report" / "index.html"
-    if tally.done or tally.failed or not started.same or not where.exists():
-        where = page.write(experiment)
-    sys.stderr.write(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed\n")
+    is_outdated = bool(tally.done or tally.failed or not started.same or not where.exists())
+    found = evidence.gather(experiment) if is_outdated else evidence.measured(experiment)
+    if experiment.run_ids():
+        OUTPUT.result(overview(found))
+    if is_outdated:
+        page.write(experiment, found)
+    OUTPUT.message(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed")
     for label, reason in tally.failed:
-        sys.stderr.write(f"failed: {label}: {reason}\n")
+        OUTPUT.error(f"failed: {label}: {reason}")
     if stale := len(experiment.stale()):
-        sys.stderr.write(f"{stale} stale run(s) left out; `{command_name()} table {experiment.name} --stale` includes them\n")
-    if where.exists():
-        sys.stderr.write(f"report: {where}\nnext: {command_name()} table {experiment.name} --output {experiment.name}.csv\n")
+        OUTPUT.message(f"{stale} stale run(s) left out; `{command('table', experiment)} --stale` includes them")
     if any(experiment.folder.glob("runs/*/failure.json")):
-        sys.stderr.write(f"tracebacks: {experiment.folder}/runs/*/failure.json; rerun the same command to retry\n")
+        OUTPUT.message(f"tracebacks: {experiment.folder}/runs/*/failure.json; rerun the same command to retry")
+    OUTPUT.message(f"results: {experiment.folder}")
+    if where.exists():
+        OUTPUT.message(f"page: {where}")
+    if not tally.failed:
+        OUTPUT.message(f"next: {command('table', experiment)} --short")
     return 1 if tally.failed else 0
 
 
-def command_name() -> str:
-    """Return the command to type: ``harness``, with its path if it is not on PATH."""
+def command(name: str, experiment: Experiment) -> str:
+    """Return a command on an experiment as it is typed.
+
+    It begins with ``harness``, with its path if it is not on PATH.
+    """
     by_path = Path(sys.argv[0])
-    return str(by_path) if by_path.name == "harness" and by_path.is_file() and not shutil.which("harness") else "harness"
+    own = str(by_path) if by_path.name == "harness" and by_path.is_file() and not shutil.which("harness") else "harness"
+    return f"{own} {name} {shlex.quote(spelled(experiment))}"

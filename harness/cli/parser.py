@@ -25,6 +25,7 @@ examples:
   harness sweep experiment=tiny                           model sizes x {full, lora} x volumes x seeds
   harness sweep experiment=size_law launcher=slurm        a sweep on a cluster: submits jobs and returns
   harness status size_law --watch                         its progress
+  harness table tiny --short                              the results, in the columns that people read
   harness report tiny                                     write the page results/tiny/report/index.html
   harness prompt tinyworld model=nursery-s                prompts as the model sees them, token by token
   harness show-data mitigation=self_output --write        generated rows next to the gold rows
@@ -36,7 +37,8 @@ examples:
 def parse(argv: Sequence[str] | None, handlers: Mapping[str, Handler]) -> argparse.Namespace:
     """Parse a command line, and exit the process with a message if it is wrong.
 
-    Overrides may also follow options, which argparse does not support by itself.
+    Overrides may also follow options, which argparse does not support by itself. A command that
+    reads results takes ``results=FOLDER``, as ``harness sweep`` does, for ``--results FOLDER``.
 
     Args:
         argv: the arguments, by default those of the process.
@@ -44,6 +46,10 @@ def parse(argv: Sequence[str] | None, handlers: Mapping[str, Handler]) -> argpar
     """
     whole = parser(handlers)
     arguments, rest = whole.parse_known_args(argv)
+    if "results" in arguments:
+        for text in [text for text in rest if text.startswith("results=")]:
+            rest.remove(text)
+            arguments.results = Path(text.removeprefix("results="))
     if rest:
         if not arguments.takes_overrides or any("=" not in text or text.startswith("-") for text in rest):
             whole.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -65,7 +71,7 @@ def parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=f"harness {__version__}", help="show the version and exit")
-    whole.set_defaults(handler=None, takes_overrides=False)
+    whole.set_defaults(handler=None, takes_overrides=False, quiet=False, log_file=None)
     commands = whole.add_subparsers(title="commands", metavar="COMMAND")
     _add_runs_and_sweeps(commands)
     _add_results(commands)
@@ -89,6 +95,7 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
         "Without overrides: a tiny model on tinyworld. A finished run is not repeated, an interrupted one resumes.",
     )
     _add_overrides(run, "overrides in Hydra's syntax, such as tuning=lora data.volumes=[64,256] name=mine")
+    _add_output(run)
 
     sweep = _add(
         commands,
@@ -99,6 +106,7 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
     _add_overrides(
         sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, arms=a,b selects arms, launcher=slurm uses a cluster"
     )
+    _add_output(sweep)
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
     plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
@@ -118,14 +126,20 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
 def _add_results(commands: Commands) -> None:
     table = _add(commands, "table", "print the results: one row for each point, task and metric")
     _add_name(table)
-    table.add_argument("--format", choices=["csv", "json", "markdown"], help="default: csv, or that of the --output file's suffix")
+    table.add_argument("--columns", metavar="A,B,C", help="only these columns")
+    table.add_argument("--short", action="store_true", help="only the columns that people read, without secondary metrics")
+    table.add_argument(
+        "--format",
+        choices=["csv", "json", "markdown", "text"],
+        help="default: csv, or that of the --output file's suffix; text: the changes of each point side by side, for reading",
+    )
     table.add_argument("--output", type=Path, metavar="FILE", help="write a .csv, .json, .md or .parquet file instead")
     table.add_argument("--stale", action="store_true", help="include stale runs, which the last command did not ask for")
 
     report = _add(
         commands,
         "report",
-        "write the page results/NAME/report/index.html",
+        "write the page of an experiment, report/index.html in its folder",
         "Its folder also has figures (PNG, SVG, PDF) and tables (CSV, Markdown).",
     )
     _add_name(report)
@@ -173,7 +187,9 @@ def _add_inputs(commands: Commands) -> None:
 
 def _add_analysis(commands: Commands) -> None:
     fit = _add(commands, "fit", "fit a law of forgetting to points")
-    fit.add_argument("points", metavar="POINTS", help="a .csv or .parquet file with one row for each point, or the NAME of an experiment")
+    fit.add_argument(
+        "points", metavar="POINTS", help="a .csv or .parquet file with one row for each point, or an experiment's NAME or path"
+    )
     fit.add_argument("--law", required=True, metavar="LAW", help=LAWS)
     _add_fitting(fit)
 
@@ -217,12 +233,19 @@ def _add_fitting(command: argparse.ArgumentParser) -> None:
 
 
 def _add_name(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="NAME", help="experiment or run: the name of its folder in the results")
+    command.add_argument("name", metavar="NAME", help="experiment: its name, or the path of its folder, such as results/tiny")
     _add_results_folder(command)
 
 
 def _add_results_folder(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    command.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="folder that a NAME is in (default: results); results=FOLDER also works"
+    )
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quiet", action="store_true", help="show only the final table and errors")
+    command.add_argument("--log-file", type=Path, metavar="FILE", help="append everything that is shown to this file, with times")
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:

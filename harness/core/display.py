@@ -1,14 +1,26 @@
-"""Progress on standard error: live bars on a terminal, else a line every 30 seconds."""
+"""Output of a command: results, messages, errors and progress, to the terminal and a log file.
+
+``OUTPUT`` is where a process writes; libraries' log messages arrive there too. Progress is shown by
+live bars on a terminal and in a notebook, elsewhere by a line every 30 seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from harness.core.errors import ConfigError, explain
 from harness.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,6 +31,8 @@ SECONDS_BETWEEN_LINES = 30.0
 
 ENOUGH_SHARE = 0.03
 """Share of a sweep's cost that must be done before the time left is estimated from it."""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class Display(Progress, Protocol):
@@ -43,73 +57,194 @@ class Display(Progress, Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-def display() -> Display:
-    """Return the display for this process's standard error."""
-    return _LiveDisplay() if sys.stderr.isatty() else _Lines()
+class Output:
+    """The terminal and the log file of a process.
 
-
-class _Lines:
-    """One line at the start of a run, and one every 30 seconds."""
+    Attributes:
+        quiet: whether the terminal shows results and errors alone.
+        log_file: file that everything is appended to, with times; None without one.
+        show: writes a message or error to the terminal; live bars and worker processes replace it.
+    """
 
     def __init__(self) -> None:
-        self.began = self.last = time.monotonic()
-        self.name, self.finished, self.total = "", 0, 0
-        self.runs_finished, self.runs_total = 0, 0
-        self.share_at_start: float | None = None
+        self.quiet = False
+        self.log_file: Path | None = None
+        self.show: Callable[[str], None] = _to_stderr
 
-    def __enter__(self) -> _Lines:
+    def result(self, text: str) -> None:
+        """Write data for the user to standard output."""
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+        self.log(text)
+
+    def message(self, text: str) -> None:
+        """Write a message."""
+        if not self.quiet:
+            self.show(text)
+        self.log(text)
+
+    def error(self, text: str) -> None:
+        """Write an error, even if quiet."""
+        self.show(text)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """Append plain lines to the log file; a full disk does not stop the work."""
+        if self.log_file is None:
+            return
+        now = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
+        lines = [f"{now}  {line}".rstrip() for line in _ESCAPES.sub("", text).splitlines() if line.strip()]
+        with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    @contextlib.contextmanager
+    def set(self, *, quiet: bool = False, log_file: Path | None = None) -> Iterator[None]:
+        """Change what is shown and logged, until the block ends.
+
+        Raises ConfigError if the log file cannot be written.
+        """
+        before = self.quiet, self.log_file
+        if log_file is not None:
+            _require_writable(log_file)
+        self.quiet, self.log_file = quiet, None if log_file is None else log_file.absolute()
+        try:
+            yield
+        except Exception:
+            self.log(traceback.format_exc())
+            raise
+        finally:
+            self.quiet, self.log_file = before
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise ConfigError(explain("--log-file", got=f"'{path}' ({error.strerror})", allowed="a file that can be written")) from error
+
+
+OUTPUT = Output()
+
+
+def display() -> Display:
+    """Return the display of progress for this process's terminal and log file."""
+    parts: list[_Lines | _Bars] = []
+    if not OUTPUT.quiet:
+        parts.append(_Bars() if sys.stderr.isatty() or _in_notebook() else _Lines(_to_stderr))
+    if OUTPUT.log_file is not None:
+        parts.append(_Lines(OUTPUT.log))
+    return _Parts(parts)
+
+
+def _in_notebook() -> bool:
+    """Return whether this is a notebook that can draw live bars, which needs ipywidgets."""
+    if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
+        return False
+    from rich.console import Console
+
+    return Console(stderr=True).is_jupyter
+
+
+class _Parts:
+    """A display that passes everything on to others."""
+
+    def __init__(self, parts: Sequence[_Lines | _Bars]) -> None:
+        self.parts = parts
+        self.bars = next((part for part in parts if isinstance(part, _Bars)), None)
+
+    def __enter__(self) -> _Parts:
+        if self.bars is not None:
+            self.bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        return None
+        if self.bars is not None:
+            self.bars.stop()
+
+    def runs(self, finished: int, total: int) -> None:
+        for part in self.parts:
+            part.runs(finished, total)
+
+    def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
+        for part in self.parts:
+            part.workers(working, share)
+
+    def stage(self, name: str, total: int) -> None:
+        for part in self.parts:
+            part.stage(name, total)
+
+    def advance(self, units: int = 1) -> None:
+        for part in self.parts:
+            part.advance(units)
+
+    def say(self, message: str) -> None:
+        OUTPUT.message(message)
+
+
+class _Lines:
+    """A line every 30 seconds: time so far, work done, and the estimated time left."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+        self.began = self.last = self.stage_began = time.monotonic()
+        self.name, self.finished, self.total = "", 0, 0
+        self.runs_finished, self.runs_total = 0, 0
+        self.share_at_start: float | None = None
 
     def runs(self, finished: int, total: int) -> None:
         self.runs_finished, self.runs_total = finished, total
 
     def stage(self, name: str, total: int) -> None:
-        self.name, self.finished, self.total = name, 0, total
-        self._say_if_due()
+        self.name, self.finished, self.total, self.stage_began = name, 0, total, time.monotonic()
+        self._write_if_due(self._stage_line)
 
     def advance(self, units: int = 1) -> None:
         self.finished += units
-        self._say_if_due()
+        self._write_if_due(self._stage_line)
 
     def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
-        if time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
-            return
-        self.last = time.monotonic()
-        doing = "; ".join(f"{label}: {stage} {finished}/{total}" for label, stage, finished, total in working) or "waiting"
-        self.say(f"[{_clock(self.last - self.began)}] {self.runs_finished} of {self.runs_total} runs{self._left_of(share)}; {doing}")
-
-    def _left_of(self, share: float) -> str:
-        """Return the estimated time left, from the cost done since the first call."""
         if self.share_at_start is None:
             self.share_at_start = share
-        gained = share - self.share_at_start
-        return f", about {_clock((self.last - self.began) / gained * (1 - share))} left" if gained > ENOUGH_SHARE else ""
+        self._write_if_due(lambda: self._workers_line(working, share))
 
-    def say(self, message: str) -> None:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
+    def _write_if_due(self, line: Callable[[], str]) -> None:
+        if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            self.write(f"[{_clock(self.last - self.began)}] {line()}")
 
-    def _say_if_due(self) -> None:
-        if time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
-            return
-        self.last = time.monotonic()
-        share = f"{min(self.finished, self.total)}/{self.total}"
-        self.say(f"[{_clock(self.last - self.began)}] {self._of_runs()}{self.name}: {share}{self._left()}")
+    def _workers_line(self, working: Sequence[tuple[str, str, int, int]], share: float) -> str:
+        gained = share - (self.share_at_start or 0.0)
+        left = _left((self.last - self.began) / gained * (1 - share)) if gained > ENOUGH_SHARE else ""
+        doing = "; ".join(_doing(*one) for one in working) or "waiting"
+        return f"{self.runs_finished} of {self.runs_total} runs{left}; {doing}"
 
-    def _of_runs(self) -> str:
-        return f"run {min(self.runs_finished + 1, self.runs_total)} of {self.runs_total}, " if self.runs_total > 1 else ""
+    def _stage_line(self) -> str:
+        run = f"run {min(self.runs_finished + 1, self.runs_total)} of {self.runs_total}, " if self.runs_total > 1 else ""
+        return f"{run}{self.name}: {min(self.finished, self.total)}/{self.total}{self._time_left()}"
 
-    def _left(self) -> str:
-        if not self.runs_finished or self.runs_finished >= self.runs_total:
-            return ""
-        each = (self.last - self.began) / self.runs_finished
-        return f", about {_clock(each * (self.runs_total - self.runs_finished))} left"
+    def _time_left(self) -> str:
+        """Return the time left of all runs, from finished ones; of one run, its stage's."""
+        if 0 < self.runs_finished < self.runs_total:
+            return _left((self.last - self.began) / self.runs_finished * (self.runs_total - self.runs_finished))
+        if self.runs_total <= 1 and 0 < self.finished < self.total:
+            return _left((self.last - self.stage_began) / self.finished * (self.total - self.finished))
+        return ""
 
 
-class _LiveDisplay:
+def _doing(label: str, stage: str, finished: int, total: int) -> str:
+    return f"{label}: {stage} {finished}/{total}" if stage else label
+
+
+def _left(seconds: float) -> str:
+    return f", about {_clock(seconds)} left"
+
+
+class _Bars:
     """Rich bars for runs and the current stage, with time left."""
 
     def __init__(self) -> None:
@@ -123,12 +258,16 @@ class _LiveDisplay:
         self.of_stage = self.bars.add_task("", total=None, visible=False)
         self.of_workers: list[TaskID] = []
 
-    def __enter__(self) -> _LiveDisplay:
+    def start(self) -> None:
         self.bars.start()
-        return self
+        self.show_before, OUTPUT.show = OUTPUT.show, self._show
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def stop(self) -> None:
+        OUTPUT.show = self.show_before
         self.bars.stop()
+
+    def _show(self, text: str) -> None:
+        self.bars.console.print(text, highlight=False, markup=False)
 
     def runs(self, finished: int, total: int) -> None:
         self.bars.update(self.of_runs, completed=finished, total=total, visible=total > 1)
@@ -146,9 +285,6 @@ class _LiveDisplay:
     def advance(self, units: int = 1) -> None:
         self.bars.advance(self.of_stage, units)
 
-    def say(self, message: str) -> None:
-        self.bars.console.print(message, highlight=False, markup=False)
-
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
@@ -156,12 +292,22 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+class _ToOutput(logging.Handler):
+    """Passes log messages of libraries to OUTPUT."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            OUTPUT.error(text)
+        else:
+            OUTPUT.message(text)
+
+
 def quiet_libraries() -> None:
     """Silence progress bars and messages of libraries, so that the harness's own can be seen.
 
     To be called before any of them is imported.
     """
-    import logging
     import warnings
 
     quiet = {
@@ -177,7 +323,7 @@ def quiet_libraries() -> None:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(handlers=[_ToOutput()], level=logging.WARNING, format="%(name)s: %(message)s")
     for library in ("lm_eval", "datasets", "transformers", "huggingface_hub", "peft", "accelerate"):
         logging.getLogger(library).setLevel(logging.ERROR)
     logging.getLogger("harness").setLevel(logging.INFO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.core.errors import ConfigError, explain
@@ -29,7 +29,9 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
     gate.require(arguments.max_loss, arguments.margin)
     if arguments.output is not None:
         _require_writable(arguments.output)
-    comparison = compare(arguments)
+    comparison = compare(
+        arguments.before, arguments.after, suites=arguments.suites or "", margin=arguments.margin, overrides=arguments.overrides
+    )
     decided = None if arguments.max_loss is None else gate.decide(comparison.aggregates, arguments.max_loss, comparison.after.lacks)
     say(text.as_json(comparison, decided) if arguments.json else text.lines(comparison, decided))
     if arguments.output is not None:
@@ -41,20 +43,31 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
     return decided.code if decided else 0
 
 
-def compare(arguments: argparse.Namespace) -> Comparison:
-    """Return the comparison of two sides. Raises HarnessError."""
-    before, after = arguments.before, arguments.after
+def compare(before: str, after: str, *, suites: str, margin: float, overrides: Sequence[str]) -> Comparison:
+    """Return the comparison of two sides.
+
+    Args:
+        before: a model or a folder of lm-eval samples.
+        after: as ``before``.
+        suites: names with commas, for two models.
+        margin: a change within ±margin is negligible.
+        overrides: for two models.
+
+    Raises:
+        HarnessError: if the sides cannot be compared.
+    """
+    gate.require(None, margin)
     if sides.kinds(before, after) == "logs":
-        _reject_settings(arguments)
+        _reject_settings(suites, overrides)
         first, second, notes = matching.match(logs.read(before), logs.read(after))
     else:
         from harness.core.display import display
         from harness.external import models
 
-        names = models.suite_names(arguments.suites)
+        names = models.suite_names(suites)
         with display() as progress:
-            first, second, notes = models.measure(before, after, names, arguments.overrides, progress)
-    return judge.compare(first, second, arguments.margin, notes)
+            first, second, notes = models.measure(before, after, names, overrides, progress)
+    return judge.compare(first, second, margin, notes)
 
 
 def _require_writable(folder: Path) -> None:
@@ -70,12 +83,11 @@ def _require_writable(folder: Path) -> None:
         raise ConfigError(explain(f"compare: --output {folder}", got=got, allowed=allowed, fix="choose another name"))
 
 
-def _reject_settings(arguments: argparse.Namespace) -> None:
+def _reject_settings(suites: str, overrides: Sequence[str]) -> None:
     """Reject settings of measurements for sides that are already measured.
 
     Raises ConfigError.
     """
-    given = [f"--suites {arguments.suites}"] if arguments.suites else []
-    if given := [*given, *arguments.overrides]:
+    if given := [*([f"--suites {suites}"] if suites else []), *overrides]:
         allowed = "neither suites nor overrides with lm-eval samples, which are already measured"
         raise ConfigError(explain("compare: options", got=" ".join(given), allowed=allowed, fix="omit them"))

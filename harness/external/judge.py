@@ -180,6 +180,11 @@ def _changed(before: Side, after: Side, shown_in: Mapping[str, str]) -> pd.DataF
     return found.sort_values("confidence_lost", ascending=False, kind="stable", na_position="last", ignore_index=True)
 
 
+def as_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a comparison as users see them, with the column ``after``."""
+    return rows.drop(columns=["role"], errors="ignore").rename(columns={"value": "after"})
+
+
 def dicts(frame: pd.DataFrame) -> list[Row]:
     """Return the rows of a frame as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -16,7 +16,7 @@ from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import DESCRIPTIONS, SUITE_TASK
 from harness.external import text
 from harness.external.gate import Gate, sentences
-from harness.external.judge import Comparison, dicts
+from harness.external.judge import Comparison, as_shown, dicts
 from harness.external.sides import short
 from harness.report import html
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
@@ -139,7 +139,7 @@ def _changes(comparison: Comparison) -> Section:
     headings = ["suite or task", "metric", *list(NUMBERS)[:6], "p", "verdict", *list(NUMBERS)[7:]]
     columns = [ColumnView(title=name, is_number=name in NUMBERS, meaning=MEANINGS.get(name) or _meaning(name)) for name in headings]
     rows = [_cells(row) for row in dicts(comparison.rows)]
-    data = comparison.rows.drop(columns=["role"]).rename(columns={"value": "after"})
+    data = as_shown(comparison.rows)
     caption = f"Changes in the metric's own unit, {LEVEL:.0%} intervals over items; suites are means over tasks with equal weight."
     table = TableView(name="changes", columns=columns, rows=rows, caption=caption, searchable=len(rows) > 20, data=data)
     figures = [_figure(comparison, str(metric)) for metric in comparison.rows["metric"].unique()]

@@ -11,7 +11,7 @@ import pandas as pd
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK
 from harness.external.gate import Gate, sentences
-from harness.external.judge import MISSING, Comparison, dicts, suite_rows, task_rows
+from harness.external.judge import MISSING, Comparison, as_shown, dicts, suite_rows, task_rows
 
 COLUMNS = ["suite / task", "metric", "n", "before", "after", "lost", "gained", f"net [{LEVEL:.0%}]", "p", "verdict", "agree", "lost*"]
 LEFT = {0, 1, 9}
@@ -130,7 +130,7 @@ def values(comparison: Comparison, gate: Gate | None) -> dict[str, Any]:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as plain values for JSON; missing values are None."""
-    plain = frame.drop(columns=["role"], errors="ignore").rename(columns={"value": "after"}).astype(object)
+    plain = as_shown(frame).astype(object)
     return dicts(plain.where(plain.notna(), None))
 
 

@@ -13,6 +13,8 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,29 @@ from harness import __version__
 PACKAGES = ["torch", "transformers", "lm_eval", "peft", "accelerate", "datasets", "tokenizers", "numpy", "pandas", "scipy"]
 
 
+_COMMAND: ContextVar[Sequence[str] | None] = ContextVar("_COMMAND", default=None)
+
+
+@contextlib.contextmanager
+def made_by(arguments: Sequence[str]) -> Iterator[None]:
+    """Record these arguments of ``harness`` in place of the process's, until the block ends."""
+    token = _COMMAND.set(arguments)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
+def command() -> str:
+    """Return the command that makes results now."""
+    arguments = _COMMAND.get()
+    return shlex.join(["harness", *(sys.argv[1:] if arguments is None else arguments)])
+
+
 def collect() -> dict[str, Any]:
     """Return git commit and dirty flag of the harness, package versions, hardware, time."""
     return {
-        "command": shlex.join(["harness", *sys.argv[1:]]),
+        "command": command(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(),
         "versions": {"harness": __version__} | _versions(),

@@ -44,7 +44,6 @@ from harness import PROTOCOL_VERSION
 from harness.config.identity import training_id
 from harness.config.run_config import Declared
 from harness.config.strict import build
-from harness.core.errors import RecordError, explain
 from harness.records import record_files, schema
 from harness.records.claim_log import ClaimLog
 from harness.records.schema import SCHEMA_VERSION, Failure, Measurement, Point, Record
@@ -78,13 +77,6 @@ class Experiment:
     def measurement_folder(self, evaluation_id: str, weights_sha256: str) -> Path:
         """Return the folder of a measurement."""
         return self.folder / "measurements" / evaluation_id / weights_sha256[:16]
-
-    def require_readable(self) -> None:
-        """Raise RecordError, naming the experiments that exist, unless the folder exists."""
-        if not self.folder.is_dir():
-            known = sorted(p.name for p in self.folder.parent.glob("*") if (p / "runs").is_dir()) if self.folder.parent.is_dir() else []
-            allowed, fix = ", ".join(known) or f"nothing yet in {self.folder.parent}", "run `harness run` or `harness sweep` first"
-            raise RecordError(explain(f"results of '{self.name}'", got="none", allowed=allowed, fix=fix))
 
     def measurement(self, evaluation_id: str, weights_sha256: str) -> Measurement | None:
         """Return a measurement, or None if it is not made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -153,16 +154,24 @@ class Evidence:
         return {run_id: values for run_id, values in found.items() if values}
 
 
-def gather(experiment: Experiment) -> Evidence:
-    """Read an experiment and compute the data of its page."""
+def measured(experiment: Experiment) -> Evidence:
+    """Read an experiment and compute its findings alone, which takes a part of a page's time."""
+    return _measured(experiment)[0]
+
+
+def _measured(experiment: Experiment) -> tuple[Evidence, Changes]:
     reader = RunReader(experiment)
     table, declared, changes = tidy_table(experiment, reader=reader), experiment.declared(), Changes(experiment, reader)
     found = in_order(findings.findings(table, changes, declared))
-    return Evidence(
-        experiment=experiment,
-        table=table,
-        declared=declared,
-        findings=found,
+    return Evidence(experiment=experiment, table=table, declared=declared, findings=found), changes
+
+
+def gather(experiment: Experiment) -> Evidence:
+    """Read an experiment and compute the data of its page."""
+    evidence, changes = _measured(experiment)
+    table, declared, found = evidence.table, evidence.declared, evidence.findings
+    return dataclasses.replace(
+        evidence,
         fitted=all_laws.every(table, declared, first=_first(found)) if len(found) else [],
         frontier=frontier.frontier(found),
         equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),

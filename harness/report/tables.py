@@ -18,7 +18,7 @@ import pandas as pd
 from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import is_control
 from harness.analysis.table.columns import SUITE_TASK
-from harness.core.errors import ConfigError, explain
+from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.records.schema import OWN_METRICS
 
 Format = Literal["csv", "json", "markdown", "parquet"]
@@ -219,21 +219,28 @@ def _cells(panel: Panel, measured: pd.DataFrame, points: pd.DataFrame) -> list[s
 
 def _blocks(columns: dict[str, list[str]], cells: dict[tuple[str, ...], list[str]]) -> list[str]:
     """Return the lines of a table; columns beyond WIDTH continue in further blocks."""
-    left = [_column(("", "", name), texts, right=name == "volume") for name, texts in columns.items()]
+    left = [column(("", "", name), texts, right=name == "volume") for name, texts in columns.items()]
     blocks: list[list[list[str]]] = [[*left]]
     for heading, texts in cells.items():
-        column = _column(heading, texts, right=True)
+        added = column(heading, texts, right=True)
         used = sum(len(part[0]) + 2 for part in blocks[-1])
-        if used + len(column[0]) > WIDTH and len(blocks[-1]) > len(left):
+        if used + len(added[0]) > WIDTH and len(blocks[-1]) > len(left):
             blocks.append([*left])
-        blocks[-1].append(column)
+        blocks[-1].append(added)
     lines: list[str] = []
     for block in blocks:
         lines += ["", *("  ".join(parts).rstrip() for parts in zip(*block, strict=True))]
     return lines
 
 
-def _column(heading: Sequence[str], texts: Sequence[str], *, right: bool) -> list[str]:
+def column(heading: Sequence[str], texts: Sequence[str], *, right: bool) -> list[str]:
+    """Return a column of a text table, padded to one width.
+
+    Args:
+        heading: its first lines.
+        texts: its cells.
+        right: whether it is aligned right.
+    """
     width = max(map(len, [*heading, *texts]))
     return [text.rjust(width) if right else text.ljust(width) for text in [*heading, *texts]]
 
@@ -248,6 +255,45 @@ def _problems(table: pd.DataFrame, control: Mapping[str, str]) -> list[str]:
     if untuned(table, control)[0]:
         lines.append("learning rate not tuned: not a method comparison")
     return ["", *lines] if lines else []
+
+
+SHORT = [
+    *["run_id", "model", "tuning", "objective", "mitigation", "data", "arm", "seed", "volume", "role", "suite", "task", "metric", "n"],
+    *["before", "value", "delta", "delta_low", "delta_high", "status"],
+]
+"""Columns that people read."""
+
+
+def chosen(table: pd.DataFrame, columns: str | None, *, short: bool) -> pd.DataFrame:
+    """Return the tidy table with some of its columns.
+
+    Args:
+        table: the tidy table.
+        columns: their names with commas; None is every column.
+        short: only SHORT, and the rows of primary metrics and of failures.
+
+    Raises:
+        ConfigError: if a column does not exist, or both are given.
+    """
+    if columns is None:
+        return table[(_primary(table) | table["suite"].isna()).fillna(value=False)][SHORT] if short else table
+    if short:
+        raise ConfigError(explain("table", got="--columns with --short", allowed="one of them"))
+    names = [name.strip() for name in columns.split(",") if name.strip()]
+    for name in names or [columns]:
+        if name not in table:
+            fix = did_you_mean(name, table.columns) or "`harness table NAME --short` has the columns that people read"
+            raise ConfigError(
+                explain("--columns", got=repr(name), allowed=f"{len(table.columns)} columns, such as {', '.join(SHORT[:6])}", fix=fix)
+            )
+    return table[names]
+
+
+def require_whole(options: Mapping[str, object]) -> None:
+    """Reject options of tables for the text format, which has none. Raises ConfigError."""
+    if given := [f"--{name}" for name, value in options.items() if value]:
+        got = f"text with {' '.join(given)}"
+        raise ConfigError(explain("--format", got=got, allowed="text alone, or csv, json or markdown with these options"))
 
 
 def render(table: pd.DataFrame, form: str | None) -> str:

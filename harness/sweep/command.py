@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from harness.config import paths
+from harness.config import combinations, composition, paths
 from harness.config.identity import recorded
-from harness.core.display import Display
+from harness.config.run_config import RunConfig
+from harness.core.display import OUTPUT, Display, display
 from harness.core.errors import ConfigError, DataError, ModelError, explain
 from harness.core.progress import Progress, Silent
 from harness.records.sweep_schema import TRIES, Sweep
@@ -79,6 +80,36 @@ def _require_valid(expansion: Expansion) -> None:
         first, total = expansion.rejected[0], len(expansion.asked) + len(expansion.rejected)
         count = f"{len(expansion.rejected)} of {total} points are rejected"
         raise ConfigError(f"{first.reason} ({count}; `harness plan` lists them, hydra.sweeper.exclude leaves them out)")
+
+
+def run(overrides: Sequence[str]) -> tuple[Started, Tally]:
+    """Carry out one run in this process: the run of ``harness run`` and of ``harness.train``.
+
+    Args:
+        overrides: values, and possibly the launcher, whose workers must be on this machine.
+
+    Raises:
+        HarnessError: one line; nothing was written.
+        KeyboardInterrupt: after everything was saved.
+    """
+    launcher, rest = split(overrides)
+    if not launcher.here:
+        allowed, fix = "local", "harness sweep for other launchers"
+        raise ConfigError(explain("harness run: launcher", got=type(launcher).__name__, allowed=allowed, fix=fix))
+    if any(text.startswith("experiment=") for text in rest):
+        OUTPUT.message(
+            "harness: one run, without the experiment's axes and arms: their keys have defaults; `harness sweep` runs every point"
+        )
+    asked = [Asked(one, _own_overrides(rest, one)) for one in combinations.runs_of(composition.compose(rest))]
+    with display() as progress:
+        started = begin(asked, launcher, keep=True, progress=progress)
+        return started, carry_here(started, progress)
+
+
+def _own_overrides(overrides: Sequence[str], config: RunConfig) -> tuple[str, ...]:
+    """Return the overrides of one run: those given, with its own volumes."""
+    others = [text for text in overrides if text.split("=", 1)[0] != "data.volumes"]
+    return (*others, f"data.volumes=[{','.join(map(str, config.data.volumes))}]")
 
 
 def begin(

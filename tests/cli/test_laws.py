@@ -69,7 +69,7 @@ def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) ->
         (["fit", "CSV", "--law", "linear"], "column finetune_loss: got no such column; allowed: rows, params"),
         (["fit", "CSV", "--law", "power", "--column", "volume"], "--column: got 'volume'; allowed: name=value"),
         (["fit", "CSV", "--law", "power", "--suite", "old"], "with a file"),
-        (["fit", "nothing", "--law", "power"], "neither a file nor the directory results/nothing"),
+        (["fit", "nothing", "--law", "power"], "results of 'nothing': got nothing"),
         (["fit", "nothing.csv", "--law", "power"], "no such file"),
         (["predict", "CSV", "--law", "injection", "--at", "params_total=1.4B"], "got '1.4B'; allowed: a number such as 1024"),
         (["predict", "CSV", "--law", "injection", "--at", "params_total=1e9"], "fix: --at train_tokens=…"),
@@ -133,7 +133,7 @@ def test_an_experiment_is_fitted_and_predicted_by_its_name(tmp_path: Path, capsy
 
 def test_an_experiment_has_its_own_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--column is only for files."""
-    (tmp_path / "results" / "exp").mkdir(parents=True)
+    (tmp_path / "results" / "exp" / "runs").mkdir(parents=True)
     code, _, err = run(capsys, "fit", "exp", "--law", "power", "--results", tmp_path / "results", "--column", "volume=rows")
     assert code == 2
     assert "--column: got an experiment; allowed: a file" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.cli import app, parser
@@ -23,11 +25,18 @@ def test_unknown_arguments_are_an_error(argv: list[str], capsys: pytest.CaptureF
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is on standard error, with the exit code of a wrong input."""
-    assert app.main([]) == 2
+    """It is on standard output, and not an error."""
+    assert app.main([]) == 0
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("usage: harness")
+    assert out.startswith("usage: harness")
+    assert err == ""
+
+
+@pytest.mark.parametrize("argv", [["--results", "elsewhere"], ["results=elsewhere"]])
+@pytest.mark.parametrize("command", [["table", "tiny"], ["fit", "tiny", "--law", "power"], ["status", "tiny"]])
+def test_the_folder_of_results_is_an_option_or_an_override(command: list[str], argv: list[str]) -> None:
+    """The spelling of sweep works for the commands that read its results."""
+    assert parser.parse([*command, *argv], app.COMMANDS).results == Path("elsewhere")
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)

@@ -60,6 +60,13 @@ def test_help_imports_neither_torch_nor_hydra(checkout: Path) -> None:
     )
 
 
+def test_the_package_imports_the_standard_library_alone(checkout: Path) -> None:
+    """Its names are imported when they are used; completion shows them."""
+    absent = (*HEAVY, "hydra", "omegaconf", "pandas", "numpy", "yaml", "matplotlib", "rich", "scipy")
+    script = "\nimport harness\nassert {*harness.__all__} == {*dir(harness)}\nprint(harness.load.__name__, harness.train.__name__)"
+    assert python(WITHOUT.format(absent=absent, modules=["harness"]) + script, checkout).split() == ["load", "train"]
+
+
 def test_composing_imports_nothing_heavy(checkout: Path) -> None:
     """A typo is reported as fast as yaml is read."""
     script = f"import sys; from harness.config.composition import compose; compose([]); print(sorted(set({HEAVY!r}) & set(sys.modules)))"

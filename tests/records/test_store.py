@@ -194,13 +194,6 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_an_unknown_experiment_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    """The message lists the experiments of the folder."""
-    (tmp_path / "tiny" / "runs").mkdir(parents=True)
-    with pytest.raises(RecordError, match="tiny"):
-        Experiment(tmp_path / "tniy").require_readable()
-
-
 def test_a_failure_is_recorded_and_dropped(experiment: ExperimentWriter) -> None:
     """A run with a failure counts as a run on disk."""
     failure = Failure(run_id="r", experiment="exp", labels={}, config={}, reason="boom", traceback="…")

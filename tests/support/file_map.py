@@ -20,8 +20,9 @@ def summary(path: Path) -> str:
 
 
 def made() -> str:
-    """Return the map: each room with its contract, then its files with their summaries."""
-    lines = []
+    """Return the map: the top, then each room with its contract and its files with summaries."""
+    top = ROOT / PACKAGE / "api.py"
+    lines = [f"{top.relative_to(ROOT).as_posix():<{WIDTH}} {summary(top)}", ""]
     for room in ROOMS:
         for path in sorted((ROOT / PACKAGE / room).rglob("*.py"), key=lambda path: (path.parent, path.name)):
             place = path.parent if path.name == "__init__.py" else path

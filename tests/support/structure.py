@@ -36,9 +36,13 @@ def arrows() -> Arrows:
 
 
 def module_arrows() -> Arrows:
-    """Return module → the modules it imports, TYPE_CHECKING imports included."""
+    """Return module → the modules it imports, TYPE_CHECKING imports included.
+
+    Without those of the package itself: it offers names of ``harness.api``, imported on first use,
+    and modules below read its version.
+    """
     graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=False, cache_dir=None)
-    return {module: graph.find_modules_directly_imported_by(module) for module in sorted(graph.modules)}
+    return {module: graph.find_modules_directly_imported_by(module) for module in sorted(graph.modules - {PACKAGE})}
 
 
 def reachable(found: Arrows, start: str) -> set[str]:
@@ -46,7 +50,7 @@ def reachable(found: Arrows, start: str) -> set[str]:
     seen: set[str] = set()
     to_do = [start]
     while to_do:
-        for room in found[to_do.pop()] - seen:
+        for room in found.get(to_do.pop(), set()) - seen:
             seen.add(room)
             to_do.append(room)
     return seen

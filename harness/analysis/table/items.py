@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness.analysis.table.columns import SUITE_TASK
 from harness.core.errors import RecordError, explain
+from harness.records.store import Experiment
 
 COLUMNS = {
     "suite": "string",
@@ -26,8 +28,81 @@ COLUMNS = {
 """Column → dtype. Confidence is the right choice's share of the probability of all choices, in
 0..1; empty for generated answers."""
 
+OF_RUNS = {"run_id": "string", "volume": "Int64", "role": "string"}
+"""Further columns of the items of several runs: column → dtype."""
+
+MOST_NAMED = 8
+"""Most runs or volumes that an error names."""
+
 _KEYS = ["suite", "task", "doc_hash"]
 _BY_LENGTH = "acc_norm"
+
+
+def items_of_runs(experiment: Experiment, table: pd.DataFrame, *, run_id: str | None = None, volume: int | None = None) -> pd.DataFrame:
+    """Return the items of recorded runs that were lost or gained.
+
+    Args:
+        experiment: its results folder.
+        table: its tidy table.
+        run_id: only this run.
+        volume: only this volume; None is each run's largest.
+
+    Returns:
+        Columns as in OF_RUNS and COLUMNS, by run.
+
+    Raises:
+        RecordError: if there is no such run or volume, or if the prompt or target of an item
+            differs between before and after.
+    """
+    rows = table[table["primary"].fillna(value=False) & (table["volume"] > 0).fillna(value=False) & table["delta"].notna()]
+    rows = _chosen(_chosen(rows, "run_id", run_id), "volume", volume)
+    parts = []
+    for one, group in rows.groupby("run_id", sort=False):
+        last = group[group["volume"] == group["volume"].max()]
+        at, role_of = int(last["volume"].iloc[0]), dict(zip(last["suite"], last["role"], strict=True))
+        found = items_of_point(experiment, str(one), at, last)
+        parts.append(found.assign(run_id=str(one), volume=at, role=found["suite"].map(role_of)))
+    types = OF_RUNS | COLUMNS
+    whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: pd.Series(dtype=object) for name in types})
+    return whole[list(types)].astype(types)
+
+
+def _chosen(rows: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    if value is None:
+        return rows
+    found = rows[rows[column] == value]
+    if found.empty:
+        known = rows[column].drop_duplicates().astype(str).tolist()
+        allowed = ", ".join(known[:MOST_NAMED]) + (f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else "")
+        raise RecordError(explain(f"items: {column}", got=repr(value), allowed=allowed or "none: nothing is measured yet"))
+    return found
+
+
+def items_of_point(experiment: Experiment, run_id: str, volume: int, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the items of a point that were lost or gained; none if its run has no record.
+
+    Args:
+        experiment: its results folder.
+        run_id: its run.
+        volume: its volume, above 0.
+        rows: its suites and tasks, with ``suite``, ``task``, ``metric`` and ``filter`` of the
+            primary metric, from the tidy table or the findings.
+
+    Returns:
+        As ``changed_items``.
+    """
+    record, point = experiment.glance("runs", run_id, "record.json"), experiment.point(run_id, volume)
+    ids = {suite: found for suite, found in record.get("evaluations", {}).items() if suite in set(rows["suite"].astype(str))}
+    if point is not None:
+        ids = {suite: found for suite, found in ids.items() if experiment.measurement(found, point.weights_sha256)}
+    if not ids or point is None:
+        return _typed([])
+    before = pd.concat([experiment.measurement_samples(found, record["before_sha256"]) for found in ids.values()])
+    after = pd.concat([experiment.measurement_samples(found, point.weights_sha256) for found in ids.values()])
+    metric_of = dict(zip(rows["suite"].astype(str), rows["metric"].astype(str), strict=True))
+    leaves = rows[rows["task"] != SUITE_TASK]
+    filter_of = dict(zip(leaves["task"].astype(str), leaves["filter"].astype(str), strict=True))
+    return changed_items(before, after, metric_of, filter_of)
 
 
 def changed_items(
@@ -57,9 +132,12 @@ def changed_items(
             raise RecordError(explain("changed items", got=got, allowed="the same before and after", fix="evaluate both again"))
     both = both[both["_value_before"].isin([0.0, 1.0]) & both["_value_after"].isin([0.0, 1.0])]
     both = both[both["_value_before"] != both["_value_after"]].sort_values(_KEYS, kind="stable")
-    rows = [_row(item) for item in both.astype(object).to_dict("records")]
-    found = pd.DataFrame({name: [row[name] for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
+    found = _typed([_row(item) for item in both.astype(object).to_dict("records")])
     return found.sort_values("confidence_lost", ascending=False, kind="stable", na_position="last", ignore_index=True)
+
+
+def _typed(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame({name: [row[name] for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
 
 
 def _measured(samples: pd.DataFrame, metric_of: Mapping[str, str], filter_of: Mapping[str, str]) -> pd.DataFrame:

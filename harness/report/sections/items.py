@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from harness.analysis.table.items import changed_items
+from harness.analysis.table.items import items_of_point
 from harness.report.content import ItemsView, Section
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
@@ -46,22 +44,4 @@ def _changed(evidence: Evidence, one: Series) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     run_id, volume = str(rows["run_ids"].iloc[0]).split(",")[0], int(rows["volume"].iloc[0])
-    record = evidence.records.get(run_id)
-    suites = list(dict.fromkeys(rows["suite"]))
-    if record is None:
-        return pd.DataFrame()
-    before, after = [], []
-    experiment, point = evidence.experiment, evidence.experiment.point(run_id, volume)
-    for suite, evaluation_id in record["evaluations"].items():
-        if suite in suites and point is not None:
-            before.append(experiment.measurement_samples(evaluation_id, record["before_sha256"]))
-            after.append(experiment.measurement_samples(evaluation_id, point.weights_sha256))
-    if not before:
-        return pd.DataFrame()
-    metric_of = {str(row["suite"]): str(row["metric"]) for _, row in rows.iterrows()}
-    return changed_items(pd.concat(before), pd.concat(after), metric_of, _filters(rows))
-
-
-def _filters(rows: pd.DataFrame) -> dict[str, str]:
-    leaves: Sequence[tuple[str, str]] = list(zip(rows["task"].astype(str), rows["filter"].astype(str), strict=True))
-    return {task: name for task, name in leaves if task != "*"}
+    return items_of_point(evidence.experiment, run_id, volume, rows)

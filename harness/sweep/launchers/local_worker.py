@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from harness.config.resolution import Machine
-from harness.core.display import quiet_libraries
+from harness.core.display import OUTPUT, quiet_libraries
 from harness.records.sweep_schema import Unit
 from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims
@@ -59,7 +59,9 @@ def serve(pipe: Connection, spec: Spec) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: worker.stop_soon())
     claims = Claims(spec.experiment, sweep=spec.sweep, lease=LEASE, beat=BEAT, gpus=len(spec.gpus))
-    mine = spec.make(claims) if spec.make else worker.Worker(spec.experiment, claims, spec.machine, _Said(pipe))
+    said = _Said(pipe)
+    OUTPUT.show = said.say  # log messages of libraries: the coordinator shows and logs them
+    mine = spec.make(claims) if spec.make else worker.Worker(spec.experiment, claims, spec.machine, said)
     threading.Thread(target=_leave_with_coordinator, args=(mine,), daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send(("ready",))
