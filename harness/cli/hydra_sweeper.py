@@ -76,10 +76,10 @@ class HarnessSweeper(Sweeper):
             raise SystemExit(code)
 
     def _launch(self, started: Started) -> None:
-        """Launch the baselines and, after them, the runs."""
+        """Launch the baselines and, after them, the runs, then the measurements that these left."""
         assert self.launcher is not None
         launched = 0
-        for kind in ("baseline", "run"):
+        for kind in ("baseline", "run", "measurement"):
             jobs = [job_overrides(unit, started.sweep.id) for unit in started.units if unit.kind == kind]
             try:
                 if jobs:
@@ -98,7 +98,7 @@ def _tally(started: Started) -> Tally:
     states = UnitStates(started.experiment, Claims(started.experiment, sweep=started.sweep.id))
     found = tally(started.units, states)
     found.already_done = started.already_done
-    left = [unit for unit in started.units if unit.kind == "run" and states.of(unit) not in {"done", "failed"}]
+    left = [unit for unit in started.units if unit.kind != "baseline" and states.of(unit) not in {"done", "failed"}]
     found.failed += [(unit.label, "not done: its job has ended, or another process still has it") for unit in left]
     return found
 

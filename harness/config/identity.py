@@ -88,7 +88,7 @@ def evaluation_identity(
         built: task, or data set → hashes of its items and prompts as they were built.
         model: the start model of the weights: content, tokenizer, context length.
     """
-    settings = {key: value for key, value in identifying(evaluation).items() if key not in evaluation.rounding}
+    settings = {key: value for key, value in identifying(evaluation).items() if key not in evaluation.unidentified}
     return {
         "protocol_version": PROTOCOL_VERSION,
         "evaluation": settings | {"dtype": dtype},

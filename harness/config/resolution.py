@@ -17,6 +17,10 @@ SMALL_MODEL_PARAMS = 5_000_000
 cores)."""
 
 
+LARGE_MODEL_PARAMS = 100_000_000
+"""From this size on the default is to measure checkpoints separately, so that training goes on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """The part of a computer that one run may use.
@@ -38,6 +42,7 @@ class Resolved(Part):
         lr_tuned: whether the rate was searched for this combination.
         drops: whether anything drops in training: the model, or an adapter.
         micro_batch_rows: rows of one forward pass in training, in each process.
+        separate: whether points are measured from checkpoints, by any worker.
         threads: of each process.
         processes: that train together, each on its share of a step's rows.
     """
@@ -52,6 +57,7 @@ class Resolved(Part):
     max_length: int
     drops: bool = False
     micro_batch_rows: int = 0
+    separate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +120,14 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         max_length=min(config.training.max_length, facts.context_length),
         drops=max(config.training.dropout or facts.dropout, config.tuning.dropout_rate) > 0,
         micro_batch_rows=min(config.training.micro_batch_rows or rows, rows),
+        separate=_is_separate(config, facts),
     )
+
+
+def _is_separate(config: RunConfig, facts: ModelFacts) -> bool:
+    """Return whether points are measured from checkpoints instead of in the training process."""
+    where, reads_scores = config.evaluation.where, config.mitigation.keeps_best or config.mitigation.coefficients
+    return not reads_scores and (where == "separate" or (where == "auto" and facts.params_total >= LARGE_MODEL_PARAMS))
 
 
 def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate]) -> tuple[float, bool]:

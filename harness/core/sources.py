@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Dtype = Literal["auto", "float32", "bfloat16"]
 """Of a forward pass; ``auto`` is float32 on a CPU, bfloat16 on a GPU."""
 
+Where = Literal["auto", "inline", "separate"]
+"""Where points are measured: in the process that trains, or from checkpoints, by any worker."""
+
 Items = Literal["report", "select"]
 """Items of a suite: those that are reported, or those on which things may be chosen."""
 
@@ -148,8 +151,13 @@ class EvaluationBackend(Protocol):
         ...
 
     @property
-    def rounding(self) -> frozenset[str]:
-        """Names of settings that move rounding alone, and are no part of an identity."""
+    def where(self) -> Where:
+        """Where points are measured."""
+        ...
+
+    @property
+    def unidentified(self) -> frozenset[str]:
+        """Names of settings that are no part of an identity: they move at most rounding."""
         ...
 
     def for_items(self, items: Items) -> Self:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from harness.config.strict import check
 from harness.core.progress import Progress
 from harness.core.rows import PromptFormat
-from harness.core.sources import Dtype, EvaluationBackend, Items
+from harness.core.sources import Dtype, EvaluationBackend, Items, Where
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -29,6 +29,11 @@ class Evaluation(EvaluationBackend):
             tokenizer, as likelihood suites always do.
         likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 keep
             the logits at about 0.4 GB for a vocabulary of 50k in float32.
+        where: ``inline``: points are measured in the process that trains, which waits.
+            ``separate``: a stop saves a checkpoint in the dtype of the evaluation, training
+            continues, and any worker measures it, then deletes it unless ``save_weights`` keeps it.
+            ``auto``: inline below 100 million parameters. Early stop and choices of coefficients
+            read scores while training runs, so they are always inline.
     """
 
     items: Items = "report"
@@ -36,10 +41,11 @@ class Evaluation(EvaluationBackend):
     dtype: Dtype = "auto"
     add_bos: bool | None = None
     likelihood_tokens: int = 2048
+    where: Where = "auto"
 
     @property
-    def rounding(self) -> frozenset[str]:
-        return frozenset({"likelihood_tokens"})
+    def unidentified(self) -> frozenset[str]:
+        return frozenset({"likelihood_tokens", "where"})
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -128,8 +134,8 @@ class HfEvaluation(Evaluation):
     batch_size: int = 16
 
     @property
-    def rounding(self) -> frozenset[str]:
-        return super().rounding | {"batch_size"}
+    def unidentified(self) -> frozenset[str]:
+        return super().unidentified | {"batch_size"}
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -174,8 +180,8 @@ class PrefixEvaluation(Evaluation):
     parts: int = 1
 
     @property
-    def rounding(self) -> frozenset[str]:
-        return super().rounding | {"token_budget", "parts"}
+    def unidentified(self) -> frozenset[str]:
+        return super().unidentified | {"token_budget", "parts"}
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -96,7 +96,7 @@ def _own_code(task: Task) -> list[Any]:
     A function may call others of its file, and its file may import further ones, which are next to
     it or on Python's module search path. Installed packages are left out.
     """
-    values = task.config.to_dict(keep_callable=True)
+    values = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in UNREAD}
     found: dict[Path, Any] = {}
     to_do = [Path(inspect.getfile(one)) for one in (*_functions(values), type(task)) if hasattr(one, "__module__")]
     while to_do:

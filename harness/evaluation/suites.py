@@ -110,6 +110,7 @@ class Suite(Part):
         """
         unused = {"overlap", "report", "select", "tasks", "num_fewshot", "protocols", "data", "split"}
         unused |= set() if self.kind == "divergence" else {"text", "max_new_tokens"}
+        unused |= set() if self.cluster else {"cluster"}
         values: dict[str, Any] = {key: value for key, value in plain(self).items() if key not in unused}
         if self.kind != "lm_eval":
             return values | {"metrics": list(OWN_METRICS[self.kind])}

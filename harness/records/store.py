@@ -100,6 +100,21 @@ class Experiment:
         """Return a point, or None if it is not done."""
         return record_files.read(self.point_folder(run_id, volume) / "point.json", Point)
 
+    def unmeasured(self, run_id: str, volume: int, evaluations: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the suites without a complete measurement of a point; all if it does not exist.
+
+        ``evaluations`` is suite → evaluation id.
+        """
+        point = self.point(run_id, volume)
+        if point is None:
+            return tuple(evaluations)
+        return tuple(name for name, found in evaluations.items() if not self.is_measured(found, point.weights_sha256))
+
+    def has_weights(self, run_id: str, volume: int) -> bool:
+        """Return whether the weights of a point are on disk."""
+        point = self.point(run_id, volume)
+        return point is not None and point.weights is not None and (self.run_folder(run_id) / point.weights).is_dir()
+
     def point_bytes(self, run_id: str, volume: int) -> int:
         """Return the bytes on disk of a point with its measurements; 0 if missing."""
         weights, folders = self.glance("runs", run_id, "points", str(volume), "point.json").get("weights_sha256"), []

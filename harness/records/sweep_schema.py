@@ -36,10 +36,12 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One job of a sweep: a run, or the volume 0 that runs need.
+    """One job of a sweep: a run, the volume 0 that runs need, or the measurement of one point.
 
     Attributes:
-        id: the run id; of a baseline unit, ``baseline-`` and a hash.
+        kind: ``measurement`` measures a checkpoint that a run left at a volume.
+        id: the run id; of a baseline unit, ``baseline-`` and a hash; of a measurement, the run id,
+            ``@`` and the volume.
         overrides: they compose to its configuration (of a baseline unit, that of any run that
             needs it).
         arm: name of its arm; empty without arms, and of a baseline unit.
@@ -47,14 +49,15 @@ class Unit:
         needs: baseline units that come first.
         evaluations: suite → evaluation id; of a baseline unit, those that volume 0 lacks.
         before_sha256: hash of the weights that volume 0 is measured on.
-        volumes: points to reach; empty for a baseline unit.
+        volumes: points to reach, or the one to measure; empty for a baseline unit.
+        measures: whether the unit of a run measures its points itself.
         derived: runs that are measured with this one, at the same volumes.
         threads, processes: that it computes with.
         params_total: of its model.
         cost: approximate floating-point operations, to start the longest first.
     """
 
-    kind: Literal["baseline", "run"]
+    kind: Literal["baseline", "run", "measurement"]
     id: str
     overrides: tuple[str, ...]
     arm: str = ""
@@ -64,10 +67,16 @@ class Unit:
     before_sha256: str = ""
     volumes: tuple[int, ...] = ()
     derived: tuple[str, ...] = ()
+    measures: bool = True
     threads: int
     processes: int
     params_total: int
     cost: float
+
+    @property
+    def run_id(self) -> str:
+        """The run that it belongs to; of a baseline unit, its own id."""
+        return self.id.partition("@")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

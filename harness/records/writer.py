@@ -126,6 +126,13 @@ class ExperimentWriter(Experiment):
         for place in (str(point.volume), f"{point.volume}-select"):
             shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / place, ignore_errors=True)
 
+    def drop_weights(self, run_id: str, volume: int) -> None:
+        """Remove the weights of a point that is measured."""
+        point = self.point(run_id, volume)
+        if point is not None and point.weights is not None:
+            record_files.write_json(self.point_folder(run_id, volume) / "point.json", dataclasses.replace(point, weights=None))
+            shutil.rmtree(self.run_folder(run_id) / point.weights, ignore_errors=True)
+
     def write_config(
         self, run_id: str, config: Mapping[str, Any], evaluations: Mapping[str, str] | None = None, before_sha256: str = ""
     ) -> None:

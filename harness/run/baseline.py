@@ -88,7 +88,7 @@ class Before:
         live_weights = functools.cache(lambda: state_sha256(subject()))
         for name, evaluation_id in self.prepared.evaluation_ids.items():
             done = functools.partial(self.experiment.is_measured, evaluation_id, weights)
-            self.once(f"before-{evaluation_id}-{weights[:8]}", done, functools.partial(self._measure, name, subject, live_weights))
+            self.once(f"baseline-{evaluation_id}-{weights[:8]}", done, functools.partial(self._measure, name, subject, live_weights))
 
     def _load_measured(self) -> PreTrainedModel:
         """Return the model that volume 0 is measured on."""

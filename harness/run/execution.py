@@ -3,6 +3,7 @@
     prepare   check configuration, data and suites, and compute the run id (harness.run.preparation)
     inspect   build suites and encode rows; nothing is loaded or written
     execute   load, measure volume 0, generate rows, train, measure each volume, record
+    measure_point   measure the checkpoint of one volume, where that is left to any worker
 
 A run that was interrupted, or gets a larger volume, resumes from its last checkpoint.
 """
@@ -18,7 +19,7 @@ from harness.run import baseline, kept, recording
 from harness.run.baseline import Before, Once, by_itself
 from harness.run.generated import binding
 from harness.run.generated.data import Data, Generation, in_words, target_nats
-from harness.run.outstanding import is_done, is_recorded, outstanding
+from harness.run.outstanding import is_done, is_recorded, is_trained, outstanding
 from harness.run.points import Points
 from harness.run.preparation import Prepared
 from harness.run.recording import Recorder
@@ -74,11 +75,12 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
 
     # Weights on disk, which lack only measurements.
     trained = not missing.train and is_recorded(prepared)
-    if missing.measure or trained:
+    if trained or (missing.measure and not prepared.resolved.separate):
         before.measure(None)
+    if not prepared.resolved.separate:
         kept.measure(prepared, before, missing.measure)
     if trained:
-        recorder.measured_later(None if generation.is_needed else steps)
+        recorder.measured_later()
         return _ending(prepared)
 
     # Volume 0.
@@ -115,8 +117,29 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     return _ending(prepared)
 
 
+def measure_point(prepared: Prepared, volume: int, progress: Progress) -> Outcome:
+    """Measure a point on its weights on disk, which are then deleted unless they are to be kept.
+
+    Args:
+        prepared: the run, which trained to this volume.
+        volume: of the point.
+        progress: told of stages and items.
+    """
+    provenance.reset_peak_memory()
+    before, place = Before(prepared, progress, by_itself), (prepared.run_id, volume, prepared.evaluation_ids)
+    if prepared.experiment.unmeasured(*place):
+        kept.measure(prepared, before, [volume])
+    lacking = prepared.experiment.unmeasured(*place)
+    if not lacking and not prepared.keeps_weights(volume):
+        prepared.experiment.drop_weights(prepared.run_id, volume)
+    Recorder(prepared, before, progress).measured_later()
+    return "measured in part" if lacking else "done"
+
+
 def _ending(prepared: Prepared) -> Outcome:
-    return "done" if is_done(prepared) else "measured in part"
+    """Return how a run ended; points that others measure do not count."""
+    finished = is_trained(prepared) if prepared.resolved.separate else is_done(prepared)
+    return "done" if finished else "measured in part"
 
 
 def measure_baselines(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:

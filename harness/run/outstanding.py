@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.records.store import Experiment
 from harness.run.preparation import Prepared
 
 
@@ -36,12 +35,12 @@ def outstanding(prepared: Prepared) -> Outstanding:
     experiment, train, measure, retrained = prepared.experiment, [], {}, []
     for volume in prepared.volumes:
         lacking = {
-            one: unmeasured(experiment, one, volume, prepared.evaluation_ids) for one in (prepared.run_id, *prepared.derived.values())
+            one: experiment.unmeasured(one, volume, prepared.evaluation_ids) for one in (prepared.run_id, *prepared.derived.values())
         }
         own = lacking.pop(prepared.run_id)
         if not own and not any(lacking.values()):
             continue
-        if own and not any(lacking.values()) and kept_weights(experiment, prepared.run_id, volume):
+        if own and not any(lacking.values()) and experiment.has_weights(prepared.run_id, volume):
             measure[volume] = own
             continue
         train.append(volume)
@@ -51,23 +50,14 @@ def outstanding(prepared: Prepared) -> Outstanding:
     return Outstanding(tuple(before), tuple(train), measure, tuple(dict.fromkeys(retrained)))
 
 
-def unmeasured(experiment: Experiment, run_id: str, volume: int, evaluation_ids: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the suites without a complete measurement of a point; all if it does not exist."""
-    point = experiment.point(run_id, volume)
-    if point is None:
-        return tuple(evaluation_ids)
-    return tuple(name for name, found in evaluation_ids.items() if not experiment.is_measured(found, point.weights_sha256))
-
-
-def kept_weights(experiment: Experiment, run_id: str, volume: int) -> bool:
-    """Return whether the weights of a point are on disk."""
-    point = experiment.point(run_id, volume)
-    return point is not None and point.weights is not None and (experiment.run_folder(run_id) / point.weights).is_dir()
-
-
 def is_done(prepared: Prepared) -> bool:
     """Return whether the run and its derived runs are recorded and measured at every volume."""
     return is_recorded(prepared) and outstanding(prepared).is_done
+
+
+def is_trained(prepared: Prepared) -> bool:
+    """Return whether the run is recorded, and lacks nothing but measurements of kept weights."""
+    return is_recorded(prepared) and not outstanding(prepared).train
 
 
 def is_recorded(prepared: Prepared) -> bool:

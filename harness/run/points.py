@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import TrainingError, explain
+from harness.models.weights import halve
 from harness.records import provenance
 from harness.records.schema import Point
 from harness.run.baseline import Before
@@ -38,7 +39,7 @@ class Points:
         self.grid = CoefficientGrid(prepared, before, selection, base) if self.config.mitigation.coefficients else None
 
     def measure(self, unmeasured: Point, model: PreTrainedModel) -> Point:
-        """Measure a point, save its weights as configured, and return it.
+        """Measure a point, or leave that to others; save its weights as configured, and return it.
 
         Args:
             unmeasured: the point of the live weights.
@@ -66,23 +67,26 @@ class Points:
         return norm
 
     def _live(self, model: PreTrainedModel, unmeasured: Point) -> Point:
-        """Measure the live model on every suite."""
-        measure_suites(self.before, model, unmeasured, f"after {unmeasured.volume} rows")
+        """Measure the live model on every suite, unless its weights are measured later."""
+        if not self.prepared.resolved.separate:
+            measure_suites(self.before, model, unmeasured, f"after {unmeasured.volume} rows")
         weights = self._save(unmeasured.volume, functools.partial(self.config.tuning.save, model))
         return dataclasses.replace(unmeasured, weights=weights, peak_memory_bytes=provenance.peak_memory_bytes())
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
-        """Save weights as ``save_weights`` asks, and return their folder in the run's folder.
+        """Save weights that are kept or measured later; return their folder in the run's folder.
 
-        Early stop saves them at each volume that is the best so far.
+        Those that are only measured have the dtype of the evaluation, except adapters.
         """
-        policy, best = self.config.save_weights, self.config.mitigation.keeps_best
-        if policy == "none" or (policy == "last" and volume != self.prepared.volumes[-1] and not best):
+        kept = self.prepared.keeps_weights(volume)
+        if not kept and not self.prepared.resolved.separate:
             return None
         folder = self.experiment.run_folder(self.run_id) / "weights" / str(volume)
 
         def fill(place: Path) -> None:
             save(place)
+            if not kept and self.prepared.resolved.evaluation_dtype == "bfloat16":
+                halve(place)
             self.before.tokenizer.save_pretrained(place)
 
         self.experiment.write_folder(folder, fill)

@@ -108,6 +108,14 @@ class Prepared:
         probes: dict[str, Role] = dict.fromkeys(self.config.probe_suites, "probe")
         return targets | probes
 
+    def keeps_weights(self, volume: int) -> bool:
+        """Return whether the weights of a volume stay on disk, as ``save_weights`` asks.
+
+        Early stop keeps them at each volume that is the best so far.
+        """
+        policy = self.config.save_weights
+        return policy == "all" or (policy == "last" and (volume == self.volumes[-1] or self.config.mitigation.keeps_best))
+
     @property
     def volumes(self) -> list[int]:
         """Volumes to reach, ascending."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from harness.config.identity import recorded
 from harness.config.strict import plain
+from harness.core import files
 from harness.core.counts import Counts
 from harness.core.progress import Progress
-from harness.core.rows import Example
+from harness.core.rows import Example, Row
 from harness.data import overlap
 from harness.evaluation import prompts
 from harness.models.weights import state_sha256
@@ -19,7 +21,6 @@ from harness.records.schema import Point, Record
 from harness.records.store import Experiment
 from harness.run.baseline import Before
 from harness.run.generated.binding import generated_for
-from harness.run.outstanding import unmeasured
 from harness.run.preparation import Prepared
 from harness.run.selection import derived_config
 from harness.run.steps import Steps
@@ -40,8 +41,9 @@ class Recorder:
     def begin(self) -> None:
         """Remove partial files of a killed process. Raises ConfigError if writing fails."""
         self.experiment.require_writable()
-        for run_id in (self.run_id, *self.prepared.derived.values()):
-            self.experiment.clear_leftovers(run_id)
+        with settling(self.prepared):
+            for run_id in (self.run_id, *self.prepared.derived.values()):
+                self.experiment.clear_leftovers(run_id)
 
     def write_prompts(self) -> None:
         """Write one item of each task as the model sees it."""
@@ -64,9 +66,15 @@ class Recorder:
         self.write_start()
 
     def is_complete(self, volume: int) -> bool:
-        """Return whether the point of a volume is measured on every suite, also in derived runs."""
+        """Return whether training need not stop at a volume again.
+
+        Its point is measured on every suite, also in derived runs, or its weights are on disk, to
+        be measured separately.
+        """
+        if self.prepared.resolved.separate and self.experiment.has_weights(self.run_id, volume):
+            return True
         every = (self.run_id, *self.prepared.derived.values())
-        return not any(unmeasured(self.experiment, one, volume, self.prepared.evaluation_ids) for one in every)
+        return not any(self.experiment.unmeasured(one, volume, self.prepared.evaluation_ids) for one in every)
 
     def point(self, stop: Stop, steps: Steps, weight_change: float, model: PreTrainedModel) -> Point:
         """Return the point of a stop, of the live weights, which is not measured yet."""
@@ -111,10 +119,11 @@ class Recorder:
             steps: the rows it was trained on.
             target_nats: likelihood of the targets, for ``Record.writing``.
         """
-        record = self._record(model, micro_batch_rows, steps, target_nats)
-        for coefficient, run_id in self.prepared.derived.items():
-            self._write(self._derived(record, coefficient, run_id))
-        self._write(record)
+        with settling(self.prepared):
+            record = self._record(model, micro_batch_rows, steps, target_nats)
+            for coefficient, run_id in self.prepared.derived.items():
+                self._write(self._derived(record, coefficient, run_id))
+            self._write(record)
 
     def _record(self, model: PreTrainedModel, micro_batch_rows: int | None, steps: Steps, target_nats: Mapping[str, float]) -> Record:
         earlier = self.experiment.record(self.run_id)
@@ -140,7 +149,7 @@ class Recorder:
             dtype=resolved.dtype,
             threads=resolved.threads,
             tuning_facts=config.tuning.facts(model),
-            overlap=longer.overlap if longer else self._overlap(steps),
+            overlap=longer.overlap if longer else self._overlap(steps.data.target),
             start_weights_sha256=self.before.weights_sha256,
             provenance=provenance.collect(),
             data_facts=longer.data_facts if longer else dict(steps.facts),
@@ -166,21 +175,22 @@ class Recorder:
         self.experiment.write_record(record)
         summarise(self.experiment, record.run_id, self.progress)
 
-    def measured_later(self, steps: Steps | None) -> None:
+    def measured_later(self) -> None:
         """Let the record say what is measured by now, also suites measured after training.
 
-        Args:
-            steps: the rows; None for generated rows, whose overlap with such suites is unknown.
+        The overlap of such suites with generated rows stays unknown.
         """
-        record = self.experiment.record(self.run_id)
-        if record is not None and steps is not None and set(self.before.suites) - set(record.overlap):
-            self.experiment.write_record(dataclasses.replace(record, overlap={**self._overlap(steps), **record.overlap}))
-        self.write_prompts()
+        record, generates = self.experiment.record(self.run_id), bool(generated_for(self.config))
+        if record is not None and not generates and set(self.before.suites) - set(record.overlap):
+            overlap = {**self._overlap(self.prepared.rows), **record.overlap}
+            with settling(self.prepared):
+                self.experiment.write_record(dataclasses.replace(record, overlap=overlap))
+            self.write_prompts()
         settle(self.prepared, self.progress)
 
-    def _overlap(self, steps: Steps) -> dict[str, Any]:
+    def _overlap(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Return suite → shares of its items' text that occur in the training rows."""
-        texts = [row.text for row in {row.id: row for row in steps.data.target}.values()]
+        texts = [row.text for row in {row.id: row for row in rows}.values()]
         found: dict[str, Any] = {}
         for name, suite in self.before.suites.items():
             if suite.suite.overlap == "expected":
@@ -192,11 +202,29 @@ class Recorder:
         return found
 
 
+def is_settled(prepared: Prepared) -> bool:
+    """Return whether the record of a run shows what is asked of it."""
+    found = prepared.experiment.glance("runs", prepared.run_id, "record.json")
+    shown = (found.get("evaluations"), found.get("before_sha256"), found.get("incomplete"))
+    return shown == (prepared.evaluation_ids, prepared.before_sha256, [])
+
+
+def settling(prepared: Prepared) -> AbstractContextManager[None]:
+    """Return a lock on a run's record, which workers that measure its points update too."""
+    folder = prepared.experiment.run_folder(prepared.run_id)
+    return files.locked(folder / "record.lock") if prepared.resolved.separate and folder.is_dir() else nullcontext()
+
+
 def settle(prepared: Prepared, progress: Progress) -> None:
     """Let the record of a run say what is asked of it by now, if all of that is measured.
 
     Clears outdated failures and incompleteness; the suites that are shown are those asked for last.
     """
+    with settling(prepared):
+        _settle(prepared, progress)
+
+
+def _settle(prepared: Prepared, progress: Progress) -> None:
     experiment, run_id = prepared.experiment, prepared.run_id
     for one in (*prepared.derived.values(), run_id):
         record = experiment.record(one)
@@ -230,6 +258,6 @@ def _incomplete(prepared: Prepared, run_id: str, volumes: Iterable[int]) -> tupl
     """
     experiment, ids = prepared.experiment, prepared.evaluation_ids
     every = (run_id, *prepared.derived.values()) if run_id == prepared.run_id else (run_id,)
-    points = [volume for volume in volumes if any(unmeasured(experiment, one, volume, ids) for one in every)]
+    points = [volume for volume in volumes if any(experiment.unmeasured(one, volume, ids) for one in every)]
     before = all(experiment.is_measured(evaluation_id, prepared.before_sha256) for evaluation_id in ids.values())
     return (*([] if before else [0]), *points)

@@ -34,7 +34,6 @@ from harness.records import provenance
 from harness.records.schema import Point, Score
 from harness.records.store import Experiment
 from harness.run.baseline import Before
-from harness.run.outstanding import unmeasured as unmeasured_suites
 from harness.run.preparation import Prepared
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class CoefficientGrid:
         """
         context = self._context(self.config.tuning.merged(tuned))
         for coefficient, run_id in self.prepared.derived.items():
-            if unmeasured_suites(self.experiment, run_id, unmeasured.volume, self.prepared.evaluation_ids):
+            if self.experiment.unmeasured(run_id, unmeasured.volume, self.prepared.evaluation_ids):
                 self.experiment.write_point(self._measure(dataclasses.replace(unmeasured, run_id=run_id), coefficient, context))
         if self.prepared.own_coefficient is not None:
             return self._measure(unmeasured, self.prepared.own_coefficient, context)

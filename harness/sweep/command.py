@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from harness.config import combinations, composition, paths
 from harness.config.identity import recorded
+from harness.config.resolution import Machine
 from harness.config.run_config import RunConfig
 from harness.core.display import OUTPUT, Display, display
 from harness.core.errors import ConfigError, DataError, ModelError, explain
@@ -133,25 +134,23 @@ def begin(
         HarnessError: one line; nothing was written.
     """
     launcher.check()
-    workspace, machine = Workspace(), launcher.machine
+    machine = launcher.machine
     try:
-        other_models.make((one.config for one in asked), workspace, progress)
-        prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
+        prepared = _prepared(asked, machine, progress)
     except (ModelError, DataError) as error:
         if keep:
             raise
         raise type(error)(f"{error} (`harness plan` lists everything missing, `harness prefetch` fetches it)") from error
-    preparation.check_together(prepared)
     experiment = prepared[0].experiment
     pending = [item for item in prepared if not outstanding.is_done(item)]
     if pending and warm:
         launcher.warm_up()
     for item in _one_of_each(pending):
         execution.inspect(item)
-    missing = {item.run_id for item in pending}
+    missing, to_do = {item.run_id for item in pending}, {name for item in pending for name in _to_do(item)}
     every = units_of(list(zip(asked, prepared, strict=True)))
-    needed = {name for unit in every if unit.id in missing for name in unit.needs}
-    units = [unit for unit in every if unit.id in missing or unit.id in needed]
+    needed = {name for unit in every if unit.id in to_do for name in unit.needs}
+    units = [unit for unit in every if unit.id in to_do or unit.id in needed]
     sweep = Sweep(
         id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         experiment=experiment.name,
@@ -159,7 +158,7 @@ def begin(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         cores=machine.cores,
         gpus=machine.gpus,
-        units=tuple(unit for unit in every if unit.kind == "run" or unit.id in needed),
+        units=tuple(unit for unit in every if unit.kind != "baseline" or unit.id in needed),
     )
     last = experiment.sweep()
     if not units and last is not None and last.units == sweep.units:
@@ -172,7 +171,7 @@ def begin(
 
     def announce() -> None:
         for item in prepared:
-            if item.run_id not in missing:
+            if item.run_id not in missing and not recording.is_settled(item):
                 recording.settle(item, progress)
         experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id, arms=arms)
         _allow_one_more_try(experiment, missing)
@@ -188,6 +187,24 @@ def begin(
         same=same,
         launcher=launcher,
     )
+
+
+def _prepared(asked: Sequence[Asked], machine: Machine, progress: Progress) -> list[Prepared]:
+    """Prepare the runs of a sweep, after their nursery models are pretrained. Raises HarnessError."""
+    workspace = Workspace()
+    other_models.make((one.config for one in asked), workspace, progress)
+    prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
+    preparation.check_together(prepared)
+    return prepared
+
+
+def _to_do(item: Prepared) -> set[str]:
+    """Return the ids of a run's units that are to do, without baselines."""
+    if not item.resolved.separate:
+        return {item.run_id}
+    left = outstanding.outstanding(item)
+    trains = {item.run_id} if left.train or left.before or not outstanding.is_recorded(item) else set()
+    return trains | {f"{item.run_id}@{volume}" for volume in (*left.train, *left.measure)}
 
 
 def _one_of_each(pending: Sequence[Prepared]) -> list[Prepared]:
@@ -233,20 +250,24 @@ def carry_here(started: Started, display: Display) -> Tally:
     claims = Claims(started.experiment, lease=local_worker.LEASE, beat=local_worker.BEAT, gpus=started.sweep.gpus)
     worker = Worker(started.experiment, claims, started.launcher.machine, display, tries=1)
     started.announce()
-    runs = [unit for unit in started.units if unit.kind == "run"]
-    ended = Tally(already_done=started.already_done)
+    runs = [unit for kind in ("run", "measurement") for unit in started.units if unit.kind == kind]
+    ended, failed = Tally(already_done=started.already_done), set[str]()
     with _saved_on_interrupt():
         for number, unit in enumerate(runs):
             display.runs(number, len(runs))
+            if unit.run_id in failed:
+                continue
             while (found := worker.carry_out(unit))[0] == "busy":
                 display.stage("wait for another process, which has this run", 1)
                 time.sleep(WATCH_SECONDS)
             outcome, reason = found
             if outcome == "interrupted":
                 raise KeyboardInterrupt
-            ended.done += outcome == "done"
+            last = all(other.run_id != unit.run_id for other in runs[number + 1 :])
+            ended.done += outcome == "done" and last
             ended.already_done += outcome == "already done"
             if outcome not in {"done", "already done"}:
+                failed.add(unit.run_id)
                 ended.failed.append((unit.label, reason))
                 display.say(f"failed: {unit.label}: {reason}")
     display.runs(len(runs), len(runs))

@@ -57,7 +57,19 @@ class UnitStates:
             last = self._last(unit)  # a baseline measured by this sweep is done even if a task failed: it would fail again
             known = all(self.experiment.is_measured(found, unit.before_sha256) for found in unit.evaluations.values())
             return known or (last is not None and last.ended == "done")
+        if unit.kind == "measurement":
+            return not self.experiment.unmeasured(unit.run_id, unit.volumes[0], unit.evaluations)
+        if not unit.measures:
+            return self._is_trained(unit)
         return all(self._is_whole(one, unit) for one in (unit.id, *unit.derived))
+
+    def _is_trained(self, unit: Unit) -> bool:
+        """Return whether a run is recorded, and lacks at most measurements of weights on disk."""
+        recorded = self.experiment.glance("runs", unit.id, "record.json").get("volumes", ())
+        return set(unit.volumes) <= set(recorded) and all(
+            self.experiment.has_weights(unit.id, volume) or not self.experiment.unmeasured(unit.id, volume, unit.evaluations)
+            for volume in unit.volumes
+        )
 
     def _is_whole(self, run_id: str, unit: Unit) -> bool:
         """Return whether a run is recorded at the volumes of a unit, and measured as it asks."""
@@ -76,7 +88,17 @@ class UnitStates:
         if unit.kind == "run" and (failure := self.experiment.failure(unit.id)) is not None and failure.tries >= TRIES:
             return failure.reason
         last = self._last(unit)
+        if unit.kind == "measurement":
+            return self._measurement_failure(unit, last)
         return last.reason if last is not None and last.ended == (MEASURED_IN_PART if unit.kind == "run" else "failed") else ""
+
+    def _measurement_failure(self, unit: Unit, last: Claim | None) -> str:
+        """Return why a point cannot be measured in this sweep; empty if it can."""
+        if last is not None and last.ended in {MEASURED_IN_PART, "failed"}:
+            return last.reason
+        failure = self.experiment.failure(unit.run_id)
+        gone = failure is not None and failure.tries >= TRIES and not self.experiment.has_weights(unit.run_id, unit.volumes[0])
+        return f"its run failed: {failure.reason}" if failure is not None and gone else ""
 
     def _last(self, unit: Unit) -> Claim | None:
         """Return the last claim of a unit if this sweep made it."""
@@ -88,5 +110,10 @@ class UnitStates:
         return self.may_begin(unit, units) and self.of(unit) == "pending"
 
     def may_begin(self, unit: Unit, units: Mapping[str, Unit]) -> bool:
-        """Return whether the baselines that a unit needs are done or failed."""
+        """Return whether a unit can begin, or is over already.
+
+        The baselines that it needs are done or failed; the weights of a measurement are on disk.
+        """
+        if unit.kind == "measurement" and not self.experiment.has_weights(unit.run_id, unit.volumes[0]):
+            return self.of(unit) in {"done", "failed"}
         return all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)

@@ -19,7 +19,13 @@ class Tally:
 
 
 def tally(units: Sequence[Unit], states: UnitStates) -> Tally:
-    """Return how the runs among some units ended, carried out by any process."""
-    runs = [unit for unit in units if unit.kind == "run"]
-    failed = [(unit.label, states.failure(unit)) for unit in runs if states.of(unit) == "failed"]
-    return Tally(done=sum(states.of(unit) == "done" for unit in runs), failed=failed)
+    """Return how the runs of some units ended, carried out by any process.
+
+    A run is done with all its measurements.
+    """
+    runs: dict[str, list[Unit]] = {}
+    for unit in units:
+        if unit.kind != "baseline":
+            runs.setdefault(unit.run_id, []).append(unit)
+    failed = [(unit.label, states.failure(unit)) for of in runs.values() for unit in of if states.of(unit) == "failed"]
+    return Tally(done=sum(all(states.of(unit) == "done" for unit in of) for of in runs.values()), failed=failed)

@@ -1,7 +1,8 @@
-"""Runs to units: baselines first, each once, then runs, the longest first."""
+"""Runs to units: baselines first, then points to measure, then runs, the longest first."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,7 @@ def units_of(asked: Sequence[tuple[Asked, Prepared]]) -> list[Unit]:
     """
     is_measured = functools.cache(asked[0][1].experiment.is_measured) if asked else None
     runs: dict[str, Unit] = {}
+    points: dict[str, Unit] = {}
     baselines: dict[str, Unit] = {}
     for one, prepared in asked:
         weights = prepared.before_sha256
@@ -35,8 +37,26 @@ def units_of(asked: Sequence[tuple[Asked, Prepared]]) -> list[Unit]:
             unit = _baseline(one, prepared, missing)
             baselines.setdefault(unit.id, unit)
             needs = (unit.id,)
-        runs.setdefault(prepared.run_id, _run(one, prepared, needs))
-    return [*_longest_first(baselines.values()), *_longest_first(runs.values())]
+        run = runs.setdefault(prepared.run_id, _run(one, prepared, needs))
+        if prepared.resolved.separate:
+            points |= {unit.id: unit for unit in _measurements(run)}
+    return [*_longest_first(baselines.values()), *points.values(), *_longest_first(runs.values())]
+
+
+def _measurements(run: Unit) -> list[Unit]:
+    """Return a unit for each point of a run whose checkpoints are measured by any worker."""
+    return [
+        dataclasses.replace(
+            run,
+            kind="measurement",
+            id=f"{run.id}@{volume}",
+            label=f"{run.label}, measure {volume}",
+            volumes=(volume,),
+            processes=1,
+            cost=float((run.params_total + FIXED_PARAMETERS) * ROWS_OF_EVALUATION),
+        )
+        for volume in run.volumes
+    ]
 
 
 def _longest_first(units: object) -> list[Unit]:
@@ -58,6 +78,7 @@ def _run(one: Asked, prepared: Prepared, needs: tuple[str, ...]) -> Unit:
         before_sha256=prepared.before_sha256,
         volumes=tuple(prepared.volumes),
         derived=tuple(prepared.derived.values()),
+        measures=not prepared.resolved.separate,
         threads=prepared.resolved.threads,
         processes=prepared.resolved.processes,
         params_total=prepared.facts.params_total,

@@ -42,7 +42,7 @@ def watch(work: Work, display: Display, waiting: Callable[[], bool]) -> Tally:
             break
         time.sleep(WATCH_SECONDS)
     found = tally(work.units, states)
-    unfinished = [unit for unit in runs if states.of(unit) not in {"done", "failed"}]
+    unfinished = [unit for unit in work.units if unit.kind != "baseline" and states.of(unit) not in {"done", "failed"}]
     found.failed += [(unit.label, "not done: no worker is left") for unit in unfinished]
     return found
 

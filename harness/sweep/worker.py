@@ -170,13 +170,16 @@ class Worker:
         if unit.kind == "baseline":
             execution.measure_baselines(prepared, reporter, once)
             return "done", ""
-        if prepared.run_id != unit.id:
+        if prepared.run_id != unit.run_id:
             got, fix = (
                 f"another run ({prepared.run_id})",
                 "start the sweep again: its model or data changed since it was planned, or differ on this machine",
             )
             raise RecordError(explain(f"run {unit.id}", got=got, fix=fix))
-        outcome = execution.execute(prepared, reporter, once)
+        if unit.kind == "measurement":
+            outcome = execution.measure_point(prepared, unit.volumes[0], reporter)
+        else:
+            outcome = execution.execute(prepared, reporter, once)
         return outcome, "" if outcome != "measured in part" else "measured in part: rows with status failed in the table say why"
 
     def _once(self, reporter: Reporter) -> execution.Once:
@@ -210,6 +213,9 @@ class Worker:
         self.workspace.forget_errors()  # the next try fetches again: it may have been the network
         if unit.kind == "baseline":
             return "failed", reason  # each run that needs it measures it again and records its own failure
+        if unit.kind == "measurement":
+            before = [one for one in self.claims.history(unit.id) if one.sweep == self.claims.sweep and one.ended == "again"]
+            return ("failed" if len(before) + 1 >= self.tries else "again"), reason
         tries = self._write_failure(unit, reason, "".join(traceback.format_exception(error)))
         return ("failed" if tries >= TRIES else "again"), reason
 
@@ -272,6 +278,9 @@ def _ending(held: Held) -> Iterator[None]:
 
 def recorded_so_far(experiment: ExperimentWriter, unit: str) -> str:
     """Return a summary of a unit's recorded work, which changes with any progress."""
+    run_id, _, volume = unit.partition("@")
+    if volume:
+        return f"tasks {sum(1 for _ in experiment.run_folder(run_id).glob(f'{PARTIAL}/{volume}/**/finished.json'))}"
     own = experiment.run_folder(unit)
     tasks = sum(1 for _ in (own if own.is_dir() else experiment.folder).glob(f"{PARTIAL}/*/**/finished.json"))
     found = f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"

@@ -28,7 +28,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = contents(folder / "results")
     assert sum(name.endswith("record.json") for name in found) == RUNS
     assert sum(name.endswith("point.json") for name in found) == POINTS
-    assert sum(name.endswith("baseline.json") for name in found) == BASELINES
+    assert sum(name.endswith("measurement.json") for name in found) == 2 * POINTS + BASELINES
     return found
 
 

@@ -32,10 +32,11 @@ def described(config: RunConfig) -> str:
 def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     """Return values with the class of every part, as they were in the list's version."""
     parts = {name: {"class": name.capitalize(), **values[name]} for name in ("training", "declared")}
+    evaluation = {key: value for key, value in values["evaluation"].items() if key != "where"}  # moves no number
     objective = dict(values["objective"])
     if "judge" in objective:
         objective["judge"] = {"class": "Judge", **objective["judge"]}
-    return {"class": "RunConfig", **values, **parts, "objective": objective}
+    return {"class": "RunConfig", **values, **parts, "objective": objective, "evaluation": evaluation}
 
 
 def composed(experiment: str) -> list[str]:

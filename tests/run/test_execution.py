@@ -445,7 +445,7 @@ def test_volume_0_is_measured_without_training(runs: Runs) -> None:
         assert done()
 
     execution.measure_baselines(prepared, Silent(), once)
-    assert asked == [f"before-{one.evaluation_id}-{one.weights_sha256[:8]}" for one in runs.measured_before]
+    assert asked == [f"baseline-{one.evaluation_id}-{one.weights_sha256[:8]}" for one in runs.measured_before]
     assert (len(runs.evaluated), runs.trained) == (6, 0)
     runs.monkeypatch.setattr(HubModel, "load", None)
     execution.measure_baselines(runs.prepare("tuning=lora", "seed=4"), Silent(), once)

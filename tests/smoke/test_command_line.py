@@ -91,7 +91,9 @@ def test_a_killed_run_resumes_with_the_same_command(cli: Cli) -> None:
 
 
 def _scores(folder: Path) -> dict[str, object]:
-    return {path.parent.name: json.loads(path.read_text())["scores"] for path in sorted(folder.rglob("point.json"))}
+    """Return the scores of each measurement, and the weights of each point."""
+    points = {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in folder.rglob("point.json")}
+    return points | {str(path.parent): json.loads(path.read_text())["scores"] for path in folder.rglob("measurement.json")}
 
 
 def test_another_seed_gives_another_run(cli: Cli) -> None:

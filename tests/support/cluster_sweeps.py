@@ -120,7 +120,9 @@ class Sweep:
 
     def files(self) -> dict[str, tuple[int, str]]:
         """Return time and content hash of every file that must not change once written."""
-        kept = [path for part in ("runs/*/points/*/*", "baselines/*/*") for path in self.experiment.folder.glob(part) if path.is_file()]
+        kept = [
+            path for part in ("runs/*/points/*/*", "measurements/*/*/*") for path in self.experiment.folder.glob(part) if path.is_file()
+        ]
         return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in kept}
 
     def executions(self) -> list[int]:

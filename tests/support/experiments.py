@@ -193,7 +193,7 @@ def write_run(
     measured_before: bool = False,
     **changes: Any,
 ) -> None:
-    """Write a run: baselines, points, and a record, a failure, both, or neither (unfinished)."""
+    """Write a run: measurements, points, and a record, a failure, both, or neither (unfinished)."""
     named = COMMAND_LABELS | dict(labels or {})
     config = config_of(named, roles, seed)
     evaluations = write_measurements(experiment, named["model"], BEFORE, before)

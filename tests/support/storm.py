@@ -38,8 +38,8 @@ RUNS, POINTS, BASELINES = 24, 48, 4
 LEAVE_SECONDS = 5.0
 """Most seconds that workers may outlive their coordinator."""
 
-VARYING = {"wall_seconds", "evaluation_seconds", "evaluation_facts", "peak_memory_bytes", "provenance"}
-"""Fields of points and baselines that are not scores: times, memory, provenance."""
+VARYING = {"wall_seconds", "facts", "peak_memory_bytes", "provenance"}
+"""Fields of points and measurements that are not scores: times, memory, provenance."""
 
 FULL = Path(__file__).parent.parent / "chaos" / "full_disk"
 """At the start of PYTHONPATH, it makes the harness' own writes fail while the file
@@ -159,7 +159,7 @@ def contents(results: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(results.glob("smoke/**/*")):
         name = path.relative_to(results).as_posix()
-        if path.name in {"point.json", "baseline.json"}:
+        if path.name in {"point.json", "measurement.json"}:
             values = json.loads(path.read_text())
             values.get("counts", {}).pop("seconds", None)
             found[name] = {key: value for key, value in values.items() if key not in VARYING}
@@ -167,12 +167,14 @@ def contents(results: Path) -> dict[str, Any]:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "record.json":
             values = json.loads(path.read_text())
-            found[name] = {key: values[key] for key in ("identity", "volumes", "baselines", "start_weights_sha256", "incomplete")}
+            found[name] = {
+                key: values[key] for key in ("identity", "volumes", "evaluations", "before_sha256", "start_weights_sha256", "incomplete")
+            }
     return found
 
 
 def leftovers(results: Path) -> list[str]:
     """Return hidden files and unfinished work that no process will use again."""
-    hidden = [path for folder in ("runs", "baselines") for path in (results / "smoke" / folder).rglob(".*")]
+    hidden = [path for folder in ("runs", "measurements") for path in (results / "smoke" / folder).rglob(".*")]
     partial = list(results.rglob("finished.json"))
     return sorted(path.relative_to(results).as_posix() for path in [*hidden, *partial])

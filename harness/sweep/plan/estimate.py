@@ -48,7 +48,7 @@ class Cost:
         seconds: of one worker; None if no rate is known.
         measured: whether the time follows from measured rates alone.
         unknown: suites whose time is not included.
-        disk_bytes: points, saved weights and the training state.
+        disk_bytes: points, saved weights, those that wait to be measured, and the training state.
         memory_bytes: peak.
         memory_measured: whether the peak was measured at this model size and tuning.
     """
@@ -155,6 +155,8 @@ class Estimator:
         of_plain = bool(config.mitigation.coefficients)
         weights = prepared.facts.params_total if of_plain else moving  # changed weights are saved whole
         saved = {"none": 0, "last": 1, "all": points}[config.save_weights]
+        size = 2 if prepared.resolved.evaluation_dtype == "bfloat16" else 4
+        waiting = size * weights * (points - saved) if prepared.resolved.separate else 0  # until they are measured
         memory, measured = self._memory(prepared, moving)
         known = training.seconds is not None and evaluation.seconds is not None
         return Cost(
@@ -163,7 +165,10 @@ class Estimator:
             seconds=(training.seconds or 0) + points * (evaluation.seconds or 0) + self.rates.other_seconds if known else None,
             measured=training.measured and evaluation.measured,
             unknown=evaluation.unknown,
-            disk_bytes=int(points * (1 + len(prepared.derived)) * self._point_bytes(suites)) + 4 * weights * saved + 3 * 4 * moving,
+            disk_bytes=int(points * (1 + len(prepared.derived)) * self._point_bytes(suites))
+            + 4 * weights * saved
+            + waiting
+            + 3 * 4 * moving,
             memory_bytes=memory + 4 * prepared.facts.params_total * 3 * of_plain,
             memory_measured=measured,
         )

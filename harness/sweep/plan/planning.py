@@ -207,13 +207,13 @@ def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, esti
     """Return the baselines to measure, then all runs, with states and costs."""
     by_id = {prepared.run_id: prepared for _, prepared in reversed(ready)}
     states = UnitStates(experiment, Claims(experiment, sweep=str(experiment.glance("manifest.json").get("sweep") or "")))
-    units = units_of(ready)
+    units = [unit for unit in units_of(ready) if unit.kind != "measurement"]  # part of the cost of a run
     begun = {*experiment.run_ids(), *experiment.claims.units()}
     state_of: dict[str, State] = {}
     for unit in units:
         state_of[unit.id] = states.of(unit) if unit.id in begun or unit.kind == "baseline" else "pending"
-        if state_of[unit.id] == "pending" and unit.id in begun and is_done(by_id[unit.id]):
-            state_of[unit.id] = "done"  # asked for other suites before
+        if unit.kind == "run" and unit.id in begun and state_of[unit.id] in {"pending", "done"}:
+            state_of[unit.id] = "done" if is_done(by_id[unit.id]) else "pending"  # also if it was asked for other suites before
     needed = {name for unit in units if state_of[unit.id] != "done" for name in unit.needs}
     found = []
     for unit in units:

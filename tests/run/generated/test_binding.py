@@ -95,7 +95,7 @@ def test_a_run_whose_rows_changed_is_restarted() -> None:
     assert points(largest)[8].counts.train_loss != once[8].counts.train_loss
     assert largest.experiment.written(largest.run_id)["8"] != hashes["8"]
     folder = largest.experiment.run_folder(largest.run_id)
-    assert json.loads((folder / "config.json").read_text())["baselines"]
+    assert json.loads((folder / "config.json").read_text())["evaluations"]
     assert (folder / "prompts" / "probe").is_dir()
     assert largest.experiment.record(largest.run_id).writing["by"] == ["targets"]  # type: ignore[union-attr]
 
