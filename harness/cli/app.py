@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli import parser
+from harness.core import extras
 from harness.core.display import quiet_libraries
 from harness.core.errors import ConfigError, HarnessError, explain
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     command: parser.Handler = arguments.handler
     try:
+        if arguments.command in EXTRAS:
+            extras.require(arguments.command, EXTRAS[arguments.command])
         return command(arguments)
     except HarnessError as error:
         sys.stderr.write(f"harness: {error}\n")
@@ -301,3 +304,14 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "predict": _predict,
     "compare": _compare,
 }
+
+EXTRAS: Mapping[str, extras.Extra] = {
+    "run": "train",
+    "sweep": "train",
+    "plan": "train",
+    "prefetch": "train",
+    "show-data": "train",
+    "check-method": "train",
+    "prompt": "measure",
+}
+"""Command → extra that it needs. The others need none, except for `compare` with models."""

@@ -23,7 +23,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _DATE = "tag:yaml.org,2002:timestamp"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(_[0-9]+)*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789."))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(_[0-9]+)*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789.")
+)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if tag != _DATE] for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }

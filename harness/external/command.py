@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.core import extras
 from harness.core.errors import ConfigError, explain
 from harness.external import gate, judge, logs, matching, sides, text
 from harness.external.judge import Comparison
@@ -48,6 +49,7 @@ def compare(arguments: argparse.Namespace) -> Comparison:
         _reject_settings(arguments)
         first, second, notes = matching.match(logs.read(before), logs.read(after))
     else:
+        extras.require("compare of two models", "measure")
         from harness.core.display import display
         from harness.external import models
 
