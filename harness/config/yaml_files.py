@@ -12,7 +12,7 @@ import yaml
 from harness.core.errors import ConfigError, explain
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads ``1e-4`` as a number and a date as text; rejects a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -23,9 +23,8 @@ class _Loader(yaml.SafeLoader):
 
 
 _DATE = "tag:yaml.org,2002:timestamp"
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(_[0-9]+)*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789.")
-)
+_EXPONENT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if tag != _DATE] for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }

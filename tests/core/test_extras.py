@@ -23,7 +23,7 @@ def test_an_extra_is_what_pyproject_says(extra: extras.Extra) -> None:
 
 def test_one_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the command, the package and the fix, in one line."""
-    monkeypatch.setitem(extras.PACKAGES, "measure", {"json": "json", "no_such_module": "no-such"})  # type: ignore[arg-type]
+    monkeypatch.setitem(extras.PACKAGES, "measure", {"json": "json", "no_such_module": "no-such"})
     with pytest.raises(InstallError) as error:
         extras.require("prompt", "measure")
     assert str(error.value) == "prompt: needs no-such, which is not installed; fix: pip install 'forgetting-harness[measure]'"

@@ -1,4 +1,4 @@
-"""constraints.txt pins everything that pyproject.toml requires; constraints-lowest.txt has its lower bounds."""
+"""constraints.txt pins all that is required; constraints-lowest.txt has the lower bounds."""
 
 from __future__ import annotations
 
@@ -112,6 +112,5 @@ def test_an_extra_that_trains_has_what_measuring_needs(extra: str) -> None:
 
 def test_the_base_has_no_model_library() -> None:
     """Reading results installs neither torch nor what brings it."""
-    assert not {one.name for one in required(*PROJECT["dependencies"])} & {
-        one.name for one in required(*OPTIONAL["measure"], *OPTIONAL["train"])
-    }
+    base, others = required(*PROJECT["dependencies"]), required(*OPTIONAL["measure"], *OPTIONAL["train"])
+    assert {one.name for one in base}.isdisjoint(one.name for one in others)

@@ -1,4 +1,4 @@
-"""Commands that need no extra, and folders that they read: made without any, run with and without."""
+"""Commands that need no extra, and the folders that they read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": ["compare", "before", "after", "--output", "page"],
     "compare as a gate": ["compare", "before", "after", "--max-loss", "0.2", "--json"],
 }
-"""What is run, in the folder of ``inputs`` → arguments of ``harness``; each ends with exit code 0."""
+"""What is run, in the folder of ``inputs`` → arguments of ``harness``; each exits with 0."""
 
 WRITTEN = {
     "list": "tinyworld",
