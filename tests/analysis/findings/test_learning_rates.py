@@ -49,7 +49,8 @@ def test_rates_are_merged_into_a_file_that_compose_reads(tmp_path: Path, monkeyp
     other = table([(0.1, 0, 0.2), (0.2, 0, 0.3)]).assign(tuning="lora")
     merge(best(other), file)
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
-    from harness.config import composition  # needs Hydra
+    pytest.importorskip("hydra", reason="composing needs the extra `measure`")
+    from harness.config import composition
 
     found = {(rate.model, rate.tuning): rate.learning_rate for rate in composition.searched_rates()}
     assert found[("m", "full")] == 1e-05
