@@ -37,6 +37,8 @@ for name, arguments in {commands!r}.items():
             code = app.main(arguments)
         except SystemExit as end:
             code = end.code
+        except Exception as error:
+            code = repr(error)
     found[name] = code, out.getvalue(), err.getvalue()
 print(json.dumps(found))
 """
@@ -52,8 +54,8 @@ MISSING = {
     "compare of two models": ["compare", "nursery-s", "nursery-m", "--suites", "tinyworld"],
 }
 
-Outcome = tuple[int, str, str]
-"""Exit code, standard output, standard error."""
+Outcome = tuple[int | str, str, str]
+"""Exit code or exception, standard output, standard error."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 def test_a_command_that_reads_needs_no_extra(outcomes: dict[str, Outcome], name: str) -> None:
     """It ends with 0, without a warning, and prints what it found."""
     code, out, err = outcomes[name]
-    assert code == 0, err
+    assert code == 0, (code, err)
     assert base_commands.WRITTEN.get(name, "") in out
     assert "Warning" not in err
 
