@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract test-ray test-exact lint imports types format wheel clean
+.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract test-install test-ray test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)"
 	@rm -f "$(VENV)"/.installed-*
 	@echo "installing into $(VENV), once; this takes a few minutes ..." >&2
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	@touch "$@"
 
 sweep: $(STAMP) ## the main job: every point of experiment EXP, here or on a cluster (LAUNCHER=slurm), then its table and report
@@ -108,6 +108,45 @@ test-ray: .venv-ray/.installed ## a sweep carried by Ray, in an environment of i
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-ray.txt -e '.[ray]' pytest
 	@touch "$@"
 
+# Environments of their own, with the wheel: what pip chooses by itself, the oldest versions that pyproject.toml allows, and those of the
+# extra `measure`. The oldest have no wheels for Python after 3.11.
+INSTALLED := .venv-install/newest .venv-install/lowest .venv-install/measure
+LOWEST    ?= python3.11
+READERS   := tests/analysis tests/cli/test_laws.py tests/golden/test_small.py tests/records tests/report tests/sweep/test_status.py \
+             $(addprefix tests/external/test_,clusters.py compare.py gate.py logs.py rejections.py)
+MEASURERS := tests/external/test_models.py tests/evaluation/prefix/test_exactness.py tests/evaluation/prefix/test_generation.py
+
+test-install: $(addsuffix /.installed,$(INSTALLED)) $(STAMP) ## the wheel in new environments, base and `measure`, newest and oldest versions; 10 minutes
+	@rm -rf .venv-install/dist .venv-install/full
+	@"$(BIN)/python" -m build --wheel --no-isolation --outdir .venv-install/dist >/dev/null
+	@mkdir .venv-install/full
+	@cd .venv-install/full && "$(abspath $(BIN))/harness" run name=full model=nursery-smoke-a "data.volumes=[8]" >/dev/null
+	@cd .venv-install/full && "$(abspath $(BIN))/harness" table full --output full.csv
+	@for venv in $(INSTALLED); do \
+	  $$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .venv-install/dist/*.whl || exit 1; \
+	  echo "$$venv: tests/install" >&2; \
+	  HARNESS_TEST_RESULTS="$(CURDIR)/.venv-install/full" $$venv/bin/python -m pytest --quiet tests/install $(ARGS) || exit 1; \
+	done
+	@echo ".venv-install/lowest: tests of what reads results" >&2
+	@.venv-install/lowest/bin/python -m pytest --quiet -o filterwarnings= --disable-warnings $(READERS) -k "not without_torch" $(ARGS)
+	@echo ".venv-install/measure: tests of what measures" >&2
+	@.venv-install/measure/bin/python -m pytest --quiet -o filterwarnings= --disable-warnings $(MEASURERS) $(ARGS)
+
+.venv-install/newest/.installed: pyproject.toml
+	@$(call fresh,$(@D),$(PYTHON),'.')
+
+.venv-install/lowest/.installed: pyproject.toml constraints-lowest.txt
+	@$(call fresh,$(@D),$(LOWEST),-c constraints-lowest.txt '.')
+
+.venv-install/measure/.installed: pyproject.toml constraints-lowest.txt
+	@$(call fresh,$(@D),$(LOWEST),-c constraints-lowest.txt "$$(grep ^torch== constraints.txt)" '.[measure]')
+
+# A new environment in $(1), of Python $(2), with pytest and $(3).
+define fresh
+	rm -rf $(1); "$(2)" -m venv $(1) && echo "installing into $(1), once; this takes a minute ..." >&2 && \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check pytest $(3) && touch $(1)/.installed
+endef
+
 test-exact: $(STAMP) ## scores of evaluation=prefix compared with lm-eval's own class on a real model; 15 minutes, needs HARNESS_TEST_HUB
 	@"$(BIN)/python" -m pytest --quiet tests/exact $(ARGS)
 
@@ -130,5 +169,5 @@ wheel: $(STAMP) ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## remove what make, tests and tools made; results/ and the model cache stay
-	@rm -rf .venv-ray .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
+	@rm -rf .venv-ray .venv-install .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

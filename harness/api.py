@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core import extras
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, TrainingError, explain
 
@@ -138,6 +139,7 @@ def train(overrides: Sequence[str] = (), *, quiet: bool = False) -> Results:
         HarnessError: if a model, data or a suite cannot be loaded.
         KeyboardInterrupt: after its work was saved; the same call resumes it.
     """
+    extras.require("train", "train")
     _require_list("train: overrides", overrides, '["tuning=lora"]')
     with warnings.catch_warnings(), OUTPUT.set(quiet=quiet):
         quiet_libraries()

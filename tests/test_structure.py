@@ -49,6 +49,6 @@ def test_a_room_states_its_contract_and_re_exports_its_public_names(room: str) -
 def test_the_tests_mirror_the_rooms() -> None:
     """tests/ has a folder for each room; what else is there has a reason of its own."""
     folders = {path.name for path in Path(structure.ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    others = {"benchmarks", "browser", "chaos", "cluster", "contract", "exact", "golden", "packaging", "ray", "smoke", "support"}
+    others = {"benchmarks", "browser", "chaos", "cluster", "contract", "exact", "golden", "install", "packaging", "ray", "smoke", "support"}
     assert set(ROOMS) <= folders
     assert folders - set(ROOMS) == others

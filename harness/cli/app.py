@@ -20,6 +20,7 @@ from pathlib import Path
 
 from harness.api import Results, load
 from harness.cli import parser
+from harness.core import extras
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, HarnessError, explain
 
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _code_of(arguments: argparse.Namespace) -> int:
     command: parser.Handler = arguments.handler or _help
     try:
+        if arguments.command in EXTRAS:
+            extras.require(arguments.command, EXTRAS[arguments.command])
         return command(arguments)
     except HarnessError as error:
         OUTPUT.error(f"harness: {error}")
@@ -304,3 +307,14 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "predict": _predict,
     "compare": _compare,
 }
+
+EXTRAS: Mapping[str, extras.Extra] = {
+    "run": "train",
+    "sweep": "train",
+    "plan": "train",
+    "prefetch": "train",
+    "show-data": "train",
+    "check-method": "train",
+    "prompt": "measure",
+}
+"""Command → extra that it needs. The others need none, except for `compare` with models."""

@@ -71,14 +71,14 @@ def parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=f"harness {__version__}", help="show the version and exit")
-    whole.set_defaults(handler=None, takes_overrides=False, quiet=False, log_file=None)
+    whole.set_defaults(handler=None, command=None, takes_overrides=False, quiet=False, log_file=None)
     commands = whole.add_subparsers(title="commands", metavar="COMMAND")
     _add_runs_and_sweeps(commands)
     _add_results(commands)
     _add_inputs(commands)
     _add_analysis(commands)
     for name, command in commands.choices.items():
-        command.set_defaults(handler=handlers[name])
+        command.set_defaults(handler=handlers[name], command=name)
     return whole
 
 

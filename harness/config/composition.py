@@ -30,6 +30,7 @@ from harness.config.overrides import GROUPS, HYDRA_KEYS, PACKAGES, Parsed, check
 from harness.config.resolution import SearchedRate
 from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Source
@@ -261,20 +262,6 @@ def member(group: str, name: str) -> Any:
     """Return a group member with the values of its yaml."""
     check_choice(group, name)
     return instantiate(group, load_yaml(paths.members(folder_of(group))[name]), f"{group}={name}")
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a yaml file with OmegaConf, since other loaders read ``1e-4`` as text.
-
-    Raises ConfigError.
-    """
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(explain(str(path), got=f"a file that is not yaml ({str(error).splitlines()[0]})")) from error
-    if not isinstance(values, dict):
-        raise ConfigError(explain(str(path), got=type(values).__name__, allowed="a mapping"))
-    return cast(dict[str, Any], values)
 
 
 def searched_rates() -> tuple[SearchedRate, ...]:

@@ -8,7 +8,8 @@ HarnessError
 ├── TrainingError     a run that diverged or changed nothing
 │   └── ProcessDied   one of the processes that train a run together was killed
 ├── RecordError       a record that is missing, damaged, or of another version
-└── AnalysisError     an analysis that its data do not allow
+├── AnalysisError     an analysis that its data do not allow
+└── InstallError      a package that is not installed
 
 Each is built from its finished message, so that it pickles across processes.
 """
@@ -62,6 +63,10 @@ class AnalysisError(HarnessError):
 
     Too few points, a column that does not exist, a law that these data cannot identify.
     """
+
+
+class InstallError(HarnessError):
+    """A package of an extra that is not installed."""
 
 
 def explain(what: str, *, got: object, allowed: str = "", fix: str = "") -> str:

@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 WAIT = 0.25
 """Seconds between two tries to get a lock."""
 
@@ -150,6 +148,8 @@ def locked(file: Path, waiting: Callable[[], object] | None = None) -> Iterator[
         if waiting is not None:
             waiting()
         return False
+
+    from filelock import FileLock
 
     file.touch()  # it fails in a folder that cannot be written; from here on, an OSError means that there are no locks
     lock = FileLock(file, poll_interval=WAIT, fallback_to_soft=False)

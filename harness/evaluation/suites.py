@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config import paths
-from harness.config.composition import load_yaml
 from harness.config.strict import Part, build, check, plain
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.core.rows import Split
 from harness.core.seeds import permutation

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.core import extras
 from harness.core.errors import ConfigError, explain
 from harness.external import gate, judge, logs, matching, sides, text
 from harness.external.judge import Comparison
@@ -61,6 +62,7 @@ def compare(before: str, after: str, *, suites: str, margin: float, overrides: S
         _reject_settings(suites, overrides)
         first, second, notes = matching.match(logs.read(before), logs.read(after))
     else:
+        extras.require("compare of two models", "measure")
         from harness.core.display import display
         from harness.external import models
 

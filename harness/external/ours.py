@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from harness.config import composition, paths
+from harness.config import paths
+from harness.config.yaml_files import load_yaml
 from harness.records.schema import cluster_field
 
 
@@ -54,7 +55,7 @@ def _suites_by_task() -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """Return task or group → the suites that contain it, as in their files."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for file in paths.members("benchmarks/suites").values():
-        suite = composition.load_yaml(file)
+        suite = load_yaml(file)
         if suite.get("kind", "lm_eval") == "lm_eval":
             for task in suite.get("tasks") or ():
                 found.setdefault(task, []).append(suite)

@@ -190,7 +190,7 @@ def begin(
 
 
 def _prepared(asked: Sequence[Asked], machine: Machine, progress: Progress) -> list[Prepared]:
-    """Prepare the runs of a sweep, after their nursery models are pretrained. Raises HarnessError."""
+    """Prepare runs, after their nursery models are pretrained. Raises HarnessError."""
     workspace = Workspace()
     other_models.make((one.config for one in asked), workspace, progress)
     prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from harness.core.display import Display
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.sweep.claims import Claims
-from harness.sweep.launchers.choose import Work
 from harness.sweep.states import UnitStates
 from harness.sweep.tally import Tally, tally
+
+if TYPE_CHECKING:
+    from harness.sweep.launchers.choose import Work
 
 WATCH_SECONDS = 5.0
 """Between two looks."""

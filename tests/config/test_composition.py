@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import composition, overrides, paths
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import HarnessError
 from harness.sweep import axes
 
@@ -23,7 +24,7 @@ def test_the_bare_configuration_is_the_embedded_default() -> None:
 def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> None:
     """Each yaml builds; those that need a value are given one."""
     for name, path in paths.members(overrides.folder_of(group)).items():
-        values = composition.load_yaml(path)
+        values = load_yaml(path)
         needs: dict[str, object] = {}
         if path.stem.startswith("files"):
             needs = {"train": "x.jsonl"}

@@ -16,6 +16,7 @@ import pytest
 from harness.config import composition, outside, paths
 from harness.config.overrides import PACKAGES, folder_of
 from harness.config.strict import identifying, plain
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError
 from harness.run.workspace import Workspace
 
@@ -61,7 +62,7 @@ def test_a_method_that_moves_keeps_every_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize("group", sorted({*PACKAGES} - {"anchor", "reference"}))
 def test_a_class_name_is_unique_in_its_group(group: str) -> None:
     """In an identity, methods differ only in the name of their class."""
-    named = {composition.load_yaml(path)["class"] for path in paths.members(folder_of(group)).values()}
+    named = {load_yaml(path)["class"] for path in paths.members(folder_of(group)).values()}
     counts = Counter(name.rpartition(".")[2] for name in named)
     assert counts
     assert max(counts.values()) == 1

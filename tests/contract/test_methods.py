@@ -10,6 +10,7 @@ import pytest
 
 import harness.methods
 from harness.config import composition, paths
+from harness.config.yaml_files import load_yaml
 from harness.methods.contract.case import GROUPS, Case, pairs, rejection, shipped
 from harness.methods.contract.checks import CHECKS, Check, can_be_switched_off, is_a_value
 from tests.support import tiny
@@ -41,7 +42,7 @@ def test_a_methods_yaml_and_its_code_have_the_same_path(group: str) -> None:
     """conf/GROUP/x.yaml names a class of methods/GROUP/x.py, and every such file has its yaml."""
     folder = Path(harness.methods.__file__).parent / group
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    named = {name: composition.load_yaml(path)["class"] for name, path in paths.members(f"conf/{group}").items()}
+    named = {name: load_yaml(path)["class"] for name, path in paths.members(f"conf/{group}").items()}
     assert {name: cls.rsplit(".", 1)[0] for name, cls in named.items()} == {name: name for name in modules}
     assert shipped(group).keys() == named.keys()
 

@@ -1,4 +1,4 @@
-"""constraints.txt pins everything that pyproject.toml requires."""
+"""constraints.txt pins all that is required; constraints-lowest.txt has the lower bounds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,24 @@ from harness import __version__
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DIRECT = [Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
-PINS = {
-    canonicalize_name(name): version
-    for name, version in (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#")
-}
+OPTIONAL = PROJECT["optional-dependencies"]
+OWN = "forgetting-harness"
+"""An extra that contains another one names this package."""
+
+
+def required(*texts: str) -> list[Requirement]:
+    """Return requirements of pyproject.toml, without this package."""
+    return [found for found in map(Requirement, texts) if found.name != OWN]
+
+
+def pinned(file: str) -> dict[str, str]:
+    """Return package → its version in a file of constraints."""
+    lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+DIRECT = required(*PROJECT["dependencies"], *OPTIONAL["measure"], *OPTIONAL["train"], *OPTIONAL["dev"])
+PINS = pinned("constraints.txt")
 CUDA = ("nvidia-", "cuda-", "triton")
 """Dependencies of a CUDA build of torch, which pins their versions."""
 
@@ -39,11 +52,16 @@ def needed(requirement: Requirement, seen: set[tuple[str, tuple[str, ...]]]) -> 
 
 @pytest.mark.parametrize("requirement", DIRECT, ids=str)
 def test_a_pin_satisfies_its_bound(requirement: Requirement) -> None:
-    """pyproject.toml allows the tested version, and its lower bound is that version."""
-    pin = PINS[canonicalize_name(requirement.name)]
-    assert requirement.specifier.contains(pin)
-    lower = next(part.version for part in requirement.specifier if part.operator == ">=")
-    assert pin == lower or pin.startswith(f"{lower}.")
+    """pyproject.toml allows the version that the tests run with."""
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_lower_bounds_are_the_versions_that_were_tried() -> None:
+    """`make test-install` runs with those of constraints-lowest.txt; torch alone has none there."""
+    reading = required(*PROJECT["dependencies"], *OPTIONAL["measure"])
+    bounds = {canonicalize_name(one.name): part.version for one in reading for part in one.specifier if part.operator == ">="}
+    assert pinned("constraints-lowest.txt") == {name: version for name, version in bounds.items() if name != "torch"}
+    assert len(bounds) == len(reading)
 
 
 def test_all_that_is_installed_is_pinned() -> None:
@@ -63,7 +81,7 @@ def test_the_pins_hold_nothing_else() -> None:
 def test_torch_is_pinned_to_no_build() -> None:
     """`torch==2.13.0` takes the CPU build from an index that offers one; no bound forces either."""
     assert "+" not in PINS[canonicalize_name("torch")]
-    assert [str(requirement) for requirement in DIRECT if requirement.name == "torch"] == ["torch>=2.13"]
+    assert [str(requirement) for requirement in DIRECT if requirement.name == "torch"] == ["torch>=2.6"]
 
 
 def test_the_wheel_needs_no_cuda_package() -> None:
@@ -79,9 +97,20 @@ def test_the_version_has_one_source() -> None:
 
 def test_the_environment_of_ray_has_the_same_pins() -> None:
     """Except for two packages whose versions Ray's launcher does not allow."""
-    lines = [line for line in (ROOT / "constraints-ray.txt").read_text().splitlines() if line and line[0] != "#"]
-    theirs = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    theirs = pinned("constraints-ray.txt")
     other = {name for name in theirs.keys() & PINS.keys() if theirs[name] != PINS[name]}
     assert other == {"cloudpickle", "joblib"}
-    extra = [Requirement(text) for text in PROJECT["optional-dependencies"]["ray"]]
+    extra = required(*OPTIONAL["ray"])
     assert all(requirement.specifier.contains(theirs[canonicalize_name(requirement.name)]) for requirement in extra)
+
+
+@pytest.mark.parametrize("extra", ["train", "ray", "slurm"])
+def test_an_extra_that_trains_has_what_measuring_needs(extra: str) -> None:
+    """One extra is enough for a command."""
+    assert OPTIONAL[extra][0] == f"{OWN}[{'measure' if extra == 'train' else 'train'}]"
+
+
+def test_the_base_has_no_model_library() -> None:
+    """Reading results installs neither torch nor what brings it."""
+    base, others = required(*PROJECT["dependencies"]), required(*OPTIONAL["measure"], *OPTIONAL["train"])
+    assert {one.name for one in base}.isdisjoint(one.name for one in others)

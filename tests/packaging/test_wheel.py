@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
     by_end = {name.partition(".dist-info/")[2]: name for name in archive.namelist()}
     assert "licenses/LICENSE" in by_end
     assert "harness = harness.cli.app:main" in archive.read(by_end["entry_points.txt"]).decode()
-    assert "Requires-Dist: torch>=2.13\n" in archive.read(by_end["METADATA"]).decode()
+    needed = [line for line in archive.read(by_end["METADATA"]).decode().splitlines() if line.startswith("Requires-Dist: torch>=")]
+    assert set(needed) == {f"Requires-Dist: torch>=2.6; extra == '{extra}'" for extra in ("measure", "train", "ray", "slurm")}
 
 
 def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.config import composition
 from harness.config.identity import recorded
 from harness.config.run_config import Declared
 from harness.core.errors import ConfigError, RecordError
@@ -121,6 +120,9 @@ def test_nan_is_never_written(experiment: ExperimentWriter, measurement: Measure
 
 def test_the_manifest_says_which_runs_are_current(experiment: ExperimentWriter) -> None:
     """A sweep replaces them; a run is added, and supersedes one of the same configuration."""
+    pytest.importorskip("hydra", reason="composing needs the extra `measure`")
+    from harness.config import composition
+
     asked = {name: recorded(composition.compose(texts)) for name, texts in CONFIGS.items()}
     experiment.write_config("a", asked["a"])
     experiment.write_config("b", asked["b"])

@@ -119,7 +119,7 @@ def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
     If a seed was measured twice, the first row with a change is kept.
     """
     rows = table[table["primary"].fillna(value=False) & (table["volume"] > 0).fillna(value=False) & table["suite"].notna()]
-    rows = rows.assign(cell=rows["run_id"].map(every.of_run), _has=rows["delta"].notna())
+    rows = rows.assign(cell=rows["run_id"].map(every.of_run).astype(object), _has=rows["delta"].notna())  # pandas 2 maps no rows to floats
     rows = rows.sort_values("_has", ascending=False, kind="stable").drop_duplicates([*_ROW, "seed"])
     place = {cell: i for i, cell in enumerate(every.labels.index)}
     suites = {suite: i for i, suite in enumerate(dict.fromkeys(table["suite"].dropna()))}

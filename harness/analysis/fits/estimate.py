@@ -196,7 +196,7 @@ def _solve_linear(model: Model, points: Points, curve: solver.Curve, variance: F
     root, least = np.sqrt(variance), 1e-3 * float(np.sqrt(np.mean(points.response**2))) + 1e-300
     for row in range(len(theta)):
         design = np.stack([column[row] for column in basis], axis=1) / root[:, None]
-        solved = np.linalg.lstsq(np.nan_to_num(design), (points.response - offset[row]) / root)[0]
+        solved = np.linalg.lstsq(np.nan_to_num(design), (points.response - offset[row]) / root, rcond=None)[0]  # NumPy 2's default
         for i, value in zip(linear, solved, strict=True):
             theta[row, i] = np.log(max(value, least)) if model.free[i].scale == "log" else value
     return np.clip(theta, model.low, model.high)

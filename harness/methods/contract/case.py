@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.config import combinations, composition, paths
 from harness.config.run_config import RunConfig
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError
 from harness.core.methods import Mitigation, Objective
 from harness.core.rows import PromptFormat, Row, RowKind, Split
@@ -89,7 +90,7 @@ def shipped(group: str) -> Mapping[str, Any]:
     """Return the shipped methods of a group by name, with ``SETTINGS``."""
     found = {}
     for path in sorted((paths.roots()[-1] / "conf" / group).glob("*.yaml")):
-        values = composition.load_yaml(path)
+        values = load_yaml(path)
         settings = SETTINGS.get(str(values["class"]).rpartition(".")[2], {})
         found[path.stem] = composition.instantiate(group, {**values, **settings}, f"{group}={path.stem}")
     return found

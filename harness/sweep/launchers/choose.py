@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 from harness.config import composition, overrides, paths
 from harness.config.resolution import Machine
 from harness.config.strict import build
+from harness.config.yaml_files import load_yaml
 from harness.core.display import Display
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.records.sweep_schema import Sweep, Unit
@@ -107,7 +108,7 @@ def chosen(own: Sequence[str]) -> Launcher:
             set_values.append((key.split(".")[1:], value))
     if name not in known:
         raise ConfigError(explain("launcher", got=repr(name), allowed=", ".join(known), fix=did_you_mean(name, known)))
-    fields = composition.load_yaml(known[name])
+    fields = load_yaml(known[name])
     for path, value in set_values:
         _set(fields, path, overrides.value_of(value))
     cls = composition.find_class(str(fields.pop("class", "")), PACKAGE, f"launcher={name}")

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from harness.analysis.findings.learning_rates import as_yaml, best, merge, require_select
-from harness.config import composition
 from harness.core.errors import RecordError
 from harness.records.writer import ExperimentWriter
 
@@ -50,6 +49,9 @@ def test_rates_are_merged_into_a_file_that_compose_reads(tmp_path: Path, monkeyp
     other = table([(0.1, 0, 0.2), (0.2, 0, 0.3)]).assign(tuning="lora")
     merge(best(other), file)
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    pytest.importorskip("hydra", reason="composing needs the extra `measure`")
+    from harness.config import composition
+
     found = {(rate.model, rate.tuning): rate.learning_rate for rate in composition.searched_rates()}
     assert found[("m", "full")] == 1e-05
     assert found[("m", "lora")] == 0.2
