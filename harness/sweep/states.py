@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
+from harness.records.partial import PARTIAL
 from harness.records.store import Experiment
 from harness.records.sweep_schema import TRIES, Claim, Unit
+from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims
 
 State = Literal["done", "running", "pending", "failed"]
@@ -117,3 +121,23 @@ class UnitStates:
         if unit.kind == "measurement" and not self.experiment.has_weights(unit.run_id, unit.volumes[0]):
             return self.of(unit) in {"done", "failed"}
         return all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
+
+
+def recorded_so_far(experiment: ExperimentWriter, unit: str) -> str:
+    """Return a summary of a unit's recorded work, which changes with any progress."""
+    run_id, _, volume = unit.partition("@")
+    if volume:
+        return f"tasks {_finished_tasks(experiment.run_folder(run_id) / PARTIAL / volume)}"
+    if unit.startswith("baseline"):
+        return f"tasks {_finished_tasks(experiment.folder / PARTIAL)}"
+    tasks = _finished_tasks(experiment.run_folder(unit) / PARTIAL)
+    found = f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
+    derived = experiment.derived(unit)
+    points = sum(len(experiment.volumes(one)) for one in derived)
+    tasks = sum(_finished_tasks(experiment.run_folder(one) / PARTIAL) for one in derived)
+    return f"{found}, derived points {points}, tasks {tasks}" if derived else found
+
+
+def _finished_tasks(folder: Path) -> int:
+    """Return the number of finished tasks in a folder that others may be removing."""
+    return sum("finished.json" in files for _, _, files in os.walk(folder))

@@ -94,8 +94,10 @@ class Overview:
 
     @property
     def points(self) -> tuple[int, int]:
-        """Points done, and points asked for."""
-        return sum(unit.points for unit in self.units), sum(unit.wanted for unit in self.units)
+        """Points measured, and points asked for."""
+        apart = {unit.id.partition("@")[0] for unit in self.units if unit.kind == "measurement"}
+        counted = [unit for unit in self.units if unit.id not in apart]
+        return sum(unit.points for unit in counted), sum(unit.wanted for unit in counted)
 
     @property
     def is_over(self) -> bool:

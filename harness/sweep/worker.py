@@ -23,7 +23,6 @@ from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
 from harness.core.progress import Interrupted, Progress, Silent
-from harness.records.partial import PARTIAL
 from harness.records.schema import Failure
 from harness.records.sweep_schema import TRIES, Claim, Unit
 from harness.records.writer import ExperimentWriter
@@ -31,7 +30,7 @@ from harness.run import execution, other_models
 from harness.run.preparation import prepare
 from harness.run.workspace import Workspace
 from harness.sweep.claims import DEATHS, LEFT, Claims, Held
-from harness.sweep.states import MEASURED_IN_PART, UnitStates
+from harness.sweep.states import MEASURED_IN_PART, UnitStates, recorded_so_far
 
 Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost", "died"]
 """Outcome of a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living
@@ -274,20 +273,6 @@ def _ending(held: Held) -> Iterator[None]:
         raise
     finally:
         held.end(how)
-
-
-def recorded_so_far(experiment: ExperimentWriter, unit: str) -> str:
-    """Return a summary of a unit's recorded work, which changes with any progress."""
-    run_id, _, volume = unit.partition("@")
-    if volume:
-        return f"tasks {sum(1 for _ in experiment.run_folder(run_id).glob(f'{PARTIAL}/{volume}/**/finished.json'))}"
-    own = experiment.run_folder(unit)
-    tasks = sum(1 for _ in (own if own.is_dir() else experiment.folder).glob(f"{PARTIAL}/*/**/finished.json"))
-    found = f"points {experiment.volumes(unit)}, states {experiment.states(unit)}, tasks {tasks}"
-    derived = experiment.derived(unit)
-    points = sum(len(experiment.volumes(one)) for one in derived)
-    tasks = sum(1 for one in derived for _ in experiment.run_folder(one).glob(f"{PARTIAL}/*/**/finished.json"))
-    return f"{found}, derived points {points}, tasks {tasks}" if derived else found
 
 
 def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:

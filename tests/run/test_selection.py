@@ -17,9 +17,8 @@ from harness.run.outstanding import is_done
 from harness.run.workspace import Workspace
 from harness.sweep.claims import Claims
 from harness.sweep.plan.stale import stale_runs
-from harness.sweep.states import UnitStates
+from harness.sweep.states import UnitStates, recorded_so_far
 from harness.sweep.units import units_of
-from harness.sweep.worker import recorded_so_far
 from tests.support.small_runs import Runs, scores_of, without_time
 
 MERGE = ("mitigation=merge", "mitigation.grid=[0.0,0.5,1.0]")

@@ -68,7 +68,7 @@ def _swept(experiment: ExperimentWriter) -> None:
         id="a",
         overrides=("experiment=swept",),
         label="run a",
-        baseline_keys={},
+        evaluations={},
         volumes=(8,),
         threads=1,
         processes=1,

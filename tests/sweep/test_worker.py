@@ -20,7 +20,7 @@ from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.records.writer import ExperimentWriter
-from harness.sweep import worker
+from harness.sweep import states, worker
 from harness.sweep.claims import Claims
 from harness.sweep.states import UnitStates
 from harness.sweep.worker import Worker
@@ -172,7 +172,7 @@ def test_a_run_whose_worker_died_three_times_at_one_place_is_not_executed(mine: 
     """It is failed at once, with place and cause."""
     does(lambda progress, once: pytest.fail("executed"))
     for _ in range(3):
-        held = mine.claims.take("a", worker.recorded_so_far(mine.experiment, "a"))
+        held = mine.claims.take("a", states.recorded_so_far(mine.experiment, "a"))
         assert held is not None
         mine.experiment.claims.write(replace(held.claim, stage="train", died="signal SIGKILL", memory_bytes=3 * 2**30))
     outcome, reason = mine.carry_out(UNIT)
