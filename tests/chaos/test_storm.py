@@ -55,9 +55,12 @@ def told(storm: Storm, began: float, log: Path) -> None:
 
 
 def test_a_storm_of_kills(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    """Workers and the coordinator are killed at random moments; the same command then finishes."""
+    """Workers and the coordinator are killed at random moments; the same command then finishes.
+
+    Points are measured from checkpoints, in the undisturbed sweep while training waits.
+    """
     began, storm = time.monotonic(), Storm(SEED)
-    sweep = Sweep(tmp_path / "results", tmp_path / "log.txt")
+    sweep = Sweep(tmp_path / "results", tmp_path / "log.txt", where="separate")
     storm.rage([sweep], KILLS, began + 60 * MINUTES)
     assert finish(sweep) == 0, sweep.log.read_text()[-3000:]
     told(storm, began, sweep.log)
@@ -69,7 +72,7 @@ def test_no_space_for_a_while(tmp_path: Path, undisturbed: dict[str, Any]) -> No
     """The disk is full at times while workers are killed; nothing fails or is lost."""
     began, storm, flag = time.monotonic(), Storm(SEED + 1), tmp_path / "full"
     path = os.pathsep.join([str(FULL), *filter(None, [os.environ.get("PYTHONPATH")])])
-    sweep = Sweep(tmp_path / "results", tmp_path / "log.txt", {"PYTHONPATH": path, "HARNESS_TEST_FULL": str(flag)})
+    sweep = Sweep(tmp_path / "results", tmp_path / "log.txt", {"PYTHONPATH": path, "HARNESS_TEST_FULL": str(flag)}, where="separate")
     with filling(flag, sweep.results / "smoke" / "runs"):
         storm.rage([sweep], max(KILLS // 3, 2), began + 60 * MINUTES)
     assert finish(sweep) == 0, sweep.log.read_text()[-3000:]

@@ -48,18 +48,23 @@ HARNESS_TEST_FULL exists."""
 
 @dataclass
 class Sweep:
-    """A sweep's command, started repeatedly."""
+    """A sweep's command, started repeatedly.
+
+    Attributes:
+        where: where points are measured; the records are the same.
+    """
 
     results: Path
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    where: str = "inline"
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the coordinator, in a process group of its own."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness", "sweep", *SWEEP, f"results={self.results}"],
+                [sys.executable, "-m", "harness", "sweep", *SWEEP, f"evaluation.where={self.where}", f"results={self.results}"],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
