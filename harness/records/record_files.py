@@ -87,12 +87,20 @@ def write_samples(folder: Path, samples: pd.DataFrame) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFrame) -> None:
-    """Write a measurement and its items as one folder, unless a complete one exists."""
+def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFrame, *, by_way_of: Path) -> None:
+    """Write a measurement and its items as one folder, unless a complete one exists.
+
+    Args:
+        folder: of the measurement.
+        measurement: the record.
+        samples: its items.
+        by_way_of: folder in which it is written before it is moved into place.
+    """
     known, file = read(folder / MEASUREMENT, Measurement), folder / MEASUREMENT
     if known is not None and known.is_complete:
         return
-    temporary = files.hidden_name(folder)
+    temporary = files.hidden_name(by_way_of / "measurement")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_samples(temporary, samples)
         write_json(temporary / MEASUREMENT, measurement)

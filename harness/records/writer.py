@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -25,10 +26,6 @@ from harness.records.partial import PARTIAL, Partial
 from harness.records.schema import Failure, Measurement, Point, Record
 from harness.records.store import Experiment, declared_by
 from harness.records.sweep_schema import Manifest, Sweep
-
-LEFT_BEHIND = 600.0
-"""Age in seconds at which a half-written measurement belongs to a killed process: runs with equal
-weights may write the same measurement at once."""
 
 
 class ExperimentWriter(Experiment):
@@ -108,13 +105,23 @@ class ExperimentWriter(Experiment):
 
     def clear_unfinished(self, evaluation_id: str, weights_sha256: str) -> None:
         """Remove the finished tasks of a volume 0 that is measured."""
-        shutil.rmtree(self.folder / PARTIAL / evaluation_id / weights_sha256[:16], ignore_errors=True)
+        folder = self.folder / PARTIAL / evaluation_id
+        shutil.rmtree(folder / weights_sha256[:16], ignore_errors=True)
+        with contextlib.suppress(OSError):  # another volume 0 may be under way
+            folder.rmdir()
 
-    def write_measurement(self, measurement: Measurement, samples: pd.DataFrame) -> None:
-        """Write a measurement with its items, unless a complete one exists."""
+    def write_measurement(self, measurement: Measurement, samples: pd.DataFrame, partial: Partial | None = None) -> None:
+        """Write a measurement with its items, unless a complete one exists.
+
+        Args:
+            measurement: the record.
+            samples: its items.
+            partial: its finished tasks, among which it is written first: they are removed in the
+                end, with what a killed process left. Runs with equal weights may write the same
+                measurement at once.
+        """
         folder = self.measurement_folder(measurement.evaluation_id, measurement.weights_sha256)
-        files.clear_hidden(folder.parent, of=f"{folder.name}.", older_than=LEFT_BEHIND)
-        record_files.write_measurement(folder, measurement, samples)
+        record_files.write_measurement(folder, measurement, samples, by_way_of=partial.folder if partial else folder.parent)
 
     def write_point(self, point: Point) -> None:
         """Write a point, whose measurements are made; one of the same weights stays as it is."""
@@ -123,8 +130,12 @@ class ExperimentWriter(Experiment):
             point = dataclasses.replace(known, weights=point.weights or known.weights)
         if point != known:
             record_files.write_json(folder / "point.json", point)
-        for place in (str(point.volume), f"{point.volume}-select"):
-            shutil.rmtree(self.run_folder(point.run_id) / PARTIAL / place, ignore_errors=True)
+        self.clear_unfinished_point(point.run_id, point.volume)
+
+    def clear_unfinished_point(self, run_id: str, volume: int) -> None:
+        """Remove the finished tasks of a point that is measured."""
+        for place in (str(volume), f"{volume}-select"):
+            shutil.rmtree(self.run_folder(run_id) / PARTIAL / place, ignore_errors=True)
 
     def drop_weights(self, run_id: str, volume: int) -> None:
         """Remove the weights of a point that is measured."""

@@ -151,12 +151,13 @@ class Before:
         """Return the key of an evaluation: suite, items, settings and live weights."""
         return identify({"evaluation": self.prepared.evaluation_ids[name], "live_weights": live_weights})
 
-    def record(self, name: str, weights_sha256: str, result: Result, scores: tuple[Score, ...] | None = None) -> None:
+    def record(self, name: str, weights_sha256: str, partial: Partial, result: Result, scores: tuple[Score, ...] | None = None) -> None:
         """Write the measurement of a suite.
 
         Args:
             name: of the suite.
             weights_sha256: hash of the measured weights.
+            partial: the finished tasks of its evaluation.
             result: of its evaluation.
             scores: those of the result with a second measurement; None is the result's own.
         """
@@ -171,17 +172,18 @@ class Before:
             provenance=provenance.collect(),
             facts=result.facts,
         )
-        self.experiment.write_measurement(measurement, result.samples)
+        self.experiment.write_measurement(measurement, result.samples, partial)
 
     def _measure(self, name: str, subject: Callable[[], PreTrainedModel], live_weights: Callable[[], str]) -> None:
         """Measure volume 0 of a suite, and again in other batches, and write it."""
         place, model = (self.prepared.evaluation_ids[name], self.prepared.before_sha256), subject()
         key = self.key(name, live_weights())
-        result = self.evaluate(name, model, "before", self.experiment.unfinished_before(*place, key))
+        partial = self.experiment.unfinished_before(*place, key)
+        result = self.evaluate(name, model, "before", partial)
         scores = result.scores
         if self.suites[name].suite.kind != "divergence":  # it compares the base with itself, which is always 0
             scores = with_spread(result, self._remeasured(name, model, self.experiment.unfinished_before(*place, key, again=True)))
-        self.record(name, self.prepared.before_sha256, result, scores)
+        self.record(name, self.prepared.before_sha256, partial, result, scores)
         self.experiment.clear_unfinished(*place)
 
     def _remeasured(self, name: str, model: PreTrainedModel, partial: Partial) -> Result:

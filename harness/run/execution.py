@@ -129,6 +129,7 @@ def measure_point(prepared: Prepared, volume: int, progress: Progress) -> Outcom
     before, place = Before(prepared, progress, by_itself), (prepared.run_id, volume, prepared.evaluation_ids)
     if prepared.experiment.unmeasured(*place):
         kept.measure(prepared, before, [volume])
+    prepared.experiment.clear_unfinished_point(prepared.run_id, volume)
     lacking = prepared.experiment.unmeasured(*place)
     if not lacking and not prepared.keeps_weights(volume):
         prepared.experiment.drop_weights(prepared.run_id, volume)

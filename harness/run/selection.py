@@ -55,7 +55,7 @@ def measure_suites(before: Before, model: PreTrainedModel, point: Point, when: s
     for name, evaluation_id in before.prepared.evaluation_ids.items():
         if not experiment.is_measured(evaluation_id, weights):
             partial = experiment.unfinished_point(point.run_id, point.volume, before.key(name, weights))
-            before.record(name, weights, before.evaluate(name, model, when, partial, base=base))
+            before.record(name, weights, partial, before.evaluate(name, model, when, partial, base=base))
 
 
 class Selection:
