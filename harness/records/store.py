@@ -87,9 +87,9 @@ class Experiment:
         return record_files.read_samples(self.measurement_folder(evaluation_id, weights_sha256))
 
     def is_measured(self, evaluation_id: str, weights_sha256: str) -> bool:
-        """Return whether a measurement is made, and none of its tasks failed."""
-        found = self.measurement(evaluation_id, weights_sha256) if weights_sha256 else None
-        return found is not None and found.is_complete
+        """Return whether a measurement is made, and none of its tasks failed; unchecked."""
+        found = self.glance("measurements", evaluation_id, weights_sha256[:16], record_files.MEASUREMENT) if weights_sha256 else {}
+        return bool(found) and all(score["status"] == "ok" for score in found["scores"])
 
     def evaluations(self, run_id: str) -> Mapping[str, str]:
         """Return suite → evaluation id of a run, as it was asked for last; empty if unknown."""

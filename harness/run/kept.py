@@ -40,8 +40,10 @@ def measure(prepared: Prepared, before: Before, volumes: Iterable[int]) -> None:
         folder = prepared.experiment.run_folder(prepared.run_id) / (point.weights or "" if point else "")
         if point is None or not point.weights or not folder.is_dir():
             raise RecordError(explain(f"run {prepared.run_id}: weights at volume {volume}", got="none", fix="run the same command again"))
+        lacking = prepared.experiment.unmeasured(prepared.run_id, volume, prepared.evaluation_ids)
+        compares = any(before.suites[name].suite.kind == "divergence" for name in lacking)
         model = _loaded(prepared, before, folder)
-        measure_suites(before, model, point, f"after {volume} rows, kept weights", base=_base(before, model))
+        measure_suites(before, model, point, f"after {volume} rows, kept weights", base=_base(before, model) if compares else None)
         prepared.experiment.write_point(point)
 
 
@@ -59,10 +61,8 @@ def _loaded(prepared: Prepared, before: Before, folder: Path) -> PreTrainedModel
     return model
 
 
-def _base(before: Before, model: PreTrainedModel) -> Base | None:
-    """Return how the model computes as its base; None without a suite that compares with it."""
-    if all(suite.suite.kind != "divergence" for suite in before.suites.values()):
-        return None
+def _base(before: Before, model: PreTrainedModel) -> Base:
+    """Return how the model computes as its base, for a suite that compares with it."""
     if hasattr(model, "peft_config"):
         return dataclasses.replace(before.base_model, weights=lambda live: before.config.tuning.base_weights(live, {}))
     start = dict(before.load().state_dict())
