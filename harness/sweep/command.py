@@ -250,11 +250,13 @@ def carry_here(started: Started, display: Display) -> Tally:
     claims = Claims(started.experiment, lease=local_worker.LEASE, beat=local_worker.BEAT, gpus=started.sweep.gpus)
     worker = Worker(started.experiment, claims, started.launcher.machine, display, tries=1)
     started.announce()
-    runs = [unit for kind in ("run", "measurement") for unit in started.units if unit.kind == kind]
+    runs = list(dict.fromkeys(unit.run_id for unit in started.units if unit.kind != "baseline"))
+    order = {kind: number for number, kind in enumerate(("run", "measurement"))}
+    units = sorted((unit for unit in started.units if unit.kind in order), key=lambda unit: (runs.index(unit.run_id), order[unit.kind]))
     ended, failed = Tally(already_done=started.already_done), set[str]()
     with _saved_on_interrupt():
-        for number, unit in enumerate(runs):
-            display.runs(number, len(runs))
+        for number, unit in enumerate(units):
+            display.runs(runs.index(unit.run_id), len(runs))
             if unit.run_id in failed:
                 continue
             while (found := worker.carry_out(unit))[0] == "busy":
@@ -263,7 +265,7 @@ def carry_here(started: Started, display: Display) -> Tally:
             outcome, reason = found
             if outcome == "interrupted":
                 raise KeyboardInterrupt
-            last = all(other.run_id != unit.run_id for other in runs[number + 1 :])
+            last = all(other.run_id != unit.run_id for other in units[number + 1 :])
             ended.done += outcome == "done" and last
             ended.already_done += outcome == "already done"
             if outcome not in {"done", "already done"}:
