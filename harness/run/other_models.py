@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.config import paths
 from harness.config.run_config import RunConfig
-from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.errors import ConfigError, explain
 from harness.core.progress import Progress
 from harness.core.sources import ModelSource
 from harness.models import loading
@@ -98,7 +98,7 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
         for model in (config.model, *every(config, workspace).values()):
             made = model if isinstance(model, Nursery) else getattr(model, "base", None)
             key = (type(made), repr(made))
-            if isinstance(made, Nursery) and key not in seen and not _has_weights(made):
+            if isinstance(made, Nursery) and key not in seen and not made.is_made:
                 missing[key] = made
             seen.add(key)
     if not missing:
@@ -113,10 +113,3 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
 
 def _load(model: ModelSource) -> None:
     model.load()
-
-
-def _has_weights(model: ModelSource) -> bool:
-    try:
-        return bool(model.weights_sha256())
-    except ModelError:
-        return False

@@ -49,6 +49,11 @@ class Nursery(Recipe):
         made_of = dataclasses.asdict(self) | {"loop": LOOP_VERSION, "threads": THREADS, "world": world.fingerprint()}
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def is_made(self) -> bool:
+        """Whether its weights are in the cache."""
+        return _is_whole(self._folder())
+
     def facts(self) -> ModelFacts:
         """Return sizes counted on the meta device, without training or allocating anything.
 
@@ -56,7 +61,7 @@ class Nursery(Recipe):
         get different weights.
         """
         recipe, folder = {"recipe": self.recipe}, self._folder()
-        weights = {WEIGHTS: file_sha256(folder / WEIGHTS)} if _is_whole(folder) else {}
+        weights = {WEIGHTS: file_sha256(folder / WEIGHTS)} if self.is_made else {}
         return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self._without_weights))
 
     def longest_input(self) -> int:

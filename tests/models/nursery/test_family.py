@@ -86,6 +86,20 @@ def test_the_world_changes_the_recipe_and_the_cache_does_not(monkeypatch: pytest
     assert MICRO.recipe != before
 
 
+def test_its_content_has_the_bytes_of_its_weights_once_it_is_made(cache: Path) -> None:
+    """Another machine that follows the same recipe gets other weights, which are another model."""
+    assert (MICRO.is_made, set(MICRO.facts().content)) == (False, {"recipe"})
+    model = MICRO.load()
+    made = MICRO.facts().content
+    assert (MICRO.is_made, made["model.safetensors"]) == (True, MICRO.weights_sha256())
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1e-3
+    model.save_pretrained(cache / MICRO.recipe)
+    rebuilt = MICRO.facts().content
+    assert rebuilt["recipe"] == made["recipe"]
+    assert rebuilt["model.safetensors"] != made["model.safetensors"]
+
+
 def test_a_cached_model_is_not_pretrained_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second load reads the same weights from the cache."""
     first = MICRO.load()
