@@ -15,14 +15,13 @@ Every error is a ``harness.HarnessError`` with a message of one line.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core import extras
-from harness.core.display import OUTPUT, quiet_libraries
+from harness.core.display import OUTPUT, quieted
 from harness.core.errors import ConfigError, TrainingError, explain
 
 if TYPE_CHECKING:
@@ -141,8 +140,7 @@ def train(overrides: Sequence[str] = (), *, quiet: bool = False) -> Results:
     """
     extras.require("train", "train")
     _require_list("train: overrides", overrides, '["tuning=lora"]')
-    with warnings.catch_warnings(), OUTPUT.set(quiet=quiet):
-        quiet_libraries()
+    with quieted(), OUTPUT.set(quiet=quiet):
         from harness.records.provenance import made_by
         from harness.sweep import command
 
@@ -184,8 +182,7 @@ def compare(
     """
     _require_list("compare: suites", suites, '["blimp"]')
     _require_list("compare: overrides", overrides, '["evaluation.dtype=bfloat16"]')
-    with warnings.catch_warnings(), OUTPUT.set(quiet=quiet):
-        quiet_libraries()
+    with quieted(), OUTPUT.set(quiet=quiet):
         from harness.external import command, judge
 
         found = command.compare(str(before), str(after), suites=",".join(suites), margin=margin, overrides=overrides)

@@ -131,7 +131,8 @@ def recorded(config: RunConfig) -> dict[str, Any]:
     found: dict[str, Any] = plain(config)
     unasked = {"results", "save_weights", "keep_state", "declared", "evaluation", "target_suites", "probe_suites", "reference"}
     asked = {key: value for key, value in found.items() if key not in unasked}
-    asked["training"] = {key: value for key, value in asked["training"].items() if key not in ROUNDING}
+    rounding = ROUNDING - ({"micro_batch_rows", "processes"} if config.training.dropout or config.tuning.dropout_rate else set())
+    asked["training"] = {key: value for key, value in asked["training"].items() if key not in rounding}
     asked["labels"] = {key: value for key, value in asked["labels"].items() if key != "reference"}
     if _volumes(config) is None:
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "volumes"}

@@ -96,7 +96,7 @@ def source_digest(cls: type) -> str:
             continue
         found[name] = file.read_bytes()
         if file.suffix == ".py":
-            to_do += _imported(syntax.parsed(found[name], f"{what}: module {name}"), name, is_package=file.name == "__init__.py")
+            to_do += imported(syntax.parsed(found[name], f"{what}: module {name}"), name, is_package=file.name == "__init__.py")
     digests = [hashlib.sha256(source).hexdigest() for source in found.values()]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
@@ -131,8 +131,14 @@ def _with_packages(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
-def _imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
-    """Yield the modules that a source imports, with the packages that contain them."""
+def imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
+    """Yield the modules that a source imports, with the packages that contain them.
+
+    Args:
+        tree: the source.
+        module: its name, to resolve relative imports.
+        is_package: whether it is the ``__init__`` of a package.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]

@@ -303,6 +303,22 @@ class _ToOutput(logging.Handler):
             OUTPUT.message(text)
 
 
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    # It warns of leaks after workers of the pool were killed, although nothing is leaked.
+    "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
+}
+"""Environment variables that libraries read when they are imported."""
+
+LIBRARIES = ("lm_eval", "datasets", "transformers", "huggingface_hub", "peft", "accelerate")
+
+
 def quiet_libraries() -> None:
     """Silence progress bars and messages of libraries, so that the harness's own can be seen.
 
@@ -310,21 +326,32 @@ def quiet_libraries() -> None:
     """
     import warnings
 
-    quiet = {
-        "TQDM_DISABLE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DATASETS_VERBOSITY": "error",
-        "HF_HUB_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-        # It warns of leaks after workers of the pool were killed, although nothing is leaked.
-        "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
-    }
-    for name, value in quiet.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(handlers=[_ToOutput()], level=logging.WARNING, format="%(name)s: %(message)s")
-    for library in ("lm_eval", "datasets", "transformers", "huggingface_hub", "peft", "accelerate"):
+    for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.ERROR)
     logging.getLogger("harness").setLevel(logging.INFO)
     warnings.simplefilter("ignore")
+
+
+@contextlib.contextmanager
+def quieted() -> Iterator[None]:
+    """Silence libraries during a call from a user's own program, and restore its settings.
+
+    Bars of tqdm stay off if the call is the first to import it, since tqdm reads its variable once.
+    """
+    import warnings
+
+    environment, root = {name: os.environ.get(name) for name in QUIET}, logging.getLogger()
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in (None, "harness", *LIBRARIES)}
+    with warnings.catch_warnings():
+        quiet_libraries()
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            for variable, value in environment.items():
+                os.environ.pop(variable, None) if value is None else os.environ.__setitem__(variable, value)

@@ -34,10 +34,11 @@ def digest(values: Any) -> str:
 
 UNREAD = frozenset(
     """task tag group task_alias metadata custom_dataset dataset_path dataset_name dataset_kwargs process_docs
-    training_split validation_split test_split fewshot_split fewshot_config num_fewshot description use_prompt
-    doc_to_text doc_to_target doc_to_choice doc_to_image doc_to_audio target_delimiter fewshot_delimiter gen_prefix""".split()
+    training_split validation_split test_split fewshot_split num_fewshot use_prompt""".split()
 )
-"""Settings that act through documents and prompts alone, which are hashed themselves."""
+"""Settings that act through documents and prompts alone, which are hashed themselves.
+
+Templates of prompts are not among them: a chat template joins their parts in another way."""
 
 TWICE = 8
 """Items whose prompts are built twice, to find prompts that are drawn at random."""
@@ -84,7 +85,8 @@ def _asked(task: Task, docs: Any, items: Sequence[int]) -> list[Any]:
             context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
             made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, index, 1), apply_chat_template=False)
             requests = made if isinstance(made, list) else [made]
-            found.append([[repr(one.arguments) for one in requests], repr(task.doc_to_target(doc))])
+            choices = repr(task.doc_to_choice(doc)) if task.config.doc_to_choice is not None else ""  # their lengths normalise
+            found.append([[repr(one.arguments) for one in requests], repr(task.doc_to_target(doc)), choices])
         except Exception as error:  # noqa: BLE001 - what a task's own code raises is a failed score once it is measured
             found.append(f"{type(error).__name__}: {error}")
     return found
@@ -95,20 +97,42 @@ def _own_code(task: Task) -> list[Any]:
 
     A function may call others of its file, and its file may import further ones, which are next to
     it or on Python's module search path. Installed packages are left out.
+
+    Raises:
+        EvaluationError: an imported file that has changed since this process imported it.
     """
     values = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in UNREAD}
+    direct = [Path(inspect.getfile(one)) for one in (*_functions(values), type(task)) if hasattr(one, "__module__")]
     found: dict[Path, Any] = {}
-    to_do = [Path(inspect.getfile(one)) for one in (*_functions(values), type(task)) if hasattr(one, "__module__")]
+    to_do = [(file, file.stem) for file in direct]
     while to_do:
-        file = to_do.pop()
+        file, module = to_do.pop()
         if file in found or outside.is_installed(file) or file.suffix != ".py" or not file.is_file():
             continue
-        tree = syntax.parsed(file.read_bytes(), f"task file {file.name}")
+        source = file.read_bytes()
+        if file not in direct and _imported_files.setdefault(file, source) != source:
+            got = f"{file}, which changed after this process imported it"
+            raise EvaluationError(explain(f"task {task.config.task}: code", got=got, fix="start Python again"))
+        tree = syntax.parsed(source, f"task file {file.name}")
         found[file] = syntax.what_runs(tree)
-        for name in _imports(tree):
-            beside = file.with_name(f"{name.partition('.')[0]}.py")
-            to_do += [beside] if beside.is_file() else filter(None, [outside.file_of(name)])
+        to_do += [
+            (of, name) for name in outside.imported(tree, module, is_package=file.name == "__init__.py") for of in _files_of(name, file)
+        ]
     return sorted(found.values(), key=str)
+
+
+_imported_files: dict[Path, bytes] = {}
+"""Files of code as this process first read them: Python does not import a file again."""
+
+
+def _files_of(name: str, importer: Path) -> list[Path]:
+    """Return the file of an imported module: next to the importing file, or as Python finds it."""
+    if name.partition(".")[0] in {outside.OURS, *sys.stdlib_module_names}:
+        return []
+    beside = importer.parent.joinpath(*name.split("."))
+    near = [file for file in (beside.with_name(f"{beside.name}.py"), beside / "__init__.py") if file.is_file()]
+    far = outside.file_of(name)
+    return near[:1] or ([far] if far else [])
 
 
 def _functions(value: Any) -> list[Any]:
@@ -119,14 +143,6 @@ def _functions(value: Any) -> list[Any]:
     if isinstance(value, functools.partial):
         return _functions([value.func, *value.args, *value.keywords.values()])
     return [value] if inspect.isfunction(value) or inspect.isclass(value) else []
-
-
-def _imports(tree: ast.Module) -> list[str]:
-    """Return the names of modules that a file imports."""
-    nodes = list(ast.walk(tree))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return [name for name in names if name.partition(".")[0] not in {outside.OURS, *sys.stdlib_module_names}]
 
 
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

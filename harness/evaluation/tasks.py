@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import EvaluationError, did_you_mean, explain
+from harness.core.seeds import derive, seed_torch, untouched_global_streams
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Suite, choose, task_folders
 from harness.records.schema import GENERATED
@@ -39,7 +40,9 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
     for name in suite.tasks:
         manager = _manager_for(name)
         try:
-            tasks.update(manager.load([name])["tasks"])
+            with untouched_global_streams():
+                seed_torch(derive(0, "tasks", name))  # some tasks shuffle choices while they are built
+                tasks.update(manager.load([name])["tasks"])
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
             fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,12 +238,22 @@ class HubModel:
 def _dropout(config: PreTrainedConfig) -> float:
     """Return the largest rate at which a model drops in training, by its config.
 
-    Heads of other tasks (classification, summaries) are left out.
+    Heads of other tasks (classification, summaries) are left out. A rate in a key that does not
+    name it is not found.
     """
-    values = config.get_text_config().to_dict().items()
-    names = ("dropout", "pdrop", "layerdrop")
-    rates = [value for key, value in values if key.endswith(names) and not key.startswith(("classifier", "summary"))]
-    return float(max((rate for rate in rates if isinstance(rate, int | float)), default=0.0))
+    return max(_rates(config.get_text_config().to_dict()), default=0.0)
+
+
+def _rates(values: Mapping[str, Any]) -> Iterator[float]:
+    """Yield the values of keys that name a rate of dropping, or of noise on a router."""
+    for name, value in values.items():
+        key = str(name)
+        if isinstance(value, Mapping):
+            yield from _rates(value)
+        elif key.startswith(("classifier", "summary")) or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        elif any(word in key for word in ("drop", "jitter")):
+            yield float(value)
 
 
 @contextmanager

@@ -103,18 +103,6 @@ def state_sha256(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def halve(folder: Path) -> None:
-    """Store the weights of a whole model in bfloat16; an adapter stays as it is."""
-    if not (folder / "config.json").is_file():
-        return
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    for file in weight_files(folder):
-        values = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in load_file(file).items()}
-        save_file(values, file, metadata={"format": "pt"})
-
-
 def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel]) -> dict[str, Any]:
     """Return the sizes of a model that ``ModelFacts`` takes, cached.
 

@@ -10,7 +10,7 @@ from harness.records.store import Experiment
 RESULTS = Path("results")
 """Folder of results where none is given."""
 
-MARKS = ("runs", "sweeps", "baselines", "manifest.json")
+MARKS = ("runs", "sweeps", "measurements", "manifest.json")
 """Any of them makes a directory the results of an experiment."""
 
 

@@ -16,16 +16,17 @@
         partial/<volume>/<suite>/<task>/   finished tasks of a point that is being measured:
           finished.json  samples.parquet
         state/<step>/                a checkpoint, to resume training from
-        weights/<volume>/
+        weights/<volume>/            weights that are kept
+        unmeasured/<volume>/         weights that are deleted once they are measured
         record.json                  written last: every volume that it names is done
         failure.json                 reason and traceback of the last try, if it failed
 
       set_aside/<run id>.<n>/        a run that was restarted, since its generated rows changed
 
 Files are read strictly. They are written under a temporary name and renamed into place,
-measurements as whole folders, so none is ever incomplete; of two writers of one file, the first
-wins. Names of temporary files begin with a dot. No result is deleted: a point of other inputs is a
-run with another id, a changed suite another measurement.
+measurements as whole folders, so none is ever incomplete; of two writers of one measurement, the
+first wins. Names of temporary files begin with a dot. No result is deleted: a point of other inputs
+is a run with another id, a changed suite another measurement.
 """
 
 from __future__ import annotations
@@ -110,10 +111,17 @@ class Experiment:
             return tuple(evaluations)
         return tuple(name for name, found in evaluations.items() if not self.is_measured(found, point.weights_sha256))
 
-    def has_weights(self, run_id: str, volume: int) -> bool:
-        """Return whether the weights of a point are on disk."""
+    def unmeasured_weights(self, run_id: str, volume: int) -> Path:
+        """Return the folder of weights that are deleted once they are measured."""
+        return self.run_folder(run_id) / "unmeasured" / str(volume)
+
+    def weights_folder(self, run_id: str, volume: int) -> Path | None:
+        """Return the folder with the weights of a point, or None if they are not on disk."""
         point = self.point(run_id, volume)
-        return point is not None and point.weights is not None and (self.run_folder(run_id) / point.weights).is_dir()
+        if point is None:
+            return None
+        kept = [self.run_folder(run_id) / point.weights] if point.weights else []
+        return next((folder for folder in (*kept, self.unmeasured_weights(run_id, volume)) if folder.is_dir()), None)
 
     def point_bytes(self, run_id: str, volume: int) -> int:
         """Return the bytes on disk of a point with its measurements; 0 if missing."""

@@ -71,11 +71,11 @@ def digest(version: str, run: Path, measurements: Iterable[Path], known: dict[Pa
     Args:
         version: of the code that computes the rows.
         run: folder of the run.
-        measurements: folders of its measurements.
+        measurements: folders of its measurements, made or missing.
         known: digests of measurements computed before; new ones are added.
 
     Returns:
-        64 hexadecimal digits; None if the run has no record, or a file is gone.
+        64 hexadecimal digits; None if the run has no record.
     """
     total = hashlib.sha256(version.encode())
     try:
@@ -86,8 +86,10 @@ def digest(version: str, run: Path, measurements: Iterable[Path], known: dict[Pa
                 total.update(volume.encode() + hashlib.sha256(content).digest())
         for folder in measurements:
             if folder not in known:
-                known[folder] = hashlib.sha256((folder / MEASUREMENT).read_bytes()).digest()
-            total.update(folder.name.encode() + known[folder])
+                content = _read(f"{folder}/{MEASUREMENT}")
+                if content is not None:
+                    known[folder] = hashlib.sha256(content).digest()
+            total.update(folder.name.encode() + known.get(folder, b"missing"))
     except OSError:
         return None
     return total.hexdigest()

@@ -137,12 +137,9 @@ class ExperimentWriter(Experiment):
         for place in (str(volume), f"{volume}-select"):
             shutil.rmtree(self.run_folder(run_id) / PARTIAL / place, ignore_errors=True)
 
-    def drop_weights(self, run_id: str, volume: int) -> None:
-        """Remove the weights of a point that is measured."""
-        point = self.point(run_id, volume)
-        if point is not None and point.weights is not None:
-            record_files.write_json(self.point_folder(run_id, volume) / "point.json", dataclasses.replace(point, weights=None))
-            shutil.rmtree(self.run_folder(run_id) / point.weights, ignore_errors=True)
+    def drop_unmeasured_weights(self, run_id: str, volume: int) -> None:
+        """Remove the weights of a point that is measured, unless they are kept."""
+        shutil.rmtree(self.unmeasured_weights(run_id, volume), ignore_errors=True)
 
     def write_config(
         self, run_id: str, config: Mapping[str, Any], evaluations: Mapping[str, str] | None = None, before_sha256: str = ""
@@ -209,7 +206,7 @@ class ExperimentWriter(Experiment):
 
         Only the process that holds the run may call it.
         """
-        for place in ("", "points", "state", "weights", "prompts"):
+        for place in ("", "points", "state", "weights", "unmeasured", "prompts"):
             files.clear_hidden(self.run_folder(run_id) / place)
 
     def set_aside(self, run_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.core.progress import Progress, Silent
 from harness.data import subsets
 from harness.records import provenance
-from harness.run import baseline, kept, recording
+from harness.run import baseline, kept, settling
 from harness.run.baseline import Before, Once, by_itself
 from harness.run.generated import binding
 from harness.run.generated.data import Data, Generation, in_words, target_nats
@@ -59,7 +59,7 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
         once: lets only one process measure a baseline.
     """
     if is_done(prepared):
-        recording.settle(prepared, progress)
+        settling.settle(prepared, progress)
         return "already done"
     missing = outstanding(prepared)
 
@@ -80,7 +80,7 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     if not prepared.resolved.separate:
         kept.measure(prepared, before, missing.measure)
     if trained:
-        recorder.measured_later()
+        settling.settle(prepared, progress)
         return _ending(prepared)
 
     # Volume 0.
@@ -118,7 +118,7 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
 
 
 def measure_point(prepared: Prepared, volume: int, progress: Progress) -> Outcome:
-    """Measure a point on its weights on disk, which are then deleted unless they are to be kept.
+    """Measure a point on its weights on disk, which are then deleted unless they are kept.
 
     Args:
         prepared: the run, which trained to this volume.
@@ -126,14 +126,9 @@ def measure_point(prepared: Prepared, volume: int, progress: Progress) -> Outcom
         progress: told of stages and items.
     """
     provenance.reset_peak_memory()
-    before, place = Before(prepared, progress, by_itself), (prepared.run_id, volume, prepared.evaluation_ids)
-    if prepared.experiment.unmeasured(*place):
-        kept.measure(prepared, before, [volume])
-    prepared.experiment.clear_unfinished_point(prepared.run_id, volume)
-    lacking = prepared.experiment.unmeasured(*place)
-    if not lacking and not prepared.keeps_weights(volume):
-        prepared.experiment.drop_weights(prepared.run_id, volume)
-    Recorder(prepared, before, progress).measured_later()
+    kept.measure(prepared, Before(prepared, progress, by_itself), [volume])
+    settling.settle(prepared, progress)
+    lacking = prepared.experiment.unmeasured(prepared.run_id, volume, prepared.evaluation_ids)
     return "measured in part" if lacking else "done"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from harness.evaluation.divergence import Base
 from harness.methods.tuning.full import Full
 from harness.models.hub import HubModel
 from harness.models.loading import load
+from harness.models.weights import state_sha256
 from harness.run.baseline import Before
 from harness.run.preparation import Prepared
 from harness.run.selection import measure_suites
@@ -26,25 +27,41 @@ ADAPTER = "adapter_config.json"
 def measure(prepared: Prepared, before: Before, volumes: Iterable[int]) -> None:
     """Measure points whose weights are on disk on the suites that they lack.
 
+    Weights that are not to be kept are removed once every suite is measured.
+
     Args:
         prepared: the run.
         before: its start model and suites.
         volumes: of the points.
 
     Raises:
-        RecordError: weights that are not on disk.
+        RecordError: weights that are not on disk, or not those of the point.
         ModelError: weights that cannot be loaded.
     """
+    experiment, place = prepared.experiment, (prepared.run_id, prepared.evaluation_ids)
     for volume in sorted(volumes):
-        point = prepared.experiment.point(prepared.run_id, volume)
-        folder = prepared.experiment.run_folder(prepared.run_id) / (point.weights or "" if point else "")
-        if point is None or not point.weights or not folder.is_dir():
-            raise RecordError(explain(f"run {prepared.run_id}: weights at volume {volume}", got="none", fix="run the same command again"))
-        lacking = prepared.experiment.unmeasured(prepared.run_id, volume, prepared.evaluation_ids)
-        compares = any(before.suites[name].suite.kind == "divergence" for name in lacking)
-        model = _loaded(prepared, before, folder)
-        measure_suites(before, model, point, f"after {volume} rows, kept weights", base=_base(before, model) if compares else None)
-        prepared.experiment.write_point(point)
+        if lacking := experiment.unmeasured(place[0], volume, place[1]):
+            _measure(prepared, before, volume, lacking)
+        if not experiment.unmeasured(place[0], volume, place[1]):
+            experiment.drop_unmeasured_weights(prepared.run_id, volume)
+        experiment.clear_unfinished_point(prepared.run_id, volume)
+
+
+def _measure(prepared: Prepared, before: Before, volume: int, lacking: Sequence[str]) -> None:
+    """Load the weights of a point, check that they are its own, and measure them."""
+    point, folder = prepared.experiment.point(prepared.run_id, volume), prepared.experiment.weights_folder(prepared.run_id, volume)
+    where = f"run {prepared.run_id}: weights at volume {volume}"
+    if point is None or folder is None:
+        raise RecordError(explain(where, got="none", fix="run the same command again"))
+    import torch
+
+    torch.set_num_threads(prepared.resolved.threads)
+    model = _loaded(prepared, before, folder)
+    if state_sha256(model) != point.weights_sha256:
+        fix = f"delete {folder} and run the same command again, which trains for them"
+        raise RecordError(explain(where, got="other weights than were trained", allowed="those of its point.json", fix=fix))
+    compares = any(before.suites[name].suite.kind == "divergence" for name in lacking)
+    measure_suites(before, model, point, f"after {volume} rows, kept weights", base=_base(before, model) if compares else None)
 
 
 def _loaded(prepared: Prepared, before: Before, folder: Path) -> PreTrainedModel:

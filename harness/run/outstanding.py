@@ -15,7 +15,7 @@ class Outstanding:
     Attributes:
         before: suites whose volume 0 is not measured.
         train: volumes whose weights are missing: never trained, or not kept and not measured.
-        measure: volume → suites to measure on kept weights.
+        measure: volume → suites to measure on weights on disk; none where these only are left over.
         retrained: suites that are measured by training again, since weights were not kept.
     """
 
@@ -32,15 +32,18 @@ class Outstanding:
 
 def outstanding(prepared: Prepared) -> Outstanding:
     """Return what a run and its derived runs lack, from disk."""
-    experiment, train, measure, retrained = prepared.experiment, [], {}, []
+    experiment, train, retrained = prepared.experiment, [], []
+    measure: dict[int, tuple[str, ...]] = {}
     for volume in prepared.volumes:
         lacking = {
             one: experiment.unmeasured(one, volume, prepared.evaluation_ids) for one in (prepared.run_id, *prepared.derived.values())
         }
         own = lacking.pop(prepared.run_id)
         if not own and not any(lacking.values()):
+            if experiment.unmeasured_weights(prepared.run_id, volume).is_dir():  # of a process that was killed
+                measure[volume] = ()
             continue
-        if own and not any(lacking.values()) and experiment.has_weights(prepared.run_id, volume):
+        if own and not any(lacking.values()) and experiment.weights_folder(prepared.run_id, volume):
             measure[volume] = own
             continue
         train.append(volume)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import TrainingError, explain
-from harness.models.weights import halve
 from harness.records import provenance
 from harness.records.schema import Point
 from harness.run.baseline import Before
@@ -74,20 +73,17 @@ class Points:
         return dataclasses.replace(unmeasured, weights=weights, peak_memory_bytes=provenance.peak_memory_bytes())
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
-        """Save weights that are kept or measured later; return their folder in the run's folder.
-
-        Those that are only measured have the dtype of the evaluation, except adapters.
-        """
+        """Save weights that are kept or measured later; return the folder if they are kept."""
         kept = self.prepared.keeps_weights(volume)
         if not kept and not self.prepared.resolved.separate:
             return None
         folder = self.experiment.run_folder(self.run_id) / "weights" / str(volume)
+        if not kept:
+            folder = self.experiment.unmeasured_weights(self.run_id, volume)
 
         def fill(place: Path) -> None:
             save(place)
-            if not kept and self.prepared.resolved.evaluation_dtype == "bfloat16":
-                halve(place)
             self.before.tokenizer.save_pretrained(place)
 
         self.experiment.write_folder(folder, fill)
-        return f"weights/{volume}"
+        return f"weights/{volume}" if kept else None

@@ -172,7 +172,9 @@ def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
     Computed once for all runs with the same inputs.
     """
     others = other_models.of_methods(config, workspace)
-    models = {"models": {name: plain(workspace.facts_of_model(model).content) for name, model in others.items()}} if others else {}
+    facts = {name: workspace.facts_of_model(model) for name, model in others.items()}
+    of_methods = {name: {**plain(one.content), "context_length": one.context_length} for name, one in facts.items()}
+    models = {"models": of_methods} if others else {}
     drawn = config.anchor if config.mitigation.needs_anchor else None
 
     def compute() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from harness.core.errors import ConfigError, DataError, ModelError, explain
 from harness.core.progress import Progress, Silent
 from harness.records.sweep_schema import TRIES, Sweep
 from harness.records.writer import ExperimentWriter
-from harness.run import execution, other_models, outstanding, preparation, recording
+from harness.run import execution, other_models, outstanding, preparation, settling
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
 from harness.sweep.axes import Asked, Expansion, expand
@@ -171,8 +171,8 @@ def begin(
 
     def announce() -> None:
         for item in prepared:
-            if item.run_id not in missing and not recording.is_settled(item):
-                recording.settle(item, progress)
+            if item.run_id not in missing and not settling.is_settled(item):
+                settling.settle(item, progress)
         experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id, arms=arms)
         _allow_one_more_try(experiment, missing)
 

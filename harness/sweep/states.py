@@ -62,16 +62,24 @@ class UnitStates:
             known = all(self.experiment.is_measured(found, unit.before_sha256) for found in unit.evaluations.values())
             return known or (last is not None and last.ended == "done")
         if unit.kind == "measurement":
-            return not self.experiment.unmeasured(unit.run_id, unit.volumes[0], unit.evaluations)
+            return self._is_measured(unit)
         if not unit.measures:
             return self._is_trained(unit)
         return all(self._is_whole(one, unit) for one in (unit.id, *unit.derived))
+
+    def _is_measured(self, unit: Unit) -> bool:
+        """Return whether a point is measured, its record says so, and no weights are left over."""
+        (volume,), record = unit.volumes, self.experiment.glance("runs", unit.run_id, "record.json")
+        if self.experiment.unmeasured(unit.run_id, volume, unit.evaluations):
+            return False
+        told = not record or (record.get("evaluations") == unit.evaluations and volume not in record.get("incomplete", ()))
+        return told and not self.experiment.unmeasured_weights(unit.run_id, volume).is_dir()
 
     def _is_trained(self, unit: Unit) -> bool:
         """Return whether a run is recorded, and lacks at most measurements of weights on disk."""
         recorded = self.experiment.glance("runs", unit.id, "record.json").get("volumes", ())
         return set(unit.volumes) <= set(recorded) and all(
-            self.experiment.has_weights(unit.id, volume) or not self.experiment.unmeasured(unit.id, volume, unit.evaluations)
+            self.experiment.weights_folder(unit.id, volume) or not self.experiment.unmeasured(unit.id, volume, unit.evaluations)
             for volume in unit.volumes
         )
 
@@ -89,8 +97,8 @@ class UnitStates:
         """Return why a unit is failed in this sweep; empty if it is not."""
         if unit.id in self.gave_up:
             return self.gave_up[unit.id]
-        if unit.kind == "run" and (failure := self.experiment.failure(unit.id)) is not None and failure.tries >= TRIES:
-            return failure.reason
+        if unit.kind == "run" and (reason := self._run_failure(unit.id)):
+            return reason
         last = self._last(unit)
         if unit.kind == "measurement":
             return self._measurement_failure(unit, last)
@@ -100,9 +108,20 @@ class UnitStates:
         """Return why a point cannot be measured in this sweep; empty if it can."""
         if last is not None and last.ended in {MEASURED_IN_PART, "failed"}:
             return last.reason
-        failure = self.experiment.failure(unit.run_id)
-        gone = failure is not None and failure.tries >= TRIES and not self.experiment.has_weights(unit.run_id, unit.volumes[0])
-        return f"its run failed: {failure.reason}" if failure is not None and gone else ""
+        if self._is_reached(unit):
+            return ""
+        reason = self._run_failure(unit.run_id)
+        return f"its run failed: {reason}" if reason else ""
+
+    def _run_failure(self, run_id: str) -> str:
+        """Return why the training of a run is over without a result; empty if it is not."""
+        failure = self.experiment.failure(run_id)
+        return self.gave_up.get(run_id) or (failure.reason if failure is not None and failure.tries >= TRIES else "")
+
+    def _is_reached(self, unit: Unit) -> bool:
+        """Return whether a point is there to be measured, or measured already."""
+        place = unit.run_id, unit.volumes[0]
+        return bool(self.experiment.weights_folder(*place)) or not self.experiment.unmeasured(*place, unit.evaluations)
 
     def _last(self, unit: Unit) -> Claim | None:
         """Return the last claim of a unit if this sweep made it."""
@@ -118,7 +137,7 @@ class UnitStates:
 
         The baselines that it needs are done or failed; the weights of a measurement are on disk.
         """
-        if unit.kind == "measurement" and not self.experiment.has_weights(unit.run_id, unit.volumes[0]):
+        if unit.kind == "measurement" and not self._is_reached(unit):
             return self.of(unit) in {"done", "failed"}
         return all(self.of(units[name]) in {"done", "failed"} for name in unit.needs if name in units)
 

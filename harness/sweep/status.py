@@ -124,7 +124,7 @@ class StatusReader:
         owners: dict[tuple[str, str, int], str] = {}
         for unit in self.sweep.units:
             known = self.known.get(unit.id)
-            changes = unit.id in claimed or unit.kind == "baseline"
+            changes = unit.id in claimed or unit.kind != "run"
             if known is None or (known.state not in {"done", "failed"} and changes):
                 self.known[unit.id] = self._look(unit, owners)
         units = tuple(self.known[unit.id] for unit in self.sweep.units)
@@ -147,7 +147,7 @@ class StatusReader:
             id=unit.id,
             kind=unit.kind,
             label=unit.label,
-            group=self.groups.get(unit.id, "baselines"),
+            group=self.groups.get(unit.id, f"{unit.kind}s"),
             state=state,
             points=len(unit.volumes) if state == "done" else len(set(unit.volumes) & set(self.experiment.volumes(unit.id))),
             wanted=len(unit.volumes),

@@ -27,5 +27,9 @@ def tally(units: Sequence[Unit], states: UnitStates) -> Tally:
     for unit in units:
         if unit.kind != "baseline":
             runs.setdefault(unit.run_id, []).append(unit)
-    failed = [(unit.label, states.failure(unit)) for of in runs.values() for unit in of if states.of(unit) == "failed"]
+    failed = []
+    for of in runs.values():
+        bad = [unit for unit in of if states.of(unit) == "failed"]
+        of_run = [unit for unit in bad if unit.kind == "run"]  # what a failed run never reached is not counted again
+        failed += [(unit.label, states.failure(unit)) for unit in of_run or bad]
     return Tally(done=sum(all(states.of(unit) == "done" for unit in of) for of in runs.values()), failed=failed)

@@ -27,7 +27,7 @@ from harness.records.schema import Failure
 from harness.records.sweep_schema import TRIES, Claim, Unit
 from harness.records.writer import ExperimentWriter
 from harness.run import execution, other_models
-from harness.run.preparation import prepare
+from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
 from harness.sweep.claims import DEATHS, LEFT, Claims, Held
 from harness.sweep.states import MEASURED_IN_PART, UnitStates, recorded_so_far
@@ -169,12 +169,7 @@ class Worker:
         if unit.kind == "baseline":
             execution.measure_baselines(prepared, reporter, once)
             return "done", ""
-        if prepared.run_id != unit.run_id:
-            got, fix = (
-                f"another run ({prepared.run_id})",
-                "start the sweep again: its model or data changed since it was planned, or differ on this machine",
-            )
-            raise RecordError(explain(f"run {unit.id}", got=got, fix=fix))
+        _require_planned(unit, prepared)
         if unit.kind == "measurement":
             outcome = execution.measure_point(prepared, unit.volumes[0], reporter)
         else:
@@ -259,6 +254,15 @@ class Worker:
         """Return the first unit that can be claimed now, or None."""
         by_id = {unit.id: unit for unit in units}
         return next((unit for unit in units if states.ready(unit, by_id)), None)
+
+
+def _require_planned(unit: Unit, prepared: Prepared) -> None:
+    """Raise RecordError for a run, or a way to measure it, that differs from what was planned."""
+    fix = "start the sweep again: its {} changed since it was planned, or differ on this machine"
+    if prepared.run_id != unit.run_id:
+        raise RecordError(explain(f"run {unit.id}", got=f"another run ({prepared.run_id})", fix=fix.format("model or data")))
+    if (prepared.evaluation_ids, prepared.before_sha256) != (unit.evaluations, unit.before_sha256):
+        raise RecordError(explain(f"run {unit.id}", got="other measurements", fix=fix.format("suites or the reference model")))
 
 
 @contextlib.contextmanager

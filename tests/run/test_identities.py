@@ -11,6 +11,7 @@ import pytest
 from harness.config import composition
 from harness.config.resolution import Machine
 from harness.core.errors import EvaluationError
+from harness.evaluation import hashes
 from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
 
@@ -171,6 +172,8 @@ EDITS: dict[str, tuple[Callable[[], None], tuple[bool, bool]]] = {
     "chat template": (template, BOTH),
     "target of a task": (changed(YAML, "{{gold}}", "{{1 - gold}}"), MEASUREMENT),
     "prompt of a task": (changed(YAML, '"{{question}}"', '"{{question}} now"'), MEASUREMENT),
+    "blank before the choices of a task": (changed(YAML, '"{{answers}}"', "\"{{answers | map('upper') | list}}\""), MEASUREMENT),
+    "delimiter of a task": (changed(YAML, "metadata:", "target_delimiter: '  '\nmetadata:"), MEASUREMENT),
     "metric of a task": (changed(YAML, "metric: acc,", "metric: acc_norm,"), MEASUREMENT),
     "items of a data file elsewhere": (changed(DATA, '"d', '"e'), MEASUREMENT),
     "a comment in a task": (changed(YAML, "task: own\n", "task: own  # mine\n"), NEITHER),
@@ -229,6 +232,9 @@ def test_code_of_a_task_counts_with_the_files_it_imports(own: Path, monkeypatch:
     monkeypatch.syspath_prepend(helpers)
     before = ids(prepared(*BASE))
     (helpers / "helper.py").write_text(HELPER.replace("max(", "min("))
+    with pytest.raises(EvaluationError, match=r"task own: code: got .*helper.py, which changed after this process imported it"):
+        prepared(*BASE)
+    hashes._imported_files.clear()  # as in a new process
     after = ids(prepared(*BASE))
     assert (before[0] == after[0], before[1] != after[1]) == (True, True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.run import settling
 from harness.run.outstanding import outstanding
 from harness.sweep.plan.planning import as_text, plan_sweep
 from tests.support.small_runs import Runs
@@ -50,6 +51,34 @@ def test_a_changed_suite_is_measured_again_and_the_old_scores_come_back(runs: Ru
     runs.workspace.known.clear()
     assert runs() == "already done"
     assert runs.scores(16) == before
+
+
+def test_the_record_shows_how_a_run_was_asked_for_last(runs: Runs) -> None:
+    """Roles, settings, prompts and overlap follow the suites, also without any measurement."""
+    runs("save_weights=all")
+    run_id, experiment = runs.prepared.run_id, runs.prepared.experiment
+    swapped = ("target_suites=[probe]", "probe_suites=[aim]", "evaluation.likelihood_tokens=512")
+    assert not settling.is_settled(runs.prepare(*swapped))
+    assert runs(*swapped) == "already done"
+    record = experiment.record(run_id)
+    assert record
+    assert record.roles == {"probe": "target", "aim": "probe"}
+    assert (record.config["probe_suites"], record.config["evaluation"]["likelihood_tokens"]) == (["aim"], 512)
+    assert experiment.config(run_id)["probe_suites"] == ["aim"]
+    (OWN / "probe.yaml").write_text("kind: lm_eval\ntasks: [tinyworld_arithmetic]\nmetric: acc\nreport: 12\n")
+    runs.workspace.known.clear()
+    assert runs(*swapped) == "done"
+    changed = experiment.record(run_id)
+    assert changed
+    assert [path.stem for path in (experiment.run_folder(run_id) / "prompts" / "probe").iterdir()] == ["tinyworld_arithmetic"]
+    assert (changed.overlap["probe"]["items"], record.overlap["probe"]["items"]) == (12, 24)
+
+
+def test_a_larger_volume_resumes_after_a_suite_changed(runs: Runs) -> None:
+    """Volumes that are not asked for again stay as they were measured."""
+    runs()
+    assert runs("data.volumes=[32]", *LATER) == "done"
+    assert runs.trained == 2
 
 
 def test_weights_that_were_not_kept_are_trained_again(runs: Runs) -> None:

@@ -236,7 +236,7 @@ def test_other_models_are_checked_and_part_of_the_run(runs: Runs) -> None:
     pair = "mitigation.vectors=[{chat: chat, base: base}]"
     runs("mitigation=chat_vector", pair, "mitigation.grid=[0.0,0.5]", "data.volumes=[8]")
     models = runs.prepared.identity["inputs"]["models"]
-    assert models == {name: composition.member("model", name).facts().content for name in ("chat", "base")}
+    assert models == {name: composition.member("model", name).facts().content | {"context_length": 64} for name in ("chat", "base")}
     assert runs.point(8).coefficient == 1.0
     assert sorted(runs.prepared.derived) == [0.0, 0.5]
     assert runs.point(8, 0.0).weight_change < runs.point(8, 0.5).weight_change < runs.point(8).weight_change

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 
+from harness.analysis.table.frame import table
+from harness.core.errors import RecordError
 from harness.core.progress import Silent
-from harness.records.schema import Score
+from harness.records.schema import Failure, Score
 from harness.run import execution
 from harness.run.outstanding import is_done, outstanding
 from harness.run.preparation import Prepared
@@ -19,9 +20,13 @@ SEPARATE = ("evaluation.where=separate", "probe_suites=[probe,loss,drift]")
 INLINE = ("evaluation.where=inline", "probe_suites=[probe,loss,drift]")
 
 
-def weights(prepared: Prepared) -> list[str]:
-    """Return the volumes whose weights are on disk."""
-    return sorted(path.name for path in (prepared.experiment.run_folder(prepared.run_id) / "weights").glob("*"))
+def weights(prepared: Prepared) -> dict[str, list[str]]:
+    """Return the volumes whose weights are kept, and those whose weights wait to be measured."""
+    folder = prepared.experiment.run_folder(prepared.run_id)
+    return {name: sorted(path.name for path in (folder / name).glob("*")) for name in ("weights", "unmeasured")}
+
+
+KEPT, WAITING = {"weights": ["16"], "unmeasured": []}, {"weights": ["16"], "unmeasured": ["8"]}
 
 
 def measure_all(prepared: Prepared) -> None:
@@ -42,12 +47,12 @@ def test_both_ways_write_the_same_records(runs: Runs, method: tuple[str, ...]) -
     assert runs(*method, *SEPARATE, name="separate") == "done"
     one = runs.prepared
     assert (one.run_id, one.evaluation_ids, runs.trained) == (inline.run_id, inline.evaluation_ids, 2)
-    assert (weights(one), is_done(one), len(runs.evaluated)) == (["16", "8"], False, 2 * 3)  # volume 0 alone
+    assert (weights(one), is_done(one), len(runs.evaluated)) == (WAITING, False, 2 * 3)  # volume 0 alone
     record = one.experiment.record(one.run_id)
     assert record
     assert record.incomplete == (8, 16)
     measure_all(one)
-    assert (is_done(one), weights(one)) == (True, ["16"])
+    assert (is_done(one), weights(one)) == (True, KEPT)
     for volume, (point, scores) in expected.items():
         assert without_time(runs.point(volume)) == point
         for ours, theirs in zip(scores_of(one, runs.point(volume)), scores, strict=True):
@@ -67,25 +72,54 @@ def before(prepared: Prepared) -> list[Score]:
     return [score for one in found if one for score in one.scores]
 
 
-def test_checkpoints_have_the_dtype_of_the_evaluation(runs: Runs) -> None:
-    """Weights that are only measured take half the disk in bfloat16; those that are kept do not."""
-    from safetensors.torch import load_file
-
-    runs(*SEPARATE, "evaluation.dtype=bfloat16")
-    folder = runs.prepared.experiment.run_folder(runs.prepared.run_id) / "weights"
-    dtypes = {volume: {str(value.dtype) for value in load_file(folder / volume / "model.safetensors").values()} for volume in ("8", "16")}
-    assert dtypes == {"8": {"torch.bfloat16"}, "16": {"torch.float32"}}
+def test_a_checkpoint_is_measured_as_the_live_weights_would_be(runs: Runs) -> None:
+    """In bfloat16 too: the checkpoint is not rounded, as volume 0 and kept weights are not."""
+    half = ("evaluation.dtype=bfloat16", "training.dtype=bfloat16")
+    runs(*INLINE, *half, name="inline")
+    expected = {volume: runs.scores(volume) for volume in (8, 16)}
+    runs(*SEPARATE, *half)
     measure_all(runs.prepared)
-    runs(*INLINE, "evaluation.dtype=bfloat16", name="inline")
-    inline = runs.scores(8)
-    runs.prepare(*SEPARATE, "evaluation.dtype=bfloat16")
-    loss = {score.task: score.value for score in inline if score.suite == "loss"}
-    ours = {
-        score.task: score.value
-        for score in scores_of(runs.prepare(*SEPARATE, "evaluation.dtype=bfloat16"), runs.point(8))
-        if score.suite == "loss"
-    }
-    assert ours == pytest.approx(loss, rel=0.01)
+    assert {volume: runs.scores(volume) for volume in (8, 16)} == expected
+
+
+def test_other_weights_are_never_measured_as_a_run_s(runs: Runs) -> None:
+    """The folder of a checkpoint holds another model: it is rejected, and nothing is written."""
+    import shutil
+
+    runs(*SEPARATE)
+    one = runs.prepared
+    folder = one.experiment.unmeasured_weights(one.run_id, 8)
+    shutil.copy("models/chat/model.safetensors", folder / "model.safetensors")
+    with pytest.raises(RecordError, match="weights at volume 8: got other weights than were trained; .*fix: delete"):
+        execution.measure_point(one, 8, Silent())
+    assert one.experiment.unmeasured(one.run_id, 8, one.evaluation_ids) == tuple(one.evaluation_ids)
+
+
+def test_weights_that_are_kept_stay_if_another_command_keeps_fewer(runs: Runs) -> None:
+    """Only what was saved to be measured is removed."""
+    runs(*SEPARATE, "save_weights=all")
+    measure_all(runs.prepared)
+    later = (*SEPARATE[:1], "probe_suites=[probe,loss]", "save_weights=last")
+    measure_all(runs.prepare(*later))
+    assert weights(runs.prepared) == {"weights": ["16", "8"], "unmeasured": []}
+
+
+def test_runs_with_equal_weights_share_measurements_and_both_end(runs: Runs) -> None:
+    """A mitigation that is switched off has the weights of none; its checkpoints go too."""
+    runs(*SEPARATE)
+    first = runs.prepared
+    runs(*SEPARATE, "mitigation=l2", "mitigation.weight=0")
+    second = runs.prepared
+    assert first.run_id != second.run_id
+    measure_all(first)
+    assert (is_done(first), is_done(second)) == (True, False)
+    assert set(table(second.experiment).query("run_id == @second.run_id")["volume"]) == {0, 8, 16}
+    assert runs(*SEPARATE, "mitigation=l2", "mitigation.weight=0") == "done"
+    measure_all(second)
+    assert (is_done(second), weights(second)) == (True, KEPT)
+    record = second.experiment.record(second.run_id)
+    assert record
+    assert record.incomplete == ()
 
 
 @pytest.mark.parametrize("method", [("mitigation=early_stop",), ("mitigation=merge", "mitigation.grid=[0.5,1.0]")])
@@ -103,12 +137,23 @@ def test_a_lost_checkpoint_is_trained_for_again(runs: Runs) -> None:
     runs(*SEPARATE)
     one = runs.prepared
     execution.measure_point(one, 16, Silent())
-    shutil.rmtree(one.experiment.run_folder(one.run_id) / "weights" / "8")
+    shutil.rmtree(one.experiment.run_folder(one.run_id) / "unmeasured" / "8")
     assert outstanding(one).train == (8,)
     assert runs(*SEPARATE) == "done"
-    assert (runs.trained, weights(one)) == (2, ["16", "8"])
+    assert (runs.trained, weights(one)) == (2, WAITING)
     measure_all(one)
-    assert (is_done(one), weights(one)) == (True, ["16"])
+    assert (is_done(one), weights(one)) == (True, KEPT)
+
+
+def test_a_measurement_keeps_the_failure_of_its_run(runs: Runs) -> None:
+    """Training failed after the first volume: what it reached is measured, its failure stays."""
+    runs(*SEPARATE)
+    one = runs.prepared
+    (one.experiment.run_folder(one.run_id) / "record.json").unlink()
+    failure = Failure(run_id=one.run_id, experiment="a", labels={}, config={}, reason="no luck", traceback="", tries=2)
+    one.experiment.write_failure(failure)
+    assert execution.measure_point(one, 8, Silent()) == "done"
+    assert one.experiment.failure(one.run_id) == failure
 
 
 def test_an_interrupted_measurement_resumes(runs: Runs) -> None:
@@ -119,9 +164,9 @@ def test_an_interrupted_measurement_resumes(runs: Runs) -> None:
     runs.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         execution.measure_point(one, 8, Silent())
-    assert weights(one) == ["16", "8"]
+    assert weights(one) == WAITING
     runs.stop_at = 0
     assert execution.measure_point(one, 8, Silent()) == "done"
     assert len(runs.evaluated) == 1 + 3
     assert not list(Path("results").rglob("finished.json"))
-    assert json.loads((one.experiment.point_folder(one.run_id, 8) / "point.json").read_text())["weights"] is None
+    assert weights(one) == KEPT

@@ -33,8 +33,8 @@ def states(experiment: ExperimentWriter) -> UnitStates:
 
 def reach(experiment: ExperimentWriter, volume: int) -> None:
     """Write a point whose weights are on disk and not measured."""
-    experiment.write_point(dataclasses.replace(point(RUN, volume), weights=f"weights/{volume}"))
-    (experiment.run_folder("a") / "weights" / str(volume)).mkdir(parents=True)
+    experiment.write_point(point(RUN, volume))
+    experiment.unmeasured_weights("a", volume).mkdir(parents=True)
 
 
 def measure(experiment: ExperimentWriter, volume: int) -> None:
@@ -52,8 +52,10 @@ def test_a_point_can_be_measured_once_its_weights_are_on_disk(experiment: Experi
     assert [unit.id for unit in UNITS if found.ready(unit, BY_ID)] == ["a@8", "a"]
     assert {unit.id: found.of(unit) for unit in UNITS} == {"a@8": "pending", "a@16": "pending", "a": "pending"}
     measure(experiment, 8)
-    assert [unit.id for unit in UNITS if states(experiment).ready(unit, BY_ID)] == ["a"]
+    assert states(experiment).of(AT_8) == "pending"  # its weights are still to be removed
+    experiment.drop_unmeasured_weights("a", 8)
     assert states(experiment).of(AT_8) == "done"
+    assert [unit.id for unit in UNITS if states(experiment).ready(unit, BY_ID)] == ["a"]
 
 
 def test_a_trained_run_is_done_as_a_unit_and_counts_with_its_measurements(experiment: ExperimentWriter) -> None:
@@ -65,9 +67,12 @@ def test_a_trained_run_is_done_as_a_unit_and_counts_with_its_measurements(experi
     assert states(experiment).of(RUN) == "done"
     assert tally(UNITS, states(experiment)).done == 0
     measure(experiment, 8)
-    experiment.drop_weights("a", 8)
     measure(experiment, 16)
     assert states(experiment).of(RUN) == "done"
+    assert tally(UNITS, states(experiment)).done == 0  # its record and its disk do not say so yet
+    record_run(experiment, RUN)
+    for volume in (8, 16):
+        experiment.drop_unmeasured_weights("a", volume)
     assert tally(UNITS, states(experiment)).done == 1
 
 
@@ -87,7 +92,14 @@ def test_a_failed_run_fails_the_measurements_whose_weights_it_never_reached(expe
     assert {unit.id: found.of(unit) for unit in UNITS} == {"a@8": "pending", "a@16": "failed", "a": "failed"}
     assert found.failure(AT_16) == "its run failed: no luck"
     assert found.may_begin(AT_16, BY_ID)  # a launcher takes it off its list
-    assert [label for label, _ in tally(UNITS, found).failed] == ["measure 16", "run a"]
+    assert [label for label, _ in tally(UNITS, found).failed] == ["run a"]
+
+
+def test_a_run_that_a_process_gave_up_fails_what_it_never_reached(experiment: ExperimentWriter) -> None:
+    """Although no failure could be recorded: no process waits for ever."""
+    found = states(experiment)
+    found.gave_up["a"] = "carried out, but its records are missing"
+    assert {found.of(unit) for unit in UNITS} == {"failed"}
 
 
 @pytest.mark.parametrize("ended", ["failed", MEASURED_IN_PART])

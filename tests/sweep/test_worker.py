@@ -24,7 +24,7 @@ from harness.sweep import states, worker
 from harness.sweep.claims import Claims
 from harness.sweep.states import UnitStates
 from harness.sweep.worker import Worker
-from tests.support.units import record_run, run_unit, sweep_of
+from tests.support.units import BEFORE, record_run, run_unit, sweep_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Does], None]:
     def install(what: Does) -> None:
         monkeypatch.setattr("harness.config.composition.compose", lambda overrides: Composed())
         monkeypatch.setattr("harness.run.other_models.make", lambda *_: None)
-        monkeypatch.setattr(worker, "prepare", lambda *_: SimpleNamespace(run_id="a"))
+        monkeypatch.setattr(worker, "prepare", lambda *_: SimpleNamespace(run_id="a", evaluation_ids={}, before_sha256=BEFORE))
         monkeypatch.setattr("harness.run.execution.execute", lambda prepared, progress, once: what(progress, once))
 
     return install

@@ -61,6 +61,7 @@ suite             string   suite: a set of tasks judged by one metric
 task              string   leaf task; * is the mean of the suite's tasks with equal weight
 metric            string   name of the metric
 filter            string   lm-eval's answer filter; for a divergence suite, the source of its text: gold, base or tuned
+evaluation_id     string   id of the evaluation: equal ids are scores of equal tasks, prompts and settings
 primary           boolean  whether this is the metric that the suite is judged by
 n                 Int64    number of items with a value
 value             Float64  value of the metric, in its own unit

@@ -59,19 +59,27 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
     asked = [run_id for run_id in experiment.run_ids() if stale or run_id in current]
     reader = reader or RunReader(experiment)
     labels: dict[str, dict[str, Any]] = {}
+    evaluations: dict[str, dict[str, str]] = {}
     sizes: list[int] = []
     parts: list[pd.DataFrame] = []
     for start in range(0, len(asked), BATCH):
         found = {run_id: reader.rows(run_id) for run_id in asked[start : start + BATCH]}
         labels |= {run_id: {name: rows.column(name)[0] for name in LABELS} for run_id, rows in found.items() if rows.rows}
+        evaluations |= {run_id: _evaluations(rows) for run_id, rows in found.items() if rows.rows}
         sizes += [rows.rows for rows in found.values()]
         parts.append(_frame(list(found.values())))
     whole = pd.concat(parts, ignore_index=True) if parts else _frame([])
     recorded = [run_id for run_id in labels if (experiment.run_folder(run_id) / "record.json").exists()]
-    for column, names in zip(LATE, (_arms(experiment, asked), variants(labels, _Identities(experiment, recorded))), strict=True):
+    named = variants(labels, _Identities(experiment, recorded), evaluations)
+    for column, names in zip(LATE, (_arms(experiment, asked), named), strict=True):
         values = [name for run_id, size in zip(asked, sizes, strict=True) for name in [names.get(run_id) or None] * size]
         whole.insert(list(COLUMNS).index(column), column, pd.Series(_array(values, COLUMNS[column])))
     return whole
+
+
+def _evaluations(rows: Summary) -> dict[str, str]:
+    """Return suite → evaluation id of a run."""
+    return {suite: found for suite, found in dict.fromkeys(zip(rows.column("suite"), rows.column("evaluation_id"), strict=True)) if found}
 
 
 def _arms(experiment: Experiment, run_ids: Sequence[str]) -> dict[str, str]:

@@ -145,29 +145,34 @@ class RunReader:
         config = record.config if record else self._config(run_id)
         roles: Mapping[str, str] = record.roles if record else _roles(config)
         ids, zero = self._evaluations(run_id, record)
-        befores = {suite: self._volume_0(run_id, evaluation_id, zero) for suite, evaluation_id in ids.items()}
+        befores = {suite: self._volume_0(evaluation_id, zero) for suite, evaluation_id in ids.items()}
         found = {suite: before for suite, before in befores.items() if before is not None}
-        rows = [common | {"role": roles[suite]} | row for suite, before in found.items() for row in before.rows]
-        keys = [self._key(ids[suite], zero) for suite in found]
+        for suite in befores.keys() - found.keys():
+            self._check_missing(run_id, record, 0, suite)
+        rows = [
+            common | {"role": roles[suite], "evaluation_id": ids[suite]} | row for suite, before in found.items() for row in before.rows
+        ]
+        keys = [self._key(found, zero) for found in ids.values()]
         changes: dict[ChangeKey, TaskChange] = {}
         for volume in sorted({*self.experiment.volumes(run_id), *(record.volumes if record else ())}):
             point = self._point(run_id, volume)
             made = {suite: self._measured(ids.get(suite), point.weights_sha256) for suite in roles}
             here = common | _progress(point) | {"evaluation_seconds": sum(one.seconds for one in made.values() if one is not None)}
+            keys += [self._key(found, point.weights_sha256) for found in ids.values()]
             for suite, after in made.items():
                 if after is None:
                     self._check_missing(run_id, record, volume, suite)
                     continue
-                keys.append(self._key(ids[suite], point.weights_sha256))
                 tasks = measure.suite_tasks(suite, after, found[suite].measurement if suite in found else None)
-                rows += [here | {"role": roles[suite]} | row for row in measure.rows_of(tasks, at_zero=False)]
+                told = here | {"role": roles[suite], "evaluation_id": ids[suite]}
+                rows += [told | row for row in measure.rows_of(tasks, at_zero=False)]
                 changes |= {(volume, suite, task): change for task, change in measure.task_changes(tasks).items()}
         measure.over_volumes(rows)
         return _Computed(rows, changes, tuple(dict.fromkeys(keys)))
 
     def _check_missing(self, run_id: str, record: Record | None, volume: int, suite: str) -> None:
         """Raise RecordError for a missing measurement that the record names."""
-        if record is not None and volume in record.volumes and volume not in record.incomplete:
+        if record is not None and volume in (0, *record.volumes) and volume not in record.incomplete:
             raise RecordError(explain(f"run {run_id}: suite {suite} at volume {volume}", got="none", fix="run the same command again"))
 
     def _evaluations(self, run_id: str, record: Record | None) -> tuple[Mapping[str, str], str]:
@@ -209,17 +214,12 @@ class RunReader:
             return [self._common(run_id, None) | {"status": "unfinished", "reason": reason}]
         return []
 
-    def _volume_0(self, run_id: str, evaluation_id: str, weights_sha256: str) -> _Before | None:
-        """Return volume 0 of a suite; None if it is not measured yet.
-
-        Raises RecordError if a recorded run names it.
-        """
+    def _volume_0(self, evaluation_id: str, weights_sha256: str) -> _Before | None:
+        """Return volume 0 of a suite; None if it is not measured."""
         key = (evaluation_id, weights_sha256)
         if key not in self._before:
             measured = self._measured(*key)
             if measured is None:
-                if (self.experiment.run_folder(run_id) / "record.json").exists():
-                    raise RecordError(explain(f"run {run_id}: volume 0 {evaluation_id}", got="none", fix="run the same command again"))
                 return None
             suite = next(iter(measured.scores.values())).suite
             self._before[key] = _Before(measured, [_AT_ZERO | row for row in measure.suite_rows(suite, measured, measured)])

@@ -94,7 +94,12 @@ class Slurm(Launcher):
 
     def carry(self, work: Work, display: Display, *, wait: bool) -> Tally | None:
         """Submit the workers that are missing; with ``wait`` watch them until all is done."""
-        jobs = self.submit(work.experiment.folder, work.experiment.name, work.sweep.id, units=len(work.units))
+        jobs = self.submit(
+            work.experiment.folder,
+            work.experiment.name,
+            work.sweep.id,
+            units=sum(unit.kind != "measurement" for unit in work.units) or len(work.units),
+        )
         work.announce()
         display.say(f"{len(jobs)} worker(s) in the queue: {', '.join(jobs)}")
         return watch(work, display, functools.partial(waiting, jobs)) if wait else None
