@@ -30,10 +30,10 @@ class Evaluation(EvaluationBackend):
         likelihood_tokens: padded tokens of one forward pass of a suite that scores rows; 2048 keep
             the logits at about 0.4 GB for a vocabulary of 50k in float32.
         where: ``inline``: points are measured in the process that trains, which waits.
-            ``separate``: a stop saves a checkpoint in the dtype of the evaluation, training
-            continues, and any worker measures it, then deletes it unless ``save_weights`` keeps it.
-            ``auto``: inline below 100 million parameters. Early stop and choices of coefficients
-            read scores while training runs, so they are always inline.
+            ``separate``: a stop saves a checkpoint, unrounded, training continues, and any worker
+            measures it, then deletes it unless ``save_weights`` keeps it. ``auto``: inline below
+            100 million parameters. Early stop and choices of coefficients read scores while
+            training runs, so they are always inline.
     """
 
     items: Items = "report"

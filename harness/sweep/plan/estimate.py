@@ -155,8 +155,7 @@ class Estimator:
         of_plain = bool(config.mitigation.coefficients)
         weights = prepared.facts.params_total if of_plain else moving  # changed weights are saved whole
         saved = {"none": 0, "last": 1, "all": points}[config.save_weights]
-        size = 2 if prepared.resolved.evaluation_dtype == "bfloat16" else 4
-        waiting = size * weights * (points - saved) if prepared.resolved.separate else 0  # until they are measured
+        waiting = 4 * weights * (points - saved) if prepared.resolved.separate else 0  # until they are measured
         memory, measured = self._memory(prepared, moving)
         known = training.seconds is not None and evaluation.seconds is not None
         return Cost(
