@@ -73,7 +73,7 @@ def test_no_space_for_a_while(tmp_path: Path, undisturbed: dict[str, Any]) -> No
     began, storm, flag = time.monotonic(), Storm(SEED + 1), tmp_path / "full"
     path = os.pathsep.join([str(FULL), *filter(None, [os.environ.get("PYTHONPATH")])])
     sweep = Sweep(tmp_path / "results", tmp_path / "log.txt", {"PYTHONPATH": path, "HARNESS_TEST_FULL": str(flag)}, where="separate")
-    with filling(flag, sweep.results / "smoke" / "runs"):
+    with filling(flag, sweep.results / "smoke"):
         storm.rage([sweep], max(KILLS // 3, 2), began + 60 * MINUTES)
     assert finish(sweep) == 0, sweep.log.read_text()[-3000:]
     told(storm, began, sweep.log)
