@@ -156,6 +156,8 @@ def _table(arguments: argparse.Namespace) -> int:
     if arguments.output:
         tables.write(rows, arguments.output, arguments.format)
         sys.stderr.write(f"{arguments.output}\n")
+    elif arguments.format is None and sys.stdout.isatty() and (arguments.short or arguments.columns):
+        _print(tables.aligned(rows))
     else:
         sys.stdout.write(tables.render(rows, arguments.format or "csv"))
     return 0

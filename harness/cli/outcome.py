@@ -27,7 +27,7 @@ def finish(started: Started, tally: Tally) -> int:
     """
     experiment = started.experiment
     where = experiment.folder / "report" / "index.html"
-    is_outdated = bool(tally.done or tally.failed or not started.same or not where.exists())
+    is_outdated = bool(tally.done or tally.failed or not started.same or _is_older(where, experiment))
     found = evidence.gather(experiment) if is_outdated else evidence.measured(experiment)
     if experiment.run_ids():
         OUTPUT.result(overview(found))
@@ -46,6 +46,17 @@ def finish(started: Started, tally: Tally) -> int:
     if not tally.failed:
         OUTPUT.message(f"next: {command('table', experiment)} --short")
     return 1 if tally.failed else 0
+
+
+def _is_older(page: Path, experiment: Experiment) -> bool:
+    """Return whether a page is missing, or a record was written after it.
+
+    A record is written anew if it is to show other measurements, although nothing was computed.
+    """
+    if not page.exists():
+        return True
+    written = page.stat().st_mtime_ns
+    return any(record.stat().st_mtime_ns > written for record in experiment.folder.glob("runs/*/record.json"))
 
 
 def command(name: str, experiment: Experiment) -> str:

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 30.0
 
-ENOUGH_SHARE = 0.03
+ENOUGH_SHARE = 0.05
 """Share of a sweep's cost that must be done before the time left is estimated from it."""
+
+WIDEST = 36
+"""Columns of a bar's name, so that bar, count and time fit into 80."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -195,6 +198,7 @@ class _Lines:
         self.name, self.finished, self.total = "", 0, 0
         self.runs_finished, self.runs_total = 0, 0
         self.share_at_start: float | None = None
+        self.work_began = self.began
 
     def runs(self, finished: int, total: int) -> None:
         self.runs_finished, self.runs_total = finished, total
@@ -209,7 +213,7 @@ class _Lines:
 
     def workers(self, working: Sequence[tuple[str, str, int, int]], share: float) -> None:
         if self.share_at_start is None:
-            self.share_at_start = share
+            self.share_at_start, self.work_began = share, time.monotonic()
         self._write_if_due(lambda: self._workers_line(working, share))
 
     def _write_if_due(self, line: Callable[[], str]) -> None:
@@ -219,7 +223,7 @@ class _Lines:
 
     def _workers_line(self, working: Sequence[tuple[str, str, int, int]], share: float) -> str:
         gained = share - (self.share_at_start or 0.0)
-        left = _left((self.last - self.began) / gained * (1 - share)) if gained > ENOUGH_SHARE else ""
+        left = _left((self.last - self.work_began) / gained * (1 - share)) if gained > ENOUGH_SHARE else ""
         doing = "; ".join(_doing(*one) for one in working) or "waiting"
         return f"{self.runs_finished} of {self.runs_total} runs{left}; {doing}"
 
@@ -251,8 +255,10 @@ class _Bars:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        what = TextColumn("{task.description}", table_column=Column(max_width=WIDEST, no_wrap=True, overflow="ellipsis"))
+        columns = [what, BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
         self.bars: RichProgress = Bars(*columns, console=Console(stderr=True), transient=True)
         self.of_runs = self.bars.add_task("runs", total=None, visible=False)
         self.of_stage = self.bars.add_task("", total=None, visible=False)

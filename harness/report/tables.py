@@ -289,6 +289,12 @@ def chosen(table: pd.DataFrame, columns: str | None, *, short: bool) -> pd.DataF
     return table[names]
 
 
+def aligned(table: pd.DataFrame) -> str:
+    """Return a table with aligned columns and rounded numbers, for a terminal."""
+    filled = table.astype(object).where(table.notna(), "")
+    return str(filled.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+
+
 def require_whole(options: Mapping[str, object]) -> None:
     """Reject options of tables for the text format, which has none. Raises ConfigError."""
     if given := [f"--{name}" for name, value in options.items() if value]:

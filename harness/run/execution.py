@@ -19,7 +19,7 @@ from harness.run import baseline, kept, settling
 from harness.run.baseline import Before, Once, by_itself
 from harness.run.generated import binding
 from harness.run.generated.data import Data, Generation, in_words, target_nats
-from harness.run.outstanding import is_done, is_recorded, is_trained, outstanding
+from harness.run.outstanding import Outstanding, is_done, is_recorded, is_trained, outstanding
 from harness.run.points import Points
 from harness.run.preparation import Prepared
 from harness.run.recording import Recorder
@@ -71,10 +71,10 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     recorder = Recorder(prepared, before, progress)
     provenance.reset_peak_memory()
     recorder.begin()
-    progress.say(_opening(prepared, steps))
+    trained = not missing.train and is_recorded(prepared)
+    progress.say(_opening(prepared, steps, missing, trained=trained))
 
     # Weights on disk, which lack only measurements.
-    trained = not missing.train and is_recorded(prepared)
     if trained or (missing.measure and not prepared.resolved.separate):
         before.measure(None)
     if not prepared.resolved.separate:
@@ -152,10 +152,14 @@ def _selection(prepared: Prepared, before: Before) -> Selection | None:
     return Selection(prepared, before) if prepared.needs_selection else None
 
 
-def _opening(prepared: Prepared, steps: Steps) -> str:
+def _opening(prepared: Prepared, steps: Steps, missing: Outstanding, *, trained: bool) -> str:
+    """Return a line on the work of a run."""
     labels = prepared.config.labels
     methods = f"{labels.model}, {labels.tuning}, {labels.objective}, {labels.mitigation}"
     what = f"{methods}, data {labels.data}, seed {prepared.config.seed}, volumes {prepared.volumes}"
+    if trained:
+        suites = dict.fromkeys((*missing.before, *(name for names in missing.measure.values() for name in names)))
+        return f"run {prepared.run_id}: {what}: trained before, measured on {', '.join(suites) or 'nothing new'}"
     rows = sum(len(examples) for examples in steps.examples)
     return f"run {prepared.run_id}: {what}, {rows} rows in {len(steps.examples)} steps"
 

@@ -103,6 +103,7 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
             seen.add(key)
     if not missing:
         return
+    progress.say(f"pretraining {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once: minutes")
     progress.stage(f"pretrain {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once", len(missing))
     processes = min(len(missing), provenance.cores())
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -44,6 +44,8 @@ def test_a_changed_suite_is_measured_again_and_the_old_scores_come_back(runs: Ru
     text = suite.read_text()
     suite.write_text(text.replace("report: 12", "report: 10"))
     runs.workspace.known.clear()
+    fixed = ["model=start", "data.volumes=[8,16]", "target_suites=[aim]", "probe_suites=[probe]", "name=a", "training.learning_rate=0.01"]
+    assert [run.again for run in plan_sweep(fixed, workers=1).runs()] == ["weights kept: measures probe (changed) at 8, 16"]
     assert runs() == "done"
     assert (runs.trained, len(runs.evaluated)) == (0, 2 * 2 + 2 * 2)  # two tasks: before twice, at two volumes
     assert runs.scores(16) != before

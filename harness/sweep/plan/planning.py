@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -224,7 +224,8 @@ def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, esti
         else:
             prepared = by_id[unit.id]
             left = outstanding(prepared) if unit.id in begun and state_of[unit.id] in TO_DO else None
-            again = _again(left) if left and experiment.glance("runs", unit.id, "record.json") else ""
+            known = experiment.glance("runs", unit.id, "record.json").get("evaluations")
+            again = _again(left, _changed(known, prepared)) if left and known else ""
             cost = estimator.measuring(prepared, left.measure) if left and not left.train else estimator.run(prepared)
         if unit.kind == "run" or unit.id in needed:
             reason = states.failure(unit) if state_of[unit.id] == "failed" else ""
@@ -232,14 +233,25 @@ def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, esti
     return found
 
 
-def _again(left: Outstanding) -> str:
-    """Return what is done again for a recorded run, and why."""
-    kept = dict.fromkeys(name for names in left.measure.values() for name in names)
+def _changed(known: Mapping[str, str], prepared: Prepared) -> dict[str, str]:
+    """Return suite → its mark, of those that a run was measured on otherwise."""
+    asked = prepared.evaluation_ids
+    return {name: " (changed)" for name in known if asked.get(name, known[name]) != known[name]}
+
+
+def _again(left: Outstanding, changed: Mapping[str, str]) -> str:
+    """Return what is done again for a recorded run, and why.
+
+    Args:
+        left: the work that is left.
+        changed: suite → its mark, of those that the run was measured on otherwise.
+    """
+    kept = dict.fromkeys(name + changed.get(name, "") for names in left.measure.values() for name in names)
     volumes = ", ".join(map(str, left.measure))
     parts = [f"weights kept: measures {', '.join(kept)} at {volumes}"] if kept else []
     if left.retrained:
-        at = ", ".join(map(str, left.train))
-        parts.append(f"weights not kept: retrains, to measure {', '.join(left.retrained)} at {at} (save_weights=all keeps them)")
+        at, again = ", ".join(map(str, left.train)), ", ".join(name + changed.get(name, "") for name in left.retrained)
+        parts.append(f"weights not kept: retrains, to measure {again} at {at} (save_weights=all keeps them)")
     return "; ".join(parts)
 
 
