@@ -108,6 +108,7 @@ SETTINGS: dict[str, tuple[list[str], list[str], tuple[bool, bool]]] = {
     "evaluation batch": (["evaluation=hf"], ["evaluation=hf", "evaluation.batch_size=4"], NEITHER),
     "reference": ([], ["reference=chat"], MEASUREMENT),
     "start model": ([], ["model=chat"], BOTH),
+    "where points are measured": ([], ["evaluation.where=separate"], NEITHER),
     "declaration": ([], ["declared.margin=0.1"], NEITHER),
     "name and folder": ([], ["name=other", "results=elsewhere"], NEITHER),
     "weights that are kept": ([], ["save_weights=all"], NEITHER),
