@@ -18,9 +18,8 @@ from harness.evaluation.suites import Suite
 from harness.external.adapted import AdaptedModel, adapter_of, base_for
 from harness.external.sides import Measured, Side
 from harness.records.schema import Measurement
-from harness.run import baseline, other_models, preparation
+from harness.run import baseline, preparation
 from harness.run.preparation import Prepared
-from harness.run.workspace import Workspace
 
 NAME = "compare"
 """The folder of results in which measurements are stored; repeating a comparison reuses them."""
@@ -76,11 +75,9 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
         HarnessError: if a model cannot be loaded or measured.
     """
     _check_overrides(overrides)
-    workspace = Workspace()
     first, first_notes = _config(before, names, overrides, fallback=None)
     second, second_notes = _config(after, names, overrides, fallback=before)
-    other_models.make((first, second), workspace, progress)
-    runs = [preparation.prepare(config, workspace) for config in (first, second)]  # both, so that errors come before the first measurement
+    runs = preparation.prepare_all([first, second], progress)  # both, so that errors come before the first measurement
     notes = [*first_notes, *second_notes, *_differences(*runs)]
     for run in runs:
         baseline.measure(run, progress)

@@ -87,8 +87,10 @@ def _member(workspace: Workspace, name: str) -> ModelSource:
     return found
 
 
-def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress) -> None:
+def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress) -> bool:
     """Pretrain the nursery models that this machine lacks, since weights identify runs.
+
+    Returns whether any was made: what was read of it before is outdated.
 
     Raises ModelError.
     """
@@ -102,7 +104,7 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
                 missing[key] = made
             seen.add(key)
     if not missing:
-        return
+        return False
     progress.say(f"pretraining {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once: minutes")
     progress.stage(f"pretrain {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once", len(missing))
     processes = min(len(missing), provenance.cores())
@@ -110,6 +112,7 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
         for ended in as_completed([pool.submit(_load, model) for model in missing.values()]):
             ended.result()
             progress.advance()
+    return True
 
 
 def _load(model: ModelSource) -> None:

@@ -20,6 +20,7 @@ from harness.config.resolution import Machine, Resolved
 from harness.config.run_config import RunConfig
 from harness.config.strict import plain
 from harness.core.errors import ConfigError, DataError, explain
+from harness.core.progress import Progress
 from harness.core.rows import Row
 from harness.core.seeds import permutation
 from harness.core.sources import ModelFacts, ModelSource
@@ -164,6 +165,27 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
         workspace=workspace,
         reference=reference,
     )
+
+
+def prepare_all(configs: Sequence[RunConfig], progress: Progress, machine: Machine | None = None) -> list[Prepared]:
+    """Check and identify runs, after the nursery models that they lack are pretrained.
+
+    These take minutes, so every check is made before.
+
+    Args:
+        configs: of the runs.
+        progress: told of models that are pretrained.
+        machine: see ``prepare``.
+
+    Raises:
+        HarnessError: as ``prepare`` does.
+    """
+    workspace = Workspace()
+    found = [prepare(config, workspace, machine) for config in configs]
+    if other_models.make(configs, workspace, progress):
+        workspace = Workspace()
+        found = [prepare(config, workspace, machine) for config in configs]
+    return found
 
 
 def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:

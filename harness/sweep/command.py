@@ -23,9 +23,8 @@ from harness.core.errors import ConfigError, DataError, ModelError, explain
 from harness.core.progress import Progress, Silent
 from harness.records.sweep_schema import TRIES, Sweep
 from harness.records.writer import ExperimentWriter
-from harness.run import execution, other_models, outstanding, preparation, settling
+from harness.run import execution, outstanding, preparation, settling
 from harness.run.preparation import Prepared
-from harness.run.workspace import Workspace
 from harness.sweep.axes import Asked, Expansion, expand
 from harness.sweep.claims import Claims
 from harness.sweep.launchers import local_worker
@@ -190,10 +189,8 @@ def begin(
 
 
 def _prepared(asked: Sequence[Asked], machine: Machine, progress: Progress) -> list[Prepared]:
-    """Prepare runs, after their nursery models are pretrained. Raises HarnessError."""
-    workspace = Workspace()
-    other_models.make((one.config for one in asked), workspace, progress)
-    prepared = [preparation.prepare(one.config, workspace, machine) for one in asked]
+    """Prepare the runs of a sweep, which have to fit together. Raises HarnessError."""
+    prepared = preparation.prepare_all([one.config for one in asked], progress, machine)
     preparation.check_together(prepared)
     return prepared
 
