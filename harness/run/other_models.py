@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import pickle
+import subprocess
+import sys
 from collections.abc import Hashable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from harness.config import paths
 from harness.config.run_config import RunConfig
-from harness.core.errors import ConfigError, explain
+from harness.core.errors import ConfigError, ModelError, explain
 from harness.core.progress import Progress
 from harness.core.sources import ModelSource
 from harness.models import loading
@@ -108,12 +110,25 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
     progress.say(f"pretraining {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once: minutes")
     progress.stage(f"pretrain {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once", len(missing))
     processes = min(len(missing), provenance.cores())
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for ended in as_completed([pool.submit(_load, model) for model in missing.values()]):
+    with ThreadPoolExecutor(processes) as pool:
+        for ended in as_completed([pool.submit(_load_apart, model) for model in missing.values()]):
             ended.result()
             progress.advance()
     return True
 
 
-def _load(model: ModelSource) -> None:
-    model.load()
+_LOAD = "import pickle, sys; path, model = pickle.load(sys.stdin.buffer); sys.path[:] = path; pickle.loads(model).load()"
+
+
+def _load_apart(model: ModelSource) -> None:
+    """Load a model in a process of its own, which caches it.
+
+    A pool of multiprocessing would run a user's script again, that calls ``harness.train``.
+
+    Raises ModelError with the last line of the process.
+    """
+    given = pickle.dumps((sys.path, pickle.dumps(model)))
+    ended = subprocess.run([sys.executable, "-c", _LOAD], input=given, capture_output=True, check=False)
+    if ended.returncode:
+        last = (ended.stderr.decode(errors="replace").strip() or f"exit code {ended.returncode}").splitlines()[-1]
+        raise ModelError(explain("nursery model", got=f"an error while it was pretrained ({last})", fix="run the same command again"))
