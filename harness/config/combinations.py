@@ -42,9 +42,9 @@ def check(config: RunConfig) -> None:
 
 
 def _check_learns(config: RunConfig) -> None:
-    """Raise ConfigError for several processes with an objective that learns pairs or rewards."""
+    """Raise ConfigError for several processes with an objective that learns rewards."""
     processes, learns = config.training.processes or 1, config.objective.learns
-    if processes > 1 and learns != "tokens":
+    if processes > 1 and learns == "rewards":
         allowed, fix = f"1 for objective={config.labels.objective}, which learns {learns}", "training.processes=1"
         raise ConfigError(explain("training.processes", got=processes, allowed=allowed, fix=fix))
 

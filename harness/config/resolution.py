@@ -101,7 +101,8 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
     rate, tuned = _learning_rate(config, facts, searched)
     automatic: Literal["float32", "bfloat16"] = "bfloat16" if machine.gpus else "float32"
     dtype, evaluation_dtype = config.training.dtype, config.evaluation.dtype
-    processes = config.training.processes or max(1, machine.gpus)
+    # Rewarded rollouts are made and learned in one process: their groups are not shared.
+    processes = config.training.processes or (1 if config.objective.learns == "rewards" else max(1, machine.gpus))
     require_rows(config.training.batch_rows, processes)
     if machine.gpus and processes > machine.gpus:
         fix = "launcher.gpus_per_worker (local) or launcher.gpus (slurm)"

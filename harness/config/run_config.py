@@ -41,7 +41,7 @@ class Training(Part):
         threads: of each process; null is 1 below five million parameters, else its share of the
             cores.
         processes: that train one run together, each on its share of a step's rows; null is one for
-            each GPU, one without GPUs.
+            each GPU, one without GPUs and where rewards are learned.
         dropout: of the model in training, wherever its architecture has it (for families such as
             llama, only on attention weights); 0 keeps the rates of its own config. An adapter's
             dropout is ``tuning.dropout``.

@@ -164,7 +164,7 @@ def _collator(job: Job, group: ProcessGroup) -> Callable[[Step], Work]:
             return Work([], step)  # batches are collated one ahead, and rollouts need the weights of their step
         # Collated whole, then split: packing must not depend on the size of micro-batches.
         batch = objective.collate(step.examples, job.pad_id, job.resolved.max_length)
-        return pair_work(batch, step, micro_rows) if objective.learns == "pairs" else token_work(batch, step, micro_rows, group)
+        return pair_work(batch, step, micro_rows, group) if objective.learns == "pairs" else token_work(batch, step, micro_rows, group)
 
     return collate
 

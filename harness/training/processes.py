@@ -95,6 +95,9 @@ def joined(job: Job) -> Iterator[ProcessGroup]:
     from harness.training.step import SingleProcess
 
     size = job.resolved.processes
+    if size > 1 and job.objective.learns == "rewards":  # each would do all of a step's work, and gradients would add up
+        got, allowed = f"{size} processes for an objective that learns rewards", "one"
+        raise TrainingError(explain("training.processes", got=got, allowed=allowed, fix="training.processes=1"))
     if size == 1 or job.first == len(job.steps):
         yield SingleProcess()
         return

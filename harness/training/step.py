@@ -160,18 +160,24 @@ def token_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: int) -> t
     return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=cast(torch.Tensor, num_items_in_batch))
 
 
-def share(batch: Batch, rank: int, size: int) -> Batch:
+def share(batch: Batch, rank: int, size: int, together: int = 1) -> Batch:
     """Return a process's share of the sequences of a batch, cut to their longest.
 
-    A process without a sequence gets a dummy batch without loss, since every process joins the
+    A process without a sequence gets a dummy batch without targets, since every process joins the
     all-reduce of gradients.
+
+    Args:
+        batch: tensors (S, T), padded on the right.
+        rank: number of the process.
+        size: number of processes.
+        together: adjacent sequences that no process splits, such as 2 of a pair.
     """
     if size == 1:
         return batch
-    rows = batch["input_ids"].shape[0]
-    first, end = rows * rank // size, rows * (rank + 1) // size
+    rows = batch["input_ids"].shape[0] // together
+    first, end = (together * (rows * number // size) for number in (rank, rank + 1))
     if first == end:
-        nothing = {name: value[:1, :2] for name, value in batch.items()}
+        nothing = {name: value[:together, :2] for name, value in batch.items()}
         return nothing | {"labels": torch.full_like(nothing["labels"], -100)}
     return _cut({name: value[first:end] for name, value in batch.items()})
 
@@ -202,8 +208,10 @@ class Work(NamedTuple):
         step: the whole step.
         counts: of the whole step: ``targets``, which the loss is a mean over, and tokens.
         counts_loss: whether the loss itself counts as the step's nats; else ``counts.nats`` does.
-        forward_tokens: tokens of the live model's forward passes other than those that learn: of a
-            reference, of rollouts.
+        forward_tokens: tokens of this process's forward passes of the live model other than those
+            that learn: of a reference, of rollouts.
+        is_idle: whether the micro-batch is a dummy, whose loss counts nothing: a pair without
+            targets has one (log 2).
     """
 
     micro_batches: list[Batch]
@@ -211,6 +219,7 @@ class Work(NamedTuple):
     counts: Counts = Counts()
     counts_loss: bool = True
     forward_tokens: int = 0
+    is_idle: bool = False
 
 
 def token_work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessGroup) -> Work:
@@ -219,17 +228,20 @@ def token_work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessG
     return Work(split(share(batch, group.rank, group.size), micro_rows), step, Counts(targets=targets))
 
 
-def pair_work(batch: Batch, step: Step, micro_rows: int | None) -> Work:
-    """Return a step of preference pairs, which the start model reads too.
+def pair_work(batch: Batch, step: Step, micro_rows: int | None, group: ProcessGroup) -> Work:
+    """Return a process's part of a step of preference pairs, which the start model reads too.
 
     Args:
-        batch: both answers of each pair, one after the other.
+        batch: both answers of each pair of the step, one after the other.
         step: the step.
         micro_rows: pairs of a micro-batch; None is all.
+        group: the processes that share the pairs.
     """
-    parts = split(batch, None if micro_rows is None else 2 * micro_rows)
-    read = int(batch["attention_mask"].sum())
-    return Work(parts, step, Counts(targets=batch["input_ids"].shape[0] // 2, read_tokens=read), forward_tokens=read)
+    own, pairs = share(batch, group.rank, group.size, together=2), batch["input_ids"].shape[0] // 2
+    parts = split(own, None if micro_rows is None else 2 * micro_rows)
+    counts = Counts(targets=pairs, read_tokens=int(batch["attention_mask"].sum()))
+    is_idle = pairs * group.rank // group.size == pairs * (group.rank + 1) // group.size
+    return Work(parts, step, counts, forward_tokens=int(own["attention_mask"].sum()), is_idle=is_idle)
 
 
 def reward_work(rollouts: Rollouts, step: Step, micro_rollouts: int | None) -> Work:
@@ -289,6 +301,8 @@ class StepTrainer(_Base):
         """Return the loss of a micro-batch; the first of a step carries the penalty."""
         with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.half):
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self._work is not None and self._work.is_idle:
+            loss = 0.0 * loss
         value = self._finite("loss", loss) * num_items_in_batch
         if self._work is None or self._work.counts_loss:
             self.meter.step_nats += value

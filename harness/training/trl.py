@@ -70,6 +70,10 @@ def _learner() -> type[Any]:
             Trainer.__init__(self, **arguments)  # type: ignore[arg-type]
             self._metrics: Any = {"train": defaultdict(list), "eval": defaultdict(list)}
             self.aux_loss_enabled = False
+            # TRL gathers its metrics, which nothing reads, in every micro-batch, and processes may
+            # differ in their number of micro-batches: they would wait for each other for ever.
+            accelerator: Any = self.accelerator  # type: ignore[attr-defined]
+            accelerator.gather = accelerator.gather_for_metrics = lambda values: values
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             return Trainer.training_step(self, model, inputs, num_items_in_batch)  # type: ignore[arg-type]

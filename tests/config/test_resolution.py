@@ -34,6 +34,8 @@ def test_a_run_takes_one_process_for_each_gpu_and_they_share_the_cores() -> None
     assert found(Machine(cores=16, gpus=4), "training.processes=1") == (1, 16, "cuda")
     assert found(Machine(cores=16, gpus=0)) == (1, 16, "cpu")
     assert found(Machine(cores=1, gpus=0), "training.processes=2") == (2, 1, "cpu")
+    assert found(Machine(cores=16, gpus=4), "objective=dpo", "data=tinyworld-preferences") == (4, 4, "cuda")
+    assert found(Machine(cores=16, gpus=4), "objective=grpo", "data=tinyworld-skill") == (1, 16, "cuda")  # rewards: in one process
 
 
 def test_more_processes_than_rows_of_a_step_are_rejected() -> None:

@@ -21,6 +21,7 @@ from harness.core.contexts import PenaltyContext
 from harness.core.errors import TrainingError
 from harness.core.progress import Interrupted
 from harness.core.rows import Example
+from harness.methods.objective.grpo import Grpo
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
@@ -176,6 +177,29 @@ def test_rows_are_shared_in_order() -> None:
     assert nothing["labels"].tolist() == [[-100, -100]]
     assert everything["labels"].tolist() == alone["labels"].tolist()
     assert share(batch, 0, 1) is batch
+
+
+def test_pairs_are_not_split() -> None:
+    """Three pairs among two: one and two; of one pair, the first gets a pair without targets."""
+    pairs = Sft().collate([tiny.example(5, 6, 7, 8 + number) for number in range(6)], tiny.PAD, tiny.MAX_LENGTH)
+    assert [share(pairs, rank, 2, together=2)["input_ids"][:, 3].tolist() for rank in (0, 1)] == [[8, 9], [10, 11, 12, 13]]
+    alone = {name: value[:2] for name, value in pairs.items()}
+    assert share(alone, 0, 2, together=2)["labels"].tolist() == [[-100, -100], [-100, -100]]
+    assert share(alone, 1, 2, together=2)["input_ids"].tolist() == alone["input_ids"].tolist()
+
+
+def test_rewards_are_learned_in_one_process(tmp_path: Path) -> None:
+    """Two would each write and learn every answer of a step."""
+    made = job(tmp_path, Full(), objective=tiny_grpo())
+    with (
+        pytest.raises(TrainingError, match=r"^training.processes: got 2 processes for an objective that learns rewards; allowed: one; "),
+        joined(made),
+    ):
+        raise AssertionError("two processes joined")
+
+
+def tiny_grpo() -> Grpo:
+    return Grpo(reward=("last_number",), max_new_tokens=4)
 
 
 def test_a_class_of_a_users_own_reaches_the_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def train(case: Case, seed: int = 0) -> Outcome:
     """Run a case."""
     model = tiny.MODELS[case.model]()
     base, start = tiny.copied(model.state_dict()), tiny.copied(dict(model.named_parameters()))
-    targets, anchor_rows, written = _generated(case, model, seed)
+    targets, anchor_rows, written = generated(case, model, seed)
     plain, anchor = steps_of(case.objective, targets), encoded(case.objective, anchor_rows, "anchor")
     kept = copy.deepcopy((plain, anchor))
     steps = case.mitigation.mix(plain, anchor)
@@ -159,7 +159,7 @@ def steps_of(objective: Objective, rows: Sequence[Row]) -> list[list[Example]]:
     return [target[i : i + BATCH] for i in range(0, len(target), BATCH)]
 
 
-def _generated(case: Case, model: PreTrainedModel, seed: int) -> tuple[list[Row], list[Row], list[GeneratedRow]]:
+def generated(case: Case, model: PreTrainedModel, seed: int) -> tuple[list[Row], list[Row], list[GeneratedRow]]:
     """Return target rows and anchor rows, with generated ones in their place, and all outcomes."""
     rows, anchor = target_rows(case, seed), tiny.rows(case.anchor_kind, ANCHOR_ROWS, seed=1)
     context = _writing(case.objective, model, rows, anchor, seed)

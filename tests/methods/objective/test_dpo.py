@@ -243,12 +243,11 @@ def test_columns_become_pairs() -> None:
 
 
 def test_what_is_invalid_is_rejected() -> None:
-    """β of 0; rows that are no pairs; several processes; replay."""
+    """β of 0; rows that are no pairs; replay."""
     with pytest.raises(ConfigError, match="greater than 0"):
         Dpo(beta=0.0)
     for rejected, why in {
         "data=tinyworld-skill": "completion rows",
-        "training.processes=2": "1 for objective=dpo, which learns pairs",
         "mitigation=replay": "learns pairs",
     }.items():
         chosen = [] if rejected.startswith("data") else ["data=tinyworld-preferences"]
