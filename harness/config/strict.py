@@ -34,6 +34,11 @@ def require_keys(where: str, values: Mapping[str, Any], allowed: typing.Collecti
         check(where, key, ", ".join(allowed), lambda key: key in allowed, did_you_mean(key, allowed))
 
 
+LATER: Mapping[str, Any] = types.MappingProxyType({"later": True})
+"""Metadata of a setting that its class got later: plain values lack it at its default, so that the
+ids of runs that do not use it stay the same."""
+
+
 def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[str, str] | None = None) -> Any:
     """Build a dataclass from plain values, strictly.
 
@@ -160,7 +165,8 @@ def _plain(value: Any, *, for_identity: bool) -> Any:
         found: dict[str, Any] = {} if isinstance(value, Part) else {"class": type(value).__qualname__}
         if for_identity and outside.is_outside(type(value)):
             found["source"] = outside.source_digest(type(value))
-        return found | {f.name: _plain(getattr(value, f.name), for_identity=for_identity) for f in dataclasses.fields(value)}
+        fields = [f for f in dataclasses.fields(value) if "later" not in f.metadata or getattr(value, f.name) != f.default]
+        return found | {f.name: _plain(getattr(value, f.name), for_identity=for_identity) for f in fields}
     if isinstance(value, Mapping):
         return {str(key): _plain(item, for_identity=for_identity) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,3 +83,13 @@ class Example:
     def supervised_tokens(self) -> int:
         """Tokens with a loss; the first token of a sequence never has one."""
         return sum(self.supervised[1:])
+
+
+def anchor_share(step: Sequence[Example]) -> float | None:
+    """Return the weight of the anchor in the loss of a step, in 0..1.
+
+    The loss is a mean over supervised tokens, so the weight is their share; None without any.
+    """
+    tokens = sum(example.supervised_tokens for example in step)
+    anchor = sum(example.supervised_tokens for example in step if example.origin == "anchor")
+    return anchor / tokens if tokens else None

@@ -146,6 +146,10 @@ class Point:
             forward passes (Fisher, a reference model) included.
         target_rows, anchor_rows: rows trained on, counted each time they were seen.
         anchor_tokens: trained tokens of the anchor.
+        anchor_supervised_tokens: those of them with a loss; None in records that lack it.
+        anchor_loss_share: weight of the anchor in the training loss, penalties aside, in 0..1: mean
+            over steps so far of its share of the step's supervised tokens. None in records that
+            lack it.
         weight_change: Euclidean norm of the change of all weights.
         peak_memory_bytes: of the process so far, evaluation included.
         weights: folder of the saved weights, relative to the run's folder.
@@ -164,6 +168,8 @@ class Point:
     anchor_rows: int
     anchor_tokens: int
     truncated_rows: int
+    anchor_supervised_tokens: int | None = None
+    anchor_loss_share: float | None = None
     weight_change: float
     peak_memory_bytes: int
     weights: str | None = None

@@ -269,7 +269,7 @@ def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
         return
     anchor, wanted = workspace.rows_of(config.anchor), config.mitigation.least_anchor_rows(largest * config.training.epochs)
     if wanted > len(anchor):
-        fix = "a smaller volume or mitigation.fraction, or a larger anchor"
+        fix = "a smaller volume or mitigation.fraction, or a larger anchor: each row is used once"
         raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(anchor)} rows", allowed=f"at least {wanted}", fix=fix))
 
 

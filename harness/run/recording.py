@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from harness.config.strict import plain
 from harness.core.counts import Counts
 from harness.core.progress import Progress
-from harness.core.rows import Example
+from harness.core.rows import Example, anchor_share
 from harness.models.weights import state_sha256
 from harness.records import provenance
 from harness.records.schema import Point, Record
@@ -65,7 +66,8 @@ class Recorder:
 
     def point(self, stop: Stop, steps: Steps, weight_change: float, model: PreTrainedModel) -> Point:
         """Return the point of a stop, of the live weights, which is not measured yet."""
-        examples = [example for step in steps.examples[: stop.counts.step] for example in step]
+        done = steps.examples[: stop.counts.step]
+        examples = [example for step in done for example in step]
         anchor = [example for example in examples if example.origin == "anchor"]
         return Point(
             run_id=self.run_id,
@@ -75,6 +77,8 @@ class Recorder:
             target_rows=len(examples) - len(anchor),
             anchor_rows=len(anchor),
             anchor_tokens=sum(example.tokens for example in anchor),
+            anchor_supervised_tokens=sum(example.supervised_tokens for example in anchor),
+            anchor_loss_share=fmean(anchor_share(step) or 0.0 for step in done) if anchor else 0.0,
             truncated_rows=sum(example.truncated for example in examples),
             weight_change=weight_change,
             peak_memory_bytes=0,

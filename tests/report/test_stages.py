@@ -115,6 +115,7 @@ def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path,
     assert [row["on the frontier"] for row in shown.rows("frontier")] == (["no", "yes"] if acted else ["yes", "did not act"])
     assert [row["accepted"].removesuffix("did not act").strip() for row in shown.rows("costs")] == ["-", "20%" if acted else "19%"]
     assert ("sdft" in shown.tables) is False
+    assert ", anchor tokens 0, anchor tokens with a loss 0, anchor's share of the loss 0%" in shown.text
     assert ("equal_gain" in shown.tables) is acted
 
 

@@ -160,6 +160,8 @@ def write_point(
         "target_rows": volume,
         "anchor_rows": 0,
         "anchor_tokens": 0,
+        "anchor_supervised_tokens": 0,
+        "anchor_loss_share": 0.0,
         "truncated_rows": 0,
         "weight_change": 0.5,
         "peak_memory_bytes": 300_000_000,

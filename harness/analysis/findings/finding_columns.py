@@ -81,6 +81,8 @@ steps             Float64  optimizer steps so far, mean over seeds, as all colum
 train_tokens      Float64  target and anchor tokens so far
 supervised_tokens Float64  tokens of train_tokens that have a loss
 anchor_tokens     Float64  tokens of train_tokens from anchor rows
+anchor_supervised_tokens Float64 tokens of supervised_tokens from anchor rows; empty in records that lack it
+anchor_loss_share Float64  weight of anchor rows in the training loss, in 0..1: mean over steps of their share of its supervised tokens
 generated_tokens  Float64  tokens generated for the run so far, before and during training, discarded ones included
 extra_tokens      Float64  tokens so far of forward passes outside training and generation: reference model, Fisher, scoring
 flops             Float64  floating-point operations of training so far
@@ -104,5 +106,5 @@ TRUE_SHARES = ["samplewise_forgetting_true", "backward_transfer_true"]
 """Columns with an interval of their own, for one seed only."""
 
 COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "generated_tokens", "extra_tokens", "flops", "wall_seconds"]
-COSTS += ["peak_memory_bytes", "train_loss", "train_penalty", "coefficient"]
+COSTS += ["anchor_supervised_tokens", "anchor_loss_share", "peak_memory_bytes", "train_loss", "train_penalty", "coefficient"]
 """Costs of a cell up to a volume, and numbers of its training."""

@@ -43,6 +43,8 @@ anchor_rows       Int64    anchor rows trained on so far, repetitions included
 train_tokens      Int64    target and anchor tokens so far; for preference pairs both answers, for rewards the rollouts learned from
 supervised_tokens Int64    tokens of train_tokens that have a loss
 anchor_tokens     Int64    tokens of train_tokens from anchor rows
+anchor_supervised_tokens Int64 tokens of supervised_tokens from anchor rows; empty in records that lack it
+anchor_loss_share Float64  weight of anchor rows in the training loss, in 0..1: mean over steps of their share of its supervised tokens
 generated_tokens  Int64    tokens generated for the run so far, before and during training, discarded ones included
 extra_tokens      Int64    tokens so far of forward passes outside training and generation: reference model, Fisher, scoring
 learning_rate     Float64  peak learning rate

@@ -250,7 +250,8 @@ def summarise(experiment: Experiment, run_id: str) -> str:
     return ""
 
 
-_NONE_YET = "volume steps target_rows anchor_rows train_tokens supervised_tokens anchor_tokens generated_tokens extra_tokens"
+_NONE_YET = "volume steps target_rows anchor_rows train_tokens supervised_tokens anchor_tokens generated_tokens"
+_NONE_YET += " anchor_supervised_tokens extra_tokens"
 _AT_ZERO: Row = dict.fromkeys(_NONE_YET.split(), 0) | dict.fromkeys(["weight_change", "flops", "wall_seconds"], 0.0)
 
 

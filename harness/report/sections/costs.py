@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from harness.analysis.table.columns import ACTED
@@ -22,6 +24,8 @@ TITLES = {
     "steps": "optimizer steps",
     "tokens": "target and anchor tokens",
     "anchor tokens": "tokens of the anchor",
+    "anchor tokens with a loss": "supervised tokens of the anchor",
+    "anchor's share of the loss": "weight of anchor rows in the training loss: their share of a step's supervised tokens, mean over steps",
     "generated tokens": "tokens that models generated for the run, before and during training, accepted or not",
     "extra tokens": "tokens of forward passes outside training and generation: reference model, Fisher information, scoring",
     "accepted": f"share of rows with an accepted generated text; below {100 * ACTED:.0f}%, the method did not act",
@@ -30,6 +34,10 @@ TITLES = {
     "memory (GB)": "peak memory of the process",
 }
 
+MAY_BE_CONSTANT = ["volume", "steps", "anchor tokens", "anchor tokens with a loss", "anchor's share of the loss"]
+MAY_BE_CONSTANT += ["generated tokens", "extra tokens", "accepted"]
+"""Columns that the caption names where they are the same for all methods."""
+
 
 def costs(evidence: Evidence) -> Section | None:
     """Return the costs of each method up to its largest volume, and their total."""
@@ -37,7 +45,7 @@ def costs(evidence: Evidence) -> Section | None:
         return None
     rows, count = [_row(evidence, one) for one in evidence.every[:MAX_ROWS]], len(evidence.every)
     titles, same = list(TITLES), []
-    for title in ["volume", "steps", "anchor tokens", "generated tokens", "extra tokens", "accepted"]:  # constant: named in the caption
+    for title in MAY_BE_CONSTANT:
         place = titles.index(title)
         texts = {cell.text if isinstance(cell, CellView) else cell for cell in (row[place] for row in rows)}
         if len(rows) > 1 and len(texts) == 1:
@@ -72,14 +80,16 @@ def _total(evidence: Evidence) -> str:
 
 def _row(evidence: Evidence, one: Series) -> list[CellView | str]:
     row = one.last.iloc[0]
-    numbers = ["params_trainable", "steps", "train_tokens", "anchor_tokens", "generated_tokens", "extra_tokens"]
+    counts = ["params_trainable", "steps", "train_tokens", "anchor_tokens", "anchor_supervised_tokens"]
     return [
         one.short,
         _oriented(evidence, one, next((panel.suite for panel in evidence.targets), None), better=True),
         _oriented(evidence, one, evidence.headline, better=False),
         words.volume_cell(row["volume"]),
-        *(words.count_cell(row[name]) for name in numbers),
-        _accepted(evidence, one, row),
+        *(words.count_cell(row[name]) for name in counts),
+        _percent(row["anchor_loss_share"]),
+        *(words.count_cell(row[name]) for name in ["generated_tokens", "extra_tokens"]),
+        _percent(row["acceptance"], note=IDLE if one.cell in evidence.idle else ""),
         CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
         CellView(words.scientific(row["flops"]), words.sortable(row["flops"])),
         CellView(
@@ -89,10 +99,9 @@ def _row(evidence: Evidence, one: Series) -> list[CellView | str]:
     ]
 
 
-def _accepted(evidence: Evidence, one: Series, row: pd.Series) -> CellView:
-    share = row["acceptance"]
+def _percent(share: Any, note: str = "") -> CellView:
     text = words.UNKNOWN if pd.isna(share) else f"{100 * float(share):.0f}%"
-    return CellView(text, words.sortable(share), note=IDLE if one.cell in evidence.idle else "")
+    return CellView(text, words.sortable(share), note=note)
 
 
 def _oriented(evidence: Evidence, one: Series, suite: str | None, *, better: bool) -> CellView:

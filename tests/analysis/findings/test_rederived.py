@@ -195,7 +195,7 @@ def rederived(experiment: Experiment, tuning: str, volume: int, suite: str, task
     drops = np.mean([(before[:, None] - one) / before[:, None] for one in earlier]) * 100 * (1 if binary else -1)
     row |= {"fg_over_volumes": drops, "near_chance": False}
     steps = {"steps": volume / 8, "train_tokens": 10 * volume, "supervised_tokens": 4 * volume, "anchor_tokens": 0, "flops": 1e6 * volume}
-    steps |= {"generated_tokens": 0, "extra_tokens": 0}
+    steps |= {"generated_tokens": 0, "extra_tokens": 0, "anchor_supervised_tokens": 0, "anchor_loss_share": 0}
     row |= steps | {"wall_seconds": 2.0, "peak_memory_bytes": 3e8, "train_loss": 1.5, "agreement": None}
     if not binary:
         return row | {"progress_lost": ((after[0] - before[0]) / (CHANCE["text"] - before[0])).mean()}

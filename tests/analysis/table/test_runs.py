@@ -203,3 +203,20 @@ def test_runs_with_the_same_labels_are_told_apart_from_their_records(tmp_path: P
     for _ in range(2):
         found = table(experiment).drop_duplicates("run_id").set_index("run_id")["variant"]
         assert found.to_dict() == {"a": "weight_decay=0.0", "b": "weight_decay=0.1"}
+
+
+def test_the_weight_of_the_anchor_is_a_column(tmp_path: Path) -> None:
+    """As recorded; empty for a point of an earlier version, whose record lacks it."""
+    experiment = ExperimentWriter(tmp_path / "exp")
+    write_run(experiment, "run", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    path = experiment.run_folder("run") / "points" / "8" / "point.json"
+    values = json.loads(path.read_text())
+    weights = {"anchor_supervised_tokens": 40, "anchor_loss_share": 0.3125}
+
+    def found(changed: dict[str, Any]) -> list[Any]:
+        path.write_text(json.dumps(changed))
+        rows = table(experiment).query("volume == 8")
+        return [None if pd.isna(value) else value for name in weights for value in set(rows[name])]
+
+    assert found(values | weights) == [40, 0.3125]
+    assert found({name: value for name, value in values.items() if name not in weights}) == [None, None]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from harness.config.strict import identifying
 from harness.core.errors import ConfigError, DataError
 from harness.core.rows import Example
 from harness.data.sequence import StageSequence
@@ -41,7 +42,7 @@ def test_additive_adds_each_anchor_row_where_it_falls_due() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "rows", "due"), [(0.1, 10, 1), (0.1, 9, 0), (0.57, 100, 57), (0.29, 100, 29), (1.0, 7, 7), (1e-3, 999, 0)]
+    ("fraction", "rows", "due"), [(0.1, 10, 1), (0.1, 9, 0), (0.57, 100, 57), (0.29, 100, 29), (1.0, 7, 7), (1e-3, 999, 0), (9.0, 2, 18)]
 )
 def test_the_rows_due_are_the_floor_of_the_fraction_as_written(fraction: float, rows: int, due: int) -> None:
     """0.57 · 100 is 57, although in binary it is slightly less."""
@@ -135,7 +136,8 @@ def test_a_row_longer_than_a_whole_step_is_an_error() -> None:
     ("mode", "fraction", "fine"),
     [
         ("additive", 1.0, True),
-        ("additive", 1.1, False),
+        ("additive", 9.0, True),
+        ("additive", float("inf"), False),
         ("additive", -0.1, False),
         ("compute_equivalent", 0.99, True),
         ("compute_equivalent", 1.0, False),
@@ -143,9 +145,75 @@ def test_a_row_longer_than_a_whole_step_is_an_error() -> None:
     ],
 )
 def test_fractions_out_of_range_are_rejected(mode: Any, fraction: float, fine: bool) -> None:
-    """More than one anchor row a target row is not replay; anchor rows alone are not learning."""
+    """Up to nine anchor rows for a target row are common; anchor rows alone are not learning."""
     if fine:
         Replay(fraction=fraction, mode=mode)
         return
     with pytest.raises(ConfigError, match=r"^mitigation\.fraction: got "):
         Replay(fraction=fraction, mode=mode)
+
+
+def row(targets: int, *, anchor: bool = False, context: int = 3) -> Example:
+    """A row with as many supervised tokens, after a context without a loss."""
+    ids = [5] * (context + targets)
+    return tiny.example(*ids, supervised=range(context, context + targets), origin="anchor" if anchor else "target")
+
+
+def weights(mixed: list[list[Example]]) -> list[float]:
+    """The anchor's share of the supervised tokens of each step."""
+    return [sum(e.supervised_tokens for e in step if e.origin == "anchor") / sum(e.supervised_tokens for e in step) for step in mixed]
+
+
+def test_a_loss_share_adds_anchor_rows_until_they_weigh_as_much() -> None:
+    """By hand: 9 target tokens a step, anchor rows of 1 or 9 tokens, a tenth of the loss.
+
+    One of 1 token is a tenth. One of 9 is half of its step, which is enough for five steps.
+    """
+    steps = [[row(4), row(5)] for _ in range(6)]
+    short = Replay(loss_share=0.1).mix(steps, [row(1, anchor=True)] * 6)
+    long = Replay(loss_share=0.1).mix(steps, [row(9, anchor=True)] * 6)
+    assert weights(short) == [0.1] * 6
+    assert weights(long) == [0.5, 0, 0, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.31, 0.5, 0.9])
+def test_a_loss_share_is_kept_for_any_lengths(share: float) -> None:
+    """Of the mean over steps; a step's rows depend on no later step, and each row is drawn once."""
+    steps = [[row(1 + (5 * i + j) % 4) for j in range(4)] for i in range(40)]
+    anchor = [row(1 + (3 * i) % 7, anchor=True, context=i % 5) for i in range(5000)]
+    method = Replay(loss_share=share)
+    mixed = method.mix(steps, anchor)
+    found = sum(weights(mixed)) / 40
+    assert share - 1e-9 <= found < share + 0.8 / 40
+    assert [e for step in mixed for e in step if e.origin == "anchor"] == anchor[: sum(map(len, mixed)) - 160]
+    assert method.mix(steps[:7], anchor) == mixed[:7]
+
+
+def test_a_fraction_of_rows_is_not_a_share_of_the_loss() -> None:
+    """One anchor row with 40 supervised tokens for ten target rows with 9: 31% of the loss."""
+    steps = [[row(9) for _ in range(10)]]
+    (weight,) = weights(Replay(fraction=0.1).mix(steps, [row(40, anchor=True)]))
+    assert weight == pytest.approx(40 / 130)
+
+
+def test_one_of_fraction_and_loss_share_is_set() -> None:
+    """Without either, the fraction is 0.1; with a loss share it is none."""
+    assert (Replay().fraction, Replay(loss_share=0.1).fraction) == (0.1, None)
+    assert Replay(loss_share=0.1).needs_anchor
+    assert [Replay(loss_share=0.2).anchor_rows(64), Replay(loss_share=0.2).least_anchor_rows(64)] == [16, 1]
+    with pytest.raises(ConfigError, match=r"^mitigation.fraction: got 0.2; allowed: null with mitigation.loss_share: one of them "):
+        Replay(fraction=0.2, loss_share=0.1)
+    with pytest.raises(ConfigError, match=r"^mitigation.mode: got 'compute_equivalent'; allowed: additive with "):
+        Replay(loss_share=0.1, mode="compute_equivalent")
+    for invalid in (0.0, 1.0, -0.1):
+        with pytest.raises(ConfigError, match=r"^mitigation.loss_share: got .*; allowed: greater than 0 and less than 1"):
+            Replay(loss_share=invalid)
+    with pytest.raises(DataError, match=r"^anchor: got 1 rows; allowed: at least 2; fix: "):
+        Replay(loss_share=0.9).mix([[row(4)]], [row(4, anchor=True)])
+
+
+def test_settings_without_a_loss_share_are_as_they_were() -> None:
+    """The identity of a run that does not use it has no key for it."""
+    assert identifying(Replay(fraction=0.2)) == {"class": "Replay", "fraction": 0.2, "mode": "additive"}
+    assert identifying(Replay()) == {"class": "Replay", "fraction": 0.1, "mode": "additive"}
+    assert identifying(Replay(loss_share=0.1)) == {"class": "Replay", "fraction": None, "mode": "additive", "loss_share": 0.1}

@@ -190,7 +190,9 @@ def test_an_anchor_generated_by_the_start_model_is_trained_on(drawn: list[int]) 
     assert sum(drawn) == 2
     (point,) = points_of(one).values()
     assert (point.target_rows, point.anchor_rows) == (8, 2)
-    assert point.anchor_tokens > 0
+    assert 0 < (point.anchor_supervised_tokens or 0) <= point.anchor_tokens
+    # One step: the anchor weighs in its loss by its share of the supervised tokens.
+    assert point.anchor_loss_share == (point.anchor_supervised_tokens or 0) / point.counts.supervised_tokens
     writing = record_of(one).writing
     assert (writing["rows"], writing["how"], writing["generated_tokens"]) == (2, {"text": 2}, point.counts.generated_tokens)
     more = Generation(prepared(*method, volumes="[16]")).data(one.config.model.load, Silent())
