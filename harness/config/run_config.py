@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.config.strict import Part, check, require_keys
+from harness.core import seeds
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Dtype, EvaluationBackend, ModelSource, Source
@@ -171,9 +172,10 @@ class RunConfig(Part):
     reference: ModelSource | None = None
 
     def __post_init__(self) -> None:
-        """Check that the name is valid as a folder's."""
+        """Check that the name is valid as a folder's, and the range of the seed."""
         allowed = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
         check("name", self.name, allowed, lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value) is not None)
+        check("seed", self.seed, seeds.ALLOWED, lambda value: 0 <= value <= seeds.LARGEST)
 
 
 def require_rows(batch_rows: int, processes: int) -> None:

@@ -17,6 +17,11 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+LARGEST = 2**32 - 1
+"""Largest seed: generators of libraries take 32 bits."""
+
+ALLOWED = f"a whole number from 0 to {LARGEST}"
+
 
 def derive(seed: int, *names: str) -> int:
     """Derive an independent 32-bit seed for a purpose.

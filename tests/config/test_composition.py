@@ -8,7 +8,7 @@ import pytest
 
 from harness.config import composition, overrides, paths
 from harness.config.yaml_files import load_yaml
-from harness.core.errors import HarnessError
+from harness.core.errors import ConfigError, HarnessError
 from harness.sweep import axes
 
 
@@ -150,3 +150,13 @@ def test_a_wrong_override_is_an_error_of_one_line(overrides: list[str], words: l
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("seed", ["9223372036854775808", "4294967296", "-1"])
+def test_seeds_of_more_than_32_bits_are_rejected(seed: str) -> None:
+    """Libraries seed their generators with 32 bits; a table holds 63."""
+    with pytest.raises(ConfigError, match=f"^seed: got {seed}; allowed: a whole number from 0 to 4294967295$"):
+        composition.compose([f"seed={seed}"])
+    with pytest.raises(ConfigError, match=f"^model.seed: got {seed}; allowed: "):
+        composition.compose([f"+model.seed={seed}"])
+    assert composition.compose(["seed=4294967295"]).seed == 4294967295

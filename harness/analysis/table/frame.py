@@ -12,6 +12,8 @@ Repeated and missing values:
   failure (running, or killed) has one row with status ``unfinished``. Points that such a run has
   written have rows of their own with status ``ok``. Only a record names the baselines, so without
   one their change is empty, with a reason.
+- A run whose records cannot be read has one row with status ``failed`` and the reason, which is
+  also an error on the terminal.
 
 A completed run is read from its summary (``harness.analysis.table.runs``). A missing summary is
 written here.
@@ -30,10 +32,15 @@ from harness.analysis.table.columns import COLUMNS, DESCRIPTIONS, LATE, SUITE_TA
 from harness.analysis.table.runs import RunReader
 from harness.analysis.table.variants import LABELS, variants
 from harness.config.identity import training_id
+from harness.core.display import OUTPUT
+from harness.core.errors import RecordError
 from harness.records.store import Experiment
 from harness.records.summary_files import Summary
 
 __all__ = ["COLUMNS", "DESCRIPTIONS", "SUITE_TASK", "table"]
+
+MAX_ERRORS = 5
+"""Unreadable runs that are named on the terminal."""
 
 BATCH = 500
 """Number of runs whose values are held as Python objects at a time."""
@@ -52,8 +59,8 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
         tasks.
 
     Raises:
-        RecordError: if a record is damaged, of another version, or names a point or measurement
-            that does not exist.
+        RecordError: if no run can be read: records are damaged, of another version, or name a point
+            or measurement that does not exist.
     """
     current = experiment.current()
     asked = [run_id for run_id in experiment.run_ids() if stale or run_id in current]
@@ -62,19 +69,40 @@ def table(experiment: Experiment, *, stale: bool = False, reader: RunReader | No
     evaluations: dict[str, dict[str, str]] = {}
     sizes: list[int] = []
     parts: list[pd.DataFrame] = []
+    errors: dict[str, RecordError] = {}
     for start in range(0, len(asked), BATCH):
-        found = {run_id: reader.rows(run_id) for run_id in asked[start : start + BATCH]}
+        found = {run_id: _rows(reader, run_id, errors) for run_id in asked[start : start + BATCH]}
         labels |= {run_id: {name: rows.column(name)[0] for name in LABELS} for run_id, rows in found.items() if rows.rows}
         evaluations |= {run_id: _evaluations(rows) for run_id, rows in found.items() if rows.rows}
         sizes += [rows.rows for rows in found.values()]
         parts.append(_frame(list(found.values())))
+    _report(errors, len(asked))
     whole = pd.concat(parts, ignore_index=True) if parts else _frame([])
-    recorded = [run_id for run_id in labels if (experiment.run_folder(run_id) / "record.json").exists()]
+    recorded = [run_id for run_id in labels if run_id not in errors and (experiment.run_folder(run_id) / "record.json").exists()]
     named = variants(labels, _Identities(experiment, recorded), evaluations)
     for column, names in zip(LATE, (_arms(experiment, asked), named), strict=True):
         values = [name for run_id, size in zip(asked, sizes, strict=True) for name in [names.get(run_id) or None] * size]
         whole.insert(list(COLUMNS).index(column), column, pd.Series(_array(values, COLUMNS[column])))
     return whole
+
+
+def _rows(reader: RunReader, run_id: str, errors: dict[str, RecordError]) -> Summary:
+    """Return the rows of a run; if it cannot be read, note the error."""
+    try:
+        return reader.rows(run_id)
+    except RecordError as error:
+        errors[run_id] = error
+        return reader.unreadable(run_id, error)
+
+
+def _report(errors: Mapping[str, RecordError], asked: int) -> None:
+    """Show which runs cannot be read. Raises the first error if no run can."""
+    if errors and len(errors) == asked:
+        raise next(iter(errors.values()))
+    for error in list(errors.values())[:MAX_ERRORS]:
+        OUTPUT.error(f"harness: {error}")
+    if len(errors) > MAX_ERRORS:
+        OUTPUT.error(f"harness: {len(errors) - MAX_ERRORS} more runs cannot be read; the table has the reasons")
 
 
 def _evaluations(rows: Summary) -> dict[str, str]:

@@ -35,6 +35,9 @@ before, so that kept files are computed again."""
 
 VERSION = hashlib.sha256(json.dumps([ANALYSIS_VERSION, SCHEMA_VERSION, PROTOCOL_VERSION, COLUMNS]).encode()).hexdigest()
 
+LARGEST = 2**63 - 1
+"""Largest whole number of a column."""
+
 _PLAIN: Mapping[str, Callable[[Any], Any]] = {"Float64": float, "Int64": int, "boolean": bool, "string": str}
 
 
@@ -132,8 +135,21 @@ class RunReader:
         folders = (self.experiment.folder / "measurements" / name for name in measurements)
         return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
 
+    def unreadable(self, run_id: str, error: RecordError) -> Summary:
+        """Return the one row of a run whose records cannot be read: its names, and the reason."""
+        labels = self.experiment.glance("runs", run_id, "config.json").get("labels", {})
+        named = {name: value for name, value in _chosen(labels, {}).items() if isinstance(value, str)}
+        own = {"experiment": self.experiment.name, "run_id": run_id, "protocol_version": PROTOCOL_VERSION}
+        return self._summary([{**named, **own, "status": "failed", "reason": str(error)}])
+
     def _summary(self, rows: Sequence[Row], digest: str = "", measurements: Sequence[str] = ()) -> Summary:
+        """Return rows by column. Raises RecordError for a number that no column can hold."""
         columns = {name: [_plain(row.get(name), dtype) for row in rows] for name, dtype in COLUMNS.items() if name not in LATE}
+        for name, values in columns.items():
+            if large := [value for value in values if COLUMNS[name] == "Int64" and value is not None and abs(value) > LARGEST]:
+                files = (self.experiment.run_folder(rows[0]["run_id"]) / file for file in ("record.json", "config.json"))
+                where, fix = next((file for file in files if file.exists()), "config.json"), "move its folder away"
+                raise RecordError(explain(f"{where}: {name}", got=large[0], allowed=f"at most {LARGEST}", fix=fix))
         return Summary.of(columns, len(rows), digest, measurements)
 
     def _compute(self, run_id: str, record: Record | None) -> _Computed:

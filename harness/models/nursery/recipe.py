@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.config.strict import check
+from harness.core import seeds
 from harness.core.errors import ConfigError, explain
 
 
@@ -46,6 +47,7 @@ class Recipe:
         check("model.context", self.context, "at least 32, the longest texts of tinyworld", lambda value: value >= 32)
         for name in ("warmup", "prompt_weight"):
             check(f"model.{name}", getattr(self, name), "in [0, 1]", lambda value: 0 <= value <= 1)
+        check("model.seed", self.seed, seeds.ALLOWED, lambda value: 0 <= value <= seeds.LARGEST)
         check("model.weight_decay", self.weight_decay, "0 or greater", lambda value: value >= 0)
         if self.width % (2 * self.heads):
             raise ConfigError(explain("model.width", got=self.width, allowed=f"a multiple of 2 x model.heads = {2 * self.heads}"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +259,42 @@ def test_every_seed_repeats_the_shared_before(experiment: ExperimentWriter) -> N
     ],
 )
 def test_a_record_that_names_a_missing_file_is_an_error(experiment: ExperimentWriter, missing: str) -> None:
-    """A damaged experiment is not shown as if it were complete."""
+    """Where no run can be read, there is no table."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     (experiment.folder / missing).unlink()
     with pytest.raises(RecordError):
         table(experiment)
+
+
+def edited(path: Path, **changes: Any) -> None:
+    """Change values of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda run: edited(run / "record.json", seed=2**63), "record.json: seed: got 9223372036854775808; allowed: at most "),
+        (lambda run: edited(run / "record.json", params_total=-(2**64)), "record.json: params_total: got -18446744073709551616; "),
+        (lambda run: (run / "record.json").write_text('{"seed": '), "record.json: got a file that cannot be read"),
+        (lambda run: edited(run / "record.json", protocol_version=99), "record.json: protocol_version: got 99"),
+        (lambda run: (run / "points" / "8" / "point.json").unlink(), "run bad: point 8: got none"),
+    ],
+)
+def test_a_run_that_cannot_be_read_leaves_the_others(
+    experiment: ExperimentWriter, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], reason: str
+) -> None:
+    """It is one line on the terminal, and one row, which failed; the others are as without it."""
+    write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
+    expected = table(experiment)
+    write_run(experiment, "bad", before=BEFORE, points={8: AFTER}, roles=ROLES, seed=1)
+    damage(experiment.run_folder("bad"))
+    found = table(experiment)
+    pd.testing.assert_frame_equal(found[found["run_id"] == "r"].reset_index(drop=True), expected)
+    (row,) = found[found["run_id"] == "bad"].to_dict("records")
+    assert (row["status"], reason in row["reason"], pd.isna(row["volume"])) == ("failed", True, True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
 
 
 def test_the_numeric_spread_of_volume_0_is_in_the_rows_of_every_volume(experiment: ExperimentWriter) -> None:
