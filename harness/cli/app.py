@@ -2,13 +2,13 @@
 
 Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something
 failed, and the failure is recorded; 2 the input was wrong: one line explains it, and nothing was
-written. ``compare`` has its own codes, see ``_compare``.
+written; 141 the reader of the output left (``| head``). ``compare`` has its own codes, see
+``_compare``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import sys
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness.api import Results, load
 from harness.cli import parser
-from harness.core import extras
+from harness.core import extras, streams
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, HarnessError, explain
 
@@ -36,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    streams.prepare()
+    try:
+        return _flushed(_main(argv))
+    except SystemExit as end:  # after help, or wrong arguments
+        raise SystemExit(_flushed(int(end.code or 0))) from None
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = parser.parse(argv, COMMANDS)
     try:
         with OUTPUT.set(quiet=arguments.quiet, log_file=arguments.log_file):
@@ -59,11 +67,24 @@ def _code_of(arguments: argparse.Namespace) -> int:
         OUTPUT.error(f"harness: interrupted; {RESUME}")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        streams.drop(sys.stdout)
+        return streams.READER_LEFT
     except OSError as error:
         OUTPUT.error(f"harness: {error.filename or 'file system'}: {error.strerror or error}")
         return 1
+
+
+def _flushed(code: int) -> int:
+    """Return the exit code of a command, once its output is written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        streams.drop(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return code or streams.READER_LEFT
+        OUTPUT.error(f"harness: standard output: {error.strerror or error}")
+        return code or 1
+    return code
 
 
 def _help(_: argparse.Namespace) -> int:
@@ -289,7 +310,7 @@ def _print_to_open_pipe(text: str) -> None:
     try:
         _print(text)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.drop(sys.stdout)
 
 
 COMMANDS: Mapping[str, parser.Handler] = {

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from harness.cli import app
 from harness.cli.hydra_sweeper import UNIT
 from harness.config import composition, overrides, paths
+from harness.core import streams
 from harness.core.display import quiet_libraries
 from harness.core.errors import HarnessError
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the arguments, by default those of the process.
     """
+    streams.prepare()
     try:
         arguments = [_translated(text) for text in (sys.argv[1:] if argv is None else argv)]
         own, shipped = paths.folders("conf")[:-1], paths.folders("conf")[-1]

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from harness.core import streams
 from harness.core.errors import ConfigError, explain
 from harness.core.progress import Progress
 
@@ -120,8 +121,11 @@ class Output:
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:  # nobody reads messages any more, which does not end the work
+        streams.drop(sys.stderr)
 
 
 def _require_writable(path: Path) -> None:
