@@ -190,6 +190,13 @@ def dicts(frame: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows for readers: without the only task of a suite, whose row is the suite's."""
+    is_suite = rows["task"] == SUITE_TASK
+    whole = rows[is_suite & rows[MISSING].isna()].set_index("suite")["n"].to_dict()
+    return rows[[bool(one) or whole.get(suite) != n for one, suite, n in zip(is_suite, rows["suite"], rows["n"], strict=True)]]
+
+
 def suite_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of whole suites."""
     return rows[rows["task"] == SUITE_TASK]

@@ -79,8 +79,8 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
     second, second_notes = _config(after, names, overrides, fallback=before)
     runs = preparation.prepare_all([first, second], progress)  # both, so that errors come before the first measurement
     notes = [*first_notes, *second_notes, *_differences(*runs)]
-    for run in runs:
-        baseline.measure(run, progress)
+    for run, when in zip(runs, ("before", "after"), strict=True):
+        baseline.measure(run, progress, when=when)
     return _side(before, runs[0], names), _side(after, runs[1], names), notes
 
 

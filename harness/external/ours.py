@@ -11,6 +11,9 @@ from harness.config import paths
 from harness.config.yaml_files import load_yaml
 from harness.records.schema import cluster_field
 
+GROUPS = ("blimp",)
+"""Groups of lm-eval that a suite contains whole, and after which all their tasks are named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
@@ -47,7 +50,12 @@ def cluster(task: str, groups: Iterable[str]) -> str | None:
 
 
 def _suites_with(name: str) -> Sequence[Mapping[str, Any]]:
-    return _suites_by_task().get(name, ())
+    """Return the suites that contain a task or group, or else the group of ``GROUPS`` of a task.
+
+    Logs of single tasks of a group do not name the group.
+    """
+    known = _suites_by_task()
+    return known.get(name) or known.get(next((group for group in GROUPS if name.startswith(f"{group}_")), ""), ())
 
 
 @cache

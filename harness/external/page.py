@@ -16,7 +16,7 @@ from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import DESCRIPTIONS, SUITE_TASK
 from harness.external import text
 from harness.external.gate import Gate, sentences
-from harness.external.judge import Comparison, as_shown, dicts
+from harness.external.judge import Comparison, as_shown, dicts, shown
 from harness.external.sides import short
 from harness.report import html
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
@@ -49,11 +49,11 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
     judged = [row for row in dicts(rows) if row["task"] == SUITE_TASK or row["task"] == row["suite"]]
     axis = str(judged[0]["metric"])
     changed = comparison.items.assign(cell=short(comparison.after.source))
-    shown = changed.head(MAX_ITEMS)
+    first = changed.head(MAX_ITEMS)
     files: dict[str, Any] = {"changed_items.csv": comparison.items}
     if len(comparison.others):
         files["other_metrics.csv"] = comparison.others.drop(columns=["role"])
-    most = f"The {len(shown):,} items that lost most confidence, of {len(changed):,} changed ones; all are in changed_items.csv."
+    most = f"The {len(first):,} items that lost most confidence, of {len(changed):,} changed ones; all are in changed_items.csv."
     return Content(
         title="What was lost, what was gained",
         subtitle=f"{comparison.after.name}, compared with {comparison.before.name}",
@@ -73,10 +73,10 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
                 id="items",
                 title="Changed items",
                 intro="Items of 0/1 metrics that were right before and are wrong after, or wrong before and right after.",
-                items=ItemsView(rows=shown, shown=most if len(shown) < len(changed) else "All changed items are shown.")
-                if len(shown)
+                items=ItemsView(rows=first, shown=most if len(first) < len(changed) else "All changed items are shown.")
+                if len(first)
                 else None,
-                notes=[] if len(shown) else ["No item of a 0/1 metric changed."],
+                notes=[] if len(first) else ["No item of a 0/1 metric changed."],
             ),
             _gate(gate),
             Section(id="how", title="How it was compared", notes=[*text.MEANINGS, *comparison.notes], code=_command()),
@@ -138,7 +138,7 @@ MEANINGS = {
 def _changes(comparison: Comparison) -> Section:
     headings = ["suite or task", "metric", *list(NUMBERS)[:6], "p", "verdict", *list(NUMBERS)[7:]]
     columns = [ColumnView(title=name, is_number=name in NUMBERS, meaning=MEANINGS.get(name) or _meaning(name)) for name in headings]
-    rows = [_cells(row) for row in dicts(comparison.rows)]
+    rows = [_cells(row) for row in dicts(shown(comparison.rows))]
     data = as_shown(comparison.rows)
     caption = f"Changes in the metric's own unit, {LEVEL:.0%} intervals over items; suites are means over tasks with equal weight."
     table = TableView(name="changes", columns=columns, rows=rows, caption=caption, searchable=len(rows) > 20, data=data)
@@ -175,7 +175,7 @@ def _cells(row: Mapping[str, Any]) -> list[CellView | str]:
 
 def _figure(comparison: Comparison, metric: str) -> FigureView:
     """Draw the changes and intervals of a metric, and the margin as a grey band."""
-    rows = dicts(comparison.rows[comparison.rows["metric"] == metric])
+    rows = dicts(shown(comparison.rows[comparison.rows["metric"] == metric]))
     figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -11,7 +11,7 @@ import pandas as pd
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK
 from harness.external.gate import Gate, sentences
-from harness.external.judge import MISSING, Comparison, as_shown, dicts, suite_rows, task_rows
+from harness.external.judge import MISSING, Comparison, as_shown, dicts, shown, suite_rows, task_rows
 
 COLUMNS = ["suite / task", "metric", "n", "before", "after", "lost", "gained", f"net [{LEVEL:.0%}]", "p", "verdict", "agree", "lost*"]
 LEFT = {0, 1, 9}
@@ -29,7 +29,7 @@ def lines(comparison: Comparison, gate: Gate | None) -> str:
     """Return a comparison as a table with explanations and notes."""
     rows = comparison.rows
     head = [f"before: {comparison.before.name}", f"after:  {comparison.after.name}", ""]
-    table = aligned([COLUMNS, *(cells(row) for row in dicts(rows))])
+    table = aligned([COLUMNS, *(cells(row) for row in dicts(shown(rows)))])
     margin = f"verdict: kept if the interval is inside ±{comparison.margin:g}, else lost or gained at p < 0.05, else not enough evidence."
     notes = [f"note: {note}" for note in comparison.notes]
     return "\n".join([*head, *table, "", *MEANINGS, margin, floor(rows), *notes, *(["", *sentences(gate)] if gate else [])]) + "\n"

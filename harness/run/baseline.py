@@ -40,14 +40,14 @@ def by_itself(name: str, done: Callable[[], bool], do: Callable[[], None]) -> No
         do()
 
 
-def measure(prepared: Prepared, progress: Progress, once: Once = by_itself) -> None:
-    """Measure volume 0 on every suite of a run.
+def measure(prepared: Prepared, progress: Progress, once: Once = by_itself, *, when: str = "before") -> None:
+    """Measure volume 0 on every suite of a run, shown as ``when``.
 
     The model is not loaded if the experiment has every measurement.
     """
     ids, weights = prepared.evaluation_ids.values(), prepared.before_sha256
     if not all(prepared.experiment.is_measured(evaluation_id, weights) for evaluation_id in ids):
-        Before(prepared, progress, once).measure(None)
+        Before(prepared, progress, once, when=when).measure(None)
 
 
 class Before:
@@ -61,8 +61,8 @@ class Before:
         base_model: how a live model computes as its base, for suites of kind divergence.
     """
 
-    def __init__(self, prepared: Prepared, progress: Progress, once: Once) -> None:
-        self.prepared, self.config, self.progress, self.once = prepared, prepared.config, progress, once
+    def __init__(self, prepared: Prepared, progress: Progress, once: Once, *, when: str = "before") -> None:
+        self.prepared, self.config, self.progress, self.once, self.when = prepared, prepared.config, progress, once, when
         self.resolved, self.experiment = prepared.resolved, prepared.experiment
         self.evaluation = prepared.config.evaluation
         self.suites = {name: prepared.workspace.suite_of(name, self.config) for name in prepared.roles}
@@ -179,7 +179,7 @@ class Before:
         place, model = (self.prepared.evaluation_ids[name], self.prepared.before_sha256), subject()
         key = self.key(name, live_weights())
         partial = self.experiment.unfinished_before(*place, key)
-        result = self.evaluate(name, model, "before", partial)
+        result = self.evaluate(name, model, self.when, partial)
         scores = result.scores
         if self.suites[name].suite.kind != "divergence":  # it compares the base with itself, which is always 0
             scores = with_spread(result, self._remeasured(name, model, self.experiment.unfinished_before(*place, key, again=True)))
@@ -193,6 +193,6 @@ class Before:
         base = dataclasses.replace(self.base_model, drawn=dict(self.base_model.drawn))  # points must not reuse the text drawn here
         torch.set_num_threads(another(self.resolved.threads))
         try:
-            return self.evaluate(name, model, "before, again in other batches", partial, self.evaluation.otherwise(), base)
+            return self.evaluate(name, model, f"{self.when}, again in other batches", partial, self.evaluation.otherwise(), base)
         finally:
             torch.set_num_threads(self.resolved.threads)

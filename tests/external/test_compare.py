@@ -100,6 +100,36 @@ def test_a_group_is_the_mean_of_its_tasks_with_equal_weight(tmp_path: Path, run:
     assert any("equal weight" in note for note in values["notes"])
 
 
+def names_shown(out: str) -> list[str]:
+    """The first column of the table."""
+    lines = out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("suite / task")) + 1
+    return [line.split("  acc")[0].rstrip() for line in lines[start : lines.index("", start)]]
+
+
+def test_the_only_task_of_a_suite_is_not_shown_again(tmp_path: Path, run: Run) -> None:
+    """Its row is the suite's; a program gets both."""
+    before, after = outcomes(50, 10, 0, 40)
+    groups = {"alone": ["a"], "pair": ["a", "b"], "three": ["c", "d", "e"]}
+    every = "abcdef"
+    sides(tmp_path, dict.fromkeys(every, before), dict.fromkeys(every, after), groups=groups)
+    assert names_shown(run()[1]) == ["alone", "pair", "  b", "three", "  c", "  d", "  e", "f"]
+    values = json.loads(run("--json")[1])
+    assert [task["task"] for task in values["tasks"]] == list(every)
+
+
+@pytest.mark.parametrize("groups", [None, {"blimp": ["blimp_causative", "blimp_passive_1"]}])
+def test_the_tasks_of_blimp_are_known_without_their_group(tmp_path: Path, run: Run, groups: dict[str, list[str]] | None) -> None:
+    """Logs of single tasks do not name the group that a suite of this project consists of."""
+    before, after = outcomes(50, 10, 0, 40)
+    tasks = ("blimp_causative", "blimp_passive_1")
+    sides(tmp_path, dict.fromkeys(tasks, before), dict.fromkeys(tasks, after), groups=groups)
+    assert "no suite of this project contains" not in run()[1]
+    other = tmp_path / "other"
+    sides(other, {"blimpish": before}, {"blimpish": after})
+    assert app.main(["compare", str(other / "before"), str(other / "after")]) == 0
+
+
 def test_a_task_of_two_groups_is_tested_once(tmp_path: Path, run: Run) -> None:
     before, after = outcomes(50, 10, 0, 40)
     sides(tmp_path, {"a": before, "b": before}, {"a": after, "b": after}, groups={"all": ["a", "some"], "some": ["b"]})

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from harness.cli import app
 from harness.config import composition
 from harness.core.errors import ConfigError, ModelError
+from harness.core.progress import Silent
 from harness.core.seeds import seed_torch, untouched_global_streams
 from harness.external import models
 from harness.external.adapted import AdaptedModel, base_of
@@ -156,6 +157,24 @@ def test_adapters_that_cannot_be_used_are_rejected(place: Path, here: Path) -> N
         AdaptedModel(base=base, adapter=str(here / "pickled")).facts()
     with pytest.raises(ModelError, match="allowed: an adapter of this base"):
         AdaptedModel(base=base, adapter=str(here / "foreign")).load()
+
+
+class Stages(Silent):
+    """Keeps the names of stages."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.names.append(name)
+
+
+def test_each_side_is_measured_under_its_own_name(place: Path, here: Path) -> None:
+    """The second model is not measured "before"."""
+    stages = Stages()
+    models.measure(str(place / "base"), str(place / "adapter"), ["tinyworld_text"], ["results=stages"], stages)
+    measured = [name.removeprefix("evaluate tinyworld_text, ") for name in stages.names if name.startswith("evaluate")]
+    assert measured == ["before", "before, again in other batches", "after", "after, again in other batches"]
 
 
 def test_a_nursery_name_is_a_model(here: Path) -> None:
