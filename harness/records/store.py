@@ -191,16 +191,21 @@ class Experiment:
 
         If it declared no headline and there is only one probe suite, that suite is the headline.
         """
-        manifest = self.manifest()
-        found = manifest.declared if manifest else None
-        if found is not None and found.headline is not None:
+        found = self.declared_beforehand()
+        if found.headline is not None:
             return found
-        configs = [config for run_id in sorted(self.asked()) if (config := self.config(run_id))]
-        if found is None:
-            found = next((declared_by(config) for config in configs if "declared" in config), Declared())
-        probes = {suite for config in configs for suite in config.get("probe_suites", ())}
-        alone = probes.pop() if len(probes) == 1 else None
-        return found if found.headline else dataclasses.replace(found, headline=alone)
+        probes = {suite for config in self._configs() for suite in config.get("probe_suites", ())}
+        return dataclasses.replace(found, headline=probes.pop() if len(probes) == 1 else None)
+
+    def declared_beforehand(self) -> Declared:
+        """Return what the configuration of the last command declares, and nothing more."""
+        manifest = self.manifest()
+        if manifest is not None and manifest.declared is not None:
+            return manifest.declared
+        return next((declared_by(config) for config in self._configs() if "declared" in config), Declared())
+
+    def _configs(self) -> list[Mapping[str, Any]]:
+        return [config for run_id in sorted(self.asked()) if (config := self.config(run_id))]
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None before the first command."""

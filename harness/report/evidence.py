@@ -117,8 +117,13 @@ class Evidence:
 
     @cached_property
     def headline(self) -> str | None:
-        """The probe suite whose verdict is the headline; None if none was declared."""
+        """The probe suite whose verdict is the headline: declared, or the only one; else None."""
         return frontier.headline(self.findings)
+
+    @cached_property
+    def declares_headline(self) -> bool:
+        """Whether the headline is declared; else it is the only probe suite."""
+        return self.headline is not None and self.experiment.declared_beforehand().headline == self.headline
 
     @cached_property
     def last(self) -> pd.DataFrame:

@@ -203,6 +203,20 @@ def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None
     assert [tag for tag, _ in found.elements if tag == "figure"] == []
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_headline_is_declared_beforehand_only_where_it_was(tmp_path: Path, *, declared: bool) -> None:
+    """The only probe suite is the headline without a declaration, and the page says why."""
+    experiment = ExperimentWriter(tmp_path / "e")
+    tasks = [Task(suite="one", task="o", values=share(6, 8))]
+    write_run(experiment, "r", before=tasks, points={8: tasks}, roles={"one": "probe"})
+    experiment.write_config("r", {"probe_suites": ["one"]})
+    experiment.write_manifest({"r": {"declared": {"headline": "one" if declared else None}}}, keep=False)
+    text = read(experiment).text
+    assert ("on one (the headline, declared beforehand)" in text) is declared
+    assert ("on one (the headline, not declared: the only probe suite)" in text) is not declared
+    assert ("No headline suite was declared beforehand." in text) is not declared
+
+
 def test_without_a_declared_headline_no_suite_is_the_claim(tmp_path: Path) -> None:
     """With two probe suites and none declared, the page says that neither is the claim."""
     experiment = ExperimentWriter(tmp_path / "e")

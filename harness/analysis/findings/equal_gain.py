@@ -87,7 +87,7 @@ first_between     string   volumes between which the first method reaches the ga
 second_between    string   volumes between which the second method reaches the gain; 0 is before training
 non_monotone      boolean  whether the gain of either method falls from one volume to a larger one
 no_common_range   boolean  whether the two methods reach no common gain, so that there is no difference
-margin            Float64  declared margin of the headline suite, in its metric's unit: a difference within ±margin is negligible
+margin            Float64  margin of the headline suite (declared, or 0.02), in its metric's unit: a difference within ±margin is negligible
 verdict           string   alike, first forgets more, second forgets more, or not enough evidence; not adjusted for several pairs
 note              string   reason why there is no difference, or remarks on it
 """

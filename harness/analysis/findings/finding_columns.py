@@ -56,7 +56,7 @@ p_value           Float64  p-value of no change: for one seed the table's, for s
 p_mid             Float64  mid-p of McNemar's test of one seed; empty for several seeds
 p_holm            Float64  p_value adjusted by Holm over the probe tasks of this cell and volume; empty for other rows
 tests             Int64    number of tests that p_holm adjusts for
-margin            Float64  declared margin, in the metric's unit: a change known to be within ±margin is negligible
+margin            Float64  margin, declared or 0.02, in the metric's unit: a change known to be within ±margin is negligible
 verdict           string   kept: interval inside ±margin; else lost or gained: p_holm or p_value below 0.05; else not enough evidence
 detectable        Float64  smallest true change found with probability at least 0.8, in the metric's unit; above 1 for a share: no change is
 seed_spread       Float64  standard deviation of delta over seeds; empty for one seed

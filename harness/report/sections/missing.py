@@ -101,7 +101,7 @@ def warnings(evidence: Evidence) -> Section:
         notes.append(f"Not clearly above guessing before training, so a loss can hardly be detected: {', '.join(near)}.")
     if evidence.findings["control_delta"].isna().all():
         notes.append("No same-data control was run: the change from more training on known data is not measured.")
-    if evidence.headline is None:
+    if not evidence.declares_headline:
         notes.append("No headline suite was declared beforehand.")
     if len(table) and "numeric_spread" in table and table["numeric_spread"].isna().all():
         notes.append("Volume 0 was not measured twice: the effect of rounding alone is not known.")

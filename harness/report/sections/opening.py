@@ -68,7 +68,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         "volumes (rows)": ", ".join(f"{v:,}" for v in volumes)
         if len(volumes) <= 6
         else f"{len(volumes)}, {volumes[0]:,} to {volumes[-1]:,}",
-        "headline suite": evidence.headline or "none declared",
+        "headline suite": _headline(evidence),
     }
     return facts | ({"margin": _margin(evidence)} if evidence.headline else {})
 
@@ -76,6 +76,16 @@ def _facts(evidence: Evidence) -> dict[str, str]:
 def _methods(evidence: Evidence) -> str:
     controls = len(evidence.every) - len(evidence.proper)
     return f"{len(evidence.proper):,}" + (f" and {controls:,} control{'' if controls == 1 else 's'}" if controls else "")
+
+
+def _headline(evidence: Evidence) -> str:
+    if evidence.headline is None:
+        return "none declared"
+    return evidence.headline if evidence.declares_headline else f"{evidence.headline} ({_why_headline(evidence)})"
+
+
+def _why_headline(evidence: Evidence) -> str:
+    return "declared beforehand" if evidence.declares_headline else "not declared: the only probe suite"
 
 
 def _margin(evidence: Evidence) -> str:
@@ -113,7 +123,7 @@ def _range(evidence: Evidence, suite: str) -> str:
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     volumes = sorted({int(v) for v in rows["volume"]})
     after = f"{volumes[-1]:,} rows" if len(volumes) == 1 else f"{volumes[0]:,} to {volumes[-1]:,} rows"
-    declared = " (the headline, declared beforehand)" if suite == evidence.headline else ""
+    declared = f" (the headline, {_why_headline(evidence)})" if suite == evidence.headline else ""
     ends = _ends(evidence, worst, best, panel)
     if count == 1:
         return f"After {after}, {evidence.by_cell[worst['cell']].name} changed by {ends} on {suite}{declared}: {verdict_of(worst)}."
