@@ -20,10 +20,13 @@ from harness.methods.objective.sft import Sft
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+pytestmark = pytest.mark.model
+
 SPECIAL = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}"
-    "{% else %}{{ m['content'] }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}{% else %}{{ m['content'] }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 NEWLINES = TEMPLATE.replace("{% endfor %}", "{{ '\\n' }}{% endfor %}")
 FIELDS: dict[RowKind, dict[str, str]] = {
@@ -87,10 +90,13 @@ def theirs(
 ) -> list[Encoded]:
     """Encode rows as TRL's SFTTrainer or, where they are pairs, DPOTrainer does."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     pairs = "chosen" in records[0]
-    common = {
+    common: dict[str, Any] = {
         "output_dir": str(folder),
         "max_length": max_length,
         "report_to": "none",
@@ -99,7 +105,7 @@ def theirs(
         "gradient_checkpointing": None,
     }
     config = (DPOConfig if pairs else SFTConfig)(**common, **settings)
-    given = {"model": model(), "args": config, "train_dataset": Dataset.from_list(list(records)), "processing_class": coder}
+    given: dict[str, Any] = {"model": model(), "args": config, "train_dataset": Dataset.from_list(list(records)), "processing_class": coder}
     trainer: Any = DPOTrainer(**given, ref_model=copy.deepcopy(model())) if pairs else SFTTrainer(**given)
     if not pairs:
         return [words(row["input_ids"], [label != -100 for label in row["labels"]], coder) for row in trainer.train_dataset]

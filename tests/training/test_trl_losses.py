@@ -15,13 +15,18 @@ from harness.methods.contract import tiny
 from harness.methods.objective.dpo import Dpo
 from harness.methods.objective.sft import Sft
 
+pytestmark = pytest.mark.model
+
 RATE, STEPS, SIZE = 1e-2, 4, 2
 
 
 def theirs(rows: list[Row], folder: Path) -> list[float]:
     """Train as TRL does, without shuffling and at a constant rate; return the loss of each step."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     pairs = rows[0].kind == "preference"
     names = ["prompt", "chosen", "rejected"] if pairs else ["prompt", "completion"]
@@ -43,7 +48,7 @@ def theirs(rows: list[Row], folder: Path) -> list[float]:
         "disable_tqdm": True,
         "gradient_checkpointing": None,
     }
-    given = {"model": tiny.llama(), "train_dataset": data, "processing_class": copy.deepcopy(tiny.tokenizer())}
+    given: dict[str, Any] = {"model": tiny.llama(), "train_dataset": data, "processing_class": copy.deepcopy(tiny.tokenizer())}
     trainer: Any
     if pairs:
         trainer = DPOTrainer(**given, args=DPOConfig(**settings, beta=0.1), ref_model=tiny.llama())
