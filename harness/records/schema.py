@@ -190,7 +190,8 @@ class Record:
         tuning_facts: resolved settings such as rank and modules.
         data_facts: of the tokenised target rows, largest volume, every epoch: rows, tokens,
             supervised tokens, truncated rows; how many of one epoch's rows repeat an earlier one;
-            and of the data set, rows left out since they teach nothing, and long texts split.
+            and of the data set, rows left out since they teach nothing, and long texts split
+            (``anchor_``: of the anchor).
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or
             ``expected``.
         start_weights_sha256: hash of the bytes of the weights that training started from.

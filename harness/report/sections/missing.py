@@ -54,6 +54,8 @@ ROWS = {
     "truncated_rows": "are cut at training.max_length (every epoch)",
     "rows_without_supervision": "are trained on and teach nothing",
     "repeated_rows": "repeat an earlier one",
+    "anchor_left_out_rows": "of the anchor teach nothing and are left out",
+    "anchor_split_rows": "of the anchor are long texts, split into several",
 }
 """Field of ``Record.data_facts`` → what is said of its rows."""
 
