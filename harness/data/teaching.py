@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 UNCUT = 2**30
 """Length limit in tokens for a text that is encoded whole."""
 
-UNTAUGHT = "no answer has train: true or weight: 1"
+UNTAUGHT = "every answer has train: false or weight: 0"
 EQUAL = "the two answers are equal as far as they are read"
 EMPTY = "no token has a loss"
 
