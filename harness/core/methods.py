@@ -46,6 +46,7 @@ class Objective(ABC):
         learns: see ``Learns``; determines the mitigations that it combines with.
         rate_share: factor on the default learning rate of a tuning, which is that of supervised
             training.
+        splits_texts: whether a text beyond ``max_length`` becomes several rows; else it is cut.
         library: package whose loss it is, such as trl; its version is part of a run's identity.
             Empty if the loss is the harness's.
     """
@@ -53,6 +54,7 @@ class Objective(ABC):
     needs: ClassVar[frozenset[RowKind]]
     learns: ClassVar[Learns] = "tokens"
     rate_share: ClassVar[float] = 1.0
+    splits_texts: ClassVar[bool] = False
     library: ClassVar[str] = ""
 
     @property

@@ -22,11 +22,12 @@ class Turn:
     """One part of a row: its role and its text.
 
     ``role`` is ``text`` for plain text, else ``system``, ``user`` or ``assistant``; ``rejected`` is
-    the worse answer of a preference pair.
+    the worse answer of a preference pair. An answer that is not ``taught`` only gives context.
     """
 
     role: str
     content: str
+    taught: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,21 @@ class Row:
 
     Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,)
     user, assistant (the better answer), rejected (the worse one).
+
+    Attributes:
+        part: of a text, the slice of its tokens, BOS and EOS included, that the row has: a piece of
+            a long document, or a text without its EOS (0, -1). None is the whole text.
     """
 
     turns: tuple[Turn, ...]
     kind: RowKind
+    part: tuple[int, int] | None = None
 
     @property
     def id(self) -> str:
         """Content hash, 16 hexadecimal digits; equal rows have equal ids."""
-        content = json.dumps([self.kind, [(turn.role, turn.content) for turn in self.turns]], ensure_ascii=False)
+        turns = [(turn.role, turn.content) if turn.taught else (turn.role, turn.content, False) for turn in self.turns]
+        content = json.dumps([self.kind, turns, *([self.part] if self.part else [])], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property

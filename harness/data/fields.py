@@ -178,4 +178,23 @@ def _turn(message: Mapping[str, Any], where: str, allowed: str) -> Turn:
         raise DataError(explain(where, got=f"a message with keys {sorted(message)} and role {role!r}", allowed=allowed, fix=fix))
     if content is not None and not isinstance(content, str):
         raise DataError(explain(where, got=f"a message with content of type {type(content).__name__}", allowed="text"))
-    return Turn(ROLES[role], content or "")
+    return Turn(ROLES[role], content or "", _is_taught(message, ROLES[role], where))
+
+
+def _is_taught(message: Mapping[str, Any], role: str, where: str) -> bool:
+    """Return whether an answer is learned: not with ``train: false`` or ``weight: 0``.
+
+    Only answers can be learned, and all with one weight; DataError is raised for a message that
+    asks for anything else.
+    """
+    given = {name: message[name] for name in ("train", "weight", "train_detail") if message.get(name) is not None}
+    allowed = "train: true or false, or weight: 1 or 0, of an answer"
+    for name, value in given.items():
+        numbers = (bool,) if name == "train" else (int, float)
+        if name == "train_detail" or type(value) not in numbers or value not in (0, 1):
+            raise DataError(explain(where, got=f"a message with {name}: {value!r}", allowed=allowed, fix="leave it out"))
+    asked = {bool(value) for value in given.values()}
+    if len(asked) > 1 or (True in asked and role != "assistant"):
+        got = f"{role}'s message with {', '.join(f'{name}: {value!r}' for name, value in given.items())}"
+        raise DataError(explain(where, got=got, allowed=allowed, fix="leave it out"))
+    return role != "assistant" or asked != {False}

@@ -3,7 +3,8 @@
 text        [BOS] text EOS, all supervised.
 completion  plain: [BOS] prompt completion EOS, supervised from the completion on, with EOS.
             chat: a user and an assistant message, stripped.
-chat        the tokenizer's chat template; the assistant's words and end-of-turn are supervised.
+chat        the tokenizer's chat template; the assistant's words and end-of-turn are supervised,
+            but not those of answers that are not ``taught``.
 preference  two completions of one prompt: the better one, and ``Example.rejected``, the worse one.
 
 BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else
@@ -14,6 +15,7 @@ end, and marked ``truncated``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -160,9 +162,19 @@ def prompt_of(example: Example) -> tuple[int, ...]:
 
 
 def _text(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    ids = tokenizer.encode(row.turns[0].content, add_special_tokens=False)
-    ids = [*_bos(tokenizer, ids), *ids, _eos(tokenizer)]
+    text = row.turns[0].content
+    ids = list(_last_document(text, tokenizer)[slice(*row.part)] if row.part else _document(text, tokenizer))
     return ids, [True] * len(ids)
+
+
+def _document(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return a whole text as tokens."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return (*_bos(tokenizer, ids), *ids, _eos(tokenizer))
+
+
+_last_document = functools.lru_cache(maxsize=1)(_document)
+"""The same for the pieces of a long document, which are encoded one after the other."""
 
 
 def _completion(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -192,8 +204,8 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
         fix = "prompt_format=plain, or a model with a chat template"
         raise ConfigError(explain("prompt_format", got="chat, with a tokenizer that has no chat template", allowed="plain", fix=fix))
     messages = [{"role": turn.role, "content": turn.content.strip() if row.kind == "completion" else turn.content} for turn in row.turns]
-    text = _rendered(tokenizer, messages)
-    spans = [_assistant_span(tokenizer, messages, i, text) for i, message in enumerate(messages) if message["role"] == "assistant"]
+    text = rendered(tokenizer, messages)
+    spans = [_assistant_span(tokenizer, messages, i, text) for i, turn in enumerate(row.turns) if turn.role == "assistant" and turn.taught]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = cast("list[int]", encoding["input_ids"]), cast("list[tuple[int, int]]", encoding["offset_mapping"])
     # By overlap: byte-level tokenizers trim the offsets of white space, at the border of a span
@@ -209,8 +221,8 @@ def _assistant_span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
     It starts after the generation prompt and ends after the end-of-turn token, without the white
     space that the template writes behind that: the model stops before it.
     """
-    before = _rendered(tokenizer, messages[:index], add_generation_prompt=True)
-    upto = _rendered(tokenizer, messages[: index + 1])
+    before = rendered(tokenizer, messages[:index], add_generation_prompt=True)
+    upto = rendered(tokenizer, messages[: index + 1])
     if not (text.startswith(upto) and upto.startswith(before)):
         got = f"one that renders turn {index} differently when others follow"
         fix = "conversations of one answer, another chat template, or prompt_format=plain"
@@ -222,7 +234,8 @@ def _assistant_span(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
     return len(before), len(before) + len(turn)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any) -> str:
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], **options: Any) -> str:
+    """Return messages as text. Raises DataError where the template fails."""
     from jinja2 import TemplateError
 
     try:

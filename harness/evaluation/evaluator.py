@@ -20,7 +20,7 @@ from harness.core.sources import EvaluationBackend
 from harness.evaluation import divergence, hashes, likelihood
 from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
-from harness.evaluation.suites import Suite, choose
+from harness.evaluation.suites import Chosen, Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
 from harness.records.partial import Partial
 from harness.records.schema import GENERATED, OWN_METRICS, SAMPLE_COLUMNS, Score
@@ -44,6 +44,7 @@ class PreparedSuite:
         rows: the rows to score where there are no tasks.
         content: task, or data set → hashes that decide its scores and need the data: settings,
             items.
+        repeated: task, or data set → documents left out since they repeat another one.
     """
 
     suite: Suite
@@ -51,6 +52,7 @@ class PreparedSuite:
     items: Mapping[str, Sequence[int]]
     rows: Sequence[Row] = ()
     content: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    repeated: Mapping[str, int] = field(default_factory=dict)
 
     def apart(self, task: str) -> bool:
         """Return whether a task asks another one's items by generation, to be reported apart."""
@@ -79,8 +81,9 @@ def prepare(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row] = (
         return _prepare_tasks(suite, evaluation)
     _check_rows(suite, evaluation, rows)
     chosen = choose(suite, str(suite.data), len(rows), lambda index: rows[index].id, evaluation.items)
-    kept = [rows[index] for index in chosen]
-    return PreparedSuite(suite, {}, {str(suite.data): chosen}, kept, {str(suite.data): {"items": hashes.digest([row.id for row in kept])}})
+    name, kept = str(suite.data), [rows[index] for index in chosen]
+    content = {name: {"items": hashes.digest([row.id for row in kept])}}
+    return PreparedSuite(suite, {}, {name: chosen}, kept, content, {name: chosen.repeated})
 
 
 def _check_rows(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row]) -> None:
@@ -95,14 +98,15 @@ def _check_rows(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row]
 
 def _prepare_tasks(suite: Suite, evaluation: EvaluationBackend) -> PreparedSuite:
     tasks = build_tasks(suite)
-    items = {name: chosen_items(suite, task, evaluation.items) for name, task in tasks.items()}
+    items: dict[str, Chosen] = {name: chosen_items(suite, task, evaluation.items) for name, task in tasks.items()}
     if "generation" in suite.protocols:
         tasks |= {f"{name}{GENERATED}": generated(suite, name, task, items[name]) for name, task in tasks.items()}
         items |= {f"{name}{GENERATED}": chosen for name, chosen in items.items()}
     _check_cluster(suite, tasks, items)
     for name, task in tasks.items():
         read_only(task, items[name])
-    return PreparedSuite(suite, tasks, items, content={name: hashes.of_task(task, items[name]) for name, task in tasks.items()})
+    content = {name: hashes.of_task(task, items[name]) for name, task in tasks.items()}
+    return PreparedSuite(suite, tasks, items, content=content, repeated={name: chosen.repeated for name, chosen in items.items()})
 
 
 def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, Sequence[int]]) -> None:
@@ -167,7 +171,7 @@ def evaluate(
                     known = measure(name)
                 if partial and all(score.status == "ok" for score in known[0]):
                     partial.put(prepared.suite.name, name, *known)
-            found.append(known)
+            found.append(([dataclasses.replace(score, repeated_items=prepared.repeated.get(name)) for score in known[0]], known[1]))
             share.end()
     finally:
         model.train(was_training)

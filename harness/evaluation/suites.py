@@ -136,10 +136,16 @@ def task_folders() -> list[Path]:
     return paths.folders("benchmarks/tasks")
 
 
-def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> list[int]:
+class Chosen(list[int]):
+    """Ascending document numbers, and how many documents were skipped as they repeat another."""
+
+    repeated: int = 0
+
+
+def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> Chosen:
     """Choose the items of a task, seeded; ``select`` and ``report`` are disjoint.
 
-    A document that repeats another one is skipped.
+    A document that repeats another one is skipped, and counted.
 
     Args:
         suite: gives the numbers of ``select`` and ``report`` items.
@@ -148,8 +154,6 @@ def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], r
         doc_hash: document number → content hash.
         role: one of the two sets.
 
-    Returns:
-        Ascending document numbers.
     """
     if role == "select" and not suite.select:
         fix = f"set select in benchmarks/suites/{suite.name}.yaml"
@@ -157,14 +161,19 @@ def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], r
     wanted = size if suite.report is None else suite.select + suite.report
     kept: list[int] = []
     seen: set[str] = set()
+    repeated = 0
     for index in permutation(ITEM_SEED, size, "items", task):
         if len(kept) == wanted:
             break
         if (content := doc_hash(index)) not in seen:
             seen.add(content)
             kept.append(index)
+        else:
+            repeated += 1
     chosen = kept[: suite.select] if role == "select" else kept[suite.select :]
     if not chosen:
         allowed = f"more than the {suite.select} items kept for selection"
         raise EvaluationError(explain(f"suite {suite.name}, task {task}", got=f"{len(kept)} distinct items", allowed=allowed))
-    return sorted(chosen)
+    found = Chosen(sorted(chosen))
+    found.repeated = repeated
+    return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.core.errors import EvaluationError, did_you_mean, explain
 from harness.core.seeds import derive, seed_torch, untouched_global_streams
 from harness.evaluation.samples import averaged_metrics
-from harness.evaluation.suites import Suite, choose, task_folders
+from harness.evaluation.suites import Chosen, Suite, choose, task_folders
 from harness.records.schema import GENERATED
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _check_metric(suite: Suite, name: str, task: Task) -> None:
         raise EvaluationError(explain(f"suite {suite.name}, task {name}: filter", got=repr(suite.filter), allowed=", ".join(filters)))
 
 
-def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"]) -> list[int]:
+def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"]) -> Chosen:
     """Return the document numbers of a task that the suite uses in a role."""
     docs = task.eval_docs
     return choose(suite, str(task.config.task), len(docs), lambda index: doc_hash(docs[index]), role)

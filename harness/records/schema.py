@@ -53,6 +53,8 @@ class Score:
         unparsed: share of items, in 0..1, whose generated answer could not be parsed.
         prompt_truncated: share of items whose prompt was cut to fit the context.
         answer_truncated: share of items whose answer ended only at its length limit.
+        repeated_items: documents of the task left out since they repeat another one; None where it
+            was not counted.
         remeasured: value of a second measurement with other batches and threads, if one was made
             (at volume 0) and succeeded.
         numeric_spread_nats: largest difference of an item's log-likelihood between the two, in
@@ -74,6 +76,7 @@ class Score:
     unparsed: float | None = None
     prompt_truncated: float | None = None
     answer_truncated: float | None = None
+    repeated_items: int | None = None
     remeasured: float | None = None
     numeric_spread_nats: float | None = None
 
@@ -192,8 +195,9 @@ class Record:
         roles: suite → target or probe.
         tuning_facts: resolved settings such as rank and modules.
         data_facts: of the tokenised target rows, largest volume, every epoch: rows, tokens,
-            supervised tokens, truncated rows; and how many of one epoch's rows repeat an earlier
-            one.
+            supervised tokens, truncated rows; how many of one epoch's rows repeat an earlier one;
+            and of the data set, rows left out since they teach nothing, and long texts split
+            (``anchor_``: of the anchor).
         overlap: suite → shares of its items found in the training rows (exact, 13-gram), or
             ``expected``.
         start_weights_sha256: hash of the bytes of the weights that training started from.

@@ -19,6 +19,7 @@ from harness.run import baseline, kept, settling
 from harness.run.baseline import Before, Once, by_itself
 from harness.run.generated import binding
 from harness.run.generated.data import Data, Generation, in_words, target_nats
+from harness.run.notes import notes
 from harness.run.outstanding import Outstanding, is_done, is_recorded, is_trained, outstanding
 from harness.run.points import Points
 from harness.run.preparation import Prepared
@@ -37,14 +38,17 @@ __all__ = ["Once", "Outcome", "execute", "inspect", "measure_baselines"]
 Outcome = Literal["done", "already done", "measured in part"]
 
 
-def inspect(prepared: Prepared) -> None:
+def inspect(prepared: Prepared) -> list[str]:
     """Check the content of suites and rows; no model is loaded, and nothing is written.
+
+    Returns:
+        One line on each thing about rows, template and suites that a user should know.
 
     Raises:
         HarnessError: if a suite cannot be built, has too few items, or a row has nothing to learn.
     """
     _selection(prepared, Before(prepared, Silent(), by_itself))
-    steps_of(prepared, _gold(prepared), mixed=not Generation(prepared).is_needed)
+    return notes(prepared, steps_of(prepared, _gold(prepared), mixed=not Generation(prepared).is_needed))
 
 
 def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> Outcome:

@@ -25,6 +25,7 @@ from harness.core.rows import Row
 from harness.core.seeds import permutation
 from harness.core.sources import ModelFacts, ModelSource
 from harness.data import subsets
+from harness.data.teaching import TaughtRows
 from harness.evaluation import prompts
 from harness.evaluation import suites as suites_of
 from harness.records.schema import Role
@@ -60,20 +61,28 @@ class Prepared:
         """Hash of the identity."""
         return identify(self.identity)
 
+    @property
+    def taught(self) -> TaughtRows:
+        """The target rows that volumes are drawn from."""
+        return self.workspace.taught(self.config, self.resolved, self.config.data)
+
+    @property
+    def taught_anchor(self) -> TaughtRows | None:
+        """The anchor rows that are drawn from; None for a run that draws on no anchor."""
+        return _taught_anchor(self.config, self.resolved, self.workspace)
+
     @cached_property
     def rows(self) -> Sequence[Row]:
         """Target rows of the largest volume in training order, each epoch in its own order."""
-        config, rows, largest = self.config, self.workspace.rows_of(self.config.data), max(self.config.data.volumes)
-        subset = subsets.order(rows, config.seed, subsets.parts(config.data))[:largest]
+        config, rows, largest = self.config, self.taught.rows, max(self.config.data.volumes)
+        subset = subsets.order(rows, config.seed, self.taught.parts)[:largest]
         orders = [permutation(config.seed, largest, "data-order", f"epoch {epoch}") for epoch in range(1, config.training.epochs)]
         return [rows[i] for order in [list(range(largest)), *orders] for i in (subset[position] for position in order)]
 
     @cached_property
     def anchor(self) -> Sequence[Row]:
         """Anchor rows in the order they are drawn."""
-        if not self.config.mitigation.needs_anchor or self.config.anchor is None:
-            return []
-        rows = self.workspace.rows_of(self.config.anchor)
+        rows = self.taught_anchor.rows if self.taught_anchor else []
         return [rows[i] for i in permutation(self.config.seed, len(rows), "anchor-order")]
 
     @property
@@ -149,7 +158,7 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     combinations.check_chosen_on(config, {name: workspace.suite(name).metric for name in config.target_suites})
     facts = workspace.facts_of(config)
     resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
-    _check_sizes(config, workspace)
+    _check_sizes(config, resolved, workspace)
     reference = other_models.reference_of(config, workspace)
     evaluations = _evaluations(config, resolved, workspace, suites)
     read = _read(config, resolved, workspace)
@@ -158,7 +167,7 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
         config=config,
         facts=facts,
         resolved=resolved,
-        identity=run_identity(config, resolved, facts, _inputs(config, workspace), read),
+        identity=run_identity(config, resolved, facts, _inputs(config, resolved, workspace), read),
         evaluations={name: found for name, (found, _) in evaluations.items()},
         evaluation_ids={name: evaluation_id for name, (_, evaluation_id) in evaluations.items()},
         before_sha256=content_sha256(measured.content),
@@ -188,10 +197,11 @@ def prepare_all(configs: Sequence[RunConfig], progress: Progress, machine: Machi
     return found
 
 
-def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
+def _inputs(config: RunConfig, resolved: Resolved, workspace: Workspace) -> dict[str, Any]:
     """Return the content of what a run trains on, as plain values.
 
-    Computed once for all runs with the same inputs.
+    Computed once for all runs with the same inputs. ``taught`` and ``taught_anchor`` are there only
+    where the rows that teach are not those of the data.
     """
     others = other_models.of_methods(config, workspace)
     facts = {name: workspace.facts_of_model(model) for name, model in others.items()}
@@ -208,7 +218,15 @@ def _inputs(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
             "anchor": workspace.fingerprint_of(drawn) if drawn else None,
         }
 
-    return workspace.once(("inputs", drawn is None, content_key(config.model, config.data, config.anchor)), compute) | models
+    taught = {"taught": workspace.taught(config, resolved, config.data), "taught_anchor": _taught_anchor(config, resolved, workspace)}
+    differ = {name: rows.content for name, rows in taught.items() if rows and rows.content}
+    return workspace.once(("inputs", drawn is None, content_key(config.model, config.data, config.anchor)), compute) | models | differ
+
+
+def _taught_anchor(config: RunConfig, resolved: Resolved, workspace: Workspace) -> TaughtRows | None:
+    """Return the anchor rows that are drawn from; None for a run that draws on no anchor."""
+    drawn = config.mitigation.needs_anchor and config.anchor is not None
+    return workspace.taught(config, resolved, config.anchor) if drawn and config.anchor else None
 
 
 def _evaluations(
@@ -256,21 +274,30 @@ def _check_headline(config: RunConfig, workspace: Workspace) -> None:
         raise ConfigError(explain("declared.headline", got=f"'{headline}', of kind divergence", allowed=allowed, fix=fix))
 
 
-def _check_sizes(config: RunConfig, workspace: Workspace) -> None:
-    """Reject volumes for which the data or the anchor has too few rows. Raises DataError."""
-    rows, largest = workspace.rows_of(config.data), max(config.data.volumes)
-    if largest > len(rows):
+def _check_sizes(config: RunConfig, resolved: Resolved, workspace: Workspace) -> None:
+    """Reject volumes for which too few rows of the data or the anchor teach. Raises DataError."""
+    taught, largest = workspace.taught(config, resolved, config.data), max(config.data.volumes)
+    for size, wanted in taught.parts:
+        if wanted > size:
+            got, fix = f"{wanted} of a stage", "fewer data.stage_rows"
+            raise DataError(explain("data.stage_rows", got=got, allowed=f"at most its {_rows(size, taught)}", fix=fix))
+    size = len(taught.rows)
+    if largest > size:
         batch = config.training.batch_rows
-        few = f"training.batch_rows={len(rows)} and data.volumes=[{len(rows)}]"
-        fix = f"data.volumes=[{len(rows) - len(rows) % batch}]" if len(rows) >= batch else few
-        message = explain("data.volumes", got=largest, allowed=f"at most the {len(rows)} rows of data={config.labels.data}", fix=fix)
+        few = f"training.batch_rows={size} and data.volumes=[{size}]" if size else "a larger training.max_length, or other data"
+        fix = f"data.volumes=[{size - size % batch}]" if size >= batch else few
+        message = explain("data.volumes", got=largest, allowed=f"at most the {_rows(size, taught)} of data={config.labels.data}", fix=fix)
         raise DataError(message)
-    if not config.mitigation.needs_anchor or config.anchor is None:
-        return
-    anchor, wanted = workspace.rows_of(config.anchor), config.mitigation.least_anchor_rows(largest * config.training.epochs)
-    if wanted > len(anchor):
+    anchor, wanted = _taught_anchor(config, resolved, workspace), config.mitigation.least_anchor_rows(largest * config.training.epochs)
+    if anchor and wanted > len(anchor.rows):
         fix = "a smaller volume or mitigation.fraction, or a larger anchor: each row is used once"
-        raise DataError(explain(f"anchor={config.labels.anchor}", got=f"{len(anchor)} rows", allowed=f"at least {wanted}", fix=fix))
+        got = _rows(len(anchor.rows), anchor)
+        raise DataError(explain(f"anchor={config.labels.anchor}", got=got, allowed=f"at least {wanted}", fix=fix))
+
+
+def _rows(size: int, taught: TaughtRows) -> str:
+    """Return a number of rows in words, with the reason why there are no more."""
+    return f"{size} rows{f' that teach ({taught.in_words()})' if taught.content else ''}"
 
 
 def check_together(runs: Sequence[Prepared]) -> None:

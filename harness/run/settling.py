@@ -93,7 +93,7 @@ def overlap_of(prepared: Prepared, rows: Sequence[Row], suites: Iterable[str]) -
 
     A suite that asks for the rows that are taught has ``expected``.
     """
-    texts = [row.text for row in {row.id: row for row in rows}.values()]
+    texts = list(dict.fromkeys(row.text for row in rows))
     found: dict[str, Any] = {}
     for name in suites:
         suite, place = prepared.workspace.suite_of(name, prepared.config), (prepared.evaluation_ids[name], prepared.before_sha256)

@@ -46,6 +46,8 @@ def steps_of(prepared: Prepared, data: Data, *, mixed: bool = True) -> Steps:
     target = encoded(config, prepared.resolved, data.target, "target")
     anchor = encoded(config, prepared.resolved, data.anchor, "anchor")
     repeated = subsets.duplicates(data.target[: prepared.volumes[-1]])
-    facts = {**dataclasses.asdict(tokens.supervision(target)), "repeated_rows": repeated}
+    facts = {**dataclasses.asdict(tokens.supervision(target)), "repeated_rows": repeated, **prepared.taught.facts()}
+    if prepared.taught_anchor:
+        facts |= {f"anchor_{name}": count for name, count in prepared.taught_anchor.facts().items()}
     steps = [target[i : i + size] for i in range(0, len(target), size)]
     return Steps(data, config.mitigation.mix(steps, anchor) if mixed else steps, anchor, facts)

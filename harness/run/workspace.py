@@ -16,6 +16,7 @@ from harness.core.errors import ConfigError, HarnessError, explain
 from harness.core.rows import Example, Origin, Row, Split
 from harness.core.sources import ModelFacts, ModelSource, Source
 from harness.data import subsets
+from harness.data.teaching import TaughtRows, taught_rows
 from harness.evaluation import evaluator, hashes, suites
 from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.suites import Suite
@@ -81,6 +82,17 @@ class Workspace:
         """Return the content hash of a source's training rows."""
         return self.once(("fingerprint", self._key(source, "train")), lambda: subsets.fingerprint(self.rows_of(source)))
 
+    def taught(self, config: RunConfig, resolved: Resolved, source: Source) -> TaughtRows:
+        """Return the training rows of a source that teach a run's objective something."""
+        key = ("taught", self._key(source, "train"), content_key(config.model, config.objective), resolved.max_length, source.stage_ends)
+
+        def find() -> TaughtRows:
+            return taught_rows(
+                self.rows_of(source), subsets.parts(source), config.objective, self.tokenizer_of(config), resolved.max_length
+            )
+
+        return self.once(key, find)
+
     def facts_of(self, config: RunConfig) -> ModelFacts:
         """Return the facts of a run's model that are known before it is built."""
         return self.facts_of_model(config.model)
@@ -121,9 +133,9 @@ class Workspace:
         key = identify({"of": identifying([config.model, config.objective]), "length": resolved.max_length, "origin": origin})
         known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
         ids = [row.id for row in rows]
-        for row_id, row in zip(ids, rows, strict=True):
-            if row_id not in known:
-                known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
+        missing = {row_id: row for row_id, row in zip(ids, rows, strict=True) if row_id not in known}
+        for row_id, row in sorted(missing.items(), key=lambda one: one[1].text if one[1].part else ""):  # pieces of a text together
+            known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
         return [known[row_id] for row_id in ids]
 
     def _key(self, source: Source | None, split: Split) -> str:

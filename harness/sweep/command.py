@@ -144,8 +144,8 @@ def begin(
     pending = [item for item in prepared if not outstanding.is_done(item)]
     if pending and warm:
         launcher.warm_up()
-    for item in _one_of_each(pending):
-        execution.inspect(item)
+    for line in dict.fromkeys(line for item in _one_of_each(pending) for line in execution.inspect(item)):
+        OUTPUT.message(line)
     missing, to_do = {item.run_id for item in pending}, {name for item in pending for name in _to_do(item)}
     every = units_of(list(zip(asked, prepared, strict=True)))
     needed = {name for unit in every if unit.id in to_do for name in unit.needs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,41 @@ def test_real_data_sets_read_as_they_are_configured(name: str, other: str | None
     assert prompt.endswith(ends)
     assert completion[0] in " \n"
     assert completion[1].strip()
+
+
+@pytest.mark.parametrize(
+    ("marks", "taught"),
+    [
+        ({}, True),
+        ({"train": False}, False),
+        ({"weight": 0}, False),
+        ({"train": True, "weight": 1}, True),
+        ({"weight": 0.0, "train": None}, False),
+    ],
+)
+def test_an_answer_marked_as_not_to_learn_is_not(tmp_path: Path, marks: dict[str, Any], taught: bool) -> None:
+    """Of a message: ``train`` of axolotl, ``weight`` of OpenAI; nothing means learned."""
+    messages = [{"role": "user", "content": "q", "train": False}, {"role": "assistant", "content": "a", **marks}]
+    path = write(tmp_path / "rows.jsonl", [{"messages": messages}])
+    [row] = files(path, kind="chat", fields={"messages": "messages"}).rows("train")
+    assert [turn.taught for turn in row.turns] == [True, taught]
+
+
+@pytest.mark.parametrize(
+    ("role", "marks", "word"),
+    [
+        ("assistant", {"weight": 0.5}, "weight: 0.5"),
+        ("assistant", {"weight": True}, "weight: True"),
+        ("assistant", {"train": "no"}, "train: 'no'"),
+        ("assistant", {"train": True, "weight": 0}, "train: True, weight: 0"),
+        ("assistant", {"train_detail": [{"begin_offset": 0}]}, "train_detail"),
+        ("user", {"train": True}, "user's message with train: True"),
+    ],
+)
+def test_marks_that_cannot_be_honoured_are_rejected(tmp_path: Path, role: str, marks: dict[str, Any], word: str) -> None:
+    """Answers are learned with one weight or not at all; questions never are."""
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    messages = [message | (marks if message["role"] == role else {}) for message in messages]
+    path = write(tmp_path / "rows.jsonl", [{"messages": messages}])
+    with pytest.raises(DataError, match=re.escape(word)):
+        files(path, kind="chat", fields={"messages": "messages"}).rows("train")

@@ -177,3 +177,26 @@ def test_a_real_chat_template_is_masked_to_the_answer_and_its_end() -> None:
     assert said.replace("\n", "") == "Hello there.<|im_end|>你好 !<|im_end|>"
     messages = [{"role": turn.role, "content": turn.content} for turn in chat.turns]
     assert list(example.input_ids) == dict(real.apply_chat_template(messages))["input_ids"]  # type: ignore[arg-type]
+
+
+def test_answers_that_are_not_taught_only_give_context() -> None:
+    """The first answer is read, the second is learned."""
+    turns = (Turn("user", "q"), Turn("assistant", "a", taught=False), Turn("user", "q"), Turn("assistant", "b"))
+    example = encode(Row(turns, "chat"), tokenizer(), "chat", 32, "target")
+    assert shown(example) == "<bos> <user> q <end> <assistant> a <end> <user> q <end> <assistant> B <END>".split()
+
+
+def test_ids_of_ordinary_rows_are_what_they_were() -> None:
+    """They are part of a run's identity; a mark or a part makes another row."""
+    plain = row(("user", "q"), ("assistant", "a"), kind="chat")
+    assert plain.id == "1eb7221b33efd1ba"
+    marked = Row((Turn("user", "q"), Turn("assistant", "a", taught=False)), "chat")
+    assert len({plain.id, marked.id, dataclasses.replace(plain, part=(0, -1)).id}) == 3
+
+
+def test_a_part_of_a_text_has_those_tokens_alone() -> None:
+    """Without its EOS, or a piece from the middle."""
+    whole = row(("text", "a b c"), kind="text")
+    example = encode(dataclasses.replace(whole, part=(0, -1)), tokenizer(adds_bos=True), "plain", 16, "anchor")
+    assert shown(example) == ["<BOS>", "A", "B", "C"]
+    assert shown(encode(dataclasses.replace(whole, part=(1, 3)), tokenizer(adds_bos=True), "plain", 16, "target")) == ["A", "B"]

@@ -44,6 +44,8 @@ def test_repeated_documents_are_used_once() -> None:
     chosen = choose(suite(report=None, select=0), "t", 10, lambda index: str(index % 4), "report")
     assert len(chosen) == 4
     assert len({index % 4 for index in chosen}) == 4
+    assert chosen.repeated == 6
+    assert choose(suite(report=None, select=0), "t", 10, str, "report").repeated == 0
 
 
 def test_all_items_are_reported_when_no_number_is_given() -> None:

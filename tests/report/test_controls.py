@@ -138,3 +138,19 @@ def test_the_overlap_of_controls_has_a_warning_of_its_own(found: Evidence) -> No
         "Evaluation items occur in the training rows (see Overlap): both.",
         "Evaluation items occur in the rows of same-data controls only (see Overlap): old.",
     ]
+
+
+def test_rows_and_items_that_do_not_count_are_noted(found: Evidence) -> None:
+    """The most of any run, by data set; suites whose documents repeat; nothing where all count."""
+    assert [note for note in missing.warnings(found).notes if note.startswith(("Rows of", "Documents"))] == []
+    table = found.table.assign(repeated_items=found.table["suite"].map({"old": 5}).astype("Int64"))
+    some = dataclasses.replace(found, table=table)
+    facts = {"rows": 16, "left_out_rows": 7, "truncated_rows": 3, "repeated_rows": 0}
+    some.__dict__["records"] = {
+        run: {**record, "labels": {"data": "d"}, "data_facts": {**facts, "left_out_rows": 7 - number % 2}}
+        for number, (run, record) in enumerate(found.records.items())
+    }
+    assert [note for note in missing.warnings(some).notes if note.startswith(("Rows of", "Documents"))] == [
+        "Rows of data d, most in a run: 7 teach nothing and are left out, 3 are cut at training.max_length (every epoch).",
+        "Documents that repeat another one are not asked: old 5.",
+    ]

@@ -20,7 +20,10 @@ from harness.evaluation import evaluator
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite
 from harness.models.hub import HubModel
+from harness.run import execution
+from harness.run.generated.data import Data
 from harness.run.preparation import Prepared, check_together, prepare
+from harness.run.steps import steps_of
 from harness.run.workspace import Workspace
 
 
@@ -152,6 +155,67 @@ def test_identifying_a_run_orders_no_rows(monkeypatch: pytest.MonkeyPatch) -> No
     assert (len(prepared.run_id), ordered) == (12, [])
     assert prepared.rows is prepared.rows
     assert (len(prepared.rows), ordered) == (8, [5])
+
+
+def partly_full(folder: Path, *, full: int = 4, short: int = 20) -> list[str]:
+    """Return overrides of a file whose first prompts have more than the 64 tokens of a row."""
+    file = folder / "rows.jsonl"
+    prompts = ["a " * 80 + str(i) for i in range(full)] + [f"a {i}" for i in range(short)]
+    file.write_text("".join(f'{{"prompt": "{prompt}", "completion": "b"}}\n' for prompt in prompts))
+    return ["model=nursery-smoke-a", "data=files", f"data.train={file}", "probe_suites=[tinyworld]"]
+
+
+def test_rows_that_teach_nothing_are_left_out_before_volumes_are_drawn(tmp_path: Path) -> None:
+    """The rows are those of a file without them; the run is another one, and says so."""
+    with_full, without = tmp_path / "with", tmp_path / "without"
+    with_full.mkdir()
+    without.mkdir()
+    found = prepare(composition.compose([*partly_full(with_full), "data.volumes=[8]"]), Workspace())
+    plain = prepare(composition.compose([*partly_full(without, full=0), "data.volumes=[8]"]), Workspace())
+    assert list(found.rows) == list(plain.rows)
+    assert "taught" in found.identity["inputs"]
+    assert "taught" not in plain.identity["inputs"]
+    steps = steps_of(found, Data(target=found.rows, anchor=found.anchor))
+    assert (steps.facts["left_out_rows"], steps.facts["rows_without_supervision"]) == (4, 0)
+    told = "4 of 24 rows teach nothing and are left out (the prompt fills the 64 tokens of a row: 4)"
+    assert [line for line in execution.inspect(found) if line.startswith("data ")] == [f"data {found.config.labels.data}: {told}"]
+    assert [line for line in execution.inspect(plain) if line.startswith("data ")] == []
+
+
+def test_a_volume_beyond_the_rows_that_teach_is_rejected_with_the_reason(tmp_path: Path) -> None:
+    """24 rows, of which 20 teach, hold two whole steps of 8."""
+    few = r"got 24; allowed: at most the 20 rows that teach \(4 of 24 rows teach nothing .*data.volumes=\[16\]"
+    with pytest.raises(DataError, match=few):
+        prepare(composition.compose([*partly_full(tmp_path), "data.volumes=[24]"]), Workspace())
+
+
+def test_long_documents_are_split_and_change_the_run(tmp_path: Path) -> None:
+    """Two documents of 100 words become four rows of at most 64 tokens."""
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(f'{{"text": "{"a " * 99}{i}"}}\n' for i in range(2)))
+    clm = ["model=nursery-smoke-a", "objective=clm", "data=files-text", f"data.train={file}", "training.batch_rows=2"]
+    found = prepare(composition.compose([*clm, "data.volumes=[4]", "probe_suites=[tinyworld]"]), Workspace())
+    examples = found.workspace.encoded(found.config, found.resolved, found.rows, "target")
+    assert sum(example.supervised_tokens for example in examples) in {2 * 100, 2 * 101}  # with a BOS or without one
+    assert max(example.tokens for example in examples) <= 64
+    assert not any(example.truncated for example in examples)
+
+
+def test_repeated_rows_and_items_are_said(tmp_path: Path) -> None:
+    """40 rows of which 8 are distinct, learned and asked."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"prompt": "a {i % 8}", "completion": "b"}}\n' for i in range(40)))
+    (tmp_path / "benchmarks" / "suites").mkdir(parents=True)
+    suite = "kind: likelihood\nmetric: nats_per_token\nhigher_is_better: false\ndata: target\nsplit: train\n"
+    (tmp_path / "benchmarks" / "suites" / "own_rows.yaml").write_text(suite)
+    own = ["model=nursery-smoke-a", "data=files", f"data.train={file}", "data.volumes=[40]", "probe_suites=[own_rows]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_PATH", str(tmp_path))
+        found = execution.inspect(prepare(composition.compose(own), Workspace()))
+    assert [line.split(": ", 1)[1] for line in found] == [
+        "32 of 40 rows repeat an earlier one",
+        "documents that repeat another one are not asked: own_rows 32",
+    ]
 
 
 def test_an_anchor_with_too_few_rows_is_rejected(tmp_path: Path) -> None:

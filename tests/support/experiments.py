@@ -29,6 +29,7 @@ class Task:
         moved: change of the value in a second measurement.
         chances: each item's score of uniform guessing, if they differ.
         clusters: each item's cluster.
+        repeated: documents left out since they repeat another one.
     """
 
     suite: str
@@ -46,6 +47,7 @@ class Task:
     moved: float | None = None
     chances: Sequence[float] | None = None
     clusters: Sequence[str] | None = None
+    repeated: int | None = None
 
     def score(self) -> Score:
         """Return the score of these items."""
@@ -70,6 +72,7 @@ class Task:
             unparsed=None if self.failed else 0.0,
             prompt_truncated=None if self.failed else 0.0,
             answer_truncated=None if self.failed else 0.0,
+            repeated_items=self.repeated,
             remeasured=None if self.failed or self.moved is None else (value or 0.0) + self.moved,
             numeric_spread_nats=None if self.failed or self.moved is None else 10 * abs(self.moved),
         )

@@ -45,6 +45,9 @@ supervised_tokens Int64    tokens of train_tokens that have a loss
 anchor_tokens     Int64    tokens of train_tokens from anchor rows
 anchor_supervised_tokens Int64 tokens of supervised_tokens from anchor rows; empty in records that lack it
 anchor_loss_share Float64  weight of anchor rows in the training loss, in 0..1: mean over steps of their share of its supervised tokens
+left_out_rows     Int64    rows of the target data that teach nothing, so that no volume has them; empty where they were not counted
+truncated_rows    Int64    rows trained on so far whose end was cut at training.max_length, anchor rows and repetitions included
+repeated_rows     Int64    rows of the run's largest volume that repeat an earlier one
 generated_tokens  Int64    tokens generated for the run so far, before and during training, discarded ones included
 extra_tokens      Int64    tokens so far of forward passes outside training and generation: reference model, Fisher, scoring
 learning_rate     Float64  peak learning rate
@@ -100,6 +103,7 @@ numeric_spread_nats Float64 largest such change of an item's log-likelihood, in 
 unparsed          Float64  share of items whose generated answer could not be parsed, in 0..1
 prompt_truncated  Float64  share of items whose prompt was cut to fit the context, in 0..1
 answer_truncated  Float64  share of items whose answer ended only at its length limit or was cut to fit the context, in 0..1
+repeated_items    Int64    documents of the task left out since they repeat another one; of a suite, of all its tasks; empty if not counted
 train_loss        Float64  training loss since the previous volume, in nats per supervised token
 train_penalty     Float64  mean penalty that a loss mitigation added to the loss of a step since the previous volume; empty without one
 weight_change     Float64  Euclidean norm of the change of all weights

@@ -331,6 +331,8 @@ def _suite_row(tasks: Sequence[Task], *, at_zero: bool) -> Row:
         first = f"{failed[0]['task']}: {failed[0]['reason']}"
         return _failed(row, f"{len(failed)} of {len(tasks)} tasks failed, first {first}")
     row |= {name: _mean_or_none([task.row[name] for task in tasks]) for name in MEASURED if name != "stderr"}
+    repeated = [task.row["repeated_items"] for task in tasks]
+    row["repeated_items"] = None if None in repeated else sum(repeated)
     low, high = _ends(value_interval(items))
     error = _error(items)
     row |= {"n": sum(task.row["n"] for task in tasks), "stderr": error, "value_low": low, "value_high": high}

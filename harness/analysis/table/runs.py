@@ -266,7 +266,7 @@ def summarise(experiment: Experiment, run_id: str) -> str:
     return ""
 
 
-_NONE_YET = "volume steps target_rows anchor_rows train_tokens supervised_tokens anchor_tokens generated_tokens"
+_NONE_YET = "volume steps target_rows anchor_rows truncated_rows train_tokens supervised_tokens anchor_tokens generated_tokens"
 _NONE_YET += " anchor_supervised_tokens extra_tokens"
 _AT_ZERO: Row = dict.fromkeys(_NONE_YET.split(), 0) | dict.fromkeys(["weight_change", "flops", "wall_seconds"], 0.0)
 
@@ -289,6 +289,8 @@ def _resolved(record: Record) -> Row:
         "seed": record.seed,
         "dtype": record.dtype,
         "protocol_version": record.protocol_version,
+        "left_out_rows": record.data_facts.get("left_out_rows"),
+        "repeated_rows": record.data_facts.get("repeated_rows"),
     } | _written(record.writing)
 
 

@@ -37,7 +37,7 @@ class PseudoReplay(Rehearsing):
     top-20 sampling from a task token; γ is 0.05 by default in its code and 0.2 in the paper's main
     results. Differs from the paper: no language-modelling loss on the new data (λ = 0.25), so every
     row has the same weight; the model was not trained to write after a task token, so a prefix is a
-    text that it knows. A plain text cut at ``max_new_tokens`` is learned as if it ended there; a
+    text that it knows. A plain text cut at ``max_new_tokens`` is learned without an end (EOS); a
     cut answer is drawn again. Checked against: rows and counts by hand.
 
     Attributes:
@@ -128,7 +128,8 @@ class PseudoReplay(Rehearsing):
         begun = [] if templated else tokenizer.encode(self.prefix, add_special_tokens=False)
         text = str(tokenizer.decode([*begun, *ids])).strip()
         if not self.separator:
-            return Row((Turn("text", text),), "text") if ids and text else None
+            without_end = None if ended else (0, -1)
+            return Row((Turn("text", text),), "text", without_end) if ids and text else None
         before, found, answer = text.partition(self.separator)
         if not (found and answer.strip() and ended):
             return None

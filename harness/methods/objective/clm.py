@@ -27,6 +27,8 @@ class Clm(Objective):
     - Targets: every token of a document except its first, exactly once for any packing. The first
       token is not a target, since its context is another document. Blocks overlap by one token: the
       last token of a block is context, not a target, at the start of the next.
+    - A document longer than ``max_length`` tokens is several rows (``harness.data.teaching``) that
+      overlap by one token in the same way; a volume counts each.
     - Attention is plain causal attention over the block: a token also sees the documents before its
       own in the block, which end with EOS, as in most pretraining. A block that starts inside a
       document does not see the beginning of that document.
@@ -36,11 +38,12 @@ class Clm(Objective):
     """
 
     needs: ClassVar[frozenset[RowKind]] = frozenset({"text"})
+    splits_texts: ClassVar[bool] = True
 
     prompt_format: PromptFormat = "plain"
 
     def encode(self, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int, origin: Origin) -> Example:
-        """Return a document as tokens, cut at ``max_length`` tokens."""
+        """Return a document, or a piece of one, as tokens, at most ``max_length``."""
         return tokens.encode(row, tokenizer, self.prompt_format, max_length, origin)
 
     def collate(self, examples: Sequence[Example], pad_id: int, max_length: int) -> dict[str, torch.Tensor]:

@@ -48,6 +48,18 @@ def missing(evidence: Evidence) -> Section:
     return Section(id="missing", title="What is missing", intro=intro, notes=notes)
 
 
+ROWS = {
+    "left_out_rows": "teach nothing and are left out",
+    "split_rows": "are long texts, split into several",
+    "truncated_rows": "are cut at training.max_length (every epoch)",
+    "rows_without_supervision": "are trained on and teach nothing",
+    "repeated_rows": "repeat an earlier one",
+    "anchor_left_out_rows": "of the anchor teach nothing and are left out",
+    "anchor_split_rows": "of the anchor are long texts, split into several",
+}
+"""Field of ``Record.data_facts`` → what is said of its rows."""
+
+
 def main_warnings(evidence: Evidence) -> list[str]:
     """Return the warnings for the top of the page, which limit its main conclusions."""
     found = []
@@ -96,6 +108,7 @@ def warnings(evidence: Evidence) -> Section:
     if any(_evaluation(record).get("items") == "select" for record in evidence.records.values()):
         notes.append("Measured on select items, which serve to choose rates, coefficients and volumes: do not report these results.")
     notes += _overlaps(evidence)
+    notes += [*_rows(evidence), *_repeated_items(evidence)]
     near = at_chance(evidence)
     if near:
         notes.append(f"Not clearly above guessing before training, so a loss can hardly be detected: {', '.join(near)}.")
@@ -106,6 +119,27 @@ def warnings(evidence: Evidence) -> Section:
     if len(table) and "numeric_spread" in table and table["numeric_spread"].isna().all():
         notes.append("Volume 0 was not measured twice: the effect of rounding alone is not known.")
     return Section(id="warnings", title="Warnings", notes=notes)
+
+
+def _rows(evidence: Evidence) -> list[str]:
+    """Return a note for each data set with rows that are left out, split, cut or repeated."""
+    found: dict[str, dict[str, int]] = {}
+    for record in evidence.records.values():
+        worst = found.setdefault(str(record["labels"].get("data")), dict.fromkeys(ROWS, 0))
+        for name in ROWS:
+            worst[name] = max(worst[name], record.get("data_facts", {}).get(name, 0))
+    return [
+        f"Rows of data {data}, most in a run: {', '.join(f'{rows} {ROWS[name]}' for name, rows in counts.items() if rows)}."
+        for data, counts in found.items()
+        if any(counts.values())
+    ]
+
+
+def _repeated_items(evidence: Evidence) -> list[str]:
+    """Return a note on the suites with documents that repeat another one."""
+    of_suites = evidence.table[evidence.table["task"] == SUITE_TASK].groupby("suite", sort=False)["repeated_items"].max()
+    told = [f"{suite} {int(number)}" for suite, number in of_suites.dropna().items() if number]
+    return [f"Documents that repeat another one are not asked: {', '.join(told)}."] if told else []
 
 
 def _overlaps(evidence: Evidence) -> list[str]:

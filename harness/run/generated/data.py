@@ -147,8 +147,8 @@ class Generation:
 
     def _order(self) -> list[Row]:
         """Return every row of the data set, in permutation order."""
-        config, rows = self.prepared.config, self.prepared.workspace.rows_of(self.prepared.config.data)
-        return [rows[i] for i in subsets.order(rows, config.seed, subsets.parts(config.data))]
+        taught = self.prepared.taught
+        return [taught.rows[i] for i in subsets.order(taught.rows, self.prepared.config.seed, taught.parts)]
 
     def _subset(self) -> list[Row]:
         return self._order()[: self.prepared.volumes[-1]]

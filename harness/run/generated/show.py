@@ -95,7 +95,9 @@ def _targets(prepared: Prepared, data: Data, count: int) -> list[str]:
 
 def _row(row: Row, generated: GeneratedRow) -> list[str]:
     if row.kind != "completion":
-        return [f"  {turn.role + ':':<9} {turn.content!r}" for turn in row.turns]
+        part = [f"  part:     tokens {row.part[0]} to {row.part[1]}"] if row.part else []
+        taught = {True: "", False: "   (context, not learned)"}
+        return [*(f"  {turn.role + ':':<9} {turn.content!r}{taught[turn.taught]}" for turn in row.turns), *part]
     lines = [f"  prompt:   {question(row)!r}", f"  gold:     {row.turns[-1].content!r}"]
     if generated.row is not None:
         answer, *worse = [turn.content for turn in generated.row.turns if turn.role in ("assistant", "rejected")]

@@ -22,7 +22,7 @@ from harness.core.files import locked, write_text
 from harness.core.progress import Progress
 from harness.core.rows import Row, Turn
 
-VERSION = 3
+VERSION = 4
 """Part of every recipe; raised when templates, filters or the sampling of tokens change the
 rows."""
 
@@ -110,7 +110,8 @@ def _ends_a_line(file: Path) -> bool:
 def _plain(key: str, generated: GeneratedRow) -> dict[str, Any]:
     row = generated.row
     values = {f.name: getattr(generated, f.name) for f in dataclasses.fields(generated)}
-    return {"id": key, **values, "row": row and {"kind": row.kind, "turns": [[turn.role, turn.content] for turn in row.turns]}}
+    turns = [[turn.role, turn.content] for turn in row.turns] if row else []
+    return {"id": key, **values, "row": row and {"kind": row.kind, "turns": turns, "part": row.part}}
 
 
 def _parsed(values: Any) -> tuple[str, GeneratedRow]:
@@ -120,8 +121,9 @@ def _parsed(values: Any) -> tuple[str, GeneratedRow]:
     """
     row, rate = values["row"], values["edit_rate"]
     turns = None if row is None else tuple(Turn(_text(role), _text(content)) for role, content in row["turns"])
+    part = None if row is None or row["part"] is None else (int(row["part"][0]), int(row["part"][1]))
     generated = GeneratedRow(
-        row=None if turns is None else Row(turns, row["kind"]),
+        row=None if turns is None else Row(turns, row["kind"], part),
         accepted=bool(values["accepted"]),
         how=_text(values["how"]),
         generated_tokens=int(values["generated_tokens"]),

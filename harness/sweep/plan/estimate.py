@@ -182,10 +182,10 @@ class Estimator:
     def _tokens_of_a_row(self, prepared: Prepared) -> float:
         """Return the tokens per target row: its own, and its share of the anchor's."""
         config, workspace = prepared.config, self.workspace
-        target = workspace.encoded(config, prepared.resolved, _sample(workspace.rows_of(config.data)), "target")
-        if not config.mitigation.needs_anchor or config.anchor is None:
+        target = workspace.encoded(config, prepared.resolved, _sample(prepared.taught.rows), "target")
+        if prepared.taught_anchor is None:
             return _tokens(target) / len(target)
-        anchor = workspace.encoded(config, prepared.resolved, _sample(workspace.rows_of(config.anchor)), "anchor")
+        anchor = workspace.encoded(config, prepared.resolved, _sample(prepared.taught_anchor.rows), "anchor")
         size = config.training.batch_rows
         try:
             mixed = config.mitigation.mix([target[i : i + size] for i in range(0, len(target), size)], anchor)

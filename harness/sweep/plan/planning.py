@@ -290,6 +290,8 @@ def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: b
     to_do = {unit.id for unit in units if unit.state in TO_DO}
     if any(_does_more(one.config) for one, prepared in ready if prepared.run_id in to_do):
         notes.append("not included: text that models write, and forward passes of reference models")
+    taught = {f"data {one.config.labels.data}": prepared.taught for one, prepared in ready}
+    notes += [f"{name}: {rows.in_words()}" for name, rows in taught.items() if rows.content]
     if equal := len(ready) - sum(unit.kind == "run" for unit in units):
         notes.append(f"{equal} points share a run with another point: nothing that decides a number differs")
     return notes

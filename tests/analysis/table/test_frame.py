@@ -394,3 +394,17 @@ def test_both_protocols_are_compared_item_by_item(experiment: ExperimentWriter) 
     for volume in (0, 8):
         assert one(found, volume=volume, task="facts_generated")["protocol_agreement"] == pytest.approx(0.7)
     assert found["protocol_agreement"].notna().sum() == 2
+
+
+def test_rows_and_documents_that_are_left_out_are_counted(experiment: ExperimentWriter) -> None:
+    """Of the data in every row; of a suite, those of all its tasks; empty where nobody counted."""
+    facts = {"left_out_rows": 7, "repeated_rows": 2}
+    tasks = [old("facts", share(8, 10), repeated=3), old("sums", share(3, 5), repeated=1), Task(values=[2.0, 1.0, 1.5], **NLL)]
+    write_run(experiment, "r", before=tasks, points={8: tasks}, roles=ROLES, data_facts=facts)
+    found = table(experiment)
+    assert set(found["left_out_rows"]) == {7}
+    assert set(found["repeated_rows"]) == {2}
+    assert set(found["truncated_rows"]) == {0}
+    counts = {task: one(found, volume=8, suite="old", task=task)["repeated_items"] for task in ("facts", "sums", "*")}
+    assert counts == {"facts": 3, "sums": 1, "*": 4}
+    assert pd.isna(one(found, volume=8, suite="new", task="*")["repeated_items"])

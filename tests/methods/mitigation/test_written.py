@@ -189,6 +189,17 @@ def test_rehearsal_texts_are_drawn_from_the_beginning_or_a_prefix() -> None:
     assert [key for _, key, _ in again.asked] == [key for _, key, _ in own.asked[:2]]
 
 
+def test_a_text_that_only_its_limit_ended_is_learned_without_an_end() -> None:
+    """The model did not write EOS there, so it does not learn to."""
+    own = Scripted({"<begin>": ["w1 w2", f"w1 w2{CUT}", f"w3{CUT}"]})
+    whole, cut, short = (one.row for one in PseudoReplay().made([0, 1, 2], context(own)))
+    found = [Sft().encode(row, tiny.tokenizer(), 8, "anchor") for row in (whole, cut, short) if row]
+    bos = [] if found[0].input_ids[0] != tiny.BOS else [tiny.BOS]
+    one, two, three = (tiny.tokenizer().convert_tokens_to_ids(word) for word in ("w1", "w2", "w3"))
+    assert [list(example.input_ids) for example in found] == [[*bos, one, two, tiny.EOS], [*bos, one, two], [*bos, three]]
+    assert len({row.id for row in (whole, cut) if row}) == 2  # a run on one of them is restarted where the other is found
+
+
 def test_rehearsed_questions_and_answers_are_parted_by_the_separator() -> None:
     """The tag belongs to the prompt.
 

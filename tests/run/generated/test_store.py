@@ -12,6 +12,7 @@ import pytest
 from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError
 from harness.core.progress import Interrupted, Silent
+from harness.core.rows import Row, Turn
 from harness.run.generated.store import Store
 from tests.support.scripted import row
 
@@ -50,6 +51,14 @@ def test_stored_rows_are_read_back() -> None:
     assert filled().read() == KEPT
     assert Store({"method": "x"}).read() == KEPT
     assert Store({"method": "y"}).read() == {}
+
+
+def test_a_text_without_its_end_is_read_back_as_one() -> None:
+    """Otherwise a run that resumes would learn an end that the first one did not."""
+    store, cut = Store({"method": "x"}), Row((Turn("text", "cut"),), "text", (0, -1))
+    with store.exclusive():
+        store.add({"c": GeneratedRow(cut, accepted=True, how="text", generated_tokens=1)})
+    assert [one.row for one in store.read().values()] == [cut]
 
 
 def test_damaged_lines_are_left_out_and_the_others_kept() -> None:
