@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.data import templates
+from harness.data import chat_templates
 from harness.run.preparation import Prepared
 from harness.run.steps import Steps
 
@@ -33,7 +33,7 @@ def _rows(prepared: Prepared, steps: Steps) -> list[str]:
 
 def _template(prepared: Prepared, steps: Steps) -> list[str]:
     config, rows = prepared.config, [*steps.data.target, *steps.data.anchor]
-    found = templates.warnings(rows, prepared.workspace.tokenizer_of(config), config.objective.prompt_format)
+    found = chat_templates.warnings(rows, prepared.workspace.tokenizer_of(config), config.objective.prompt_format)
     return [f"model {config.labels.model}: {line}" for line in found]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.core.rows import Row, Turn
-from harness.data import templates
+from harness.data import chat_templates
 from harness.methods.contract import tiny
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def tokenizer(template: str) -> PreTrainedTokenizerBase:
 )
 def test_each_fault_of_a_template_is_one_line(template: str, row: Row, word: str) -> None:
     """A system message only matters where the data have one."""
-    found = templates.warnings([row], tokenizer(template), "chat")
+    found = chat_templates.warnings([row], tokenizer(template), "chat")
     assert len(found) == bool(word)
     assert word in "".join(found)
 
@@ -47,5 +47,5 @@ def test_each_fault_of_a_template_is_one_line(template: str, row: Row, word: str
 def test_plain_text_that_ends_in_eos_is_said() -> None:
     """One more is added to it; a template has no part in it."""
     ended, text = Row((Turn("text", "w1 <eos>"),), "text"), Row((Turn("text", "w1"),), "text")
-    assert templates.warnings([text, ended], tokenizer(SILENT), "plain") == ["1 of 2 rows end in EOS (<eos>) twice, and both are learned"]
-    assert templates.warnings([text, SYSTEM], tokenizer(DROPS), "plain") == []
+    assert chat_templates.warnings([text, ended], tokenizer(SILENT), "plain") == ["1 of 2 rows end in EOS (<eos>) twice, and both are learned"]
+    assert chat_templates.warnings([text, SYSTEM], tokenizer(DROPS), "plain") == []
