@@ -34,15 +34,23 @@ class Row:
 
     Text is one ``text`` turn; a completion is (system,) user, assistant; a preference is (system,)
     user, assistant (the better answer), rejected (the worse one).
+
+    Attributes:
+        turns: its parts.
+        kind: of the row.
+        prompt_turns: of a conversation whose last message alone is learned (a chat or preference
+            row), the number of messages before it; 0 of any other row.
     """
 
     turns: tuple[Turn, ...]
     kind: RowKind
+    prompt_turns: int = 0
 
     @property
     def id(self) -> str:
         """Content hash, 16 hexadecimal digits; equal rows have equal ids."""
-        content = json.dumps([self.kind, [(turn.role, turn.content) for turn in self.turns]], ensure_ascii=False)
+        prompt = [self.prompt_turns] if self.prompt_turns else []
+        content = json.dumps([self.kind, [(turn.role, turn.content) for turn in self.turns], *prompt], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
