@@ -209,8 +209,8 @@ class _Maker:
 
     def _completion(self, values: Mapping[str, Any], place: Callable[[], str]) -> Row:
         if self.form.messages:
-            prompt = (*_system(values), *_messages(values["prompt"], place))
-            return Row((*prompt, _answer(prompt, values["completion"], "completion", place)), "chat", len(prompt))
+            asked = (*_system(values), *_messages(values["prompt"], place))
+            return Row((*asked, _answer(asked, values["completion"], "completion", place)), "chat", len(asked))
         prompt, answer = self._joined(values["prompt"], values["completion"], "completion")
         return Row((*_system(values), Turn("user", prompt), Turn("assistant", answer)), "completion")
 
@@ -294,7 +294,7 @@ def _preferred_messages(values: Mapping[str, Any], place: Callable[[], str]) -> 
 def _answer(prompt: Sequence[Turn], messages: Any, name: str, place: Callable[[], str]) -> Turn:
     """Return the single message that answers a prompt of messages. Raises DataError."""
     turns = _messages(messages, place)
-    if [turn.role for turn in (*prompt[-1:], *turns)] != ["user", "assistant"]:
+    if [turn.role for turn in prompt[-1:]] != ["user"] or [turn.role for turn in turns] != ["assistant"]:
         got = f"a prompt of {_roles(prompt)}, with {name} of {_roles(turns)}"
         allowed = f"a prompt that ends with the user, and {name} of one message of the assistant"
         raise DataError(explain(place(), got=got, allowed=allowed))
