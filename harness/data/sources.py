@@ -187,13 +187,18 @@ class Files(Source):
 
         Raises DataError.
         """
-        head = (record.values for path in reading.paths("train", self.train) for record in reading.read(path, self.sample_by))
         if self.fields is None:
-            return formats.recognise(self.format, head, (), self.train)
+            return formats.recognise(self.format, self._head(), (), self.train)
         try:
-            return formats.of_fields(self.kind, self.fields, head)
-        except DataError:  # files that cannot be read are reported with those of other runs, when rows are read
+            return formats.of_fields(self.kind, self.fields, self._head())
+        except DataError:  # reported when the rows are read, as what is missing
             return formats.of_fields(self.kind, self.fields)
+
+    def _head(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the values of training records, one file after the other."""
+        for path in reading.paths("train", self.train):
+            for record in reading.read(path, self.sample_by):
+                yield record.values
 
     @property
     def kinds(self) -> frozenset[RowKind]:
