@@ -9,26 +9,28 @@ from typing import Any
 from harness.config.run_config import RunConfig
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.methods import Mitigation
+from harness.core.rows import RowKind
+from harness.core.sources import Source
 
 MAX_WARMUP_SHARE = 0.25
 """Largest share of the smallest volume; with more, that point would mostly show the warm-up."""
+
+LEARNED_BY: Mapping[RowKind, str] = {"text": "clm", "completion": "sft", "chat": "sft", "preference": "dpo"}
+"""Kind of row → the usual objective that learns it."""
 
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for an invalid combination."""
     name = config.labels
-    for found in sorted(config.data.kinds - config.objective.needs):  # stages may have several kinds
-        allowed = ", ".join(sorted(config.objective.needs))
-        raise ConfigError(explain(f"data={name.data} with objective={name.objective}", got=f"{found} rows", allowed=f"{allowed} rows"))
+    _check_rows(config, config.data, f"data={name.data}")
     if reason := config.mitigation.rejects(config.objective, config.tuning, config.data):
         fix = "other settings of the mitigation, another objective, tuning or data, or another mitigation"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got=reason, fix=fix))
     if config.mitigation.needs_anchor and config.anchor is None:
         allowed, fix = "an anchor: data that represent the past", "anchor=NAME, any of conf/data (`harness list anchor`)"
         raise ConfigError(explain(f"mitigation={name.mitigation}", got="no anchor", allowed=allowed, fix=fix))
-    if config.mitigation.trains_on_anchor and config.anchor and config.anchor.kind not in config.objective.needs:
-        allowed = f"{', '.join(sorted(config.objective.needs))} rows for objective={name.objective}"
-        raise ConfigError(explain(f"anchor={name.anchor}", got=f"{config.anchor.kind} rows", allowed=allowed))
+    if config.mitigation.trains_on_anchor and config.anchor:
+        _check_rows(config, config.anchor, f"anchor={name.anchor}")
     if not config.target_suites and not config.probe_suites:
         raise ConfigError(explain("target_suites and probe_suites", got="none", allowed="at least one suite", fix="`harness list suites`"))
     if both := set(config.target_suites) & set(config.probe_suites):
@@ -39,6 +41,21 @@ def check(config: RunConfig) -> None:
     _check_choice(config)
     _check_trajectory(config)
     _check_declared(config)
+
+
+def _check_rows(config: RunConfig, source: Source, where: str) -> None:
+    """Raise ConfigError for rows that the objective does not learn; stages may have several kinds.
+
+    Raises DataError if the kind of the rows is in the data, and these cannot be read.
+    """
+    objective, needs = config.labels.objective, config.objective.needs
+    for found in sorted(source.kinds - needs):
+        allowed, fix = f"{', '.join(sorted(needs))} rows", f"objective={LEARNED_BY[found]}, or other data"
+        raise ConfigError(explain(f"{where} with objective={objective}", got=f"{found} rows", allowed=allowed, fix=fix))
+    if source.conversations and config.objective.prompt_format == "plain":
+        got, fix = "conversations", "objective.prompt_format=chat with a model that has a chat template"
+        where = f"{where} with objective.prompt_format=plain"
+        raise ConfigError(explain(where, got=got, allowed="text, or prompt and completion", fix=fix))
 
 
 def _check_learns(config: RunConfig) -> None:

@@ -26,7 +26,18 @@ from yaml import YAMLError
 
 from harness.config import outside, paths
 from harness.config.combinations import check
-from harness.config.overrides import GROUPS, HYDRA_KEYS, PACKAGES, Parsed, check_choice, folder_of, parse, value_of
+from harness.config.overrides import (
+    GROUPS,
+    HYDRA_KEYS,
+    PACKAGES,
+    PATH_MEMBER,
+    Parsed,
+    check_choice,
+    data_member,
+    folder_of,
+    parse,
+    value_of,
+)
 from harness.config.resolution import SearchedRate
 from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
@@ -260,8 +271,10 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
 
 def member(group: str, name: str) -> Any:
     """Return a group member with the values of its yaml."""
-    check_choice(group, name)
-    return instantiate(group, load_yaml(paths.members(folder_of(group))[name]), f"{group}={name}")
+    found, settings = data_member(group, name)
+    check_choice(group, found)
+    values = load_yaml(paths.members(folder_of(group))[str(found)])
+    return instantiate(group, values | {key.partition(".")[2]: value_of(text) for key, text in settings.items()}, f"{group}={name}")
 
 
 def searched_rates() -> tuple[SearchedRate, ...]:
@@ -279,7 +292,7 @@ def _label(group: str, values: Any, choice: str | None) -> str | None:
     changed = {key: value for key, value in values.items() if key != "volumes" and (key not in own or own[key] != value)}
     if isinstance(stages := values.get("stages"), list):
         changed["stages"] = ">".join(map(str, stages))  # always shown: they are the data of a sequence
-    name = str(changed.pop("name", choice))
+    name = str(changed.pop("name", None) or changed.pop("train" if choice == PATH_MEMBER else "", choice))
     details = ",".join(f"{key}={_brief(value)}" for key, value in sorted(changed.items()))
     return f"{name}[{details}]" if details else name
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,6 +35,12 @@ HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
 """Group → its key in Hydra's grammar, for groups that take members of another group and may be
 empty."""
 
+
+FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+"""Endings of files of rows."""
+
+PATH_MEMBER, HUB_MEMBER = "path", "hub"
+"""Members of ``conf/data`` that read the file or the hub's data set named in their place."""
 
 NOT_SET = "~"
 """A value of a zip: the key is not set at that point, such as a setting of a method that is not
@@ -100,16 +108,56 @@ def parse(overrides: Sequence[str]) -> Parsed:
                 raise ConfigError(explain(key, got=got, allowed="one axis", fix=fix))
             sweeps[key] = _swept(override)
             for item in sweeps[key]:
-                check_choice(key, None if item.lower() == "null" else item)
+                check_choice(key, data_member(key, None if item.lower() == "null" else _unquoted(item))[0])
         elif key in GROUPS:
             value = override.value()
-            _choose(choices, key, None if value is None else str(value))
+            member, settings = data_member(key, None if value is None else str(value))
+            _choose(choices, key, member)
+            values |= settings
         else:
-            values[key] = override.get_value_string()
+            values[key] = _with_line_breaks(key, override.get_value_string())
     for key in sorted(sweeps.keys() & {*choices, *values}):
         got = f"{','.join(sweeps[key])} and {choices.get(key, values.get(key))}"
         raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="remove one"))
     return Parsed(choices=choices, values=values, sweeps=sweeps)
+
+
+def data_member(group: str, named: str | None) -> tuple[str | None, dict[str, str]]:
+    """Return a member of a group, and the settings that its name stands for.
+
+    The name of data or an anchor may be a file, a pattern of files, or a data set of the hub.
+
+    Raises ConfigError for a file that does not exist, or a directory.
+    """
+    if group not in ("data", "anchor") or named is None or named in paths.members(folder_of(group)):
+        return named, {}
+    path = Path(named).expanduser()
+    if path.is_dir():
+        fix = f"{group}='{named.rstrip('/')}/*.jsonl' for all such files"
+        raise ConfigError(explain(group, got=f"'{named}', a directory", allowed=f"files: {', '.join(FILE_ENDINGS)}", fix=fix))
+    if path.is_file() or named.endswith(FILE_ENDINGS) or named.startswith((".", "/", "~")) or "*" in named:
+        if not path.is_file() and not glob.glob(str(path)):  # noqa: PTH207 - may be absolute
+            fix = "check the path; a relative one starts from the current directory"
+            raise ConfigError(explain(group, got=f"'{named}', a file that does not exist", allowed=", ".join(FILE_ENDINGS), fix=fix))
+        return PATH_MEMBER, {f"{group}.train": _quoted(named)}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", named):
+        return HUB_MEMBER, {f"{group}.name": _quoted(named)}
+    return named, {}
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace("\\'", "'") if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _with_line_breaks(key: str, text: str) -> str:
+    r"""Return the text of fields with a typed ``\n`` as a line break; ``\\n`` stays as it is."""
+    if not re.match(r"(data|anchor)\.fields(\.|$)", key):
+        return text
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\n", r"\1\n", text)
 
 
 def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:

@@ -38,19 +38,25 @@ class Row:
     user, assistant (the better answer), rejected (the worse one).
 
     Attributes:
+        turns: its parts.
+        kind: of the row.
         part: of a text, the slice of its tokens, BOS and EOS included, that the row has: a piece of
             a long document, or a text without its EOS (0, -1). None is the whole text.
+        prompt_turns: of a conversation whose last message alone is learned (a chat or preference
+            row), the number of messages before it; 0 of any other row.
     """
 
     turns: tuple[Turn, ...]
     kind: RowKind
     part: tuple[int, int] | None = None
+    prompt_turns: int = 0
 
     @property
     def id(self) -> str:
         """Content hash, 16 hexadecimal digits; equal rows have equal ids."""
         turns = [(turn.role, turn.content) if turn.taught else (turn.role, turn.content, False) for turn in self.turns]
-        content = json.dumps([self.kind, turns, *([self.part] if self.part else [])], ensure_ascii=False)
+        special = [*([self.part] if self.part else []), *([self.prompt_turns] if self.prompt_turns else [])]
+        content = json.dumps([self.kind, turns, *special], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property

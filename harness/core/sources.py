@@ -41,8 +41,8 @@ class Source(ABC):
 
         @property
         @abstractmethod
-        def kind(self) -> RowKind:
-            """Kind of its rows; of a sequence, those of the first stage."""
+        def kind(self) -> RowKind | None:
+            """Kind of its rows; of a sequence, those of the first stage; None if they decide it."""
 
     @abstractmethod
     def rows(self, split: Split) -> Sequence[Row]:
@@ -50,8 +50,13 @@ class Source(ABC):
 
     @property
     def kinds(self) -> frozenset[RowKind]:
-        """Kinds of its rows; an objective must accept all of them."""
-        return frozenset({self.kind})
+        """Kinds of its rows; an objective must accept all of them. Raises DataError."""
+        return frozenset({self.kind} if self.kind else ())
+
+    @property
+    def conversations(self) -> bool:
+        """Whether only a chat template can write its rows."""
+        return "chat" in self.kinds
 
     @property
     def stage_names(self) -> tuple[str, ...]:

@@ -57,14 +57,19 @@ class StageSequence(Source):
         return tuple(itertools.accumulate(self.stage_rows if len(self.stage_rows) > 1 else self.stage_rows * len(self.stages)))
 
     @property
-    def kind(self) -> RowKind:
+    def kind(self) -> RowKind | None:
         """Kind of the rows of the first stage; ``kinds`` has those of all."""
         return self.sources[0].kind
 
     @property
     def kinds(self) -> frozenset[RowKind]:
         """Kinds of the rows of all stages: an objective must take each."""
-        return frozenset(source.kind for source in self.sources)
+        return frozenset(kind for source in self.sources for kind in source.kinds)
+
+    @property
+    def conversations(self) -> bool:
+        """Whether a stage has conversations."""
+        return any(source.conversations for source in self.sources)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import glob
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
+from harness.config.overrides import FILE_ENDINGS
 from harness.config.strict import check
-from harness.core.errors import ConfigError, DataError, explain
+from harness.core.errors import DataError, explain
 from harness.core.rows import Row, RowKind, Split
 from harness.core.sources import Source
-from harness.data.fields import check_fields, check_volumes, to_rows
+from harness.data import formats, reading
+from harness.data.fields import Form, check_volumes, to_rows
+from harness.data.formats import Format
+from harness.data.reading import SampleBy
 
 DEFAULT_VOLUMES = (64, 256, 1024)
-
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,8 @@ class Hub(Source):
         revision: branch, tag or commit, null for the default branch.
         splits: our ``train`` and ``test`` → the hub's split, slices allowed (``train[:1000]``);
             null for none.
-        kind: of its rows.
+        format: how records become rows where ``fields`` is null; ``auto`` recognises it.
+        kind: of the rows that ``fields`` describe, null for the kind that has such fields.
         fields: part of a row → column name or template, see ``harness.data.fields``.
         volumes: rows to learn from, any order; each is a point.
         stream_rows: read this many rows from the start, without downloading the rest: for corpora
@@ -45,8 +45,9 @@ class Hub(Source):
     config: str | None = None
     revision: str | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: {"train": "train", "test": None})
-    kind: RowKind
-    fields: Mapping[str, str]
+    format: Format = "auto"
+    kind: RowKind | None = None
+    fields: Mapping[str, str] | None = None
     volumes: tuple[int, ...] = DEFAULT_VOLUMES
     stream_rows: int | None = None
     drop_empty: bool = False
@@ -56,7 +57,7 @@ class Hub(Source):
         check("data.name", self.name, "the name of a data set, such as openai/gsm8k", lambda v: bool(v.strip()))
         check("data.splits", sorted(self.splits), "train and test only", lambda v: set(v) <= {"train", "test"})
         check("data.stream_rows", self.stream_rows, "null or greater than 0", lambda v: v is None or v > 0)
-        check_fields(self.kind, self.fields)
+        formats.check_settings(self.format, self.kind, self.fields)
         check_volumes(self.volumes)
 
     def rows(self, split: Split) -> Sequence[Row]:
@@ -67,6 +68,37 @@ class Hub(Source):
             known = ", ".join(name for name, value in self.splits.items() if value) or "none"
             fix = f"set data.splits.{split} to a split of the data set"
             raise DataError(explain(where, got=f"no {split} split", allowed=known, fix=fix))
+        records, columns = self._table(expression, where)
+        rows = to_rows(records, self.form, columns, where=f"{where}, {split}", drop_empty=self.drop_empty)
+        formats.report(self.form, columns, len(rows), f"{where}, {split}")
+        return rows
+
+    @cached_property
+    def form(self) -> Form:
+        """How records become rows.
+
+        Raises DataError.
+        """
+        if self.fields is not None and self.kind is not None:  # nothing is read before rows are needed
+            return formats.of_fields(self.kind, self.fields)
+        where, expression = self.name, self.splits.get("train") or next(filter(None, self.splits.values()), "train")
+        records, columns = self._table(expression, where)
+        if self.fields is not None:
+            return formats.of_fields(self.kind, self.fields, records)
+        return formats.recognise(self.format, records, columns, where)
+
+    @property
+    def kinds(self) -> frozenset[RowKind]:
+        """Kind of its rows; where fields are open, the data set decides it."""
+        return frozenset({self.form.kind})
+
+    @property
+    def conversations(self) -> bool:
+        """Whether rows are conversations."""
+        return self.form.conversations
+
+    def _table(self, expression: str, where: str) -> tuple[Iterable[Mapping[str, Any]], list[str]]:
+        """Return the records of a split, and its columns. Raises DataError."""
         with _quiet_datasets(), _explained(self, expression, where):
             import datasets
 
@@ -74,8 +106,7 @@ class Hub(Source):
             table = datasets.load_dataset(self.name, self.config, split=expression, revision=self.revision, streaming=streaming)
         # A stream may not know its columns before its first row.
         records = list(self._records(table, expression, where)) if streaming else self._records(table, expression, where)
-        columns = list(table.column_names or (records[0] if isinstance(records, list) and records else []))
-        return to_rows(records, self.kind, self.fields, columns, where=f"{where}, {split}", drop_empty=self.drop_empty)
+        return records, list(table.column_names or (records[0] if isinstance(records, list) and records else []))
 
     def _records(self, table: Any, expression: str, where: str) -> Iterator[Mapping[str, Any]]:
         """Yield its records; a stream can fail at any of them."""
@@ -123,28 +154,61 @@ def _quiet_datasets() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Source):
-    """Local files: JSON lines, JSON (a list of objects), CSV with a header, or parquet.
+    """Local files: JSON lines, JSON (a list of objects), CSV with a header, parquet, plain text.
 
-    The ending of a name decides its format.
+    The ending of a name decides how it is read.
 
     Attributes:
         train: path of the training rows, ``*`` for several files (read in the order of their
             names).
         test: path of held-out rows, null for none.
-        kind, fields, volumes, drop_empty: as for ``Hub``.
+        format, kind, fields, volumes, drop_empty: as for ``Hub``.
+        sample_by: of plain text (.txt), one row: a ``line``, a ``paragraph`` (between blank lines)
+            or a ``document``, the whole file.
     """
 
     train: str
     test: str | None = None
-    kind: RowKind
-    fields: Mapping[str, str]
+    format: Format = "auto"
+    kind: RowKind | None = None
+    fields: Mapping[str, str] | None = None
+    sample_by: SampleBy = "line"
     volumes: tuple[int, ...] = DEFAULT_VOLUMES
     drop_empty: bool = False
 
     def __post_init__(self) -> None:
         """Check fields and volumes."""
-        check_fields(self.kind, self.fields)
+        formats.check_settings(self.format, self.kind, self.fields)
         check_volumes(self.volumes)
+
+    @cached_property
+    def form(self) -> Form:
+        """How records become rows.
+
+        Raises DataError.
+        """
+        if self.fields is None:
+            return formats.recognise(self.format, self._head(), (), self.train)
+        try:
+            return formats.of_fields(self.kind, self.fields, self._head())
+        except DataError:  # reported when the rows are read, as what is missing
+            return formats.of_fields(self.kind, self.fields)
+
+    def _head(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the values of training records, one file after the other."""
+        for path in reading.paths("train", self.train):
+            for record in reading.read(path, self.sample_by):
+                yield record.values
+
+    @property
+    def kinds(self) -> frozenset[RowKind]:
+        """Kind of its rows, which messages in the files decide too."""
+        return frozenset({self.form.kind})
+
+    @property
+    def conversations(self) -> bool:
+        """Whether rows are conversations."""
+        return self.form.conversations
 
     def rows(self, split: Split) -> Sequence[Row]:
         """Return every row of a split, in the order of the files.
@@ -153,75 +217,19 @@ class Files(Source):
         """
         pattern = self.train if split == "train" else self.test
         if not pattern:
-            raise DataError(explain(f"data.{split}", got="nothing", allowed=f"a path: {', '.join(FORMATS)}", fix=f"set data.{split}=PATH"))
-        records = [record for path in _paths(split, pattern) for record in _read(path)]
-        columns = list(dict.fromkeys(column for record in records for column in record))
-        return to_rows(records, self.kind, self.fields, columns, where=pattern, drop_empty=self.drop_empty)
-
-
-def _paths(split: str, pattern: str) -> list[Path]:
-    """Return the files of a path or pattern."""
-    expanded = Path(pattern).expanduser()
-    paths = [expanded] if expanded.is_file() else sorted(Path(name) for name in glob.glob(str(expanded)))  # noqa: PTH207 - may be absolute
-    files = [path for path in paths if path.is_file()]
-    if not files:
-        fix = "check the path; a relative one starts from the current directory"
-        raise DataError(explain(f"data.{split}", got=f"'{pattern}', not a file", allowed=", ".join(FORMATS), fix=fix))
-    for path in files:
-        if path.suffix not in FORMATS:
-            raise ConfigError(explain(f"data.{split}", got=f"'{path}'", allowed=f"a name that ends in {', '.join(FORMATS)}"))
-    return files
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file.
-
-    Raises DataError with the file, and the line of JSON lines.
-    """
-    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(explain(str(path), got=f"a file that cannot be read ({reason})", allowed=f"{path.suffix[1:]} in UTF-8")) from error
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    records = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    records.append(_object(json.loads(line)))
-                except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from error
-    return records
-
-
-def _json(path: Path) -> list[dict[str, Any]]:
-    values = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(values, list):
-        raise ValueError(f"{type(values).__name__} instead of a list of objects")
-    return [_object(value) for value in values]
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} instead of an object")
-    return value
-
-
-def _csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        records = list(csv.DictReader(lines, strict=True, restkey=""))
-    for number, record in enumerate(records):
-        if "" in record and isinstance(record[""], list):
-            raise ValueError(f"row {number} has more cells than the header")
-    return records
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    records: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    return records
+            allowed = f"a path: {', '.join(FILE_ENDINGS)}"
+            raise DataError(explain(f"data.{split}", got="nothing", allowed=allowed, fix=f"set data.{split}=PATH"))
+        paths = reading.paths(split, pattern)
+        records = [record for path in paths for record in reading.read(path, self.sample_by)]
+        columns = list(dict.fromkeys(column for record in records for column in record.values))
+        rows = to_rows(
+            (record.values for record in records),
+            self.form,
+            columns,
+            where=pattern,
+            drop_empty=self.drop_empty,
+            place=lambda number: records[number].place,
+        )
+        where = f"{pattern} (one row per {self.sample_by})" if any(path.suffix == ".txt" for path in paths) else pattern
+        formats.report(self.form, columns, len(rows), where)
+        return rows

@@ -4,7 +4,7 @@ text        [BOS] text EOS, all supervised.
 completion  plain: [BOS] prompt completion EOS, supervised from the completion on, with EOS.
             chat: a user and an assistant message, stripped.
 chat        the tokenizer's chat template; the assistant's words and end-of-turn are supervised,
-            but not those of answers that are not ``taught``.
+            but not those of answers that are not ``taught`` or are part of the prompt.
 preference  two completions of one prompt: the better one, and ``Example.rejected``, the worse one.
 
 BOS is there exactly once if the tokenizer adds one by itself or the chat template writes one, else
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.core.errors import ConfigError, DataError, explain
-from harness.core.rows import Example, Origin, PromptFormat, Row, Turn
+from harness.core.rows import Example, Origin, PromptFormat, Row, RowKind, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,8 +146,15 @@ def _preference(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: Pro
     The pair is truncated if either is.
     """
     *prompt, better, worse = row.turns
+    kind: RowKind = "chat" if row.prompt_turns else "completion"
     one, other = (
-        encode(Row((*prompt, Turn("assistant", turn.content)), "completion"), tokenizer, prompt_format, max_length, origin)
+        encode(
+            Row((*prompt, Turn("assistant", turn.content)), kind, prompt_turns=row.prompt_turns),
+            tokenizer,
+            prompt_format,
+            max_length,
+            origin,
+        )
         for turn in (better, worse)
     )
     return dataclasses.replace(one, row_id=row.id, truncated=one.truncated or other.truncated, rejected=other)
@@ -205,7 +212,8 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> Tokens:
         raise ConfigError(explain("prompt_format", got="chat, with a tokenizer that has no chat template", allowed="plain", fix=fix))
     messages = [{"role": turn.role, "content": turn.content.strip() if row.kind == "completion" else turn.content} for turn in row.turns]
     text = rendered(tokenizer, messages)
-    spans = [_assistant_span(tokenizer, messages, i, text) for i, turn in enumerate(row.turns) if turn.role == "assistant" and turn.taught]
+    taught = [i for i, turn in enumerate(row.turns) if turn.role == "assistant" and turn.taught and i >= row.prompt_turns]
+    spans = [_assistant_span(tokenizer, messages, i, text) for i in taught]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = cast("list[int]", encoding["input_ids"]), cast("list[tuple[int, int]]", encoding["offset_mapping"])
     # By overlap: byte-level tokenizers trim the offsets of white space, at the border of a span

@@ -9,6 +9,7 @@ import pytest
 from harness.config import composition, overrides, paths
 from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, HarnessError
+from harness.data.sources import Files
 from harness.sweep import axes
 
 
@@ -26,9 +27,9 @@ def test_every_member_of_every_group_is_a_class_of_its_package(group: str) -> No
     for name, path in paths.members(overrides.folder_of(group)).items():
         values = load_yaml(path)
         needs: dict[str, object] = {}
-        if path.stem.startswith("files"):
+        if path.stem.startswith("files") or path.stem == overrides.PATH_MEMBER:
             needs = {"train": "x.jsonl"}
-        if (overrides.folder_of(group), name) == ("conf/model", "hf"):
+        if (overrides.folder_of(group), name) in {("conf/model", "hf"), ("conf/data", overrides.HUB_MEMBER)}:
             needs = {"name": "x"}
         built = composition.instantiate(group, values | needs, f"{group}={name}")
         assert type(built).__module__.startswith(overrides.PACKAGES[group])
@@ -160,3 +161,62 @@ def test_seeds_of_more_than_32_bits_are_rejected(seed: str) -> None:
     with pytest.raises(ConfigError, match=f"^model.seed: got {seed}; allowed: "):
         composition.compose([f"+model.seed={seed}"])
     assert composition.compose(["seed=4294967295"]).seed == 4294967295
+
+
+def test_data_and_anchor_may_be_files(tmp_path: Path) -> None:
+    """A path, also with a space, a quote or a pattern, stands for the member that reads it."""
+    for name in ("rows.jsonl", "it's mine.jsonl"):
+        path = tmp_path / name
+        path.write_text('{"prompt": "a", "completion": "b"}')
+        quoted = "'" + str(path).replace("'", "\\'") + "'"
+        config = composition.compose([f"data={quoted}", f"anchor={quoted}", "probe_suites=[tinyworld]"])
+        assert config.data == config.anchor == Files(train=str(path))
+        assert config.labels.data == config.labels.anchor == str(path)
+    found = overrides.parse([f"data={tmp_path}/*.jsonl", "data.volumes=[8]"])
+    assert (found.choices, found.values) == ({"data": "path"}, {"data.train": f"'{tmp_path}/*.jsonl'", "data.volumes": "[8]"})
+    assert composition.member("data", str(tmp_path / "rows.jsonl")) == Files(train=str(tmp_path / "rows.jsonl"))
+
+
+def test_an_axis_of_files_is_one_point_each(tmp_path: Path) -> None:
+    """A sweep over files, next to a member."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "completion": "b"}')
+    found = axes.expand([f"data={tmp_path}/a.jsonl,tinyworld-skill,{tmp_path}/b.jsonl", "probe_suites=[tinyworld]", "name=x"])
+    assert [one.config.labels.data for one in found.asked] == [f"{tmp_path}/a.jsonl", "tinyworld-skill", f"{tmp_path}/b.jsonl"]
+    assert [composition.compose(list(one.overrides)) for one in found.asked] == [one.config for one in found.asked]
+
+
+def test_data_may_be_a_name_of_the_hub() -> None:
+    """ORG/NAME that is no file."""
+    found = overrides.parse(["data=org/rows", "anchor=org/old"])
+    assert found.choices == {"data": "hub", "anchor": "hub"}
+    assert found.values == {"data.name": "'org/rows'", "anchor.name": "'org/old'"}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("nothing.jsonl", "does not exist"),
+        ("./nothing", "does not exist"),
+        ("parts/*.csv", "does not exist"),
+        ("tests", "a directory"),
+        ("gms8k", "did you mean 'gsm8k'"),
+    ],
+)
+def test_data_that_does_not_exist_is_rejected_at_once(named: str, words: str) -> None:
+    """A path says that the file is missing, a name suggests a member."""
+    with pytest.raises(ConfigError, match=f"data: got '{named.replace('*', '[*]')}'.*{words}"):
+        composition.compose([f"data={named}"])
+
+
+def test_a_typed_line_break_in_a_template_is_one(tmp_path: Path) -> None:
+    r"""``\\n`` is a line break in a field, alone or in a mapping; ``\\n`` is not."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "a", "a": "b"}')
+    for typed in (
+        [r"data.fields={prompt: 'Q: {{ q }}\nA:', completion: a}"],
+        ["data.fields={prompt: q, completion: a}", r"data.fields.prompt='Q: {{ q }}\nA:'"],
+    ):
+        config = composition.compose([f"data={path}", *typed, "probe_suites=[tinyworld]"])
+        assert config.data.fields["prompt"] == "Q: {{ q }}\nA:"  # type: ignore[attr-defined]
+    assert r"\\nabla" in overrides.parse([r"data.fields.prompt='\\nabla {{ q }}'"]).values["data.fields.prompt"]

@@ -47,5 +47,7 @@ def test_each_fault_of_a_template_is_one_line(template: str, row: Row, word: str
 def test_plain_text_that_ends_in_eos_is_said() -> None:
     """One more is added to it; a template has no part in it."""
     ended, text = Row((Turn("text", "w1 <eos>"),), "text"), Row((Turn("text", "w1"),), "text")
-    assert chat_templates.warnings([text, ended], tokenizer(SILENT), "plain") == ["1 of 2 rows end in EOS (<eos>) twice, and both are learned"]
+    assert chat_templates.warnings([text, ended], tokenizer(SILENT), "plain") == [
+        "1 of 2 rows end in EOS (<eos>) twice, and both are learned"
+    ]
     assert chat_templates.warnings([text, SYSTEM], tokenizer(DROPS), "plain") == []

@@ -97,7 +97,7 @@ def test_what_is_no_conversation_is_refused_with_its_row(tmp_path: Path, message
     """The message says which row, what was found and what is allowed."""
     good = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
     path = write(tmp_path / "a.jsonl", [{"messages": good}, {"messages": messages}])
-    with pytest.raises(DataError, match=f"row 1.*{word}"):
+    with pytest.raises(DataError, match=f"line 2.*{word}"):
         files(path, kind="chat", fields={"messages": "messages"}).rows("train")
 
 
@@ -126,7 +126,7 @@ def test_empty_texts_are_refused_with_their_row_and_number_unless_dropped(tmp_pa
     """Nothing is left out silently."""
     records = [{"question": "q", "answer": answer} for answer in ("a", None, " ", "b")]
     path = write(tmp_path / "a.jsonl", records)
-    with pytest.raises(DataError, match="2 of 4 rows, the first is row 1"):
+    with pytest.raises(DataError, match="2 of 4 rows, the first is line 2"):
         files(path).rows("train")
     assert [row.turns[1].content for row in files(path, drop_empty=True).rows("train")] == [" a", " b"]
 
@@ -134,7 +134,7 @@ def test_empty_texts_are_refused_with_their_row_and_number_unless_dropped(tmp_pa
 def test_a_template_that_only_wraps_nothing_is_empty(tmp_path: Path) -> None:
     """A None is rendered as nothing, never as the word None."""
     path = write(tmp_path / "a.jsonl", [{"question": None, "answer": "a"}])
-    with pytest.raises(DataError, match="row 0"):
+    with pytest.raises(DataError, match="line 1: a missing value in column 'question'"):
         files(path).rows("train")
 
 
@@ -145,9 +145,9 @@ def test_a_template_that_only_wraps_nothing_is_empty(tmp_path: Path) -> None:
         ("a.jsonl", '{"question": "q", "answer": "a"}\n{"question": ', "line 2"),
         ("a.jsonl", "[1]\n", "line 1: list instead of an object"),
         ("a.json", '{"question": "q"}', "dict instead of a list"),
-        ("a.csv", "question,answer\n1,2,3\n", "row 0 has more cells"),
+        ("a.csv", "question,answer\n1,2,3\n", "line 2 has more cells"),
         ("a.parquet", "no parquet", "cannot be read"),
-        ("a.txt", "x", "ends in .jsonl"),
+        ("a.md", "x", "ends in .jsonl"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: str, word: str) -> None:
@@ -207,7 +207,7 @@ def test_a_data_set_that_is_not_there_is_one_line() -> None:
 
 
 def real(name: str) -> bool:
-    return not name.startswith(("files", "sequence", "tinyworld"))
+    return not name.startswith(("files", "hub", "path", "sequence", "tinyworld"))
 
 
 @pytest.mark.parametrize("name", [name for name in paths.members("conf/data") if real(name)])

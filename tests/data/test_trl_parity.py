@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from harness.core.rows import PromptFormat, Row, RowKind
-from harness.data.fields import to_rows
+from harness.data.fields import Form, to_rows
 from harness.data.teaching import taught_rows
 from harness.data.tokens import encode
 from harness.methods.objective.clm import Clm
@@ -31,10 +31,11 @@ TEMPLATE = (
 NEWLINES = TEMPLATE.replace("{% endfor %}", "{{ '\\n' }}{% endfor %}")
 FIELDS: dict[RowKind, dict[str, str]] = {
     "text": {"text": "text"},
-    "completion": {"prompt": "prompt", "completion": "completion"},
+    "completion": {"prompt": "{{ prompt }}", "completion": "{{ completion }}"},
     "chat": {"messages": "messages"},
-    "preference": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    "preference": {"prompt": "{{ prompt }}", "chosen": "{{ chosen }}", "rejected": "{{ rejected }}"},
 }
+COLUMNS: dict[RowKind, dict[str, str]] = {"completion": {"prompt": "prompt", "completion": "completion"}}
 Encoded = list[tuple[str, str]]
 """Text of each token, and of its label, which is empty without a loss."""
 
@@ -67,8 +68,8 @@ def model() -> PreTrainedModel:
     return tiny.llama(vocab_size=len(tokenizer()), hidden_size=8, intermediate_size=8, num_hidden_layers=1)
 
 
-def rows(records: Sequence[dict[str, Any]], kind: RowKind) -> list[Row]:
-    return to_rows(records, kind, FIELDS[kind], list(records[0]), where="test", drop_empty=False)
+def rows(records: Sequence[dict[str, Any]], kind: RowKind, fields: dict[RowKind, dict[str, str]] = FIELDS) -> list[Row]:
+    return to_rows(records, Form(kind, kind, fields[kind]), list(records[0]), where="test", drop_empty=False)
 
 
 def words(ids: Sequence[int], learned: Sequence[bool], coder: PreTrainedTokenizerFast) -> Encoded:
@@ -77,10 +78,15 @@ def words(ids: Sequence[int], learned: Sequence[bool], coder: PreTrainedTokenize
 
 
 def ours(
-    records: Sequence[dict[str, Any]], kind: RowKind, prompt_format: PromptFormat, coder: PreTrainedTokenizerFast, max_length: int
+    records: Sequence[dict[str, Any]],
+    kind: RowKind,
+    prompt_format: PromptFormat,
+    coder: PreTrainedTokenizerFast,
+    max_length: int,
+    fields: dict[RowKind, dict[str, str]] = FIELDS,
 ) -> list[Encoded]:
     """Encode rows, of a pair both answers."""
-    examples = [encode(row, coder, prompt_format, max_length, "target") for row in rows(records, kind)]
+    examples = [encode(row, coder, prompt_format, max_length, "target") for row in rows(records, kind, fields)]
     every = [one for example in examples for one in (example, example.rejected) if one]
     return [words(one.input_ids, one.supervised, coder) for one in every]
 
@@ -190,6 +196,24 @@ DIFFERENT: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], RowKind, 
         "q[a</s>]",
         "q [a</s>]",
     ),
+    "columns without a space between them": (
+        [{"prompt": "q", "completion": "a"}],
+        [{"prompt": "q", "completion": "a"}],
+        "completion",
+        "plain",
+        TEMPLATE,
+        "q[ a</s>]",
+        "q[a</s>]",
+    ),
+    "columns with white space at the end of the prompt": (
+        [{"prompt": "q ", "completion": "a"}],
+        [{"prompt": "q ", "completion": "a"}],
+        "completion",
+        "plain",
+        TEMPLATE,
+        "q[ a</s>]",
+        "q [a</s>]",
+    ),
     "white space around an answer under a template": (
         [{"prompt": "q", "completion": " a"}],
         [{"prompt": said("user: q"), "completion": [{"role": "assistant", "content": " a"}]}],
@@ -261,7 +285,8 @@ def test_differences_from_trl_are_exactly_these(tmp_path: Any, name: str) -> Non
     """Each is a row of the table in docs/trl.md, with its reason."""
     records, same, kind, prompt_format, template, here, there = DIFFERENT[name]
     coder = tokenizer(adds_bos=name.startswith("BOS"), template=template)
-    assert [marked(one) for one in ours(records, kind, prompt_format, coder, 64)] == [here]
+    fields = COLUMNS if name.startswith("columns") else FIELDS
+    assert [marked(one) for one in ours(records, kind, prompt_format, coder, 64, fields)] == [here]
     assert [marked(one) for one in theirs(same, coder, tmp_path, 64)] == [there]
 
 

@@ -232,12 +232,12 @@ def test_pairs_share_their_prompt() -> None:
 
 def test_columns_become_pairs() -> None:
     """Fields prompt, chosen, rejected and an optional system; an empty answer is no pair."""
-    columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    form = fields.Form("fields", "preference", {"prompt": "q", "chosen": "good", "rejected": "bad"})
     records = [{"q": "a? ", "good": " b", "bad": " c"}]
-    rows = fields.to_rows(records, "preference", columns, ["q", "good", "bad"], where="here", drop_empty=False)
+    rows = fields.to_rows(records, form, ["q", "good", "bad"], where="here", drop_empty=False)
     assert rows == [Row((Turn("user", "a?"), Turn("assistant", " b"), Turn("rejected", " c")), "preference")]
     with pytest.raises(DataError, match="empty"):
-        fields.to_rows([{"q": "a", "good": "b", "bad": ""}], "preference", columns, ["q", "good", "bad"], where="here", drop_empty=False)
+        fields.to_rows([{"q": "a", "good": "b", "bad": ""}], form, ["q", "good", "bad"], where="here", drop_empty=False)
     with pytest.raises(ConfigError, match="rejected"):
         fields.check_fields("preference", {"prompt": "q", "chosen": "good"})
 

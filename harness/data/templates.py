@@ -1,0 +1,230 @@
+"""Columns and Jinja2 templates to text; a value that is not text is rejected.
+
+Text is: text, integers, and numbers with a fraction where the file spells them (JSON). A template
+may compute with other values (``{% if input %}``, ``{{ choices[0] }}``, a loop, ``join``), but
+never render one: they reach it as objects that refuse to become text.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import ConfigError, DataError, did_you_mean, explain
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Render = Callable[[Mapping[str, Any]], Any]
+
+
+class Spelled(float):
+    """A number of a JSON file, with its spelling: 1.50 stays 1.50."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Spelled:
+        """Parse the number."""
+        found = super().__new__(cls, text)
+        found.text = text
+        return found
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class NotTextError(Exception):
+    """A value that is not text.
+
+    Attributes:
+        what: noun phrase, with the column.
+        missing: whether there is no value, so that the row may be left out.
+    """
+
+    def __init__(self, value: Any, column: str) -> None:
+        self.missing = is_missing(value)
+        self.what = f"{_described(value)}{f' in column {column!r}' if column else ' as the result of a template'}"
+        super().__init__(self.what)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for none: null, or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is text, or a number with one spelling."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, str | Integral) or (isinstance(value, Spelled) and math.isfinite(value))
+
+
+def text_of(value: Any, column: str) -> str:
+    """Return the text of a value. Raises NotTextError."""
+    if not is_text(value):
+        raise NotTextError(value, column)
+    return str(value)
+
+
+def _described(value: Any) -> str:
+    if is_missing(value):
+        return "a missing value"
+    names = {bool: f"the boolean {value}", bytes: "bytes", dict: "a mapping", list: "a list", tuple: "a list"}
+    for kind, name in names.items():
+        if isinstance(value, kind):
+            return name
+    if isinstance(value, float):
+        return f"{value}, a number without a spelling of its own (a template formats it)" if math.isfinite(value) else f"the number {value}"
+    return f"a value of type {type(value).__name__}"
+
+
+class _Refusing:
+    """Mixin: becoming text raises NotTextError."""
+
+    _raw: Any
+    _column: str
+
+    def _refuse(self, *_: Any) -> str:
+        raise NotTextError(self._raw, self._column)
+
+    __str__ = __repr__ = __format__ = _refuse
+
+
+class _List(_Refusing, list[Any]):
+    pass
+
+
+class _Mapping(_Refusing, dict[str, Any]):
+    pass
+
+
+class _Number(_Refusing, float):
+    pass
+
+
+class _Other(_Refusing):
+    """Any other value: it can be tested and compared, and keeps its methods."""
+
+    def __bool__(self) -> bool:
+        return not is_missing(self._raw) and bool(self._raw)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._raw == (other._raw if isinstance(other, _Other) else other))
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._raw, name)
+
+
+def _guarded(value: Any, column: str) -> Any:
+    """Return a value as templates see it."""
+    if is_text(value):
+        return value
+    found: Any
+    if isinstance(value, Mapping):
+        found = _Mapping((key, _guarded(item, column)) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        found = _List(_guarded(item, column) for item in value)
+    elif isinstance(value, float) and math.isfinite(value):
+        found = _Number(value)
+    else:
+        found = _Other()
+    found._raw, found._column = value, column
+    return found
+
+
+def is_template(text: str) -> bool:
+    """Return whether a field is a template rather than the name of a column."""
+    return "{{" in text or "{%" in text
+
+
+def column_of(text: str) -> str | None:
+    """Return the column that a field names, or that its template renders alone."""
+    if not is_template(text):
+        return text
+    alone = re.fullmatch(r"\s*\{\{-?\s*(\w+)\s*-?\}\}\s*", text)
+    return alone[1] if alone else None
+
+
+def render(name: str, text: str, columns: Sequence[str], where: str) -> Render:
+    """Compile a field to a function of a record, which raises NotTextError.
+
+    Raises DataError if one of its columns does not exist, ConfigError for a template that is
+    invalid.
+    """
+    needed = _columns_of(name, text, where) if is_template(text) else {text}
+    for column in sorted(needed - set(columns)):
+        fix = did_you_mean(column, columns) or "set data.fields to columns of the data set, or data=PATH to have its format recognised"
+        raise DataError(explain(f"{where}: data.fields.{name}", got=f"no column '{column}'", allowed=", ".join(columns), fix=fix))
+    if not is_template(text):
+        return lambda record: text_of(record.get(text), text)
+    from jinja2 import TemplateError
+
+    template = _environment().from_string(text)
+
+    def rendered(record: Mapping[str, Any]) -> str:
+        try:
+            return template.render({column: _guarded(record.get(column), column) for column in needed})
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            message = explain(f"{where}: data.fields.{name}", got=f"a template that fails ({error})", fix=f"correct {text!r}")
+            raise DataError(message) from error
+
+    return rendered
+
+
+@functools.cache
+def _environment() -> Environment:
+    """Return a sandbox in which every rendered or joined value passes ``_finished``."""
+    from jinja2 import StrictUndefined, nodes
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Strict(ImmutableSandboxedEnvironment):
+        def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+            parsed = super()._parse(source, name, filename)
+            for joined in parsed.find_all(nodes.Concat):
+                joined.nodes = [nodes.Filter(one, "finished", [], [], None, None, lineno=joined.lineno) for one in joined.nodes]
+            return parsed
+
+    environment = Strict(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_finished)
+    environment.filters["finished"] = _finished
+    environment.tests["none"] = lambda value: _raw(value) is None
+    environment.tests["true"] = lambda value: _raw(value) is True
+    environment.tests["false"] = lambda value: _raw(value) is False
+    environment.tests["boolean"] = lambda value: isinstance(_raw(value), bool)
+    return environment
+
+
+def _raw(value: Any) -> Any:
+    raw = value._raw if isinstance(value, _Other) else value
+    return None if is_missing(raw) else raw
+
+
+def _finished(value: Any) -> Any:
+    """Return a value that a template renders, if it is text. Raises NotTextError."""
+    from jinja2 import Undefined
+
+    if isinstance(value, _Refusing):
+        value._refuse()
+    computed = isinstance(value, float) and math.isfinite(value)
+    if not (is_text(value) or computed or isinstance(value, Undefined)):
+        raise NotTextError(value, "")
+    return value
+
+
+def _columns_of(name: str, text: str, where: str) -> set[str]:
+    from jinja2 import TemplateSyntaxError, meta
+
+    environment = _environment()
+    try:
+        return meta.find_undeclared_variables(environment.parse(text)) - set(environment.globals)
+    except TemplateSyntaxError as error:
+        message = explain(f"{where}: data.fields.{name}", got=f"{text!r} ({error})", allowed="a Jinja2 template over the columns")
+        raise ConfigError(message) from error
