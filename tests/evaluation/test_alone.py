@@ -108,8 +108,9 @@ def test_answers_are_those_of_each_prompt_alone(model: PreTrainedModel, backend:
     expected = []
     for prompt in prompts:
         ids = torch.tensor([tiny.tokenizer().encode(prompt)])
-        whole = copy.deepcopy(model).generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=tiny.PAD)
-        expected.append(tiny.tokenizer().decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        own: Any = copy.deepcopy(model)
+        whole = own.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=tiny.PAD)
+        expected.append(str(tiny.tokenizer().decode(whole[0, ids.shape[1] :], skip_special_tokens=True)).strip())
     lm = asked(BACKENDS[backend], model)
     lm.model.generation_config.eos_token_id = None
     found = lm.generate_until(families.asked([(prompt, {"until": ["#"], "max_gen_toks": 8}) for prompt in prompts]), disable_tqdm=True)
