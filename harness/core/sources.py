@@ -93,6 +93,9 @@ class ModelFacts:
         embeddings: parameters of embeddings (tokens, learned positions), including an output head
             that is tied to them.
         dropout: largest rate of its own config, at which it drops in training.
+        vocabulary: rows of its embedding; None if every token of its tokenizer has one.
+        batch_limit: longest batch in tokens in which rows do not depend on each other; None for any
+            length (``harness.models.rotary``).
     """
 
     params_total: int
@@ -103,6 +106,8 @@ class ModelFacts:
     blocks: tuple[int, ...] = ()
     embeddings: int = 0
     dropout: float = 0.0
+    vocabulary: int | None = None
+    batch_limit: int | None = None
 
 
 class ModelSource(Protocol):

@@ -10,6 +10,8 @@ from harness.config.strict import check
 from harness.core.progress import Progress
 from harness.core.rows import PromptFormat
 from harness.core.sources import Dtype, EvaluationBackend, Items, Where
+from harness.data import specials
+from harness.evaluation.alone import RunsAlone
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -63,7 +65,7 @@ class Evaluation(EvaluationBackend):
     def arguments(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str) -> dict[str, Any]:
         return {
             "pretrained": model,
-            "tokenizer": tokenizer,
+            "tokenizer": specials.without_appended(tokenizer),
             "max_length": max_length,
             "softmax_dtype": "float32",
             "mixed_precision_dtype": "bfloat16" if dtype == "bfloat16" else None,
@@ -150,7 +152,7 @@ class HfEvaluation(Evaluation):
     ) -> HFLM:
         from lm_eval.models.huggingface import HFLM
 
-        class Watched(Shown, NotesCutAnswers, HFLM):  # type: ignore[misc]
+        class Watched(Shown, NotesCutAnswers, RunsAlone, HFLM):  # type: ignore[misc]
             """HFLM that reports its progress to our display."""
 
             def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:

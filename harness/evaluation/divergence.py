@@ -29,7 +29,7 @@ from harness.core.progress import Progress
 from harness.core.rows import Example, Row
 from harness.evaluation.likelihood import encoded, hashed, item, require_finite
 from harness.evaluation.suites import Suite
-from harness.models import batches, forward
+from harness.models import batches, forward, rotary
 from harness.models.generate import Ids, draw, end_tokens
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def compare(
                 before = forward.logits(model, rows, half)
             return _summed(before, forward.logits(model, rows, half), rows)
 
-    for batch, sums in batches.run([len(example.input_ids) for example in examples], tokens, measure):
+    lengths = [len(example.input_ids) for example in examples]
+    for batch, sums in batches.run(lengths, tokens, measure, rotary.limit(model.config)):
         for i, values in zip(batch, sums, strict=True):
             found[i] = values
         progress.advance(len(batch))

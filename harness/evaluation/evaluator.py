@@ -22,6 +22,7 @@ from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Chosen, Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
+from harness.models import rotary
 from harness.records.partial import Partial
 from harness.records.schema import GENERATED, OWN_METRICS, SAMPLE_COLUMNS, Score
 
@@ -175,6 +176,7 @@ def evaluate(
             share.end()
     finally:
         model.train(was_training)
+        rotary.fresh(model)
     samples = [items for _, items in found if len(items)]
     together = pd.concat(samples, ignore_index=True) if samples else _no_items()
     facts = evaluation.facts(live.lm) if "lm" in vars(live) else {}

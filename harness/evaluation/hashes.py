@@ -62,21 +62,21 @@ def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
     docs = task.eval_docs
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
     settings = {key: value for key, value in task.config.to_dict(keep_callable=True).items() if key not in UNREAD}
-    asked = _asked(task, docs, items)
-    if asked[:TWICE] != _asked(task, docs, items[:TWICE]):
+    prompts = asked(task, items)
+    if prompts[:TWICE] != asked(task, items[:TWICE]):
         fix = "a prompt that is the same for a document each time, without random numbers or the time"
         raise EvaluationError(explain(f"task {task.config.task}", got="prompts that differ each time they are built", fix=fix))
     return {
         "version": str(metadata.get("version", task.VERSION)),
         "settings": digest([_plain(settings), type(task).__qualname__, _own_code(task)]),
         "items": digest([doc_hash(docs[index]) for index in items]),
-        "prompts": digest(asked),
+        "prompts": digest(prompts),
     }
 
 
-def _asked(task: Task, docs: Any, items: Sequence[int]) -> list[Any]:
+def asked(task: Task, items: Sequence[int]) -> list[Any]:
     """Return what a model is asked for each item: requests and targets, as text."""
-    shots = task.config.num_fewshot or 0
+    docs, shots = task.eval_docs, task.config.num_fewshot or 0
     found: list[Any] = []
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     for index in items:

@@ -29,6 +29,7 @@ WORDS: dict[Decision, str] = {
     "not lost": "no more is lost than allowed",
     "undecided": "undecided: the interval contains the limit; more items would narrow it",
 }
+EQUAL = "undecided: every log-likelihood is the same on both sides, as if one model had been measured twice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Gated:
         low: lower end of the interval at LEVEL; None if the data do not determine it.
         high: upper end, likewise.
         decision: on this suite.
+        equal: whether every log-likelihood is the same on both sides, to the last digit: nothing of
+            what distinguishes the models has reached the scores, so that they decide nothing.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Gated:
     low: float | None
     high: float | None
     decision: Decision
+    equal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,9 @@ def _gated(aggregate: Aggregate, max_loss: float) -> Gated:
     if any(math.isnan(end) for end in ends):
         return Gated(name=aggregate.name, change=change, low=None, high=None, decision="undecided")
     decision: Decision = "lost more" if ends[1] < -max_loss else "not lost" if ends[0] > -max_loss else "undecided"
-    return Gated(name=aggregate.name, change=change, low=ends[0], high=ends[1], decision=decision)
+    equal = aggregate.equal == "log-likelihoods"
+    decision = "undecided" if equal else decision
+    return Gated(name=aggregate.name, change=change, low=ends[0], high=ends[1], decision=decision, equal=equal)
 
 
 def sentences(gate: Gate) -> list[str]:
@@ -121,7 +127,7 @@ def sentences(gate: Gate) -> list[str]:
     for suite in gate.suites:
         known = suite.low is not None and suite.high is not None
         interval = f"[{suite.low:+.4f}, {suite.high:+.4f}]" if known else "not determined by these items"
-        decision = WORDS[suite.decision] if known else "undecided"
+        decision = EQUAL if suite.equal else WORDS[suite.decision] if known else "undecided"
         lines.append(f"gate {suite.name}: change {suite.change:+.4f} (negative is worse), {LEVEL:.0%} interval {interval}: {decision}")
     verdict = {"lost more": "fail", "not lost": "pass", "undecided": "undecided"}[gate.decision]
     names = words.listed(gate.missing, MAX_NAMES)

@@ -5,6 +5,7 @@ The analysis of sweeps computes them, so that both give the same numbers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from harness.analysis.statistics.two_level import Estimate
 from harness.analysis.table import forgetting, measure
 from harness.analysis.table.columns import COLUMNS, SUITE_TASK
 from harness.analysis.table.forgetting import Samples
+from harness.analysis.table.identical import Equal, equal_answers
 from harness.analysis.table.items import changed_items
 from harness.analysis.table.measure import Row, Scored, Task
 from harness.core.errors import RecordError
@@ -50,12 +52,14 @@ class Aggregate:
         higher_is_better: direction of its metric.
         changes: the items' changes of each task, in the metric's own sign.
         is_binary: whether items are 0 or 1.
+        equal: how all answers are equal on both sides though the models may differ, or None.
     """
 
     name: str
     higher_is_better: bool
     changes: tuple[measure.TaskChange, ...]
     is_binary: bool
+    equal: Equal | None = None
 
     def estimate(self, level: float) -> Estimate:
         """Return the mean change over its tasks with equal weight, and its interval over items."""
@@ -110,7 +114,7 @@ def compare(before: Side, after: Side, margin: float, notes: Sequence[str] = ())
     for name, tasks in found.items():
         primary = [task for task in tasks if task.row["primary"]]
         whole, *each = measure.rows_of(tasks, at_zero=False)
-        aggregate = _aggregate(name, primary)
+        aggregate = dataclasses.replace(_aggregate(name, primary), equal=_equal(name, before, after))
         aggregates.append(aggregate)
         if before.suites[name].whole:
             rows.append(whole | _error(aggregate) | {MISSING: ", ".join(before.suites[name].missing) or None})
@@ -125,8 +129,23 @@ def compare(before: Side, after: Side, margin: float, notes: Sequence[str] = ())
         others=_frame(others),
         aggregates=tuple(aggregates),
         items=_changed(before, after, shown_in),
-        notes=tuple(notes),
+        notes=(*notes, *_equal_answers(aggregates, before, after)),
     )
+
+
+def _equal(suite: str, before: Side, after: Side) -> Equal | None:
+    """Return how all answers of a suite are equal; None for one model, of which they must be."""
+    is_one = bool(before.content) and before.content == after.content
+    return None if is_one else equal_answers(before.suites[suite].samples, after.suites[suite].samples)
+
+
+def _equal_answers(aggregates: Sequence[Aggregate], before: Side, after: Side) -> list[str]:
+    """Return a note on suites whose answers are all equal, if there are any."""
+    names = [one.name for one in aggregates if one.equal]
+    where = "" if len(names) == len(aggregates) else f" on {', '.join(names)}"
+    differ = "their weights or files differ" if before.content and after.content else "are both sides the same model?"
+    cache = " (lm-eval's --use_cache was on, which does not distinguish models)" if before.cached or after.cached else ""
+    return [f"every answer{where} is identical to the last digit: {differ}{cache}"] if names else []
 
 
 def _tasks(name: str, before: Measured, after: Measured) -> list[Task]:

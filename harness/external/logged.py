@@ -30,11 +30,14 @@ CHOICES_HASH = "choices_hash"
 GENERATION = "generation"
 """Further column: settings of generation, as JSON; empty if nothing is generated."""
 
+UNNAMED = "none"
+"""Filter of a task without filters."""
+
 GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
 """Metrics that a random choice among k answers satisfies in 1/k of all cases."""
 
 
-def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
+def rows(file: Path, task: str, cluster: str | None = None, filters: Sequence[str] = ()) -> pd.DataFrame:
     """Return the items of a task, one row per item and filter.
 
     Columns are those of ``schema.SAMPLE_COLUMNS`` (``suite`` is the task), ``CHOICES_HASH``,
@@ -47,6 +50,7 @@ def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
         task: its name.
         cluster: field of the documents by which items are clustered, as in this project's suites;
             None for independent items.
+        filters: of the task, in its order, for versions that do not name them in their lines.
 
     Raises:
         RecordError: for a line that is not a sample, a duplicate item, or a file without lines.
@@ -55,6 +59,8 @@ def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
     found = [_read(line, task, cluster, f"{file}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise RecordError(explain(str(file), got="a file without samples", allowed="one line per item", fix=AGAIN))
+    if filters and all(row["filter"] == UNNAMED for row in found) and UNNAMED not in filters:
+        _name_filters(found, filters, file)
     twice = [key for key, count in Counter((row["filter"], row["doc_id"]) for row in found).items() if count > 1]
     if twice:
         got = f"{len(twice)} duplicate items, the first with doc_id {twice[0][1]} (filter {twice[0][0]})"
@@ -65,6 +71,23 @@ def rows(file: Path, task: str, cluster: str | None = None) -> pd.DataFrame:
         seen[key] += 1
         row["doc_hash"] += f"#{seen[key]}" if seen[key] > 1 else ""
     return pd.DataFrame(found)
+
+
+def _name_filters(found: Sequence[dict[str, Any]], filters: Sequence[str], file: Path) -> None:
+    """Name the filters of rows: the n-th line of an item is of the n-th filter.
+
+    lm-eval 0.4.3 to 0.4.6 write all items of a filter, then all of the next. Raises RecordError for
+    other numbers of lines.
+    """
+    count = Counter(row["doc_id"] for row in found)
+    if set(count.values()) != {len(filters)}:
+        got = f"lines without the name of their filter, {min(count.values())} to {max(count.values())} per item"
+        allowed = f"{len(filters)}, for the filters {', '.join(filters)}, as lm-eval before 0.4.7 writes them"
+        raise RecordError(explain(str(file), got=got, allowed=allowed, fix="run a newer lm-eval"))
+    seen: Counter[int] = Counter()
+    for row in found:
+        row["filter"] = filters[seen[row["doc_id"]]]
+        seen[row["doc_id"]] += 1
 
 
 def metric_names(samples: pd.DataFrame) -> list[str]:
@@ -119,7 +142,7 @@ def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) 
     common = {
         "suite": task,
         "task": task,
-        "filter": str(sample.get("filter") or "none"),
+        "filter": str(sample.get("filter") or UNNAMED),
         "doc_id": _number_of(sample, where),
         "doc_hash": str(sample.get("doc_hash") or _doc_hash(sample, where)),
         "prompt_hash": str(sample.get("prompt_hash") or _hash(str(arguments[0][0]))),

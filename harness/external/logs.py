@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import RecordError, explain
-from harness.external import logged, ours, results_files
+from harness.external import logged, one_model, ours, results_files
 
 SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:_(?P<stamp>{results_files.STAMP}))?\.jsonl")
 
@@ -93,17 +93,15 @@ def read(source: str) -> Logs:
     """Read a folder of lm-eval's output.
 
     Raises:
-        RecordError: if it has no samples, samples of two models, or samples that do not reproduce
-            the scores of their results file.
+        RecordError: if it has no samples, samples of two models or revisions, or samples that do
+            not reproduce the scores of their results file.
     """
     folder = Path(source).expanduser()
     every = dict(results_files.read(folder))
     found = sorted(_samples(folder))
     if not found:
-        fix = "run lm-eval with --log_samples --output_path FOLDER"
-        allowed = "lm-eval's samples; its results are not enough"
-        raise RecordError(explain(source, got="a directory without samples_*.jsonl", allowed=allowed, fix=fix))
-    model = _the_model(source, every.values(), [file for _, _, file in found])
+        raise RecordError(_no_samples(source, folder, every.values()))
+    model = one_model.name_of(source, every, [file for _, _, file in found])
     newest = {task: (stamp, file) for task, stamp, file in found}  # sorted: the last of each task is its newest
     notes = []
     if older := len(found) - len(newest):
@@ -130,6 +128,23 @@ def read(source: str) -> Logs:
     )
 
 
+def _no_samples(source: str, folder: Path, results: Collection[Mapping[str, Any]]) -> str:
+    """Return a message about a folder without samples of a version that is read."""
+    fix, allowed = "run lm-eval with --log_samples --output_path FOLDER", "lm-eval's samples; its results are not enough"
+    got = "a directory without samples_*.jsonl"
+    if any(_starts(file) == "[" for file in folder.rglob("*.jsonl")):
+        got, allowed = "samples as JSON arrays, the layout of lm-eval 0.4.0 to 0.4.2", "samples of lm-eval 0.4.3 or newer"
+        fix = "run a newer lm-eval with --log_samples --output_path FOLDER"
+    elif any(values["results"] and not values["configs"] for values in results):
+        got, allowed = "results of lm-eval 0.3, which writes no samples", "samples of lm-eval 0.4.3 or newer"
+    return explain(source, got=got, allowed=allowed, fix=fix)
+
+
+def _starts(file: Path) -> str:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return lines.read(1)
+
+
 def _without_samples(results: Collection[Mapping[str, Any]], tasks: Collection[str]) -> tuple[str, ...]:
     """Return the tasks that results files have and ``tasks`` lacks."""
     return tuple(sorted({name for values in results for name in values["configs"]} - set(tasks)))
@@ -140,29 +155,6 @@ def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
     for file in folder.rglob("samples_*.jsonl"):
         if match := SAMPLES.fullmatch(file.name):
             yield match["task"], match["stamp"] or "", file
-
-
-def _the_model(source: str, every: Collection[Mapping[str, Any]], files: Sequence[Path]) -> str:
-    """Return the model of a folder. Raises RecordError if it has samples of two models."""
-    names = sorted({name for values in every if (name := _model_name(values))})
-    places = sorted({str(file.parent) for file in files})
-    if len(names) > 1 or (len(places) > 1 and not names):
-        got = f"samples of {len(names or places)} models ({', '.join(names or places)})"
-        raise RecordError(explain(source, got=got, allowed="samples of one model", fix=f"name one of its folders: {', '.join(places)}"))
-    return names[0] if names else Path(places[0]).name
-
-
-def _model_name(results: Mapping[str, Any]) -> str:
-    named, found = results.get("model_name"), _model_arguments(results["config"])
-    return str(named or next((found[key] for key in ("peft", "delta", "pretrained", "model", "path") if found.get(key)), ""))
-
-
-def _model_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return lm-eval's ``model_args``, which is a mapping or a text such as ``a=1,b=2``."""
-    arguments = config.get("model_args")
-    if isinstance(arguments, Mapping):
-        return arguments
-    return dict(part.split("=", 1) for part in str(arguments or "").split(",") if "=" in part)
 
 
 def _groups(results: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -184,14 +176,17 @@ def _facts(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = {name: values.get(name) for name in ["lm_eval_version", "chat_template_sha", "system_instruction_sha", "max_length"]}
         names = {"backend": "model", "dtype": "model_dtype", "batch_size": "batch_size", "limit": "limit", "use_cache": "use_cache"}
         found.append(
-            own | {name: config.get(key) for name, key in names.items()} | {"add_bos_token": _model_arguments(config).get("add_bos_token")}
+            own
+            | {name: config.get(key) for name, key in names.items()}
+            | {"add_bos_token": one_model.arguments(config).get("add_bos_token")}
         )
     return {name: found[0][name] for name in found[0] if all(one[name] == found[0][name] for one in found)} if found else {}
 
 
 def _task(name: str, stamp: str, file: Path, results: Mapping[str, Any], cluster: str | None) -> LoggedTask:
-    samples = logged.rows(file, name, cluster)
     config = (results.get("configs") or {}).get(name, {})
+    filters = [str(entry["name"]) for entry in config.get("filter_list") or [] if isinstance(entry, Mapping) and "name" in entry]
+    samples = logged.rows(file, name, cluster, filters)
     metrics, left_out = _metrics(name, file, samples, config, results)
     settings = _settings(name, config, results)
     return LoggedTask(

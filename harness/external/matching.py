@@ -57,7 +57,7 @@ def match(before: Logs, after: Logs) -> tuple[Side, Side, list[str]]:
         notes += left_out
     mixed = {name: why for name, tasks in groups.items() if (why := _why_no_mean(name, tasks, criteria, before))}
     groups = {name: tasks for name, tasks in groups.items() if name not in mixed}
-    notes += [*mixed.values(), *_about_groups(before, after, groups), *_about_items(before, after, common)]
+    notes += [*mixed.values(), *_about_groups(before, after, groups), *_about_items(before, common)]
     parts = {name: [*before.groups.get(name, ()), *after.groups.get(name, ())] for name in groups}
     missing = {name: tuple(sorted(set(parts[name]) - set(tasks))) for name, tasks in groups.items()}
     sides = [_side(one, groups, criteria, missing, _lacks(one, other)) for one, other in ((before, after), (after, before))]
@@ -220,8 +220,8 @@ def _about_clusters(before: Logs, after: Logs, common: Sequence[str]) -> list[st
     return notes
 
 
-def _about_items(before: Logs, after: Logs, common: Sequence[str]) -> list[str]:
-    """Return notes on the items: equal documents, several answers per item, identical sides."""
+def _about_items(before: Logs, common: Sequence[str]) -> list[str]:
+    """Return notes on the items: equal documents, several answers per item."""
     notes = []
     for name in common:
         items = before.tasks[name].samples
@@ -229,17 +229,7 @@ def _about_items(before: Logs, after: Logs, common: Sequence[str]) -> list[str]:
             notes.append(f"{name}: {repeated} equal documents, distinguished by their numbers")
         if (drawn := int(items["repeats"].max())) > 1:
             notes.append(f"{name}: {drawn} answers per item, reduced to one value by the filter; their variation is not included")
-    if all(_identical(before.tasks[name], after.tasks[name]) for name in common):
-        cached = before.facts.get("use_cache") or after.facts.get("use_cache")
-        why = " (lm-eval's --use_cache was on, which does not distinguish models)" if cached else ""
-        notes.append(f"every answer is identical to the last digit: are both sides the same model?{why}")
     return notes
-
-
-def _identical(before: LoggedTask, after: LoggedTask) -> bool:
-    one, other = _ordered(before.samples), _ordered(after.samples)
-    answers = ["log_likelihoods", "text"]
-    return all(list(map(str, one[column])) == list(map(str, other[column])) for column in answers)
 
 
 def _side(
@@ -255,7 +245,7 @@ def _side(
     for task in criteria:  # a task outside any group is a suite of its own
         if task not in grouped:
             measured[task] = dataclasses.replace(_measured(task, [logs.tasks[task]], criteria), whole=False)
-    return Side(source=logs.source, model=logs.model, suites=measured, lacks=lacks)
+    return Side(source=logs.source, model=logs.model, suites=measured, lacks=lacks, cached=bool(logs.facts.get("use_cache")))
 
 
 def _measured(suite: str, tasks: Sequence[LoggedTask], criteria: Mapping[str, Criterion]) -> Measured:

@@ -132,7 +132,7 @@ def _side(source: str, run: Prepared, names: Sequence[str]) -> Side:
     ids, weights = run.evaluation_ids, run.before_sha256
     samples = {name: run.experiment.measurement_samples(ids[name], weights) for name in names}
     measured = {name: Measured(scores=one.scores, samples=samples[name]) for name, one in found.items()}
-    return Side(source=source, model=run.config.labels.model, suites=measured)
+    return Side(source=source, model=run.config.labels.model, suites=measured, content=weights)
 
 
 def _measurement(run: Prepared, suite: str) -> Measurement:

@@ -64,12 +64,16 @@ class Side:
         suites: suite → its measurements; both sides of a comparison have the same suites, tasks and
             metrics.
         lacks: tasks that only the other side has, so that their change is unknown.
+        content: hash of the model; empty if unknown.
+        cached: whether answers may come from lm-eval's cache, which does not distinguish models.
     """
 
     source: str
     model: str
     suites: Mapping[str, Measured] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
+    content: str = ""
+    cached: bool = False
 
     @property
     def name(self) -> str:

@@ -21,33 +21,39 @@ logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 
-def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], tokens: int, alone_above: int | None = None) -> Iterator[list[int]]:
     """Yield batches of row numbers, longest rows first.
 
     Args:
         lengths: of the rows, in tokens.
         tokens: most padded tokens of a batch; a longer row is a batch of its own.
+        alone_above: a row longer than this is a batch of its own (``rotary.limit``).
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     start = 0
     while start < len(order):
-        batch = order[start : start + max(1, tokens // lengths[order[start]])]
+        longest = lengths[order[start]]
+        alone = alone_above is not None and longest > alone_above
+        batch = order[start : start + (1 if alone else max(1, tokens // longest))]
         yield batch
         start += len(batch)
 
 
-def run(lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Found]) -> Iterator[tuple[list[int], Found]]:
+def run(
+    lengths: Sequence[int], tokens: int, measure: Callable[[list[int]], Found], alone_above: int | None = None
+) -> Iterator[tuple[list[int], Found]]:
     """Measure rows in batches, halving a batch that runs out of memory.
 
     Args:
         lengths: of the rows, in tokens.
         tokens: most padded tokens of a batch.
         measure: takes the row numbers of a batch.
+        alone_above: see ``batches``.
 
     Yields:
         The row numbers of a batch, and its measurement.
     """
-    waiting = list(batches(lengths, tokens))[::-1]
+    waiting = list(batches(lengths, tokens, alone_above))[::-1]
     while waiting:
         batch, found = waiting.pop(), None
         try:

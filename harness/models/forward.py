@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.core.rows import Example
+from harness.models import rotary
 from harness.models.anatomy import unwrapped
 from harness.models.batches import padded, stack
 
@@ -78,6 +79,7 @@ def logits(model: PreTrainedModel, examples: Sequence[Example], half: bool) -> t
     """
     import torch
 
+    rotary.fresh(model)
     ids, attention = stack(examples)
     wanted = padded([example.supervised[1:] for example in examples], ids.shape[1]).bool()
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):

@@ -15,6 +15,7 @@ import numpy as np
 from harness.core.contexts import Sampling
 from harness.core.progress import Progress
 from harness.core.seeds import stream
+from harness.models import rotary
 from harness.models.anatomy import unwrapped
 from harness.models.batches import batches
 
@@ -65,7 +66,7 @@ def draw(
     written: list[Ids] = [()] * len(prompts)
     for limit in sorted(set(limits)):  # rows of a batch stop at one length
         of_limit = [i for i, other in enumerate(limits) if other == limit]
-        for batch in batches([len(prompts[i]) + limit for i in of_limit], tokens):
+        for batch in batches([len(prompts[i]) + limit for i in of_limit], tokens, rotary.limit(model.config)):
             rows = [of_limit[i] for i in batch]
             texts = _batch(model, tokenizer, [prompts[i] for i in rows], np.stack([numbers[i] for i in rows]), limit, dtype, sampling)
             for i, text in zip(rows, texts, strict=True):
@@ -105,6 +106,7 @@ def _batch(
             chosen = torch.searchsorted(cumulative, wanted, right=True).clamp(max=scores.shape[-1] - 1)
             return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
 
+    rotary.fresh(model)
     ids = torch.tensor([[*[0] * (width - len(prompt)), *prompt] for prompt in prompts])
     attention = torch.tensor([[*[0] * (width - len(prompt)), *[1] * len(prompt)] for prompt in prompts])
     with (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.config.strict import check
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts
+from harness.models import rotary
 from harness.models.weights import INDEX, check_safetensors, file_sha256, first_line, sizes, weight_files
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class HubModel:
             context_length=self._context_length(config),
             content=small | {file.name: file_sha256(file) for file in weights},
             dropout=_dropout(config),
+            vocabulary=int(config.get_text_config().vocab_size),
+            batch_limit=rotary.limit(config),
             **sizes(small, lambda: self._without_weights(config)),
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.progress import Progress
 from harness.core.rows import Example
-from harness.models import batches
+from harness.models import batches, rotary
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,8 @@ def masked_nats(
         with torch.inference_mode():
             return _batch_nats(model, [examples[i] for i in batch], [masks[i] for i in batch])
 
-    for batch, values in batches.run([len(example.input_ids) for example in examples], tokens, measure):
+    lengths = [len(example.input_ids) for example in examples]
+    for batch, values in batches.run(lengths, tokens, measure, rotary.limit(model.config)):
         for index, value in zip(batch, values.tolist(), strict=True):
             nats[index] = value
         progress.advance(len(batch))
@@ -62,6 +63,7 @@ def _batch_nats(model: PreTrainedModel, examples: Sequence[Example], masks: Sequ
     ids, attention = batches.stack(examples)  # (B, T)
     wanted = [batches.padded(of_rows, ids.shape[1]).bool() for of_rows in zip(*masks, strict=True)]  # K masks of shape (B, T)
     device = model.device
+    rotary.fresh(model)
     logits = model(input_ids=ids.to(device), attention_mask=attention.to(device)).logits[:, :-1].float()  # (B, T-1, V)
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None].to(device)).squeeze(-1)  # (B, T-1)
     return torch.stack([-log_probs.masked_fill(~marked[:, 1:].to(device), 0.0).double().sum(dim=1).cpu() for marked in wanted], dim=1)

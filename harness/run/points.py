@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.analysis.table.identical import equal_answers
 from harness.core.errors import TrainingError, explain
 from harness.records import provenance
 from harness.records.schema import Point
@@ -69,8 +70,18 @@ class Points:
         """Measure the live model on every suite, unless its weights are measured later."""
         if not self.prepared.resolved.separate:
             measure_suites(self.before, model, unmeasured, f"after {unmeasured.volume} rows")
+            self._warn_of_equal_answers(unmeasured)
         weights = self._save(unmeasured.volume, functools.partial(self.config.tuning.save, model))
         return dataclasses.replace(unmeasured, weights=weights, peak_memory_bytes=provenance.peak_memory_bytes())
+
+    def _warn_of_equal_answers(self, point: Point) -> None:
+        """Say it if the weights have moved and no log-likelihood of any suite has."""
+        kinds = {name: suite.suite.kind for name, suite in self.before.suites.items()}
+        ids = [found for name, found in self.prepared.evaluation_ids.items() if kinds[name] != "divergence"]  # 0 at volume 0
+        read, weights = self.experiment.measurement_samples, self.prepared.before_sha256
+        if ids and all(equal_answers(read(one, weights), read(one, point.weights_sha256)) == "log-likelihoods" for one in ids):
+            where = f"run {self.run_id}, after {point.volume} rows"
+            self.before.progress.say(f"{where}: every log-likelihood is the same as at volume 0, though the weights have moved")
 
     def _save(self, volume: int, save: Callable[[Path], object]) -> str | None:
         """Save weights that are kept or measured later; return the folder if they are kept."""

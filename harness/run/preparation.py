@@ -30,7 +30,7 @@ from harness.evaluation import prompts
 from harness.evaluation import suites as suites_of
 from harness.records.schema import Role
 from harness.records.writer import ExperimentWriter
-from harness.run import other_models
+from harness.run import other_models, reading
 from harness.run.workspace import Workspace, content_key
 
 
@@ -157,6 +157,7 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     _check_headline(config, workspace)
     combinations.check_chosen_on(config, {name: workspace.suite(name).metric for name in config.target_suites})
     facts = workspace.facts_of(config)
+    reading.check_template(config, facts, workspace.tokenizer_of(config))
     resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
     _check_sizes(config, resolved, workspace)
     reference = other_models.reference_of(config, workspace)
@@ -238,12 +239,14 @@ def _evaluations(
     """
 
     def compute(name: str) -> tuple[dict[str, Any], str]:
-        facts, suite = workspace.facts_of(config), workspace.suite_of(name, config)
+        facts, suite, tokenizer = workspace.facts_of(config), workspace.suite_of(name, config), workspace.tokenizer_of(config)
+        reading.check_suite(suite, facts, tokenizer)
         model = {
             "content": plain(facts.content),
             "tokenizer": workspace.tokenizer_content_of(config),
             "context_length": facts.context_length,
         }
+        model |= reading.identity(suite, facts, tokenizer)
         found = evaluation_identity(config.evaluation, resolved.evaluation_dtype, suite.suite.identity(), plain(suite.content), model)
         return found, identify(found)
 

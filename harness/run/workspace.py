@@ -22,6 +22,7 @@ from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.suites import Suite
 from harness.records import provenance
 from harness.records.writer import ExperimentWriter
+from harness.run import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,8 +135,10 @@ class Workspace:
         known, tokenizer = self.examples.setdefault(key, {}), self.tokenizer_of(config)
         ids = [row.id for row in rows]
         missing = {row_id: row for row_id, row in zip(ids, rows, strict=True) if row_id not in known}
-        for row_id, row in sorted(missing.items(), key=lambda one: one[1].text if one[1].part else ""):  # pieces of a text together
-            known[row_id] = config.objective.encode(row, tokenizer, resolved.max_length, origin)
+        new = dict(sorted(missing.items(), key=lambda one: one[1].text if one[1].part else ""))  # pieces of a text together
+        found = [config.objective.encode(row, tokenizer, resolved.max_length, origin) for row in new.values()]
+        reading.check_rows(list(new.values()), found, self.facts_of(config), resolved, config)
+        known |= dict(zip(new, found, strict=True))
         return [known[row_id] for row_id in ids]
 
     def _key(self, source: Source | None, split: Split) -> str:

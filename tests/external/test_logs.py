@@ -54,6 +54,42 @@ def test_lines_of_older_versions_are_read_alike(tmp_path: Path) -> None:
     assert rows["old"]["prompt_hash"] == digest("question 3:")
 
 
+@pytest.mark.parametrize("filters", [["strict", "flexible"], ["strict", "flexible", "last"], ["strict"]])
+def test_filters_that_older_versions_do_not_name_are_those_of_the_settings(tmp_path: Path, filters: list[str]) -> None:
+    """0.4.3 to 0.4.6 write all items of one filter, then all of the next, without its name."""
+    right = {"strict": [True, False, False], "flexible": [True, True, False], "last": [True, True, True]}
+    named = [written(i, right=right[name][i], filter_name=name) for name in filters for i in range(3)]
+    settings = config("exact_match", output_type="generate_until", filter_list=[{"name": name, "filter": []} for name in filters])
+    lm_eval_logs.write(tmp_path, {"a": named}, configs={"a": settings}, lm_eval_version=None)
+    (file,) = tmp_path.rglob("samples_a*")
+    lm_eval_logs.lines(file, [{key: value for key, value in sample.items() if key not in {"filter", "metrics"}} for sample in named])
+    found = logs.read(str(tmp_path)).tasks["a"].samples
+    assert {name: rows["metric.exact_match"].astype(bool).tolist() for name, rows in found.groupby("filter")} == {
+        name: right[name] for name in filters
+    }
+
+
+def test_lines_that_do_not_fit_the_filters_of_the_settings_are_rejected(tmp_path: Path) -> None:
+    """Three lines of two items for two filters: whose they are is unknown."""
+    settings = config("exact_match", output_type="generate_until", filter_list=[{"name": name, "filter": []} for name in ("one", "two")])
+    lm_eval_logs.write(tmp_path, {"a": [written(i, right=True) for i in (0, 1, 0)]}, configs={"a": settings})
+    with pytest.raises(RecordError, match="without the name of their filter, 1 to 2 per item; allowed: 2, for the filters one, two"):
+        logs.read(str(tmp_path))
+
+
+def test_layouts_that_are_not_read_are_rejected_by_version(tmp_path: Path) -> None:
+    """JSON arrays of 0.4.0 to 0.4.2; results without samples of 0.3."""
+    old, oldest = tmp_path / "old", tmp_path / "oldest"
+    for folder in (old, oldest):
+        folder.mkdir()
+        (folder / "results.json").write_text('{"results": {"a": {"acc": 1.0}}, "versions": {"a": 0}, "config": {"num_fewshot": 0}}')
+    (old / "pretrained__m_a.jsonl").write_text(json.dumps([choice(0, right=True)], indent=2))
+    with pytest.raises(RecordError, match=r"JSON arrays, the layout of lm-eval 0.4.0 to 0.4.2; allowed: samples of lm-eval 0.4.3 or newer"):
+        logs.read(str(old))
+    with pytest.raises(RecordError, match="results of lm-eval 0.3, which writes no samples"):
+        logs.read(str(oldest))
+
+
 def test_line_breaks_inside_a_text_do_not_end_a_line(tmp_path: Path) -> None:
     lm_eval_logs.lines(tmp_path / "x.jsonl", [choice(0, right=True, prompt="one\u2028two\x85three")])
     assert logged.rows(tmp_path / "x.jsonl", "t")["prompt"].tolist() == ["one\u2028two\x85three"]
@@ -146,6 +182,48 @@ def test_two_models_in_one_folder_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"samples of 2 models \(one, two\).*fix: name one of its folders"):
         logs.read(str(tmp_path))
     assert logs.read(str(tmp_path / "two")).model == "two"
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    """The part of a results file that describes the model."""
+    made = {
+        "model": "hf",
+        "model_args": "pretrained=some/model",
+        "model_dtype": "torch.bfloat16",
+        "model_revision": "main",
+        "model_sha": "a1",
+    }
+    return made | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_args": "pretrained=some/model,revision=step9000", "model_revision": "step9000", "model_sha": "b2"}, "revision main"),
+        ({"model_sha": "b2"}, "model_sha a1"),
+        ({"model_args": {"pretrained": "some/model", "peft": "an/adapter"}}, "model_args peft not given"),
+        ({"model_args": "pretrained=some/model,load_in_4bit=True"}, "model_args load_in_4bit not given"),
+        ({"model_dtype": "torch.float32"}, "dtype torch.bfloat16"),
+    ],
+    ids=["revision", "moved branch", "adapter", "quantised", "dtype"],
+)
+@pytest.mark.parametrize("task", ["a", "b"])
+def test_two_revisions_in_one_folder_are_rejected(tmp_path: Path, changes: dict[str, Any], said: str, task: str) -> None:
+    """Of one task, of which the newest would count, or of two, which would be one side."""
+    lm_eval_logs.write(tmp_path, {"a": [choice(0, right=False)]}, config=described())
+    lm_eval_logs.write(tmp_path, {task: [choice(0, right=True)]}, stamp=lm_eval_logs.LATER, config=described(**changes))
+    files = rf"{said} in \S*results_{lm_eval_logs.STAMP}.json, \S+ in \S*results_{lm_eval_logs.LATER}.json"
+    with pytest.raises(RecordError, match=rf"results of two models: {files}; allowed: results of one model and revision"):
+        logs.read(str(tmp_path))
+
+
+def test_one_model_may_be_measured_on_several_machines_and_versions(tmp_path: Path) -> None:
+    """Arguments as text and as a mapping, other batches, devices and lengths, no sha."""
+    lm_eval_logs.write(tmp_path, {"a": [choice(0, right=True)]}, config=described())
+    other = {"pretrained": "some/model", "revision": "main", "dtype": "auto", "device": "cuda", "batch_size": 4, "max_length": 2048}
+    later = described(model_args=other, model_sha="", batch_size="auto")
+    lm_eval_logs.write(tmp_path, {"b": [choice(0, right=True)]}, stamp=lm_eval_logs.LATER, config=later, lm_eval_version="0.4.9")
+    assert sorted(logs.read(str(tmp_path)).tasks) == ["a", "b"]
 
 
 def test_results_without_samples_are_rejected_and_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,45 @@ def test_an_adapter_and_its_base_end_to_end(place: Path, here: Path, capsys: pyt
     again = json.loads(capsys.readouterr().out)
     assert [again["suites"], again["tasks"]] == [values["suites"], values["tasks"]]
     assert [path.stat().st_mtime_ns for path in sorted(here.rglob("measurement.json"))] == times
+
+
+def test_models_that_differ_and_answer_alike_get_a_note(
+    here: Path, words: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row of the embedding that no text reads: the gate is undecided. One model has no note."""
+    model: Any = tiny.llama(vocab_size=len(words), max_position_embeddings=64, tie_word_embeddings=False)
+    _save(model, words, here / "one")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tiny.PAD] += 1.0
+    _save(model, words, here / "other")
+    compared = ["compare", str(here / "one"), str(here / "other"), "--suites", "short", "--max-loss", "0.5"]
+    assert app.main(compared) == 3
+    out = capsys.readouterr().out
+    assert "note: every answer is identical to the last digit: their weights or files differ" in out
+    assert "undecided: every log-likelihood is the same on both sides" in out
+    assert app.main([*compared[:2], *[str(here / "one")], *compared[3:]]) == 0
+    assert "is identical" not in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_appends_eos_changes_no_score(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """lm-eval would score the EOS as every answer: no model would differ from another."""
+    found = []
+    for appends in (False, True):
+        for name in ("base", "other"):
+            folder = here / f"{name}-{appends}"
+            shutil.copytree(place / name, folder)
+            if appends:
+                file = folder / "tokenizer.json"
+                values = json.loads(file.read_text())
+                eos = next(token["id"] for token in values["added_tokens"] if token["content"] == "</s>")
+                values["post_processor"]["single"].append({"SpecialToken": {"id": "</s>", "type_id": 0}})
+                values["post_processor"]["special_tokens"]["</s>"] = {"id": "</s>", "ids": [eos], "tokens": ["</s>"]}
+                file.write_text(json.dumps(values))
+        sides = [str(here / f"{name}-{appends}") for name in ("base", "other")]
+        assert app.main(["compare", *sides, "--suites", "short", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["tasks"] == found[1]["tasks"]
+    assert found[0]["suites"][0]["delta"] != 0
 
 
 def test_a_merged_adapter_computes_as_peft_does(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from harness.cli import app
 from tests.support import lm_eval_logs
-from tests.support.lm_eval_logs import Run, choice, config, planted, sides, written
+from tests.support.lm_eval_logs import Run, choice, config, lowered, planted, sides, written
 
 
 def rejection(run: Run) -> str:
@@ -120,10 +121,30 @@ def test_differences_that_keep_the_questions_have_a_note(tmp_path: Path, run: Ru
         assert any(note.startswith(words) for note in notes)
 
 
-def test_identical_answers_have_a_note(tmp_path: Path, run: Run) -> None:
+def test_identical_answers_have_a_note_and_leave_the_gate_undecided(tmp_path: Path, run: Run) -> None:
+    """One task of equal log-likelihoods, another of equal texts, a third of other log-likelihoods.
+
+    Texts may well be equal; log-likelihoods to the last digit are as of one model.
+    """
+    items, texts = [choice(i, right=True) for i in range(300)], [written(i, right=True) for i in range(300)]
+    other = [lowered(sample) for sample in items]
+    settings = {"t": config("exact_match", output_type="generate_until")}
+    sides(tmp_path, {"a": items, "t": texts}, {"a": items, "t": texts}, configs=settings)
+    code, out, _ = run("--max-loss", "0.05")
+    assert "note: every answer is identical to the last digit: are both sides the same model?" in out
+    assert re.search("gate a: .*: undecided: every log-likelihood is the same on both sides", out)
+    assert re.search("gate t: .*: no more is lost than allowed", out)
+    assert code == 3
+    sides(tmp_path, {"a": items, "t": texts}, {"a": other, "t": texts}, configs=settings)
+    code, out, _ = run("--max-loss", "0.05")
+    assert "note: every answer on t is identical to the last digit: are both sides the same model?" in out
+    assert code == 0
+
+
+def test_a_cache_that_may_have_answered_is_named(tmp_path: Path, run: Run) -> None:
     items = [choice(i, right=True) for i in range(3)]
-    sides(tmp_path, {"a": items}, {"a": items})
-    assert any("are both sides the same model" in note for note in json.loads(run("--json")[1])["notes"])
+    sides(tmp_path, {"a": items}, {"a": items}, config={"model_args": {}, "use_cache": "cache.db"})
+    assert "are both sides the same model? (lm-eval's --use_cache was on" in run()[1]
 
 
 def test_several_answers_per_item_have_a_note(tmp_path: Path, run: Run) -> None:

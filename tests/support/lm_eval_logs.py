@@ -71,6 +71,8 @@ def written(number: int, *, right: bool, filter_name: str = "none", until: str =
 def outcomes(right: int, lost: int, gained: int, wrong: int) -> tuple[list[Sample], list[Sample]]:
     """Return items before and after, by counts of outcomes.
 
+    The second model is another one: its log-likelihoods are all 0.125 nats lower.
+
     Args:
         right: items that are right on both sides.
         lost: items that are right before and wrong after.
@@ -80,7 +82,13 @@ def outcomes(right: int, lost: int, gained: int, wrong: int) -> tuple[list[Sampl
     before = [True] * (right + lost) + [False] * (gained + wrong)
     after = [True] * right + [False] * lost + [True] * gained + [False] * wrong
     sides = [[choice(i, right=is_right) for i, is_right in enumerate(side)] for side in (before, after)]
-    return sides[0], sides[1]
+    return sides[0], [lowered(sample) for sample in sides[1]]
+
+
+def lowered(sample: Sample, nats: float = 0.125) -> Sample:
+    """Return a question with lower log-likelihoods, which leave every answer as it is."""
+    scores = [[str(float(score) - nats), greedy] for score, greedy in sample["filtered_resps"]]
+    return {**sample, "filtered_resps": scores, "resps": [[score] for score in scores]}
 
 
 def config(metric: str = "acc", **changes: Any) -> dict[str, Any]:

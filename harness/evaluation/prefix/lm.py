@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from harness.core import memory
 from harness.core.errors import ModelError, explain
+from harness.data import specials
+from harness.evaluation.alone import RunsAlone
 from harness.evaluation.prefix import check
 from harness.evaluation.prefix.engine import Engine
 from harness.evaluation.prefix.generation import greedy, is_greedy
@@ -23,12 +25,12 @@ Request = tuple[Any, list[int], list[int]]
 
 
 @register_model("prefix")
-class PrefixLM(HFLM):  # type: ignore[misc]
+class PrefixLM(RunsAlone, HFLM):  # type: ignore[misc]
     """lm-eval's HFLM, with shared parts of requests computed once.
 
-    Loading, tokenisation, BOS, chat templates, truncation and return values are HFLM's. A model
-    whose attention cannot be shared runs on HFLM's own path (the plain path), with one warning; so
-    do requests that sample or search.
+    Loading, tokenisation, BOS, chat templates, truncation and return values are HFLM's, but a
+    tokenizer that appends EOS appends none here. A model whose attention cannot be shared runs on
+    HFLM's own path (the plain path), with one warning; so do requests that sample or search.
 
     Args:
         pretrained: name, folder or loaded model.
@@ -48,6 +50,7 @@ class PrefixLM(HFLM):  # type: ignore[misc]
         if isinstance(pretrained, str) and not torch.cuda.is_available():
             arguments.setdefault("device", "cpu")  # HFLM's own default fails where there is no GPU
         super().__init__(pretrained, **arguments)
+        self.tokenizer: Any = specials.without_appended(cast(Any, self).tokenizer)
         mixed = cast("torch.dtype | None", self.mixed_precision_dtype)
         self.engine = Engine(self.model, token_budget, autocast=mixed, softmax_dtype=self.softmax_dtype)
         self.plain_requests = 0
