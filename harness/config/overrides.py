@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -88,6 +89,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
     sweeps: dict[str, tuple[str, ...]] = {}
+    named: dict[str, str] = {}
     for text in overrides:
         if (none := text.removeprefix("~")) != text and none in {*GROUPS, *HYDRA_KEYS.values()}:
             _choose(choices, none.rpartition("@")[2], None)
@@ -100,16 +102,48 @@ def parse(overrides: Sequence[str]) -> Parsed:
                 raise ConfigError(explain(key, got=got, allowed="one axis", fix=fix))
             sweeps[key] = _swept(override)
             for item in sweeps[key]:
-                check_choice(key, None if item.lower() == "null" else item)
+                check_choice(key, None if item.lower() == "null" else of_model(key, item)[0])
         elif key in GROUPS:
             value = override.value()
-            _choose(choices, key, None if value is None else str(value))
+            member, own = of_model(key, None if value is None else str(value))
+            _choose(choices, key, member)
+            named.update(own)
         else:
             values[key] = override.get_value_string()
     for key in sorted(sweeps.keys() & {*choices, *values}):
         got = f"{','.join(sweeps[key])} and {choices.get(key, values.get(key))}"
         raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="remove one"))
+    for key, text in named.items():
+        if values.setdefault(key, text) != text:
+            got, fix = f"{text} and {values[key]}", f"one of {key.partition('.')[0]} and {key}"
+            raise ConfigError(explain(key, got=got, allowed="one", fix=fix))
     return Parsed(choices=choices, values=values, sweeps=sweeps)
+
+
+def of_model(group: str, value: str | None) -> tuple[str | None, dict[str, str]]:
+    """Return the member of a group of models that a value means, and values that go with it.
+
+    ``model=`` and ``reference=`` also take a folder, a hub name or ``NAME@REVISION``: that is the
+    member ``hf`` with the name. A member of conf/model comes first. Anything else is returned as it
+    is.
+    """
+    if group not in {"model", "reference"} or value is None:
+        return value, {}
+    members = paths.members(folder_of(group))
+    member, _, revision = value.partition("@")
+    if value in members:
+        return value, {}
+    if Path(value).expanduser().is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", value):
+        return "hf", {f"{group}.name": quoted(value)}
+    if member in members and revision:
+        return member, {f"{group}.revision": quoted(revision)}
+    return value, {}
+
+
+def quoted(text: str) -> str:
+    """Return a text as a quoted value of Hydra's override grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
+    return f"'{escaped}'"
 
 
 def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
@@ -149,17 +183,18 @@ def typed(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def for_hydra(text: str) -> str:
+def for_hydra(text: str) -> list[str]:
     """Return an override or axis in Hydra's form, also for keys that no yaml lists.
+
+    They are two for a model's folder or hub name.
 
     Raises ConfigError.
     """
     parsed = parse([text])
     if not parsed.sweeps:
-        (line,) = parsed.hydra_lines()
-        return line
+        return parsed.hydra_lines()
     ((key, _),) = parsed.sweeps.items()
-    return f"{HYDRA_KEYS.get(key, key) if key in GROUPS else f'++{key}'}={text.split('=', 1)[1]}"
+    return [f"{HYDRA_KEYS.get(key, key) if key in GROUPS else f'++{key}'}={text.split('=', 1)[1]}"]
 
 
 @functools.lru_cache(maxsize=10_000)

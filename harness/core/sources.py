@@ -88,6 +88,7 @@ class ModelFacts:
         embeddings: parameters of embeddings (tokens, learned positions), including an output head
             that is tied to them.
         dropout: largest rate of its own config, at which it drops in training.
+        notes: for readers: how an adapter is put on its base.
     """
 
     params_total: int
@@ -98,6 +99,7 @@ class ModelFacts:
     blocks: tuple[int, ...] = ()
     embeddings: int = 0
     dropout: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class ModelSource(Protocol):
