@@ -173,7 +173,7 @@ def _asks_differently(before: Prepared, after: Prepared) -> bool:
 
 
 def _by_content(side: Side) -> Side:
-    """Return a side whose items of lm-eval's tasks are paired by content, whatever their prompts."""
+    """Return a side whose items of lm-eval's tasks are paired by content, not by prompt."""
     suites_of = {
         name: dataclasses.replace(one, samples=one.samples.assign(prompt_hash=one.samples["doc_hash"]))
         if suites.load(name).kind == "lm_eval"

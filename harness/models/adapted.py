@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
@@ -133,7 +133,7 @@ class Adapted:
         self._require_used(report, [str(one.message) for one in caught])
         whole.require_same(f"adapter {self.name}", unmerged, whole.logits(merged), "when the adapter is merged")
         whole.require_tied(self.name, merged)
-        return merged
+        return cast("PreTrainedModel", merged)
 
     def skeleton(self) -> PreTrainedModel:
         """Return the merged model on the meta device, where nothing is allocated."""
@@ -244,7 +244,8 @@ class Adapted:
         if lost := [text for text in warned if "missing adapter keys" in text]:
             raise ModelError(explain(where, got=" ".join(lost[0].split())[:200], allowed=allowed, fix="check its base"))
         # PEFT writes a whole copy of an embedding twice where its embedding layers are saved too.
-        unused = [name for name in report.unexpected_keys if name.replace(".modules_to_save", "").removeprefix(PREFIX) not in self._shapes]
+        twice = {name for name in report.unexpected_keys if ".modules_to_save." in name and _once(name) in self._shapes}
+        unused = sorted({*report.unexpected_keys} - twice)
         if unused:
             got = f"{len(unused)} tensors that its base does not use, the first is {unused[0]}"
             raise ModelError(explain(where, got=got, allowed=allowed, fix="check its base"))
@@ -262,6 +263,10 @@ class Adapted:
             allowed = "an adapter of this base that can be merged into its weights, such as LoRA"
             got, fix = " ".join(str(error).split())[:200] or first_line(error), f"check its base, {self.base_name}"
             raise ModelError(explain(f"adapter {self.name}", got=f"{type(error).__name__}: {got}", allowed=allowed, fix=fix)) from error
+
+
+def _once(name: str) -> str:
+    return name.replace(".modules_to_save.", ".").removeprefix(PREFIX)
 
 
 def _rows_of(name: str, shape: tuple[int, ...]) -> int | None:

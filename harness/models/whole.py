@@ -17,6 +17,9 @@ ROUNDING = 1e-3
 """Largest difference of two logits that rounding explains, as a share of the largest logit: of
 float32, many times what was seen."""
 
+PROBE = 8
+"""Tokens of a probe of a model."""
+
 OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|img|audio|speech|multi_modal|mm)([._]|$)")
 """Names of tensors of a model's parts for other input than text."""
 
@@ -108,11 +111,11 @@ def logits(model: Any) -> torch.Tensor:
     import torch
 
     rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.linspace(0, rows - 1, min(16, rows)).long().reshape(1, -1)
+    ids = torch.linspace(0, rows - 1, min(PROBE, rows)).long().reshape(1, -1)
     was_training = model.training
     model.train(False)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # buffers that a model makes on its first pass may be trained through
             found: torch.Tensor = model(input_ids=ids.to(model.device)).logits.float().cpu()
     finally:
         model.train(was_training)
