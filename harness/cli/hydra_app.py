@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     streams.prepare()
     try:
-        arguments = [_translated(text) for text in (sys.argv[1:] if argv is None else argv)]
+        arguments = [one for text in (sys.argv[1:] if argv is None else argv) for one in _translated(text)]
         own, shipped = paths.folders("conf")[:-1], paths.folders("conf")[-1]
     except HarnessError as error:
         sys.stderr.write(f"harness: {error}\n")
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _translated(text: str) -> str:
+def _translated(text: str) -> list[str]:
     """Return an argument in Hydra's form, also of keys that no yaml lists. Raises ConfigError."""
     is_ours = "=" in text and not text.startswith(("-", "~", "hydra.", "hydra/", "+hydra"))
-    return overrides.for_hydra(text) if is_ours else text
+    return overrides.for_hydra(text) if is_ours else [text]
 
 
 if __name__ == "__main__":

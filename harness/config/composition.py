@@ -33,8 +33,8 @@ from harness.config.overrides import (
     PATH_MEMBER,
     Parsed,
     check_choice,
-    data_member,
     folder_of,
+    meant,
     parse,
     value_of,
 )
@@ -271,7 +271,7 @@ def find_class(name: str, package: str, where: str, *, fix: str = "") -> type[An
 
 def member(group: str, name: str) -> Any:
     """Return a group member with the values of its yaml."""
-    found, settings = data_member(group, name)
+    found, settings = meant(group, name)
     check_choice(group, found)
     values = load_yaml(paths.members(folder_of(group))[str(found)])
     return instantiate(group, values | {key.partition(".")[2]: value_of(text) for key, text in settings.items()}, f"{group}={name}")

@@ -96,6 +96,7 @@ def parse(overrides: Sequence[str]) -> Parsed:
     choices: dict[str, str | None] = {}
     values: dict[str, str] = {}
     sweeps: dict[str, tuple[str, ...]] = {}
+    named: dict[str, str] = {}
     for text in overrides:
         if (none := text.removeprefix("~")) != text and none in {*GROUPS, *HYDRA_KEYS.values()}:
             _choose(choices, none.rpartition("@")[2], None)
@@ -108,29 +109,42 @@ def parse(overrides: Sequence[str]) -> Parsed:
                 raise ConfigError(explain(key, got=got, allowed="one axis", fix=fix))
             sweeps[key] = _swept(override)
             for item in sweeps[key]:
-                check_choice(key, data_member(key, None if item.lower() == "null" else _unquoted(item))[0])
+                check_choice(key, None if item.lower() == "null" else meant(key, _unquoted(item))[0])
         elif key in GROUPS:
             value = override.value()
-            member, settings = data_member(key, None if value is None else str(value))
+            member, settings = meant(key, None if value is None else str(value))
             _choose(choices, key, member)
-            values |= settings
+            named = {name: text for name, text in named.items() if not name.startswith(f"{key}.")} | settings
         else:
             values[key] = _with_line_breaks(key, override.get_value_string())
     for key in sorted(sweeps.keys() & {*choices, *values}):
         got = f"{','.join(sweeps[key])} and {choices.get(key, values.get(key))}"
         raise ConfigError(explain(key, got=got, allowed="a value or an axis", fix="remove one"))
+    for key, text in named.items():
+        if values.setdefault(key, text) != text:
+            got, fix = f"{text} and {values[key]}", f"one of {key.partition('.')[0]} and {key}"
+            raise ConfigError(explain(key, got=got, allowed="one", fix=fix))
     return Parsed(choices=choices, values=values, sweeps=sweeps)
 
 
-def data_member(group: str, named: str | None) -> tuple[str | None, dict[str, str]]:
-    """Return a member of a group, and the settings that its name stands for.
+def meant(group: str, named: str | None) -> tuple[str | None, dict[str, str]]:
+    """Return the member of a group that a value means, and the settings that it stands for.
 
-    The name of data or an anchor may be a file, a pattern of files, or a data set of the hub.
+    A member comes first. Else data and anchors may be a file, a pattern of files, or a data set of
+    the hub; models and references a folder, a name of the hub, or either with ``@REVISION``. Any
+    other value is returned as it is.
 
-    Raises ConfigError for a file that does not exist, or a directory.
+    Raises ConfigError for a file that does not exist, or a directory of data.
     """
-    if group not in ("data", "anchor") or named is None or named in paths.members(folder_of(group)):
+    if named is None or named in paths.members(folder_of(group)):
         return named, {}
+    if group in ("data", "anchor"):
+        return _of_data(group, named)
+    return _of_model(group, named) if group in ("model", "reference") else (named, {})
+
+
+def _of_data(group: str, named: str) -> tuple[str, dict[str, str]]:
+    """Return what a file, a pattern of files, or a name of the hub means, see ``meant``."""
     path = Path(named).expanduser()
     if path.is_dir():
         fix = f"{group}='{named.rstrip('/')}/*.jsonl' for all such files"
@@ -139,14 +153,10 @@ def data_member(group: str, named: str | None) -> tuple[str | None, dict[str, st
         if not path.is_file() and not glob.glob(str(path)):  # noqa: PTH207 - may be absolute
             fix = "check the path; a relative one starts from the current directory"
             raise ConfigError(explain(group, got=f"'{named}', a file that does not exist", allowed=", ".join(FILE_ENDINGS), fix=fix))
-        return PATH_MEMBER, {f"{group}.train": _quoted(named)}
+        return PATH_MEMBER, {f"{group}.train": quoted(named)}
     if re.fullmatch(r"[\w.-]+/[\w.-]+", named):
-        return HUB_MEMBER, {f"{group}.name": _quoted(named)}
+        return HUB_MEMBER, {f"{group}.name": quoted(named)}
     return named, {}
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _unquoted(text: str) -> str:
@@ -158,6 +168,23 @@ def _with_line_breaks(key: str, text: str) -> str:
     if not re.match(r"(data|anchor)\.fields(\.|$)", key):
         return text
     return re.sub(r"(?<!\\)((?:\\\\)*)\\n", r"\1\n", text)
+
+
+def _of_model(group: str, named: str) -> tuple[str, dict[str, str]]:
+    """Return what a folder or a name of the hub means, see ``meant``."""
+    members = paths.members(folder_of(group))
+    member, _, revision = named.partition("@")
+    if Path(named).expanduser().is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", named):
+        return "hf", {f"{group}.name": quoted(named)}
+    if member in members and revision:
+        return member, {f"{group}.revision": quoted(revision)}
+    return named, {}
+
+
+def quoted(text: str) -> str:
+    """Return a text as a quoted value of Hydra's override grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
+    return f"'{escaped}'"
 
 
 def _choose(choices: dict[str, str | None], group: str, member: str | None) -> None:
@@ -197,17 +224,18 @@ def typed(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def for_hydra(text: str) -> str:
+def for_hydra(text: str) -> list[str]:
     """Return an override or axis in Hydra's form, also for keys that no yaml lists.
+
+    They are two for a model's folder or hub name.
 
     Raises ConfigError.
     """
     parsed = parse([text])
     if not parsed.sweeps:
-        (line,) = parsed.hydra_lines()
-        return line
+        return parsed.hydra_lines()
     ((key, _),) = parsed.sweeps.items()
-    return f"{HYDRA_KEYS.get(key, key) if key in GROUPS else f'++{key}'}={text.split('=', 1)[1]}"
+    return [f"{HYDRA_KEYS.get(key, key) if key in GROUPS else f'++{key}'}={text.split('=', 1)[1]}"]
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -96,6 +96,7 @@ class ModelFacts:
         vocabulary: rows of its embedding; None if every token of its tokenizer has one.
         batch_limit: longest batch in tokens in which rows do not depend on each other; None for any
             length (``harness.models.rotary``).
+        notes: for readers: how an adapter is put on its base.
     """
 
     params_total: int
@@ -108,6 +109,7 @@ class ModelFacts:
     dropout: float = 0.0
     vocabulary: int | None = None
     batch_limit: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class ModelSource(Protocol):

@@ -22,7 +22,7 @@ from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import Chosen, Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
-from harness.models import rotary
+from harness.models import rotary, whole
 from harness.records.partial import Partial
 from harness.records.schema import GENERATED, OWN_METRICS, SAMPLE_COLUMNS, Score
 
@@ -203,9 +203,12 @@ class _LiveModel:
 
     @cached_property
     def lm(self) -> LM:
-        """lm-eval's view of the model, made once a suite."""
+        """lm-eval's view of the model, made once a suite. Raises ModelError if that changes it."""
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        return self.evaluation.model(self.model, self.tokenizer, self.max_length, self.dtype, self.progress, self.stage)
+        loaded = whole.logits(self.model)
+        lm = self.evaluation.model(self.model, self.tokenizer, self.max_length, self.dtype, self.progress, self.stage)
+        whole.require_same("model", loaded, whole.logits(self.model), "as lm-eval wraps it")
+        return lm
 
     def rows(self, name: str) -> Measured:
         """Score the rows of a data set."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.config import composition, paths
+from harness.config.overrides import meant, quoted
 from harness.config.run_config import RunConfig
-from harness.core.errors import ConfigError, RecordError, explain
+from harness.core.errors import ConfigError, ModelError, RecordError, explain
 from harness.core.progress import Progress
 from harness.evaluation import suites
 from harness.evaluation.suites import Suite
-from harness.external.adapted import AdaptedModel, adapter_of, base_for
 from harness.external.sides import Measured, Side
+from harness.models import folders, loading
+from harness.models.hub import HubModel
 from harness.records.schema import Measurement
 from harness.run import baseline, preparation
 from harness.run.preparation import Prepared
@@ -78,10 +81,14 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
     first, first_notes = _config(before, names, overrides, fallback=None)
     second, second_notes = _config(after, names, overrides, fallback=before)
     runs = preparation.prepare_all([first, second], progress)  # both, so that errors come before the first measurement
-    notes = [*first_notes, *second_notes, *_differences(*runs)]
+    notes = [*first_notes, *second_notes, *dict.fromkeys(note for run in runs for note in run.facts.notes), *_differences(*runs)]
     for run, when in zip(runs, ("before", "after"), strict=True):
         baseline.measure(run, progress, when=when)
-    return _side(before, runs[0], names), _side(after, runs[1], names), notes
+    sides = _side(before, runs[0], names), _side(after, runs[1], names)
+    if _asks_differently(*runs):
+        notes.append("the chat templates differ: each model is asked through its own, items are paired by their content")
+        sides = _by_content(sides[0]), _by_content(sides[1])
+    return *sides, notes
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
@@ -96,22 +103,55 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _config(source: str, names: Sequence[str], overrides: Sequence[str], fallback: str | None) -> tuple[RunConfig, list[str]]:
-    """Return the configuration that measures a model, and notes for the reader."""
-    adapter = adapter_of(source)
-    base, notes = (source, []) if adapter is None else base_for(source, adapter, fallback)
-    chosen = [f"model={base}"] if base in paths.members("conf/model") else ["model=hf", f"model.name={_quoted(base)}"]
-    asked = [*chosen, f"name={NAME}", "target_suites=[]", f"probe_suites=[{','.join(names)}]"]
-    config = composition.compose([*asked, *overrides])
-    if adapter is not None:
-        labels = dataclasses.replace(config.labels, model=f"{source} on {base}")
-        config = dataclasses.replace(config, model=AdaptedModel(base=config.model, adapter=adapter), labels=labels)
+    """Return the configuration that measures a model, and notes for the reader.
+
+    An adapter whose base does not exist is loaded onto ``fallback``.
+    """
+    member, named = meant("model", source)
+    chosen = [f"model={member}"] if named or member in paths.members("conf/model") else ["model=hf", f"model.name={quoted(source)}"]
+    asked = [*chosen, *(f"{key}={text}" for key, text in named.items()), f"name={NAME}", "target_suites=[]"]
+    config = composition.compose([*asked, f"probe_suites=[{','.join(names)}]", *overrides])
+    model, notes = config.model, []
+    if isinstance(model, HubModel) and model.base and not _is_adapter(source):
+        config = dataclasses.replace(config, model=dataclasses.replace(model, base=None))  # it is of the other side
+    elif isinstance(model, HubModel) and (base := _base(model, fallback)) is not None:
+        if base != model.named_base() and not model.base:
+            model = dataclasses.replace(model, base=base)
+        elif fallback is not None and not _is_same(base, fallback):
+            notes = [f"{source} is loaded onto its own base, {base}"]
+        config = dataclasses.replace(config, model=model, labels=dataclasses.replace(config.labels, model=f"{source} on {base}"))
     return config, notes
 
 
-def _quoted(text: str) -> str:
-    """Return a text as a quoted value of Hydra's override grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
-    return f"'{escaped}'"
+def _base(model: HubModel, fallback: str | None) -> str | None:
+    """Return the base of an adapter; None for a whole model, or an unknown one: loading it says so.
+
+    Raises ConfigError for an adapter whose base does not exist, without a fallback.
+    """
+    try:
+        named = model.base or model.named_base()
+    except ModelError:
+        return None
+    if named is None or (named and not (folders.is_path(named) and not Path(named).expanduser().is_dir())):
+        return named
+    if fallback is None or _is_adapter(fallback):
+        got, fix = f"base_model_name_or_path {named!r}", "model.base=FOLDER_OR_HUB_NAME, or set it in adapter_config.json"
+        raise ConfigError(explain(f"adapter {model.name}", got=got, allowed="a base that exists", fix=fix))
+    return fallback
+
+
+def _is_adapter(source: str) -> bool:
+    """Return whether a source is an adapter on this machine or in the hub."""
+    if loading.named(source) is not None:
+        return False
+    try:
+        return HubModel(name=source).named_base() is not None
+    except ModelError:
+        return False
+
+
+def _is_same(one: str, other: str) -> bool:
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _differences(before: Prepared, after: Prepared) -> list[str]:
@@ -124,6 +164,23 @@ def _differences(before: Prepared, after: Prepared) -> list[str]:
     if lengths[0] != lengths[1]:
         notes.append(f"context of {lengths[0]} tokens before, {lengths[1]} after: long prompts are cut in different places")
     return notes
+
+
+def _asks_differently(before: Prepared, after: Prepared) -> bool:
+    """Return whether two models read the same items through different chat templates."""
+    one, other = (run.workspace.tokenizer_of(run.config).chat_template for run in (before, after))
+    return before.config.evaluation.prompt_format == "chat" and one != other
+
+
+def _by_content(side: Side) -> Side:
+    """Return a side whose items of lm-eval's tasks are paired by content, not by prompt."""
+    suites_of = {
+        name: dataclasses.replace(one, samples=one.samples.assign(prompt_hash=one.samples["doc_hash"]))
+        if suites.load(name).kind == "lm_eval"
+        else one
+        for name, one in side.suites.items()
+    }
+    return dataclasses.replace(side, suites=suites_of)
 
 
 def _side(source: str, run: Prepared, names: Sequence[str]) -> Side:

@@ -31,7 +31,7 @@ Kind = Literal["model", "logs"]
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 LOG_FILES = ("samples_*.jsonl", "results*.json")
-ALLOWED = "a model (folder, hub name, adapter, a name of `harness list model`) or a folder of lm-eval --log_samples output"
+ALLOWED = "a model (folder, hub name, NAME@REVISION, adapter, a name of `harness list model`) or a folder of lm-eval --log_samples output"
 
 MAX_LABEL = 32
 
@@ -87,11 +87,6 @@ def short(model: str) -> str:
     return last if len(last) <= MAX_LABEL else f"{last[: MAX_LABEL - 1]}…"
 
 
-def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds a PEFT adapter without a whole model."""
-    return (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors"))
-
-
 def kind_of(source: str) -> Kind:
     """Return the kind of a source, from its files or its name.
 
@@ -102,13 +97,13 @@ def kind_of(source: str) -> Kind:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if any((folder / name).is_file() for name in MODEL_FILES):
+        if any((folder / name).is_file() for name in MODEL_FILES) or any(folder.glob("checkpoint-*")):
             return "model"
         if any(next(folder.rglob(pattern), None) for pattern in LOG_FILES):
             return "logs"
         got = f"a directory without {', '.join(MODEL_FILES)} and samples_*.jsonl"
         raise ConfigError(explain(source, got=got, allowed=ALLOWED, fix="lm_eval … --log_samples --output_path FOLDER"))
-    if source in paths.members("conf/model"):
+    if source.partition("@")[0] in paths.members("conf/model"):
         return "model"
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         got = "a file" if folder.exists() else "a path that does not exist"

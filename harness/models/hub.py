@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.config.strict import check
-from harness.core.errors import ModelError, explain
-from harness.core.sources import ModelFacts
-from harness.models import rotary
-from harness.models.weights import INDEX, check_safetensors, file_sha256, first_line, sizes, weight_files
+from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.sources import ModelFacts, ModelSource
+from harness.models import adapted, folders, loading, rotary, whole
+from harness.models.adapted import Adapted
+from harness.models.folders import VOCABULARIES
+from harness.models.quiet import quiet
+from harness.models.vocabulary import read_tokenizer, require_rows
+from harness.models.weights import ADAPTER, UNQUANTISED, check_safetensors, file_sha256, first_line, sizes, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-SETTINGS = ("config.json", "generation_config.json")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""At least one of these makes a tokenizer."""
+WHOLE = ("model*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+"""Patterns of the weights of a whole model; FSDP writes an adapter as pytorch_model_fsdp.bin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
     """A causal language model of the hub or a local folder; no network once cached.
 
+    It may be a PEFT adapter: then it is the base with the adapter merged into it.
+
     Attributes:
-        name: such as ``EleutherAI/pythia-160m``, or a folder.
+        name: such as ``EleutherAI/pythia-160m``, or a folder; ``NAME@REVISION`` also names the
+            revision.
         revision: branch, tag or commit of the hub, null for the default branch.
         trust_remote_code: run Python code that comes with the model. Off: a model that needs it is
             rejected.
         context_length: longest input in tokens; null takes it from the model's config.
+        base: the model that an adapter is loaded onto, NAME or NAME@REVISION; null is the one that
+            its adapter_config.json names, with its revision.
     """
 
     name: str
     revision: str | None = None
     trust_remote_code: bool = False
     context_length: int | None = None
+    base: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
         check("model.name", self.name, "a hub name such as EleutherAI/pythia-160m, or a folder", lambda v: bool(v.strip()))
+        if self.revision is not None and (folders.split(self.name)[1] or self.revision) != self.revision:
+            fix = "name the revision once"
+            raise ConfigError(explain("model.revision", got=f"{self.revision} for {self.name}", allowed="one revision", fix=fix))
         check("model.context_length", self.context_length, "null or greater than 0", lambda v: v is None or v > 0)
 
     def facts(self) -> ModelFacts:
@@ -64,36 +64,36 @@ class HubModel:
         Raises ModelError where it cannot be loaded.
         """
         folder = self._folder()
+        if found := self._adapted(folder):
+            facts = found.facts()
+            return dataclasses.replace(facts, context_length=self.context_length or facts.context_length)
         config = self._config(folder)
         weights = weight_files(folder)
-        for file in weights:
-            check_safetensors(file)
+        self._tensors(weights)
         self._check_tokenizer(folder, int(config.get_text_config().vocab_size))
-        small = {file.name: file_sha256(file) for file in self._small_files(folder)}
+        small = {file.name: file_sha256(file) for file in folders.small_files(folder, code=self.trust_remote_code)}
         return ModelFacts(
             context_length=self._context_length(config),
             content=small | {file.name: file_sha256(file) for file in weights},
             dropout=_dropout(config),
             vocabulary=int(config.get_text_config().vocab_size),
             batch_limit=rotary.limit(config),
-            **sizes(small, lambda: self._without_weights(config)),
+            **sizes(small, self.skeleton),
         )
 
     def longest_input(self) -> int:
         """Return its context length in tokens, from its config. Raises ModelError."""
-        return self._context_length(self._config(self._folder(weights=False)))
+        folder = self._folder(weights=False)
+        if found := self._adapted(folder):
+            return self.context_length or found.base.longest_input()
+        return self._context_length(self._config(folder))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return a fresh tokenizer. Raises ModelError."""
         folder = self._folder(weights=False)
-        with quiet():
-            from transformers import AutoTokenizer
-
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-                raise ModelError(self._explain("tokenizer", error)) from error
-        return cast("PreTrainedTokenizerBase", tokenizer)
+        if found := self._adapted(folder):
+            return found.tokenizer()
+        return read_tokenizer(self.name, folder, trust=self.trust_remote_code)
 
     def load(self) -> PreTrainedModel:
         """Return the model in float32, in evaluation mode, on the CPU.
@@ -101,6 +101,9 @@ class HubModel:
         Raises ModelError, also if a weight is missing.
         """
         folder = self._folder()
+        if found := self._adapted(folder):
+            return found.load()
+        shapes = self._tensors(weight_files(folder))
         with quiet():
             import torch
             from transformers import AutoModelForCausalLM
@@ -112,59 +115,79 @@ class HubModel:
                     use_safetensors=True,
                     trust_remote_code=self.trust_remote_code,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are rejected by name
                 )
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
                 raise ModelError(self._explain("weights", error)) from error
-        model, loading = loaded
-        for problem in ("missing_keys", "mismatched_keys"):
-            if names := sorted(map(str, loading[problem])):
-                got = f"{len(names)} {problem.replace('_', ' ')}, the first is {names[0]}"
-                fix = "they would be random; use a checkpoint that holds every weight"
-                raise ModelError(explain(f"model {self.name}", got=got, allowed="none", fix=fix))
+        model, loading_info = loaded
+        whole.require_loaded(self.name, model, loading_info, shapes, weight_files(folder))
         return cast("PreTrainedModel", model.eval())
 
     def weights_sha256(self) -> str:
         """Return a SHA-256 over the names and hashes of the weight files, by name."""
-        lines = [f"{file.name} {file_sha256(file)}" for file in weight_files(self._folder())]
+        folder = self._folder()
+        if found := self._adapted(folder):
+            return found.weights_sha256()
+        lines = [f"{file.name} {file_sha256(file)}" for file in weight_files(folder)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def _folder(self, *, weights: bool = True) -> Path:
-        """Return the folder with the model's files, fetched from the hub if need be.
+    def _tensors(self, files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all tensors. Raises ModelError, also for one in two files."""
+        found: dict[str, tuple[int, ...]] = {}
+        for file in files:
+            header = check_safetensors(file)
+            if twice := sorted(found.keys() & header.keys()):
+                got, fix = f"tensor {twice[0]} in two files, one of them {file.name}", "fetch or save the model again"
+                raise ModelError(explain(f"model {self.name}", got=got, allowed="each tensor once", fix=fix))
+            found |= {name: tuple(entry["shape"]) for name, entry in header.items()}
+        return found
 
-        Without ``weights``, all files but the weights. Raises ModelError.
+    def named_base(self) -> str | None:
+        """Return the base that an adapter names, empty without one; None for a whole model.
+
+        Raises ModelError.
         """
-        local = Path(self.name).expanduser()
-        if local.is_dir():
-            if not (local / "config.json").is_file():
-                got = f"'{self.name}', a directory without config.json"
-                raise ModelError(explain("model.name", got=got, allowed="a folder as save_pretrained writes it"))
-            return local
-        if self.name.startswith((".", "/", "~")) or self.name.count("/") > 1:
-            fix = "check the path; a relative one starts from the current directory"
-            raise ModelError(explain("model.name", got=f"'{self.name}', not a directory", allowed="a folder or a hub name", fix=fix))
-        return self._snapshot(weights=weights)
+        folder = self._folder(weights=False)
+        return adapted.named_base(adapted.settings(folder)) if (folder / ADAPTER).is_file() else None
 
-    def _snapshot(self, *, weights: bool) -> Path:
-        with quiet():
-            import huggingface_hub
-            from huggingface_hub import constants
+    def base_model(self) -> ModelSource | None:
+        """Return the model that an adapter is loaded onto; None for a whole model.
 
-            patterns = [*SETTINGS, *TOKENIZER, *([INDEX, "model*.safetensors"] if weights else [])]
-            patterns += ["*.py"] if self.trust_remote_code else []
-            offline = constants.HF_HUB_OFFLINE
-            try:
-                folder = huggingface_hub.snapshot_download(
-                    self.name, revision=self.revision, allow_patterns=patterns, local_files_only=offline
-                )
-            except (OSError, ValueError) as error:
-                fix = "check model.name and model.revision"
-                fix += ", or fetch it first: HF_HUB_OFFLINE is set" if offline else ", the network, and `hf auth login` for gated models"
-                allowed = "a folder, or a hub model that is cached or can be fetched"
-                got = f"'{self.name}'{f' at {self.revision}' if self.revision else ''} ({first_line(error)})"
-                raise ModelError(explain("model.name", got=got, allowed=allowed, fix=fix)) from error
-        if not (Path(folder) / "config.json").is_file():
-            raise ModelError(explain("model.name", got=f"'{self.name}' without config.json", allowed="a transformers model"))
-        return Path(folder)
+        Raises ModelError.
+        """
+        folder = self._folder(weights=False)
+        found = self._adapted(folder)
+        return found.base if found else None
+
+    @property
+    def _place(self) -> tuple[str, str | None]:
+        """Name and revision."""
+        name, revision = folders.split(self.name)
+        return name, revision or self.revision
+
+    def _folder(self, *, weights: bool = True) -> Path:
+        """Return the folder with its files, see ``folders.find``."""
+        name, revision = self._place
+        return folders.find(name, revision, weights=weights, code=self.trust_remote_code)
+
+    def _adapted(self, folder: Path) -> Adapted | None:
+        """Return the adapter in a folder with its base; None for a whole model.
+
+        Raises ModelError for a folder with both: transformers would add the adapter to weights that
+        may have it already.
+        """
+        if not (folder / ADAPTER).is_file():
+            if self.base is not None:
+                got = f"'{self.base}' for {self.name}, a whole model"
+                raise ModelError(explain("model.base", got=got, allowed="null; only an adapter has a base"))
+            return None
+        if weights := sorted(path.name for pattern in WHOLE for path in folder.glob(pattern)):
+            got, fix = f"{weights[0]} and {ADAPTER}", f"delete {weights[0]}, or the adapter if it is merged into these weights"
+            raise ModelError(explain(f"model {self.name}", got=got, allowed="a whole model or an adapter", fix=fix))
+        settings = adapted.settings(folder)
+        wanted = adapted.base_of(self.name, settings, self.base)
+        base = loading.named(wanted) or HubModel(name=wanted, trust_remote_code=self.trust_remote_code)
+        return Adapted(name=self.name, folder=folder, base=base, base_name=wanted, named=adapted.named_base(settings))
 
     def _config(self, folder: Path) -> PreTrainedConfig:
         """Return the config.
@@ -183,6 +206,10 @@ class HubModel:
                     raise ModelError(
                         explain(f"model {self.name}", got="a model with Python code of its own", allowed="none by default", fix=fix)
                     )
+                if quantised := values.get("quantization_config"):
+                    kind = quantised.get("quant_method") or "an unknown method" if isinstance(quantised, dict) else "an unknown method"
+                    got = f"quantization_config ({kind}) in its config.json"
+                    raise ModelError(explain(f"model {self.name}", got=got, allowed="weights as floating point", fix=UNQUANTISED))
                 config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
                 raise ModelError(self._explain("config.json", error)) from error
@@ -199,20 +226,14 @@ class HubModel:
         """Raise ModelError without a tokenizer, or for token ids beyond the embedding's rows."""
         if not any((folder / name).is_file() for name in VOCABULARIES):
             raise ModelError(explain(f"model {self.name}", got=f"no tokenizer in {folder}", allowed=f"one of {', '.join(VOCABULARIES)}"))
-        tokenizer = self.tokenizer()
-        # Unused added tokens may be beyond the rows (an image token in a text model), tokens of
-        # any text may not.
-        used = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
-        highest = max(tokenizer.vocab_size - 1, *(int(token) for token in used if token is not None), 0)
-        if highest >= rows:
-            got, allowed = f"a tokenizer with token {highest}", f"at most {rows - 1}: the model has {rows} rows"
-            raise ModelError(explain(f"model {self.name}", got=got, allowed=allowed, fix="use the model's own tokenizer"))
+        require_rows(self.name, self.tokenizer(), rows)
 
-    def _without_weights(self, config: PreTrainedConfig) -> PreTrainedModel:
+    def skeleton(self) -> PreTrainedModel:
         """Return the model on the meta device, where nothing is allocated: to count parameters."""
         import torch
         from transformers import AutoModelForCausalLM
 
+        config = self._config(self._folder(weights=False))
         with quiet(), torch.device("meta"):
             try:
                 model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)
@@ -228,11 +249,6 @@ class HubModel:
             where, fix = f"model {self.name}: context length", "set model.context_length"
             raise ModelError(explain(where, got="none in config.json", allowed="max_position_embeddings", fix=fix))
         return length
-
-    def _small_files(self, folder: Path) -> list[Path]:
-        """Return the files other than weights that decide its outputs."""
-        code = sorted(folder.glob("*.py")) if self.trust_remote_code else []
-        return [folder / name for name in [*SETTINGS, *TOKENIZER] if (folder / name).is_file()] + code
 
     def _explain(self, part: str, error: Exception) -> str:
         return explain(f"model {self.name}: {part}", got=first_line(error), allowed="files that transformers can read")
@@ -257,24 +273,3 @@ def _rates(values: Mapping[str, Any]) -> Iterator[float]:
             continue
         elif any(word in key for word in ("drop", "jitter")):
             yield float(value)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Turn off the libraries' progress bars and notices for a while: they disturb our display."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
-
-    noise: Any = logging
-    level, bars, hub_bars = noise.get_verbosity(), noise.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    noise.set_verbosity_error()
-    noise.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        noise.set_verbosity(level)
-        if bars:
-            noise.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from harness.config import composition
+from harness.config import composition, paths
 from harness.core.errors import ConfigError, explain
 from harness.core.sources import ModelSource
 
@@ -49,6 +50,22 @@ def member(name: str, allowed: Collection[str] | None = None) -> ModelSource:
         raise ConfigError(explain("model", got=repr(name), allowed=", ".join(allowed) or "none but the start model", fix=fix))
     found: ModelSource = composition.member("model", name)
     return found
+
+
+def named(name: str) -> ModelSource | None:
+    """Return the member of conf/model that ``NAME`` or ``NAME@REVISION`` names, or None.
+
+    Raises ConfigError for a revision of a member that has none.
+    """
+    member_name, _, revision = name.partition("@")
+    if member_name not in paths.members("conf/model"):
+        return None
+    found = member(member_name)
+    if not revision:
+        return found
+    if "revision" not in {field.name for field in dataclasses.fields(cast(Any, found))}:
+        raise ConfigError(explain("model", got=repr(name), allowed=f"{member_name}, which has no revisions"))
+    return cast(ModelSource, dataclasses.replace(cast(Any, found), revision=revision))
 
 
 def load(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,45 +23,96 @@ log = logging.getLogger(__name__)
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
+"""Settings of a PEFT adapter, which make a folder one."""
+
+SAFE = "safetensors only: loading a pickled .bin can run any code"
+UNQUANTISED = "the model that was quantised, or save it dequantised"
+QUANTISED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state|qweight|qzeros|weight_scale|weight_scale_inv)(\.|$)")
+"""Names of tensors that quantisation leaves next to weights (bitsandbytes, GPTQ, AWQ, fp8)."""
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model, by name.
 
-    Raises ModelError without any, or where some of several are missing.
+    Raises ModelError without any, where some of several are missing, and for files of two models.
     """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        others = sorted(path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".gguf", ".safetensors"})
-        got = f"no {WEIGHTS} in {folder}" + (f", only {', '.join(others[:3])}" if others else "")
-        fix = "convert with save_pretrained, which writes safetensors"
-        raise ModelError(explain("model", got=got, allowed="safetensors only: loading a pickled .bin can run any code", fix=fix))
+    shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
+    single = [WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    if not (folder / INDEX).is_file() and not single:
+        got, fix = without_weights(folder, WEIGHTS)
+        raise ModelError(explain(f"model {folder}", got=got, allowed=SAFE, fix=fix))
+    names = _indexed(folder) if (folder / INDEX).is_file() else single
+    if strays := sorted({*single, *shards} - {*names}):
+        got = f"weights of two models: {names[0]}{' and others of its index' if len(names) > 1 else ''}, and {strays[0]}"
+        raise ModelError(explain(f"model {folder}", got=got, allowed="one model", fix="delete the files of the other one"))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        got = f"{len(missing)} of {len(names)} weight files missing, the first is {missing[0]}"
+        raise ModelError(explain("model", got=got, allowed="all of them", fix="fetch the model again"))
+    return [folder / name for name in names]
+
+
+def _indexed(folder: Path) -> list[str]:
+    """Return the names of the files of an index. Raises ModelError."""
     try:
         mapping: Mapping[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
-        files = [folder / name for name in sorted(set(mapping.values()))]
+        names = sorted({str(name) for name in mapping.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = explain(str(folder / INDEX), got=first_line(error), allowed="a safetensors index", fix="fetch it again")
         raise ModelError(message) from error
-    if missing := [file.name for file in files if not file.is_file()]:
-        got = f"{len(missing)} of {len(files)} weight files missing, the first is {missing[0]}"
-        raise ModelError(explain("model", got=got, allowed="all of them", fix="fetch the model again"))
-    return files
+    if not names:
+        raise ModelError(explain(str(folder / INDEX), got="no weights", allowed="a safetensors index", fix="fetch it again"))
+    return names
 
 
-def check_safetensors(file: Path) -> None:
-    """Raise ModelError for a safetensors file with a broken header or another size.
+def without_weights(folder: Path, lacks: str) -> tuple[str, str]:
+    """Return what a folder that lacks a file of a model holds in its place, and advice.
+
+    Args:
+        folder: as a trainer may leave it.
+        lacks: the file.
+    """
+    if any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")):
+        return (
+            f"an FSDP checkpoint in shards (.distcp), without {lacks}",
+            "accelerate merge-weights, next to its config.json",
+        )
+    if any(folder.glob("global_step*")):
+        return f"a DeepSpeed checkpoint in shards, without {lacks}", "its zero_to_fp32.py with --safe_serialization"
+    if found := checkpoints(folder):
+        return f"a directory without {lacks}, of {len(found)} checkpoints", f"name one of them, such as {found[-1]}"
+    if any(folder.glob("model-*-of-*.safetensors")):
+        return f"shards of a model without {INDEX}", "save or copy it again: trainers write the index last"
+    if any(folder.glob("adapter_model.*")) and not (folder / ADAPTER).is_file():
+        return f"an adapter without {ADAPTER}", "save or copy it again: PEFT writes this file last"
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".gguf", ".safetensors"})
+    got = f"a directory without {lacks}" + (f", only {', '.join(others[:3])}" if others else "")
+    return got, "convert with save_pretrained, which writes safetensors" if others else "check the path"
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Return the checkpoints of a trainer's output folder, the newest last."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.partition("-")[2].isdigit()]
+    return [str(path) for path in sorted(found, key=lambda path: int(path.name.partition("-")[2]))]
+
+
+def check_safetensors(file: Path) -> Mapping[str, Any]:
+    """Return the tensors of a safetensors file, by name: dtype, shape, data_offsets.
 
     Format: 8 bytes little-endian header length N, N bytes of JSON (name → dtype, shape,
     data_offsets), then the tensors' bytes.
+
+    Raises ModelError for a broken header, another size, and quantised weights.
     """
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > file.stat().st_size:
                 raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-        end = max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0)
+            header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        quantised = [name for name, entry in header.items() if _is_quantised(name, str(entry["dtype"]))]
         if not end:
             raise ValueError("it holds no weights")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -69,6 +121,15 @@ def check_safetensors(file: Path) -> None:
     if (size := file.stat().st_size) != (expected := 8 + length + end):
         got = f"{size} bytes: the file was cut off or damaged"
         raise ModelError(explain(str(file), got=got, allowed=f"{expected} bytes, by its header", fix="fetch or save it again"))
+    if quantised:
+        got = f"{len(quantised)} quantised tensors, the first is {quantised[0]}"
+        raise ModelError(explain(str(file), got=got, allowed="weights as floating point", fix=UNQUANTISED))
+    return header
+
+
+def _is_quantised(name: str, dtype: str) -> bool:
+    """Return whether a tensor is a weight of few bits, or belongs to one."""
+    return QUANTISED.search(name) is not None or (name.endswith(".weight") and dtype in {"I8", "U8", "I32"})
 
 
 def file_sha256(file: Path) -> str:

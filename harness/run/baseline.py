@@ -73,6 +73,8 @@ class Before:
 
     def load(self) -> PreTrainedModel:
         """Return the start model, on its device."""
+        for note in self.prepared.facts.notes:
+            self.progress.say(note)
         model = self._load(self.config.model, self.config.labels.model)
         self.weights_sha256 = self.config.model.weights_sha256()
         return model

@@ -15,6 +15,7 @@ from harness.core.errors import ConfigError, ModelError, explain
 from harness.core.progress import Progress
 from harness.core.sources import ModelSource
 from harness.models import loading
+from harness.models.hub import HubModel
 from harness.models.nursery.family import Nursery
 from harness.records import provenance
 
@@ -100,11 +101,12 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
     seen: set[Hashable] = set()
     for config in configs:
         for model in (config.model, *every(config, workspace).values()):
-            made = model if isinstance(model, Nursery) else getattr(model, "base", None)
-            key = (type(made), repr(made))
-            if isinstance(made, Nursery) and key not in seen and not made.is_made:
-                missing[key] = made
-            seen.add(key)
+            if (asked := (type(model), repr(model))) in seen:
+                continue
+            seen.add(asked)
+            made = model.base_model() if isinstance(model, HubModel) else model
+            if isinstance(made, Nursery) and not made.is_made:
+                missing[type(made), repr(made)] = made
     if not missing:
         return False
     progress.say(f"pretraining {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once: minutes")

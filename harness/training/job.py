@@ -10,6 +10,7 @@ from harness.core.contexts import Penalty, PenaltyContext
 from harness.core.counts import Counts
 from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
+from harness.models import whole
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +97,14 @@ class Job:
         return self.resolved.dtype == "bfloat16"
 
     def tuned(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return a start model prepared by the tuning."""
-        return self.tuning.prepare(model, derive(self.seed, "adapter"))
+        """Return a start model prepared by the tuning.
+
+        Raises ModelError if that changes what the model computes.
+        """
+        loaded = whole.logits(model)
+        tuned = self.tuning.prepare(model, derive(self.seed, "adapter"))
+        whole.require_same("tuning", loaded, whole.logits(tuned), "once the tuning has prepared the model")
+        return tuned
 
     def penalty(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Penalty | None:
         """Return the penalty of the mitigation.

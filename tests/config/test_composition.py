@@ -96,7 +96,7 @@ def test_anchors_are_any_data_yaml() -> None:
 def test_every_override_has_a_form_that_hydra_takes() -> None:
     """Keys that no yaml lists are forced in; an anchor is data of another package."""
     given = ["tuning=lora", "tuning.rank=4", "anchor=tinyworld-base", "mitigation=replay", "seed=3", "+name=x", "experiment=null"]
-    hydra = [overrides.for_hydra(text) for text in given]
+    hydra = [one for text in given for one in overrides.for_hydra(text)]
     assert hydra == [
         "tuning=lora",
         "++tuning.rank=4",
@@ -107,7 +107,7 @@ def test_every_override_has_a_form_that_hydra_takes() -> None:
         "~experiment",
     ]
     assert composition.compose(hydra) == composition.compose(given)
-    assert overrides.for_hydra("anchor=null,tinyworld-base") == "data@anchor=null,tinyworld-base"
+    assert overrides.for_hydra("anchor=null,tinyworld-base") == ["data@anchor=null,tinyworld-base"]
 
 
 @pytest.mark.parametrize(

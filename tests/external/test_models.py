@@ -19,7 +19,6 @@ from harness.core.errors import ConfigError, ModelError
 from harness.core.progress import Silent
 from harness.core.seeds import seed_torch, untouched_global_streams
 from harness.external import models
-from harness.external.adapted import AdaptedModel, base_of
 from harness.methods.tuning.lora import Lora
 from harness.models.hub import HubModel
 from tests.support import tiny
@@ -147,7 +146,7 @@ def test_a_tokenizer_that_appends_eos_changes_no_score(place: Path, here: Path, 
 
 
 def test_a_merged_adapter_computes_as_peft_does(place: Path) -> None:
-    source = AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(place / "adapter"))
+    source = HubModel(name=str(place / "adapter"), base=str(place / "base"))
     base = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -160,11 +159,12 @@ def test_a_merged_adapter_computes_as_peft_does(place: Path) -> None:
 
 
 def test_an_adapter_is_identified_by_its_own_bytes_and_its_base(place: Path) -> None:
-    source = AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(place / "adapter"))
-    other = AdaptedModel(base=HubModel(name=str(place / "other")), adapter=str(place / "adapter"))
-    assert source.facts().content != source.base.facts().content
-    assert len({source.weights_sha256(), other.weights_sha256(), source.base.weights_sha256()}) == 3
-    assert source.facts().params_total == source.base.facts().params_total
+    source = HubModel(name=str(place / "adapter"), base=str(place / "base"))
+    other = HubModel(name=str(place / "adapter"), base=str(place / "other"))
+    base = HubModel(name=str(place / "base"))
+    assert source.facts().content != base.facts().content
+    assert len({source.weights_sha256(), other.weights_sha256(), base.weights_sha256()}) == 3
+    assert source.facts().params_total == base.facts().params_total
     assert source.longest_input() == 64
 
 
@@ -175,10 +175,10 @@ def test_an_adapter_whose_base_moved_is_loaded_onto_before_with_a_note(place: Pa
         (moved / file.name).write_bytes(file.read_bytes())
     settings = json.loads((moved / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/nowhere/at/all"}
     (moved / "adapter_config.json").write_text(json.dumps(settings))
-    assert base_of(str(moved)) == "/nowhere/at/all"
     config, notes = models._config(str(moved), ["short"], [], fallback=str(place / "base"))
-    assert config.model == AdaptedModel(base=HubModel(name=str(place / "base")), adapter=str(moved))
-    assert "names a base that does not exist (/nowhere/at/all): loaded onto BEFORE" in notes[0]
+    assert config.model == HubModel(name=str(moved), base=str(place / "base"))
+    assert "names the base /nowhere/at/all, but is loaded onto" in config.model.facts().notes[0]
+    assert notes == []
     with pytest.raises(ConfigError, match="a base that exists"):
         models._config(str(moved), ["short"], [], fallback=None)
 
@@ -192,11 +192,11 @@ def test_adapters_that_cannot_be_used_are_rejected(place: Path, here: Path) -> N
         (folder / "adapter_config.json").write_text(json.dumps(settings))
         if name == "foreign":
             (folder / "adapter_model.safetensors").write_bytes((place / "adapter" / "adapter_model.safetensors").read_bytes())
-    base = HubModel(name=str(place / "base"))
+    base = str(place / "base")
     with pytest.raises(ModelError, match=r"a directory without adapter_model\.safetensors"):
-        AdaptedModel(base=base, adapter=str(here / "pickled")).facts()
+        HubModel(name=str(here / "pickled"), base=base).facts()
     with pytest.raises(ModelError, match="allowed: an adapter of this base"):
-        AdaptedModel(base=base, adapter=str(here / "foreign")).load()
+        HubModel(name=str(here / "foreign"), base=base).load()
 
 
 class Stages(Silent):

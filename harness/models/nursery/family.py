@@ -22,9 +22,9 @@ from harness.core.errors import ModelError, explain
 from harness.core.files import locked
 from harness.core.sources import ModelFacts
 from harness.data.tinyworld import vocabulary, world
-from harness.models.hub import quiet
 from harness.models.nursery.pretraining import LOOP_VERSION, THREADS, build, pretrain
 from harness.models.nursery.recipe import Recipe
+from harness.models.quiet import quiet
 from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Nursery(Recipe):
         """
         recipe, folder = {"recipe": self.recipe}, self._folder()
         weights = {WEIGHTS: file_sha256(folder / WEIGHTS)} if self.is_made else {}
-        return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self._without_weights))
+        return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self.skeleton))
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""
@@ -97,7 +97,8 @@ class Nursery(Recipe):
             )
         return file_sha256(file)
 
-    def _without_weights(self) -> PreTrainedModel:
+    def skeleton(self) -> PreTrainedModel:
+        """Return the model on the meta device, where nothing is allocated: to count parameters."""
         import torch
 
         with torch.device("meta"):
