@@ -187,11 +187,11 @@ def evaluate_command(
     model: str, adapter: Path | None, asked: Mapping[str, Sequence[int]], shots: int, batch: str, output: Path
 ) -> list[str]:
     """Return the command that evaluates one model on the items that the harness asks."""
-    from harness.evaluation import suites
+    from harness.evaluation import task_index
 
     arguments = [f"pretrained={model}", "dtype=float32", *([f"peft={adapter}"] if adapter else [])]
     words = [str(Path(sys.executable).with_name("lm_eval")), "--model", "hf", "--model_args", ",".join(arguments)]
-    words += ["--include_path", str(suites.task_folders()[-1]), "--tasks", ",".join(asked), "--samples", json.dumps(dict(asked))]
+    words += ["--include_path", str(task_index.task_folders()[-1]), "--tasks", ",".join(asked), "--samples", json.dumps(dict(asked))]
     return [*words, "--num_fewshot", str(shots), "--batch_size", batch, "--output_path", str(output), "--log_samples"]
 
 

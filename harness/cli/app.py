@@ -217,13 +217,33 @@ def _list(arguments: argparse.Namespace) -> int:
     from harness.config import paths
 
     groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "launcher", "suites"]
+    if arguments.group == "lm_eval":
+        return _list_lm_eval()
     if arguments.group and arguments.group not in groups:
-        raise ConfigError(explain("list", got=repr(arguments.group), allowed=", ".join(groups)))
+        raise ConfigError(explain("list", got=repr(arguments.group), allowed=", ".join([*groups, "lm_eval"])))
     for group in [arguments.group] if arguments.group else groups:
         folder = {"suites": "benchmarks/suites", "anchor": "conf/data"}.get(group, f"conf/{group}")
         sys.stdout.write(f"{group}\n" if not arguments.group else "")
         for name, path in paths.members(folder).items():
             sys.stdout.write(_wrapped(f"  {name:<24} ", _first_sentence(path)))
+        if group == "suites":
+            more = "Any task, group or tag of lm-eval is a suite under its own name, too: `harness list lm_eval`."
+            sys.stdout.write(_wrapped("  ", more))
+    return 0
+
+
+def _list_lm_eval() -> int:
+    """List lm-eval's tasks, groups and tags as suites; a name that ours has needs a prefix."""
+    from harness.config import paths
+
+    extras.require("list lm_eval", "measure")
+    quiet_libraries()
+    from harness.evaluation import task_index
+
+    ours = paths.members("benchmarks/suites")
+    for name, kind in task_index.names(forced=True).items():
+        spelled = f"{task_index.FORCED}{name}" if name in ours else name
+        sys.stdout.write(f"  {spelled:<24} {kind}{f'; {name} is ours' if name in ours else ''}\n")
     return 0
 
 

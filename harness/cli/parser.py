@@ -151,7 +151,7 @@ def _add_results(commands: Commands) -> None:
 
 def _add_inputs(commands: Commands) -> None:
     choices = _add(commands, "list", "list models, data, methods, suites and experiments")
-    choices.add_argument("group", nargs="?", metavar="GROUP", help="only this group, such as model, data or suites")
+    choices.add_argument("group", nargs="?", metavar="GROUP", help="only this group, such as model, data or suites; or lm_eval: its tasks")
 
     prompt = _add(
         commands,
@@ -159,7 +159,7 @@ def _add_inputs(commands: Commands) -> None:
         "show an item of each task of a suite as the model sees it",
         "It shows the prompt, its tokens and the answer choices, and loads no weights.",
     )
-    prompt.add_argument("suite", metavar="SUITE", help="one of `harness list suites`")
+    prompt.add_argument("suite", metavar="SUITE", help="one of `harness list suites`, or a task or group of lm-eval")
     _add_overrides(prompt, "overrides as for run, such as model=NAME evaluation.prompt_format=chat")
     prompt.add_argument("--item", type=int, default=1, metavar="N", help="number of the item, from 1 (default: 1)")
 

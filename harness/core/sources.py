@@ -148,6 +148,11 @@ class EvaluationBackend(Protocol):
         ...
 
     @property
+    def limit(self) -> int | None:
+        """Most items of a task."""
+        ...
+
+    @property
     def prompt_format(self) -> PromptFormat:
         """Of every prompt."""
         ...

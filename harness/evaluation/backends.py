@@ -24,6 +24,7 @@ class Evaluation(EvaluationBackend):
 
     Attributes:
         items: items of each suite: those that are reported, or those on which choices may be made.
+        limit: most items of a task, chosen as a suite's ``report`` chooses them; null for no limit.
         prompt_format: ``chat`` puts every prompt through the tokenizer's chat template, before and
             after training alike.
         dtype: of the forward pass; the softmax is always float32.
@@ -39,6 +40,7 @@ class Evaluation(EvaluationBackend):
     """
 
     items: Items = "report"
+    limit: int | None = None
     prompt_format: PromptFormat = "plain"
     dtype: Dtype = "auto"
     add_bos: bool | None = None
@@ -47,10 +49,11 @@ class Evaluation(EvaluationBackend):
 
     @property
     def unidentified(self) -> frozenset[str]:
-        return frozenset({"likelihood_tokens", "where"})
+        return frozenset({"likelihood_tokens", "where", "limit"})  # the items themselves are identified
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check("evaluation.limit", self.limit, "null or greater than 0", lambda value: value is None or value > 0)
         check("evaluation.likelihood_tokens", self.likelihood_tokens, "greater than 0", lambda value: value > 0)
 
     def for_items(self, items: Items) -> Self:

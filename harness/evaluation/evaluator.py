@@ -81,8 +81,9 @@ def prepare(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row] = (
     if suite.kind == "lm_eval":
         return _prepare_tasks(suite, evaluation)
     _check_rows(suite, evaluation, rows)
-    chosen = choose(suite, str(suite.data), len(rows), lambda index: rows[index].id, evaluation.items)
-    name, kept = str(suite.data), [rows[index] for index in chosen]
+    name = str(suite.data)
+    chosen = choose(suite, name, len(rows), lambda index: rows[index].id, evaluation.items, evaluation.limit)
+    kept = [rows[index] for index in chosen]
     content = {name: {"items": hashes.digest([row.id for row in kept])}}
     return PreparedSuite(suite, {}, {name: chosen}, kept, content, {name: chosen.repeated})
 
@@ -99,14 +100,14 @@ def _check_rows(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row]
 
 def _prepare_tasks(suite: Suite, evaluation: EvaluationBackend) -> PreparedSuite:
     tasks = build_tasks(suite)
-    items: dict[str, Chosen] = {name: chosen_items(suite, task, evaluation.items) for name, task in tasks.items()}
+    items: dict[str, Chosen] = {name: chosen_items(suite, task, evaluation.items, evaluation.limit) for name, task in tasks.items()}
     if "generation" in suite.protocols:
         tasks |= {f"{name}{GENERATED}": generated(suite, name, task, items[name]) for name, task in tasks.items()}
         items |= {f"{name}{GENERATED}": chosen for name, chosen in items.items()}
     _check_cluster(suite, tasks, items)
     for name, task in tasks.items():
         read_only(task, items[name])
-    content = {name: hashes.of_task(task, items[name]) for name, task in tasks.items()}
+    content = {name: hashes.of_task(task, items[name], evaluation.prompt_format) for name, task in tasks.items()}
     return PreparedSuite(suite, tasks, items, content=content, repeated={name: chosen.repeated for name, chosen in items.items()})
 
 
@@ -267,6 +268,7 @@ class _LiveModel:
         """Run lm-eval on a task; return its logged samples."""
         import lm_eval
 
+        is_chat = self.evaluation.prompt_format == "chat"
         task.set_fewshot_seed(seed=FEWSHOT_SEED)  # every point sees the same shots
         self.lm.cut_answers.clear()
         found = lm_eval.evaluate(
@@ -275,7 +277,8 @@ class _LiveModel:
             samples={name: list(self.prepared.items[name])},
             bootstrap_iters=0,
             log_samples=True,
-            apply_chat_template=self.evaluation.prompt_format == "chat",
+            apply_chat_template=is_chat,
+            fewshot_as_multiturn=is_chat,
         )
         samples: list[dict[str, Any]] = found["samples"][name]
         return samples

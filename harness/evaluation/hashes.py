@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import outside
 from harness.core import syntax
 from harness.core.errors import EvaluationError, explain
+from harness.core.rows import PromptFormat
 from harness.evaluation.tasks import FEWSHOT_SEED, doc_hash
 
 if TYPE_CHECKING:
@@ -44,17 +45,19 @@ TWICE = 8
 """Items whose prompts are built twice, to find prompts that are drawn at random."""
 
 
-def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
+def of_task(task: Task, items: Sequence[int], prompt_format: PromptFormat = "plain") -> dict[str, str]:
     """Return the hashes that decide a task's scores, of the task as lm-eval built it.
 
     Args:
         task: built, its data loaded.
         items: numbers of the documents asked, in order.
+        prompt_format: of its prompts.
 
     Returns:
         ``version``: lm-eval's version of the task. ``settings``: hash of metrics, filters,
         generation settings and code that computes scores. ``items``: hash of the documents.
-        ``prompts``: hash of prompts, continuations and targets.
+        ``prompts``: hash of prompts, continuations and targets. ``layout``: of worked
+        examples under a chat template.
 
     Raises:
         EvaluationError: prompts that differ each time they are built.
@@ -66,11 +69,13 @@ def of_task(task: Task, items: Sequence[int]) -> dict[str, str]:
     if prompts[:TWICE] != asked(task, items[:TWICE]):
         fix = "a prompt that is the same for a document each time, without random numbers or the time"
         raise EvaluationError(explain(f"task {task.config.task}", got="prompts that differ each time they are built", fix=fix))
+    turns = prompt_format == "chat" and task.config.num_fewshot
     return {
         "version": str(metadata.get("version", task.VERSION)),
         "settings": digest([_plain(settings), type(task).__qualname__, _own_code(task)]),
         "items": digest([doc_hash(docs[index]) for index in items]),
         "prompts": digest(prompts),
+        **({"layout": "turns"} if turns else {}),
     }
 
 

@@ -100,11 +100,12 @@ def _asked(task: Task, items: Sequence[int], evaluation: EvaluationBackend, enco
     """
     chat = evaluation.prompt_format == "chat"
     settings = {"apply_chat_template": chat, "chat_template": encoder.apply_chat_template if chat else None}
+    layout = {"fewshot_as_multiturn": chat}
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     docs, shots = task.eval_docs, task.config.num_fewshot or 0
     for index in items:
         doc = docs[index]
-        context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc), **settings)
+        context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc), **settings, **layout)
     requests = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, 0, 1), **settings)
     requests = requests if isinstance(requests, list) else [requests]
     encoder.reads.clear()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness.core.errors import EvaluationError, explain
 from harness.evaluation.suites import Suite
+from harness.evaluation.task_index import ITEM_MEANS
 from harness.records.schema import Score, cluster_field, cluster_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
             "choices": None if generates else [str(argument[1]) for argument in arguments],
             "log_likelihoods": None if generates else [_log_likelihood(response) for response in responses],
             "text": str(responses[0]) if generates else None,
-            "chance": _chance(suite, 0 if generates else len(arguments)),
+            "chance": _chance(suite, 0 if generates else len(arguments), sample["target"]),
             "unparsed": generates and _first(sample["filtered_resps"]) in unparsed.get(sample["filter"], ()),
             "prompt_truncated": _prompt_cut(arguments, lm, generates=generates),
             "answer_truncated": generates and _prompt_ids(arguments[0], lm) in lm.cut_answers,
@@ -77,9 +78,7 @@ def averaged_metrics(task: Task) -> list[str]:
     Others (a perplexity, a correlation, lists of values) have no per-item value whose mean is the
     score, so items cannot be paired.
     """
-    return [
-        name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in {"mean", "nanmean", "bits_per_byte"}
-    ]
+    return [name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in ITEM_MEANS]
 
 
 def _item_text(sample: Mapping[str, Any], task: Task) -> str:
@@ -95,11 +94,13 @@ def _log_likelihood(response: Any) -> float:
     return float(response[0] if isinstance(response, list | tuple) else response)
 
 
-def _chance(suite: Suite, choices: int) -> float:
+def _chance(suite: Suite, choices: int, target: Any) -> float:
+    """Return an item's score of guessing; several choices can be right."""
     if suite.chance is None:
         return math.nan
     if suite.chance == "choices":
-        return 1.0 / choices if choices else math.nan
+        right = len(set(target)) if isinstance(target, list) else 1
+        return right / choices if choices else math.nan
     return float(suite.chance)
 
 

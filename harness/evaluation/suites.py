@@ -1,11 +1,10 @@
-"""Suites of ``benchmarks/suites/*.yaml``, and the items of a task that a suite uses."""
+"""Suites: ``benchmarks/suites/*.yaml`` and lm-eval's tasks; the items that a suite uses."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.config import paths
@@ -14,6 +13,7 @@ from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, EvaluationError, did_you_mean, explain
 from harness.core.rows import Split
 from harness.core.seeds import permutation
+from harness.evaluation import task_index
 from harness.records.schema import OWN_METRICS
 
 ITEM_SEED = 0
@@ -33,6 +33,7 @@ class Suite(Part):
         text: answers that a divergence suite is on: ``gold``, or sampled by the ``base`` or
             ``tuned`` model.
         max_new_tokens: limit of sampled text, in tokens.
+        num_fewshot: worked examples before each question; null for each task's own number.
         metric, filter: the primary metric, as named by lm-eval (or ``OWN_METRICS``).
         chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null if
             guessing has no level, or one that follows from metric and model (``nats_per_token``:
@@ -54,7 +55,7 @@ class Suite(Part):
     split: Split = "test"
     text: Literal["gold", "base", "tuned"] = "gold"
     max_new_tokens: int | None = None
-    num_fewshot: int = 0
+    num_fewshot: int | None = 0
     metric: str
     filter: str = "none"
     higher_is_better: bool = True
@@ -72,7 +73,7 @@ class Suite(Part):
         check(f"{where}: chance", self.chance, "choices, null, or a number in [0, 1]", lambda v: v is None or v == "choices" or is_level)
         check(f"{where}: report", self.report, "null or greater than 0", lambda v: v is None or v > 0)
         check(f"{where}: select", self.select, "0 or greater", lambda v: v >= 0)
-        check(f"{where}: num_fewshot", self.num_fewshot, "0 or greater", lambda v: v >= 0)
+        check(f"{where}: num_fewshot", self.num_fewshot, "null, or 0 or greater", lambda v: v is None or v >= 0)
         protocols = [["loglikelihood"], *([["loglikelihood", "generation"]] if self.kind == "lm_eval" else [])]
         allowed = " or ".join(f"[{', '.join(one)}]" for one in protocols)
         check(f"{where}: protocols", list(self.protocols), allowed, lambda value: value in protocols)
@@ -118,11 +119,18 @@ class Suite(Part):
 
 
 def load(name: str) -> Suite:
-    """Read a suite by name. Raises ConfigError with the known names."""
+    """Return a suite by name: a file of benchmarks/suites, or else a task, group or tag of lm-eval.
+
+    Raises ConfigError with the known names, or if a task has no metric to pair items by.
+    """
     known = paths.members("benchmarks/suites")
-    if name not in known:
-        raise ConfigError(explain("suite", got=repr(name), allowed=", ".join(known), fix=did_you_mean(name, known)))
-    suite: Suite = build(Suite, load_yaml(known[name]) | {"name": name}, f"suite {name}")
+    values = load_yaml(known[name]) if name in known else task_index.criterion(name)
+    if values is None:
+        _, forced, task = name.rpartition(task_index.FORCED)
+        near = did_you_mean(task, task_index.names(forced=True) if forced else [*known, *task_index.names()])
+        allowed = f"{', '.join(known)}, or a task, group or tag of lm-eval (`harness list lm_eval`)"
+        raise ConfigError(explain("suite", got=repr(name), allowed=allowed, fix=near))
+    suite: Suite = build(Suite, values | {"name": name}, f"suite {name}")
     return suite
 
 
@@ -131,18 +139,15 @@ def _is_cluster(value: Any) -> bool:
     return bool(parts) and all(isinstance(part, str) and part for part in parts)
 
 
-def task_folders() -> list[Path]:
-    """Return the folders of our lm-eval task files and the user's."""
-    return paths.folders("benchmarks/tasks")
-
-
 class Chosen(list[int]):
     """Ascending document numbers, and how many documents were skipped as they repeat another."""
 
     repeated: int = 0
 
 
-def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"]) -> Chosen:
+def choose(
+    suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"], limit: int | None = None
+) -> Chosen:
     """Choose the items of a task, seeded; ``select`` and ``report`` are disjoint.
 
     A document that repeats another one is skipped, and counted.
@@ -153,12 +158,14 @@ def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], r
         size: number of its documents.
         doc_hash: document number → content hash.
         role: one of the two sets.
+        limit: most items; None for no limit. Those of a smaller limit are among those of a larger.
 
     """
     if role == "select" and not suite.select:
         fix = f"set select in benchmarks/suites/{suite.name}.yaml"
         raise EvaluationError(explain(f"suite {suite.name}: select", got="0 items", allowed="at least one item to choose on", fix=fix))
-    wanted = size if suite.report is None else suite.select + suite.report
+    reported = min(size if suite.report is None else suite.report, size if limit is None else limit)
+    wanted = suite.select + reported
     kept: list[int] = []
     seen: set[str] = set()
     repeated = 0
@@ -170,7 +177,7 @@ def choose(suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], r
             kept.append(index)
         else:
             repeated += 1
-    chosen = kept[: suite.select] if role == "select" else kept[suite.select :]
+    chosen = kept[: suite.select][:limit] if role == "select" else kept[suite.select :]
     if not chosen:
         allowed = f"more than the {suite.select} items kept for selection"
         raise EvaluationError(explain(f"suite {suite.name}, task {task}", got=f"{len(kept)} distinct items", allowed=allowed))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import EvaluationError, did_you_mean, explain
 from harness.core.seeds import derive, seed_torch, untouched_global_streams
+from harness.evaluation import task_index
 from harness.evaluation.samples import averaged_metrics
-from harness.evaluation.suites import Chosen, Suite, choose, task_folders
+from harness.evaluation.suites import Chosen, Suite, choose
 from harness.records.schema import GENERATED
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
     """
     tasks: dict[str, Task] = {}
     for name in suite.tasks:
-        manager = _manager_for(name)
+        manager = _manager_for(suite, name)
         try:
             with untouched_global_streams():
                 seed_torch(derive(0, "tasks", name))  # some tasks shuffle choices while they are built
@@ -55,24 +54,12 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
     return tasks
 
 
-@functools.cache
-def _manager(defaults: bool) -> TaskManager:
-    """Index task files; lm-eval's thousands take about six seconds, ours take none."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=[str(folder) for folder in task_folders()], include_defaults=defaults)
-
-
-def _manager_for(name: str) -> TaskManager:
-    own = _manager(False)
-    if name in own.all_tasks:
-        return own
-    everything = _manager(True)
-    if name not in everything.all_tasks:
+def _manager_for(suite: Suite, name: str) -> TaskManager:
+    manager = task_index.manager_for(name, forced=suite.name.startswith(task_index.FORCED))
+    if manager is None:
         allowed = "a task, group or tag of lm-eval or of benchmarks/tasks"
-        raise EvaluationError(explain("task", got=repr(name), allowed=allowed, fix=did_you_mean(name, everything.all_tasks)))
-    return everything
+        raise EvaluationError(explain("task", got=repr(name), allowed=allowed, fix=did_you_mean(name, task_index.names())))
+    return manager
 
 
 def read_only(task: Task, items: Sequence[int]) -> None:
@@ -130,6 +117,8 @@ def generated(suite: Suite, name: str, task: Task, items: Sequence[int]) -> Task
 
 
 def _set_shots(suite: Suite, name: str, task: Task) -> None:
+    if suite.num_fewshot is None:
+        return
     own = task.get_config("num_fewshot")
     if own == 0 and suite.num_fewshot:
         allowed = "0: lm-eval defines this task zero-shot"
@@ -149,10 +138,10 @@ def _check_metric(suite: Suite, name: str, task: Task) -> None:
         raise EvaluationError(explain(f"suite {suite.name}, task {name}: filter", got=repr(suite.filter), allowed=", ".join(filters)))
 
 
-def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"]) -> Chosen:
-    """Return the document numbers of a task that the suite uses in a role."""
+def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"], limit: int | None = None) -> Chosen:
+    """Return the document numbers of a task that the suite uses in a role, at most ``limit``."""
     docs = task.eval_docs
-    return choose(suite, str(task.config.task), len(docs), lambda index: doc_hash(docs[index]), role)
+    return choose(suite, str(task.config.task), len(docs), lambda index: doc_hash(docs[index]), role, limit)
 
 
 def doc_hash(doc: Any) -> str:

@@ -50,4 +50,4 @@ class Partial:
         record_files.write_json(place / "finished.json", Finished(key=self.key, scores=tuple(scores)))
 
     def _place(self, suite: str, task: str) -> Path:
-        return self.folder / suite / quote(task, safe="")
+        return self.folder / quote(suite, safe="") / quote(task, safe="")

@@ -166,7 +166,7 @@ class ExperimentWriter(Experiment):
             for task, text in prompts.items():
                 (folder / f"{quote(task, safe='')}.txt").write_text(text, encoding="utf-8")
 
-        self.write_folder(self.run_folder(run_id) / "prompts" / suite, fill)
+        self.write_folder(self.run_folder(run_id) / "prompts" / quote(suite, safe=""), fill)
 
     def write_record(self, record: Record) -> None:
         """Write the record that marks a run done, and remove an earlier failure."""

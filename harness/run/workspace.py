@@ -115,7 +115,7 @@ class Workspace:
         suite, evaluation = self.suite(name), config.evaluation
         source = source_of(suite, config)
         rows = self.rows_of(source, suite.split) if source else ()
-        key = ("prepared suite", name, evaluation.items, evaluation.prompt_format, self._key(source, suite.split))
+        key = ("prepared suite", name, evaluation.items, evaluation.limit, evaluation.prompt_format, self._key(source, suite.split))
         return self.once(key, lambda: evaluator.prepare(suite, evaluation, rows))
 
     def tokenizer_of(self, config: RunConfig) -> PreTrainedTokenizerBase:

@@ -10,7 +10,8 @@ import pytest
 
 from harness.evaluation import evaluator
 from harness.evaluation.backends import HfEvaluation
-from harness.evaluation.suites import load, task_folders
+from harness.evaluation.suites import load
+from harness.evaluation.task_index import task_folders
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.config import composition, paths
-from harness.evaluation import evaluator
+from harness.evaluation import evaluator, task_index
 from harness.evaluation.backends import HfEvaluation
-from harness.evaluation.suites import Suite, load, task_folders
+from harness.evaluation.suites import Suite, load
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -22,9 +22,7 @@ OURS = [name for name in paths.members("benchmarks/suites") if not name.startswi
 @pytest.fixture(scope="module")
 def manager() -> TaskManager:
     """Index lm-eval's own task files, which takes seconds, and ours."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=[str(folder) for folder in task_folders()])
+    return task_index._both()
 
 
 def leaves(manager: TaskManager, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

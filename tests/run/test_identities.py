@@ -52,9 +52,9 @@ FIXED = ["model=start", "data=files", "data.train=rows.jsonl", "data.volumes=[8,
 
 def prepared(*overrides: str, machine: Machine | None = None) -> Prepared:
     """Prepare a run in a fresh process's workspace."""
-    from harness.evaluation import tasks
+    from harness.evaluation import task_index
 
-    tasks._manager.cache_clear()  # lm-eval reads task files once a process
+    task_index._ours.cache_clear()  # lm-eval reads task files once a process
     machine = machine or Machine(cores=2, gpus=0)
     return prepare(composition.compose([*FIXED, "training.learning_rate=0.01", *overrides]), Workspace(), machine)
 

@@ -13,7 +13,7 @@ from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace, content_key
-from harness.sweep.plan.rates import Rates, at, flops_per_second
+from harness.sweep.plan.rates import Rates, at, flops_per_second, items_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -308,7 +308,7 @@ def _on_select(prepared: Prepared) -> Prepared:
 
 
 def _items(config: RunConfig) -> str:
-    return str(config.evaluation.items)
+    return items_key(config.evaluation.items, config.evaluation.limit)
 
 
 def _of_items(built: PreparedSuite, tokenizer: PreTrainedTokenizerBase) -> int:

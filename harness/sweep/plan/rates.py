@@ -146,6 +146,11 @@ def _seen(experiment: Experiment) -> list[_Seen]:
     return [one for one in found if one is not None]
 
 
+def items_key(items: str, limit: int | None) -> str:
+    """Return the key of measured seconds: which items of a suite, and how many at most."""
+    return items if limit is None else f"{items}, at most {limit} a task"
+
+
 def _run(experiment: Experiment, run_id: str, known: dict[tuple[str, str], Mapping[str, Any]]) -> _Seen | None:
     record = experiment.glance("runs", run_id, "record.json")
     points = {volume: experiment.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ())}
@@ -160,6 +165,7 @@ def _run(experiment: Experiment, run_id: str, known: dict[tuple[str, str], Mappi
     evaluations = [sum(float(found["wall_seconds"]) for found in of) for of in of_points if all(of)]
     tuning = class_of(record["identity"]["tuning"])
     items = str(next((found["identity"]["evaluation"].get("items") for found in whole.values()), "report"))
+    items = items_key(items, (record["config"].get("evaluation") or {}).get("limit"))
     chosen = any(point.get("selected") or point.get("coefficient") is not None for point in points.values())  # more was measured
     return _Seen(
         hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),

@@ -1,0 +1,181 @@
+"""lm-eval's tasks and groups as suites, under their own names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from harness.core.errors import ConfigError
+from harness.core.progress import Silent
+from harness.evaluation import evaluator, task_index
+from harness.evaluation.backends import HfEvaluation
+from harness.evaluation.suites import load
+from harness.evaluation.tasks import build_tasks
+
+CASES: dict[str, tuple[str, str, bool, str | None]] = {
+    "arc_easy": ("acc", "none", True, "choices"),
+    "lm_eval:hellaswag": ("acc", "none", True, "choices"),  # ours, hellaswag, takes acc_norm
+    "lm_eval:mmlu": ("acc", "none", True, "choices"),
+    "ai2_arc": ("acc", "none", True, "choices"),
+    "gsm8k": ("exact_match", "strict-match", True, None),
+    "bbh_zeroshot": ("exact_match", "flexible-extract", True, None),  # the group aggregates that filter, its tasks list another first
+    "mmlu_pro": ("exact_match", "custom-extract", True, None),
+    "wikitext": ("bits_per_byte", "none", False, None),  # after two perplexities, which are not means over items
+    "lambada_openai": ("acc", "none", True, None),
+    "truthfulqa_mc2": ("acc", "none", True, None),  # a share of probability: guessing one choice does not score 1/n
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_task_of_lm_eval_is_a_suite_with_its_own_settings(name: str) -> None:
+    """Metric, filter, direction and chance are lm-eval's; every item, its own number of shots."""
+    suite = load(name)
+    assert (suite.metric, suite.filter, suite.higher_is_better, suite.chance) == CASES[name]
+    assert suite.tasks == (name.removeprefix("lm_eval:"),)
+    assert (suite.num_fewshot, suite.report, suite.select) == (None, None, 0)
+
+
+def test_our_suites_come_first() -> None:
+    """A name that both have is ours; with lm_eval: before it, it is lm-eval's."""
+    assert (load("hellaswag").metric, load("hellaswag").report) == ("acc_norm", 1000)
+    assert (load("mmlu").num_fewshot, load("lm_eval:mmlu").num_fewshot) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("wmt16-en-ro", "task wmt16-en-ro with bleu, ter, chrf"),
+        ("glue", "task cola with mcc"),
+        ("leaderboard", "tasks without a common metric and filter: acc, acc_norm"),
+        ("squadv2", "task squadv2 with metrics that its Python code defines"),
+    ],
+)
+def test_a_task_without_values_of_items_is_rejected_by_name(name: str, word: str) -> None:
+    """Scores of whole data sets cannot be paired; the way to a suite of one's own is named."""
+    with pytest.raises(ConfigError, match=rf"suite {name}: got {word}.*benchmarks/suites"):
+        load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("arc_eazy", "'arc_easy'"), ("tinywrold", "'tinyworld'"), ("lm_eval:helaswag", "'hellaswag'"), ("lm_eval:tinyworld_facts", "")],
+)
+def test_an_unknown_name_is_compared_with_ours_and_lm_evals(name: str, near: str) -> None:
+    """The error suggests the nearest; lm_eval: does not mean our own tasks."""
+    with pytest.raises(ConfigError, match=rf"suite: got '{name}'.*lm-eval.*{near}"):
+        load(name)
+
+
+TASK = """task: pick
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{answers}}"
+doc_to_target: "{{gold}}"
+metric_list: [{metric: acc_norm}, {metric: acc}]
+num_fewshot: 2
+metadata: {version: 1}
+"""
+GROUP = """group: two
+num_fewshot: 1
+task:
+  - pick
+  - {task: guess, num_fewshot: 3}
+aggregate_metric_list: {metric: acc}
+"""
+GUESS = """task: guess
+include: pick.yaml
+metric_list: [{metric: acc}]
+"""
+SEVERAL = """task: several
+include: pick.yaml
+doc_to_target: "{{[0, 1]}}"
+num_fewshot: 0
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Task files of a user: two tasks and their group, which lm-eval does not have."""
+    items = [{"question": f"what {i} is", "answers": ["the", "of", "a"], "gold": i % 3} for i in range(20)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    tasks = tmp_path / "benchmarks" / "tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "pick.yaml").write_text(TASK.replace("DATA", str(tmp_path / "items.jsonl")))
+    for name, text in {"two": GROUP, "guess": GUESS, "several": SEVERAL}.items():
+        (tasks / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    task_index._ours.cache_clear()
+    yield tmp_path
+    task_index._ours.cache_clear()
+
+
+def test_a_group_takes_what_lm_eval_builds_of_it(own: Path) -> None:
+    """Its settings replace those of its tasks, and an entry's those of the group."""
+    suite = load("two")
+    built = build_tasks(suite)
+    assert {name: task.config.num_fewshot for name, task in built.items()} == {"pick": 1, "guess": 3}
+    assert suite.metric == "acc"  # the group's; the first of pick is acc_norm
+    for task in built.values():
+        assert {name: better for name, better in task.higher_is_better().items() if name == suite.metric} == {"acc": suite.higher_is_better}
+    assert load("pick").metric == "acc_norm"
+
+
+def test_a_user_s_suite_hides_a_task_of_its_name(own: Path) -> None:
+    """A file of the user's comes before lm-eval's task."""
+    (own / "benchmarks" / "suites").mkdir()
+    (own / "benchmarks" / "suites" / "arc_easy.yaml").write_text("tasks: [pick]\nmetric: acc\n")
+    assert load("arc_easy").tasks == ("pick",)
+    assert load("lm_eval:arc_easy").tasks == ("arc_easy",)
+
+
+def measured(name: str, model: LlamaForCausalLM, words: PreTrainedTokenizerBase, **settings: Any) -> Any:
+    evaluation = HfEvaluation(**settings)
+    prepared = evaluator.prepare(load(name), evaluation)
+    found = evaluator.evaluate(prepared, evaluation, model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
+    return prepared, found
+
+
+def test_a_task_under_its_own_name_is_measured(own: Path, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> None:
+    """Its primary score is its metric, with 1 / number of choices as chance."""
+    _, found = measured("pick", random_model, words, limit=6)
+    (score,) = [one for one in found.scores if one.primary]
+    assert (score.metric, score.n, score.status, score.chance) == ("acc_norm", 6, "ok", pytest.approx(1 / 3))
+
+
+def test_chance_counts_every_right_choice(own: Path, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase) -> None:
+    """Two right ones of three choices are guessed in two of three tries."""
+    _, found = measured("several", random_model, words, limit=6)
+    (score,) = [one for one in found.scores if one.primary]
+    assert score.chance == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 12])
+def test_a_limit_is_a_suite_s_report(own: Path, limit: int) -> None:
+    """Same items and identity as with ``report: N``; the suite's own smaller number stays."""
+    (own / "benchmarks" / "suites").mkdir()
+    for name, report in {"all": "null", "few": str(limit), "fewer": "1"}.items():
+        text = f"tasks: [pick]\nmetric: acc\nnum_fewshot: 0\nreport: {report}\nselect: 4\n"
+        (own / "benchmarks" / "suites" / f"{name}.yaml").write_text(text)
+    limited, own_number = (evaluator.prepare(load(name), HfEvaluation(limit=one)) for name, one in [("all", limit), ("few", None)])
+    assert limited.items == own_number.items
+    assert limited.content == own_number.content
+    assert len(evaluator.prepare(load("fewer"), HfEvaluation(limit=limit)).items["pick"]) == 1
+    select = evaluator.prepare(load("all"), HfEvaluation(items="select", limit=limit)).items["pick"]
+    whole = evaluator.prepare(load("all"), HfEvaluation(items="select")).items["pick"]
+    assert len(select) == min(limit, 4)
+    assert set(select) <= set(whole)
+    assert not set(select) & set(limited.items["pick"])
+
+
+def test_a_limit_below_one_is_rejected() -> None:
+    """No item is no measurement."""
+    with pytest.raises(ConfigError, match=r"evaluation.limit: got 0; allowed: null or greater than 0"):
+        HfEvaluation(limit=0)
