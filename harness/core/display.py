@@ -306,6 +306,7 @@ class _ToOutput(logging.Handler):
     """Passes log messages of libraries to OUTPUT."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        record.package = record.name.partition(".")[0]
         text = self.format(record)
         if record.levelno >= logging.ERROR:
             OUTPUT.error(text)
@@ -338,7 +339,7 @@ def quiet_libraries() -> None:
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(handlers=[_ToOutput()], level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(handlers=[_ToOutput()], level=logging.WARNING, format="%(package)s: %(message)s")
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.ERROR)
     logging.getLogger("harness").setLevel(logging.INFO)

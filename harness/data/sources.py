@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.config.overrides import FILE_ENDINGS
-from harness.config.strict import check
+from harness.config.strict import LATER, check
 from harness.core.errors import DataError, explain
 from harness.core.rows import Row, RowKind, Split
 from harness.core.sources import Source
@@ -45,7 +45,7 @@ class Hub(Source):
     config: str | None = None
     revision: str | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: {"train": "train", "test": None})
-    format: Format = "auto"
+    format: Format = field(default="auto", metadata=LATER)
     kind: RowKind | None = None
     fields: Mapping[str, str] | None = None
     volumes: tuple[int, ...] = DEFAULT_VOLUMES
@@ -169,7 +169,7 @@ class Files(Source):
 
     train: str
     test: str | None = None
-    format: Format = "auto"
+    format: Format = field(default="auto", metadata=LATER)
     kind: RowKind | None = None
     fields: Mapping[str, str] | None = None
     sample_by: SampleBy = "line"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from harness.config.strict import check
+from harness.config.strict import LATER, check
 from harness.core.progress import Progress
 from harness.core.rows import PromptFormat
 from harness.core.sources import Dtype, EvaluationBackend, Items, Where
@@ -40,7 +40,7 @@ class Evaluation(EvaluationBackend):
     """
 
     items: Items = "report"
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata=LATER)
     prompt_format: PromptFormat = "plain"
     dtype: Dtype = "auto"
     add_bos: bool | None = None

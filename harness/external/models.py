@@ -158,7 +158,8 @@ def _differences(before: Prepared, after: Prepared) -> list[str]:
     """Return notes on differences of the models that affect scores of equal texts."""
     one, other = (run.workspace.tokenizer_content_of(run.config) for run in (before, after))
     notes = []
-    if one != other:
+    vocabularies = [run.workspace.tokenizer_of(run.config).get_vocab() for run in (before, after)]
+    if one != other and (vocabularies[0] != vocabularies[1] or not _asks_differently(before, after)):
         notes.append("the tokenizers (or their chat templates) differ: prompts are compared as text, likelihoods are of other tokens")
     lengths = [run.facts.context_length for run in (before, after)]
     if lengths[0] != lengths[1]:

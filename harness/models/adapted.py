@@ -233,7 +233,7 @@ class Adapted:
         if self.named != self.base_name:
             yield f"{self.name} names the base {self.named or 'none'}, but is loaded onto {self.base_name}"
         if self._own_files() and (differing := differences(self.tokenizer(), self.base.tokenizer())):
-            yield f"{self.name} brings its own {' and '.join(differing)}, used in place of those of {self.base_name}"
+            yield f"{self.name} brings its own {' and '.join(differing)}, in place of those of its base {self.base_name}"
         own, rows = self._rows
         if rows != own:
             yield f"{self.name} has {rows} rows of the embedding: its base {self.base_name} is resized from {own}"

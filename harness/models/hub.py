@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.config.strict import check
+from harness.config.strict import LATER, check
 from harness.core.errors import ConfigError, ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import adapted, folders, loading, rotary, whole
@@ -48,7 +48,7 @@ class HubModel:
     revision: str | None = None
     trust_remote_code: bool = False
     context_length: int | None = None
-    base: str | None = None
+    base: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -36,15 +36,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     objective = dict(values["objective"])
     if "judge" in objective:
         objective["judge"] = {"class": "Judge", **objective["judge"]}
-    data = {name: _without_open_format(values[name]) for name in ("data", "anchor")}
-    return {"class": "RunConfig", **values, **parts, **data, "objective": objective, "evaluation": evaluation}
-
-
-def _without_open_format(source: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the settings of data without a format that its fields leave nothing to decide."""
-    if source is None or source.get("fields") is None or source.get("format") != "auto":
-        return source
-    return {key: value for key, value in source.items() if key != "format"}
+    return {"class": "RunConfig", **values, **parts, "objective": objective, "evaluation": evaluation}
 
 
 def composed(experiment: str) -> list[str]:

@@ -277,7 +277,7 @@ def test_an_adapter_brings_its_own_tokenizer_and_template(place: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
     source = HubModel(name=str(folder))
     assert source.tokenizer().chat_template == "{{ messages[0].content }}!"
-    assert "brings its own chat template, used in place of those of" in source.facts().notes[0]
+    assert "brings its own chat template, in place of those of its base" in source.facts().notes[0]
     assert source.facts().content != before
     words(ROWS - 1, "{{ messages[0].content }}?").save_pretrained(folder)
     assert len(source.tokenizer()) == ROWS - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,20 +20,25 @@ def equal_answers(before: pd.DataFrame, after: pd.DataFrame) -> Equal | None:
         before: items of the suite, columns as in ``schema.SAMPLE_COLUMNS``.
         after: likewise.
     """
-    one, other = _answers(before), _answers(after)
+    metrics = sorted({name for name in map(str, before) if name.startswith("metric.")} & {*map(str, after)})
+    one, other = _answers(before, metrics), _answers(after, metrics)
     if not one or one != other:
         return None
-    return "log-likelihoods" if any(scores for scores, _ in one.values()) else "texts"
+    return "log-likelihoods" if any(scores for scores, *_ in one.values()) else "texts"
 
 
-def _answers(samples: pd.DataFrame) -> dict[tuple[str, str, str], tuple[tuple[float, ...], str]]:
-    """Return (task, filter, document) → log-likelihoods and text of the items with an answer."""
+def _answers(samples: pd.DataFrame, metrics: Sequence[str]) -> dict[tuple[str, str, str], tuple[Any, ...]]:
+    """Return (task, filter, document) → log-likelihoods, text and scores of the items with an answer.
+
+    Scores too: logs may hold what a filter made of a text, but not the filtered text.
+    """
     columns = [samples[name] for name in ("task", "filter", "doc_hash", "log_likelihoods", "text")]
+    values = samples[list(metrics)].astype(str).itertuples(index=False, name=None)  # as text, nan equals nan
     found = {
-        (task, filter_name, document): (tuple(scores) if _is_list(scores) else (), text if isinstance(text, str) else "")
-        for task, filter_name, document, scores, text in zip(*columns, strict=True)
+        (task, filter_name, document): (tuple(scores) if _is_list(scores) else (), text if isinstance(text, str) else "", scored)
+        for task, filter_name, document, scores, text, scored in zip(*columns, values, strict=True)
     }
-    return {key: answer for key, answer in found.items() if answer != ((), "")}
+    return {key: answer for key, answer in found.items() if answer[:2] != ((), "")}
 
 
 def _is_list(value: Any) -> bool:
