@@ -231,7 +231,10 @@ class HubModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        config = self._config(self._folder(weights=False))
+        folder = self._folder()
+        if found := self._adapted(folder):
+            return found.skeleton()
+        config = self._config(folder)
         with quiet(), torch.device("meta"):
             try:
                 model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)

@@ -318,17 +318,31 @@ def changed(folder: Path, **values: Any) -> Path:
         (None, r"base_model_name_or_path ''; .*fix: model\.base="),
         ("/nowhere/at/all", r"base_model_name_or_path '/nowhere/at/all'; allowed: a base that exists; fix: model\.base="),
         ("unsloth/llama-3-bnb-4bit", r"the quantised base unsloth/llama-3-bnb-4bit; .*fix: model\.base="),
-        ("adapter", r"the base .*, an adapter; allowed: a whole model"),
+        ("itself", r"the base .*adapter, which is loaded onto it; allowed: a base of its own"),
         ("nobody/nothing", r"adapter .*, base nobody/nothing: model\.name: got 'nobody/nothing'"),
     ],
 )
 def test_a_base_that_cannot_be_used_is_rejected_with_the_way_to_name_another(place: Path, base: str | None, message: str) -> None:
     whole_model = put(llama(), place / "base")
     folder = trained(whole_model, place / "adapter", **EVERYTHING)
-    named = str(trained(whole_model, place / "under", **EVERYTHING)) if base == "adapter" else base
+    named = str(folder) if base == "itself" else base
     with pytest.raises(ModelError, match=message):
         HubModel(name=str(changed(folder, base_model_name_or_path=named))).facts()
     assert torch.allclose(ours(folder, base=str(whole_model)), plain(folder, whole_model), atol=1e-5)
+
+
+def test_an_adapter_that_was_trained_on_a_merged_one_is_loaded_onto_it(place: Path) -> None:
+    """As PEFT on the merged model, saved; another base of the first is not forgotten."""
+    base = put(llama(), place / "base")
+    first = trained(base, place / "first", target_modules=["embed_tokens", "q_proj"])
+    merged = put(HubModel(name=str(first)).load(), place / "merged")
+    second = place / "second"
+    for given, named in ((None, str(first)), (str(put(llama(seed=3), place / "other")), "")):
+        start: Any = HubModel(name=str(first), base=given).load()
+        get_peft_model(start, LoraConfig(r=2, **EVERYTHING)).save_pretrained(str(second))
+        assert (json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] or "") == named
+    trained(merged, second, **EVERYTHING)
+    assert torch.allclose(ours(changed(second, base_model_name_or_path=str(first))), plain(second, merged), atol=1e-5)
 
 
 def test_a_tensor_that_the_base_lacks_is_rejected(place: Path) -> None:
