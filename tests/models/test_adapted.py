@@ -410,3 +410,13 @@ def test_a_wrapper_that_changes_a_model_is_rejected_with_the_difference() -> Non
         whole.require_same("model", loaded, whole.logits(model), "as wrapped")
     with pytest.raises(ModelError, match=f"16 logits as wrapped, {ROWS} before"):
         whole.require_same("model", loaded, whole.logits(resized(llama(tied=False), 16)), "as wrapped")
+
+
+def test_an_adapter_of_the_hub_is_a_model_too(hub: Path, place: Path) -> None:
+    """Its own revision is not its base's."""
+    folder = changed(trained(hub / ("b" * 40), place / "adapter", **EVERYTHING), base_model_name_or_path="org/m", revision="old")
+    root = hub.parents[1] / "models--org--ad"
+    shutil.copytree(folder, root / "snapshots" / ("c" * 40))
+    (root / "refs").mkdir()
+    (root / "refs" / "v2").write_text("c" * 40)
+    assert torch.allclose(ours(Path("org/ad@v2")), plain(folder, hub / ("b" * 40)), atol=1e-5)
