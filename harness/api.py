@@ -164,7 +164,7 @@ def compare(
     """Compare two models, or two folders of lm-eval samples, item by item.
 
     Args:
-        before: a model (folder, name of the hub, adapter) or a folder of lm-eval's
+        before: a model (folder, name of the hub, NAME@REVISION, adapter) or a folder of lm-eval's
             ``--log_samples`` output.
         after: as ``before``.
         suites: suites that two models are measured on; none for lm-eval samples.

@@ -205,7 +205,8 @@ def _add_analysis(commands: Commands) -> None:
         "compare two models, or two folders of lm-eval samples",
         "It shows what AFTER lost and gained compared with BEFORE, item by item.",
     )
-    compare.add_argument("before", metavar="BEFORE", help="a model (folder, hub name, adapter) or a folder of lm-eval --log_samples output")
+    sides = "a model (folder, hub name, NAME@REVISION, adapter) or a folder of lm-eval --log_samples output"
+    compare.add_argument("before", metavar="BEFORE", help=sides)
     compare.add_argument("after", metavar="AFTER", help="as BEFORE")
     compare.add_argument("--suites", metavar="NAMES", help="suites for two models, separated by commas: commonsense,blimp")
     compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
@@ -129,11 +129,13 @@ class Adapted:
             adapted: Any = PeftModel.from_pretrained(base, str(self.folder)).eval()
             report = adapted.load_adapter(str(self.folder), "default")  # the same again, for what of the file was used
             unmerged = whole.logits(adapted)
-            merged = _merged(adapted).eval()
+            merged: PreTrainedModel = _merged(adapted).eval()
         self._require_used(report, [str(one.message) for one in caught])
         whole.require_same(f"adapter {self.name}", unmerged, whole.logits(merged), "when the adapter is merged")
         whole.require_tied(self.name, merged)
-        return cast("PreTrainedModel", merged)
+        # PEFT writes it into an adapter that is trained on this model: another base would be lost.
+        merged.name_or_path = merged.config._name_or_path = str(self.folder) if self.named == self.base_name else ""
+        return merged
 
     def skeleton(self) -> PreTrainedModel:
         """Return the merged model on the meta device, where nothing is allocated."""
@@ -158,16 +160,15 @@ class Adapted:
 
     def _base_facts(self) -> ModelFacts:
         """Return the facts of the base. Raises ModelError."""
-        fix = "model.base=FOLDER_OR_HUB_NAME"
         try:
-            facts = self.base.facts()
-            is_adapter = getattr(self.base, "base_model", lambda: None)() is not None
+            return self.base.facts()
+        except RecursionError as error:
+            got, allowed = f"the base {self.base_name}, which is loaded onto it", "a base of its own"
+            raise ModelError(explain(f"adapter {self.name}", got=got, allowed=allowed, fix="model.base=FOLDER_OR_HUB_NAME")) from error
         except ModelError as error:
-            raise ModelError(f"adapter {self.name}, base {self.base_name}: {error}; another base: {fix}") from error
-        if is_adapter:
-            got, allowed = f"the base {self.base_name}, an adapter", "a whole model"
-            raise ModelError(explain(f"adapter {self.name}", got=got, allowed=allowed, fix=f"merge it into its base, or {fix}"))
-        return facts
+            if str(error).startswith("adapter "):  # of the base's own base
+                raise
+            raise ModelError(f"adapter {self.name}, base {self.base_name}: {error}; another base: model.base=NAME") from error
 
     def _base_skeleton(self) -> PreTrainedModel:
         build: Any = getattr(self.base, "skeleton", None)

@@ -15,7 +15,7 @@ from harness.core.errors import ConfigError, ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import adapted, folders, loading, rotary, whole
 from harness.models.adapted import Adapted
-from harness.models.folders import VOCABULARIES
+from harness.models.folders import CONFIG, VOCABULARIES
 from harness.models.quiet import quiet
 from harness.models.vocabulary import read_tokenizer, require_rows
 from harness.models.weights import ADAPTER, UNQUANTISED, check_safetensors, file_sha256, first_line, sizes, weight_files
@@ -120,7 +120,7 @@ class HubModel:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
                 raise ModelError(self._explain("weights", error)) from error
         model, loading_info = loaded
-        whole.require_loaded(self.name, model, loading_info, shapes, weight_files(folder))
+        whole.require_loaded(self.name, model, loading_info, shapes, weight_files(folder), json.loads((folder / CONFIG).read_text()))
         return cast("PreTrainedModel", model.eval())
 
     def weights_sha256(self) -> str:
@@ -233,7 +233,10 @@ class HubModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        config = self._config(self._folder(weights=False))
+        folder = self._folder()
+        if found := self._adapted(folder):
+            return found.skeleton()
+        config = self._config(folder)
         with quiet(), torch.device("meta"):
             try:
                 model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)

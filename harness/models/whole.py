@@ -28,7 +28,12 @@ MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|\
 
 
 def require_loaded(
-    name: str, model: PreTrainedModel, loading: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], files: Sequence[Path]
+    name: str,
+    model: PreTrainedModel,
+    loading: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    files: Sequence[Path],
+    config: Mapping[str, Any],
 ) -> None:
     """Raise ModelError unless a model is exactly its files.
 
@@ -43,6 +48,7 @@ def require_loaded(
         loading: what transformers says of it.
         shapes: of the tensors of the files.
         files: of its weights.
+        config: its config.json: a text part has none of the other parts.
     """
     where = f"model {name}"
     for problem in ("missing_keys", "mismatched_keys"):
@@ -50,7 +56,7 @@ def require_loaded(
             got = f"{len(names)} {problem.replace('_', ' ')}, the first is {names[0]}"
             fix = "they would be random; use a checkpoint that holds every weight, with its own config.json"
             raise ModelError(explain(where, got=got, allowed="none", fix=fix))
-    if names := sorted(str(key) for key in loading["unexpected_keys"] if not _may_be_unused(str(key), model, shapes)):
+    if names := sorted(str(key) for key in loading["unexpected_keys"] if not _may_be_unused(str(key), config, shapes)):
         got = f"{len(names)} tensors that its config.json does not use, the first is {names[0]}"
         fix = "the config.json that these weights were saved with, or remove the tensors with save_pretrained"
         raise ModelError(explain(where, got=got, allowed="files whose every tensor is used", fix=fix))
@@ -65,11 +71,11 @@ def _shown(key: Any) -> str:
     return f"{name} of shape {' in the file and '.join(str(tuple(shape)) for shape in shapes)} in the model"
 
 
-def _may_be_unused(key: str, model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _may_be_unused(key: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Return whether a tensor of the files may stay unused."""
     if MASKS.search(key):  # a mask has four dimensions, or none: a bias of a layer has one
         return not key.endswith("bias") or len(shapes.get(key, (0,))) != 1
-    sections = {name for name, value in model.config.to_dict().items() if name.endswith("_config") and isinstance(value, dict)}
+    sections = {name for name, value in config.items() if isinstance(value, dict)}
     return bool(OTHER_SENSES.search(key)) and any(OTHER_SENSES.search(section) for section in sections)
 
 

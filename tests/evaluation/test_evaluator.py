@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -156,3 +157,20 @@ def test_an_item_is_searched_for_by_its_question_and_right_answer(result: Result
         answer = row["choices"][int(row["target"])].strip()
         assert row["item"].endswith(answer)
         assert row["prompt"].strip() in row["item"]
+
+
+def test_a_backend_that_changes_the_model_gives_failed_scores(
+    prepared: PreparedSuite, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Such as weights that a library ties again; the reason has the difference."""
+
+    class Tying(HfEvaluation):
+        def model(self, model: Any, *arguments: Any) -> Any:
+            with torch.no_grad():
+                model.lm_head.weight.add_(1.0)
+                model.lm_head.weight[0].mul_(2.0)
+            return super().model(model, *arguments)
+
+    result = evaluate(prepared, Tying(), copy.deepcopy(model), tokenizer)
+    assert {score.status for score in result.scores} == {"failed"}
+    assert all("logits that differ by" in str(score.reason) and "as lm-eval wraps it" in str(score.reason) for score in result.scores)

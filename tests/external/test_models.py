@@ -294,3 +294,48 @@ def _evaluated(model: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
     for name in results["configs"]:
         tracker.save_results_samples(task_name=name, samples=samples[name])
     return copied
+
+
+def test_models_with_templates_of_their_own_are_asked_through_them(
+    place: Path, here: Path, words: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Items are paired by content; an adapter's own template is used, and said."""
+    template = "{% for message in messages %} SAID {{ message.content }}{% endfor %} <assistant> "
+    for name, own in {"base": template.replace("SAID", "<user>"), "adapter": template.replace("SAID", "<user> <user>")}.items():
+        (here / name).mkdir()
+        for file in (place / name).iterdir():
+            (here / name / file.name).write_bytes(file.read_bytes())
+        (here / name / "chat_template.jinja").write_text(own)
+    settings = json.loads((here / "adapter" / "adapter_config.json").read_text())
+    (here / "adapter" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "./base"}))
+    assert app.main(["compare", "./base", "./adapter", "--suites", "short", "--json", "evaluation.prompt_format=chat"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [task["n"] for task in values["tasks"]] == [40, 40]
+    assert "./adapter brings its own chat template, used in place of those of ./base" in values["notes"]
+    assert any(note.startswith("the chat templates differ: each model is asked through its own") for note in values["notes"])
+
+
+def test_a_revision_can_be_said_for_each_side(here: Path) -> None:
+    """Of a hub name, and of a member of conf/model."""
+    config, _ = models._config("org/m@step1", ["short"], [], fallback=None)
+    assert (config.model, config.labels.model) == (HubModel(name="org/m@step1"), "org/m@step1")
+    config, _ = models._config("pythia-14m@step512", ["short"], [], fallback=None)
+    assert config.model == HubModel(name="EleutherAI/pythia-14m", revision="step512")
+
+
+def test_a_trainers_output_folder_names_its_checkpoints(place: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (9, 10):
+        (here / "out" / f"checkpoint-{step}").mkdir(parents=True)
+    assert app.main(["compare", str(place / "base"), "out", "--suites", "short"]) == 2
+    assert "of 2 checkpoints; allowed: a folder as save_pretrained writes it; fix: name one of them, such as out/checkpoint-10" in (
+        capsys.readouterr().err
+    )
+
+
+def test_another_base_can_be_named_for_the_adapters_of_both_sides(place: Path, here: Path) -> None:
+    """It is left out for a whole model."""
+    given = f"model.base='{place / 'other'}'"
+    config, _ = models._config(str(place / "adapter"), ["short"], [given], fallback=None)
+    assert config.model == HubModel(name=str(place / "adapter"), base=str(place / "other"))
+    config, _ = models._config(str(place / "base"), ["short"], [given], fallback=None)
+    assert config.model == HubModel(name=str(place / "base"))

@@ -12,7 +12,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Llama4Config,
+    Llama4ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from harness.core.errors import ConfigError, ModelError
 from harness.core.seeds import seed_torch, untouched_global_streams
@@ -116,8 +123,11 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", ADAPTERS)
+UNTIED = ("lora", "both", "both saved whole", "biases")
+"""Those also shown on a base whose head is a weight of its own."""
+
+
+@pytest.mark.parametrize(("name", "tied"), [*((name, True) for name in ADAPTERS), *((name, False) for name in UNTIED)])
 def test_an_adapter_computes_as_peft_does_unmerged(place: Path, name: str, tied: bool) -> None:
     """On tied and untied embeddings; saved again, the merged model is the same model."""
     base = put(llama(tied=tied, bias="bias" in name), place / "base")
@@ -248,16 +258,22 @@ def test_what_would_be_another_model_is_rejected_by_name(place: Path, name: str)
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_for_images_may_be_unused_in_a_model_that_has_one() -> None:
-    """Its config has a section of it; in a model of text the same tensor is rejected."""
-    text, both = llama(), llama()
-    both.config.vision_config = {"hidden_size": 4}
-    loading = {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": {"model.vision_tower.patch.weight"}}
-    whole.require_loaded("both", both, loading, {}, [])
-    with pytest.raises(ModelError, match=r"the first is model\.vision_tower\.patch\.weight"):
-        whole.require_loaded("text", text, loading, {}, [])
-    with pytest.raises(ModelError, match=r"the first is model\.layers\.0\.x\.weight"):
-        whole.require_loaded("both", both, loading | {"unexpected_keys": {"model.layers.0.x.weight"}}, {}, [])
+def test_a_part_for_images_may_be_unused_in_a_model_that_has_one(place: Path) -> None:
+    """A model of text and images, loaded as its text part; in a model of text it is rejected."""
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": ROWS, "intermediate_size": 8, "intermediate_size_mlp": 8, "head_dim": 8, "num_local_experts": 2}
+    image = sizes | {"intermediate_size": 64, "image_size": 28, "patch_size": 14, "vision_output_dim": 16}
+    config = Llama4Config(
+        text_config=text | {"num_key_value_heads": 2}, vision_config=image | {"projector_input_dim": 16, "projector_output_dim": 16}
+    )
+    Llama4ForConditionalGeneration(config).save_pretrained(place / "both")
+    words().save_pretrained(place / "both")
+    assert torch.equal(ours(place / "both", context_length=64), plain(place / "both"))
+    own = edited(put(llama(), place / "text"), lambda t: t | {"vision_model.patch.weight": torch.ones(2)})
+    with pytest.raises(ModelError, match=r"1 tensors .*the first is vision_model\.patch\.weight"):
+        ours(own)
+    with pytest.raises(ModelError, match=r"1 tensors .*the first is model\.x\.weight"):
+        ours(edited(place / "both", lambda t: t | {"model.x.weight": torch.ones(2)}))
 
 
 def test_a_settings_file_without_weights_is_an_adapter(place: Path) -> None:
@@ -318,17 +334,31 @@ def changed(folder: Path, **values: Any) -> Path:
         (None, r"base_model_name_or_path ''; .*fix: model\.base="),
         ("/nowhere/at/all", r"base_model_name_or_path '/nowhere/at/all'; allowed: a base that exists; fix: model\.base="),
         ("unsloth/llama-3-bnb-4bit", r"the quantised base unsloth/llama-3-bnb-4bit; .*fix: model\.base="),
-        ("adapter", r"the base .*, an adapter; allowed: a whole model"),
+        ("itself", r"the base .*adapter, which is loaded onto it; allowed: a base of its own"),
         ("nobody/nothing", r"adapter .*, base nobody/nothing: model\.name: got 'nobody/nothing'"),
     ],
 )
 def test_a_base_that_cannot_be_used_is_rejected_with_the_way_to_name_another(place: Path, base: str | None, message: str) -> None:
     whole_model = put(llama(), place / "base")
     folder = trained(whole_model, place / "adapter", **EVERYTHING)
-    named = str(trained(whole_model, place / "under", **EVERYTHING)) if base == "adapter" else base
+    named = str(folder) if base == "itself" else base
     with pytest.raises(ModelError, match=message):
         HubModel(name=str(changed(folder, base_model_name_or_path=named))).facts()
     assert torch.allclose(ours(folder, base=str(whole_model)), plain(folder, whole_model), atol=1e-5)
+
+
+def test_an_adapter_that_was_trained_on_a_merged_one_is_loaded_onto_it(place: Path) -> None:
+    """As PEFT on the merged model, saved; another base of the first is not forgotten."""
+    base = put(llama(), place / "base")
+    first = trained(base, place / "first", target_modules=["embed_tokens", "q_proj"])
+    merged = put(HubModel(name=str(first)).load(), place / "merged")
+    second = place / "second"
+    for given, named in ((None, str(first)), (str(put(llama(seed=3), place / "other")), "")):
+        start: Any = HubModel(name=str(first), base=given).load()
+        get_peft_model(start, LoraConfig(r=2, **EVERYTHING)).save_pretrained(str(second))
+        assert (json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] or "") == named
+    trained(merged, second, **EVERYTHING)
+    assert torch.allclose(ours(changed(second, base_model_name_or_path=str(first))), plain(second, merged), atol=1e-5)
 
 
 def test_a_tensor_that_the_base_lacks_is_rejected(place: Path) -> None:
@@ -396,3 +426,23 @@ def test_a_wrapper_that_changes_a_model_is_rejected_with_the_difference() -> Non
         whole.require_same("model", loaded, whole.logits(model), "as wrapped")
     with pytest.raises(ModelError, match=f"16 logits as wrapped, {ROWS} before"):
         whole.require_same("model", loaded, whole.logits(resized(llama(tied=False), 16)), "as wrapped")
+
+
+def test_an_adapter_of_the_hub_is_a_model_too(hub: Path, place: Path) -> None:
+    """Its own revision is not its base's."""
+    folder = changed(trained(hub / ("b" * 40), place / "adapter", **EVERYTHING), base_model_name_or_path="org/m", revision="old")
+    root = hub.parents[1] / "models--org--ad"
+    shutil.copytree(folder, root / "snapshots" / ("c" * 40))
+    (root / "refs").mkdir()
+    (root / "refs" / "v2").write_text("c" * 40)
+    assert torch.allclose(ours(Path("org/ad@v2")), plain(folder, hub / ("b" * 40)), atol=1e-5)
+
+
+def test_a_merge_that_changes_the_model_is_rejected_with_the_difference(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT's own merge of a tied embedding, which adds the change of one place to both."""
+    from harness.models import adapted
+
+    folder = trained(put(llama(), place / "base"), place / "adapter", target_modules=["embed_tokens"])
+    monkeypatch.setattr(adapted, "separate", lambda model: False)
+    with pytest.raises(ModelError, match=r"adapter .*logits that differ by [1-9]\S* when the adapter is merged"):
+        HubModel(name=str(folder)).load()

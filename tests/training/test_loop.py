@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 
 from harness.config.run_config import Training
 from harness.core.contexts import Step
-from harness.core.errors import TrainingError
+from harness.core.errors import ModelError, TrainingError
 from harness.core.progress import Silent
 from harness.core.rows import Example
 from harness.core.seeds import seed_torch
@@ -25,7 +26,7 @@ from harness.methods.objective.clm import Clm
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from harness.training.job import Stop
+from harness.training.job import Job, Stop
 from harness.training.loop import rate_multiplier
 from harness.training.step import split
 from tests.support import tiny
@@ -341,3 +342,20 @@ def test_a_single_process_ignores_variables_of_others(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     trained(some_steps(1))
     assert {name: os.environ.get(name) for name in variables} == variables
+
+
+def test_a_tuning_that_changes_the_start_model_is_rejected_with_the_difference() -> None:
+    """LoRA starts at the start model; a tuning that scales a weight does not."""
+
+    class Scaling(Full):
+        def prepare(self, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.mul_(1.5)
+            return super().prepare(model, seed)
+
+    tuned: Any = Job.tuned
+    for tuning in (Full(), Lora(rank=2)):
+        tuned(SimpleNamespace(tuning=tuning, seed=0), tiny.llama())
+    with pytest.raises(ModelError, match="logits that differ by .* once the tuning has prepared the model"):
+        tuned(SimpleNamespace(tuning=Scaling(), seed=0), tiny.llama())

@@ -28,7 +28,7 @@ def equal_answers(before: pd.DataFrame, after: pd.DataFrame) -> Equal | None:
 
 
 def _answers(samples: pd.DataFrame, metrics: Sequence[str]) -> dict[tuple[str, str, str], tuple[Any, ...]]:
-    """Return (task, filter, document) → log-likelihoods, text and scores of the items with an answer.
+    """Return (task, filter, document) → log-likelihoods, text and scores, of answered items.
 
     Scores too: logs may hold what a filter made of a text, but not the filtered text.
     """
