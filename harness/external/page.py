@@ -104,14 +104,13 @@ def _finding(row: Mapping[str, Any], margin: float, axis: str) -> FindingView:
         f" {text.change(row)} ({LEVEL:.0%} over {int(row['n']):,} items{counts})."
     )
     on_axis = row["metric"] == axis
-    ends = {name: None if pd.isna(row[column]) or not on_axis else float(row[column]) for name, column in _ENDS.items()}
+    shown_at = zip(("value", "low", "high"), (row["delta"], *text.ends(row)), strict=True)
+    ends = {name: None if pd.isna(value) or not on_axis else float(value) for name, value in shown_at}
     spread = "not measured" if pd.isna(row["numeric_spread"]) else f"{float(row['numeric_spread']):.4f}"
     floors = f"Floor: rounding alone (other batches and threads) {spread}; seed spread and same-data control not measured."
     verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
     return FindingView(sentence=sentence, verdict=verdict, floors=floors, margin=margin if on_axis else None, **ends)
 
-
-_ENDS = {"value": "delta", "low": "delta_low", "high": "delta_high"}
 
 NUMBERS = {
     "n": "n",
@@ -182,7 +181,7 @@ def _figure(comparison: Comparison, metric: str) -> FigureView:
     axes.axvspan(-comparison.margin, comparison.margin, color=GREY, alpha=0.18, linewidth=0)
     axes.axvline(0.0, color=GREY, linewidth=1)
     for place, row in enumerate(rows):
-        ends = [float(row[end]) for end in ("delta_low", "delta_high") if _is_known(row[end])]
+        ends = [end for end in text.ends(row) if _is_known(end)]
         axes.plot(ends, [place] * len(ends), color=ONE_COLOUR, linewidth=1.6)
         is_suite = row["task"] == SUITE_TASK
         axes.plot([float(row["delta"])], [place], color=ONE_COLOUR, marker="D" if is_suite else "o", markersize=6 if is_suite else 4.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK
 from harness.external.gate import Gate, sentences
 from harness.external.judge import MISSING, Comparison, as_shown, dicts, shown, suite_rows, task_rows
+from harness.report.tables import possible_ends, unit_of
 
 COLUMNS = ["suite / task", "metric", "n", "before", "after", "lost", "gained", f"net [{LEVEL:.0%}]", "p", "verdict", "agree", "lost*"]
 LEFT = {0, 1, 9}
@@ -91,8 +93,18 @@ def verdict_of(row: Mapping[str, Any]) -> str:
 
 def change(row: Mapping[str, Any]) -> str:
     """Return a row's change with its interval."""
-    interval = "" if pd.isna(row["delta_low"]) else f" [{float(row['delta_low']):+.3f}, {float(row['delta_high']):+.3f}]"
+    low, high = ends(row)
+    interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
     return f"{float(row['delta']):+.3f}{interval}"
+
+
+def ends(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the ends of the interval of a row's change, cut to what a share can be, or NaN."""
+    if pd.isna(row["delta_low"]):
+        return math.nan, math.nan
+    unit = unit_of(str(row["metric"]), share=not (pd.isna(row["lost"]) and pd.isna(row["chance"])))
+    low, high = possible_ends(row["delta_low"], row["delta_high"], row["before"], unit)
+    return float(low), float(high)
 
 
 def number(value: Any) -> str:

@@ -28,7 +28,7 @@ from harness.report.curves import MAX_STYLES, Series, chosen, legend
 from harness.report.drawing import MAX_COLUMNS, Place, columns_for, dashes, plain, small_multiples
 from harness.report.methods import methods
 from harness.report.palette import GREY
-from harness.report.tables import Panel
+from harness.report.tables import Panel, possible_ends
 
 if TYPE_CHECKING:
     from harness.analysis.fits.all_laws import Fitted
@@ -217,10 +217,7 @@ def possible(low: Any, high: Any, before: Any, panel: Panel) -> tuple[Floats, Fl
         before: the values before training, from which no change leads below 0 or above 1.
         panel: of the metric.
     """
-    ends = [_floats(end) for end in (low, high, before)]
-    if panel.unit.name != "points":
-        return ends[0], ends[1]
-    return np.maximum(ends[0], -ends[2]), np.minimum(ends[1], 1.0 - ends[2])
+    return possible_ends(_floats(low), _floats(high), _floats(before), panel.unit)
 
 
 def is_cut(low: Any, high: Any, before: Any, panel: Panel) -> bool:

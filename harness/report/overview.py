@@ -74,7 +74,7 @@ def _change(row: pd.Series | None, panel: Panel, sign: float) -> str:
     value = tables.number(float(row["delta"]) * sign, panel.unit)
     if pd.isna(row["delta_low"]):
         return f"{value} [no interval]"
-    low, high = sorted(float(row[end]) * sign for end in ("delta_low", "delta_high"))
+    low, high = sorted(float(end) * sign for end in tables.possible_ends(row["delta_low"], row["delta_high"], row["before"], panel.unit))
     return f"{value} [{tables.number(low, panel.unit)}, {tables.number(high, panel.unit)}]"
 
 

@@ -144,6 +144,22 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
     return text.replace("-", "+" if sign else "") if float(text) == 0.0 else text
 
 
+def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit) -> tuple[Any, Any]:
+    """Return the ends of intervals of changes, cut to possible values: a share stays within 0 and 1.
+
+    Other metrics are not cut, nor are changes whose value before is missing.
+
+    Args:
+        low: lower ends in the metric's own unit, a number or an array.
+        high: upper ends.
+        before: the values before training, from which no change leads below 0 or above 1.
+        unit: of the metric.
+    """
+    if unit.name != "points":
+        return low, high
+    return np.fmax(low, -1.0 * before), np.fmin(high, 1.0 - before)
+
+
 def change_text(row: pd.Series, unit: DisplayUnit) -> str:
     """Return a change with its interval, such as ``-12.5 [-16.1, -8.9]``.
 
@@ -151,8 +167,11 @@ def change_text(row: pd.Series, unit: DisplayUnit) -> str:
     """
     if row["status"] != "ok" or pd.isna(row["delta"]):
         return "-" if row["status"] == "ok" else str(row["status"])
-    delta, low, high = (number(row[name], unit, sign=True) for name in ["delta", "delta_low", "delta_high"])
-    return f"{delta} [no interval]" if low == "-" else f"{delta} [{low}, {high}]"
+    delta = number(row["delta"], unit, sign=True)
+    if pd.isna(row["delta_low"]):
+        return f"{delta} [no interval]"
+    low, high = possible_ends(row["delta_low"], row["delta_high"], row["before"], unit)
+    return f"{delta} [{number(low, unit, sign=True)}, {number(high, unit, sign=True)}]"
 
 
 def varying(table: pd.DataFrame) -> list[str]:

@@ -311,7 +311,7 @@ def test_models_with_templates_of_their_own_are_asked_through_them(
     assert app.main(["compare", "./base", "./adapter", "--suites", "short", "--json", "evaluation.prompt_format=chat"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert [task["n"] for task in values["tasks"]] == [40, 40]
-    assert "./adapter brings its own chat template, used in place of those of ./base" in values["notes"]
+    assert "./adapter brings its own chat template, in place of those of its base ./base" in values["notes"]
     assert any(note.startswith("the chat templates differ: each model is asked through its own") for note in values["notes"])
 
 
