@@ -35,6 +35,9 @@ HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
 empty."""
 
 
+MODELS = ("model", "reference")
+"""Groups whose members are models."""
+
 NOT_SET = "~"
 """A value of a zip: the key is not set at that point, such as a setting of a method that is not
 chosen there."""
@@ -127,7 +130,7 @@ def of_model(group: str, value: str | None) -> tuple[str | None, dict[str, str]]
     member ``hf`` with the name. A member of conf/model comes first. Anything else is returned as it
     is.
     """
-    if group not in {"model", "reference"} or value is None:
+    if group not in MODELS or value is None:
         return value, {}
     members = paths.members(folder_of(group))
     member, _, revision = value.partition("@")
@@ -243,6 +246,6 @@ def check_choice(group: str, member: str | None) -> None:
         return
     known = paths.members(folder_of(group))
     if member not in known:
-        raise ConfigError(
-            explain(group, got=repr(member), allowed=", ".join(known), fix=did_you_mean(member, known) or f"`harness list {group}`")
-        )
+        others = ", a folder, or a hub name such as org/name" if group in MODELS else ""
+        fix = did_you_mean(member, known) or f"`harness list {group}`"
+        raise ConfigError(explain(group, got=repr(member), allowed=", ".join(known) + others, fix=fix))
