@@ -36,6 +36,9 @@ HYDRA_KEYS = {"anchor": "data@anchor", "reference": "model@reference"}
 empty."""
 
 
+MODELS = ("model", "reference")
+"""Groups whose members are models."""
+
 FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 """Endings of files of rows."""
 
@@ -140,7 +143,7 @@ def meant(group: str, named: str | None) -> tuple[str | None, dict[str, str]]:
         return named, {}
     if group in ("data", "anchor"):
         return _of_data(group, named)
-    return _of_model(group, named) if group in ("model", "reference") else (named, {})
+    return _of_model(group, named) if group in MODELS else (named, {})
 
 
 def _of_data(group: str, named: str) -> tuple[str, dict[str, str]]:
@@ -284,6 +287,6 @@ def check_choice(group: str, member: str | None) -> None:
         return
     known = paths.members(folder_of(group))
     if member not in known:
-        raise ConfigError(
-            explain(group, got=repr(member), allowed=", ".join(known), fix=did_you_mean(member, known) or f"`harness list {group}`")
-        )
+        others = ", a folder, or a hub name such as org/name" if group in MODELS else ""
+        fix = did_you_mean(member, known) or f"`harness list {group}`"
+        raise ConfigError(explain(group, got=repr(member), allowed=", ".join(known) + others, fix=fix))

@@ -97,10 +97,12 @@ def kind_of(source: str) -> Kind:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if any((folder / name).is_file() for name in MODEL_FILES) or any(folder.glob("checkpoint-*")):
+        if any((folder / name).is_file() for name in MODEL_FILES):
             return "model"
         if any(next(folder.rglob(pattern), None) for pattern in LOG_FILES):
             return "logs"
+        if any(folder.glob("checkpoint-*")):  # a trainer's output: loading it names the checkpoints
+            return "model"
         got = f"a directory without {', '.join(MODEL_FILES)} and samples_*.jsonl"
         raise ConfigError(explain(source, got=got, allowed=ALLOWED, fix="lm_eval … --log_samples --output_path FOLDER"))
     if source.partition("@")[0] in paths.members("conf/model"):

@@ -71,14 +71,14 @@ class HubModel:
         weights = weight_files(folder)
         self._tensors(weights)
         self._check_tokenizer(folder, int(config.get_text_config().vocab_size))
-        small = {file.name: file_sha256(file) for file in folders.small_files(folder, code=self.trust_remote_code)}
+        content = {file.name: file_sha256(file) for file in folders.small_files(folder, code=self.trust_remote_code) + weights}
         return ModelFacts(
             context_length=self._context_length(config),
-            content=small | {file.name: file_sha256(file) for file in weights},
+            content=content,
             dropout=_dropout(config),
             vocabulary=int(config.get_text_config().vocab_size),
             batch_limit=rotary.limit(config),
-            **sizes(small, self.skeleton),
+            **sizes(content, lambda: self._described(folder)),
         )
 
     def longest_input(self) -> int:
@@ -103,7 +103,15 @@ class HubModel:
         folder = self._folder()
         if found := self._adapted(folder):
             return found.load()
-        shapes = self._tensors(weight_files(folder))
+        return cast("PreTrainedModel", self._whole(folder, device="cpu").eval())
+
+    def _whole(self, folder: Path, *, device: str) -> PreTrainedModel:
+        """Return the model of a folder, on the CPU, or on the meta device, where no weight is read.
+
+        Raises ModelError unless it is exactly its files.
+        """
+        files = weight_files(folder)
+        shapes = self._tensors(files)
         with quiet():
             import torch
             from transformers import AutoModelForCausalLM
@@ -116,12 +124,25 @@ class HubModel:
                     trust_remote_code=self.trust_remote_code,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are rejected by name
+                    **({} if device == "cpu" else {"device_map": {"": device}}),
                 )
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
                 raise ModelError(self._explain("weights", error)) from error
-        model, loading_info = loaded
-        whole.require_loaded(self.name, model, loading_info, shapes, weight_files(folder), json.loads((folder / CONFIG).read_text()))
-        return cast("PreTrainedModel", model.eval())
+        model, report = loaded
+        whole.require_used(self.name, report, shapes, json.loads((folder / CONFIG).read_text()))
+        whole.require_tied(self.name, model, files)
+        return cast("PreTrainedModel", model)
+
+    def _described(self, folder: Path) -> PreTrainedModel:
+        """Return the model on the meta device, once it is known to be its files.
+
+        Raises ModelError.
+        """
+        import transformers
+
+        if int(transformers.__version__.partition(".")[0]) >= 5:  # older ones cannot load onto it
+            self._whole(folder, device="meta")
+        return self.skeleton()
 
     def weights_sha256(self) -> str:
         """Return a SHA-256 over the names and hashes of the weight files, by name."""

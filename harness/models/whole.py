@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,27 +27,16 @@ MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|\
 """Buffers that old files hold and new code computes: causal masks, frequencies, positions."""
 
 
-def require_loaded(
-    name: str,
-    model: PreTrainedModel,
-    loading: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    files: Sequence[Path],
-    config: Mapping[str, Any],
-) -> None:
-    """Raise ModelError unless a model is exactly its files.
+def require_used(name: str, loading: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> None:
+    """Raise ModelError unless every weight comes from the files and every tensor of them is used.
 
-    Every weight comes from the files, every tensor of the files is used, and weights that the
-    config ties are equal in the files: libraries tie them again later, which would change the
-    model. Tensors may be unused that belong to parts for other input than text, in a model that is
-    loaded as its text part, and buffers that the code computes.
+    Tensors may be unused that belong to parts for other input than text, in a model that is loaded
+    as its text part, and buffers that the code computes.
 
     Args:
         name: of the model.
-        model: as transformers loaded it.
-        loading: what transformers says of it.
+        loading: transformers' report on it.
         shapes: of the tensors of the files.
-        files: of its weights.
         config: its config.json: a text part has none of the other parts.
     """
     where = f"model {name}"
@@ -60,7 +49,6 @@ def require_loaded(
         got = f"{len(names)} tensors that its config.json does not use, the first is {names[0]}"
         fix = "the config.json that these weights were saved with, or remove the tensors with save_pretrained"
         raise ModelError(explain(where, got=got, allowed="files whose every tensor is used", fix=fix))
-    require_tied(name, model, files)
 
 
 def _shown(key: Any) -> str:
@@ -84,32 +72,43 @@ def require_tied(name: str, model: PreTrainedModel, files: Sequence[Path] = ()) 
 
     Where a file holds different ones, transformers 5 keeps both, and lm-eval ties them; older
     versions tie them at once.
+
+    Args:
+        name: of the model.
+        model: loaded, or on the meta device, where the weights of the files count.
+        files: of its weights.
     """
-    for target, source in _tied(model, files):
-        got = f"different tensors {target} and {source}"
-        fix = "tie_word_embeddings: false in its config.json, or remove the one that was not trained"
-        raise ModelError(explain(f"model {name}", got=got, allowed="equal ones: its config.json ties them", fix=fix))
+    for target, source in _tied(model):
+        if _differ(model, target, source, files):
+            got = f"different tensors {target} and {source}"
+            fix = "tie_word_embeddings: false in its config.json, or remove the one that was not trained"
+            raise ModelError(explain(f"model {name}", got=got, allowed="equal ones: its config.json ties them", fix=fix))
 
 
-def _tied(model: Any, files: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Yield the names of weights that the config ties but that differ."""
+def _tied(model: Any) -> list[tuple[str, str]]:
+    """Return the names of weights that the config ties."""
     if hasattr(model, "get_expanded_tied_weights_keys"):
-        for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
-            if model.get_parameter_or_buffer(target) is not model.get_parameter_or_buffer(source):
-                yield target, source
-        return
+        return list(model.get_expanded_tied_weights_keys(all_submodels=True).items())
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return []
+    paths = {id(module): path for path, module in model.named_modules()}
+    return [(f"{paths[id(head)]}.weight", f"{paths[id(embedding)]}.weight")]
+
+
+def _differ(model: Any, target: str, source: str, files: Sequence[Path]) -> bool:
+    """Return whether two tied weights are different, in the files or else in the model."""
     import torch
     from safetensors import safe_open
 
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or head.weight is not embedding.weight:
-        return
-    paths = {id(module): path for path, module in model.named_modules()}
-    target, source = (f"{paths[id(module)]}.weight" for module in (head, embedding))
+    found: dict[str, torch.Tensor] = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            if target in tensors.keys() and not torch.equal(tensors.get_tensor(target).to(head.weight.dtype), head.weight):  # noqa: SIM118
-                yield target, source
+            found |= {name: tensors.get_tensor(name) for name in tensors.keys() if name in {target, source}}  # noqa: SIM118
+    if len(found) == 2:
+        return not torch.equal(found[target], found[source])
+    one, other = model.get_parameter(target), model.get_parameter(source)
+    return one is not other and not one.is_meta
 
 
 def logits(model: Any) -> torch.Tensor:

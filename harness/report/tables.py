@@ -145,7 +145,7 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
 
 
 def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit) -> tuple[Any, Any]:
-    """Return the ends of intervals of changes, cut to possible values: a share stays within 0 and 1.
+    """Return ends of intervals of changes, cut to possible values: a share stays within 0 and 1.
 
     Other metrics are not cut, nor are changes whose value before is missing.
 
