@@ -228,7 +228,7 @@ def _list(arguments: argparse.Namespace) -> int:
             sys.stdout.write(_wrapped(f"  {name:<24} ", _first_sentence(path)))
         if group == "suites":
             more = "Any task, group or tag of lm-eval is a suite under its own name, too: `harness list lm_eval`."
-            sys.stdout.write(_wrapped("  ", more))
+            OUTPUT.message(_wrapped("  ", more).rstrip("\n"))
     return 0
 
 

@@ -306,7 +306,7 @@ class _ToOutput(logging.Handler):
     """Passes log messages of libraries to OUTPUT."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.package = record.name.partition(".")[0]
+        record.package = str(record.name).partition(".")[0]
         text = self.format(record)
         if record.levelno >= logging.ERROR:
             OUTPUT.error(text)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 UNPARSED = "[invalid]"
 """Mark of lm-eval's regex filters for an answer not found, unless a task sets another one."""
 
+PER_TOKEN = "acc_per_token"
+"""Our metric of multiple choice: whether a right choice has the highest mean log-likelihood per
+token. lm-eval's acc takes the sum, its acc_norm divides that by the characters."""
+
 SPECIAL_TOKENS = 2
 """Most special tokens that a tokenizer adds to a text. Every other token is at least a byte of it,
 so most texts are known to fit the context by their bytes, without encoding them."""
@@ -68,7 +72,8 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
             raise EvaluationError(explain(f"task {name}", got=got, allowed="numbers", fix="look for diverged weights"))
         field = cluster_field(suite.cluster, name)
         clustered = {"cluster": cluster_of(sample["doc"], field) if field else None} if suite.cluster else {}
-        rows.append(row | clustered | _metrics(sample, averaged))
+        own = {f"metric.{PER_TOKEN}": _per_token(task, sample, row["log_likelihoods"], lm)} if suite.metric == PER_TOKEN else {}
+        rows.append(row | clustered | _metrics(sample, averaged) | own)
     return rows
 
 
@@ -76,9 +81,21 @@ def averaged_metrics(task: Task) -> list[str]:
     """Return the metrics of a task that are means, or ratios of sums, over items.
 
     Others (a perplexity, a correlation, lists of values) have no per-item value whose mean is the
-    score, so items cannot be paired.
+    score, so items cannot be paired. PER_TOKEN is one where lm-eval itself judges the choices.
     """
-    return [name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in ITEM_MEANS]
+    found = [name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in ITEM_MEANS]
+    is_choice = task.OUTPUT_TYPE == "multiple_choice" and not task.config.process_results and "acc_mutual_info" not in found
+    return [*found, PER_TOKEN] if is_choice else found
+
+
+def _per_token(task: Task, sample: Mapping[str, Any], log_likelihoods: Sequence[float], lm: LM) -> float:
+    """Return 1 if the choice with the highest mean log-likelihood per token is right, else 0."""
+    tokens = [len(_pair(lm, *argument[:2])[1]) for argument in sample["arguments"]]
+    best = int(np.argmax(np.array(log_likelihoods) / np.array(tokens)))
+    doc = sample["doc"]
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    right = gold if isinstance(gold, list) else [task.doc_to_choice(doc).index(gold) if isinstance(gold, str) else gold]
+    return float(best in right)
 
 
 def _item_text(sample: Mapping[str, Any], task: Task) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from harness.core.errors import ConfigError
 from harness.core.progress import Silent
 from harness.evaluation import evaluator, task_index
-from harness.evaluation.backends import HfEvaluation
-from harness.evaluation.suites import load
+from harness.evaluation.backends import Evaluation, HfEvaluation, PrefixEvaluation
+from harness.evaluation.suites import Suite, load
 from harness.evaluation.tasks import build_tasks
 
 CASES: dict[str, tuple[str, str, bool, str | None]] = {
@@ -155,6 +156,63 @@ def test_chance_counts_every_right_choice(own: Path, random_model: LlamaForCausa
     _, found = measured("several", random_model, words, limit=6)
     (score,) = [one for one in found.scores if one.primary]
     assert score.chance == pytest.approx(2 / 3)
+
+
+LENGTHS = """task: lengths
+include: pick.yaml
+doc_to_choice: "{{['is', 'the the the', 'a is a is']}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+num_fewshot: 0
+"""
+FILLED = """task: filled
+include: pick.yaml
+doc_to_text: "{{gold}}"
+doc_to_choice: "{{['the is', 'a of', 'of a of']}}"
+doc_to_target: "it is"
+metric_list: [{metric: acc}]
+num_fewshot: 0
+"""
+
+
+@pytest.mark.parametrize("backend", [HfEvaluation, PrefixEvaluation])
+@pytest.mark.parametrize("task", ["lengths", "filled", "several"])
+def test_choices_are_ranked_by_their_mean_log_likelihood_per_token(
+    own: Path, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase, task: str, backend: type[Evaluation]
+) -> None:
+    """Expected values: transformers alone, one choice at a time."""
+    for name, text in {"lengths": LENGTHS, "filled": FILLED}.items():
+        (own / "benchmarks" / "tasks" / f"{name}.yaml").write_text(text)
+    task_index._ours.cache_clear()
+    suite = Suite(name="s", tasks=(task,), metric="acc_per_token", report=12)
+    evaluation = backend()
+    prepared = evaluator.prepare(suite, evaluation)
+    found = evaluator.evaluate(prepared, evaluation, random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
+    expected = []
+    for index in prepared.items[task]:
+        means = []
+        for choice in CHOICES[task]:
+            prompt, answer = (f"{choice}", " it is") if task == "filled" else (f"what {index} is", f" {choice}")
+            ids, length = (
+                words(prompt + answer, return_tensors="pt")["input_ids"],
+                len(words(answer, add_special_tokens=False)["input_ids"]),
+            )
+            with torch.no_grad():
+                logits = random_model(ids).logits[0, :-1].log_softmax(-1)
+            means.append(float(logits.gather(1, ids[0, 1:, None])[-length:].mean()))
+        right = [0, 1] if task == "several" else [index % 3]
+        expected.append(float(means.index(max(means)) in right))
+    assert found.samples["metric.acc_per_token"].tolist() == expected
+    (score,) = [one for one in found.scores if one.primary]
+    assert (score.metric, score.higher_is_better) == ("acc_per_token", True)
+    assert score.value == pytest.approx(sum(expected) / 12)
+    assert (task != "lengths") or found.samples["metric.acc"].tolist() != expected  # the sum prefers short choices
+
+
+CHOICES = {
+    "lengths": ["is", "the the the", "a is a is"],
+    "filled": ["the is", "a of", "of a of"],
+    "several": ["the", "of", "a"],
+}
 
 
 @pytest.mark.parametrize("limit", [1, 5, 12])

@@ -84,7 +84,7 @@ def test_a_report_that_fails_keeps_the_old_one(experiment: ExperimentWriter, mon
 WORDS = [
     "small: what was learned, what was lost",
     "Intervals are at 95%",
-    "Protocol version 2.",
+    "Protocol version 3.",
     "headline suite old",
     "After 32 rows, tiny-a tuned in full changed by −14.6",
     "points on old (95% over items, 1 seed, 36 items).",

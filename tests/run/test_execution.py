@@ -298,9 +298,9 @@ def test_one_item_of_each_task_is_in_the_folder_of_the_run(runs: Runs) -> None:
 
 
 def test_a_record_has_its_protocol_version(runs: Runs) -> None:
-    """Numbers of version 2 are not mixed with those of version 1."""
+    """Numbers of version 3 are not mixed with those of versions before."""
     runs()
-    assert json.loads((runs.folder / "record.json").read_text())["protocol_version"] == 2
+    assert json.loads((runs.folder / "record.json").read_text())["protocol_version"] == 3
 
 
 def test_a_run_whose_suite_fails_is_measured_in_part(runs: Runs) -> None:
