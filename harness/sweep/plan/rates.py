@@ -165,7 +165,7 @@ def _run(experiment: Experiment, run_id: str, known: dict[tuple[str, str], Mappi
     evaluations = [sum(float(found["wall_seconds"]) for found in of) for of in of_points if all(of)]
     tuning = class_of(record["identity"]["tuning"])
     items = str(next((found["identity"]["evaluation"].get("items") for found in whole.values()), "report"))
-    items = items_key(items, (record["config"].get("evaluation") or {}).get("limit"))
+    items = items_key(items, (record.get("config", {}).get("evaluation") or {}).get("limit"))
     chosen = any(point.get("selected") or point.get("coefficient") is not None for point in points.values())  # more was measured
     return _Seen(
         hardware=(str(record["provenance"].get("processor") or ""), str(record["provenance"].get("gpu") or "")),
