@@ -74,6 +74,7 @@ def test_all_items_of_math_decide_its_margin() -> None:
         ("medicine", {"pubmedqa": 100}),
         ("math", {"gsm8k": 1319}),
         ("math_nll", {"gsm8k": 64}),
+        ("english_offline", {"english-offline": 256}),
     ],
 )
 def test_suites_are_prepared_from_real_data(name: str, items: dict[str, int]) -> None:
