@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, OverrideParseException
 
 from harness.config import paths
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, did_you_mean, explain
 
 PACKAGES = {
@@ -149,6 +150,8 @@ def meant(group: str, named: str | None) -> tuple[str | None, dict[str, str]]:
 def _of_data(group: str, named: str) -> tuple[str, dict[str, str]]:
     """Return what a file, a pattern of files, or a name of the hub means, see ``meant``."""
     path = Path(named).expanduser()
+    if not named:
+        raise ConfigError(explain(group, got="an empty name", allowed="a member, a file or ORG/NAME", fix=f"`harness list {group}`"))
     if path.is_dir():
         fix = f"{group}='{named.rstrip('/')}/*.jsonl' for all such files"
         raise ConfigError(explain(group, got=f"'{named}', a directory", allowed=f"files: {', '.join(FILE_ENDINGS)}", fix=fix))
@@ -180,6 +183,8 @@ def _of_model(group: str, named: str) -> tuple[str, dict[str, str]]:
     if Path(named).expanduser().is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", named):
         return "hf", {f"{group}.name": quoted(named)}
     if member in members and revision:
+        if not str(load_yaml(members[member]).get("class")).startswith("hub."):
+            raise ConfigError(explain(group, got=repr(named), allowed=f"{member}, which has no revisions"))
         return member, {f"{group}.revision": quoted(revision)}
     return named, {}
 
@@ -287,6 +292,10 @@ def check_choice(group: str, member: str | None) -> None:
         return
     known = paths.members(folder_of(group))
     if member not in known:
-        others = ", a folder, or a hub name such as org/name" if group in MODELS else ""
+        others = (
+            [f"{'a folder' if group in MODELS else 'a file'}, or a hub name such as org/name"]
+            if group in (*MODELS, "data", "anchor")
+            else []
+        )
         fix = did_you_mean(member, known) or f"`harness list {group}`"
-        raise ConfigError(explain(group, got=repr(member), allowed=", ".join(known) + others, fix=fix))
+        raise ConfigError(explain(group, got=repr(member), allowed=", ".join([*known, *others]), fix=fix))

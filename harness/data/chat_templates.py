@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.core.rows import PromptFormat, Row
-from harness.data.teaching import UNCUT
+from harness.data.teaching import UNCUT, unknown
 from harness.data.tokens import encode, rendered
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 100
 """Rows whose end is looked at."""
+
+ANSWERS = ("text", "assistant", "rejected")
+"""Roles whose texts are learned."""
 
 MARK = "Zq7systemZq7"
 """A system message that a template cannot write by itself."""
@@ -36,6 +39,8 @@ def warnings(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, prompt_for
         found.append(
             "its chat template has no generation prompt: the header of an answer is learned, and not given when the model is asked"
         )
+    if line := _unknown(rows, tokenizer):
+        found.append(line)
     if doubled := _doubles_eos(rows, tokenizer, prompt_format):
         found.append(doubled)
     return found
@@ -54,6 +59,17 @@ def _has_generation_prompt(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBa
     turns = itertools.takewhile(lambda turn: turn.role != "assistant", row.turns)
     asked = [{"role": turn.role, "content": turn.content} for turn in turns]
     return rendered(tokenizer, asked) != rendered(tokenizer, asked, add_generation_prompt=True)
+
+
+def _unknown(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a line on answers with words that the tokenizer does not know; empty if none has."""
+    looked = rows[:LOOKED_AT]
+    answers = [[turn.content for turn in row.turns if turn.role in ANSWERS and turn.taught] for row in looked]
+    counts = [sum(unknown(tokenizer, text) for text in texts) for texts in answers]
+    if not any(counts):
+        return ""
+    told = f"{sum(map(bool, counts))} of {len(looked)} rows have an answer with words that its tokenizer does not know"
+    return f"{told}: {sum(counts)} tokens {tokenizer.unk_token} are learned in their place"
 
 
 def _doubles_eos(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> str:

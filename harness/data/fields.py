@@ -42,7 +42,7 @@ FIELDS: Mapping[RowKind, tuple[frozenset[str], frozenset[str]]] = {
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 """Names of speakers in data sets (``human`` and ``gpt`` are ShareGPT's) → our roles."""
 
-UNLEARNABLE = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking", "images", "audio")
+UNLEARNABLE = ("tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "images", "audio")
 """Keys of messages that hold what rows cannot."""
 
 ALLOWED_MESSAGES = "a list of {role, content} or {from, value}"
@@ -163,7 +163,8 @@ def to_rows(
     if not rows:
         raise DataError(explain(where, got="no rows", allowed="at least one row with text"))
     if maker.spaced:
-        template = "a template such as data.fields.completion=\"'{{ COLUMN }}'\" decides otherwise"
+        written = ", ".join(f"{name}: '{{{{ {column_of(text) or name} }}}}'" for name, text in form.fields.items())
+        template = f'templates decide otherwise: "data.fields={{{written}}}"'
         say_once(f"{where}: one space is put between prompt and completion in {maker.spaced} of {len(rows)} rows; {template}")
     return rows
 
@@ -197,7 +198,22 @@ class _Maker:
             if not is_missing(record.get(column)) and record[column] not in ([], {}, ""):
                 got, fix = f"a value in column '{column}', which a row cannot hold", "remove the column, or name columns with data.fields"
                 raise DataError(explain(place(), got=got, allowed=f"rows without {column}", fix=fix))
-        return self.make({name: _optional(name, rendered, record) for name, rendered in self.renders.items()}, place)
+        if self.form.name == "prompt-completion" and _is_mark(record.get("label")):
+            got, fix = (
+                "a column 'label' that marks answers as good or bad (KTO)",
+                "keep the good rows, or name columns with data.fields",
+            )
+            raise DataError(explain(place(), got=got, allowed="completions to learn from, or preference pairs", fix=fix))
+        return self.make({name: self._value(name, rendered, record) for name, rendered in self.renders.items()}, place)
+
+    def _value(self, name: str, rendered: Render, record: Mapping[str, Any]) -> Any:
+        """Return the value of a field; a missing system text is none, if the field is a column."""
+        try:
+            return rendered(record)
+        except NotTextError as error:
+            if name == "system" and error.missing and column_of(self.form.fields[name]):
+                return ""
+            raise
 
     def _text(self, values: Mapping[str, Any], _: Callable[[], str]) -> Row:
         return Row((Turn("text", values["text"]),), "text")
@@ -246,14 +262,9 @@ def _value(column: str, record: Mapping[str, Any]) -> Any:
     return value
 
 
-def _optional(name: str, rendered: Render, record: Mapping[str, Any]) -> Any:
-    """Return the value of a field; a missing system text is none."""
-    try:
-        return rendered(record)
-    except NotTextError as error:
-        if name == "system" and error.missing:
-            return ""
-        raise
+def _is_mark(label: Any) -> bool:
+    """Return whether a label marks an answer as good or bad: a boolean, also as a csv spells it."""
+    return isinstance(label, bool) or str(label).strip().lower() in ("true", "false", "0", "1")
 
 
 def _system(values: Mapping[str, Any]) -> tuple[Turn, ...]:
@@ -279,13 +290,20 @@ def shared(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
 def _preferred_messages(values: Mapping[str, Any], place: Callable[[], str]) -> Row:
     """Return a preference between messages, whose prompt may be within both of them.
 
-    A prompt of text beside whole conversations repeats what they begin with, and is not read.
+    A prompt of text next to whole conversations repeats a message that they begin with.
+
+    Raises DataError.
     """
     prompt, chosen, rejected = values.get("prompt"), values["chosen"], values["rejected"]
     if not isinstance(prompt, list | tuple):
         for name in ("chosen", "rejected"):
             _messages(values[name], place)
+        text = prompt
         prompt, chosen, rejected = shared(chosen, rejected)
+        begun = [str(message.get("content", message.get("value"))).strip() for message in prompt]
+        if isinstance(text, str) and text.strip() and text.strip() not in begun:
+            got = "a prompt of text that neither conversation begins with"
+            raise DataError(explain(place(), got=got, allowed="a prompt that both share", fix="remove the column prompt, or the messages"))
     turns = (*_system(values), *_messages(prompt, place))
     better, worse = _answer(turns, chosen, "chosen", place), _answer(turns, rejected, "rejected", place)
     return Row((*turns, better, Turn("rejected", worse.content)), "preference", prompt_turns=len(turns))
@@ -321,8 +339,8 @@ def _require_dialogue(turns: Sequence[Turn], place: Callable[[], str]) -> None:
 
 
 def _turn(message: Mapping[str, Any], where: str, allowed: str) -> Turn:
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if role not in ROLES:
+    role, content = (_first_given(message, names) for names in (("role", "from"), ("content", "value")))
+    if not isinstance(role, str) or role not in ROLES:
         fix = f"the roles {', '.join(ROLES)}"
         raise DataError(explain(where, got=f"a message with keys {sorted(message)} and role {role!r}", allowed=allowed, fix=fix))
     if held := [key for key in UNLEARNABLE if message.get(key)]:
@@ -332,13 +350,17 @@ def _turn(message: Mapping[str, Any], where: str, allowed: str) -> Turn:
     return Turn(ROLES[role], content or "", _is_taught(message, ROLES[role], where))
 
 
+def _first_given(message: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((message[name] for name in names if not is_missing(message.get(name))), None)
+
+
 def _is_taught(message: Mapping[str, Any], role: str, where: str) -> bool:
     """Return whether an answer is learned: not with ``train: false`` or ``weight: 0``.
 
     Only answers can be learned, and all with one weight; DataError is raised for a message that
     asks for anything else.
     """
-    given = {name: message[name] for name in ("train", "weight", "train_detail") if message.get(name) is not None}
+    given = {name: message[name] for name in ("train", "weight", "train_detail") if not is_missing(message.get(name))}
     allowed = "train: true or false, or weight: 1 or 0, of an answer"
     for name, value in given.items():
         is_kind = isinstance(value, bool) == (name == "train") and isinstance(value, int | float)

@@ -31,7 +31,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 HEAD = 100
 """Rows from which a format is recognised; all others must have the same."""
 
-ABSENT = ("tools", "chat_template_kwargs", "image", "images", "audio", "video", "videos", "history")
+ABSENT = ("tools", "chat_template_kwargs", "image", "images", "audio", "video", "videos", "history", "functions")
 """Columns that decide what TRL or others learn of a row, and that our rows cannot hold."""
 
 PAIRS = (("question", "answer"), ("query", "response"), ("prompt", "response"), ("instruction", "response"), ("input", "output"))
@@ -110,7 +110,7 @@ def _advice(columns: Sequence[str]) -> str:
 
 def _form(name: str, head: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> Form:
     """Return the form of a known format. Raises DataError for one that cannot be learned."""
-    absent = tuple(column for column in ABSENT if column in columns)
+    absent = ABSENT
     if name == "alpaca":
         return Form(name, "completion", _alpaca(columns), absent=absent)
     if name in ("messages", "sharegpt"):
@@ -121,9 +121,6 @@ def _form(name: str, head: Sequence[Mapping[str, Any]], columns: Sequence[str], 
         return Form(name, "chat", {"messages": column}, absent=absent)
     if name == "text":
         return Form(name, "text", {"text": "text"}, absent=absent)
-    if name == "prompt-completion" and any(isinstance(record.get("label"), bool) for record in head):
-        got, fix = "a column 'label' of booleans: answers marked good or bad (KTO)", "keep the good rows alone, without the column"
-        raise DataError(explain(where, got=got, allowed="completions to learn from, or preference pairs", fix=fix))
     shape: RowKind = "completion" if name == "prompt-completion" else "preference"
     fields = {column: column for column in ("prompt", *COLUMNS[name]) if column in columns}
     messages = any(_holds_messages(head, column) for column in fields)
@@ -131,8 +128,9 @@ def _form(name: str, head: Sequence[Mapping[str, Any]], columns: Sequence[str], 
 
 
 def _alpaca(columns: Sequence[str]) -> dict[str, str]:
-    clause = "{%- if input %}, paired with an input that provides further context{% endif -%}" if "input" in columns else ""
-    part = "{%- if input %}\n\n### Input:\n{{ input }}\n{%- endif %}" if "input" in columns else ""
+    given = "{%- if input is not none and input != '' %}"  # 0 is an input
+    clause = f"{given}, paired with an input that provides further context{{% endif -%}}" if "input" in columns else ""
+    part = f"{given}\n\n### Input:\n{{{{ input }}}}\n{{%- endif %}}" if "input" in columns else ""
     fields = {"prompt": ALPACA.format(input_clause=clause, input_part=part), "completion": "\n{{ output }}"}
     return fields | ({"system": "system"} if "system" in columns else {})
 

@@ -63,7 +63,12 @@ def read(path: Path, sample_by: SampleBy) -> Iterator[Record]:
     try:
         for number, values in _text(path, sample_by) if path.suffix == ".txt" else READERS[path.suffix](path):
             yield Record(values, path, number)
-    except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        csv.Error,
+        RecursionError,
+    ) as error:  # errors of decoders are ValueErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(explain(str(path), got=f"a file that cannot be read ({reason})", allowed=f"{path.suffix[1:]} in UTF-8")) from error
 
@@ -124,6 +129,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> Numbered:
+    csv.field_size_limit(2**31 - 1)  # a long document may be a cell
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header: list[str] = next(reader, [])

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from harness.config import composition
 from harness.config.strict import check
-from harness.core.errors import ConfigError, DataError, explain
+from harness.core.errors import ConfigError, explain
 from harness.core.rows import Row, RowKind, Split
 from harness.core.sources import Source
 from harness.data.fields import check_volumes
@@ -87,13 +87,9 @@ class StageSequence(Source):
 
     @cached_property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """(rows available, rows read) of each stage. Raises DataError where there are too few."""
+        """(rows available, rows to read) of each stage; whether they suffice is checked later."""
         sizes = [len(rows) for rows in self._train]
         taken = [end - start for start, end in itertools.pairwise([0, *self.stage_ends])]
-        for name, size, wanted in zip(self.stages, sizes, taken, strict=True):
-            if wanted > size:
-                fix = "fewer data.stage_rows"
-                raise DataError(explain("data.stage_rows", got=f"{wanted} of {name}", allowed=f"at most its {size} rows", fix=fix))
         return tuple(zip(sizes, taken, strict=True))
 
     @cached_property

@@ -188,7 +188,8 @@ class Files(Source):
         Raises DataError.
         """
         if self.fields is None:
-            return formats.recognise(self.format, self._head(), (), self.train)
+            records = list(self._head())
+            return formats.recognise(self.format, records, list(dict.fromkeys(name for one in records for name in one)), self.train)
         try:
             return formats.of_fields(self.kind, self.fields, self._head())
         except DataError:  # reported when the rows are read, as what is missing

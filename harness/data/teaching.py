@@ -28,6 +28,9 @@ UNTAUGHT = "every answer has train: false or weight: 0"
 EQUAL = "the two answers are equal as far as they are read"
 EMPTY = "no token has a loss"
 
+RARE = "Qzxj 𓀀 ☃"
+"""A text that a vocabulary of words does not have."""
+
 
 @dataclass(frozen=True)
 class TaughtRows:
@@ -117,12 +120,18 @@ class _Look:
 
     Attributes:
         frames: kind and roles of a row → tokens of such a row whose texts have one letter each.
+        merges: whether different texts may be equal tokens: unknown words, letters without case.
     """
 
     objective: Objective
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     frames: dict[tuple[str, ...], int] = field(default_factory=dict)
+    merges: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look at the tokenizer."""
+        self.merges = unknown(self.tokenizer, RARE) > 0 or self.tokenizer.encode("A b") == self.tokenizer.encode("a B")
 
     def of(self, row: Row) -> tuple[str, Sequence[Row]]:
         """Return why a row teaches nothing, or an empty string; and the rows it becomes."""
@@ -144,7 +153,7 @@ class _Look:
     def _may_be_equal(self, row: Row) -> bool:
         """Return whether the two answers of a pair might be equal as far as they are read."""
         better, worse = (turn.content.strip() for turn in row.turns[-2:])
-        return better == worse or (better[0] == worse[0] and not self._fits(row, [turn.content for turn in row.turns]))
+        return better == worse or self.merges or (better[:1] == worse[:1] and not self._fits(row, [turn.content for turn in row.turns]))
 
     def _fits(self, row: Row, texts: Sequence[str]) -> bool:
         """Return whether texts of a row leave room for a token: one has at least one byte."""
@@ -167,6 +176,12 @@ class _Look:
             return [row]
         ends = [number * predicted // count for number in range(count + 1)]
         return [dataclasses.replace(row, part=(start, end + 1)) for start, end in itertools.pairwise(ends)]
+
+
+def unknown(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Return the number of tokens of a text that stand for what a tokenizer does not know."""
+    mark = tokenizer.unk_token_id
+    return 0 if mark is None else tokenizer.encode(text, add_special_tokens=False).count(mark)
 
 
 def _before_answer(row: Row) -> list[str]:

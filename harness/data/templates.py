@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 Render = Callable[[Mapping[str, Any]], Any]
 
+MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']\s*:""")
+"""How a list of messages begins that was written as text, by Python or as JSON."""
+
+TO_TEXT = "string trim format replace upper lower capitalize title escape e forceescape striptags center indent truncate wordwrap".split()
+"""Filters that turn what they are given to text."""
+
 
 class Spelled(float):
     """A number of a JSON file, with its spelling: 1.50 stays 1.50."""
@@ -58,7 +64,7 @@ def is_missing(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Return whether a value is text, or a number with one spelling."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, str) and MESSAGES.match(value)):
         return False
     return isinstance(value, str | Integral) or (isinstance(value, Spelled) and math.isfinite(value))
 
@@ -73,6 +79,8 @@ def text_of(value: Any, column: str) -> str:
 def _described(value: Any) -> str:
     if is_missing(value):
         return "a missing value"
+    if isinstance(value, str):
+        return "messages written as text, as a csv has them (JSON lines and parquet hold lists)"
     names = {bool: f"the boolean {value}", bytes: "bytes", dict: "a mapping", list: "a list", tuple: "a list"}
     for kind, name in names.items():
         if isinstance(value, kind):
@@ -95,7 +103,12 @@ class _Refusing:
 
 
 class _List(_Refusing, list[Any]):
-    pass
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        return _refusing(_List(found), self._raw, self._column) if isinstance(place, slice) else found
+
+    def __add__(self, other: Any) -> Any:
+        return _refusing(_List([*self, *other]), self._raw, self._column)
 
 
 class _Mapping(_Refusing, dict[str, Any]):
@@ -137,6 +150,10 @@ def _guarded(value: Any, column: str) -> Any:
         found = _Number(value)
     else:
         found = _Other()
+    return _refusing(found, value, column)
+
+
+def _refusing(found: Any, value: Any, column: str) -> Any:
     found._raw, found._column = value, column
     return found
 
@@ -195,11 +212,59 @@ def _environment() -> Environment:
 
     environment = Strict(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_finished)
     environment.filters["finished"] = _finished
+    for name in TO_TEXT:
+        environment.filters[name] = _of_text(environment.filters[name])
+    environment.filters["join"] = _of_joined(environment.filters["join"])
+    for name in ("int", "float", "round", "abs"):
+        environment.filters[name] = _of_number(environment.filters[name])
+    environment.tests["sameas"] = lambda value, other: _raw(value) is _raw(other)
     environment.tests["none"] = lambda value: _raw(value) is None
     environment.tests["true"] = lambda value: _raw(value) is True
     environment.tests["false"] = lambda value: _raw(value) is False
     environment.tests["boolean"] = lambda value: isinstance(_raw(value), bool)
     return environment
+
+
+def _of_text(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that turns its input and arguments to text, for values that are text."""
+    formats = filter_.__name__ == "do_format"  # gives a number its spelling
+
+    @functools.wraps(filter_)
+    def checked(*values: Any, **options: Any) -> Any:
+        for value in (*values, *options.values()):
+            if isinstance(value, _Refusing | list | tuple | dict) and not (formats and isinstance(value, float)):
+                _finished(value)
+        return filter_(*values, **options)
+
+    return checked
+
+
+def _of_joined(join: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the filter ``join``, for items that are text."""
+
+    @functools.wraps(join)
+    def checked(context: Any, items: Any, separator: Any = "", attribute: Any = None) -> Any:
+        items = list(items)
+        for item in items if attribute is None else ():
+            if isinstance(item, _Refusing | list | tuple | dict):
+                _finished(item)
+        return join(context, items, separator, attribute)
+
+    return checked
+
+
+def _of_number(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that computes with numbers, for values of any type that are not missing."""
+
+    @functools.wraps(filter_)
+    def computed(value: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(value, _Other):
+            if is_missing(value._raw):
+                value._refuse()
+            value = value._raw
+        return filter_(value, *arguments, **options)
+
+    return computed
 
 
 def _raw(value: Any) -> Any:

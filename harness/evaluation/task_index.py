@@ -86,10 +86,32 @@ def manager_for(name: str, *, forced: bool = False) -> TaskManager | None:
         name: of the task, group or tag.
         forced: only lm-eval's own files count.
     """
-    if not forced and name in _ours().task_index:
+    if not forced and name in _ours().task_index and _is_whole(_ours().task_index, name):
         return _ours()
     everything = _theirs() if forced else _both()
     return everything if name in everything.task_index else None
+
+
+def _is_whole(index: Mapping[str, Any], name: str) -> bool:
+    """Return whether an index has all tasks that a group of it names."""
+    entry = index[name]
+    if entry.kind.name == "TAG":
+        return all(_is_whole(index, task) for task in entry.tags)
+    return entry.kind.name != "GROUP" or _has_members(index, entry.cfg)
+
+
+def _has_members(index: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+    for item in group.get("task") or []:
+        name = _name_of(item)
+        inline = not isinstance(item, str) and "group" in item
+        if not (_is_whole(index, name) if name in index else inline and _has_members(index, item)):
+            return False
+    return True
+
+
+def _name_of(item: Any) -> str:
+    """Return the name of an entry of a group's list."""
+    return str(item if isinstance(item, str) else item.get("group", item.get("task")))
 
 
 def names(*, forced: bool = False) -> Mapping[str, str]:
@@ -184,7 +206,11 @@ def _members(index: Mapping[str, Any], group: str, config: Mapping[str, Any], ch
     shared = {key: value for key, value in config.items() if key not in of_group} | dict(changes)
     for item in config.get("task") or []:
         own = {} if isinstance(item, str) else {key: value for key, value in item.items() if key != "group"}
-        name = item if isinstance(item, str) else item.get("group", item.get("task"))
+        name = _name_of(item)
+        if isinstance(item, str) and name not in index:
+            raise ConfigError(
+                explain(f"group {group}: task", got=repr(name), allowed="a task, group or tag of lm-eval or of benchmarks/tasks")
+            )
         if name in index:
             yield from _leaves(index, name, shared | own)
         elif not isinstance(item, str) and "group" in item:
@@ -201,6 +227,9 @@ def _leaf(config: Mapping[str, Any]) -> Leaf:
     metrics, others = {}, []
     for entry in given:
         name, is_mean, better = _metric(entry)
+        if better is None:
+            where, fix = f"task {config['task']}: metric {name}", "higher_is_better in the metric_list of its yaml"
+            raise ConfigError(explain(where, got="no higher_is_better", allowed="true or false", fix=fix))
         if is_mean and not by_code:
             metrics[name] = better
         else:
@@ -214,14 +243,17 @@ def _leaf(config: Mapping[str, Any]) -> Leaf:
     )
 
 
-def _metric(entry: Mapping[str, Any]) -> tuple[str, bool, bool]:
-    """Return a metric's name, whether it is a mean over items, and whether higher is better."""
+def _metric(entry: Mapping[str, Any]) -> tuple[str, bool, bool | None]:
+    """Return a metric's name, whether it is a mean over items, and whether higher is better.
+
+    None where neither the task nor lm-eval says so.
+    """
     from lm_eval.api.registry import get_metric_aggregation, is_higher_better
 
     name = _last(entry["metric"])
     aggregation = entry["aggregation"] if "aggregation" in entry else getattr(get_metric_aggregation(name), "__name__", "")
     better = entry["higher_is_better"] if "higher_is_better" in entry else is_higher_better(name)
-    return name, _last(aggregation) in ITEM_MEANS, bool(better)
+    return name, _last(aggregation) in ITEM_MEANS, None if better is None else bool(better)
 
 
 def _last(name: Any) -> str:

@@ -20,6 +20,7 @@ from harness.evaluation.suites import Suite
 from harness.external.sides import Measured, Side
 from harness.models import folders, loading
 from harness.models.hub import HubModel
+from harness.models.vocabulary import differences
 from harness.records.schema import Measurement
 from harness.run import baseline, preparation
 from harness.run.preparation import Prepared
@@ -113,7 +114,8 @@ def _config(source: str, names: Sequence[str], overrides: Sequence[str], fallbac
     config = composition.compose([*asked, f"probe_suites=[{','.join(names)}]", *overrides])
     model, notes = config.model, []
     if isinstance(model, HubModel) and model.base and not _is_adapter(source):
-        config = dataclasses.replace(config, model=dataclasses.replace(model, base=None))  # it is of the other side
+        labels = dataclasses.replace(config.labels, model=source)
+        config = dataclasses.replace(config, model=dataclasses.replace(model, base=None), labels=labels)  # it is of the other side
     elif isinstance(model, HubModel) and (base := _base(model, fallback)) is not None:
         if base != model.named_base() and not model.base:
             model = dataclasses.replace(model, base=base)
@@ -156,11 +158,10 @@ def _is_same(one: str, other: str) -> bool:
 
 def _differences(before: Prepared, after: Prepared) -> list[str]:
     """Return notes on differences of the models that affect scores of equal texts."""
-    one, other = (run.workspace.tokenizer_content_of(run.config) for run in (before, after))
+    one, other = (run.workspace.tokenizer_of(run.config) for run in (before, after))
     notes = []
-    vocabularies = [run.workspace.tokenizer_of(run.config).get_vocab() for run in (before, after)]
-    if one != other and (vocabularies[0] != vocabularies[1] or not _asks_differently(before, after)):
-        notes.append("the tokenizers (or their chat templates) differ: prompts are compared as text, likelihoods are of other tokens")
+    if "tokenizer" in differences(one, other):
+        notes.append("the tokenizers differ: prompts are compared as text, likelihoods are of other tokens")
     lengths = [run.facts.context_length for run in (before, after)]
     if lengths[0] != lengths[1]:
         notes.append(f"context of {lengths[0]} tokens before, {lengths[1]} after: long prompts are cut in different places")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import folders, whole
+from harness.models.quiet import failures
 from harness.models.vocabulary import differences, read_tokenizer, require_rows
 from harness.models.weights import ADAPTER, SAFE, check_safetensors, file_sha256, first_line, sizes, without_weights
 
@@ -30,7 +31,6 @@ PREFIX = "base_model.model."
 """Of the names of an adapter's tensors, before the name of the module in the plain model."""
 
 QUANTISED = re.compile(r"-(bnb-)?[48]bit$")
-FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, IndexError, ImportError)
 
 
 def settings(folder: Path) -> Mapping[str, Any]:
@@ -95,8 +95,10 @@ class Adapted:
         base = self._base_facts()
         files = {file.name: file_sha256(file) for file in [*self._files(), *self._own_files()]}
         kept = {name: one for name, one in base.content.items() if not (self._has_vocabulary and name in folders.TOKENIZER)}
-        found = sizes(kept | files, self.skeleton)
         content = kept | files
+        if ADAPTER in base.content:  # both adapters have files of these names
+            content["base"] = hashlib.sha256(json.dumps(sorted(base.content.items())).encode()).hexdigest()
+        found = sizes(content, self.skeleton)
         if found["params_total"] != base.params_total:  # untied, or other rows: not the sum of base and adapter alone
             content["params_total"] = str(found["params_total"])
         fix = f"delete its tokenizer files, which {self.base_name} has, or save it with its embedding (save_embedding_layers=True)"
@@ -142,7 +144,8 @@ class Adapted:
         import torch
 
         model = self._base_skeleton()
-        if not any(name.startswith(f"{path}.") for name in self._shapes for path in _ends(model) if path):
+        ends = any(name.startswith(f"{path}.") for name in self._shapes for path in _ends(model) if path)
+        if not ends and not settings(self.folder).get("layer_replication"):
             return model
         with self._explained(), torch.device("meta"):
             self._resize(model)
@@ -260,7 +263,7 @@ class Adapted:
                 yield caught
         except ModelError:
             raise
-        except FAILURES as error:
+        except failures() as error:
             allowed = "an adapter of this base that can be merged into its weights, such as LoRA"
             got, fix = " ".join(str(error).split())[:200] or first_line(error), f"check its base, {self.base_name}"
             raise ModelError(explain(f"adapter {self.name}", got=f"{type(error).__name__}: {got}", allowed=allowed, fix=fix)) from error

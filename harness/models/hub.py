@@ -16,7 +16,7 @@ from harness.core.sources import ModelFacts, ModelSource
 from harness.models import adapted, folders, loading, rotary, whole
 from harness.models.adapted import Adapted
 from harness.models.folders import CONFIG, VOCABULARIES
-from harness.models.quiet import quiet
+from harness.models.quiet import failures, quiet
 from harness.models.vocabulary import read_tokenizer, require_rows
 from harness.models.weights import ADAPTER, UNQUANTISED, check_safetensors, file_sha256, first_line, sizes, weight_files
 
@@ -126,7 +126,7 @@ class HubModel:
                     ignore_mismatched_sizes=True,  # they are rejected by name
                     **({} if device == "cpu" else {"device_map": {"": device}}),
                 )
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+            except failures() as error:
                 raise ModelError(self._explain("weights", error)) from error
         model, report = loaded
         whole.require_used(self.name, report, shapes, json.loads((folder / CONFIG).read_text()))
@@ -207,7 +207,7 @@ class HubModel:
             raise ModelError(explain(f"model {self.name}", got=got, allowed="a whole model or an adapter", fix=fix))
         settings = adapted.settings(folder)
         wanted = adapted.base_of(self.name, settings, self.base)
-        base = loading.named(wanted) or HubModel(name=wanted, trust_remote_code=self.trust_remote_code)
+        base = loading.named(wanted) or HubModel(name=wanted, trust_remote_code=self.trust_remote_code, context_length=self.context_length)
         return Adapted(name=self.name, folder=folder, base=base, base_name=wanted, named=adapted.named_base(settings))
 
     def _config(self, folder: Path) -> PreTrainedConfig:
@@ -232,7 +232,7 @@ class HubModel:
                     got = f"quantization_config ({kind}) in its config.json"
                     raise ModelError(explain(f"model {self.name}", got=got, allowed="weights as floating point", fix=UNQUANTISED))
                 config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            except failures() as error:
                 raise ModelError(self._explain("config.json", error)) from error
         architectures = [str(name) for name in config.architectures or []]
         known = config.model_type in CAUSAL or "AutoModelForCausalLM" in (values.get("auto_map") or {})

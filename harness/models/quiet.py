@@ -7,6 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """Return the errors that transformers and PEFT raise for files that they cannot read."""
+    from huggingface_hub import errors
+
+    strict = getattr(errors, "StrictDataclassError", OSError)  # a value of config.json of a wrong type
+    return (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError, NotImplementedError, strict)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Turn off the libraries' progress bars and notices for a while: they disturb our display."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from harness.core.errors import ModelError, explain
-from harness.models.quiet import quiet
+from harness.models.quiet import failures, quiet
 from harness.models.weights import first_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def read_tokenizer(name: str, folder: Path, *, trust: bool) -> PreTrainedTokeniz
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        except failures() as error:
             allowed = "files that transformers can read"
             raise ModelError(explain(f"model {name}: tokenizer", got=first_line(error), allowed=allowed)) from error
     return cast("PreTrainedTokenizerBase", tokenizer)

@@ -23,7 +23,7 @@ PROBE = 8
 OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|img|audio|speech|multi_modal|mm)([._]|$)")
 """Names of tensors of a model's parts for other input than text."""
 
-MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|\.position_ids$")
+MASKS = re.compile(r"\.(attn|attention)\.((masked_)?bias|causal_mask)$|rotary_emb\.inv_freq$|\.position_ids$")
 """Buffers that old files hold and new code computes: causal masks, frequencies, positions."""
 
 

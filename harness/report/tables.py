@@ -147,7 +147,7 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
 def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit) -> tuple[Any, Any]:
     """Return ends of intervals of changes, cut to possible values: a share stays within 0 and 1.
 
-    Other metrics are not cut, nor are changes whose value before is missing.
+    Other metrics are not cut; missing values stay missing.
 
     Args:
         low: lower ends in the metric's own unit, a number or an array.
@@ -157,7 +157,7 @@ def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit) -> tuple[
     """
     if unit.name != "points":
         return low, high
-    return np.fmax(low, -1.0 * before), np.fmin(high, 1.0 - before)
+    return np.maximum(low, -1.0 * before), np.minimum(high, 1.0 - before)
 
 
 def change_text(row: pd.Series, unit: DisplayUnit) -> str:

@@ -280,9 +280,9 @@ def _check_headline(config: RunConfig, workspace: Workspace) -> None:
 def _check_sizes(config: RunConfig, resolved: Resolved, workspace: Workspace) -> None:
     """Reject volumes for which too few rows of the data or the anchor teach. Raises DataError."""
     taught, largest = workspace.taught(config, resolved, config.data), max(config.data.volumes)
-    for size, wanted in taught.parts:
+    for name, (size, wanted) in zip(config.data.stage_names, taught.parts, strict=False):
         if wanted > size:
-            got, fix = f"{wanted} of a stage", "fewer data.stage_rows"
+            got, fix = f"{wanted} of {name}", "fewer data.stage_rows"
             raise DataError(explain("data.stage_rows", got=got, allowed=f"at most its {_rows(size, taught)}", fix=fix))
     size = len(taught.rows)
     if largest > size:

@@ -14,6 +14,7 @@ import pytest
 from harness.config import composition, paths
 from harness.core.errors import ConfigError, DataError
 from harness.core.rows import Turn
+from harness.data.sequence import StageSequence
 from harness.data.sources import Files, Hub
 
 COMPLETION = {"prompt": "{{ question }}", "completion": " {{ answer }}"}
@@ -214,7 +215,7 @@ def real(name: str) -> bool:
 def test_every_ready_data_set_is_valid(name: str) -> None:
     """Its yaml passes every check that needs no data."""
     source = composition.member("data", name)
-    assert isinstance(source, Hub)
+    assert isinstance(source, Hub | StageSequence)
     assert all(volume % 8 == 0 for volume in source.volumes), "the default batch divides the default volumes"
 
 

@@ -63,7 +63,7 @@ def test_only_metrics_that_are_means_over_items_are_kept() -> None:
     def perplexity(values: list[float]) -> float:
         return math.exp(-mean(values))
 
-    task = SimpleNamespace(aggregation=lambda: {"acc": mean, "perplexity": perplexity})
+    task = SimpleNamespace(OUTPUT_TYPE="loglikelihood", aggregation=lambda: {"acc": mean, "perplexity": perplexity})
     assert averaged_metrics(task) == ["acc"]
 
 
@@ -81,7 +81,7 @@ def task_of(kind: str, filters: list[dict[str, Any]] | None = None) -> Any:
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 
-    config = SimpleNamespace(filter_list=filters)
+    config = SimpleNamespace(filter_list=filters, process_results=None)
     return SimpleNamespace(OUTPUT_TYPE=kind, config=config, aggregation=lambda: {"acc": mean}, doc_to_text=lambda _: "q")
 
 

@@ -61,7 +61,7 @@ class Replay(Mitigation):
         fraction: additive: anchor rows per target row. compute_equivalent: anchor tokens per token,
             0 to below 1. null is 0.1, or nothing where ``loss_share`` is set.
         mode: see above.
-        loss_share: weight of the anchor in the loss, above 0 and below 1; null uses ``fraction``.
+        loss_share: weight of the anchor in the loss, 0.001 to below 1; null uses ``fraction``.
     """
 
     strength: ClassVar[str] = "fraction"
@@ -78,7 +78,7 @@ class Replay(Mitigation):
             check("mitigation.fraction", self.fraction, ALLOWED[self.mode], lambda value: 0 <= value <= LARGEST[self.mode])
             return
         fix = "mitigation.fraction=0 for no replay"
-        check("mitigation.loss_share", self.loss_share, "greater than 0 and less than 1", lambda value: 0 < value < 1, fix)
+        check("mitigation.loss_share", self.loss_share, "from 0.001 to below 1", lambda value: 0.001 <= value < 1, fix)
         allowed, fix = "null with mitigation.loss_share: one of them sets the number of anchor rows", "remove one of the two"
         check("mitigation.fraction", self.fraction, allowed, lambda value: value is None, fix)
         allowed = "additive with mitigation.loss_share"

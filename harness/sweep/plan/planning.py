@@ -19,7 +19,7 @@ from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.run import other_models
 from harness.run.outstanding import Outstanding, is_done, outstanding
-from harness.run.preparation import Prepared, experiment_of, prepare
+from harness.run.preparation import Prepared, check_together, experiment_of, prepare
 from harness.run.workspace import Workspace, content_key, source_of
 from harness.sweep.axes import Asked, expand
 from harness.sweep.claims import Claims
@@ -130,6 +130,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
                 ready.append((one, found))
             else:
                 stopped.append(found)
+        check_together([prepared for _, prepared in ready])
         estimator = Estimator(workspace, rates(_experiments(experiment), gpu=machine.gpus > 0), gpu=machine.gpus > 0)
         units = _units(ready, experiment, estimator)
         left = sum((unit.cost for unit in units if unit.state in TO_DO and unit.cost), Cost())

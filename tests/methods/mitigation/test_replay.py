@@ -206,7 +206,7 @@ def test_one_of_fraction_and_loss_share_is_set() -> None:
     with pytest.raises(ConfigError, match=r"^mitigation.mode: got 'compute_equivalent'; allowed: additive with "):
         Replay(loss_share=0.1, mode="compute_equivalent")
     for invalid in (0.0, 1.0, -0.1):
-        with pytest.raises(ConfigError, match=r"^mitigation.loss_share: got .*; allowed: greater than 0 and less than 1"):
+        with pytest.raises(ConfigError, match=r"^mitigation.loss_share: got .*; allowed: from 0.001 to below 1"):
             Replay(loss_share=invalid)
     with pytest.raises(DataError, match=r"^anchor: got 1 rows; allowed: at least 2; fix: "):
         Replay(loss_share=0.9).mix([[row(4)]], [row(4, anchor=True)])
