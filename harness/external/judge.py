@@ -141,6 +141,8 @@ def _equal(suite: str, before: Side, after: Side) -> Equal | None:
 
 def _equal_answers(aggregates: Sequence[Aggregate], before: Side, after: Side) -> list[str]:
     """Return a note on suites whose answers are all equal, if there are any."""
+    if before.content and before.content == after.content:
+        return ["both sides hold the same files: this compares a model with itself"]
     names = [one.name for one in aggregates if one.equal]
     where = "" if len(names) == len(aggregates) else f" on {', '.join(names)}"
     differ = "their weights or files differ" if before.content and after.content else "are both sides the same model?"

@@ -51,3 +51,13 @@ def test_plain_text_that_ends_in_eos_is_said() -> None:
         "1 of 2 rows end in EOS (<eos>) twice, and both are learned"
     ]
     assert chat_templates.warnings([text, SYSTEM], tokenizer(DROPS), "plain") == []
+
+
+def test_answers_of_unknown_words_are_said() -> None:
+    """A vocabulary of words learns its token for unknown ones instead; bytes know every word."""
+    from harness.config import composition
+
+    words = composition.member("model", "nursery-smoke-a").tokenizer()
+    rows = [Row((Turn("user", "the"), Turn("assistant", answer)), "completion") for answer in (" the", " zygote quark")]
+    (line,) = chat_templates.warnings(rows, words, "plain")
+    assert line == "1 of 2 rows have an answer with words that its tokenizer does not know: 2 tokens <unk> are learned in their place"

@@ -133,6 +133,35 @@ def test_an_alpaca_row_is_that_of_the_ready_data_set(tmp_path: Path) -> None:
     assert Files(train=write(tmp_path / "b.jsonl", {"instruction": "Add.", "output": "3"})).rows("train") == expected[1:]
 
 
+def test_columns_that_begin_late_are_read(tmp_path: Path) -> None:
+    """An input after the first hundred rows; a value that no row can hold; a mark."""
+    rows: list[dict[str, Any]] = [{"instruction": "Add.", "output": "3"}] * 120
+    path = write(tmp_path / "a.jsonl", *rows, {"instruction": "Add.", "input": 0, "output": "3"})
+    assert "### Input:\n0" in Files(train=path).rows("train")[-1].turns[0].content
+    with pytest.raises(DataError, match="line 121: got a value in column 'tools'"):
+        Files(train=write(tmp_path / "b.jsonl", *rows, {**rows[0], "tools": [{"name": "f"}]})).rows("train")
+    pair = {"prompt": "a", "completion": "b"}
+    with pytest.raises(DataError, match=r"line 121: got a column 'label' that marks answers"):
+        Files(train=write(tmp_path / "c.jsonl", *[pair] * 120, {**pair, "label": False})).rows("train")
+
+
+def test_a_prompt_next_to_conversations_must_be_in_them(tmp_path: Path) -> None:
+    """Else something that the user gave would not be learned from."""
+    record = {"prompt": "ANSWER IN FRENCH", "chosen": [USER, ANSWER], "rejected": [USER, WORSE]}
+    with pytest.raises(DataError, match="line 1: got a prompt of text that neither conversation begins with"):
+        Files(train=write(tmp_path / "a.jsonl", record)).rows("train")
+
+
+def test_a_system_template_with_a_missing_column_is_missing(tmp_path: Path) -> None:
+    """A column without a value is no system message; a template would lose its other half."""
+    path = write(tmp_path / "a.jsonl", {"q": "a", "a": "b", "p": "pirate", "s": None})
+    named = {"prompt": "q", "completion": "a"}
+    (row,) = Files(train=path, fields={**named, "system": "s"}).rows("train")
+    assert [turn.role for turn in row.turns] == ["user", "assistant"]
+    with pytest.raises(DataError, match="a missing value in column 's'"):
+        Files(train=path, fields={**named, "system": "You are {{ p }}. {{ s }}"}).rows("train")
+
+
 TEXTS = ["p: yes.", "p: yes, sir.", "p: no", "p q", "p", "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c d"]
 
 

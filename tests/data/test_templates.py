@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
 import math
@@ -36,6 +37,47 @@ def test_what_is_not_text_is_rejected_with_file_line_and_column(tmp_path: Path, 
     path.write_text("\n".join(json.dumps({"q": "q", "a": one}) for one in ("fine", value)))
     with pytest.raises(DataError, match=f"a.jsonl, line 2: got {word}"):
         learned(path, completion)
+
+
+COMPUTED = {
+    "{{ a | int }}": "1",
+    "{{ ['no', 'yes'][a | int] }}": "yes",
+    "{{ 'yes' if a is sameas true else 'no' }}": "yes",
+    "{{ [a, a] | map('int') | sum }}": "2",
+}
+
+
+@pytest.mark.parametrize("completion", COMPUTED)
+def test_filters_compute_with_the_value_and_not_with_their_default(tmp_path: Path, completion: str) -> None:
+    """As plain Jinja does with true; a missing value is no number."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "q", "a": true}')
+    assert learned(path, completion) == [COMPUTED[completion]]
+    path.write_text('{"q": "q", "a": null}')
+    if "int" in completion:
+        with pytest.raises(DataError, match="line 1: a missing value in column 'a'"):
+            learned(path, completion)
+
+
+@pytest.mark.parametrize(
+    "completion", ["{{ a[:2] | string }}", "{{ a | trim }}", "{{ a | batch(2) | join(',') }}", "{{ (a + a) | string }}"]
+)
+def test_a_list_that_a_template_has_touched_is_still_one(tmp_path: Path, completion: str) -> None:
+    """Slices, sums and filters that make text."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "q", "a": ["u", "v", "w"]}')
+    with pytest.raises(DataError, match="a list"):
+        learned(path, completion)
+
+
+@pytest.mark.parametrize("cell", ["[{'role': 'user', 'content': 'x'}]", '[{"from": "human", "value": "x"}]'])
+def test_messages_written_as_text_are_rejected(tmp_path: Path, cell: str) -> None:
+    """As pandas writes lists into a csv."""
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as lines:
+        csv.writer(lines).writerows([["q", "a"], ["q", cell]])
+    with pytest.raises(DataError, match="messages written as text.*in column 'a'"):
+        learned(path, "a")
 
 
 @pytest.mark.parametrize("missing", ['"a": null', '"a": NaN', '"other": 1'])

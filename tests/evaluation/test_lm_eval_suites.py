@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,23 @@ def test_a_limit_below_one_is_rejected() -> None:
     """No item is no measurement."""
     with pytest.raises(ConfigError, match=r"evaluation.limit: got 0; allowed: null or greater than 0"):
         HfEvaluation(limit=0)
+
+
+def test_a_metric_without_a_direction_is_rejected(own: Path) -> None:
+    """Neither the task nor lm-eval says whether more of it is better."""
+    task = (own / "benchmarks" / "tasks" / "pick.yaml").read_text().replace("task: pick", "task: hits")
+    metric = "metric_list: [{metric: hit, aggregation: mean}]\n"
+    (own / "benchmarks" / "tasks" / "hits.yaml").write_text(re.sub(r"(?m)^metric_list:.*\n(^ .*\n)*", "", task).rstrip() + "\n" + metric)
+    task_index._ours.cache_clear()
+    with pytest.raises(ConfigError, match="task hits: metric hit: got no higher_is_better; allowed: true or false"):
+        load("hits")
+
+
+def test_an_own_group_may_list_tasks_of_lm_eval(own: Path) -> None:
+    """They are looked up in lm-eval's index; a name in neither is rejected."""
+    (own / "benchmarks" / "tasks" / "both.yaml").write_text("group: both\ntask: [pick, arc_easy]\n")
+    (own / "benchmarks" / "tasks" / "lost.yaml").write_text("group: lost\ntask: [pick, no_such_task]\n")
+    task_index._ours.cache_clear()
+    assert load("both").metric == "acc_norm"
+    with pytest.raises(ConfigError, match="group lost: task: got 'no_such_task'"):
+        load("lost")

@@ -76,6 +76,18 @@ def test_an_adapter_brings_its_own_tokenizer_and_template(place: Path) -> None:
     assert "brings its own tokenizer and chat template" in source.facts().notes[0]
 
 
+def test_a_chain_of_adapters_is_identified_by_all_of_it(place: Path) -> None:
+    """Their files have the same names: two first adapters under one second are two models."""
+    base = put(llama(), place / "base")
+    first, other = (trained(base, place / name, **EVERYTHING) for name in ("first", "other"))
+    tensors = {name: 2.0 * tensor for name, tensor in load_file(other / "adapter_model.safetensors").items()}
+    save_file(tensors, other / "adapter_model.safetensors")
+    second = trained(base, place / "second", **EVERYTHING)
+    one, two = (HubModel(name=str(second), base=str(folder)) for folder in (first, other))
+    assert not torch.allclose(plain(put(one.load(), place / "one")), plain(put(two.load(), place / "two")), atol=1e-3)
+    assert one.facts().content != two.facts().content
+
+
 def test_an_adapter_with_more_rows_resizes_its_base(place: Path) -> None:
     """Where it brings their values; as PEFT on a base resized by hand."""
     base = put(llama(), place / "base")

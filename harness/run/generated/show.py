@@ -17,7 +17,9 @@ from harness.methods.rewriting import edit_rate, gold, question
 from harness.models.loading import load
 from harness.run import preparation
 from harness.run.generated.data import SCORED_ROWS, Data, Generation, MissingRows, in_words, target_nats
+from harness.run.notes import notes
 from harness.run.preparation import Prepared
+from harness.run.steps import steps_of
 from harness.run.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def shown(config: RunConfig, rows: int, progress: Progress, *, generate: bool) -
         fix = "--write to generate them now, or harness run, which generates them before training"
         raise DataError(explain("generated rows", got=f"at least {missing.rows} rows that are not generated yet", fix=fix)) from missing
     nats = target_nats(prepared, data, model) if model is not None else _recorded_nats(prepared)
-    return "\n".join([*_head(prepared, data, nats), *_targets(prepared, data, rows), *_anchor(data.generated_anchor[:rows])]) + "\n"
+    noted = notes(prepared, steps_of(prepared, data, mixed=False))
+    return "\n".join([*_head(prepared, data, nats), *noted, *_targets(prepared, data, rows), *_anchor(data.generated_anchor[:rows])]) + "\n"
 
 
 def _loaded(prepared: Prepared, progress: Progress) -> PreTrainedModel:
