@@ -204,7 +204,7 @@ def test_long_documents_are_split_and_change_the_run(tmp_path: Path) -> None:
 def test_repeated_rows_and_items_are_said(tmp_path: Path) -> None:
     """40 rows of which 8 are distinct, learned and asked."""
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(f'{{"prompt": "a {i % 8}", "completion": "b"}}\n' for i in range(40)))
+    file.write_text("".join(f'{{"prompt": "a {i % 8}", "completion": "is"}}\n' for i in range(40)))
     (tmp_path / "benchmarks" / "suites").mkdir(parents=True)
     suite = "kind: likelihood\nmetric: nats_per_token\nhigher_is_better: false\ndata: target\nsplit: train\n"
     (tmp_path / "benchmarks" / "suites" / "own_rows.yaml").write_text(suite)
