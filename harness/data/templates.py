@@ -64,16 +64,21 @@ def is_missing(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Return whether a value is text, or a number with one spelling."""
-    if isinstance(value, bool) or (isinstance(value, str) and MESSAGES.match(value)):
+    if isinstance(value, bool):
         return False
     return isinstance(value, str | Integral) or (isinstance(value, Spelled) and math.isfinite(value))
 
 
 def text_of(value: Any, column: str) -> str:
     """Return the text of a value. Raises NotTextError."""
-    if not is_text(value):
+    if not is_text(value) or _are_messages(value):
         raise NotTextError(value, column)
     return str(value)
+
+
+def _are_messages(value: Any) -> bool:
+    """Return whether the text of a column is a list of messages that was written as text."""
+    return isinstance(value, str) and MESSAGES.match(value) is not None
 
 
 def _described(value: Any) -> str:
@@ -139,7 +144,7 @@ class _Other(_Refusing):
 
 def _guarded(value: Any, column: str) -> Any:
     """Return a value as templates see it."""
-    if is_text(value):
+    if is_text(value) and not _are_messages(value):
         return value
     found: Any
     if isinstance(value, Mapping):

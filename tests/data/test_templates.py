@@ -76,8 +76,16 @@ def test_messages_written_as_text_are_rejected(tmp_path: Path, cell: str) -> Non
     path = tmp_path / "a.csv"
     with path.open("w", newline="") as lines:
         csv.writer(lines).writerows([["q", "a"], ["q", cell]])
-    with pytest.raises(DataError, match="messages written as text.*in column 'a'"):
-        learned(path, "a")
+    for completion in ("a", "{{ a }}"):
+        with pytest.raises(DataError, match="messages written as text.*in column 'a'"):
+            learned(path, completion)
+
+
+def test_messages_that_a_template_writes_as_json_are_text(tmp_path: Path) -> None:
+    """The user asked for that."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "q", "a": [{"role": "user"}]}')
+    assert learned(path, "{{ a | tojson }}") == ['[{"role": "user"}]']
 
 
 @pytest.mark.parametrize("missing", ['"a": null', '"a": NaN', '"other": 1'])
