@@ -31,9 +31,10 @@ import pandas as pd
 from harness.analysis.table import packing, runs
 from harness.core.counts import Counts
 from harness.core.seeds import stream
-from harness.records import summary_files
+from harness.records import record_files, seals, summary_files
 from harness.records.schema import Measurement, Point, Record, Score
 from harness.records.store import Experiment
+from harness.records.summary_files import Array, Summary
 from harness.records.writer import ExperimentWriter
 
 NAME = "large"
@@ -274,10 +275,15 @@ def write_whole(experiment: ExperimentWriter, labels: Labels) -> Whole:
     rows = reader.kept(labels.run_id)
     if rows is None:
         raise SystemExit(f"bench-report: nothing was kept of {labels.run_id}")
-    return Whole(labels, folder, points, json.loads((folder / "record.json").read_text()), rows, reader.changes(labels.run_id))
+    return Whole(labels, folder, points, record_files.load(folder / "record.json"), rows, reader.changes(labels.run_id))
 
 
-def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
+def resealed(path: Path, text: str) -> None:
+    """Write an edited record with the seal of its new values."""
+    path.write_text(seals.sealed({name: value for name, value in json.loads(text).items() if name != seals.SEAL}))
+
+
+def write_copy(experiment: ExperimentWriter, whole: Whole, labels: Labels) -> None:
     """Write a run as a copy of a whole one under other labels."""
     folder, run_id = experiment.run_folder(labels.run_id), labels.run_id
     own = {"tuning": labels.tuning, "mitigation": labels.mitigation, "data": labels.data, "model": labels.model}
@@ -286,15 +292,15 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
         place = folder / "points" / str(volume)
         place.mkdir(parents=True)
         old, new = weights_of(whole.labels.run_id, volume), weights_of(run_id, volume)
-        (place / "point.json").write_text(text.replace(f'"{whole.labels.run_id}"', f'"{run_id}"').replace(old, new))
+        resealed(place / "point.json", text.replace(f'"{whole.labels.run_id}"', f'"{run_id}"').replace(old, new))
         for evaluation_id in whole.record["evaluations"].values():
             source, target = experiment.measurement_folder(evaluation_id, old), experiment.measurement_folder(evaluation_id, new)
             target.mkdir(parents=True)
-            (target / "measurement.json").write_text((source / "measurement.json").read_text().replace(old, new))
+            resealed(target / "measurement.json", (source / "measurement.json").read_text().replace(old, new))
             os.link(source / "samples.parquet", target / "samples.parquet")
             measurements = [name.replace(old[:16], new[:16]) for name in measurements]
     config = whole.record["config"] | {"labels": whole.record["config"]["labels"] | own, "seed": labels.seed}
-    (folder / "config.json").write_text(json.dumps(config | {name: whole.record[name] for name in ("evaluations", "before_sha256")}))
+    experiment.write_config(run_id, config, whole.record["evaluations"], whole.record["before_sha256"])
     values = {
         "run_id": run_id,
         "identity": {"seed": labels.seed, "inputs": {"data": labels.data}},
@@ -302,11 +308,12 @@ def write_copy(experiment: Experiment, whole: Whole, labels: Labels) -> None:
         "config": config,
         "seed": labels.seed,
     }
-    (folder / "record.json").write_text(json.dumps(dict(whole.record) | values, indent=2))
+    (folder / "record.json").write_text(seals.sealed(dict(whole.record) | values))
     digest = runs.RunReader(experiment).digest(run_id, measurements) or ""
-    summary_files.write_arrays(folder, packing.pack(whole.changes, digest, measurements))
+    sha256 = summary_files.write_arrays(folder, packing.pack(whole.changes, digest, measurements))
     same = {**whole.rows.same, **own, "run_id": run_id, "seed": labels.seed}
-    summary_files.write(folder, dataclasses.replace(whole.rows, digest=digest, measurements=tuple(measurements), same=same))
+    rows = dataclasses.replace(whole.rows, digest=digest, measurements=tuple(measurements), same=same, changes_sha256=sha256)
+    summary_files.write(folder, rows)
 
 
 def build(experiment: ExperimentWriter, count: int) -> tuple[list[Labels], list[Whole]]:
@@ -327,7 +334,7 @@ def build(experiment: ExperimentWriter, count: int) -> tuple[list[Labels], list[
     declared = {"headline": "probe", "margin": 0.02, "margins": {}, "control": {}}
     experiment.write_manifest({chosen[0].run_id: {"declared": declared}}, keep=False)
     path = experiment.folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
+    path.write_text(seals.sealed(record_files.load(path) | manifest))
     return chosen, list(copied.values())
 
 
@@ -342,16 +349,23 @@ def check(experiment: Experiment, chosen: Sequence[Labels], whole: Sequence[Whol
     for run_id in picked:
         folder = experiment.run_folder(run_id)
         assert runs.RunReader(experiment).kept(run_id) is not None, run_id
-        rows, arrays = summary_files.read(folder), summary_files.read_arrays(folder)
+        rows, arrays = kept(folder)
         for name in (summary_files.SUMMARY, summary_files.CHANGES):
             (folder / name).unlink()
         runs.summarise(experiment, run_id)
-        again, computed = summary_files.read(folder), summary_files.read_arrays(folder)
+        again, computed = kept(folder)
         assert rows == again, f"{run_id}: its summary differs from the one computed from its items"
-        assert arrays is not None
-        assert computed is not None
         assert all(np.array_equal(arrays[name], computed[name]) for name in computed), run_id
     return len(picked)
+
+
+def kept(folder: Path) -> tuple[Summary, Mapping[str, Array]]:
+    """Return the summary and the changes in a run's folder."""
+    summary = summary_files.read(folder)
+    assert summary is not None
+    arrays = summary_files.read_arrays(folder, summary.changes_sha256)
+    assert arrays is not None
+    return dataclasses.replace(summary, changes_sha256=""), arrays
 
 
 def measured(command: Sequence[str], folder: Path) -> dict[str, float]:

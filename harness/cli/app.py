@@ -1,7 +1,7 @@
 """The ``harness`` command, which alone reads argv and prints.
 
 Data go to standard output, progress and messages to standard error. Exit codes: 0 done; 1 something
-failed, and the failure is recorded; 2 the input was wrong: one line explains it, and nothing was
+failed, or results on disk are damaged; 2 the input was wrong: one line explains it, and nothing was
 written; 141 the reader of the output left (``| head``). ``compare`` has its own codes, see
 ``_compare``.
 """
@@ -22,7 +22,7 @@ from harness.api import Results, load
 from harness.cli import parser
 from harness.core import extras, streams
 from harness.core.display import OUTPUT, quiet_libraries
-from harness.core.errors import ConfigError, HarnessError, explain
+from harness.core.errors import ConfigError, DamagedError, HarnessError, explain
 
 RESUME = "finished work is kept; rerun the same command to resume"
 
@@ -59,10 +59,11 @@ def _code_of(arguments: argparse.Namespace) -> int:
     try:
         if arguments.command in EXTRAS:
             extras.require(arguments.command, EXTRAS[arguments.command])
-        return command(arguments)
+        code = command(arguments)
+        return 1 if OUTPUT.failed and not code and arguments.command != "compare" else code
     except HarnessError as error:
         OUTPUT.error(f"harness: {error}")
-        return 2
+        return 1 if isinstance(error, DamagedError) and arguments.command != "compare" else 2
     except KeyboardInterrupt:
         OUTPUT.error(f"harness: interrupted; {RESUME}")
         return 130
@@ -189,6 +190,12 @@ def _report(arguments: argparse.Namespace) -> int:
 
     sys.stdout.write(f"{page.write(_results(arguments).experiment)}\n")
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from harness.report import verify
+
+    return verify.verify_command(_results(arguments).experiment, _print)
 
 
 def _prompt(arguments: argparse.Namespace) -> int:
@@ -341,6 +348,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "prefetch": _prefetch,
     "table": _table,
     "report": _report,
+    "verify": _verify,
     "list": _list,
     "prompt": _prompt,
     "show-data": _show_data,

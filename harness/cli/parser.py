@@ -144,6 +144,14 @@ def _add_results(commands: Commands) -> None:
     )
     _add_name(report)
 
+    verify = _add(
+        commands,
+        "verify",
+        "check that no file of an experiment was altered since it was written",
+        "Scores, intervals and the page are derived anew from the recorded items. It prints each damaged file, and then exits with 1.",
+    )
+    _add_name(verify)
+
     rates = _add(commands, "learning-rates", "print the best learning rates of a sweep on select items, as yaml")
     _add_name(rates)
     rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file, such as conf/learning_rates.yaml")

@@ -68,12 +68,14 @@ class Output:
         quiet: whether the terminal shows results and errors alone.
         log_file: file that everything is appended to, with times; None without one.
         show: writes a message or error to the terminal; live bars and worker processes replace it.
+        failed: whether an error of the harness was written since ``set``.
     """
 
     def __init__(self) -> None:
         self.quiet = False
         self.log_file: Path | None = None
         self.show: Callable[[str], None] = _to_stderr
+        self.failed = False
 
     def result(self, text: str) -> None:
         """Write data for the user to standard output."""
@@ -88,7 +90,12 @@ class Output:
         self.log(text)
 
     def error(self, text: str) -> None:
-        """Write an error, even if quiet."""
+        """Write an error, even if quiet; the command then does not exit with 0."""
+        self.failed = True
+        self.always(text)
+
+    def always(self, text: str) -> None:
+        """Write a message, even if quiet."""
         self.show(text)
         self.log(text)
 
@@ -107,17 +114,17 @@ class Output:
 
         Raises ConfigError if the log file cannot be written.
         """
-        before = self.quiet, self.log_file
+        before = self.quiet, self.log_file, self.failed
         if log_file is not None:
             _require_writable(log_file)
-        self.quiet, self.log_file = quiet, None if log_file is None else log_file.absolute()
+        self.quiet, self.log_file, self.failed = quiet, None if log_file is None else log_file.absolute(), False
         try:
             yield
         except Exception:
             self.log(traceback.format_exc())
             raise
         finally:
-            self.quiet, self.log_file = before
+            self.quiet, self.log_file, self.failed = before
 
 
 def _to_stderr(text: str) -> None:
@@ -309,7 +316,7 @@ class _ToOutput(logging.Handler):
         record.package = str(record.name).partition(".")[0]
         text = self.format(record)
         if record.levelno >= logging.ERROR:
-            OUTPUT.error(text)
+            OUTPUT.always(text)
         else:
             OUTPUT.message(text)
 

@@ -7,7 +7,8 @@ HarnessError
 ├── EvaluationError   a suite, task or item that cannot be evaluated
 ├── TrainingError     a run that diverged or changed nothing
 │   └── ProcessDied   one of the processes that train a run together was killed
-├── RecordError       a record that is missing, damaged, or of another version
+├── RecordError       a record that is missing, or of another version
+│   └── DamagedError  a file of results that was cut off, or changed after it was written
 ├── AnalysisError     an analysis that its data do not allow
 └── InstallError      a package that is not installed
 
@@ -56,6 +57,13 @@ class ProcessDied(TrainingError):
 
 class RecordError(HarnessError):
     """A record that is missing, damaged, or written by another version."""
+
+
+class DamagedError(RecordError):
+    """A file of results that is cut off, or was changed or replaced after it was written.
+
+    The command line exits with 1, except ``compare``.
+    """
 
 
 class AnalysisError(HarnessError):

@@ -37,7 +37,7 @@ class Partial:
         try:
             found = record_files.read(place / "finished.json", Finished)
             if found is not None and found.key == self.key:
-                return found.scores, record_files.read_samples(place)
+                return found.scores, record_files.read_samples(place, found.samples_sha256)
         except RecordError:  # damaged, or of another version: measure the task again
             pass
         shutil.rmtree(place, ignore_errors=True)
@@ -46,8 +46,8 @@ class Partial:
     def put(self, suite: str, task: str, scores: Sequence[Score], samples: pd.DataFrame) -> None:
         """Write a task: items first, then the json that marks it finished."""
         place = self._place(suite, task)
-        record_files.write_samples(place, samples)
-        record_files.write_json(place / "finished.json", Finished(key=self.key, scores=tuple(scores)))
+        sha256 = record_files.write_samples(place, samples)
+        record_files.write_json(place / "finished.json", Finished(key=self.key, samples_sha256=sha256, scores=tuple(scores)))
 
     def _place(self, suite: str, task: str) -> Path:
         return self.folder / quote(suite, safe="") / quote(task, safe="")

@@ -11,7 +11,7 @@ from harness import PROTOCOL_VERSION
 from harness.config.run_config import Declared as Declared
 from harness.core.counts import Counts
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 WRITERS = "by"
 """Key of ``Record.writing``: for which of objective, targets and anchor a model wrote rows."""
@@ -97,11 +97,13 @@ class Finished:
 
     Attributes:
         key: hash of the measured weights and of the evaluation's settings.
+        samples_sha256: hash of the file of its items.
     """
 
     schema_version: int = SCHEMA_VERSION
     protocol_version: int = PROTOCOL_VERSION
     key: str
+    samples_sha256: str
     scores: tuple[Score, ...]
 
 
@@ -119,6 +121,7 @@ class Measurement:
         weights_sha256: hash of the measured weights, as in ``Point`` and ``Record.before_sha256``.
         peak_memory_bytes: of the process so far.
         facts: settings that the backend chose itself, such as its token budget.
+        samples_sha256: hash of the file of its items, set when it is written.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -132,6 +135,12 @@ class Measurement:
     peak_memory_bytes: int
     provenance: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    samples_sha256: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name of its folder in that of its evaluation."""
+        return self.weights_sha256[:16]
 
     @property
     def is_complete(self) -> bool:

@@ -32,22 +32,23 @@ is a run with another id, a changed suite another measurement.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
-from harness import PROTOCOL_VERSION
 from harness.config.identity import training_id
 from harness.config.run_config import Declared
 from harness.config.strict import build
-from harness.records import record_files, schema
+from harness.records import record_files, schema, seals
 from harness.records.claim_log import ClaimLog
-from harness.records.schema import SCHEMA_VERSION, Failure, Measurement, Point, Record
+from harness.records.record_files import AnyRecord
+from harness.records.schema import Failure, Measurement, Point, Record
+from harness.records.seals import damaged
 from harness.records.sweep_schema import Manifest, Sweep
 
 
@@ -75,17 +76,27 @@ class Experiment:
         """Return the folder of a point."""
         return self.run_folder(run_id) / "points" / str(volume)
 
+    def prompts_folder(self, run_id: str, suite: str) -> Path:
+        """Return the folder of a suite's prompts, as a run's model sees them."""
+        return self.run_folder(run_id) / "prompts" / quote(suite, safe="")
+
+    def place(self, folder: Path) -> str:
+        """Return where a folder is in the experiment's."""
+        return str(folder.relative_to(self.folder))
+
     def measurement_folder(self, evaluation_id: str, weights_sha256: str) -> Path:
         """Return the folder of a measurement."""
         return self.folder / "measurements" / evaluation_id / weights_sha256[:16]
 
     def measurement(self, evaluation_id: str, weights_sha256: str) -> Measurement | None:
         """Return a measurement, or None if it is not made."""
-        return record_files.read(self.measurement_folder(evaluation_id, weights_sha256) / record_files.MEASUREMENT, Measurement)
+        path = self.measurement_folder(evaluation_id, weights_sha256) / record_files.MEASUREMENT
+        return _placed(record_files.read(path, Measurement), path, evaluation_id=evaluation_id, place=weights_sha256[:16])
 
     def measurement_samples(self, evaluation_id: str, weights_sha256: str) -> pd.DataFrame:
         """Return the items of a measurement, columns as in SAMPLE_COLUMNS."""
-        return record_files.read_samples(self.measurement_folder(evaluation_id, weights_sha256))
+        known = self.glance("measurements", evaluation_id, weights_sha256[:16], record_files.MEASUREMENT)
+        return record_files.read_samples(self.measurement_folder(evaluation_id, weights_sha256), known.get("samples_sha256", ""))
 
     def is_measured(self, evaluation_id: str, weights_sha256: str) -> bool:
         """Return whether a measurement is made, and none of its tasks failed; unchecked."""
@@ -99,7 +110,8 @@ class Experiment:
 
     def point(self, run_id: str, volume: int) -> Point | None:
         """Return a point, or None if it is not done."""
-        return record_files.read(self.point_folder(run_id, volume) / "point.json", Point)
+        path = self.point_folder(run_id, volume) / "point.json"
+        return _placed(record_files.read(path, Point), path, run_id=run_id, volume=volume)
 
     def unmeasured(self, run_id: str, volume: int, evaluations: Mapping[str, str]) -> tuple[str, ...]:
         """Return the suites without a complete measurement of a point; all if it does not exist.
@@ -138,23 +150,29 @@ class Experiment:
 
     def record(self, run_id: str) -> Record | None:
         """Return the record of a run, or None if it is not done."""
-        return record_files.read(self.run_folder(run_id) / "record.json", Record)
+        path = self.run_folder(run_id) / "record.json"
+        return _placed(record_files.read(path, Record), path, run_id=run_id)
 
     def failure(self, run_id: str) -> Failure | None:
         """Return the failure of a run's last try, or None."""
-        return record_files.read(self.run_folder(run_id) / "failure.json", Failure)
+        path = self.run_folder(run_id) / "failure.json"
+        return _placed(record_files.read(path, Failure), path, run_id=run_id)
 
     def config(self, run_id: str) -> Mapping[str, Any]:
         """Return the resolved configuration of a run as plain values; empty before it starts."""
-        path = self.run_folder(run_id) / "config.json"
-        config: Mapping[str, Any] = record_files.load(path) if path.exists() else {}
-        return config
+        return self._of_run(run_id, "config.json")
 
     def written(self, run_id: str) -> dict[str, str]:
         """Return volume → hash of a run's generated rows; empty if it has none."""
-        path = self.run_folder(run_id) / "written.json"
-        found: dict[str, str] = record_files.load(path) if path.exists() else {}
-        return found
+        return self._of_run(run_id, "written.json")
+
+    def _of_run(self, run_id: str, name: str) -> dict[str, Any]:
+        """Return the plain values of a file of a run, without its run id; empty if missing."""
+        path = self.run_folder(run_id) / name
+        values = record_files.load(path)
+        if values and values.pop("run_id", None) != run_id:
+            raise damaged(path, "a copy of another run's file")
+        return values
 
     def run_ids(self) -> list[str]:
         """Return every run with a folder, done or not."""
@@ -216,19 +234,35 @@ class Experiment:
         if sweep_id is None:
             manifest = self.manifest()
             sweep_id = manifest.sweep if manifest else None
-        return record_files.read(self.folder / "sweeps" / f"{sweep_id}.json", Sweep) if sweep_id else None
+        if not sweep_id:
+            return None
+        path = self.folder / "sweeps" / f"{sweep_id}.json"
+        return _placed(record_files.read(path, Sweep), path, id=sweep_id)
 
     def glance(self, *path: str) -> Mapping[str, Any]:
-        """Return a JSON file as plain values, unchecked, ten times faster than strict reading.
+        """Return a JSON record as plain values, ten times faster than strict reading.
 
-        Empty if there is no such file of this version.
+        Its seal is checked, its shape is not. Empty if there is no such file of this version.
+        Raises DamagedError.
         """
+        file = self.folder.joinpath(*path)
         try:
-            values: Mapping[str, Any] = json.loads(self.folder.joinpath(*path).read_bytes())
-        except (OSError, ValueError):
+            content = file.read_bytes()
+        except OSError:
             return {}
-        versions = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}
-        return values if all(values.get(key, ours) == ours for key, ours in versions.items()) else {}
+        values = seals.parsed(file, content)
+        is_current = all(values.get(key, ours) == ours for key, ours in record_files.VERSIONS.items())
+        if is_current or seals.SEAL in values:
+            values = seals.checked(file, content, values)
+        return values if is_current else {}
+
+
+def _placed(record: AnyRecord | None, path: Path, **place: object) -> AnyRecord | None:
+    """Return a record that names the place it is in. Raises DamagedError for another's."""
+    for name, expected in place.items():
+        if record is not None and getattr(record, name) != expected:
+            raise damaged(path, f"a copy: its {name} is {getattr(record, name)}", f"{name} {expected}, as its folder says")
+    return record
 
 
 def declared_by(config: Mapping[str, Any]) -> Declared:

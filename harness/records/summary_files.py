@@ -5,7 +5,8 @@
       changes.npz    the change of every item
 
 Both are caches: they can be computed from the samples at any time, and hold a digest of the records
-that they were computed from. Each is written under a temporary name and renamed into place.
+that they were computed from, and one of their own content. Each is written under a temporary name
+and renamed into place.
 ``harness.analysis`` computes them.
 """
 
@@ -13,10 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.core import files
+from harness.records import seals
 from harness.records.record_files import MEASUREMENT
 
 SUMMARY, CHANGES = "summary.json", "changes.npz"
@@ -43,6 +42,7 @@ class Summary:
         rows: number of rows.
         same: column → value, of columns with one value in every row.
         columns: column → values, shape (rows,), of the other columns. None is missing.
+        changes_sha256: hash of the file of changes that was written with it.
     """
 
     digest: str
@@ -50,6 +50,7 @@ class Summary:
     rows: int
     same: Mapping[str, Any]
     columns: Mapping[str, list[Any]]
+    changes_sha256: str = ""
 
     @classmethod
     def of(cls, columns: Mapping[str, Sequence[Any]], rows: int, digest: str = "", measurements: Iterable[str] = ()) -> Summary:
@@ -111,49 +112,58 @@ def _read(path: str) -> bytes | None:
 
 
 def read(run: Path) -> Summary | None:
-    """Return the summary in a run's folder; None if missing or damaged.
+    """Return the summary in a run's folder; None if missing.
 
     Compare its digest to know whether it is up to date.
+
+    Raises DamagedError if it is damaged, or was changed after it was written.
     """
+    path = run / SUMMARY
     try:
-        values = json.loads((run / SUMMARY).read_bytes())
-        found = Summary(values["digest"], tuple(values["measurements"]), values["rows"], values["same"], values["columns"])
-        whole = all(len(column) == found.rows for column in found.columns.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        values = seals.opened(path, path.read_bytes())
+        return Summary(**values | {"measurements": tuple(values["measurements"])})
+    except OSError:
         return None
-    return found if whole else None
+    except (KeyError, TypeError) as error:
+        raise seals.damaged(path, "a summary of another version") from error
 
 
 def write(run: Path, summary: Summary) -> None:
     """Write a summary into a run's folder. Raises OSError if it cannot be written."""
-    values = {
-        "digest": summary.digest,
-        "measurements": summary.measurements,
-        "rows": summary.rows,
-        "same": summary.same,
-        "columns": summary.columns,
-    }
-    files.write_text(run / SUMMARY, json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    files.write_text(run / SUMMARY, seals.sealed(vars(summary), compact=True))
 
 
-def read_arrays(run: Path) -> dict[str, Array] | None:
-    """Return the arrays of a run's changes by name; None if missing or damaged."""
+def read_arrays(run: Path, sha256: str) -> dict[str, Array] | None:
+    """Return the arrays of a run's changes by name; None if missing.
+
+    Args:
+        run: folder of the run.
+        sha256: hash of their file, from the summary.
+
+    Raises:
+        DamagedError: if they are not those that were written with the summary.
+    """
+    path = run / CHANGES
     try:
-        whole = io.BytesIO((run / CHANGES).read_bytes())  # NumPy reads a file in thirty pieces
-        with np.load(whole, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        content = path.read_bytes()
+    except OSError:
         return None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise seals.damaged(path, "a file that was changed after it was written")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:  # NumPy reads a file in thirty pieces
+        return {name: stored[name] for name in stored.files}
 
 
-def write_arrays(run: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a run's changes. Raises OSError if they cannot be written."""
+def write_arrays(run: Path, arrays: Mapping[str, Array]) -> str:
+    """Write a run's changes; return the hash of their file. Raises OSError."""
     temporary = files.hidden_name(run / CHANGES)
     try:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # its stub takes allow_pickle from the same place
             file.flush()
             os.fsync(file.fileno())
+        sha256 = seals.hash_of(temporary)
         temporary.replace(run / CHANGES)
     finally:
         temporary.unlink(missing_ok=True)
+    return sha256

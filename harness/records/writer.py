@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ import pandas as pd
 from harness.config.run_config import Declared
 from harness.core import files
 from harness.core.errors import ConfigError, explain
-from harness.records import record_files, schema
+from harness.records import record_files, schema, seals
 from harness.records.partial import PARTIAL, Partial
 from harness.records.schema import Failure, Measurement, Point, Record
 from harness.records.store import Experiment, declared_by
@@ -152,12 +151,12 @@ class ExperimentWriter(Experiment):
             evaluations: suite → evaluation id.
             before_sha256: hash of the weights that volume 0 is measured on.
         """
-        values = {**config, schema.EVALUATIONS: dict(evaluations or {}), schema.BEFORE: before_sha256}
-        files.write_text(self.run_folder(run_id) / "config.json", json.dumps(values, indent=2, ensure_ascii=False))
+        values = {"run_id": run_id, **config, schema.EVALUATIONS: dict(evaluations or {}), schema.BEFORE: before_sha256}
+        files.write_text(self.run_folder(run_id) / "config.json", seals.sealed(values))
 
     def write_written(self, run_id: str, hashes: Mapping[str, str]) -> None:
         """Write volume → hash of the generated rows up to it."""
-        files.write_text(self.run_folder(run_id) / "written.json", json.dumps(hashes, indent=1))
+        files.write_text(self.run_folder(run_id) / "written.json", seals.sealed({"run_id": run_id, **hashes}))
 
     def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
         """Write one item of each task as the model sees it, task → text."""
@@ -166,7 +165,7 @@ class ExperimentWriter(Experiment):
             for task, text in prompts.items():
                 (folder / f"{quote(task, safe='')}.txt").write_text(text, encoding="utf-8")
 
-        self.write_folder(self.run_folder(run_id) / "prompts" / quote(suite, safe=""), fill)
+        self.write_folder(self.prompts_folder(run_id, suite), fill)
 
     def write_record(self, record: Record) -> None:
         """Write the record that marks a run done, and remove an earlier failure."""
@@ -197,9 +196,9 @@ class ExperimentWriter(Experiment):
     def write_folder(self, folder: Path, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a folder under a temporary name, then rename it into place.
 
-        It replaces an earlier folder.
+        It replaces an earlier folder, and holds the hashes of its files.
         """
-        record_files.write_folder(folder, fill)
+        record_files.write_folder(folder, fill, seal=self.place(folder))
 
     def clear_leftovers(self, run_id: str) -> None:
         """Remove incomplete files of killed processes from a run's folder.

@@ -11,8 +11,6 @@ earlier one, never a number.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +18,15 @@ from typing import TYPE_CHECKING
 
 from harness.config.strict import build
 from harness.core.counts import Counts
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RecordError
+from harness.records import record_files, seals
 from harness.records.writer import ExperimentWriter
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-FORMAT = 2
+FORMAT = 3
 TENSORS, HEADER = "state.safetensors", "state.json"
 
 Tensors = Mapping[str, "torch.Tensor"]
@@ -53,7 +52,8 @@ class Header:
     """The JSON of a checkpoint."""
 
     format: int
-    sha256: str
+    run_id: str
+    tensors_sha256: str
     micro_batch_rows: int | None
     counts: Counts
 
@@ -126,10 +126,10 @@ class Checkpoints:
         """Return the newest usable checkpoint, or None; damaged ones are dropped."""
         for step in self.experiment.states(self.run_id):
             folder = self.experiment.state_folder(self.run_id, step)
-            header = _read_header(folder)
+            header = _read_header(folder, self.run_id)
             if header is not None and not usable(header.counts):
                 continue
-            found = _read_tensors(folder, header.sha256) if header else None
+            found = _read_tensors(folder, header.tensors_sha256) if header else None
             if header is not None and found is not None:
                 return Checkpoint(header.counts, found, header.micro_batch_rows)
             self.experiment.drop_state(self.run_id, step)
@@ -138,7 +138,8 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and drop older ones. Raises OSError."""
         step = checkpoint.counts.step
-        self.experiment.write_folder(self.experiment.state_folder(self.run_id, step), lambda folder: _write(folder, checkpoint))
+        folder = self.experiment.state_folder(self.run_id, step)
+        record_files.write_folder(folder, lambda place: _write(place, checkpoint, self.run_id))
         for older in self.experiment.states(self.run_id):
             if older < step:
                 self.experiment.drop_state(self.run_id, older)
@@ -150,7 +151,7 @@ class Checkpoints:
                 self.experiment.drop_state(self.run_id, other)
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, run_id: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -158,17 +159,18 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         save_file(checkpoint.tensors, folder / TENSORS)
     except SafetensorError as error:
         raise OSError(f"{folder / TENSORS}: {error}") from error
-    header = Header(format=FORMAT, sha256=_sha256(folder / TENSORS), micro_batch_rows=checkpoint.micro_batch_rows, counts=checkpoint.counts)
-    (folder / HEADER).write_text(json.dumps(dataclasses.asdict(header), indent=2) + "\n", encoding="utf-8")
+    digest, rows = seals.hash_of(folder / TENSORS), checkpoint.micro_batch_rows
+    header = Header(format=FORMAT, run_id=run_id, tensors_sha256=digest, micro_batch_rows=rows, counts=checkpoint.counts)
+    (folder / HEADER).write_text(seals.sealed(dataclasses.asdict(header)) + "\n", encoding="utf-8")
 
 
-def _read_header(folder: Path) -> Header | None:
-    """Return the header; None if it is damaged or of another format."""
+def _read_header(folder: Path, run_id: str) -> Header | None:
+    """Return the header; None if it is damaged, of another run or of another format."""
     try:
-        found: Header = build(Header, json.loads((folder / HEADER).read_text(encoding="utf-8")), "")
-    except (OSError, ValueError, AttributeError, TypeError, ConfigError):
+        found: Header = build(Header, seals.opened(folder / HEADER, (folder / HEADER).read_bytes()), "")
+    except (OSError, RecordError, ConfigError):
         return None
-    return found if found.format == FORMAT else None
+    return found if (found.format, found.run_id) == (FORMAT, run_id) else None
 
 
 def _read_tensors(folder: Path, sha256: str) -> dict[str, torch.Tensor] | None:
@@ -176,13 +178,8 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, torch.Tensor] | None:
     from safetensors.torch import load_file
 
     try:
-        if _sha256(folder / TENSORS) != sha256:
+        if seals.hash_of(folder / TENSORS) != sha256:
             return None
         return load_file(folder / TENSORS)
     except (OSError, SafetensorError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from harness.core.progress import Silent
 from harness.evaluation import evaluator, suites
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.suites import Suite
-from harness.records import record_files
+from harness.records import record_files, seals
 from harness.records.schema import GENERATED, cluster_field
 
 
@@ -85,7 +85,7 @@ def test_samples_say_which_items_belong_together(
     prepared = evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=40, cluster=cluster), HfEvaluation())
     found = evaluator.evaluate(prepared, HfEvaluation(), random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
     record_files.write_samples(tmp_path, found.samples)
-    samples = record_files.read_samples(tmp_path)
+    samples = record_files.read_samples(tmp_path, seals.hash_of(tmp_path / "samples.parquet"))
     facts = samples[samples["task"] == "tinyworld_facts"]
     docs = prepared.tasks["tinyworld_facts"].eval_docs
     people = [docs[int(index)]["person"] for index in facts["doc_id"]]

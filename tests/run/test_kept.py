@@ -72,7 +72,7 @@ def test_the_record_shows_how_a_run_was_asked_for_last(runs: Runs) -> None:
     assert runs(*swapped) == "done"
     changed = experiment.record(run_id)
     assert changed
-    assert [path.stem for path in (experiment.run_folder(run_id) / "prompts" / "probe").iterdir()] == ["tinyworld_arithmetic"]
+    assert [path.stem for path in (experiment.run_folder(run_id) / "prompts" / "probe").glob("*.txt")] == ["tinyworld_arithmetic"]
     assert (changed.overlap["probe"]["items"], record.overlap["probe"]["items"]) == (12, 24)
 
 

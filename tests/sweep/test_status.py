@@ -15,6 +15,7 @@ from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import Claims, identity
 from harness.sweep.status import Overview, StatusReader, UnitState, aligned, as_json, as_text, duration, groups
+from tests.support import sealing
 
 
 def unit(run_id: str, *, cost: float = 1.0, params: int = 1000, **changes: Any) -> Unit:
@@ -52,7 +53,7 @@ def finish(experiment: ExperimentWriter, run_id: str, volumes: tuple[int, ...] =
             "evaluations": {},
             "before_sha256": "",
         }
-        (experiment.run_folder(run_id) / "record.json").write_text(json.dumps(values))
+        sealing.write(experiment.run_folder(run_id) / "record.json", values)
 
 
 def claimed(experiment: ExperimentWriter, run_id: str, number: int = 1, **changes: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from harness.records.writer import ExperimentWriter
 from harness.training import checkpoint, loop
 from harness.training.checkpoint import Checkpoint, Checkpoints
 from harness.training.job import Stop
-from tests.support import tiny
+from tests.support import sealing, tiny
 
 STEPS, ROWS = 6, 8
 STOPS = {2: 16, 6: 48}
@@ -188,15 +187,15 @@ def state(step: int) -> Checkpoint:
 
 
 def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: Path) -> None:
-    """Cut off, changed in a byte, without its JSON, or of another format."""
+    """Cut off, changed in a byte, without its JSON, of another run, or of another format."""
     experiment = ExperimentWriter(tmp_path)
     states = Checkpoints(experiment, "run")
     damages: list[Callable[[Path], Any]] = [
         lambda folder: (folder / "state.json").unlink(),
         lambda folder: (folder / "state.json").write_text("{"),
-        lambda folder: (folder / "state.json").write_text(
-            (folder / "state.json").read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 0')
-        ),
+        lambda folder: sealing.edit(folder / "state.json", format=0),
+        lambda folder: sealing.edit(folder / "state.json", run_id="another"),
+        lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text().replace('"nats": 0.1', '"nats": 0.2')),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-3]),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-1] + b"\1"),
         lambda folder: (folder / "state.safetensors").unlink(),
@@ -204,7 +203,7 @@ def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: 
     for damage in damages:
         states.save(state(9))
         damage(experiment.state_folder("run", 9))
-        experiment.write_folder(experiment.state_folder("run", 3), lambda folder: checkpoint._write(folder, state(3)))
+        experiment.write_folder(experiment.state_folder("run", 3), lambda folder: checkpoint._write(folder, state(3), "run"))
         found = states.newest(lambda _: True)
         assert found is not None
         assert found.counts == state(3).counts
@@ -237,8 +236,7 @@ def test_states_of_before_are_gone_on_from(tmp_path: Path) -> None:
     experiment = ExperimentWriter(tmp_path)
     Checkpoints(experiment, "run").save(state(4))
     file = experiment.state_folder("run", 4) / "state.json"
-    values = {name: value for name, value in json.loads(file.read_text()).items() if name not in {"read", "trained", "supervised"}}
-    file.write_text(json.dumps(values))
+    sealing.write(file, {name: value for name, value in sealing.read(file).items() if name not in {"read", "trained", "supervised"}})
     found = Checkpoints(experiment, "run").newest(lambda _: True)
     assert found is not None
     assert found.counts == state(4).counts

@@ -9,6 +9,7 @@ read-only folder.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -23,7 +24,8 @@ from harness.analysis.table.columns import ACTED, COLUMNS, LATE
 from harness.analysis.table.forgetting import Samples
 from harness.analysis.table.measure import Row, Scored, TaskChange, by_key
 from harness.analysis.table.packing import ChangeKey, RunChanges
-from harness.core.errors import RecordError, explain
+from harness.core.display import OUTPUT
+from harness.core.errors import DamagedError, RecordError, explain
 from harness.records import summary_files
 from harness.records.schema import BEFORE, EVALUATIONS, SCHEMA_VERSION, WRITERS, Failure, Point, Record
 from harness.records.store import Experiment
@@ -65,7 +67,7 @@ class RunReader:
         self.experiment = experiment
         self._before: dict[tuple[str, str], _Before] = {}
         self._digests: dict[Path, bytes] = {}
-        self._found: dict[str, str] = {}
+        self._found: dict[str, Summary] = {}
 
     def rows(self, run_id: str) -> Summary:
         """Return the rows of one run: volume 0, its points, and its failure.
@@ -89,12 +91,9 @@ class RunReader:
 
         Raises RecordError as ``rows`` does.
         """
-        kept = summary_files.read_arrays(self.experiment.run_folder(run_id))
-        found = None if kept is None else packing.unpack(kept)
-        if found is not None and found.digest:
-            known = self._found.get(run_id)  # digest of the rows, if read: their changes need no new digest
-            if found.digest == known or found.digest == self.digest(run_id, found.measurements):
-                return found.changes
+        summary = self._found.get(run_id) or self.kept(run_id)
+        if summary is not None and (found := self._kept_changes(run_id, summary)) is not None:
+            return found
         record = self.experiment.record(run_id)
         computed = self._compute(run_id, record)
         if record is not None:
@@ -104,14 +103,29 @@ class RunReader:
     def kept(self, run_id: str) -> Summary | None:
         """Return the kept rows of a run.
 
-        None unless they were made from its record, points and measurements as they are now.
+        None unless they were made from its record, points and measurements as they are now. A
+        damaged file is reported, and computed again by the caller.
         """
-        found = summary_files.read(self.experiment.run_folder(run_id))
+        try:
+            found = summary_files.read(self.experiment.run_folder(run_id))
+        except DamagedError as error:
+            OUTPUT.error(f"harness: {error}; its numbers are computed again, from the samples")
+            return None
         holds = found is not None and found.digest and found.digest == self.digest(run_id, found.measurements)
         if found is None or not holds:
             return None
-        self._found[run_id] = found.digest
+        self._found[run_id] = found
         return found
+
+    def _kept_changes(self, run_id: str, summary: Summary) -> RunChanges | None:
+        """Return the kept changes of a run, as they were written with its summary."""
+        try:
+            kept = summary_files.read_arrays(self.experiment.run_folder(run_id), summary.changes_sha256)
+        except DamagedError as error:
+            OUTPUT.error(f"harness: {error}; its numbers are computed again, from the samples")
+            return None
+        found = None if kept is None else packing.unpack(kept)
+        return found.changes if found is not None and found.digest == summary.digest else None
 
     def keep(self, run_id: str) -> list[Row]:
         """Compute, write and return the rows of a recorded run; write its changes too."""
@@ -119,13 +133,20 @@ class RunReader:
         self._write(run_id, computed)
         return computed.rows
 
+    def computed(self, run_id: str) -> tuple[Summary, RunChanges, bool]:
+        """Compute the rows and changes of a run anew; return also whether it has a record."""
+        record = self.experiment.record(run_id)
+        found = self._compute(run_id, record)
+        return self._summary(found.rows), found.changes, record is not None
+
     def _write(self, run_id: str, computed: _Computed) -> None:
         """Write rows and changes; an unwritable folder is not an error."""
         folder, digest = self.experiment.run_folder(run_id), self.digest(run_id, computed.measurements)
         if digest is not None:
+            summary = self._summary(computed.rows, digest, computed.measurements)
             with contextlib.suppress(OSError):
-                summary_files.write_arrays(folder, packing.pack(computed.changes, digest, computed.measurements))
-                summary_files.write(folder, self._summary(computed.rows, digest, computed.measurements))
+                changes = summary_files.write_arrays(folder, packing.pack(computed.changes, digest, computed.measurements))
+                summary_files.write(folder, dataclasses.replace(summary, changes_sha256=changes))
 
     def digest(self, run_id: str, measurements: Sequence[str]) -> str | None:
         """Return the digest of the inputs of a run's rows, as in ``summary_files.digest``.
@@ -133,11 +154,14 @@ class RunReader:
         None where a file is missing.
         """
         folders = (self.experiment.folder / "measurements" / name for name in measurements)
-        return summary_files.digest(f"{VERSION} {self.experiment.name}", self.experiment.run_folder(run_id), folders, self._digests)
+        version = f"{VERSION} {self.experiment.name} {run_id}"
+        return summary_files.digest(version, self.experiment.run_folder(run_id), folders, self._digests)
 
     def unreadable(self, run_id: str, error: RecordError) -> Summary:
         """Return the one row of a run whose records cannot be read: its names, and the reason."""
-        labels = self.experiment.glance("runs", run_id, "config.json").get("labels", {})
+        labels: Mapping[str, Any] = {}
+        with contextlib.suppress(RecordError):
+            labels = self.experiment.config(run_id).get("labels", {})
         named = {name: value for name, value in _chosen(labels, {}).items() if isinstance(value, str)}
         own = {"experiment": self.experiment.name, "run_id": run_id, "protocol_version": PROTOCOL_VERSION}
         return self._summary([{**named, **own, "status": "failed", "reason": str(error)}])

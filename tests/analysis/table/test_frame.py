@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from harness.analysis.statistics import stats
 from harness.analysis.table.frame import COLUMNS, DESCRIPTIONS, table
 from harness.core.errors import RecordError
 from harness.records.writer import ExperimentWriter
+from tests.support import sealing
 from tests.support.experiments import Task, flipped, share, weights_of, write_point, write_run
 
 ROLES = {"new": "target", "old": "probe"}
@@ -178,12 +178,12 @@ def test_a_task_that_cannot_be_joined_is_a_failed_row(experiment: ExperimentWrit
 
 
 def test_a_score_that_differs_from_its_items_is_rejected(experiment: ExperimentWriter) -> None:
-    """A value edited in measurement.json no longer agrees with samples.parquet."""
+    """A value in measurement.json does not agree with samples.parquet."""
     write_run(experiment, "r", before=BEFORE, points={8: AFTER}, roles=ROLES)
     path = experiment.folder / AFTER_8 / "measurement.json"
-    values = json.loads(path.read_text())
+    values = sealing.read(path)
     values["scores"][0]["value"] = 0.9
-    path.write_text(json.dumps(values))
+    sealing.write(path, values)
     row = one(table(experiment), volume=8, task="facts")
     assert row["status"] == "failed"
     assert "10 items with mean 0.5" in row["reason"]
@@ -266,18 +266,13 @@ def test_a_record_that_names_a_missing_file_is_an_error(experiment: ExperimentWr
         table(experiment)
 
 
-def edited(path: Path, **changes: Any) -> None:
-    """Change values of a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda run: edited(run / "record.json", seed=2**63), "record.json: seed: got 9223372036854775808; allowed: at most "),
-        (lambda run: edited(run / "record.json", params_total=-(2**64)), "record.json: params_total: got -18446744073709551616; "),
+        (lambda run: sealing.edit(run / "record.json", seed=2**63), "record.json: seed: got 9223372036854775808; allowed: at most "),
+        (lambda run: sealing.edit(run / "record.json", params_total=-(2**64)), "record.json: params_total: got -18446744073709551616; "),
         (lambda run: (run / "record.json").write_text('{"seed": '), "record.json: got a file that cannot be read"),
-        (lambda run: edited(run / "record.json", protocol_version=99), "record.json: protocol_version: got 99"),
+        (lambda run: sealing.edit(run / "record.json", protocol_version=99), "record.json: protocol_version: got 99"),
         (lambda run: (run / "points" / "8" / "point.json").unlink(), "run bad: point 8: got none"),
     ],
 )

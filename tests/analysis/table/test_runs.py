@@ -15,6 +15,7 @@ from harness.core import files
 from harness.core.errors import RecordError
 from harness.records import summary_files
 from harness.records.writer import ExperimentWriter
+from tests.support import sealing
 from tests.support.experiments import BEFORE as WEIGHTS_BEFORE
 from tests.support.experiments import Task, flipped, share, write_measurements, write_point, write_run
 
@@ -88,7 +89,7 @@ def test_a_summary_holds_for_the_bytes_it_was_made_from(experiment: ExperimentWr
     """If a record, point or measurement has changed, the rows are computed again and kept."""
     table(experiment)
     path = experiment.folder / changed
-    values = json.loads(path.read_text())
+    values = sealing.read(path)
     if "scores" in values:
         values["scores"][0]["numeric_spread_nats"] = 0.25
         values["wall_seconds"] = 7
@@ -96,7 +97,7 @@ def test_a_summary_holds_for_the_bytes_it_was_made_from(experiment: ExperimentWr
         values["peak_memory_bytes"] = 7
     else:
         values["lr_tuned"] = False
-    path.write_text(json.dumps(values))
+    sealing.write(path, values)
     found = table(experiment)
     pd.testing.assert_frame_equal(found, fresh(experiment, tmp_path / "fresh"), check_exact=True)
     without_samples(experiment)
@@ -210,11 +211,11 @@ def test_the_weight_of_the_anchor_is_a_column(tmp_path: Path) -> None:
     experiment = ExperimentWriter(tmp_path / "exp")
     write_run(experiment, "run", before=BEFORE, points={8: AFTER}, roles=ROLES)
     path = experiment.run_folder("run") / "points" / "8" / "point.json"
-    values = json.loads(path.read_text())
+    values = sealing.read(path)
     weights = {"anchor_supervised_tokens": 40, "anchor_loss_share": 0.3125}
 
     def found(changed: dict[str, Any]) -> list[Any]:
-        path.write_text(json.dumps(changed))
+        sealing.write(path, changed)
         rows = table(experiment).query("volume == 8")
         return [None if pd.isna(value) else value for name in weights for value in set(rows[name])]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,14 @@ from harness.run.workspace import Workspace
 from harness.sweep.plan import estimate, rates
 from harness.sweep.plan.estimate import Cost, Estimator
 from harness.sweep.plan.rates import Rates, at
-from tests.support import tiny
+from tests.support import sealing, tiny
 
 HERE = {"processor": provenance.collect()["processor"], "gpu": None}
 VERSIONS = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(VERSIONS | values))
+    sealing.write(path, VERSIONS | values)
 
 
 def record(experiment: Experiment, run_id: str, *, params: int, hardware: dict[str, Any], seconds: float, **changes: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from harness.config import composition
 from harness.config.resolution import Machine
 from harness.config.strict import plain
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, DamagedError
 from harness.records.schema import Failure
 from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
@@ -19,7 +19,7 @@ from harness.sweep.axes import Asked
 from harness.sweep.plan.planning import SweepPlan, _together, as_text, plan_command, plan_sweep, to_json
 from harness.sweep.plan.stale import differences
 from harness.sweep.units import units_of
-from tests.support import units
+from tests.support import sealing, units
 
 MACHINE = Machine(cores=1, gpus=0)
 SWEEP = ["experiment=smoke", "model=nursery-smoke-a", "tuning=full"]
@@ -49,7 +49,7 @@ def record(found: Prepared, volumes: tuple[int, ...] = (64,)) -> None:
     units.record_baseline(experiment, unit)
     file = experiment.run_folder(found.run_id) / "record.json"
     labels = {"identity": found.identity, "labels": plain(found.config.labels), "seed": found.config.seed}
-    file.write_text(json.dumps(json.loads(file.read_text()) | labels))
+    sealing.edit(file, labels)
 
 
 def states(found: SweepPlan) -> dict[str, str]:
@@ -93,6 +93,17 @@ def test_a_stale_run_names_what_takes_its_place_and_why(results: Path) -> None:
     (other,) = planned("seed=5").stale
     assert other.superseded_by == ""
     assert "no longer asked for" in as_text(planned("seed=5"))
+
+
+@pytest.mark.parametrize("changed", ["seed", "volumes"])
+def test_a_plan_names_an_altered_record(results: Path, changed: str) -> None:
+    """A run is neither done nor pending by a record that was edited."""
+    found = ready("training.learning_rate=0.001")
+    record(found)
+    file = found.experiment.run_folder(found.run_id) / "record.json"
+    file.write_text(file.read_text().replace(f'"{changed}"', f'"{changed}s"'))
+    with pytest.raises(DamagedError, match=r"record\.json: got a file that was changed after it was written"):
+        planned("training.learning_rate=0.001")
 
 
 def test_content_that_changed_is_named_without_its_hashes() -> None:
