@@ -168,7 +168,8 @@ def _run(experiment: Experiment, run_id: str) -> Errors:
     if record is None:
         return
     expected = [folder / "config.json", *([folder / "written.json"] if WRITERS in record.writing and record.derived_from is None else [])]
-    yield from (_missing(path, f"rerun the command, or restore {path}") for path in expected if not path.exists())
+    fixes = {"config.json": "rerun the command, which writes it again", "written.json": seals.REMAKE.format(folder / "record.json")}
+    yield from (_missing(path, fixes[path.name]) for path in expected if not path.exists())
     for suite in record.roles if record.derived_from is None else ():
         yield from seals.folder_errors(experiment.prompts_folder(run_id, suite), experiment.place(experiment.prompts_folder(run_id, suite)))
 

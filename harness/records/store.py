@@ -103,6 +103,16 @@ class Experiment:
         found = self.glance("measurements", evaluation_id, weights_sha256[:16], record_files.MEASUREMENT) if weights_sha256 else {}
         return bool(found) and all(score["status"] == "ok" for score in found["scores"])
 
+    def lacks_files(self, run_id: str) -> bool:
+        """Return whether files of a recorded run are missing that its record names."""
+        record = self.glance("runs", run_id, "record.json")
+        folders = [] if record.get("derived_from") else [self.prompts_folder(run_id, suite) for suite in record.get("roles", ())]
+        points = (self.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ()))
+        weights = [record.get(schema.BEFORE, ""), *(point.get("weights_sha256", "") for point in points)]
+        if not record.get("incomplete"):
+            folders += [self.measurement_folder(one, on) for on in weights for one in record.get(schema.EVALUATIONS, {}).values()]
+        return not all(path.exists() for path in (self.run_folder(run_id) / "config.json", *folders))
+
     def evaluations(self, run_id: str) -> Mapping[str, str]:
         """Return suite → evaluation id of a run, as it was asked for last; empty if unknown."""
         found: Mapping[str, str] = (self.glance("runs", run_id, "record.json") or self.config(run_id)).get(schema.EVALUATIONS, {})

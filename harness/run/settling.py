@@ -30,7 +30,8 @@ def is_settled(prepared: Prepared) -> bool:
     shown = [found.get(name) for name in ("evaluations", "before_sha256", "roles", "incomplete")]
     reference = found.get("labels", {}).get("reference")
     asked = [prepared.evaluation_ids, prepared.before_sha256, prepared.roles, []]
-    return shown == asked and reference == prepared.config.labels.reference
+    lacks = any(prepared.experiment.lacks_files(one) for one in (prepared.run_id, *prepared.derived.values()))
+    return shown == asked and reference == prepared.config.labels.reference and not lacks
 
 
 def lock(prepared: Prepared) -> AbstractContextManager[None]:
@@ -69,7 +70,7 @@ def _settle(prepared: Prepared, record: Record) -> None:
     values["config"] = {**record.config, **{name: asked[name] for name in MEASURING}, "labels": labels}
     if changed:
         values["overlap"] = _overlap(prepared, record, changed)
-    if changed or record.roles != prepared.roles:
+    if changed or record.roles != prepared.roles or experiment.lacks_files(record.run_id):
         write_prompts(prepared)
         write_configs(prepared)
     now = dataclasses.replace(record, **values)

@@ -91,7 +91,8 @@ class UnitStates:
             return False  # the record is brought up to date when the run is carried out
         if 0 in lacking or not set(unit.volumes) <= {*record.get("volumes", ())} - lacking:
             return False
-        return all((self.experiment.point_folder(run_id, volume) / "point.json").exists() for volume in unit.volumes)
+        has_points = all((self.experiment.point_folder(run_id, volume) / "point.json").exists() for volume in unit.volumes)
+        return has_points and not self.experiment.lacks_files(run_id)
 
     def failure(self, unit: Unit) -> str:
         """Return why a unit is failed in this sweep; empty if it is not."""

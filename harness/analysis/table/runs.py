@@ -268,7 +268,7 @@ class RunReader:
     def _point(self, run_id: str, volume: int) -> Point:
         point = self.experiment.point(run_id, volume)
         if point is None:
-            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix="delete the run's folder and run again"))
+            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix="run the same command again, which trains for it"))
         return point
 
 
