@@ -143,7 +143,7 @@ def _scored(experiment: Experiment, run_id: str, volume: int, key: str) -> Point
     """Return a recorded point with its score on select items; TrainingError without one."""
     found = experiment.point(run_id, volume)
     if found is None or key not in found.selected:
-        got, fix = f"no point of volume {volume} with a score on the select items", f"remove {experiment.point_folder(run_id, volume)} and rerun"
+        got, fix = f"no point of volume {volume} with a score on the select items", f"remove {experiment.point_folder(run_id, volume)}"
         raise TrainingError(explain(f"run {run_id}", got=got, fix=fix))
     return found
 

@@ -469,10 +469,10 @@ def test_two_processes_record_each_point_once(runs: Runs) -> None:
     assert runs("data.volumes=[8,16,24]") == "done"
 
 
-@pytest.mark.parametrize(("rate", "expected"), [("1e-13", 1), ("0.01", 0)])
+@pytest.mark.parametrize(("rate", "expected"), [("1e-20", 1), ("0.01", 0)])
 def test_a_point_whose_answers_are_those_of_volume_0_is_said(runs: Runs, rate: str, expected: int) -> None:
-    """At a rate at which only weights near 0 move, no log-likelihood does."""
-    runs(f"training.learning_rate={rate}")
+    """A LoRA moves away from 0 at any rate; at a tiny one, no log-likelihood does."""
+    runs("tuning=lora", f"training.learning_rate={rate}")
     said = [message for message in runs.progress.messages if "every log-likelihood is the same as at volume 0" in message]
     assert len(said) == expected
     assert runs.point.weight_change > 0

@@ -95,7 +95,9 @@ def record_measurements(experiment: ExperimentWriter, unit: Unit, weights: str, 
 
 
 def record_run(experiment: ExperimentWriter, unit: Unit, *, seconds: float = 1.0, incomplete: tuple[int, ...] = ()) -> None:
-    """Write the points and the record of a unit."""
+    """Write the configuration, the points and the record of a unit."""
+    experiment.write_config(unit.id, {})
+    record_baseline(experiment, unit)
     for volume in unit.volumes:
         found = point(unit, volume, seconds=seconds)
         record_measurements(experiment, unit, found.weights_sha256, seconds)

@@ -43,9 +43,9 @@ def finish(experiment: ExperimentWriter, run_id: str, volumes: tuple[int, ...] =
     from harness.records.schema import SCHEMA_VERSION
 
     for volume in volumes:
-        experiment.point_folder(run_id, volume).mkdir(parents=True)
-        (experiment.point_folder(run_id, volume) / "point.json").write_text("{}")
+        sealing.write(experiment.point_folder(run_id, volume) / "point.json", {"weights_sha256": ""})
     if record:
+        experiment.write_config(run_id, {})
         values = {
             "schema_version": SCHEMA_VERSION,
             "protocol_version": PROTOCOL_VERSION,
