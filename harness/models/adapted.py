@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.core import json_text
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import folders, whole
@@ -37,7 +38,7 @@ def settings(folder: Path) -> Mapping[str, Any]:
     """Return an adapter's settings. Raises ModelError."""
     file = folder / ADAPTER
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json_text.loads(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness import PROTOCOL_VERSION
 from harness.config.strict import build
-from harness.core import files
+from harness.core import files, json_text
 from harness.core.errors import ConfigError, RecordError, explain
 from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Failure, Finished, Measurement, Point, Record
 from harness.records.sweep_schema import Manifest, Sweep
@@ -29,7 +29,7 @@ AnyRecord = TypeVar("AnyRecord", Measurement, Point, Record, Failure, Manifest, 
 def load(path: Path) -> dict[str, Any]:
     """Return a JSON object as plain values. Raises RecordError if it is damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_text.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
     if not isinstance(values, dict):

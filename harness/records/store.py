@@ -32,7 +32,6 @@ is a run with another id, a changed suite another measurement.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from harness import PROTOCOL_VERSION
 from harness.config.identity import training_id
 from harness.config.run_config import Declared
 from harness.config.strict import build
+from harness.core import json_text
 from harness.records import record_files, schema
 from harness.records.claim_log import ClaimLog
 from harness.records.schema import SCHEMA_VERSION, Failure, Measurement, Point, Record
@@ -224,7 +224,7 @@ class Experiment:
         Empty if there is no such file of this version.
         """
         try:
-            values: Mapping[str, Any] = json.loads(self.folder.joinpath(*path).read_bytes())
+            values: Mapping[str, Any] = json_text.loads(self.folder.joinpath(*path).read_bytes())
         except (OSError, ValueError):
             return {}
         versions = {"schema_version": SCHEMA_VERSION, "protocol_version": PROTOCOL_VERSION}

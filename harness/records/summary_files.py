@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.core import files
+from harness.core import files, json_text
 from harness.records.record_files import MEASUREMENT
 
 SUMMARY, CHANGES = "summary.json", "changes.npz"
@@ -116,7 +116,7 @@ def read(run: Path) -> Summary | None:
     Compare its digest to know whether it is up to date.
     """
     try:
-        values = json.loads((run / SUMMARY).read_bytes())
+        values = json_text.loads((run / SUMMARY).read_bytes())
         found = Summary(values["digest"], tuple(values["measurements"]), values["rows"], values["same"], values["columns"])
         whole = all(len(column) == found.rows for column in found.columns.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.strict import build
+from harness.core import json_text
 from harness.core.counts import Counts
 from harness.core.errors import ConfigError
 from harness.records.writer import ExperimentWriter
@@ -165,7 +166,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 def _read_header(folder: Path) -> Header | None:
     """Return the header; None if it is damaged or of another format."""
     try:
-        found: Header = build(Header, json.loads((folder / HEADER).read_text(encoding="utf-8")), "")
+        found: Header = build(Header, json_text.loads((folder / HEADER).read_text(encoding="utf-8")), "")
     except (OSError, ValueError, AttributeError, TypeError, ConfigError):
         return None
     return found if found.format == FORMAT else None
