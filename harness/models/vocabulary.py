@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.core.errors import ModelError, explain
 from harness.models.quiet import failures, quiet
@@ -23,7 +23,12 @@ def read_tokenizer(name: str, folder: Path, *, trust: bool) -> PreTrainedTokeniz
     """
     with quiet():
         from transformers import AutoTokenizer
+        from transformers.utils import chat_template_utils
 
+        from harness.core.sandbox import LimitedEnvironment
+
+        limits: Any = chat_template_utils
+        limits.ImmutableSandboxedEnvironment = LimitedEnvironment  # in which it compiles chat templates
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
         except failures() as error:
