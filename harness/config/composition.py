@@ -138,7 +138,12 @@ def _is_utf8(file: Path) -> bool:
 def limited_yaml() -> Iterator[None]:
     """Let OmegaConf read yaml within the limits of ``LimitedLoader``."""
     unlimited = _utils.get_yaml_loader
-    _utils.get_yaml_loader = lambda: type("Loader", (LimitedLoader, unlimited()), {})
+
+    def limited() -> Any:
+        loader = unlimited()  # of Hydra's command line it is limited already
+        return loader if issubclass(loader, LimitedLoader) else type("Loader", (LimitedLoader, loader), {})
+
+    _utils.get_yaml_loader = limited
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.config import paths
-from harness.config.composition import compose
+from harness.config.composition import compose, limited_yaml
 from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError
 
@@ -109,3 +109,9 @@ def test_nested_and_repeated_values_within_the_limits_are_read(tmp_path: Path) -
     values = load_yaml(file)
     assert values["a1"] == [["x"]] * 9
     assert values == by_hydra(file)
+
+
+def test_limits_may_be_set_within_limits() -> None:
+    """Hydra's own command line sets them around a run, which composes."""
+    with limited_yaml():
+        assert compose(["tuning=full"]).labels.tuning == "full"
