@@ -117,8 +117,8 @@ def compose_hydra(parsed: Parsed) -> Composed:
 def _reason(error: Exception, roots: Sequence[Path]) -> str:
     """Return what Hydra rejects, as two lines at most say it."""
     if isinstance(error, UnicodeDecodeError):
-        files = (file for root in roots for file in root.rglob("*.yaml") if not _is_utf8(file))
-        return f"{next(files, 'a file')}, which is not UTF-8"
+        files = [str(file) for root in roots for file in sorted(root.rglob("*.yaml")) if not _is_utf8(file)]
+        return f"a file that is not UTF-8: {', '.join(files)}"
     if "maximum recursion depth" in str(error):
         return "values nested too deeply, or a defaults list that names its own file"
     return " ".join((str(error) or str(error.__cause__ or type(error).__name__)).strip().splitlines()[:2])

@@ -23,18 +23,33 @@ def read_tokenizer(name: str, folder: Path, *, trust: bool) -> PreTrainedTokeniz
     """
     with quiet():
         from transformers import AutoTokenizer
-        from transformers.utils import chat_template_utils
 
-        from harness.core.sandbox import LimitedEnvironment
-
-        limits: Any = chat_template_utils
-        limits.ImmutableSandboxedEnvironment = LimitedEnvironment  # in which it compiles chat templates
+        _limit_templates()
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
         except failures() as error:
             allowed = "files that transformers can read"
             raise ModelError(explain(f"model {name}: tokenizer", got=first_line(error), allowed=allowed)) from error
     return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def read_template(name: str, file: Path) -> str:
+    """Return a chat template. Raises ModelError with the model's ``name``."""
+    _limit_templates()
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(explain(f"model {name}: {file.name}", got=first_line(error), allowed="a template in UTF-8")) from error
+
+
+def _limit_templates() -> None:
+    """Let transformers compile chat templates with a budget."""
+    from transformers.utils import chat_template_utils
+
+    from harness.core.sandbox import LimitedEnvironment
+
+    library: Any = chat_template_utils
+    library.ImmutableSandboxedEnvironment = LimitedEnvironment
 
 
 def require_rows(name: str, tokenizer: PreTrainedTokenizerBase, rows: int, fix: str = "use the model's own tokenizer") -> None:
