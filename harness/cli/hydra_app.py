@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet_libraries()
     sys.argv = [sys.argv[0], *arguments, *([composition.search_path(own)] if own else [])]
     try:
-        hydra.main(version_base="1.3", config_path=str(shipped), config_name="run")(task)()
+        with composition.limited_yaml():
+            hydra.main(version_base="1.3", config_path=str(shipped), config_name="run")(task)()
     except KeyboardInterrupt:
         sys.stderr.write(f"harness: interrupted; {app.RESUME}\n")
         raise SystemExit(130) from None

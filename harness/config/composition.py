@@ -20,7 +20,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, _utils
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -41,7 +41,7 @@ from harness.config.overrides import (
 from harness.config.resolution import SearchedRate
 from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
-from harness.config.yaml_files import load_yaml
+from harness.config.yaml_files import LimitedLoader, load_yaml
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Source
@@ -98,17 +98,56 @@ def compose_hydra(parsed: Parsed) -> Composed:
     if extra := roots[:-1]:
         lines.append(search_path(extra))
     try:
-        with _outer_hydra_cleared(), initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"):
+        with (
+            limited_yaml(),
+            _outer_hydra_cleared(),
+            initialize_config_dir(config_dir=str(roots[-1]), version_base="1.3", job_name="harness"),
+        ):
             composed = hydra_compose("run", overrides=lines, return_hydra_config=True)
         hydra = composed.hydra
         chosen = {str(key): str(value) for key, value in hydra.runtime.choices.items() if not str(key).startswith("hydra")}
         sweeper = OmegaConf.to_container(hydra.sweeper)
         with_hydra = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        first = " ".join(str(error).strip().splitlines()[:2])
-        raise ConfigError(explain("configuration", got=first, fix="check the overrides and the yaml they name")) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+        raise ConfigError(explain("configuration", got=_reason(error, roots), fix="check the overrides and the yaml they name")) from error
     values = {key: value for key, value in with_hydra.items() if key != "hydra"}
     return Composed(values, chosen, parsed.values, cast(dict[str, Any], sweeper))
+
+
+def _reason(error: Exception, roots: Sequence[Path]) -> str:
+    """Return what Hydra rejects, as two lines at most say it."""
+    if isinstance(error, UnicodeDecodeError):
+        files = [str(file) for root in roots for file in sorted(root.rglob("*.yaml")) if not _is_utf8(file)]
+        return f"a file that is not UTF-8: {', '.join(files)}"
+    if "maximum recursion depth" in str(error):
+        return "values nested too deeply, or a defaults list that names its own file"
+    return " ".join((str(error) or str(error.__cause__ or type(error).__name__)).strip().splitlines()[:2])
+
+
+def _is_utf8(file: Path) -> bool:
+    try:
+        file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def limited_yaml() -> Iterator[None]:
+    """Let OmegaConf read yaml within the limits of ``LimitedLoader``."""
+    unlimited = _utils.get_yaml_loader
+
+    def limited() -> Any:
+        loader = unlimited()  # of Hydra's command line it is limited already
+        return loader if issubclass(loader, LimitedLoader) else type("Loader", (LimitedLoader, loader), {})
+
+    _utils.get_yaml_loader = limited
+    try:
+        yield
+    finally:
+        _utils.get_yaml_loader = unlimited
 
 
 @contextmanager

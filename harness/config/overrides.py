@@ -16,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 
 from harness.config import paths
 from harness.config.yaml_files import load_yaml
-from harness.core.errors import ConfigError, did_you_mean, explain
+from harness.core.errors import ConfigError, did_you_mean, explain, shortened
 
 PACKAGES = {
     "model": "harness.models",
@@ -258,8 +258,8 @@ def _parse_one(text: str) -> Override:
         raise ConfigError(explain("override", got=repr(text), allowed="key=value", fix=fix))
     try:
         (override,) = _parser().parse_overrides([text])
-    except (OverrideParseException, HydraException) as error:
-        raise ConfigError(explain("override", got=repr(text), allowed="Hydra's override syntax", fix=fix)) from error
+    except (OverrideParseException, HydraException, RecursionError) as error:
+        raise ConfigError(explain("override", got=repr(shortened(text)), allowed="Hydra's override syntax", fix=fix)) from error
     return override
 
 

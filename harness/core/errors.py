@@ -101,3 +101,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known word, as ``did you mean 'x'?``, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else ""
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """Return a text as a message quotes it: its beginning, if it is long."""
+    return text if len(text) <= length else f"{text[:length]}…"

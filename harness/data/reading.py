@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config.overrides import FILE_ENDINGS
+from harness.core import json_text
 from harness.core.errors import ConfigError, DataError, explain
 from harness.data.templates import Spelled
 
@@ -63,12 +63,7 @@ def read(path: Path, sample_by: SampleBy) -> Iterator[Record]:
     try:
         for number, values in _text(path, sample_by) if path.suffix == ".txt" else READERS[path.suffix](path):
             yield Record(values, path, number)
-    except (
-        OSError,
-        ValueError,
-        csv.Error,
-        RecursionError,
-    ) as error:  # errors of decoders are ValueErrors
+    except (OSError, ValueError, csv.Error) as error:  # errors of decoders are ValueErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(explain(str(path), got=f"a file that cannot be read ({reason})", allowed=f"{path.suffix[1:]} in UTF-8")) from error
 
@@ -93,7 +88,7 @@ def _json(path: Path) -> Numbered:
 
 def _loads(text: str) -> Any:
     """Parse JSON; raise ValueError for a duplicate key or half of a surrogate pair."""
-    value = json.loads(text, object_pairs_hook=_unique, parse_float=Spelled)
+    value = json_text.loads(text, object_pairs_hook=_unique, parse_float=Spelled)
     if "\\ud" in text.lower():
         _require_characters(value)
     return value

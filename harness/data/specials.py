@@ -72,11 +72,13 @@ def in_template(tokenizer: PreTrainedTokenizerBase, strays: Mapping[str, int]) -
     """Return the first of ``strays`` that the chat template writes; None if there is none."""
     from jinja2 import TemplateError
 
+    from harness.core.sandbox import FAILING, INVALID
+
     turns = [{"role": role, "content": "a"} for role in ("system", "user", "assistant", "user")]
     for messages in (turns, turns[1:]):  # some templates reject a system turn
         try:
             text = cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, TypeError, ValueError, LookupError):
+        except (TemplateError, *FAILING, *INVALID):
             continue
         if found := in_text(text, tokenizer, strays):
             return found

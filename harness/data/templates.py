@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import ConfigError, DataError, did_you_mean, explain
+from harness.core.errors import ConfigError, DataError, did_you_mean, explain, shortened
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -190,14 +190,16 @@ def render(name: str, text: str, columns: Sequence[str], where: str) -> Render:
         return lambda record: text_of(record.get(text), text)
     from jinja2 import TemplateError
 
+    from harness.core.sandbox import FAILING, reason
+
     template = _environment().from_string(text)
 
     def rendered(record: Mapping[str, Any]) -> str:
         try:
             return template.render({column: _guarded(record.get(column), column) for column in needed})
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            message = explain(f"{where}: data.fields.{name}", got=f"a template that fails ({error})", fix=f"correct {text!r}")
-            raise DataError(message) from error
+        except (TemplateError, *FAILING) as error:
+            got = f"a template that fails ({reason(error)})"
+            raise DataError(explain(f"{where}: data.fields.{name}", got=got, fix=f"correct {shortened(text)!r}")) from error
 
     return rendered
 
@@ -206,9 +208,10 @@ def render(name: str, text: str, columns: Sequence[str], where: str) -> Render:
 def _environment() -> Environment:
     """Return a sandbox in which every rendered or joined value passes ``_finished``."""
     from jinja2 import StrictUndefined, nodes
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Strict(ImmutableSandboxedEnvironment):
+    from harness.core.sandbox import LimitedEnvironment
+
+    class Strict(LimitedEnvironment):
         def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
             parsed = super()._parse(source, name, filename)
             for joined in parsed.find_all(nodes.Concat):
@@ -292,9 +295,14 @@ def _finished(value: Any) -> Any:
 def _columns_of(name: str, text: str, where: str) -> set[str]:
     from jinja2 import TemplateSyntaxError, meta
 
+    from harness.core.sandbox import INVALID, reason
+
     environment = _environment()
     try:
+        environment.from_string(text)
         return meta.find_undeclared_variables(environment.parse(text)) - set(environment.globals)
-    except TemplateSyntaxError as error:
-        message = explain(f"{where}: data.fields.{name}", got=f"{text!r} ({error})", allowed="a Jinja2 template over the columns")
+    except (TemplateSyntaxError, *INVALID) as error:
+        message = explain(
+            f"{where}: data.fields.{name}", got=f"{shortened(text)!r} ({reason(error)})", allowed="a Jinja2 template over the columns"
+        )
         raise ConfigError(message) from error

@@ -246,8 +246,10 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, st
     """Return messages as text. Raises DataError where the template fails."""
     from jinja2 import TemplateError
 
+    from harness.core.sandbox import FAILING, INVALID, reason
+
     try:
         return cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise DataError(explain("chat template", got=f"'{error}' for roles {roles}", allowed="a conversation it can render")) from error
+    except (TemplateError, *FAILING, *INVALID) as error:
+        got = f"'{reason(error)}' for roles {', '.join(message['role'] for message in messages)}"
+        raise DataError(explain("chat template", got=got, allowed="a conversation it can render")) from error

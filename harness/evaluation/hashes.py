@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import SecurityError
+
 from harness.config import outside
 from harness.core import syntax
 from harness.core.errors import EvaluationError, explain
@@ -60,7 +62,7 @@ def of_task(task: Task, items: Sequence[int], prompt_format: PromptFormat = "pla
         examples under a chat template.
 
     Raises:
-        EvaluationError: prompts that differ each time they are built.
+        EvaluationError: prompts that differ each time they are built, or a template that fails.
     """
     docs = task.eval_docs
     metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
@@ -92,6 +94,9 @@ def asked(task: Task, items: Sequence[int]) -> list[Any]:
             requests = made if isinstance(made, list) else [made]
             choices = repr(task.doc_to_choice(doc)) if task.config.doc_to_choice is not None else ""  # their lengths normalise
             found.append([[repr(one.arguments) for one in requests], repr(task.doc_to_target(doc)), choices])
+        except SecurityError as error:
+            got, fix = f"a template that fails ({error})", "correct doc_to_text, doc_to_choice or doc_to_target of its yaml"
+            raise EvaluationError(explain(f"task {task.config.task}", got=got, fix=fix)) from error
         except Exception as error:  # noqa: BLE001 - what a task's own code raises is a failed score once it is measured
             found.append(f"{type(error).__name__}: {error}")
     return found

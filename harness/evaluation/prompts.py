@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import ConfigError, EvaluationError, explain
 from harness.core.sources import EvaluationBackend
+from harness.data.tokens import rendered
 from harness.evaluation import likelihood
 from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.tasks import FEWSHOT_SEED
@@ -38,10 +39,16 @@ class Read:
 
 
 def require_format(evaluation: EvaluationBackend, tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    """Raise ConfigError for prompt_format=chat with a tokenizer without a chat template."""
-    if evaluation.prompt_format == "chat" and not tokenizer.chat_template:
+    """Check the chat template of prompt_format=chat.
+
+    Raises ConfigError if there is none, DataError if it fails for a user's message.
+    """
+    if evaluation.prompt_format != "chat":
+        return
+    if not tokenizer.chat_template:
         got = f"chat, with {model}, whose tokenizer has no chat template"
         raise ConfigError(explain("evaluation.prompt_format", got=got, allowed="plain", fix="evaluation.prompt_format=plain"))
+    rendered(tokenizer, [{"role": "user", "content": "a"}], add_generation_prompt=True)
 
 
 def shown(

@@ -129,7 +129,8 @@ def load(name: str) -> Suite:
         _, forced, task = name.rpartition(task_index.FORCED)
         near = did_you_mean(task, task_index.names(forced=True) if forced else [*known, *task_index.names()])
         allowed = f"{', '.join(known)}, or a task, group or tag of lm-eval (`harness list lm_eval`)"
-        raise ConfigError(explain("suite", got=repr(name), allowed=allowed, fix=near))
+        fix = " or ".join(filter(None, [near, task_index.unreadable(task)]))
+        raise ConfigError(explain("suite", got=repr(name), allowed=allowed, fix=fix))
     suite: Suite = build(Suite, values | {"name": name}, f"suite {name}")
     return suite
 

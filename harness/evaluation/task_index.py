@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import paths
+from harness.config.yaml_files import LimitedLoader
 from harness.core.errors import ConfigError, explain
 
 if TYPE_CHECKING:
@@ -74,8 +75,14 @@ def _both() -> TaskManager:
 
 def _manager(**arguments: Any) -> TaskManager:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    from lm_eval.tasks import TaskManager
+    from lm_eval import utils
+    from lm_eval.tasks import TaskManager, _yaml_loader
 
+    from harness.core.sandbox import LimitedEnvironment, limited
+
+    if not isinstance(utils.env, LimitedEnvironment):
+        utils.env = limited(utils.env)
+        _yaml_loader._Base = type("Loader", (LimitedLoader, _yaml_loader._Base), {})
     return TaskManager(**arguments)
 
 
@@ -119,6 +126,20 @@ def names(*, forced: bool = False) -> Mapping[str, str]:
     kinds = {"PY_TASK": "task"}
     index = (_theirs() if forced else _both()).task_index
     return {name: kinds.get(index[name].kind.name, index[name].kind.name.lower()) for name in sorted(index)}
+
+
+def unreadable(name: str) -> str:
+    """Return advice on a task file that lm-eval leaves out, first one of this name; or nothing."""
+    _ours()
+    from lm_eval.tasks import _yaml_loader
+
+    files = (file for folder in task_folders() for file in folder.rglob("*.yaml"))
+    for file in sorted(files, key=lambda file: (file.stem != name, file)):
+        try:
+            _yaml_loader.load_yaml(file, resolve_func=False)
+        except Exception as error:  # noqa: BLE001 - lm-eval leaves out a file for any of them
+            return f"correct {file} ({(str(error) or type(error).__name__).splitlines()[0].removesuffix(f' in {file}')})"
+    return ""
 
 
 def criterion(name: str) -> dict[str, Any] | None:

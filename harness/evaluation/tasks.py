@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import EvaluationError, did_you_mean, explain
@@ -38,20 +39,32 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     for name in suite.tasks:
         manager = _manager_for(suite, name)
-        try:
-            with untouched_global_streams():
-                seed_torch(derive(0, "tasks", name))  # some tasks shuffle choices while they are built
-                tasks.update(manager.load([name])["tasks"])
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-            fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
-            raise EvaluationError(
-                explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task with data that can be loaded", fix=fix)
-            ) from error
+        with untouched_global_streams(), _explained(f"suite {suite.name}, task {name}"):
+            seed_torch(derive(0, "tasks", name))  # some tasks shuffle choices while they are built
+            tasks.update(manager.load([name])["tasks"])
     for name, task in tasks.items():
         _set_shots(suite, name, task)
         _check_metric(suite, name, task)
     return tasks
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn what lm-eval raises while it builds a task into an EvaluationError of one line."""
+    from jinja2 import TemplateError
+    from yaml import YAMLError
+
+    from harness.core.sandbox import FAILING, INVALID, reason
+
+    try:
+        yield
+    except (TemplateError, *INVALID) as error:
+        got, fix = f"a template that fails ({reason(error)})", "correct doc_to_text, doc_to_choice or doc_to_target of its yaml"
+        raise EvaluationError(explain(where, got=got, fix=fix)) from error
+    except (OSError, RuntimeError, ImportError, YAMLError, *FAILING) as error:
+        got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
+        raise EvaluationError(explain(where, got=got, allowed="a task with data that can be loaded", fix=fix)) from error
 
 
 def _manager_for(suite: Suite, name: str) -> TaskManager:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.core import json_text
 from harness.core.errors import RecordError, explain
 from harness.records.schema import SAMPLE_COLUMNS, cluster_of
 
@@ -106,7 +107,7 @@ def _read(line: bytes, task: str, cluster: str | None, where: str) -> dict[str, 
 
 def _sample(line: bytes, where: str) -> Mapping[str, Any]:
     try:
-        sample = json.loads(line.decode("utf-8"))
+        sample = json_text.loads(line.decode("utf-8"))
     except ValueError as error:
         raise RecordError(explain(where, got=f"invalid JSON ({error})", allowed=A_SAMPLE, fix=AGAIN)) from error
     needed = ["doc_id", "target", "arguments", "resps"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.core import json_text
 from harness.core.errors import RecordError, explain
 
 STAMP = r"\d{4}-\d{2}-\d{2}T\d{2}[-:]\d{2}[-:]\d{2}(?:\.\d+)?"
@@ -34,7 +34,7 @@ def read(folder: Path) -> Iterator[tuple[tuple[Path, str], dict[str, Any]]]:
         if match is None or not (match["stem"] == "results" or match["stamp"]):
             continue
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json_text.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RecordError(
                 explain(str(file), got=f"invalid JSON ({error})", allowed="a results file of lm-eval", fix="run lm-eval again")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.core import json_text
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import folders, whole
 from harness.models.quiet import failures
-from harness.models.vocabulary import differences, read_tokenizer, require_rows
+from harness.models.vocabulary import differences, read_template, read_tokenizer, require_rows
 from harness.models.weights import ADAPTER, SAFE, check_safetensors, file_sha256, first_line, sizes, without_weights
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def settings(folder: Path) -> Mapping[str, Any]:
     """Return an adapter's settings. Raises ModelError."""
     file = folder / ADAPTER
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json_text.loads(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError) as error:
@@ -114,7 +115,7 @@ class Adapted:
             return read_tokenizer(self.name, self.folder, trust=False)
         found = self.base.tokenizer()
         if (self.folder / TEMPLATE).is_file():
-            found.chat_template = (self.folder / TEMPLATE).read_text(encoding="utf-8")
+            found.chat_template = read_template(self.name, self.folder / TEMPLATE)
         return found
 
     def load(self) -> PreTrainedModel:

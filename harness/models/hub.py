@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.config.strict import LATER, check
+from harness.core import json_text
 from harness.core.errors import ConfigError, ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import adapted, folders, loading, rotary, whole
@@ -129,7 +129,7 @@ class HubModel:
             except failures() as error:
                 raise ModelError(self._explain("weights", error)) from error
         model, report = loaded
-        whole.require_used(self.name, report, shapes, json.loads((folder / CONFIG).read_text()))
+        whole.require_used(self.name, report, shapes, json_text.loads((folder / CONFIG).read_text()))
         whole.require_tied(self.name, model, files)
         return cast("PreTrainedModel", model)
 
@@ -221,7 +221,7 @@ class HubModel:
             from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
             try:
-                values = json.loads((folder / "config.json").read_text())
+                values = json_text.loads((folder / "config.json").read_text())
                 if "auto_map" in values and values.get("model_type") not in CAUSAL and not self.trust_remote_code:
                     fix = "model.trust_remote_code=true, if you trust it"
                     raise ModelError(

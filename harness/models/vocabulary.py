@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.core.errors import ModelError, explain
 from harness.models.quiet import failures, quiet
@@ -24,12 +24,32 @@ def read_tokenizer(name: str, folder: Path, *, trust: bool) -> PreTrainedTokeniz
     with quiet():
         from transformers import AutoTokenizer
 
+        _limit_templates()
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
         except failures() as error:
             allowed = "files that transformers can read"
             raise ModelError(explain(f"model {name}: tokenizer", got=first_line(error), allowed=allowed)) from error
     return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def read_template(name: str, file: Path) -> str:
+    """Return a chat template. Raises ModelError with the model's ``name``."""
+    _limit_templates()
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(explain(f"model {name}: {file.name}", got=first_line(error), allowed="a template in UTF-8")) from error
+
+
+def _limit_templates() -> None:
+    """Let transformers compile chat templates with a budget."""
+    from transformers.utils import chat_template_utils
+
+    from harness.core.sandbox import LimitedEnvironment
+
+    library: Any = chat_template_utils
+    library.ImmutableSandboxedEnvironment = LimitedEnvironment
 
 
 def require_rows(name: str, tokenizer: PreTrainedTokenizerBase, rows: int, fix: str = "use the model's own tokenizer") -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.config import paths
+from harness.core import json_text
 from harness.core.errors import ModelError, explain
 from harness.models import anatomy
 
@@ -55,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed(folder: Path) -> list[str]:
     """Return the names of the files of an index. Raises ModelError."""
     try:
-        mapping: Mapping[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        mapping: Mapping[str, str] = json_text.loads((folder / INDEX).read_text())["weight_map"]
         names = sorted({str(name) for name in mapping.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = explain(str(folder / INDEX), got=first_line(error), allowed="a safetensors index", fix="fetch it again")
@@ -109,7 +110,7 @@ def check_safetensors(file: Path) -> Mapping[str, Any]:
             length = int.from_bytes(stream.read(8), "little")
             if length > file.stat().st_size:
                 raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(stream.read(length))
+            header: dict[str, Any] = json_text.loads(stream.read(length))
         header.pop("__metadata__", None)
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         quantised = [name for name, entry in header.items() if _is_quantised(name, str(entry["dtype"]))]
@@ -187,7 +188,7 @@ def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel])
 
 def _read_hashes(store: Path) -> dict[str, dict[str, Any]]:
     try:
-        values = json.loads(store.read_text())
+        values = json_text.loads(store.read_text())
     except (OSError, ValueError):  # absent or damaged: it is only a cache
         return {}
     return values if isinstance(values, dict) else {}

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import files
+from harness.core import files, json_text
 from harness.records.sweep_schema import Claim
 
 _FIELDS = {field.name for field in dataclasses.fields(Claim)}
@@ -85,7 +85,7 @@ class ClaimLog:
     def _read(self, unit: str, number: int) -> Claim:
         """Read a claim; an unreadable one counts as held, by the process that writes it."""
         try:
-            values = json.loads(self._path(unit, number).read_bytes())
+            values = json_text.loads(self._path(unit, number).read_bytes())
             return Claim(**{key: value for key, value in values.items() if key in _FIELDS})
         except (OSError, ValueError, TypeError):
             return Claim(unit=unit, generation=number, sweep="", host="", boot="", pid=0, started=0.0, node="?", lease=60.0, taken="")

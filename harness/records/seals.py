@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.core import json_text
 from harness.core.errors import DamagedError, RecordError, explain
 
 SEAL = "sha256"
@@ -63,8 +64,8 @@ def checked(path: Path, content: bytes, values: dict[str, Any]) -> dict[str, Any
 def parsed(path: Path, content: bytes) -> dict[str, Any]:
     """Return a JSON object, its seal unchecked. Raises DamagedError."""
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        values = json_text.loads(content)
+    except ValueError as error:
         raise damaged(path, f"a file that cannot be read ({error})") from error
     if not isinstance(values, dict):
         raise damaged(path, type(values).__name__, "a JSON object")

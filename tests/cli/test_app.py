@@ -89,6 +89,8 @@ def test_list_shows_whole_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     lines = run(capsys, "list", "tuning")[1].splitlines()
     assert max(map(len, lines)) <= 70
+    (folder / "mine.yaml").write_bytes("# Café.\n".encode("latin-1"))
+    assert "  mine                     Caf\N{REPLACEMENT CHARACTER}.\n" in run(capsys, "list", "tuning")[1]
     assert "  mine                     A sentence that its author wrote on two" in lines
     assert f"{'':<27}lines." in lines
 

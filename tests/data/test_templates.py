@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import DataError
+from harness.core.errors import ConfigError, DataError
 from harness.data.sources import Files
 from harness.data.templates import Spelled, render
 
@@ -198,3 +198,38 @@ def test_unsafe_templates_stay_unsafe() -> None:
     for template in ("{{ a._raw }}", "{{ a.__class__ }}", "{{ a._column }}"):
         with pytest.raises(DataError, match="a template that fails"):
             render("text", template, ["a"], "here")({"a": [None]})
+
+
+STOPPED = {
+    "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}{{ a }}": "more than 1,000,000 steps",
+    "{{ a * 10**11 }}": "more than 10,000,000",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}{{ a }}": "calls nested too deeply",
+    "{{ [q, a] | random }}": "a random draw, which gives another text each time",
+    "{{ cycler.__init__.__globals__ }}{{ a }}": "unsafe",
+    "{{ a.__class__ }}": "unsafe",
+}
+
+
+@pytest.mark.parametrize("completion", STOPPED)
+def test_templates_that_would_not_end_draw_or_reach_python_are_stopped(tmp_path: Path, completion: str) -> None:
+    """With the field and the reason in one line."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "q", "a": "x"}')
+    with pytest.raises(DataError, match=f"data.fields.completion: got a template that fails .*{STOPPED[completion]}") as error:
+        learned(path, completion)
+    assert "\n" not in str(error.value)
+
+
+NESTED = {
+    "blocks": "".join(f"{{% for x{i} in a %}}" for i in range(25)) + "{% endfor %}" * 25,
+    "brackets": "{{ " + "(" * 3000 + "a" + ")" * 3000 + " }}",
+    "words": "{{ " + "not " * 5000 + "a }}",
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_templates_that_nest_too_deeply_are_rejected_before_a_row_is_rendered(tmp_path: Path, kind: str) -> None:
+    """The message quotes the beginning of a long template."""
+    with pytest.raises(ConfigError, match="data.fields.completion: got '{. ") as error:
+        render("completion", NESTED[kind], ["a"], "rows.jsonl")
+    assert len(str(error.value)) < 500

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, EvaluationError
 from harness.core.progress import Silent
-from harness.evaluation import evaluator, task_index
+from harness.evaluation import evaluator, hashes, task_index
 from harness.evaluation.backends import Evaluation, HfEvaluation, PrefixEvaluation
 from harness.evaluation.suites import Suite, load
 from harness.evaluation.tasks import build_tasks
@@ -258,3 +258,59 @@ def test_an_own_group_may_list_tasks_of_lm_eval(own: Path) -> None:
     assert load("both").metric == "acc_norm"
     with pytest.raises(ConfigError, match="group lost: task: got 'no_such_task'"):
         load("lost")
+
+
+STOPPED = {
+    "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}": "more than 1,000,000 steps",
+    "{{ 'a' * 10**11 }}": "more than 10,000,000",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "calls nested too deeply",
+    "{{ cycler.__init__.__globals__.os.system('true') }}": "unsafe",
+    "{{ answers | random }}": "a random draw",
+    "{{ nothing }}": "'nothing' is undefined",
+    "{% for x in answers %}" * 25 + "{% endfor %}" * 25: "nested blocks",
+}
+
+
+@pytest.mark.parametrize("template", STOPPED)
+@pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "doc_to_choice"])
+def test_templates_of_tasks_that_would_not_end_draw_or_reach_python_are_stopped(own: Path, template: str, key: str) -> None:
+    """While the task is built, in one line."""
+    file = own / "benchmarks" / "tasks" / "pick.yaml"
+    file.write_text(
+        "".join(f"{key}: {json.dumps(template)}\n" if line.startswith(key) else f"{line}\n" for line in file.read_text().splitlines())
+    )
+    with pytest.raises(EvaluationError, match="task pick: got a template that fails") as error:
+        build_tasks(load("pick"))
+    assert STOPPED[template] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_template_that_is_stopped_at_a_later_document_is_found_before_anything_runs(own: Path) -> None:
+    """Its prompts are built when the task is identified."""
+    file = own / "benchmarks" / "tasks" / "pick.yaml"
+    file.write_text(file.read_text().replace("{{question}}", "{{question}}{% if gold == 2 %}{{ 'a' * 10**11 }}{% endif %}"))
+    task = build_tasks(load("pick"))["pick"]
+    with pytest.raises(EvaluationError, match="task pick: got a template that fails .*more than 10,000,000"):
+        hashes.of_task(task, range(20))
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (
+            b"task: lost\na0: &a0 [x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (i + 1, i + 1, b", ".join([b"*a%d" % i] * 9)) for i in range(9)),
+            "20,000",
+        ),
+        (b"task: lost\nmine: &a [*a]\n", "a value inside itself"),
+        ("task: lost\ndescription: café\n".encode("latin-1"), "UTF-8"),
+        (b"task: lost\nmine: " + b"[" * 5000 + b"]" * 5000, "50 nested levels"),
+    ],
+)
+def test_a_task_file_that_lm_eval_leaves_out_is_named(own: Path, content: bytes, got: str) -> None:
+    """Where a task of its name is asked for; other tasks of the folder work."""
+    assert task_index.unreadable("lost") == ""
+    file = own / "benchmarks" / "tasks" / "lost.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"suite: got 'lost'.*correct {re.escape(str(file))} .*{got}"):
+        load("lost")
+    assert load("pick").metric == "acc_norm"

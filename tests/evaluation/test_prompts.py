@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,12 +13,13 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from harness.config import composition
-from harness.core.errors import ConfigError, EvaluationError
+from harness.core.errors import ConfigError, DataError, EvaluationError
 from harness.core.progress import Silent
 from harness.evaluation import evaluator, prompts, suites
 from harness.evaluation.backends import Evaluation, HfEvaluation
 from harness.evaluation.evaluator import PreparedSuite
 from harness.evaluation.suites import Suite
+from harness.models.vocabulary import read_tokenizer
 
 CHAT = "{% for message in messages %}what {{ message['content'] }} {% endfor %}{% if add_generation_prompt %}the {% endif %}"
 
@@ -117,6 +119,28 @@ def test_an_item_that_is_not_there_is_refused(words: PreTrainedTokenizerBase) ->
     for number in (0, 4):
         with pytest.raises(EvaluationError, match="allowed: 1 to 3"):
             prompts.shown(prepared, HfEvaluation(), words, 64, number)
+
+
+@pytest.mark.parametrize(
+    ("template", "got"),
+    [
+        ("{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}", "more than 1,000,000 steps"),
+        ("{{ 'a' * 10**11 }}", "more than 10,000,000"),
+        ("{{ messages | random }}", "a random draw"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "nested too deeply"),
+    ],
+)
+def test_chat_templates_that_would_not_end_or_draw_are_stopped(
+    tmp_path: Path, words: PreTrainedTokenizerBase, template: str, got: str
+) -> None:
+    """A model's own, as soon as prompts in its format are asked for."""
+    words.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    tokenizer = read_tokenizer("mine", tmp_path, trust=False)
+    with pytest.raises(DataError, match=f"chat template: got '.*{got}") as error:
+        prompts.require_format(HfEvaluation(prompt_format="chat"), tokenizer, "mine")
+    assert "\n" not in str(error.value)
 
 
 def test_chat_prompts_need_a_chat_template(words: PreTrainedTokenizerBase) -> None:

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from harness.core.errors import ConfigError, ModelError
+from harness.core.sandbox import TemplateLimitError
 from harness.models.hub import HubModel
 from tests.support.saved import EVERYTHING, ROWS, changed, llama, ours, plain, put, resized, trained, words
 
@@ -74,6 +75,17 @@ def test_an_adapter_brings_its_own_tokenizer_and_template(place: Path) -> None:
     assert len(source.tokenizer()) == ROWS - 1
     assert source.tokenizer().chat_template == "{{ messages[0].content }}?"
     assert "brings its own tokenizer and chat template" in source.facts().notes[0]
+
+
+def test_the_template_of_an_adapter_has_limits(place: Path) -> None:
+    """Like one that comes with a tokenizer."""
+    folder = trained(put(llama(), place / "base"), place / "adapter", **EVERYTHING)
+    (folder / "chat_template.jinja").write_text("{{ 'a' * 10**11 }}")
+    with pytest.raises(TemplateLimitError):
+        HubModel(name=str(folder)).tokenizer().apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    (folder / "chat_template.jinja").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ModelError, match="chat_template.jinja: got UnicodeDecodeError.*a template in UTF-8"):
+        HubModel(name=str(folder)).tokenizer()
 
 
 def test_a_chain_of_adapters_is_identified_by_all_of_it(place: Path) -> None:

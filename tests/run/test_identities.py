@@ -240,8 +240,16 @@ def test_code_of_a_task_counts_with_the_files_it_imports(own: Path, monkeypatch:
     assert (before[0] == after[0], before[1] != after[1]) == (True, True)
 
 
-def test_prompts_drawn_at_random_are_rejected(own: Path) -> None:
+@pytest.mark.parametrize(
+    ("drawn", "got"),
+    [
+        ("!function drawn.asked", "prompts that differ each time they are built"),
+        ('"{{ range(9) | random }} {{question}}"', "a template that fails .a random draw, which gives another text each time"),
+    ],
+)
+def test_prompts_drawn_at_random_are_rejected(own: Path, drawn: str, got: str) -> None:
     """They would be another measurement each time."""
-    changed(YAML, '"{{question}}"', '"{{ range(1000000) | random }} {{question}}"')()
-    with pytest.raises(EvaluationError, match="task own: got prompts that differ each time they are built"):
+    Path(YAML).with_name("drawn.py").write_text("import random\n\n\ndef asked(doc):\n    return f'{random.random()} {doc}'\n")
+    changed(YAML, '"{{question}}"', drawn)()
+    with pytest.raises(EvaluationError, match=f"task own: got {got}"):
         prepared(*BASE)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.table.measure import TaskChange
+from harness.core import json_text
 from harness.records.summary_files import Array
 
 ChangeKey = tuple[int, str, str]
@@ -61,7 +62,7 @@ def pack(changes: RunChanges, digest: str, measurements: Sequence[str]) -> dict[
 def unpack(arrays: Mapping[str, Array]) -> Packed | None:
     """Return the changes in arrays made by ``pack``; None for any other layout."""
     try:
-        index = json.loads(arrays["index"].tobytes())
+        index = json_text.loads(arrays["index"].tobytes())
         changes = {}
         for volume, suite, task, items, is_small, start, n, first in index["tasks"]:
             values = arrays["small" if is_small else "large"][start : start + n]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import paths
+from harness.core import json_text
 from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError, explain
 from harness.core.files import locked, write_text
@@ -55,7 +56,7 @@ class Store:
         found: dict[str, GeneratedRow] = {}
         for line in self._file.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                key, generated = _parsed(json.loads(line))
+                key, generated = _parsed(json_text.loads(line))
                 found.setdefault(key, generated)
         return found
 
