@@ -18,6 +18,7 @@ from harness import PROTOCOL_VERSION
 from harness.config.strict import build
 from harness.core import files
 from harness.core.errors import ConfigError, RecordError, explain
+from harness.core.space import held
 from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Failure, Finished, Measurement, Point, Record
 from harness.records.sweep_schema import Manifest, Sweep
 
@@ -76,6 +77,7 @@ def write_json(path: Path, record: AnyRecord) -> None:
     files.write_text(path, json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False, allow_nan=False))
 
 
+@held
 def write_samples(folder: Path, samples: pd.DataFrame) -> None:
     """Write items into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,7 @@ def write_samples(folder: Path, samples: pd.DataFrame) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@held
 def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFrame, *, by_way_of: Path) -> None:
     """Write a measurement and its items as one folder, unless a complete one exists.
 
@@ -109,6 +112,7 @@ def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFr
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@held
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Let ``fill`` write a folder under a temporary name, then rename it into place.
 

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.core import files
+from harness.core.space import held
 from harness.records.record_files import MEASUREMENT
 
 SUMMARY, CHANGES = "summary.json", "changes.npz"
@@ -146,6 +147,7 @@ def read_arrays(run: Path) -> dict[str, Array] | None:
         return None
 
 
+@held
 def write_arrays(run: Path, arrays: Mapping[str, Array]) -> None:
     """Write a run's changes. Raises OSError if they cannot be written."""
     temporary = files.hidden_name(run / CHANGES)
