@@ -30,8 +30,8 @@ def test_what_failed_is_listed_although_the_report_fails(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(outcome.evidence, "gather", lambda _: None)
-    monkeypatch.setattr(outcome.page, "write", fail)
+    monkeypatch.setattr("harness.report.evidence.gather", lambda _: None)
+    monkeypatch.setattr("harness.report.page.write", fail)
     started = SimpleNamespace(experiment=ExperimentWriter(tmp_path / "e"), same=True)
     assert outcome.finish(started, Tally(failed=[("run a", "PermissionError: x")])) == 1  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
