@@ -47,6 +47,9 @@ FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PATH_MEMBER, HUB_MEMBER = "path", "hub"
 """Members of ``conf/data`` that read the file or the hub's data set named in their place."""
 
+LONGEST_SHOWN = 200
+"""Characters of an invalid override that its message shows."""
+
 MOST_VALUES = 10_000
 """Most values of an axis, and points of a sweep: more are a slip, and take hours to check."""
 
@@ -253,7 +256,7 @@ def for_hydra(text: str) -> list[str]:
 @functools.lru_cache(maxsize=10_000)
 def value_of(text: str) -> Any:
     """Return the plain value of a text in Hydra's grammar. Raises ConfigError."""
-    return int(text) if re.fullmatch(r"0|[1-9]\d*", text) else _parse_one(f"key={text}").value()
+    return int(text) if re.fullmatch(r"0|[1-9]\d{0,18}", text) else _parse_one(f"key={text}").value()
 
 
 def _parse_one(text: str) -> Override:
@@ -262,8 +265,9 @@ def _parse_one(text: str) -> Override:
         raise ConfigError(explain("override", got=repr(text), allowed="key=value", fix=fix))
     try:
         (override,) = _parser().parse_overrides([text])
-    except (OverrideParseException, HydraException) as error:
-        raise ConfigError(explain("override", got=repr(text), allowed="Hydra's override syntax", fix=fix)) from error
+    except (OverrideParseException, HydraException, ValueError) as error:  # ValueError: an integer of over 4,300 digits
+        shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+        raise ConfigError(explain("override", got=repr(shown), allowed="Hydra's override syntax", fix=fix)) from error
     return override
 
 

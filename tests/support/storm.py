@@ -98,6 +98,9 @@ def kill_coordinator(sweep: Sweep) -> float:
     left = family(process)
     process.kill()
     process.wait()
+    for child in left:  # a stopped process leaves once it continues
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(signal.SIGCONT)
     began = time.monotonic()
     while alive := [child for child in left if _lives(child)]:
         assert time.monotonic() - began < LEAVE_SECONDS, f"still there {LEAVE_SECONDS} s after their coordinator: {alive}"

@@ -286,6 +286,14 @@ def test_a_range_is_counted_before_it_is_expanded(axis: str, message: str) -> No
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["seed=" + "1" * 40, "seed=" + "1" * 5000, "seed=1," + "1" * 5000, "training.learning_rate=" + "1" * 400])
+def test_a_number_of_any_length_is_rejected_before_anything_runs(text: str) -> None:
+    """Python's own limits are no tracebacks, and a long text is not repeated whole."""
+    with pytest.raises(ConfigError) as caught:
+        expand(["name=e", text])
+    assert len(str(caught.value)) < 500
+
+
 def test_the_points_of_a_sweep_are_counted_before_they_are_composed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each axis may be short: their product counts."""
     monkeypatch.setattr(axes._Sweep, "composed", lambda *_: pytest.fail("composed"))
