@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -314,6 +315,20 @@ def test_a_heartbeat_that_fails_is_not_the_last(claims: Claims, monkeypatch: pyt
     assert claims.experiment.claims.add(dataclasses.replace(held.claim, generation=2))
     with held.beating():
         assert told.wait(5)
+
+
+def test_heartbeats_go_on_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that cannot be written anew is renewed: no other worker takes the unit."""
+    held = Claims(Experiment(tmp_path), beat=0.02).take("a")
+    assert held is not None
+    path = tmp_path / "claims" / "a" / "1.json"
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(ClaimLog, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with held.beating():
+        until = time.monotonic() + 5
+        while path.stat().st_mtime < 1000 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert time.time() - path.stat().st_mtime < 60
 
 
 def test_an_end_is_never_overwritten_by_a_heartbeat(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:

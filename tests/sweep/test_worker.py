@@ -19,7 +19,6 @@ from harness.config.resolution import Machine
 from harness.core import files
 from harness.core.errors import ConfigError, ProcessDied, TrainingError
 from harness.core.progress import Interrupted, Progress
-from harness.records.claim_log import ClaimLog
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.records.writer import ExperimentWriter
@@ -195,20 +194,6 @@ def test_who_waits_for_space_can_be_stopped(mine: Worker, does: Callable[[Does],
     assert mine.carry_out(UNIT) == ("interrupted", "")
     assert mine.claims.history("a")[0].ended == "interrupted"
     assert list(folder.parent.iterdir()) == [], "nothing half-written is left"
-
-
-def test_heartbeats_go_on_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim that cannot be written anew is renewed: no other worker takes the unit."""
-    held = Claims(Experiment(tmp_path), beat=0.02).take("a")
-    assert held is not None
-    path = tmp_path / "claims" / "a" / "1.json"
-    os.utime(path, (1, 1))
-    monkeypatch.setattr(ClaimLog, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    with held.beating():
-        until = time.monotonic() + 5
-        while path.stat().st_mtime < 1000 and time.monotonic() < until:
-            time.sleep(0.01)
-    assert time.time() - path.stat().st_mtime < 60
 
 
 def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[Does], None]) -> None:
