@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.display import OUTPUT
+from harness.core.errors import HarnessError
 from harness.records.locate import spelled
 from harness.report import evidence, page
 from harness.report.overview import overview
@@ -28,11 +29,7 @@ def finish(started: Started, tally: Tally) -> int:
     experiment = started.experiment
     where = experiment.folder / "report" / "index.html"
     is_outdated = bool(tally.done or tally.failed or not started.same or _is_older(where, experiment))
-    found = evidence.gather(experiment) if is_outdated else evidence.measured(experiment)
-    if experiment.run_ids():
-        OUTPUT.result(overview(found))
-    if is_outdated:
-        page.write(experiment, found)
+    problem = _shown(experiment, is_outdated=is_outdated)
     OUTPUT.message(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed")
     for label, reason in tally.failed:
         OUTPUT.error(f"failed: {label}: {reason}")
@@ -41,11 +38,31 @@ def finish(started: Started, tally: Tally) -> int:
     if any(experiment.folder.glob("runs/*/failure.json")):
         OUTPUT.message(f"tracebacks: {experiment.folder}/runs/*/failure.json; rerun the same command to retry")
     OUTPUT.message(f"results: {experiment.folder}")
-    if where.exists():
+    if problem:
+        OUTPUT.error(f"the report is not written: {problem}")
+    elif where.exists():
         OUTPUT.message(f"page: {where}")
-    if not tally.failed:
+    if not tally.failed and not problem:
         OUTPUT.message(f"next: {command('table', experiment)} --short")
-    return 1 if tally.failed else 0
+    return 1 if tally.failed or problem else 0
+
+
+def _shown(experiment: Experiment, *, is_outdated: bool) -> str:
+    """Show the findings and write an outdated report; return why that failed, or nothing.
+
+    The outcome of the runs is said in any case.
+    """
+    try:
+        found = evidence.gather(experiment) if is_outdated else evidence.measured(experiment)
+        if experiment.run_ids():
+            OUTPUT.result(overview(found))
+        if is_outdated:
+            page.write(experiment, found)
+    except HarnessError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or 'file system'}: {error.strerror or error}"
+    return ""
 
 
 def _is_older(page: Path, experiment: Experiment) -> bool:

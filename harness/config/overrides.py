@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, RangeSweep, ValueType
 from hydra.errors import HydraException, OverrideParseException
 
 from harness.config import paths
@@ -45,6 +46,10 @@ FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
 PATH_MEMBER, HUB_MEMBER = "path", "hub"
 """Members of ``conf/data`` that read the file or the hub's data set named in their place."""
+
+
+MOST_VALUES = 10_000
+"""Most values of an axis, and points of a sweep: more are a slip, and take hours to check."""
 
 NOT_SET = "~"
 """A value of a zip: the key is not set at that point, such as a setting of a method that is not
@@ -249,7 +254,7 @@ def for_hydra(text: str) -> list[str]:
 @functools.lru_cache(maxsize=10_000)
 def value_of(text: str) -> Any:
     """Return the plain value of a text in Hydra's grammar. Raises ConfigError."""
-    return int(text) if re.fullmatch(r"0|[1-9]\d*", text) else _parse_one(f"key={text}").value()
+    return int(text) if re.fullmatch(r"0|[1-9]\d{0,18}", text) else _parse_one(f"key={text}").value()
 
 
 def _parse_one(text: str) -> Override:
@@ -258,7 +263,7 @@ def _parse_one(text: str) -> Override:
         raise ConfigError(explain("override", got=repr(text), allowed="key=value", fix=fix))
     try:
         (override,) = _parser().parse_overrides([text])
-    except (OverrideParseException, HydraException, RecursionError) as error:
+    except (OverrideParseException, HydraException, RecursionError, ValueError) as error:  # ValueError: an integer of over 4,300 digits
         raise ConfigError(explain("override", got=repr(shortened(text)), allowed="Hydra's override syntax", fix=fix)) from error
     return override
 
@@ -277,6 +282,7 @@ def _swept(override: Override) -> tuple[str, ...]:
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and not set(text) & set("'\"[]{}()\\"):
         return tuple(item.strip() for item in text.split(","))
     allowed = "values separated by commas, range(first, end, step) or choice(a, b)"
+    _require_finite(override, text)
     try:
         values = tuple(str(item) for item in override.sweep_string_iterator())
     except HydraException as error:
@@ -284,6 +290,23 @@ def _swept(override: Override) -> tuple[str, ...]:
     if not values:
         raise ConfigError(explain(override.key_or_group, got=f"{text}, without a value", allowed=allowed))
     return values
+
+
+def _require_finite(override: Override, text: str) -> None:
+    """Raise ConfigError for a range of too many values, which are counted without making them."""
+    found = override.value()
+    if not isinstance(found, RangeSweep):
+        return
+    allowed = f"a range of 1 to {MOST_VALUES} values"
+    first, end, step = found.start, found.stop, found.step
+    if first is None or end is None or not step or not all(math.isfinite(number) for number in (first, end, step)):
+        raise ConfigError(explain(override.key_or_group, got=text, allowed=allowed))
+    if (end - first) / step > MOST_VALUES:
+        raise ConfigError(explain(override.key_or_group, got=f"{text}, {_counted((end - first) / step)} values", allowed=allowed))
+
+
+def _counted(number: float) -> str:
+    return f"{math.ceil(number):,}" if number < 1e15 else f"{number:.0e}"
 
 
 def check_choice(group: str, member: str | None) -> None:

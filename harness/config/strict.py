@@ -121,7 +121,10 @@ def _scalar(value: Any, hint: Any, where: str, raw: Mapping[str, str], error: Co
             raise ConfigError(explain(where, got=repr(value), allowed="text", fix="put it in quotes in the yaml"))
         raise error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as overflow:
+            raise ConfigError(explain(where, got=f"an integer of {value.bit_length()} bits", allowed="a number below 1e308")) from overflow
     if hint is int and isinstance(value, bool):
         raise error
     if isinstance(hint, type) and isinstance(value, hint):

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness.core.space import held
+
 WAIT = 0.25
 """Seconds between two tries to get a lock."""
 
@@ -32,6 +34,7 @@ def clock(folder: Path) -> float:
     return time.time() + _offset(folder, int(time.monotonic() // 60))
 
 
+@held
 def write_text(path: Path, text: str) -> None:
     """Write a text and a final newline to a file, flushed before the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,7 @@ def _offset(folder: Path, minute: int) -> float:  # noqa: ARG001 - part of the c
         return 0.0
 
 
+@held
 def exclusive(path: Path, text: str) -> bool:
     """Create a file with its whole text unless it exists; return whether it was created.
 

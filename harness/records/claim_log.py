@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.config.strict import build
 from harness.core import files, json_text
+from harness.core.errors import ConfigError
 from harness.records.sweep_schema import Claim
 
 _FIELDS = {field.name for field in dataclasses.fields(Claim)}
+
+_NAME = re.compile(r"[1-9][0-9]{0,8}\.json")
+"""Names of claims; other files in a unit's folder are ignored."""
+
+LONGEST_LEASE = 3600.0
+"""Seconds; a claim with a longer lease is damaged."""
+
+UNREADABLE = "?"
+"""Node of a claim that cannot be read."""
+
+DAMAGED_LEASE = 60.0
+"""Seconds that a claim which cannot be read is held: its file may be being written."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class ClaimLog:
     def units(self) -> list[str]:
         """Return the units with a claim, held or ended."""
         folder = self.folder / "claims"
-        return sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
 
     def has(self, unit: str, number: int) -> bool:
         """Return whether a unit has a claim of this number."""
@@ -62,30 +78,54 @@ class ClaimLog:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def age(self, claim: Claim) -> float | None:
-        """Return the seconds since a claim's last heartbeat, by the clock of the file system.
+    def touch(self, claim: Claim) -> None:
+        """Renew a claim without writing it: a heartbeat on a full disk, by its owner."""
+        os.utime(self._path(claim.unit, claim.generation))
+
+    def beat(self, claim: Claim) -> float | None:
+        """Return the time of a claim's last heartbeat, by the clock of the file system.
 
         None if its file is gone.
         """
         try:
-            beat = self._path(claim.unit, claim.generation).stat().st_mtime
+            return self._path(claim.unit, claim.generation).stat().st_mtime
         except OSError:
             return None
-        return files.clock(self.folder) - beat
+
+    def age(self, claim: Claim) -> float | None:
+        """Return the seconds since a claim's last heartbeat; 0 if that is in the future.
+
+        None if its file is gone.
+        """
+        beat = self.beat(claim)
+        return None if beat is None else max(0.0, files.clock(self.folder) - beat)
 
     def _path(self, unit: str, number: int) -> Path:
         return self.folder / "claims" / unit / f"{number}.json"
 
     def _numbers(self, unit: str) -> list[int]:
         try:
-            return sorted(int(entry.name[:-5]) for entry in os.scandir(self.folder / "claims" / unit) if entry.name[0] != ".")
-        except FileNotFoundError:
+            return sorted(int(entry.name[:-5]) for entry in os.scandir(self.folder / "claims" / unit) if _NAME.fullmatch(entry.name))
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _read(self, unit: str, number: int) -> Claim:
         """Read a claim; an unreadable one counts as held, by the process that writes it."""
         try:
             values = json_text.loads(self._path(unit, number).read_bytes())
-            return Claim(**{key: value for key, value in values.items() if key in _FIELDS})
-        except (OSError, ValueError, TypeError):
-            return Claim(unit=unit, generation=number, sweep="", host="", boot="", pid=0, started=0.0, node="?", lease=60.0, taken="")
+            found: Claim = build(
+                Claim, {key: value for key, value in values.items() if key in _FIELDS} | {"unit": unit, "generation": number}, ""
+            )
+            if _is_valid(found):
+                return found
+        except (OSError, ValueError, AttributeError, OverflowError, ConfigError):
+            pass
+        return Claim(
+            unit=unit, generation=number, sweep="", host="", boot="", pid=0, started=0.0, node=UNREADABLE, lease=DAMAGED_LEASE, taken=""
+        )
+
+
+def _is_valid(claim: Claim) -> bool:
+    """Return whether the numbers of a claim are possible."""
+    numbers = claim.lease, claim.started, claim.cpu_seconds, claim.wall_seconds, claim.memory_bytes, claim.gpus, claim.finished, claim.total
+    return claim.lease <= LONGEST_LEASE and 0 <= claim.pid < 2**31 and all(0 <= number < math.inf for number in numbers)

@@ -19,6 +19,7 @@ from harness import PROTOCOL_VERSION
 from harness.config.strict import build
 from harness.core import files
 from harness.core.errors import ConfigError, RecordError, explain
+from harness.core.space import held
 from harness.records import seals
 from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Failure, Finished, Measurement, Point, Record
 from harness.records.seals import damaged
@@ -100,6 +101,7 @@ def write_json(path: Path, record: AnyRecord) -> None:
     files.write_text(path, seals.sealed(dataclasses.asdict(record)))
 
 
+@held
 def write_samples(folder: Path, samples: pd.DataFrame) -> str:
     """Write items into a folder; return the hash of their file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,7 @@ def write_samples(folder: Path, samples: pd.DataFrame) -> str:
     return sha256
 
 
+@held
 def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFrame, *, by_way_of: Path) -> None:
     """Write a measurement and its items as one folder, unless a complete one exists.
 
@@ -135,6 +138,7 @@ def write_measurement(folder: Path, measurement: Measurement, samples: pd.DataFr
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@held
 def write_folder(folder: Path, fill: Callable[[Path], None], seal: str = "") -> None:
     """Let ``fill`` write a folder under a temporary name, then rename it into place.
 

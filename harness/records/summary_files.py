@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.core import files
+from harness.core.space import held
 from harness.records import seals
 from harness.records.record_files import MEASUREMENT
 
@@ -154,6 +155,7 @@ def read_arrays(run: Path, sha256: str) -> dict[str, Array] | None:
         return {name: stored[name] for name in stored.files}
 
 
+@held
 def write_arrays(run: Path, arrays: Mapping[str, Array]) -> str:
     """Write a run's changes; return the hash of their file. Raises OSError."""
     temporary = files.hidden_name(run / CHANGES)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.config.combinations import check, runs_of
 from harness.config.composition import Builder, compose_hydra
-from harness.config.overrides import GROUPS, NOT_SET, Parsed, axis, our_key, parse, typed, value_of
+from harness.config.overrides import GROUPS, MOST_VALUES, NOT_SET, Parsed, axis, our_key, parse, typed, value_of
 from harness.config.run_config import RunConfig
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.sweep import arms
@@ -123,7 +124,10 @@ class _Sweep:
 
         Raises ConfigError if none is left, or an exclusion matched nothing.
         """
-        left = 0
+        every, left = math.prod(map(len, self.dimensions)), 0
+        if every > MOST_VALUES:
+            got = f"{every:,} points ({' × '.join(f'{len(rows)} of {_named(rows)}' for rows in self.dimensions)})"
+            raise ConfigError(explain("sweep", got=got, allowed=f"at most {MOST_VALUES:,}", fix="fewer values, or several sweeps"))
         for rows in itertools.product(*self.dimensions):
             point = tuple(pair for row in rows for pair in row)
             values = {**self.fixed.values, **self.fixed.choices, **dict(point)}
@@ -199,6 +203,11 @@ def _exclusion(values: Any, axes: set[str], narrowed: set[str]) -> _Exclusion:
             what, fix = f"hydra.sweeper.exclude: {key}", did_you_mean(key, axes)
             raise ConfigError(explain(what, got="a key without an axis", allowed=allowed, fix=fix))
     return _Exclusion(items, narrowed=bool(items.keys() & narrowed))
+
+
+def _named(rows: Sequence[Point]) -> str:
+    """Return the keys of a dimension, for messages."""
+    return " and ".join(dict.fromkeys(key for row in rows for key, _ in row)) or "nothing"
 
 
 def _alone(key: str, values: Sequence[str]) -> list[Point]:

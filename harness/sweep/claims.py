@@ -4,7 +4,8 @@ A claim is a file ``claims/<unit id>/<n>.json``; together they log all tries. On
 create the n-th (an exclusive link), and only once the one before has ended or its owner is dead: a
 process of this host that no longer exists, or one whose lease expired without a heartbeat. So no
 claim is ever taken away, only followed, and an owner that wakes up late sees that it was followed.
-Ages are measured by the clock of the file system that all hosts share.
+The age of a heartbeat is measured by the clock of the file system that all hosts share, at first
+sight; from then on by a clock of this process that never jumps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 
 import psutil
 
+from harness.core.space import is_lacking
+from harness.records.claim_log import UNREADABLE
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
 
@@ -41,6 +44,8 @@ count."""
 SAME_PROCESS = 2.0
 """Seconds by which two readings of a process's start may differ."""
 
+STAT = Path("/proc/self/stat")
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -57,7 +62,7 @@ def identity() -> Identity:
     """Return the identity of this process."""
     pid = os.getpid()
     host, boot = _machine()
-    return Identity(host, boot, pid, psutil.Process(pid).create_time(), os.environ.get("SLURMD_NODENAME") or host)
+    return Identity(host, boot, pid, started(pid), os.environ.get("SLURMD_NODENAME") or host)
 
 
 @functools.cache
@@ -84,6 +89,7 @@ class Claims:
 
     def __init__(self, experiment: Experiment, *, sweep: str = "", lease: float = LEASE, beat: float = BEAT, gpus: int = 0) -> None:
         self.experiment, self.sweep, self.lease, self.beat, self.gpus = experiment, sweep, lease, beat, gpus
+        self._seen: dict[tuple[str, int], tuple[float, float]] = {}
 
     def history(self, unit: str) -> list[Claim]:
         """Return all claims of a unit, oldest first."""
@@ -98,10 +104,25 @@ class Claims:
         """Return whether a claim is held: not ended, not expired, its owner not known dead."""
         if claim.ended or claim.died:
             return False
-        if (claim.host, claim.boot) == _machine() and not _runs(claim.pid, claim.started):
+        if _is_here(claim) and not runs(claim.pid, claim.started):
             return False
-        age = self.experiment.claims.age(claim)
-        return age is not None and age <= claim.lease
+        silence = self.silence(claim)
+        return silence is not None and silence <= claim.lease
+
+    def silence(self, claim: Claim) -> float | None:
+        """Return the seconds since a claim's last heartbeat; None if its file is gone.
+
+        A heartbeat first seen now has the age that the file system's clock gives it; one from the
+        future, or of a process that runs here, has none, since a clock may have jumped.
+        """
+        beat, now = self.experiment.claims.beat(claim), time.monotonic()
+        if beat is None:
+            return None
+        place = claim.unit, claim.generation
+        if self._seen.get(place, (None,))[0] != beat:
+            age = 0.0 if _is_here(claim) and not is_stopped(claim.pid) else self.experiment.claims.age(claim) or 0.0
+            self._seen[place] = beat, now - age
+        return now - self._seen[place][1]
 
     def take(self, unit: str, found: str = "") -> Held | None:
         """Claim a unit; None if a living process has it or another was faster.
@@ -114,6 +135,7 @@ class Claims:
         last = self.experiment.claims.last(unit)
         if last is not None and self.alive(last):
             return None
+        after = "" if last is None or last.ended or last.died else self._loss(last)
         me = identity()
         claim = Claim(
             unit=unit,
@@ -125,17 +147,35 @@ class Claims:
             found=found,
             gpus=self.gpus,
         )
-        return Held(self, claim) if self.experiment.claims.add(claim) else None
+        return Held(self, claim, after=after) if self.experiment.claims.add(claim) else None
+
+    def _loss(self, claim: Claim) -> str:
+        """Return why a claim that never ended can be followed."""
+        if claim.node == UNREADABLE:
+            return f"{self.experiment.folder}/claims/{claim.unit}/{claim.generation}.json cannot be read"
+        if _is_here(claim) and not runs(claim.pid, claim.started):
+            return f"process {claim.pid} of this machine is gone"
+        return f"process {claim.pid} of {claim.node} gave no sign of life for {self.silence(claim) or 0.0:.0f} s"
 
     def deaths(self, unit: str) -> list[Claim]:
         """Return the latest deaths of a unit at one place, see the function ``deaths``."""
         return deaths(self.history(unit))
 
-    def note_death(self, unit: str, pid: int, how: str) -> None:
-        """Record the death of a process of this host; nobody need wait for its lease."""
+    def held_by(self, unit: str, pid: int) -> Claim | None:
+        """Return the claim of a unit that a process of this host holds."""
         last = self.experiment.claims.last(unit)
-        if last is not None and not last.ended and (last.pid, last.host, last.boot) == (pid, *_machine()):
+        return last if last is not None and not last.ended and last.pid == pid and _is_here(last) else None
+
+    def note_death(self, unit: str, pid: int, how: str) -> bool:
+        """Record the death of a process of this host; nobody need wait for its lease.
+
+        Returns:
+            Whether it held the unit.
+        """
+        last = self.held_by(unit, pid)
+        if last is not None:
             self.experiment.claims.write(dataclasses.replace(last, died=how))
+        return last is not None
 
 
 def deaths(history: Sequence[Claim]) -> list[Claim]:
@@ -151,16 +191,37 @@ def deaths(history: Sequence[Claim]) -> list[Claim]:
     return found
 
 
-def _runs(pid: int, started: float) -> bool:
+def _is_here(claim: Claim) -> bool:
+    """Return whether a claim is that of a process of this host, since its boot."""
+    return (claim.host, claim.boot) == _machine()
+
+
+def started(pid: int) -> float:
+    """Return when a process started: on Linux in seconds since boot, which no clock changes."""
+    if STAT.exists():
+        try:
+            ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise psutil.NoSuchProcess(pid) from error
+        return int(ticks) / os.sysconf("SC_CLK_TCK")
+    return float(psutil.Process(pid).create_time())
+
+
+def runs(pid: int, since: float) -> bool:
     """Return whether a process of this host runs; a zombie does not."""
     try:
-        process = psutil.Process(pid)
-        same: bool = abs(process.create_time() - started) < SAME_PROCESS and process.status() != psutil.STATUS_ZOMBIE
-        return same
+        return abs(started(pid) - since) < SAME_PROCESS and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process of this host is stopped, as SIGSTOP does."""
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    return False
 
 
 @dataclass
@@ -171,6 +232,7 @@ class Held:
         on_lost: called in that thread once another process follows the claim.
         progress: returns stage, units finished and their total, for a heartbeat.
         counts: whether its costs are counted; false inside another claim of this process.
+        after: why the claim before, which never ended, could be followed; empty if there is none.
     """
 
     claims: Claims
@@ -179,6 +241,7 @@ class Held:
     progress: Callable[[], tuple[str, int, int]] = field(default=lambda: ("", 0, 0))
     lost: bool = False
     counts: bool = True
+    after: str = ""
 
     def __post_init__(self) -> None:
         """Start counting costs."""
@@ -229,9 +292,14 @@ class Held:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.claims.beat):
-            with contextlib.suppress(OSError):  # no space, or no server: the next beat may succeed, else the lease expires
+            with contextlib.suppress(OSError):  # no server: the next beat may succeed, else the lease expires
                 self.followed()
-                self._write()
+                try:
+                    self._write()
+                except OSError as error:
+                    if not is_lacking(error):
+                        raise
+                    self.claims.experiment.claims.touch(self.claim)
 
     def _write(self, **ended: Any) -> None:
         stage, finished, total = self.progress()

@@ -29,10 +29,11 @@ from harness.sweep.axes import Asked, Expansion, expand
 from harness.sweep.claims import Claims
 from harness.sweep.launchers import local_worker
 from harness.sweep.launchers.choose import Launcher, Work, split
+from harness.sweep.reporter import go_on, stop_soon
 from harness.sweep.tally import Tally
 from harness.sweep.units import units_of
 from harness.sweep.watch import WATCH_SECONDS
-from harness.sweep.worker import Worker, go_on, stop_soon
+from harness.sweep.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True)

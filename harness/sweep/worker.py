@@ -1,16 +1,14 @@
 """A worker: a warm process that carries out units, one after another.
 
 A killed worker does not fail its run: another one takes over. An exception is recorded with its
-traceback; after ``TRIES`` of them the run is failed. A full disk is waited for. Asked to stop, a
-worker saves its state, gives its unit back and ends.
+traceback; after ``TRIES`` of them the run is failed. A full disk is waited for, and what is to be
+written is held meanwhile. Asked to stop, a worker saves its state, gives its unit back and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ from typing import Literal
 from harness.config import composition
 from harness.config.resolution import Machine
 from harness.config.strict import plain
+from harness.core import space
 from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
 from harness.core.progress import Interrupted, Progress, Silent
 from harness.records.schema import Failure
@@ -30,66 +29,16 @@ from harness.run import execution, other_models
 from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
 from harness.sweep.claims import DEATHS, LEFT, Claims, Held
+from harness.sweep.reporter import Reporter, pause
 from harness.sweep.states import MEASURED_IN_PART, UnitStates, recorded_so_far
 
-Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "no space", "lost", "died"]
+Outcome = Literal["done", "already done", "measured in part", "failed", "again", "busy", "interrupted", "lost", "died"]
 """Outcome of a unit. ``again``: an exception, not yet the last one allowed. ``busy``: a living
 process has it. ``lost``: another process has followed, since the heartbeats came too late.
 ``died``: a process that trains together with this one was killed."""
 
-WAIT_SECONDS, NO_SPACE_SECONDS, NO_SPACE_TRIES = 1.0, 10.0, 60
-
-_requests: list[bool] = []
-"""Requests to stop this process, in a list, since signal handlers fill it: an Event takes a lock,
-and a signal that arrives while the same thread holds it would make that thread wait for ever."""
-
-
-def stop_soon() -> None:
-    """Ask this process's work to save at its next step or item and raise Interrupted.
-
-    Safe in signal handlers.
-    """
-    _requests.append(True)
-
-
-def go_on() -> None:
-    """Clear a request to stop, before other work begins."""
-    _requests.clear()
-
-
-@dataclass
-class Reporter:
-    """Progress of a unit, kept for heartbeats and interrupted by requests to stop."""
-
-    onward: Progress
-    name: str = ""
-    finished: int = 0
-    total: int = 0
-    lost: threading.Event = field(default_factory=threading.Event)
-
-    def stage(self, name: str, total: int) -> None:
-        """Begin a stage. Raises Interrupted."""
-        self.name, self.finished, self.total = name, 0, total
-        self.onward.stage(name, total)
-        self._maybe_stop()
-
-    def advance(self, units: int = 1) -> None:
-        """Count finished units of the stage. Raises Interrupted."""
-        self.finished += units
-        self.onward.advance(units)
-        self._maybe_stop()
-
-    def say(self, message: str) -> None:
-        """Pass a message on."""
-        self.onward.say(message)
-
-    def now(self) -> tuple[str, int, int]:
-        """Return stage, units finished and their total."""
-        return self.name, self.finished, self.total
-
-    def _maybe_stop(self) -> None:
-        if _requests or self.lost.is_set():
-            raise Interrupted
+WAIT_SECONDS, MOST_CLAIMS = 1.0, 60
+"""Seconds between two looks at what others do; claims of one unit that one call tries to take."""
 
 
 @dataclass
@@ -118,14 +67,23 @@ class Worker:
         Returns:
             The outcome, and the reason of a bad one.
         """
-        reporter = Reporter(self.progress)
+        reporter = Reporter(self.progress, results=self.experiment.folder)
+        with space.waited_for(reporter.wait_for_space):
+            try:
+                return self._carry_out(unit, reporter)
+            except Interrupted:
+                return "interrupted", ""
+
+    def _carry_out(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
         try:
             dead = self.claims.deaths(unit.id)
             self.held = self.claims.take(unit.id, recorded_so_far(self.experiment, unit.id))
         except OSError as error:
-            return ("no space" if _is_no_space(error) else "again"), f"its claim: {_one_line(error)}"
+            return "again", f"its claim: {_one_line(error)}"
         if self.held is None:
             return "busy", ""
+        if self.held.after:
+            self.progress.say(f"taken over: {unit.label}: {self.held.after}")
         self.held.progress, self.held.on_lost = reporter.now, reporter.lost.set
         with self.held.beating():
             outcome, reason = self._died(unit, dead) if len(dead) >= DEATHS else self._guarded(unit, reporter)
@@ -143,7 +101,7 @@ class Worker:
 
     def _guarded(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
         try:
-            return self._execute(unit, reporter)
+            return self._with_space(unit, reporter)
         except Interrupted:
             return ("lost" if reporter.lost.is_set() else "interrupted"), ""
         except ProcessDied as error:
@@ -151,7 +109,18 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the boundary of a unit: any error is recorded with its traceback
             if self._is_followed():
                 return "lost", _one_line(error)
-            return ("no space", _one_line(error)) if _is_no_space(error) else self._failed(unit, error)
+            return self._failed(unit, error)
+
+    def _with_space(self, unit: Unit, reporter: Reporter) -> tuple[Outcome, str]:
+        """Execute a unit, again where the disk was full for a write that is not held."""
+        while True:
+            try:
+                return self._execute(unit, reporter)
+            except Exception as error:
+                if not space.is_lacking(error):
+                    raise
+                lack = str(error)
+            reporter.wait_for_space(lack)
 
     def _is_followed(self) -> bool:
         """Return whether another process has the unit by now, which may explain an error."""
@@ -235,7 +204,7 @@ class Worker:
         )
         try:
             self.experiment.write_failure(failure)
-        except OSError as second:  # a full disk fails twice; the other runs continue
+        except OSError as second:  # the other runs continue
             self.progress.say(f"not recorded: {unit.label}: {second}")
         return tries
 
@@ -304,9 +273,7 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
         worker.progress.say(f"{outcome}: {unit.label}{f': {reason}' if reason else ''}")
         if outcome == "interrupted":
             raise Interrupted
-        if outcome == "no space":
-            _pause(NO_SPACE_SECONDS)
-        elif had_no_result(unit, outcome, states):
+        if had_no_result(unit, outcome, states):
             states.count_try(unit, reason or "carried out, but its records are missing")
         if sweep.gpus and outcome in {"again", "failed", "died"}:
             raise SickWorker(reason)
@@ -345,13 +312,12 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
         return f"failed: {error}"
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
     worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), UnitStates(experiment, claims)
-    for _ in range(NO_SPACE_TRIES):
+    for _ in range(MOST_CLAIMS):
         outcome, reason = worker.carry_out(unit)
         while outcome == "busy" and states.of(unit) == "running":
             time.sleep(WAIT_SECONDS)
-        if outcome not in {"again", "busy", "no space"}:
+        if outcome not in {"again", "busy"}:
             break
-        time.sleep(NO_SPACE_SECONDS if outcome == "no space" else 0.0)
     return f"{outcome}: {reason}" if reason else outcome
 
 
@@ -362,30 +328,9 @@ def _pulled(worker: Worker, states: UnitStates, units: Sequence[Unit]) -> Iterat
         if unit is not None:
             yield unit
         elif any(states.of(unit) == "pending" for unit in units):
-            _pause(WAIT_SECONDS)
+            pause(WAIT_SECONDS)
         else:
             return
-
-
-def _pause(seconds: float) -> None:
-    """Wait. Raises Interrupted once asked to stop."""
-    end = time.monotonic() + seconds
-    while not _requests and (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, WAIT_SECONDS))  # no signal cuts a sleep short
-    if _requests:
-        raise Interrupted
-
-
-def _is_no_space(error: BaseException) -> bool:
-    """Return whether an error comes from a full disk or quota, through any library."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return True
-        if "No space left on device" in str(seen) or "Disk quota exceeded" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness.config import paths
 from tests.support.storm import BASELINES, FULL, POINTS, RUNS, Storm, Sweep, contents, leftovers
 
 KILLS = int(os.environ.get("HARNESS_TEST_KILLS", "30"))
@@ -78,6 +80,19 @@ def test_no_space_for_a_while(tmp_path: Path, undisturbed: dict[str, Any]) -> No
     assert finish(sweep) == 0, sweep.log.read_text()[-3000:]
     told(storm, began, sweep.log)
     assert "waiting for space" in sweep.log.read_text()
+    check(sweep.results, undisturbed)
+
+
+def test_other_faults(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    """Stopped workers, killed fork servers, damaged files and clocks that jump cost time only."""
+    began, storm = time.monotonic(), Storm(SEED + 3, strange=True)
+    cache = tmp_path / "cache"
+    shutil.copytree(paths.cache(), cache)
+    sweep = Sweep(tmp_path / "results", tmp_path / "log.txt", {"HARNESS_CACHE": str(cache)})
+    storm.rage([sweep], max(KILLS // 2, 6), began + 60 * MINUTES)
+    assert finish(sweep) == 0, sweep.log.read_text()[-3000:]
+    told(storm, began, sweep.log)
+    assert "Traceback" not in sweep.log.read_text()
     check(sweep.results, undisturbed)
 
 

@@ -69,6 +69,6 @@ def test_caches_and_records_that_nest_too_deeply_are_damaged(tmp_path: Path) -> 
     for name in ("hashes.json", "summary.json"):
         (tmp_path / name).write_text(f'{{"a": {nested(5_000)}}}')
     assert _read_hashes(tmp_path / "hashes.json") == {}
-    for read in (summary_files.read, lambda folder: Experiment(folder).glance("summary.json")):
+    for opened in (summary_files.read, lambda folder: Experiment(folder).glance("summary.json")):
         with pytest.raises(DamagedError, match=r"summary\.json: got a file that cannot be read \(more than 100"):
-            read(tmp_path)
+            opened(tmp_path)

@@ -5,6 +5,7 @@ Its records are compared with those of an undisturbed sweep.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,9 @@ def kill_coordinator(sweep: Sweep) -> float:
     left = family(process)
     process.kill()
     process.wait()
+    for child in left:  # a stopped process leaves once it continues
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(signal.SIGCONT)
     began = time.monotonic()
     while alive := [child for child in left if _lives(child)]:
         assert time.monotonic() - began < LEAVE_SECONDS, f"still there {LEAVE_SECONDS} s after their coordinator: {alive}"
@@ -111,16 +116,26 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def server(process: subprocess.Popen[bytes]) -> psutil.Process | None:
+    """Return the fork server of a coordinator."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return next((one for one in psutil.Process(process.pid).children() if "forkserver" in " ".join(one.cmdline())), None)
+    return None
+
+
 @dataclass
 class Storm:
     """Kills at random moments.
 
     Attributes:
-        kills: of workers and of coordinators, so far.
+        strange: also stop workers, kill fork servers, damage checkpoints and claims, and let the
+            clock jump.
+        kills: of workers and of coordinators, and other faults, so far.
         slowest: longest time that workers outlived their coordinator, in seconds.
     """
 
     seed: int
+    strange: bool = False
     kills: dict[str, int] = field(default_factory=lambda: {"worker": 0, "coordinator": 0})
     slowest: float = 0.0
 
@@ -136,7 +151,45 @@ class Storm:
                 if sweep.process is None or sweep.process.poll() is not None:
                     sweep.start()
             time.sleep(self.dice.uniform(0.3, 3.0))
-            self._strike(self.dice.choice(sweeps))
+            sweep = self.dice.choice(sweeps)
+            if self.strange and self.dice.random() < 0.5:
+                self._be_strange(sweep)
+            else:
+                self._strike(sweep)
+
+    def _be_strange(self, sweep: Sweep) -> None:
+        """Do one fault other than a kill."""
+        if sweep.process is None or sweep.process.poll() is not None:
+            return
+        claims = list(sweep.results.glob("smoke/claims/*/*.json"))
+        states = list(sweep.results.glob("smoke/runs/*/state/*/state.*"))
+        caches = list(Path(sweep.environment.get("HARNESS_CACHE", "/nowhere")).rglob("model.safetensors"))
+        fault = self.dice.choice(["stopped", "server", "clock", "damaged claim", "damaged state", "damaged cache"])
+        workers = [process for process in family(sweep.process) if self._works(process)]
+        found: Sequence[Any] = {"clock": claims, "damaged claim": claims, "damaged state": states, "damaged cache": caches}.get(
+            fault, workers
+        )
+        target = server(sweep.process) if fault == "server" else self.dice.choice(found) if found else None
+        if target is None:
+            return
+        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+            self._hurt(fault, target)
+            self.kills[fault] = self.kills.get(fault, 0) + 1
+
+    def _hurt(self, fault: str, target: Any) -> None:
+        if fault == "stopped":
+            target.send_signal(signal.SIGSTOP)
+        elif fault == "server":
+            target.kill()
+        elif fault == "clock":
+            when = time.time() + self.dice.choice([-7200, 7200])
+            os.utime(target, (when, when))
+        elif fault == "damaged claim":
+            target.write_text(self.dice.choice(["", "nonsense", '{"lease": "abc"}']))
+        else:
+            data = bytearray(target.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            target.write_bytes(data)
 
     def _strike(self, sweep: Sweep) -> None:
         if sweep.process is None or sweep.process.poll() is not None:

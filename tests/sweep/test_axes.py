@@ -267,6 +267,42 @@ def test_a_wrong_axis_gives_one_line(write: Written, sweeper: str, words: list[s
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("seed=range(1000000000)", "seed: got range(1000000000), 1,000,000,000 values; allowed: a range of 1 to 10000 values"),
+        ("seed=shuffle(range(0,10001))", "10,001 values"),
+        ("seed=range(0,-1e9,-1)", "1,000,000,000 values"),
+        (f"seed=range(1{'0' * 40})", "1e+40 values"),
+        ("training.learning_rate=range(0,1,1e-300)", "1e+300 values"),
+        ("seed=range(inf)", "seed: got range(inf); allowed: a range of 1 to 10000 values"),
+        ("seed=range(0,1,0)", "seed: got range(0,1,0); allowed: a range of 1 to 10000 values"),
+    ],
+)
+def test_a_range_is_counted_before_it_is_expanded(axis: str, message: str) -> None:
+    """Too many values, and ranges without an end, are rejected at once."""
+    with pytest.raises(ConfigError) as caught:
+        expand(["name=e", axis])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["seed=" + "1" * 40, "seed=" + "1" * 5000, "seed=1," + "1" * 5000, "training.learning_rate=" + "1" * 400])
+def test_a_number_of_any_length_is_rejected_before_anything_runs(text: str) -> None:
+    """Python's own limits are no tracebacks, and a long text is not repeated whole."""
+    with pytest.raises(ConfigError) as caught:
+        expand(["name=e", text])
+    assert len(str(caught.value)) < 500
+
+
+def test_the_points_of_a_sweep_are_counted_before_they_are_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each axis may be short: their product counts."""
+    monkeypatch.setattr(axes._Sweep, "composed", lambda *_: pytest.fail("composed"))
+    with pytest.raises(ConfigError) as caught:
+        expand(["name=e", "seed=range(101)", "data.seed=range(100)", "tuning=full,lora"])
+    got = "20,200 points (101 of seed × 100 of data.seed × 2 of tuning)"
+    assert str(caught.value) == f"sweep: got {got}; allowed: at most 10,000; fix: fewer values, or several sweeps"
+
+
 def test_a_member_that_a_zip_does_not_have_is_refused(write: Written) -> None:
     """Its rate would be that of another member."""
     with pytest.raises(ConfigError, match="'lora'; allowed: full, as zipped by the experiment; fix: give training.learning_rate too"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import files
 from harness.records.claim_log import ClaimLog
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
-from harness.sweep.claims import LEFT, Claims, deaths, identity
+from harness.sweep.claims import LEASE, LEFT, Claims, deaths, identity, is_stopped
 
 TAKE_AND_HANG = """
 import sys, time
@@ -113,6 +117,128 @@ def test_another_hosts_claim_stands_until_its_lease_expires(claims: Claims) -> N
     assert claims.take("run") is not None
 
 
+def write_raw(claims: Claims, text: str, name: str = "1.json") -> Path:
+    path = claims.experiment.folder / "claims" / "run" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def time_passes(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list whose sum is added to this process's clock that never jumps."""
+    passed, real = [0.0], time.monotonic
+    monkeypatch.setattr("harness.sweep.claims.time.monotonic", lambda: real() + sum(passed))
+    return passed
+
+
+@pytest.mark.parametrize("ahead", [100.0, 3 * 3600.0, 40 * 365 * 86400.0])
+def test_a_heartbeat_in_the_future_holds_a_unit_for_one_lease(claims: Claims, time_passes: list[float], ahead: float) -> None:
+    """By whatever clock it was written: unless it changes, its owner is gone after the lease."""
+    elsewhere(claims, lease=60.0)
+    beat_ago(claims, -ahead)
+    assert claims.take("run") is None
+    time_passes.append(50)
+    assert claims.take("run") is None
+    beat_ago(claims, -ahead - 5)  # it lives
+    time_passes.append(50)
+    assert claims.take("run") is None
+    time_passes.append(61)
+    held = claims.take("run")
+    assert held is not None
+    assert held.after == "process 1 of node7 gave no sign of life for 61 s"
+    assert claims.experiment.claims.age(claims.history("run")[0]) == 0.0
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0])
+def test_a_clock_that_jumps_takes_no_unit_from_a_process_of_this_machine(
+    claims: Claims, time_passes: list[float], monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Neither after the heartbeat was seen, nor before; the start of a process stays the same."""
+    assert claims.take("run") is not None
+    assert claims.held("run")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    files._offset.cache_clear()
+    assert claims.held("run")
+    assert Claims(claims.experiment).held("run")
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: jump, raising=False)
+    assert Claims(claims.experiment).held("run")
+    time_passes.append(LEASE + 1)
+    assert not claims.held("run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lease", '"abc"'), ("lease", "1e300"), ("lease", "-5"), ("lease", "NaN"), ("lease", "null"), ("lease", "[60]"), ("lease", "1e9"),
+        ("pid", '"x"'), ("pid", "-1"), ("pid", "1" + "0" * 40), ("started", '"now"'), ("host", "7"), ("stage", "{}"), ("finished", "null"),
+    ],
+)  # fmt: skip
+def test_a_claim_with_nonsense_is_followed_after_a_minute(claims: Claims, field: str, value: str) -> None:
+    """As one that cannot be read: no error, no endless wait, and it is told."""
+    claim = elsewhere(claims)
+    path = write_raw(claims, "")
+    values = dataclasses.asdict(claim)
+    del values[field]
+    path.write_text(json.dumps(values)[:-1] + f', "{field}": {value}}}')
+    assert claims.take("run") is None
+    beat_ago(claims, 70)
+    held = Claims(claims.experiment).take("run")
+    assert held is not None
+    assert held.claim.generation == 2
+    assert held.after == f"{path} cannot be read"
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", "[" * 5000, "\x00", '{"unit": "run"}'])
+def test_a_damaged_claim_is_followed_after_a_minute(claims: Claims, text: str) -> None:
+    """Whatever its file contains."""
+    write_raw(claims, text)
+    beat_ago(claims, 70)
+    held = claims.take("run")
+    assert held is not None
+    assert held.after.endswith("1.json cannot be read")
+
+
+def test_stray_files_are_no_claims(claims: Claims) -> None:
+    """Copies and files of others are ignored; a claim counts by its name, not its content."""
+    elsewhere(claims)
+    for name in ("1.json.bak", "1.json~", "x.json", "-3.json", "0.json", "2.jsn", "1e3.json", "9" * 30 + ".json", ".1.json.swp"):
+        write_raw(claims, "{}", name)
+    (claims.experiment.folder / "claims" / "note.txt").write_text("mine")
+    assert [claim.generation for claim in claims.history("run")] == [1]
+    assert claims.experiment.claims.units() == ["run"]
+    assert claims.experiment.claims.of("note.txt") == []
+    write_raw(claims, (claims.experiment.folder / "claims" / "run" / "1.json").read_text(), "5.json")  # a copy of the first
+    beat_ago(claims, 70)
+    os.utime(claims.experiment.folder / "claims" / "run" / "5.json", (1, 1))
+    held = claims.take("run")
+    assert held is not None
+    assert held.claim.generation == 6
+
+
+def test_a_stopped_process_of_this_machine_is_followed_after_its_lease(claims: Claims) -> None:
+    """SIGSTOP leaves a process that exists and does nothing, also for who looks only now."""
+    process = subprocess.Popen([sys.executable, "-c", TAKE_AND_HANG, str(claims.experiment.folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "taken\n"
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        beat_ago(claims, LEASE - 20)
+        assert claims.take("run") is None
+        beat_ago(claims, LEASE + 1)
+        until = time.monotonic() + 5
+        while not is_stopped(process.pid) and time.monotonic() < until:
+            time.sleep(0.01)
+        held = Claims(claims.experiment).take("run")
+        assert held is not None
+        assert f"process {process.pid} of " in held.after
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_an_owner_that_was_followed_is_told(claims: Claims) -> None:
     """A process that slept past its lease learns of its follower with the next heartbeat."""
     late, told = claims.take("run"), threading.Event()
@@ -189,6 +315,20 @@ def test_a_heartbeat_that_fails_is_not_the_last(claims: Claims, monkeypatch: pyt
     assert claims.experiment.claims.add(dataclasses.replace(held.claim, generation=2))
     with held.beating():
         assert told.wait(5)
+
+
+def test_heartbeats_go_on_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that cannot be written anew is renewed: no other worker takes the unit."""
+    held = Claims(Experiment(tmp_path), beat=0.02).take("a")
+    assert held is not None
+    path = tmp_path / "claims" / "a" / "1.json"
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(ClaimLog, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with held.beating():
+        until = time.monotonic() + 5
+        while path.stat().st_mtime < 1000 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert time.time() - path.stat().st_mtime < 60
 
 
 def test_an_end_is_never_overwritten_by_a_heartbeat(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:

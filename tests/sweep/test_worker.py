@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import threading
 import time
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 
 from harness.config.resolution import Machine
+from harness.core import files
 from harness.core.errors import ConfigError, ProcessDied, TrainingError
 from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.records.writer import ExperimentWriter
-from harness.sweep import states, worker
+from harness.sweep import reporter, states, worker
 from harness.sweep.claims import Claims
 from harness.sweep.states import UnitStates
 from harness.sweep.worker import Worker
@@ -41,9 +43,9 @@ Does = Callable[[Progress, Any], str]
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Iterator[Worker]:
-    worker.go_on()
+    reporter.go_on()
     yield Worker(ExperimentWriter(tmp_path / "e"), Claims(Experiment(tmp_path / "e"), sweep="s1", beat=0.05), Machine(cores=1, gpus=0))
-    worker.go_on()
+    reporter.go_on()
 
 
 @pytest.fixture
@@ -96,13 +98,26 @@ def test_a_worker_of_one_try_fails_at_once(mine: Worker, does: Callable[[Does], 
     assert replace(mine, tries=1).carry_out(UNIT)[0] == "failed"
 
 
-def test_a_full_disk_is_no_failure_by_whatever_way_it_is_told(mine: Worker, does: Callable[[Does], None]) -> None:
+def test_a_full_disk_is_waited_for_by_whatever_way_it_is_told(
+    mine: Worker, does: Callable[[Does], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an OSError, as another library's text, or as the cause of another error."""
+    monkeypatch.setattr(reporter, "SPACE_SECONDS", 0.01)
     wrapped = RuntimeError("could not save")
     wrapped.__cause__ = OSError(errno.EDQUOT, "quota")
     for error in (OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)"), wrapped):
-        does(fails(error))
-        assert mine.carry_out(UNIT)[0] == "no space"
+        tries: list[Exception] = []
+
+        def full_once(progress: Progress, once: Any, error: Exception = error, tries: list[Exception] = tries) -> str:
+            tries.append(error)
+            if len(tries) == 1:
+                raise error
+            return "done"
+
+        does(full_once)
+        assert mine.carry_out(UNIT) == ("done", "")
+        assert len(tries) == 2
+    assert len(mine.claims.history("a")) == 3, "its claim is held while it waits"
     does(fails(OSError(errno.EACCES, "forbidden")))
     assert mine.carry_out(UNIT)[0] == "again"
     failure = mine.experiment.failure("a")
@@ -110,12 +125,83 @@ def test_a_full_disk_is_no_failure_by_whatever_way_it_is_told(mine: Worker, does
     assert failure.tries == 1
 
 
+@dataclass
+class Said:
+    """A progress that remembers what is said."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def advance(self, units: int = 1) -> None: ...
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda experiment: experiment.write_written("a", {"8": "x"}),
+        lambda experiment: experiment.write_folder(experiment.state_folder("a", 4), lambda place: (place / "x").write_text("x")),
+        lambda experiment: record_run(experiment, UNIT),
+    ],
+    ids=["file", "checkpoint", "measurements, points and record"],
+)
+def test_what_is_finished_is_held_until_there_is_space(
+    mine: Worker, does: Callable[[Does], None], monkeypatch: pytest.MonkeyPatch, write: Callable[[ExperimentWriter], object]
+) -> None:
+    """Each write is tried again; the run is executed once, and its claim stays alive meanwhile."""
+    monkeypatch.setattr(reporter, "SPACE_SECONDS", 0.02)
+    begun: list[bool] = []
+    failed: list[Path] = []
+    said, hidden_name = Said(), files.hidden_name
+
+    def full(path: Path) -> Path:
+        if begun and len(failed) < 7 and threading.current_thread() is threading.main_thread():
+            failed.append(path)
+            os.utime(mine.experiment.folder / "claims" / "a" / "1.json", (1, 1))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return hidden_name(path)
+
+    def finished(progress: Progress, once: Any) -> str:
+        begun.append(True)
+        write(mine.experiment)
+        return "done"
+
+    monkeypatch.setattr(files, "hidden_name", full)
+    does(finished)
+    assert replace(mine, progress=said).carry_out(UNIT) == ("done", "")
+    assert (len(begun), len(failed)) == (1, 7)
+    assert said.lines == [
+        f"waiting for space on the disk of {mine.experiment.folder}; finished work is held: [Errno 28] No space left on device"
+    ]
+    (claim,) = mine.claims.history("a")
+    assert claim.ended == "done"
+
+
+def test_who_waits_for_space_can_be_stopped(mine: Worker, does: Callable[[Does], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal or a time limit, within a fraction of a second."""
+    monkeypatch.setattr(files, "rename_folder", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
+    folder = mine.experiment.state_folder("a", 4)
+
+    def finished(progress: Progress, once: Any) -> str:
+        mine.experiment.write_folder(folder, lambda place: None)
+        return "done"
+
+    does(finished)
+    threading.Timer(0.1, reporter.stop_soon).start()
+    assert mine.carry_out(UNIT) == ("interrupted", "")
+    assert mine.claims.history("a")[0].ended == "interrupted"
+    assert list(folder.parent.iterdir()) == [], "nothing half-written is left"
+
+
 def test_a_request_to_stop_comes_through_progress(mine: Worker, does: Callable[[Does], None]) -> None:
     """The unit is given back, and no failure is recorded."""
 
     def long(progress: Progress, once: Any) -> str:
         progress.stage("train", 100)
-        worker.stop_soon()
+        reporter.stop_soon()
         progress.advance()
         return "done"
 
@@ -133,12 +219,12 @@ def test_a_request_to_stop_may_come_in_the_middle_of_another(mine: Worker) -> No
     """
 
     def again(*_: Any) -> Any:  # called at every line, which is where a handler may run
-        worker.stop_soon()
+        reporter.stop_soon()
         return again
 
     def ask() -> None:
         sys.settrace(again)
-        worker.stop_soon()
+        reporter.stop_soon()
 
     asks = threading.Thread(target=ask, daemon=True)
     asks.start()
@@ -148,10 +234,10 @@ def test_a_request_to_stop_may_come_in_the_middle_of_another(mine: Worker) -> No
 
 def test_a_worker_that_waits_stops_as_well(mine: Worker) -> None:
     """A signal that comes during a pause ends it early."""
-    threading.Timer(0.1, worker.stop_soon).start()
+    threading.Timer(0.1, reporter.stop_soon).start()
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        worker._pause(60)
+        reporter.pause(60)
     assert time.monotonic() - began < 10
 
 

@@ -2,7 +2,8 @@
 
 The coordinator hands out units and replaces workers that died. All state is on disk (claims and
 records), so the coordinator may die too, or run next to another one. Workers are forked from one
-process that has imported everything, and end when their coordinator is gone.
+process that has imported everything, and end when their coordinator is gone. A worker without a
+heartbeat, stopped or hung, is killed after the lease, and another one takes its unit.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.connection import wait
 from typing import Any, ClassVar
+
+import psutil
 
 from harness.config.resolution import Machine
 from harness.config.strict import check
@@ -27,9 +29,11 @@ from harness.core.memory import available_bytes
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.run.workspace import this_machine
-from harness.sweep.claims import LEFT, Claims
+from harness.sweep.claims import LEFT, Claims, is_stopped, started
 from harness.sweep.launchers.choose import Launcher, Work
+from harness.sweep.launchers.hand import Hand
 from harness.sweep.launchers.local_worker import BEAT, LEASE, Make, Spec, serve
+from harness.sweep.reporter import MINUTE, NO_SPACE
 from harness.sweep.states import UnitStates
 from harness.sweep.tally import Tally, tally
 from harness.sweep.worker import had_no_result
@@ -39,12 +43,12 @@ BYTES_PER_PARAMETER = 20
 """Weights, gradients, two moments and a copy of the start weights, four bytes each: what training
 holds without activations."""
 
+GRACE = 10.0
+"""Most seconds to wait for the end of a killed worker."""
+
 PACKED_WORKER_BYTES = 1.5 * 2**30
 """A worker with its libraries, batches and logits, without a model: a rough bound, used to decide
 how many workers fit. ``plan.estimate`` computes batches and logits by their size."""
-
-PATIENCE = 300.0
-"""Seconds to wait for space on a full disk before the sweep gives up."""
 
 STILLBORN = 3
 """Workers in a row that die before they are ready, after which the sweep gives up."""
@@ -118,17 +122,6 @@ def gpus() -> list[str]:
 
 
 @dataclass
-class _Hand:
-    """A worker process as its coordinator knows it."""
-
-    process: ForkServerProcess
-    pipe: Connection
-    gpus: tuple[str, ...]
-    unit: Unit | None = None
-    ready: bool = False
-
-
-@dataclass
 class Pool:
     """The coordinator of worker processes.
 
@@ -143,7 +136,7 @@ class Pool:
     units: Sequence[Unit]
     display: Display
     make: Make | None = None
-    hands: list[_Hand] = field(default_factory=list)
+    hands: list[Hand] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Read the resources to share."""
@@ -158,7 +151,8 @@ class Pool:
         self.most = min(self.launcher.workers or carried, carried)
         self.memory = self.launcher.memory_gb * 2**30 if self.launcher.memory_gb else 0.9 * available_bytes()
         self.alone: set[str] = set()
-        self.stillborn, self.full_since, self.pause_until = 0, 0.0, 0.0
+        self.stillborn, self.told_of_space = 0, -MINUTE
+        self.told_of_server = False
         self.gave_up = ""
         self.context = multiprocessing.get_context("forkserver")
         if self.make is None:
@@ -171,6 +165,7 @@ class Pool:
                 while self.open and not self.gave_up:
                     self._hand_out()
                     self._listen()
+                    self._end_silent()
                     self._show()
         finally:
             self._dismiss()
@@ -183,8 +178,6 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give open units to idle workers, in order, reading no more states than workers need."""
-        if time.monotonic() < self.pause_until:
-            return
         busy = [hand.unit for hand in self.hands if hand.unit is not None]
         wanting = self.most - len(busy)
         for unit in list(self.open):
@@ -222,7 +215,7 @@ class Pool:
             if len(self.hands) < self.most:
                 self._start()
             return False
-        idle.unit = unit
+        idle.unit, idle.since = unit, time.monotonic()
         with contextlib.suppress(OSError):  # it died just now: its sentinel reports that
             idle.pipe.send(unit)
         return True
@@ -233,64 +226,113 @@ class Pool:
         del self.free_gpus[: self.each]
         spec = Spec(self.experiment, self.sweep.id, Machine(cores=self.sweep.cores, gpus=self.sweep.gpus), own, self.make)
         process = self.context.Process(target=serve, args=(theirs, spec), name="harness worker", daemon=False)
-        process.start()
-        theirs.close()
-        self.hands.append(_Hand(process, mine, own))
+        try:
+            process.start()
+            self.hands.append(Hand(process, mine, own, process.pid or 0, started(process.pid or 0), time.monotonic()))
+        except (EOFError, OSError, psutil.NoSuchProcess) as error:  # its fork server died; the next worker gets another one
+            self._tell_of_server()
+            self._is_stillborn(f"its fork server ended: {error or type(error).__name__}")
+            mine.close()
+            self.free_gpus += own
+        finally:
+            theirs.close()
+
+    def _tell_of_server(self) -> None:
+        if not self.told_of_server:
+            self.told_of_server = True
+            self.display.say("the fork server ended; new workers get another one, those at work continue")
+
+    def _is_stillborn(self, how: str) -> None:
+        """Count a worker that died before it was ready; give up after STILLBORN in a row."""
+        self.stillborn += 1
+        if self.stillborn >= STILLBORN:
+            self.gave_up = f"{STILLBORN} workers in a row died before they were ready ({how})"
 
     # --- listening
 
     def _listen(self) -> None:
-        ends: dict[Any, _Hand] = {end: hand for hand in self.hands for end in (hand.pipe, hand.process.sentinel)}
+        orphans = [hand for hand in self.hands if hand.is_orphan()]
+        if orphans:
+            self._tell_of_server()
+        ends: dict[Any, Hand] = {hand.pipe: hand for hand in self.hands if hand.lives()}
+        ends |= {hand.process.sentinel: hand for hand in self.hands if hand not in orphans}
         heard = [ends[end] for end in wait(list(ends), timeout=POLL_SECONDS)] if ends else []
         if not ends:
             time.sleep(POLL_SECONDS)
-        for hand in {id(hand): hand for hand in heard}.values():
+        for hand in {id(hand): hand for hand in [*heard, *orphans]}.values():
             with contextlib.suppress(EOFError, OSError):
                 while hand.pipe.poll():
                     self._receive(hand, *hand.pipe.recv())
-            if not hand.process.is_alive():
+            if not hand.lives():
                 self._remove(hand)
 
-    def _receive(self, hand: _Hand, kind: str, *details: str) -> None:
+    def _receive(self, hand: Hand, kind: str, *details: str) -> None:
         if kind == "ready":
             hand.ready, self.stillborn = True, 0
         elif kind == "say":
-            self.display.say(details[0])
+            self._say(details[0])
         else:
             unit, hand.unit = hand.unit, None
             if unit is not None:
                 self._ended(unit, *details)
 
+    def _say(self, line: str) -> None:
+        """Show a worker's line; of a full disk, which all of them tell, one a minute."""
+        if line.startswith(NO_SPACE):
+            if time.monotonic() - self.told_of_space < MINUTE:
+                return
+            self.told_of_space = time.monotonic()
+        self.display.say(line)
+
     def _ended(self, unit: Unit, outcome: str, reason: str) -> None:
-        if outcome == "no space":
-            self.full_since = self.full_since or time.monotonic()
-            if time.monotonic() - self.full_since > PATIENCE:
-                self.gave_up = f"{reason}; free some space, then run the same command again"
-            self.display.say(f"waiting for space on the disk: {reason}")
-            self.pause_until = time.monotonic() + 2.0
-            return
-        self.full_since = 0.0
         if had_no_result(unit, outcome, self.states):
             self.states.count_try(unit, reason or "carried out, but its records are missing")
         if outcome in {"failed", "again", "measured in part", "died"}:
             self.display.say(f"{'to be tried again' if outcome in {'again', 'died'} else 'failed'}: {unit.label}: {reason}")
 
-    def _remove(self, hand: _Hand) -> None:
+    def _remove(self, hand: Hand) -> None:
         """Remove a dead worker; its unit is pending, alone if it may have lacked memory."""
         self.hands.remove(hand)
         hand.pipe.close()
         self.free_gpus += hand.gpus
-        how = _how(hand.process.exitcode)
-        if hand.unit is not None and hand.process.pid is not None:
+        how = hand.how()
+        if hand.unit is not None:
             with contextlib.suppress(OSError):
-                self.claims.note_death(hand.unit.id, hand.process.pid, how)
+                if not self.claims.note_death(hand.unit.id, hand.pid, how):
+                    self.states.count_try(hand.unit, f"a worker died without a claim of it ({how})")
             self.display.say(f"a worker died ({how}); back to pending: {hand.unit.label}")
-            if hand.process.exitcode == -signal.SIGKILL:
+            if hand.process.exitcode == -signal.SIGKILL and not hand.silent:
                 self.alone.add(hand.unit.id)
         elif not hand.ready:
-            self.stillborn += 1
-            if self.stillborn >= STILLBORN:
-                self.gave_up = f"{STILLBORN} workers in a row died before they were ready ({how})"
+            self._is_stillborn(how)
+
+    def _end_silent(self) -> None:
+        """Kill workers that were stopped or hang: their units go to others."""
+        for hand in self.hands:
+            seconds = self._silence(hand)
+            if seconds and not hand.silent and self._can_write():
+                hand.silent = f"stopped or hung: no sign of life for {seconds:.0f} s"
+                hand.signal(signal.SIGKILL)
+
+    def _silence(self, hand: Hand) -> float:
+        """Return the seconds without a sign of life of a worker, if more than its lease; else 0.
+
+        Without a claim there are no heartbeats, and only a stopped process counts.
+        """
+        claim = self.claims.held_by(hand.unit.id, hand.pid) if hand.unit else None
+        if claim is not None:
+            seconds, lease = self.claims.silence(claim) or 0.0, claim.lease
+        else:
+            waits = (hand.unit is not None or not hand.ready) and is_stopped(hand.pid)
+            seconds, lease = (time.monotonic() - hand.since) * waits, self.claims.lease
+        return seconds if seconds > lease else 0.0
+
+    def _can_write(self) -> bool:
+        """Return whether heartbeats can be written at all: else their absence says nothing."""
+        with contextlib.suppress(ConfigError):
+            self.experiment.require_writable()
+            return True
+        return False
 
     # --- showing and leaving
 
@@ -310,16 +352,15 @@ class Pool:
         for hand in self.hands:
             with contextlib.suppress(OSError):
                 hand.pipe.send(None)
-            hand.process.terminate()  # SIGTERM asks them to save, give their unit back and end
+            hand.signal(signal.SIGTERM)  # it asks them to save, give their unit back and end
         until = time.monotonic() + (self.launcher.grace_seconds if any(hand.unit for hand in self.hands) else 1.0)
         for hand in self.hands:
-            hand.process.join(max(0.0, until - time.monotonic()))
-            if hand.process.is_alive():
-                hand.process.kill()
-                hand.process.join()
-            if hand.unit is not None and hand.process.pid is not None:
+            if not hand.join(max(0.0, until - time.monotonic())):
+                hand.signal(signal.SIGKILL)
+                hand.join(GRACE)
+            if hand.unit is not None:
                 with contextlib.suppress(OSError):
-                    self.claims.note_death(hand.unit.id, hand.process.pid, LEFT)
+                    self.claims.note_death(hand.unit.id, hand.pid, LEFT)
             hand.pipe.close()
         self.hands.clear()
 
@@ -330,12 +371,6 @@ def _cores(unit: Unit) -> int:
 
 def _bytes(unit: Unit) -> float:
     return unit.processes * (PACKED_WORKER_BYTES + unit.params_total * BYTES_PER_PARAMETER)
-
-
-def _how(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
-        return f"exit code {exitcode}"
-    return f"signal {signal.Signals(-exitcode).name}"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,6 +22,10 @@ from harness.sweep.claims import Claims
 LEASE, BEAT = 30.0, 1.0
 """Seconds, see ``harness.sweep.claims``: shorter than between hosts, since the display shows the
 heartbeats."""
+
+
+BUSY_SECONDS = 0.5
+"""Pause of a worker whose unit another process has, although the coordinator found it free."""
 
 
 class CarriesOut(Protocol):
@@ -55,9 +60,9 @@ def serve(pipe: Connection, spec: Spec) -> None:
     if spec.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
     quiet_libraries()
-    from harness.sweep import worker
+    from harness.sweep import reporter, worker
 
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop_soon())
+    signal.signal(signal.SIGTERM, lambda *_: reporter.stop_soon())
     claims = Claims(spec.experiment, sweep=spec.sweep, lease=LEASE, beat=BEAT, gpus=len(spec.gpus))
     said = _Said(pipe)
     OUTPUT.show = said.say  # log messages of libraries: the coordinator shows and logs them
@@ -67,6 +72,8 @@ def serve(pipe: Connection, spec: Spec) -> None:
         pipe.send(("ready",))
         while (unit := pipe.recv()) is not None:
             outcome, reason = mine.carry_out(unit)
+            if outcome == "busy":
+                time.sleep(BUSY_SECONDS)
             pipe.send(("ended", outcome, reason))
             if outcome == "interrupted" or (spec.gpus and outcome in {"again", "failed", "died"}):
                 return  # asked to stop; or an error on a GPU, which this process may be unable to use now

@@ -234,12 +234,12 @@ def main() -> None:
         signal.signal(number, lambda number, _: signals.append(number))  # until there is something to stop
     threading.Thread(target=_leave_with_job, daemon=True).start()
     quiet_libraries()
-    from harness.sweep import worker
+    from harness.sweep import reporter, worker
 
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda *_: worker.stop_soon())
+        signal.signal(number, lambda *_: reporter.stop_soon())
     if signals:
-        worker.stop_soon()
+        reporter.stop_soon()
     with display() as progress:
         try:
             worker.work(Path(sys.argv[1]), sys.argv[2], progress)

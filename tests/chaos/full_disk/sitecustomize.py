@@ -19,5 +19,5 @@ def _full(write: Callable[..., Any]) -> Callable[..., Any]:
 if os.environ.get("HARNESS_TEST_FULL"):
     from harness.core import files
 
-    for name in ("write_text", "exclusive", "rename_folder", "hidden_name"):
+    for name in ("rename_folder", "hidden_name"):
         setattr(files, name, _full(getattr(files, name)))

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from harness.config.resolution import Machine
@@ -58,7 +60,7 @@ class Seen:
 
 @dataclass
 class Actor:
-    """Acts as a unit's label says: ``ok``, ``dies N`` (N times), ``raises``, ``full N``.
+    """Acts as a unit's label says: ``ok``, ``dies N`` (N times), ``raises``, ``stopped N``.
 
     Every try is noted in a file.
     """
@@ -68,6 +70,7 @@ class Actor:
     def carry_out(self, unit: Unit) -> tuple[str, str]:
         experiment, notes = ExperimentWriter(self.claims.experiment.folder), self.claims.experiment.folder / f"tries-{unit.id}"
         dead = self.claims.deaths(unit.id)
+        self.claims.lease = 0.5 if unit.label.startswith(("stopped", "hangs")) else 30.0
         held = self.claims.take(unit.id)
         if held is None:
             return "busy", ""
@@ -79,15 +82,15 @@ class Actor:
             experiment.write_failure(Failure(run_id=unit.id, experiment="e", labels={}, config={}, reason="died", traceback="", tries=2))
             held.end("failed", "died")
             return "failed", "died"
-        if what == "dies" and tries <= int(times):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if what in {"dies", "stopped", "hangs"} and tries <= int(times):
+            self.vanish(what)
+        if what == "crashes":
+            held.end("done")
+            raise RuntimeError("outside of any guard")
         if what == "raises":
             experiment.write_failure(Failure(run_id=unit.id, experiment="e", labels={}, config={}, reason="no", traceback="t", tries=tries))
             held.end("failed" if tries == 2 else "again", "no")
             return ("failed" if tries == 2 else "again"), "no"
-        if what == "full" and tries <= int(times):
-            held.end("no space")
-            return "no space", "disk is full"
         if what == "terminated" and tries <= int(times):  # a request to stop this process, which then gives its unit back
             os.kill(os.getpid(), signal.SIGTERM)
             held.end("interrupted")
@@ -103,6 +106,13 @@ class Actor:
         record_baseline(experiment, unit) if unit.kind == "baseline" else record_run(experiment, unit)
         held.end("done")
         return "done", ""
+
+    @staticmethod
+    def vanish(how: str) -> None:
+        """Show no sign of life any more: there are no heartbeats."""
+        if how == "hangs":
+            time.sleep(60)
+        os.kill(os.getpid(), {"dies": signal.SIGKILL, "stopped": signal.SIGSTOP}[how])
 
     def leave(self) -> None: ...
 
@@ -146,11 +156,79 @@ def test_an_exception_is_tried_twice(tmp_path: Path) -> None:
     assert seen.finished == (2, 2)
 
 
-def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
-    """No try is counted against the run."""
-    seen, tally, _ = carried(tmp_path, [run_unit("a", "full 1")])
-    assert (tally.done, tally.failed) == (1, [])
-    assert any("waiting for space" in line for line in seen.said)
+@pytest.mark.parametrize("how", ["stopped 1", "hangs 1"])
+def test_the_unit_of_a_worker_without_a_sign_of_life_is_taken_over(tmp_path: Path, how: str) -> None:
+    """It is killed after its lease, which is told, and counts as a death; others are left alone."""
+    seen, tally, experiment = carried(tmp_path, [run_unit("a", how), run_unit("b", "ok")], workers=1)
+    assert (tally.done, tally.failed) == (2, [])
+    assert tries(experiment, "a") == 2
+    (line,) = [line for line in seen.said if "stopped or hung" in line]
+    assert line.startswith("a worker died (stopped or hung: no sign of life for ")
+    assert line.endswith(f"back to pending: {how}")
+    assert [bool(claim.died) for claim in experiment.claims.of("a")] == [True, False]
+
+
+def test_a_worker_that_dies_outside_of_its_claim_does_not_loop(tmp_path: Path) -> None:
+    """No claim counts its deaths, so its coordinator does."""
+    _, tally, experiment = carried(tmp_path, [run_unit("a", "crashes"), run_unit("b", "ok")], workers=1)
+    assert tally.done == 1
+    assert tally.failed == [("crashes", "a worker died without a claim of it (exit code 1)")]
+    assert tries(experiment, "a") == MOST_TRIES
+
+
+def test_a_killed_fork_server_is_replaced(tmp_path: Path) -> None:
+    """The worker at work continues; the worker that is killed next is forked from the new one."""
+    experiment, seen = ExperimentWriter(tmp_path / "e"), Seen()
+    experiment.folder.mkdir()
+    units = [run_unit("a", "slow 2"), run_unit("b", "dies 1")]
+
+    class Killing(Pool):
+        killed = 0
+
+        def _listen(self) -> None:
+            super()._listen()
+            if not self.killed and any(hand.unit is not None and self.claims.held(hand.unit.id) for hand in self.hands):
+                self.killed = psutil.Process(self.hands[0].pid).ppid()
+                os.kill(self.killed, signal.SIGKILL)
+
+    pool = Killing(Local(workers=1), experiment, sweep_of(units), units, seen, make=Actor)
+    tally = pool.run()
+    assert (tally.done, tally.failed) == (2, [])
+    assert tries(experiment, "a") == 1
+    assert tries(experiment, "b") == 2
+    assert [line for line in seen.said if "fork server" in line] == [
+        "the fork server ended; new workers get another one, those at work continue",
+        "a worker died (how is unknown, since its fork server is gone); back to pending: dies 1",
+    ]
+
+
+def test_a_fork_server_that_dies_while_a_worker_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start of the worker is tried again; after three in a row the sweep gives up."""
+    started, real = [], ForkServerProcess.start
+
+    def start(process: ForkServerProcess) -> None:
+        started.append(process)
+        if len(started) <= 2:
+            raise EOFError("unexpected EOF")
+        real(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", start)
+    _, tally, _ = carried(tmp_path, [run_unit("a", "ok")], workers=1)
+    assert (tally.done, len(started)) == (1, 3)
+    started.clear()
+    monkeypatch.setattr(ForkServerProcess, "start", lambda _: (_ for _ in ()).throw(EOFError("unexpected EOF")))
+    _, tally, _ = carried(tmp_path / "never", [run_unit("a", "ok")], workers=1)
+    (reason,) = [reason for _, reason in tally.failed]
+    assert reason == "not done: 3 workers in a row died before they were ready (its fork server ended: unexpected EOF)"
+
+
+def test_a_full_disk_is_told_once_a_minute_for_all_workers(tmp_path: Path) -> None:
+    """Every worker tells of it; the user reads one line."""
+    seen = Seen()
+    pool = Pool(Local(workers=1), ExperimentWriter(tmp_path), sweep_of([]), [], seen, make=Actor)
+    for line in ("waiting for space on the disk of e: a", "another line", "waiting for space on the disk of e: b"):
+        pool._say(line)
+    assert seen.said == ["waiting for space on the disk of e: a", "another line"]
 
 
 def test_baselines_come_before_the_runs_that_need_them(tmp_path: Path) -> None:
