@@ -9,6 +9,7 @@ written; 141 the reader of the output left (``| head``). ``compare`` has its own
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from harness.api import Results, load
 from harness.cli import parser
+from harness.config import paths
 from harness.core import extras, streams
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, HarnessError, explain
@@ -56,6 +58,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _code_of(arguments: argparse.Namespace) -> int:
     command: parser.Handler = arguments.handler or _help
+    if arguments.trust_tasks:
+        os.environ[paths.TRUST_TASKS] = "1"  # workers inherit it
     try:
         if arguments.command in EXTRAS:
             extras.require(arguments.command, EXTRAS[arguments.command])
@@ -214,8 +218,6 @@ def _show_data(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from harness.config import paths
-
     groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "launcher", "suites"]
     if arguments.group == "lm_eval":
         return _list_lm_eval()
@@ -234,8 +236,6 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _list_lm_eval() -> int:
     """List lm-eval's tasks, groups and tags as suites; a name that ours has needs a prefix."""
-    from harness.config import paths
-
     extras.require("list lm_eval", "measure")
     quiet_libraries()
     from harness.evaluation import task_index
