@@ -140,8 +140,9 @@ def _status(arguments: argparse.Namespace) -> int:
     while True:
         found = reader.read()
         text = status.as_json(found) if arguments.json else status.as_text(found)
-        clear = "\033[2J\033[H" if arguments.watch and sys.stdout.isatty() else ""
-        sys.stdout.write(clear + text.rstrip("\n") + "\n")
+        if arguments.watch and sys.stdout.isatty():
+            streams.raw(sys.stdout).write("\033[2J\033[H")
+        sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
         if not arguments.watch or found.is_over:
             return 0

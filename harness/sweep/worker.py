@@ -22,7 +22,9 @@ from harness.config import composition
 from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
+from harness.core.masking import masked
 from harness.core.progress import Interrupted, Progress, Silent
+from harness.records import provenance
 from harness.records.schema import Failure
 from harness.records.sweep_schema import TRIES, Claim, Unit
 from harness.records.writer import ExperimentWriter
@@ -230,6 +232,7 @@ class Worker:
             before = None
         tries = TRIES if last else max((before.tries if before else 0) + 1, TRIES + 1 - self.tries)
         labels, config = self._described(unit)
+        reason, trace = masked(reason), masked(trace)
         failure = Failure(
             run_id=unit.id, experiment=self.experiment.name, labels=labels, config=config, reason=reason, traceback=trace, tries=tries
         )
@@ -300,7 +303,8 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
     worker = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus), progress or Silent())
     states = UnitStates(experiment, claims)
     for unit in _pulled(worker, states, sweep.units):
-        outcome, reason = worker.carry_out(unit)
+        with provenance.made_by(sweep.command):
+            outcome, reason = worker.carry_out(unit)
         worker.progress.say(f"{outcome}: {unit.label}{f': {reason}' if reason else ''}")
         if outcome == "interrupted":
             raise Interrupted
@@ -346,7 +350,8 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
     worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), UnitStates(experiment, claims)
     for _ in range(NO_SPACE_TRIES):
-        outcome, reason = worker.carry_out(unit)
+        with provenance.made_by(sweep.command):
+            outcome, reason = worker.carry_out(unit)
         while outcome == "busy" and states.of(unit) == "running":
             time.sleep(WAIT_SECONDS)
         if outcome not in {"again", "busy", "no space"}:
