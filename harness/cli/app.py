@@ -172,7 +172,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
     results = _results(arguments)
     if arguments.format == "text":
-        tables.require_whole({name: getattr(arguments, name) for name in ("columns", "short", "output")})
+        tables.require_whole({name: getattr(arguments, name) for name in ("columns", "short", "output", "raw")})
         _print(tables.summary(results.table(stale=arguments.stale), results.experiment.declared().control))
         return 0
     rows = tables.chosen(results.table(stale=arguments.stale), arguments.columns, short=arguments.short)
@@ -180,12 +180,13 @@ def _table(arguments: argparse.Namespace) -> int:
     if stale and not arguments.stale:
         sys.stderr.write(f"harness: {len(stale)} stale run(s) left out; --stale includes them\n")
     if arguments.output:
-        tables.write(rows, arguments.output, arguments.format)
+        tables.write(rows, arguments.output, arguments.format, raw=arguments.raw)
         sys.stderr.write(f"{arguments.output}\n")
     elif arguments.format is None and sys.stdout.isatty() and (arguments.short or arguments.columns):
         _print(tables.aligned(rows))
     else:
-        sys.stdout.write(tables.render(rows, arguments.format or "csv"))
+        out = streams.raw(sys.stdout) if arguments.raw else sys.stdout
+        out.write(tables.render(rows, arguments.format or "csv", raw=arguments.raw))
     return 0
 
 

@@ -138,6 +138,7 @@ def _add_results(commands: Commands) -> None:
         help="default: csv, or that of the --output file's suffix; text: the changes of each point side by side, for reading",
     )
     table.add_argument("--output", type=Path, metavar="FILE", help="write a .csv, .json, .md or .parquet file instead")
+    table.add_argument("--raw", action="store_true", help="keep text cells of a csv that a spreadsheet would run, and control characters")
     table.add_argument("--stale", action="store_true", help="include stale runs, which the last command did not ask for")
 
     report = _add(

@@ -71,7 +71,7 @@ def write(content: Content, folder: Path) -> Path:
             if view.name:
                 _write_table(view, folder)
         if section.items is not None and len(section.items.rows):
-            section.items.rows.to_csv(folder / "items.csv", index=False, lineterminator="\n")
+            tables.write(section.items.rows, folder / "items.csv")
     for name, frame in content.files.items():
         tables.write(frame, folder / name)
     path = folder / "index.html"

@@ -232,9 +232,15 @@ class Worker:
             before = None
         tries = TRIES if last else max((before.tries if before else 0) + 1, TRIES + 1 - self.tries)
         labels, config = self._described(unit)
-        reason, trace = masked(reason), masked(trace)
+        trace = masked(trace)
         failure = Failure(
-            run_id=unit.id, experiment=self.experiment.name, labels=labels, config=config, reason=reason, traceback=trace, tries=tries
+            run_id=unit.id,
+            experiment=self.experiment.name,
+            labels=labels,
+            config=config,
+            reason=reason,
+            traceback=trace,
+            tries=tries,
         )
         try:
             self.experiment.write_failure(failure)
@@ -394,4 +400,4 @@ def _is_no_space(error: BaseException) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return masked(" ".join(str(error).split()))
