@@ -23,6 +23,9 @@ from harness.records.sweep_schema import Manifest, Sweep
 
 MEASUREMENT = "measurement.json"
 
+REMOVE = "remove this file alone and run the same command again"
+"""Advice on a damaged file: what it held is derived, measured or trained anew; all else is kept."""
+
 AnyRecord = TypeVar("AnyRecord", Measurement, Point, Record, Failure, Manifest, Finished, Sweep)
 
 
@@ -31,9 +34,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
+        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix=REMOVE)) from error
     if not isinstance(values, dict):
-        raise RecordError(explain(str(path), got=type(values).__name__, allowed="a JSON object", fix="delete its folder and run again"))
+        raise RecordError(explain(str(path), got=type(values).__name__, allowed="a JSON object", fix=REMOVE))
     return values
 
 
@@ -61,13 +64,13 @@ def read_samples(folder: Path) -> pd.DataFrame:
 
     Raises RecordError if they are damaged.
     """
-    path = folder / "samples.parquet"
+    path, fix = folder / "samples.parquet", f"remove {folder / MEASUREMENT} alone and run the same command again, which measures anew"
     try:
         samples = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix="delete its folder and run again")) from error
+        raise RecordError(explain(str(path), got=f"a file that cannot be read ({error})", fix=fix)) from error
     if missing := set(SAMPLE_COLUMNS) - set(samples.columns):
-        raise RecordError(explain(str(path), got=f"no column {', '.join(sorted(missing))}", fix="delete its folder and run again"))
+        raise RecordError(explain(str(path), got=f"no column {', '.join(sorted(missing))}", fix=fix))
     return samples
 
 

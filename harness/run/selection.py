@@ -143,7 +143,10 @@ def _scored(experiment: Experiment, run_id: str, volume: int, key: str) -> Point
     """Return a recorded point with its score on select items; TrainingError without one."""
     found = experiment.point(run_id, volume)
     if found is None or key not in found.selected:
-        got, fix = f"no point of volume {volume} with a score on the select items", "delete the run's folder and rerun"
+        got, fix = (
+            f"no point of volume {volume} with a score on the select items",
+            f"remove its record.json and points/{volume}/point.json, and rerun",
+        )
         raise TrainingError(explain(f"run {run_id}", got=got, fix=fix))
     return found
 

@@ -244,7 +244,8 @@ class RunReader:
     def _point(self, run_id: str, volume: int) -> Point:
         point = self.experiment.point(run_id, volume)
         if point is None:
-            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix="delete the run's folder and run again"))
+            fix = f"remove {self.experiment.folder / 'runs' / run_id / 'record.json'} alone and run the same command again"
+            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix=fix))
         return point
 
 
