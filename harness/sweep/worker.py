@@ -212,7 +212,7 @@ class Worker:
         if unit.kind == "measurement":
             before = [one for one in self.claims.history(unit.id) if one.sweep == self.claims.sweep and one.ended == "again"]
             return ("failed" if len(before) + 1 >= self.tries else "again"), reason
-        tries = self._write_failure(unit, reason, "".join(traceback.format_exception(error)))
+        tries = self._write_failure(unit, reason, masked("".join(traceback.format_exception(error))))
         return ("failed" if tries >= TRIES else "again"), reason
 
     def _died(self, unit: Unit, dead: Sequence[Claim]) -> tuple[Outcome, str]:
@@ -232,15 +232,8 @@ class Worker:
             before = None
         tries = TRIES if last else max((before.tries if before else 0) + 1, TRIES + 1 - self.tries)
         labels, config = self._described(unit)
-        trace = masked(trace)
         failure = Failure(
-            run_id=unit.id,
-            experiment=self.experiment.name,
-            labels=labels,
-            config=config,
-            reason=reason,
-            traceback=trace,
-            tries=tries,
+            run_id=unit.id, experiment=self.experiment.name, labels=labels, config=config, reason=reason, traceback=trace, tries=tries
         )
         try:
             self.experiment.write_failure(failure)
