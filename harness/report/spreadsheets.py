@@ -21,7 +21,7 @@ def safe(table: pd.DataFrame) -> pd.DataFrame:
     safe = table.rename(columns=_cell)
     for place in range(table.shape[1]):
         if not pd.api.types.is_numeric_dtype(column := table.iloc[:, place]):
-            safe.isetitem(place, column.astype(object).map(_cell))
+            safe.isetitem(place, column.astype(object).map(_cell).array)
     return safe
 
 
