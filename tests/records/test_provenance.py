@@ -32,5 +32,5 @@ def test_paths_are_relative_and_secrets_masked(tmp_path: Path, monkeypatch: pyte
 
 def test_hydra_s_command_line_is_named_without_what_it_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The folders of HARNESS_PATH were not typed."""
-    monkeypatch.setattr(sys, "argv", ["/lib/harness/cli/hydra_app.py", "-m", "seed=0,1", "hydra.searchpath=[file:///srv/conf]"])
+    monkeypatch.setattr(sys, "argv", ["/lib/harness/cli/hydra_app.py", "-m", "seed=0,1", "hydra.searchpath=[file:///conf]"])
     assert shlex.split(provenance.command()) == ["python", "-m", "harness.cli.hydra_app", "-m", "seed=0,1"]
