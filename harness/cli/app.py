@@ -9,6 +9,7 @@ written; 141 the reader of the output left (``| head``). ``compare`` has its own
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from harness.api import Results, load
 from harness.cli import parser
+from harness.config import paths
 from harness.core import extras, streams
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, DamagedError, HarnessError, explain
@@ -56,6 +58,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _code_of(arguments: argparse.Namespace) -> int:
     command: parser.Handler = arguments.handler or _help
+    if arguments.trust_tasks:
+        os.environ[paths.TRUST_TASKS] = "1"  # workers inherit it
     try:
         if arguments.command in EXTRAS:
             extras.require(arguments.command, EXTRAS[arguments.command])
@@ -137,8 +141,9 @@ def _status(arguments: argparse.Namespace) -> int:
     while True:
         found = reader.read()
         text = status.as_json(found) if arguments.json else status.as_text(found)
-        clear = "\033[2J\033[H" if arguments.watch and sys.stdout.isatty() else ""
-        sys.stdout.write(clear + text.rstrip("\n") + "\n")
+        if arguments.watch and sys.stdout.isatty():
+            streams.raw(sys.stdout).write("\033[2J\033[H")
+        sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
         if not arguments.watch or found.is_over:
             return 0
@@ -168,7 +173,7 @@ def _table(arguments: argparse.Namespace) -> int:
 
     results = _results(arguments)
     if arguments.format == "text":
-        tables.require_whole({name: getattr(arguments, name) for name in ("columns", "short", "output")})
+        tables.require_whole({name: getattr(arguments, name) for name in ("columns", "short", "output", "raw")})
         _print(tables.summary(results.table(stale=arguments.stale), results.experiment.declared().control))
         return 0
     rows = tables.chosen(results.table(stale=arguments.stale), arguments.columns, short=arguments.short)
@@ -176,12 +181,13 @@ def _table(arguments: argparse.Namespace) -> int:
     if stale and not arguments.stale:
         sys.stderr.write(f"harness: {len(stale)} stale run(s) left out; --stale includes them\n")
     if arguments.output:
-        tables.write(rows, arguments.output, arguments.format)
+        tables.write(rows, arguments.output, arguments.format, raw=arguments.raw)
         sys.stderr.write(f"{arguments.output}\n")
     elif arguments.format is None and sys.stdout.isatty() and (arguments.short or arguments.columns):
         _print(tables.aligned(rows))
     else:
-        sys.stdout.write(tables.render(rows, arguments.format or "csv"))
+        out = streams.raw(sys.stdout) if arguments.raw else sys.stdout
+        out.write(tables.render(rows, arguments.format or "csv", raw=arguments.raw))
     return 0
 
 
@@ -221,8 +227,6 @@ def _show_data(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from harness.config import paths
-
     groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "launcher", "suites"]
     if arguments.group == "lm_eval":
         return _list_lm_eval()
@@ -241,8 +245,6 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _list_lm_eval() -> int:
     """List lm-eval's tasks, groups and tags as suites; a name that ours has needs a prefix."""
-    from harness.config import paths
-
     extras.require("list lm_eval", "measure")
     quiet_libraries()
     from harness.evaluation import task_index

@@ -71,7 +71,7 @@ def parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=f"harness {__version__}", help="show the version and exit")
-    whole.set_defaults(handler=None, command=None, takes_overrides=False, quiet=False, log_file=None)
+    whole.set_defaults(handler=None, command=None, takes_overrides=False, quiet=False, log_file=None, trust_tasks=False)
     commands = whole.add_subparsers(title="commands", metavar="COMMAND")
     _add_runs_and_sweeps(commands)
     _add_results(commands)
@@ -95,6 +95,7 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
         "Without overrides: a tiny model on tinyworld. A finished run is not repeated, an interrupted one resumes.",
     )
     _add_overrides(run, "overrides in Hydra's syntax, such as tuning=lora data.volumes=[64,256] name=mine")
+    _add_trust(run)
     _add_output(run)
 
     sweep = _add(
@@ -106,11 +107,13 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
     _add_overrides(
         sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, arms=a,b selects arms, launcher=slurm uses a cluster"
     )
+    _add_trust(sweep)
     _add_output(sweep)
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
     plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
     _add_overrides(plan, "experiment=NAME or name=NAME, and overrides as for sweep")
+    _add_trust(plan)
     _add_json(plan)
 
     status = _add(commands, "status", "show the progress of an experiment's last sweep", "It works wherever the sweep runs.")
@@ -120,6 +123,7 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
 
     prefetch = _add(commands, "prefetch", "download everything that a sweep needs", "It then checks that each part loads offline.")
     _add_overrides(prefetch, "experiment=NAME or name=NAME, and overrides as for sweep")
+    _add_trust(prefetch)
     prefetch.add_argument("--check", action="store_true", help="only check; download nothing")
 
 
@@ -134,6 +138,7 @@ def _add_results(commands: Commands) -> None:
         help="default: csv, or that of the --output file's suffix; text: the changes of each point side by side, for reading",
     )
     table.add_argument("--output", type=Path, metavar="FILE", help="write a .csv, .json, .md or .parquet file instead")
+    table.add_argument("--raw", action="store_true", help="keep text cells of a csv that a spreadsheet would run, and control characters")
     table.add_argument("--stale", action="store_true", help="include stale runs, which the last command did not ask for")
 
     report = _add(
@@ -169,6 +174,7 @@ def _add_inputs(commands: Commands) -> None:
     )
     prompt.add_argument("suite", metavar="SUITE", help="one of `harness list suites`, or a task or group of lm-eval")
     _add_overrides(prompt, "overrides as for run, such as model=NAME evaluation.prompt_format=chat")
+    _add_trust(prompt)
     prompt.add_argument("--item", type=int, default=1, metavar="N", help="number of the item, from 1 (default: 1)")
 
     data = _add(
@@ -226,6 +232,7 @@ def _add_analysis(commands: Commands) -> None:
         help="set the exit code: 0 if less than X is lost, 1 if more, 3 if undecided, 2 on errors",
     )
     _add_json(compare)
+    _add_trust(compare)
     _add_overrides(compare, "overrides for two models, such as evaluation.dtype=bfloat16")
 
 
@@ -259,6 +266,10 @@ def _add_output(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trust-tasks", action="store_true", help="run task files and code from any folder (docs/security.md)")
 
 
 def _add_overrides(command: argparse.ArgumentParser, text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
 from harness.config.yaml_files import LimitedLoader, load_yaml
 from harness.core.errors import ConfigError, explain
+from harness.core.masking import masked
 from harness.core.methods import Mitigation, Objective
 from harness.core.sources import Source
 from harness.core.tuning import Tuning
@@ -109,9 +111,19 @@ def compose_hydra(parsed: Parsed) -> Composed:
         sweeper = OmegaConf.to_container(hydra.sweeper)
         with_hydra = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-        raise ConfigError(explain("configuration", got=_reason(error, roots), fix="check the overrides and the yaml they name")) from error
+        raise ConfigError(
+            explain(
+                "configuration", got=masked(_reason(error, roots), _interpolated(roots)), fix="check the overrides and the yaml they name"
+            )
+        ) from error
     values = {key: value for key, value in with_hydra.items() if key != "hydra"}
     return Composed(values, chosen, parsed.values, cast(dict[str, Any], sweeper))
+
+
+def _interpolated(folders: Sequence[Path]) -> set[str]:
+    """Return the environment variables that yaml files read, whose values an error may show."""
+    texts = [path.read_text(encoding="utf-8", errors="replace") for folder in folders for path in folder.rglob("*.yaml")]
+    return {name for text in texts for name in re.findall(r"oc\.env:\s*(\w+)", text)}
 
 
 def _reason(error: Exception, roots: Sequence[Path]) -> str:

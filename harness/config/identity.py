@@ -123,6 +123,7 @@ def identify(values: Mapping[str, Any]) -> str:
 def recorded(config: RunConfig) -> dict[str, Any]:
     """Return a configuration for its record: plain values, and ``settings``, their hash.
 
+    The folder of results is left out: it is a place on one machine, and the record is in it.
     The hash leaves out what changes no weights: places, what is kept, declared and measured,
     volumes that are not part of a run's identity. Configurations with equal settings ask for the
     same run, so of two with different inputs (an edited source too) the later supersedes the
@@ -136,4 +137,4 @@ def recorded(config: RunConfig) -> dict[str, Any]:
     asked["labels"] = {key: value for key, value in asked["labels"].items() if key != "reference"}
     if _volumes(config) is None:
         asked["data"] = {key: value for key, value in asked["data"].items() if key != "volumes"}
-    return found | {"settings": identify(asked)}
+    return {key: value for key, value in found.items() if key != "results"} | {"settings": identify(asked)}

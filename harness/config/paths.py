@@ -7,6 +7,9 @@ from pathlib import Path
 
 from harness.core.errors import ConfigError, explain
 
+TRUST_TASKS = "HARNESS_TRUST_TASKS"
+"""Variable that is 1 if task files from anywhere are trusted, as with ``--trust-tasks``."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 

@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import re
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness.core import streams
 from harness.core.errors import ConfigError, explain
+from harness.core.masking import masked
 from harness.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ ENOUGH_SHARE = 0.05
 
 WIDEST = 36
 """Columns of a bar's name, so that bar, count and time fit into 80."""
-
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class Display(Progress, Protocol):
@@ -79,14 +77,14 @@ class Output:
 
     def result(self, text: str) -> None:
         """Write data for the user to standard output."""
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{streams.visible(text)}\n")
         sys.stdout.flush()
         self.log(text)
 
     def message(self, text: str) -> None:
         """Write a message."""
         if not self.quiet:
-            self.show(text)
+            self.show(_printed(text))
         self.log(text)
 
     def error(self, text: str) -> None:
@@ -96,7 +94,7 @@ class Output:
 
     def always(self, text: str) -> None:
         """Write a message, even if quiet."""
-        self.show(text)
+        self.show(_printed(text))
         self.log(text)
 
     def log(self, text: str) -> None:
@@ -104,7 +102,7 @@ class Output:
         if self.log_file is None:
             return
         now = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
-        lines = [f"{now}  {line}".rstrip() for line in _ESCAPES.sub("", text).splitlines() if line.strip()]
+        lines = [f"{now}  {line}".rstrip() for line in _printed(text).splitlines() if line.strip()]
         with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
@@ -125,6 +123,11 @@ class Output:
             raise
         finally:
             self.quiet, self.log_file, self.failed = before
+
+
+def _printed(text: str) -> str:
+    """Return a text without control characters and secrets."""
+    return streams.visible(masked(text))
 
 
 def _to_stderr(text: str) -> None:
@@ -268,9 +271,9 @@ class _Bars:
         from rich.progress import Progress as Bars
         from rich.table import Column
 
-        what = TextColumn("{task.description}", table_column=Column(max_width=WIDEST, no_wrap=True, overflow="ellipsis"))
+        what = TextColumn("{task.description}", markup=False, table_column=Column(max_width=WIDEST, no_wrap=True, overflow="ellipsis"))
         columns = [what, BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-        self.bars: RichProgress = Bars(*columns, console=Console(stderr=True), transient=True)
+        self.bars: RichProgress = Bars(*columns, console=Console(file=streams.raw(sys.stderr)), transient=True)
         self.of_runs = self.bars.add_task("runs", total=None, visible=False)
         self.of_stage = self.bars.add_task("", total=None, visible=False)
         self.of_workers: list[TaskID] = []
@@ -294,10 +297,10 @@ class _Bars:
             self.of_workers.append(self.bars.add_task("", total=None))
         for place, bar in enumerate(self.of_workers):
             label, stage, finished, total = working[place] if place < len(working) else ("", "", 0, 0)
-            self.bars.update(bar, description=f"{label}  {stage}", completed=finished, total=total, visible=bool(label))
+            self.bars.update(bar, description=streams.visible(f"{label}  {stage}"), completed=finished, total=total, visible=bool(label))
 
     def stage(self, name: str, total: int) -> None:
-        self.bars.reset(self.of_stage, description=name, total=total, visible=True)
+        self.bars.reset(self.of_stage, description=streams.visible(name), total=total, visible=True)
 
     def advance(self, units: int = 1) -> None:
         self.bars.advance(self.of_stage, units)

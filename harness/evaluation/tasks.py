@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import EvaluationError, did_you_mean, explain
 from harness.core.seeds import derive, seed_torch, untouched_global_streams
-from harness.evaluation import task_index
+from harness.evaluation import task_index, trust
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Chosen, Suite, choose
 from harness.records.schema import GENERATED
@@ -33,12 +33,13 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
     """Build the leaf tasks of a suite, their data loaded, by name.
 
     Raises:
-        EvaluationError: if a task does not exist, its data cannot be loaded, or it lacks the
-            metric.
+        EvaluationError: if a task does not exist, is not trusted, its data cannot be loaded, or it
+            lacks the metric.
     """
     tasks: dict[str, Task] = {}
     for name in suite.tasks:
         manager = _manager_for(suite, name)
+        trust.require(manager.task_index, name)
         with untouched_global_streams(), _explained(f"suite {suite.name}, task {name}"):
             seed_torch(derive(0, "tasks", name))  # some tasks shuffle choices while they are built
             tasks.update(manager.load([name])["tasks"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from harness.external import text
 from harness.external.gate import Gate, sentences
 from harness.external.judge import Comparison, as_shown, dicts, shown
 from harness.external.sides import short
+from harness.records import provenance
 from harness.report import html
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
 from harness.report.palette import GREY, ONE_COLOUR
@@ -79,7 +78,7 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
                 notes=[] if len(first) else ["No item of a 0/1 metric changed."],
             ),
             _gate(gate),
-            Section(id="how", title="How it was compared", notes=[*text.MEANINGS, *comparison.notes], code=_command()),
+            Section(id="how", title="How it was compared", notes=[*text.MEANINGS, *comparison.notes], code=provenance.command()),
         ],
         files=files,
     )
@@ -207,7 +206,3 @@ def _stem(metric: str) -> str:
 
 def _gate(gate: Gate | None) -> Section:
     return Section(id="gate", title="Gate", notes=sentences(gate) if gate else [])
-
-
-def _command() -> str:
-    return shlex.join(["harness", *sys.argv[1:]])

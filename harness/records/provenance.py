@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -20,16 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
+from harness.core.masking import masked
 
 PACKAGES = ["torch", "transformers", "lm_eval", "peft", "accelerate", "datasets", "tokenizers", "numpy", "pandas", "scipy"]
 
 
-_COMMAND: ContextVar[Sequence[str] | None] = ContextVar("_COMMAND", default=None)
+_COMMAND: ContextVar[Sequence[str] | str | None] = ContextVar("_COMMAND", default=None)
 
 
 @contextlib.contextmanager
-def made_by(arguments: Sequence[str]) -> Iterator[None]:
-    """Record these arguments of ``harness`` in place of the process's, until the block ends."""
+def made_by(arguments: Sequence[str] | str) -> Iterator[None]:
+    """Record a command in place of the process's, until the block ends.
+
+    Args:
+        arguments: of ``harness``; or a whole command, as recorded.
+    """
     token = _COMMAND.set(arguments)
     try:
         yield
@@ -38,9 +44,18 @@ def made_by(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def command() -> str:
-    """Return the command that makes results now."""
-    arguments = _COMMAND.get()
-    return shlex.join(["harness", *(sys.argv[1:] if arguments is None else arguments)])
+    """Return the command that makes results now, as it is typed in the folder it runs in.
+
+    Secrets are masked, paths inside the folder relative.
+    """
+    arguments, start = _COMMAND.get(), ["harness"]
+    if isinstance(arguments, str):
+        return arguments
+    if arguments is None:
+        arguments = [text for text in sys.argv[1:] if not text.startswith("hydra.searchpath=")]  # which Hydra's command line adds
+        start = ["python", "-m", "harness.cli.hydra_app"] if Path(sys.argv[0]).stem == "hydra_app" else start
+    here = re.compile(rf"(?<![^\s=,\[\"']){re.escape(str(Path.cwd()))}(/|(?=$|[,\]\"']))")
+    return shlex.join([*start, *(masked(here.sub(lambda found: "" if found[1] else ".", text)) for text in arguments)])
 
 
 def collect() -> dict[str, Any]:

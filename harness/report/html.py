@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import unicodedata
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.core import streams
 from harness.report import palette, svg, tables
 from harness.report.content import CellView, Content, FigureView, ItemsView, TableView
 from harness.report.figures import save
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+HIDDEN = re.compile(f"{streams.HIDDEN.pattern}|[\ud800-\udfff]")
+
 MAX_TEXT = 600
 """Characters of an item's text on the page; samples.parquet has the whole text."""
-
-_DIRECTION_MARKS = {"\u061c", "\u200e", "\u200f", "\ufeff", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
-_SHOWN_CONTROLS = {"\n", "\t"}
 
 
 def render(content: Content) -> str:
@@ -71,7 +71,7 @@ def write(content: Content, folder: Path) -> Path:
             if view.name:
                 _write_table(view, folder)
         if section.items is not None and len(section.items.rows):
-            section.items.rows.to_csv(folder / "items.csv", index=False, lineterminator="\n")
+            tables.write(section.items.rows, folder / "items.csv")
     for name, frame in content.files.items():
         tables.write(frame, folder / name)
     path = folder / "index.html"
@@ -89,14 +89,7 @@ def data_json(value: Any) -> Markup:
 
 def visible(text: str) -> str:
     """Return a text with control and direction marks replaced by their code, as ``⟨U+202E⟩``."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_shown(sign) for sign in text)
-
-
-def _shown(sign: str) -> str:
-    hidden = sign in _DIRECTION_MARKS or (unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"} and sign not in _SHOWN_CONTROLS)
-    return f"⟨U+{ord(sign):04X}⟩" if hidden else sign
+    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def _visible(value: Any) -> Any:

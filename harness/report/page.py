@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
-from harness.records import record_files
+from harness.core import files, json_text
 from harness.records.store import Experiment
 from harness.report import html
 from harness.report.content import Content
 from harness.report.evidence import Evidence, gather
 from harness.report.sections import build
+
+WRITTEN = ".written.json"
+"""Names of the files of the last report, in its folder: all others are the user's."""
 
 
 def content(experiment: Experiment) -> Content:
@@ -23,7 +28,7 @@ def _content(evidence: Evidence) -> Content:
 
 
 def write(experiment: Experiment, evidence: Evidence | None = None) -> Path:
-    """Write ``results/NAME/report/``, replacing an older report.
+    """Write ``results/NAME/report/``, replacing an older report; other files there are kept.
 
     It holds index.html, figures as PNG, SVG and PDF, and tables as CSV and Markdown. The same
     records give the same bytes.
@@ -40,9 +45,32 @@ def write(experiment: Experiment, evidence: Evidence | None = None) -> Path:
         RecordError: if a record is damaged or of another version.
     """
     page, folder = _content(evidence or gather(experiment)), experiment.folder / "report"
-
-    def fill(place: Path) -> None:
-        html.write(page, place)
-
-    record_files.write_folder(folder, fill)
+    temporary = files.hidden_name(folder)
+    temporary.mkdir(parents=True)
+    try:
+        html.write(page, temporary)
+        _move(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder / "index.html"
+
+
+def _move(temporary: Path, folder: Path) -> None:
+    """Move files into a folder, the page last, and remove those that an older report wrote."""
+    folder.mkdir(exist_ok=True)
+    names, older = {path.name for path in temporary.iterdir()}, _written(folder)
+    files.write_text(folder / WRITTEN, json.dumps(sorted(names | older)))
+    for name in sorted(names, key=lambda name: (name == "index.html", name)):
+        (temporary / name).replace(folder / name)
+    for name in older - names:
+        (folder / name).unlink(missing_ok=True)
+    files.write_text(folder / WRITTEN, json.dumps(sorted(names)))
+
+
+def _written(folder: Path) -> set[str]:
+    """Return the names of the files that the last report wrote; none if that is unknown."""
+    try:
+        found = json_text.loads((folder / WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return {name for name in found if isinstance(name, str) and Path(name).name == name} if isinstance(found, list) else set()

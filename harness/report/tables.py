@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,11 @@ import pandas as pd
 from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import is_control
 from harness.analysis.table.columns import SUITE_TASK
+from harness.core import streams
 from harness.core.errors import ConfigError, did_you_mean, explain
+from harness.core.files import hidden_name
 from harness.records.schema import OWN_METRICS
+from harness.report import spreadsheets
 
 Format = Literal["csv", "json", "markdown", "parquet"]
 
@@ -321,16 +323,17 @@ def require_whole(options: Mapping[str, object]) -> None:
         raise ConfigError(explain("--format", got=got, allowed="text alone, or csv, json or markdown with these options"))
 
 
-def render(table: pd.DataFrame, form: str | None) -> str:
+def render(table: pd.DataFrame, form: str | None, *, raw: bool = False) -> str:
     """Return the whole table as text.
 
     Args:
         table: the tidy table.
         form: ``csv`` (missing values empty), ``json`` (a list of row objects, missing values null)
             or ``markdown``.
+        raw: keep the text cells of a csv as they are.
     """
     if form == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+        return (table if raw else spreadsheets.safe(table)).to_csv(index=False, lineterminator="\n")
     rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
     if form == "json":
         return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows) + "\n]\n"
@@ -356,16 +359,17 @@ def escape(text: object) -> str:
     """Return a text escaped for Markdown: never markup, HTML, a link or a new cell."""
     flat = html.escape(" ".join(str(text).split()), quote=False)
     flat = re.sub(r"[\\`*\[\]|#~$!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", flat)  # an underscore inside a word is not markup
-    return flat.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+    return streams.visible(flat.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;"))
 
 
-def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
+def write(table: pd.DataFrame, path: Path, form: str | None = None, *, raw: bool = False) -> None:
     """Write the whole table to a file, complete or not at all.
 
     Args:
         table: the tidy table.
         path: of the file.
         form: its format; None takes that of the file's suffix.
+        raw: see ``render``.
 
     Raises:
         ConfigError: if the format is unknown or the file cannot be written.
@@ -373,12 +377,12 @@ def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
     form = form or SUFFIXES.get(path.suffix)
     if form not in SUFFIXES.values():
         raise ConfigError(explain("--output", got=f"'{path.name}'", allowed=f"a name ending in {', '.join(SUFFIXES)}, or --format"))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = hidden_name(path)
     try:
         if form == "parquet":
             table.to_parquet(temporary, index=False, compression="zstd")
         else:
-            temporary.write_text(render(table, form), encoding="utf-8")
+            temporary.write_text(render(table, form, raw=raw), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise ConfigError(explain("--output", got=f"'{path}', not writable ({error.strerror})", fix="choose another folder")) from error

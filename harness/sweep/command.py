@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-import shlex
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from harness.config.run_config import RunConfig
 from harness.core.display import OUTPUT, Display, display
 from harness.core.errors import ConfigError, DataError, ModelError, explain
 from harness.core.progress import Progress, Silent
+from harness.records import provenance
 from harness.records.sweep_schema import TRIES, Sweep
 from harness.records.writer import ExperimentWriter
 from harness.run import execution, outstanding, preparation, settling
@@ -154,7 +154,7 @@ def begin(
     sweep = Sweep(
         id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         experiment=experiment.name,
-        command=shlex.join(["harness", *sys.argv[1:]]),
+        command=provenance.command(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         cores=machine.cores,
         gpus=machine.gpus,

@@ -21,7 +21,9 @@ from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core import space
 from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
+from harness.core.masking import masked
 from harness.core.progress import Interrupted, Progress, Silent
+from harness.records import provenance
 from harness.records.schema import Failure
 from harness.records.sweep_schema import TRIES, Claim, Unit
 from harness.records.writer import ExperimentWriter
@@ -179,7 +181,7 @@ class Worker:
         if unit.kind == "measurement":
             before = [one for one in self.claims.history(unit.id) if one.sweep == self.claims.sweep and one.ended == "again"]
             return ("failed" if len(before) + 1 >= self.tries else "again"), reason
-        tries = self._write_failure(unit, reason, "".join(traceback.format_exception(error)))
+        tries = self._write_failure(unit, reason, masked("".join(traceback.format_exception(error))))
         return ("failed" if tries >= TRIES else "again"), reason
 
     def _died(self, unit: Unit, dead: Sequence[Claim]) -> tuple[Outcome, str]:
@@ -269,7 +271,8 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
     worker = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus), progress or Silent())
     states = UnitStates(experiment, claims)
     for unit in _pulled(worker, states, sweep.units):
-        outcome, reason = worker.carry_out(unit)
+        with provenance.made_by(sweep.command):
+            outcome, reason = worker.carry_out(unit)
         worker.progress.say(f"{outcome}: {unit.label}{f': {reason}' if reason else ''}")
         if outcome == "interrupted":
             raise Interrupted
@@ -313,7 +316,8 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
     worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), UnitStates(experiment, claims)
     for _ in range(MOST_CLAIMS):
-        outcome, reason = worker.carry_out(unit)
+        with provenance.made_by(sweep.command):
+            outcome, reason = worker.carry_out(unit)
         while outcome == "busy" and states.of(unit) == "running":
             time.sleep(WAIT_SECONDS)
         if outcome not in {"again", "busy"}:
@@ -334,4 +338,4 @@ def _pulled(worker: Worker, states: UnitStates, units: Sequence[Unit]) -> Iterat
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return masked(" ".join(str(error).split()))

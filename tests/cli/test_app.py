@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.cli import app
@@ -109,3 +110,13 @@ def test_the_log_file_has_the_command_and_its_error(tmp_path: Path, capsys: pyte
     command, error = (tmp_path / "log.txt").read_text().splitlines()
     assert command[19:].startswith("  harness run tuning=lra --quiet")
     assert error[19:] == f"  {err.rstrip()}"
+
+
+def test_raw_cells_reach_a_program(small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--raw` keeps what a spreadsheet would run and a terminal obey, also in files."""
+    made = pd.DataFrame({"model": ["=1+1", "a\x1bb"]})
+    monkeypatch.setattr("harness.api.Results.table", lambda self, stale=False: made)
+    assert run(capsys, "table", "small")[1] == "model\n'=1+1\na\\u001bb\n"
+    assert run(capsys, "table", "small", "--raw")[1] == "model\n=1+1\na\x1bb\n"
+    run(capsys, "table", "small", "--raw", "--output", "table.csv")
+    assert Path("table.csv").read_text() == "model\n=1+1\na\x1bb\n"

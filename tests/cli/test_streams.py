@@ -107,3 +107,48 @@ def test_messages_that_nobody_reads_do_not_end_the_work(results: Path) -> None:
     """A closed pipe behind standard error leaves the command its exit code."""
     found = ran("table", "nothing", shell="2> >(true); exit $?")
     assert found.returncode == 2
+
+
+ESCAPE = "\x1b[31m"
+
+
+def test_escape_sequences_of_names_and_data_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a list, a table, a comment, an error and wrong arguments: none reaches the terminal."""
+    (tmp_path / "conf" / "tuning").mkdir(parents=True)
+    (tmp_path / "conf" / "tuning" / f"a{ESCAPE}b.yaml").write_text(f"# Clear \x9b2J \r{ESCAPE}.\n")
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    experiment = ExperimentWriter(tmp_path / "small")
+    one = [Task(suite="people", task="facts", values=share(9, 10))]
+    write_run(experiment, f"r{ESCAPE}", before=one, points={8: one}, roles={"people": "probe"})
+    for code, *arguments in (
+        (0, "list", "tuning"),
+        (0, "table", str(experiment.folder)),
+        (0, "table", str(experiment.folder), "--format", "json"),
+        (2, "status", f"no{ESCAPE}"),
+        (2, "list", f"no{ESCAPE}"),
+    ):
+        assert app.main([str(part) for part in arguments]) == code
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out + err
+        assert "\x9b" not in out + err
+        assert "1b[31m" in out + err
+    with pytest.raises(SystemExit):
+        app.main(["report", "small", f"--no{ESCAPE}"])
+    assert r"\u001b[31m" in capsys.readouterr().err
+
+
+def test_json_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control character is escaped as JSON escapes it, so a program reads what was written."""
+    text = "a\x9b1m\u2028b\u202e"
+    shown = written_in("utf-8", lambda: sys.stdout.write(json.dumps([text], ensure_ascii=False)), monkeypatch).decode()
+    assert shown.isascii()
+    assert json.loads(shown) == [text]
+
+
+def test_secrets_on_standard_error_are_masked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data on standard output stay as they are."""
+    monkeypatch.setenv("OUR_SECRET", "hunter2!")
+    assert app.main(["list", "hunter2!"]) == 2
+    assert "list: got '***'" in capsys.readouterr().err

@@ -220,3 +220,15 @@ def test_a_typed_line_break_in_a_template_is_one(tmp_path: Path) -> None:
         config = composition.compose([f"data={path}", *typed, "probe_suites=[tinyworld]"])
         assert config.data.fields["prompt"] == "Q: {{ q }}\nA:"  # type: ignore[attr-defined]
     assert r"\\nabla" in overrides.parse([r"data.fields.prompt='\\nabla {{ q }}'"]).values["data.fields.prompt"]
+
+
+@pytest.mark.parametrize("line", ["override /tuning: ${oc.env:HUE}", "/mitigation: ${oc.env:HUE}", "/data/${oc.env:HUE}"])
+def test_a_variable_that_a_yaml_reads_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """Hydra's message on a member that does not exist would have its value."""
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "env.yaml").write_text(f"# @package _global_\ndefaults:\n  - {line}\n")
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    monkeypatch.setenv("HUE", "mauve-hidden")
+    with pytest.raises(ConfigError, match=r"configuration: got .*\*\*\*") as caught:
+        composition.compose(["experiment=env"])
+    assert "mauve" not in str(caught.value)

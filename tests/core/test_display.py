@@ -70,7 +70,7 @@ def test_quiet_shows_results_and_errors_alone_and_the_log_has_everything(
     first, *lines = log.read_text().splitlines()
     assert first == "an earlier command"
     assert [line[19:] for line in lines] == [
-        *["  run a", "  [0:40] train: 5/10, about 0:40 left", "  loaded", "  failed", "  a table", "  of two parts"]
+        *[r"  \u001b[1mrun a\u001b[0m", "  [0:40] train: 5/10, about 0:40 left", "  loaded", "  failed", "  a table", "  of two parts"]
     ]
     assert all(datetime.fromisoformat(line[:19]) for line in lines)
 

@@ -204,3 +204,16 @@ def test_a_failure_is_recorded_and_dropped(experiment: ExperimentWriter) -> None
     assert experiment.run_ids() == ["r"]
     experiment.drop_failure("r")
     assert experiment.failure("r") is None
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "sweeps/s.json", "runs/r/config.json", "runs/r/record.json"])
+def test_advice_on_a_damaged_file_names_that_file(experiment: ExperimentWriter, name: str) -> None:
+    """Never a folder, which has results that are whole: the experiment's, for a manifest."""
+    path = experiment.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"schema_version": 4, "ru')
+    readers = {"manifest": experiment.manifest, "s": lambda: experiment.sweep("s"), "config": lambda: experiment.config("r")}
+    with pytest.raises(RecordError) as caught:
+        readers.get(path.stem, lambda: experiment.record("r"))()
+    assert str(caught.value).startswith(f"{path}: got a file that cannot be read")
+    assert str(caught.value).endswith("fix: remove this file alone and run the same command again")

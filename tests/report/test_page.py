@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -70,6 +71,28 @@ def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experimen
     page.write(experiment)
     assert contents(where.parent) == first
     assert "report" in {path.name for path in experiment.folder.iterdir()}
+
+
+def test_a_report_keeps_files_that_it_did_not_write(experiment: ExperimentWriter) -> None:
+    """Its own older files go; a list that names files elsewhere removes nothing there."""
+    folder = page.write(experiment).parent
+    (folder / "notes.md").write_text("mine")
+    (folder / "slides").mkdir()
+    (folder / "slides" / "forgetting.png").write_text("mine too")
+    (folder / "laws.csv").write_text("of an older page")
+    listed = json.loads((folder / page.WRITTEN).read_text())
+    (folder / page.WRITTEN).write_text(json.dumps([*listed, "laws.csv", "../manifest.json", 5]))
+    before = (experiment.folder / "manifest.json").read_bytes()
+    page.write(experiment)
+    assert (folder / "notes.md").read_text() == "mine"
+    assert (folder / "slides" / "forgetting.png").read_text() == "mine too"
+    assert not (folder / "laws.csv").exists()
+    assert (experiment.folder / "manifest.json").read_bytes() == before
+    assert json.loads((folder / page.WRITTEN).read_text()) == listed
+    for damaged in ("[", "5", "null"):
+        (folder / page.WRITTEN).write_text(damaged)
+        assert page.write(experiment).exists()
+    assert (folder / "notes.md").exists()
 
 
 def test_a_report_that_fails_keeps_the_old_one(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:

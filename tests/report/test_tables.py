@@ -24,6 +24,34 @@ def test_csv_reads_back_equal(rows: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(back, rows)
 
 
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-2+3", "'-2+3"),
+        ("+x", "'+x"),
+        ("\tx", "'\tx"),
+        ("＝1", "'＝1"),
+        ("a\x00\x1b[0m\rb", r"a\u0000\u001b[0m\u000db"),
+        ("-", "-"),
+        ("-12.5 [-16.1, +8.9]", "-12.5 [-16.1, +8.9]"),
+        ("-1e-05", "-1e-05"),
+        ("a = b\n-c", "a = b\n-c"),
+    ],
+)
+def test_no_cell_of_a_csv_is_run(text: str, cell: str) -> None:
+    """A text that would be is quoted by an apostrophe; numbers stay, and all cells with ``raw``."""
+    frame = pd.DataFrame({"=name": pd.Series([text, None], dtype="string"), "mixed": [text, -1.5], "number": [-1.5, -2.0]})
+    back = pd.read_csv(io.StringIO(tables.render(frame, "csv")), dtype="string")
+    assert list(back.columns) == ["'=name", "mixed", "number"]
+    assert list(back["'=name"].fillna("")) == [cell, ""]
+    assert list(back["mixed"]) == [cell, "-1.5"]
+    assert list(back["number"]) == ["-1.5", "-2.0"]
+    raw = tables.render(frame, "csv", raw=True)
+    assert raw == frame.to_csv(index=False, lineterminator="\n")
+
+
 def test_json_is_a_list_of_rows_with_null_for_missing_values(rows: pd.DataFrame) -> None:
     """Numbers are numbers, true is true, and there is no NaN."""
     text = tables.render(rows, "json")

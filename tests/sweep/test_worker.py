@@ -19,6 +19,7 @@ from harness.config.resolution import Machine
 from harness.core import files
 from harness.core.errors import ConfigError, ProcessDied, TrainingError
 from harness.core.progress import Interrupted, Progress
+from harness.records import provenance
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Unit
 from harness.records.writer import ExperimentWriter
@@ -395,3 +396,23 @@ def test_workers_pull_until_nothing_is_left(mine: Worker, does: Callable[[Does],
     assert elsewhere is not None
     worker.work(mine.experiment.folder, "s1")
     assert order == ["a", "b", "b"]
+
+
+def test_a_worker_records_the_command_of_its_sweep_and_no_secret(mine: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own arguments are a folder and an id, which nobody types."""
+    made: list[str] = []
+    mine.experiment.write_sweep(replace(sweep_of([run_unit("a", "a", volumes=(8,))]), command="harness sweep name=small seed=0,1"))
+    monkeypatch.setattr("harness.config.composition.compose", lambda overrides: Composed())
+    monkeypatch.setenv("HF_TOKEN", "hunter2!")
+
+    def execute(self: Worker, unit: Unit, reporter: Progress) -> tuple[str, str]:
+        made.append(provenance.command())
+        raise ValueError("rejected: hunter2!")
+
+    monkeypatch.setattr(Worker, "_execute", execute)
+    worker.work(mine.experiment.folder, "s1")
+    assert set(made) == {"harness sweep name=small seed=0,1"}
+    failure = mine.experiment.failure("a")
+    assert failure is not None
+    assert failure.reason == "ValueError: rejected: ***"
+    assert "hunter2" not in "".join(path.read_text() for path in mine.experiment.folder.rglob("*.json"))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.analysis.findings import rate_file
 from harness.config.resolution import SearchedRate
-from harness.config.strict import build, plain
+from harness.config.strict import plain
 from harness.core.errors import RecordError, explain
+from harness.core.files import write_text
 from harness.records.store import Experiment
 
 HEADER = "# Learning rates found by `make search-lr` on the target's select items, never on those reported. One line a combination.\n"
@@ -78,11 +80,8 @@ def as_yaml(rates: Sequence[SearchedRate]) -> str:
 
 
 def merge(rates: Sequence[SearchedRate], file: Path) -> None:
-    """Write rates into a file, replacing its entries for the same combinations."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    entries = [json.loads(line.strip().removeprefix("- ")) for line in lines if line.startswith("  - ")]
-    kept = [build(SearchedRate, entry, f"{file}[{i}]") for i, entry in enumerate(entries)]
-    fresh = {(rate.model, rate.tuning, rate.objective, rate.data, rate.mitigation): rate for rate in [*kept, *rates]}
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(as_yaml([rate for _, rate in sorted(fresh.items())]), encoding="utf-8")
-    temporary.replace(file)
+    """Write rates into a file, replacing its entries for the same combinations only."""
+    if file.exists():
+        rate_file.merge(rates, file)
+    else:
+        write_text(file, as_yaml(rates).rstrip("\n"))

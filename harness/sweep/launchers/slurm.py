@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,7 @@ from typing import Any
 
 from harness.config.resolution import Machine
 from harness.config.strict import check
+from harness.core import masking
 from harness.core.display import Display, display, quiet_libraries
 from harness.core.errors import ConfigError, explain
 from harness.core.progress import Interrupted, Progress
@@ -85,6 +88,7 @@ class Slurm(Launcher):
 
     def check(self) -> None:
         """Raise ConfigError if no jobs can be submitted from this machine."""
+        self._lines_of_shell()
         if not shutil.which("sbatch"):
             fix = "submit on a login node of the cluster, or launcher=local"
             raise ConfigError(explain("launcher=slurm", got="no sbatch on this machine", allowed="a machine that can submit jobs", fix=fix))
@@ -131,7 +135,9 @@ class Slurm(Launcher):
             raise ConfigError(explain("launcher=slurm", got="no submitit", allowed="the package submitit", fix=fix)) from error
         folder = folder.resolve()
         executor = submitit.SlurmExecutor(folder / FOLDER / sweep_id, python=self.python)
-        executor.update_parameters(**self.parameters(name))
+        lines, variables = self._lines_of_shell()
+        os.environ.update(variables)
+        executor.update_parameters(**self.parameters(name) | {"setup": lines})
         try:
             jobs = executor.map_array(carry, [folder] * missing, [sweep_id] * missing, [self.requeues] * missing)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -170,6 +176,40 @@ class Slurm(Launcher):
             "wckey": None,
             "additional_parameters": requeue | options,
         }
+
+    def _lines_of_shell(self) -> tuple[list[str], dict[str, str]]:
+        """Return ``setup`` without secrets, and the variables that sbatch passes on for it."""
+        lines, variables = _without_secrets(self.setup)
+        fix = "export it where the jobs run, such as in a file that launcher.setup sources"
+        if variables and "export" in self.extra:
+            got = f"{', '.join(variables)} together with launcher.extra.export"
+            raise ConfigError(explain("launcher.setup", got=got, allowed="no secrets, which sbatch would have to pass on", fix=fix))
+        for key, value in self.extra.items():
+            if (shown := masking.masked(f"{key}={value}")) != f"{key}={value}":
+                raise ConfigError(explain("launcher.extra", got=f"a secret ({shown})", allowed="no secrets", fix=fix))
+        return lines, variables
+
+
+def _without_secrets(lines: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return lines of shell without secrets, and variables that they now read them from.
+
+    sbatch passes the variables of the submitting process on, so that no script has a secret.
+
+    Raises:
+        ConfigError: a secret that is no variable's value.
+    """
+    found: dict[str, str] = {}
+
+    def moved(secret: re.Match[str]) -> str:
+        found[secret["name"]] = "".join(shlex.split(secret["value"]))
+        return f'{secret["name"]}="${secret["name"]}"'
+
+    kept = [masking.ASSIGNED.sub(moved, line) for line in lines]
+    for line in kept:
+        if (shown := masking.masked(line)) != line and masking.ASSIGNED.sub("", line) == line:
+            fix = "a line `export NAME_TOKEN=VALUE`, or the variable exported before the command"
+            raise ConfigError(explain("launcher.setup", got=f"a secret ({shown})", allowed="secrets as values of variables", fix=fix))
+    return kept, found
 
 
 SHORT_SECONDS, MOST_SHORT = 60.0, 10

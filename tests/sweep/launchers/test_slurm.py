@@ -99,6 +99,34 @@ def test_what_is_configured_is_what_sbatch_is_asked_for(commands: Commands, tmp_
     assert script.index("module load cuda") < script.index(run)
 
 
+def test_no_script_has_a_secret(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job reads it from the environment, which sbatch passes on; other lines stay."""
+    monkeypatch.setenv("HF_TOKEN", "")  # restored afterwards
+    monkeypatch.setenv("B_KEY", "")
+    setup = ("export HF_TOKEN='abc def'", "module load cuda; export B_KEY=xyz", "export A_TOKEN=$(cat file)")
+    Slurm(setup=setup).submit(tmp_path / "exp", "exp", "one", units=1)
+    script = lines(tmp_path / "exp", "one")
+    assert {'export HF_TOKEN="$HF_TOKEN"', 'module load cuda; export B_KEY="$B_KEY"', setup[2]} <= set(script)
+    assert (os.environ["HF_TOKEN"], os.environ["B_KEY"]) == ("abc def", "xyz")
+    written = [path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()]
+    assert not [text for text in written if b"abc def" in text or b"xyz" in text]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"setup": ("hf login --token abc",)}, r"launcher.setup: got a secret \(hf login --token \*\*\*\)"),
+        ({"setup": ("export A_KEY=abc",), "extra": {"export": "NONE"}}, "launcher.setup: got A_KEY together with launcher.extra.export"),
+        ({"extra": {"export": "ALL,A_KEY=abc"}}, r"launcher.extra: got a secret \(export=ALL,A_KEY=\*\*\*\)"),
+    ],
+)
+def test_a_secret_that_a_script_would_have_is_rejected(commands: Commands, tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    """Before anything is submitted; the message does not show it."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        Slurm(**values).check()
+    assert "abc" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("units", "jobs"), [(1, ["7"]), (2, ["7_0", "7_1"]), (50, ["7_0", "7_1", "7_2"])])
 def test_no_more_workers_than_units(commands: Commands, tmp_path: Path, units: int, jobs: list[str]) -> None:
     """As many workers as units, and never more than configured."""
