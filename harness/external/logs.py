@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.config import paths
 from harness.core.errors import RecordError, explain
 from harness.external import logged, one_model, ours, results_files
 
@@ -96,7 +97,7 @@ def read(source: str) -> Logs:
         RecordError: if it has no samples, samples of two models or revisions, or samples that do
             not reproduce the scores of their results file.
     """
-    folder = Path(source).expanduser()
+    folder = paths.expanded(source)
     every = dict(results_files.read(folder))
     found = sorted(_samples(folder))
     if not found:
