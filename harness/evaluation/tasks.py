@@ -11,6 +11,7 @@ from harness.core.seeds import derive, seed_torch, untouched_global_streams
 from harness.evaluation import task_index
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Chosen, Suite, choose
+from harness.models.weights import first_line
 from harness.records.schema import GENERATED
 
 if TYPE_CHECKING:
@@ -42,12 +43,10 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
             with untouched_global_streams():
                 seed_torch(derive(0, "tasks", name))  # some tasks shuffle choices while they are built
                 tasks.update(manager.load([name])["tasks"])
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-            fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
-            raise EvaluationError(
-                explain(f"suite {suite.name}, task {name}", got=reason, allowed="a task with data that can be loaded", fix=fix)
-            ) from error
+        except Exception as error:
+            fix = "correct its yaml; or check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
+            where, allowed = f"suite {suite.name}, task {name}", "a task that lm-eval can build, with data that can be loaded"
+            raise EvaluationError(explain(where, got=first_line(error), allowed=allowed, fix=fix)) from error
     for name, task in tasks.items():
         _set_shots(suite, name, task)
         _check_metric(suite, name, task)
