@@ -135,6 +135,9 @@ def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) 
         raise RecordError(explain(where, got="a line with empty arguments", allowed="the requests to the model", fix=AGAIN))
     generates = len(arguments[0]) > 1 and isinstance(arguments[0][1], Mapping)
     responses = [_first_of(response) for response in sample["resps"]]
+    if len(responses) != len(arguments):
+        got = f"{len(responses)} answers to {len(arguments)} requests"
+        raise RecordError(explain(where, got=got, allowed="an answer to each", fix=AGAIN))
     repeats = max((len(response) for response in sample["resps"] if isinstance(response, list)), default=1)
     likelihoods = None if generates else [_number(response, where) for response in responses]
     choices = None if generates or len(arguments[0]) < 2 else [str(one[1]) for one in arguments]

@@ -249,6 +249,14 @@ def test_a_log_likelihood_of_nan_is_rejected(tmp_path: Path, run: Run) -> None:
     assert ".jsonl, line 3: got a log-likelihood that is NaN" in rejection(run)
 
 
+@pytest.mark.parametrize("answers", [[], [[["-1.0", "False"]]] * 3, [[["-1.0", "False"]]] * 5])
+def test_answers_that_are_not_one_for_each_request_are_rejected(tmp_path: Path, run: Run, answers: list[Any]) -> None:
+    """Each of the four choices is a request."""
+    before = [choice(i, right=True) for i in range(2)]
+    sides(tmp_path, {"a": before}, {"a": [before[0], before[1] | {"resps": answers}]})
+    assert f".jsonl, line 2: got {len(answers)} answers to 4 requests" in rejection(run)
+
+
 def test_half_a_character_is_rejected(tmp_path: Path, run: Run) -> None:
     """JSON can hold half of a surrogate pair, a page or a hash cannot."""
     before = [choice(i, right=True) for i in range(2)]
