@@ -262,7 +262,7 @@ def _list_lm_eval() -> int:
 def _first_sentence(path: Path) -> str:
     """Return the first sentence of a file's comment, which may take several lines."""
     found: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# @package"):
             continue
         if not line.startswith("# "):

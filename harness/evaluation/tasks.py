@@ -126,7 +126,7 @@ def _set_shots(suite: Suite, name: str, task: Task) -> None:
 
 
 def _check_metric(suite: Suite, name: str, task: Task) -> None:
-    metrics = averaged_metrics(task)
+    metrics = list(map(str, averaged_metrics(task)))  # yaml has numbers for names, too
     if suite.metric not in metrics:
         fix = did_you_mean(suite.metric, metrics)
         raise EvaluationError(

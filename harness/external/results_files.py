@@ -68,6 +68,6 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
 def _as(kind: type, value: Any, where: str) -> Any:
     """Return a value that has a type. Raises RecordError."""
     if not isinstance(value, kind):
-        allowed = {list: "a list", str: "a name"}.get(kind, "a mapping")
+        allowed = "a list" if kind is list else "a name" if kind is str else "a mapping"
         raise RecordError(explain(where, got=f"a value of type {type(value).__name__}", allowed=allowed, fix="run lm-eval again"))
     return value
