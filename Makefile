@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract test-install test-ray test-exact lint imports types format wheel clean
+.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract fuzz test-install test-ray test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -89,6 +89,9 @@ unit: $(STAMP) ## the tests alone
 
 chaos: $(STAMP) ## a sweep killed, stopped and damaged at random, on a full disk, next to another sweep: the same records in the end; 10 minutes
 	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)
+
+fuzz: $(STAMP) ## mutated copies of input files to commands that read them, until one fails or Ctrl-C (ARGS="logs points": these kinds)
+	@"$(BIN)/python" -m tests.support.mutations $(ARGS)
 
 test-contract: $(STAMP) ## every pair of methods on two-layer models: two steps, off is none, seeds, costs, rejections; a minute
 	@"$(BIN)/python" -m pytest --quiet tests/contract $(ARGS)

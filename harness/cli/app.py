@@ -26,6 +26,8 @@ from harness.core import extras, streams
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, DamagedError, HarnessError, explain
 
+NO_MEMORY = "less than this command needs"
+
 RESUME = "finished work is kept; rerun the same command to resume"
 
 
@@ -77,6 +79,16 @@ def _code_of(arguments: argparse.Namespace) -> int:
     except OSError as error:
         OUTPUT.error(f"harness: {error.filename or 'file system'}: {error.strerror or error}")
         return 1
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        OUTPUT.error(f"harness: {explain('memory', got=NO_MEMORY, fix='free some, or raise the limit (ulimit -v, or that of the job)')}")
+        return 2
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Return whether an error is a lack of memory, which also ends imports and new threads."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("failed to map segment", "can't start new thread"))
 
 
 def _flushed(code: int) -> int:
@@ -323,7 +335,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         from harness.external import command
 
         return command.compare_command(arguments, _print_to_open_pipe)
-    except HarnessError:
+    except (HarnessError, MemoryError):
         raise
     except OSError as error:
         sys.stderr.write(f"harness: {error.filename or 'file system'}: {error.strerror or error}\n")

@@ -39,7 +39,7 @@ from harness.config.overrides import (
     parse,
     value_of,
 )
-from harness.config.resolution import SearchedRate
+from harness.config.resolution import SearchedRate, SearchedRates
 from harness.config.run_config import Labels, RunConfig, Training
 from harness.config.strict import build
 from harness.config.yaml_files import LimitedLoader, load_yaml
@@ -331,8 +331,7 @@ def member(group: str, name: str) -> Any:
 def searched_rates() -> tuple[SearchedRate, ...]:
     """Return the searched learning rates of every ``conf/learning_rates.yaml``."""
     files = [folder / "learning_rates.yaml" for folder in reversed(paths.folders("conf"))]
-    entries = [entry for file in files if file.exists() for entry in load_yaml(file).get("rates", [])]
-    return tuple(build(SearchedRate, entry, f"learning_rates.yaml[{i}]") for i, entry in enumerate(entries))
+    return tuple(rate for file in files if file.exists() for rate in build(SearchedRates, load_yaml(file), str(file)).rates)
 
 
 def _label(group: str, values: Any, choice: str | None) -> str | None:

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -154,7 +153,7 @@ def meant(group: str, named: str | None) -> tuple[str | None, dict[str, str]]:
 
 def _of_data(group: str, named: str) -> tuple[str, dict[str, str]]:
     """Return what a file, a pattern of files, or a name of the hub means, see ``meant``."""
-    path = Path(named).expanduser()
+    path = paths.expanded(named)
     if not named:
         raise ConfigError(explain(group, got="an empty name", allowed="a member, a file or ORG/NAME", fix=f"`harness list {group}`"))
     if path.is_dir():
@@ -185,7 +184,7 @@ def _of_model(group: str, named: str) -> tuple[str, dict[str, str]]:
     """Return what a folder or a name of the hub means, see ``meant``."""
     members = paths.members(folder_of(group))
     member, _, revision = named.partition("@")
-    if Path(named).expanduser().is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", named):
+    if paths.expanded(named).is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", named):
         return "hf", {f"{group}.name": quoted(named)}
     if member in members and revision:
         if not str(load_yaml(members[member]).get("class")).startswith("hub."):

@@ -13,13 +13,22 @@ TRUST_TASKS = "HARNESS_TRUST_TASKS"
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home directory in place of ``~`` or ``~user``. Raises ConfigError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        got, fix = "a user without a known home directory", "write the whole path"
+        raise ConfigError(explain(f"path '{path}'", got=got, allowed="~ or ~USER of this machine", fix=fix)) from error
+
+
 def roots() -> list[Path]:
     """Return the folders that contain ``conf/`` and ``benchmarks/``, in search order.
 
     First those of ``$HARNESS_PATH`` (separated as in ``$PATH``), then the shipped one: inside the
     installed package, or next to it in a checkout.
     """
-    own = [Path(part).expanduser().resolve() for part in os.environ.get("HARNESS_PATH", "").split(os.pathsep) if part]
+    own = [expanded(part).resolve() for part in os.environ.get("HARNESS_PATH", "").split(os.pathsep) if part]
     for folder in own:
         if not folder.is_dir():
             raise ConfigError(
@@ -50,6 +59,6 @@ def cache() -> Path:
     It is ``$HARNESS_CACHE``, else ``forgetting-harness`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
     if own := os.environ.get("HARNESS_CACHE"):
-        return Path(own).expanduser().resolve()
+        return expanded(own).resolve()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(base).expanduser() / "forgetting-harness").resolve()
+    return (expanded(base) / "forgetting-harness").resolve()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.config.run_config import RATE_KEYS, RunConfig, require_rows
-from harness.config.strict import Part
+from harness.config.strict import Part, check
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.sources import ModelFacts
 
@@ -83,6 +83,18 @@ class SearchedRate(Part):
     score: float
     volume: int
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the rate, which a run trains with."""
+        where = f"rate of {self.model}, {self.tuning}, {self.objective}, {self.data}, {self.mitigation}"
+        check(f"{where}: learning_rate", self.learning_rate, "greater than 0", lambda value: value > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedRates(Part):
+    """The content of a ``conf/learning_rates.yaml``."""
+
+    rates: tuple[SearchedRate, ...] = ()
 
 
 def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate], machine: Machine) -> Resolved:

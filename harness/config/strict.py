@@ -52,6 +52,8 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
     Raises:
         ConfigError: for an unknown key, a missing key or a wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(explain(where or cls.__name__, got=repr(values), allowed="a mapping"))
     hints = _hints(cls)  # type: ignore[arg-type] # a class is hashable
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     dot = f"{where}." if where else ""
@@ -143,6 +145,8 @@ def describe(hint: Any) -> str:
         return f"a list, each {describe(args[0])}"
     if _is_mapping(origin):
         return f"a mapping of names to {describe(args[1])}"
+    if dataclasses.is_dataclass(hint):
+        return "a mapping"
     names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 

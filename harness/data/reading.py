@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config.overrides import FILE_ENDINGS
+from harness.config.paths import expanded
 from harness.core import json_text
 from harness.core.errors import ConfigError, DataError, explain
 from harness.data.templates import Spelled
@@ -43,8 +44,8 @@ def paths(split: str, pattern: str) -> list[Path]:
 
     Raises DataError or ConfigError.
     """
-    expanded, allowed = Path(pattern).expanduser(), ", ".join(FILE_ENDINGS)
-    found = [expanded] if expanded.is_file() else sorted(Path(name) for name in glob.glob(str(expanded)))  # noqa: PTH207 - may be absolute
+    place, allowed = expanded(pattern), ", ".join(FILE_ENDINGS)
+    found = [place] if place.is_file() else sorted(Path(name) for name in glob.glob(str(place)))  # noqa: PTH207 - may be absolute
     files = [path for path in found if path.is_file()]
     if not files:
         fix = "check the path; a relative one starts from the current directory"

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import SecurityError
-
 from harness.config import outside
 from harness.core import syntax
 from harness.core.errors import EvaluationError, explain
 from harness.core.rows import PromptFormat
+from harness.evaluation import askable
 from harness.evaluation.tasks import FEWSHOT_SEED, doc_hash
+from harness.models.weights import first_line
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -82,7 +82,10 @@ def of_task(task: Task, items: Sequence[int], prompt_format: PromptFormat = "pla
 
 
 def asked(task: Task, items: Sequence[int]) -> list[Any]:
-    """Return what a model is asked for each item: requests and targets, as text."""
+    """Return what a model is asked for each item: requests and targets, as text.
+
+    Raises EvaluationError for an item that cannot be asked or scored.
+    """
     docs, shots = task.eval_docs, task.config.num_fewshot or 0
     found: list[Any] = []
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -92,13 +95,14 @@ def asked(task: Task, items: Sequence[int]) -> list[Any]:
             context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
             made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, index, 1), apply_chat_template=False)
             requests = made if isinstance(made, list) else [made]
+            target = task.doc_to_target(doc)
             choices = repr(task.doc_to_choice(doc)) if task.config.doc_to_choice is not None else ""  # their lengths normalise
-            found.append([[repr(one.arguments) for one in requests], repr(task.doc_to_target(doc)), choices])
-        except SecurityError as error:
-            got, fix = f"a template that fails ({error})", "correct doc_to_text, doc_to_choice or doc_to_target of its yaml"
-            raise EvaluationError(explain(f"task {task.config.task}", got=got, fix=fix)) from error
-        except Exception as error:  # noqa: BLE001 - what a task's own code raises is a failed score once it is measured
-            found.append(f"{type(error).__name__}: {error}")
+            fault = askable.fault(task, doc, requests, target)
+        except Exception as error:
+            raise askable.unaskable(task, index, first_line(error)) from error
+        if fault:
+            raise askable.unaskable(task, index, fault)
+        found.append([[repr(one.arguments) for one in requests], repr(target), choices])
     return found
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import paths
 from harness.config.yaml_files import LimitedLoader
 from harness.core.errors import ConfigError, explain
+from harness.models.weights import first_line
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -83,7 +84,12 @@ def _manager(**arguments: Any) -> TaskManager:
     if not isinstance(utils.env, LimitedEnvironment):
         utils.env = limited(utils.env)
         _yaml_loader._Base = type("Loader", (LimitedLoader, _yaml_loader._Base), {})
-    return TaskManager(**arguments)
+    try:
+        return TaskManager(**arguments)
+    except Exception as error:
+        where = ", ".join(arguments.get("include_path", ["lm-eval's tasks"]))
+        allowed, fix = "task files that lm-eval can read", "correct their yaml"
+        raise ConfigError(explain(where, got=first_line(error), allowed=allowed, fix=fix)) from error
 
 
 def manager_for(name: str, *, forced: bool = False) -> TaskManager | None:
@@ -99,19 +105,26 @@ def manager_for(name: str, *, forced: bool = False) -> TaskManager | None:
     return everything if name in everything.task_index else None
 
 
-def _is_whole(index: Mapping[str, Any], name: str) -> bool:
-    """Return whether an index has all tasks that a group of it names."""
+def _is_whole(index: Mapping[str, Any], name: str, above: Sequence[str] = ()) -> bool:
+    """Return whether an index has all tasks that a group of it names.
+
+    Raises ConfigError for a group inside itself; ``above`` are the groups that it is in.
+    """
     entry = index[name]
+    if name in above:
+        raise ConfigError(
+            explain(f"group {name}", got=f"itself as a member ({' > '.join([*above, name])})", allowed="tasks and other groups")
+        )
     if entry.kind.name == "TAG":
-        return all(_is_whole(index, task) for task in entry.tags)
-    return entry.kind.name != "GROUP" or _has_members(index, entry.cfg)
+        return all(_is_whole(index, task, [*above, name]) for task in entry.tags)
+    return entry.kind.name != "GROUP" or _has_members(index, entry.cfg, [*above, name])
 
 
-def _has_members(index: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+def _has_members(index: Mapping[str, Any], group: Mapping[str, Any], above: Sequence[str]) -> bool:
     for item in group.get("task") or []:
         name = _name_of(item)
         inline = not isinstance(item, str) and "group" in item
-        if not (_is_whole(index, name) if name in index else inline and _has_members(index, item)):
+        if not (_is_whole(index, name, above) if name in index else inline and _has_members(index, item, above)):
             return False
     return True
 
@@ -158,7 +171,13 @@ def criterion(name: str) -> dict[str, Any] | None:
     manager = manager_for(task, forced=forced)
     if manager is None:
         return None
-    leaves = list(_leaves(manager.task_index, task, {}))
+    try:
+        leaves = list(_leaves(manager.task_index, task, {}))
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # lm-eval's index has the yaml unchecked
+        fix = "correct metric_list, filter_list or output_type in the yaml of the task"
+        raise ConfigError(explain(f"task {task}", got=first_line(error), allowed="settings as lm-eval reads them", fix=fix)) from error
     metric, filter_name = _primary(name, leaves, _declared(manager.task_index[task].cfg or {}))
     directions = {leaf.metrics[metric] for leaf in leaves}
     if len(directions) > 1:

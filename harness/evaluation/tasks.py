@@ -12,6 +12,7 @@ from harness.core.seeds import derive, seed_torch, untouched_global_streams
 from harness.evaluation import task_index, trust
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Chosen, Suite, choose
+from harness.models.weights import first_line
 from harness.records.schema import GENERATED
 
 if TYPE_CHECKING:
@@ -53,19 +54,18 @@ def build_tasks(suite: Suite) -> dict[str, Task]:
 def _explained(where: str) -> Iterator[None]:
     """Turn what lm-eval raises while it builds a task into an EvaluationError of one line."""
     from jinja2 import TemplateError
-    from yaml import YAMLError
 
-    from harness.core.sandbox import FAILING, INVALID, reason
+    from harness.core.sandbox import INVALID, reason
 
     try:
         yield
     except (TemplateError, *INVALID) as error:
-        got, fix = f"a template that fails ({reason(error)})", "correct doc_to_text, doc_to_choice or doc_to_target of its yaml"
+        got, fix = f"a template that fails ({reason(error)})", "correct its yaml: doc_to_text, doc_to_choice or doc_to_target"
         raise EvaluationError(explain(where, got=got, fix=fix)) from error
-    except (OSError, RuntimeError, ImportError, YAMLError, *FAILING) as error:
-        got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-        fix = "check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
-        raise EvaluationError(explain(where, got=got, allowed="a task with data that can be loaded", fix=fix)) from error
+    except Exception as error:
+        fix = "correct its yaml; or check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
+        allowed = "a task that lm-eval can build, with data that can be loaded"
+        raise EvaluationError(explain(where, got=first_line(error), allowed=allowed, fix=fix)) from error
 
 
 def _manager_for(suite: Suite, name: str) -> TaskManager:
@@ -141,7 +141,7 @@ def _set_shots(suite: Suite, name: str, task: Task) -> None:
 
 
 def _check_metric(suite: Suite, name: str, task: Task) -> None:
-    metrics = averaged_metrics(task)
+    metrics = list(map(str, averaged_metrics(task)))  # yaml has numbers for names, too
     if suite.metric not in metrics:
         fix = did_you_mean(suite.metric, metrics)
         raise EvaluationError(

@@ -34,6 +34,8 @@ GENERATION = "generation"
 UNNAMED = "none"
 """Filter of a task without filters."""
 
+DIVERGED = "look for diverged weights, then run lm-eval again"
+
 GUESSABLE = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
 """Metrics that a random choice among k answers satisfies in 1/k of all cases."""
 
@@ -108,6 +110,7 @@ def _read(line: bytes, task: str, cluster: str | None, where: str) -> dict[str, 
 def _sample(line: bytes, where: str) -> Mapping[str, Any]:
     try:
         sample = json_text.loads(line.decode("utf-8"))
+        json.dumps(sample, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except ValueError as error:
         raise RecordError(explain(where, got=f"invalid JSON ({error})", allowed=A_SAMPLE, fix=AGAIN)) from error
     needed = ["doc_id", "target", "arguments", "resps"]
@@ -133,8 +136,11 @@ def _row(sample: Mapping[str, Any], task: str, cluster: str | None, where: str) 
         raise RecordError(explain(where, got="a line with empty arguments", allowed="the requests to the model", fix=AGAIN))
     generates = len(arguments[0]) > 1 and isinstance(arguments[0][1], Mapping)
     responses = [_first_of(response) for response in sample["resps"]]
+    if len(responses) != len(arguments):
+        got = f"{len(responses)} answers to {len(arguments)} requests"
+        raise RecordError(explain(where, got=got, allowed="an answer to each", fix=AGAIN))
     repeats = max((len(response) for response in sample["resps"] if isinstance(response, list)), default=1)
-    likelihoods = None if generates else [_number(response) for response in responses]
+    likelihoods = None if generates else [_number(response, where) for response in responses]
     choices = None if generates or len(arguments[0]) < 2 else [str(one[1]) for one in arguments]
     if choices is not None and likelihoods is not None:
         choices, likelihoods = _without_unconditional(choices, likelihoods, sample)
@@ -178,12 +184,19 @@ def _first_of(response: Any) -> Any:
     return response[0] if isinstance(response, list) and response else response
 
 
-def _number(response: Any) -> float:
-    """Return the log-likelihood of a response such as ``["-1.5", "False"]``, in nats."""
+def _number(response: Any, where: str) -> float:
+    """Return the log-likelihood of a response such as ``["-1.5", "False"]``, in nats.
+
+    NaN for one of another layout. Raises RecordError where the model gave NaN: lm-eval then counts
+    the first choice as its answer.
+    """
     try:
-        return float(response[0] if isinstance(response, list | tuple) else response)
+        found = float(response[0] if isinstance(response, list | tuple) else response)
     except (TypeError, ValueError, IndexError):
         return math.nan
+    if math.isnan(found):
+        raise RecordError(explain(where, got="a log-likelihood that is NaN", allowed="numbers", fix=DIVERGED))
+    return found
 
 
 def _without_unconditional(choices: list[str], likelihoods: list[float], sample: Mapping[str, Any]) -> tuple[list[str], list[float]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.config import paths
 from harness.core.errors import RecordError, explain
 from harness.external import logged, one_model, ours, results_files
 
@@ -96,7 +97,7 @@ def read(source: str) -> Logs:
         RecordError: if it has no samples, samples of two models or revisions, or samples that do
             not reproduce the scores of their results file.
     """
-    folder = Path(source).expanduser()
+    folder = paths.expanded(source)
     every = dict(results_files.read(folder))
     found = sorted(_samples(folder))
     if not found:
@@ -158,12 +159,18 @@ def _samples(folder: Path) -> Iterator[tuple[str, str, Path]]:
 
 
 def _groups(results: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return group → its leaf tasks; older versions also list tasks, without members."""
+    """Return group → its leaf tasks; older versions also list tasks, without members.
+
+    Raises RecordError for a group inside itself.
+    """
     members: Mapping[str, Sequence[str]] = results["group_subtasks"]
 
-    def leaves(name: str) -> list[str]:
+    def leaves(name: str, above: tuple[str, ...] = ()) -> list[str]:
+        if name in above:
+            got = f"itself as a member ({' > '.join([*above, name])})"
+            raise RecordError(explain(f"group_subtasks: {name}", got=got, allowed="tasks and other groups", fix="run lm-eval again"))
         below = members.get(name) or []
-        return [leaf for part in below for leaf in (leaves(part) if members.get(part) else [part])]
+        return [leaf for part in below for leaf in (leaves(part, (*above, name)) if members.get(part) else [part])]
 
     return {name: tuple(dict.fromkeys(leaves(name))) for name, below in members.items() if below}
 
@@ -238,9 +245,11 @@ def _metrics(
     kept = []
     for name in [*(name for name in listed if name in logged_names), *(name for name in logged_names if name not in listed)]:
         aggregation = listed.get(name, {}).get("aggregation")
-        if name != "bits_per_byte" and ((aggregation or "mean") not in MEANS or (aggregation is None and name in NO_MEANS)):
+        if samples[f"metric.{name}"].isna().all():
+            left_out[name] = "NaN for every item"
+        elif name != "bits_per_byte" and ((aggregation or "mean") not in MEANS or (aggregation is None and name in NO_MEANS)):
             left_out[name] = f"its score is not a mean over items ({aggregation or name})"
-        elif _reproduces(samples, name, recorded, file, states_mean=aggregation in MEANS):
+        elif _reproduces(samples, name, recorded, file, aggregation or ""):
             stated = better.get(name, listed.get(name, {}).get("higher_is_better"))
             kept.append(Metric(name=name, higher_is_better=name not in NEGATIVE if stated is None else bool(stated)))
         else:
@@ -253,21 +262,26 @@ def _recorded_names(task: str, results: Mapping[str, Any]) -> list[str]:
     return [key.split(",")[0] for key in keys if "," in key and not key.split(",")[0].endswith("_stderr")]
 
 
-def _reproduces(samples: pd.DataFrame, metric: str, recorded: Mapping[str, Any], file: Path, *, states_mean: bool) -> bool:
+def _reproduces(samples: pd.DataFrame, metric: str, recorded: Mapping[str, Any], file: Path, aggregation: str) -> bool:
     """Return whether the mean of a metric's items is its recorded score, for every filter.
 
-    Raises RecordError if it is not, though the task states that the score is a mean.
+    Raises RecordError if it is not, though the task states that the score is a mean; or if it
+    cannot be, since an item has no finite number.
     """
     for name, rows in samples.groupby("filter", sort=False):
         score = recorded.get(f"{metric},{name}", recorded.get(metric))
         values = rows[f"metric.{metric}"].to_numpy(dtype=float)
         weights = rows[f"weight.{metric}"].to_numpy(dtype=float) if f"weight.{metric}" in rows else np.ones(len(values))
         known = ~np.isnan(values)
+        odd = np.isinf(values) | (~known & known.any() & (aggregation == "mean"))
+        if odd.any():
+            got = f"{odd.sum()} of {len(odd)} items whose {metric} (filter {name}) is NaN or infinite"
+            raise RecordError(explain(str(file), got=got, allowed="numbers", fix=logged.DIVERGED))
         if not isinstance(score, int | float) or isinstance(score, bool) or not known.any():
             continue
         value = float(np.average(values[known], weights=weights[known]))
         if not abs(value - score) <= 1e-6 * max(1.0, abs(value)):
-            if states_mean:
+            if aggregation in MEANS:
                 got = f"items whose mean {metric} (filter {name}) is {value:.6g}"
                 fix = "the files are damaged or of two runs: run lm-eval again"
                 raise RecordError(explain(str(file), got=got, allowed=f"{score:.6g}, the score in its results file", fix=fix))

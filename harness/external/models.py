@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.config import composition, paths
 from harness.config.overrides import meant, quoted
@@ -134,7 +133,7 @@ def _base(model: HubModel, fallback: str | None) -> str | None:
         named = model.base or model.named_base()
     except ModelError:
         return None
-    if named is None or (named and not (folders.is_path(named) and not Path(named).expanduser().is_dir())):
+    if named is None or (named and not (folders.is_path(named) and not paths.expanded(named).is_dir())):
         return named
     if fallback is None or _is_adapter(fallback):
         got, fix = f"base_model_name_or_path {named!r}", "model.base=FOLDER_OR_HUB_NAME, or set it in adapter_config.json"
@@ -153,7 +152,7 @@ def _is_adapter(source: str) -> bool:
 
 
 def _is_same(one: str, other: str) -> bool:
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or paths.expanded(one).resolve() == paths.expanded(other).resolve()
 
 
 def _differences(before: Prepared, after: Prepared) -> list[str]:

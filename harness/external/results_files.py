@@ -49,13 +49,25 @@ def _shaped(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
         filled = {name: value for name, value in shaped[key].items() if value is not None}
         shaped[key] = {name: _as(kind, value, f"{file}: {key}: {name}") for name, value in filled.items()}
     for name, settings in shaped["configs"].items():
-        _as(list, settings.get("metric_list") or [], f"{file}: configs: {name}: metric_list")
+        _check_settings(settings, f"{file}: configs: {name}")
+    for name, members in shaped["group_subtasks"].items():
+        for member in members:
+            _as(str, member, f"{file}: group_subtasks: {name}")
     return {**values, **shaped}
+
+
+def _check_settings(settings: Mapping[str, Any], where: str) -> None:
+    """Check the parts of a task's settings that are read. Raises RecordError."""
+    for key in ("metric_list", "filter_list"):
+        for entry in _as(list, settings.get(key) or [], f"{where}: {key}"):
+            for part in ("metric", "aggregation", "name"):
+                value = entry.get(part) if isinstance(entry, Mapping) else None
+                _as(str, "" if value is None else value, f"{where}: {key}: {part}")
 
 
 def _as(kind: type, value: Any, where: str) -> Any:
     """Return a value that has a type. Raises RecordError."""
     if not isinstance(value, kind):
-        allowed = "a list" if kind is list else "a mapping"
+        allowed = "a list" if kind is list else "a name" if kind is str else "a mapping"
         raise RecordError(explain(where, got=f"a value of type {type(value).__name__}", allowed=allowed, fix="run lm-eval again"))
     return value

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -95,7 +94,7 @@ def kind_of(source: str) -> Kind:
     Raises:
         ConfigError: if it is neither a model nor a folder of lm-eval samples.
     """
-    folder = Path(source).expanduser()
+    folder = paths.expanded(source)
     if folder.is_dir():
         if any((folder / name).is_file() for name in MODEL_FILES):
             return "model"

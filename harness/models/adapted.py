@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.config import paths
 from harness.core import json_text
 from harness.core.errors import ModelError, explain
 from harness.core.sources import ModelFacts, ModelSource
@@ -49,7 +50,7 @@ def settings(folder: Path) -> Mapping[str, Any]:
 def named_base(values: Mapping[str, Any]) -> str:
     """Return the base that an adapter names, with its revision in the hub; empty without one."""
     name, revision = str(values.get("base_model_name_or_path") or ""), values.get("revision")
-    is_folder = folders.is_path(name) or Path(name).expanduser().is_dir()
+    is_folder = folders.is_path(name) or paths.expanded(name).is_dir()
     return f"{name}@{revision}" if name and revision and not is_folder else name
 
 
@@ -65,7 +66,7 @@ def base_of(name: str, values: Mapping[str, Any], given: str | None) -> str:
         ModelError: if there is none, or the adapter was trained on quantised weights.
     """
     found, allowed, fix = given or named_base(values), "a base that exists", "model.base=FOLDER_OR_HUB_NAME"
-    if not found or (folders.is_path(found) and not Path(folders.split(found)[0]).expanduser().is_dir()):
+    if not found or (folders.is_path(found) and not paths.expanded(folders.split(found)[0]).is_dir()):
         raise ModelError(explain(f"adapter {name}", got=f"base_model_name_or_path {found!r}", allowed=allowed, fix=fix))
     if given is None and QUANTISED.search(found.partition("@")[0]):
         allowed, fix = "a base as floating point", "model.base=NAME of the model that was quantised"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.config import paths
 from harness.core.errors import ConfigError, ModelError, explain
 from harness.models.quiet import quiet
 from harness.models.weights import ADAPTER, INDEX, first_line, without_weights
@@ -32,7 +33,7 @@ def split(name: str) -> tuple[str, str | None]:
 
     Raises ConfigError for an empty part.
     """
-    if "@" not in name or Path(name).expanduser().exists():
+    if "@" not in name or paths.expanded(name).exists():
         return name, None
     place, _, revision = name.rpartition("@")
     if not place or not revision:
@@ -57,7 +58,7 @@ def find(name: str, revision: str | None, *, weights: bool, code: bool) -> Path:
     Raises:
         ModelError: if there is none, or it is neither a model nor an adapter.
     """
-    local = Path(name).expanduser()
+    local = paths.expanded(name)
     if local.is_dir():
         if revision is not None:
             raise ModelError(explain("model.revision", got=f"{revision} of the folder {name}", allowed="revisions of hub models"))

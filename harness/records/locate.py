@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.config import paths
 from harness.core.errors import ConfigError, RecordError, did_you_mean, explain
 from harness.records.store import Experiment
 
@@ -27,12 +28,12 @@ def locate(where: str | Path, results: str | Path | None = None) -> Experiment:
         ConfigError: if a path is given together with a folder of results.
     """
     text = str(where)
-    path = Path(text).expanduser()
+    path = paths.expanded(text)
     is_path = isinstance(where, Path) or path.name != text or text in {"", ".."}
     if is_path and results is not None:
         got = f"the folder {results} and the path {text}"
         raise ConfigError(explain("results", got=got, allowed="a path alone, or a name and the folder that it is in"))
-    folder = path if is_path else Path(results or RESULTS).expanduser() / text
+    folder = path if is_path else paths.expanded(results or RESULTS) / text
     if results is None and not _is_experiment(folder) and _is_experiment(path):
         folder = path
     if not _is_experiment(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,15 +53,18 @@ class Points:
         return self.best_volume.measure(unmeasured, model, live) if self.best_volume else live(unmeasured)
 
     def weight_change(self, model: PreTrainedModel) -> float:
-        """Return ‖ΔW‖₂ over all weights. Raises TrainingError if it is 0 or not a number."""
+        """Return ‖ΔW‖₂ over all weights. Raises TrainingError if it is 0 or not finite."""
         import torch
 
         with torch.no_grad():
             squares = [float(delta.double().square().sum()) for _, delta in self.config.tuning.deltas(model, self.base)]
         norm = float(sum(squares) ** 0.5)
-        if norm == 0.0 or norm != norm:
+        if not math.isfinite(norm):
+            got, fix = f"a weight change of {norm}: weights overflowed", "a lower training.learning_rate, or a longer warm-up"
+            raise TrainingError(explain("training", got=got, allowed="a finite number", fix=fix))
+        if norm == 0.0:
             got, fix = f"a weight change of {norm}", "check the learning rate and what the rows supervise"
-            if norm == 0.0 and self.config.objective.learns == "rewards":
+            if self.config.objective.learns == "rewards":
                 got = f"{got}: the answers to each prompt had equal rewards, so there was nothing to learn"
                 fix = "another reward, more objective.samples, or a model that is sometimes right"
             raise TrainingError(explain("training", got=got, allowed="weights that moved", fix=fix))

@@ -11,10 +11,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from harness.config import combinations, resolution
+from harness.config import combinations, paths, resolution
 from harness.config.identity import content_sha256, derived_id, evaluation_identity, identify, run_identity
 from harness.config.resolution import Machine, Resolved
 from harness.config.run_config import RunConfig
@@ -134,7 +133,7 @@ class Prepared:
 
 def experiment_of(config: RunConfig) -> ExperimentWriter:
     """Return the experiment that a run belongs to."""
-    return ExperimentWriter(Path(config.results) / config.name)
+    return ExperimentWriter(paths.expanded(config.results) / config.name)
 
 
 def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = None) -> Prepared:

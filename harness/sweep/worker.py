@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness.config import composition
+from harness.config import composition, paths
 from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core import space
@@ -305,7 +305,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     """
     try:
         config = composition.compose(overrides)
-        experiment = ExperimentWriter(Path(config.results) / config.name)
+        experiment = ExperimentWriter(paths.expanded(config.results) / config.name)
         sweep_id, _, unit_id = name.partition("/")
         sweep = experiment.sweep(sweep_id)
         unit = next((unit for unit in sweep.units if unit.id == unit_id), None) if sweep else None

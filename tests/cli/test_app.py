@@ -120,3 +120,38 @@ def test_raw_cells_reach_a_program(small: Path, capsys: pytest.CaptureFixture[st
     assert run(capsys, "table", "small", "--raw")[1] == "model\n=1+1\na\x1bb\n"
     run(capsys, "table", "small", "--raw", "--output", "table.csv")
     assert Path("table.csv").read_text() == "model\n=1+1\na\x1bb\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libarrow.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(
+    small: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes from an allocation, from the import of a library, or from a new thread."""
+    from harness.report import page
+
+    def write(_: object) -> Path:
+        raise error
+
+    monkeypatch.setattr(page, "write", write)
+    code, out, err = run(capsys, "report", "small")
+    assert (code, out) == (2, "")
+    assert err == "harness: memory: got less than this command needs; fix: free some, or raise the limit (ulimit -v, or that of the job)\n"
+
+
+def test_another_error_of_its_type_is_not_hidden(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the code keeps its traceback."""
+    from harness.report import page
+
+    def write(_: object) -> Path:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(page, "write", write)
+    with pytest.raises(RuntimeError, match="a fault"):
+        app.main(["report", "small"])

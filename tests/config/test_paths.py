@@ -35,3 +35,27 @@ def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("HARNESS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert paths.cache() == tmp_path / "forgetting-harness"
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/models", "~no-such-user", "~no-such-user/../a"])
+def test_the_home_of_an_unknown_user_is_one_line(path: str) -> None:
+    """A path that begins with ~NAME; a folder of that name is reached by its whole path."""
+    with pytest.raises(ConfigError, match=f"path '{path}': got a user without a known home directory; .*fix: write the whole path"):
+        paths.expanded(path)
+    assert paths.expanded(f"/a/{path}") == Path(f"/a/{path}")
+
+
+def test_a_home_directory_is_in_the_place_of_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In caches and folders of the user's own, too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("HARNESS_PATH", "~/mine")
+    monkeypatch.setenv("HARNESS_CACHE", "~/cache")
+    assert paths.roots()[0] == tmp_path / "mine"
+    assert paths.cache() == tmp_path / "cache"
+
+
+def test_no_module_looks_up_a_home_directory_by_itself() -> None:
+    """Pathlib raises RuntimeError where there is none, which is no error for users."""
+    package = Path(paths.__file__).parents[1]
+    assert [file.name for file in package.rglob("*.py") if ".expanduser()" in file.read_text(encoding="utf-8")] == ["paths.py"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +129,33 @@ def test_only_the_resolved_rate_is_part_of_a_run() -> None:
         return identify(run_identity(config, resolved, FACTS, {}, {}))
 
     assert found(*CONTROL, *ASKED) == found(*CONTROL, "training.learning_rate=0.123")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rates: 5", "learning_rates.yaml.rates: got 5; allowed: a list, each a mapping"),
+        ("rates: null", "learning_rates.yaml.rates: got None"),
+        ("rates: [null]", "learning_rates.yaml.rates[0]: got None; allowed: a mapping"),
+        ("rates: {a: 1}", "learning_rates.yaml.rates: got {'a': 1}"),
+        ("rates: [{1: 2}]", "learning_rates.yaml.rates[0].1: got an unknown key"),
+        ("rate: []", "learning_rates.yaml.rate: got an unknown key; allowed: rates"),
+        ("- rates", "learning_rates.yaml: got list; allowed: a mapping"),
+    ],
+)
+def test_a_file_of_rates_of_another_shape_is_one_line(text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the file and the entry."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "learning_rates.yaml").write_text(text)
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    with pytest.raises(ConfigError) as raised:
+        composition.searched_rates()
+    assert str(tmp_path) in str(raised.value)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.inf, math.nan])
+def test_a_searched_rate_that_no_run_can_take_is_rejected(rate: float) -> None:
+    """As a rate on the command line is."""
+    with pytest.raises(ConfigError, match="rate of nursery-s, full, sft, tinyworld-people, none: learning_rate"):
+        dataclasses.replace(RATE, learning_rate=rate)

@@ -200,3 +200,67 @@ def test_a_side_that_is_neither_is_rejected(tmp_path: Path, run: Run) -> None:
     assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "nothing")]) == 2
     (tmp_path / "nothing").mkdir()
     assert app.main(["compare", str(tmp_path / "before"), str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.parametrize("groups", [{"g": ["g"]}, {"g": ["h"], "h": ["a", "g"]}, {"g": ["a", "h"], "h": ["i"], "i": ["h"]}])
+def test_a_group_inside_itself_is_rejected(tmp_path: Path, run: Run, groups: dict[str, list[str]]) -> None:
+    """In a results file, which is one side's or both sides'."""
+    sides(tmp_path, {"a": [choice(0, right=True)]}, {"a": [choice(0, right=True)]}, groups=groups)
+    assert "got itself as a member (" in rejection(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"groups": {"g": [5]}}, "group_subtasks: g: got a value of type int; allowed: a name"),
+        ({"configs": {"a": config(metric_list=[{"metric": 5}])}}, "configs: a: metric_list: metric: got a value of type int"),
+        (
+            {"configs": {"a": config(metric_list=[{"metric": "acc", "aggregation": {}}])}},
+            "aggregation: got a value of type dict",
+        ),
+        ({"configs": {"a": config(filter_list=5)}}, "configs: a: filter_list: got a value of type int; allowed: a list"),
+    ],
+)
+def test_a_results_file_of_another_shape_is_rejected(tmp_path: Path, run: Run, change: dict[str, Any], words: str) -> None:
+    """The message names the file and the key."""
+    sides(tmp_path, {"a": [choice(0, right=True)]}, {"a": [choice(0, right=True)]}, **change)
+    assert words in rejection(run)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({0: math.nan}, "got 1 of 4 items whose acc (filter none) is NaN or infinite; allowed: numbers; fix: look for diverged weights"),
+        ({1: math.inf}, "got 1 of 4 items whose acc (filter none) is NaN or infinite"),
+        (dict.fromkeys(range(4), math.nan), "a: acc left out: NaN for every item"),
+    ],
+)
+def test_items_without_a_number_are_named_as_the_cause(tmp_path: Path, run: Run, numbers: dict[int, float], words: str) -> None:
+    """A model of no numbers has lost nothing and gained nothing."""
+    before = [choice(i, right=True) for i in range(4)]
+    sides(tmp_path, {"a": before}, {"a": [sample | {"acc": numbers.get(i, 1.0)} for i, sample in enumerate(before)]})
+    assert words in rejection(run)
+
+
+def test_a_log_likelihood_of_nan_is_rejected(tmp_path: Path, run: Run) -> None:
+    """lm-eval takes the first choice for the answer then, which is often right."""
+    before = [choice(i, right=True) for i in range(3)]
+    sides(tmp_path, {"a": before}, {"a": [*before[:2], before[2] | {"resps": [[["nan", "False"]]] * 4}]})
+    assert ".jsonl, line 3: got a log-likelihood that is NaN" in rejection(run)
+
+
+@pytest.mark.parametrize("answers", [[], [[["-1.0", "False"]]] * 3, [[["-1.0", "False"]]] * 5])
+def test_answers_that_are_not_one_for_each_request_are_rejected(tmp_path: Path, run: Run, answers: list[Any]) -> None:
+    """Each of the four choices is a request."""
+    before = [choice(i, right=True) for i in range(2)]
+    sides(tmp_path, {"a": before}, {"a": [before[0], before[1] | {"resps": answers}]})
+    assert f".jsonl, line 2: got {len(answers)} answers to 4 requests" in rejection(run)
+
+
+def test_half_a_character_is_rejected(tmp_path: Path, run: Run) -> None:
+    """JSON can hold half of a surrogate pair, a page or a hash cannot."""
+    before = [choice(i, right=True) for i in range(2)]
+    sides(tmp_path, {"a": before}, {"a": before})
+    (file,) = (tmp_path / "after").rglob("samples_*.jsonl")
+    file.write_text(file.read_text().replace('"filter": "none"', '"filter": "\\ud800"', 1))
+    assert ".jsonl, line 1: got invalid JSON" in rejection(run)

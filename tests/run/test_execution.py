@@ -476,3 +476,10 @@ def test_a_point_whose_answers_are_those_of_volume_0_is_said(runs: Runs, rate: s
     said = [message for message in runs.progress.messages if "every log-likelihood is the same as at volume 0" in message]
     assert len(said) == expected
     assert runs.point.weight_change > 0
+
+
+@pytest.mark.parametrize("rate", ["1e300", "1e39"])
+def test_weights_that_overflow_are_named_as_the_cause(runs: Runs, rate: str) -> None:
+    """The step from finite gradients is infinite, and so is the recorded change."""
+    with pytest.raises(TrainingError, match="got a weight change of (inf|nan): weights overflowed; .*fix: a lower training.learning_rate"):
+        runs("data.volumes=[8]", f"training.learning_rate={rate}")

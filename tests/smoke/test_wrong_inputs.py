@@ -140,6 +140,27 @@ def test_an_experiment_that_does_not_exist_is_one_line(capsys: pytest.CaptureFix
     assert_rejected(["list", "modles"], ["modles", "model"], capsys)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["table", "~no-such-user/a"],
+        ["status", "a", "--results", "~no-such-user"],
+        ["report", "a", "results=~no-such-user/b"],
+        ["learning-rates", "~no-such-user/a"],
+        ["fit", "~no-such-user/a", "--law", "power"],
+        ["compare", "~no-such-user/a", "~no-such-user/b"],
+        ["run", MODEL, "results='~no-such-user/a'"],
+        ["run", "model='~no-such-user/a'"],
+        ["run", "model=hf", "model.name='~no-such-user/a'", "data.volumes=[8]"],
+        ["run", MODEL, "data='~no-such-user/a.jsonl'"],
+        ["run", MODEL, "data=files", "data.train='~no-such-user/*.jsonl'"],
+    ],
+)
+def test_the_home_of_an_unknown_user_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """In every path that may begin with ~."""
+    assert_rejected(arguments, ["path '~no-such-user", "without a known home directory"], capsys)
+
+
 def test_a_record_of_a_newer_schema_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A record that this version cannot read is an error, not read in part."""
     folder = Experiment(Path("results/new")).run_folder("abc")
