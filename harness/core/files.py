@@ -11,6 +11,7 @@ import functools
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -89,11 +90,12 @@ def _exclusive_without_links(path: Path, text: str) -> bool:
 
 
 def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
-    """Rename a folder into place.
+    """Rename a folder into place, its files with the mode of new files.
 
     A folder that is there is moved away first if ``over``, else it stays and the new one is
     dropped.
     """
+    _follow_umask(temporary)
     for _ in range(RENAMES):
         try:
             temporary.rename(folder)
@@ -108,6 +110,20 @@ def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
             shutil.rmtree(old, ignore_errors=True)
         else:
             return
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give the files of a folder the mode of a new file: safetensors' are the owner's alone."""
+    probe = hidden_name(folder / "mode")
+    with contextlib.suppress(OSError):  # of a file system without modes, or a full one
+        probe.touch(exist_ok=False)
+        try:
+            mode = stat.S_IMODE(probe.stat().st_mode)
+        finally:
+            probe.unlink()
+        for path in folder.rglob("*"):
+            if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
+                path.chmod(mode)
 
 
 def hidden_name(path: Path) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import ConfigError, ModelError, explain
 from harness.models.quiet import quiet
@@ -25,6 +28,14 @@ TOKENIZER = (
 )
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """At least one of these makes a tokenizer."""
+
+NEEDED = {"num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "head_dim", "hidden_size", "n_embd", "vocab_size"}
+"""Numbers of a config.json that are not 0, or else something is divided by it."""
+
+COUNTED = re.compile(r"(layer|block|expert|label)s?$")
+MOST = 4096
+"""Largest number of parts that a config.json may ask for by keys of these names: transformers makes
+lists of that length as it reads the file, and as many modules, before sizes are compared."""
 
 
 def split(name: str) -> tuple[str, str | None]:
@@ -64,6 +75,7 @@ def find(name: str, revision: str | None, *, weights: bool, code: bool) -> Path:
         if not _is_model(local):
             got, fix = without_weights(local, CONFIG)
             raise ModelError(explain("model.name", got=f"'{name}', {got}", allowed="a folder as save_pretrained writes it", fix=fix))
+        _require_countable(name, local)
         return local
     if is_path(name):
         fix = "check the path; a relative one starts from the current directory"
@@ -88,7 +100,36 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
             raise ModelError(explain("model.name", got=got, allowed=allowed, fix=fix)) from error
     if not _is_model(Path(folder)):
         raise ModelError(explain("model.name", got=f"'{name}' without {CONFIG}", allowed="a transformers model or a PEFT adapter"))
+    _require_countable(name, Path(folder))
     return Path(folder)
+
+
+def _require_countable(name: str, folder: Path) -> None:
+    """Raise ModelError for a config.json that asks for no part, or for more than any model has.
+
+    A file that cannot be read is reported where it is used.
+    """
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    for key, value in _settings(values):
+        allowed = "greater than 0" if key in NEEDED and value == 0 else ""
+        if COUNTED.search(key) and isinstance(value, int | float) and value > MOST:
+            allowed = f"at most {MOST}"
+        if allowed:
+            fix = "the config.json that its weights were saved with"
+            raise ModelError(explain(f"model {name}: config.json: {key}", got=str(value)[:20], allowed=allowed, fix=fix))
+
+
+def _settings(values: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a mapping, and of those inside it, each with its value."""
+    waiting = [values]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting += found.values()
 
 
 def _is_model(folder: Path) -> bool:

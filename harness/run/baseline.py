@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from harness.config.identity import identify
+from harness.core.errors import ModelError, explain
 from harness.core.progress import Progress
 from harness.core.sources import EvaluationBackend, ModelSource
 from harness.evaluation import evaluator, prompts
@@ -76,8 +77,16 @@ class Before:
         for note in self.prepared.facts.notes:
             self.progress.say(note)
         model = self._load(self.config.model, self.config.labels.model)
+        self._require_unchanged()
         self.weights_sha256 = self.config.model.weights_sha256()
         return model
+
+    def _require_unchanged(self) -> None:
+        """Raise ModelError if the start model's files changed since the run was identified."""
+        known, now = self.prepared.facts.content, self.config.model.facts().content
+        if changed := sorted(name for name, value in known.items() if now.get(name) != value):
+            got, fix = f"another {', '.join(changed)} than when the run was prepared", "run the same command again"
+            raise ModelError(explain(f"model {self.config.labels.model}", got=got, allowed="the same files until it is loaded", fix=fix))
 
     def measure(self, model: PreTrainedModel | None) -> None:
         """Measure every suite that is not recorded for exactly these weights and items.
