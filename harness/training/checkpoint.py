@@ -2,7 +2,7 @@
 
     state/STEP/
       state.safetensors    weight/PARAMETER, optimizer/PARAMETER/MOMENT, streams/RANK/STREAM
-      state.json           counts, and the hash of the other file; written last
+      state.json           run id, counts, hash of the other file, hash of all that; written last
 
 No fsync: the hash finds a checkpoint that a power cut has damaged. That costs the time since an
 earlier one, never a number.
@@ -50,12 +50,19 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The JSON of a checkpoint."""
+    """The JSON of a checkpoint; earlier ones lack ``run_id`` and ``digest``, which is its hash."""
 
     format: int
     sha256: str
     micro_batch_rows: int | None
     counts: Counts
+    run_id: str = ""
+    digest: str = ""
+
+    def hashed(self) -> Header:
+        """Return the header with its hash."""
+        values = dataclasses.asdict(self) | {"digest": ""}
+        return dataclasses.replace(self, digest=hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest())
 
 
 def tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer, streams: Sequence[Tensors]) -> dict[str, torch.Tensor]:
@@ -122,23 +129,32 @@ class Checkpoints:
     experiment: ExperimentWriter
     run_id: str
 
-    def newest(self, usable: Callable[[Counts], bool]) -> Checkpoint | None:
-        """Return the newest usable checkpoint, or None; damaged ones are dropped."""
+    def newest(self, usable: Callable[[Counts], bool], say: Callable[[str], object] | None = None) -> Checkpoint | None:
+        """Return the newest usable checkpoint, or None; damaged ones are dropped.
+
+        Args:
+            usable: whether the run can resume from these counts.
+            say: told of each that is dropped.
+        """
         for step in self.experiment.states(self.run_id):
             folder = self.experiment.state_folder(self.run_id, step)
-            header = _read_header(folder)
+            header = _read_header(folder, self.run_id)
             if header is not None and not usable(header.counts):
                 continue
             found = _read_tensors(folder, header.sha256) if header else None
             if header is not None and found is not None:
                 return Checkpoint(header.counts, found, header.micro_batch_rows)
+            if say is not None:
+                say(f"run {self.run_id}: the checkpoint after step {step} is damaged or of another run, and is dropped")
             self.experiment.drop_state(self.run_id, step)
         return None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and drop older ones. Raises OSError."""
         step = checkpoint.counts.step
-        self.experiment.write_folder(self.experiment.state_folder(self.run_id, step), lambda folder: _write(folder, checkpoint))
+        self.experiment.write_folder(
+            self.experiment.state_folder(self.run_id, step), lambda folder: _write(folder, checkpoint, self.run_id)
+        )
         for older in self.experiment.states(self.run_id):
             if older < step:
                 self.experiment.drop_state(self.run_id, older)
@@ -150,7 +166,7 @@ class Checkpoints:
                 self.experiment.drop_state(self.run_id, other)
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, run_id: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -158,17 +174,19 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         save_file(checkpoint.tensors, folder / TENSORS)
     except SafetensorError as error:
         raise OSError(f"{folder / TENSORS}: {error}") from error
-    header = Header(format=FORMAT, sha256=_sha256(folder / TENSORS), micro_batch_rows=checkpoint.micro_batch_rows, counts=checkpoint.counts)
+    sha256, rows = _sha256(folder / TENSORS), checkpoint.micro_batch_rows
+    header = Header(format=FORMAT, sha256=sha256, micro_batch_rows=rows, counts=checkpoint.counts, run_id=run_id).hashed()
     (folder / HEADER).write_text(json.dumps(dataclasses.asdict(header), indent=2) + "\n", encoding="utf-8")
 
 
-def _read_header(folder: Path) -> Header | None:
-    """Return the header; None if it is damaged or of another format."""
+def _read_header(folder: Path, run_id: str) -> Header | None:
+    """Return the header; None if it is damaged, of another format, or of another run."""
     try:
         found: Header = build(Header, json.loads((folder / HEADER).read_text(encoding="utf-8")), "")
-    except (OSError, ValueError, AttributeError, TypeError, ConfigError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, ConfigError):
         return None
-    return found if found.format == FORMAT else None
+    whole = found.digest in ("", found.hashed().digest) and found.run_id in ("", run_id)
+    return found if whole and found.format == FORMAT else None
 
 
 def _read_tensors(folder: Path, sha256: str) -> dict[str, torch.Tensor] | None:
