@@ -90,7 +90,7 @@ def _exclusive_without_links(path: Path, text: str) -> bool:
 
 
 def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
-    """Rename a folder into place, its files with the mode of new files.
+    """Rename a folder into place, its safetensors files with the mode of new files.
 
     A folder that is there is moved away first if ``over``, else it stays and the new one is
     dropped.
@@ -113,17 +113,15 @@ def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
 
 
 def _follow_umask(folder: Path) -> None:
-    """Give the files of a folder the mode of a new file: safetensors' are the owner's alone."""
+    """Give safetensors files the mode of a new file: their library makes them the owner's alone."""
+    found = [path for path in folder.rglob("*.safetensors") if path.is_file()]
     probe = hidden_name(folder / "mode")
     with contextlib.suppress(OSError):  # of a file system without modes, or a full one
-        probe.touch(exist_ok=False)
-        try:
-            mode = stat.S_IMODE(probe.stat().st_mode)
-        finally:
-            probe.unlink()
-        for path in folder.rglob("*"):
-            if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
-                path.chmod(mode)
+        if found:
+            probe.touch(exist_ok=False)
+        for path in found:
+            path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    probe.unlink(missing_ok=True)
 
 
 def hidden_name(path: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.cells import is_control
 from harness.analysis.table.columns import SUITE_TASK
 from harness.core.errors import ConfigError, did_you_mean, explain
+from harness.core.files import hidden_name
 from harness.records.schema import OWN_METRICS
 
 Format = Literal["csv", "json", "markdown", "parquet"]
@@ -373,7 +373,7 @@ def write(table: pd.DataFrame, path: Path, form: str | None = None) -> None:
     form = form or SUFFIXES.get(path.suffix)
     if form not in SUFFIXES.values():
         raise ConfigError(explain("--output", got=f"'{path.name}'", allowed=f"a name ending in {', '.join(SUFFIXES)}, or --format"))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = hidden_name(path)
     try:
         if form == "parquet":
             table.to_parquet(temporary, index=False, compression="zstd")
