@@ -11,6 +11,7 @@ import functools
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -93,11 +94,12 @@ def _exclusive_without_links(path: Path, text: str) -> bool:
 
 
 def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
-    """Rename a folder into place.
+    """Rename a folder into place, its safetensors files with the mode of new files.
 
     A folder that is there is moved away first if ``over``, else it stays and the new one is
     dropped.
     """
+    _follow_umask(temporary)
     for _ in range(RENAMES):
         try:
             temporary.rename(folder)
@@ -112,6 +114,18 @@ def rename_folder(temporary: Path, folder: Path, *, over: bool = True) -> None:
             shutil.rmtree(old, ignore_errors=True)
         else:
             return
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give safetensors files the mode of a new file: their library makes them the owner's alone."""
+    found = [path for path in folder.rglob("*.safetensors") if path.is_file()]
+    probe = hidden_name(folder / "mode")
+    with contextlib.suppress(OSError):  # of a file system without modes, or a full one
+        if found:
+            probe.touch(exist_ok=False)
+        for path in found:
+            path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    probe.unlink(missing_ok=True)
 
 
 def hidden_name(path: Path) -> Path:

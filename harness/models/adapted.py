@@ -100,7 +100,7 @@ class Adapted:
         content = kept | files
         if ADAPTER in base.content:  # both adapters have files of these names
             content["base"] = hashlib.sha256(json.dumps(sorted(base.content.items())).encode()).hexdigest()
-        found = sizes(content, self.skeleton)
+        found = sizes(content, self._described)
         if found["params_total"] != base.params_total:  # untied, or other rows: not the sum of base and adapter alone
             content["params_total"] = str(found["params_total"])
         fix = f"delete its tokenizer files, which {self.base_name} has, or save it with its embedding (save_embedding_layers=True)"
@@ -151,12 +151,18 @@ class Adapted:
             return model
         with self._explained(), torch.device("meta"):
             self._resize(model)
-            from peft import PeftConfig, get_peft_model
+            from peft import get_peft_model
 
-            config: Any = PeftConfig.from_pretrained(str(self.folder))
-            if isinstance(getattr(config, "init_lora_weights", None), str):
-                config.init_lora_weights = True
-            return _merged(get_peft_model(model, config))
+            return _merged(get_peft_model(model, self._settings()))
+
+    def _settings(self) -> Any:
+        """Return PEFT's settings for the meta device, where weights have no values."""
+        from peft import PeftConfig
+
+        config: Any = PeftConfig.from_pretrained(str(self.folder))
+        if isinstance(getattr(config, "init_lora_weights", None), str):
+            config.init_lora_weights = True
+        return config
 
     def weights_sha256(self) -> str:
         """Return the hash of the base's weight bytes and the adapter's files."""
@@ -174,6 +180,23 @@ class Adapted:
             if str(error).startswith("adapter "):  # of the base's own base
                 raise
             raise ModelError(f"adapter {self.name}, base {self.base_name}: {error}; another base: model.base=NAME") from error
+
+    def _described(self) -> PreTrainedModel:
+        """Return the model on the meta device, once the adapter is known to fit its base.
+
+        Raises ModelError.
+        """
+        import torch
+
+        model = self._base_skeleton()
+        with self._explained() as caught, torch.device("meta"):
+            self._resize(model)
+            from peft import PeftModel
+
+            adapted: Any = PeftModel.from_pretrained(model, str(self.folder), config=self._settings())
+            report = adapted.load_adapter(str(self.folder), "default")
+        self._require_used(report, [str(one.message) for one in caught])
+        return self.skeleton()
 
     def _base_skeleton(self) -> PreTrainedModel:
         build: Any = getattr(self.base, "skeleton", None)

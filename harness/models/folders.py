@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.config import paths
+from harness.core import json_text
 from harness.core.errors import ConfigError, ModelError, explain
 from harness.models.quiet import quiet
-from harness.models.weights import ADAPTER, INDEX, first_line, without_weights
+from harness.models.weights import ADAPTER, INDEX, file_sha256, first_line, without_weights
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 SETTINGS = (CONFIG, "generation_config.json")
@@ -26,6 +33,14 @@ TOKENIZER = (
 )
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """At least one of these makes a tokenizer."""
+
+NEEDED = {"num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "head_dim", "hidden_size", "n_embd", "vocab_size"}
+"""Numbers of a config.json that are not 0, or else something is divided by it."""
+
+COUNTED = re.compile(r"(layer|block|expert|label)s?$")
+MOST = 4096
+"""Largest number of parts that a config.json may ask for by keys of these names: transformers makes
+lists of that length as it reads the file, and as many modules, before sizes are compared."""
 
 
 def split(name: str) -> tuple[str, str | None]:
@@ -65,6 +80,7 @@ def find(name: str, revision: str | None, *, weights: bool, code: bool) -> Path:
         if not _is_model(local):
             got, fix = without_weights(local, CONFIG)
             raise ModelError(explain("model.name", got=f"'{name}', {got}", allowed="a folder as save_pretrained writes it", fix=fix))
+        _require_countable(name, local)
         return local
     if is_path(name):
         fix = "check the path; a relative one starts from the current directory"
@@ -74,6 +90,51 @@ def find(name: str, revision: str | None, *, weights: bool, code: bool) -> Path:
 
 
 def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Return the folder of a hub model; its damaged files are fetched again.
+
+    Raises ModelError.
+    """
+    from huggingface_hub import constants
+
+    folder = _fetched(name, revision, patterns)
+    if damaged := _damaged(folder, patterns):
+        if not constants.HF_HUB_OFFLINE:
+            for blob in damaged:
+                log.warning("model %s: %s is damaged; fetched again", name, blob)
+                blob.unlink()
+            folder = _fetched(name, revision, patterns)
+            damaged = _damaged(folder, patterns)
+        if damaged:
+            got, fix = f"{damaged[0]}, damaged since it was fetched", "delete that file and fetch it again, with the network"
+            raise ModelError(explain(f"model {name}", got=got, allowed="files with the hub's hashes", fix=fix))
+    if not _is_model(folder):
+        raise ModelError(explain("model.name", got=f"'{name}' without {CONFIG}", allowed="a transformers model or a PEFT adapter"))
+    _require_countable(name, folder)
+    return folder
+
+
+def _damaged(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files of a snapshot whose content has another hash than their name in the cache.
+
+    The hub's cache names large files by SHA-256, small ones by git's SHA-1. Files that are not
+    links to such a name cannot be checked.
+    """
+    links = sorted(path for path in folder.glob("*") if path.is_symlink() and any(path.match(pattern) for pattern in patterns))
+    return [blob for blob in (path.resolve() for path in links) if blob.is_file() and _hash_like(blob) not in {"", blob.name}]
+
+
+def _hash_like(blob: Path) -> str:
+    """Return the hash of a file of the kind that its name is; empty for another name."""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return ""
+    if len(blob.name) == 64:
+        return file_sha256(blob)
+    content = blob.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _fetched(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Return the folder of a snapshot with the files of these patterns. Raises ModelError."""
     with quiet():
         import huggingface_hub
         from huggingface_hub import constants
@@ -87,9 +148,35 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
             allowed = "a folder, or a hub model that is cached or can be fetched"
             got = f"'{name}'{f' at {revision}' if revision else ''} ({first_line(error)})"
             raise ModelError(explain("model.name", got=got, allowed=allowed, fix=fix)) from error
-    if not _is_model(Path(folder)):
-        raise ModelError(explain("model.name", got=f"'{name}' without {CONFIG}", allowed="a transformers model or a PEFT adapter"))
     return Path(folder)
+
+
+def _require_countable(name: str, folder: Path) -> None:
+    """Raise ModelError for a config.json that asks for no part, or for more than any model has.
+
+    A file that cannot be read is reported where it is used.
+    """
+    try:
+        values = json_text.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for key, value in _settings(values):
+        allowed = "greater than 0" if key in NEEDED and value == 0 else ""
+        if COUNTED.search(key) and isinstance(value, int | float) and value > MOST:
+            allowed = f"at most {MOST}"
+        if allowed:
+            fix = "the config.json that its weights were saved with"
+            raise ModelError(explain(f"model {name}: config.json: {key}", got=str(value)[:20], allowed=allowed, fix=fix))
+
+
+def _settings(values: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a mapping, and of those inside it, each with its value."""
+    waiting = [values]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting += found.values()
 
 
 def _is_model(folder: Path) -> bool:

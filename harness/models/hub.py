@@ -232,9 +232,10 @@ class HubModel:
                     got = f"quantization_config ({kind}) in its config.json"
                     raise ModelError(explain(f"model {self.name}", got=got, allowed="weights as floating point", fix=UNQUANTISED))
                 config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+                architectures = [str(name) for name in config.architectures or []]
+                int(config.get_text_config().vocab_size)
             except failures() as error:
                 raise ModelError(self._explain("config.json", error)) from error
-        architectures = [str(name) for name in config.architectures or []]
         known = config.model_type in CAUSAL or "AutoModelForCausalLM" in (values.get("auto_map") or {})
         endings = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", str(CAUSAL.get(config.model_type, "")) or "ForCausalLM")
         if config.is_encoder_decoder or not known or (architectures and not any(name.endswith(endings) for name in architectures)):
@@ -261,7 +262,7 @@ class HubModel:
         with quiet(), torch.device("meta"):
             try:
                 model: PreTrainedModel = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=self.trust_remote_code)
-            except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+            except failures() as error:
                 raise ModelError(self._explain("config.json", error)) from error
         return model
 
@@ -271,7 +272,8 @@ class HubModel:
         length = getattr(config.get_text_config(), "max_position_embeddings", None)
         if not isinstance(length, int) or length < 1:
             where, fix = f"model {self.name}: context length", "set model.context_length"
-            raise ModelError(explain(where, got="none in config.json", allowed="max_position_embeddings", fix=fix))
+            got = "none in config.json" if length is None else f"max_position_embeddings {length!r} in config.json"
+            raise ModelError(explain(where, got=got, allowed="max_position_embeddings, a number greater than 0", fix=fix))
         return length
 
     def _explain(self, part: str, error: Exception) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import paths
 from harness.core import json_text
 from harness.core.errors import ModelError, explain
+from harness.core.files import write_text
 from harness.models import anatomy
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ SAFE = "safetensors only: loading a pickled .bin can run any code"
 UNQUANTISED = "the model that was quantised, or save it dequantised"
 QUANTISED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state|qweight|qzeros|weight_scale|weight_scale_inv)(\.|$)")
 """Names of tensors that quantisation leaves next to weights (bitsandbytes, GPTQ, AWQ, fp8)."""
+
+BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+"""Bits of a value, by its dtype in a safetensors file."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -56,7 +67,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed(folder: Path) -> list[str]:
     """Return the names of the files of an index. Raises ModelError."""
     try:
-        mapping: Mapping[str, str] = json_text.loads((folder / INDEX).read_text())["weight_map"]
+        mapping: Mapping[str, str] = json_text.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         names = sorted({str(name) for name in mapping.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = explain(str(folder / INDEX), got=first_line(error), allowed="a safetensors index", fix="fetch it again")
@@ -101,9 +112,10 @@ def check_safetensors(file: Path) -> Mapping[str, Any]:
     """Return the tensors of a safetensors file, by name: dtype, shape, data_offsets.
 
     Format: 8 bytes little-endian header length N, N bytes of JSON (name → dtype, shape,
-    data_offsets), then the tensors' bytes.
+    data_offsets), then the tensors' bytes, without gaps.
 
-    Raises ModelError for a broken header, another size, and quantised weights.
+    Raises ModelError for a broken header, shapes, dtypes or offsets that contradict each other,
+    another size, and quantised weights.
     """
     try:
         with file.open("rb") as stream:
@@ -111,11 +123,9 @@ def check_safetensors(file: Path) -> Mapping[str, Any]:
             if length > file.stat().st_size:
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json_text.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-        quantised = [name for name, entry in header.items() if _is_quantised(name, str(entry["dtype"]))]
-        if not end:
-            raise ValueError("it holds no weights")
+        _check_metadata(header.pop("__metadata__", None))
+        end = _end_of_tensors(header)
+        quantised = [name for name, entry in header.items() if _is_quantised(name, entry["dtype"])]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         got = f"a broken safetensors file ({first_line(error)})"
         raise ModelError(explain(str(file), got=got, allowed="a complete one", fix="fetch or save it again")) from error
@@ -128,9 +138,38 @@ def check_safetensors(file: Path) -> Mapping[str, Any]:
     return header
 
 
+def _check_metadata(values: Any) -> None:
+    """Raise ValueError unless the metadata of a safetensors file are texts, or absent."""
+    if values is not None and not (isinstance(values, dict) and all(isinstance(value, str) for value in values.values())):
+        raise ValueError("__metadata__ is not a mapping of texts")
+
+
+def _end_of_tensors(header: Mapping[str, Any]) -> int:
+    """Return the number of bytes of all tensors.
+
+    Raises ValueError, KeyError or TypeError unless each is as long as its shape and dtype say, and
+    begins where the one before it ends.
+    """
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda one: one[1]["data_offsets"]):
+        dtype, shape, (begin, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if dtype not in BITS:
+            raise ValueError(f"tensor {name} has the unknown dtype {dtype!r}")
+        if not isinstance(shape, list) or not all(type(value) is int and value >= 0 for value in (*shape, begin, stop)):
+            raise ValueError(f"tensor {name} has a shape or offsets that are not counts")
+        if begin != end:
+            raise ValueError(f"tensor {name} begins at byte {begin}, where {end} is the end of the one before it")
+        if 8 * (stop - begin) != (bits := math.prod(shape) * BITS[dtype]):
+            raise ValueError(f"tensor {name} has {stop - begin} bytes, but {dtype} of shape {shape} takes {bits / 8:g}")
+        end = stop
+    if not end:
+        raise ValueError("it holds no weights")
+    return end
+
+
 def _is_quantised(name: str, dtype: str) -> bool:
     """Return whether a tensor is a weight of few bits, or belongs to one."""
-    return QUANTISED.search(name) is not None or (name.endswith(".weight") and dtype in {"I8", "U8", "I32"})
+    return QUANTISED.search(name) is not None or (name.endswith(".weight") and not dtype.startswith(("F", "BF")))
 
 
 def file_sha256(file: Path) -> str:
@@ -140,15 +179,13 @@ def file_sha256(file: Path) -> str:
     """
     real = file.resolve()
     status = real.stat()
-    key, state = str(real), [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    store = paths.cache() / "hashes.json"
-    known = _read_hashes(store)
-    if known.get(key, {}).get("state") == state:
-        return str(known[key]["sha256"])
-    with real.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    _write_hashes(store, {**_read_hashes(store), key: {"state": state, "sha256": digest}})
-    return digest
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+    def make() -> Any:
+        with real.open("rb") as stream:
+            return {"state": state, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+    return str(_cached("hashes", str(real), make, lambda known: known["state"] == state)["sha256"])
 
 
 def state_sha256(model: PreTrainedModel) -> str:
@@ -177,34 +214,50 @@ def sizes(described_by: Mapping[str, str], build: Callable[[], PreTrainedModel])
     """
     described = json.dumps([dict(described_by), importlib.metadata.version("transformers"), "with blocks"], sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()
-    store = paths.cache() / "sizes.json"
-    known = _read_hashes(store).get(key)
-    if known is None:
+
+    def make() -> dict[str, Any]:
         model = build()
-        known = {"params_total": sum(parameter.numel() for parameter in model.parameters()), **anatomy.described(model)}
-        _write_hashes(store, {**_read_hashes(store), key: known})
+        return {"params_total": sum(parameter.numel() for parameter in model.parameters()), **anatomy.described(model)}
+
+    known: dict[str, Any] = _cached("sizes", key, make)
     return known | {"blocks": tuple(known["blocks"])}
 
 
-def _read_hashes(store: Path) -> dict[str, dict[str, Any]]:
+def _cached(name: str, key: str, make: Callable[[], Any], is_current: Callable[[Any], bool] | None = None) -> Any:
+    """Return an entry of a file in the cache folder; one that is missing or damaged is made again.
+
+    Args:
+        name: of the file, without ``.json``.
+        key: of the entry.
+        make: returns the entry, in plain values.
+        is_current: whether a stored entry is still right; None is always.
+    """
+    store = paths.cache() / f"{name}.json"
+    known = _entries(store).get(key)
+    if isinstance(known, list) and len(known) == 2 and known[1] == _digest(known[0]) and (is_current is None or is_current(known[0])):
+        return known[0]
+    found = make()
     try:
-        values = json_text.loads(store.read_text())
+        write_text(store, json.dumps({**_entries(store), key: [found, _digest(found)]}, indent=1, sort_keys=True))
+    except OSError as error:
+        log.warning("the cache of %s cannot be written: %s", name, error)
+    return found
+
+
+def _entries(store: Path) -> dict[str, Any]:
+    try:
+        values = json_text.loads(store.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # absent or damaged: it is only a cache
         return {}
     return values if isinstance(values, dict) else {}
 
 
-def _write_hashes(store: Path, values: Mapping[str, Any]) -> None:
-    temporary = store.with_name(f"{store.name}.{os.getpid()}.tmp")
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(values, indent=1, sort_keys=True))
-        temporary.replace(store)
-    except OSError as error:
-        log.warning("the cache of %s cannot be written: %s", store.stem, error)
+def _digest(entry: Any) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def first_line(error: Exception) -> str:
-    """Return a library's error as one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    """Return a library's error as one line, of two where the first only announces the second."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from harness.config.identity import identify
+from harness.core.errors import ModelError, explain
 from harness.core.progress import Progress
 from harness.core.sources import EvaluationBackend, ModelSource
 from harness.evaluation import evaluator, prompts
@@ -79,6 +80,13 @@ class Before:
         self.weights_sha256 = self.config.model.weights_sha256()
         return model
 
+    def _require_unchanged(self, source: ModelSource, name: str | None) -> None:
+        """Raise ModelError if a model's files changed since the run was identified by them."""
+        known, now = self.prepared.workspace.facts_of_model(source).content, source.facts().content
+        if changed := sorted(name for name, value in known.items() if now.get(name) != value):
+            got, fix = f"another {', '.join(changed)} than when the run was prepared", "run the same command again"
+            raise ModelError(explain(f"model {name}", got=got, allowed="the same files until it is loaded", fix=fix))
+
     def measure(self, model: PreTrainedModel | None) -> None:
         """Measure every suite that is not recorded for exactly these weights and items.
 
@@ -104,6 +112,7 @@ class Before:
         torch.set_num_threads(self.resolved.threads)
         self.progress.stage(f"load {name}", 1)
         model: PreTrainedModel = load(source, self.resolved.device)
+        self._require_unchanged(source, name)
         return model
 
     def use_base_weights(self, base: Mapping[str, torch.Tensor]) -> None:

@@ -91,13 +91,15 @@ def _member(workspace: Workspace, name: str) -> ModelSource:
 
 
 def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress) -> bool:
-    """Pretrain the nursery models that this machine lacks, since weights identify runs.
+    """Pretrain the nursery models that this machine lacks or that are damaged on it.
+
+    Their weights identify runs.
 
     Returns whether any was made: what was read of it before is outdated.
 
     Raises ModelError.
     """
-    missing: dict[Hashable, ModelSource] = {}
+    missing: dict[Hashable, Nursery] = {}
     seen: set[Hashable] = set()
     for config in configs:
         for model in (config.model, *every(config, workspace).values()):
@@ -109,7 +111,10 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
                 missing[type(made), repr(made)] = made
     if not missing:
         return False
-    progress.say(f"pretraining {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once: minutes")
+    for damage in filter(None, (model.damage for model in missing.values())):
+        progress.say(damage)
+    if new := sum(not model.has_weights for model in missing.values()):
+        progress.say(f"pretraining {new} model{'' if new == 1 else 's'} of the nursery, once: minutes")
     progress.stage(f"pretrain {len(missing)} model{'' if len(missing) == 1 else 's'} of the nursery, once", len(missing))
     processes = min(len(missing), provenance.cores())
     with ThreadPoolExecutor(processes) as pool:

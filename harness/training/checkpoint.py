@@ -2,7 +2,7 @@
 
     state/STEP/
       state.safetensors    weight/PARAMETER, optimizer/PARAMETER/MOMENT, streams/RANK/STREAM
-      state.json           counts, and the hash of the other file; written last
+      state.json           run id, counts, hash of the other file, hash of all that; written last
 
 No fsync: the hash finds a checkpoint that a power cut has damaged. That costs the time since an
 earlier one, never a number.
@@ -122,8 +122,13 @@ class Checkpoints:
     experiment: ExperimentWriter
     run_id: str
 
-    def newest(self, usable: Callable[[Counts], bool]) -> Checkpoint | None:
-        """Return the newest usable checkpoint, or None; damaged ones are dropped."""
+    def newest(self, usable: Callable[[Counts], bool], say: Callable[[str], object] | None = None) -> Checkpoint | None:
+        """Return the newest usable checkpoint, or None; damaged ones are dropped.
+
+        Args:
+            usable: whether the run can resume from these counts.
+            say: told of each that is dropped.
+        """
         for step in self.experiment.states(self.run_id):
             folder = self.experiment.state_folder(self.run_id, step)
             header = _read_header(folder, self.run_id)
@@ -132,6 +137,8 @@ class Checkpoints:
             found = _read_tensors(folder, header.tensors_sha256) if header else None
             if header is not None and found is not None:
                 return Checkpoint(header.counts, found, header.micro_batch_rows)
+            if say is not None:
+                say(f"run {self.run_id}: the checkpoint after step {step} is damaged or of another run, and is dropped")
             self.experiment.drop_state(self.run_id, step)
         return None
 

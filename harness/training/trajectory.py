@@ -94,7 +94,7 @@ class Trajectory:
             counted = counts.step in complete or counts.since == max(passed, default=0)
             return counts.step <= len(self.job.steps) and passed <= complete and counted
 
-        start = self.job.checkpoints.newest(usable)
+        start = self.job.checkpoints.newest(usable, self.progress.say)
         self.job = dataclasses.replace(self.job, first=start.counts.step if start else 0)
         if start is not None and start.micro_batch_rows is not None:
             self._limit(min(start.micro_batch_rows, self.micro_batch_rows or self.job.training.batch_rows))

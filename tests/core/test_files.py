@@ -146,3 +146,19 @@ def test_a_file_system_without_locks_is_used_without_one(tmp_path: Path, monkeyp
         assert names(tmp_path) == ["lock"]
     with pytest.raises(OSError, match="No such file"), files.locked(tmp_path / "absent" / "lock"):
         pass
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o007])
+def test_weights_have_the_mode_of_new_files(tmp_path: Path, umask: int) -> None:
+    """Their library makes them for the owner alone; another file keeps its mode."""
+    before = os.umask(umask)
+    try:
+        folder = folder_of(tmp_path / "temporary", "text")
+        (folder / "inside").mkdir()
+        (folder / "inside" / "weights.safetensors").touch(mode=0o600)
+        (folder / "private").touch(mode=0o600)
+        files.rename_folder(folder, tmp_path / "place")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "place").rglob("*") if path.is_file()}
+    assert found == {"file": 0o666 & ~umask, "weights.safetensors": 0o666 & ~umask, "private": 0o600}

@@ -12,7 +12,7 @@ from harness.core import json_text
 from harness.core.errors import DamagedError, HarnessError
 from harness.data.reading import read
 from harness.external import logged, results_files
-from harness.models.weights import _read_hashes, check_safetensors, weight_files
+from harness.models.weights import _entries, check_safetensors, weight_files
 from harness.records import record_files, summary_files
 from harness.records.store import Experiment
 
@@ -68,7 +68,7 @@ def test_caches_and_records_that_nest_too_deeply_are_damaged(tmp_path: Path) -> 
     """The cache of hashes is made anew; a run's summary, and a record, name the file."""
     for name in ("hashes.json", "summary.json"):
         (tmp_path / name).write_text(f'{{"a": {nested(5_000)}}}')
-    assert _read_hashes(tmp_path / "hashes.json") == {}
+    assert _entries(tmp_path / "hashes.json") == {}
     for opened in (summary_files.read, lambda folder: Experiment(folder).glance("summary.json")):
         with pytest.raises(DamagedError, match=r"summary\.json: got a file that cannot be read \(more than 100"):
             opened(tmp_path)

@@ -48,6 +48,7 @@ def test_an_adapter_computes_as_peft_does_unmerged(place: Path, name: str, tied:
     wanted = plain(folder, base)
     assert not torch.allclose(wanted, plain(base), atol=1e-2)
     assert torch.allclose(ours(folder), wanted, atol=1e-5)
+    assert HubModel(name=str(folder)).facts().content
     saved = put(HubModel(name=str(folder)).load(), place / "merged")
     assert torch.allclose(ours(saved), wanted, atol=1e-5)
 
@@ -162,10 +163,38 @@ def test_a_tensor_that_the_base_lacks_is_rejected(place: Path) -> None:
     first = next(iter(tensors))
     save_file(tensors | {first.replace("layers.0", "layers.7"): tensors[first].clone()}, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match=r"1 tensors that its base does not use, the first is .*layers\.7"):
-        HubModel(name=str(folder)).load()
+        HubModel(name=str(folder)).facts()
     save_file({name: tensor for name, tensor in tensors.items() if name != first}, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="missing adapter keys"):
-        HubModel(name=str(folder)).load()
+        HubModel(name=str(folder)).facts()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 10**12}, "size mismatch"),
+        ({"r": 0}, "`r` should be a positive integer"),
+        ({"rank_pattern": {"q_proj": 10**12}}, "size mismatch"),
+        ({"lora_alpha": "x"}, "TypeError"),
+        ({"target_modules": "("}, "unterminated subpattern"),
+        ({"target_modules": ["nothing"]}, "Target modules"),
+        ({"peft_type": "NOTHING"}, "KeyError: 'NOTHING'"),
+    ],
+)
+def test_settings_that_are_not_those_of_its_weights_are_rejected(place: Path, settings: dict[str, Any], message: str) -> None:
+    """Before a run starts, on the meta device: nothing of the rank that they name is made."""
+    folder = trained(put(llama(), place / "base"), place / "adapter", **EVERYTHING)
+    with pytest.raises(ModelError, match=message) as caught:
+        HubModel(name=str(changed(folder, **settings))).facts()
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_cannot_be_read_are_rejected(place: Path) -> None:
+    """JSON without an end to its depth."""
+    folder = trained(put(llama(), place / "base"), place / "adapter", **EVERYTHING)
+    (folder / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="RecursionError"):
+        HubModel(name=str(folder)).facts()
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,39 +16,6 @@ from harness.models import weights
 from harness.models.hub import HubModel
 
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a two-layer Llama with a tokenizer of ten words, as save_pretrained writes them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("model")
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate("abcdefghij")}, unk_token="a"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="j").save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=10,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        eos_token_id=9,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy that a test may damage, with a cache of its own."""
-    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 def test_facts_are_known_without_building(folder: Path) -> None:
@@ -87,7 +54,7 @@ def test_the_weights_hash_changes_with_the_weights(folder: Path) -> None:
 
 
 def test_hashes_are_remembered_until_the_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second look reads no bytes; a damaged cache is only a cache."""
+    """A second look reads no bytes."""
     file = folder / "config.json"
     first = weights.file_sha256(file)
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("was read again"))
@@ -95,8 +62,30 @@ def test_hashes_are_remembered_until_the_file_changes(folder: Path, monkeypatch:
     monkeypatch.undo()
     file.write_text(file.read_text() + " ")
     assert weights.file_sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
-    (paths.cache() / "hashes.json").write_text("{ damaged")
-    assert weights.file_sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+CACHES = ["{ damaged", "[" * 100_000, "[]", '{"KEY": 5}', '{"KEY": [5, 6]}', '{"KEY": [{"state": []}, ""]}']
+
+
+@pytest.mark.parametrize("text", CACHES)
+@pytest.mark.parametrize("cache", ["hashes", "sizes"])
+def test_a_damaged_cache_is_only_a_cache(folder: Path, cache: str, text: str) -> None:
+    """Its entries are made again, whatever the file holds."""
+    facts = HubModel(name=str(folder)).facts()
+    store = paths.cache() / f"{cache}.json"
+    [key, *_] = json.loads(store.read_text())
+    store.write_text(text.replace("KEY", key))
+    assert HubModel(name=str(folder)).facts() == facts
+
+
+@pytest.mark.parametrize(("cache", "wrong"), [("hashes", ("sha256", "0" * 64)), ("sizes", ("params_total", 7))])
+def test_an_edited_cache_is_made_again(folder: Path, cache: str, wrong: tuple[str, Any]) -> None:
+    """Each entry has a hash of its own."""
+    facts = HubModel(name=str(folder)).facts()
+    store = paths.cache() / f"{cache}.json"
+    entries = json.loads(store.read_text())
+    store.write_text(json.dumps({key: [dict([*known.items(), wrong]), digest] for key, (known, digest) in entries.items()}))
+    assert HubModel(name=str(folder)).facts() == facts
 
 
 def cut(folder: Path) -> None:
@@ -156,6 +145,107 @@ def broken_tokenizer(folder: Path) -> None:
 def smaller(folder: Path) -> None:
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"vocab_size": 5}))
+
+
+def config(**values: Any) -> Callable[[Path], None]:
+    """Return a damage: other values in config.json."""
+    return lambda folder: edit(folder / "config.json", lambda known: known | values)
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def entry(name: str, **values: Any) -> Callable[[Path], None]:
+    """Return a damage: other values of a tensor in the header of the weights."""
+    return header(lambda known: known | {name: known[name] | values})
+
+
+def header(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+    """Return a damage: another header of the weights, whose bytes stay."""
+
+    def damage(folder: Path) -> None:
+        content = (folder / WEIGHTS).read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        text = json.dumps(change(json.loads(content[8:end]))).encode()
+        (folder / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+    return damage
+
+
+def deep_header(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((600_000).to_bytes(8, "little") + b'{"a":' * 100_000 + b"1" + b"}" * 99_999)
+
+
+def deep(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text("[" * 100_000)
+
+
+DOWN = "model.layers.0.mlp.down_proj.weight"  # of shape (8, 16) in bfloat16: 256 bytes
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (entry(DOWN, shape=[8, 15]), r"has 256 bytes, but BF16 of shape \[8, 15\] takes 240"),
+        (entry(DOWN, shape=[16, 8]), r"1 mismatched keys, .* of shape \(16, 8\) in the file and \(8, 16\) in the model"),
+        (entry(DOWN, shape=[128]), "1 mismatched keys"),
+        (entry(DOWN, shape=[-8, -16]), "that are not counts"),
+        (entry(DOWN, shape=[10**18, 10**18]), r"has 256 bytes, but BF16 .* takes 2e\+36"),
+        (entry(DOWN, shape=None), "that are not counts"),
+        (entry(DOWN, shape="8"), "that are not counts"),
+        (entry(DOWN, dtype="F32"), r"has 256 bytes, but F32 of shape \[8, 16\] takes 512"),
+        (entry(DOWN, dtype="I16"), f"1 quantised tensors, the first is {DOWN}"),
+        (entry(DOWN, dtype="X9"), "unknown dtype 'X9'"),
+        (entry(DOWN, dtype=["F32"]), "broken safetensors file"),
+        (entry(DOWN, data_offsets=[0, 256]), "begins at byte 0"),
+        (entry(DOWN, data_offsets=[256, 0]), "begins at byte 256"),
+        (entry(DOWN, data_offsets=[0.0, 256.0]), "that are not counts"),
+        (entry(DOWN, data_offsets=[1, 2, 3]), "broken safetensors file"),
+        (header(lambda known: known | {"__metadata__": 5}), "__metadata__ is not a mapping"),
+        (header(lambda known: {UP: known[UP]}), "begins at byte"),
+        (deep_header, "broken safetensors file .RecursionError"),
+        (deep("model.safetensors.index.json"), "RecursionError"),
+        (deep("config.json"), "RecursionError"),
+        (deep("tokenizer.json"), "tokenizer: got"),
+    ],
+)
+def test_weights_that_contradict_themselves_are_rejected(folder: Path, damage: Callable[[Path], None], word: str) -> None:
+    """By their header, before a run starts, in one line that names the tensor."""
+    damage(folder)
+    with pytest.raises(ModelError, match=word) as caught:
+        HubModel(name=str(folder)).facts()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (config(num_hidden_layers=10**9), "num_hidden_layers: got 1000000000; allowed: at most 4096"),
+        (config(model_type="qwen2", architectures=["Qwen2ForCausalLM"], num_hidden_layers=10**40), "num_hidden_layers: got 1000"),
+        (config(num_labels=10**9), "num_labels: got 1000000000; allowed: at most 4096"),
+        (config(text_config={"n_layers": 10**9}), "n_layers: got 1000000000"),
+        (config(num_hidden_layers=30), "missing keys"),
+        (config(vocab_size=10**12), "1 mismatched keys"),
+        (config(hidden_size=10**9), "mismatched keys"),
+        (config(num_attention_heads=0), "num_attention_heads: got 0; allowed: greater than 0"),
+        (config(num_key_value_heads=0), "num_key_value_heads: got 0; allowed: greater than 0"),
+        (config(num_attention_heads=-1), "config.json|weights"),
+        (config(head_dim=0), "head_dim: got 0"),
+        (config(max_position_embeddings="64"), "max_position_embeddings.*'64'"),
+        (config(max_position_embeddings=0), "max_position_embeddings 0"),
+        (config(pad_token_id=10**6), "Padding_idx"),
+        (config(architectures=5), "config.json: got TypeError"),
+        (config(text_config={"a": 1}), "config.json: got"),
+    ],
+)
+def test_a_config_that_no_model_has_is_rejected(folder: Path, damage: Callable[[Path], None], word: str) -> None:
+    """In seconds, whatever sizes it asks for: nothing of that size is made."""
+    damage(folder)
+    with pytest.raises(ModelError, match=word) as caught:
+        HubModel(name=str(folder)).facts()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

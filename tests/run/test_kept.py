@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from harness.run import settling
+from harness.core.errors import ModelError
+from harness.core.progress import Silent
+from harness.run import execution, settling
 from harness.run.outstanding import outstanding
+from harness.run.workspace import Workspace
 from harness.sweep.plan.planning import as_text, plan_sweep
 from tests.support.small_runs import Runs
 
@@ -116,3 +120,32 @@ def test_a_reading_rule_belongs_to_the_run(runs: Runs) -> None:
     (OWN / "aim.yaml").write_text((OWN / "aim.yaml").read_text().replace("select: 20", "select: 19"))
     runs.workspace.known.clear()
     assert runs.prepare(*early).run_id != first
+
+
+def other_weights() -> None:
+    """Give the start model other weights, as a model that is made anew on another machine."""
+    file = Path("models/start/model.safetensors")
+    found = load_file(file)
+    save_file({name: value * 1.01 for name, value in found.items()}, file, {"format": "pt"})
+
+
+def test_a_run_of_a_rebuilt_start_model_is_another_and_the_old_one_stays(runs: Runs) -> None:
+    """Points, weights and state too, when one more volume is asked for."""
+    runs("data.volumes=[8]")
+    old = runs.prepared.experiment.run_folder(runs.prepared.run_id)
+    files = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    assert {"points", "weights", "state", "record.json"} <= {path.name for path in old.iterdir()}
+    other_weights()
+    runs.workspace = Workspace()
+    assert runs("data.volumes=[8,16]") == "done"
+    assert runs.prepared.experiment.run_folder(runs.prepared.run_id) != old
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == files
+
+
+def test_a_start_model_that_changes_before_it_is_loaded_fails_the_run(runs: Runs) -> None:
+    """The run would be recorded as one of the model that was there when it was planned."""
+    prepared = runs.prepare()
+    other_weights()
+    with pytest.raises(ModelError, match=r"model start: got another model.safetensors than when the run was prepared; .*; fix: run"):
+        execution.execute(prepared, Silent())
+    assert not (prepared.experiment.run_folder(prepared.run_id) / "points").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,9 +188,10 @@ def state(step: int) -> Checkpoint:
 
 
 def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: Path) -> None:
-    """Cut off, changed in a byte, without its JSON, of another run, or of another format."""
+    """Cut off, changed in a byte, without its JSON, of another format or run, other counts."""
     experiment = ExperimentWriter(tmp_path)
     states = Checkpoints(experiment, "run")
+    Checkpoints(experiment, "other").save(state(9))
     damages: list[Callable[[Path], Any]] = [
         lambda folder: (folder / "state.json").unlink(),
         lambda folder: (folder / "state.json").write_text("{"),
@@ -199,12 +201,18 @@ def test_a_damaged_or_foreign_state_is_dropped_and_an_older_one_taken(tmp_path: 
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-3]),
         lambda folder: (folder / "state.safetensors").write_bytes((folder / "state.safetensors").read_bytes()[:-1] + b"\1"),
         lambda folder: (folder / "state.safetensors").unlink(),
+        lambda folder: (folder / "state.json").write_text("[" * 100_000),
+        lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text().replace('"flops": 0.0', '"flops": -5.0')),
+        lambda folder: (folder / "state.json").write_text((folder / "state.json").read_text().replace('"since": 1', '"since": 0')),
+        lambda folder: shutil.copytree(experiment.state_folder("other", 9), folder, dirs_exist_ok=True),
     ]
     for damage in damages:
         states.save(state(9))
         damage(experiment.state_folder("run", 9))
         experiment.write_folder(experiment.state_folder("run", 3), lambda folder: checkpoint._write(folder, state(3), "run"))
-        found = states.newest(lambda _: True)
+        said: list[str] = []
+        found = states.newest(lambda _: True, said.append)
+        assert said == ["run run: the checkpoint after step 9 is damaged or of another run, and is dropped"]
         assert found is not None
         assert found.counts == state(3).counts
         assert torch.equal(found.tensors["weight/a"], state(3).tensors["weight/a"])
@@ -229,14 +237,3 @@ def test_the_newest_usable_state_is_taken_and_others_stay(tmp_path: Path) -> Non
     assert experiment.states("run") == [8]
     states.keep_only(None)
     assert experiment.states("run") == []
-
-
-def test_states_of_before_are_gone_on_from(tmp_path: Path) -> None:
-    """Without the counts of tokens that are newer: these are 0."""
-    experiment = ExperimentWriter(tmp_path)
-    Checkpoints(experiment, "run").save(state(4))
-    file = experiment.state_folder("run", 4) / "state.json"
-    sealing.write(file, {name: value for name, value in sealing.read(file).items() if name not in {"read", "trained", "supervised"}})
-    found = Checkpoints(experiment, "run").newest(lambda _: True)
-    assert found is not None
-    assert found.counts == state(4).counts

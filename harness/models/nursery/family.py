@@ -10,22 +10,24 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.config import paths
+from harness.core import json_text
 from harness.core.errors import ModelError, explain
-from harness.core.files import locked
+from harness.core.files import locked, rename_folder
 from harness.core.sources import ModelFacts
 from harness.data.tinyworld import vocabulary, world
 from harness.models.nursery.pretraining import LOOP_VERSION, THREADS, build, pretrain
 from harness.models.nursery.recipe import Recipe
 from harness.models.quiet import quiet
 from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
+from harness.models.whole import require_used
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTES = "nursery.json"
-"""Written last, next to the weights: loss, seconds and recipe."""
+"""Written last, next to the weights: loss, seconds, recipe, and the hashes of all other files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,22 @@ class Nursery(Recipe):
 
     @property
     def is_made(self) -> bool:
-        """Whether its weights are in the cache."""
-        return _is_whole(self._folder())
+        """Whether it is in the cache, with every file as it was written."""
+        return not _damaged(self._folder())
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its weights are in the cache as they were written, whatever else is damaged."""
+        return WEIGHTS not in _damaged(self._folder())
+
+    @property
+    def damage(self) -> str | None:
+        """A line on damaged files in the cache and their repair; None without any."""
+        folder = self._folder()
+        if not folder.is_dir() or not (names := _damaged(folder)):
+            return None
+        repair = "written again, with the same weights" if self.has_weights else "pretrained again"
+        return f"nursery model {folder}: damaged or missing: {', '.join(names)}; {repair}"
 
     def facts(self) -> ModelFacts:
         """Return sizes counted on the meta device, without training or allocating anything.
@@ -61,7 +77,7 @@ class Nursery(Recipe):
         get different weights.
         """
         recipe, folder = {"recipe": self.recipe}, self._folder()
-        weights = {WEIGHTS: file_sha256(folder / WEIGHTS)} if self.is_made else {}
+        weights = {WEIGHTS: _notes(folder)["files"][WEIGHTS]} if self.is_made else {}
         return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self.skeleton))
 
     def longest_input(self) -> int:
@@ -81,8 +97,12 @@ class Nursery(Recipe):
         """
         from transformers import LlamaForCausalLM
 
+        folder = self._pretrained()
+        shapes = {name: tuple(entry["shape"]) for name, entry in check_safetensors(folder / WEIGHTS).items()}
         with quiet():
-            model = LlamaForCausalLM.from_pretrained(self._pretrained(), use_safetensors=True, local_files_only=True)
+            found: Any = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
+        model, report = found
+        require_used(str(folder), report, shapes, {})
         return cast("PreTrainedModel", model.eval())
 
     def weights_sha256(self) -> str:
@@ -117,12 +137,12 @@ class Nursery(Recipe):
         Of two processes that need the same model, one pretrains it and the other waits.
         """
         folder = self._folder()
-        if _is_whole(folder):
+        if not _damaged(folder):
             return folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(folder.with_suffix(".lock")):
-                if not _is_whole(folder):
+                if _damaged(folder):
                     self._fill(folder)
         except OSError as error:
             fix = "set HARNESS_CACHE to a folder that can be written"
@@ -130,31 +150,63 @@ class Nursery(Recipe):
         return folder
 
     def _fill(self, folder: Path) -> None:
-        """Pretrain into a temporary folder and rename it into place whole."""
+        """Write the model to a temporary folder and rename it into place whole.
+
+        It is pretrained, unless a damaged folder has its weights: others would be another model.
+        """
+        if damage := self.damage:
+            log.warning(damage)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name[:16]}.", dir=folder.parent) as temporary:
             made = Path(temporary) / "model"
-            began = time.perf_counter()
-            model, loss = self._made()
-            seconds = round(time.perf_counter() - began, 1)
-            model.save_pretrained(made)
+            notes = self._saved_again(folder, made) if self.has_weights else self._pretrain(made)
             self.tokenizer().save_pretrained(made)
-            notes = {"recipe": self.recipe, "fields": dataclasses.asdict(self), "loss": loss, "seconds": seconds}
+            notes |= {"recipe": self.recipe, "fields": dataclasses.asdict(self), "files": _hashes(made)}
             (made / NOTES).write_text(json.dumps(notes, indent=1))
-            shutil.rmtree(folder, ignore_errors=True)  # it may be there, half-written
-            try:
-                made.rename(folder)
-            except OSError:
-                if not _is_whole(folder):  # on a file system without locks, another process may have finished first
-                    raise
-        log.info("pretrained in %.0f s, loss %.3f: %s", seconds, loss, folder)
+            # Where locks do not work, another process may have finished first.
+            rename_folder(made, folder, over=bool(_damaged(folder)))
+        log.info("pretrained in %.0f s, loss %.3f: %s", notes["seconds"], notes["loss"], folder)
+
+    def _pretrain(self, made: Path) -> dict[str, Any]:
+        """Save the pretrained model to a folder; return notes on its pretraining."""
+        began = time.perf_counter()
+        model, loss = self._made()
+        seconds = round(time.perf_counter() - began, 1)
+        model.save_pretrained(made)
+        return {"loss": loss, "seconds": seconds}
+
+    def _saved_again(self, folder: Path, made: Path) -> dict[str, Any]:
+        """Save the weights of a folder to another, with what else a model's folder has."""
+        from safetensors.torch import load_file
+
+        self.skeleton().save_pretrained(made, state_dict=load_file(folder / WEIGHTS))
+        return {name: value for name, value in _notes(folder).items() if name in {"loss", "seconds"}}
 
 
-def _is_whole(folder: Path) -> bool:
-    """Return whether a cache folder holds a finished model."""
-    if not (folder / NOTES).is_file():
-        return False
+def _notes(folder: Path) -> dict[str, Any]:
+    """Return the notes on a model in the cache; empty where they are missing or damaged."""
     try:
-        check_safetensors(folder / WEIGHTS)
-    except ModelError:
-        return False
-    return True
+        notes = json_text.loads((folder / NOTES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) and isinstance(notes.get("files"), dict) and WEIGHTS in notes["files"] else {}
+
+
+def _hashes(folder: Path) -> Mapping[str, str]:
+    """Return name → SHA-256 of the files of a model, but its notes.
+
+    They are read each time: the hashes of ``file_sha256`` are cached, too.
+    """
+    files = sorted(path for path in folder.glob("[!.]*") if path.is_file() and path.name != NOTES)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _damaged(folder: Path) -> list[str]:
+    """Return the names of files that are not as they were written.
+
+    Without notes that can be read, they are NOTES and WEIGHTS.
+    """
+    notes = _notes(folder)
+    if not notes:
+        return [NOTES, WEIGHTS]
+    written, found = notes["files"], _hashes(folder)
+    return sorted(name for name in {*written, *found} if written.get(name) != found.get(name))

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
+import os
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from harness.config import paths
 from harness.config.composition import member
@@ -86,18 +92,30 @@ def test_the_world_changes_the_recipe_and_the_cache_does_not(monkeypatch: pytest
     assert MICRO.recipe != before
 
 
-def test_its_content_has_the_bytes_of_its_weights_once_it_is_made(cache: Path) -> None:
+def test_its_content_has_the_bytes_of_its_weights_once_it_is_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine that follows the same recipe gets other weights, which are another model."""
     assert (MICRO.is_made, set(MICRO.facts().content)) == (False, {"recipe"})
-    model = MICRO.load()
+    MICRO.load()
     made = MICRO.facts().content
     assert (MICRO.is_made, made["model.safetensors"]) == (True, MICRO.weights_sha256())
-    with torch.no_grad():
-        next(model.parameters())[0, 0] += 1e-3
-    model.save_pretrained(cache / MICRO.recipe)
+    elsewhere(monkeypatch)
+    shutil.rmtree(cache / MICRO.recipe)
+    MICRO.load()
     rebuilt = MICRO.facts().content
     assert rebuilt["recipe"] == made["recipe"]
     assert rebuilt["model.safetensors"] != made["model.safetensors"]
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pretraining give other weights, as on another machine."""
+
+    def other(nursery: Nursery) -> Any:
+        model, loss = pretrain(nursery)
+        with torch.no_grad():
+            next(model.parameters())[0, 0] += 1e-3
+        return model, loss
+
+    monkeypatch.setattr(module, "pretrain", other)
 
 
 def test_a_cached_model_is_not_pretrained_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,23 +129,89 @@ def test_a_cached_model_is_not_pretrained_again(cache: Path, monkeypatch: pytest
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     assert MICRO.weights_sha256() == digest
     assert [path.name for path in sorted(cache.iterdir()) if path.is_dir()] == [MICRO.recipe]
+    assert len({path.stat().st_mode for path in (cache / MICRO.recipe).iterdir()}) == 1
 
 
-@pytest.mark.parametrize("damage", ["no notes", "cut weights", "no weights"])
-def test_a_half_written_folder_does_not_count(cache: Path, damage: str) -> None:
-    """A cache folder without its notes, or with broken weights, is made anew."""
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 64
+    file.write_bytes(content)
+
+
+def shorten(file: Path) -> None:
+    """Save the weights of a model without its blocks, as a whole safetensors file."""
+    kept = {name: value for name, value in load_file(file).items() if ".layers." not in name}
+    save_file(kept, file, {"format": "pt"})
+
+
+WEIGHTS_LOST: dict[str, Callable[[Path], Any]] = {
+    "no notes": lambda folder: (folder / NOTES).unlink(),
+    "notes in pieces": lambda folder: (folder / NOTES).write_text("[" * 100_000),
+    "notes of an earlier version": lambda folder: (folder / NOTES).write_text(json.dumps({"recipe": MICRO.recipe, "loss": 1.0})),
+    "cut weights": lambda folder: os.truncate(folder / "model.safetensors", 5000),
+    "a bit of the weights": lambda folder: flip(folder / "model.safetensors"),
+    "weights of another depth": lambda folder: shorten(folder / "model.safetensors"),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+}
+
+WEIGHTS_KEPT: dict[str, Callable[[Path], Any]] = {
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "another depth": lambda folder: edit(folder / "config.json", num_hidden_layers=3),
+    "another epsilon": lambda folder: edit(folder / "config.json", rms_norm_eps=0.5),
+    "another tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "an adapter beside it": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+}
+
+
+def edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("damage", WEIGHTS_LOST)
+def test_damaged_weights_are_pretrained_again_and_that_is_said(cache: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Each file is compared with its hash of when it was written; the line names what differs."""
     MICRO.load()
     digest, folder = MICRO.weights_sha256(), cache / MICRO.recipe
-    weights = folder / "model.safetensors"
-    if damage == "no notes":
-        (folder / NOTES).unlink()
-    elif damage == "cut weights":
-        weights.write_bytes(weights.read_bytes()[:-4])
-    else:
-        weights.unlink()
+    WEIGHTS_LOST[damage](folder)
+    assert (MICRO.is_made, MICRO.has_weights) == (False, False)
+    assert set(MICRO.facts().content) == {"recipe"}
+    caplog.clear()
     MICRO.load()
-    assert (folder / NOTES).is_file()
-    assert MICRO.weights_sha256() == digest
+    said = "nursery.json, model.safetensors" if "notes" in damage else "model.safetensors"
+    assert caplog.messages == [f"nursery model {folder}: damaged or missing: {said}; pretrained again"]
+    assert (MICRO.is_made, MICRO.weights_sha256()) == (True, digest)
+
+
+@pytest.mark.parametrize("damage", WEIGHTS_KEPT)
+def test_sound_weights_are_kept_when_other_files_are_damaged(
+    cache: Path, damage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of another machine are other runs, so the model is not pretrained again."""
+    first, folder = MICRO.load(), cache / MICRO.recipe
+    content, files = MICRO.facts().content, {path.name: path.read_bytes() for path in folder.iterdir()}
+    forbid_pretraining(monkeypatch)
+    WEIGHTS_KEPT[damage](folder)
+    assert (MICRO.is_made, MICRO.has_weights) == (False, True)
+    caplog.clear()
+    again = MICRO.load()
+    [line] = caplog.messages
+    assert line.endswith("written again, with the same weights")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert MICRO.facts().content == content
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert MICRO.damage is None
+
+
+def test_a_model_that_lacks_a_weight_is_rejected(cache: Path) -> None:
+    """Even where the hash of its file is right: the weight would be random."""
+    MICRO.load()
+    folder = cache / MICRO.recipe
+    shorten(folder / "model.safetensors")
+    notes = json.loads((folder / NOTES).read_text())
+    notes["files"]["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / NOTES).write_text(json.dumps(notes))
+    with pytest.raises(ModelError, match=r"got 9 missing keys, the first is model.layers.0"):
+        MICRO.load()
 
 
 def test_two_that_want_one_model_both_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +237,13 @@ def test_two_that_want_one_model_both_get_it(cache: Path, monkeypatch: pytest.Mo
 def test_a_faster_process_where_locks_do_not_work_is_accepted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the folder filled at the end, the slower one uses it."""
     MICRO._fill(cache_folder(cache))
-    digest = MICRO.weights_sha256()
-    monkeypatch.setattr("harness.models.nursery.family.shutil.rmtree", lambda *_, **__: None)
+    digest, filled = MICRO.weights_sha256(), cache_folder(cache).rename(cache / "filled")
+
+    def slow(nursery: Nursery) -> Any:
+        shutil.copytree(filled, cache_folder(cache))
+        return pretrain(dataclasses.replace(nursery, seed=1))
+
+    monkeypatch.setattr(module, "pretrain", slow)
     MICRO._fill(cache_folder(cache))
     assert MICRO.weights_sha256() == digest
 

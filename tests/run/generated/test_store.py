@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,18 +63,60 @@ def test_a_text_without_its_end_is_read_back_as_one() -> None:
 
 
 def test_damaged_lines_are_left_out_and_the_others_kept() -> None:
-    """A line that was cut, one that is not JSON, wrong types, a missing field.
+    """A line that was cut, one that is not JSON, wrong types, missing and further fields, no end.
 
-    Rows can be added behind them.
+    Rows can be added behind them; the damaged lines are dropped, and that is said once.
     """
     store = filled()
     file = store.folder / "rows.jsonl"
     first, second = file.read_text().splitlines()
-    broken = [second[:20], "no json", second.replace('"none"', "5"), '{"id": "d"}', "[]"]
+    broken = [
+        "no json",
+        second.replace('"none"', "5"),
+        '{"id": "d"}',
+        "[]",
+        "[" * 100_000,
+        second.replace("{", '{"x": 1, ', 1),
+        second[:20],
+    ]
     file.write_text("\n".join([first, *broken]))
     assert store.read() == {"a": KEPT["a"]}
-    with store.exclusive():
+    progress = Said()
+    with store.exclusive(progress):
         store.add({"b": KEPT["b"]})
+    assert store.read() == KEPT
+    assert progress.said == [f"generated rows {file}: 7 damaged or cut off, to be generated again where they are needed"]
+    with store.exclusive(progress):
+        assert file.read_text().splitlines() == [first, second]
+    assert len(progress.said) == 1
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"), [("ü\\n", "u\\n"), ('"own"', '"0wn"'), (": 3,", ": 5,"), ("true", "false"), ('"a"', '"c"'), ("0.25", "0.75")]
+)
+def test_a_line_that_reads_well_but_was_changed_is_damaged(text: str, other: str) -> None:
+    """One character of a text or number, as a bad disk or an editor changes it."""
+    store = filled()
+    file = store.folder / "rows.jsonl"
+    assert text in file.read_text()
+    file.write_text(file.read_text().replace(text, other, 1))
+    assert store.read() == {"b": KEPT["b"]}
+
+
+def test_lines_of_before_have_no_hash() -> None:
+    """They are read as they are."""
+    store = filled()
+    file = store.folder / "rows.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({key: value for key, value in line.items() if key != "sha256"}) + "\n" for line in lines))
     assert store.read() == KEPT
 
 
