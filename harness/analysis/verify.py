@@ -17,9 +17,10 @@ import pandas as pd
 from harness.analysis.statistics import stats
 from harness.analysis.table import packing
 from harness.analysis.table.runs import RunReader
-from harness.config.identity import derived_id, identify
+from harness.config.identity import derived_id, identify, training_id
 from harness.core.errors import DamagedError, RecordError, explain
 from harness.records import record_files, seals, summary_files
+from harness.records.locate import spelled
 from harness.records.partial import PARTIAL
 from harness.records.schema import WRITERS, Finished, Measurement, Record, Score
 from harness.records.seals import damaged
@@ -30,6 +31,8 @@ RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """Distance within which a number computed anew is the same: sums differ in their last digits
 between machines."""
 
+LAST = "rerun its last sweep or run"
+
 SHARES = ("unparsed", "prompt_truncated", "answer_truncated")
 
 Errors = Iterator[RecordError]
@@ -38,25 +41,38 @@ Errors = Iterator[RecordError]
 def errors(experiment: Experiment) -> Errors:
     """Yield an error for each file that is missing, altered, elsewhere, or does not follow.
 
-    Files of the user, and what no record names, are not looked at.
+    Files of the user, what no record names, and runs that a process has are not looked at.
     """
     yield from _manifest(experiment)
     for folder in _folders(experiment.folder / "measurements", depth=2):
         yield from _measurement(experiment, folder)
-    for run_id in experiment.run_ids():
+    runs = [run_id for run_id in experiment.run_ids() if not is_under_way(experiment, run_id)]
+    for run_id in runs:
         yield from _run(experiment, run_id)
-    for place in (experiment.folder, *_folders(experiment.folder / "runs")):
-        yield from _partial(place / PARTIAL)
+        yield from _partial(experiment.run_folder(run_id) / PARTIAL)
+    yield from _partial(experiment.folder / PARTIAL)
     reader = RunReader(experiment)
-    for run_id in experiment.run_ids():
+    for run_id in runs:
         yield from _derived(reader, run_id)
 
 
+def is_under_way(experiment: Experiment, run_id: str) -> bool:
+    """Return whether a process may have a run: its claim, or that of a point, has not expired."""
+    for unit in (one for one in experiment.claims.units() if one.partition("@")[0] == training_id(run_id)):
+        last = experiment.claims.last(unit)
+        if last is not None and not (last.ended or last.died) and (experiment.claims.age(last) or 0.0) <= last.lease:
+            return True
+    return False
+
+
 def counts(experiment: Experiment) -> dict[str, int]:
-    """Return how many runs, points and measurements there are to verify."""
-    runs = experiment.run_ids()
+    """Return how many runs, points and measurements there are, and runs that are not verified."""
+    runs, manifest = experiment.run_ids(), experiment.manifest()
     measurements = len(_folders(experiment.folder / "measurements", depth=2))
-    return {"runs": len(runs), "points": sum(len(experiment.volumes(one)) for one in runs), "measurements": measurements}
+    found = {"runs": len(runs), "points": sum(len(experiment.volumes(one)) for one in runs), "measurements": measurements}
+    under_way = sum(is_under_way(experiment, run_id) for run_id in runs)
+    without = len({*manifest.run_ids} - {*runs}) if manifest else 0
+    return found | ({"runs under way, not verified": under_way} if under_way else {}) | ({"runs not started": without} if without else {})
 
 
 def _manifest(experiment: Experiment) -> Errors:
@@ -68,16 +84,20 @@ def _manifest(experiment: Experiment) -> Errors:
         return
     if found is None:
         if runs:
-            yield _missing(path, "rerun the last command")
+            yield _missing(path, LAST)
         return
     names = {name for run_id in runs if (name := _name(experiment, run_id))}
-    if names and found.experiment not in names:
+    if names and found.experiment not in {*names, experiment.name}:
         yield damaged(path, f"the manifest of '{found.experiment}'", f"that of '{min(names)}', as the runs say")
+    for run_id in sorted({*found.run_ids} - {*runs}):
+        last = experiment.claims.last(run_id)
+        if last is not None and last.ended == "done":
+            yield _missing(experiment.run_folder(run_id), LAST)
     sweeps = {path.stem for path in (experiment.folder / "sweeps").glob("*.json")}
     for sweep in sorted({*sweeps, *([found.sweep] if found.sweep else [])}):
         try:
             if experiment.sweep(sweep) is None:
-                yield _missing(experiment.folder / "sweeps" / f"{sweep}.json", "rerun the last command")
+                yield _missing(experiment.folder / "sweeps" / f"{sweep}.json", LAST)
         except RecordError as error:
             yield error
 
@@ -156,7 +176,7 @@ def _run(experiment: Experiment, run_id: str) -> Errors:
         yield error
     else:
         if record is None and (folder / SUMMARY).exists():
-            yield _missing(folder / "record.json", "rerun the command, which writes it again")
+            yield _missing(folder / "record.json", "rerun its sweep or run, which writes it again")
     for read in (experiment.failure, experiment.config, experiment.written):
         try:
             read(run_id)
@@ -168,7 +188,7 @@ def _run(experiment: Experiment, run_id: str) -> Errors:
     if record is None:
         return
     expected = [folder / "config.json", *([folder / "written.json"] if WRITERS in record.writing and record.derived_from is None else [])]
-    fixes = {"config.json": "rerun the command, which writes it again", "written.json": seals.REMAKE.format(folder / "record.json")}
+    fixes = {"config.json": "rerun its sweep or run, which writes it again", "written.json": seals.REMAKE.format(folder / "record.json")}
     yield from (_missing(path, fixes[path.name]) for path in expected if not path.exists())
     for suite in record.roles if record.derived_from is None else ():
         yield from seals.folder_errors(experiment.prompts_folder(run_id, suite), experiment.place(experiment.prompts_folder(run_id, suite)))
@@ -190,8 +210,9 @@ def _points(experiment: Experiment, run_id: str) -> Errors:
             continue
         if found is None:
             yield _missing(place / "point.json", seals.REMAKE.format(place))
-        elif found.weights:
-            yield from seals.folder_errors(folder / found.weights, experiment.place(folder / found.weights))
+        elif found.weights and (folder / found.weights).is_dir():  # they may be removed, to save disk
+            fix = f"remove {folder / found.weights}; also {place / 'point.json'}, to train for them again with its sweep or run"
+            yield from seals.folder_errors(folder / found.weights, experiment.place(folder / found.weights), fix)
     for place in _folders(folder / "unmeasured"):
         yield from seals.folder_errors(place, experiment.place(place))
 
@@ -225,7 +246,8 @@ def _partial(folder: Path) -> Errors:
 
 def _derived(reader: RunReader, run_id: str) -> Errors:
     """Compute the rows and item changes of a run anew, and compare them with the kept ones."""
-    folder = reader.experiment.run_folder(run_id)
+    experiment, folder = reader.experiment, reader.experiment.run_folder(run_id)
+    command = f"{spelled(experiment)}{' --stale' if run_id in experiment.stale() else ''}"
     try:
         rows, changes, is_recorded = reader.computed(run_id)
     except RecordError as error:
@@ -233,12 +255,16 @@ def _derived(reader: RunReader, run_id: str) -> Errors:
         return
     if not is_recorded:
         return
-    fix = f"remove {{}}; `harness table {reader.experiment.name}` computes it again"
+    fix = f"remove {{}}; `harness table {command}` computes it again"
     try:
         kept = summary_files.read(folder)
         if kept is None:
-            yield _missing(folder / SUMMARY, f"`harness table {reader.experiment.name}` writes it again")
+            yield _missing(folder / SUMMARY, f"`harness table {command}` writes it again")
             return
+        if kept.column("run_id")[:1] not in ([], [run_id]):
+            yield damaged(folder / SUMMARY, f"a copy of that of run {kept.column('run_id')[0]}", fix=fix.format(folder / SUMMARY))
+        if kept.digest != reader.digest(run_id, kept.measurements):
+            return  # of earlier records or another name: the next reader computes it again
         for column in _differing(kept, rows):
             yield damaged(folder / SUMMARY, f"another {column} than the items give", fix=fix.format(folder / SUMMARY))
         arrays = summary_files.read_arrays(folder, kept.changes_sha256)
@@ -246,7 +272,7 @@ def _derived(reader: RunReader, run_id: str) -> Errors:
         yield error
         return
     if arrays is None:
-        yield _missing(folder / CHANGES, f"`harness report {reader.experiment.name}` writes it again")
+        yield _missing(folder / CHANGES, f"`harness table {command}` writes it again, once {folder / SUMMARY} is removed")
     elif (found := packing.unpack(arrays)) is None or not _same_changes(found.changes, changes):
         yield damaged(folder / CHANGES, "other changes than the items give", fix=fix.format(folder / CHANGES))
 

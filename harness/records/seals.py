@@ -23,7 +23,8 @@ SEAL = "sha256"
 FOLDER_SEAL = "sha256.json"
 """Name of the file with the hashes of the other files in its folder."""
 
-REMAKE = "remove {}, then rerun the command, which makes what is missing"
+REMAKE = "remove {}, then rerun its sweep or run, which makes what is missing"
+"""Advice on a damaged file; rerunning a command that only reads makes nothing."""
 
 _END = re.compile(rb',\s*"sha256": ?"([0-9a-f]{64})"\s*\}\s*\Z')
 _LENGTH = 128
@@ -55,7 +56,8 @@ def checked(path: Path, content: bytes, values: dict[str, Any]) -> dict[str, Any
     """Return the values of a file without its seal, which is checked. Raises DamagedError."""
     end = _END.search(content, max(0, len(content) - _LENGTH))
     if end is None or SEAL not in values:
-        raise damaged(path, "a record without its digest")
+        fix = f"read these results with the version that wrote them; {REMAKE.format(path)} if it was edited"
+        raise damaged(path, "a record without its digest, as earlier versions wrote it", fix=fix)
     if hashlib.sha256(content[: end.start()]).hexdigest() != end[1].decode():
         raise damaged(path, "a file that was changed after it was written")
     return {name: value for name, value in values.items() if name != SEAL}
@@ -88,27 +90,41 @@ def seal_folder(folder: Path, place: str) -> None:
     (folder / FOLDER_SEAL).write_text(sealed({"folder": place, "files": hashes}) + "\n", encoding="utf-8")
 
 
-def folder_errors(folder: Path, place: str) -> Iterator[RecordError]:
-    """Yield an error for each file that is missing, foreign or changed in a sealed folder."""
-    path = folder / FOLDER_SEAL
+def folder_errors(folder: Path, place: str, fix: str = "") -> Iterator[RecordError]:
+    """Yield an error for each file that is missing, foreign or changed in a sealed folder.
+
+    Args:
+        folder: to look at.
+        place: where it belongs in its experiment.
+        fix: advice in place of removing the folder.
+    """
+    path, fix = folder / FOLDER_SEAL, fix or REMAKE.format(folder)
     try:
         values = opened(path, path.read_bytes())
-        if values["folder"] != place:
-            raise damaged(folder, f"a copy of {values['folder']}")
+        known = values.get("files")
+        if values.get("folder") != place or not isinstance(known, dict):
+            raise damaged(path, f"a copy of the hashes of {values.get('folder', 'another file')}", fix=fix)
     except OSError as error:
-        yield damaged(path, f"no such file ({error.strerror})", fix=REMAKE.format(folder))
+        yield damaged(path, f"no such file ({error.strerror})", fix=fix)
         return
     except DamagedError as error:
         yield error
         return
-    known, found = values["files"], {str(path.relative_to(folder)): path for path in _files(folder)}
+    found = {str(path.relative_to(folder)): path for path in _files(folder)}
     for name in sorted({*known, *found}):
         if name not in found:
-            yield damaged(folder / name, "no such file", "every file that was written", REMAKE.format(folder))
+            yield damaged(folder / name, "no such file", "every file that was written", fix)
         elif name not in known:
             yield damaged(folder / name, "a file that the harness did not write", fix=f"move {folder / name} away")
-        elif hash_of(found[name]) != known[name]:
-            yield damaged(folder / name, "a file that was changed after it was written", fix=REMAKE.format(folder))
+        elif _hash_or_none(found[name]) != known[name]:
+            yield damaged(folder / name, "a file that was changed after it was written", fix=fix)
+
+
+def _hash_or_none(path: Path) -> str | None:
+    try:
+        return hash_of(path)
+    except OSError:
+        return None
 
 
 def hash_of(path: Path) -> str:
@@ -118,4 +134,6 @@ def hash_of(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FOLDER_SEAL)
+    """Return the files of a folder, without hidden ones, which belong to systems and editors."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != FOLDER_SEAL)
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))

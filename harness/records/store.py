@@ -180,8 +180,8 @@ class Experiment:
         """Return the plain values of a file of a run, without its run id; empty if missing."""
         path = self.run_folder(run_id) / name
         values = record_files.load(path)
-        if values and values.pop("run_id", None) != run_id:
-            raise damaged(path, "a copy of another run's file")
+        if values and (values.pop("run_id", None), values.pop("file", None)) != (run_id, name):
+            raise damaged(path, "a copy of another file")
         return values
 
     def run_ids(self) -> list[str]:

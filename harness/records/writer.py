@@ -151,12 +151,18 @@ class ExperimentWriter(Experiment):
             evaluations: suite → evaluation id.
             before_sha256: hash of the weights that volume 0 is measured on.
         """
-        values = {"run_id": run_id, **config, schema.EVALUATIONS: dict(evaluations or {}), schema.BEFORE: before_sha256}
+        values = {
+            "run_id": run_id,
+            "file": "config.json",
+            **config,
+            schema.EVALUATIONS: dict(evaluations or {}),
+            schema.BEFORE: before_sha256,
+        }
         files.write_text(self.run_folder(run_id) / "config.json", seals.sealed(values))
 
     def write_written(self, run_id: str, hashes: Mapping[str, str]) -> None:
         """Write volume → hash of the generated rows up to it."""
-        files.write_text(self.run_folder(run_id) / "written.json", seals.sealed({"run_id": run_id, **hashes}))
+        files.write_text(self.run_folder(run_id) / "written.json", seals.sealed({"run_id": run_id, "file": "written.json", **hashes}))
 
     def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
         """Write one item of each task as the model sees it, task → text."""

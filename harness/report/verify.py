@@ -38,7 +38,7 @@ def page_errors(experiment: Experiment) -> Iterator[RecordError]:
     The page is rendered anew and compared byte for byte. Nothing is compared without a report.
     """
     folder, fix = experiment.folder / "report", f"`harness report {spelled(experiment)}`, which renders it anew"
-    if not folder.is_dir():
+    if not any((folder / name).exists() for name in ("index.html", page.WRITTEN)):
         return
     with tempfile.TemporaryDirectory() as place:
         html.write(page.content(experiment), Path(place))

@@ -124,6 +124,10 @@ class Claims:
             self._seen[place] = beat, now - age
         return now - self._seen[place][1]
 
+    def forget(self) -> None:
+        """Count silence anew: this process was paused, and perhaps all others with it."""
+        self._seen.clear()
+
     def take(self, unit: str, found: str = "") -> Held | None:
         """Claim a unit; None if a living process has it or another was faster.
 

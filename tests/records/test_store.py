@@ -216,4 +216,4 @@ def test_advice_on_a_damaged_file_names_that_file(experiment: ExperimentWriter, 
     with pytest.raises(RecordError) as caught:
         readers.get(path.stem, lambda: experiment.record("r"))()
     assert str(caught.value).startswith(f"{path}: got a file that cannot be read")
-    assert str(caught.value).endswith(f"fix: remove {path}, then rerun the command, which makes what is missing")
+    assert str(caught.value).endswith(f"fix: remove {path}, then rerun its sweep or run, which makes what is missing")

@@ -18,6 +18,7 @@ from harness.records.sweep_schema import Sweep
 from harness.records.writer import ExperimentWriter
 from harness.report import page
 from harness.report.verify import page_errors, verify_command
+from harness.sweep.claims import Claims
 from tests.support import sealing, small_runs
 from tests.support.small_runs import Runs
 
@@ -59,10 +60,65 @@ NAMES = ("seeds", "derived", "generated")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_found_in_results_as_they_were_written(clean: Path, name: str) -> None:
-    """Page included, and again from a copy under another name."""
+    """Page included."""
     shown: list[str] = []
     assert verify_command(Experiment(clean / name), shown.append) == 0, shown
     assert "every file is as it was written" in shown[0]
+
+
+def test_what_is_no_alteration_is_not_found(clean: Path, tmp_path: Path) -> None:
+    """A folder under another name, its manifest rewritten, files of the system and of the user.
+
+    An old summary, as a kill between record and summary leaves it, and weights that were removed.
+    """
+    experiment = ExperimentWriter(shutil.copytree(clean / "seeds", tmp_path / "renamed"))
+    first, second = experiment.run_ids()
+    assert list(verify.errors(experiment)) == []
+    experiment.write_manifest({one: experiment.config(one) for one in experiment.asked()}, keep=False)
+    (experiment.run_folder(first) / "weights" / "16" / ".DS_Store").write_text("x")
+    shutil.rmtree(experiment.run_folder(second) / "weights" / "16")
+    sealing.edit(experiment.run_folder(second) / "record.json", lr_tuned=True)
+    (experiment.folder / "report").mkdir()
+    (experiment.folder / "report" / "notes.md").write_text("mine")
+    shown: list[str] = []
+    assert verify_command(experiment, shown.append) == 0, shown
+
+
+def test_a_run_that_a_process_has_is_not_looked_at(clean: Path, tmp_path: Path) -> None:
+    """Its files change while they are read; the last line counts it."""
+    experiment = ExperimentWriter(shutil.copytree(clean / "seeds", tmp_path / "seeds"))
+    run_id = experiment.run_ids()[0]
+    (experiment.run_folder(run_id) / "points" / "8" / "point.json").unlink()
+    held = Claims(experiment).take(run_id)
+    assert held is not None
+    shown: list[str] = []
+    assert verify_command(experiment, shown.append) == 0
+    assert "1 runs under way, not verified" in shown[0]
+    held.end("done")
+    assert verify_command(experiment, shown.append) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "other"),
+    [("config.json", "record.json"), ("weights/16/sha256.json", "config.json"), ("weights/16/sha256.json", "weights/8/sha256.json")],
+)
+def test_another_file_of_the_same_run_is_found(clean: Path, tmp_path: Path, file: str, other: str) -> None:
+    """Each record names what it is, besides its run."""
+    experiment = Experiment(shutil.copytree(clean / "seeds", tmp_path / "seeds"))
+    folder = experiment.run_folder(experiment.run_ids()[0])
+    shutil.copy(folder / other, folder / file)
+    assert str(folder / file) in str(next(verify.errors(experiment)))
+
+
+def test_a_finished_run_that_is_gone_is_found(clean: Path, tmp_path: Path) -> None:
+    """The manifest names it, and a claim says that it was done; a run not started has neither."""
+    experiment = ExperimentWriter(shutil.copytree(clean / "seeds", tmp_path / "seeds"))
+    run_id = experiment.run_ids()[0]
+    held = Claims(experiment).take(run_id)
+    assert held is not None
+    held.end("done")
+    shutil.rmtree(experiment.run_folder(run_id))
+    assert f"runs/{run_id}: got no such file" in str(next(verify.errors(experiment)))
 
 
 def edit(path: Path, _: Path) -> None:
@@ -139,7 +195,7 @@ def test_the_line_names_the_file_and_what_to_remove(clean: Path, tmp_path: Path)
     line = next(str(error) for error in verify.errors(experiment))
     assert line == (
         f"{first}: got a copy: its run_id is {second.parts[-4]}; allowed: run_id {first.parts[-4]}, as its folder says; "
-        f"fix: remove {first}, then rerun the command, which makes what is missing"
+        f"fix: remove {first}, then rerun its sweep or run, which makes what is missing"
     )
 
 

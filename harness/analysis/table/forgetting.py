@@ -84,7 +84,7 @@ class Samples:
         where = f"items of {suite}, {task}, {metric} (filter {filter_name})"
         rows = self._slices.get((suite, task, filter_name))
         if rows is None or f"metric.{metric}" not in self._numbers:
-            raise RecordError(explain(where, got="none in samples.parquet", fix="remove its folder, then rerun the command"))
+            raise RecordError(explain(where, got="none in samples.parquet", fix="remove its folder, then rerun its sweep or run"))
         values = self._numbers[f"metric.{metric}"][rows]
         kept = ~np.isnan(values)
         docs = self._texts["doc_hash"][rows][kept]

@@ -118,11 +118,17 @@ class RunReader:
         return found
 
     def _kept_changes(self, run_id: str, summary: Summary) -> RunChanges | None:
-        """Return the kept changes of a run, as they were written with its summary."""
+        """Return the kept changes of a run, as they were written with its summary.
+
+        None if a worker has written them anew since the summary was read.
+        """
+        folder = self.experiment.run_folder(run_id)
         try:
-            kept = summary_files.read_arrays(self.experiment.run_folder(run_id), summary.changes_sha256)
+            kept = summary_files.read_arrays(folder, summary.changes_sha256)
         except DamagedError as error:
-            OUTPUT.error(f"harness: {error}; its numbers are computed again, from the samples")
+            now = self.kept(run_id)
+            if now is not None and now.changes_sha256 == summary.changes_sha256:
+                OUTPUT.error(f"harness: {error}; its numbers are computed again, from the samples")
             return None
         found = None if kept is None else packing.unpack(kept)
         return found.changes if found is not None and found.digest == summary.digest else None
@@ -213,7 +219,7 @@ class RunReader:
     def _check_missing(self, run_id: str, record: Record | None, volume: int, suite: str) -> None:
         """Raise RecordError for a missing measurement that the record names."""
         if record is not None and volume in (0, *record.volumes) and volume not in record.incomplete:
-            raise RecordError(explain(f"run {run_id}: suite {suite} at volume {volume}", got="none", fix="run the same command again"))
+            raise RecordError(explain(f"run {run_id}: suite {suite} at volume {volume}", got="none", fix="rerun its sweep or run"))
 
     def _evaluations(self, run_id: str, record: Record | None) -> tuple[Mapping[str, str], str]:
         """Return suite → evaluation id, and the hash of the weights of volume 0."""
@@ -250,7 +256,7 @@ class RunReader:
         if failure:
             return [self._common(run_id, record) | {"status": "failed", "reason": failure.reason}]
         if record is None:
-            reason = "no record yet: under way, or killed; run the same command again"
+            reason = "no record yet: under way, or killed; rerun its sweep or run"
             return [self._common(run_id, None) | {"status": "unfinished", "reason": reason}]
         return []
 
@@ -268,7 +274,7 @@ class RunReader:
     def _point(self, run_id: str, volume: int) -> Point:
         point = self.experiment.point(run_id, volume)
         if point is None:
-            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix="run the same command again, which trains for it"))
+            raise RecordError(explain(f"run {run_id}: point {volume}", got="none", fix="rerun its sweep or run, which trains for it"))
         return point
 
 

@@ -50,6 +50,9 @@ PACKED_WORKER_BYTES = 1.5 * 2**30
 """A worker with its libraries, batches and logits, without a model: a rough bound, used to decide
 how many workers fit. ``plan.estimate`` computes batches and logits by their size."""
 
+AWAY = 10.0
+"""Seconds between two looks at the workers that mean that this process was paused."""
+
 STILLBORN = 3
 """Workers in a row that die before they are ready, after which the sweep gives up."""
 
@@ -152,7 +155,7 @@ class Pool:
         self.memory = self.launcher.memory_gb * 2**30 if self.launcher.memory_gb else 0.9 * available_bytes()
         self.alone: set[str] = set()
         self.stillborn, self.told_of_space = 0, -MINUTE
-        self.told_of_server = False
+        self.told_of_server, self.looked = False, time.monotonic()
         self.gave_up = ""
         self.context = multiprocessing.get_context("forkserver")
         if self.make is None:
@@ -307,7 +310,13 @@ class Pool:
             self._is_stillborn(how)
 
     def _end_silent(self) -> None:
-        """Kill workers that were stopped or hang: their units go to others."""
+        """Kill workers that were stopped or hang; after a pause of its own, begin to count anew."""
+        before, self.looked = self.looked, time.monotonic()
+        if self.looked - before > AWAY:  # as of the whole sweep, by Ctrl-Z
+            self.claims.forget()
+            for hand in self.hands:
+                hand.since = self.looked
+            return
         for hand in self.hands:
             seconds = self._silence(hand)
             if seconds and not hand.silent and self._can_write():

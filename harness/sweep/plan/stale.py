@@ -9,6 +9,8 @@ from typing import Any
 
 from harness.config.identity import training_id
 from harness.config.strict import plain
+from harness.core.display import OUTPUT
+from harness.core.errors import DamagedError
 from harness.records.store import Experiment
 from harness.run.preparation import Prepared
 
@@ -38,7 +40,11 @@ def stale_runs(experiment: Experiment, asked: Sequence[Prepared]) -> list[Stale]
         by_labels.setdefault(_same(plain(prepared.config.labels), prepared.config.seed), []).append(prepared)
     found = []
     for run_id in stale:
-        record, config = experiment.glance("runs", run_id, "record.json"), experiment.config(run_id)
+        try:
+            record, config = experiment.glance("runs", run_id, "record.json"), experiment.config(run_id)
+        except DamagedError as error:
+            OUTPUT.error(f"harness: {error}")
+            continue
         labels = record.get("labels") or config.get("labels") or {}
         seed = int(record.get("seed", config.get("seed", 0)))
         candidates = [(_differences(record, config, one), one.run_id) for one in by_labels.get(_same(labels, seed), [])]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,7 +23,7 @@ from harness.records.sweep_schema import Unit
 from harness.records.writer import ExperimentWriter
 from harness.sweep.claims import DEATHS, LEFT, Claims
 from harness.sweep.launchers import local
-from harness.sweep.launchers.local import Local, Pool
+from harness.sweep.launchers.local import AWAY, Local, Pool
 from harness.sweep.states import MOST_TRIES
 from harness.sweep.tally import Tally
 from tests.support.units import record_baseline, record_run, run_unit, sweep_of
@@ -166,6 +167,20 @@ def test_the_unit_of_a_worker_without_a_sign_of_life_is_taken_over(tmp_path: Pat
     assert line.startswith("a worker died (stopped or hung: no sign of life for ")
     assert line.endswith(f"back to pending: {how}")
     assert [bool(claim.died) for claim in experiment.claims.of("a")] == [True, False]
+
+
+def test_after_a_pause_of_the_whole_sweep_silence_counts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after Ctrl-Z and fg: no worker had a chance to give a sign of life."""
+    sent: list[int] = []
+    hand: Any = SimpleNamespace(silent="", since=0.0, signal=sent.append)
+    pool = Pool(Local(workers=1), ExperimentWriter(tmp_path), sweep_of([]), [], Seen(), make=Actor, hands=[hand])
+    monkeypatch.setattr(pool, "_silence", lambda hand: time.monotonic() - hand.since if hand.since == 0.0 else 0.0)
+    pool.looked -= AWAY + 1
+    pool._end_silent()
+    assert (sent, hand.since > 0) == ([], True)
+    hand.since = 0.0
+    pool._end_silent()
+    assert sent == [signal.SIGKILL]
 
 
 def test_a_worker_that_dies_outside_of_its_claim_does_not_loop(tmp_path: Path) -> None:
