@@ -290,7 +290,7 @@ def test_a_template_that_is_stopped_at_a_later_document_is_found_before_anything
     file = own / "benchmarks" / "tasks" / "pick.yaml"
     file.write_text(file.read_text().replace("{{question}}", "{{question}}{% if gold == 2 %}{{ 'a' * 10**11 }}{% endif %}"))
     task = build_tasks(load("pick"))["pick"]
-    with pytest.raises(EvaluationError, match="task pick: got a template that fails .*more than 10,000,000"):
+    with pytest.raises(EvaluationError, match="task pick, document 0: got TemplateLimitError: .*more than 10,000,000"):
         hashes.of_task(task, range(20))
 
 

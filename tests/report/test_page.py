@@ -73,8 +73,11 @@ def test_the_report_is_a_folder_of_page_figures_and_tables(experiment: Experimen
     assert "report" in {path.name for path in experiment.folder.iterdir()}
 
 
-def test_a_report_keeps_files_that_it_did_not_write(experiment: ExperimentWriter) -> None:
+def test_a_report_keeps_files_that_it_did_not_write(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own older files go; a list that names files elsewhere removes nothing there."""
+    monkeypatch.setattr(html, "write", lambda _, place: [(place / name).write_text("a") for name in ("index.html", "forgetting.png")])
+    monkeypatch.setattr(page, "gather", lambda _: None)
+    monkeypatch.setattr(page, "_content", lambda _: None)
     folder = page.write(experiment).parent
     (folder / "notes.md").write_text("mine")
     (folder / "slides").mkdir()
