@@ -201,10 +201,15 @@ class Nursery(Recipe):
         They are written, too, where the cache can be. Empty for damaged files.
         """
         folder = self._folder()
+        if notes.get("recipe") != self.recipe:
+            return {}
         try:
-            if notes.get("recipe") != self.recipe or not self._has_shapes(_loaded(folder)):
-                return {}
-        except (ModelError, *failures()):
+            model = _loaded(folder)
+        except ModelError:
+            return {}
+        except failures():
+            return {}
+        if not self._has_shapes(model):
             return {}
         notes |= {"files": _hashes(folder)}
         with contextlib.suppress(OSError):

@@ -144,23 +144,23 @@ def shorten(file: Path) -> None:
     save_file(kept, file, {"format": "pt"})
 
 
-def older(folder: Path) -> None:
-    """Write the notes as they were before they had hashes."""
+def older(folder: Path, damage: Callable[[], None] = lambda: None) -> None:
+    """Write the notes as they were before they had hashes, and do some damage."""
     notes = json.loads((folder / NOTES).read_text())
     del notes["files"]
     (folder / NOTES).write_text(json.dumps(notes, indent=1))
+    damage()
 
 
 WEIGHTS_LOST: dict[str, Callable[[Path], Any]] = {
     "no notes": lambda folder: (folder / NOTES).unlink(),
     "notes in pieces": lambda folder: (folder / NOTES).write_text("[" * 100_000),
-    "notes of an earlier version, weights of another depth": lambda folder: (older(folder), shorten(folder / "model.safetensors")),
-    "notes of an earlier version, config of another depth": lambda folder: (
-        older(folder),
-        edit(folder / "config.json", num_hidden_layers=3),
+    "notes of an earlier version, weights of another depth": lambda folder: older(folder, lambda: shorten(folder / "model.safetensors")),
+    "notes of an earlier version, config of another depth": lambda folder: older(
+        folder, lambda: edit(folder / "config.json", num_hidden_layers=3)
     ),
-    "notes of an earlier version, of another recipe": lambda folder: (older(folder), edit(folder / NOTES, recipe="0" * 64)),
-    "notes of an earlier version, cut weights": lambda folder: (older(folder), os.truncate(folder / "model.safetensors", 5000)),
+    "notes of an earlier version, of another recipe": lambda folder: older(folder, lambda: edit(folder / NOTES, recipe="0" * 64)),
+    "notes of an earlier version, cut weights": lambda folder: older(folder, lambda: os.truncate(folder / "model.safetensors", 5000)),
     "cut weights": lambda folder: os.truncate(folder / "model.safetensors", 5000),
     "a bit of the weights": lambda folder: flip(folder / "model.safetensors"),
     "weights of another depth": lambda folder: shorten(folder / "model.safetensors"),
