@@ -184,8 +184,19 @@ class Adapted:
     def _described(self) -> PreTrainedModel:
         """Return the model on the meta device, once the adapter is known to fit its base.
 
+        Methods of PEFT that need values, which that device lacks, are checked at load alone.
+
         Raises ModelError.
         """
+        try:
+            self._require_fit()
+        except ModelError as error:
+            if not _needs_values(error.__cause__):
+                raise
+        return self.skeleton()
+
+    def _require_fit(self) -> None:
+        """Raise ModelError unless the adapter fits its base, by names and shapes of its tensors."""
         import torch
 
         model = self._base_skeleton()
@@ -196,7 +207,6 @@ class Adapted:
             adapted: Any = PeftModel.from_pretrained(model, str(self.folder), config=self._settings())
             report = adapted.load_adapter(str(self.folder), "default")
         self._require_used(report, [str(one.message) for one in caught])
-        return self.skeleton()
 
     def _base_skeleton(self) -> PreTrainedModel:
         build: Any = getattr(self.base, "skeleton", None)
@@ -292,6 +302,11 @@ class Adapted:
             allowed = "an adapter of this base that can be merged into its weights, such as LoRA"
             got, fix = " ".join(str(error).split())[:200] or first_line(error), f"check its base, {self.base_name}"
             raise ModelError(explain(f"adapter {self.name}", got=f"{type(error).__name__}: {got}", allowed=allowed, fix=fix)) from error
+
+
+def _needs_values(error: BaseException | None) -> bool:
+    """Return whether an error is of PyTorch's meta device, not of an adapter."""
+    return isinstance(error, NotImplementedError) or (isinstance(error, RuntimeError) and "meta tensor" in str(error))
 
 
 def _once(name: str) -> str:

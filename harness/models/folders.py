@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,13 +35,13 @@ TOKENIZER = (
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """At least one of these makes a tokenizer."""
 
-NEEDED = {"num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "head_dim", "hidden_size", "n_embd", "vocab_size"}
+NEEDED = {"num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "hidden_size", "n_embd", "vocab_size"}
 """Numbers of a config.json that are not 0, or else something is divided by it."""
 
-COUNTED = re.compile(r"(layer|block|expert|label)s?$")
-MOST = 4096
-"""Largest number of parts that a config.json may ask for by keys of these names: transformers makes
-lists of that length as it reads the file, and as many modules, before sizes are compared."""
+MOST = {re.compile(r"(layer|block)s?$"): 4096, re.compile(r"(expert|label)s?$"): 65_536}
+"""Largest number of parts that a config.json may ask for, by its key: transformers makes lists of
+that length as it reads the file, and as many modules, before sizes are compared. Experts may be
+rows of one weight."""
 
 
 def split(name: str) -> tuple[str, str | None]:
@@ -162,8 +163,9 @@ def _require_countable(name: str, folder: Path) -> None:
         return
     for key, value in _settings(values):
         allowed = "greater than 0" if key in NEEDED and value == 0 else ""
-        if COUNTED.search(key) and isinstance(value, int | float) and value > MOST:
-            allowed = f"at most {MOST}"
+        most = next((number for pattern, number in MOST.items() if pattern.search(key)), math.inf)
+        if isinstance(value, int | float) and value > most:
+            allowed = f"at most {most}"
         if allowed:
             fix = "the config.json that its weights were saved with"
             raise ModelError(explain(f"model {name}: config.json: {key}", got=str(value)[:20], allowed=allowed, fix=fix))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.core.errors import ConfigError, ModelError
 from harness.core.sandbox import TemplateLimitError
+from harness.core.seeds import seed_torch
 from harness.models.hub import HubModel
 from tests.support.saved import EVERYTHING, ROWS, changed, llama, ours, plain, put, resized, trained, words
 
@@ -187,6 +189,30 @@ def test_settings_that_are_not_those_of_its_weights_are_rejected(place: Path, se
     with pytest.raises(ModelError, match=message) as caught:
         HubModel(name=str(changed(folder, **settings))).facts()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("BOFT", {"boft_block_size": 2}), ("Shira", {"r": 2}), ("HRA", {"r": 2})])
+def test_methods_that_the_meta_device_cannot_build_are_checked_at_load(place: Path, method: str, settings: dict[str, Any]) -> None:
+    """BOFT needs values, and SHiRA an operator, that it lacks; HRA is checked before."""
+    if not hasattr(peft, f"{method}Config"):
+        pytest.skip("a later version of PEFT has it")
+    base, folder = put(llama(), place / "base"), place / "adapter"
+    seed_torch(0)
+    adapted: Any = get_peft_model(llama(), getattr(peft, f"{method}Config")(target_modules=["q_proj"], **settings))
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(0.3 * torch.randn_like(weight))
+    adapted.save_pretrained(str(folder))
+    changed(folder, base_model_name_or_path=str(base))
+    assert not torch.allclose(plain(folder, base), plain(base), atol=1e-2)
+    assert torch.allclose(ours(folder), plain(folder, base), atol=1e-5)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.model.layers.7.mlp.weight"] = torch.ones(2)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 tensors that its base does not use, the first is .*layers\.7"):
+        HubModel(name=str(folder)).load()
 
 
 def test_settings_that_cannot_be_read_are_rejected(place: Path) -> None:

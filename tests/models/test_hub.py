@@ -13,7 +13,9 @@ import pytest
 from harness.config import composition, paths
 from harness.core.errors import ConfigError, ModelError
 from harness.models import weights
+from harness.models.folders import find
 from harness.models.hub import HubModel
+from harness.models.quiet import failures, quiet
 
 WEIGHTS = "model.safetensors"
 
@@ -224,7 +226,7 @@ def test_weights_that_contradict_themselves_are_rejected(folder: Path, damage: C
     [
         (config(num_hidden_layers=10**9), "num_hidden_layers: got 1000000000; allowed: at most 4096"),
         (config(model_type="qwen2", architectures=["Qwen2ForCausalLM"], num_hidden_layers=10**40), "num_hidden_layers: got 1000"),
-        (config(num_labels=10**9), "num_labels: got 1000000000; allowed: at most 4096"),
+        (config(num_labels=10**9), "num_labels: got 1000000000; allowed: at most 65536"),
         (config(text_config={"n_layers": 10**9}), "n_layers: got 1000000000"),
         (config(num_hidden_layers=30), "missing keys"),
         (config(vocab_size=10**12), "1 mismatched keys"),
@@ -232,7 +234,8 @@ def test_weights_that_contradict_themselves_are_rejected(folder: Path, damage: C
         (config(num_attention_heads=0), "num_attention_heads: got 0; allowed: greater than 0"),
         (config(num_key_value_heads=0), "num_key_value_heads: got 0; allowed: greater than 0"),
         (config(num_attention_heads=-1), "config.json|weights"),
-        (config(head_dim=0), "head_dim: got 0"),
+        (config(head_dim=0), "ZeroDivisionError"),
+        (config(num_local_experts=10**9), "num_local_experts: got 1000000000; allowed: at most 65536"),
         (config(max_position_embeddings="64"), "max_position_embeddings.*'64'"),
         (config(max_position_embeddings=0), "max_position_embeddings 0"),
         (config(pad_token_id=10**6), "Padding_idx"),
@@ -246,6 +249,24 @@ def test_a_config_that_no_model_has_is_rejected(folder: Path, damage: Callable[[
     with pytest.raises(ModelError, match=word) as caught:
         HubModel(name=str(folder)).facts()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.model
+def test_every_default_config_of_transformers_is_accepted(tmp_path: Path) -> None:
+    """No limit is below what some model has: Doge has 16384 experts."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    tried = set()
+    with quiet():
+        for kind in CAUSAL:
+            try:
+                (tmp_path / "config.json").write_text(CONFIG_MAPPING[kind]().to_json_string(use_diff=False))
+            except failures():  # a few have no defaults
+                continue
+            tried.add(kind)
+            assert find(str(tmp_path), None, weights=True, code=False) == tmp_path
+    assert len(tried) > 0.9 * len(CAUSAL)
 
 
 @pytest.mark.parametrize(

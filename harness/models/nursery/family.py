@@ -6,6 +6,7 @@ know.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,12 +21,12 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.config import paths
 from harness.core import json_text
 from harness.core.errors import ModelError, explain
-from harness.core.files import locked, rename_folder
+from harness.core.files import locked, rename_folder, write_text
 from harness.core.sources import ModelFacts
 from harness.data.tinyworld import vocabulary, world
 from harness.models.nursery.pretraining import LOOP_VERSION, THREADS, build, pretrain
 from harness.models.nursery.recipe import Recipe
-from harness.models.quiet import quiet
+from harness.models.quiet import failures, quiet
 from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
 from harness.models.whole import require_used
 
@@ -54,18 +55,18 @@ class Nursery(Recipe):
     @property
     def is_made(self) -> bool:
         """Whether it is in the cache, with every file as it was written."""
-        return not _damaged(self._folder())
+        return not self._damaged()
 
     @property
     def has_weights(self) -> bool:
         """Whether its weights are in the cache as they were written, whatever else is damaged."""
-        return WEIGHTS not in _damaged(self._folder())
+        return WEIGHTS not in self._damaged()
 
     @property
     def damage(self) -> str | None:
         """A line on damaged files in the cache and their repair; None without any."""
         folder = self._folder()
-        if not folder.is_dir() or not (names := _damaged(folder)):
+        if not folder.is_dir() or not (names := self._damaged()):
             return None
         repair = "written again, with the same weights" if self.has_weights else "pretrained again"
         return f"nursery model {folder}: damaged or missing: {', '.join(names)}; {repair}"
@@ -76,8 +77,8 @@ class Nursery(Recipe):
         Its content lacks the weights until it is pretrained: two machines that follow one recipe
         get different weights.
         """
-        recipe, folder = {"recipe": self.recipe}, self._folder()
-        weights = {WEIGHTS: _notes(folder)["files"][WEIGHTS]} if self.is_made else {}
+        recipe = {"recipe": self.recipe}
+        weights = {WEIGHTS: self._notes()["files"][WEIGHTS]} if self.is_made else {}
         return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self.skeleton))
 
     def longest_input(self) -> int:
@@ -95,15 +96,7 @@ class Nursery(Recipe):
 
         Raises ModelError.
         """
-        from transformers import LlamaForCausalLM
-
-        folder = self._pretrained()
-        shapes = {name: tuple(entry["shape"]) for name, entry in check_safetensors(folder / WEIGHTS).items()}
-        with quiet():
-            found: Any = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
-        model, report = found
-        require_used(str(folder), report, shapes, {})
-        return cast("PreTrainedModel", model.eval())
+        return _loaded(self._pretrained())
 
     def weights_sha256(self) -> str:
         """Return the hash of the cached weight file.
@@ -137,12 +130,12 @@ class Nursery(Recipe):
         Of two processes that need the same model, one pretrains it and the other waits.
         """
         folder = self._folder()
-        if not _damaged(folder):
+        if not self._damaged():
             return folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(folder.with_suffix(".lock")):
-                if _damaged(folder):
+                if self._damaged():
                     self._fill(folder)
         except OSError as error:
             fix = "set HARNESS_CACHE to a folder that can be written"
@@ -163,7 +156,7 @@ class Nursery(Recipe):
             notes |= {"recipe": self.recipe, "fields": dataclasses.asdict(self), "files": _hashes(made)}
             (made / NOTES).write_text(json.dumps(notes, indent=1))
             # Where locks do not work, another process may have finished first.
-            rename_folder(made, folder, over=bool(_damaged(folder)))
+            rename_folder(made, folder, over=bool(self._damaged()))
         log.info("pretrained in %.0f s, loss %.3f: %s", notes["seconds"], notes["loss"], folder)
 
     def _pretrain(self, made: Path) -> dict[str, Any]:
@@ -179,16 +172,69 @@ class Nursery(Recipe):
         from safetensors.torch import load_file
 
         self.skeleton().save_pretrained(made, state_dict=load_file(folder / WEIGHTS))
-        return {name: value for name, value in _notes(folder).items() if name in {"loss", "seconds"}}
+        return {name: value for name, value in self._notes().items() if name in {"loss", "seconds"}}
+
+    def _damaged(self) -> list[str]:
+        """Return the names of files that are not as they were written.
+
+        Without notes that can be read, they are NOTES and WEIGHTS.
+        """
+        notes = self._notes()
+        if not notes:
+            return [NOTES, WEIGHTS]
+        written, found = notes["files"], _hashes(self._folder())
+        return sorted(name for name in {*written, *found} if written.get(name) != found.get(name))
+
+    def _notes(self) -> dict[str, Any]:
+        """Return the notes on the model in the cache; empty where they are missing or damaged."""
+        try:
+            notes = json_text.loads((self._folder() / NOTES).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if isinstance(notes, dict) and "files" not in notes:
+            notes = self._adopted(notes)
+        return notes if isinstance(notes, dict) and isinstance(notes.get("files"), dict) and WEIGHTS in notes["files"] else {}
+
+    def _adopted(self, notes: dict[str, Any]) -> dict[str, Any]:
+        """Return notes with the hashes that earlier versions did not write.
+
+        They are written, too, where the cache can be. Empty for damaged files.
+        """
+        folder = self._folder()
+        if notes.get("recipe") != self.recipe:
+            return {}
+        try:
+            model = _loaded(folder)
+        except ModelError:
+            return {}
+        except failures():
+            return {}
+        if not self._has_shapes(model):
+            return {}
+        notes |= {"files": _hashes(folder)}
+        with contextlib.suppress(OSError):
+            write_text(folder / NOTES, json.dumps(notes, indent=1))
+        return notes
+
+    def _has_shapes(self, model: PreTrainedModel) -> bool:
+        """Return whether a model has the weights of the recipe's, by name and shape."""
+        wanted, found = ({name: value.shape for name, value in one.named_parameters()} for one in (self.skeleton(), model))
+        return wanted == found
 
 
-def _notes(folder: Path) -> dict[str, Any]:
-    """Return the notes on a model in the cache; empty where they are missing or damaged."""
-    try:
-        notes = json_text.loads((folder / NOTES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) and isinstance(notes.get("files"), dict) and WEIGHTS in notes["files"] else {}
+def _loaded(folder: Path) -> PreTrainedModel:
+    """Return the model of a folder, in evaluation mode.
+
+    Raises ModelError unless its files hold every weight, and no other.
+    """
+    from transformers import LlamaForCausalLM
+
+    shapes = {name: tuple(entry["shape"]) for name, entry in check_safetensors(folder / WEIGHTS).items()}
+    with quiet():
+        found: Any = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
+    model, report = found
+    require_used(str(folder), report, shapes, {})
+    return cast("PreTrainedModel", model.eval())
 
 
 def _hashes(folder: Path) -> Mapping[str, str]:
@@ -198,15 +244,3 @@ def _hashes(folder: Path) -> Mapping[str, str]:
     """
     files = sorted(path for path in folder.glob("[!.]*") if path.is_file() and path.name != NOTES)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _damaged(folder: Path) -> list[str]:
-    """Return the names of files that are not as they were written.
-
-    Without notes that can be read, they are NOTES and WEIGHTS.
-    """
-    notes = _notes(folder)
-    if not notes:
-        return [NOTES, WEIGHTS]
-    written, found = notes["files"], _hashes(folder)
-    return sorted(name for name in {*written, *found} if written.get(name) != found.get(name))

@@ -144,10 +144,23 @@ def shorten(file: Path) -> None:
     save_file(kept, file, {"format": "pt"})
 
 
+def older(folder: Path, damage: Callable[[], None] = lambda: None) -> None:
+    """Write the notes as they were before they had hashes, and do some damage."""
+    notes = json.loads((folder / NOTES).read_text())
+    del notes["files"]
+    (folder / NOTES).write_text(json.dumps(notes, indent=1))
+    damage()
+
+
 WEIGHTS_LOST: dict[str, Callable[[Path], Any]] = {
     "no notes": lambda folder: (folder / NOTES).unlink(),
     "notes in pieces": lambda folder: (folder / NOTES).write_text("[" * 100_000),
-    "notes of an earlier version": lambda folder: (folder / NOTES).write_text(json.dumps({"recipe": MICRO.recipe, "loss": 1.0})),
+    "notes of an earlier version, weights of another depth": lambda folder: older(folder, lambda: shorten(folder / "model.safetensors")),
+    "notes of an earlier version, config of another depth": lambda folder: older(
+        folder, lambda: edit(folder / "config.json", num_hidden_layers=3)
+    ),
+    "notes of an earlier version, of another recipe": lambda folder: older(folder, lambda: edit(folder / NOTES, recipe="0" * 64)),
+    "notes of an earlier version, cut weights": lambda folder: older(folder, lambda: os.truncate(folder / "model.safetensors", 5000)),
     "cut weights": lambda folder: os.truncate(folder / "model.safetensors", 5000),
     "a bit of the weights": lambda folder: flip(folder / "model.safetensors"),
     "weights of another depth": lambda folder: shorten(folder / "model.safetensors"),
@@ -180,6 +193,29 @@ def test_damaged_weights_are_pretrained_again_and_that_is_said(cache: Path, dama
     said = "nursery.json, model.safetensors" if "notes" in damage else "model.safetensors"
     assert caplog.messages == [f"nursery model {folder}: damaged or missing: {said}; pretrained again"]
     assert (MICRO.is_made, MICRO.weights_sha256()) == (True, digest)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_model_cached_before_there_were_hashes_is_used(
+    cache: Path, writable: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same model; its notes get the hashes, where they can be written."""
+    first, folder = MICRO.load(), cache / MICRO.recipe
+    facts, notes = MICRO.facts(), (folder / NOTES).read_text()
+    older(folder)
+    forbid_pretraining(monkeypatch)
+    if not writable:
+        monkeypatch.setattr(module, "write_text", read_only)
+    caplog.clear()
+    assert (MICRO.facts(), MICRO.is_made, MICRO.damage, caplog.messages) == (facts, True, None, [])
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), MICRO.load().parameters(), strict=True))
+    assert (json.loads((folder / NOTES).read_text()) == json.loads(notes)) is writable
+    flip(folder / "model.safetensors")
+    assert MICRO.is_made is not writable
+
+
+def read_only(*_: Any) -> None:
+    raise PermissionError("read-only")
 
 
 @pytest.mark.parametrize("damage", WEIGHTS_KEPT)
