@@ -78,8 +78,9 @@ class Nursery(Recipe):
         get different weights.
         """
         recipe = {"recipe": self.recipe}
-        weights = {WEIGHTS: self._notes()["files"][WEIGHTS]} if self.is_made else {}
-        return ModelFacts(context_length=self.context, content=recipe | weights, **sizes(recipe, self.skeleton))
+        weights = {WEIGHTS: self._notes()["files"][WEIGHTS]} if self.has_weights else {}
+        notes = (self.damage,) if self.damage else ()
+        return ModelFacts(context_length=self.context, content=recipe | weights, notes=notes, **sizes(recipe, self.skeleton))
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""
