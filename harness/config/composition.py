@@ -123,7 +123,7 @@ def compose_hydra(parsed: Parsed) -> Composed:
 def _interpolated(folders: Sequence[Path]) -> set[str]:
     """Return the environment variables that yaml files read, whose values an error may show."""
     texts = [path.read_text(encoding="utf-8", errors="replace") for folder in folders for path in folder.rglob("*.yaml")]
-    return {name for text in texts for name in re.findall(r"oc\.env:\s*(\w+)", text)}
+    return {name for text in texts for name in re.findall(r"oc\.env:[\s'\"\\]*(\w+)", text)}
 
 
 def _reason(error: Exception, roots: Sequence[Path]) -> str:

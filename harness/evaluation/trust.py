@@ -2,14 +2,16 @@
 
 A task file can call Python (``!function``, ``class``). Those of ``benchmarks/``, of the folders of
 ``HARNESS_PATH`` and of the installed lm-eval are trusted; a file from elsewhere, which ``include``,
-``!function`` or a link may name, is not. Checked before lm-eval reads the files for a task.
+``!function`` or a link may name, is not. Checked before lm-eval reads the files for a task;
+metrics, whose code lm-eval would load if it does not know them, while it builds the task.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,63 @@ FUNCTION = "!function"
 """Tag of a Python function in lm-eval's yaml."""
 
 
-def require(index: Mapping[str, Any], name: str) -> None:
-    """Raise EvaluationError for a task that runs code or reads yaml from outside trusted folders.
+@contextmanager
+def only_trusted(index: Mapping[str, Any], name: str) -> Iterator[None]:
+    """Let lm-eval build a task in this block from trusted files, functions and metrics only.
+
+    lm-eval's own tasks are built as installed.
 
     Args:
         index: lm-eval's entries by name.
         name: of a task, group or tag.
+
+    Raises:
+        EvaluationError: it runs code or reads yaml from elsewhere.
     """
     if os.environ.get(paths.TRUST_TASKS) == "1":
+        yield
         return
     folders, lm_eval = _trusted(), _folder_of("lm_eval")
+    files = dict(_files(index, name, set()))
+    theirs = [task for task, file in files.items() if file.resolve().is_relative_to(lm_eval)]
+    others = [task for task in files if task not in theirs]
     seen: set[Path] = set()
-    for task, file in _files(index, name, set()):
-        if not file.resolve().is_relative_to(lm_eval):  # as installed
-            _check_file(task, file, [*folders, lm_eval], seen)
+    for task in others:
+        _check_file(task, files[task], [*folders, lm_eval], seen)
+    metrics = [metric for task in theirs for metric in (index[task].cfg or {}).get("metric_list") or []]
+    fetched = {metric["metric"] for metric in metrics if metric.get("hf_evaluate")}
+    with _known_metrics(name, fetched) if others else nullcontext():
+        yield
+
+
+@contextmanager
+def _known_metrics(task: str, fetched: Collection[Any]) -> Iterator[None]:
+    """Let lm-eval find its own metrics and aggregations, and load only those in ``fetched``."""
+    from lm_eval.api import registry
+    from lm_eval.api import task as tasks
+
+    theirs = tasks.get_metric, tasks.get_aggregation
+
+    def get_metric(name: str, hf_evaluate_metric: bool = False) -> Any:
+        if (hf_evaluate_metric or name not in registry.metric_registry) and name not in fetched:
+            raise _unknown(task, "metric", f"{name!r}{', with hf_evaluate' if hf_evaluate_metric else ''}")
+        return theirs[0](name, hf_evaluate_metric)
+
+    def get_aggregation(name: str) -> Any:
+        if name not in registry.aggregation_registry:
+            raise _unknown(task, "aggregation", repr(name))
+        return theirs[1](name)
+
+    tasks.get_metric, tasks.get_aggregation = get_metric, get_aggregation
+    try:
+        yield
+    finally:
+        tasks.get_metric, tasks.get_aggregation = theirs
+
+
+def _unknown(task: str, what: str, got: str) -> EvaluationError:
+    allowed = f"lm-eval's own, {FUNCTION} of a trusted file, or any name with process_results: code of another would be loaded and run"
+    return EvaluationError(explain(f"task {task}", got=f"{what} {got}", allowed=allowed, fix="--trust-tasks if you trust it"))
 
 
 def _trusted() -> list[Path]:
@@ -89,30 +134,29 @@ def _check_file(task: str, file: Path, folders: list[Path], seen: set[Path]) -> 
         if found is not None or importlib.util.find_spec(module.partition(".")[0] or "_"):
             _require_inside(task, f"{FUNCTION} {name} of '{found or module}'", found, folders)
     for include in includes:
-        if (found := file.parent / include).is_file():
-            _check_file(task, found, folders, seen)
+        _check_file(task, file.parent / include, folders, seen)
 
 
 def _named(task: str, file: Path) -> tuple[list[str], list[str]]:
-    """Return the files that a yaml file includes, and the functions that it names."""
+    """Return what a yaml file includes, and the functions it names, as lm-eval reads it."""
+    from lm_eval.tasks import _yaml_loader
+
+    functions: list[str] = []
+
+    def noted(loader: Any, node: yaml.Node) -> str:
+        functions.append(str(loader.construct_scalar(node)))
+        return functions[-1]
+
+    loader = _yaml_loader._make_loader(file.parent, resolve_funcs=False)
+    loader.add_constructor(FUNCTION, noted)
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        with file.open("rb") as stream:
+            values = yaml.load(stream, loader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         got = f"'{file}', a file that is not yaml ({str(error).splitlines()[0]})"
         raise EvaluationError(explain(f"task {task}", got=got)) from error
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    given = [node for key, value in pairs if key.value == "include" for node in (value.value if value.id == "sequence" else [value])]
-    nodes, to_do, functions = set[int](), [root], []
-    while to_do:
-        node = to_do.pop()
-        if id(node) in nodes:
-            continue
-        nodes.add(id(node))
-        if isinstance(node, yaml.ScalarNode):
-            functions += [node.value] if node.tag == FUNCTION else []
-        elif node is not None:
-            to_do += [part for item in node.value for part in (item if isinstance(item, tuple) else [item])]
-    return [node.value for node in given if isinstance(node.value, str)], functions
+    given = values.get("include", []) if isinstance(values, Mapping) else []
+    return [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)], functions
 
 
 def _require_inside(task: str, what: str, file: Path | None, folders: list[Path]) -> None:

@@ -12,7 +12,8 @@ from harness.core import streams
 _RUN = ("=", "+", "-", "@", "\t", "＝", "＋", "－", "＠")
 """Beginnings of cells that a spreadsheet may run as a formula."""
 
-_A_NUMBER = re.compile(r"[-+]|[-+]?[\d.,]+(?:[eE][-+]?\d+)?%?(?: \[[-+\d., ]*\])?")
+_NUMBER = r"[-+−]?(?:[\d.,]+(?:[eE][-+−]?\d+)?|inf|nan)"
+_A_NUMBER = re.compile(rf"[-+]|{_NUMBER}(?:/\d+)?(?:\s?%)?(?: \[{_NUMBER}, {_NUMBER}\](?:\s?%)?)?")
 """A number, perhaps with its interval, or the sign of a missing one."""
 
 

@@ -222,7 +222,7 @@ def test_a_typed_line_break_in_a_template_is_one(tmp_path: Path) -> None:
     assert r"\\nabla" in overrides.parse([r"data.fields.prompt='\\nabla {{ q }}'"]).values["data.fields.prompt"]
 
 
-@pytest.mark.parametrize("line", ["override /tuning: ${oc.env:HUE}", "/mitigation: ${oc.env:HUE}", "/data/${oc.env:HUE}"])
+@pytest.mark.parametrize("line", ["override /tuning: ${oc.env:HUE}", "/mitigation: ${oc.env:'HUE'}", "/data/${oc.env:HUE}"])
 def test_a_variable_that_a_yaml_reads_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     """Hydra's message on a member that does not exist would have its value."""
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
@@ -232,3 +232,13 @@ def test_a_variable_that_a_yaml_reads_is_not_shown(tmp_path: Path, monkeypatch: 
     with pytest.raises(ConfigError, match=r"configuration: got .*\*\*\*") as caught:
         composition.compose(["experiment=env"])
     assert "mauve" not in str(caught.value)
+
+
+def test_a_variable_of_one_letter_leaves_an_error_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its value is masked as a word alone."""
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "env.yaml").write_text("# ${oc.env:DEBUGX}\ndefaults:\n  - /data/palette\n")
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    monkeypatch.setenv("DEBUGX", "a")
+    with pytest.raises(ConfigError, match=r"configuration: got .*palette.*; fix: check the overrides and the yaml they name"):
+        composition.compose(["experiment=env"])

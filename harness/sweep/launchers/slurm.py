@@ -184,9 +184,10 @@ class Slurm(Launcher):
         if variables and "export" in self.extra:
             got = f"{', '.join(variables)} together with launcher.extra.export"
             raise ConfigError(explain("launcher.setup", got=got, allowed="no secrets, which sbatch would have to pass on", fix=fix))
-        for key, value in self.extra.items():
-            if (shown := masking.masked(f"{key}={value}")) != f"{key}={value}":
-                raise ConfigError(explain("launcher.extra", got=f"a secret ({shown})", allowed="no secrets", fix=fix))
+        texts = [("extra", f"{key}={value}") for key, value in self.extra.items()] + [("python", self.python or "")]
+        for option, text in texts:
+            if (shown := masking.masked(text)) != text:
+                raise ConfigError(explain(f"launcher.{option}", got=f"a secret ({shown})", allowed="no secrets", fix=fix))
         return lines, variables
 
 
@@ -198,18 +199,31 @@ def _without_secrets(lines: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     Raises:
         ConfigError: a secret that is no variable's value.
     """
-    found: dict[str, str] = {}
-
-    def moved(secret: re.Match[str]) -> str:
-        found[secret["name"]] = "".join(shlex.split(secret["value"]))
-        return f'{secret["name"]}="${secret["name"]}"'
-
-    kept = [masking.ASSIGNED.sub(moved, line) for line in lines]
-    for line in kept:
-        if (shown := masking.masked(line)) != line and masking.ASSIGNED.sub("", line) == line:
+    kept, found = [], dict[str, str]()
+    for line in lines:
+        rest, last = "", 0
+        for secret in masking.secrets(line):
+            if (value := _value(line, secret)) is not None and found.get(name := str(secret.variable), value) == value:
+                found[name] = value
+                rest += f'{line[last : secret.start]}"${name}"'
+                last = secret.end
+        kept.append(rest + line[last:])
+        if (shown := masking.masked(kept[-1])) != kept[-1]:
             fix = "a line `export NAME_TOKEN=VALUE`, or the variable exported before the command"
             raise ConfigError(explain("launcher.setup", got=f"a secret ({shown})", allowed="secrets as values of variables", fix=fix))
     return kept, found
+
+
+def _value(line: str, secret: masking.Secret) -> str | None:
+    """Return the value that a line of shell gives a variable; None if only a shell knows it."""
+    word = line[secret.start : secret.end]
+    is_known = line[: secret.start].endswith(f"{secret.variable}=") and not secret.is_quoted
+    if not is_known or re.search(r"[$`]", re.sub(r"(?<!\$)'[^']*'", "", word)):
+        return None
+    try:
+        return "".join(shlex.split(word))
+    except ValueError:  # a quote without its end
+        return None
 
 
 SHORT_SECONDS, MOST_SHORT = 60.0, 10

@@ -103,10 +103,10 @@ def test_no_script_has_a_secret(commands: Commands, tmp_path: Path, monkeypatch:
     """The job reads it from the environment, which sbatch passes on; other lines stay."""
     monkeypatch.setenv("HF_TOKEN", "")  # restored afterwards
     monkeypatch.setenv("B_KEY", "")
-    setup = ("export HF_TOKEN='abc def'", "module load cuda; export B_KEY=xyz", "export A_TOKEN=$(cat file)")
+    setup = ("export HF_TOKEN='abc def'", "module load cuda; export  A=1 B_KEY=x'y'z", "export A_TOKEN=$(cat file)")
     Slurm(setup=setup).submit(tmp_path / "exp", "exp", "one", units=1)
     script = lines(tmp_path / "exp", "one")
-    assert {'export HF_TOKEN="$HF_TOKEN"', 'module load cuda; export B_KEY="$B_KEY"', setup[2]} <= set(script)
+    assert {'export HF_TOKEN="$HF_TOKEN"', 'module load cuda; export  A=1 B_KEY="$B_KEY"', setup[2]} <= set(script)
     assert (os.environ["HF_TOKEN"], os.environ["B_KEY"]) == ("abc def", "xyz")
     written = [path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()]
     assert not [text for text in written if b"abc def" in text or b"xyz" in text]
@@ -116,6 +116,13 @@ def test_no_script_has_a_secret(commands: Commands, tmp_path: Path, monkeypatch:
     ("values", "message"),
     [
         ({"setup": ("hf login --token abc",)}, r"launcher.setup: got a secret \(hf login --token \*\*\*\)"),
+        ({"setup": ('export A_KEY="abc$B"',)}, r"launcher.setup: got a secret \(export A_KEY=\*\*\*\)"),
+        ({"setup": ("export A_KEY=$'abc'",)}, "launcher.setup: got a secret"),
+        ({"setup": ("export A_KEY=${A_KEY:-abc}",)}, "launcher.setup: got a secret"),
+        ({"setup": ("python -c 'A_KEY=abc'",)}, "launcher.setup: got a secret"),
+        ({"setup": ("export A_KEY=x", "export A_KEY=abc")}, "launcher.setup: got a secret"),
+        ({"setup": ("git clone https://me:abc@host/x",)}, "launcher.setup: got a secret"),
+        ({"python": "A_KEY=abc python"}, "launcher.python: got a secret"),
         ({"setup": ("export A_KEY=abc",), "extra": {"export": "NONE"}}, "launcher.setup: got A_KEY together with launcher.extra.export"),
         ({"extra": {"export": "ALL,A_KEY=abc"}}, r"launcher.extra: got a secret \(export=ALL,A_KEY=\*\*\*\)"),
     ],
