@@ -27,7 +27,7 @@ _BEFORE = re.compile(
     rf"\b(?P<variable>{_VARIABLE})(?:\+?=|\\*[\"']\s*:\s*(?=\\*[\"']))"
     rf"|(?<![\w-])--(?i:[\w-]*(?:{_LONG}|[-_](?:{_SHORT})))(?:=|\s+(?!-))"
     r"|\b(?i:(?:proxy-)?authorization)\\*[\"']?\s*[:=]\s*\\*[\"']?(?:(?i:bearer|basic|token)\s+)?"
-    r"|(?i:\bx-[\w-]*(?:key|token))\\*[\"']?\s*:\s*"
+    r"|(?<![\w-])(?i:x-[\w-]*(?:key|token))\\*[\"']?\s*:\s*"
 )
 """What a secret follows."""
 
