@@ -112,7 +112,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """Compile a template, which computes what is constant, within the limits of a rendering."""
         self.begin()
         with _timed(self):
-            return super().compile(*args, **options)
+            compiled = super().compile(*args, **options)
+            self.require_time()  # a constant that took too long is left to the rendering, as any that fails
+        return compiled
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         """Parse a template, with steps in what repeats: loops, macros, blocks; and in operators."""
