@@ -293,7 +293,7 @@ def _finished(value: Any) -> Any:
 
 
 def _columns_of(name: str, text: str, where: str) -> set[str]:
-    from jinja2 import TemplateSyntaxError, meta
+    from jinja2 import TemplateError, meta
 
     from harness.core.sandbox import INVALID, reason
 
@@ -301,7 +301,7 @@ def _columns_of(name: str, text: str, where: str) -> set[str]:
     try:
         environment.from_string(text)
         return meta.find_undeclared_variables(environment.parse(text)) - set(environment.globals)
-    except (TemplateSyntaxError, *INVALID) as error:
+    except (TemplateError, *INVALID) as error:
         message = explain(
             f"{where}: data.fields.{name}", got=f"{shortened(text)!r} ({reason(error)})", allowed="a Jinja2 template over the columns"
         )

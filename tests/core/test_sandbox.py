@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import jinja2
 import pytest
@@ -30,7 +33,57 @@ ENDLESS = {
     "filters of a long text in a loop": "{% set x = 'ab' * 4000000 %}{% for a in range(99999) %}{% set y = x | upper %}{% endfor %}",
 }
 
+NESTED = "{% set ns = namespace(a=[1], b=[1]) %}{% for x in range(40) %}{% set ns.a, ns.b = [ns.a, ns.a], [ns.b, ns.b] %}{% endfor %}"
+
+INSIDE = [
+    "{{ ns.a }}",
+    "{{ ns }}",
+    "{{ ns.a | string }}",
+    "{{ ns.a | tojson }}",
+    "{{ ns.a | pprint }}",
+    "{{ ns.a ~ 'x' }}",
+    "{{ [ns.a] | join }}",
+    "{{ [ns.a] | map('string') | list }}",
+    "{{ [ns.a, ns.a] | map('list') | join }}",
+    "{% for x in [ns.a, ns.a] %}{{ loop | join }}{% endfor %}",
+    "{{ '%s' % ns.a }}",
+    "{{ '{}'.format(ns.a) }}",
+    "{{ '{0.a}'.format(ns) }}",
+    "{{ {'a': ns.a}.items() | join }}",
+    "{{ ns.a == ns.b }}",
+    "{{ ns.a in [ns.b] }}",
+    "{{ ns.a is eq(ns.b) }}",
+    "{{ [ns.a] | select('in', [ns.b]) | list | length }}",
+    "{{ ns.a.count(ns.b[0]) }}",
+    "{{ ns[ns.a] }}",
+    "{{ {(ns.a,): 1} }}",
+]
+"""Uses of lists of 2^40 items, made in 40 steps."""
+
+REPEATED = [
+    "'b' in s",
+    "-1 in l",
+    "s == t",
+    "s < t",
+    "s[::-1]",
+    "l[1:]",
+    "s is eq(t)",
+    "s is upper",
+    "s.count('b')",
+    "['b'] | select('in', s) | list",
+    "s | striptags",
+]
+"""Expressions that take long once, of texts and lists that are within the limits."""
+
 LARGE = {
+    "a sum of lists": "{{ ([[0] * 100000] * 1000) | sum(start=[]) }}",
+    "a sum of many lists": "{{ ([[0]] * 900000) | sum(start=[]) | length }}",
+    "a sum of lists that are mapped": "{{ ([[0] * 100000] * 1000) | map('list') | sum(start=[]) | length }}",
+    "a remainder": "{{ ('f' * 9000000) | int(0, 16) % ('e' * 4000000) | int(0, 16) }}",
+    "a quotient": "{{ ('f' * 9000000) | int(0, 16) // ('e' * 4000000) | int(0, 16) }}",
+    "a power of ten": "{{ 1 | round(10**8, 'ceil') }}",
+    "a text of tags": "{{ ('<>' * 5000000) | striptags }}",
+    "a list of long texts": "{{ ['a' * 9000000] * 100 }}",
     "a product": "{{ 'a' * 10**11 }}",
     "a product, the other way": "{{ 10**11 * 'a' }}",
     "a list": "{{ ([0] * 10**9) | length }}",
@@ -84,6 +137,57 @@ def test_what_would_not_end_or_is_too_large_or_drawn_is_stopped(kind: str, monke
     assert peak < 100e6
 
 
+@pytest.mark.parametrize("use", INSIDE)
+def test_what_is_inside_a_value_is_counted_before_it_is_read(use: str) -> None:
+    """By writing, joining, comparing and looking up, as filter, test, operator and call."""
+    template, begun = LIMITED.from_string(NESTED + use), time.process_time()
+    with pytest.raises(TemplateLimitError):
+        template.render()
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("expression", REPEATED)
+def test_operators_tests_and_methods_in_a_loop_are_counted(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As filters are: of long texts and lists a few hundred a rendering."""
+    monkeypatch.setattr(sandbox, "STEPS", 100_000)
+    values = {"s": "a" * 1_000_000, "t": "a" * 999_999 + "b", "l": [0] * 50_000}
+    template = LIMITED.from_string(
+        "{% for x in range(99999) %}{% if EXPRESSION %}{% endif %}{% endfor %}".replace("EXPRESSION", expression)
+    )
+    begun = time.process_time()
+    with pytest.raises(TemplateLimitError):
+        template.render(values)
+    assert time.process_time() - begun < 5
+
+
+def _slowly() -> str:
+    """Take long without a step."""
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ text | regex_replace('(a+)+$', '') }}", "{{ 'EVIL' | regex_replace('(a+)+$', '') }}", "{{ slowly() }}"]
+)
+def test_what_is_not_counted_ends_with_the_time(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regular expressions too, while a constant is compiled too; the timer is removed."""
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+    plain, evil = jinja2.Environment(), "a" * 40 + "b"
+    plain.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    with pytest.raises(TemplateLimitError, match=r"more than 0\.2 seconds"):
+        limited(plain).from_string(text.replace("EVIL", evil)).render(text=evil, slowly=_slowly)
+    assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_in_other_threads_steps_look_at_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no signal arrives."""
+    monkeypatch.setattr(sandbox, "SECONDS", 0.01)
+    template = LIMITED.from_string("{% for a in range(99999) %}{% set b = a %}{% endfor %}")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(TemplateLimitError, match="seconds"):
+        pool.submit(template.render).result()
+
+
 @pytest.mark.parametrize("kind", REACHING)
 def test_templates_do_not_reach_python(kind: str) -> None:
     """Nor do they change what they are given."""
@@ -118,6 +222,10 @@ ORDINARY = [
     "{{ messages | map(attribute='content') | join(' | ') }}{{ messages | tojson(indent=2) }}",
     "{{ '%s: %05.1f' % ('a', 2.25) }}{{ '{:>8}|{}'.format('a', 12345678901) }}{{ 'a' | center(9) }}{{ 2 ** 10 * 3 % 7 }}",
     "{{ 'a' * 3 + 'b' }}{{ ([1] * 2 + [3]) | sum }}{{ 'x'.replace('x', 'yy') }}{{ ', '.join(['a', 'b']) }}{{ 10 ** 12 }}",
+    "{{ messages[::-1][0].role }}{{ messages[1:] | length }}{{ 'user' in messages[1].role }}{{ 'role' in messages[0] }}{{ 1 in [1, 2] }}"
+    "{{ 3 < 4 <= 5 }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ 7 // 2 - 1 }}{{ 7 / 2 }}{{ -7 % 4 }}"
+    "{{ [[1], [2]] | sum(start=[]) }}{{ '<b>a</b>' | striptags }}{{ {1: 2}[1] }}{{ (1, 2) in {(1, 2): 3} }}{{ 2 in [1, 2] | map('abs') }}"
+    "{{ messages | groupby('role') | map('first') | join('/') }}{{ 2.5 | round(1) }}{{ [3, 1] | map('string') | sort | first }}",
     "{% filter upper %}{% for i in range(3) %}{{ i }}a{% endfor %}{% endfilter %}{% block b %}in a block{% endblock %}{{ self.b() }}",
 ]
 
