@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from harness.analysis import verify
 from harness.config import paths
+from harness.records.store import Experiment
 from tests.support.storm import BASELINES, FULL, POINTS, RUNS, Storm, Sweep, contents, leftovers
 
 KILLS = int(os.environ.get("HARNESS_TEST_KILLS", "30"))
@@ -40,6 +42,7 @@ def check(results: Path, undisturbed: dict[str, Any]) -> None:
     assert sorted(found) == sorted(undisturbed)
     assert [difference(name, found[name], undisturbed[name]) for name in found if found[name] != undisturbed[name]] == []
     assert leftovers(results) == []
+    assert list(verify.errors(Experiment(results / "smoke"))) == []
 
 
 def difference(name: str, ours: Any, theirs: Any) -> str:

@@ -40,7 +40,7 @@ RUNS, POINTS, BASELINES = 24, 48, 4
 LEAVE_SECONDS = 5.0
 """Most seconds that workers may outlive their coordinator."""
 
-VARYING = {"wall_seconds", "facts", "peak_memory_bytes", "provenance"}
+VARYING = {"sha256", "wall_seconds", "facts", "peak_memory_bytes", "provenance"}
 """Fields of points and measurements that are not scores: times, memory, provenance."""
 
 FULL = Path(__file__).parent.parent / "chaos" / "full_disk"
