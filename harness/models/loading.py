@@ -72,7 +72,19 @@ def load(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedM
     """Return a model in float32, in evaluation mode, on a device. Raises ModelError."""
     model: Any = source.load()
     loaded: PreTrainedModel = model.to(device)
+    _own_memory(loaded)
     return loaded
+
+
+def _own_memory(model: PreTrainedModel) -> None:
+    """Copy weights on the CPU out of their files, which transformers maps into memory.
+
+    Otherwise a file that is overwritten while a run trains changes the live model: what the run
+    has learned is lost, and nothing says so.
+    """
+    for value in (*model.parameters(), *model.buffers()):
+        if value.device.type == "cpu":
+            value.data = value.data.clone()
 
 
 def load_member(name: str, device: str | torch.device = "cpu", allowed: Collection[str] | None = None) -> LoadedModel:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from harness.core.errors import ConfigError
+from harness.models import loading
+from harness.models.hub import HubModel
 from harness.models.loading import load_member, member
+from tests.support import tiny
 
 
 def test_a_member_comes_with_its_tokenizer_and_context() -> None:
@@ -36,3 +41,18 @@ def test_a_model_that_is_not_in_conf_is_rejected() -> None:
     """Before anything is loaded."""
     with pytest.raises(ConfigError, match="nursery-smoke-a"):
         member("nursery-smoke-z")
+
+
+def test_a_file_that_is_overwritten_leaves_the_loaded_model_as_it_is(tmp_path: Path) -> None:
+    """Transformers maps files into memory: one saved again in place would replace live weights."""
+    saved = tiny.llama()
+    saved.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    model = loading.load(HubModel(name=str(tmp_path)))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(1.0)
+    before = [value.detach().clone() for value in model.parameters()]
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes())
+    assert all(torch.equal(value, expected) for value, expected in zip(model.parameters(), before, strict=True))
