@@ -60,6 +60,11 @@ class _Computed:
     measurements: tuple[str, ...]
 
 
+def _tell(error: DamagedError) -> None:
+    """Show a damaged file that needs no advice, since it is computed again."""
+    OUTPUT.error(f"harness: {str(error).partition('; fix: ')[0]}; computed again, from the samples")
+
+
 class RunReader:
     """Reader of an experiment's runs; reads each volume 0 once."""
 
@@ -109,7 +114,7 @@ class RunReader:
         try:
             found = summary_files.read(self.experiment.run_folder(run_id))
         except DamagedError as error:
-            OUTPUT.error(f"harness: {error}; its numbers are computed again, from the samples")
+            _tell(error)
             return None
         holds = found is not None and found.digest and found.digest == self.digest(run_id, found.measurements)
         if found is None or not holds:
@@ -128,7 +133,7 @@ class RunReader:
         except DamagedError as error:
             now = self.kept(run_id)
             if now is not None and now.changes_sha256 == summary.changes_sha256:
-                OUTPUT.error(f"harness: {error}; its numbers are computed again, from the samples")
+                _tell(error)
             return None
         found = None if kept is None else packing.unpack(kept)
         return found.changes if found is not None and found.digest == summary.digest else None
