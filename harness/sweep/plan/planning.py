@@ -160,7 +160,7 @@ def _prepared(one: Asked, workspace: Workspace, machine: Machine) -> Prepared | 
         return prepare(one.config, workspace, machine)
     except HarnessError as error:
         reason = str(error)
-    if state == "missing":
+    if state == "missing" and any(word in reason for word in ("hub", "network")):  # else nothing that can be fetched is missing
         named = next((text for text in one.overrides if text.startswith("experiment=")), "with the same arguments")
         reason += f"; `harness prefetch {named}`, on a machine with a network, fetches and checks every piece"
     called = label(one, "").strip()
