@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import subprocess
 import sys
 from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import psutil
 
 from harness.config import paths
 from harness.config.run_config import RunConfig
@@ -124,18 +127,47 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
     return True
 
 
+TRIES, LOOK, STOPPED = 3, 1.0, 30.0
+"""Processes that are killed before a model fails, seconds between two looks at one, and seconds
+that it may stay stopped."""
+
 _LOAD = "import pickle, sys; path, model = pickle.load(sys.stdin.buffer); sys.path[:] = path; pickle.loads(model).load()"
 
 
 def _load_apart(model: ModelSource) -> None:
     """Load a model in a process of its own, which caches it.
 
-    A pool of multiprocessing would run a user's script again, that calls ``harness.train``.
+    A pool of multiprocessing would run a user's script again, that calls ``harness.train``. A
+    process that is killed, or stays stopped, is followed by another one.
 
     Raises ModelError with the last line of the process.
     """
-    given = pickle.dumps((sys.path, pickle.dumps(model)))
-    ended = subprocess.run([sys.executable, "-c", _LOAD], input=given, capture_output=True, check=False)
-    if ended.returncode:
-        last = (ended.stderr.decode(errors="replace").strip() or f"exit code {ended.returncode}").splitlines()[-1]
+    for _ in range(TRIES):
+        code, errors = _ended(pickle.dumps((sys.path, pickle.dumps(model))))
+        if code >= 0:
+            break
+    if code:
+        last = (errors.decode(errors="replace").strip() or f"exit code {code}").splitlines()[-1]
         raise ModelError(explain("nursery model", got=f"an error while it was pretrained ({last})", fix="run the same command again"))
+
+
+def _ended(given: bytes) -> tuple[int, bytes]:
+    """Run a process that loads a model; return its exit code and standard error."""
+    stopped, rest = 0.0, cast("bytes | None", given)
+    with subprocess.Popen(
+        [sys.executable, "-c", _LOAD], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        while True:
+            try:
+                errors = process.communicate(rest, timeout=LOOK)[1]
+                return process.returncode, errors
+            except subprocess.TimeoutExpired:
+                rest = None  # it is sent; another call with it would be an error
+            except BaseException:
+                process.kill()
+                raise
+            with contextlib.suppress(psutil.NoSuchProcess):
+                is_stopped = psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+                stopped = stopped + LOOK if is_stopped else 0.0
+            if stopped >= STOPPED:
+                process.kill()

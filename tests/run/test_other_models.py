@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,4 +39,19 @@ def test_an_error_of_pretraining_is_one_line(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ModelError, match=r"nursery model: got an error while it was pretrained \(.*nursery cache"):
+        other_models._load_apart(MICRO)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """It hurts itself once; the next one ends well. One that is always hurt fails the model."""
+    monkeypatch.setattr(other_models, "LOOK", 0.2)
+    monkeypatch.setattr(other_models, "STOPPED", 0.4)
+    flag = tmp_path / "flag"
+    hurt = f"import os, pathlib; flag = pathlib.Path({str(flag)!r})\n"
+    monkeypatch.setattr(other_models, "_LOAD", hurt + f"if not flag.exists(): flag.touch(); os.kill(os.getpid(), {int(number)})\n")
+    other_models._load_apart(MICRO)
+    assert flag.exists()
+    monkeypatch.setattr(other_models, "_LOAD", f"import os; os.kill(os.getpid(), {int(number)})")
+    with pytest.raises(ModelError, match="exit code -9"):
         other_models._load_apart(MICRO)
