@@ -45,6 +45,7 @@ def printed(script: str, root: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.model  # it starts processes
 def test_a_method_that_moves_keeps_every_id(tmp_path: Path) -> None:
     """Run ids, evaluation ids and keys of generated rows contain no module path."""
     for folder in ("harness", "conf", "benchmarks"):

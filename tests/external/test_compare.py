@@ -232,6 +232,7 @@ def test_the_page_has_the_numbers_of_the_json(tmp_path: Path, run: Run) -> None:
         assert float(found[name]) == pytest.approx(task[name], rel=1e-12)
 
 
+@pytest.mark.model  # it starts processes
 def test_samples_are_compared_without_torch(tmp_path: Path) -> None:
     """No library that runs models is imported: a laptop with the logs suffices."""
     planted(tmp_path)

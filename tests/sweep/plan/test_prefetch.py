@@ -28,6 +28,7 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_tried", tried)
 
 
+@pytest.mark.model  # it starts processes
 def test_each_piece_is_tried_in_a_process_of_its_own() -> None:
     """Local rows, a nursery model and tinyworld's tasks are found once fetched."""
     said: list[str] = []
