@@ -87,7 +87,7 @@ test: lint imports types unit ## lint, import contracts, types, then all tests
 unit: $(STAMP) ## the tests alone
 	@"$(BIN)/python" -m pytest --quiet -n 2 --dist loadfile $(ARGS)
 
-chaos: $(STAMP) ## a sweep killed, stopped and damaged at random, on a full disk, next to another sweep: the same records in the end; 10 minutes
+chaos: $(STAMP) ## a sweep killed, stopped and damaged at random, on a full disk, next to another sweep: the same records in the end; 8 minutes
 	@"$(BIN)/python" -m pytest --quiet tests/chaos -rA $(ARGS)
 
 fuzz: $(STAMP) ## mutated copies of input files to commands that read them, until one fails or Ctrl-C (ARGS="logs points": these kinds)

@@ -110,7 +110,8 @@ class Experiment:
         points = (self.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ()))
         weights = [record.get(schema.BEFORE, ""), *(point.get("weights_sha256", "") for point in points)]
         if not record.get("incomplete"):
-            folders += [self.measurement_folder(one, on) for on in weights for one in record.get(schema.EVALUATIONS, {}).values()]
+            ids = record.get(schema.EVALUATIONS, {}).values()
+            folders += [self.measurement_folder(one, on) / record_files.MEASUREMENT for on in weights for one in ids]
         return not all(path.exists() for path in (self.run_folder(run_id) / "config.json", *folders))
 
     def evaluations(self, run_id: str) -> Mapping[str, str]:

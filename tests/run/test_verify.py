@@ -277,3 +277,18 @@ def test_a_run_is_not_taken_for_done_by_an_altered_record(clean: Path, runs: Run
     path.unlink()
     assert runs("seed=0", "save_weights=all", name="seeds") == "done"
     assert list(verify.errors(Experiment(tmp_path / "results" / "seeds"))) == []
+
+
+@pytest.mark.parametrize("file", ["config.json", "prompts", "points/8/point.json", "measurement"])
+def test_a_run_without_a_file_that_it_needs_is_not_done(clean: Path, tmp_path: Path, file: str) -> None:
+    """As after the advice to remove one file: the same sweep then makes it again."""
+    experiment = Experiment(shutil.copytree(clean / "seeds", tmp_path / "seeds"))
+    run_id = experiment.run_ids()[0]
+    record, point = experiment.record(run_id), experiment.point(run_id, 8)
+    assert record is not None
+    assert point is not None
+    assert not experiment.lacks_files(run_id)
+    measured = experiment.measurement_folder(next(iter(record.evaluations.values())), point.weights_sha256)
+    path = measured / "measurement.json" if file == "measurement" else experiment.run_folder(run_id) / file
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert experiment.lacks_files(run_id)
