@@ -55,6 +55,7 @@ import numpy.typing as npt
 from scipy import special
 
 from harness.analysis.statistics import stats
+from harness.analysis.statistics.pooled import Spread
 from harness.analysis.statistics.stats import LEVEL, Floats, Stratum
 
 Ints = npt.NDArray[np.int64]
@@ -142,14 +143,15 @@ def contrast(
     level: float = LEVEL,
     *,
     binary: bool | None = None,
+    spreads: Sequence[Spread | None] = (),
 ) -> Estimate:
     """Estimate the mean of ``first`` minus that of ``second``: same items, unpaired seeds.
 
-    Arguments as in ``estimate``. The interval is over seeds and items where both have at least
-    MIN_SEEDS seeds.
+    Arguments as in ``estimate`` and ``combined``. The interval is over seeds and items where both
+    have at least MIN_SEEDS seeds.
     """
     pairs = zip(_with(first, clusters), second, strict=True)
-    return combined([task(values, other, of, binary) for (values, of), other in pairs], level)
+    return combined([task(values, other, of, binary) for (values, of), other in pairs], level, spreads)
 
 
 def _with(tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None) -> list[tuple[Floats, Ints | None]]:
@@ -178,8 +180,15 @@ def task(values: Floats, other: Floats | None = None, clusters: Ints | None = No
     return TaskSums(seeds, scale * _squares((item - item.mean())[None], of), rests, n, groups, is_binary, changed, counts, alone)
 
 
-def combined(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
-    """Estimate the mean over tasks, with equal weight, from their sums."""
+def combined(tasks: Sequence[TaskSums], level: float = LEVEL, spreads: Sequence[Spread | None] = ()) -> Estimate:
+    """Estimate the mean over tasks, with equal weight, from their sums.
+
+    Args:
+        tasks: sums of each task.
+        level: confidence level.
+        spreads: for each arm the variance of one seed's mean over tasks, as returned by
+            ``pooled.pooled``; None, or no spreads: the arm's own.
+    """
     count = len(tasks)
     arms = tasks[0].seeds if count == 1 else [np.mean(of_tasks, axis=0) for of_tasks in zip(*(one.seeds for one in tasks), strict=True)]
     value = float(arms[0].mean()) - (float(arms[1].mean()) if len(arms) > 1 else 0.0)
@@ -188,15 +197,21 @@ def combined(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
     freedom = _freedom(of_items, [one.groups - 1 for one in tasks])
     if min(len(arm) for arm in arms) < MIN_SEEDS:
         return _items_only(tasks, value, math.sqrt(item), freedom, level)
-    seeds = [float(arm.var(ddof=1)) / len(arm) for arm in arms]
+    known = [_spread(arm, spread) for arm, spread in zip(arms, spreads or [None] * len(arms), strict=True)]
+    seeds = [spread.variance / len(arm) for arm, spread in zip(arms, known, strict=True)]
     rests = [part / count**2 for one in tasks for part in one.rest]
     seed, rest = sum(seeds), sum(rests)
     variance = max(seed + item - rest, seed, item)
     parts = [*of_items, *(_SEED_PART * part for part in seeds), *rests]
-    freedoms = [one.groups - 1 for one in tasks] + [len(arm) - 1 for arm in arms]
+    freedoms = [one.groups - 1 for one in tasks] + [spread.freedom for spread in known]
     freedoms += [(one.groups - 1) * (len(arm) - 1) for one in tasks for arm in arms]
     freedom = _freedom(parts, freedoms, max(_SEED_PART * seed + item - rest, _SEED_PART * seed, item))
     return _interval(value, variance, freedom, _least(tasks, item, level), level, SEEDS_AND_ITEMS)
+
+
+def _spread(seeds: Floats, spread: Spread | None) -> Spread:
+    """Return the given variance between seeds; the seeds' own without one."""
+    return spread or Spread(float(seeds.var(ddof=1)), len(seeds) - 1, pooled=False)
 
 
 def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
