@@ -164,8 +164,9 @@ def decide(aggregates: Sequence[Aggregate], limits: Limits, missing: Sequence[st
     averaged = [part.counted for part in of.values() if part.counted is not None]
     whole = _mean(averaged, limits) if averaged else None
     changes = {one.name: mean.of_suite(one, LEVEL) for one in aggregates}
-    tested = {one.name: one for one in aggregates if of[one.name].limit is not None and not math.isnan(changes[one.name].high)}
-    failing = _failing(tested, of)
+    tested = [one for one in aggregates if of[one.name].limit is not None and not math.isnan(changes[one.name].high)]
+    below = [one for one in tested if changes[one.name].high < -(of[one.name].limit or 0.0)]
+    failing = _failing(below, of, len(tested))
     if whole and len(averaged) == 1 and whole.decision == "lost more":  # one test, not two
         failing = failing | {averaged[0].name}
     suites = tuple(_suite(one, of[one.name], changes[one.name], one.name in failing, len(averaged)) for one in aggregates)
@@ -174,15 +175,17 @@ def decide(aggregates: Sequence[Aggregate], limits: Limits, missing: Sequence[st
     return Gate(limits=limits, mean=whole, suites=suites, tests=len(tested), missing=tuple(missing))
 
 
-def _failing(tested: Mapping[str, Aggregate], of: Mapping[str, Part]) -> set[str]:
-    """Return the suites that lost more than their limit, by Holm's procedure over all.
+def _failing(below: Sequence[Aggregate], of: Mapping[str, Part], tests: int) -> set[str]:
+    """Return the suites that lost more than their limit, by Holm's procedure over ``tests`` suites.
 
-    Of k suites that are left, those below the limit at ALPHA / k are found, until none is.
+    Of k suites that are left, those below the limit at ALPHA / k are found, until none is. Only
+    those below it at LEVEL can be.
     """
     failing: set[str] = set()
-    while left := [name for name in tested if name not in failing]:
-        level = 1 - 2 * ALPHA / len(left)
-        found = {name for name in left if mean.of_suite(tested[name], level).high < -(of[name].limit or 0.0)}
+    while len(failing) < tests:
+        level = 1 - 2 * ALPHA / (tests - len(failing))
+        left = [one for one in below if one.name not in failing]
+        found = {one.name for one in left if mean.of_suite(one, level).high < -(of[one.name].limit or 0.0)}
         if not found:
             break
         failing |= found

@@ -216,7 +216,7 @@ def test_the_number_of_further_items_is_printed() -> None:
 
 def test_limits_of_logs_end_to_end(tmp_path: Path, run: Run) -> None:
     """Two shares and one metric in bits: the text, the page and the JSON name the same parts."""
-    kept = outcomes(600, 0, 0, 0)
+    kept = outcomes(150, 0, 0, 0)
     listed = [{"metric": "bits", "aggregation": "mean", "higher_is_better": False}]
     bits = [choice(i, right=True, metric="bits") | {"bits": 1.5 + 0.01 * (i % 7)} for i in range(30)]
     more = [lowered(one) | {"bits": one["bits"] + 0.04 + 0.001 * (i % 5)} for i, one in enumerate(bits)]
