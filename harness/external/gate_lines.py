@@ -65,12 +65,13 @@ def _of_suite(suite: GatedSuite, gate: Gate) -> str:
         return f"undecided: no limit is given; add --max-loss {suite.name}=X{also}"
     if suite.low is None:
         return "undecided"
+    if suite.place == "in the mean" and len(gate.averaged) == 1:
+        return _tested(suite)
     if suite.decision == "lost more":
         return LOST + (f", also under Holm over {gate.tests} suites" if gate.tests > 1 else "")
     if suite.is_below:
         return f"below the limit, but not under Holm: one of {gate.tests} suites may be so by chance"
-    decides = suite.place == "own limit" or (suite.place == "in the mean" and len(gate.averaged) == 1)
-    return _tested(suite) if decides else "not shown to lose more than allowed"
+    return _tested(suite) if suite.place == "own limit" else "not shown to lose more than allowed"
 
 
 def _tested(tested: Gated, *, several: bool = False) -> str:

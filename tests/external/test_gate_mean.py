@@ -47,7 +47,7 @@ def places(found: Gate) -> dict[str, str]:
     return {one.name: one.place for one in found.suites}
 
 
-def test_one_suite_is_gated_as_alone(tmp_path: Path, run: Run) -> None:
+def test_one_suite_is_gated_as_alone() -> None:
     """Mean, suite and Tango's interval are one; no other test is named."""
     lost = suite("a", {"a": (45, 20, 500)})
     found = gate.decide([lost], Limits(overall=0.02))
@@ -159,6 +159,16 @@ def test_a_limit_takes_a_suite_and_its_parts_out_of_the_mean() -> None:
     found = gate.decide(suites, Limits(overall=0.02, own={"mmlu": 0.2}))
     assert places(found) == {"mmlu": "own limit", "law": "in another", "a": "in the mean"}
     assert (found.code, [one.limit for one in found.suites]) == (0, [0.2, 0.2, 0.02])
+
+
+def test_a_suite_alone_in_the_mean_is_tested_at_5_percent() -> None:
+    """Below the limit at 5%, not at 5%/2: it fails as the mean, next to a suite in nats."""
+    found = gate.decide([suite("odd", {"odd": (12, 2, 60)}), graded("text", 0.05)], Limits(overall=0.03, own={"text": 0.1}))
+    assert (found.code, found.tests, places(found)) == (1, 2, {"odd": "in the mean", "text": "own limit"})
+    lines = sentences(found)
+    assert lines[0].startswith("gate odd (alone in the mean): ")
+    assert lines[0].endswith(": more is lost than allowed")
+    assert lines[-1].endswith("more is lost in odd: fail, exit code 1")
 
 
 def test_a_suite_that_is_not_named_need_not_pass_but_can_fail() -> None:
