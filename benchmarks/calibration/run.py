@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, fits, methods, pooling
+from benchmarks.calibration import changes, fits, gates, methods, pooling
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -28,6 +28,8 @@ def full() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(300)),
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
         ("gate", lambda: changes.gate(2000)),
+        ("gate over suites", lambda: gates.over_suites(500)),
+        ("items that decide the gate", lambda: gates.further_items(500)),
         ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
     ]
 
@@ -40,6 +42,7 @@ def quick() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
         ("gate", lambda: changes.gate(100)),
+        ("gate over suites", lambda: gates.over_suites(20, kinds=("20 suites of 60 items, no change",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
     ]
 

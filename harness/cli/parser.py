@@ -227,9 +227,15 @@ def _add_analysis(commands: Commands) -> None:
     compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
     compare.add_argument(
         "--max-loss",
-        type=float,
-        metavar="X",
-        help="set the exit code: 0 if less than X is lost, 1 if more, 3 if undecided, 2 on errors",
+        action="append",
+        metavar="[SUITE=]X",
+        help="set the exit code: 0 if less than X is lost, in the mean over suites, 1 if more, 3 if undecided, 2 on errors;"
+        " SUITE=X: a limit for one suite, such as one in nats; repeatable",
+    )
+    compare.add_argument(
+        "--mean",
+        metavar="SUITES",
+        help="suites of the mean that --max-loss limits, separated by commas (default: all whose unit is a share)",
     )
     _add_json(compare)
     _add_trust(compare)

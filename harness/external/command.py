@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.config.strict import check
 from harness.core import extras
 from harness.core.errors import ConfigError, explain
-from harness.external import gate, judge, logs, matching, sides, text
+from harness.external import gate, judge, limits, logs, matching, sides, text
 from harness.external.judge import Comparison
+from harness.external.limits import Limits
 
 
 def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Compare two sides, print the result, and write the page if it is requested.
 
     Args:
-        arguments: before, after, suites, output, margin, max_loss, json, overrides, as parsed.
+        arguments: before, after, suites, output, margin, max_loss, mean, json, overrides, as
+            parsed.
         say: prints on standard output; called with the whole result before the page is written.
 
     Returns:
@@ -27,13 +30,18 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
         HarnessError: if the sides cannot be compared. The command then exits with 2, as for every
             error, so that a script never takes an error for a loss.
     """
-    gate.require(arguments.max_loss, arguments.margin)
+    allowed = limits.read(arguments.max_loss, arguments.mean)
     if arguments.output is not None:
         _require_writable(arguments.output)
     comparison = compare(
-        arguments.before, arguments.after, suites=arguments.suites or "", margin=arguments.margin, overrides=arguments.overrides
+        arguments.before,
+        arguments.after,
+        suites=arguments.suites or "",
+        margin=arguments.margin,
+        overrides=arguments.overrides,
+        allowed=allowed,
     )
-    decided = None if arguments.max_loss is None else gate.decide(comparison.aggregates, arguments.max_loss, comparison.after.lacks)
+    decided = gate.decide(comparison.aggregates, allowed, comparison.after.lacks) if allowed else None
     say(text.as_json(comparison, decided) if arguments.json else text.lines(comparison, decided))
     if arguments.output is not None:
         from harness.external import page
@@ -44,7 +52,7 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
     return decided.code if decided else 0
 
 
-def compare(before: str, after: str, *, suites: str, margin: float, overrides: Sequence[str]) -> Comparison:
+def compare(before: str, after: str, *, suites: str, margin: float, overrides: Sequence[str], allowed: Limits | None = None) -> Comparison:
     """Return the comparison of two sides.
 
     Args:
@@ -53,11 +61,12 @@ def compare(before: str, after: str, *, suites: str, margin: float, overrides: S
         suites: names with commas, for two models.
         margin: a change within ±margin is negligible.
         overrides: for two models.
+        allowed: limits of a gate, whose names are checked before anything is measured.
 
     Raises:
         HarnessError: if the sides cannot be compared.
     """
-    gate.require(None, margin)
+    check("compare: --margin", margin, "greater than 0, in the metric's own unit: 0.02 is 2 points", lambda v: v > 0)
     if sides.kinds(before, after) == "logs":
         _reject_settings(suites, overrides)
         first, second, notes = matching.match(logs.read(before), logs.read(after))
@@ -67,8 +76,12 @@ def compare(before: str, after: str, *, suites: str, margin: float, overrides: S
         from harness.external import models
 
         names = models.suite_names(suites)
+        if allowed:
+            allowed.check_names(names)
         with display() as progress:
             first, second, notes = models.measure(before, after, names, overrides, progress)
+    if allowed:
+        allowed.check_names(list(first.suites))
     return judge.compare(first, second, margin, notes)
 
 

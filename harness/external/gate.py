@@ -1,85 +1,132 @@
 """The gate: tests whether AFTER loses more than is allowed.
 
-It is two one-sided 5% tests, both decided by the 90% interval of the change.
+One mean over suites decides whether it passes; a suite of another unit has a limit of its own. Each
+of these is two one-sided 5% tests, both decided by the 90% interval. A single suite fails the gate
+only under Holm's procedure over all suites with a limit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.config.strict import check
-from harness.external.judge import Aggregate
-from harness.report import words
+from scipy import special
 
-LEVEL = 0.90
+from harness.analysis.statistics.detectable import POWER
+from harness.external import mean
+from harness.external.judge import Aggregate
+from harness.external.limits import Limits, Part, Place, parts
+from harness.external.mean import Change
+
+ALPHA = 0.05
+LEVEL = 1 - 2 * ALPHA
 """Each end of this interval is a one-sided 5% test."""
 
-MAX_NAMES = 8
-"""Of missing tasks in a line."""
+MOST_TIMES = 100
+"""Largest multiple of the items that is stated; beyond it, the loss is as good as at the limit."""
 
 Decision = Literal["lost more", "not lost", "undecided"]
 
 CODES: dict[Decision, int] = {"lost more": 1, "not lost": 0, "undecided": 3}
-WORDS: dict[Decision, str] = {
-    "lost more": "more is lost than allowed",
-    "not lost": "no more is lost than allowed",
-    "undecided": "undecided: the interval contains the limit; more items would narrow it",
-}
-EQUAL = "undecided: every log-likelihood is the same on both sides, as if one model had been measured twice"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """The decision on a suite, or on a task outside any suite.
+    """A test against a limit: of the mean over suites, of a suite, or of a task outside any suite.
 
     All numbers are in the metric's own unit and oriented: negative is worse for every metric.
 
     Attributes:
-        name: of the suite or task.
+        name: of the suite or task; ``mean``.
+        unit: ``share``, or the metric.
+        items: number of items.
+        limit: largest loss allowed; None if none is given.
         change: after minus before.
         low: lower end of the interval at LEVEL; None if the data do not determine it.
         high: upper end, likewise.
-        decision: on this suite.
-        equal: whether every log-likelihood is the same on both sides, to the last digit: nothing of
-            what distinguishes the models has reached the scores, so that they decide nothing.
+        decision: ``lost more`` of a suite that the mean includes, only under Holm.
+        items_to_decide: number of items in all with which a test that is undecided would be decided
+            with probability POWER, if change and variance stay as observed; None if it is decided,
+            or no number up to MOST_TIMES times the items would do.
     """
 
     name: str
+    unit: str
+    items: int
+    limit: float | None
     change: float
     low: float | None
     high: float | None
     decision: Decision
+    items_to_decide: int | None = None
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the whole interval is below the limit."""
+        return self.high is not None and self.limit is not None and self.high < -self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedSuite(Gated):
+    """The test of a suite, or of a task outside any suite.
+
+    Attributes:
+        place: its place in the gate.
+        weight: of the suite in the mean, 0 outside it.
+        counted_in: larger suites in which some of its tasks count, or all (``in another``).
+        equal: whether every log-likelihood is the same on both sides, to the last digit: nothing of
+            what distinguishes the models has reached the scores, so that they decide nothing.
+    """
+
+    place: Place
+    weight: float = 0.0
+    counted_in: tuple[str, ...] = ()
     equal: bool = False
+
+    @property
+    def leaves_open(self) -> bool:
+        """Whether the gate cannot pass because of this suite."""
+        return self.equal or self.place == "no limit" or (self.place == "own limit" and self.decision == "undecided")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """The decision on a comparison.
 
-    The exit code is 1 if any suite lost more; 0 if none did and AFTER has every task of BEFORE;
-    else 3.
+    The exit code is 1 if the mean or any suite lost more; 0 if neither did, the mean and every
+    suite with a limit of its own are shown to lose less, and AFTER has every task of BEFORE; else
+    3.
 
     Attributes:
-        max_loss: largest loss allowed, in the metric's own unit.
-        suites: the decisions on suites.
+        limits: as typed.
+        mean: the test of the mean; None without suites in it.
+        suites: the tests of suites.
+        tests: number of suites in Holm's family.
         missing: tasks that BEFORE has and AFTER lacks.
     """
 
-    max_loss: float
-    suites: tuple[Gated, ...]
+    limits: Limits
+    mean: Gated | None
+    suites: tuple[GatedSuite, ...]
+    tests: int
     missing: tuple[str, ...] = ()
 
     @property
+    def averaged(self) -> list[GatedSuite]:
+        """The suites of the mean."""
+        return [suite for suite in self.suites if suite.place == "in the mean"]
+
+    @property
     def decision(self) -> Decision:
-        """``lost more`` if any suite is; else ``undecided`` if any is, or tasks are missing."""
-        found = {suite.decision for suite in self.suites}
-        if "lost more" in found:
+        """``lost more`` if the mean or any suite is; else ``undecided`` if anything is open."""
+        tested = [*([self.mean] if self.mean else []), *self.suites]
+        if any(one.decision == "lost more" for one in tested):
             return "lost more"
-        return "undecided" if "undecided" in found or self.missing else "not lost"
+        is_open = self.missing or any(suite.leaves_open for suite in self.suites) or (self.mean and self.mean.decision == "undecided")
+        return "undecided" if is_open else "not lost"
 
     @property
     def code(self) -> int:
@@ -89,48 +136,107 @@ class Gate:
     def as_dict(self) -> dict[str, Any]:
         """Return the gate as plain values for JSON."""
         decided = {"decision": self.decision, "exit_code": self.code, "missing": list(self.missing)}
-        return {"max_loss": self.max_loss, "level": LEVEL, **decided, "suites": [dataclasses.asdict(suite) for suite in self.suites]}
+        weights = {suite.name: suite.weight for suite in self.averaged}
+        return {
+            "max_loss": self.limits.overall,
+            "max_loss_of_suites": dict(self.limits.own),
+            "level": LEVEL,
+            "power": POWER,
+            **decided,
+            "mean": dataclasses.asdict(self.mean) | {"weights": weights} if self.mean else None,
+            "holm_tests": self.tests,
+            "suites": [dataclasses.asdict(suite) for suite in self.suites],
+        }
 
 
-def require(max_loss: float | None, margin: float) -> None:
-    """Reject invalid limits. Raises ConfigError."""
-    check("compare: --max-loss", max_loss, "0 or greater, in the metric's own unit: 0.02 is 2 points", lambda v: v is None or v >= 0)
-    check("compare: --margin", margin, "greater than 0, in the metric's own unit: 0.02 is 2 points", lambda v: v > 0)
-
-
-def decide(aggregates: Sequence[Aggregate], max_loss: float, missing: Sequence[str] = ()) -> Gate:
-    """Decide for each suite whether more than ``max_loss`` is lost.
+def decide(aggregates: Sequence[Aggregate], limits: Limits, missing: Sequence[str] = ()) -> Gate:
+    """Decide whether more is lost than the limits allow.
 
     Args:
         aggregates: the suites, and tasks outside any suite, of both sides.
-        max_loss: in the metric's own unit.
+        limits: the largest losses allowed.
         missing: tasks that BEFORE has and AFTER lacks. An aborted evaluation must not pass.
+
+    Raises:
+        ConfigError: if the suites named for the mean have no mean.
     """
-    return Gate(max_loss=max_loss, suites=tuple(_gated(one, max_loss) for one in aggregates), missing=tuple(missing))
+    of = parts(aggregates, limits)
+    averaged = [part.counted for part in of.values() if part.counted is not None]
+    whole = _mean(averaged, limits) if averaged else None
+    changes = {one.name: mean.of_suite(one, LEVEL) for one in aggregates}
+    tested = [one for one in aggregates if of[one.name].limit is not None and not math.isnan(changes[one.name].high)]
+    below = [one for one in tested if changes[one.name].high < -(of[one.name].limit or 0.0)]
+    failing = _failing(below, of, len(tested))
+    if whole and len(averaged) == 1 and whole.decision == "lost more":  # one test, not two
+        failing = failing | {averaged[0].name}
+    suites = tuple(_suite(one, of[one.name], changes[one.name], one.name in failing, len(averaged)) for one in aggregates)
+    if whole and whole.decision != "lost more" and any(suite.equal for suite in suites if suite.place == "in the mean"):
+        whole = dataclasses.replace(whole, decision="undecided", items_to_decide=None)
+    return Gate(limits=limits, mean=whole, suites=suites, tests=len(tested), missing=tuple(missing))
 
 
-def _gated(aggregate: Aggregate, max_loss: float) -> Gated:
-    found = aggregate.estimate(LEVEL)
-    ends = (found.low, found.high) if aggregate.higher_is_better else (-found.high, -found.low)
-    change = found.value if aggregate.higher_is_better else -found.value
-    if any(math.isnan(end) for end in ends):
-        return Gated(name=aggregate.name, change=change, low=None, high=None, decision="undecided")
-    decision: Decision = "lost more" if ends[1] < -max_loss else "not lost" if ends[0] > -max_loss else "undecided"
-    equal = aggregate.equal == "log-likelihoods"
-    decision = "undecided" if equal else decision
-    return Gated(name=aggregate.name, change=change, low=ends[0], high=ends[1], decision=decision, equal=equal)
+def _failing(below: Sequence[Aggregate], of: Mapping[str, Part], tests: int) -> set[str]:
+    """Return the suites that lost more than their limit, by Holm's procedure over ``tests`` suites.
+
+    Of k suites that are left, those below the limit at ALPHA / k are found, until none is. Only
+    those below it at LEVEL can be.
+    """
+    failing: set[str] = set()
+    while len(failing) < tests:
+        level = 1 - 2 * ALPHA / (tests - len(failing))
+        left = [one for one in below if one.name not in failing]
+        found = {one.name for one in left if mean.of_suite(one, level).high < -(of[one.name].limit or 0.0)}
+        if not found:
+            break
+        failing |= found
+    return failing
 
 
-def sentences(gate: Gate) -> list[str]:
-    """Return one line per suite, and one for the whole comparison."""
-    lines = []
-    for suite in gate.suites:
-        known = suite.low is not None and suite.high is not None
-        interval = f"[{suite.low:+.4f}, {suite.high:+.4f}]" if known else "not determined by these items"
-        decision = EQUAL if suite.equal else WORDS[suite.decision] if known else "undecided"
-        lines.append(f"gate {suite.name}: change {suite.change:+.4f} (negative is worse), {LEVEL:.0%} interval {interval}: {decision}")
-    verdict = {"lost more": "fail", "not lost": "pass", "undecided": "undecided"}[gate.decision]
-    names = words.listed(gate.missing, MAX_NAMES)
-    lacks = f" AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({names}):" if gate.missing else ""
-    lines.append(f"gate at --max-loss {gate.max_loss:g} (two one-sided 5% tests):{lacks} {verdict}, exit code {gate.code}")
-    return lines
+def _mean(suites: Sequence[Aggregate], limits: Limits) -> Gated:
+    """Return the test of the mean over suites."""
+    items = sum(suite.items for suite in suites)
+    return Gated(name="mean", unit=suites[0].unit, items=items, **_test(mean.of_suites(suites, LEVEL), limits.overall, items))
+
+
+def _suite(suite: Aggregate, part: Part, change: Change, fails: bool, averaged: int) -> GatedSuite:
+    """Return the test of a suite; ``fails`` as found by Holm's procedure."""
+    found = _test(change, part.limit, suite.items)
+    if fails:
+        found |= {"decision": "lost more", "items_to_decide": None}
+    elif found["decision"] == "lost more" or suite.equal == "log-likelihoods":
+        found |= {"decision": "undecided", "items_to_decide": None}
+    return GatedSuite(
+        name=suite.name,
+        unit=suite.unit,
+        items=suite.items,
+        place=part.place,
+        weight=1 / averaged if part.place == "in the mean" else 0.0,
+        counted_in=part.holders,
+        equal=suite.equal == "log-likelihoods",
+        **found,
+    )
+
+
+def _test(change: Change, limit: float | None, items: int) -> dict[str, Any]:
+    """Return limit, change, ends, decision and the items that would decide."""
+    known = {"limit": limit, "change": change.value}
+    if math.isnan(change.low) or math.isnan(change.high):
+        return known | {"low": None, "high": None, "decision": "undecided"}
+    known |= {"low": change.low, "high": change.high}
+    if limit is None:
+        return known | {"decision": "undecided"}
+    decision: Decision = "lost more" if change.high < -limit else "not lost" if change.low > -limit else "undecided"
+    return known | {"decision": decision, "items_to_decide": items_to_decide(change, limit, items) if decision == "undecided" else None}
+
+
+def items_to_decide(change: Change, limit: float, items: int) -> int | None:
+    """Return the number of items in all that would decide a test with probability POWER.
+
+    The true change and the variance are taken to be those observed, and the distance of an end of
+    the interval to shrink with the root of the number of items, the same in every task. None if it
+    would be more than MOST_TIMES as many.
+    """
+    distance = abs(change.value + limit)
+    reach = change.value - change.low if change.value > -limit else change.high - change.value
+    wanted = (1 + float(special.ndtri(POWER) / special.ndtri(1 - ALPHA))) * reach
+    return None if distance**2 * MOST_TIMES < wanted**2 else math.ceil((wanted / distance) ** 2 * items)

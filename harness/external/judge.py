@@ -18,15 +18,21 @@ from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.statistics.two_level import Estimate
 from harness.analysis.table import forgetting, measure
 from harness.analysis.table.columns import COLUMNS, SUITE_TASK
-from harness.analysis.table.forgetting import Samples
+from harness.analysis.table.forgetting import Pair, Samples
 from harness.analysis.table.identical import Equal, equal_answers
 from harness.analysis.table.items import changed_items
 from harness.analysis.table.measure import Row, Scored, Task
 from harness.core.errors import RecordError
 from harness.external.sides import Measured, Side
-from harness.records.schema import Declared
+from harness.records.schema import OWN_METRICS, Declared
 
 ROLE = "probe"
+
+SHARE = "share"
+"""Unit of metrics that are shares of items."""
+
+CONTINUOUS = frozenset(metric for metrics in OWN_METRICS.values() for metric in metrics)
+"""This project's metrics per token, which are no shares of items."""
 
 NAMES = """
 role suite task metric filter higher_is_better chance n before value delta stderr df delta_low delta_high lost gained agreement p_value
@@ -49,22 +55,30 @@ class Aggregate:
 
     Attributes:
         name: of the suite or task.
+        unit: ``share`` where items are 0 or 1, or from 0 to 1 with 1 as best; else the metric.
         higher_is_better: direction of its metric.
-        changes: the items' changes of each task, in the metric's own sign.
+        changes: task → the changes of its items, in the metric's own sign.
         is_binary: whether items are 0 or 1.
         equal: how all answers are equal on both sides though the models may differ, or None.
     """
 
     name: str
+    unit: str
     higher_is_better: bool
-    changes: tuple[measure.TaskChange, ...]
+    changes: Mapping[str, measure.TaskChange]
     is_binary: bool
     equal: Equal | None = None
 
+    @property
+    def items(self) -> int:
+        """Number of items of all tasks."""
+        return sum(len(change.values) for change in self.changes.values())
+
     def estimate(self, level: float) -> Estimate:
         """Return the mean change over its tasks with equal weight, and its interval over items."""
-        clusters = [change.clusters for change in self.changes]
-        return two_level.estimate([change.values[None] for change in self.changes], clusters, level, binary=self.is_binary)
+        changes = list(self.changes.values())
+        clusters = [change.clusters for change in changes]
+        return two_level.estimate([change.values[None] for change in changes], clusters, level, binary=self.is_binary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +187,15 @@ def _smallest_suites(found: Mapping[str, Sequence[Task]]) -> dict[str, str]:
 def _aggregate(name: str, tasks: Sequence[Task]) -> Aggregate:
     pairs = [task.pair for task in tasks if task.pair is not None]
     binary = forgetting.is_binary([side for joined in pairs for side in (joined.before, joined.after)])
-    better = bool(tasks[0].row["higher_is_better"])
-    return Aggregate(name=name, higher_is_better=better, changes=tuple(measure.task_changes(tasks).values()), is_binary=binary)
+    better, metric = bool(tasks[0].row["higher_is_better"]), str(tasks[0].row["metric"])
+    is_share = binary or (better and metric not in CONTINUOUS and all(_is_within(joined) for joined in pairs))
+    unit = SHARE if is_share or metric == "agreement" else metric
+    return Aggregate(name=name, unit=unit, higher_is_better=better, changes=measure.task_changes(tasks), is_binary=binary)
+
+
+def _is_within(joined: Pair) -> bool:
+    """Return whether the values of all items are from 0 to 1 on both sides."""
+    return all(bool(np.all((side.values >= 0) & (side.values <= 1))) for side in (joined.before, joined.after))
 
 
 def _error(aggregate: Aggregate) -> Row:

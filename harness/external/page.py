@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import DESCRIPTIONS, SUITE_TASK
 from harness.external import text
-from harness.external.gate import Gate, sentences
+from harness.external.gate import Gate
+from harness.external.gate_lines import sentences
 from harness.external.judge import Comparison, as_shown, dicts, shown
 from harness.external.sides import short
 from harness.records import provenance

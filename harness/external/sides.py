@@ -7,7 +7,8 @@ them:
 - readers: ``models`` measures live models and adapters with the code of volume 0; ``logs`` and
   ``matching`` read lm-eval output. Each rejects sources that cannot be compared, with the reason;
 - users: ``judge`` pairs the items of two sides and computes changes, intervals and verdicts;
-  ``gate`` turns them into an exit code; ``text`` and ``page`` present them.
+  ``mean``, ``limits`` and ``gate`` turn them into an exit code; ``text``, ``gate_lines`` and
+  ``page`` present them.
 
 A new kind of source, such as the checkpoints of somebody's training, needs a kind here and a reader
 that returns sides. Nothing is trained here or written into a source: measurements are stored under

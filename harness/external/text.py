@@ -11,7 +11,8 @@ import pandas as pd
 
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK
-from harness.external.gate import Gate, sentences
+from harness.external.gate import Gate
+from harness.external.gate_lines import sentences
 from harness.external.judge import MISSING, Comparison, as_shown, dicts, shown, suite_rows, task_rows
 from harness.report.tables import possible_ends, unit_of
 

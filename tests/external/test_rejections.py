@@ -132,8 +132,9 @@ def test_identical_answers_have_a_note_and_leave_the_gate_undecided(tmp_path: Pa
     sides(tmp_path, {"a": items, "t": texts}, {"a": items, "t": texts}, configs=settings)
     code, out, _ = run("--max-loss", "0.05")
     assert "note: every answer is identical to the last digit: are both sides the same model?" in out
-    assert re.search("gate a: .*: undecided: every log-likelihood is the same on both sides", out)
-    assert re.search("gate t: .*: no more is lost than allowed", out)
+    assert re.search(r"gate a \(in the mean\): .*: undecided: every log-likelihood is the same on both sides", out)
+    assert re.search(r"gate t \(in the mean\): .*: not shown to lose more than allowed", out)
+    assert re.search("gate mean of 2 suites.*: undecided because of a\n", out)
     assert code == 3
     sides(tmp_path, {"a": items, "t": texts}, {"a": other, "t": texts}, configs=settings)
     code, out, _ = run("--max-loss", "0.05")

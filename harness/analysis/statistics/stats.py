@@ -100,7 +100,9 @@ def mcnemar_mid(lost: int, gained: int) -> float:
     return 2.0 * float(special.bdtr(min(lost, gained), changed, 0.5)) - probability
 
 
-def difference_interval(lost: Sequence[int], gained: Sequence[int], items: Sequence[int], level: float = LEVEL) -> Interval:
+def difference_interval(
+    lost: Sequence[int], gained: Sequence[int], items: Sequence[int], level: float = LEVEL, weights: Sequence[float] | None = None
+) -> Interval:
     """Return the score interval of the mean over tasks of (gained − lost) / n.
 
     One task: Tango's interval, all Δ with |Z(Δ)| ≤ z, Z(Δ) = n(d − Δ) / √(n v(Δ)),
@@ -114,17 +116,23 @@ def difference_interval(lost: Sequence[int], gained: Sequence[int], items: Seque
         gained: items 0 → 1, by task.
         items: all items, by task, each at least 1.
         level: confidence level.
+        weights: of the tasks in the mean, greater than 0; None: equal.
 
     Reference: Tango 1998, Statistics in Medicine 17:891, equations for the restricted estimate and
     the interval.
     """
     counts = tuple((int(a), int(b), int(n)) for a, b, n in zip(lost, gained, items, strict=True))
-    return _difference_interval(counts, level)
+    total = sum(weights) if weights else 0.0
+    return _difference_interval(counts, level, tuple(weight * len(counts) / total for weight in weights or ()))
 
 
 @lru_cache(maxsize=100_000)
-def _difference_interval(counts: tuple[tuple[int, int, int], ...], level: float) -> Interval:
-    tasks = [_Task((gained - lost) / items, items, partial(_tango_variance, lost, gained, items)) for lost, gained, items in counts]
+def _difference_interval(counts: tuple[tuple[int, int, int], ...], level: float, weights: tuple[float, ...]) -> Interval:
+    variances = [partial(_tango_variance, *of_task) for of_task in counts]
+    tasks = [
+        _Task((gained - lost) / items, items, variance, weight)
+        for (lost, gained, items), variance, weight in zip(counts, variances, weights or [1.0] * len(counts), strict=True)
+    ]
     return _score_interval(tasks, -1.0, level)
 
 
@@ -153,11 +161,15 @@ def proportion_interval(successes: Sequence[float], items: Sequence[int], level:
 
 
 class _Task(NamedTuple):
-    """Estimate and items of one task, and v: true value → variance of one item."""
+    """Estimate and items of one task, and v: true value → variance of one item.
+
+    ``weight`` is its weight in the mean, relative to the mean weight of the tasks.
+    """
 
     estimate: float
     items: int
     variance: Callable[[float], float]
+    weight: float = 1.0
 
 
 def _score_interval(tasks: Sequence[_Task], least: float, level: float) -> Interval:
@@ -169,9 +181,9 @@ def _score_interval(tasks: Sequence[_Task], least: float, level: float) -> Inter
 def _score_bound(tasks: Sequence[_Task], edge: float, z: float) -> float:
     """Return the end of the interval on the side of ``edge``.
 
-    At the maximum of the likelihood given the mean, n_t |d_t − Δ_t| = λ v(Δ_t) / T for every task t
-    with one multiplier λ, and the score statistic is Z² = λ² Σ_t v(Δ_t) / (n_t T²). So λ is raised
-    until Z = z.
+    At the maximum of the likelihood given the mean, n_t |d_t − Δ_t| = λ w_t v(Δ_t) / T for every
+    task t with one multiplier λ and relative weight w_t, and the score statistic is
+    Z² = λ² Σ_t w_t² v(Δ_t) / (n_t T²). So λ is raised until Z = z.
     """
     if all(task.estimate == edge for task in tasks):
         return edge
@@ -180,16 +192,17 @@ def _score_bound(tasks: Sequence[_Task], edge: float, z: float) -> float:
         return _crossing(tasks[0], edge, z**2, power=2)
 
     def profile(multiplier: float) -> list[float]:
-        return [_crossing(task, edge, multiplier / count, power=1) for task in tasks]
+        return [_crossing(task, edge, multiplier * task.weight / count, power=1) for task in tasks]
 
     def excess(multiplier: float) -> float:
-        spread = sum(task.variance(true) / task.items for task, true in zip(tasks, profile(multiplier), strict=True))
+        spread = sum(task.weight**2 * task.variance(true) / task.items for task, true in zip(tasks, profile(multiplier), strict=True))
         return multiplier * math.sqrt(spread) / count - z
 
-    high = z * count / math.sqrt(sum(0.25 / task.items for task in tasks))
+    high = z * count / math.sqrt(sum(task.weight**2 * 0.25 / task.items for task in tasks))
     while excess(high) < 0:
         high *= 2
-    return float(np.mean(profile(optimize.brentq(excess, 0.0, high, xtol=1e-9 * high, rtol=1e-9))))
+    ends = profile(optimize.brentq(excess, 0.0, high, xtol=1e-9 * high, rtol=1e-9))
+    return float(np.mean([task.weight * end for task, end in zip(tasks, ends, strict=True)]))
 
 
 def _crossing(task: _Task, edge: float, factor: float, *, power: int) -> float:

@@ -219,6 +219,24 @@ def _spread(seeds: Floats, spread: Spread | None) -> Spread:
     return spread or Spread(float(seeds.var(ddof=1)), len(seeds) - 1, pooled=False)
 
 
+def weighted(tasks: Sequence[TaskSums], weights: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Estimate a weighted mean over tasks of one seed of 0/1 items, as ``combined`` does.
+
+    Args:
+        tasks: their sums.
+        weights: greater than 0; their sum does not matter.
+        level: confidence level.
+    """
+    shares = [weight / sum(weights) for weight in weights]
+    value = sum(share * float(one.seeds[0].mean()) for share, one in zip(shares, tasks, strict=True))
+    of_items = [share**2 * one.item for share, one in zip(shares, tasks, strict=True)]
+    item, freedom = sum(of_items), _freedom(of_items, [one.groups - 1 for one in tasks])
+    if all(one.counts is not None for one in tasks):
+        lost, gained, items = zip(*(one.counts or (0, 0, 0) for one in tasks), strict=True)
+        return Estimate(value, math.sqrt(item), freedom, *stats.difference_interval(lost, gained, items, level, weights), ITEMS)
+    return _interval(value, item, freedom, _least(tasks, item, level, shares), level, ITEMS)
+
+
 def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
     """Return the mean over tasks with its paired standard error over items and t interval.
 
@@ -257,23 +275,25 @@ def _interval(value: float, variance: float, freedom: float, least: float, level
     return Estimate(value, width / t, freedom, value - width, value + width, varies)
 
 
-def _least(tasks: Sequence[TaskSums], item: float, level: float) -> float:
+def _least(tasks: Sequence[TaskSums], item: float, level: float, shares: Sequence[float] | None = None) -> float:
     """Return Tango's half-width at no changed item, for the effective number of items.
 
-    It is 0 where a task is not 0/1.
+    It is 0 where a task is not 0/1. ``shares`` are the tasks' weights in the mean, of sum 1; None:
+    equal.
     """
     if not all(one.binary for one in tasks):
         return 0.0
     z2 = float(special.ndtri(0.5 + level / 2)) ** 2
     counted = [one.n if one.groups == one.n or one.groups >= MIN_CLUSTERS else one.groups for one in tasks]
-    alone = unchanged(counted, level)
+    alone = unchanged(counted, level, shares)
     whole = z2 * (1 - alone) / alone  # items of one task of equal width
-    independent = sum(one.changed / one.n**2 for one in tasks) / len(tasks) ** 2
+    moved = [one.changed / one.n**2 for one in tasks]
+    independent = sum(share**2 * part for share, part in zip(shares, moved, strict=True)) if shares else sum(moved) / len(tasks) ** 2
     worth = (independent * whole**2 + z2) / (item * whole**2 + z2)
     return z2 / (whole * worth + z2)
 
 
-def unchanged(items: Sequence[int], level: float = LEVEL) -> float:
+def unchanged(items: Sequence[int], level: float = LEVEL, weights: Sequence[float] | None = None) -> float:
     """Return the half-width of the score interval of tasks in which no item changed.
 
     The interval is that of the mean over tasks. For one task of n items it is z² / (n + z²). For
@@ -282,9 +302,10 @@ def unchanged(items: Sequence[int], level: float = LEVEL) -> float:
     Args:
         items: number of items of each task.
         level: confidence level.
+        weights: of the tasks in the mean; None: equal.
     """
     none = [0] * len(items)
-    return stats.difference_interval(none, none, items, level).high
+    return stats.difference_interval(none, none, items, level, weights).high
 
 
 def _freedom(parts: Sequence[float], freedoms: Sequence[float], total: float | None = None) -> float:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -101,6 +103,45 @@ def test_the_difference_interval_covers_at_small_n(n: int, p_lost: float, p_gain
 def test_tasks_with_equal_counts_pool() -> None:
     """Ten tasks of the same counts are one task of ten times the items."""
     assert stats.difference_interval([3] * 10, [1] * 10, [40] * 10) == pytest.approx(stats.difference_interval([30], [10], [400]), abs=1e-7)
+
+
+def test_weights_are_those_of_tasks_in_the_mean() -> None:
+    """Two halves of a task, each with half its weight, are the task; equal weights are none."""
+    halves = stats.difference_interval([3, 3, 2], [1, 1, 3], [20, 20, 25], weights=[2, 2, 1])
+    assert halves == pytest.approx(stats.difference_interval([6, 2], [2, 3], [40, 25], weights=[4, 1]), abs=1e-7)
+    assert stats.difference_interval([6, 2], [1, 3], [40, 25], weights=[7, 7]) == stats.difference_interval([6, 2], [1, 3], [40, 25])
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_weighted_interval_inverts_the_score_test(end: int) -> None:
+    """Tasks of weights 3/4 and 1/4: at the ends, with both numerically profiled, Z is ±1.96."""
+    weights, tasks = (0.75, 0.25), ((6, 1, 40), (2, 3, 25))
+    ends = stats.difference_interval([6, 2], [1, 3], [40, 25], weights=weights)
+    fits = functools.partial(restricted, weights=weights, tasks=tasks, mean=ends[end])
+    first = optimize.minimize_scalar(lambda delta: fits(delta)[0], bounds=(-0.9, 0.9), method="bounded", options={"xatol": 1e-10}).x
+    estimate = sum(w * (gained - lost) / n for w, (lost, gained, n) in zip(weights, tasks, strict=True))
+    assert (estimate - ends[end]) / math.sqrt(fits(first)[1]) == pytest.approx(1.96 - 3.92 * end, abs=2e-3)
+
+
+def restricted(first: float, *, weights: tuple[float, float], tasks: Sequence[tuple[int, int, int]], mean: float) -> tuple[float, float]:
+    """Return minus the log-likelihood, and the variance of the mean, given the first task's Δ."""
+    deltas = (first, (mean - weights[0] * first) / weights[1])
+    found = [restricted_task(*task, delta) for task, delta in zip(tasks, deltas, strict=True)]
+    return sum(loss for loss, _ in found), sum(w**2 * variance for w, (_, variance) in zip(weights, found, strict=True))
+
+
+def restricted_task(lost: int, gained: int, n: int, delta: float) -> tuple[float, float]:
+    """Return minus the maximum log-likelihood of a task given Δ, and its variance there."""
+
+    def loss(p_lost: float) -> float:
+        terms = [(lost, p_lost), (gained, p_lost + delta), (n - lost - gained, 1 - 2 * p_lost - delta)]
+        return -sum(k * math.log(max(p, 1e-300)) for k, p in terms)
+
+    bounds = (max(0.0, -delta), (1 - delta) / 2)
+    if bounds[0] >= bounds[1]:
+        return 1e9, math.nan
+    p_lost = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+    return loss(p_lost), (2 * p_lost + delta - delta**2) / n
 
 
 def test_the_suite_interval_keeps_tasks_apart() -> None:

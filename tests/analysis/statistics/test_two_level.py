@@ -79,6 +79,25 @@ def test_the_parts_are_those_of_the_definitions(clusters: list[int] | None) -> N
     assert found.df == pytest.approx(freedom)
 
 
+@pytest.mark.parametrize("clusters", [None, np.arange(60) // 4])
+def test_a_weighted_mean_of_equal_weights_is_the_mean(clusters: npt.NDArray[np.int64] | None) -> None:
+    """Three tasks of one seed, of independent and of clustered items."""
+    draw = stream(0, "test", "weighted")
+    tasks = [two_level.task(draw.choice([-1.0, 0.0, 1.0], size=(1, 60), p=[0.1, 0.8, 0.1]), None, clusters, True) for _ in range(3)]
+    assert two_level.weighted(tasks, [2, 2, 2]) == pytest.approx(two_level.combined(tasks))
+
+
+def test_a_weighted_mean_over_clusters_is_by_hand() -> None:
+    """Weights 3/4 and 1/4: variance 9/16 V_1 + 1/16 V_2, degrees of freedom by Satterthwaite."""
+    draw, clusters = stream(0, "test", "weighted"), np.arange(1600) // 4
+    tasks = [two_level.task(draw.choice([-1.0, 0.0, 1.0], size=(1, 1600), p=[0.3, 0.4, 0.3]), None, clusters, True) for _ in range(2)]
+    parts = [9 / 16 * tasks[0].item, 1 / 16 * tasks[1].item]
+    found = two_level.weighted(tasks, [3, 1])
+    assert found.value == pytest.approx(0.75 * tasks[0].seeds[0][0] + 0.25 * tasks[1].seeds[0][0])
+    assert found.df == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 399 + parts[1] ** 2 / 399))
+    assert found.stderr == pytest.approx(math.sqrt(sum(parts)), rel=0.01)  # the term for few changes adds little
+
+
 def test_fewer_than_three_seeds_are_over_items_alone() -> None:
     """Two seeds have the t interval of the item means."""
     found = two_level.estimate([HAND[:2]])
