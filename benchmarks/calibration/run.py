@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.calibration import changes, fits, methods
+from benchmarks.calibration import changes, fits, methods, support
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -28,6 +28,7 @@ def full() -> list[Part]:
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
         ("gate", lambda: changes.gate(2000)),
         ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
+        ("support of laws", lambda: support.judged(500)),
     ]
 
 
@@ -40,6 +41,7 @@ def quick() -> list[Part]:
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
         ("gate", lambda: changes.gate(100)),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
+        ("support of laws", lambda: support.judged(40, seeds=(3,), quick=True)),
     ]
 
 
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only != "items":
         of_fits = fits.rows(quick=options.quick)
         found += fits.promises(of_fits)
-        _put(fits.markdown(of_fits, quick=options.quick), FITS, write=not options.quick)
+        _put(fits.markdown(of_fits), FITS, write=not options.quick)
     return 0 if all(seen.holds(errors=3.0) for seen in found) else 1
 
 

@@ -58,7 +58,10 @@ def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) ->
     assert out.startswith("forgetting = A * train_tokens^b / ((1 + B * inject_fraction) * params_total)^a + E\n")
     assert "90% interval" in out
     assert "B          not identified" in out
-    assert "held-out error: largest volume" in out
+    assert "held-out largest volume: error " in out
+    assert "; the last volume: error 0.0552" in out
+    assert "predicts better than the last volume, by 0.0552" in out
+    assert "held-out largest size: the mean of the other sizes: error " in out
     assert "largest size cannot be held out: injection: column params_total: got 1 distinct value" in out
 
 

@@ -161,8 +161,8 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     ``forgetting`` is the change of the suite's own row (its tasks with equal weight); positive is
     worse. ``stderr`` is the width of its 95% interval / (2·1.96). ``finetune_loss`` is a target
     suite's nats per token, else the training loss; ``kl`` is that of a divergence suite on the
-    target. ``attrs["notes"]`` names their suites, and ``attrs["suite"]`` is the suite of the
-    forgetting.
+    target. ``attrs["notes"]`` names their suites, ``attrs["suite"]`` is the suite of the
+    forgetting, and ``attrs["declared"]`` the law declared for it, or None.
 
     Args:
         table: the tidy table.
@@ -190,8 +190,11 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     found[RESPONSE] = worse * rows["delta"].astype(float).to_numpy()
     found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
     found, about = _with_loss_and_kl(found, rows, whole)
+    if (apart := (found["trajectory"] == "independent").fillna(value=False)).any():
+        about.append("the independent runs of one seed count as one run: they train on the same rows in the same order")
+        found.loc[apart, "run_id"] = found.loc[apart, [*LABELS, "seed"]].astype("string").fillna("").agg(" ".join, axis=1)
     found = narrowed(found, where or {}, "this experiment")
-    found.attrs = {"suite": chosen, "notes": [*notes, *about]}
+    found.attrs = {"suite": chosen, "notes": [*notes, *about], "declared": declared.law if chosen == declared.headline else None}
     return found
 
 
