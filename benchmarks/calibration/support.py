@@ -21,6 +21,7 @@ from harness.core.seeds import stream
 
 AT_MOST = 0.065
 SEEDS = (3, 5, 8)
+FEW = (3, 5, 8)
 POINTS = 0.01
 
 
@@ -93,6 +94,17 @@ def share(planted: Planted, world: World, seeds: int, sweeps: int, whole: str = 
     return float(np.mean([verdict.startswith(whole) for verdict in verdicts]))
 
 
+def share_of_rows(law: str, count: int, sweeps: int) -> float:
+    """Return the share of constants for which a law is called supported.
+
+    There are ``count`` runs of one point each, without stderr.
+    """
+    draw, places = stream(0, "calibration", "few points", law, str(count)), np.arange(count)
+    at = pd.DataFrame({"volume": 64.0 * 2.0**places, "finetune_loss": 2.0 - places / (count - 1), "kl": 0.1 * 1.6**places})
+    flat = (at.assign(forgetting=0.05 + POINTS * draw.normal(size=count), run_id=places) for _ in range(sweeps))
+    return float(np.mean([fitting.fit(one, law, judge=False).verdict.startswith("supported") for one in flat]))
+
+
 def judged(sweeps: int, seeds: Sequence[int] = SEEDS, *, quick: bool = False) -> list[Seen]:
     """Return how often constants, and how often planted laws, are called supported.
 
@@ -113,6 +125,11 @@ def judged(sweeps: int, seeds: Sequence[int] = SEEDS, *, quick: bool = False) ->
         )
         for one, world, count in asked
     ]
+    for count in () if quick else FEW:
+        told = f"power, {count} runs of one point each"
+        found.append(
+            Seen(what="constant called supported", planted=told, share=share_of_rows("power", count, sweeps), count=sweeps, most=AT_MOST)
+        )
     of_laws = max(sweeps // 5, 20)
     return found + [
         Seen(

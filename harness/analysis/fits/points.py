@@ -191,7 +191,6 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
     found, about = _with_loss_and_kl(found, rows, whole)
     if (apart := (found["trajectory"] == "independent").fillna(value=False)).any():
-        about.append("the independent runs of one seed count as one run: they train on the same rows in the same order")
         found.loc[apart, "run_id"] = found.loc[apart, [*LABELS, "seed"]].astype("string").fillna("").agg(" ".join, axis=1)
     found = narrowed(found, where or {}, "this experiment")
     found.attrs = {"suite": chosen, "notes": [*notes, *about], "declared": declared.law if chosen == declared.headline else None}
@@ -281,7 +280,7 @@ def gathered(points: pd.DataFrame, law: Law, others: Sequence[str]) -> tuple[Poi
     extra = {name: found for name in others if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
     cluster, about = _clusters(points, kept)
     errors, weighed = _errors(error[kept])
-    mixed = _mixed(points[kept], law)
+    mixed = [*_mixed(points[kept], law), *_joined(points[kept])]
     columns = {name: found[kept] for name, found in (extra | values).items() if name != law.response}
     return Points(columns, values[law.response][kept], errors, cluster), [*notes, *about, *weighed, *mixed]
 
@@ -369,6 +368,12 @@ def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
     found |= _tuned_apart(points, [] if "inject_fraction" in covered else ["anchor"])
     several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items()]
     return [f"the points differ in {' and '.join(several)}, which the law does not include: select points with --where"] if several else []
+
+
+def _joined(points: pd.DataFrame) -> list[str]:
+    """Return a note on independent runs, which ``from_table`` joins by seed."""
+    apart = "trajectory" in points and "seed" in points and (points["trajectory"] == "independent").fillna(value=False).any()
+    return ["the independent runs of one seed count as one run: they train on the same rows in the same order"] if apart else []
 
 
 def _tuned_apart(points: pd.DataFrame, more: Sequence[str]) -> dict[str, list[str]]:

@@ -62,13 +62,15 @@ def table(evidence: Evidence) -> TableView | None:
     return TableView(
         name="fits",
         columns=[
-            ColumnView(title=name, is_number=name in numeric, is_prose=name in ("predictions", "verdict"), meaning=_MEANINGS.get(name, ""))
-            for name in ["of", "parameters", "R²", "held-out error", "naive error", "predictions", "verdict"]
+            ColumnView(
+                title=name, is_number=name in numeric, is_prose=name in ("held-out points", "verdict"), meaning=_MEANINGS.get(name, "")
+            )
+            for name in ["of", "parameters", "R²", "held-out points", "verdict"]
         ],
         rows=rows,
         groups=groups,
         caption=f"Laws of forgetting on {evidence.headline}; positive forgetting is worse, in the metric's own unit. {_declared(evidence)}"
-        " Parameters have 90% intervals, which treat the points of a run as one cluster. Held-out error: the mean absolute error at the"
+        " Parameters have 90% intervals, which treat the points of a run as one cluster. Error: the law's mean absolute error at the"
         " largest volume or size when it is left out. Naive error, at the same points: of a prediction without a law, that forgetting at"
         " the largest volume equals the method's mean at the volume before, and at the largest size the mean of the other sizes.",
         data=pd.DataFrame([line for one in every for line in _lines(one)]),
@@ -111,8 +113,8 @@ def _shared(every: Sequence[Fitted]) -> list[str]:
 def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[CellView | str]:
     of = " · ".join(filter(None, (label_words(name, names.get((name, value), value)) for name, value in one.where.items()))) or "all"
     if one.fit is None:
-        unknown = [CellView(words.UNKNOWN)] * 3
-        return [of, CellView("not fitted"), *unknown, CellView("cannot be compared: there is no fit"), CellView("", note=one.refused)]
+        compared = CellView("cannot be compared: there is no fit")
+        return [of, CellView("not fitted"), CellView(words.UNKNOWN), compared, CellView("", note=one.refused)]
     fit = one.fit
     notes = "; ".join(note for note in fit.notes if note not in shared)
     verdict, _, rest = str(fit.verdict).partition(" (")
@@ -120,9 +122,7 @@ def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str
         CellView(of, note=f"{fit.n} points, {fit.runs} run{'' if fit.runs == 1 else 's'}"),
         CellView("\n".join(f"{name} {_parameter(value)}" for name, value in fit.parameters.items())),
         _number(fit.r2, ".3f"),
-        _errors(fit.held_out, fit),
-        _errors(fit.naive, fit),
-        CellView("\n".join(f"{label}: {fit.compared[label]}" for label in judging.shown(fit.compared, {**fit.held_out, **fit.naive}))),
+        _held_out(fit),
         CellView(verdict, verdict, note=f"({rest}" if rest else "", more=notes),
     ]
 
@@ -148,9 +148,7 @@ def _lines(one: Fitted) -> list[dict[str, Any]]:
 
 
 _MEANINGS = {
-    "held-out error": "mean absolute error at the largest volume or size when it is left out, in the metric's unit",
-    "naive error": "mean absolute error at the same points of: the same as at the last volume before, or the mean of the other sizes",
-    "predictions": "the law against the naive prediction, at the held-out points",
+    "held-out points": "the law, fitted without the largest volume or size, against a prediction without a law",
     "R²": "share of the points' variance that the law explains",
 }
 
@@ -163,10 +161,16 @@ def _parameter(value: Parameter) -> str:
     return f"{value.value:.3g}{ends}{unit}".replace("-", "−")
 
 
-def _errors(errors: Mapping[str, float], fit: Fit) -> CellView:
-    """Return an error for each kind of held-out points, one below the other."""
-    found = [f"{label} {errors[label]:.3g}" for label in fit.compared if label in errors]
-    return CellView("\n".join(found), max(errors[label] for label in fit.compared if label in errors)) if found else CellView(words.UNKNOWN)
+def _held_out(fit: Fit) -> CellView:
+    """Return the law against the naive baseline at held-out points, with the errors of both."""
+    shown = judging.shown(fit.compared, {**fit.held_out, **fit.naive})
+    errors = []
+    for label in shown:
+        each = {"error": fit.held_out.get(label), "naive error": fit.naive.get(label)}
+        found = ", ".join(f"{name} {value:.3g}" for name, value in each.items() if value is not None)
+        errors += [f"{label}: {found}"] if found else []
+    text = "\n".join(fit.compared[label] for label in shown)
+    return CellView(text, fit.held_out_error, note="; ".join(errors))
 
 
 def _number(value: Any, form: str) -> CellView:
