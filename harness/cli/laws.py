@@ -35,7 +35,7 @@ def fit_command(arguments: argparse.Namespace) -> str:
         RecordError: if neither the file nor the experiment exists.
     """
     found, law = _points(arguments)
-    fit = fitting.fit(found, law.name)
+    fit = fitting.fit(found, law.name, aic=True)
     if arguments.json:
         return json.dumps(fitting.as_dict(fit), indent=2, allow_nan=False, ensure_ascii=False)
     return "\n".join(_fit_text(fit))

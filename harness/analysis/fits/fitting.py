@@ -65,7 +65,8 @@ class Fit:
         naive: "largest size", "largest volume" → mean absolute error there of the naive baseline
             (the mean of the other sizes; the last volume before), in the response's unit.
         compared: "largest size", "largest volume" → the law against that baseline, in words.
-        aic: AIC with runs as clusters; None unless there are more points than parameters.
+        aic: AIC with runs as clusters; None if it was not asked for, or there are not more points
+            than parameters.
         alternatives: simpler law → its AIC on the same points.
         trends: column → t-test of whether the response changes with it.
         verdict: verdict in words.
@@ -123,15 +124,15 @@ class Prediction:
     extrapolates: list[str]
 
 
-def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
+def fit(points: pd.DataFrame, law: str, *, judge: bool = True, aic: bool = False) -> Fit:
     """Fit a law.
 
     Args:
         points: one row per point, with the law's columns, ``forgetting``, and where known
             ``stderr`` and ``run_id``.
         law: name of the law.
-        judge: whether to hold out points and compute the AIC of simpler laws, which is most of the
-            work; the verdict needs neither.
+        judge: whether to hold out points, which the verdict does not need.
+        aic: whether to compute the AIC of the law and of simpler ones, a description.
 
     Returns:
         The fit.
@@ -151,8 +152,7 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
     replicates, about = _replicates(chosen, solution, found, held)
     off = spread(solution, replicates, found, LEVEL)
     parameters, unclear = intervals.parameters(fitted, solution, off, found, idle)
-    alternatives = judging.alternatives(chosen, found, held) if judge else {}
-    aic = judging.aic(fitted, solution.theta, found) if judge else None
+    alternatives = judging.alternatives(chosen, found, held) if aic else {}
     held_out = judging.held_out(chosen, found) if judge else judging.HeldOut({}, {}, {}, [])
     errors = [error for label, error in held_out.errors.items() if "," not in label]
     notes = [*chosen.notes, *notes, *(f"{why}: null" for why in idle.values()), *about, *unclear, *held_out.notes]
@@ -171,7 +171,7 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
         held_out_error=max(errors) if errors else None,
         naive=held_out.naive,
         compared=held_out.compared,
-        aic=aic,
+        aic=judging.aic(fitted, solution.theta, found) if aic else None,
         alternatives=alternatives,
         trends=trends,
         verdict=judging.verdict(solution, trends, simpler, r2),

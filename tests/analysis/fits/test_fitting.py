@@ -328,7 +328,7 @@ def test_large_numbers_are_rejected_or_printed_in_a_few_digits() -> None:
     points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
     with pytest.raises(AnalysisError, match=r"column forgetting: got .*e\+297 in row 1; allowed: numbers up to 1e\+100"):
         fitting.fit(points.assign(forgetting=points["forgetting"] * 1e299), "power")
-    large = fitting.fit(points.assign(forgetting=points["forgetting"] * 1e99), "power")
+    large = fitting.fit(points.assign(forgetting=points["forgetting"] * 1e99), "power", aic=True)
     assert large.parameters["k"].value == pytest.approx(0.5)
     assert np.isfinite(large.aic or np.nan)
     found = fitting.predict(fitting.fit(points, "power"), {"volume": 1e308})
@@ -364,7 +364,7 @@ def test_noise_is_not_distinguishable_from_a_constant() -> None:
 def test_a_simpler_law_that_fits_as_well_is_named() -> None:
     """Proportional forgetting has k = 1 in its verdict, which is inside the interval of k."""
     points = planted("power", sizes=SIZES[:1], fractions=(0.0,))
-    fit = fitting.fit(noisy(points.assign(forgetting=1e-4 * points["volume"]), 8, runs=0.0, rows=0.001), "power")
+    fit = fitting.fit(noisy(points.assign(forgetting=1e-4 * points["volume"]), 8, runs=0.0, rows=0.001), "power", aic=True)
     assert fit.aic is not None
     assert fit.alternatives["c * volume (k = 1)"] < fit.aic < fit.alternatives["constant"]
     assert fit.verdict.endswith("; c * volume (k = 1) is not excluded")
