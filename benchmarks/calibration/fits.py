@@ -25,7 +25,6 @@ SEEDS = (3, 5, 8)
 VOLUMES = (64, 128, 256, 512, 1024)
 NEW = 2048
 SIZES = (145_536, 350_000, 801_384, 2_100_000)
-FEW = (3, 5, 6, 7, 8)
 SWEEPS = 300
 ALONG = 0.7
 AT_LEAST = 0.85
@@ -172,27 +171,6 @@ def recovery(planted: Planted, world: World, seeds: int, sweeps: int) -> list[di
     return rows
 
 
-def false_support(law: str, count: int, sweeps: int) -> float:
-    """Return the share of constants for which a law is called supported.
-
-    There are ``count`` runs of one point each, without stderr.
-    """
-    draw, places = stream(0, "calibration", "few points", law, str(count)), np.arange(count)
-    at = pd.DataFrame({"volume": 64.0 * 2.0**places, "finetune_loss": 2.0 - places / (count - 1), "kl": 0.1 * 1.6**places})
-    flat = (at.assign(forgetting=0.05 + 0.01 * draw.normal(size=count), run_id=places) for _ in range(sweeps))
-    return float(np.mean([fitting.fit(one, law).verdict.startswith("supported") for one in flat]))
-
-
-def false_support_of_cells(seeds: int, sweeps: int) -> float:
-    """Return the share of cells without a trend for which ``power`` is called supported."""
-    at, draw = design(PLANTED[0], seeds), stream(0, "calibration", "constant", str(seeds))
-    cell = at[(at["seed"] < seeds) & (at["volume"] < NEW)]
-    flat = np.full(len(cell), 0.05)
-    return float(
-        np.mean([fitting.fit(measured(cell, flat, WORLDS[0], draw), "power").verdict.startswith("supported") for _ in range(sweeps)])
-    )
-
-
 def rows(sweeps: int = SWEEPS, *, quick: bool = False) -> pd.DataFrame:
     """Return the table of all laws, worlds and numbers of seeds.
 
@@ -212,8 +190,8 @@ def promises(found: pd.DataFrame) -> list[Seen]:
     ]
 
 
-def markdown(found: pd.DataFrame, *, quick: bool = False) -> str:
-    """Return the rows as Markdown, with a table of constants taken for a law."""
+def markdown(found: pd.DataFrame) -> str:
+    """Return the rows as Markdown."""
     used = int(found["sweeps"].iloc[0])
     counts = sorted(found["seeds"].unique())
     chance = f"of {used} sweeps, chance alone moves a share of 90% by {_error(used):.1f} points"
@@ -227,23 +205,11 @@ def markdown(found: pd.DataFrame, *, quick: bool = False) -> str:
         lines.append("| " + " | ".join([str(law), str(world), str(parameter), *values]) + " |")
     low = found[found["coverage"] < AT_LEAST]
     lines += ["", f"Lowest coverage: {100 * found['coverage'].min():.1f}%; {len(low)} of {len(found)} lie below {100 * AT_LEAST:.0f}%."]
-    return "\n".join([*lines, "", *_wrong(40 if quick else max(used, 200), quick=quick)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _error(sweeps: int) -> float:
     return 100.0 * float(np.sqrt(0.9 * 0.1 / sweeps))
-
-
-def _wrong(sweeps: int, *, quick: bool) -> list[str]:
-    """Return a table of the share of constants taken for a law."""
-    few = FEW[:2] if quick else FEW
-    lines = [f"Said to be supported where forgetting is constant, of {sweeps} sets of points (one a run, no stderr):", ""]
-    lines += ["| law | " + " | ".join(f"{count} points" for count in few) + " |", "|---|" + "--:|" * len(few)]
-    for law in ("linear", "power", "kl"):
-        lines.append(f"| {law} | " + " | ".join(f"{100 * false_support(law, count, sweeps):.1f}%" for count in few) + " |")
-    cells = {seeds: false_support_of_cells(seeds, sweeps) for seeds in (SEEDS[:1] if quick else SEEDS)}
-    told = ", ".join(f"{100 * share:.1f}% with {seeds} seeds" for seeds, share in cells.items())
-    return [*lines, "", f"`power` likewise, of cells of five volumes with effects of runs: {told}."]
 
 
 def main(arguments: list[str]) -> int:
@@ -254,7 +220,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sweeps", type=int, default=SWEEPS)
     options = parser.parse_args(arguments)
     found = rows(options.sweeps, quick=options.quick)
-    sys.stdout.write(markdown(found, quick=options.quick))
+    sys.stdout.write(markdown(found))
     sys.stderr.write(f"{time.process_time() - start:.0f} seconds of processor time\n")
     return 0 if all(seen.holds(errors=3.0) for seen in promises(found)) else 1
 

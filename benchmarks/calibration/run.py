@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, fits, gates, methods, pooling
+from benchmarks.calibration import changes, fits, gates, methods, pooling, support
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -31,6 +31,7 @@ def full() -> list[Part]:
         ("gate over suites", lambda: gates.over_suites(500)),
         ("items that decide the gate", lambda: gates.further_items(500)),
         ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
+        ("support of laws", lambda: support.judged(500)),
     ]
 
 
@@ -44,6 +45,7 @@ def quick() -> list[Part]:
         ("gate", lambda: changes.gate(100)),
         ("gate over suites", lambda: gates.over_suites(20, kinds=("20 suites of 60 items, no change",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
+        ("support of laws", lambda: support.judged(40, seeds=(3,), quick=True)),
     ]
 
 
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only in (None, "fits"):
         of_fits = fits.rows(quick=options.quick)
         found += fits.promises(of_fits)
-        _put(fits.markdown(of_fits, quick=options.quick), FITS, write=not options.quick)
+        _put(fits.markdown(of_fits), FITS, write=not options.quick)
     return 0 if all(seen.holds(errors=3.0) for seen in found) else 1
 
 

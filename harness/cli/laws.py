@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.fits import fitting, laws, points
+from harness.analysis.fits import fitting, judging, laws, points
 from harness.analysis.fits.fitting import Fit, Prediction, words
 from harness.core.errors import AnalysisError, did_you_mean, explain
 from harness.records.locate import locate
@@ -34,8 +34,8 @@ def fit_command(arguments: argparse.Namespace) -> str:
         AnalysisError: if the law cannot be fitted to these points, with the reason.
         RecordError: if neither the file nor the experiment exists.
     """
-    law = laws.named(arguments.law)
-    fit = fitting.fit(_points(arguments), law.name)
+    found, law = _points(arguments)
+    fit = fitting.fit(found, law.name, aic=True)
     if arguments.json:
         return json.dumps(fitting.as_dict(fit), indent=2, allow_nan=False, ensure_ascii=False)
     return "\n".join(_fit_text(fit))
@@ -55,12 +55,11 @@ def predict_command(arguments: argparse.Namespace) -> str:
             follow from the given ones.
         RecordError: as ``fit_command``.
     """
-    law = laws.named(arguments.law)
+    found, law = _points(arguments)
     given = {name: _number(f"--at {name}", text) for name, text in _pairs("--at", arguments.at).items()}
     if unknown := [name for name in given if name not in points.PREDICTORS and name not in law.columns]:
         fix = did_you_mean(unknown[0], points.PREDICTORS)
         raise AnalysisError(explain("--at", got=repr(unknown[0]), allowed=", ".join(points.PREDICTORS), fix=fix))
-    found = _points(arguments)
     fit = fitting.fit(found, law.name)
     at, notes = _completed(law, given, found)
     prediction = fitting.predict(fit, {name: at[name] for name in law.columns if name in at})
@@ -70,7 +69,17 @@ def predict_command(arguments: argparse.Namespace) -> str:
     return "\n".join(_prediction_text(fit, prediction, at, notes))
 
 
-def _points(arguments: argparse.Namespace) -> pd.DataFrame:
+def _points(arguments: argparse.Namespace) -> tuple[pd.DataFrame, laws.Law]:
+    """Return the points, and the law asked for: by default the one that the experiment declared."""
+    asked = laws.named(arguments.law) if arguments.law else None
+    found = _read(arguments)
+    declared = found.attrs.get("declared")
+    if asked is None and declared is None:
+        raise AnalysisError(explain("--law", got="nothing, and no law declared", allowed=", ".join(laws.names()), fix="--law NAME"))
+    return found, asked or laws.named(str(declared))
+
+
+def _read(arguments: argparse.Namespace) -> pd.DataFrame:
     where, columns = _pairs("--where", arguments.where), _pairs("--column", arguments.column)
     path = Path(arguments.points)
     if path.suffix in SUFFIXES or path.is_file():
@@ -186,21 +195,27 @@ def _fit_text(fit: Fit) -> list[str]:
         rows.append((name, "not identified" if one.value is None else _rounded(one.value), interval, one.unit))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     table = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    errors = [f"{label} {_rounded(error)}" for label, error in fit.held_out.items() if "," not in label]
-    shares = [f"{100 * share:.0f}%" for label, share in fit.held_out.items() if "," in label]
     alternatives = [f"{name}: {_rounded(aic)}" for name, aic in fit.alternatives.items()]
-    if shares:
-        errors = [f"{text} ({share} of the response)" for text, share in zip(errors, shares, strict=False)]
+    standing = f"; {fit.standing}" if fit.standing else ""
     lines = [
-        f"{fit.response} = {law.formula}",
+        f"{fit.response} = {law.formula}{standing}",
         f"{fit.n} points of {fit.runs} runs; {fit.verdict}",
         "",
         *table,
         "",
         "   ".join([f"R2 {_rounded(fit.r2)}", f"AIC {_rounded(fit.aic)}", *alternatives]),
-        "held-out error: " + ("; ".join(errors) or "none: too few other points"),
+        *(_held_out(fit, label) for label in judging.shown(fit.compared, {**fit.held_out, **fit.naive})),
     ]
     return lines + [f"note: {text}" for text in fit.notes]
+
+
+def _held_out(fit: Fit, label: str) -> str:
+    """Return the errors at held-out points, of the law and of the naive baseline."""
+    share = fit.held_out.get(f"{label}, share of the response")
+    parts = [f"error {_rounded(fit.held_out[label])}"] if label in fit.held_out else []
+    parts += [f"({100 * share:.0f}% of the response)"] if share is not None else []
+    naive = f"{judging.NAIVE[label]}: error {_rounded(fit.naive[label])}" if label in fit.naive else ""
+    return f"held-out {label}: " + "; ".join(filter(None, [" ".join(parts), naive, fit.compared[label]]))
 
 
 def _rounded(value: float | None) -> str:

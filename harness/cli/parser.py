@@ -204,12 +204,12 @@ def _add_analysis(commands: Commands) -> None:
     fit.add_argument(
         "points", metavar="POINTS", help="a .csv or .parquet file with one row for each point, or an experiment's NAME or path"
     )
-    fit.add_argument("--law", required=True, metavar="LAW", help=LAWS)
+    fit.add_argument("--law", metavar="LAW", help=f"{LAWS}; by default the law that the experiment declared")
     _add_fitting(fit)
 
     predict = _add(commands, "predict", "predict the forgetting of a point that was not run", "It fits a law to the points first.")
     predict.add_argument("points", metavar="POINTS", help="as for fit")
-    predict.add_argument("--law", required=True, metavar="LAW", help=LAWS)
+    predict.add_argument("--law", metavar="LAW", help="as for fit")
     predict.add_argument("--at", action="append", required=True, metavar="column=value", help="the point, as params_total=1e9; repeatable")
     _add_fitting(predict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.config.run_config import RunConfig
@@ -14,6 +15,9 @@ from harness.core.sources import Source
 
 MAX_WARMUP_SHARE = 0.25
 """Largest share of the smallest volume; with more, that point would mostly show the warm-up."""
+
+LAWS = Path(__file__).parents[1] / "analysis" / "fits" / "laws"
+"""The folder of laws, one file each; this room imports none of them."""
 
 LEARNED_BY: Mapping[RowKind, str] = {"text": "clm", "completion": "sft", "chat": "sft", "preference": "dpo"}
 """Kind of row → the usual objective that learns it."""
@@ -144,7 +148,11 @@ def _check_trajectory(config: RunConfig) -> None:
 
 
 def _check_declared(config: RunConfig) -> None:
-    """Raise ConfigError for a headline or a margin of a suite that is not measured."""
+    """Raise ConfigError for an unknown law, and a headline or margin of a suite not measured."""
+    law, known = config.declared.law, sorted(path.stem for path in LAWS.glob("[!_]*.py"))
+    if law is not None and law not in known:
+        fix = did_you_mean(law, known) or "null for none"
+        raise ConfigError(explain("declared.law", got=repr(law), allowed=", ".join(known), fix=fix))
     if not config.probe_suites:  # as in a search of learning rates, which gives no verdict
         return
     headline, probes, every = config.declared.headline, config.probe_suites, (*config.target_suites, *config.probe_suites)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.config.strict import Part, check, require_keys
+from harness.config.strict import LATER, Part, check, require_keys
 from harness.core import seeds
 from harness.core.errors import ConfigError, explain
 from harness.core.methods import Mitigation, Objective
@@ -120,12 +120,14 @@ class Declared(Part):
         margins: suite → margin, if it differs from ``margin``.
         control: label → value. Runs with all of these labels are the control of the others: they
             train on data that the model knows already.
+        law: the law of the headline's forgetting; fits of other laws are exploratory.
     """
 
     headline: str | None = None
     margin: float = 0.02
     margins: Mapping[str, float] = field(default_factory=dict)
     control: Mapping[str, str] = field(default_factory=dict)
+    law: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check the range of margins, and that a control is given by labels."""

@@ -109,8 +109,8 @@ def against_volume(
     columns = len(groups) if 1 < len(groups) <= MAX_COLUMNS else columns_for(len(places))
     cut = words.drawn(len(places[:MAX_PANELS]), len(places), "panels")
     places = places[:MAX_PANELS]
-    marks, has_fits = [*layout.legend], any(place.subject.fits for place in places)
-    if has_fits:
+    marks, law = [*layout.legend], next((one.law for one in fits.values() if any(place.subject.fits for place in places)), None)
+    if law:
         marks += [Mark(label="fitted law, 90% band", line="band"), Mark(label="held out in turn", marker="hollow")]
     if any(place.subject.controls for place in places):
         marks.append(CONTROL_MARK)
@@ -120,7 +120,7 @@ def against_volume(
     whole, panels = small_multiples(
         places, draw_chart, marks, words.bars(pd.concat([one.rows for one in kept]), thin=thin_seeds), columns=columns
     )
-    caption = _caption(kept, [place.subject for place in places], column, has_fits=has_fits, thin=thin_seeds)
+    caption = _caption(kept, [place.subject for place in places], column, law=law, thin=thin_seeds)
     return FigureView(
         name=name,
         title=title,
@@ -186,7 +186,7 @@ def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
     return f"{what} against volume in target rows. {panel.label}, {words.unit_name(panel)}: {'; '.join(ends)}. All numbers: findings.csv."
 
 
-def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *, has_fits: bool, thin: bool) -> str:
+def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *, law: str | None, thin: bool) -> str:
     parts = [words.bars(pd.concat([one.rows for one in every]), thin=thin).capitalize() + "."]
     if column == "after":
         parts.append("Intervals are those of the change since before training, drawn around the value.")
@@ -195,8 +195,8 @@ def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *
     drawn = [(one.on(chart.panel.suite, chart.panel.task), chart.panel) for chart in charts for one in chart.every]
     if any(is_cut(rows["delta_low"], rows["delta_high"], rows["before"], panel) for rows, panel in drawn):
         parts.append(CUT)
-    if has_fits:
-        parts.append("Curves with bands are the law c·volume^k fitted to each method, with 90% bands for the mean.")
+    if law:
+        parts.append(f"Curves with bands are the law {law} fitted to each method, with 90% bands for the mean.")
         parts.append("Hollow points (largest volumes) were also held out in turn; the table of fits shows the error of predicting them.")
     return " ".join(parts)
 

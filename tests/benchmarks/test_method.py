@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.findings import contrasts, equal_gain, finding_columns, frontier, paths, sequences
-from harness.analysis.fits import fitting, judging, laws
+from harness.analysis.fits import fitting, laws, support
 from harness.analysis.statistics import detectable, metrics, multiple, stats, two_level
 from harness.analysis.table import columns
 
@@ -85,8 +85,7 @@ def test_levels_and_margins_are_those_of_the_code() -> None:
     assert (equal_gain.ALL_PAIRS, columns.ACTED) == (6, 0.2)
     assert (stats.LEVEL, two_level.MIN_SEEDS, detectable.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
     assert metrics.NEAR_CHANCE == 2.0
-    assert (judging.MIN_GAIN, judging.FALSE, fitting.LEVEL) == (2.0, 0.05, 0.9)
+    assert (support.FALSE, support.MIN_SIZES, fitting.LEVEL) == (0.05, 3, 0.9)
     laws_text = TEXT.split("## 10. Laws")[1].split("## 11.")[0]
-    assert f"at\n  least max({judging.MIN_GAIN:g}, " in laws_text
-    assert f"F the {100 * (1 - judging.FALSE):g}% quantile" in laws_text
+    assert f"below {support.FALSE:g}" in laws_text
     assert f"**Intervals** are at {100 * fitting.LEVEL:g}%" in laws_text

@@ -58,7 +58,10 @@ def test_fit_of_a_file_as_text(csv: Path, capsys: pytest.CaptureFixture[str]) ->
     assert out.startswith("forgetting = A * train_tokens^b / ((1 + B * inject_fraction) * params_total)^a + E\n")
     assert "90% interval" in out
     assert "B          not identified" in out
-    assert "held-out error: largest volume" in out
+    assert "held-out largest volume: error " in out
+    assert "; the last volume: error 0.0552" in out
+    assert "predicts better than the last volume, by 0.0552" in out
+    assert "held-out largest size: the mean of the other sizes: error " in out
     assert "largest size cannot be held out: injection: column params_total: got 1 distinct value" in out
 
 
@@ -129,6 +132,25 @@ def test_an_experiment_is_fitted_and_predicted_by_its_name(tmp_path: Path, capsy
     assert out.startswith("forgetting 0.4 [")
     assert "volume 64 is 2 times the largest fitted, 32" in out
     assert "power does not depend on params_total" in out
+
+
+def test_the_declared_law_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text and JSON say that it was declared, or that another was; without one, it is an error."""
+    experiment = ExperimentWriter(tmp_path / "results" / "exp")
+    before = [Task(suite="old", task="facts", values=share(80, 100))]
+    points = {8 * 2**i: [Task(suite="old", task="facts", values=share(80 - 5 * 2**i, 100))] for i in range(3)}
+    write_run(experiment, "r", before=before, points=points, roles={"old": "probe"})
+    where = ["--results", tmp_path / "results"]
+    code, _, err = run(capsys, "fit", "exp", *where)
+    assert code == 2
+    assert "--law: got nothing, and no law declared; allowed: injection, kl, linear, " in err
+    experiment.write_manifest({"r": {"declared": {"headline": "old", "law": "power"}}}, keep=False)
+    assert run(capsys, "fit", "exp", *where)[1].startswith("forgetting = c * volume^k; declared beforehand\n")
+    assert json.loads(run(capsys, "fit", "exp", *where, "--json")[1])["standing"] == "declared beforehand"
+    assert run(capsys, "predict", "exp", "--at", "volume=64", *where)[1].startswith("forgetting 0.4 ")
+    experiment.write_manifest({"r": {"declared": {"headline": "old", "law": "linear"}}}, keep=False)
+    other = run(capsys, "fit", "exp", "--law", "power", *where)[1]
+    assert other.startswith("forgetting = c * volume^k; exploratory: not declared beforehand\n")
 
 
 def test_an_experiment_has_its_own_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

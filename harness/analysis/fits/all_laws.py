@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -46,6 +47,7 @@ class Fitted:
         points: points fitted, without volume 0 and controls.
         fit: the fit; None where it is not possible.
         refused: reason why there is no fit, else empty.
+        is_declared: whether the experiment declared this law beforehand.
     """
 
     law: str
@@ -54,6 +56,7 @@ class Fitted:
     points: pd.DataFrame
     fit: fitting.Fit | None
     refused: str
+    is_declared: bool = False
 
 
 def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first: Collection[Mapping[str, str]] = ()) -> list[Fitted]:
@@ -69,16 +72,17 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
             those in the figures.
 
     Returns:
-        The fits; empty where there is no headline suite, or no point.
+        The fits, those of the declared law first; empty where there is no headline suite, or no
+        point.
     """
     try:
         found = points.from_table(table, declared)
     except AnalysisError:
         return []
-    suite, shared = found.attrs["suite"], found.attrs["notes"]
-    asked = [(law, where, part) for law in _order() for where, part in _groups(found, SCOPES.get(law, WAYS))]
-    shown = asked if len(asked) <= limit else _in_turns(asked, first)[: limit - 1]
-    fitted = [_fitted(law, where, suite, part, shared) for law, where, part in shown]
+    suite, order = found.attrs["suite"], _order(declared.law)
+    asked = [(law, where, part) for law in order for where, part in _groups(found, SCOPES.get(law, WAYS))]
+    shown = asked if len(asked) <= limit else _in_turns(asked, first, declared.law)[: limit - 1]
+    fitted = [_fitted(law, where, part, found.attrs) for law, where, part in shown]
     if len(shown) < len(asked):
         rest = len(asked) - len(shown)
         reason = f"{rest} more fits are not shown (the page shows {limit}): harness fit NAME --law LAW --where column=value makes any"
@@ -86,23 +90,24 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
     return fitted
 
 
-def _order() -> list[str]:
-    """Return all laws, power last, since it has one fit per cell."""
+def _order(declared: str | None) -> list[str]:
+    """Return all laws, the declared one first, power last, since it has one fit per cell."""
     known = [law for law in SCOPES if law != POWER]
-    return [*known, *(name for name in laws.names() if name not in SCOPES), POWER]
+    return sorted([*known, *(name for name in laws.names() if name not in SCOPES), POWER], key=lambda law: law != declared)
 
 
-def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]]) -> list[Asked]:
-    """Return all fits in the order in which they are made until the limit."""
+def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]], declared: str | None) -> list[Asked]:
+    """Return all fits in the order they are made until the limit, the declared law's first."""
     turns: list[tuple[float, Asked]] = []
-    for law in _order():
+    for law in _order(declared):
         own = [one for one in asked if one[0] == law]
-        if law == POWER and first:
+        if law in (POWER, declared) and first:
             own = sorted(own, key=lambda one: not any(all(of.get(name) == value for name, value in one[1].items()) for of in first))
         columns = [name for name in laws.named(law).columns if own and name in own[0][2]]
         empty = not any(part[columns].notna().all(axis=1).any() for _, _, part in own)
         late = float(len(asked))
-        turns += [(late if empty and number else number // TURNS.get(law, 1), one) for number, one in enumerate(own)]
+        start, per_turn = (0.0, TURNS[POWER]) if law == declared else (1.0, TURNS.get(law, 1))
+        turns += [(late if empty and number else start + number // per_turn, one) for number, one in enumerate(own)]
     return [one for _, one in sorted(turns, key=lambda turn: turn[0])]
 
 
@@ -118,10 +123,11 @@ def _groups(found: pd.DataFrame, labels: list[str]) -> Iterator[tuple[dict[str, 
         yield dict(zip(varying, map(str, values), strict=True)), found.loc[rows]
 
 
-def _fitted(law: str, where: dict[str, str], suite: str, part: pd.DataFrame, notes: list[str]) -> Fitted:
+def _fitted(law: str, where: dict[str, str], part: pd.DataFrame, about: Mapping[Hashable, Any]) -> Fitted:
     part = part.copy()
-    part.attrs = {"suite": suite, "notes": notes}
+    part.attrs = dict(about)
+    suite, is_declared = str(about["suite"]), about["declared"] == law
     try:
-        return Fitted(law, where, suite, part, fitting.fit(part, law), "")
+        return Fitted(law, where, suite, part, fitting.fit(part, law), "", is_declared)
     except AnalysisError as error:
-        return Fitted(law, where, suite, part, None, str(error))
+        return Fitted(law, where, suite, part, None, str(error), is_declared)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.fits import estimate, intervals, jackknife, judging, laws
+from harness.analysis.fits import estimate, intervals, jackknife, judging, laws, support
 from harness.analysis.fits.estimate import Model, Points, Solution
 from harness.analysis.fits.intervals import LEVEL, Parameter
 from harness.analysis.fits.laws import Law
 from harness.analysis.fits.points import allowed, gathered
 from harness.analysis.fits.solver import Floats
+from harness.analysis.fits.support import Trend
 from harness.analysis.fits.uncertainty import Spread, spread
 from harness.core.errors import AnalysisError, explain
 
@@ -61,9 +62,16 @@ class Fit:
             points, in the response's unit; with ", share of the response" the same divided by the
             mean absolute response there.
         held_out_error: the largest of these errors; None where nothing could be held out.
-        aic: AIC with runs as clusters; None unless there are more points than parameters.
+        naive: "largest size", "largest volume" → mean absolute error there of the naive baseline
+            (the mean of the other sizes; the last volume before), in the response's unit.
+        compared: "largest size", "largest volume" → the law against that baseline, in words.
+        aic: AIC with runs as clusters; None if it was not asked for, or there are not more points
+            than parameters.
         alternatives: simpler law → its AIC on the same points.
+        trends: column → t-test of whether the response changes with it.
         verdict: verdict in words.
+        standing: "declared beforehand", or "exploratory: not declared beforehand"; empty for points
+            without an experiment.
         notes: remarks for the reader.
         state: state for predictions.
     """
@@ -77,9 +85,13 @@ class Fit:
     r2: float | None
     held_out: dict[str, float]
     held_out_error: float | None
+    naive: dict[str, float]
+    compared: dict[str, str]
     aic: float | None
     alternatives: dict[str, float]
+    trends: dict[str, Trend]
     verdict: str
+    standing: str
     notes: tuple[str, ...]
     state: FitState = field(repr=False, compare=False)
 
@@ -112,25 +124,26 @@ class Prediction:
     extrapolates: list[str]
 
 
-def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
+def fit(points: pd.DataFrame, law: str, *, judge: bool = True, aic: bool = False) -> Fit:
     """Fit a law.
 
     Args:
         points: one row per point, with the law's columns, ``forgetting``, and where known
             ``stderr`` and ``run_id``.
         law: name of the law.
-        judge: whether to hold out points and compare with simpler laws, which is most of the work;
-            without it there is no verdict.
+        judge: whether to hold out points, which the verdict does not need.
+        aic: whether to compute the AIC of the law and of simpler ones, a description.
 
     Returns:
         The fit.
 
     Raises:
-        AnalysisError: for an unknown law, a missing column, text in a column of numbers, or too few
-            distinct values.
+        AnalysisError: for an unknown law, a missing column, text in a column of numbers, too few
+            distinct values, or a law over sizes whose learning rates do not compare.
     """
     chosen = laws.named(law)
-    found, notes = gathered(points, chosen, [*judging.SIZES, *judging.VOLUMES])
+    judging.require_comparable(chosen, points)
+    found, notes = gathered(points, chosen, [*support.SIZES, *support.VOLUMES])
     idle = chosen.idle(found.columns)
     held = {name: chosen.held[name] for name in idle}
     judging.require_enough(chosen, found, held)
@@ -139,13 +152,13 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
     replicates, about = _replicates(chosen, solution, found, held)
     off = spread(solution, replicates, found, LEVEL)
     parameters, unclear = intervals.parameters(fitted, solution, off, found, idle)
-    alternatives = judging.alternatives(chosen, found, held) if judge else {}
-    aic = judging.aic(fitted, solution.theta, found) if judge else None
-    held_out, missing = judging.held_out(chosen, found) if judge else ({}, [])
-    errors = [error for label, error in held_out.items() if "," not in label]
-    notes = [*chosen.notes, *notes, *(f"{why}: null" for why in idle.values()), *about, *unclear, *missing]
-    residual = found.response - fitted.curve(found.columns)(solution.theta[None])[0]
-    bar = judging.least_gain(chosen, found, held)
+    alternatives = judging.alternatives(chosen, found, held) if aic else {}
+    held_out = judging.held_out(chosen, found) if judge else judging.HeldOut({}, {}, {}, [])
+    errors = [error for label, error in held_out.errors.items() if "," not in label]
+    notes = [*chosen.notes, *notes, *(f"{why}: null" for why in idle.values()), *about, *unclear, *held_out.notes]
+    curve = fitted.curve(found.columns)(solution.theta[None])[0]
+    residual, trends = found.response - curve, support.trends(chosen, found, curve)
+    r2, simpler = _r2(residual, found.response), judging.not_excluded(chosen, parameters)
     return Fit(
         law=law,
         response=chosen.response,
@@ -153,15 +166,25 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True) -> Fit:
         level=LEVEL,
         n=len(found.response),
         runs=int(found.cluster.max()) + 1,
-        r2=_r2(residual, found.response),
-        held_out=held_out,
+        r2=r2,
+        held_out=held_out.errors,
         held_out_error=max(errors) if errors else None,
-        aic=aic,
+        naive=held_out.naive,
+        compared=held_out.compared,
+        aic=judging.aic(fitted, solution.theta, found) if aic else None,
         alternatives=alternatives,
-        verdict=judging.verdict(solution, aic, alternatives, bar) if judge else "not judged",
+        trends=trends,
+        verdict=judging.verdict(solution, trends, simpler, r2),
+        standing=_standing(points, law),
         notes=tuple(notes),
         state=FitState(fitted, off, _scatter(residual, solution, found), _ranges(chosen, found)),
     )
+
+
+def _standing(points: pd.DataFrame, law: str) -> str:
+    if "declared" not in points.attrs:
+        return ""
+    return "declared beforehand" if points.attrs["declared"] == law else "exploratory: not declared beforehand"
 
 
 def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
@@ -269,7 +292,8 @@ def as_dict(fit: Fit) -> dict[str, Any]:
     """Return a fit as plain values for JSON; numbers that are not finite become None."""
     first = {"law": fit.law, "parameters": {name: dataclasses.asdict(one) for name, one in fit.parameters.items()}}
     plain = {name: value for name, value in vars(fit).items() if name not in {"state", *first}}
-    found: dict[str, Any] = _without_nan(first | plain | {"notes": list(fit.notes)})
+    trends = {name: dataclasses.asdict(one) for name, one in fit.trends.items()}
+    found: dict[str, Any] = _without_nan(first | plain | {"trends": trends, "notes": list(fit.notes)})
     return found
 
 

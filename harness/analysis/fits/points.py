@@ -161,8 +161,8 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     ``forgetting`` is the change of the suite's own row (its tasks with equal weight); positive is
     worse. ``stderr`` is the width of its 95% interval / (2·1.96). ``finetune_loss`` is a target
     suite's nats per token, else the training loss; ``kl`` is that of a divergence suite on the
-    target. ``attrs["notes"]`` names their suites, and ``attrs["suite"]`` is the suite of the
-    forgetting.
+    target. ``attrs["notes"]`` names their suites, ``attrs["suite"]`` is the suite of the
+    forgetting, and ``attrs["declared"]`` the law declared for it, or None.
 
     Args:
         table: the tidy table.
@@ -190,8 +190,10 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     found[RESPONSE] = worse * rows["delta"].astype(float).to_numpy()
     found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
     found, about = _with_loss_and_kl(found, rows, whole)
+    if (apart := (found["trajectory"] == "independent").fillna(value=False)).any():
+        found.loc[apart, "run_id"] = found.loc[apart, [*LABELS, "seed"]].astype("string").fillna("").agg(" ".join, axis=1)
     found = narrowed(found, where or {}, "this experiment")
-    found.attrs = {"suite": chosen, "notes": [*notes, *about]}
+    found.attrs = {"suite": chosen, "notes": [*notes, *about], "declared": declared.law if chosen == declared.headline else None}
     return found
 
 
@@ -278,7 +280,7 @@ def gathered(points: pd.DataFrame, law: Law, others: Sequence[str]) -> tuple[Poi
     extra = {name: found for name in others if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
     cluster, about = _clusters(points, kept)
     errors, weighed = _errors(error[kept])
-    mixed = _mixed(points[kept], law)
+    mixed = [*_mixed(points[kept], law), *_joined(points[kept])]
     columns = {name: found[kept] for name, found in (extra | values).items() if name != law.response}
     return Points(columns, values[law.response][kept], errors, cluster), [*notes, *about, *weighed, *mixed]
 
@@ -366,6 +368,12 @@ def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
     found |= _tuned_apart(points, [] if "inject_fraction" in covered else ["anchor"])
     several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items()]
     return [f"the points differ in {' and '.join(several)}, which the law does not include: select points with --where"] if several else []
+
+
+def _joined(points: pd.DataFrame) -> list[str]:
+    """Return a note on independent runs, which ``from_table`` joins by seed."""
+    apart = "trajectory" in points and "seed" in points and (points["trajectory"] == "independent").fillna(value=False).any()
+    return ["the independent runs of one seed count as one run: they train on the same rows in the same order"] if apart else []
 
 
 def _tuned_apart(points: pd.DataFrame, more: Sequence[str]) -> dict[str, list[str]]:

@@ -94,7 +94,7 @@ def spread(solution: Solution, replicates: Floats, points: Points, level: float)
     if not (points.error > 0).any():
         return Spread(solution.theta, replicates, (), level)
     moved = solver.influence(solution.problem, solution.theta) * points.error
-    return Spread(solution.theta, replicates, tuple(_together(moved, shared) for shared in _ways(points)), level)
+    return Spread(solution.theta, replicates, tuple(_together(moved, shared) for shared in ways(points)), level)
 
 
 def _together(moved: Floats, shared: solver.Numbers) -> Floats:
@@ -104,7 +104,7 @@ def _together(moved: Floats, shared: solver.Numbers) -> Floats:
     return groups
 
 
-def _ways(points: Points) -> list[solver.Numbers]:
+def ways(points: Points) -> list[solver.Numbers]:
     """Return the ways in which points may share their errors over items.
 
     Each is the number of the group of each point, shape (n,).

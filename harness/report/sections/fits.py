@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis.findings.arms import arm_names
-from harness.analysis.fits import laws
+from harness.analysis.fits import judging, laws
 from harness.analysis.fits.all_laws import Fitted
+from harness.analysis.fits.fitting import Fit
 from harness.analysis.fits.intervals import Parameter
 from harness.report import words
 from harness.report.content import CellView, ColumnView, RowGroup, TableView
@@ -29,10 +30,11 @@ ABOUT = {
 
 
 def by_cell(evidence: Evidence) -> dict[str, Fitted]:
-    """Return cell → the power law fitted to it."""
-    found = {}
+    """Return cell → the law of volume fitted to it: the declared one, else the power law."""
+    declared, found = evidence.declared.law, {}
+    drawn = declared if declared in laws.names() and laws.named(declared).columns == ("volume",) else POWER
     for one in evidence.fitted:
-        if one.law == POWER and one.fit is not None:
+        if one.law == drawn and one.fit is not None:
             for cell in evidence.proper:
                 if all(words.text(cell.labels[name]) == value for name, value in one.where.items()):
                     found[cell.cell] = one
@@ -45,28 +47,46 @@ def table(evidence: Evidence) -> TableView | None:
         return None
     sizes = {one.model: place for place, one in reversed(list(enumerate(evidence.every)))}
     order = {law: place for place, law in enumerate(ABOUT)}
-    every = sorted(evidence.fitted, key=lambda one: (order.get(one.law, len(order)), one.law, sizes.get(one.where.get("model", ""), 0)))
+    every = sorted(
+        evidence.fitted,
+        key=lambda one: (not one.is_declared, order.get(one.law, len(order)), one.law, sizes.get(one.where.get("model", ""), 0)),
+    )
     groups: list[RowGroup] = []
     rows: list[list[CellView | str]] = []
     for law in dict.fromkeys(one.law for one in every):
         fits = [one for one in every if one.law == law]
         shared = _shared(fits)
-        groups.append(RowGroup(len(rows), law, _about(law, shared)))
+        groups.append(RowGroup(len(rows), f"{law} ({_standing(fits[0])})", _about(law, shared)))
         rows += [_row(one, shared, arm_names(evidence.findings)) for one in fits]
-    numeric = ["R²", "held-out error"]
+    numeric = ["R²"]
     return TableView(
         name="fits",
         columns=[
-            ColumnView(title=name, is_number=name in numeric, is_prose=name == "verdict", meaning=_MEANINGS.get(name, ""))
-            for name in ["of", "parameters", *numeric, "verdict"]
+            ColumnView(
+                title=name, is_number=name in numeric, is_prose=name in ("held-out points", "verdict"), meaning=_MEANINGS.get(name, "")
+            )
+            for name in ["of", "parameters", "R²", "held-out points", "verdict"]
         ],
         rows=rows,
         groups=groups,
-        caption=f"Laws of forgetting on {evidence.headline}; positive forgetting is worse, in the metric's own unit. Parameters have 90%"
-        " intervals, which treat the points of a run as one cluster. Held-out error: the mean absolute error at the largest volume or"
-        " size when it is left out; the larger of the two.",
+        caption=f"Laws of forgetting on {evidence.headline}; positive forgetting is worse, in the metric's own unit. {_declared(evidence)}"
+        " Parameters have 90% intervals, which treat the points of a run as one cluster. Error: the law's mean absolute error at the"
+        " largest volume or size when it is left out. Naive error, at the same points: of a prediction without a law, that forgetting at"
+        " the largest volume equals the method's mean at the volume before, and at the largest size the mean of the other sizes.",
         data=pd.DataFrame([line for one in every for line in _lines(one)]),
     )
+
+
+def _standing(one: Fitted) -> str:
+    return "declared beforehand" if one.is_declared else "exploratory: not declared beforehand"
+
+
+def _declared(evidence: Evidence) -> str:
+    law = evidence.declared.law
+    if law is None:
+        return "The experiment declared no law beforehand, so all are exploratory."
+    known = "" if law in laws.names() else ", which does not exist"
+    return f"The experiment declared the law {law} beforehand{known}; the others are exploratory."
 
 
 def _about(law: str, notes: Sequence[str]) -> str:
@@ -93,7 +113,8 @@ def _shared(every: Sequence[Fitted]) -> list[str]:
 def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[CellView | str]:
     of = " · ".join(filter(None, (label_words(name, names.get((name, value), value)) for name, value in one.where.items()))) or "all"
     if one.fit is None:
-        return [of, CellView("not fitted"), CellView(words.UNKNOWN), CellView(words.UNKNOWN), CellView("", note=one.refused)]
+        compared = CellView("cannot be compared: there is no fit")
+        return [of, CellView("not fitted"), CellView(words.UNKNOWN), compared, CellView("", note=one.refused)]
     fit = one.fit
     notes = "; ".join(note for note in fit.notes if note not in shared)
     verdict, _, rest = str(fit.verdict).partition(" (")
@@ -101,7 +122,7 @@ def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str
         CellView(of, note=f"{fit.n} points, {fit.runs} run{'' if fit.runs == 1 else 's'}"),
         CellView("\n".join(f"{name} {_parameter(value)}" for name, value in fit.parameters.items())),
         _number(fit.r2, ".3f"),
-        _number(fit.held_out_error, ".3g"),
+        _held_out(fit),
         CellView(verdict, verdict, note=f"({rest}" if rest else "", more=notes),
     ]
 
@@ -109,11 +130,14 @@ def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str
 def _lines(one: Fitted) -> list[dict[str, Any]]:
     """Return a fit as rows of a file, one per parameter, with every digit."""
     of = ", ".join(f"{name}={value}" for name, value in one.where.items())
-    known = {"law": one.law, "where": of, "suite": one.suite}
+    known = {"law": one.law, "declared": one.is_declared, "where": of, "suite": one.suite}
     if one.fit is None:
         return [known | {"verdict": one.refused}]
     fit = one.fit
-    quality = {"level": fit.level, "n": fit.n, "runs": fit.runs, "r2": fit.r2, "held_out_error": fit.held_out_error, "aic": fit.aic}
+    quality: dict[str, Any] = {"level": fit.level, "n": fit.n, "runs": fit.runs, "r2": fit.r2, "held_out_error": fit.held_out_error}
+    for label, told in fit.compared.items():
+        name = label.replace(" ", "_")
+        quality |= {f"error_{name}": fit.held_out.get(label), f"naive_{name}": fit.naive.get(label), f"compared_{name}": told}
     return [
         known
         | {"parameter": name, "value": found.value, "low": found.low, "high": found.high, "unit": found.unit}
@@ -124,7 +148,7 @@ def _lines(one: Fitted) -> list[dict[str, Any]]:
 
 
 _MEANINGS = {
-    "held-out error": "mean absolute error at the largest volume or size when it is left out; the larger of the two, in the metric's unit",
+    "held-out points": "the law, fitted without the largest volume or size, against a prediction without a law",
     "R²": "share of the points' variance that the law explains",
 }
 
@@ -135,6 +159,18 @@ def _parameter(value: Parameter) -> str:
     ends = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
     unit = f" {value.unit}" if value.unit and value.unit != "1" and len(value.unit) <= MAX_UNIT else ""  # longer units are in the file
     return f"{value.value:.3g}{ends}{unit}".replace("-", "−")
+
+
+def _held_out(fit: Fit) -> CellView:
+    """Return the law against the naive baseline at held-out points, with the errors of both."""
+    shown = judging.shown(fit.compared, {**fit.held_out, **fit.naive})
+    errors = []
+    for label in shown:
+        each = {"error": fit.held_out.get(label), "naive error": fit.naive.get(label)}
+        found = ", ".join(f"{name} {value:.3g}" for name, value in each.items() if value is not None)
+        errors += [f"{label}: {found}"] if found else []
+    text = "\n".join(fit.compared[label] for label in shown)
+    return CellView(text, fit.held_out_error, note="; ".join(errors))
 
 
 def _number(value: Any, form: str) -> CellView:

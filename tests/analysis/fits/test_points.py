@@ -304,6 +304,30 @@ def test_laws_take_turns_where_not_all_fits_are_made() -> None:
     assert found[-1].refused.startswith("5 more fits are not shown")
 
 
+def test_the_declared_law_is_first_and_the_others_are_exploratory() -> None:
+    """Its first six fits come before any other law's, also where not all fits are made.
+
+    On a suite that is not the headline it is exploratory.
+    """
+    declared = Declared(headline="old", law="power")
+    found = all_laws.every(sweep(), declared, limit=8)
+    assert [one.law for one in found[:7]] == ["power"] * 6 + ["injection"]
+    assert [one.is_declared for one in found[:7]] == [True] * 6 + [False]
+    assert {one.fit.standing for one in found[:6] if one.fit} == {"declared beforehand"}
+    assert {one.fit.standing for one in found[6:] if one.fit} == {"exploratory: not declared beforehand"}
+    other = points.from_table(sweep(suite="other"), declared, "other")
+    assert fitting.fit(other, "power", judge=False).standing == "exploratory: not declared beforehand"
+
+
+def test_independent_runs_of_one_seed_are_one_run() -> None:
+    """Their volumes are trained on the same rows: four runs of two seeds are two."""
+    rows = [row(run_id=f"r{volume}{seed}", volume=volume, seed=seed, trajectory="independent") for volume in (64, 128) for seed in (0, 1)]
+    found = points.from_table(tidy(*rows), Declared(headline="old"))
+    fit = fitting.fit(found, "power", judge=False)
+    assert (fit.n, fit.runs) == (4, 2)
+    assert any(note.startswith("the independent runs of one seed count as one run") for note in fit.notes)
+
+
 def test_without_a_headline_there_is_no_fit() -> None:
     """Without a headline or points the list is empty."""
     assert all_laws.every(tidy(row(), row(suite="other")), Declared()) == []
