@@ -14,19 +14,22 @@ from harness.records.schema import Declared
 WAYS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
 """Labels in which ways of training differ."""
 
+CELL = ["model", *WAYS]
 SCOPES: dict[str, list[str]] = {
-    "power": ["model", *WAYS],
+    "hill": CELL,
+    "saturating_power": CELL,
+    "power": CELL,
     "injection": [label for label in WAYS if label not in {"mitigation", "anchor", "variant"}],
     "shifted_power": WAYS,
     "linear": WAYS,
     "kl": WAYS,
 }
-"""Law → labels that the points of one fit share: those of one cell for power, of all sizes for the
-others, and of all shares of old data for injection. Laws not named here share WAYS."""
+"""Law → labels that the points of one fit share: those of one cell for laws of volume alone, of all
+sizes for the others, and of all shares of old data for injection. Other laws share WAYS."""
 
 LIMIT = 40
 POWER = "power"
-TURNS = {POWER: 6}
+TURNS = {"hill": 6, "saturating_power": 6, POWER: 6}
 """Law → number of fits per turn, by default 1. The laws take turns where there are more fits than
 the limit."""
 
@@ -78,7 +81,7 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
     suite, shared = found.attrs["suite"], found.attrs["notes"]
     asked = [(law, where, part) for law in _order() for where, part in _groups(found, SCOPES.get(law, WAYS))]
     shown = asked if len(asked) <= limit else _in_turns(asked, first)[: limit - 1]
-    fitted = [_fitted(law, where, suite, part, shared) for law, where, part in shown]
+    fitted = [one for law in dict.fromkeys(law for law, _, _ in shown) for one in _fitted(law, shown, asked, suite, shared)]
     if len(shown) < len(asked):
         rest = len(asked) - len(shown)
         reason = f"{rest} more fits are not shown (the page shows {limit}): harness fit NAME --law LAW --where column=value makes any"
@@ -87,9 +90,9 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
 
 
 def _order() -> list[str]:
-    """Return all laws, power last, since it has one fit per cell."""
-    known = [law for law in SCOPES if law != POWER]
-    return [*known, *(name for name in laws.names() if name not in SCOPES), POWER]
+    """Return all laws, last those with one fit per cell."""
+    known = [law for law, labels in SCOPES.items() if labels is not CELL]
+    return [*known, *(name for name in laws.names() if name not in SCOPES), *(law for law, labels in SCOPES.items() if labels is CELL)]
 
 
 def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]]) -> list[Asked]:
@@ -97,7 +100,7 @@ def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]]) -> l
     turns: list[tuple[float, Asked]] = []
     for law in _order():
         own = [one for one in asked if one[0] == law]
-        if law == POWER and first:
+        if SCOPES.get(law) is CELL and first:
             own = sorted(own, key=lambda one: not any(all(of.get(name) == value for name, value in one[1].items()) for of in first))
         columns = [name for name in laws.named(law).columns if own and name in own[0][2]]
         empty = not any(part[columns].notna().all(axis=1).any() for _, _, part in own)
@@ -118,10 +121,15 @@ def _groups(found: pd.DataFrame, labels: list[str]) -> Iterator[tuple[dict[str, 
         yield dict(zip(varying, map(str, values), strict=True)), found.loc[rows]
 
 
-def _fitted(law: str, where: dict[str, str], suite: str, part: pd.DataFrame, notes: list[str]) -> Fitted:
-    part = part.copy()
-    part.attrs = {"suite": suite, "notes": notes}
-    try:
-        return Fitted(law, where, suite, part, fitting.fit(part, law), "")
-    except AnalysisError as error:
-        return Fitted(law, where, suite, part, None, str(error))
+def _fitted(law: str, shown: Sequence[Asked], asked: Sequence[Asked], suite: str, notes: list[str]) -> list[Fitted]:
+    """Return the fits of one law; cells that are not shown take part where it is fitted to all."""
+    own = [(where, part.copy()) for name, where, part in shown if name == law]
+    for _, part in own:
+        part.attrs = {"suite": suite, "notes": notes}
+    places = [where for where, _ in own]
+    others = [part for name, where, part in asked if name == law and where not in places]
+    fits = fitting.fit_cells([part for _, part in own], law, others=others)
+    return [
+        Fitted(law, where, suite, part, None, str(fit)) if isinstance(fit, AnalysisError) else Fitted(law, where, suite, part, fit, "")
+        for (where, part), fit in zip(own, fits, strict=True)
+    ]

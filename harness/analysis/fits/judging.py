@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import stats as distributions
@@ -132,10 +132,18 @@ def verdict(solution: Solution, own: float | None, others: Mapping[str, float], 
     return f"supported ({compared})"
 
 
-def held_out(law: Law, points: Points) -> tuple[dict[str, float], list[str]]:
+def held_out(
+    law: Law, points: Points, predicted: Callable[[str, Points, Points], Floats] | None = None
+) -> tuple[dict[str, float], list[str]]:
     """Return the errors at the largest size and at the largest volume.
 
     Each is that of a fit to the other points. Also return notes on errors that are missing.
+
+    Args:
+        law: the law.
+        points: the points.
+        predicted: what is held out, the other points and the points held out to predictions of
+            these; by default those of a fit by least squares.
     """
     found: dict[str, float] = {}
     notes = []
@@ -152,8 +160,12 @@ def held_out(law: Law, points: Points) -> tuple[dict[str, float], list[str]]:
         except AnalysisError as error:
             notes.append(f"{label} cannot be held out: {error}")
             continue
-        fitted = estimate.build(law, rest, held)
-        miss = float(np.mean(np.abs(there.response - fitted.curve(there.columns)(estimate.best(fitted, rest).theta[None])[0])))
+        if predicted is None:
+            fitted = estimate.build(law, rest, held)
+            guess = fitted.curve(there.columns)(estimate.best(fitted, rest).theta[None])[0]
+        else:
+            guess = predicted(label, rest, there)
+        miss = float(np.mean(np.abs(there.response - guess)))
         found[label] = miss
         size = float(np.mean(np.abs(there.response)))
         if size > 0:
