@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.calibration import changes, fits, methods
+from benchmarks.calibration import changes, fits, methods, prediction
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
-ITEMS, FITS = "calibration", "calibration of fits"
+ITEMS, FITS, PREDICTIONS = "calibration", "calibration of fits", "calibration of predictions"
 """Names in the marks of the tables in METHOD.md."""
 
 Part = tuple[str, Callable[[], list[Seen]]]
@@ -71,16 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the calibration; return 1 if a promise fails by more than three standard errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each, for seconds; nothing is written")
-    parser.add_argument("--only", choices=["items", "fits"], help="changes, verdicts and comparisons, or fits of laws")
+    parser.add_argument("--only", choices=["items", "fits", "predictions"], help="changes and comparisons, fits, or predictions")
     options = parser.parse_args(arguments)
     found: list[Seen] = []
-    if options.only != "fits":
+    if options.only in (None, "items"):
         found = list(carried_out(quick() if options.quick else full()))
         _put(markdown(found), ITEMS, write=not options.quick)
-    if options.only != "items":
+    if options.only in (None, "fits"):
         of_fits = fits.rows(quick=options.quick)
         found += fits.promises(of_fits)
         _put(fits.markdown(of_fits, quick=options.quick), FITS, write=not options.quick)
+    if options.only in (None, "predictions"):
+        predicted = prediction.seen(quick=options.quick)
+        found += predicted
+        _put(markdown(predicted), PREDICTIONS, write=not options.quick)
     return 0 if all(seen.holds(errors=3.0) for seen in found) else 1
 
 

@@ -90,7 +90,8 @@ def _predictions(law: Law, others: pooling.Found | None, most: float | None) -> 
 def _about(drawn: Posterior, points: Points, count: int) -> list[str]:
     """Return notes on how a cell was fitted."""
     if count > 1:
-        notes = [f"fitted together with {count - 1} other cells: what these points leave open of the curve's shape comes from theirs"]
+        others = f"{count - 1} other cell{'s' if count > 2 else ''}"
+        notes = [f"fitted together with {others}: what these points leave open of the curve's shape comes from theirs"]
     else:
         notes = ["one cell alone: what its points leave open comes from weak priors; the page fits all cells of an experiment together"]
     if not drawn.has_interval:

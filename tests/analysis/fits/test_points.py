@@ -243,6 +243,13 @@ def test_loss_and_drift_come_from_the_same_run_and_volume() -> None:
     assert "kl is that of suite drift_target" in found.attrs["notes"]
 
 
+def test_of_a_share_what_was_known_can_be_lost() -> None:
+    """Of right answers it is the share before, of wrong ones the rest; of nats it is unknown."""
+    right, wrong = row(before=0.9, lost=3), row(run_id="w", before=0.3, lost=3, higher_is_better=False)
+    found = points.from_table(tidy(right, wrong, row(run_id="n", before=2.0)), Declared(headline="old"))
+    assert found["can_lose"].tolist() == pytest.approx([0.9, 0.7, float("nan")], nan_ok=True)
+
+
 def test_controls_failures_and_other_runs_are_left_out() -> None:
     """Controls, failed points and runs without points are left out and counted."""
     failed = row(run_id="f", status="failed", delta=None)
