@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, fits, gates, methods, pooling, support
+from benchmarks.calibration import changes, fits, gates, methods, pooling, prediction, support
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
-ITEMS, FITS, POOLING = "calibration", "calibration of fits", "calibration of pooling"
+ITEMS, FITS, POOLING, PREDICTIONS = "calibration", "calibration of fits", "calibration of pooling", "calibration of predictions"
 """Names in the marks of the tables in METHOD.md."""
 
 Part = tuple[str, Callable[[], list[Seen]]]
@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the calibration; return 1 if a promise fails by more than three standard errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each, for seconds; nothing is written")
-    parser.add_argument("--only", choices=["items", "pooling", "fits"], help="changes and comparisons, spreads between seeds, or laws")
+    parts = ["items", "pooling", "fits", "predictions"]
+    parser.add_argument("--only", choices=parts, help="changes and comparisons, spreads between seeds, fits of laws, or predictions")
     options = parser.parse_args(arguments)
     found: list[Seen] = []
     if options.only in (None, "items"):
@@ -91,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of_fits = fits.rows(quick=options.quick)
         found += fits.promises(of_fits)
         _put(fits.markdown(of_fits), FITS, write=not options.quick)
+    if options.only in (None, "predictions"):
+        predicted = prediction.seen(quick=options.quick)
+        found += predicted
+        _put(markdown(predicted), PREDICTIONS, write=not options.quick)
     return 0 if all(seen.holds(errors=3.0) for seen in found) else 1
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as distributions
 
-from benchmarks.calibration import changes, fits, methods, run
+from benchmarks.calibration import changes, fits, methods, prediction, run
 from benchmarks.calibration.planted import World, answers
 from benchmarks.calibration.seen import Seen, markdown
 from harness.core.seeds import stream
@@ -53,11 +53,11 @@ def test_results_are_written_between_the_marks_and_nothing_else_changes() -> Non
     begin, end = "<!-- calibration: begin -->", "<!-- calibration: end -->"
     assert run.written(f"above\n{begin}\nold\n{end}\nbelow\n", "new\n", run.ITEMS) == f"above\n{begin}\nnew\n{end}\nbelow\n"
     text = run.METHOD.read_text(encoding="utf-8")
-    assert [text.count(f"<!-- {name}: begin -->") for name in (run.ITEMS, run.FITS)] == [1, 1]
+    assert [text.count(f"<!-- {name}: begin -->") for name in (run.ITEMS, run.FITS, run.PREDICTIONS)] == [1, 1, 1]
 
 
 def test_a_short_calibration_keeps_the_promises() -> None:
     """Each bound has a tolerance of ERRORS Monte-Carlo standard errors."""
-    found = [*run.carried_out(run.quick()), *fits.promises(fits.rows(quick=True))]
+    found = [*run.carried_out(run.quick()), *fits.promises(fits.rows(quick=True)), *prediction.seen(quick=True)]
     assert len(found) > 25
     assert [seen for seen in found if not seen.holds(errors=ERRORS)] == []

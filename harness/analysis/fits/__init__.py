@@ -7,5 +7,7 @@ predictions for new points (``fitting.predict``). ``all_laws.every`` fits each l
 experiment has points for it.
 
 Inside: ``solver`` minimises, ``estimate`` chooses starts and weights, ``jackknife``,
-``uncertainty`` and ``intervals`` give the errors, ``support`` tests, ``judging`` holds out.
+``uncertainty`` and ``intervals`` give the errors, ``support`` tests, ``judging`` holds out. Laws of
+one cell are fitted to several cells ``together``: ``noise`` says how points vary, ``pooling`` what
+cells have in common, ``posterior`` what is left possible of each.
 """

@@ -15,19 +15,22 @@ from harness.records.schema import Declared
 WAYS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
 """Labels in which ways of training differ."""
 
+CELL = ["model", *WAYS]
 SCOPES: dict[str, list[str]] = {
-    "power": ["model", *WAYS],
+    "hill": CELL,
+    "saturating_power": CELL,
+    "power": CELL,
     "injection": [label for label in WAYS if label not in {"mitigation", "anchor", "variant"}],
     "shifted_power": WAYS,
     "linear": WAYS,
     "kl": WAYS,
 }
-"""Law → labels that the points of one fit share: those of one cell for power, of all sizes for the
-others, and of all shares of old data for injection. Laws not named here share WAYS."""
+"""Law → labels that the points of one fit share: those of one cell for laws of volume alone, of all
+sizes for the others, and of all shares of old data for injection. Other laws share WAYS."""
 
 LIMIT = 40
 POWER = "power"
-TURNS = {POWER: 6}
+TURNS = {"hill": 6, "saturating_power": 6, POWER: 6}
 """Law → number of fits per turn, by default 1. The laws take turns where there are more fits than
 the limit."""
 
@@ -82,7 +85,7 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
     suite, order = found.attrs["suite"], _order(declared.law)
     asked = [(law, where, part) for law in order for where, part in _groups(found, SCOPES.get(law, WAYS))]
     shown = asked if len(asked) <= limit else _in_turns(asked, first, declared.law)[: limit - 1]
-    fitted = [_fitted(law, where, part, found.attrs) for law, where, part in shown]
+    fitted = [one for law in dict.fromkeys(law for law, _, _ in shown) for one in _fitted(law, shown, asked, found.attrs)]
     if len(shown) < len(asked):
         rest = len(asked) - len(shown)
         reason = f"{rest} more fits are not shown (the page shows {limit}): harness fit NAME --law LAW --where column=value makes any"
@@ -91,9 +94,10 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
 
 
 def _order(declared: str | None) -> list[str]:
-    """Return all laws, the declared one first, power last, since it has one fit per cell."""
-    known = [law for law in SCOPES if law != POWER]
-    return sorted([*known, *(name for name in laws.names() if name not in SCOPES), POWER], key=lambda law: law != declared)
+    """Return all laws: the declared one first, those with one fit per cell last."""
+    known = [law for law, labels in SCOPES.items() if labels is not CELL]
+    every = [*known, *(name for name in laws.names() if name not in SCOPES), *(law for law, labels in SCOPES.items() if labels is CELL)]
+    return sorted(every, key=lambda law: law != declared)
 
 
 def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]], declared: str | None) -> list[Asked]:
@@ -101,7 +105,7 @@ def _in_turns(asked: Sequence[Asked], first: Collection[Mapping[str, str]], decl
     turns: list[tuple[float, Asked]] = []
     for law in _order(declared):
         own = [one for one in asked if one[0] == law]
-        if law in (POWER, declared) and first:
+        if (SCOPES.get(law) is CELL or law == declared) and first:
             own = sorted(own, key=lambda one: not any(all(of.get(name) == value for name, value in one[1].items()) for of in first))
         columns = [name for name in laws.named(law).columns if own and name in own[0][2]]
         empty = not any(part[columns].notna().all(axis=1).any() for _, _, part in own)
@@ -123,11 +127,17 @@ def _groups(found: pd.DataFrame, labels: list[str]) -> Iterator[tuple[dict[str, 
         yield dict(zip(varying, map(str, values), strict=True)), found.loc[rows]
 
 
-def _fitted(law: str, where: dict[str, str], part: pd.DataFrame, about: Mapping[Hashable, Any]) -> Fitted:
-    part = part.copy()
-    part.attrs = dict(about)
-    suite, is_declared = str(about["suite"]), about["declared"] == law
-    try:
-        return Fitted(law, where, suite, part, fitting.fit(part, law), "", is_declared)
-    except AnalysisError as error:
-        return Fitted(law, where, suite, part, None, str(error), is_declared)
+def _fitted(law: str, shown: Sequence[Asked], asked: Sequence[Asked], about: Mapping[Hashable, Any]) -> list[Fitted]:
+    """Return the fits of one law; cells that are not shown take part where it is fitted to all."""
+    own = [(where, part.copy()) for name, where, part in shown if name == law]
+    places, suite, is_declared = [where for where, _ in own], str(about["suite"]), about["declared"] == law
+    others = [part for name, where, part in asked if name == law and where not in places]
+    for _, part in own:
+        part.attrs = dict(about)
+    fits = fitting.fit_cells([part for _, part in own], law, others=others)
+    return [
+        Fitted(law, where, suite, part, None, str(fit), is_declared)
+        if isinstance(fit, AnalysisError)
+        else Fitted(law, where, suite, part, fit, "", is_declared)
+        for (where, part), fit in zip(own, fits, strict=True)
+    ]

@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.analysis.fits import estimate, intervals, jackknife, judging, laws, support
+from harness.analysis.fits import estimate, intervals, jackknife, judging, laws, support, together
 from harness.analysis.fits.estimate import Model, Points, Solution
 from harness.analysis.fits.intervals import LEVEL, Parameter
 from harness.analysis.fits.laws import Law
-from harness.analysis.fits.points import allowed, gathered
+from harness.analysis.fits.points import CAN_LOSE, allowed, gathered
+from harness.analysis.fits.posterior import Posterior
 from harness.analysis.fits.solver import Floats
 from harness.analysis.fits.support import Trend
+from harness.analysis.fits.together import Estimated
 from harness.analysis.fits.uncertainty import Spread, spread
 from harness.core.errors import AnalysisError, explain
 
-__all__ = ["LEVEL", "Fit", "Parameter", "Prediction", "FitState", "as_dict", "fit", "predict", "words"]
+__all__ = ["LEVEL", "Fit", "Parameter", "Prediction", "FitState", "as_dict", "fit", "fit_cells", "predict", "words"]
+
+ENOUGH = 30
+"""Largest number of cells that take part without a fit.
+
+Further ones hardly add to what is known of all cells."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class FitState:
     """
 
     model: Model
-    spread: Spread
+    spread: Spread | Posterior
     scatter: float
     ranges: Mapping[str, tuple[float, float]]
 
@@ -101,8 +108,8 @@ class Fit:
         Columns are ``value``, ``low`` and ``high`` (NaN without an interval), rows those of ``at``.
         """
         columns = {name: at[name].to_numpy(dtype=float) for name in laws.named(self.law).columns}
-        value, width, _ = self.state.spread.at(self.state.model.curve(columns))
-        return pd.DataFrame({"value": value, "low": value - width, "high": value + width}, index=at.index)
+        value, low, high = self.state.spread.interval(self.state.model.curve(columns))
+        return pd.DataFrame({"value": value, "low": low, "high": high}, index=at.index)
 
 
 @dataclass(frozen=True)
@@ -143,41 +150,99 @@ def fit(points: pd.DataFrame, law: str, *, judge: bool = True, aic: bool = False
     """
     chosen = laws.named(law)
     judging.require_comparable(chosen, points)
-    found, notes = gathered(points, chosen, [*support.SIZES, *support.VOLUMES])
+    found, notes = gathered(points, chosen, _others(chosen))
     idle = chosen.idle(found.columns)
     held = {name: chosen.held[name] for name in idle}
     judging.require_enough(chosen, found, held)
+    if chosen.plateau:
+        alone = together.estimated(chosen, [found], 1, judge=judge)[0]
+        return _judged(chosen, found, notes, {}, alone, _standing(points, law), judge=judge, aic=aic)
     fitted = estimate.build(chosen, found, held)
     solution = estimate.best(fitted, found)
     replicates, about = _replicates(chosen, solution, found, held)
     off = spread(solution, replicates, found, LEVEL)
     parameters, unclear = intervals.parameters(fitted, solution, off, found, idle)
-    alternatives = judging.alternatives(chosen, found, held) if aic else {}
-    held_out = judging.held_out(chosen, found) if judge else judging.HeldOut({}, {}, {}, [])
+    residual = found.response - fitted.curve(found.columns)(solution.theta[None])[0]
+    about = [*(f"{why}: null" for why in idle.values()), *about, *unclear]
+    own = Estimated(fitted, solution, off, _scatter(residual, solution, found), parameters, residual, about)
+    return _judged(chosen, found, notes, held, own, _standing(points, law), judge=judge, aic=aic)
+
+
+def fit_cells(
+    cells: Sequence[pd.DataFrame], law: str, *, others: Sequence[pd.DataFrame] = (), judge: bool = True
+) -> list[Fit | AnalysisError]:
+    """Fit a law to each of several cells, together where cells can share its shape.
+
+    Args:
+        cells: points of each cell, as for ``fit``.
+        law: name of the law.
+        others: points of further cells, of which the first ENOUGH take part without a fit.
+        judge: as for ``fit``.
+
+    Returns:
+        Of each cell its fit, or the error that says why there is none.
+    """
+    chosen = laws.named(law)
+    found: dict[int, Fit | AnalysisError] = {}
+    read: dict[int, tuple[Points, list[str]]] = {}
+    for place, points in enumerate([*cells, *(others[:ENOUGH] if chosen.shape else [])]):
+        try:
+            one = gathered(points, chosen, _others(chosen))
+            if chosen.shape:
+                judging.require_enough(chosen, one[0], {})
+                read[place] = one
+            else:
+                found[place] = fit(points, law, judge=judge)
+        except AnalysisError as error:
+            found[place] = error
+    own = [place for place in read if place < len(cells)]
+    if len(read) == 1 and own and not chosen.plateau:
+        return [fit(cells[place], law, judge=judge) if place in own else found[place] for place in range(len(cells))]
+    if own:
+        every = together.estimated(chosen, [points for points, _ in read.values()], len(own), judge=judge)
+        for place, estimated in zip(own, every, strict=True):
+            found[place] = _judged(chosen, *read[place], {}, estimated, _standing(cells[place], law), judge=judge)
+    return [found[place] for place in range(len(cells))]
+
+
+def _others(law: Law) -> list[str]:
+    return [*support.SIZES, *support.VOLUMES, *([CAN_LOSE] if law.shape else [])]
+
+
+def _judged(
+    law: Law,
+    points: Points,
+    notes: list[str],
+    held: Mapping[str, float],
+    own: Estimated,
+    standing: str,
+    *,
+    judge: bool,
+    aic: bool = False,
+) -> Fit:
+    """Return the fit of an estimated law, with its verdict and held-out error."""
+    held_out = judging.held_out(law, points, own.predicted) if judge else judging.HeldOut({}, {}, {}, [])
     errors = [error for label, error in held_out.errors.items() if "," not in label]
-    notes = [*chosen.notes, *notes, *(f"{why}: null" for why in idle.values()), *about, *unclear, *held_out.notes]
-    curve = fitted.curve(found.columns)(solution.theta[None])[0]
-    residual, trends = found.response - curve, support.trends(chosen, found, curve)
-    r2, simpler = _r2(residual, found.response), judging.not_excluded(chosen, parameters)
+    trends, r2 = support.trends(law, points, points.response - own.residual), _r2(own.residual, points.response)
     return Fit(
-        law=law,
-        response=chosen.response,
-        parameters=parameters,
+        law=law.name,
+        response=law.response,
+        parameters=dict(own.parameters),
         level=LEVEL,
-        n=len(found.response),
-        runs=int(found.cluster.max()) + 1,
+        n=len(points.response),
+        runs=int(points.cluster.max()) + 1,
         r2=r2,
         held_out=held_out.errors,
         held_out_error=max(errors) if errors else None,
         naive=held_out.naive,
         compared=held_out.compared,
-        aic=judging.aic(fitted, solution.theta, found) if aic else None,
-        alternatives=alternatives,
+        aic=judging.aic(own.model, own.solution.theta, points) if aic else None,
+        alternatives=judging.alternatives(law, points, held) if aic else {},
         trends=trends,
-        verdict=judging.verdict(solution, trends, simpler, r2),
-        standing=_standing(points, law),
-        notes=tuple(notes),
-        state=FitState(fitted, off, _scatter(residual, solution, found), _ranges(chosen, found)),
+        verdict=judging.verdict(own.solution, trends, judging.not_excluded(law, own.parameters), r2),
+        standing=standing,
+        notes=(*law.notes, *notes, *own.notes, *held_out.notes),
+        state=FitState(own.model, own.errors, own.scatter, _ranges(law, points)),
     )
 
 
@@ -190,11 +255,11 @@ def _standing(points: pd.DataFrame, law: str) -> str:
 def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
     """Return the predicted response of one point, with an interval for a new run.
 
-    The interval is value ± √(t²(v + s²) + z²u). v and u are variances of the curve, over runs and
-    over items, as for the parameters' intervals. s² is the variance of runs and points about the
-    curve, corrected for n − p and G − 1 degrees of freedom. The interval is for a new run measured
-    on the same items, or on all items of their kind; a measurement on a few other items has their
-    error in addition.
+    Of a law fitted by least squares, it is value ± √(t²(v + s²) + z²u). v and u are variances of
+    the curve, over runs and over items, as for the parameters' intervals. s² is the variance of
+    runs and points about the curve, corrected for n − p and G − 1 degrees of freedom. Of other laws
+    it is between quantiles of draws. The interval is for a new run measured on the same items, or
+    on all items of their kind; a measurement on a few other items has their error in addition.
 
     Args:
         fit: the fit.
@@ -214,15 +279,14 @@ def predict(fit: Fit, at: Mapping[str, float]) -> Prediction:
             range_text = "a number above 0" if name in law.positive else range_text or "a finite number"
             raise AnalysisError(explain(f"predict: {name}", got=f"{at[name]:g}", allowed=range_text))
     curve = fit.state.model.curve({name: np.array([at[name]], dtype=float) for name in law.columns})
-    found, half, _ = fit.state.spread.at(curve, fit.state.scatter)
-    value, width = float(found[0]), float(half[0])
+    value, low, high = (float(found[0]) for found in fit.state.spread.interval(curve, fit.state.scatter))
     if not math.isfinite(value):
         where = ", ".join(f"{name} {words(at[name])}" for name in law.columns)
         allow = "values closer to the fitted points"
         raise AnalysisError(explain(f"predict: {fit.law} at {where}", got="a value that is not finite", allowed=allow))
-    low, high = (value - width, value + width) if math.isfinite(value - width) and math.isfinite(value + width) else (None, None)
+    ends = (low, high) if math.isfinite(low) and math.isfinite(high) else (None, None)
     beyond = [text for name in law.columns if (text := _beyond(name, at[name], *fit.state.ranges[name], ratio=name in law.positive))]
-    return Prediction(value, low, high, fit.level, beyond)
+    return Prediction(value, ends[0], ends[1], fit.level, beyond)
 
 
 def _replicates(law: Law, solution: Solution, points: Points, held: Mapping[str, float]) -> tuple[Floats, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,8 +126,15 @@ class HeldOut:
     notes: list[str]
 
 
-def held_out(law: Law, points: Points) -> HeldOut:
-    """Return the errors at the largest size and at the largest volume."""
+def held_out(law: Law, points: Points, predicted: Callable[[str, Points, Points], Floats] | None = None) -> HeldOut:
+    """Return the errors at the largest size and at the largest volume.
+
+    Args:
+        law: the law.
+        points: the points.
+        predicted: what is held out, the other points and the points held out to predictions of
+            these; by default those of a fit by least squares.
+    """
     found = HeldOut({}, {}, {}, [])
     for label, choices in {"largest size": support.SIZES, "largest volume": support.VOLUMES}.items():
         column = next((name for name in choices if name in points.columns and np.isfinite(points.columns[name]).all()), None)
@@ -146,8 +153,8 @@ def held_out(law: Law, points: Points) -> HeldOut:
             found.notes.append(f"{label} cannot be held out: {error}")
             found.compared[label] = "cannot be compared: too few other points for the law"
             continue
-        fitted = estimate.build(law, rest, held)
-        miss = float(np.mean(np.abs(there.response - fitted.curve(there.columns)(estimate.best(fitted, rest).theta[None])[0])))
+        guess = predicted(label, rest, there) if predicted else _least_squares(law, rest, there, held)
+        miss = float(np.mean(np.abs(there.response - guess)))
         found.errors[label] = miss
         size = float(np.mean(np.abs(there.response)))
         told = f"cannot be compared: {naive}" if isinstance(naive, str) else _against(miss, found.naive[label], 1e-9 * size, NAIVE[label])
@@ -155,6 +162,13 @@ def held_out(law: Law, points: Points) -> HeldOut:
         if size > 0:
             found.errors[f"{label}, share of the response"] = miss / size
     return found
+
+
+def _least_squares(law: Law, rest: Points, there: Points, held: Mapping[str, float]) -> Floats:
+    """Return the curve at ``there`` of a fit to the other points."""
+    fitted = estimate.build(law, rest, held)
+    guess: Floats = fitted.curve(there.columns)(estimate.best(fitted, rest).theta[None])[0]
+    return guess
 
 
 def _against(error: float, naive: float, rounding: float, name: str) -> str:

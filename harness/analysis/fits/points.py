@@ -10,6 +10,7 @@
 | kl | KL(base ‖ tuned) on the target, nats per token |
 | forgetting | change in the metric's unit; positive is worse |
 | stderr | standard error of forgetting |
+| can_lose | largest possible forgetting: of a share, its value before; empty if unknown |
 | run_id | run of the point; points of one run are not independent |
 """
 
@@ -34,7 +35,8 @@ from harness.records.schema import Declared
 
 RESPONSE = "forgetting"
 PREDICTORS = ["volume", "params_total", "params_trainable", "train_tokens", "inject_fraction", "steps", "finetune_loss", "kl"]
-ROLES = [*PREDICTORS, RESPONSE, "stderr", "run_id"]
+CAN_LOSE = "can_lose"
+ROLES = [*PREDICTORS, RESPONSE, "stderr", CAN_LOSE, "run_id"]
 LARGEST = 1e100
 """Largest number allowed, so that squares do not overflow."""
 LABELS = [
@@ -189,12 +191,20 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     found["inject_fraction"] = rows["anchor_tokens"].astype(float).to_numpy() / np.where(tokens > 0, tokens, np.nan)
     found[RESPONSE] = worse * rows["delta"].astype(float).to_numpy()
     found["stderr"] = (rows["delta_high"] - rows["delta_low"]).astype("Float64").to_numpy(dtype=float, na_value=np.nan) / (2 * _Z)
+    found[CAN_LOSE] = _can_lose(rows)
     found, about = _with_loss_and_kl(found, rows, whole)
     if (apart := (found["trajectory"] == "independent").fillna(value=False)).any():
         found.loc[apart, "run_id"] = found.loc[apart, [*LABELS, "seed"]].astype("string").fillna("").agg(" ".join, axis=1)
     found = narrowed(found, where or {}, "this experiment")
     found.attrs = {"suite": chosen, "notes": [*notes, *about], "declared": declared.law if chosen == declared.headline else None}
     return found
+
+
+def _can_lose(rows: pd.DataFrame) -> Floats:
+    """Return the largest possible forgetting of each row: all of a share of right answers."""
+    before = rows["before"].to_numpy(dtype=float, na_value=np.nan)
+    share = np.where(rows["higher_is_better"].astype(bool), before, 1.0 - before)
+    return np.where(rows["lost"].notna(), share, np.nan)
 
 
 def suite_of(table: pd.DataFrame, declared: Declared, suite: str | None) -> str:

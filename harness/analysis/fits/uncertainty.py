@@ -73,6 +73,11 @@ class Spread:
             width = np.hypot(t * np.hypot(runs, np.sqrt(scatter)), z * self._items(function))
         return every[0], width, every[1:]
 
+    def interval(self, function: Callable[[Floats], Floats], scatter: float = 0.0) -> tuple[Floats, Floats, Floats]:
+        """Return a function of the parameters and the ends of its interval, as ``at`` does."""
+        value, width, _ = self.at(function, scatter)
+        return value, value - width, value + width
+
     def _items(self, function: Callable[[Floats], Floats]) -> Floats | float:
         if not self.shifts:
             return 0.0

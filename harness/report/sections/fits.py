@@ -24,7 +24,9 @@ ABOUT = {
     "shifted_power": "forgetting by trained parameters and steps, towards a plateau",
     "linear": "forgetting by the loss on the new data",
     "kl": "forgetting by the divergence from the base model on the new data",
-    POWER: "forgetting by volume, for each method separately",
+    "hill": "forgetting by volume, towards a plateau, for each method; all methods are fitted together",
+    "saturating_power": "forgetting by volume, towards a plateau, for each method; all methods are fitted together",
+    POWER: "forgetting by volume, without a plateau, for each method; all methods are fitted together",
 }
 """Law → its subject; laws over model sizes first, since they are the most general."""
 

@@ -18,6 +18,8 @@ SIZES = [145_536, 350_000, 801_384, 2_100_000]
 
 TRUE: dict[str, dict[str, float]] = {
     "power": {"c": 0.006, "k": 0.5},
+    "hill": {"s": 0.4, "v50": 200.0, "h": 1.2},
+    "saturating_power": {"s": 0.4, "v0": 30.0, "beta": 0.6},
     "linear": {"slope": -0.4, "intercept": 0.9},
     "kl": {"a": 0.3, "b": -0.02},
     "shifted_power": {"s": 0.8, "a": 20_000.0, "alpha": 0.5, "b": 4.0, "beta": 0.7},
@@ -26,6 +28,8 @@ TRUE: dict[str, dict[str, float]] = {
 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "power": lambda at, c, k: c * at["volume"] ** k,
+    "hill": lambda at, s, v50, h: s * at["volume"] ** h / (at["volume"] ** h + v50**h),
+    "saturating_power": lambda at, s, v0, beta: (s - s * (v0 / at["volume"]) ** beta) * (at["volume"] > v0),
     "linear": lambda at, slope, intercept: slope * at["finetune_loss"] + intercept,
     "kl": lambda at, a, b: a * at["kl"] + b * at["kl"] ** 2,
     "shifted_power": lambda at, s, a, alpha, b, beta: s - (a / at["params_trainable"]) ** alpha - (b / at["steps"]) ** beta,
@@ -112,6 +116,8 @@ def test_every_law_is_described(law: str) -> None:
 
 FORMULAS_COLUMNS = {
     "power": ["volume"],
+    "hill": ["volume"],
+    "saturating_power": ["volume"],
     "linear": ["finetune_loss"],
     "kl": ["kl"],
     "shifted_power": ["params_trainable", "steps"],

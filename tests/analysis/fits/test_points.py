@@ -243,6 +243,13 @@ def test_loss_and_drift_come_from_the_same_run_and_volume() -> None:
     assert "kl is that of suite drift_target" in found.attrs["notes"]
 
 
+def test_of_a_share_what_was_known_can_be_lost() -> None:
+    """Of right answers it is the share before, of wrong ones the rest; of nats it is unknown."""
+    right, wrong = row(before=0.9, lost=3), row(run_id="w", before=0.3, lost=3, higher_is_better=False)
+    found = points.from_table(tidy(right, wrong, row(run_id="n", before=2.0)), Declared(headline="old"))
+    assert found["can_lose"].tolist() == pytest.approx([0.9, 0.7, float("nan")], nan_ok=True)
+
+
 def test_controls_failures_and_other_runs_are_left_out() -> None:
     """Controls, failed points and runs without points are left out and counted."""
     failed = row(run_id="f", status="failed", delta=None)
@@ -268,13 +275,13 @@ def test_the_suite_must_be_unambiguous() -> None:
 
 
 def test_every_law_is_fitted_where_there_are_points() -> None:
-    """Each of six cells has a power law, each of two tunings the others.
+    """Each of six cells has the laws of volume alone, each of two tunings the others.
 
     kl is rejected, since it was not measured.
     """
     found = all_laws.every(sweep(), Declared(headline="old"))
     counts = pd.Series([one.law for one in found]).value_counts().to_dict()
-    assert counts == {"power": 6, "injection": 2, "shifted_power": 2, "linear": 2, "kl": 2}
+    assert counts == dict.fromkeys(["hill", "saturating_power", "power"], 6) | {"injection": 2, "shifted_power": 2, "linear": 2, "kl": 2}
     power = next(one for one in found if one.law == "power" and one.where == {"model": "m2000", "tuning": "lora"})
     assert power.fit is not None
     assert power.fit.parameters["k"].value == pytest.approx(0.5, abs=0.02)
@@ -289,19 +296,19 @@ def test_fits_that_are_not_shown_are_counted() -> None:
     """With a limit of five, there are four fits and the number of the others."""
     found = all_laws.every(sweep(), Declared(headline="old"), limit=5)
     assert len(found) == 5
-    assert found[-1].refused.startswith("10 more fits are not shown")
+    assert found[-1].refused.startswith("22 more fits are not shown")
 
 
 def test_laws_take_turns_where_not_all_fits_are_made() -> None:
-    """Of ten fits, each law over sizes has one, and power the others.
+    """Of ten fits, each law over sizes has one, and laws of volume alone the others.
 
     Cells in figures come first.
     """
     drawn = [{"model": "m2000", "tuning": "lora"}]
     found = all_laws.every(sweep(), Declared(headline="old"), limit=10, first=drawn)
-    assert [one.law for one in found[:9]] == ["injection", "shifted_power", "linear", "kl", *["power"] * 5]
+    assert [one.law for one in found[:9]] == ["injection", "shifted_power", "linear", "kl", *["hill"] * 5]
     assert found[4].where == drawn[0]
-    assert found[-1].refused.startswith("5 more fits are not shown")
+    assert found[-1].refused.startswith("17 more fits are not shown")
 
 
 def test_the_declared_law_is_first_and_the_others_are_exploratory() -> None:

@@ -26,6 +26,9 @@ The other fields are optional:
 - ``idle`` and ``held``: terms that some points cannot determine, and the values to hold them at.
 - ``notes``: remarks to print with every fit.
 - ``response``: the column that is fitted, ``forgetting`` by default.
+- ``shape``: term → ``Prior``, for laws of one cell: all terms but a linear one, which scales the
+  curve. Such laws can be fitted to several cells together (``pooling``).
+- ``plateau``: the linear term, if it is what forgetting tends to.
 
 ``power.py`` is a short example; ``injection.py`` has the optional fields too. On the page a law is
 fitted to all points that agree in the labels ``all_laws.WAYS``; ``all_laws.SCOPES`` has exceptions.
@@ -78,6 +81,25 @@ class Term:
     linear: bool = False
 
 
+@dataclass(frozen=True)
+class Prior:
+    """Weak prior of a term that gives a curve its shape, on the scale on which it is fitted.
+
+    Attributes:
+        mean: mean over all cells anywhere, of the logarithm for terms with the scale ``log``; the
+            columns are divided by their references.
+        sd: standard deviation about it.
+        step: distance of neighbouring values in the first grid.
+        widest: largest standard deviation that the cells of one experiment may have; the smallest
+            is one step.
+    """
+
+    mean: float
+    sd: float
+    step: float
+    widest: float
+
+
 def _as_fitted(terms: Values, references: Mapping[str, float]) -> dict[str, Floats]:  # noqa: ARG001 - Law.shown takes both
     return {}
 
@@ -108,6 +130,9 @@ class Law:
         held: term → fitted value where it is idle.
         notes: remarks for the reader of every fit.
         response: column that is fitted.
+        shape: term → prior, for all terms but one linear one, if the law can be fitted to several
+            cells together.
+        plateau: name of the linear term, if it is what the response tends to; else empty.
     """
 
     name: str
@@ -124,6 +149,8 @@ class Law:
     held: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     response: str = "forgetting"
+    shape: Mapping[str, Prior] = field(default_factory=dict)
+    plateau: str = ""
 
 
 def names() -> list[str]:

@@ -5,7 +5,7 @@ against volume alone. It has no ceiling, so where a model has nothing left to lo
 deviate from it; the error at the held-out largest volume shows this.
 """
 
-from harness.analysis.fits.laws import Law, Term
+from harness.analysis.fits.laws import Law, Prior, Term
 
 LAW = Law(
     name="power",
@@ -20,5 +20,6 @@ LAW = Law(
     needs={"volume": 2},
     curve=lambda term, column: term["c"] * column["volume"] ** term["k"],
     shown=lambda term, reference: {"c": term["c"] * reference["volume"] ** -term["k"]},
+    shape={"k": Prior(mean=0.5, sd=0.7, step=0.05, widest=0.8)},
     simpler={"c * volume (k = 1)": {"k": 1.0}},
 )
