@@ -143,7 +143,7 @@ def test_the_declared_law_is_the_default(tmp_path: Path, capsys: pytest.CaptureF
     where = ["--results", tmp_path / "results"]
     code, _, err = run(capsys, "fit", "exp", *where)
     assert code == 2
-    assert "--law: got nothing, and no law declared; allowed: injection, kl, linear, " in err
+    assert "--law: got nothing, and no law declared; allowed: hill, injection, kl, linear, " in err
     experiment.write_manifest({"r": {"declared": {"headline": "old", "law": "power"}}}, keep=False)
     assert run(capsys, "fit", "exp", *where)[1].startswith("forgetting = c * volume^k; declared beforehand\n")
     assert json.loads(run(capsys, "fit", "exp", *where, "--json")[1])["standing"] == "declared beforehand"

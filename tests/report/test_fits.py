@@ -26,7 +26,8 @@ def test_the_declared_law_is_first_and_each_law_is_next_to_its_baseline(tmp_path
     assert view.data is not None
     titles = [group.title for group in view.groups]
     assert titles[0] == "power (declared beforehand)"
-    assert titles[1:] == [f"{law} (exploratory: not declared beforehand)" for law in ("injection", "shifted_power", "linear", "kl")]
+    others = ("injection", "shifted_power", "linear", "kl", "hill", "saturating_power")
+    assert titles[1:] == [f"{law} (exploratory: not declared beforehand)" for law in others]
     assert "The experiment declared the law power beforehand; the others are exploratory." in view.caption
     row = view.data.iloc[0]
     assert (row["law"], row["declared"]) == ("power", True)
