@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.calibration import changes, fits, methods
+from benchmarks.calibration import changes, fits, methods, verdicts
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -26,6 +26,9 @@ def full() -> list[Part]:
         ("power", lambda: changes.power(600)),
         ("coverage of changes", lambda: changes.coverage(300)),
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
+        ("contrasts with a control", lambda: verdicts.contrasts(450)),
+        ("verdicts of one run", lambda: verdicts.one_run(2000)),
+        ("counts of verdicts", lambda: verdicts.counts(400)),
         ("gate", lambda: changes.gate(2000)),
         ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
     ]
@@ -38,6 +41,9 @@ def quick() -> list[Part]:
         ("power", lambda: changes.power(60, seeds=(8,))),
         ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
+        ("contrasts with a control", lambda: verdicts.contrasts(18, kinds=("98% right before",))),
+        ("verdicts of one run", lambda: verdicts.one_run(60, sizes=(200,))),
+        ("counts of verdicts", lambda: verdicts.counts(10, seeds=(3,))),
         ("gate", lambda: changes.gate(100)),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
     ]
