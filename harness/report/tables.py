@@ -154,16 +154,12 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
 
 
 def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit, *, sign: float = 1.0) -> tuple[Any, Any]:
-    """Return ends of intervals as they are shown: cut to possible values.
-
-    A share stays within 0 and 1, nats stay above 0; metrics without known limits are not cut, and
-    missing values stay missing. Files of data keep the uncut ends.
+    """Return ends of intervals, cut to possible values; missing values stay missing.
 
     Args:
         low: lower ends in the metric's own unit, a number or an array.
         high: upper ends.
-        before: the values from which the changes start (0 for values); None for differences of two
-            values or of two changes.
+        before: the values from which the changes start (0 for values); None for differences.
         unit: of the metric.
         sign: −1 for changes with the opposite sign, such as the loss of a share.
     """
