@@ -70,9 +70,9 @@ def test_the_headline_states_the_change_of_controls(found: Evidence) -> None:
     assert "(more training on data that the model already knew: data base) changed old by −7.5 points (6 controls)." in text
     assert "by their difference at the same volume on the same items, all 6 methods are worse." in text
     assert text.endswith("1 method has no control.")
-    at = found.findings.index[(found.findings["suite"] == "old") & found.findings["contrast_p"].notna() & (found.findings["volume"] == 128)]
-    at = [place for place in at if found.findings.loc[place, "task"] == "*"]
     mixed = found.findings.copy()
+    of_suite = (mixed["suite"] == "old") & (mixed["task"] == "*") & (mixed["volume"] == 128)
+    at = mixed.index[of_suite & mixed["contrast_p"].notna()]
     mixed.loc[at, "contrast_p"] = [0.001, 0.004, 0.004, 0.02, 0.02, 0.5]
     mixed.loc[at[-1], "contrast_verdict"] = "not enough evidence"
     text = controls.sentence(dataclasses.replace(found, findings=mixed), "old")

@@ -7,8 +7,8 @@ most of the differences that a test finds. Seeds are unpaired (``two_level.contr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,11 @@ from harness.analysis.statistics.stats import Floats, Stratum
 from harness.analysis.table.measure import TaskChange
 from harness.records.schema import Declared
 
-if TYPE_CHECKING:
-    from harness.analysis.findings.findings import ItemChanges
-
 Place = tuple[str, int, str, str]
 """Cell, volume, suite and task of a finding."""
+
+ChangeOf = Callable[[str, int, str, str], TaskChange | None]
+"""Changes of a leaf task's items by run, volume, suite and task; None where there is no change."""
 
 _VERDICTS = {
     verdicts.LOST: verdicts.WORSE,
@@ -47,19 +47,19 @@ class _Task(NamedTuple):
     clusters: npt.NDArray[np.int64] | None
 
 
-def with_contrasts(frame: pd.DataFrame, changes: ItemChanges, declared: Declared, spreads: Mapping[Place, Spread | None]) -> pd.DataFrame:
+def with_contrasts(frame: pd.DataFrame, change_of: ChangeOf, declared: Declared, spreads: Mapping[Place, Spread | None]) -> pd.DataFrame:
     """Add the columns of contrasts, which are empty for rows without a control.
 
     Args:
         frame: findings, the rows of a cell consecutive, with columns ``_control`` (the cell of the
             control) and ``_control_runs`` (its ``run_ids`` at the same volume, suite and task).
-        changes: item changes of the runs.
+        change_of: item changes of the runs, such as ``ItemChanges.get``.
         declared: declarations with the margins.
         spreads: variance between the seeds of a finding; missing or None: its own.
     """
     found = {name: np.full(len(frame), np.nan) for name in ("delta", "stderr", "df", "delta_low", "delta_high", "p_value")}
     varies = np.full(len(frame), None, dtype=object)
-    for at, estimate, p_value in _estimates(frame, changes, spreads):
+    for at, estimate, p_value in _estimates(frame, change_of, spreads):
         values = (estimate.value, estimate.stderr, estimate.df, estimate.low, estimate.high, p_value)
         for name, value in zip(found, values, strict=True):
             found[name][at] = value
@@ -77,14 +77,14 @@ def with_contrasts(frame: pd.DataFrame, changes: ItemChanges, declared: Declared
 
 
 def _estimates(
-    frame: pd.DataFrame, changes: ItemChanges, spreads: Mapping[Place, Spread | None]
+    frame: pd.DataFrame, change_of: ChangeOf, spreads: Mapping[Place, Spread | None]
 ) -> Iterator[tuple[int, two_level.Estimate, float]]:
     """Yield (position, contrast, p-value) of every row that was measured as its control was."""
     leaves: dict[tuple[Any, ...], list[str]] = {}
     for *of_suite, name in frame[_ROW].itertuples(index=False, name=None):
         if name != SUITE_TASK:
             leaves.setdefault(tuple(of_suite), []).append(name)
-    reader = _Tasks(changes)
+    reader = _Tasks(change_of)
     has = (frame["_control_runs"].notna() & frame["run_ids"].notna()).to_numpy(dtype=bool)
     rows = frame.assign(_at=np.arange(len(frame)), _binary=frame["lost"].notna())[has]
     for at, cell, volume, suite, name, control, *runs, binary in rows[
@@ -104,8 +104,8 @@ class _Tasks:
     A suite's own row comes before its tasks, which then reuse the sums.
     """
 
-    def __init__(self, changes: ItemChanges) -> None:
-        self._changes = changes
+    def __init__(self, change_of: ChangeOf) -> None:
+        self._change_of = change_of
         self._place: tuple[Any, ...] = ()
         self._known: dict[tuple[Any, ...], _Task | None] = {}
 
@@ -117,7 +117,7 @@ class _Tasks:
         for name in names:
             key = (*sides, name, binary)
             if key not in self._known:
-                of_sides = [[self._changes.get(run, *at, name) for run in runs] for runs in sides]
+                of_sides = [[self._change_of(run, *at, name) for run in runs] for runs in sides]
                 self._known[key] = _task(of_sides[0], of_sides[1], binary=binary)
             task = self._known[key]
             if task is None:

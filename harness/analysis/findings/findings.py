@@ -59,7 +59,7 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
     frame["missing"] = [len(every.seeds[cell]) for cell in frame["cell"]] - frame["seeds"]
     frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
     frame = _with_controls(judge(frame, declared), every, declared)
-    frame = control_contrasts.with_contrasts(frame, changes, declared, spreads={})
+    frame = control_contrasts.with_contrasts(frame, changes.get, declared, spreads={})
     frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
     runs = table.drop_duplicates("run_id")
     frame["arm"] = frame["cell"].map(runs["arm"].groupby(runs["run_id"].map(every.of_run)).first())

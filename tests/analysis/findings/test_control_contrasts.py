@@ -42,15 +42,7 @@ def pair(
     rows += [common | {"cell": "c", "task": name, "run_ids": ",".join(runs["c"]), "_control_runs": None} for name in names]
     frame = pd.DataFrame(rows)
     frame["_control"] = frame["cell"].map({"m": "c"})
-    return with_contrasts(frame, _Given(changes), Declared(margin=margin), spreads or {})
-
-
-class _Given:
-    def __init__(self, changes: Changes) -> None:
-        self._changes = changes
-
-    def get(self, run_id: str, volume: int, suite: str, task: str) -> TaskChange | None:
-        return self._changes.get((run_id, volume, suite, task))
+    return with_contrasts(frame, lambda *place: changes.get(place), Declared(margin=margin), spreads or {})
 
 
 def seeds(draw: np.random.Generator, share: float, spread: float, count: int, n: int = 200) -> np.ndarray:

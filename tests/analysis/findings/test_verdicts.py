@@ -21,7 +21,7 @@ TASK |= {"delta": -0.2, "delta_low": -0.3, "delta_high": -0.1}
 def test_one_seed_is_decided_by_the_mid_p() -> None:
     """7 against 1: exact p 18/256 = 0.070, mid-p 18/256 − 8/256 = 0.039; without a mid-p, p."""
     exact, middle = stats.mcnemar(7, 1), stats.mcnemar_mid(7, 1)
-    assert (exact, middle) == (pytest.approx(18 / 256), pytest.approx(10 / 256))
+    assert [exact, middle] == pytest.approx([18 / 256, 10 / 256])
     rows = [TASK | {"task": "*", "p_value": exact, "p_mid": p} for p in (middle, None)]
     found = judge(pd.DataFrame(rows).astype({"p_mid": "Float64"}), Declared())
     assert found["verdict"].tolist() == [LOST, UNKNOWN]
