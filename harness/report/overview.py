@@ -89,9 +89,9 @@ def _contrast(row: pd.Series | None, panel: Panel) -> str:
     if row is None or pd.isna(row["contrast_low"]):
         return words.UNKNOWN
     ends = tables.possible_ends(row["contrast_low"], row["contrast_high"], None, panel.unit)
-    value, low, high = (-panel.sign * float(number) for number in (row["contrast"], *ends))
-    numbers = [tables.number(number, panel.unit) for number in (value, *sorted([low, high]))]
-    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}] {words.contrast_verdict(row)}"
+    low, high = sorted(-panel.sign * float(end) for end in ends)
+    value, low, high = (tables.number(number, panel.unit) for number in (-panel.sign * float(row["contrast"]), low, high))
+    return f"{value} [{low}, {high}] {words.contrast_verdict(row)}"
 
 
 def _notes(evidence: Evidence, gain: Panel | None, loss: Panel | None) -> list[str]:

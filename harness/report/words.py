@@ -47,8 +47,8 @@ def verdict(row: Mapping[str, Any] | pd.Series, name: str = "verdict", varies: s
 
 
 def contrast(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit) -> str:
-    """Return the change minus that of the control, with its interval."""
-    return with_ends(row, "contrast", unit, sign=True)
+    """Return the change minus that of the control, such as ``−9.1 [−12.0, −6.2] worse``."""
+    return f"{with_ends(row, 'contrast', unit, sign=True)} {contrast_verdict(row)}".rstrip()
 
 
 def contrast_verdict(row: Mapping[str, Any] | pd.Series) -> str:

@@ -106,6 +106,10 @@ def test_tables_separate_controls_and_pairs(found: Evidence, read: Page) -> None
     assert [row["suite"].split(",")[0] for row in rows] == ["old (headline)"] * 3 + ["new"] * 3
     assert "Same-data controls" in read.text
     assert "m0 · full · independent" in [row["method"] for row in read.rows("findings")]
+    contrasts = {row["method"]: row["against control"] for row in read.rows("findings") if row["suite"].startswith("old")}
+    assert contrasts["m0 · full"].startswith("−25.0 [")
+    assert contrasts["m0 · full"].endswith("] worse")
+    assert contrasts["m0 · full · independent"] == contrasts["m0 · full · control"] == "not measured"
 
 
 def test_no_name_mentions_a_constant_label(read: Page) -> None:
@@ -142,10 +146,12 @@ def test_every_text_of_an_interval_is_cut() -> None:
     }
     row |= {"loss": 0.8, "loss_low": 0.3, "loss_high": 1.2}
     assert words.change(row, SHARE.unit) == "−80.0 [−90.0,\u00a0−30.0]"
-    assert words.contrast(row, SHARE.unit) == "−70.0 [−100.0,\u00a0+10.0]"
+    row |= {"contrast_verdict": "worse", "varies": "seeds and items", "contrast_varies": "seeds and items", "seeds": 3}
+    assert words.contrast(row, SHARE.unit) == "−70.0 [−100.0,\u00a0+10.0] worse"
+    assert words.contrast(row | {"contrast_varies": "items"}, SHARE.unit).endswith(" worse (these runs)")
     assert words.with_ends(row, "loss", SHARE.unit, before=0.9, turned=-1.0) == "80.0 [30.0,\u00a090.0]"
     assert words.change(row, NATS.unit) == "−0.800 [−0.900,\u00a0−0.300]"
-    assert words.contrast(row, NATS.unit) == "−0.700 [−1.400,\u00a0+0.100]"
+    assert words.contrast(row, NATS.unit) == "−0.700 [−1.400,\u00a0+0.100] worse"
 
 
 def test_the_overlap_of_controls_has_a_warning_of_its_own(found: Evidence) -> None:

@@ -66,7 +66,6 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
     one, panel = evidence.by_cell[str(row["cell"])], evidence.panel_of[str(row["suite"]), str(row["task"])]
     unit, verdict = panel.unit, words.text(row["verdict"])
     p = p_of(row)
-    contrast = words.contrast(row, unit)
     return [
         CellView(one.short),
         words.volume_cell(row["volume"]),
@@ -85,11 +84,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         CellView(
             "not measured" if pd.isna(row["seed_spread"]) else words.amount(row["seed_spread"], unit), words.sortable(row["seed_spread"])
         ),
-        CellView(
-            "not measured" if contrast == words.UNKNOWN else contrast,
-            words.sortable(row["contrast"]),
-            note=words.contrast_verdict(row),
-        ),
+        CellView("not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit), words.sortable(row["contrast"])),
         words.amount_cell(row["detectable"], unit),
     ]
 

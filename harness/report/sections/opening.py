@@ -215,6 +215,4 @@ def _control(row: pd.Series, unit: DisplayUnit) -> str:
     if "control_delta" not in row or pd.isna(row["control_delta"]):
         return "same-data control not measured,"
     own = f"same-data control {words.amount(row['control_delta'], unit, sign=True)} {unit.name}"
-    if pd.isna(row["contrast_low"]):
-        return f"{own},"
-    return f"{own} (difference {words.contrast(row, unit)} {unit.name}: {words.contrast_verdict(row)}),"
+    return f"{own}," if pd.isna(row["contrast_low"]) else f"{own} (difference {words.contrast(row, unit)}),"
