@@ -89,8 +89,8 @@ def _contrast(row: pd.Series | None, panel: Panel) -> str:
     if row is None or pd.isna(row["contrast_low"]):
         return words.UNKNOWN
     ends = tables.possible_ends(row["contrast_low"], row["contrast_high"], None, panel.unit)
-    low, high = sorted(-panel.sign * float(end) for end in ends)
-    value, low, high = (tables.number(number, panel.unit) for number in (-panel.sign * float(row["contrast"]), low, high))
+    numbers = [-panel.sign * float(row["contrast"]), *sorted(-panel.sign * float(end) for end in ends)]
+    value, low, high = (tables.number(number, panel.unit) for number in numbers)
     return f"{value} [{low}, {high}] {words.contrast_verdict(row)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,7 +136,7 @@ def test_bars_of_shares_end_where_a_share_ends() -> None:
 
 def test_every_text_of_an_interval_is_cut() -> None:
     """Changes, losses (−1 times a change), differences and contrasts of shares, and of nats."""
-    row = {
+    row: dict[str, Any] = {
         "delta": -0.8,
         "delta_low": -1.2,
         "delta_high": -0.3,
