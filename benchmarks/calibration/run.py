@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.calibration import changes, fits, methods, verdicts
+from benchmarks.calibration import changes, fits, methods, pooling, verdicts
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
-ITEMS, FITS = "calibration", "calibration of fits"
+ITEMS, FITS, POOLING = "calibration", "calibration of fits", "calibration of pooling"
 """Names in the marks of the tables in METHOD.md."""
 
 Part = tuple[str, Callable[[], list[Seen]]]
@@ -77,13 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the calibration; return 1 if a promise fails by more than three standard errors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each, for seconds; nothing is written")
-    parser.add_argument("--only", choices=["items", "fits"], help="changes, verdicts and comparisons, or fits of laws")
+    parser.add_argument("--only", choices=["items", "pooling", "fits"], help="changes and comparisons, spreads between seeds, or laws")
     options = parser.parse_args(arguments)
     found: list[Seen] = []
-    if options.only != "fits":
+    if options.only in (None, "items"):
         found = list(carried_out(quick() if options.quick else full()))
         _put(markdown(found), ITEMS, write=not options.quick)
-    if options.only != "items":
+    if options.only in (None, "pooling"):
+        count = 20 if options.quick else 500
+        few: dict[str, Any] = {"seeds": (3,), "layouts": ("9 cells × 5 volumes",)} if options.quick else {}
+        _put(pooling.markdown(list(pooling.rows(count, **few)), count), POOLING, write=not options.quick)
+    if options.only in (None, "fits"):
         of_fits = fits.rows(quick=options.quick)
         found += fits.promises(of_fits)
         _put(fits.markdown(of_fits, quick=options.quick), FITS, write=not options.quick)

@@ -97,18 +97,22 @@ def counts(sweeps: int, seeds: Sequence[int] = (1, 3)) -> list[Seen]:
     """Return how often a count of verdicts over METHODS methods without a change names any."""
     seen = []
     for k in seeds:
-        planted = Planted()
-        for number in range(sweeps * METHODS):
-            draw = stream(number, "calibration", "counts", str(k))
-            before, after = answers(draw, World(seeds=0.0 if k == 1 else World.seeds), SIZES, [0.0], count=k)
-            planted.add(f"m{number:05}", "full", 1, "probe", "probe", before, after[0])
-        rows = findings(planted.table(), planted, NULL)
-        rows = rows[rows["task"] == SUITE_TASK].sort_values("model", kind="stable")
-        of_sweeps = [rows.iloc[at : at + METHODS] for at in range(0, len(rows), METHODS)]
-        adjusted = [verdicts.counted(of["verdict"], verdicts.unadjusted(of)) for of in of_sweeps]
+        rows = [_unchanged(sweep, k) for sweep in range(sweeps)]
+        adjusted = [verdicts.counted(of["verdict"], verdicts.unadjusted(of)) for of in rows]
         named = np.mean([any(verdict in verdicts.CALLED for verdict in of) for of in adjusted])
-        alone = np.mean([of["verdict"].isin(verdicts.CALLED).any() for of in of_sweeps])
+        alone = np.mean([of["verdict"].isin(verdicts.CALLED).any() for of in rows])
         where = f"{METHODS} methods without a change; 800 items; {k} seed{'s' * (k > 1)}"
         what, remark = "a count names a method as lost or gained", f"{alone:.1%} without adjustment"
         seen.append(Seen(what=what, planted=where, share=float(named), count=sweeps, most=MOST_FALSE, remark=remark))
     return seen
+
+
+def _unchanged(sweep: int, seeds: int) -> pd.DataFrame:
+    """Return the headlines of METHODS methods without a change, as a sweep of their own."""
+    planted = Planted()
+    for number in range(sweep * METHODS, (sweep + 1) * METHODS):
+        draw = stream(number, "calibration", "counts", str(seeds))
+        before, after = answers(draw, World(seeds=0.0 if seeds == 1 else World.seeds), SIZES, [0.0], count=seeds)
+        planted.add(f"m{number:05}", "full", 1, "probe", "probe", before, after[0])
+    found = findings(planted.table(), planted, NULL)
+    return found[found["task"] == SUITE_TASK]

@@ -1,6 +1,6 @@
 """Findings: results over seeds, with intervals and verdicts, from the tidy table.
 
-Takes: a tidy table, the item changes of its runs (anything with ``findings.ItemChanges.get``) and
+Takes: a tidy table, the item changes of its runs (anything with ``estimates.ItemChanges.get``) and
 the experiment's declarations. Gives: pandas tables with one row per
 
 - cell, volume, suite and task, with verdicts (``findings.findings``),

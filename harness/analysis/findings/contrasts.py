@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.findings.findings import ItemChanges
+from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.pairing import difference, stacked, together
 from harness.analysis.findings.paths import mean
 from harness.analysis.statistics.stats import LEVEL

@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis.findings.arms import named_by_arm
-from harness.analysis.findings.findings import ItemChanges
+from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.findings import findings as findings_of
 from harness.analysis.findings.frontier import first_target, headline
 from harness.analysis.findings.pairing import Stacked, Tasks, difference, stacked, together

@@ -60,6 +60,8 @@ margin            Float64  margin, declared or 0.02, in the metric's unit: a cha
 verdict           string   kept: interval inside ±margin; else lost or gained: p_holm, p_mid or p_value < 0.05; else not enough evidence
 detectable        Float64  smallest true change found with probability at least 0.8, in the metric's unit; above 1 for a share: no change is
 seed_spread       Float64  standard deviation of delta over seeds; empty for one seed
+seed_spread_pooled Float64 standard deviation of delta between seeds that the suite's other cells suggest; empty for fewer than 3 seeds
+spread_used       string   spread between seeds in stderr: pooled over cells, or own, over the cell's volumes; empty for fewer than 3 seeds
 control_delta     Float64  delta of the control with the same model, tuning, learning rate, trajectory and volume; empty without one
 contrast          Float64  delta minus control_delta, in the metric's unit; negative is worse than the control if higher_is_better
 contrast_low      Float64  lower end of the interval of contrast, paired over items, seeds unpaired

@@ -8,35 +8,30 @@ missing, or the seeds were measured on different items, the interval is left emp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.analysis.findings import control_contrasts
 from harness.analysis.findings.cells import Cells, cells, controls
+from harness.analysis.findings.estimates import ROW, ItemChanges, estimates
 from harness.analysis.findings.finding_columns import COLUMNS, COSTS, SUITE_TASK, TRUE_SHARES
 from harness.analysis.findings.verdicts import judge as judge
 from harness.analysis.findings.verdicts import numbers as _numbers
 from harness.analysis.statistics import two_level
+from harness.analysis.statistics.pooled import Spread
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import ACTED
-from harness.analysis.table.measure import TaskChange
 from harness.records.schema import Declared
 
-_ROW = ["cell", "volume", "suite", "task"]
+POOLED, OWN = "pooled", "own"
+"""Spread between seeds that an interval takes."""
+
 _SHARED = ["role", "metric", "filter", "higher_is_better"]
 _MEANS = ["chance", "before", "value", "delta", "lost", "gained", "agreement", "numeric_spread", "delta_relative", "fg_over_volumes"]
 _MEANS += ["samplewise_forgetting", "backward_transfer", *TRUE_SHARES, "forgetting_ceiling", "progress_lost", *COSTS]
 _ONE_SEED = ["delta_low", "delta_high", "p_value", "p_mid", *(f"{name}_{end}" for name in TRUE_SHARES for end in ("low", "high"))]
-
-
-class ItemChanges(Protocol):
-    """Source of item changes, such as ``harness.analysis.table.changes.Changes``."""
-
-    def get(self, run_id: str, volume: int, suite: str, task: str) -> TaskChange | None:
-        """Return the changes of a leaf task's items; None where there is no change."""
 
 
 def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> pd.DataFrame:
@@ -59,7 +54,7 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
     frame["missing"] = [len(every.seeds[cell]) for cell in frame["cell"]] - frame["seeds"]
     frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
     frame = _with_controls(judge(frame, declared), every, declared)
-    frame = control_contrasts.with_contrasts(frame, changes.get, declared, spreads={})
+    frame = control_contrasts.with_contrasts(frame, changes.get, declared, _spreads(frame))
     frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
     runs = table.drop_duplicates("run_id")
     frame["arm"] = frame["cell"].map(runs["arm"].groupby(runs["run_id"].map(every.of_run)).first())
@@ -73,12 +68,12 @@ def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
     """
     rows = table[table["primary"].fillna(value=False) & (table["volume"] > 0).fillna(value=False) & table["suite"].notna()]
     rows = rows.assign(cell=rows["run_id"].map(every.of_run).astype(object), _has=rows["delta"].notna())  # pandas 2 maps no rows to floats
-    rows = rows.sort_values("_has", ascending=False, kind="stable").drop_duplicates([*_ROW, "seed"])
+    rows = rows.sort_values("_has", ascending=False, kind="stable").drop_duplicates([*ROW, "seed"])
     place = {cell: i for i, cell in enumerate(every.labels.index)}
     suites = {suite: i for i, suite in enumerate(dict.fromkeys(table["suite"].dropna()))}
     order = {"_cell": rows["cell"].map(place), "_suite": rows["suite"].map(suites), "_leaf": rows["task"] != SUITE_TASK}
     rows = rows.assign(**order).sort_values(["_cell", "volume", "_suite", "_leaf", "task", "seed"], kind="stable", ignore_index=True)
-    return rows.assign(_row=rows.groupby(_ROW, sort=False).ngroup())
+    return rows.assign(_row=rows.groupby(ROW, sort=False).ngroup())
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +81,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
     Means and counts are over seeds that have a change.
     """
-    frame = rows.drop_duplicates("_row").set_index("_row")[[*_ROW, *_SHARED]]
+    frame = rows.drop_duplicates("_row").set_index("_row")[[*ROW, *_SHARED]]
     found = rows[rows["_has"]]
     groups = pd.DataFrame({name: _numbers(found, name) for name in _MEANS}).groupby(found["_row"].to_numpy())
     means = groups.mean().rename(columns={"value": "after"})
@@ -116,81 +111,36 @@ def _joined(found: pd.DataFrame) -> dict[int, str]:
 
 
 def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) -> dict[str, Any]:
-    """Return the columns of intervals: the table's for one seed, of ``two_level`` for more."""
-    one = rows[rows["_has"]].drop_duplicates("_row").set_index("_row").reindex(frame.index)
+    """Return the columns of intervals: the table's for one seed, of ``estimates`` for more."""
+    has = rows[rows["_has"]]
+    one = has.drop_duplicates("_row").set_index("_row").reindex(frame.index)
     alone = (frame["seeds"] == 1).to_numpy(dtype=bool)
     columns: dict[str, Any] = {name: np.where(alone, _numbers(one, name), np.nan) for name in _ONE_SEED}
-    stderr, freedom = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
-    varies = np.full(len(frame), None, dtype=object)
+    columns |= {name: np.full(len(frame), np.nan) for name in ("stderr", "df", "seed_spread_pooled")}
+    varies, used = np.full(len(frame), None, dtype=object), np.full(len(frame), None, dtype=object)
+    spreads: list[Spread | None] = [None] * len(frame)
     varies[alone & ~np.isnan(columns["delta_low"])] = two_level.ITEMS
-    for at, found in _estimates(frame, changes):
-        stderr[at], freedom[at] = found.stderr, found.df
+    seed_of = dict(zip(has["run_id"].tolist(), has["seed"].tolist(), strict=True))
+    for at, (found, spread) in estimates(frame, changes, seed_of).items():
+        columns["stderr"][at], columns["df"][at] = found.stderr, found.df
         if not alone[at] and found.low == found.low:
             columns["delta_low"][at], columns["delta_high"][at], varies[at] = found.low, found.high, found.varies
             columns["p_value"][at] = found.p_value
-    return columns | {"stderr": stderr, "df": freedom, "varies": varies}
+        if spread is not None:
+            spreads[at] = spread
+            columns["seed_spread_pooled"][at], used[at] = np.sqrt(spread.pool), POOLED if spread.pooled else OWN
+    return columns | {"varies": varies, "spread_used": used, "_spread": pd.Series(spreads, frame.index, dtype=object)}
 
 
-def _estimates(frame: pd.DataFrame, changes: ItemChanges) -> Iterator[tuple[int, two_level.Estimate]]:
-    """Yield (position, estimate) for every row whose seeds have changes of the same items.
-
-    The rows of a cell must be consecutive.
-    """
-    reader = _Tasks(changes)
-    columns = [frame[name].tolist() for name in [*_ROW, "run_ids", "seeds"]]
-    binary = frame["lost"].notna().tolist()
-    leaves: dict[tuple[Any, ...], list[str]] = {}
-    for cell, volume, suite, name in zip(*columns[:4], strict=True):
-        if name != SUITE_TASK:
-            leaves.setdefault((cell, volume, suite), []).append(name)
-    for at, (cell, volume, suite, name, run_ids, seeds) in enumerate(zip(*columns, strict=True)):
-        names = [name] if name != SUITE_TASK else leaves.get((cell, volume, suite), [])
-        parts = reader.parts(run_ids.split(","), int(volume), suite, names, binary=binary[at]) if seeds else []
-        if parts:
-            yield at, two_level.over_items(parts) if seeds == 1 else two_level.combined(parts)
-
-
-class _Tasks:
-    """Sums of tasks for ``two_level``, kept for the latest suite.
-
-    A suite's own row comes before its tasks, which then reuse the sums.
-    """
-
-    def __init__(self, changes: ItemChanges) -> None:
-        self._changes = changes
-        self._place: tuple[Any, ...] = ()
-        self._known: dict[tuple[Any, ...], two_level.TaskSums | None] = {}
-
-    def parts(self, runs: Sequence[str], volume: int, suite: str, names: Sequence[str], *, binary: bool) -> list[two_level.TaskSums]:
-        """Return the sums of the tasks over these runs.
-
-        Empty where a change is missing, or the runs were measured on different items.
-        """
-        if self._place != (runs[0], volume, suite):
-            self._place, self._known = (runs[0], volume, suite), {}
-        found = []
-        for name in names:
-            key = (*runs, name, binary)
-            if key not in self._known:
-                self._known[key] = self._task([self._changes.get(run, volume, suite, name) for run in runs], binary=binary)
-            part = self._known[key]
-            if part is None:
-                return []
-            found.append(part)
-        return found
-
-    @staticmethod
-    def _task(of_runs: Sequence[TaskChange | None], *, binary: bool) -> two_level.TaskSums | None:
-        known = [change for change in of_runs if change is not None]
-        if len(known) < len(of_runs) or len({change.items for change in known}) > 1:
-            return None
-        return two_level.task(np.stack([change.values for change in known]), None, known[0].clusters, binary)
+def _spreads(frame: pd.DataFrame) -> dict[control_contrasts.Place, Spread | None]:
+    """Return the variance between seeds of each finding, by cell, volume, suite and task."""
+    return dict(zip(frame[ROW].itertuples(index=False, name=None), frame["_spread"], strict=True))
 
 
 def _with_controls(frame: pd.DataFrame, every: Cells, declared: Declared) -> pd.DataFrame:
     """Add the change of each cell's control, its cell and its runs."""
     is_control, of_cell = controls(every.labels, declared.control)
     names = {"delta": "control_delta", "run_ids": "_control_runs"}
-    theirs = frame[[*_ROW, *names]].rename(columns=names | {"cell": "_control"})
+    theirs = frame[[*ROW, *names]].rename(columns=names | {"cell": "_control"})
     frame = frame.assign(is_control=frame["cell"].map(is_control), _control=frame["cell"].map(of_cell).astype(object))
-    return frame.merge(theirs.astype({"_control": object}), on=["_control", *_ROW[1:]], how="left")
+    return frame.merge(theirs.astype({"_control": object}), on=["_control", *ROW[1:]], how="left")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis.findings.findings import ItemChanges
+from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.statistics import two_level
 from harness.analysis.statistics.clustered import Ints
 from harness.analysis.statistics.stats import LEVEL, Floats

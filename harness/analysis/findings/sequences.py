@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.findings.cells import cells
-from harness.analysis.findings.findings import ItemChanges
+from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.pairing import stacked
 from harness.analysis.findings.verdicts import GAINED, KEPT, LOST, UNKNOWN
 from harness.analysis.statistics import two_level

@@ -17,8 +17,14 @@ normal, mean log 6, sd 1.5). The variance of a cell at a volume is then
     s0²(m) (d0 + d_c r_c) / (d0 + d_c),
 
 with degrees of freedom f so that 2/f = 2/(d0 + d_c) + (d0 / (d0 + d_c))² · Var(log s0²(m)): with
-few cells the trend is itself uncertain, and a single cell has no more than its own d_c. A cell far
-above the others, P(F > r_c) < FAR, keeps its own s² and d.
+few cells the trend is itself uncertain, and a single cell has no more than its own d_c. Where f <
+d, far from the other shares of changed items, s² and d are the cell's own. A cell far above the
+others, P(F > r_c) < FAR, keeps its own ratio r_c with d_c degrees of freedom.
+
+Where a run has collapsed (one seed of a far cell is apart from the others, which agree), seeds of
+another cell may agree by luck alone: there, pooling makes no interval narrower than the cell's own
+spread would. FAR is the share of cells that are far by chance; COLLAPSE was chosen on the planted
+sweeps that the calibration reports.
 
 References: Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3:3 (shrunken
 variances, scaled F); Law et al. 2014, Genome Biology 15:R29 (trend of the prior).
@@ -28,7 +34,7 @@ variances, scaled F); Law et al. 2014, Genome Biology 15:R29 (trend of the prior
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +44,11 @@ from harness.analysis.statistics.stats import Floats
 
 FAR = 0.1
 """Probability of a larger ratio to the trend below which a cell keeps its own spread."""
+
+COLLAPSE = 30.0
+"""Squared distance of a collapsed run from its cell's others, in variances."""
+
+_STEPS, _FARTHEST = 6, 20.0
 
 _SLOPE = (1.0, 0.5)
 _LOG_PRIOR = (math.log(6.0), 1.5)
@@ -65,12 +76,15 @@ class Spread(NamedTuple):
     Attributes:
         variance: variance of one seed's mean.
         freedom: degrees of freedom of the variance.
-        pooled: whether other cells and volumes are part of it.
+        pooled: whether other cells are part of it; if not, it is the cell's own, over its volumes.
+        pool: the variance that the other cells suggest, which is used where ``pooled``; NaN where
+            nothing is known of it.
     """
 
     variance: float
     freedom: float
     pooled: bool
+    pool: float = math.nan
 
 
 class _Padded(NamedTuple):
@@ -106,12 +120,13 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
         items: number of items.
 
     Returns:
-        For each cell one spread per volume. Where a volume has fewer than two seeds, or no seeds
-        differ anywhere, it is the cell's own: NaN with 0 degrees of freedom where unknown.
+        For each cell one spread per volume. Where a volume has fewer than two seeds, no seeds
+        differ anywhere, or there is nothing to pool with, it is the cell's own: NaN with 0 degrees
+        of freedom where unknown.
     """
     own = [_own(cell) for cell in cells]
     padded = _padded(cells, own, items)
-    if not (padded.squares > 0).any():
+    if not (padded.squares > 0).any() or np.sum(padded.free > 0) == 1:
         return [tuple(Spread(*one, pooled=False) for one in zip(*of, strict=True)) for of in own]
     trend = _fitted(padded)
     ratio, expected = _ratio(padded, trend.level, trend.slope)
@@ -120,13 +135,42 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
     spread = trend.covariance[0, 0] + 2 * padded.at * trend.covariance[0, 1] + padded.at**2 * trend.covariance[1, 1]
     freedom = 2 / (2 / whole[:, None] + (trend.prior / whole)[:, None] ** 2 * spread)
     far = special.fdtrc(np.maximum(padded.worth, 1e-9), trend.prior, ratio) < FAR
+    variance = np.where(far[:, None], expected * ratio[:, None], shrunken)
+    freedom = np.where(far[:, None], padded.worth[:, None], freedom)
+    alone = np.sum(padded.worth > 0) == 1
+    use_own = ~far[:, None] & (freedom < padded.free)
+    if any(_has_collapsed(cell, of) for cell, of, is_far in zip(cells, expected, far, strict=True) if is_far):
+        known = np.maximum(padded.free, 1)
+        use_own |= ~far[:, None] & (_reach(padded.squares, known) > _reach(variance, freedom))
     return [
         tuple(
-            Spread(float(square), float(free), pooled=False) if far[row] or free < 1 else Spread(float(variance), float(of), pooled=True)
-            for square, free, variance, of in zip(*own[row], shrunken[row], freedom[row], strict=False)
+            Spread(float(square), float(free), False, float(shrunken[row, at]))
+            if free < 1 or use_own[row, at]
+            else Spread(float(variance[row, at]), float(freedom[row, at]), not (alone or far[row]), float(shrunken[row, at]))
+            for at, (square, free) in enumerate(zip(*own[row], strict=True))
         )
         for row in range(len(cells))
     ]
+
+
+def _reach(variance: Floats, freedom: Floats) -> Floats:
+    """Return the half-width of a 95% interval with this variance."""
+    reach: Floats = special.stdtrit(freedom, 0.975) * np.sqrt(variance)
+    return reach
+
+
+def _has_collapsed(cell: SeedMeans, expected: Floats) -> bool:
+    """Return whether one seed is far from the others, which agree with each other.
+
+    Far is COLLAPSE times the variance that the trend expects, and that of the other seeds.
+    """
+    means = cell.means[:, ~np.isnan(cell.means).any(axis=0)]
+    for seed in range(means.shape[1] if means.shape[1] > 2 else 0):
+        others, of = np.delete(means, seed, axis=1), expected[: len(means)]
+        apart = np.mean((means[:, seed] - others.mean(axis=1)) ** 2 / of) / (1 + 1 / others.shape[1])
+        if apart > COLLAPSE * max(1.0, float(np.mean(others.var(axis=1, ddof=1) / of))):
+            return True
+    return False
 
 
 def _own(cell: SeedMeans) -> tuple[Floats, Floats]:
@@ -206,7 +250,8 @@ def _fitted(padded: _Padded) -> _Trend:
         return float(value), np.array(slopes)
 
     start = np.array([math.log(float(np.average(squares / np.exp(at), weights=free))), _SLOPE[0], _LOG_PRIOR[0]])
-    point = optimize.minimize(minus_log, start, jac=True, method="BFGS").x
+    near = [(start[0] - _FARTHEST, start[0] + _FARTHEST), (-_FARTHEST, _FARTHEST), (-_FARTHEST, _FARTHEST)]
+    point = _polished(lambda at: minus_log(at)[1], optimize.minimize(minus_log, start, jac=True, method="L-BFGS-B", bounds=near).x)
     weighted, ratio, pull, prior = parts(point)
     inclined = np.sum(weighted * at, axis=1) / np.maximum(ratio, 1e-300)
     around = np.sum(weighted * at**2, axis=1) / np.maximum(ratio, 1e-300) - inclined**2
@@ -215,3 +260,19 @@ def _fitted(padded: _Padded) -> _Trend:
     curved = float(np.sum(whole * (bent * inclined**2 + pull * around))) / 2 + 1 / _SLOPE[1] ** 2
     bends = np.array([[float(np.sum(whole * bent)) / 2, mixed], [mixed, curved]])
     return _Trend(float(point[0]), float(point[1]), prior, np.linalg.inv(bends).astype(np.float64))
+
+
+def _polished(slope: Callable[[Floats], Floats], point: Floats) -> Floats:
+    """Return the point where the slope is 0, to rounding, by Newton's method from nearby.
+
+    Searches stop early by an amount that differs between machines.
+    """
+    step = 1e-5
+    for _ in range(_STEPS):
+        bends = np.stack([(slope(point + step * one) - slope(point - step * one)) / (2 * step) for one in np.eye(len(point))])
+        change = np.linalg.lstsq((bends + bends.T) / 2, slope(point), rcond=None)[0]
+        moved = point - change
+        if np.max(np.abs(change)) > 1 or not np.sum(slope(moved) ** 2) < np.sum(slope(point) ** 2):
+            break
+        point = moved
+    return point

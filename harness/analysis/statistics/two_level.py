@@ -12,10 +12,13 @@ since its expectation is. For several tasks with equal weight, the seed means ar
 and V_item and V_rest are sums over tasks / T². With clusters (items of one passage), sums over
 clusters replace items, with G/(G − 1) for n/(n − 1) (Miller 2024, arXiv 2411.00640, equation 4).
 
+Where other cells were measured on the same items, the variance of the seed means and its degrees of
+freedom may be given, pooled over them (``pooled``).
+
 Degrees of freedom are Satterthwaite's, V² / Σ V_j² / f_j, with V_seed counted twice (in the degrees
-of freedom only): by chance, the spread of three seeds is often far too small, and plain
-Satterthwaite then relies on it. With fewer than MIN_SEEDS seeds the variation between seeds is
-unknown: the estimate is then over items alone, and ``varies`` says ``items``.
+of freedom only) where it is of these seeds alone: by chance, the spread of three seeds is often far
+too small, and plain Satterthwaite then relies on it. With fewer than MIN_SEEDS seeds the variation
+between seeds is unknown: the estimate is then over items alone, and ``varies`` says ``items``.
 
 Coverage of 95% intervals in simulation, with 3, 5 and 8 seeds, 100 and 1000 items:
 
@@ -68,7 +71,7 @@ MIN_CLUSTERS = 20
 clusters cannot show that their items change independently."""
 
 _SEED_PART = 2.0
-"""Weight of the seeds' part in the degrees of freedom."""
+"""Weight in the degrees of freedom of a part over seeds that is of these seeds alone."""
 
 
 class Estimate(NamedTuple):
@@ -202,10 +205,12 @@ def combined(tasks: Sequence[TaskSums], level: float = LEVEL, spreads: Sequence[
     rests = [part / count**2 for one in tasks for part in one.rest]
     seed, rest = sum(seeds), sum(rests)
     variance = max(seed + item - rest, seed, item)
-    parts = [*of_items, *(_SEED_PART * part for part in seeds), *rests]
+    own = [spread.freedom < len(arm) for arm, spread in zip(arms, known, strict=True)]
+    counted = [part * (_SEED_PART if is_own else 1.0) for part, is_own in zip(seeds, own, strict=True)]
+    parts = [*of_items, *counted, *rests]
     freedoms = [one.groups - 1 for one in tasks] + [spread.freedom for spread in known]
     freedoms += [(one.groups - 1) * (len(arm) - 1) for one in tasks for arm in arms]
-    freedom = _freedom(parts, freedoms, max(_SEED_PART * seed + item - rest, _SEED_PART * seed, item))
+    freedom = _freedom(parts, freedoms, max(sum(counted) + item - rest, sum(counted), item))
     return _interval(value, variance, freedom, _least(tasks, item, level), level, SEEDS_AND_ITEMS)
 
 

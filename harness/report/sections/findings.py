@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.findings.findings import OWN, POOLED
 from harness.analysis.findings.verdicts import p_of
 from harness.report import words
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Section, TableView
 from harness.report.evidence import IDLE, Evidence
+from harness.report.tables import DisplayUnit
 
 MAX_ROWS = 400
 
@@ -31,12 +33,13 @@ TITLES = {
     "items": "of one seed",
     "seeds": "",
     "over": "sources of variation that the interval covers",
-    "seed spread": "standard deviation of the change over seeds",
+    "seed spread": "standard deviation of the change over this cell's seeds",
+    "pooled": "the same as the suite's other cells suggest; used: the spread that the interval takes",
     "against control": "change minus that of the same-data control, with its interval and verdict: worse, better or alike (inside the"
     " margin), decided as the change itself is",
     "detectable": "smallest true change that such a test detects with probability 0.8",
 }
-NUMBERS = {"volume", "before", "change", "p", "lost", "gained", "items", "seeds", "seed spread", "against control", "detectable"}
+NUMBERS = {"volume", "before", "change", "p", "lost", "gained", "items", "seeds", "seed spread", "pooled", "against control", "detectable"}
 
 
 def findings(evidence: Evidence) -> Section | None:
@@ -54,12 +57,23 @@ def findings(evidence: Evidence) -> Section | None:
         columns=[ColumnView(title=title, is_number=title in NUMBERS, meaning=meaning) for title, meaning in TITLES.items()],
         rows=[_row(evidence, row) for _, row in ordered.iterrows()],
         caption=f"Changes with {words.levels_of(frame) or 'no'} intervals. p of a task, and therefore its verdict, is adjusted (Holm) for"
-        " the number of tasks at its point; intervals are not. A suite of one task has one row. Click a heading to sort.",
+        " the number of tasks at its point; intervals are not. A suite of one task has one row. Click a heading to sort."
+        f"{_limit(frame)}",
         searchable=True,
         data=frame,
         shown=shown,
     )
     return Section(id="findings", title="All findings", tables=[table])
+
+
+def _limit(frame: pd.DataFrame) -> str:
+    """Return a sentence where pooled spreads are known to cover less than 95%; else nothing."""
+    if (frame["spread_used"] == POOLED).any() and frame["volume"].nunique() == 1 and frame["cell"].nunique() > 1:
+        return (
+            " Spreads between seeds are pooled over methods that have one volume each: should one method vary several times as much as"
+            " the others, its interval holds the change less often than 95% (88 to 91% in simulation)."
+        )
+    return ""
 
 
 def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
@@ -81,12 +95,16 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.count_cell(row["n"]),
         words.count_cell(row["seeds"], note=f"{int(row['missing'])} missing" if _is_positive(row["missing"]) else ""),
         words.UNKNOWN if pd.isna(row["varies"]) else str(row["varies"]),
-        CellView(
-            "not measured" if pd.isna(row["seed_spread"]) else words.amount(row["seed_spread"], unit), words.sortable(row["seed_spread"])
-        ),
+        _spread(row["seed_spread"], unit, is_used=words.text(row["spread_used"]) == OWN),
+        _spread(row["seed_spread_pooled"], unit, is_used=words.text(row["spread_used"]) == POOLED),
         CellView("not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit), words.sortable(row["contrast"])),
         words.amount_cell(row["detectable"], unit),
     ]
+
+
+def _spread(value: Any, unit: DisplayUnit, *, is_used: bool) -> CellView:
+    text = "not measured" if pd.isna(value) else words.amount(value, unit)
+    return CellView(text, words.sortable(value), note="used" if is_used else "")
 
 
 def _mean(value: Any) -> str:

@@ -27,6 +27,7 @@ from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
 from tests.support.experiments import BEFORE as WEIGHTS_BEFORE
 from tests.support.experiments import Task, weights_of, write_run
+from tests.support.pooling import Expected, expected
 
 ROLES = {"people": "target", "known": "probe", "text": "probe"}
 VOLUMES, SEEDS, TUNINGS = (64, 256), (0, 1, 2), ("full", "lora")
@@ -156,10 +157,12 @@ def unchanged(sizes: list[int]) -> float:
     return float(means(optimize.brentq(excess, n.min() * count, 1e9, xtol=1e-9, rtol=1e-14)).mean())
 
 
-def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
+def interval(tasks: list[np.ndarray], *, binary: bool, spread: Expected | None = None) -> dict[str, float]:
     """Return the two-level interval of the mean over tasks, section 4 of METHOD.md."""
     k, count, z2 = len(tasks[0]), len(tasks), distributions.norm.ppf(0.975) ** 2
-    seed = np.mean([one.mean(axis=1) for one in tasks], axis=0).var(ddof=1) / k
+    own = np.mean([one.mean(axis=1) for one in tasks], axis=0).var(ddof=1)
+    seed, of_seeds = (own / k, k - 1.0) if spread is None else (spread.variance / k, spread.freedom)
+    times = 2 if of_seeds < k else 1
     items = [one.mean(axis=0).var(ddof=1) / one.shape[1] / count**2 for one in tasks]
     rests = []
     for one in tasks:
@@ -167,8 +170,8 @@ def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
         rest = one - one.mean(axis=0) - one.mean(axis=1, keepdims=True) + one.mean()
         rests.append((rest**2).sum() / ((k - 1) * (n - 1)) / (k * n) / count**2)
     item, rest = sum(items), sum(rests)
-    variance, twice = max(seed + item - rest, seed, item), max(2 * seed + item - rest, 2 * seed, item)
-    below = (2 * seed) ** 2 / (k - 1)
+    variance, twice = max(seed + item - rest, seed, item), max(times * seed + item - rest, times * seed, item)
+    below = (times * seed) ** 2 / of_seeds
     below += sum(part**2 / (one.shape[1] - 1) for part, one in zip(items, tasks, strict=True))
     below += sum(part**2 / ((k - 1) * (one.shape[1] - 1)) for part, one in zip(rests, tasks, strict=True))
     freedom, alone = twice**2 / below, unchanged([one.shape[1] for one in tasks])
@@ -182,12 +185,27 @@ def interval(tasks: list[np.ndarray], *, binary: bool) -> dict[str, float]:
     return {"delta": value, "stderr": width / t, "df": freedom, "delta_low": value - width, "delta_high": value + width, "p_value": p_value}
 
 
-def rederived(experiment: Experiment, tuning: str, volume: int, suite: str, task: str) -> dict[str, Any]:
+def spreads(experiment: Experiment, suite: str, task: str) -> dict[tuple[str, int], Expected]:
+    """Return the variances between seeds, pooled over both tunings, by tuning and volume."""
+    tasks = [name for of, name in SIZES if of == suite and task in ("*", name)]
+    cells = []
+    for tuning in TUNINGS:
+        at = [Items(experiment, tuning, volume, suite, tasks).changes for volume in VOLUMES]
+        means = np.array([np.mean([one.mean(axis=1) for one in changes], axis=0) for changes in at])
+        cells.append((means, np.array([np.mean([(one**2).mean() for one in changes]) for changes in at])))
+    if suite == "text":
+        middle = np.mean([changed for _, changed in cells])
+        cells = [(means, changed / middle) for means, changed in cells]
+    found = expected(cells, sum(SIZES[suite, name] for name in tasks))
+    return {(tuning, volume): one for tuning, of in zip(TUNINGS, found, strict=True) for volume, one in zip(VOLUMES, of, strict=True)}
+
+
+def rederived(experiment: Experiment, tuning: str, volume: int, suite: str, task: str, spread: Expected) -> dict[str, Any]:
     """Return the numbers of a finding that do not depend on other findings."""
     tasks = [name for of, name in SIZES if of == suite and task in ("*", name)]
     items, binary = Items(experiment, tuning, volume, suite, tasks), suite != "text"
     before, after = items.means("before")[:, 0], items.means("after")
-    row: dict[str, Any] = interval(items.changes, binary=binary)
+    row: dict[str, Any] = interval(items.changes, binary=binary, spread=spread) | {"seed_spread_pooled": math.sqrt(spread.pool)}
     row |= {"n": sum(map(len, items.before)), "before": before.mean(), "after": after.mean(), "seeds": 3, "missing": 0, "level": 0.95}
     row |= {"seed_spread": (after - before[:, None]).mean(axis=0).std(ddof=1), "chance": CHANCE[suite], "numeric_spread": SPREAD[suite]}
     row |= {"delta_relative": ((after.mean(axis=0) - before.mean()) / before.mean()).mean(), "margin": 0.3 if suite == "text" else 0.02}
@@ -254,7 +272,8 @@ def test_every_number_of_the_findings_follows_from_the_samples(experiment: Exper
 
     Holm's family is the three probe tasks of a point.
     """
-    plain = {where: rederived(experiment, *where) for where in every()}
+    pools = {key: spreads(experiment, *key) for key in {where[2:] for where in every()}}
+    plain = {where: rederived(experiment, *where, pools[where[2:]][where[:2]]) for where in every()}
     for tuning, volume, suite, task in plain:
         row = plain[tuning, volume, suite, task]
         family = {key: one["p_value"] for key, one in plain.items() if key[:2] == (tuning, volume) and key[2] != "people" and key[3] != "*"}
@@ -271,6 +290,7 @@ def test_every_number_of_the_findings_follows_from_the_samples(experiment: Exper
         decisive = plain[where]["p_holm"] or plain[where]["p_value"]
         inside = max(abs(plain[where]["delta_low"]), abs(plain[where]["delta_high"])) <= plain[where]["margin"]
         way = "gained" if (plain[where]["delta"] > 0) == (row["suite"] != "text") else "lost"
+        assert row["spread_used"] == ("pooled" if pools[where[2:]][where[:2]].is_pooled else "own")
         assert row["verdict"] == ("kept" if inside else way if decisive < 0.05 else "not enough evidence")
     assert wrong == []
     labels = {"params_total", "params_trainable", "epochs", "learning_rate", "volume"}
@@ -297,11 +317,12 @@ def whole(tasks: list[np.ndarray]) -> float:
 
 def test_the_frontier_follows_from_the_samples(experiment: Experiment, found: pd.DataFrame) -> None:
     """Gain, forgetting, their intervals and the frontier agree."""
-    plain = {}
+    plain, pools = {}, [spreads(experiment, suite, "*") for suite in ("people", "known")]
     for tuning in TUNINGS:
         gain, forgetting = points_of(experiment, tuning)
         for volume, up, down in zip(VOLUMES, gain, forgetting, strict=True):
-            plain[tuning, volume] = (interval(up, binary=True), interval(down, binary=True))
+            used = [pool[tuning, volume] for pool in pools]
+            plain[tuning, volume] = (interval(up, binary=True, spread=used[0]), interval(down, binary=True, spread=used[1]))
     for row in records(frontier(found)):
         here = (row["tuning"], row["volume"])
         gained, lost = plain[here]
