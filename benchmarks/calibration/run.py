@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, fits, gates, methods, pooling, prediction, support
+from benchmarks.calibration import changes, fits, gates, methods, pooling, prediction, support, verdicts
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -27,6 +27,9 @@ def full() -> list[Part]:
         ("power", lambda: changes.power(600)),
         ("coverage of changes", lambda: changes.coverage(300)),
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
+        ("contrasts with a control", lambda: verdicts.contrasts(450)),
+        ("verdicts of one run", lambda: verdicts.one_run(2000)),
+        ("counts of verdicts", lambda: verdicts.counts(400)),
         ("gate", lambda: changes.gate(2000)),
         ("gate over suites", lambda: gates.over_suites(500)),
         ("items that decide the gate", lambda: gates.further_items(500)),
@@ -42,6 +45,9 @@ def quick() -> list[Part]:
         ("power", lambda: changes.power(60, seeds=(8,))),
         ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
+        ("contrasts with a control", lambda: verdicts.contrasts(18, kinds=("98% right before",))),
+        ("verdicts of one run", lambda: verdicts.one_run(60, sizes=(200,))),
+        ("counts of verdicts", lambda: verdicts.counts(10, seeds=(3,))),
         ("gate", lambda: changes.gate(100)),
         ("gate over suites", lambda: gates.over_suites(20, kinds=("20 suites of 60 items, no change",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.findings.verdicts import p_of
 from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import SUITE_TASK
 from harness.external.gate import Gate
@@ -74,11 +75,6 @@ def name_of(row: Mapping[str, Any]) -> str:
 def metric_of(row: Mapping[str, Any]) -> str:
     """Return a row's metric and filter."""
     return str(row["metric"]) if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
-
-
-def p_of(row: Mapping[str, Any]) -> Any:
-    """Return the p-value of a row's verdict: adjusted for tasks, unadjusted for suites."""
-    return row["p_value"] if row["task"] == SUITE_TASK else row["p_holm"]
 
 
 def p_text(row: Mapping[str, Any]) -> str:

@@ -151,7 +151,8 @@ class FindingView:
 
     Attributes:
         sentence: the finding in words.
-        verdict: ``lost``, ``gained``, ``kept``, ``not enough evidence`` or empty.
+        verdict: ``lost``, ``gained``, ``kept``, ``not enough evidence`` or empty; of few seeds with
+            the runs that it holds for, such as ``lost (this run)``.
         floors: a sentence on the changes without new training: seed spread, same-data control,
             rounding.
         value: the change, in the unit shown; None if it is not drawn.

@@ -203,18 +203,16 @@ def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *
 
 CONTROL_MARK = Mark(label="same-data control", colour=GREY, line="solid")
 
-CUT = "Bars are cut at 0 and 100, the limits of a share; tables show the full intervals."
+CUT = "Bars end at what is possible: a share between 0 and 100, nats above 0. Files of data have the uncut intervals."
 
 
 def possible(low: Any, high: Any, before: Any, panel: Panel) -> tuple[Floats, Floats]:
-    """Return intervals of changes cut to possible values: a share stays within 0 and 1.
-
-    Other metrics are not cut.
+    """Return intervals of changes cut to possible values, as ``tables.possible_ends``.
 
     Args:
         low: lower ends of intervals, in the metric's unit and sign.
         high: upper ends.
-        before: the values before training, from which no change leads below 0 or above 1.
+        before: the values before training.
         panel: of the metric.
     """
     return possible_ends(_floats(low), _floats(high), _floats(before), panel.unit)
@@ -334,8 +332,10 @@ def _draw_fit(axes: Axes, chart: Chart, one: Series, fit: Fit, shift: float) -> 
     columns = {"volume": grid} | {name: [value] * len(grid) for name, value in one.labels.items() if name in {"params_total"}}
     band = fit.band(pd.DataFrame(columns))
     at = [position(v, chart.volumes) + shift for v in grid]
-    low, high = (band[name].astype(float).to_numpy() * sign for name in ["low", "high"])
-    axes.fill_between(at, low, high, color=one.colour, alpha=0.13, linewidth=0, zorder=1)
+    ends = [-chart.panel.sign * band[name].astype(float).to_numpy() for name in ["low", "high"]]
+    before = float(one.on(chart.panel.suite, chart.panel.task)["before"].astype(float).mean())
+    low, high = possible(np.minimum(*ends), np.maximum(*ends), np.full(len(grid), before), chart.panel)
+    axes.fill_between(at, low * chart.panel.unit.scale, high * chart.panel.unit.scale, color=one.colour, alpha=0.13, linewidth=0, zorder=1)
     axes.plot(at, band["value"].astype(float).to_numpy() * sign, color=one.colour, linestyle=dashes(one.line), linewidth=1.3, zorder=3)
 
 

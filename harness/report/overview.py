@@ -22,7 +22,8 @@ def overview(evidence: Evidence) -> str:
     """Return gain, loss, intervals and verdict of each method at its largest volume.
 
     The gain is that of the first target suite. The loss is that of the declared headline suite;
-    without one, of the first probe suite. Controls are a column, not lines.
+    without one, of the first probe suite. Each loss is compared with that of its control,
+    which has no line.
     """
     if evidence.findings.empty:
         return "\n".join(["No change is measured yet.", *main_warnings(evidence)])
@@ -39,9 +40,9 @@ def overview(evidence: Evidence) -> str:
         columns.append(_column(f"loss on {loss.suite}", loss, [_change(_row(one, loss), loss, -loss.sign) for one in shown]))
     if judged := loss or gain:
         columns.append(tables.column(["", "verdict"], [_verdict(evidence, one, judged) for one in shown], right=False))
-    controls = [_control(_row(one, loss), loss) for one in shown] if loss else []
-    if any(text != words.UNKNOWN for text in controls):
-        columns.append(tables.column(["loss of", "control"], controls, right=True))
+    contrasts = [_contrast(_row(one, loss), loss) for one in shown] if loss else []
+    if any(text != words.UNKNOWN for text in contrasts):
+        columns.append(tables.column(["loss beyond that of its control", loss.unit.name if loss else ""], contrasts, right=False))
     lines = ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
     left = [f"{len(methods) - len(shown)} more methods are in the report."] if len(shown) < len(methods) else []
     return "\n".join([*lines, *left, "", *_notes(evidence, gain, loss), *main_warnings(evidence)])
@@ -83,9 +84,14 @@ def _verdict(evidence: Evidence, one: Series, panel: Panel) -> str:
     return IDLE if one.cell in evidence.idle else words.UNKNOWN if row is None else verdict_of(row)
 
 
-def _control(row: pd.Series | None, panel: Panel) -> str:
-    known = row is not None and pd.notna(row["control_delta"])
-    return tables.number(-panel.sign * float(row["control_delta"]), panel.unit) if row is not None and known else words.UNKNOWN
+def _contrast(row: pd.Series | None, panel: Panel) -> str:
+    """Return the loss beyond that of the control, with its interval and verdict."""
+    if row is None or pd.isna(row["contrast_low"]):
+        return words.UNKNOWN
+    ends = tables.possible_ends(row["contrast_low"], row["contrast_high"], None, panel.unit)
+    numbers = [-panel.sign * float(row["contrast"]), *sorted(-panel.sign * float(end) for end in ends)]
+    value, low, high = (tables.number(number, panel.unit) for number in numbers)
+    return f"{value} [{low}, {high}] {words.contrast_verdict(row)}"
 
 
 def _notes(evidence: Evidence, gain: Panel | None, loss: Panel | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,11 +43,16 @@ CHOICES = [
 
 @dataclass(frozen=True)
 class DisplayUnit:
-    """The unit in which a metric is shown: ``scale`` times the number, rounded to ``decimals``."""
+    """The unit in which a metric is shown: ``scale`` times the number, rounded to ``decimals``.
+
+    ``least`` and ``most`` are the limits of the metric, in its own unit.
+    """
 
     name: str
     scale: float
     decimals: int
+    least: float = -math.inf
+    most: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,9 @@ def unit_of(metric: str, *, share: bool) -> DisplayUnit:
             with its base.
     """
     if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing too
-        return DisplayUnit("points", 100.0, 1)
-    return DisplayUnit(metric.replace("_", " "), 1.0, 3)
+        return DisplayUnit("points", 100.0, 1, 0.0, 1.0)
+    is_positive = metric in OWN_METRICS["likelihood"] or metric.startswith("kl_")
+    return DisplayUnit(metric.replace("_", " "), 1.0, 3, 0.0 if is_positive else -math.inf)
 
 
 def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
@@ -146,20 +153,22 @@ def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:
     return text.replace("-", "+" if sign else "") if float(text) == 0.0 else text
 
 
-def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit) -> tuple[Any, Any]:
-    """Return ends of intervals of changes, cut to possible values: a share stays within 0 and 1.
-
-    Other metrics are not cut; missing values stay missing.
+def possible_ends(low: Any, high: Any, before: Any, unit: DisplayUnit, *, sign: float = 1.0) -> tuple[Any, Any]:
+    """Return ends of intervals, cut to possible values; missing values stay missing.
 
     Args:
         low: lower ends in the metric's own unit, a number or an array.
         high: upper ends.
-        before: the values before training, from which no change leads below 0 or above 1.
+        before: the values from which the changes start (0 for values); None for differences.
         unit: of the metric.
+        sign: −1 for changes with the opposite sign, such as the loss of a share.
     """
-    if unit.name != "points":
-        return low, high
-    return np.maximum(low, -1.0 * before), np.minimum(high, 1.0 - before)
+    if before is None:
+        least, most = unit.least - unit.most, unit.most - unit.least
+    else:
+        least, most = unit.least - before, unit.most - before
+        least, most = (least, most) if sign > 0 else (-1.0 * most, -1.0 * least)
+    return np.maximum(low, least), np.minimum(high, most)
 
 
 def change_text(row: pd.Series, unit: DisplayUnit) -> str:

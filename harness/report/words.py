@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from harness.report.content import CellView
-from harness.report.tables import DisplayUnit, Panel
-
-if TYPE_CHECKING:
-    pass
+from harness.report.tables import DisplayUnit, Panel, possible_ends
 
 UNKNOWN = "-"
 """Shown in place of a missing number."""
@@ -38,10 +35,42 @@ def interval(low: Any, high: Any, unit: DisplayUnit, *, sign: bool = True) -> st
     return "[no interval]" if UNKNOWN in ends else f"[{ends[0]},\u00a0{ends[1]}]"
 
 
-def change(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit, prefix: str = "delta") -> str:
+def change(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit) -> str:
     """Return a change with its interval, such as ``−12.5 [−16.1, −8.9]``."""
-    value = amount(row[prefix if prefix in row else f"{prefix}_delta"], unit, sign=True)
-    return value if value == UNKNOWN else f"{value} {interval(row[f'{prefix}_low'], row[f'{prefix}_high'], unit)}"
+    return with_ends(row, "delta", unit, before=row["before"], sign=True)
+
+
+def verdict(row: Mapping[str, Any] | pd.Series, name: str = "verdict", varies: str = "varies") -> str:
+    """Return a verdict with what it holds for, such as ``lost (this run)``; empty without one."""
+    found, where = text(row[name]), held_by(row, varies)
+    return f"{found} ({where})" if where and found not in {"", "not enough evidence"} else found
+
+
+def contrast(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit) -> str:
+    """Return the change minus that of the control, such as ``−9.1 [−12.0, −6.2] worse``."""
+    return f"{with_ends(row, 'contrast', unit, sign=True)} {contrast_verdict(row)}".rstrip()
+
+
+def contrast_verdict(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return the verdict of a contrast, with its runs where the change itself holds for others."""
+    same = held_by(row, "contrast_varies") == held_by(row)
+    return text(row["contrast_verdict"]) if same else verdict(row, "contrast_verdict", "contrast_varies")
+
+
+def counts(of: Mapping[str, int], total: int) -> str:
+    """Return counts of several verdicts in words, as by ``verdicts.counted``."""
+    adjusted = "" if "undecided" not in of and "kept" not in of and "alike" not in of else f" (tests adjusted for {total} methods, Holm)"
+    return ", ".join(f"{number} {name}" for name, number in of.items()) + adjusted
+
+
+def held_by(row: Mapping[str, Any] | pd.Series, varies: str = "varies") -> str:
+    """Return ``this run`` or ``these runs``, which alone a verdict over items holds for.
+
+    Empty where the verdict holds for further seeds too.
+    """
+    if text(row[varies]) != "items":
+        return ""
+    return "this run" if int(row["seeds"]) == 1 else "these runs"
 
 
 def unit_name(panel: Panel) -> str:
@@ -148,9 +177,17 @@ def p_value(value: Any) -> str:
 
 
 def with_ends(
-    row: Mapping[str, Any] | pd.Series, name: str, unit: DisplayUnit, *, low: str | None = None, high: str | None = None, sign: bool = False
+    row: Mapping[str, Any] | pd.Series,
+    name: str,
+    unit: DisplayUnit,
+    *,
+    low: str | None = None,
+    high: str | None = None,
+    before: Any = None,
+    turned: float = 1.0,
+    sign: bool = False,
 ) -> str:
-    """Return a column's value with its interval.
+    """Return a column's value with its interval, cut to what is possible.
 
     Args:
         row: with these columns.
@@ -158,11 +195,15 @@ def with_ends(
         unit: in which it is shown.
         low: column of the interval's lower end; None: ``NAME_low``.
         high: column of the interval's upper end; None: ``NAME_high``.
+        before: value from which a change starts; None for a difference, as in ``possible_ends``.
+        turned: −1 for a change with the opposite sign.
         sign: whether a plus sign is shown.
     """
     value = amount(row[name], unit, sign=sign)
-    ends = interval(row[low or f"{name}_low"], row[high or f"{name}_high"], unit, sign=sign)
-    return value if value == UNKNOWN else f"{value} {ends}"
+    if value == UNKNOWN:
+        return value
+    ends = possible_ends(row[low or f"{name}_low"], row[high or f"{name}_high"], before, unit, sign=turned)
+    return f"{value} {interval(*ends, unit, sign=sign)}"
 
 
 def sortable(value: Any) -> float | None:

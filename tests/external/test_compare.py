@@ -25,7 +25,7 @@ def test_lost_gained_and_net_are_those_planted(tmp_path: Path, run: Run) -> None
     assert (task["before"], task["after"]) == (pytest.approx(345 / 500), pytest.approx(320 / 500))
     assert task["delta"] == pytest.approx(-0.050)
     assert task["p_value"] == pytest.approx(scipy_stats.binomtest(20, 65).pvalue)
-    assert task["p_holm"] == task["p_value"]
+    assert task["p_holm"] == task["p_mid"] == pytest.approx(task["p_value"] - scipy_stats.binom.pmf(20, 65, 0.5))
     assert task["verdict"] == "lost"
     assert task["agreement"] == pytest.approx(435 / 500)
     assert values["suites"] == []

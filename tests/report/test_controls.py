@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.analysis.table.frame import table
-from harness.report import evidence, figures, html, page, tables
+from harness.report import evidence, figures, html, page, tables, words
 from harness.report.evidence import Evidence
 from harness.report.sections import controls, missing
-from harness.report.tables import DisplayUnit, Panel
+from harness.report.tables import Panel
 from tests.support.grids import Page, grid
 
-SHARE = Panel("s", "*", "s", "probe", "acc", "none", higher_is_better=True, unit=DisplayUnit("points", 100.0, 1))
-NATS = Panel("s", "*", "s", "probe", "nats_per_token", "none", higher_is_better=False, unit=DisplayUnit("nats per token", 1.0, 3))
+SHARE = Panel("s", "*", "s", "probe", "acc", "none", higher_is_better=True, unit=tables.unit_of("acc", share=True))
+NATS = Panel("s", "*", "s", "probe", "nats_per_token", "none", higher_is_better=False, unit=tables.unit_of("nats_per_token", share=False))
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +63,21 @@ def test_controls_are_grey_lines_in_the_panels_of_their_methods(found: Evidence)
 
 
 def test_the_headline_states_the_change_of_controls(found: Evidence) -> None:
-    """All controls lost 7.5.
+    """All controls lost 7.5, and all methods 25 more.
 
-    A loss counts as larger if the intervals do not overlap, computed here from the findings.
+    With one method undecided and three near the level, Holm over 6 leaves 3 · 0.004 and drops 0.02.
     """
-    rows = found.findings[(found.findings["suite"] == "old") & (found.findings["task"] == "*") & (found.findings["volume"] == 128)]
-    rows = rows[~rows["is_control"].astype(bool) & rows["control_low"].notna()]
-    larger = sum(high < low for high, low in zip(rows["delta_high"], rows["control_low"], strict=True))
     text = controls.sentence(found, "old")
     assert "(more training on data that the model already knew: data base) changed old by −7.5 points (6 controls)." in text
-    assert f"For {larger} of the {len(rows)} methods with a control, the loss is larger than the control's" in text
+    assert "by their difference at the same volume on the same items, all 6 methods are worse." in text
     assert text.endswith("1 method has no control.")
+    mixed = found.findings.copy()
+    of_suite = (mixed["suite"] == "old") & (mixed["task"] == "*") & (mixed["volume"] == 128)
+    at = mixed.index[of_suite & mixed["contrast_p"].notna()]
+    mixed.loc[at, "contrast_p"] = [0.001, 0.004, 0.004, 0.02, 0.02, 0.5]
+    mixed.loc[at[-1], "contrast_verdict"] = "not enough evidence"
+    text = controls.sentence(dataclasses.replace(found, findings=mixed), "old")
+    assert "of 6 methods 3 worse, 3 undecided (tests adjusted for 6 methods, Holm)." in text
 
 
 def test_without_controls_they_are_not_mentioned(tmp_path: Path) -> None:
@@ -102,6 +107,10 @@ def test_tables_separate_controls_and_pairs(found: Evidence, read: Page) -> None
     assert [row["suite"].split(",")[0] for row in rows] == ["old (headline)"] * 3 + ["new"] * 3
     assert "Same-data controls" in read.text
     assert "m0 · full · independent" in [row["method"] for row in read.rows("findings")]
+    contrasts = {row["method"]: row["against control"] for row in read.rows("findings") if row["suite"].startswith("old")}
+    assert contrasts["m0 · full"].startswith("−25.0 [")
+    assert contrasts["m0 · full"].endswith("] worse")
+    assert contrasts["m0 · full · independent"] == contrasts["m0 · full · control"] == "not measured"
 
 
 def test_no_name_mentions_a_constant_label(read: Page) -> None:
@@ -111,9 +120,9 @@ def test_no_name_mentions_a_constant_label(read: Page) -> None:
 
 
 def test_bars_of_shares_end_where_a_share_ends() -> None:
-    """From 0.9, a share can fall by 0.9 and rise by 0.1.
+    """From 0.9, a share can fall by 0.9 and rise by 0.1; from 1 nat, nats fall by at most 1.
 
-    Other metrics have no limits; missing values stay missing.
+    Missing values stay missing; a metric of unknown limits is not cut.
     """
     low, high = figures.possible([-1.2, -0.3, pd.NA], [0.3, 0.05, pd.NA], [0.9, 0.9, 0.9], SHARE)
     assert low.tolist()[:2] == pytest.approx([-0.9, -0.3])
@@ -121,7 +130,29 @@ def test_bars_of_shares_end_where_a_share_ends() -> None:
     assert np.isnan([low[2], high[2]]).all()
     assert figures.is_cut([-1.2], [0.0], [0.9], SHARE)
     assert not figures.is_cut([-0.9], [0.1], [0.9], SHARE)
-    assert [end.tolist() for end in figures.possible([-4.0], [2.0], [1.0], NATS)] == [[-4.0], [2.0]]
+    assert [end.tolist() for end in figures.possible([-4.0], [2.0], [1.0], NATS)] == [[-1.0], [2.0]]
+    assert tables.possible_ends(-4.0, 2.0, 1.0, tables.unit_of("mystery", share=False)) == (-4.0, 2.0)
+
+
+def test_every_text_of_an_interval_is_cut() -> None:
+    """Changes, losses (−1 times a change), differences and contrasts of shares, and of nats."""
+    row: dict[str, Any] = {
+        "delta": -0.8,
+        "delta_low": -1.2,
+        "delta_high": -0.3,
+        "before": 0.9,
+        "contrast": -0.7,
+        "contrast_low": -1.4,
+        "contrast_high": 0.1,
+    }
+    row |= {"loss": 0.8, "loss_low": 0.3, "loss_high": 1.2}
+    assert words.change(row, SHARE.unit) == "−80.0 [−90.0,\u00a0−30.0]"
+    row |= {"contrast_verdict": "worse", "varies": "seeds and items", "contrast_varies": "seeds and items", "seeds": 3}
+    assert words.contrast(row, SHARE.unit) == "−70.0 [−100.0,\u00a0+10.0] worse"
+    assert words.contrast(row | {"contrast_varies": "items"}, SHARE.unit).endswith(" worse (these runs)")
+    assert words.with_ends(row, "loss", SHARE.unit, before=0.9, turned=-1.0) == "80.0 [30.0,\u00a090.0]"
+    assert words.change(row, NATS.unit) == "−0.800 [−0.900,\u00a0−0.300]"
+    assert words.contrast(row, NATS.unit) == "−0.700 [−1.400,\u00a0+0.100] worse"
 
 
 def test_the_overlap_of_controls_has_a_warning_of_its_own(found: Evidence) -> None:

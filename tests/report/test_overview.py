@@ -18,17 +18,19 @@ def shown(experiment: ExperimentWriter) -> list[str]:
 
 
 def test_a_line_for_each_method_at_its_largest_volume(tmp_path: Path) -> None:
-    """Seeds are one line; the gain is 27 of 40, the loss 12 to 14 of 40; a control is a column."""
+    """Seeds are one line; the gain is 27 of 40, the loss 12 to 14 of 40, that of the control 3."""
     lines = shown(grid(tmp_path / "exp", models=2, tunings=("full", "lora"), seeds=3, controls=True))
-    assert lines[0].split() == ["gain", "on", "new", "loss", "on", "old", "loss", "of"]
-    assert lines[1].split() == ["method", "rows", "points", "points", "verdict", "control"]
+    assert lines[0].split() == ["gain", "on", "new", "loss", "on", "old", *"loss beyond that of its control".split()]
+    assert lines[1].split() == ["method", "rows", "points", "points", "verdict", "points"]
     names = [line.split("  ")[0] for line in lines[2:6]]
     assert names == ["m0 · full", "m1 · full", "m0 · lora", "m1 · lora"]
     cells = [cell.strip() for cell in lines[2].split("  ") if cell.strip()]
     assert cells[1] == "128"
     assert cells[2].startswith("67.5 [")
     assert cells[3].startswith("32.5 [")
-    assert cells[4:] == ["lost", "7.5"]
+    assert cells[4] == "lost"
+    assert cells[5].startswith("25.0 [")
+    assert cells[5].endswith("] worse")
     assert lines[6] == ""
     assert lines[7] == "Change from before training to the largest volume; 95% intervals over seeds and items, 3 seeds."
 
@@ -89,7 +91,7 @@ def test_targets_alone(tmp_path: Path) -> None:
     write_run(experiment, "a", before=[before], points={8: [after]}, roles={"new": "target"})
     lines = shown(experiment)
     assert "loss" not in lines[0]
-    assert lines[2].endswith("gained")
+    assert lines[2].endswith("gained (this run)")
 
 
 @pytest.fixture(autouse=True)

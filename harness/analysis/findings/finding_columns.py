@@ -54,17 +54,22 @@ gained            Float64  number of items 0 before and 1 after, mean over seeds
 agreement         Float64  share of items with the same answer as before, mean over seeds, in 0..1
 p_value           Float64  p-value of no change: for one seed the table's, for several Student's t of delta / stderr
 p_mid             Float64  mid-p of McNemar's test of one seed; empty for several seeds
-p_holm            Float64  p_value adjusted by Holm over the probe tasks of this cell and volume; empty for other rows
+p_holm            Float64  p_mid, or p_value where it is empty, adjusted by Holm over the probe tasks of this cell and volume; else empty
 tests             Int64    number of tests that p_holm adjusts for
 margin            Float64  margin, declared or 0.02, in the metric's unit: a change known to be within ±margin is negligible
-verdict           string   kept: interval inside ±margin; else lost or gained: p_holm or p_value below 0.05; else not enough evidence
+verdict           string   kept: interval inside ±margin; else lost or gained: p_holm, p_mid or p_value < 0.05; else not enough evidence
 detectable        Float64  smallest true change found with probability at least 0.8, in the metric's unit; above 1 for a share: no change is
 seed_spread       Float64  standard deviation of delta over seeds; empty for one seed
 seed_spread_pooled Float64 standard deviation of delta between seeds that the suite's other cells suggest; empty for fewer than 3 seeds
 spread_used       string   spread between seeds in stderr: pooled over cells, or own, over the cell's volumes; empty for fewer than 3 seeds
 control_delta     Float64  delta of the control with the same model, tuning, learning rate, trajectory and volume; empty without one
-control_low       Float64  lower end of the interval of control_delta
-control_high      Float64  upper end of the interval of control_delta
+contrast          Float64  delta minus control_delta, in the metric's unit; negative is worse than the control if higher_is_better
+contrast_low      Float64  lower end of the interval of contrast, paired over items, seeds unpaired
+contrast_high     Float64  upper end of the interval of contrast
+contrast_varies   string   samples that the interval of contrast is over: items (fewer than 3 seeds in one of both), or seeds and items
+contrast_p        Float64  p-value of no contrast: of one seed each McNemar's mid-p or sign flips; else Student's t
+contrast_p_holm   Float64  contrast_p adjusted by Holm over the probe tasks of this cell and volume; empty for other rows
+contrast_verdict  string   alike: interval of contrast inside ±margin; else worse or better: p < 0.05; else not enough evidence
 numeric_spread    Float64  absolute change of value at volume 0 with other batches and threads (rounding); empty if not measured twice
 delta_relative    Float64  delta divided by before, mean over seeds; empty near chance
 fg_over_volumes   Float64  percent of before lost (FG), mean over volumes up to this one and over seeds; positive is worse

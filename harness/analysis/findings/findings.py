@@ -4,9 +4,6 @@ The tidy table has rows for each run; here the runs that differ only in seed are
 has its own interval and p-value, over items. Two seeds: the items' means over both, still over
 items alone. Three or more: over seeds and items (``two_level``). Where the item changes are
 missing, or the seeds were measured on different items, the interval is left empty.
-
-The verdict depends on the margin first: a change known to be within ±margin is negligible, however
-small its p-value.
 """
 
 from __future__ import annotations
@@ -14,21 +11,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from harness.analysis.findings import control_contrasts
 from harness.analysis.findings.cells import Cells, cells, controls
 from harness.analysis.findings.estimates import ROW, ItemChanges, estimates
 from harness.analysis.findings.finding_columns import COLUMNS, COSTS, SUITE_TASK, TRUE_SHARES
+from harness.analysis.findings.verdicts import judge as judge
+from harness.analysis.findings.verdicts import numbers as _numbers
 from harness.analysis.statistics import two_level
-from harness.analysis.statistics.detectable import detectable
-from harness.analysis.statistics.multiple import holm
-from harness.analysis.statistics.stats import LEVEL, Floats
+from harness.analysis.statistics.pooled import Spread
+from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.columns import ACTED
-from harness.records.schema import OWN_METRICS, Declared
-
-SIGNIFICANT = 0.05
-KEPT, LOST, GAINED, UNKNOWN = "kept", "lost", "gained", "not enough evidence"
+from harness.records.schema import Declared
 
 POOLED, OWN = "pooled", "own"
 """Spread between seeds that an interval takes."""
@@ -59,52 +54,11 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
     frame["missing"] = [len(every.seeds[cell]) for cell in frame["cell"]] - frame["seeds"]
     frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
     frame = _with_controls(judge(frame, declared), every, declared)
+    frame = control_contrasts.with_contrasts(frame, changes.get, declared, _spreads(frame))
     frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
     runs = table.drop_duplicates("run_id")
     frame["arm"] = frame["cell"].map(runs["arm"].groupby(runs["run_id"].map(every.of_run)).first())
     return pd.DataFrame({name: frame[name].astype(object) for name in COLUMNS}).astype(COLUMNS)
-
-
-def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
-    """Add verdicts to any table of changes.
-
-    The columns added are ``tests``, ``p_holm``, ``margin``, ``verdict`` and ``detectable``. Holm's
-    family is the leaf probe tasks of one ``cell`` and ``volume`` (without these columns, all rows
-    are one family). Divergence suites measure the distance of a model from its base, which can only
-    grow: they have no verdict and are in no family.
-
-    Args:
-        frame: table with ``delta stderr df delta_low delta_high p_value role suite task metric
-            higher_is_better``.
-        declared: declarations with the margins.
-
-    Returns:
-        The frame with a new index and the columns in the dtypes of ``finding_columns``; missing
-        values are ``pd.NA``.
-    """
-    frame = frame.reset_index(drop=True)
-    low, high, p_value = (_numbers(frame, name) for name in ("delta_low", "delta_high", "p_value"))
-    judged = ~frame["metric"].isin(list(OWN_METRICS["divergence"])).to_numpy(dtype=bool)
-    family = judged & (frame["role"] == "probe").to_numpy(dtype=bool) & (frame["task"] != SUITE_TASK).to_numpy(dtype=bool)
-    families = (
-        frame.groupby(["cell", "volume"], dropna=False).ngroup().to_numpy(dtype=np.int64) if {"cell", "volume"} <= set(frame) else None
-    )
-    adjusted, tests = holm(np.where(family, p_value, np.nan), families)
-    margin = np.array([declared.margins.get(suite, declared.margin) for suite in frame["suite"]], dtype=np.float64)
-    decisive = np.where(family, adjusted, p_value)
-    better = (_numbers(frame, "delta") > 0) == frame["higher_is_better"].to_numpy(dtype=bool, na_value=True)
-    verdict = np.where(decisive < SIGNIFICANT, np.where(better, GAINED, LOST), UNKNOWN).astype(object)
-    verdict[(low >= -margin) & (high <= margin)] = KEPT
-    verdict[~judged | np.isnan(low) | np.isnan(high)] = None
-    freedom = _numbers(frame, "df")
-    found = detectable((high - low) / 2, np.where(np.isnan(freedom), np.inf, freedom), np.maximum(tests, 1))
-    return frame.assign(
-        p_holm=pd.array(adjusted, dtype="Float64"),
-        tests=pd.Series(tests, dtype="Int64").where(tests > 0),
-        margin=pd.array(np.where(judged, margin, np.nan), dtype="Float64"),
-        verdict=pd.array(verdict, dtype="string"),
-        detectable=pd.array(np.where(judged, found, np.nan), dtype="Float64"),
-    )
 
 
 def _measured(table: pd.DataFrame, every: Cells) -> pd.DataFrame:
@@ -164,6 +118,7 @@ def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) ->
     columns: dict[str, Any] = {name: np.where(alone, _numbers(one, name), np.nan) for name in _ONE_SEED}
     columns |= {name: np.full(len(frame), np.nan) for name in ("stderr", "df", "seed_spread_pooled")}
     varies, used = np.full(len(frame), None, dtype=object), np.full(len(frame), None, dtype=object)
+    spreads: list[Spread | None] = [None] * len(frame)
     varies[alone & ~np.isnan(columns["delta_low"])] = two_level.ITEMS
     seed_of = dict(zip(has["run_id"].tolist(), has["seed"].tolist(), strict=True))
     for at, (found, spread) in estimates(frame, changes, seed_of).items():
@@ -172,20 +127,20 @@ def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) ->
             columns["delta_low"][at], columns["delta_high"][at], varies[at] = found.low, found.high, found.varies
             columns["p_value"][at] = found.p_value
         if spread is not None:
+            spreads[at] = spread
             columns["seed_spread_pooled"][at], used[at] = np.sqrt(spread.pool), POOLED if spread.pooled else OWN
-    return columns | {"varies": varies, "spread_used": used}
+    return columns | {"varies": varies, "spread_used": used, "_spread": pd.Series(spreads, frame.index, dtype=object)}
+
+
+def _spreads(frame: pd.DataFrame) -> dict[control_contrasts.Place, Spread | None]:
+    """Return the variance between seeds of each finding, by cell, volume, suite and task."""
+    return dict(zip(frame[ROW].itertuples(index=False, name=None), frame["_spread"], strict=True))
 
 
 def _with_controls(frame: pd.DataFrame, every: Cells, declared: Declared) -> pd.DataFrame:
-    """Add the change of each cell's control."""
+    """Add the change of each cell's control, its cell and its runs."""
     is_control, of_cell = controls(every.labels, declared.control)
-    names = {"delta": "control_delta", "delta_low": "control_low", "delta_high": "control_high"}
+    names = {"delta": "control_delta", "run_ids": "_control_runs"}
     theirs = frame[[*ROW, *names]].rename(columns=names | {"cell": "_control"})
     frame = frame.assign(is_control=frame["cell"].map(is_control), _control=frame["cell"].map(of_cell).astype(object))
     return frame.merge(theirs.astype({"_control": object}), on=["_control", *ROW[1:]], how="left")
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> Floats:
-    """Return a column as float64, NaN where it is empty."""
-    values: npt.NDArray[np.float64] = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
-    return values

@@ -36,8 +36,8 @@ import pandas as pd
 
 from harness.analysis.findings.cells import cells
 from harness.analysis.findings.estimates import ItemChanges
-from harness.analysis.findings.findings import GAINED, KEPT, LOST, UNKNOWN
 from harness.analysis.findings.pairing import stacked
+from harness.analysis.findings.verdicts import GAINED, KEPT, LOST, UNKNOWN
 from harness.analysis.statistics import two_level
 from harness.analysis.statistics.stats import LEVEL, Floats
 from harness.analysis.table.columns import SUITE_TASK, specified

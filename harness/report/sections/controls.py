@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import numpy as np
 
+from harness.analysis.findings.verdicts import ALIKE, BETTER, UNKNOWN, WORSE, counted
 from harness.report import words
 from harness.report.evidence import Evidence
 
@@ -11,10 +12,9 @@ from harness.report.evidence import Evidence
 def sentence(evidence: Evidence, suite: str) -> str:
     """Return a sentence on the controls of a suite; empty without controls.
 
-    It states the controls' range of changes and the number of methods whose loss is larger than
-    their control's. A loss is larger if, at the method's largest volume, its interval and that of
-    its control (``harness.analysis.findings.cells.controls``) do not overlap. This is stricter than
-    a test of their difference, and does not replace one.
+    It states the controls' range of changes, and how many methods are worse or better than their
+    control (``harness.analysis.findings.control_contrasts``) at the method's largest volume, as
+    counted by ``harness.analysis.findings.verdicts.counted``.
     """
     rows = evidence.suite_rows(suite)
     is_control = rows["is_control"].fillna(False).astype(bool)
@@ -28,20 +28,18 @@ def sentence(evidence: Evidence, suite: str) -> str:
     count = len(controls)
     changed = f"Same-data controls (more training on data that the model already knew{f': {data}' if data else ''}) changed {suite} by"
     changed += f" {' to '.join(ends)} {panel.unit.name}{f' ({count} controls)' if count > 1 else ''}."
-    compared = proper[proper[["delta_low", "delta_high", "control_low", "control_high"]].notna().all(axis=1)]
+    compared = proper[proper["contrast_verdict"].notna()]
     if compared.empty:
         return f"{changed} No method can be compared with its control."
-    larger = int(_beyond(compared, higher_is_better=panel.higher_is_better).sum())
-    level = words.percent(compared["level"].iloc[0])
-    without = int((~is_control).sum()) - len(compared)
+    found = counted(compared["contrast_verdict"], compared["contrast_p"].to_numpy(dtype=np.float64, na_value=np.nan))
+    counts = {word: number for name, word in _WORDS.items() if (number := found.count(name))}
+    total = len(compared)
+    said = f"of {total} methods {words.counts(counts, total)}"
+    if len(counts) == 1:
+        said = f"{'the method is' if total == 1 else f'all {total} methods are'} {next(iter(counts))}"
+    without = int((~is_control).sum()) - total
     lacking = f" {without} method{' has' if without == 1 else 's have'} no control." if without else ""
-    return (
-        f"{changed} For {larger} of the {len(compared)} methods with a control, the loss is larger than the control's: the whole"
-        f" {level} interval of the change is worse than the whole interval of the control's change at the same volume.{lacking}"
-    )
+    return f"{changed} Compared with the control, by their difference at the same volume on the same items, {said}.{lacking}"
 
 
-def _beyond(rows: pd.DataFrame, *, higher_is_better: bool) -> pd.Series:
-    if higher_is_better:
-        return rows["delta_high"].astype(float) < rows["control_low"].astype(float)
-    return rows["delta_low"].astype(float) > rows["control_high"].astype(float)
+_WORDS = {WORSE: "worse", BETTER: "better", ALIKE: "alike", UNKNOWN: "undecided"}

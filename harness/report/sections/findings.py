@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis.findings.findings import OWN, POOLED
+from harness.analysis.findings.verdicts import p_of
 from harness.report import words
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Section, TableView
 from harness.report.evidence import IDLE, Evidence
@@ -22,9 +23,11 @@ TITLES = {
     "before": "mean over seeds, at volume 0",
     "change": "after minus before, mean over seeds, with its interval",
     "unit": "",
-    "verdict": "kept: the interval is inside the margin; otherwise lost or gained if the adjusted p is below 0.05; did not act: too"
-    " little generated text was accepted, so this is not a result of the method",
-    "p": "of no change; for tasks of probes, adjusted (Holm) over the tasks of this method and volume",
+    "verdict": "kept: the interval is inside the margin; otherwise lost or gained if the adjusted p is below 0.05; this run: of one"
+    " seed, so it holds for that run and not for the method; did not act: too little generated text was accepted, so this is no result"
+    " of the method",
+    "p": "of no change, of one seed McNemar's mid-p where there is one; for tasks of probes, adjusted (Holm) over the tasks of this method"
+    " and volume",
     "lost": "items right before and wrong after, mean over seeds",
     "gained": "items wrong before and right after, mean over seeds",
     "items": "of one seed",
@@ -32,10 +35,11 @@ TITLES = {
     "over": "sources of variation that the interval covers",
     "seed spread": "standard deviation of the change over this cell's seeds",
     "pooled": "the same as the suite's other cells suggest; used: the spread that the interval takes",
-    "control": "change of the same-data control, with its interval",
+    "against control": "change minus that of the same-data control, with its interval and verdict: worse, better or alike (inside the"
+    " margin), decided as the change itself is",
     "detectable": "smallest true change that such a test detects with probability 0.8",
 }
-NUMBERS = {"volume", "before", "change", "p", "lost", "gained", "items", "seeds", "seed spread", "pooled", "control", "detectable"}
+NUMBERS = {"volume", "before", "change", "p", "lost", "gained", "items", "seeds", "seed spread", "pooled", "against control", "detectable"}
 
 
 def findings(evidence: Evidence) -> Section | None:
@@ -75,8 +79,7 @@ def _limit(frame: pd.DataFrame) -> str:
 def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
     one, panel = evidence.by_cell[str(row["cell"])], evidence.panel_of[str(row["suite"]), str(row["task"])]
     unit, verdict = panel.unit, words.text(row["verdict"])
-    p = row["p_value"] if pd.isna(row["p_holm"]) else row["p_holm"]
-    control = words.change(row, unit, "control")
+    p = p_of(row)
     return [
         CellView(one.short),
         words.volume_cell(row["volume"]),
@@ -85,7 +88,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.amount_cell(row["before"], unit),
         CellView(words.change(row, unit), words.sortable(row["delta"])),
         words.unit_name(panel),
-        CellView(verdict or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), IDLE if one.cell in evidence.idle else ""),
+        CellView(words.verdict(row) or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), IDLE if one.cell in evidence.idle else ""),
         CellView(words.p_value(p), words.sortable(p)),
         CellView(_mean(row["lost"]), words.sortable(row["lost"])),
         CellView(_mean(row["gained"]), words.sortable(row["gained"])),
@@ -94,7 +97,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.UNKNOWN if pd.isna(row["varies"]) else str(row["varies"]),
         _spread(row["seed_spread"], unit, is_used=words.text(row["spread_used"]) == OWN),
         _spread(row["seed_spread_pooled"], unit, is_used=words.text(row["spread_used"]) == POOLED),
-        CellView("not measured" if control == words.UNKNOWN else control, words.sortable(row["control_delta"])),
+        CellView("not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit), words.sortable(row["contrast"])),
         words.amount_cell(row["detectable"], unit),
     ]
 

@@ -39,12 +39,17 @@ def heat(evidence: Evidence) -> Section | None:
         groups=_groups(shown),
         caption=f"Change {f'after {largest[every[0].cell]:,} rows' if alike else 'at the largest volume'}, in points (other metrics in"
         " their own unit). ▼ lost, ▲ gained, = kept (inside the margin), ? not enough evidence. p-values of tasks are adjusted (Holm)"
-        " over the tasks of a method; intervals are in the findings.",
+        f" over the tasks of a method; intervals are in the findings.{_few(evidence)}",
         matrix=True,
         sortable=True,
         shown=" ".join([*cut, "All are in findings.csv."] if cut else []),
     )
     return Section(id="where", title="Where it was lost", tables=[table])
+
+
+def _few(evidence: Evidence) -> str:
+    few = (evidence.last["varies"] == "items").fillna(value=False).any()
+    return " Marks of methods with fewer than 3 seeds hold for these runs alone." if few else ""
 
 
 def _groups(every: Sequence[Series]) -> list[RowGroup]:

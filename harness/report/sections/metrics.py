@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.records.schema import OWN_METRICS
-from harness.report import figures, words
+from harness.report import figures, tables, words
 from harness.report.content import CellView, ColumnView, Section, TableView
 from harness.report.evidence import Evidence, at_largest_volume
 
@@ -119,7 +119,9 @@ def _moved(evidence: Evidence, key: Any, group: pd.DataFrame) -> list[CellView |
     values = group["value"].astype(float)
     ends = ""
     if len(group) == 1 and group["value_low"].notna().all():
-        ends = f" [{float(group['value_low'].iloc[0]):.4g}, {float(group['value_high'].iloc[0]):.4g}]"
+        raw = [float(group[name].iloc[0]) for name in ("value_low", "value_high")]
+        low, high = tables.possible_ends(raw[0], raw[1], 0.0, tables.unit_of(str(metric), share=False))
+        ends = f" [{low:.4g}, {high:.4g}]"
     return [
         evidence.by_cell[str(cell)].short,
         words.volume_cell(volume),

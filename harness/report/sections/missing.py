@@ -13,6 +13,7 @@ from harness.analysis.table.columns import ACTED, SUITE_TASK
 from harness.report import tables, words
 from harness.report.content import Section
 from harness.report.evidence import Evidence
+from harness.report.sections import collapses
 
 MAX_REASONS = 20
 
@@ -72,6 +73,7 @@ def main_warnings(evidence: Evidence) -> list[str]:
             f"For {runs} run(s), the value before training is that of {reference}, not of the start model; changes are relative to it."
         )
     found += _idle(evidence)
+    found += collapses.named(evidence)
     mixed = _mixed(evidence)
     if mixed:
         found.append(mixed)
@@ -105,6 +107,7 @@ def warnings(evidence: Evidence) -> Section:
             f"Fewer than {MIN_SEEDS} seeds for some findings: their intervals are over items only and do not cover the variation between"
             " training runs."
         )
+    notes += collapses.unseen(evidence)
     if any(_evaluation(record).get("items") == "select" for record in evidence.records.values()):
         notes.append("Measured on select items, which serve to choose rates, coefficients and volumes: do not report these results.")
     notes += _overlaps(evidence)

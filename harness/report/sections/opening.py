@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.analysis.findings.verdicts import counted, unadjusted
 from harness.report import figures, words
 from harness.report.content import Content, FindingView, Section
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
 from harness.report.sections.missing import main_warnings
-from harness.report.tables import Panel
+from harness.report.tables import DisplayUnit, Panel, possible_ends
 
 MAX_FINDINGS = 32
 
@@ -105,6 +106,7 @@ def _lead(evidence: Evidence, suites: Sequence[str]) -> list[str]:
 
 
 _PREDICATES = {"lost": "lost on", "gained": "gained on", "kept": "kept", "undecided": "are undecided on"}
+_VERDICTS = {"undecided": "not enough evidence"}
 
 
 def _range(evidence: Evidence, suite: str) -> str:
@@ -115,10 +117,8 @@ def _range(evidence: Evidence, suite: str) -> str:
     if rows.empty:
         return ""
     panel, count = evidence.panel_of[suite, "*"], len(rows)
-    verdicts = rows["verdict"].value_counts()
-    counts = {name: int(verdicts.get(name, 0)) for name in ["lost", "gained", "kept"]}
-    counts["undecided"] = count - sum(counts.values())
-    counts = {name: number for name, number in counts.items() if number}
+    found = counted(rows["verdict"], unadjusted(rows))
+    counts = {name: number for name in _PREDICATES if (number := found.count(_VERDICTS.get(name, name)))}
     ordered = rows.assign(_worse=rows["delta"].astype(float) * panel.sign).sort_values("_worse", kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     volumes = sorted({int(v) for v in rows["volume"]})
@@ -127,16 +127,22 @@ def _range(evidence: Evidence, suite: str) -> str:
     ends = _ends(evidence, worst, best, panel)
     if count == 1:
         return f"After {after}, {evidence.by_cell[worst['cell']].name} changed by {ends} on {suite}{declared}: {verdict_of(worst)}."
+    where = _held_by(rows)
     if len(counts) == 1:
         every = "both methods" if count == 2 else f"all {count} methods"
-        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}: {ends}."
-    verdicts_text = ", ".join(f"{number} {name}" for name, number in counts.items())
-    return f"After {after}, on {suite}{declared}, of {count} methods {verdicts_text}: {ends}."
+        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}{where}: {ends}."
+    return f"After {after}, on {suite}{declared}, of {count} methods {words.counts(counts, count)}{where}: {ends}."
+
+
+def _held_by(rows: pd.DataFrame) -> str:
+    """Return that verdicts hold for the runs alone, where some methods have too few seeds."""
+    few = int((rows["varies"] == "items").fillna(value=False).sum())
+    return "" if not few else " in these runs" if few == len(rows) else f" ({few} of them: in these runs)"
 
 
 def verdict_of(row: pd.Series) -> str:
-    """Return a finding's verdict in words."""
-    return words.text(row["verdict"]) or "no verdict"
+    """Return a finding's verdict in words, with the runs that it holds for if these are few."""
+    return words.verdict(row) or "no verdict"
 
 
 def _ends(evidence: Evidence, worst: pd.Series, best: pd.Series, panel: Panel) -> str:
@@ -163,7 +169,7 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
     low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)
     return FindingView(
         sentence=sentence,
-        verdict=verdict,
+        verdict=words.verdict(row),
         floors=floors(evidence, row, panel, one),
         value=float(row["delta"]) * scale,
         low=float(low[0]) * scale if known else None,
@@ -181,7 +187,7 @@ def change_words(row: pd.Series, panel: Panel, verdict: str) -> str:
     if verdict not in {"lost", "gained"}:
         return f"changed by {words.change(row, unit)} {unit.name}"
     turn = panel.sign * (1.0 if verdict == "gained" else -1.0)
-    low, high = sorted(float(row[name]) * turn for name in ["delta_low", "delta_high"])
+    low, high = sorted(float(end) * turn for end in possible_ends(row["delta_low"], row["delta_high"], row["before"], unit))
     return f"{verdict} {words.amount(float(row['delta']) * turn, unit)} {unit.name} {words.interval(low, high, unit, sign=False)}"
 
 
@@ -198,8 +204,15 @@ def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str
             sentences.append(f"On the target, {target}: {words.change(gains.iloc[-1], other)} {other.name}.")
     spread = words.amount(row["seed_spread"], unit)
     sentences.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}") + ",")
-    control = words.change(row, unit, "control") if "control_low" in row and not pd.isna(row["control_delta"]) else ""
-    sentences.append(f"same-data control {control} {unit.name}," if control else "same-data control not measured,")
+    sentences.append(_control(row, unit))
     rounding = words.amount(row["numeric_spread"], unit)
     sentences.append("rounding " + ("not measured." if rounding == words.UNKNOWN else f"{rounding} {unit.name}."))
     return " ".join(sentences)
+
+
+def _control(row: pd.Series, unit: DisplayUnit) -> str:
+    """Return the change of a finding's control, and the finding's contrast with it."""
+    if "control_delta" not in row or pd.isna(row["control_delta"]):
+        return "same-data control not measured,"
+    own = f"same-data control {words.amount(row['control_delta'], unit, sign=True)} {unit.name}"
+    return f"{own}," if pd.isna(row["contrast_low"]) else f"{own} (difference {words.contrast(row, unit)}),"

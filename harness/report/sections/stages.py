@@ -124,8 +124,10 @@ def _metrics(evidence: Evidence, frame: pd.DataFrame, cells: Sequence[str]) -> T
 def _measure(own: pd.DataFrame, name: str, unit: DisplayUnit) -> CellView:
     if name not in own.index:
         return CellView(words.UNKNOWN)
-    row: Mapping[Hashable, Any] = own.loc[[name]].iloc[0].to_dict()
+    row = own.loc[[name]].iloc[0]
     shown, sign = PERCENT if name == "fg_over_stages" else unit, name not in {"acc", "learned"}
     value = words.amount(row["value"], shown, sign=sign)
-    ends = "" if pd.isna(row["low"]) else f" {words.interval(row['low'], row['high'], shown, sign=sign)}"
-    return CellView(value + ends, float(row["value"]))
+    if pd.isna(row["low"]):
+        return CellView(value, float(row["value"]))
+    before = None if sign else 0.0
+    return CellView(words.with_ends(row, "value", shown, low="low", high="high", before=before, sign=sign), float(row["value"]))

@@ -127,8 +127,13 @@ def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableVie
             [
                 one.short,
                 words.volume_cell(row["volume"]),
-                CellView(words.with_ends(row, "gain", target.unit), float(row["gain"])),
-                CellView(words.with_ends(row, "forgetting", probe.unit), float(row["forgetting"])),
+                CellView(
+                    words.with_ends(row, "gain", target.unit, before=_before(one, target.suite), turned=target.sign), float(row["gain"])
+                ),
+                CellView(
+                    words.with_ends(row, "forgetting", probe.unit, before=_before(one, probe.suite), turned=-probe.sign),
+                    float(row["forgetting"]),
+                ),
                 CellView(IDLE if str(row["cell"]) in evidence.idle else "yes" if row["is_frontier"] else "no"),
                 CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]

@@ -232,7 +232,7 @@ def test_the_headline_is_the_declared_suites_own_row() -> None:
 
 
 def test_controls_are_in_the_rows_of_their_model_and_tuning() -> None:
-    """The control has the same model, tuning and volume.
+    """The control has the same model, tuning and volume, and the contrast is the difference.
 
     LoRA has none, and neither has a volume at which the control was not run.
     """
@@ -245,13 +245,10 @@ def test_controls_are_in_the_rows_of_their_model_and_tuning() -> None:
     frame = given.found(Declared(control={"data": "base"}))
     control, treated = only(frame, task="a", data="base"), only(frame, task="a", data="people", tuning="full", volume=8)
     assert (control["is_control"], treated["is_control"]) == (True, False)
-    assert (treated["control_delta"], treated["control_low"], treated["control_high"]) == (
-        control["delta"],
-        control["delta_low"],
-        control["delta_high"],
-    )
+    assert treated["control_delta"] == control["delta"]
+    assert treated["contrast"] == pytest.approx(treated["delta"] - control["delta"])
     others = frame[(frame["tuning"] == "lora") | (frame["volume"] == 16) | frame["is_control"]]
-    assert others["control_delta"].isna().all()
+    assert others[["control_delta", "contrast", "contrast_low", "contrast_p", "contrast_verdict"]].isna().all(axis=None)
     assert given.found()["control_delta"].isna().all()
 
 
