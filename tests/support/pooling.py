@@ -48,7 +48,7 @@ def expected(cells: Sequence[tuple[np.ndarray, np.ndarray]], items: float) -> li
     a, b, log_prior = first
     bends = np.array([[_second(lambda s, t: log_likelihood(a + s, b + t, log_prior), i, j) for j in (0, 1)] for i in (0, 1)])
     covariance, d0, found = np.linalg.inv(-bends), math.exp(log_prior), []
-    for square, x, d in zip(squares, at, worth, strict=True):
+    for square, x, d, own in zip(squares, at, worth, free, strict=True):
         trend = np.exp(a + b * x)
         ratio = float(np.mean(square / trend))
         pool = trend * (d0 + d * ratio) / (d0 + d)
@@ -57,7 +57,12 @@ def expected(cells: Sequence[tuple[np.ndarray, np.ndarray]], items: float) -> li
             continue
         spread = np.array([np.array([1, one]) @ covariance @ np.array([1, one]) for one in x])
         freedom = 2 / (2 / (d0 + d) + (d0 / (d0 + d)) ** 2 * spread)
-        found.append([Expected(one, f, len(cells) > 1, one) for one, f in zip(pool, freedom, strict=True)])
+        found.append(
+            [
+                Expected(one, own, False, other) if f < own else Expected(other, f, len(cells) > 1, other)
+                for one, other, f in zip(square, pool, freedom, strict=True)
+            ]
+        )
     return found
 
 
