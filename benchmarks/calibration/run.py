@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.calibration import changes, fits, methods
+from benchmarks.calibration import changes, design, fits, methods
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -27,6 +27,7 @@ def full() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(300)),
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
         ("gate", lambda: changes.gate(2000)),
+        ("losses of a plan", lambda: design.power(1200)),
         ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
     ]
 
@@ -39,6 +40,7 @@ def quick() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
         ("gate", lambda: changes.gate(100)),
+        ("losses of a plan", lambda: design.power(120, seeds=(3,), kinds=("800 items, as many as in the earlier sweep",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
     ]
 
