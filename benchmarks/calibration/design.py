@@ -40,14 +40,16 @@ def power(count: int, seeds: Sequence[int] = (1, 3, 5), kinds: Sequence[str] = t
         items, earlier, world = DESIGNS[name]
         for k in seeds:
             of = replace(world, seeds=0.0) if k == 1 else world
-            losses, found = [], []
+            losses, found = [], list[list[bool]]()
             for number in range(-(-count // CELLS)):
                 pilot = _sweep(f"pilot {name}", number, of, earlier, LOSS, 1 if k == 1 else 3)
                 losses.append(smallest_loss(items, k, variation([[tasks] for tasks in pilot]), cells=CELLS))
-                found += _found(_sweep(name, number, of, items, losses[-1], k))
+                found.append(_found(_sweep(name, number, of, items, losses[-1], k)))
             where = f"losses as planned, median {np.median(losses):.3f}; {name}; {k} seed{'s' * (k > 1)}"
-            share = float(np.mean(found))
-            seen.append(Seen(what="planned loss found", planted=where, share=share, count=len(found), least=0.8))
+            error = float(np.std(np.mean(found, axis=1)) / np.sqrt(len(found)))
+            remark = f"± {100 * error:.1f} by sweeps, whose {CELLS} cells share a loss"
+            share, cells = float(np.mean(found)), CELLS * len(found)
+            seen.append(Seen(what="planned loss found", planted=where, share=share, count=cells, least=0.8, remark=remark))
     return seen
 
 
