@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, fits, gates, methods, pooling, prediction, support, verdicts
+from benchmarks.calibration import changes, design, fits, gates, methods, pooling, prediction, support, verdicts
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -33,6 +33,7 @@ def full() -> list[Part]:
         ("gate", lambda: changes.gate(2000)),
         ("gate over suites", lambda: gates.over_suites(500)),
         ("items that decide the gate", lambda: gates.further_items(500)),
+        ("losses of a plan", lambda: design.power(1200)),
         ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
         ("support of laws", lambda: support.judged(500)),
     ]
@@ -50,6 +51,7 @@ def quick() -> list[Part]:
         ("counts of verdicts", lambda: verdicts.counts(10, seeds=(3,))),
         ("gate", lambda: changes.gate(100)),
         ("gate over suites", lambda: gates.over_suites(20, kinds=("20 suites of 60 items, no change",))),
+        ("losses of a plan", lambda: design.power(120, seeds=(3,), kinds=("800 items, as many as in the earlier sweep",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
         ("support of laws", lambda: support.judged(40, seeds=(3,), quick=True)),
     ]

@@ -92,7 +92,7 @@ def small_multiples(
     whole.legend(handles=[handle(mark) for mark in marks], loc="outside right upper", frameon=False, fontsize=8, handlelength=3.0)
     whole.text(0.995, 0.008, plain(note), ha="right", va="bottom", fontsize=6.5, color=GREY)
     whole.draw_without_rendering()
-    whole.set_layout_engine("none")  # otherwise each file format would compute the layout again
+    whole.set_layout_engine(None)  # any engine, even "none", would draw the figure twice for each file format
     return whole, panels
 
 

@@ -90,7 +90,8 @@ def against_volume(
         fits: cell → the law fitted to it, drawn on the panels of its suite.
         title: of the figure.
     """
-    layout = _layout([one for one in [one for one in every if not one.is_control] or every if _is_on(one, shown)])
+    on = _cells_on(every, shown)
+    layout = _layout([one for one in [one for one in every if not one.is_control] or every if one.cell in on])
     kept, groups = [one for group in layout.groups.values() for one in group], layout.groups
     if not kept or not shown:
         return None
@@ -133,8 +134,13 @@ def against_volume(
     )
 
 
-def _is_on(one: Series, shown: Sequence[Panel]) -> bool:
-    return any(len(one.on(panel.suite, panel.task)) for panel in shown)
+def _cells_on(every: Sequence[Series], shown: Sequence[Panel]) -> set[str]:
+    """Return the cells that have a change on any of these panels."""
+    if not every:
+        return set()
+    rows = every[0].found[["cell", "suite", "task", "delta"]].dropna(subset=["delta"])
+    wanted, seen = {(panel.suite, panel.task) for panel in shown}, rows[["cell", "suite", "task"]].drop_duplicates()
+    return {str(cell) for cell, suite, task in seen.itertuples(index=False) if (suite, task) in wanted}
 
 
 @dataclass(frozen=True)
@@ -244,9 +250,11 @@ def seed_lines(table: pd.DataFrame | None, every: Sequence[Series], column: Colu
     rows = rows.assign(cell=rows["run_id"].map(cell_of), value=rows[value].astype(float)).drop_duplicates(
         ["cell", "seed", "suite", "task", "volume"]
     )
-    for (cell, suite, task), group in rows.groupby(["cell", "suite", "task"], sort=False):
-        seeds = [part[["volume", "value"]].sort_values("volume") for _, part in group.groupby("seed")]
-        if 1 < len(seeds) <= MAX_SEED_LINES:
+    keys = ["cell", "suite", "task"]
+    rows = rows[rows.groupby(keys)["seed"].transform("nunique") <= MAX_SEED_LINES].sort_values("volume")
+    for (cell, suite, task), group in rows.groupby(keys, sort=False):
+        seeds = [part[["volume", "value"]] for _, part in group.groupby("seed")]
+        if len(seeds) > 1:
             found[str(cell), str(suite), str(task)] = seeds
     return found
 

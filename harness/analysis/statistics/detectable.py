@@ -19,7 +19,13 @@ _NORMAL = 1e7
 
 
 def detectable(
-    half_width: npt.ArrayLike, freedom: npt.ArrayLike, tests: npt.ArrayLike = 1.0, *, level: float = LEVEL, power: float = POWER
+    half_width: npt.ArrayLike,
+    freedom: npt.ArrayLike,
+    tests: npt.ArrayLike = 1.0,
+    *,
+    level: float = LEVEL,
+    power: float = POWER,
+    estimated: npt.ArrayLike | None = None,
 ) -> Floats:
     """Return the smallest true effect that a two-sided t test finds with probability ``power``.
 
@@ -37,13 +43,16 @@ def detectable(
         tests: number of tests in the family that Holm adjusts.
         level: confidence level of the intervals: 1 minus the level of the test.
         power: probability of finding the effect.
+        estimated: degrees of freedom of the estimate of SE, infinite where SE is known or assumed;
+            None: those of the intervals.
 
     References: Miller 2024, arXiv 2411.00640, equation 9, with Student's t in place of the normal
     distribution; Browne 1995, Statistics in Medicine 14:1933 (upper limit of a standard deviation
     estimated in a pilot study).
     """
     half, of, family = np.broadcast_arrays(*(np.asarray(values, dtype=np.float64) for values in (half_width, freedom, tests)))
-    known = np.where(np.isinf(of), 1.0, np.sqrt(of / special.chdtri(of, ASSURANCE)))  # chdtri takes the upper tail
+    seen = of if estimated is None else np.broadcast_to(np.asarray(estimated, dtype=np.float64), of.shape)
+    known = np.where(np.isinf(seen), 1.0, np.sqrt(seen / special.chdtri(seen, ASSURANCE)))  # chdtri takes the upper tail
     of = np.minimum(of, _NORMAL)
     bar = special.stdtrit(of, 1 - (1 - level) / 2 / family)
     effect: Floats = special.nctdtrinc(of, 1 - power, bar) * known * half / special.stdtrit(of, 0.5 + level / 2)

@@ -73,6 +73,7 @@ class RunReader:
         self._before: dict[tuple[str, str], _Before] = {}
         self._digests: dict[Path, bytes] = {}
         self._found: dict[str, Summary] = {}
+        """Run id → its summary, without rows."""
 
     def rows(self, run_id: str) -> Summary:
         """Return the rows of one run: volume 0, its points, and its failure.
@@ -119,7 +120,7 @@ class RunReader:
         holds = found is not None and found.digest and found.digest == self.digest(run_id, found.measurements)
         if found is None or not holds:
             return None
-        self._found[run_id] = found
+        self._found[run_id] = dataclasses.replace(found, rows=0, same={}, columns={})  # thousands of runs: the table has the rows
         return found
 
     def _kept_changes(self, run_id: str, summary: Summary) -> RunChanges | None:

@@ -27,10 +27,19 @@ MAX_PANELS = 12
 
 @dataclass(frozen=True)
 class CostPanel:
-    """A panel: the methods of one model, and cell → mark."""
+    """A panel: the methods of one model.
+
+    Attributes:
+        every: the methods.
+        marks: cell → mark.
+        rows: cell → its points on the headline suite, by volume.
+        panel: of the headline suite.
+        cost: column of the cost.
+    """
 
     every: Sequence[Series]
     marks: Mapping[str, Mark]
+    rows: Mapping[str, pd.DataFrame]
     panel: Panel
     cost: str
 
@@ -42,18 +51,19 @@ def loss_by_cost(evidence: Evidence) -> FigureView | None:
     kept = found.drawn
     if not suite or not kept:
         return None
-    cost = next((name for name in COSTS if all(_known(one, suite, name) for one in kept)), "")
+    rows = {one.cell: _points(one, suite) for one in kept}
+    cost = next((name for name in COSTS if all(_known(points, name) for points in rows.values())), "")
     if not cost:
         return None
     panel = evidence.panel_of[suite, "*"]
     drawn = found.panels[:MAX_PANELS]
-    places = [Place(CostPanel(shown.every, found.marks, panel, cost), shown.title, shown.subtitle, shares="all") for shown in drawn]
+    places = [Place(CostPanel(shown.every, found.marks, rows, panel, cost), shown.title, shown.subtitle, shares="all") for shown in drawn]
     columns = columns_for(len(places))
     level = evidence.level
     whole, alone = small_multiples(places, _draw, found.legend, f"bars: {level} intervals", columns=columns)
     ends = "; ".join(
-        f"{one.short}: lost {words.amount(_loss(one, panel).iloc[-1], panel.unit)} at {words.scientific(_spent(one, panel, cost).iloc[-1])}"
-        for one in kept[:12]
+        f"{one.short}: lost {words.amount(-panel.sign * last['delta'], panel.unit)} at {words.scientific(last[cost])}"
+        for one, last in ((one, rows[one.cell].iloc[-1]) for one in kept[:12])
     )
     notes = [figures.CUT if panel.unit.name == "points" else "", found.left_out, words.drawn(len(drawn), len(found.panels), "panels")]
     return FigureView(
@@ -74,22 +84,13 @@ def loss_by_cost(evidence: Evidence) -> FigureView | None:
     )
 
 
-def _known(one: Series, suite: str, cost: str) -> bool:
-    values = _at(one, suite)[cost]
-    return bool(values.notna().all() and (values.astype(float) > 0).all())
-
-
-def _at(one: Series, suite: str) -> pd.DataFrame:
+def _points(one: Series, suite: str) -> pd.DataFrame:
     rows = one.rows
     return rows[(rows["suite"] == suite) & (rows["task"] == "*")].dropna(subset=["delta"]).drop_duplicates("volume")
 
 
-def _spent(one: Series, panel: Panel, cost: str) -> pd.Series:
-    return _at(one, panel.suite)[cost].astype(float)
-
-
-def _loss(one: Series, panel: Panel) -> pd.Series:
-    return _at(one, panel.suite)["delta"].astype(float) * -panel.sign
+def _known(points: pd.DataFrame, cost: str) -> bool:
+    return bool(points[cost].notna().all() and (points[cost].astype(float) > 0).all())
 
 
 def _draw(axes: Axes, shown: CostPanel) -> None:
@@ -97,8 +98,8 @@ def _draw(axes: Axes, shown: CostPanel) -> None:
     sign = -panel.sign
     axes.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
     for one in shown.every:
-        mark, rows = shown.marks[one.cell], _at(one, panel.suite)
-        x, y = _spent(one, panel, shown.cost), _loss(one, panel) * scale
+        mark, rows = shown.marks[one.cell], shown.rows[one.cell]
+        x, y = rows[shown.cost].astype(float), rows["delta"].astype(float) * sign * scale
         low, high = figures.possible(rows["delta_low"], rows["delta_high"], rows["before"], panel)
         axes.plot(x, y, color=mark.colour, linewidth=1.2, marker=mark.marker, markersize=4.5, zorder=4)
         axes.vlines(x, low * sign * scale, high * sign * scale, color=mark.colour, linewidth=1.1, alpha=0.55, zorder=3)

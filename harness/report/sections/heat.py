@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +17,8 @@ MAX_ROWS = 60
 MAX_COLUMNS = 16
 DISTANCES = OWN_METRICS["divergence"]
 """Metrics of the distance from the base, which is not a loss and has no verdict."""
+
+_SHOWN = ["suite", "task", "delta", "verdict"]
 
 
 def heat(evidence: Evidence) -> Section | None:
@@ -64,16 +67,14 @@ def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
 
 
 def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[CellView | str]:
-    last = one.last.set_index(["suite", "task"])
+    last = {(row["suite"], row["task"]): row for row in reversed(one.last[_SHOWN].to_dict("records"))}
     note = "; ".join(filter(None, [note, IDLE if one.cell in evidence.idle else ""]))
     return [CellView(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
 
 
-def _field(evidence: Evidence, last: pd.DataFrame, key: tuple[str, str]) -> CellView:
-    if key not in last.index:
-        return CellView("not measured")
-    row = last.loc[[key]].iloc[0]
-    if pd.isna(row["delta"]):
+def _field(evidence: Evidence, last: Mapping[tuple[str, str], Mapping[Hashable, Any]], key: tuple[str, str]) -> CellView:
+    row = last.get(key)
+    if row is None or pd.isna(row["delta"]):
         return CellView("not measured")
     unit = evidence.panel_of[key].unit
     kind = VERDICT_KINDS.get(words.text(row["verdict"]), "")

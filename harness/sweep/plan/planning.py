@@ -26,6 +26,8 @@ from harness.sweep.claims import Claims
 from harness.sweep.launchers import choose
 from harness.sweep.plan.estimate import Cost, Estimator
 from harness.sweep.plan.offline import offline
+from harness.sweep.plan.power import Power, power
+from harness.sweep.plan.power import lines as smallest_losses
 from harness.sweep.plan.rates import rates
 from harness.sweep.plan.stale import Stale, stale_runs
 from harness.sweep.states import UnitStates
@@ -73,6 +75,7 @@ class SweepPlan:
         left: total cost of its unfinished runs and baselines.
         seconds: until all is done, with ``workers`` at a time; None if it is unknown.
         measured_on: hardware of the rates; empty if there are none.
+        power: the smallest losses that it would find.
     """
 
     experiment: str
@@ -82,6 +85,7 @@ class SweepPlan:
     seconds: float | None
     workers: int
     measured_on: str
+    power: tuple[Power, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def runs(self, *states: State) -> list[Planned]:
@@ -131,7 +135,8 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
             else:
                 stopped.append(found)
         check_together([prepared for _, prepared in ready])
-        estimator = Estimator(workspace, rates(_experiments(experiment), gpu=machine.gpus > 0), gpu=machine.gpus > 0)
+        earlier = _experiments(experiment)
+        estimator = Estimator(workspace, rates(earlier, gpu=machine.gpus > 0), gpu=machine.gpus > 0)
         units = _units(ready, experiment, estimator)
         left = sum((unit.cost for unit in units if unit.state in TO_DO and unit.cost), Cost())
         most = max((unit.resolved.threads * unit.resolved.processes for _, unit in ready), default=1)
@@ -144,6 +149,7 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
             seconds=_together(units, workers),
             workers=workers,
             measured_on=estimator.rates.where,
+            power=power([prepared for _, prepared in ready], earlier),
             notes=tuple(_notes(left, ready, units, gpu=machine.gpus > 0)),
         )
 
@@ -326,7 +332,7 @@ def as_text(found: SweepPlan) -> str:
     states = Counter(unit.state for unit in found.runs())
     counted = ", ".join(f"{count} {state}" for state, count in states.items()) or "nothing"
     lines = [f"{found.experiment}: {len(found.runs())} run(s): {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
-    lines += _costs(found)
+    lines += [*_costs(found), *smallest_losses(found.power)]
     lines += section("to do", _by_group(found.runs(*TO_DO)), LINES)
     again = Counter(unit.again for unit in found.runs(*TO_DO) if unit.again)
     lines += section("recorded before", [(str(count), what) for what, count in again.items()], LINES)
