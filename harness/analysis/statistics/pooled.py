@@ -66,11 +66,14 @@ class Spread(NamedTuple):
         variance: variance of one seed's mean.
         freedom: degrees of freedom of the variance.
         pooled: whether other cells and volumes are part of it.
+        common: the part of 2 / freedom, the variance of its logarithm, that all spreads of a pool
+            share: the error of their trend.
     """
 
     variance: float
     freedom: float
     pooled: bool
+    common: float = 0.0
 
 
 class _Padded(NamedTuple):
@@ -118,12 +121,15 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
     whole = trend.prior + padded.worth
     shrunken = expected * ((trend.prior + padded.worth * ratio) / whole)[:, None]
     spread = trend.covariance[0, 0] + 2 * padded.at * trend.covariance[0, 1] + padded.at**2 * trend.covariance[1, 1]
-    freedom = 2 / (2 / whole[:, None] + (trend.prior / whole)[:, None] ** 2 * spread)
+    common = (trend.prior / whole)[:, None] ** 2 * spread
+    freedom = 2 / (2 / whole[:, None] + common)
     far = special.fdtrc(np.maximum(padded.worth, 1e-9), trend.prior, ratio) < FAR
     return [
         tuple(
-            Spread(float(square), float(free), pooled=False) if far[row] or free < 1 else Spread(float(variance), float(of), pooled=True)
-            for square, free, variance, of in zip(*own[row], shrunken[row], freedom[row], strict=False)
+            Spread(float(square), float(free), pooled=False)
+            if far[row] or free < 1
+            else Spread(float(variance), float(of), True, float(error))
+            for square, free, variance, of, error in zip(*own[row], shrunken[row], freedom[row], common[row], strict=False)
         )
         for row in range(len(cells))
     ]

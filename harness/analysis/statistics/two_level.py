@@ -202,8 +202,8 @@ def combined(tasks: Sequence[TaskSums], level: float = LEVEL, spreads: Sequence[
     rests = [part / count**2 for one in tasks for part in one.rest]
     seed, rest = sum(seeds), sum(rests)
     variance = max(seed + item - rest, seed, item)
-    parts = [*of_items, *(_SEED_PART * part for part in seeds), *rests]
-    freedoms = [one.groups - 1 for one in tasks] + [spread.freedom for spread in known]
+    parts = [*of_items, _SEED_PART * seed, *rests]
+    freedoms = [one.groups - 1 for one in tasks] + [_together(seeds, known)]
     freedoms += [(one.groups - 1) * (len(arm) - 1) for one in tasks for arm in arms]
     freedom = _freedom(parts, freedoms, max(_SEED_PART * seed + item - rest, _SEED_PART * seed, item))
     return _interval(value, variance, freedom, _least(tasks, item, level), level, SEEDS_AND_ITEMS)
@@ -212,6 +212,17 @@ def combined(tasks: Sequence[TaskSums], level: float = LEVEL, spreads: Sequence[
 def _spread(seeds: Floats, spread: Spread | None) -> Spread:
     """Return the given variance between seeds; the seeds' own without one."""
     return spread or Spread(float(seeds.var(ddof=1)), len(seeds) - 1, pooled=False)
+
+
+def _together(parts: Sequence[float], spreads: Sequence[Spread]) -> float:
+    """Return the degrees of freedom of the arms' parts of the seeds' variance, as one.
+
+    Spreads of one pool are not independent: the error of their trend is common to them.
+    """
+    error = sum(2 * part * part / spread.freedom for part, spread in zip(parts, spreads, strict=True))
+    shared = [part * math.sqrt(spread.common) for part, spread in zip(parts, spreads, strict=True)]
+    error += sum(shared) ** 2 - sum(part * part for part in shared)
+    return 2 * sum(parts) ** 2 / error if error > 0 else sum(spread.freedom for spread in spreads)
 
 
 def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
