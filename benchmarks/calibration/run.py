@@ -27,7 +27,9 @@ def full() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(300)),
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
         ("gate", lambda: changes.gate(2000)),
-        ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
+        ("equal gain", lambda: methods.at_equal_gain(400)),
+        ("against the frontier of none", lambda: methods.against_the_frontier_of_none(400)),
+        ("frontier", lambda: methods.on_the_frontier(300)),
     ]
 
 
@@ -40,6 +42,8 @@ def quick() -> list[Part]:
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
         ("gate", lambda: changes.gate(100)),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
+        ("against the frontier of none", lambda: methods.against_the_frontier_of_none(8, seeds=(3,), rates=("equal rates",))),
+        ("frontier", lambda: methods.on_the_frontier(10, seeds=(3,), fields=("two methods alike",))),
     ]
 
 

@@ -128,7 +128,7 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
         tuple(
             Spread(float(square), float(free), pooled=False)
             if far[row] or free < 1
-            else Spread(float(variance), float(of), True, float(error))
+            else Spread(float(variance), float(of), common=float(error), pooled=True)
             for square, free, variance, of, error in zip(*own[row], shrunken[row], freedom[row], common[row], strict=False)
         )
         for row in range(len(cells))
