@@ -55,10 +55,15 @@ def at_equal_gain(count: int, seeds: Sequence[int] = (1, 3, 5), pairs: Sequence[
         if k > 1 or moved == "alike":
             cells: list[Cell] = [(tuning, {}, curve) for tuning, curve in PAIRS[name].items()]
             planted, table = _planted(cells, count, k, ["pair", name, str(k), moved], spread, models=4)
-            found = equal_gain(table, planted, DECLARED, findings=findings(table, planted, DECLARED))
+            of_cells = findings(table, planted, DECLARED)
+            found = equal_gain(table, planted, DECLARED, findings=of_cells)
             truth = area([PAIRS[name]["full"]], [PAIRS[name]["lora"]])
             where = f"{name}; {k} seed{'s' * (k > 1)}" + (f"; seeds of the second {moved}" if moved != "alike" else "")
-            seen.append(_covered(found, truth, where, _widths(found, table, planted) if k > 1 else "", alike=0.93))
+            seen.append(
+                _covered(
+                    found, truth, where, _widths(found, of_cells, Reader(table, planted, "target", "probe")) if k > 1 else "", alike=0.93
+                )
+            )
             if truth == 0:
                 wrong = (found["p_value"] < SIGNIFICANT).fillna(value=False)
                 seen.append(Seen(what=FALSE, planted=where, share=float(wrong.mean()), count=len(found), most=0.065))
@@ -74,14 +79,13 @@ def _covered(found: pd.DataFrame, truth: float, where: str, remark: str, alike: 
     return Seen(what=COVERED, planted=where, share=float(held.mean()), count=len(held), least=alike, remark=remark)
 
 
-def _widths(found: pd.DataFrame, table: pd.DataFrame, planted: Planted) -> str:
+def _widths(found: pd.DataFrame, of_cells: pd.DataFrame, reader: Reader) -> str:
     """Return the mean half-width, and that at the middle of the range with paired seeds.
 
     The latter was the comparison of earlier versions.
     """
-    every = Reader(table, planted, "target", "probe").alike(findings(table, planted, DECLARED))
     former = []
-    for first, second in every:
+    for first, second in reader.alike(of_cells):
         if first.path and second.path and (reach := min(first.path.reach, second.path.reach)) > 0:
             at = [average(path, reach / 2 - 1e-9, reach / 2 + 1e-9) for path in (first.path, second.path)]
             numbers = [linearised(path, of.by_loss, of.by_gain) for path, of in zip((first.path, second.path), at, strict=True)]
@@ -92,7 +96,7 @@ def _widths(found: pd.DataFrame, table: pd.DataFrame, planted: Planted) -> str:
 
 
 RATES = {"equal rates": 0.0, "rates that differ by 1 point": 0.01, "rates that differ by 3 points": 0.03}
-"""Loss at the largest volume by which each of four learning rates without mitigation differs from the next."""
+"""Loss at the largest volume by which each of four rates differs from the next."""
 
 
 def against_the_frontier_of_none(count: int, seeds: Sequence[int] = (3, 5), rates: Sequence[str] = tuple(RATES)) -> list[Seen]:
@@ -109,9 +113,8 @@ def against_the_frontier_of_none(count: int, seeds: Sequence[int] = (3, 5), rate
         found = equal_gain(table, planted, DECLARED, findings=findings(table, planted, DECLARED))
         truth = area(plain, [plain[0]])
         where = f"best of four, {name}; {k} seeds"
-        bias = (
-            f"bias {100 * (found['difference'].mean() - truth):+.2f} ± {100 * found['difference'].std() / math.sqrt(len(found)):.2f} points"
-        )
+        apart = 100 * (found["difference"] - truth).astype(float)
+        bias = f"bias {apart.mean():+.2f} ± {apart.std() / math.sqrt(len(apart)):.2f} points"
         seen.append(_covered(found, truth, where, bias, alike=0.93))
         for words, sign in (("mitigation said to be better than every rate", 1), ("a rate said to be better than the mitigation", -1)):
             wrong = ((found["p_value"] < SIGNIFICANT) & (sign * found["difference"] > 0)).fillna(value=False)
@@ -152,9 +155,8 @@ def on_the_frontier(count: int, seeds: Sequence[int] = (3, 5), fields: Sequence[
 
 
 def on(points: Floats, margin: float) -> list[bool]:
-    """Return whether nothing beats each point, nor the untuned model; both coordinates: higher is better."""
-    ahead = np.array([[*points, (0.0, 0.0)]])[0][None] - points[:, None]
-    ahead = np.round(ahead, 9)
+    """Return whether nothing beats each point, nor the untuned model; higher is better in both."""
+    ahead = np.round(np.array([*points, (0.0, 0.0)])[None] - points[:, None], 9)
     beaten = np.all(ahead > -margin, axis=2) & np.any(ahead > margin, axis=2)
     return [not row.any() for row in beaten]
 

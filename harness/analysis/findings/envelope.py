@@ -4,10 +4,10 @@ A method that was run at several learning rates or for several epochs has severa
 forgetting at a gain is then that of the path that forgets least there (the lower envelope), so that
 no setting is held against it. The path is chosen for each of BINS equal parts of the range.
 
-The smallest of several noisy numbers is too small. So the numbers of a seed and half of the items
-never decide which path they are read from: the other seeds and the other half of the items do
-(cross-fitting). What is left is the opposite bias: where two paths are hardly apart, the worse is
-sometimes chosen. ``benchmarks/calibration/methods.py`` has both.
+The smallest of several noisy numbers is too small: chosen by the numbers that are then read, the
+least forgetting is too little in the mean. Chosen by other numbers (for a seed and half of the
+items, by the other seeds and the other half), it is never too little, but too much where the worse
+of two paths is chosen. So the truth is between the two, and an interval has one end from each.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ class Over(NamedTuple):
     changed: float
 
 
-def over(paths: Sequence[Path], clusters: Sequence[Ints | None], reach: float) -> Over:
+def over(paths: Sequence[Path], clusters: Sequence[Ints | None], reach: float, *, by_others: bool = True) -> Over:
     """Return mean forgetting over a range of gains, at each gain on the path that forgets least.
 
     Args:
         paths: paths over the same items; one of them at least gets to ``reach``.
         clusters: clusters of each task, the headline's tasks first.
         reach: upper end of the range, above 0.
+        by_others: whether a path is chosen by other seeds and items than are read; of a single path
+            there is no choice.
     """
     if len(paths) == 1:
         return _part(paths[0], LOW * reach, reach)
@@ -63,7 +65,7 @@ def over(paths: Sequence[Path], clusters: Sequence[Ints | None], reach: float) -
     seeds = min(len(path.gain[0][0]) for path in paths)
     known = next(part for of in parts for part in of if part is not None)
     halves = [_halves(values.shape[1], of) for values, of in zip(known.numbers, clusters, strict=True)]
-    chosen = _chosen(_means(parts, halves, seeds))
+    chosen = _chosen(_means(parts, halves, seeds), by_others=by_others)
     numbers = [np.zeros((seeds, len(half))) for half in halves]
     picked: list[Over] = []
     for (seed, side, place), which in np.ndenumerate(chosen):
@@ -107,12 +109,14 @@ def _means(parts: Sequence[Sequence[Over | None]], halves: Sequence[npt.NDArray[
     return found
 
 
-def _chosen(means: Floats) -> npt.NDArray[np.int64]:
+def _chosen(means: Floats, *, by_others: bool) -> npt.NDArray[np.int64]:
     """Return the path for each seed, half of the items and part of the range, shape (k, 2, BINS).
 
-    It is the one that forgets least in the other seeds and the other half; of a single seed, in the
-    other half.
+    It is the one that forgets least in all, or in the other seeds and the other half; of a single
+    seed, in the other half.
     """
+    if not by_others:
+        return np.broadcast_to(np.argmin(means.mean(axis=(2, 3)), axis=0), (*means.shape[2:], means.shape[1]))
     known = np.where(np.isinf(means), 0.0, means)
     others = known.sum(axis=2, keepdims=True) - known if means.shape[2] > 1 else known
     return np.moveaxis(np.argmin(np.where(np.isinf(means), np.inf, others)[..., ::-1], axis=0), 0, -1)

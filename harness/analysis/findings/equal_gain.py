@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.findings.arms import named_by_arm
-from harness.analysis.findings.envelope import LOW, over
+from harness.analysis.findings.envelope import LOW, Over, over
 from harness.analysis.findings.findings import SIGNIFICANT, ItemChanges
 from harness.analysis.findings.findings import findings as findings_of
 from harness.analysis.findings.frontier import first_target, headline
@@ -199,8 +199,10 @@ class _Pair:
 
     Attributes:
         row: columns known so far.
-        sums: sums of each task of the numbers whose mean varies like the difference; empty without
-            a difference.
+        sums: sums of each task of the numbers whose mean varies like the difference, for the lower
+            and the upper end of its interval, which differ where a method has several cells; empty
+            without a difference.
+        ends: difference, for the lower and the upper end.
         items: hashes of the items; the variance is pooled over pairs of equal ones.
         counted: number of items of each headline task, as in ``Path``.
         n: number of items of the headline.
@@ -208,7 +210,8 @@ class _Pair:
     """
 
     row: Row
-    sums: Sequence[two_level.TaskSums] = ()
+    sums: Sequence[Sequence[two_level.TaskSums]] = ()
+    ends: tuple[float, float] = (math.nan, math.nan)
     items: tuple[str, ...] = ()
     counted: Sequence[int] = ()
     n: int = 0
@@ -216,7 +219,9 @@ class _Pair:
 
     def cells(self) -> list[tuple[str, Floats, float]]:
         """Return both methods with their seeds' means and the share of changed items."""
-        means = [np.mean(of, axis=0) for of in zip(*(one.seeds for one in self.sums), strict=True)]
+        if not self.sums:
+            return []
+        means = [np.mean(of, axis=0) for of in zip(*(one.seeds for one in self.sums[0]), strict=True)]
         return list(zip((self.row["first_cell"], self.row["second_cell"]), means, self.changed, strict=True))
 
 
@@ -237,17 +242,36 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
         flat = " and ".join(side.name for side in sides if side.reach <= 0)
         return _Pair(row | {"no_common_range": True, "note": f"{flat}: no gain at any volume, so no gain that both reach"})
     row |= {"range_low": LOW * reach, "range_high": reach, "seeds": min(len(arm.seeds) for side in sides for arm in side.arms)}
-    found = [over(side.paths, one.clusters, reach) for side in sides]
-    row |= {"first_forgetting": found[0].value, "second_forgetting": found[1].value, "difference": found[0].value - found[1].value}
+    several = any(len(side.paths) > 1 for side in sides)
+    ends = [
+        [over(side.paths, one.clusters, reach, by_others=of) for side, of in zip(sides, by, strict=True)] for by in _CHOICES[: 1 + several]
+    ]
+    lost = [float(np.mean([end[side].value for end in ends])) for side in (0, 1)]
+    row |= {"first_forgetting": lost[0], "second_forgetting": lost[1], "difference": lost[0] - lost[1]}
     row |= {"note": "; ".join(note for side in sides for note in side.notes(reach)) or None}
-    numbers = [of.numbers for of in found]
-    shorter = 0 if sides[0].reach <= sides[1].reach else 1  # its reach is the end of the range, and varies
-    moved = sides[shorter].top((found[0].by_reach - found[1].by_reach) * (1 if shorter == 0 else -1))
-    numbers[shorter] = [a + b[: len(a)] for a, b in zip(numbers[shorter], moved, strict=True)]
-    sums = [two_level.task(a, b, of, binary=False) for a, b, of in zip(*numbers, one.clusters, strict=True)]
+    sums = [[two_level.task(a, b, of, binary=False) for a, b, of in zip(*_numbers(sides, end), one.clusters, strict=True)] for end in ends]
+    apart = [first.value - second.value for first, second in ends]
     path = sides[0].paths[0]
     items = sum(values.shape[1] for values in path.forgetting[0])
-    return _Pair(row, sums, one.items, path.counted, items, tuple(of.changed for of in found))
+    changed = tuple(of.changed for of in ends[0])
+    return _Pair(row, sums, (apart[0], apart[-1]), one.items, path.counted, items, changed)
+
+
+_CHOICES = ((False, True), (True, False))
+"""Whether the path of the first and of the second method is chosen by other numbers than are read,
+for the lower end of the difference's interval and for the upper one."""
+
+
+def _numbers(sides: Sequence[_Side], found: Sequence[Over]) -> list[list[Floats]]:
+    """Return the numbers of both methods, the variation of the range's end included.
+
+    The end is the reach of the method that gains less.
+    """
+    numbers = [one.numbers for one in found]
+    shorter = 0 if sides[0].reach <= sides[1].reach else 1
+    moved = sides[shorter].top((found[0].by_reach - found[1].by_reach) * (1 if shorter == 0 else -1))
+    numbers[shorter] = [a + b[: len(a)] for a, b in zip(numbers[shorter], moved, strict=True)]
+    return numbers
 
 
 def _with_intervals(pairs: Sequence[_Pair], level: float) -> list[Row]:
@@ -272,15 +296,18 @@ def _interval(pair: _Pair, spreads: Sequence[Spread], level: float) -> Row:
     """Return the interval and p-value of a pair; nothing without a difference."""
     if not pair.sums:
         return {}
-    apart = pair.row["difference"]
-    found = two_level.combined(pair.sums, level, spreads)
-    # Where hardly any item was forgotten, the spread alone is too small.
     least = two_level.unchanged(pair.counted, level) if pair.counted else 0.0
-    half = math.hypot(np.nan_to_num((found.high - found.low) / 2), least) or math.nan
-    stderr = half / two_level.quantile(0.5 + level / 2, found.df)
-    p_value = two_level.p_value(apart, stderr, found.df)
-    ends = {"stderr": stderr, "df": found.df, "low": apart - half, "high": apart + half, "p_value": p_value}
-    return {name: None if value != value else float(value) for name, value in ends.items()} | {"varies": found.varies}
+    found = []
+    for sums, apart in zip((pair.sums[0], pair.sums[-1]), pair.ends, strict=True):
+        of = two_level.combined(sums, level, spreads)
+        # Where hardly any item was forgotten, the spread alone is too small.
+        half = math.hypot(np.nan_to_num((of.high - of.low) / 2), least) or math.nan
+        stderr = half / two_level.quantile(0.5 + level / 2, of.df)
+        found.append((of, apart, half, stderr, two_level.p_value(apart, stderr, of.df)))
+    (of, low, below, _, _), (_, high, above, stderr, _) = found = sorted(found, key=lambda one: one[1])
+    p_value = found[0][-1] if low > 0 else found[1][-1] if high < 0 else 1.0
+    ends = {"stderr": stderr, "df": of.df, "low": low - below, "high": high + above, "p_value": p_value}
+    return {name: None if value != value else float(value) for name, value in ends.items()} | {"varies": of.varies}
 
 
 def _names(first: Cells, second: Cells, arms: Sequence[Arm], shown: pd.DataFrame) -> list[str]:

@@ -14,6 +14,7 @@ number per seed and item, in which gain and forgetting of a seed vary together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,6 +101,18 @@ class Average(NamedTuple):
 def mean(tasks: Tasks) -> float:
     """Return the mean over tasks of the mean over seeds and items."""
     return float(np.mean([values.mean() for values in tasks]))
+
+
+def forgetting(gains: Sequence[float], losses: Sequence[float], gain: float) -> float:
+    """Return forgetting where a path first reaches a gain above 0; NaN beyond its reach.
+
+    Gains and losses begin with those of volume 0, which are 0.
+    """
+    upper = next((number for number, reached in enumerate(gains) if reached >= gain), 0)
+    if upper == 0:
+        return math.nan
+    share = (gain - gains[upper - 1]) / (gains[upper] - gains[upper - 1])
+    return losses[upper - 1] + share * (losses[upper] - losses[upper - 1])
 
 
 def average(path: Path, low: float, high: float) -> Average:
