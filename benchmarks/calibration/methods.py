@@ -59,11 +59,8 @@ def at_equal_gain(count: int, seeds: Sequence[int] = (1, 3, 5), pairs: Sequence[
             found = equal_gain(table, planted, DECLARED, findings=of_cells)
             truth = area([PAIRS[name]["full"]], [PAIRS[name]["lora"]])
             where = f"{name}; {k} seed{'s' * (k > 1)}" + (f"; seeds of the second {moved}" if moved != "alike" else "")
-            seen.append(
-                _covered(
-                    found, truth, where, _widths(found, of_cells, Reader(table, planted, "target", "probe")) if k > 1 else "", alike=0.93
-                )
-            )
+            widths = _widths(found, of_cells, Reader(table, planted, "target", "probe")) if k > 1 else ""
+            seen.append(_covered(found, truth, where, widths))
             if truth == 0:
                 wrong = (found["p_value"] < SIGNIFICANT).fillna(value=False)
                 seen.append(Seen(what=FALSE, planted=where, share=float(wrong.mean()), count=len(found), most=0.065))
@@ -74,9 +71,9 @@ SPREADS = {"alike": (0.1, 0.1), "differ twice as much": (0.1, 0.2)}
 """τ of the seeds of the first and the second method."""
 
 
-def _covered(found: pd.DataFrame, truth: float, where: str, remark: str, alike: float) -> Seen:
+def _covered(found: pd.DataFrame, truth: float, where: str, remark: str) -> Seen:
     held = ((found["low"] <= truth) & (found["high"] >= truth)).fillna(value=False)
-    return Seen(what=COVERED, planted=where, share=float(held.mean()), count=len(held), least=alike, remark=remark)
+    return Seen(what=COVERED, planted=where, share=float(held.mean()), count=len(held), least=0.93, remark=remark)
 
 
 def _widths(found: pd.DataFrame, of_cells: pd.DataFrame, reader: Reader) -> str:
@@ -106,7 +103,8 @@ def against_the_frontier_of_none(count: int, seeds: Sequence[int] = (3, 5), rate
     """
     seen = []
     for name, k in product(rates, seeds):
-        plain = [((0.15, 0.4, 0.6), tuple(loss * (0.1 + RATES[name] * rank) / 0.1 for loss in (0.02, 0.06, 0.1))) for rank in range(4)]
+        losses = [[loss * (0.1 + RATES[name] * rank) / 0.1 for loss in (0.02, 0.06, 0.1)] for rank in range(4)]
+        plain: list[Curve] = [((0.15, 0.4, 0.6), tuple(of)) for of in losses]
         cells: list[Cell] = [("full", {"learning_rate": rank + 1.0}, curve) for rank, curve in enumerate(plain)]
         cells.append(("full", {"learning_rate": 1.0, "mitigation": "replay"}, plain[0]))
         planted, table = _planted(cells, count, k, ["none", name, str(k)], (0.1,), models=1)
@@ -115,7 +113,7 @@ def against_the_frontier_of_none(count: int, seeds: Sequence[int] = (3, 5), rate
         where = f"best of four, {name}; {k} seeds"
         apart = 100 * (found["difference"] - truth).astype(float)
         bias = f"bias {apart.mean():+.2f} ± {apart.std() / math.sqrt(len(apart)):.2f} points"
-        seen.append(_covered(found, truth, where, bias, alike=0.93))
+        seen.append(_covered(found, truth, where, bias))
         for words, sign in (("mitigation said to be better than every rate", 1), ("a rate said to be better than the mitigation", -1)):
             wrong = ((found["p_value"] < SIGNIFICANT) & (sign * found["difference"] > 0)).fillna(value=False)
             seen.append(Seen(what=f"{words}, though it is not", planted=where, share=float(wrong.mean()), count=len(found), most=0.035))
