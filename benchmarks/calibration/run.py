@@ -28,8 +28,8 @@ def full() -> list[Part]:
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
         ("gate", lambda: changes.gate(2000)),
         ("equal gain", lambda: methods.at_equal_gain(200)),
-        ("against the frontier of none", lambda: methods.against_the_frontier_of_none(150)),
-        ("frontier", lambda: methods.on_the_frontier(200)),
+        ("against the frontier of none", lambda: methods.against_the_frontier_of_none(300)),
+        ("frontier", lambda: methods.on_the_frontier(300)),
     ]
 
 
