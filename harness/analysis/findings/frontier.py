@@ -200,20 +200,28 @@ class _Rivals:
         rivals = [other for other in np.argsort(-ahead.min(axis=1)).tolist() if other != number]  # the most likely to beat it first
         strict = 1 - (1 - LEVEL) / len(rivals)
         for other in rivals:  # what the estimates do not say, their intervals do not say either
-            if self._beats(ahead[other]) and self._beats(self._ends(other, key, strict)[0]):
+            if self._beats(ahead[other]) and self._beats(np.array([self._ends(axis, other, key, strict)[0] for axis in (0, 1)])):
                 return OFF
-        return ON if all(self._is_no_better(self._ends(other, key, LEVEL)[1]) for other in rivals) else UNCLEAR
+        return ON if all(self._is_no_better(other, key, ahead[other]) for other in rivals) else UNCLEAR
 
-    def _ends(self, other: int, key: tuple[str, int], level: float) -> tuple[Floats, Floats]:
-        """Return lower and upper ends of how much better another point is, shape (2,) each."""
-        low, high = np.array([axis.ends(self._keys[other], key, level) for axis in self._axes]).T
-        return low, high
+    def _ends(self, axis: int, other: int, key: tuple[str, int], level: float) -> tuple[float, float]:
+        """Return the interval of how much better another point is on one axis."""
+        return self._axes[axis].ends(self._keys[other], key, level)
 
     def _beats(self, ahead: Floats) -> bool:
         return bool(np.all(ahead > -self._margins) and np.any(ahead > self._margins))
 
-    def _is_no_better(self, ahead: Floats) -> bool:
-        return bool(np.any(ahead <= -self._margins) or np.all(ahead <= self._margins))
+    def _is_no_better(self, other: int, key: tuple[str, int], ahead: Floats) -> bool:
+        """Return whether another point clearly does not beat this one."""
+        if self._beats(ahead):
+            return False
+        inside = True
+        for axis in np.argsort(ahead + self._margins).tolist():  # the one on which it is likely to be worse, which is then enough
+            high = self._ends(axis, other, key, LEVEL)[1]
+            if high <= -self._margins[axis]:
+                return True
+            inside &= bool(high <= self._margins[axis])
+        return inside
 
 
 def _typed(frame: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
