@@ -114,28 +114,43 @@ class Planted:
     rows: list[dict[str, Any]] = field(default_factory=list)
     known: dict[tuple[str, int, str, str], TaskChange] = field(default_factory=dict)
 
-    def add(self, model: str, tuning: str, volume: int, suite: str, role: str, before: Sequence[Floats], after: Sequence[Floats]) -> None:
+    def add(
+        self,
+        model: str,
+        tuning: str,
+        volume: int,
+        suite: str,
+        role: str,
+        before: Sequence[Floats],
+        after: Sequence[Floats],
+        items: str = "",
+        **labels: Any,
+    ) -> None:
         """Add one suite of a cell at a volume, with tasks t0, t1, ….
 
-        Tasks have shape (n,) before and (seeds, n) after.
+        Tasks have shape (n,) before and (seeds, n) after. Cells of other ``items`` share none.
         """
         seeds = len(after[0])
         for seed in range(seeds):
-            run_id = f"{model}-{tuning}-{seed}"
-            same = _LABELS | {
-                "run_id": run_id,
-                "model": model,
-                "tuning": tuning,
-                "volume": volume,
-                "seed": seed,
-                "suite": suite,
-                "role": role,
-            }
+            run_id = "-".join(map(str, [model, tuning, *labels.values(), seed]))
+            same = (
+                _LABELS
+                | labels
+                | {
+                    "run_id": run_id,
+                    "model": model,
+                    "tuning": tuning,
+                    "volume": volume,
+                    "seed": seed,
+                    "suite": suite,
+                    "role": role,
+                }
+            )
             pairs = [Pair(self._items(old), self._items(new[seed])) for old, new in zip(before, after, strict=True)]
             self.rows.append(same | {"task": SUITE_TASK} | _numbers(pairs, alone=seeds == 1 and self.tested))
             for number, pair in enumerate(pairs):
                 self.rows.append(same | {"task": f"t{number}"} | _numbers([pair], alone=seeds == 1 and self.tested))
-                change = TaskChange(f"{len(pair.after.values)} items", pair.differences.values, pair.after.clusters)
+                change = TaskChange(f"{len(pair.after.values)} items {items}", pair.differences.values, pair.after.clusters)
                 self.known[run_id, volume, suite, f"t{number}"] = change
 
     def _items(self, values: Floats) -> Items:

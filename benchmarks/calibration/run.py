@@ -34,7 +34,9 @@ def full() -> list[Part]:
         ("gate over suites", lambda: gates.over_suites(500)),
         ("items that decide the gate", lambda: gates.further_items(500)),
         ("losses of a plan", lambda: design.power(1200)),
-        ("equal gain", lambda: methods.at_equal_gain(150, seeds=(1, 3, 8))),
+        ("equal gain", lambda: methods.at_equal_gain(200)),
+        ("against the frontier of none", lambda: methods.against_the_frontier_of_none(300)),
+        ("frontier", lambda: methods.on_the_frontier(300)),
         ("support of laws", lambda: support.judged(500)),
     ]
 
@@ -53,6 +55,8 @@ def quick() -> list[Part]:
         ("gate over suites", lambda: gates.over_suites(20, kinds=("20 suites of 60 items, no change",))),
         ("losses of a plan", lambda: design.power(120, seeds=(3,), kinds=("800 items, as many as in the earlier sweep",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
+        ("against the frontier of none", lambda: methods.against_the_frontier_of_none(8, seeds=(3,), rates=("equal rates",))),
+        ("frontier", lambda: methods.on_the_frontier(10, seeds=(3,), fields=("two methods alike",))),
         ("support of laws", lambda: support.judged(40, seeds=(3,), quick=True)),
     ]
 

@@ -178,7 +178,7 @@ def gather(experiment: Experiment) -> Evidence:
     return dataclasses.replace(
         evidence,
         fitted=all_laws.every(table, declared, first=_first(found)) if len(found) else [],
-        frontier=frontier.frontier(found),
+        frontier=frontier.frontier(found, changes),
         equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
         trajectories=contrasts.trajectories(found, table, changes),
         sequences=sequences.sequences(table, changes, declared, _stages(experiment, table)),

@@ -18,6 +18,7 @@ from harness.records.writer import ExperimentWriter
 from harness.report import evidence, page
 from harness.report.methods import MAX_METHODS, methods
 from harness.report.sections import costs
+from harness.report.sections import equal_gain as equal_gain_section
 from tests.support.experiments import COMMAND_LABELS, Task, config_of, flipped, share, write_run
 from tests.support.grids import ROLES, Page, grid
 
@@ -106,13 +107,13 @@ def test_an_arm_that_accepted_too_little_is_shown_and_not_ranked(tmp_path: Path,
     marked = found.drop_duplicates("cell").set_index("mitigation")["acted"]
     assert (marked["sdft"], bool(marked.isna()["none"])) == (acted, True)
     assert rows[rows["run_id"] == "sdft0"]["acted"].iloc[0] == False  # noqa: E712 - of this run only
-    best = frontier(found).set_index("mitigation")["is_frontier"]
-    assert (best["sdft"], best["none"]) == (acted, not acted)
+    best = frontier(found, Changes(experiment)).set_index("mitigation")["frontier"]
+    assert (pd.isna(best["sdft"]), pd.isna(best["none"])) == (not acted, False)
     shown = Page(page.write(experiment).read_text(encoding="utf-8"))
     assert ("Did not act, so not ranked: tiny-a · full · sdft (19% accepted)." in shown.text) is not acted
     assert shown.text.count("did not act") == (0 if acted else 6)  # a sentence, the field, two findings, the point, the cost
     assert all("lost" in row["verdict"] for row in shown.rows("findings") if row["suite"].startswith("old"))
-    assert [row["on the frontier"] for row in shown.rows("frontier")] == (["no", "yes"] if acted else ["yes", "did not act"])
+    assert [row["frontier"] == "did not act" for row in shown.rows("frontier")] == [False, not acted]
     assert [row["accepted"].removesuffix("did not act").strip() for row in shown.rows("costs")] == ["-", "20%" if acted else "19%"]
     assert ("sdft" in shown.tables) is False
     assert ", anchor tokens 0, anchor tokens with a loss 0, anchor's share of the loss 0%" in shown.text
@@ -179,6 +180,25 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
     assert len(pairs) == 19
     assert {"no mitigation: full − lora", "lora: none − kl", "full: none − merge[coefficient=0.4]"} <= pairs
     assert "methods are drawn; all are in findings.csv" not in shown.text
+
+
+@pytest.mark.parametrize(
+    ("first", "verdict", "words"),
+    [
+        ("mitigation=none, best of 3 rates", "first forgets more", "better than no mitigation at any rate tried"),
+        (
+            "mitigation=none, best of 6 rates and numbers of epochs",
+            "first forgets more",
+            "better than no mitigation at any rate or number of epochs tried",
+        ),
+        ("mitigation=none, best of 3 rates", "second forgets more", "second forgets more"),
+        ("mitigation=none", "first forgets more", "first forgets more"),
+    ],
+)
+def test_a_mitigation_is_better_than_every_rate_that_was_tried(first: str, verdict: str, words: str) -> None:
+    """Only where no mitigation has several rates or numbers of epochs."""
+    row = pd.Series({"first": first, "second": "mitigation=replay", "verdict": verdict})
+    assert equal_gain_section._verdict(row) == words
 
 
 def test_methods_beyond_the_marks_are_counted(tmp_path: Path) -> None:

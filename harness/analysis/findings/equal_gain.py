@@ -2,11 +2,19 @@
 
 It is the fair comparison of methods that learn at different speeds, such as LoRA and full tuning.
 Every method has a path over its volumes (``harness.analysis.findings.paths``). Two methods are
-compared at gains inside the range that both reach, from 0 to the smaller of their largest gains,
-never beyond. The interval takes gain and forgetting together, since a seed that learns more often
-forgets more. Items are paired, and so are seeds that both methods were run with. With fewer than
-three such seeds the interval is over items alone, as its column ``varies`` states. The compared
-gain counts as known.
+compared over the gains that both reach, from a tenth of the smaller of their largest gains to all
+of it, never beyond. The one number of a pair is the area between their curves of forgetting against
+gain, divided by the width of that range: the mean difference of forgetting at equal gain.
+
+Without a mitigation, a lower learning rate or more epochs may forget less. Where there are several
+such cells, others are compared with the least that any of them forgets at each gain
+(``harness.analysis.findings.envelope``).
+
+The interval takes gain and forgetting together, since a seed that learns more often forgets more.
+Items are paired. Seeds are not: runs of one seed and two methods have little in common, and pairing
+would cost degrees of freedom. The variance between seeds is pooled over all methods and models that
+were measured on the same items.
+With fewer than three seeds the interval is over items alone, as its column ``varies`` states.
 
 Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3; Shenfeld et al. 2025, arXiv 2509.04259
 (comparison at matched accuracy). The linearised interval is this project's; benchmarks/METHOD.md
@@ -16,34 +24,30 @@ has its coverage.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.analysis.findings.arms import named_by_arm
+from harness.analysis.findings.envelope import LOW, Over, over
 from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.findings import findings as findings_of
 from harness.analysis.findings.frontier import first_target, headline
-from harness.analysis.findings.pairing import Stacked, Tasks, difference, stacked, together
-from harness.analysis.findings.paths import Path, crossing, linearised
+from harness.analysis.findings.paths import Path, linearised
+from harness.analysis.findings.reading import METHOD, SAME, Arm, Reader
+from harness.analysis.findings.verdicts import SIGNIFICANT
 from harness.analysis.statistics import two_level
-from harness.analysis.statistics.clustered import Ints
-from harness.analysis.statistics.stats import LEVEL
-from harness.analysis.table.columns import SUITE_TASK, specified
+from harness.analysis.statistics.multiple import holm
+from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
+from harness.analysis.statistics.stats import LEVEL, Floats
+from harness.analysis.table.columns import specified
 from harness.records.schema import Declared
 
-SHARES = (0.25, 0.5, 0.75)
-"""The compared gains, as shares of the range that both methods reach."""
-
-METHOD = ["tuning", "objective", "mitigation", "anchor", "epochs", "variant"]
-"""Labels that define a method. Cells that differ in none of them, such as those that differ only in
-learning rate, are not compared."""
-
-SAME = ["model", "params_total", "data", "trajectory", "dtype"]
-"""Labels that are equal within a pair."""
+ALIKE, FIRST_MORE, SECOND_MORE, UNKNOWN = "alike", "first forgets more", "second forgets more", "not enough evidence"
 
 ALL_PAIRS = 6
 """Largest number of methods for which all pairs are compared: 15 pairs. With 26 methods there would
@@ -52,9 +56,12 @@ be 325, and one in twenty could be false."""
 PLAIN = "none"
 """The label of no mitigation. With many methods, the others are compared with the plain ones."""
 
-WITHOUT_MITIGATION = ["tuning", "objective", "epochs", "variant"]
-"""Labels that a method shares with the plain one that it is compared with. The anchor belongs to
-the mitigation."""
+WITHOUT_MITIGATION = ["tuning", "objective", "variant"]
+"""Labels that a method shares with the plain ones that it is compared with. The anchor belongs to
+the mitigation; the plain ones may have other rates and numbers of epochs."""
+
+PAIR = ["first", "second", "data", "trajectory", "dtype"]
+"""Columns that are equal in a family of tests: one pair of methods, over models."""
 
 _SPECIFICATION = """
 model             string   start model
@@ -64,31 +71,31 @@ trajectory        string   trajectory of both methods: shared or independent
 dtype             string   floating-point type of the forward pass in training, of both methods
 first             string   first method, named by the labels in which the two differ
 second            string   second method, named by the labels in which the two differ
-first_cell        string   id of the first method's cell in the findings
-second_cell       string   id of the second method's cell in the findings
+first_cell        string   ids of the first method's cells, separated by commas; of several, the one that forgets least at each gain counts
+second_cell       string   ids of the second method's cells, as first_cell
 target_suite      string   suite whose change is the gain
 headline_suite    string   suite whose change is the forgetting
-first_reach       Float64  largest gain on the first method's path, in the target metric's unit
-second_reach      Float64  largest gain on the second method's path, in the target metric's unit
-range_high        Float64  upper end of the range of gains that both methods reach, which starts at 0; empty without such a range
-share             Float64  position of the compared gain in that range, in 0..1
-gain              Float64  compared gain: share times range_high, in the target metric's unit
-first_forgetting  Float64  forgetting of the first method where its path first reaches the gain; positive is worse
-second_forgetting Float64  forgetting of the second method where its path first reaches the gain; positive is worse
-difference        Float64  first_forgetting minus second_forgetting; positive: the first method forgets more
+first_reach       Float64  largest gain on the first method's paths, in the target metric's unit
+second_reach      Float64  largest gain on the second method's paths, in the target metric's unit
+range_low         Float64  lower end of the range of gains that is compared: a tenth of range_high
+range_high        Float64  upper end of that range: the smaller of the two reaches; empty where one method never gains
+first_forgetting  Float64  mean forgetting of the first method over the range, in the headline metric's unit; positive is worse
+second_forgetting Float64  mean forgetting of the second method over the range, in the headline metric's unit; positive is worse
+difference        Float64  first_forgetting minus second_forgetting: area between the curves per width; positive: the first forgets more
 stderr            Float64  standard error of difference
 df                Float64  degrees of freedom of the t interval of difference
 low               Float64  lower end of the interval of difference
 high              Float64  upper end of the interval of difference
 level             Float64  confidence level of the interval, in 0..1
 varies            string   samples that the interval is over: items, or seeds and items
-seeds             Int64    number of paired seeds; where seeds are not paired, the number of the method with fewer
-first_between     string   volumes between which the first method reaches the gain; 0 is before training
-second_between    string   volumes between which the second method reaches the gain; 0 is before training
+seeds             Int64    number of seeds, of the method with fewer
+p_value           Float64  p-value of no difference, by Student's t of difference / stderr
+p_holm            Float64  p_value adjusted by Holm over the models on which this pair of methods is compared
+tests             Int64    number of tests that p_holm adjusts for
 non_monotone      boolean  whether the gain of either method falls from one volume to a larger one
-no_common_range   boolean  whether the two methods reach no common gain, so that there is no difference
+no_common_range   boolean  whether one of the two methods never gains, so that there is no difference
 margin            Float64  margin of the headline suite (declared, or 0.02), in its metric's unit: a difference within ±margin is negligible
-verdict           string   alike, first forgets more, second forgets more, or not enough evidence; not adjusted for several pairs
+verdict           string   alike: interval inside ±margin; else first or second forgets more: p_holm below 0.05; else not enough evidence
 note              string   reason why there is no difference, or remarks on it
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)
@@ -111,249 +118,252 @@ def equal_gain(
         findings: findings of the same table, if they exist already.
 
     Returns:
-        Columns as in COLUMNS: for each model and pair of methods one row for each of SHARES, or one
-        row without numbers, with the reason in its note. Empty where no headline is declared or
-        there is no target suite. Up to ALL_PAIRS methods, all pairs are compared. Beyond, each
-        method is compared with the plain one that differs only in mitigation, and the plain ones
+        Columns as in COLUMNS: one row for each model and pair of methods, without numbers where
+        its note gives a reason. Empty where no headline is declared or there is no target suite.
+        Up to ALL_PAIRS methods, all pairs are compared. Beyond, each method is compared with the
+        plain ones that differ only in mitigation, learning rate and epochs, and the plain ones
         with each other. Methods that did not act are left out.
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
     rows: list[Row] = []
     if target is not None and probe is not None:
-        margin = float(declared.margins.get(probe, declared.margin))
         place = {str(cell): number for number, cell in enumerate(found["cell"].drop_duplicates())}
         shown = named_by_arm(found).drop_duplicates("cell").set_index("cell")[METHOD].astype(object)
         shown = shown.where(shown.notna(), None)
-        for arms in _Reader(table, changes, target, probe).alike(found):
-            rows += [row for first, second in _pairs(arms) for row in _compared(first, second, level, margin, shown)]
-        rows.sort(key=lambda row: (place[row["first_cell"]], place[row["second_cell"]]))
-        rows = [row | {"target_suite": target, "headline_suite": probe} for row in rows]
-    return pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
+        pairs = [
+            _compared(first, second, _names(first, second, arms, shown))
+            for arms in Reader(table, changes, target, probe).alike(found)
+            for first, second in _pairs(arms)
+        ]
+        rows = [row | {"target_suite": target, "headline_suite": probe, "level": level} for row in _with_intervals(pairs, level)]
+        rows.sort(key=lambda row: tuple(place[row[name].split(",")[0]] for name in ("first_cell", "second_cell")))
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in COLUMNS}, dtype=object).astype(COLUMNS)
+    return _judged(frame, float(declared.margins.get(probe or "", declared.margin)))
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A cell as one side of a comparison.
+def _judged(frame: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """Add margins, p-values over models, and verdicts."""
+    low, high, difference, p_value = (
+        frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in ("low", "high", "difference", "p_value")
+    )
+    adjusted, tests = holm(p_value, frame.groupby(PAIR, dropna=False).ngroup().to_numpy(dtype=np.int64))
+    verdict = np.where(adjusted < SIGNIFICANT, np.where(difference > 0, FIRST_MORE, SECOND_MORE), UNKNOWN).astype(object)
+    verdict[(low >= -margin) & (high <= margin)] = ALIKE
+    verdict[np.isnan(low) | np.isnan(high)] = None
+    return frame.assign(
+        margin=pd.array([margin] * len(frame), dtype="Float64"),
+        p_holm=pd.array(adjusted, dtype="Float64"),
+        tests=pd.Series(tests, dtype="Int64", index=frame.index).where(tests > 0),
+        verdict=pd.array(verdict, dtype="string"),
+    )
 
-    Attributes:
-        cell: id of the cell.
-        labels: its SAME and METHOD labels and its learning rate.
-        seeds: seeds that have every volume, in the order of the path's arrays.
-        path: its path; None where there is none.
-        items, clusters: those of each task, the headline's first.
-        missing: note on seeds that were left out.
-        reason: reason why there is no path, else empty.
+
+Cells = tuple[Arm, ...]
+"""A method: one cell, or the plain cells of several learning rates or numbers of epochs."""
+
+
+def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Cells, Cells]]:
+    """Yield the pairs of methods to compare.
+
+    Plain cells that differ only in rate and epochs are one method for all others. Among themselves,
+    those that differ in epochs are compared. Of more than ALL_PAIRS methods, only pairs with a
+    plain one are.
     """
-
-    cell: str
-    labels: Mapping[str, Any]
-    seeds: tuple[int, ...] = ()
-    path: Path | None = None
-    items: tuple[str, ...] = ()
-    clusters: tuple[Ints | None, ...] = ()
-    missing: str = ""
-    reason: str = ""
-
-
-class _Reader:
-    """Reader of the paths of cells, from the changes of their runs."""
-
-    def __init__(self, table: pd.DataFrame, changes: ItemChanges, target: str, probe: str) -> None:
-        runs = table.drop_duplicates("run_id").set_index("run_id")
-        self.seed_of = {str(run_id): int(seed) for run_id, seed in runs["seed"].dropna().items()}
-        self.changes, self.target, self.probe = changes, target, probe
-
-    def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
-        """Yield groups of cells that differ only in method, in the order of the findings.
-
-        Only the items of one group are in memory at a time. Controls, cells that did not act, and
-        groups of one cell are left out.
-        """
-        ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
-        wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
-        wanted = wanted[[*SAME, *METHOD, "learning_rate", "cell", "volume", "suite", "task", "run_ids", "higher_is_better"]]
-        for _, group in wanted.groupby(SAME, dropna=False, sort=False):
-            if group["cell"].nunique() > 1:
-                yield [self._arm(str(cell), rows) for cell, rows in group.groupby("cell", sort=False)]
-
-    def _arm(self, cell: str, rows: pd.DataFrame) -> Arm:
-        first = rows[[*SAME, *METHOD, "learning_rate"]].iloc[0]
-        labels: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in first.items()}
-        leaves = rows[rows["task"] != SUITE_TASK]
-        tasks = [(suite, str(task)) for suite in (self.probe, self.target) for task in leaves[leaves["suite"] == suite]["task"].unique()]
-        if {suite for suite, _ in tasks} != {self.probe, self.target}:
-            return Arm(cell, labels, reason="no change of the target or of the headline suite")
-        runs = self._runs(rows)
-        volumes = sorted({volume for _, volume in runs})
-        everyone = sorted({seed for seed, _ in runs})
-        seeds = tuple(seed for seed in everyone if all(self._has(runs.get((seed, volume)), volume, tasks) for volume in volumes))
-        if not seeds:
-            return Arm(cell, labels, reason="no seed has a change at every volume")
-        points = [stacked(self.changes, [runs[seed, volume] for seed in seeds], volume, tasks) for volume in volumes]
-        known = [point for point in points if isinstance(point, Stacked)]
-        if len(known) < len(points) or any(point.items != known[0].items for point in known):
-            return Arm(cell, labels, reason="its points were measured on different items")
-        left_out = ", ".join(str(seed) for seed in everyone if seed not in seeds)
-        missing = f"seed {left_out} left out, which lacks a volume" if left_out else ""
-        return Arm(cell, labels, seeds, self._path(volumes, known, tasks, rows), known[0].items, known[0].clusters, missing)
-
-    def _runs(self, rows: pd.DataFrame) -> dict[tuple[int, int], str]:
-        """Return (seed, volume) → run."""
-        named = rows[["volume", "run_ids"]].dropna().drop_duplicates().itertuples(index=False)
-        pairs = ((int(volume), run_id) for volume, run_ids in named for run_id in str(run_ids).split(","))
-        return {(self.seed_of[run_id], volume): run_id for volume, run_id in pairs if run_id in self.seed_of}
-
-    def _has(self, run_id: str | None, volume: int, tasks: Sequence[tuple[str, str]]) -> bool:
-        return run_id is not None and all(self.changes.get(run_id, volume, suite, task) is not None for suite, task in tasks)
-
-    def _path(self, volumes: Sequence[int], points: Sequence[Stacked], tasks: Sequence[tuple[str, str]], rows: pd.DataFrame) -> Path:
-        better = {suite: bool(group["higher_is_better"].iloc[0]) for suite, group in rows.groupby("suite")}
-        signs = {self.target: 1.0 if better[self.target] else -1.0, self.probe: -1.0 if better[self.probe] else 1.0}
-
-        def of(suite: str) -> list[Tasks]:
-            numbers = [number for number, (name, _) in enumerate(tasks) if name == suite]
-            return [[signs[suite] * point.values[number] for number in numbers] for point in points]
-
-        return Path(tuple(volumes), of(self.target), of(self.probe))
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One side of a pair: its name, its path over the seeds used, and notes."""
-
-    name: str
-    path: Path
-    notes: tuple[str, ...]
-
-    def between(self, upper: int) -> str:
-        """Return the volumes before and after a crossing."""
-        ends = [0, *self.path.volumes]
-        return f"{ends[upper - 1]}–{ends[upper]}"
-
-
-def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yield the pairs of cells to compare.
-
-    They are all pairs that differ in method; of more than ALL_PAIRS cells, only pairs with a plain
-    one.
-    """
-    pairs = list(combinations(arms, 2)) if len(arms) <= ALL_PAIRS else _with_plain(arms)
+    plain: dict[tuple[Any, ...], list[Arm]] = {}
+    for arm in arms:
+        if arm.labels["mitigation"] == PLAIN:
+            plain.setdefault(_but_for_mitigation(arm), []).append(arm)
+    others: list[Cells] = [(arm,) for arm in arms if arm.labels["mitigation"] != PLAIN]
+    methods = [*map(tuple, plain.values()), *others]
+    if len(methods) <= ALL_PAIRS:
+        pairs = list(combinations(methods, 2))
+    else:
+        pairs = list(combinations(methods[: len(plain)], 2))
+        reference = {alike: tuple(cells) for alike, cells in plain.items()}
+        for method in others:
+            pairs.append((reference.setdefault(_but_for_mitigation(method[0]), method), method))
+    for cells in plain.values():
+        pairs += [((one,), (other,)) for one, other in combinations(cells, 2)]
     for first, second in pairs:
-        if any(first.labels[name] != second.labels[name] for name in METHOD):
+        if any(first[0].labels[name] != second[0].labels[name] for name in METHOD):
             yield first, second
-
-
-def _with_plain(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Return pairs of plain arms, and each other arm with its plain one.
-
-    Its plain arm differs only in mitigation. Of several, one with the same learning rate is
-    preferred. Without a plain arm, the first arm that differs only in mitigation replaces it.
-    """
-    plain = [arm for arm in arms if arm.labels["mitigation"] == PLAIN]
-    others = [arm for arm in arms if arm.labels["mitigation"] != PLAIN]
-    reference: dict[tuple[Any, ...], Arm] = {}
-    for arm in plain:
-        reference.setdefault((*_but_for_mitigation(arm), arm.labels["learning_rate"]), arm)
-    for arm in [*plain, *others]:
-        reference.setdefault(_but_for_mitigation(arm), arm)
-    pairs = list(combinations(plain, 2))
-    for arm in others:
-        alike = _but_for_mitigation(arm)
-        pairs.append((reference.get((*alike, arm.labels["learning_rate"]), reference[alike]), arm))
-    return [(first, second) for first, second in pairs if first is not second]
 
 
 def _but_for_mitigation(arm: Arm) -> tuple[Any, ...]:
     return tuple(arm.labels[name] for name in WITHOUT_MITIGATION)
 
 
-def _compared(first: Arm, second: Arm, level: float, margin: float, shown: pd.DataFrame) -> list[Row]:
-    """Return the rows of a pair; ``shown``: cell → METHOD labels as its name has them."""
-    one_labels, other_labels = (shown.loc[[arm.cell]].iloc[0] for arm in (first, second))
-    differ = [name for name in METHOD if one_labels[name] != other_labels[name]]
-    names = [_named(labels, differ) for labels in (one_labels, other_labels)]
-    row: Row = {name: first.labels[name] for name in SAME} | {"no_common_range": False, "margin": margin, "level": level}
-    row |= {"first": names[0], "second": names[1], "first_cell": first.cell, "second_cell": second.cell}
-    for arm, name in zip((first, second), names, strict=True):
-        if arm.path is None:
-            return [row | {"note": f"{name}: {arm.reason}"}]
-    if first.items != second.items:
-        return [row | {"note": "the two methods were measured on different items"}]
-    common = together(first.seeds, second.seeds)
-    one, other = _side(first, names[0], common), _side(second, names[1], common)
-    row |= {"first_reach": one.path.reach, "second_reach": other.path.reach, "non_monotone": bool(one.path.falls or other.path.falls)}
-    reach = min(one.path.reach, other.path.reach)
+@dataclass(frozen=True)
+class _Pair:
+    """A pair of methods before its seeds' variance is pooled.
+
+    Attributes:
+        row: columns known so far.
+        sums: sums of each task of the numbers whose mean varies like the difference, for the lower
+            and the upper end of its interval, which differ where a method has several cells; empty
+            without a difference.
+        ends: difference, for the lower and the upper end.
+        items: hashes of the items; the variance is pooled over pairs of equal ones.
+        counted: number of items of each headline task, as in ``Path``.
+        n: number of items of the headline.
+        changed: share of the headline's items that each method changed.
+    """
+
+    row: Row
+    sums: Sequence[Sequence[two_level.TaskSums]] = ()
+    ends: tuple[float, float] = (math.nan, math.nan)
+    items: tuple[str, ...] = ()
+    counted: Sequence[int] = ()
+    n: int = 0
+    changed: tuple[float, ...] = ()
+
+    def cells(self) -> list[tuple[str, Floats, float]]:
+        """Return both methods with their seeds' means and the share of changed items."""
+        if not self.sums:
+            return []
+        means = [np.mean(of, axis=0) for of in zip(*(one.seeds for one in self.sums[0]), strict=True)]
+        return list(zip((self.row["first_cell"], self.row["second_cell"]), means, self.changed, strict=True))
+
+
+def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
+    """Return the comparison of two methods, without its interval."""
+    row: Row = {name: first[0].labels[name] for name in SAME} | {"no_common_range": False, "first": names[0], "second": names[1]}
+    row |= {"first_cell": ",".join(arm.cell for arm in first), "second_cell": ",".join(arm.cell for arm in second)}
+    for cells, name in zip((first, second), names, strict=True):
+        if all(arm.path is None for arm in cells):
+            return _Pair(row | {"note": f"{name}: {cells[0].reason}"})
+    sides = [_Side(name, cells) for name, cells in zip(names, (first, second), strict=True)]
+    one = sides[0].arms[0]
+    if any(arm.items != one.items for side in sides for arm in side.arms):
+        return _Pair(row | {"note": "the two methods were measured on different items"})
+    row |= {"first_reach": sides[0].reach, "second_reach": sides[1].reach, "non_monotone": any(side.falls for side in sides)}
+    reach = min(side.reach for side in sides)
     if reach <= 0:
-        flat = " and ".join(side.name for side in (one, other) if side.path.reach <= 0)
-        return [row | {"no_common_range": True, "note": f"{flat}: no gain at any volume, so no level that both reach"}]
-    row |= {"range_high": reach, "seeds": len(common) if common else min(len(first.seeds), len(second.seeds))}
-    at = [_at(one, other, share * reach, first.clusters, level, margin, paired=common is not None) for share in SHARES]
-    return [row | {"share": share} | found for share, found in zip(SHARES, at, strict=True)]
+        flat = " and ".join(side.name for side in sides if side.reach <= 0)
+        return _Pair(row | {"no_common_range": True, "note": f"{flat}: no gain at any volume, so no gain that both reach"})
+    row |= {"range_low": LOW * reach, "range_high": reach, "seeds": min(len(arm.seeds) for side in sides for arm in side.arms)}
+    several = any(len(side.paths) > 1 for side in sides)
+    ends = [
+        [over(side.paths, one.clusters, reach, by_others=of) for side, of in zip(sides, by, strict=True)] for by in _CHOICES[: 1 + several]
+    ]
+    lost = [float(np.mean([end[side].value for end in ends])) for side in (0, 1)]
+    row |= {"first_forgetting": lost[0], "second_forgetting": lost[1], "difference": lost[0] - lost[1]}
+    row |= {"note": "; ".join(note for side in sides for note in side.notes(reach)) or None}
+    sums = [[two_level.task(a, b, of, binary=False) for a, b, of in zip(*_numbers(sides, end), one.clusters, strict=True)] for end in ends]
+    apart = [first.value - second.value for first, second in ends]
+    path = sides[0].paths[0]
+    items = sum(values.shape[1] for values in path.forgetting[0])
+    changed = tuple(of.changed for of in ends[0])
+    return _Pair(row, sums, (apart[0], apart[-1]), one.items, path.counted, items, changed)
 
 
-def _named(labels: pd.Series, differ: Sequence[str]) -> str:
-    """Return a method's name in a pair, such as ``lora`` or ``lora, mitigation=replay``."""
-    return ", ".join(str(labels[name]) if name == "tuning" else f"{name}={labels[name]}" for name in differ)
+_CHOICES = ((False, True), (True, False))
+"""Whether the path of the first and of the second method is chosen by other numbers than are read,
+for the lower end of the difference's interval and for the upper one."""
 
 
-def _side(arm: Arm, name: str, common: Sequence[int] | None) -> _Side:
-    assert arm.path is not None
-    path = arm.path if common is None or tuple(common) == arm.seeds else arm.path.only([arm.seeds.index(seed) for seed in common])
-    alone = ", ".join(str(seed) for seed in arm.seeds if common is not None and seed not in common)
-    notes = [arm.missing, f"seed {alone} left out, which the other lacks" if alone else ""]
-    return _Side(name, path, tuple(f"{name}: {note}" for note in notes if note))
+def _numbers(sides: Sequence[_Side], found: Sequence[Over]) -> list[list[Floats]]:
+    """Return the numbers of both methods, the variation of the range's end included.
+
+    The end is the reach of the method that gains less.
+    """
+    numbers = [one.numbers for one in found]
+    shorter = 0 if sides[0].reach <= sides[1].reach else 1
+    moved = sides[shorter].top((found[0].by_reach - found[1].by_reach) * (1 if shorter == 0 else -1))
+    numbers[shorter] = [a + b[: len(a)] for a, b in zip(numbers[shorter], moved, strict=True)]
+    return numbers
 
 
-def _at(one: _Side, other: _Side, gain: float, clusters: Sequence[Ints | None], level: float, margin: float, *, paired: bool) -> Row:
-    """Return the comparison at one level of gain."""
-    here, there = crossing(one.path, gain), crossing(other.path, gain)
-    found = difference(linearised(one.path, here), linearised(other.path, there), clusters, level, paired=paired, binary=False)
-    apart = here.forgetting - there.forgetting
-    # Where hardly any item was forgotten, the spread alone gives an interval that is too narrow.
-    least = two_level.unchanged(one.path.counted, level) if one.path.counted else 0.0
-    below, above = (_widened(end - found.value, least) for end in (found.low, found.high))
-    low, high = apart - below, apart + above
-    notes = [note for side, at in ((one, here), (other, there)) for note in _notes(side, at.upper)]
-    return {
-        "gain": gain,
-        "first_forgetting": here.forgetting,
-        "second_forgetting": there.forgetting,
-        "difference": apart,
-        "stderr": _or_none((below + above) / 2 / two_level.quantile(0.5 + level / 2, found.df)),
-        "df": _or_none(found.df),
-        "low": _or_none(low),
-        "high": _or_none(high),
-        "varies": found.varies,
-        "first_between": one.between(here.upper),
-        "second_between": other.between(there.upper),
-        "verdict": _verdict(low, high, margin),
-        "note": "; ".join(notes) or None,
-    }
+def _with_intervals(pairs: Sequence[_Pair], level: float) -> list[Row]:
+    """Return the rows of all pairs, with the variance between seeds pooled over them.
+
+    A method is one cell of the pool. The ranges that it is compared over are its volumes: they are
+    numbers of the same runs.
+    """
+    cells: dict[tuple[str, ...], dict[str, list[tuple[Floats, float]]]] = {}
+    for pair in pairs:
+        for cell, means, changed in pair.cells():
+            cells.setdefault(pair.items, {}).setdefault(cell, []).append((means, changed))
+    spreads = {}
+    for items, of in cells.items():
+        of_cells = [SeedMeans(np.stack([means for means, _ in each]), np.array([share for _, share in each])) for each in of.values()]
+        found = pooled(of_cells, next(pair.n for pair in pairs if pair.items == items))
+        spreads[items] = {cell: iter(each) for cell, each in zip(of, found, strict=True)}
+    return [pair.row | _interval(pair, [next(spreads[pair.items][cell]) for cell, _, _ in pair.cells()], level) for pair in pairs]
 
 
-def _widened(distance: float, least: float) -> float:
-    """Return the distance of an end of the interval from its middle; NaN if unknown."""
-    if math.isnan(distance):
-        return least or math.nan
-    return math.hypot(distance, least)
+def _interval(pair: _Pair, spreads: Sequence[Spread], level: float) -> Row:
+    """Return the interval and p-value of a pair; nothing without a difference."""
+    if not pair.sums:
+        return {}
+    least = two_level.unchanged(pair.counted, level) if pair.counted else 0.0
+    found = []
+    for sums, apart in zip((pair.sums[0], pair.sums[-1]), pair.ends, strict=True):
+        of = two_level.combined(sums, level, spreads)
+        # Where hardly any item was forgotten, the spread alone is too small.
+        half = math.hypot(np.nan_to_num((of.high - of.low) / 2), least) or math.nan
+        stderr = half / two_level.quantile(0.5 + level / 2, of.df)
+        found.append((of, apart, half, stderr, two_level.p_value(apart, stderr, of.df)))
+    (of, low, below, _, _), (_, high, above, stderr, _) = found = sorted(found, key=lambda one: one[1])
+    p_value = found[0][-1] if low > 0 else found[1][-1] if high < 0 else 1.0
+    ends = {"stderr": stderr, "df": of.df, "low": low - below, "high": high + above, "p_value": p_value}
+    return {name: None if value != value else float(value) for name, value in ends.items()} | {"varies": of.varies}
 
 
-def _notes(side: _Side, upper: int) -> list[str]:
-    falls = [f"{side.name}: gain falls from volume {a} to {b}" for a, b in side.path.falls]
-    below = [f"{side.name}: below its smallest volume, so on a straight line from (0, 0)"] if upper == 1 else []
-    return [*side.notes, *falls, *below]
+def _names(first: Cells, second: Cells, arms: Sequence[Arm], shown: pd.DataFrame) -> list[str]:
+    """Return the names of a pair, such as ``lora`` and ``full, mitigation=replay``.
+
+    A name has the labels in which the two differ, and the learning rate where other cells differ
+    from it in nothing else. ``shown``: cell → METHOD labels as names have them.
+    """
+    labels = [shown.loc[[cells[0].cell]].iloc[0] for cells in (first, second)]
+    differ = [name for name in METHOD if labels[0][name] != labels[1][name]]
+    return [_name(cells, of, differ, arms) for cells, of in zip((first, second), labels, strict=True)]
 
 
-def _verdict(low: float, high: float, margin: float) -> str | None:
-    if low != low or high != high:
-        return None
-    if -margin <= low and high <= margin:
-        return "alike"
-    if low > 0:
-        return "first forgets more"
-    return "second forgets more" if high < 0 else "not enough evidence"
+def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence[Arm]) -> str:
+    varied = [name for name in _SETTINGS if len({arm.labels[name] for arm in cells}) > 1]
+    words = [str(labels[name]) if name == "tuning" else f"{name}={labels[name]}" for name in differ if name not in varied]
+    alike = [arm for arm in arms if all(arm.labels[name] == cells[0].labels[name] for name in METHOD)]
+    if len(cells) > 1:
+        words.append(f"best of {len(cells)} {' and '.join(_SETTINGS[name] for name in varied)}")
+    elif len(alike) > 1:
+        words.append(f"learning_rate={cells[0].labels['learning_rate']:g}")
+    return ", ".join(words)
 
 
-def _or_none(value: float) -> float | None:
-    return None if value != value else float(value)
+_SETTINGS = {"learning_rate": "rates", "epochs": "numbers of epochs"}
+"""Labels in which the cells of one method may differ, and their words in its name."""
+
+
+class _Side:
+    """A method in a pair: its name, and its cells that have a path."""
+
+    def __init__(self, name: str, cells: Cells) -> None:
+        self.name = name
+        self.arms = [arm for arm in cells if arm.path is not None]
+        self.paths: list[Path] = [arm.path for arm in cells if arm.path is not None]
+        self.reach = max(path.reach for path in self.paths)
+        self.falls = any(path.falls for path in self.paths)
+        self._lacking = [arm for arm in cells if arm.path is None]
+
+    def top(self, by: float) -> list[Floats]:
+        """Return the numbers that vary like ``by`` times the reach."""
+        longest = max(self.paths, key=lambda path: path.reach)
+        by_gain = np.zeros(len(longest.gains))
+        by_gain[int(np.argmax(longest.gains))] = by
+        return linearised(longest, np.zeros_like(by_gain), by_gain)
+
+    def notes(self, reach: float) -> list[str]:
+        """Return remarks: on seeds and cells left out, and of a single path, on its shape."""
+        notes = [arm.missing for arm in self.arms if arm.missing]
+        if self._lacking:
+            notes.append(f"{len(self._lacking)} of {len(self._lacking) + len(self.arms)} cells left out: {self._lacking[0].reason}")
+        if len(self.arms) == 1:
+            (path,) = self.paths
+            notes += [f"gain falls from volume {a} to {b}" for a, b in path.falls]
+            below = (min(float(path.gains[1]), reach) / reach - LOW) / (1 - LOW)
+            if below > 0:
+                notes.append(f"{below:.0%} of the range is below its smallest volume, on a straight line from (0, 0)")
+        return [f"{self.name}: {note}" for note in notes]

@@ -3,13 +3,38 @@
 Gain is the change of the first target suite; forgetting is the change of the declared headline
 suite. For metrics of either direction, positive gain is better and positive forgetting is worse.
 Controls learn nothing new and are left out.
+
+A point beats another if it is better in one of both by more than the margin, and not worse in the
+other by more than the margin. The untuned model is a point at (0, 0). A point that nothing beats is
+on the frontier. Estimates alone do not decide that: a point is
+
+- ``off`` if another clearly beats it: of the two differences, one interval is above the margin and
+  the other above −margin, both at the level 1 − 0.05/m against m other points;
+- ``on`` if every other point clearly does not beat it: by 95% intervals it is worse in one by more
+  than the margin, or not better in either by more than the margin;
+- ``unclear`` otherwise.
+
+So a point of either kind is called the other at most one time in twenty. Items are paired, seeds
+are not (which is conservative between volumes of the same runs), and the variance between seeds is
+pooled over the points that were measured on the same items.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import pandas as pd
 
+from harness.analysis.findings.estimates import ItemChanges
+from harness.analysis.findings.pairing import Stacked, stacked
+from harness.analysis.statistics import two_level
+from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
+from harness.analysis.statistics.stats import LEVEL, Floats
 from harness.analysis.table.columns import SUITE_TASK, specified
+
+ON, UNCLEAR, OFF = "on", "unclear", "off"
 
 LABELS = ["tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "learning_rate", "lr_tuned", "variant"]
 COSTS = ["steps", "train_tokens", "supervised_tokens", "anchor_tokens", "generated_tokens", "extra_tokens", "flops", "wall_seconds"]
@@ -22,7 +47,7 @@ gain_high         Float64  upper end of the 95% interval of gain
 forgetting        Float64  change of the headline suite, in its metric's unit; positive is worse
 forgetting_low    Float64  lower end of the 95% interval of forgetting
 forgetting_high   Float64  upper end of the 95% interval of forgetting
-is_frontier       boolean  whether no point of its model and data, nor the untuned model, dominates it; false if the method did not act
+frontier          string   on: nothing of its model and data beats it, nor the untuned model; off: something clearly does; else unclear
 target_suite      string   suite whose change is the gain
 headline_suite    string   suite whose change is the forgetting
 """
@@ -59,18 +84,20 @@ def oriented(rows: pd.DataFrame, name: str, *, better: bool) -> pd.DataFrame:
     return pd.DataFrame({name: sign * rows["delta"], f"{name}_low": low, f"{name}_high": high})
 
 
-def frontier(findings: pd.DataFrame) -> pd.DataFrame:
+def frontier(findings: pd.DataFrame, changes: ItemChanges) -> pd.DataFrame:
     """Return gain, forgetting and costs of each cell and volume, and the frontier.
 
     Args:
         findings: as returned by ``harness.analysis.findings.findings.findings``.
+        changes: item changes of the same experiment.
 
     Returns:
         One row per cell and volume that has gain and forgetting, columns as in COLUMNS; empty where
         no headline is declared, or there is no target suite.
 
     Source: Biderman et al. 2024, arXiv 2405.09673, section 4.3 (the scatter); Shenfeld et al. 2025,
-    arXiv 2509.04259 (matched gain).
+    arXiv 2509.04259 (matched gain). The three classes are this project's; benchmarks/METHOD.md has
+    how often they are wrong.
     """
     target, probe = first_target(findings), headline(findings)
     if target is None or probe is None:
@@ -80,27 +107,121 @@ def frontier(findings: pd.DataFrame) -> pd.DataFrame:
     left = pd.concat([gains, oriented(gains, "gain", better=True)], axis=1)
     right = pd.concat([losses[["cell", "volume"]], oriented(losses, "forgetting", better=False)], axis=1)
     points = left.merge(right, on=["cell", "volume"], how="inner", validate="one_to_one")
-    points = points.assign(target_suite=target, headline_suite=probe, is_frontier=False)
+    points = points.assign(target_suite=target, headline_suite=probe, frontier=None)
     ranked = points[points["acted"].fillna(value=True).astype(bool)]  # others did not act, so they do not represent their method
-    for _, group in ranked.groupby(["model", "data"], dropna=False, sort=False):
-        points.loc[group.index, "is_frontier"] = ~_dominated(group)
+    groups = [group for _, group in ranked.groupby(["model", "data"], dropna=False, sort=False)]
+    axes = [_Axis.read(findings, changes, ranked, suite) for suite in (target, probe)]
+    for group in groups:
+        points.loc[group.index, "frontier"] = _Rivals(group, axes).places()
     ordered = points.sort_values(["params_total", "model", "cell", "volume"], kind="stable", ignore_index=True)
     return _typed(ordered[COLUMNS], findings)
 
 
-def _dominated(group: pd.DataFrame) -> pd.Series:
-    """Return whether each point is dominated by another or by the untuned model.
+@dataclass(frozen=True)
+class _Measured:
+    """Changes of a point on one suite, positive for better, and the variance between its seeds."""
 
-    The untuned model is at (0, 0). A point dominates if it is at least as good in gain and
-    forgetting, and better in one.
-    """
-    gain, lost = group["gain"].astype(float).to_numpy(), group["forgetting"].astype(float).to_numpy()
-    others_gain, others_lost = [*gain, 0.0], [*lost, 0.0]
-    found = [
-        any(a >= g and b <= f and (a > g or b < f) for a, b in zip(others_gain, others_lost, strict=True))
-        for g, f in zip(gain, lost, strict=True)
-    ]
-    return pd.Series(found, index=group.index, dtype=bool)
+    changes: Stacked
+    spread: Spread | None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One suite: its margin, and each point's changes; points without items are missing."""
+
+    margin: float
+    of: dict[tuple[str, int], _Measured]
+
+    @staticmethod
+    def read(findings: pd.DataFrame, changes: ItemChanges, points: pd.DataFrame, suite: str) -> _Axis:
+        """Read the points' changes; pool the variance between seeds over equal items."""
+        rows = findings[(findings["suite"] == suite) & findings["cell"].isin(points["cell"])]
+        wholes, leaves = rows[rows["task"] == SUITE_TASK], rows[rows["task"] != SUITE_TASK]
+        tasks = leaves.groupby(["cell", "volume"])["task"].agg(list).to_dict()
+        found: dict[tuple[str, ...], dict[str, dict[int, Stacked]]] = {}
+        for cell, volume, run_ids, up in wholes[["cell", "volume", "run_ids", "higher_is_better"]].dropna().itertuples(index=False):
+            named = [(suite, str(task)) for task in tasks.get((cell, volume), [])]
+            one = stacked(changes, str(run_ids).split(","), int(volume), named)
+            if isinstance(one, Stacked):
+                signed = Stacked([values if up else -values for values in one.values], one.items, one.clusters)
+                found.setdefault(one.items, {}).setdefault(str(cell), {})[int(volume)] = signed
+        of: dict[tuple[str, int], _Measured] = {}
+        for cells in found.values():
+            first = next(iter(next(iter(cells.values())).values()))
+            spreads = pooled([_seed_means(list(each.values())) for each in cells.values()], sum(values.shape[1] for values in first.values))
+            for (cell, each), known in zip(cells.items(), spreads, strict=True):
+                of |= {(cell, volume): _Measured(one, spread) for (volume, one), spread in zip(each.items(), known, strict=True)}
+        return _Axis(float(wholes["margin"].iloc[0]), of)
+
+    def ends(self, one: tuple[str, int] | None, other: tuple[str, int], level: float) -> tuple[float, float]:
+        """Return the interval of the first point minus the other; None is the untuned model."""
+        here, there = self.of.get(one) if one else None, self.of.get(other)
+        if there is None or (one is not None and (here is None or here.changes.items != there.changes.items)):
+            return -np.inf, np.inf
+        if here is None:
+            sums = [two_level.task(values, None, of) for values, of in zip(there.changes.values, there.changes.clusters, strict=True)]
+            found = two_level.combined(sums, level, [there.spread])
+            low, high = -found.high, -found.low
+        else:
+            sides, clusters = (here.changes.values, there.changes.values), here.changes.clusters
+            found = two_level.contrast(*sides, clusters, level, spreads=[here.spread, there.spread])
+            low, high = found.low, found.high
+        return (low, high) if low == low else (-np.inf, np.inf)
+
+
+def _seed_means(volumes: Sequence[Stacked]) -> SeedMeans:
+    """Return the seeds' means of a cell; volumes with fewer seeds are filled with NaN."""
+    means = [np.mean([values.mean(axis=1) for values in one.values], axis=0) for one in volumes]
+    padded = np.full((len(means), max(map(len, means))), np.nan)
+    for row, of in zip(padded, means, strict=True):
+        row[: len(of)] = of
+    return SeedMeans(padded, np.array([np.mean([np.mean(values * values) for values in one.values]) for one in volumes]))
+
+
+class _Rivals:
+    """The points of one model and data, each against all others and the untuned model."""
+
+    def __init__(self, group: pd.DataFrame, axes: Sequence[_Axis]) -> None:
+        self._keys: list[tuple[str, int] | None] = [
+            (str(cell), int(volume)) for cell, volume in zip(group["cell"], group["volume"], strict=True)
+        ]
+        self._keys.append(None)
+        better = [group["gain"].astype(float), -group["forgetting"].astype(float)]
+        self._at = np.array([[*values, 0.0] for values in better]).T
+        self._axes = axes
+        self._margins = np.array([axis.margin for axis in axes])
+
+    def places(self) -> list[str]:
+        """Return ON, UNCLEAR or OFF for each point."""
+        return [self._place(number, key) for number, key in enumerate(self._keys) if key is not None]
+
+    def _place(self, number: int, key: tuple[str, int]) -> str:
+        ahead = self._at - self._at[number]
+        rivals = [other for other in np.argsort(-ahead.min(axis=1)).tolist() if other != number]  # the most likely to beat it first
+        strict = 1 - (1 - LEVEL) / len(rivals)
+        for other in rivals:  # what the estimates do not say, their intervals do not say either
+            if self._beats(ahead[other]) and self._beats(np.array([self._ends(axis, other, key, strict)[0] for axis in (0, 1)])):
+                return OFF
+        return ON if all(self._is_no_better(other, key, ahead[other]) for other in rivals) else UNCLEAR
+
+    def _ends(self, axis: int, other: int, key: tuple[str, int], level: float) -> tuple[float, float]:
+        """Return the interval of how much better another point is on one axis."""
+        return self._axes[axis].ends(self._keys[other], key, level)
+
+    def _beats(self, ahead: Floats) -> bool:
+        return bool(np.all(ahead > -self._margins) and np.any(ahead > self._margins))
+
+    def _is_no_better(self, other: int, key: tuple[str, int], ahead: Floats) -> bool:
+        """Return whether another point clearly does not beat this one."""
+        if self._beats(ahead):
+            return False
+        inside = True
+        for axis in np.argsort(ahead + self._margins).tolist():  # the one on which it is likely to be worse, which is then enough
+            high = self._ends(axis, other, key, LEVEL)[1]
+            if high <= -self._margins[axis]:
+                return True
+            inside &= bool(high <= self._margins[axis])
+        return inside
 
 
 def _typed(frame: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:

@@ -1,24 +1,24 @@
-"""Paths of methods: gain and forgetting over volumes, and forgetting at a given gain.
+"""Paths of methods: gain and forgetting over volumes, and mean forgetting over a range of gains.
 
-A path starts at volume 0, which is the point (0, 0), and is straight between volumes. At the first
-crossing of a gain g, between the volumes j − 1 and j, forgetting is
+A path starts at volume 0, which is the point (0, 0), and is straight between volumes. Forgetting at
+a gain g is read where the path first reaches g, between the volumes j − 1 and j:
 
-    f(g) = f_{j−1} + λ (f_j − f_{j−1}),
-    λ = (g − g_{j−1}) / (g_j − g_{j−1}),   slope = (f_j − f_{j−1}) / (g_j − g_{j−1}).
+    f(g) = f_{j−1} + (f_j − f_{j−1}) (g − g_{j−1}) / (g_j − g_{j−1}).
 
-Its variation follows from its derivatives (the delta method): to first order it changes by
-
-    (1 − λ) δf_{j−1} + λ δf_j − slope · ((1 − λ) δg_{j−1} + λ δg_j),
-
-which is linear in the items of both suites. So one number per seed and item represents it, and the
-gain and forgetting of a seed vary together.
+Its mean over a range of gains is a sum over the stretches on which the gain is larger than before,
+each with the value at its middle. So it is linear in the f_j, and its derivatives by the g_j are
+those of f(g) by g_{j−1} and g_j at these middles, and, where the gain had fallen before, of the
+step of f at the end of a stretch. Derivatives times the changes of items (the delta method) are one
+number per seed and item, in which gain and forgetting of a seed vary together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,11 +39,6 @@ class Path:
     volumes: tuple[int, ...]
     gain: Sequence[Tasks]
     forgetting: Sequence[Tasks]
-
-    def only(self, rows: Sequence[int]) -> Path:
-        """Return the path of some of the seeds, by their numbers in the arrays."""
-        gain, forgetting = ([[values[list(rows)] for values in tasks] for tasks in at] for at in (self.gain, self.forgetting))
-        return Path(self.volumes, gain, forgetting)
 
     @cached_property
     def gains(self) -> Floats:
@@ -76,25 +71,31 @@ class Path:
         ends = [0, *self.volumes]
         return [(ends[i], ends[i + 1]) for i in range(len(self.volumes)) if self.gains[i + 1] < self.gains[i]]
 
+    @cached_property
+    def changed(self) -> Floats:
+        """Mean square of the headline's changes at each volume, shape (volumes + 1,).
 
-@dataclass(frozen=True)
-class Crossing:
-    """The point where a path first reaches a gain.
+        For 0/1 items it is the share of items that changed.
+        """
+        return np.array([0.0, *(float(np.mean([np.mean(values * values) for values in tasks])) for tasks in self.forgetting)])
+
+
+class Average(NamedTuple):
+    """Mean forgetting of a path over a range of gains, with its derivatives.
 
     Attributes:
-        gain: the gain.
-        upper: number of the volume by which it is reached, counted from 1; ``upper − 1`` is the
-            volume before, where 0 is volume 0.
-        share: λ, the position between the two volumes, in (0, 1].
-        slope: forgetting per unit of gain between the two volumes.
-        forgetting: forgetting at the gain.
+        value: the mean.
+        by_loss: derivatives by mean forgetting at each volume, shape (volumes + 1,); they sum to 1.
+        by_gain: derivatives by mean gain, as ``by_loss``.
+        at_low: forgetting at the lower end.
+        at_high: forgetting at the upper end.
     """
 
-    gain: float
-    upper: int
-    share: float
-    slope: float
-    forgetting: float
+    value: float
+    by_loss: Floats
+    by_gain: Floats
+    at_low: float
+    at_high: float
 
 
 def mean(tasks: Tasks) -> float:
@@ -102,29 +103,62 @@ def mean(tasks: Tasks) -> float:
     return float(np.mean([values.mean() for values in tasks]))
 
 
-def crossing(path: Path, gain: float) -> Crossing:
-    """Return the first crossing of a gain, 0 < gain ≤ ``path.reach``."""
-    upper = int(np.argmax(path.gains >= gain))
-    rise = path.gains[upper] - path.gains[upper - 1]
-    share, slope = float((gain - path.gains[upper - 1]) / rise), float((path.losses[upper] - path.losses[upper - 1]) / rise)
-    return Crossing(gain, upper, share, slope, float(path.losses[upper - 1] + share * (path.losses[upper] - path.losses[upper - 1])))
+def forgetting(gains: Sequence[float], losses: Sequence[float], gain: float) -> float:
+    """Return forgetting where a path first reaches a gain above 0; NaN beyond its reach.
+
+    Gains and losses begin with those of volume 0, which are 0.
+    """
+    upper = next((number for number, reached in enumerate(gains) if reached >= gain), 0)
+    if upper == 0:
+        return math.nan
+    share = (gain - gains[upper - 1]) / (gains[upper] - gains[upper - 1])
+    return losses[upper - 1] + share * (losses[upper] - losses[upper - 1])
 
 
-def linearised(path: Path, at: Crossing) -> list[Floats]:
-    """Return numbers whose mean varies like the forgetting at a crossing.
+def average(path: Path, low: float, high: float) -> Average:
+    """Return the mean forgetting over gains from low to high, 0 < low < high ≤ ``path.reach``."""
+    gains, losses = path.gains, path.losses
+    by_loss, by_gain = np.zeros(len(gains)), np.zeros(len(gains))
+    ends = [0.0, 0.0]
+    top = 0  # number of the volume of the largest gain so far
+    for upper in range(1, len(gains)):
+        start, stop = max(gains[top], low), min(gains[upper], high)
+        if gains[upper] <= gains[top] or stop < low or start > high:
+            top = upper if gains[upper] > gains[top] else top
+            continue
+        slope = (losses[upper] - losses[upper - 1]) / (gains[upper] - gains[upper - 1])
+        share = ((start + stop) / 2 - gains[upper - 1]) / (gains[upper] - gains[upper - 1])
+        weight = (stop - start) / (high - low) * np.array([1 - share, share])
+        by_loss[upper - 1 : upper + 1] += weight
+        by_gain[upper - 1 : upper + 1] -= slope * weight
+        begin, finish = (float(losses[upper - 1] + slope * (gain - gains[upper - 1])) for gain in (start, stop))
+        if low < gains[top] < high:
+            by_gain[top] += (losses[top] - begin) / (high - low)
+        if gains[top] < low:
+            ends[0] = begin
+        if stop == high and start < high:
+            ends[1] = finish
+        top = upper
+    return Average(float(by_loss @ losses), by_loss, by_gain, ends[0], ends[1])
+
+
+def linearised(path: Path, by_loss: Floats, by_gain: Floats) -> list[Floats]:
+    """Return one number per seed and item that varies like a function of the path's means.
+
+    Args:
+        path: the path.
+        by_loss: derivatives of the function by mean forgetting, shape (volumes + 1,).
+        by_gain: derivatives by mean gain.
 
     Returns:
         One array per task, shape (k, n_t), the headline's tasks and then the target's. Each is
         scaled by the number of all tasks over the number of its suite's tasks, since tasks are
-        averaged with equal weight. The mean over tasks, seeds and items is
-        ``at.forgetting − at.slope · at.gain``.
+        averaged with equal weight.
     """
-    forgetting, gain = _between(path.forgetting, at), _between(path.gain, at)
-    tasks = len(forgetting) + len(gain)
-    return [*(values * (tasks / len(forgetting)) for values in forgetting), *(values * (-at.slope * tasks / len(gain)) for values in gain)]
+    tasks = len(path.forgetting[0]) + len(path.gain[0])
+    return [*_weighted(path.forgetting, by_loss[1:], tasks), *_weighted(path.gain, by_gain[1:], tasks)]
 
 
-def _between(measured: Sequence[Tasks], at: Crossing) -> list[Floats]:
-    upper = measured[at.upper - 1]
-    lower = measured[at.upper - 2] if at.upper > 1 else [np.zeros_like(values) for values in upper]
-    return [(1 - at.share) * low + at.share * high for low, high in zip(lower, upper, strict=True)]
+def _weighted(measured: Sequence[Tasks], weights: Floats, tasks: int) -> list[Floats]:
+    scaled = weights * (tasks / len(measured[0]))
+    return [sum((by * at for by, at in zip(scaled, of, strict=True) if by), np.zeros_like(of[0])) for of in zip(*measured, strict=True)]

@@ -79,12 +79,15 @@ class Spread(NamedTuple):
         pooled: whether other cells are part of it; if not, it is the cell's own, over its volumes.
         pool: the variance that the other cells suggest, which is used where ``pooled``; NaN where
             nothing is known of it.
+        common: the part of 2 / freedom, the variance of its logarithm, that all spreads of a pool
+            share: the error of their trend.
     """
 
     variance: float
     freedom: float
     pooled: bool
     pool: float = math.nan
+    common: float = 0.0
 
 
 class _Padded(NamedTuple):
@@ -133,7 +136,8 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
     whole = trend.prior + padded.worth
     shrunken = expected * ((trend.prior + padded.worth * ratio) / whole)[:, None]
     spread = trend.covariance[0, 0] + 2 * padded.at * trend.covariance[0, 1] + padded.at**2 * trend.covariance[1, 1]
-    freedom = 2 / (2 / whole[:, None] + (trend.prior / whole)[:, None] ** 2 * spread)
+    common = (trend.prior / whole)[:, None] ** 2 * spread
+    freedom = 2 / (2 / whole[:, None] + common)
     far = special.fdtrc(np.maximum(padded.worth, 1e-9), trend.prior, ratio) < FAR
     variance = np.where(far[:, None], expected * ratio[:, None], shrunken)
     freedom = np.where(far[:, None], padded.worth[:, None], freedom)
@@ -146,7 +150,9 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
         tuple(
             Spread(float(square), float(free), False, float(shrunken[row, at]))
             if free < 1 or use_own[row, at]
-            else Spread(float(variance[row, at]), float(freedom[row, at]), not (alone or far[row]), float(shrunken[row, at]))
+            else Spread(float(variance[row, at]), float(freedom[row, at]), False, float(shrunken[row, at]))
+            if alone or far[row]
+            else Spread(float(shrunken[row, at]), float(freedom[row, at]), True, float(shrunken[row, at]), float(common[row, at]))
             for at, (square, free) in enumerate(zip(*own[row], strict=True))
         )
         for row in range(len(cells))

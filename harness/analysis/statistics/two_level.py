@@ -207,8 +207,8 @@ def combined(tasks: Sequence[TaskSums], level: float = LEVEL, spreads: Sequence[
     variance = max(seed + item - rest, seed, item)
     own = [spread.freedom < len(arm) for arm, spread in zip(arms, known, strict=True)]
     counted = [part * (_SEED_PART if is_own else 1.0) for part, is_own in zip(seeds, own, strict=True)]
-    parts = [*of_items, *counted, *rests]
-    freedoms = [one.groups - 1 for one in tasks] + [spread.freedom for spread in known]
+    parts = [*of_items, sum(counted), *rests]
+    freedoms = [one.groups - 1 for one in tasks] + [_together(counted, known)]
     freedoms += [(one.groups - 1) * (len(arm) - 1) for one in tasks for arm in arms]
     freedom = _freedom(parts, freedoms, max(sum(counted) + item - rest, sum(counted), item))
     return _interval(value, variance, freedom, _least(tasks, item, level), level, SEEDS_AND_ITEMS)
@@ -235,6 +235,17 @@ def weighted(tasks: Sequence[TaskSums], weights: Sequence[float], level: float =
         lost, gained, items = zip(*(one.counts or (0, 0, 0) for one in tasks), strict=True)
         return Estimate(value, math.sqrt(item), freedom, *stats.difference_interval(lost, gained, items, level, weights), ITEMS)
     return _interval(value, item, freedom, _least(tasks, item, level, shares), level, ITEMS)
+
+
+def _together(parts: Sequence[float], spreads: Sequence[Spread]) -> float:
+    """Return the degrees of freedom of the arms' parts of the seeds' variance, as one.
+
+    Spreads of one pool are not independent: the error of their trend is common to them.
+    """
+    error = sum(2 * part * part / spread.freedom for part, spread in zip(parts, spreads, strict=True))
+    shared = [part * math.sqrt(spread.common) for part, spread in zip(parts, spreads, strict=True)]
+    error += sum(shared) ** 2 - sum(part * part for part in shared)
+    return 2 * sum(parts) ** 2 / error if error > 0 else sum(spread.freedom for spread in spreads)
 
 
 def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 
+from harness.analysis.findings.frontier import OFF, ON, UNCLEAR
 from harness.analysis.statistics.stats import Floats
 from harness.report import figures, words
 from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
@@ -21,6 +23,14 @@ from harness.report.palette import GREY
 from harness.report.tables import Panel
 
 MAX_ROWS = 200
+
+BEATEN = (
+    "A point is off it where another, or the untuned model, is better in gain or loss by more than the margin, and not worse in the"
+    " other by more than the margin."
+)
+
+_FILLED = {ON: 1.0, UNCLEAR: 0.35, OFF: 0.0}
+"""Opacity of a point."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,11 @@ def frontier(evidence: Evidence) -> Section | None:
         if points["cell"].isin(cells := {one.cell for one in panel.every}).any()
     ]
     columns = columns_for(len(places))
-    legend = [*found.legend, Mark(label="on the frontier", marker="o"), Mark(label="not on the frontier", marker="hollow")]
+    legend = [
+        *found.legend,
+        Mark(label="clearly on the frontier", marker="o"),
+        Mark(label="unclear (pale) or off it (hollow)", marker="hollow"),
+    ]
     level = evidence.level
     whole, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
     ends = points.sort_values("volume", kind="stable").drop_duplicates("cell", keep="last")
@@ -76,7 +90,8 @@ def frontier(evidence: Evidence) -> Section | None:
         title="Learning against forgetting",
         description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {last_points}.",
         caption="Further right: more was learned; lower: less was lost. Larger points are larger volumes, thin lines are"
-        f" {level} intervals. Filled points are on the frontier of their model: no other point gains at least as much and forgets no more."
+        f" {level} intervals. Filled points are clearly on the frontier of their model, hollow ones clearly off it,"
+        f" pale ones may be either. {BEATEN}"
         f" {figures.CUT} {found.left_out}".strip(),
         figure=whole,
         panels=alone,
@@ -94,10 +109,10 @@ def _draw(axes: Axes, paths: Paths) -> None:
         mark = paths.marks[str(cell)]
         x, y = rows["gain"].astype(float) * gain, rows["forgetting"].astype(float) * loss
         axes.plot([0.0, *x], [0.0, *y], color=mark.colour, linewidth=1.0, alpha=0.55, zorder=2)
-        for index, (at_x, at_y, best) in enumerate(zip(x, y, rows["is_frontier"], strict=True)):
+        for index, (at_x, at_y, place) in enumerate(zip(x, y, rows["frontier"].fillna(OFF), strict=True)):
             size = 14 + 36 * (index + 1) / len(rows)
-            fill = mark.colour if best else "none"
-            axes.scatter([at_x], [at_y], s=size, facecolors=fill, edgecolors=mark.colour, marker=mark.marker, linewidths=1.1, zorder=4)
+            fill = to_rgba(mark.colour, _FILLED[place])
+            axes.scatter([at_x], [at_y], s=size, facecolors=[fill], edgecolors=mark.colour, marker=mark.marker, linewidths=1.1, zorder=4)
         style: dict[str, Any] = {"color": mark.colour, "linewidth": 0.8, "alpha": 0.5, "zorder": 3}
         axes.hlines(y, *_bars(rows, "gain", paths.target, paths.before[str(cell), paths.target.suite], better=True), **style)
         axes.vlines(x, *_bars(rows, "forgetting", paths.probe, paths.before[str(cell), paths.probe.suite], better=False), **style)
@@ -134,24 +149,24 @@ def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableVie
                     words.with_ends(row, "forgetting", probe.unit, before=_before(one, probe.suite), turned=-probe.sign),
                     float(row["forgetting"]),
                 ),
-                CellView(IDLE if str(row["cell"]) in evidence.idle else "yes" if row["is_frontier"] else "no"),
+                CellView(IDLE if str(row["cell"]) in evidence.idle else words.text(row["frontier"])),
                 CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]
         )
-    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "on the frontier", "training time"]
-    numeric = set(titles) - {"method", "on the frontier"}
+    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "frontier", "training time"]
+    numeric = set(titles) - {"method", "frontier"}
     return TableView(
         name="frontier",
         columns=[ColumnView(title=title, is_number=title in numeric, meaning=_MEANINGS.get(title, "")) for title in titles],
         rows=rows,
-        caption=f"Gain on {target.suite} and loss on {probe.suite} with their intervals, whether the point is on the frontier, and the"
-        " training time up to it; other costs are in frontier.csv.",
+        caption=f"Gain on {target.suite} and loss on {probe.suite} with their intervals, whether the point is clearly on the frontier or"
+        " clearly off it, and the training time up to it; other costs are in frontier.csv.",
         data=evidence.frontier,
         shown=words.excerpt(MAX_ROWS, len(evidence.frontier), "points", "frontier.csv"),
     )
 
 
 _MEANINGS = {
-    "on the frontier": "no other point of its model gains at least as much and forgets no more",
+    "frontier": "on or off: clearly so, at 95%; another point beats one that is off",
     "training time": "mean over seeds, without evaluation",
 }

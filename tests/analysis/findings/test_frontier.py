@@ -8,32 +8,64 @@ import pytest
 from harness.analysis.findings.frontier import COLUMNS, frontier
 from tests.support.comparisons import Made, counted
 
+N = 400
 
-def cell(gains: dict[int, int], losses: dict[int, int]) -> dict[int, dict[str, dict[str, list[list[float]]]]]:
-    """Return suites of ten items: gained on the target, lost on the probe."""
-    return {v: {"target": {"a": counted(10, gains[v])}, "probe": {"b": counted(10, losses[v], sign=-1)}} for v in gains}
+
+def cell(gains: dict[int, int], losses: dict[int, int], n: int = N) -> dict[int, dict[str, dict[str, list[list[float]]]]]:
+    """Return suites of n items: gained on the target, lost on the probe."""
+    return {v: {"target": {"a": counted(n, gains[v])}, "probe": {"b": counted(n, losses[v], sign=-1)}} for v in gains}
 
 
 def of(found: pd.DataFrame, column: str) -> dict[tuple[str, int], Any]:
     return dict(zip(zip(found["cell"], found["volume"], strict=True), found[column], strict=True))
 
 
-def test_a_point_is_on_the_frontier_unless_another_is_as_good_in_both() -> None:
-    """Only LoRA's first point and full's second are on the frontier.
+def places(made: Made) -> dict[tuple[str, int], Any]:
+    return of(frontier(made.findings, made), "frontier")
 
-    Full gains 2 and 6 and loses 3 and 5; LoRA gains 3 and 5 and loses 1 and 5.
+
+def test_points_are_clearly_on_or_off_the_frontier_or_neither() -> None:
+    """LoRA's second point gains more and loses less than both of full; its first loses least."""
+    made = Made()
+    made.add("full", cell({1: 80, 2: 160}, {1: 100, 2: 200}))
+    made.add("lora", cell({1: 40, 2: 240}, {1: 0, 2: 40}), tuning="lora")
+    assert places(made) == {("full", 1): "off", ("full", 2): "off", ("lora", 1): "on", ("lora", 2): "on"}
+
+
+def test_with_few_items_nothing_is_clear() -> None:
+    """The same shares of 20 items."""
+    made = Made()
+    made.add("full", cell({1: 4, 2: 8}, {1: 5, 2: 10}, n=20))
+    made.add("lora", cell({1: 2, 2: 7}, {1: 0, 2: 6}, n=20), tuning="lora")
+    assert set(places(made).values()) == {"unclear"}
+
+
+def test_a_difference_inside_the_margin_beats_nothing() -> None:
+    """Of 100,000 items, a gain of 1 point more at equal loss is negligible: both are on.
+
+    A gain of 3 points more is not.
     """
     made = Made()
-    made.add("full", cell({1: 2, 2: 6}, {1: 3, 2: 5}))
-    made.add("lora", cell({1: 3, 2: 5}, {1: 1, 2: 5}), tuning="lora")
-    assert of(frontier(made.findings), "is_frontier") == {("full", 1): False, ("full", 2): True, ("lora", 1): True, ("lora", 2): False}
+    made.add("full", cell({1: 20_000}, {1: 500}, n=100_000))
+    made.add("lora", cell({1: 21_000}, {1: 500}, n=100_000), tuning="lora")
+    assert places(made) == {("full", 1): "on", ("lora", 1): "on"}
+    made.add("both", cell({1: 24_500}, {1: 500}, n=100_000), tuning="both")
+    assert places(made) == {("full", 1): "off", ("lora", 1): "off", ("both", 1): "on"}
 
 
 def test_the_untuned_model_is_a_point_too() -> None:
-    """It dominates a method that gains nothing and forgets."""
+    """It beats a method that gains nothing and forgets."""
     made = Made()
-    made.add("full", cell({1: 0}, {1: 2}))
-    assert of(frontier(made.findings), "is_frontier") == {("full", 1): False}
+    made.add("full", cell({1: 0}, {1: 200}))
+    assert places(made) == {("full", 1): "off"}
+
+
+def test_points_of_other_items_are_not_compared() -> None:
+    """Without common items, nothing is known of the difference."""
+    made = Made()
+    made.add("full", cell({1: 80}, {1: 200}))
+    made.add("lora", cell({1: 200}, {1: 0}), tuning="lora", items="other")
+    assert set(places(made).values()) == {"unclear"}
 
 
 def test_gain_and_forgetting_follow_the_direction_of_the_metric() -> None:
@@ -43,7 +75,7 @@ def test_gain_and_forgetting_follow_the_direction_of_the_metric() -> None:
     """
     made = Made()
     made.add("full", {4: {"target": {"a": counted(10, 3, sign=-1)}, "probe": {"b": counted(10, 2, sign=-1)}}}, better={"target": False})
-    row = frontier(made.findings).iloc[0]
+    row = frontier(made.findings, made).iloc[0]
     assert (row.gain, row.gain_low, row.gain_high) == pytest.approx((0.3, 0.1, 0.4))  # delta −0.3 in [−0.4, −0.1]
     assert (row.forgetting, row.forgetting_low, row.forgetting_high) == pytest.approx((0.2, 0.0, 0.3))
     assert (row.target_suite, row.headline_suite, row.flops) == ("target", "probe", 1e6)
@@ -52,10 +84,20 @@ def test_gain_and_forgetting_follow_the_direction_of_the_metric() -> None:
 def test_controls_are_left_out_and_models_are_judged_separately() -> None:
     """Neither a better control nor a better point of another model dominates a cell."""
     made = Made()
-    made.add("full", cell({1: 2}, {1: 3}))
-    made.add("control", cell({1: 9}, {1: 0}), data="base", is_control=True)
-    made.add("large", cell({1: 9}, {1: 0}), model="large", params_total=2000)
-    assert of(frontier(made.findings), "is_frontier") == {("full", 1): True, ("large", 1): True}
+    made.add("full", cell({1: 80}, {1: 60}))
+    made.add("control", cell({1: 300}, {1: 0}), data="base", is_control=True)
+    made.add("large", cell({1: 300}, {1: 0}), model="large", params_total=2000)
+    assert places(made) == {("full", 1): "on", ("large", 1): "on"}
+
+
+def test_a_method_that_did_not_act_has_no_place_and_beats_nothing() -> None:
+    """Its rows are nearly all plain ones."""
+    made = Made()
+    made.add("none", cell({1: 80}, {1: 60}))
+    made.add("sdft", cell({1: 300}, {1: 0}), mitigation="sdft", acted=False)
+    found = places(made)
+    assert found["none", 1] == "on"
+    assert pd.isna(found["sdft", 1])
 
 
 def test_without_a_headline_or_a_target_there_is_no_frontier() -> None:
@@ -63,6 +105,6 @@ def test_without_a_headline_or_a_target_there_is_no_frontier() -> None:
     made = Made()
     made.add("full", cell({1: 2}, {1: 3}))
     for changes in ({"is_headline": False}, {"role": "probe"}):
-        found = frontier(made.findings.assign(**changes).astype({"is_headline": "boolean", "role": "string"}))
+        found = frontier(made.findings.assign(**changes).astype({"is_headline": "boolean", "role": "string"}), made)
         assert list(found.columns) == COLUMNS
         assert found.empty
