@@ -14,10 +14,11 @@ import pandas as pd
 from benchmarks.calibration.planted import Planted, World, answers
 from benchmarks.calibration.seen import Seen
 from harness.analysis.findings.equal_gain import equal_gain
-from harness.analysis.findings.findings import SIGNIFICANT, findings
+from harness.analysis.findings.findings import findings
 from harness.analysis.findings.frontier import frontier
 from harness.analysis.findings.paths import average, linearised
 from harness.analysis.findings.reading import Reader
+from harness.analysis.findings.verdicts import SIGNIFICANT
 from harness.analysis.statistics import two_level
 from harness.analysis.statistics.stats import Floats
 from harness.core.seeds import stream

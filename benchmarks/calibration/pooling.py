@@ -17,7 +17,7 @@ from scipy import special
 
 from benchmarks.calibration.changes import MOST_FALSE
 from benchmarks.calibration.planted import Floats
-from harness.analysis.findings.findings import SIGNIFICANT
+from harness.analysis.findings.verdicts import SIGNIFICANT
 from harness.analysis.statistics import two_level
 from harness.analysis.statistics.pooled import SeedMeans, pooled
 from harness.core.seeds import stream
