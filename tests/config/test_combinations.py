@@ -23,7 +23,7 @@ def test_independent_volumes_are_runs_of_their_own() -> None:
         (["declared.margins={tinyworld: -1}"], "declared.margins.tinyworld: got -1.0; allowed: greater than 0"),
         (["declared.margins={tinywrld: 0.1}"], "declared.margins: got 'tinywrld'; .*did you mean 'tinyworld'"),
         (["declared.headline=blimp"], "declared.headline: got 'blimp'; allowed: one of probe_suites: tinyworld; fix: declared.headline="),
-        (["declared.law=powr"], "declared.law: got 'powr'; allowed: injection, kl, linear, "),
+        (["declared.law=powr"], "declared.law: got 'powr'; allowed: hill, injection, kl, linear, "),
         (["declared.law=powr"], "fix: did you mean 'power'?"),
         (["declared.headline=tinyworld-people"], "declared.headline: got 'tinyworld-people'"),
         (["declared.control={dat: tinyworld-base}"], "declared.control: got 'dat'; allowed: model, .* did you mean 'data'"),
