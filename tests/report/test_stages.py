@@ -186,6 +186,7 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
     ("first", "verdict", "words"),
     [
         ("mitigation=none, best of 3 rates", "first forgets more", "better than no mitigation at any rate tried"),
+        ("mitigation=none, best of 2 of 3 rates", "first forgets more", "better than no mitigation at 2 of 3 settings tried"),
         (
             "mitigation=none, best of 6 rates and numbers of epochs",
             "first forgets more",
@@ -197,8 +198,12 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
 )
 def test_a_mitigation_is_better_than_every_rate_that_was_tried(first: str, verdict: str, words: str) -> None:
     """Only where no mitigation has several rates or numbers of epochs."""
-    row = pd.Series({"first": first, "second": "mitigation=replay", "verdict": verdict})
+    row = pd.Series({"first": first, "second": "mitigation=replay", "verdict": verdict, "varies": "seeds and items", "seeds": 3})
     assert equal_gain_section._verdict(row) == words
+    row["varies"], row["seeds"] = "items", 1
+    assert equal_gain_section._verdict(row) == f"{words} (these runs)"
+    row["verdict"] = "not enough evidence"
+    assert equal_gain_section._verdict(row) == "not enough evidence"
 
 
 def test_methods_beyond_the_marks_are_counted(tmp_path: Path) -> None:
