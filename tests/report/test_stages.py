@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -180,6 +181,15 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
     assert len(pairs) == 19
     assert {"no mitigation: full − lora", "lora: none − kl", "full: none − merge[coefficient=0.4]"} <= pairs
     assert "methods are drawn; all are in findings.csv" not in shown.text
+
+
+def test_the_best_of_several_rates_is_not_named_by_one_of_them() -> None:
+    """Of two plain cells and one with kl, the tuning is shared; the rate of one plain cell is not."""
+    names = {"a": "full · no mitigation · rate 1", "b": "full · no mitigation · rate 2", "c": "full · kl · rate 1"}
+    shown: Any = SimpleNamespace(by_cell={cell: SimpleNamespace(style_name=name) for cell, name in names.items()})
+    pairs = [("a,b", "c", "full"), ("a", "c", "full · rate 1"), ("a,b", "a,b", "full · no mitigation")]
+    for first, second, shared in pairs:
+        assert equal_gain_section._within(shown, pd.Series({"first_cell": first, "second_cell": second})) == shared
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ trajectory        string   trajectory of both methods: shared or independent
 dtype             string   floating-point type of the forward pass in training, of both methods
 first             string   first method, named by the labels in which the two differ
 second            string   second method, named by the labels in which the two differ
-first_cell        string   ids of the first method's cells, separated by commas; of several, the one that forgets least at each gain counts
+first_cell        string   ids of the first method's compared cells, with commas; of several, the one that forgets least at each gain counts
 second_cell       string   ids of the second method's cells, as first_cell
 target_suite      string   suite whose change is the gain
 headline_suite    string   suite whose change is the forgetting
@@ -237,6 +237,7 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
         if all(arm.path is None for arm in cells):
             return _Pair(row | {"note": f"{name}: {cells[0].reason}"})
     sides = [_Side(name, cells) for name, cells in zip(names, (first, second), strict=True)]
+    row |= {f"{place}_cell": ",".join(arm.cell for arm in side.arms) for place, side in zip(("first", "second"), sides, strict=True)}
     one = sides[0].arms[0]
     if any(arm.items != one.items for side in sides for arm in side.arms):
         within = [side.name for side in sides if len({arm.items for arm in side.arms}) > 1]

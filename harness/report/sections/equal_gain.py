@@ -135,9 +135,10 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
 
 
 def _within(evidence: Evidence, row: pd.Series) -> str:
-    """Return the shared part of the style names of a pair, such as ``lora``."""
-    sides = [evidence.by_cell[str(row[name]).split(",")[0]].style_name.split(" · ") for name in ("first_cell", "second_cell")]
-    return " · ".join(word for word in sides[0] if word in sides[1])
+    """Return the shared part of the style names of all cells of a pair, such as ``lora``."""
+    cells = ",".join(str(row[name]) for name in ("first_cell", "second_cell")).split(",")
+    first, *others = [evidence.by_cell[cell].style_name.split(" · ") for cell in cells]
+    return " · ".join(word for word in first if all(word in other for other in others))
 
 
 def _pair(row: pd.Series) -> str:

@@ -142,7 +142,7 @@ def test_a_rate_that_is_left_out_is_not_among_those_tried() -> None:
     made.add("high", cell({8: (30, 10), 16: (60, 30)}, 2), seeds=range(2))
     made.add("replay", cell({8: (30, 1), 16: (60, 2)}, 2), seeds=range(2), mitigation="replay")
     row = compared(made).iloc[0]
-    assert row["first"] == "mitigation=none, best of 1 of 2 rates"
+    assert (row["first"], row["first_cell"]) == ("mitigation=none, best of 1 of 2 rates", "high")
     assert "1 of 2 cells left out: no seed has a change at every volume" in row["note"]
 
 
