@@ -115,6 +115,9 @@ def _reasons(gate: Gate) -> list[str]:
     for decision, text in {"lost more": "more is lost in", "undecided": "no decision on"}.items():
         if names := [name for name, of in tested.items() if of == decision]:
             found.append(f"{text} {_names(names)}")
+    if gate.decision == "undecided" and gate.mean and gate.mean.items_to_decide is not None:
+        further = gate.mean.items_to_decide - gate.mean.items
+        found.append(f"{further:,} further items would decide {'the mean' if len(gate.suites) > 1 else 'it'} with {POWER:.0%} probability")
     if gate.missing:
         found.append(f"AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({_names(gate.missing)})")
     return found

@@ -220,6 +220,7 @@ def test_the_number_of_further_items_is_printed() -> None:
     assert enough is not None
     assert f"with {enough - 200:,} further items ({enough:,} in all, {enough / 200:.1f} times as many in each suite)" in sentences(found)[0]
     assert "this test would pass with 80% probability" in sentences(found)[0]
+    assert f"no decision on the mean; {enough - 200:,} further items would decide the mean with 80% probability" in sentences(found)[-1]
     found = gate.decide([suite(name, {name: (8, 6, 100)}) for name in "ab"], Limits(overall=0.02))
     assert "even 100 times the items would not decide it with 80% probability" in sentences(found)[0]
 

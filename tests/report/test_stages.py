@@ -184,7 +184,7 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
 
 
 def test_the_best_of_several_rates_is_not_named_by_one_of_them() -> None:
-    """Of two plain cells and one with kl, the tuning is shared; the rate of one plain cell is not."""
+    """The tuning of two plain cells and one with kl is shared; the rate of one of them is not."""
     names = {"a": "full · no mitigation · rate 1", "b": "full · no mitigation · rate 2", "c": "full · kl · rate 1"}
     shown: Any = SimpleNamespace(by_cell={cell: SimpleNamespace(style_name=name) for cell, name in names.items()})
     pairs = [("a,b", "c", "full"), ("a", "c", "full · rate 1"), ("a,b", "a,b", "full · no mitigation")]
