@@ -14,6 +14,7 @@ MAX_NAMES = 8
 
 LOST, NOT_LOST = "more is lost than allowed", "no more is lost than allowed"
 EQUAL = "undecided: every log-likelihood is the same on both sides, as if one model had been measured twice"
+STAYS = "if change and variance stay as observed"
 VERDICTS = {"lost more": "fail", "not lost": "pass", "undecided": "undecided"}
 
 
@@ -46,10 +47,11 @@ def _place(suite: GatedSuite, gate: Gate) -> str:
     counted = _names(suite.counted_in)
     unit = "" if suite.unit == SHARE else f" in {suite.unit}"
     inside = f"in the mean, without tasks that count in {counted}" if counted else "in the mean"
+    outside = "not in the mean: " if gate.mean else ""
     texts = {
         "in the mean": inside if len(gate.averaged) > 1 else "alone in the mean" if len(gate.suites) > 1 else "",
-        "own limit": f"not in the mean: limit {suite.limit:g}{unit}" if suite.limit is not None else "",
-        "in another": f"not in the mean: its tasks count in {counted}",
+        "own limit": f"{outside}limit {suite.limit:g}{unit}" if suite.limit is not None else "",
+        "in another": f"{outside}its tasks count in {counted}",
         "not named": "not in the mean: not named by --mean",
         "no limit": f"not in the mean: its unit is {suite.unit}" if gate.mean else "",
     }
@@ -80,13 +82,13 @@ def _tested(tested: Gated, *, several: bool = False) -> str:
         return LOST if tested.decision == "lost more" else NOT_LOST
     if tested.low is None or tested.limit is None:
         return "undecided"
-    found = f"undecided: the interval contains the limit of {-tested.limit:g}"
+    found = f"undecided: the interval contains the limit of {0.0 - tested.limit:g}"
     if tested.items_to_decide is None:
-        return f"{found}, and the change is so close to it that {MOST_TIMES} times the items would not decide"
+        return f"{found}; even {MOST_TIMES} times the items would not decide it with {POWER:.0%} probability, {STAYS}"
     each = f", {tested.items_to_decide / tested.items:.1f} times as many in each suite" if several else ""
     further = f"{tested.items_to_decide - tested.items:,} further items ({tested.items_to_decide:,} in all{each})"
     outcome = "pass" if tested.change > -tested.limit else "fail"
-    return f"{found}; with {further} it would {outcome} with {POWER:.0%} probability, if change and variance stay as observed"
+    return f"{found}; with {further} this test would {outcome} with {POWER:.0%} probability, {STAYS}"
 
 
 def _verdict(gate: Gate) -> str:
@@ -95,22 +97,27 @@ def _verdict(gate: Gate) -> str:
     holm = f"; a single suite fails it only under Holm over {gate.tests}" if gate.tests > 1 else ""
     reasons = _reasons(gate)
     found = f" {'; '.join(reasons)}:" if reasons else ""
-    tests = f"two one-sided 5% tests{holm}"
+    unused = gate.limits.overall is not None and gate.mean is None
+    nothing = f"; no suite is left for a mean, so {gate.limits.overall:g} limits nothing" if unused else ""
+    tests = f"two one-sided 5% tests{holm}{nothing}"
     return f"gate at --max-loss {gate.limits.text}{where} ({tests}):{found} {VERDICTS[gate.decision]}, exit code {gate.code}"
 
 
 def _reasons(gate: Gate) -> list[str]:
     """Return the reasons why the gate does not pass, as far as one suite's line does not say so."""
     found = []
-    if len(gate.suites) > 1 and gate.mean:
-        name = "the mean" if len(gate.averaged) > 1 else gate.averaged[0].name
-        tested = {name: gate.mean.decision} | {suite.name: suite.decision for suite in gate.suites if suite.decision == "lost more"}
+    tested: dict[str, str] = {}
+    if len(gate.suites) > 1:
+        name = "the mean" if len(gate.averaged) > 1 else gate.averaged[0].name if gate.averaged else ""
+        tested = {name: gate.mean.decision} if gate.mean else {}
+        tested |= {suite.name: suite.decision for suite in gate.suites if suite.decision == "lost more"}
         tested |= {suite.name: "undecided" for suite in gate.suites if suite.leaves_open}
-    else:
-        tested = {suite.name: suite.decision for suite in gate.suites if len(gate.suites) > 1}
     for decision, text in {"lost more": "more is lost in", "undecided": "no decision on"}.items():
         if names := [name for name, of in tested.items() if of == decision]:
             found.append(f"{text} {_names(names)}")
+    if gate.decision == "undecided" and gate.mean and gate.mean.items_to_decide is not None:
+        further = gate.mean.items_to_decide - gate.mean.items
+        found.append(f"{further:,} further items would decide {'the mean' if len(gate.suites) > 1 else 'it'} with {POWER:.0%} probability")
     if gate.missing:
         found.append(f"AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({_names(gate.missing)})")
     return found

@@ -117,7 +117,7 @@ def parts(suites: Sequence[Aggregate], limits: Limits) -> dict[str, Part]:
     for suite in sorted(suites, key=lambda suite: -len(suite.changes)):
         if suite.name in limits.own:
             found[suite.name] = Part(place="own limit", limit=limits.own[suite.name])
-        elif suite.name in candidates:
+        elif suite.name in candidates or all(task in holder for task in suite.changes):
             found[suite.name] = _of_candidate(suite, holder, found, limits)
         else:
             same = limits.overall is not None and suite.unit == unit

@@ -213,15 +213,16 @@ def test_the_items_that_decide_are_those_of_a_power_of_80_percent() -> None:
 
 
 def test_the_number_of_further_items_is_printed() -> None:
-    """In all and further, or that none would decide as the loss is at the limit."""
+    """In all and further, or that none would decide, be the loss at the limit or the items few."""
     found = gate.decide([suite(name, {name: (6, 6, 100)}) for name in "ab"], Limits(overall=0.02))
     assert found.mean is not None
     enough = found.mean.items_to_decide
     assert enough is not None
     assert f"with {enough - 200:,} further items ({enough:,} in all, {enough / 200:.1f} times as many in each suite)" in sentences(found)[0]
-    assert "it would pass with 80% probability" in sentences(found)[0]
+    assert "this test would pass with 80% probability" in sentences(found)[0]
+    assert f"no decision on the mean; {enough - 200:,} further items would decide the mean with 80% probability" in sentences(found)[-1]
     found = gate.decide([suite(name, {name: (8, 6, 100)}) for name in "ab"], Limits(overall=0.02))
-    assert "so close to it that 100 times the items would not decide" in sentences(found)[0]
+    assert "even 100 times the items would not decide it with 80% probability" in sentences(found)[0]
 
 
 def test_limits_of_logs_end_to_end(tmp_path: Path, run: Run) -> None:
@@ -244,6 +245,30 @@ def test_limits_of_logs_end_to_end(tmp_path: Path, run: Run) -> None:
     assert (values["max_loss"], values["max_loss_of_suites"]) == (0.02, {"text": 0.1})
     assert values["mean"]["weights"] == {"a": 0.5, "b": 0.5}
     assert [(one["name"], one["unit"], one["place"]) for one in values["suites"]][2] == ("text", "bits", "own limit")
+
+
+def test_a_gate_without_a_mean_says_so_and_names_only_what_is_open() -> None:
+    """A part of a suite with a limit of its own need not pass, so it is no reason."""
+    tasks = {"physics": (10, 7, 100), "law": (0, 0, 2000), "art": (0, 0, 2000)}
+    both = [suite("all", tasks), suite("stem", {"physics": tasks["physics"]})]
+    found = gate.decide(both, Limits(overall=0.001, own={"all": 0.05}))
+    assert (found.code, found.suites[1].place, found.suites[1].decision) == (0, "in another", "undecided")
+    lines = sentences(found)
+    assert lines[0].startswith("gate all (limit 0.05): ")
+    assert lines[-1].endswith("; no suite is left for a mean, so 0.001 limits nothing): pass, exit code 0")
+
+
+def test_the_parts_of_a_suite_with_a_limit_need_none_of_their_own() -> None:
+    """Mmlu alone has a limit: its subgroups do not leave the gate undecided."""
+    tasks = {"physics": (1, 1, 2000), "law": (1, 1, 2000)}
+    both = [suite("mmlu", tasks), suite("mmlu_stem", {"physics": tasks["physics"]})]
+    found = gate.decide(both, Limits(own={"mmlu": 0.02}))
+    assert (found.code, places(found)["mmlu_stem"]) == (0, "in another")
+    assert sentences(found)[1].startswith("gate mmlu_stem (its tasks count in mmlu): ")
+
+
+def test_a_limit_of_zero_has_no_sign() -> None:
+    assert "contains the limit of 0;" in sentences(gate.decide([suite("a", {"a": (6, 4, 100)})], Limits(overall=0.0)))[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -182,10 +183,20 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
     assert "methods are drawn; all are in findings.csv" not in shown.text
 
 
+def test_the_best_of_several_rates_is_not_named_by_one_of_them() -> None:
+    """The tuning of two plain cells and one with kl is shared; the rate of one of them is not."""
+    names = {"a": "full · no mitigation · rate 1", "b": "full · no mitigation · rate 2", "c": "full · kl · rate 1"}
+    shown: Any = SimpleNamespace(by_cell={cell: SimpleNamespace(style_name=name) for cell, name in names.items()})
+    pairs = [("a,b", "c", "full"), ("a", "c", "full · rate 1"), ("a,b", "a,b", "full · no mitigation")]
+    for first, second, shared in pairs:
+        assert equal_gain_section._within(shown, pd.Series({"first_cell": first, "second_cell": second})) == shared
+
+
 @pytest.mark.parametrize(
     ("first", "verdict", "words"),
     [
         ("mitigation=none, best of 3 rates", "first forgets more", "better than no mitigation at any rate tried"),
+        ("mitigation=none, best of 2 of 3 rates", "first forgets more", "better than no mitigation at 2 of 3 settings tried"),
         (
             "mitigation=none, best of 6 rates and numbers of epochs",
             "first forgets more",
@@ -197,8 +208,12 @@ def test_many_methods_are_all_drawn_and_each_is_compared_with_none(tmp_path: Pat
 )
 def test_a_mitigation_is_better_than_every_rate_that_was_tried(first: str, verdict: str, words: str) -> None:
     """Only where no mitigation has several rates or numbers of epochs."""
-    row = pd.Series({"first": first, "second": "mitigation=replay", "verdict": verdict})
+    row = pd.Series({"first": first, "second": "mitigation=replay", "verdict": verdict, "varies": "seeds and items", "seeds": 3})
     assert equal_gain_section._verdict(row) == words
+    row["varies"], row["seeds"] = "items", 1
+    assert equal_gain_section._verdict(row) == f"{words} (these runs)"
+    row["verdict"] = "not enough evidence"
+    assert equal_gain_section._verdict(row) == "not enough evidence"
 
 
 def test_methods_beyond_the_marks_are_counted(tmp_path: Path) -> None:

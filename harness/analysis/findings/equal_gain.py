@@ -71,7 +71,7 @@ trajectory        string   trajectory of both methods: shared or independent
 dtype             string   floating-point type of the forward pass in training, of both methods
 first             string   first method, named by the labels in which the two differ
 second            string   second method, named by the labels in which the two differ
-first_cell        string   ids of the first method's cells, separated by commas; of several, the one that forgets least at each gain counts
+first_cell        string   ids of the first method's compared cells, with commas; of several, the one that forgets least at each gain counts
 second_cell       string   ids of the second method's cells, as first_cell
 target_suite      string   suite whose change is the gain
 headline_suite    string   suite whose change is the forgetting
@@ -82,14 +82,14 @@ range_high        Float64  upper end of that range: the smaller of the two reach
 first_forgetting  Float64  mean forgetting of the first method over the range, in the headline metric's unit; positive is worse
 second_forgetting Float64  mean forgetting of the second method over the range, in the headline metric's unit; positive is worse
 difference        Float64  first_forgetting minus second_forgetting: area between the curves per width; positive: the first forgets more
-stderr            Float64  standard error of difference
+stderr            Float64  standard error of difference; with several cells, of the upper end's
 df                Float64  degrees of freedom of the t interval of difference
 low               Float64  lower end of the interval of difference
 high              Float64  upper end of the interval of difference
 level             Float64  confidence level of the interval, in 0..1
 varies            string   samples that the interval is over: items, or seeds and items
 seeds             Int64    number of seeds, of the method with fewer
-p_value           Float64  p-value of no difference, by Student's t of difference / stderr
+p_value           Float64  p-value of no difference, by Student's t of difference / stderr; with several cells, of the end nearer to 0
 p_holm            Float64  p_value adjusted by Holm over the models on which this pair of methods is compared
 tests             Int64    number of tests that p_holm adjusts for
 non_monotone      boolean  whether the gain of either method falls from one volume to a larger one
@@ -167,8 +167,8 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Cells, Cells]]:
     """Yield the pairs of methods to compare.
 
     Plain cells that differ only in rate and epochs are one method for all others. Among themselves,
-    those that differ in epochs are compared. Of more than ALL_PAIRS methods, only pairs with a
-    plain one are.
+    numbers of epochs are compared, each at its best rate. Of more than ALL_PAIRS methods, only
+    pairs with a plain one are.
     """
     plain: dict[tuple[Any, ...], list[Arm]] = {}
     for arm in arms:
@@ -184,7 +184,10 @@ def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Cells, Cells]]:
         for method in others:
             pairs.append((reference.setdefault(_but_for_mitigation(method[0]), method), method))
     for cells in plain.values():
-        pairs += [((one,), (other,)) for one, other in combinations(cells, 2)]
+        of_epochs: dict[Any, list[Arm]] = {}
+        for arm in cells:
+            of_epochs.setdefault(arm.labels["epochs"], []).append(arm)
+        pairs += combinations(map(tuple, of_epochs.values()), 2)
     for first, second in pairs:
         if any(first[0].labels[name] != second[0].labels[name] for name in METHOD):
             yield first, second
@@ -234,9 +237,12 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
         if all(arm.path is None for arm in cells):
             return _Pair(row | {"note": f"{name}: {cells[0].reason}"})
     sides = [_Side(name, cells) for name, cells in zip(names, (first, second), strict=True)]
+    row |= {f"{place}_cell": ",".join(arm.cell for arm in side.arms) for place, side in zip(("first", "second"), sides, strict=True)}
     one = sides[0].arms[0]
     if any(arm.items != one.items for side in sides for arm in side.arms):
-        return _Pair(row | {"note": "the two methods were measured on different items"})
+        within = [side.name for side in sides if len({arm.items for arm in side.arms}) > 1]
+        note = f"{within[0]}: its cells" if within else "the two methods"
+        return _Pair(row | {"note": f"{note} were measured on different items"})
     row |= {"first_reach": sides[0].reach, "second_reach": sides[1].reach, "non_monotone": any(side.falls for side in sides)}
     reach = min(side.reach for side in sides)
     if reach <= 0:
@@ -327,7 +333,9 @@ def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence
     words = [str(labels[name]) if name == "tuning" else f"{name}={labels[name]}" for name in differ if name not in varied]
     alike = [arm for arm in arms if all(arm.labels[name] == cells[0].labels[name] for name in METHOD)]
     if len(cells) > 1:
-        words.append(f"best of {len(cells)} {' and '.join(_SETTINGS[name] for name in varied)}")
+        known = sum(arm.path is not None for arm in cells)
+        count = f"{len(cells)}" if known in {0, len(cells)} else f"{known} of {len(cells)}"
+        words.append(f"best of {count} {' and '.join(_SETTINGS[name] for name in varied)}")
     elif len(alike) > 1:
         words.append(f"learning_rate={cells[0].labels['learning_rate']:g}")
     return ", ".join(words)
@@ -355,11 +363,19 @@ class _Side:
         by_gain[int(np.argmax(longest.gains))] = by
         return linearised(longest, np.zeros_like(by_gain), by_gain)
 
+    def _is_gain_clear(self) -> bool:
+        """Return whether the largest gain has an interval above 0."""
+        arm, path = next((arm, arm.path) for arm in self.arms if arm.path is not None and arm.path.reach == self.reach)
+        most = path.gain[int(np.argmax(path.gains)) - 1]
+        return two_level.estimate(most, arm.clusters[-len(most) :], binary=False).low > 0
+
     def notes(self, reach: float) -> list[str]:
-        """Return remarks: on seeds and cells left out, and of a single path, on its shape."""
+        """Return remarks on seeds and cells left out, the gain, and the shape of a single path."""
         notes = [arm.missing for arm in self.arms if arm.missing]
         if self._lacking:
             notes.append(f"{len(self._lacking)} of {len(self._lacking) + len(self.arms)} cells left out: {self._lacking[0].reason}")
+        if not self._is_gain_clear():
+            notes.append(f"its largest gain, {self.reach:.3g}, is not clearly above 0")
         if len(self.arms) == 1:
             (path,) = self.paths
             notes += [f"gain falls from volume {a} to {b}" for a, b in path.falls]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.findings.equal_gain import FIRST_MORE, PLAIN
+from harness.analysis.findings.equal_gain import FIRST_MORE, PLAIN, UNKNOWN
 from harness.analysis.findings.paths import forgetting
 from harness.report import words
 from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
@@ -134,9 +135,10 @@ def _figure(evidence: Evidence, frame: pd.DataFrame) -> FigureView | None:
 
 
 def _within(evidence: Evidence, row: pd.Series) -> str:
-    """Return the shared part of the style names of a pair, such as ``lora``."""
-    sides = [evidence.by_cell[str(row[name]).split(",")[0]].style_name.split(" · ") for name in ("first_cell", "second_cell")]
-    return " · ".join(word for word in sides[0] if word in sides[1])
+    """Return the shared part of the style names of all cells of a pair, such as ``lora``."""
+    cells = ",".join(str(row[name]) for name in ("first_cell", "second_cell")).split(",")
+    first, *others = [evidence.by_cell[cell].style_name.split(" · ") for cell in cells]
+    return " · ".join(word for word in first if all(word in other for other in others))
 
 
 def _pair(row: pd.Series) -> str:
@@ -281,8 +283,15 @@ _NUMBERS = {"gains", "first lost", "second lost", "difference"}
 def _verdict(row: pd.Series) -> str:
     """Return the verdict; on a comparison with the best of several cells, in full words."""
     verdict, first, second = (words.text(row[name]) for name in ("verdict", "first", "second"))
+    runs = " (these runs)" if verdict and verdict != UNKNOWN and words.held_by(row) else ""
     if verdict == FIRST_MORE and f"{PLAIN}, best of" in first and f"{PLAIN}, best of" not in second:
-        settings = first.rsplit("best of ", 1)[1].split(" ", 1)[1]
+        count, every, settings = _BEST.findall(first)[-1]
         tried = {"rates": "rate", "numbers of epochs": "number of epochs"}
-        return f"better than no mitigation at any {' or '.join(tried[one] for one in settings.split(' and '))} tried"
-    return verdict
+        at = " or ".join(tried[one] for one in settings.split(" and "))
+        where = f"{count} of {every} settings" if every else f"any {at}"
+        return f"better than no mitigation at {where} tried{runs}"
+    return f"{verdict}{runs}"
+
+
+_BEST = re.compile(r"best of (\d+)(?: of (\d+))? (.+)")
+"""Number of cells, that of all where some are left out, and the settings in which they differ."""

@@ -121,6 +121,46 @@ def test_numbers_of_epochs_are_compared_with_each_other_and_are_one_method_for_o
     ]
 
 
+def test_numbers_of_epochs_are_compared_each_at_its_best_rate() -> None:
+    """Two pairs, not one for each two of the six plain cells."""
+    made = Made()
+    for epochs in (1, 3):
+        for rate in (0.001, 0.003, 0.01):
+            made.add(f"{epochs}-{rate}", cell({8: (40, 10)}), epochs=epochs, learning_rate=rate)
+    made.add("replay", cell({8: (60, 5)}), mitigation="replay")
+    assert compared(made)[["first", "second"]].to_numpy().tolist() == [
+        ["epochs=1, best of 3 rates", "epochs=3, best of 3 rates"],
+        ["mitigation=none, best of 6 rates and numbers of epochs", "mitigation=replay"],
+    ]
+
+
+def test_a_rate_that_is_left_out_is_not_among_those_tried() -> None:
+    """The low rate, which forgets nothing, has no seed with both volumes."""
+    made = Made()
+    points = {8: (30, 0), 16: (60, 0)}
+    made.add("low", cell(points, 2), seeds=range(2), learning_rate=0.001, missing=[(0, 8), (1, 16)])
+    made.add("high", cell({8: (30, 10), 16: (60, 30)}, 2), seeds=range(2))
+    made.add("replay", cell({8: (30, 1), 16: (60, 2)}, 2), seeds=range(2), mitigation="replay")
+    row = compared(made).iloc[0]
+    assert (row["first"], row["first_cell"]) == ("mitigation=none, best of 1 of 2 rates", "high")
+    assert "1 of 2 cells left out: no seed has a change at every volume" in row["note"]
+
+
+def test_cells_of_one_method_on_other_items_are_named() -> None:
+    made = Made()
+    made.add("low", cell({8: (30, 3)}), learning_rate=0.001, items="other")
+    made.add("high", cell({8: (60, 30)}))
+    made.add("replay", cell({8: (60, 12)}), mitigation="replay")
+    assert compared(made)["note"].tolist() == ["mitigation=none, best of 2 rates: its cells were measured on different items"]
+
+
+def test_a_gain_that_may_be_chance_is_noted() -> None:
+    """One item of 100 more: what both reach is next to nothing."""
+    note = str(pair({8: (60, 20)}, {8: (1, 20)}).iloc[0].note)
+    assert "lora: its largest gain, 0.01, is not clearly above 0" in note
+    assert "full: its largest gain" not in note
+
+
 def test_a_path_that_was_chosen_by_chance_does_not_forget_too_little() -> None:
     """Of four paths that differ only by chance, the least forgetting is too little.
 
