@@ -333,7 +333,7 @@ def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence
     words = [str(labels[name]) if name == "tuning" else f"{name}={labels[name]}" for name in differ if name not in varied]
     alike = [arm for arm in arms if all(arm.labels[name] == cells[0].labels[name] for name in METHOD)]
     if len(cells) > 1:
-        known = sum(arm.path is not None for arm in cells)
+        known = len(_comparable(cells))
         count = f"{len(cells)}" if known in {0, len(cells)} else f"{known} of {len(cells)}"
         words.append(f"best of {count} {' and '.join(_SETTINGS[name] for name in varied)}")
     elif len(alike) > 1:
@@ -345,16 +345,28 @@ _SETTINGS = {"learning_rate": "rates", "epochs": "numbers of epochs"}
 """Labels in which the cells of one method may differ, and their words in its name."""
 
 
+_FEW = f"fewer than {two_level.MIN_SEEDS} seeds, which others have"
+
+
+def _comparable(cells: Cells) -> list[Arm]:
+    """Return the cells of a method that have a path.
+
+    A cell with fewer than MIN_SEEDS seeds would take the variation between seeds from all others.
+    """
+    known = [arm for arm in cells if arm.path is not None]
+    return [arm for arm in known if len(arm.seeds) >= two_level.MIN_SEEDS] or known
+
+
 class _Side:
     """A method in a pair: its name, and its cells that have a path."""
 
     def __init__(self, name: str, cells: Cells) -> None:
         self.name = name
-        self.arms = [arm for arm in cells if arm.path is not None]
-        self.paths: list[Path] = [arm.path for arm in cells if arm.path is not None]
+        self.arms = _comparable(cells)
+        self.paths: list[Path] = [arm.path for arm in self.arms if arm.path is not None]
         self.reach = max(path.reach for path in self.paths)
         self.falls = any(path.falls for path in self.paths)
-        self._lacking = [arm for arm in cells if arm.path is None]
+        self._lacking = [arm for arm in cells if arm not in self.arms]
 
     def top(self, by: float) -> list[Floats]:
         """Return the numbers that vary like ``by`` times the reach."""
@@ -373,7 +385,7 @@ class _Side:
         """Return remarks on seeds and cells left out, the gain, and the shape of a single path."""
         notes = [arm.missing for arm in self.arms if arm.missing]
         if self._lacking:
-            notes.append(f"{len(self._lacking)} of {len(self._lacking) + len(self.arms)} cells left out: {self._lacking[0].reason}")
+            notes.append(f"{len(self._lacking)} of {len(self._lacking) + len(self.arms)} cells left out: {self._lacking[0].reason or _FEW}")
         if not self._is_gain_clear():
             notes.append(f"its largest gain, {self.reach:.3g}, is not clearly above 0")
         if len(self.arms) == 1:

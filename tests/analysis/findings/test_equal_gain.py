@@ -146,6 +146,18 @@ def test_a_rate_that_is_left_out_is_not_among_those_tried() -> None:
     assert "1 of 2 cells left out: no seed has a change at every volume" in row["note"]
 
 
+def test_a_rate_of_one_seed_does_not_hide_how_the_seeds_of_others_vary() -> None:
+    """It is left out, so the interval stays over seeds and items."""
+    made = Made()
+    made.add("searched", cell({8: (30, 0)}), seeds=range(1), learning_rate=0.001)
+    made.add("main", cell({8: (60, 30)}, 3), seeds=range(3))
+    made.add("replay", cell({8: (60, 2)}, 3), seeds=range(3), mitigation="replay")
+    row = compared(made).iloc[0]
+    assert (row["first"], row["first_cell"]) == ("mitigation=none, best of 1 of 2 rates", "main")
+    assert (row["varies"], row["seeds"]) == (two_level.SEEDS_AND_ITEMS, 3)
+    assert "1 of 2 cells left out: fewer than 3 seeds, which others have" in row["note"]
+
+
 def test_cells_of_one_method_on_other_items_are_named() -> None:
     made = Made()
     made.add("low", cell({8: (30, 3)}), learning_rate=0.001, items="other")
