@@ -96,7 +96,8 @@ def _numbers(given: Sequence[str]) -> dict[str, float]:
         except ValueError:
             limit = math.nan
         if not 0 <= limit < math.inf:
-            raise ConfigError(explain(where, got=text, allowed=f"X or SUITE=X, X {MAX_LOSS}"))
+            fix = f"write {text.replace(':', '=', 1)}" if ":" in text else ""
+            raise ConfigError(explain(where, got=text, allowed=f"X or SUITE=X, X {MAX_LOSS}", fix=fix))
         found[name] = limit
     return found
 
@@ -108,7 +109,8 @@ def parts(suites: Sequence[Aggregate], limits: Limits) -> dict[str, Part]:
     their own.
 
     Raises:
-        ConfigError: if the suites named for the mean have several units, or contain one another.
+        ConfigError: if the suites named for the mean have several units, or contain one another,
+            or a limit of shares is 1 or more.
     """
     candidates = _candidates(suites, limits)
     unit = next(iter(candidates.values())).unit if candidates else None
@@ -128,6 +130,10 @@ def parts(suites: Sequence[Aggregate], limits: Limits) -> dict[str, Part]:
     for name in limits.mean:
         allowed = f"suites that do not contain each other ({name} is in {', '.join(found[name].holders)})"
         check("compare: --mean", name, allowed, lambda name: found[name].place == "in the mean", f"omit {name}")
+    for limit in {found[suite.name].limit for suite in suites if suite.unit == SHARE}:
+        if limit is not None and limit >= 1:
+            got, allowed, fix = f"{limit:g} for shares", "less than 1: 0.02 is 2 points", f"--max-loss {limit / 100:g}"
+            raise ConfigError(explain("compare: --max-loss", got=got, allowed=allowed, fix=fix))
     return {suite.name: found[suite.name] for suite in suites}
 
 

@@ -284,6 +284,9 @@ def test_a_limit_of_zero_has_no_sign() -> None:
         (["--max-loss", "0.02", "--max-loss", "0.03"], "--max-loss: got 0.03; allowed: one limit for the mean; fix: omit the others"),
         (["--max-loss", "=0.02"], "--max-loss: got =0.02; allowed: X or SUITE=X"),
         (["--max-loss", "part=few"], "--max-loss: got part=few"),
+        (["--max-loss", "part:0.3"], "fix: write part=0.3"),
+        (["--max-loss", "2"], "--max-loss: got 2 for shares; allowed: less than 1: 0.02 is 2 points; fix: --max-loss 0.02"),
+        (["--max-loss", "0.02", "--max-loss", "part=5"], "--max-loss: got 5 for shares; allowed: less than 1"),
         (["--max-loss", "inf"], "--max-loss: got inf"),
     ],
 )
