@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.analysis.findings.verdicts import ALIKE, BETTER, UNKNOWN, WORSE, counted
+from harness.analysis.findings.verdicts import ALIKE, BETTER, UNKNOWN, WORSE, counted, verdicts_of
 from harness.report import words
 from harness.report.evidence import Evidence
 
@@ -36,7 +36,9 @@ def sentence(evidence: Evidence, suite: str) -> str:
     total = len(compared)
     said = f"of {total} methods {words.counts(counts, total)}"
     if len(counts) == 1:
-        said = f"{'the method is' if total == 1 else f'all {total} methods are'} {next(iter(counts))}"
+        adjusted = words.adjusted(total) if found != verdicts_of(compared["contrast_verdict"]) else ""
+        said = f"{'the method is' if total == 1 else f'all {total} methods are'} {next(iter(counts))}{adjusted}"
+    said += words.in_these_runs(compared["contrast_varies"])
     without = int((~is_control).sum()) - total
     lacking = f" {without} method{' has' if without == 1 else 's have'} no control." if without else ""
     return f"{changed} Compared with the control, by their difference at the same volume on the same items, {said}.{lacking}"
