@@ -109,7 +109,7 @@ def _spread(value: Any, unit: DisplayUnit, note: str) -> CellView:
 
 
 def _used(row: pd.Series, unit: DisplayUnit) -> str:
-    """Return in words whether the interval takes the cell's own spread, at this volume or at all."""
+    """Return in words that the interval takes the cell's own spread; empty if it does not."""
     if words.text(row["spread_used"]) != OWN:
         return ""
     used = words.amount(row["seed_spread_used"], unit)
