@@ -97,6 +97,14 @@ def test_counts_that_adjustment_takes_away_are_explained(found: Evidence) -> Non
     assert "(tests adjusted for 7 methods, Holm): from" in opening.opening(one, []).headline[0]
 
 
+def test_a_method_that_did_not_act_is_not_counted(found: Evidence) -> None:
+    """Its numbers are no result of the method, so it is in no count of methods."""
+    one = dataclasses.replace(found)
+    one.__dict__["idle"] = {next(one.cell for one in found.every if one.short == "m1 · lora"): 0.1}
+    assert "all 5 methods are worse." in controls.sentence(one, "old")
+    assert "all 6 methods lost on old" in opening.opening(one, []).headline[0]
+
+
 def test_contrasts_of_few_seeds_hold_for_these_runs(tmp_path: Path) -> None:
     """On the page, in the terminal and in the sentence that counts."""
     one = evidence.gather(grid(tmp_path / "g", models=2, controls=True))

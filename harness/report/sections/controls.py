@@ -14,9 +14,11 @@ def sentence(evidence: Evidence, suite: str) -> str:
 
     It states the controls' range of changes, and how many methods are worse or better than their
     control (``harness.analysis.findings.control_contrasts``) at the method's largest volume, as
-    counted by ``harness.analysis.findings.verdicts.counted``.
+    counted by ``harness.analysis.findings.verdicts.counted``. Methods that did not act are left
+    out.
     """
     rows = evidence.suite_rows(suite)
+    rows = rows[~rows["cell"].isin(list(evidence.idle))]
     is_control = rows["is_control"].fillna(False).astype(bool)
     controls, proper = rows[is_control], rows[~is_control & rows["control_delta"].notna()]
     if controls.empty:

@@ -52,8 +52,8 @@ def _subtitle(evidence: Evidence) -> str:
     versions = ", ".join(map(str, table["protocol_version"].dropna().unique()))
     return (
         "Every change is the value after training minus the value before, paired item by item. A method is a model and how it was trained;"
-        " its seeds are pooled. Points are percentage points. Intervals are at 95% unless stated otherwise; a change whose interval is"
-        ' inside the margin is negligible ("kept").'
+        " its numbers are means over its seeds. Points are percentage points. Intervals are at 95% unless stated otherwise; a change whose"
+        ' interval is inside the margin is negligible ("kept").'
         f" Protocol version {versions or '-'}."
     )
 
