@@ -26,7 +26,7 @@ def named(evidence: Evidence) -> list[str]:
     found = [text for panel in _panels(evidence) for text in _collapsed(evidence, panel)]
     if not found:
         return []
-    return [f"Collapsed, far below the other seeds of its method: {words.listed(found, MAX_NAMED)}."]
+    return [f"Collapsed, far worse than the other seeds of its method: {words.listed(found, MAX_NAMED)}."]
 
 
 def unseen(evidence: Evidence) -> list[str]:

@@ -72,7 +72,7 @@ def _limit(frame: pd.DataFrame) -> str:
     if (frame["spread_used"] == POOLED).any() and frame["volume"].nunique() == 1 and frame["cell"].nunique() > 1:
         return (
             " Spreads between seeds are pooled over methods that have one volume each: should one method vary several times as much as"
-            " the others, its interval holds the change less often than 95% (86 to 89% with three seeds in simulation)."
+            " the others, its interval holds the change less often than 95% (83 to 91% with three seeds in simulation)."
         )
     return ""
 
