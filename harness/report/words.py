@@ -52,15 +52,29 @@ def contrast(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit) -> str:
 
 
 def contrast_verdict(row: Mapping[str, Any] | pd.Series) -> str:
-    """Return the verdict of a contrast, with its runs where the change itself holds for others."""
-    same = held_by(row, "contrast_varies") == held_by(row)
-    return text(row["contrast_verdict"]) if same else verdict(row, "contrast_verdict", "contrast_varies")
+    """Return the verdict of a contrast with what it holds for, such as ``worse (these runs)``."""
+    return verdict(row, "contrast_verdict", "contrast_varies")
 
 
 def counts(of: Mapping[str, int], total: int) -> str:
     """Return counts of several verdicts in words, as by ``verdicts.counted``."""
-    adjusted = "" if "undecided" not in of and "kept" not in of and "alike" not in of else f" (tests adjusted for {total} methods, Holm)"
-    return ", ".join(f"{number} {name}" for name, number in of.items()) + adjusted
+    listed_counts = ", ".join(f"{number} {name}" for name, number in of.items())
+    return listed_counts + (adjusted(total) if {"undecided", "kept", "alike"} & set(of) else "")
+
+
+def adjusted(total: int) -> str:
+    """Return in words that counted tests are adjusted, as by ``verdicts.counted``."""
+    return f" (tests adjusted for {total} methods, Holm)"
+
+
+def in_these_runs(varies: pd.Series) -> str:
+    """Return in words that verdicts hold for the runs alone, where some have too few seeds.
+
+    Args:
+        varies: the samples that the interval of each method's verdict is over.
+    """
+    few = int((varies == "items").fillna(value=False).sum())
+    return "" if not few else " in these runs" if few == len(varies) else f" ({few} of them: in these runs)"
 
 
 def held_by(row: Mapping[str, Any] | pd.Series, varies: str = "varies") -> str:

@@ -45,6 +45,20 @@ def test_seeds_that_agree_or_are_alone_are_not_named(tmp_path: Path, counts: lis
     assert collapses.named(lost(tmp_path, counts)) == []
 
 
+def test_where_it_is_unknown_what_there_was_to_lose_no_collapse_is_excluded(tmp_path: Path) -> None:
+    """Nats without a level of guessing have no quarter of it, though one seed loses 5 nats more."""
+    experiment = ExperimentWriter(tmp_path / "e")
+    for seed, more in enumerate([0.1, 5.0, 0.2]):
+        old, new = (
+            Task(suite="old", task="o", values=[1.0 + add, 2.0 + add] * 20, metric="nats_per_token", higher_is_better=False, chance=None)
+            for add in (0.0, more)
+        )
+        write_run(experiment, f"r{seed}", before=[old], points={8: [new]}, roles={"old": "probe"}, labels={}, seed=seed)
+    found = evidence.measured(experiment)
+    assert collapses.named(found) == []
+    assert collapses.unseen(found) == ["Rare collapses: if one run in ten collapses, 73% of methods with 3 seeds show none."]
+
+
 def test_the_limits_are_those_of_no_collapse_in_so_many_runs(tmp_path: Path) -> None:
     """0.9³ = 73%; 1 − 0.05^(1/3) = 63% for a method, 1 − 0.05^(1/9) = 28% for three sizes of it."""
     (sentence,) = collapses.unseen(evidence.measured(grid(tmp_path / "g", models=3, seeds=3)))

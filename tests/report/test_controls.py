@@ -13,7 +13,8 @@ import pytest
 from harness.analysis.table.frame import table
 from harness.report import evidence, figures, html, page, tables, words
 from harness.report.evidence import Evidence
-from harness.report.sections import controls, missing
+from harness.report.overview import overview
+from harness.report.sections import controls, missing, opening
 from harness.report.tables import Panel
 from tests.support.grids import Page, grid
 
@@ -78,6 +79,49 @@ def test_the_headline_states_the_change_of_controls(found: Evidence) -> None:
     mixed.loc[at[-1], "contrast_verdict"] = "not enough evidence"
     text = controls.sentence(dataclasses.replace(found, findings=mixed), "old")
     assert "of 6 methods 3 worse, 3 undecided (tests adjusted for 6 methods, Holm)." in text
+
+
+def test_counts_that_adjustment_takes_away_are_explained(found: Evidence) -> None:
+    """Five tests of 0.03 do not bear Holm over six: all are undecided, though five read "lost"."""
+    frame = found.findings.copy()
+    of_suite = (frame["suite"] == "old") & (frame["task"] == "*") & (frame["volume"] == 128)
+    at = frame.index[of_suite & frame["contrast_p"].notna()]
+    frame.loc[at, "contrast_p"] = [0.03] * 5 + [0.2]
+    frame.loc[at[-1], "contrast_verdict"] = "not enough evidence"
+    methods = frame.index[of_suite & ~frame["is_control"].fillna(value=False)]
+    frame.loc[methods, "p_value"] = 0.03
+    frame.loc[methods[-1], "verdict"] = "not enough evidence"
+    one = dataclasses.replace(found, findings=frame)
+    assert "all 6 methods are undecided (tests adjusted for 6 methods, Holm)." in controls.sentence(one, "old")
+    assert "all 7 methods are undecided on old" in opening.opening(one, []).headline[0]
+    assert "(tests adjusted for 7 methods, Holm): from" in opening.opening(one, []).headline[0]
+
+
+def test_a_method_that_did_not_act_is_not_counted(found: Evidence) -> None:
+    """Its numbers are no result of the method, so it is in no count of methods."""
+    one = dataclasses.replace(found)
+    one.__dict__["idle"] = {next(one.cell for one in found.every if one.short == "m1 · lora"): 0.1}
+    assert "all 5 methods are worse." in controls.sentence(one, "old")
+    assert "all 6 methods lost on old" in opening.opening(one, []).headline[0]
+
+
+def test_contrasts_of_few_seeds_hold_for_these_runs(tmp_path: Path) -> None:
+    """On the page, in the terminal and in the sentence that counts."""
+    one = evidence.gather(grid(tmp_path / "g", models=2, controls=True))
+    assert controls.sentence(one, "old").endswith("all 2 methods are worse in these runs.")
+    assert overview(one).splitlines()[2].endswith("] worse (this run)")
+    assert "] worse (this run))" in opening.opening(one, []).findings[0].floors
+
+
+def test_the_floor_names_the_spread_that_the_interval_takes(found: Evidence) -> None:
+    """Seeds lose 12, 13 and 14 of 40, a spread of 2.5 points; the interval may take another one."""
+    frame = found.findings.copy()
+    frame["seed_spread_used"], frame["spread_used"] = 0.05, "pooled"
+    view = opening.opening(dataclasses.replace(found, findings=frame), []).findings[0]
+    assert "Floors: seed spread 2.5 points (the interval takes 5.0, pooled over methods)," in view.floors
+    frame["seed_spread_used"] = frame["seed_spread"]
+    view = opening.opening(dataclasses.replace(found, findings=frame), []).findings[0]
+    assert "Floors: seed spread 2.5 points, same-data" in view.floors
 
 
 def test_without_controls_they_are_not_mentioned(tmp_path: Path) -> None:

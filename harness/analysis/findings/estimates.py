@@ -66,10 +66,14 @@ def estimates(frame: pd.DataFrame, changes: ItemChanges, seed_of: Mapping[str, i
 
 
 def _spreads(frame: pd.DataFrame, sums: Mapping[int, list[TaskSums]], seed_of: Mapping[str, int]) -> dict[int, Spread]:
-    """Return the variance between seeds of each row, pooled over the cells of its suite or task."""
-    rows = frame.iloc[list(sums)].assign(_at=list(sums))
+    """Return the variance between seeds of each row, pooled over the cells of its suite or task.
+
+    Cells that were asked other numbers of items are a pool of their own: means of fewer items vary
+    more.
+    """
+    rows = frame.iloc[list(sums)].assign(_at=list(sums), _items=[",".join(str(one.n) for one in of) for of in sums.values()])
     found: dict[int, Spread] = {}
-    for _, of_task in rows.groupby(["suite", "task"], sort=False):
+    for _, of_task in rows.groupby(["suite", "task", "_items"], sort=False):
         places = [group["_at"].tolist() for _, group in of_task.groupby("cell", sort=False)]
         cells = [_seed_means([sums[at] for at in of], [str(frame["run_ids"].iat[at]) for at in of], seed_of) for of in places]
         first = sums[places[0][0]]

@@ -61,7 +61,8 @@ verdict           string   kept: interval inside ±margin; else lost or gained: 
 detectable        Float64  smallest true change found with probability at least 0.8, in the metric's unit; above 1 for a share: no change is
 seed_spread       Float64  standard deviation of delta over seeds; empty for one seed
 seed_spread_pooled Float64 standard deviation of delta between seeds that the suite's other cells suggest; empty for fewer than 3 seeds
-spread_used       string   spread between seeds in stderr: pooled over cells, or own, over the cell's volumes; empty for fewer than 3 seeds
+spread_used       string   spread between seeds in stderr: pooled over cells, or the cell's own; empty for fewer than 3 seeds
+seed_spread_used  Float64  that spread: seed_spread_pooled, or the cell's own (over all its volumes, where it is far above the others)
 control_delta     Float64  delta of the control with the same model, tuning, learning rate, trajectory and volume; empty without one
 contrast          Float64  delta minus control_delta, in the metric's unit; negative is worse than the control if higher_is_better
 contrast_low      Float64  lower end of the interval of contrast, paired over items, seeds unpaired

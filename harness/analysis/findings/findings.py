@@ -116,7 +116,7 @@ def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) ->
     one = has.drop_duplicates("_row").set_index("_row").reindex(frame.index)
     alone = (frame["seeds"] == 1).to_numpy(dtype=bool)
     columns: dict[str, Any] = {name: np.where(alone, _numbers(one, name), np.nan) for name in _ONE_SEED}
-    columns |= {name: np.full(len(frame), np.nan) for name in ("stderr", "df", "seed_spread_pooled")}
+    columns |= {name: np.full(len(frame), np.nan) for name in ("stderr", "df", "seed_spread_pooled", "seed_spread_used")}
     varies, used = np.full(len(frame), None, dtype=object), np.full(len(frame), None, dtype=object)
     spreads: list[Spread | None] = [None] * len(frame)
     varies[alone & ~np.isnan(columns["delta_low"])] = two_level.ITEMS
@@ -128,7 +128,8 @@ def _intervals(frame: pd.DataFrame, rows: pd.DataFrame, changes: ItemChanges) ->
             columns["p_value"][at] = found.p_value
         if spread is not None:
             spreads[at] = spread
-            columns["seed_spread_pooled"][at], used[at] = np.sqrt(spread.pool), POOLED if spread.pooled else OWN
+            columns["seed_spread_pooled"][at], columns["seed_spread_used"][at] = np.sqrt(spread.pool), np.sqrt(spread.variance)
+            used[at] = POOLED if spread.pooled else OWN
     return columns | {"varies": varies, "spread_used": used, "_spread": pd.Series(spreads, frame.index, dtype=object)}
 
 

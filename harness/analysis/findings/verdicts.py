@@ -99,11 +99,16 @@ def counted(found: Sequence[Any] | pd.Series, p_values: Floats) -> list[str]:
     Returns:
         The verdicts, in which those that adjusted tests do not bear are ``not enough evidence``.
     """
-    own = [UNKNOWN if pd.isna(verdict) else str(verdict) for verdict in found]
+    own = verdicts_of(found)
     if all(verdict in CALLED for verdict in own):
         return own
     adjusted, _ = holm(p_values)
     return [UNKNOWN if verdict in CALLED and not p < SIGNIFICANT else verdict for verdict, p in zip(own, adjusted, strict=True)]
+
+
+def verdicts_of(found: Sequence[Any] | pd.Series) -> list[str]:
+    """Return verdicts as text; missing ones are ``not enough evidence``."""
+    return [UNKNOWN if pd.isna(verdict) else str(verdict) for verdict in found]
 
 
 def numbers(frame: pd.DataFrame, name: str) -> Floats:

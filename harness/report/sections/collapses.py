@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from harness.analysis.table.columns import SUITE_TASK
@@ -24,7 +26,7 @@ def named(evidence: Evidence) -> list[str]:
     found = [text for panel in _panels(evidence) for text in _collapsed(evidence, panel)]
     if not found:
         return []
-    return [f"Collapsed, far below the other seeds of its method: {words.listed(found, MAX_NAMED)}."]
+    return [f"Collapsed, far worse than the other seeds of its method: {words.listed(found, MAX_NAMED)}."]
 
 
 def unseen(evidence: Evidence) -> list[str]:
@@ -38,7 +40,7 @@ def unseen(evidence: Evidence) -> list[str]:
         return []
     least = int(counts[counts > 0].min())
     found = f"Rare collapses: if one run in ten collapses, {100 * 0.9**least:.0f}% of methods with {words.seeds(least)} show none."
-    if named(evidence):
+    if named(evidence) or not any(_there(row, panel) for panel in _panels(evidence) for _, row in _rows(evidence, panel).iterrows()):
         return [found]
     if least == 1:
         return [f"{found} One seed cannot show that it is an exception."]
@@ -63,12 +65,8 @@ def _panels(evidence: Evidence) -> list[Panel]:
 
 
 def _collapsed(evidence: Evidence, panel: Panel) -> list[str]:
-    table = panel.rows(evidence.table)
-    cell_of = {run: one.cell for one in evidence.proper for run in one.runs}
-    rows = table[table["run_id"].isin(list(cell_of)) & table["delta"].notna() & (table["volume"] > 0).fillna(value=False)]
-    rows = at_largest_volume(rows.assign(_cell=rows["run_id"].map(cell_of)), "_cell")
     found = []
-    for cell, group in rows.groupby("_cell", sort=False):
+    for cell, group in _rows(evidence, panel).groupby("_cell", sort=False):
         ordered = group.assign(_turned=group["delta"].astype(float) * panel.sign).sort_values("_turned", kind="stable")
         if len(ordered) > 1 and _is_far(ordered.iloc[0], ordered.iloc[1], panel):
             worst, other = (words.amount(row["delta"], panel.unit, sign=True) for row in (ordered.iloc[0], ordered.iloc[1]))
@@ -77,7 +75,21 @@ def _collapsed(evidence: Evidence, panel: Panel) -> list[str]:
     return found
 
 
+def _rows(evidence: Evidence, panel: Panel) -> pd.DataFrame:
+    """Return the changes of all runs at their cell's largest volume, controls left out."""
+    table = panel.rows(evidence.table)
+    cell_of = {run: one.cell for one in evidence.proper for run in one.runs}
+    rows = table[table["run_id"].isin(list(cell_of)) & table["delta"].notna() & (table["volume"] > 0).fillna(value=False)]
+    return at_largest_volume(rows.assign(_cell=rows["run_id"].map(cell_of)), "_cell")
+
+
+def _there(row: pd.Series, panel: Panel) -> float:
+    """Return what there was to lose; 0 if unknown, as for nats without a level of guessing."""
+    guess = panel.unit.least if pd.isna(row["chance"]) else float(row["chance"])
+    there = (float(row["before"]) - guess) * panel.sign
+    return there if 0 < there < math.inf else 0.0
+
+
 def _is_far(worst: pd.Series, other: pd.Series, panel: Panel) -> bool:
-    guess = panel.unit.least if pd.isna(worst["chance"]) else float(worst["chance"])
-    there = (float(worst["before"]) - guess) * panel.sign
-    return 0 < FAR * there < float("inf") and float(other["_turned"] - worst["_turned"]) >= FAR * there
+    there = _there(worst, panel)
+    return there > 0 and float(other["_turned"] - worst["_turned"]) >= FAR * there

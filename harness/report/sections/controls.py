@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.analysis.findings.verdicts import ALIKE, BETTER, UNKNOWN, WORSE, counted
+from harness.analysis.findings.verdicts import ALIKE, BETTER, UNKNOWN, WORSE, counted, verdicts_of
 from harness.report import words
 from harness.report.evidence import Evidence
 
@@ -14,9 +14,11 @@ def sentence(evidence: Evidence, suite: str) -> str:
 
     It states the controls' range of changes, and how many methods are worse or better than their
     control (``harness.analysis.findings.control_contrasts``) at the method's largest volume, as
-    counted by ``harness.analysis.findings.verdicts.counted``.
+    counted by ``harness.analysis.findings.verdicts.counted``. Methods that did not act are left
+    out.
     """
     rows = evidence.suite_rows(suite)
+    rows = rows[~rows["cell"].isin(list(evidence.idle))]
     is_control = rows["is_control"].fillna(False).astype(bool)
     controls, proper = rows[is_control], rows[~is_control & rows["control_delta"].notna()]
     if controls.empty:
@@ -36,7 +38,9 @@ def sentence(evidence: Evidence, suite: str) -> str:
     total = len(compared)
     said = f"of {total} methods {words.counts(counts, total)}"
     if len(counts) == 1:
-        said = f"{'the method is' if total == 1 else f'all {total} methods are'} {next(iter(counts))}"
+        adjusted = words.adjusted(total) if found != verdicts_of(compared["contrast_verdict"]) else ""
+        said = f"{'the method is' if total == 1 else f'all {total} methods are'} {next(iter(counts))}{adjusted}"
+    said += words.in_these_runs(compared["contrast_varies"])
     without = int((~is_control).sum()) - total
     lacking = f" {without} method{' has' if without == 1 else 's have'} no control." if without else ""
     return f"{changed} Compared with the control, by their difference at the same volume on the same items, {said}.{lacking}"

@@ -34,7 +34,8 @@ TITLES = {
     "seeds": "",
     "over": "sources of variation that the interval covers",
     "seed spread": "standard deviation of the change over this cell's seeds",
-    "pooled": "the same as the suite's other cells suggest; used: the spread that the interval takes",
+    "pooled": "the same as the suite's other cells suggest; used: the spread that the interval takes, which is the"
+    " cell's own where it is far above the other cells or alone: then over all its volumes, in proportion to the items that changed there",
     "against control": "change minus that of the same-data control, with its interval and verdict: worse, better or alike (inside the"
     " margin), decided as the change itself is",
     "detectable": "smallest true change that such a test detects with probability 0.8",
@@ -71,7 +72,7 @@ def _limit(frame: pd.DataFrame) -> str:
     if (frame["spread_used"] == POOLED).any() and frame["volume"].nunique() == 1 and frame["cell"].nunique() > 1:
         return (
             " Spreads between seeds are pooled over methods that have one volume each: should one method vary several times as much as"
-            " the others, its interval holds the change less often than 95% (88 to 91% in simulation)."
+            " the others, its interval holds the change less often than 95% (83 to 91% with three seeds in simulation)."
         )
     return ""
 
@@ -95,16 +96,24 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.count_cell(row["n"]),
         words.count_cell(row["seeds"], note=f"{int(row['missing'])} missing" if _is_positive(row["missing"]) else ""),
         words.UNKNOWN if pd.isna(row["varies"]) else str(row["varies"]),
-        _spread(row["seed_spread"], unit, is_used=words.text(row["spread_used"]) == OWN),
-        _spread(row["seed_spread_pooled"], unit, is_used=words.text(row["spread_used"]) == POOLED),
+        _spread(row["seed_spread"], unit, _used(row, unit)),
+        _spread(row["seed_spread_pooled"], unit, "used" if words.text(row["spread_used"]) == POOLED else ""),
         CellView("not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit), words.sortable(row["contrast"])),
         words.amount_cell(row["detectable"], unit),
     ]
 
 
-def _spread(value: Any, unit: DisplayUnit, *, is_used: bool) -> CellView:
+def _spread(value: Any, unit: DisplayUnit, note: str) -> CellView:
     text = "not measured" if pd.isna(value) else words.amount(value, unit)
-    return CellView(text, words.sortable(value), note="used" if is_used else "")
+    return CellView(text, words.sortable(value), note=note)
+
+
+def _used(row: pd.Series, unit: DisplayUnit) -> str:
+    """Return in words that the interval takes the cell's own spread; empty if it does not."""
+    if words.text(row["spread_used"]) != OWN:
+        return ""
+    used = words.amount(row["seed_spread_used"], unit)
+    return "used" if used == words.amount(row["seed_spread"], unit) else f"used: {used}, by all its volumes"
 
 
 def _mean(value: Any) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.analysis.findings.verdicts import counted, unadjusted
+from harness.analysis.findings.findings import OWN, POOLED
+from harness.analysis.findings.verdicts import counted, unadjusted, verdicts_of
 from harness.report import figures, words
 from harness.report.content import Content, FindingView, Section
 from harness.report.curves import Series
@@ -51,8 +52,8 @@ def _subtitle(evidence: Evidence) -> str:
     versions = ", ".join(map(str, table["protocol_version"].dropna().unique()))
     return (
         "Every change is the value after training minus the value before, paired item by item. A method is a model and how it was trained;"
-        " its seeds are pooled. Points are percentage points. Intervals are at 95% unless stated otherwise; a change whose interval is"
-        ' inside the margin is negligible ("kept").'
+        " its numbers are means over its seeds. Points are percentage points. Intervals are at 95% unless stated otherwise; a change whose"
+        ' interval is inside the margin is negligible ("kept").'
         f" Protocol version {versions or '-'}."
     )
 
@@ -127,17 +128,12 @@ def _range(evidence: Evidence, suite: str) -> str:
     ends = _ends(evidence, worst, best, panel)
     if count == 1:
         return f"After {after}, {evidence.by_cell[worst['cell']].name} changed by {ends} on {suite}{declared}: {verdict_of(worst)}."
-    where = _held_by(rows)
+    where = words.in_these_runs(rows["varies"])
     if len(counts) == 1:
         every = "both methods" if count == 2 else f"all {count} methods"
-        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}{where}: {ends}."
+        adjusted = words.adjusted(count) if found != verdicts_of(rows["verdict"]) else ""
+        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}{where}{adjusted}: {ends}."
     return f"After {after}, on {suite}{declared}, of {count} methods {words.counts(counts, count)}{where}: {ends}."
-
-
-def _held_by(rows: pd.DataFrame) -> str:
-    """Return that verdicts hold for the runs alone, where some methods have too few seeds."""
-    few = int((rows["varies"] == "items").fillna(value=False).sum())
-    return "" if not few else " in these runs" if few == len(rows) else f" ({few} of them: in these runs)"
 
 
 def verdict_of(row: pd.Series) -> str:
@@ -191,6 +187,10 @@ def change_words(row: pd.Series, panel: Panel, verdict: str) -> str:
     return f"{verdict} {words.amount(float(row['delta']) * turn, unit)} {unit.name} {words.interval(low, high, unit, sign=False)}"
 
 
+_SOURCES = {POOLED: "pooled over methods", OWN: "over all volumes"}
+"""Source of the spread that an interval takes, where it is not that of the finding's own seeds."""
+
+
 def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str:
     """Return sentences on the gain on targets and on changes without new training.
 
@@ -202,8 +202,9 @@ def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str
         if len(gains):
             other = evidence.panel_of[target, "*"].unit
             sentences.append(f"On the target, {target}: {words.change(gains.iloc[-1], other)} {other.name}.")
-    spread = words.amount(row["seed_spread"], unit)
-    sentences.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}") + ",")
+    spread, used = (words.amount(row[name], unit) for name in ("seed_spread", "seed_spread_used"))
+    taken = "" if used in {words.UNKNOWN, spread} else f" (the interval takes {used}, {_SOURCES[str(row['spread_used'])]})"
+    sentences.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}{taken}") + ",")
     sentences.append(_control(row, unit))
     rounding = words.amount(row["numeric_spread"], unit)
     sentences.append("rounding " + ("not measured." if rounding == words.UNKNOWN else f"{rounding} {unit.name}."))

@@ -160,13 +160,14 @@ class _Earlier:
             return None, ""
         found = [sums for seeds in cells.values() if (sums := _sums(list(seeds.values()), suite, tasks, continuous=continuous))]
         most = max((_seeds(sums) for sums in found), default=0)
-        found = [sums for sums in found if _seeds(sums) == most]
+        found = [sums for sums in found if _seeds(sums) >= min(most, MIN_SEEDS)]
         if not found:
             return None, ""
+        least, seeds = min(map(_seeds, found)), f"{most} seed{'s' * (most > 1)}"
         assumed, items = design.variation(found), sum(one.n for one in found[0][-1])
         changed = f"{assumed.changed:.0%} of {items:,} items changed" if assumed.binary else f"{items:,} items"
         guessed = "a guess: " if assumed.freedom is None else ""
-        where = f"{len(found)} cell{'s' * (len(found) > 1)} of {most} seed{'s' * (most > 1)} in {self._experiment.name}"
+        where = f"{len(found)} cell{'s' * (len(found) > 1)} of {f'{least} to ' * (least < most)}{seeds} in {self._experiment.name}"
         return assumed, f"as in {where}: {changed}, {guessed}{_seed_words(assumed)}"
 
     def _by_cell(self) -> dict[str, dict[int, Changes]]:

@@ -130,6 +130,37 @@ def test_a_suites_row_is_the_mean_of_its_tasks_with_equal_weight() -> None:
     assert pd.isna(row["tests"])
 
 
+def test_cells_with_other_numbers_of_items_are_a_pool_of_their_own() -> None:
+    """Three cells of 20 items leave the intervals of three cells of 400 as they are."""
+    draw, few, many = np.random.default_rng(0), Given(), Given()
+    for cell in range(6):
+        for seed in range(3):
+            n = 400 if cell < 3 else 20
+            changes = {"a": items(int(draw.integers(n // 10, n // 4)), n // 20, n=n)}
+            for given in (few, many) if cell < 3 else (many,):
+                given.run(f"r{cell}{seed}", seed, changes, tuning=f"t{cell}", items=f"of {n}")
+    columns = ["delta_low", "delta_high", "df", "seed_spread_pooled", "spread_used"]
+    alone, together = few.found()[columns], many.found()
+    assert together[together["n"] == 400][columns].reset_index(drop=True).equals(alone.reset_index(drop=True))
+
+
+def test_the_spread_that_an_interval_takes_is_a_column() -> None:
+    """A cell far above the others takes its own, over both volumes, not that of one volume."""
+    draw, given = np.random.default_rng(1), Given()
+    for cell in range(8):
+        for seed in range(3):
+            shift = 0
+            for volume in (8, 16):
+                shift += int(draw.integers(0, 60)) if cell == 0 else int(draw.integers(0, 3))
+                given.run(f"r{cell}{seed}", seed, {"a": items(60 + shift, 0, n=400)}, tuning=f"t{cell}", volume=volume)
+    found = given.found()
+    far, rest = found[found["tuning"] == "t0"], found[found["tuning"] != "t0"]
+    assert set(far["spread_used"]) == {"own"}
+    assert not np.isclose(far["seed_spread_used"].astype(float), far["seed_spread"].astype(float)).any()
+    assert set(rest["spread_used"]) == {"pooled"}
+    assert rest["seed_spread_used"].equals(rest["seed_spread_pooled"])
+
+
 def test_columns_are_as_specified_and_missing_is_na() -> None:
     """Columns have order, dtypes and descriptions; missing numbers are pd.NA."""
     frame = three_seeds().found()

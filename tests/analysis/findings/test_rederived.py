@@ -206,6 +206,7 @@ def rederived(experiment: Experiment, tuning: str, volume: int, suite: str, task
     items, binary = Items(experiment, tuning, volume, suite, tasks), suite != "text"
     before, after = items.means("before")[:, 0], items.means("after")
     row: dict[str, Any] = interval(items.changes, binary=binary, spread=spread) | {"seed_spread_pooled": math.sqrt(spread.pool)}
+    row |= {"seed_spread_used": math.sqrt(spread.variance)}
     row |= {"n": sum(map(len, items.before)), "before": before.mean(), "after": after.mean(), "seeds": 3, "missing": 0, "level": 0.95}
     row |= {"seed_spread": (after - before[:, None]).mean(axis=0).std(ddof=1), "chance": CHANCE[suite], "numeric_spread": SPREAD[suite]}
     row |= {"delta_relative": ((after.mean(axis=0) - before.mean()) / before.mean()).mean(), "margin": 0.3 if suite == "text" else 0.02}

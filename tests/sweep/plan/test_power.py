@@ -63,6 +63,25 @@ def test_finished_runs_take_the_place_of_the_guess(ready: list[Prepared], tmp_pa
     assert f"1 cell of 3 seeds in earlier: 20% of {100 * len(tasks)} items changed" in found.basis
 
 
+def test_one_cell_of_more_seeds_does_not_outvote_the_others(ready: list[Prepared], tmp_path: Path) -> None:
+    """Cells of three seeds and more all count; those of fewer do not."""
+    tasks = list(ready[0].workspace.suite_of("tinyworld", ready[0].config).items)
+    earlier = ExperimentWriter(tmp_path / "earlier")
+    for cell, seeds in enumerate([1, 3, 3, 4]):
+        for seed in range(seeds):
+            old = [Task(suite="tinyworld", task=name, values=share(50, 100)) for name in tasks]
+            new = [
+                Task(suite="tinyworld", task=name, values=flipped(share(50, 100), lost=4 + 10 * cell + seed, gained=0)) for name in tasks
+            ]
+            run_id, identity = f"r{cell}{seed}", {"of": cell}
+            write_run(earlier, run_id, before=old, points={64: new}, roles={"tinyworld": "probe"}, seed=seed, identity=identity)
+            runs.summarise(earlier, run_id)
+    (found,) = power(ready, [earlier])
+    assert found.variation is not None
+    assert "3 cells of 3 to 4 seeds in earlier" in found.basis
+    assert found.variation.changed == pytest.approx(0.25)
+
+
 def test_a_metric_that_is_not_a_share_is_unknown_until_it_was_measured() -> None:
     """No number is made up for nats."""
     text = "\n".join(lines([Power(suite="text", is_headline=False, metric="nats_per_token", planned=None, basis="unknown: …")]))
