@@ -60,11 +60,17 @@ SWEEPS = {
     "one seed in ten collapsed": Sweep(collapse=0.1),
     "seeds correlated ½ across cells": Sweep(shared=0.5),
 }
-LAYOUTS = {"9 cells × 5 volumes": (9, 5), "one cell × 5 volumes": (1, 5), "30 cells × one volume": (30, 1)}
+LAYOUTS = {
+    "9 cells × 5 volumes": (9, 5),
+    "2 cells × 5 volumes": (2, 5),
+    "one cell × 5 volumes": (1, 5),
+    "30 cells × one volume": (30, 1),
+    "4 cells × one volume": (4, 1),
+}
 LOSSES = (0.2, 0.0, 0.02, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5)
 """Losses of the cells, in turn; the first cell, which may vary most, loses 20 points."""
 
-WIDTHS = {"9 cells × 5 volumes": 0.75, "one cell × 5 volumes": 0.75, "30 cells × one volume": 0.85}
+WIDTHS = {name: 0.75 if volumes > 1 else 0.85 for name, (_, volumes) in LAYOUTS.items()}
 WIDTH_COLLAPSED = 0.9
 MOST_COVERAGE_LOST = 0.005
 """Promises: largest ratios of half-widths, and coverage that may be lost."""

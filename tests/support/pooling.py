@@ -67,14 +67,30 @@ def expected(cells: Sequence[tuple[np.ndarray, np.ndarray]], items: float) -> li
 
 
 def _alike(cells: Sequence[np.ndarray]) -> float:
-    """Return ρ²: the mean over cells of the corrected squared correlation, and two cells of 0.5."""
-    values = [0.5, 0.5]
+    """Return ρ² at which the squared correlations of all cells are expected.
+
+    Two further cells of three seeds have those expected at 0.5.
+    """
+    values, freedoms = [_squared(0.5, 2)] * 2, [2, 2]
     for means in cells:
         squared = [np.corrcoef(one, other)[0, 1] ** 2 for one, other in itertools.combinations(means, 2)]
         if squared:
-            least = 1 / (means.shape[1] - 1)
-            values.append((float(np.mean(squared)) - least) / (1 - least))
-    return min(max(float(np.mean(values)), 0.0), 1.0)
+            values.append(float(np.mean(squared)))
+            freedoms.append(means.shape[1] - 1)
+    if sum(_squared(0.0, d) for d in freedoms) >= sum(values):
+        return 0.0
+    return float(optimize.bisect(lambda one: sum(_squared(one, d) for d in freedoms) - sum(values), 0.0, 0.999, xtol=1e-13))
+
+
+def _squared(alike: float, d: int) -> float:
+    """Return the mean squared correlation of d + 1 pairs of normal numbers, by its series."""
+    total, term = 0.0, 1.0
+    for n in range(100_000):
+        total += term
+        term *= (n + 1) / (d / 2 + 1 + n) * alike
+        if term < 1e-16:
+            break
+    return 1 - (d - 1) / d * (1 - alike) * total
 
 
 def _second(function: Callable[[float, float], float], i: int, j: int, h: float = 1e-3) -> float:

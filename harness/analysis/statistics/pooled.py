@@ -54,8 +54,11 @@ _SLOPE = (1.0, 0.5)
 _LOG_PRIOR = (math.log(6.0), 1.5)
 """Mean and standard deviation of the priors of b and of log d0."""
 
-_ALIKE = (0.5, 2.0)
-"""ρ² between volumes of an assumed number of further cells."""
+_ALIKE = (0.5, 2, 2)
+"""ρ² between volumes, degrees of freedom and number of the further cells that are assumed."""
+
+_MOST = 1 - 1e-9
+"""Largest ρ²."""
 
 
 class SeedMeans(NamedTuple):
@@ -200,22 +203,33 @@ def _padded(cells: Sequence[SeedMeans], own: Sequence[tuple[Floats, Floats]], it
 
 
 def _correlation(cells: Sequence[SeedMeans]) -> float:
-    """Return ρ², the mean squared correlation of a cell's seeds between two volumes.
+    """Return ρ², the squared correlation of a cell's seeds between two volumes.
 
-    Of d degrees of freedom, the squared correlation of independent numbers is 1/d; that is taken
-    off. Few cells are completed by _ALIKE.
+    It is the value of which the observed squared correlations, which few seeds make too large, are
+    expected; so are those of _ALIKE further cells of three seeds.
     """
-    weight, total = _ALIKE[1], _ALIKE[0] * _ALIKE[1]
+    observed, freedoms = [_expected(*_ALIKE[:2])] * _ALIKE[2], [_ALIKE[1]] * _ALIKE[2]
     for cell in cells:
         complete = cell.means[:, ~np.isnan(cell.means).any(axis=0)]
         centred = complete - complete.mean(axis=1, keepdims=True) if complete.shape[1] > 2 else complete[:0]
         lengths = np.sqrt(np.sum(centred**2, axis=1))
         units = centred[lengths > 0] / lengths[lengths > 0, None]
         if len(units) > 1:
-            squared = (units @ units.T)[np.triu_indices(len(units), 1)] ** 2
-            least = 1 / (complete.shape[1] - 1)
-            weight, total = weight + 1, total + (float(squared.mean()) - least) / (1 - least)
-    return min(max(total / weight, 0.0), 1.0)
+            observed.append(float(np.mean((units @ units.T)[np.triu_indices(len(units), 1)] ** 2)))
+            freedoms.append(complete.shape[1] - 1)
+    known, counts = np.unique(freedoms, return_counts=True)
+
+    def beyond(alike: float) -> float:
+        return float(counts @ [_expected(alike, int(freedom)) for freedom in known]) - sum(observed)
+
+    if beyond(0.0) >= 0:
+        return 0.0
+    return float(optimize.brentq(beyond, 0.0, _MOST, xtol=1e-14)) if beyond(_MOST) > 0 else _MOST
+
+
+def _expected(alike: float, freedom: int) -> float:
+    """Return the mean squared correlation of normal numbers, given ρ² and degrees of freedom."""
+    return 1 - (freedom - 1) / freedom * (1 - alike) * float(special.hyp2f1(1, 1, freedom / 2 + 1, alike))
 
 
 def _ratio(padded: _Padded, level: float, slope: float) -> tuple[Floats, Floats]:
