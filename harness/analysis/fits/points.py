@@ -288,6 +288,7 @@ def gathered(points: pd.DataFrame, law: Law, others: Sequence[str]) -> tuple[Poi
         named = ", ".join(needed)
         raise AnalysisError(explain(f"{law.name}: rows", got=f"no row with all of {named}", allowed="at least one per parameter"))
     extra = {name: found for name in others if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
+    notes += _limited(points, values[law.response], kept) if CAN_LOSE in others and CAN_LOSE in points.columns else []
     cluster, about = _clusters(points, kept)
     errors, weighed = _errors(error[kept])
     mixed = [*_mixed(points[kept], law), *_joined(points[kept])]
@@ -343,6 +344,19 @@ def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: L
             row = int(np.argmax(wrong if wrong.any() else large))
             got = f"{found[row]:g} in row {_row(points, row)}"
             raise AnalysisError(explain(f"column {name}", got=got, allowed=words if wrong.any() else f"numbers up to {LARGEST:g}"))
+
+
+def _limited(points: pd.DataFrame, response: Floats, kept: np.ndarray) -> list[str]:
+    """Return a note on rows without ``can_lose``; raise AnalysisError where more is lost."""
+    limit = numbers(points[CAN_LOSE], CAN_LOSE)
+    beyond = kept & (response > limit + 1e-9 * np.abs(limit))
+    if beyond.any():
+        row = int(np.argmax(beyond))
+        got = f"{limit[row]:g} in row {_row(points, row)}, where {RESPONSE} is {response[row]:g}"
+        raise AnalysisError(explain(f"column {CAN_LOSE}", got=got, allowed=f"at least {RESPONSE}, or nothing if it is unknown"))
+    empty = int(np.sum(kept & np.isnan(limit)))
+    some = 0 < empty < int(kept.sum())
+    return [f"{CAN_LOSE} is not used: it is empty in {empty} of {int(kept.sum())} rows"] if some else []
 
 
 def _clusters(points: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
