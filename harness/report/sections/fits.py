@@ -77,7 +77,8 @@ def table(evidence: Evidence) -> TableView | None:
         caption=f"Laws of forgetting on {evidence.headline}; positive forgetting is worse, in the metric's own unit. {_declared(evidence)}"
         " Parameters have 90% intervals, which treat the points of a run as one cluster. Error: the law's mean absolute error at the"
         " largest volume or size when it is left out. Naive error, at the same points: of a prediction without a law, that forgetting at"
-        " the largest volume equals the method's mean at the volume before, and at the largest size the mean of the other sizes.",
+        " the largest volume equals the method's mean at the volume before, and at the largest size the mean of the other sizes."
+        " The difference of the two errors has no interval, so a small one decides nothing.",
         data=pd.DataFrame([line for one in every for line in _lines(one)]),
     )
 
