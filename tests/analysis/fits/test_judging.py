@@ -81,6 +81,25 @@ def over_sizes(levels: dict[float, float]) -> pd.DataFrame:
     return points.assign(train_tokens=10 * points["volume"], inject_fraction=0.0)
 
 
+def test_a_model_tuned_in_two_ways_is_one_size() -> None:
+    """Three models with full tuning and LoRA are three units, and two models are none."""
+    tuned = {1.0: "full", 0.02: "lora"}
+    parts = [
+        cell([0.01, 0.02], size=size).assign(
+            params_trainable=size * share, run_id=lambda at, tuning=tuning: at["run_id"] + tuning, tuning=tuning
+        )
+        for size in (1000.0, 2000.0, 4000.0)
+        for share, tuning in tuned.items()
+    ]
+    points = pd.concat(parts, ignore_index=True)
+    found = fitting.fit(points, "power").trends["volume"]
+    expected = stats.ttest_1samp([np.mean(slopes_of(part, "run_id")) for _, part in points.groupby("params_total")], 0.0)
+    assert (found.units, found.of) == (3, "sizes")
+    assert found.p_value == pytest.approx(expected.pvalue)
+    few = fitting.fit(points[points["params_total"] < 3000], "power").trends["volume"]
+    assert (few.units, few.of) == (8, "runs")
+
+
 def test_a_size_is_one_unit_of_a_law_over_sizes() -> None:
     """It has SciPy's p for the four sizes' means on the logarithm of size, doubled by Holm."""
     points = over_sizes({1000.0: 0.0, 2000.0: 0.04, 4000.0: -0.02, 8000.0: 0.03})
