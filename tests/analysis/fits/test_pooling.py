@@ -119,7 +119,7 @@ def test_each_cell_has_a_fit_or_its_reason() -> None:
     one = cell(hill(0.4, 300.0, 1.2), 1)
     found = fitting.fit_cells([one, one[one["volume"] < 200], one], "hill", others=[one, one], judge=False)
     assert [isinstance(fit, fitting.Fit) for fit in found] == [True, False, True]
-    assert "got 2 distinct rows; allowed: at least 3" in str(found[1])
+    assert "got 2 distinct values; allowed: at least 3, for s, v50, h" in str(found[1])
     assert any("together with 3 other cells" in note for note in good(found)[0].notes)
 
 
