@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,10 @@ def over_sizes(levels: dict[float, float]) -> pd.DataFrame:
 
 def test_a_model_tuned_in_two_ways_is_one_size() -> None:
     """Three models with full tuning and LoRA are three units, and two models are none."""
-    tuned = {1.0: "full", 0.02: "lora"}
-    parts = [
-        cell([0.01, 0.02], size=size).assign(
-            params_trainable=size * share, run_id=lambda at, tuning=tuning: at["run_id"] + tuning, tuning=tuning
-        )
-        for size in (1000.0, 2000.0, 4000.0)
-        for share, tuning in tuned.items()
-    ]
+    parts = []
+    for size, (tuning, share) in itertools.product((1000.0, 2000.0, 4000.0), (("full", 1.0), ("lora", 0.02))):
+        own = cell([0.01, 0.02], size=size)
+        parts.append(own.assign(params_trainable=size * share, run_id=own["run_id"] + tuning))
     points = pd.concat(parts, ignore_index=True)
     found = fitting.fit(points, "power").trends["volume"]
     expected = stats.ttest_1samp([np.mean(slopes_of(part, "run_id")) for _, part in points.groupby("params_total")], 0.0)
