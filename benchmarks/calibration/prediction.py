@@ -2,10 +2,10 @@
 
 Truths of volume are planted in one cell or nine, whose factors are 0.15 to 0.5 and whose shapes
 differ a little (log standard deviations of 0.4 in scale and 0.15 in steepness), or by as much as
-``unlike`` says. Two truths are those of no law: an exponential approach to the plateau, and a
-plateau in size times one in volume. A run has an effect on all of its volumes, additive or in
-proportion to what is lost, and each point has noise; errors over items are shared by all runs and
-correlated along volumes. No results folder is read.
+``unlike`` says. Three truths are those of no law: an exponential approach to the plateau, a power
+law that ends just beyond the points, and a plateau in size times one in volume. A run has an effect
+on all of its volumes, additive or in proportion to what is lost, and each point has noise; errors
+over items are shared by all runs and correlated along volumes. No results folder is read.
 """
 
 from __future__ import annotations
@@ -78,6 +78,10 @@ def _power(scale: np.ndarray, steep: np.ndarray, at: np.ndarray) -> np.ndarray: 
     return np.asarray(0.6 * (at / 1024) ** (0.5 * steep))
 
 
+def _ending(scale: np.ndarray, steep: np.ndarray, at: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    return np.asarray(0.6 * np.minimum(at / 1024, 1.1) ** (0.5 * steep))
+
+
 @dataclass(frozen=True)
 class Truth:
     """A planted curve, the law that is fitted to it, and how the cells' shapes differ.
@@ -109,6 +113,7 @@ TRUTHS = [
     Truth("exponential saturation", _exponential, "saturating_power", is_right=False),
     Truth("power", _power, "hill", is_right=False, promised=False),
     Truth("hill", _hill, "power", is_right=False, promised=False),
+    Truth("power up to 1.1 times the largest volume, then flat", _ending, "hill", is_right=False, promised=False),
 ]
 
 

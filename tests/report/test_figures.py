@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,12 +129,17 @@ def test_a_fitted_law_is_drawn_with_its_band_and_held_out_points(tmp_path: Path)
 
 
 def test_the_laws_of_an_experiment_reach_their_curves(tmp_path: Path) -> None:
-    """Each size has its own power law, found by the labels that distinguish cells."""
-    found = evidence.gather(grid(tmp_path / "g", models=2, seeds=3, volumes=(8, 16, 32, 64, 128)))
-    laws = fits.by_cell(found)
-    powers = [one for one in found.fitted if one.law == "power" and one.fit is not None]
-    assert len(powers) == 2
-    assert {cell: one.where["model"] for cell, one in laws.items()} == {one.cell: one.model for one in found.every}
+    """Each size has its own law, found by the labels that distinguish cells.
+
+    Without a declared law of volume it has a plateau.
+    """
+    experiment = grid(tmp_path / "g", models=2, seeds=3, volumes=(8, 16, 32, 64, 128))
+    found = evidence.gather(experiment)
+    for declared, drawn in [(None, "hill"), ("injection", "hill"), ("power", "power")]:
+        told = dataclasses.replace(found, declared=dataclasses.replace(found.declared, law=declared))
+        laws = fits.by_cell(told)
+        assert {one.law for one in laws.values()} == {drawn}
+        assert {cell: one.where["model"] for cell, one in laws.items()} == {one.cell: one.model for one in found.every}
 
 
 def test_there_is_no_figure_without_data(small: Evidence) -> None:

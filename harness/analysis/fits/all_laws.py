@@ -71,7 +71,7 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
         limit: largest number of fits. If there are more, the laws take turns (TURNS), a law whose
             columns no point has is tried once, and a last entry without points states how many fits
             are left out.
-        first: labels of the cells whose power laws come first if there are more than the limit:
+        first: labels of the cells whose laws of volume come first if there are more than the limit:
             those in the figures.
 
     Returns:

@@ -13,6 +13,7 @@ from harness.analysis.fits import estimate, jackknife, laws, support
 from harness.analysis.fits.estimate import Model, Points, Solution
 from harness.analysis.fits.intervals import Parameter
 from harness.analysis.fits.laws import Law, Term
+from harness.analysis.fits.points import LARGEST
 from harness.analysis.fits.solver import Booleans, Floats, Numbers
 from harness.analysis.fits.support import Trend
 from harness.core.errors import AnalysisError, explain
@@ -135,7 +136,7 @@ def held_out(law: Law, points: Points, predicted: Callable[[str, Points, Points]
         predicted: what is held out, the other points and the points held out to predictions of
             these; by default those of a fit by least squares.
     """
-    found = HeldOut({}, {}, {}, [])
+    found, rounding = HeldOut({}, {}, {}, []), 1e-9 * float(np.mean(np.abs(points.response))) + 1.0 / LARGEST
     for label, choices in {"largest size": support.SIZES, "largest volume": support.VOLUMES}.items():
         column = next((name for name in choices if name in points.columns and np.isfinite(points.columns[name]).all()), None)
         if column is None or len(np.unique(points.columns[column])) < 2:
@@ -157,7 +158,7 @@ def held_out(law: Law, points: Points, predicted: Callable[[str, Points, Points]
         miss = float(np.mean(np.abs(there.response - guess)))
         found.errors[label] = miss
         size = float(np.mean(np.abs(there.response)))
-        told = f"cannot be compared: {naive}" if isinstance(naive, str) else _against(miss, found.naive[label], 1e-9 * size, NAIVE[label])
+        told = f"cannot be compared: {naive}" if isinstance(naive, str) else _against(miss, found.naive[label], rounding, NAIVE[label])
         found.compared[label] = told
         if size > 0:
             found.errors[f"{label}, share of the response"] = miss / size

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.findings import cells
+from harness.analysis.fits import mixing
 from harness.analysis.fits.estimate import Points
 from harness.analysis.fits.laws import Law
 from harness.analysis.fits.solver import Floats
@@ -288,9 +289,10 @@ def gathered(points: pd.DataFrame, law: Law, others: Sequence[str]) -> tuple[Poi
         named = ", ".join(needed)
         raise AnalysisError(explain(f"{law.name}: rows", got=f"no row with all of {named}", allowed="at least one per parameter"))
     extra = {name: found for name in others if name in points.columns and (found := _numbers_or_none(points[name])) is not None}
+    notes += _limited(points, values[law.response], kept) if CAN_LOSE in others and CAN_LOSE in points.columns else []
     cluster, about = _clusters(points, kept)
     errors, weighed = _errors(error[kept])
-    mixed = [*_mixed(points[kept], law), *_joined(points[kept])]
+    mixed = [*mixing.mixed(points[kept], law), *mixing.joined(points[kept])]
     columns = {name: found[kept] for name, found in (extra | values).items() if name != law.response}
     return Points(columns, values[law.response][kept], errors, cluster), [*notes, *about, *weighed, *mixed]
 
@@ -345,6 +347,19 @@ def _check(values: Mapping[str, Floats], error: Floats, kept: np.ndarray, law: L
             raise AnalysisError(explain(f"column {name}", got=got, allowed=words if wrong.any() else f"numbers up to {LARGEST:g}"))
 
 
+def _limited(points: pd.DataFrame, response: Floats, kept: np.ndarray) -> list[str]:
+    """Return a note on rows without ``can_lose``; raise AnalysisError where more is lost."""
+    limit = numbers(points[CAN_LOSE], CAN_LOSE)
+    beyond = kept & (response > limit + 1e-9 * np.abs(limit))
+    if beyond.any():
+        row = int(np.argmax(beyond))
+        got = f"{limit[row]:g} in row {_row(points, row)}, where {RESPONSE} is {response[row]:g}"
+        raise AnalysisError(explain(f"column {CAN_LOSE}", got=got, allowed=f"at least {RESPONSE}, or nothing if it is unknown"))
+    empty = int(np.sum(kept & np.isnan(limit)))
+    some = 0 < empty < int(kept.sum())
+    return [f"{CAN_LOSE} is not used: it is empty in {empty} of {int(kept.sum())} rows"] if some else []
+
+
 def _clusters(points: pd.DataFrame, kept: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if "run_id" not in points.columns or points.loc[kept, "run_id"].isna().all():
         return np.arange(int(kept.sum())), ["no run_id: each row counts as a separate run; if rows share runs, intervals are too narrow"]
@@ -363,38 +378,3 @@ def _errors(error: Floats) -> tuple[Floats, list[str]]:
         return error, []
     filled = np.where(known, error, np.median(error[known]))
     return filled, [f"{int(np.sum(~known))} points have no stderr: they get the median of the other points"]
-
-
-def _mixed(points: pd.DataFrame, law: Law) -> list[str]:
-    """Return a note on labels that differ but are not in the law."""
-    covered = set(law.columns)
-    names = [name for name in ["tuning", "objective", "mitigation", "data", "trajectory", "epochs", "variant"] if name in points.columns]
-    if not {"params_total", "params_trainable"} & covered:
-        names = ["model", *names] if "model" in points.columns else names
-    if "inject_fraction" in covered:
-        names = [name for name in names if name != "mitigation"]
-    found = {name: sorted(points[name].dropna().astype("string").unique()) for name in names}
-    found = {name: values for name, values in found.items() if len(values) > 1}
-    found |= _tuned_apart(points, [] if "inject_fraction" in covered else ["anchor"])
-    several = [f"{name} ({', '.join(values[:4])}{', …' if len(values) > 4 else ''})" for name, values in found.items()]
-    return [f"the points differ in {' and '.join(several)}, which the law does not include: select points with --where"] if several else []
-
-
-def _joined(points: pd.DataFrame) -> list[str]:
-    """Return a note on independent runs, which ``from_table`` joins by seed."""
-    apart = "trajectory" in points and "seed" in points and (points["trajectory"] == "independent").fillna(value=False).any()
-    return ["the independent runs of one seed count as one run: they train on the same rows in the same order"] if apart else []
-
-
-def _tuned_apart(points: pd.DataFrame, more: Sequence[str]) -> dict[str, list[str]]:
-    """Return choices that differ within one model and tuning, with their values.
-
-    Differences between models or tunings are expected, since each has its own.
-    """
-    found = {}
-    texts = pd.DataFrame({name: points[name].astype("string").fillna("") for name in ("model", "tuning") if name in points.columns})
-    within = texts.agg("\0".join, axis=1) if len(texts.columns) else pd.Series("", index=points.index)
-    for name in ["learning_rate", "lr_tuned", *more]:
-        if name in points.columns and (points[name].groupby(within.to_numpy()).nunique() > 1).any():
-            found[name] = sorted(points[name].dropna().astype("string").unique())
-    return found

@@ -12,6 +12,7 @@ from harness.analysis.fits import pooling
 from harness.analysis.fits.estimate import Model
 from harness.analysis.fits.intervals import Parameter
 from harness.analysis.fits.noise import Means
+from harness.analysis.fits.points import LARGEST
 from harness.analysis.fits.pooling import Shapes
 from harness.analysis.fits.solver import Curve, Floats
 
@@ -117,7 +118,8 @@ def _drawn(
     share = special.stdtr(freedom, (limit - factor[chosen]) / error[chosen])
     with np.errstate(all="ignore"):
         moved = special.stdtrit(freedom, np.clip(draw[:, 1] * share, 1e-12, 1 - 1e-12))
-    theta[:, place] = factor[chosen] + np.nan_to_num(moved) * error[chosen]
+    drawn = factor[chosen] + np.nan_to_num(moved) * error[chosen]
+    theta[:, place] = np.where(np.abs(drawn) > 1.0 / LARGEST, drawn, 0.0)
     top = int(np.argmax(np.where(np.isfinite(found), found, -np.inf)))
     best = grid[top].copy()
     best[place] = factor[top]

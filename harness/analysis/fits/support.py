@@ -32,7 +32,9 @@ SIZES = ("params_total", "params_trainable")
 VOLUMES = ("volume", "train_tokens", "steps")
 
 MIN_SIZES = 3
-"""Number of sizes from which sizes are the units: a law over sizes is for further sizes too."""
+"""Number of sizes from which sizes are the units: a law over sizes is for further sizes too.
+
+A size is a model, by its parameters in all."""
 
 _WITHIN = 0.1
 _NONE = 1e-9
@@ -137,10 +139,21 @@ def sizes_of(points: Points) -> Numbers:
     return np.unique(np.stack(known), axis=1, return_inverse=True)[1].ravel()
 
 
+def models_of(points: Points) -> Numbers:
+    """Return the number of each point's model by its size, from 0; all 0 where none is known.
+
+    A model tuned in two ways has two sizes by trained parameters, and is one unit.
+    """
+    for name in SIZES:
+        if name in points.columns and np.isfinite(points.columns[name]).all():
+            return np.unique(points.columns[name], return_inverse=True)[1].ravel()
+    return np.zeros(len(points.response), dtype=np.int64)
+
+
 def _within_runs(x: Floats, points: Points) -> _Contrast | str:
     """Return the mean of the slopes of runs, or of sizes where there are MIN_SIZES."""
     rows, size = [], []
-    of = sizes_of(points)
+    of = models_of(points)
     for run in range(int(points.cluster.max()) + 1):
         here = points.cluster == run
         if np.ptp(x[here]) > 0:
@@ -172,9 +185,10 @@ def _between_runs(x: Floats, points: Points) -> _Contrast | str:
     places, response, run_size = _means(x, group), _means(points.response, group), _means(size.astype(float), group).astype(int)
     apart = places - _means(places, run_size)[run_size]
     within = [one for one in np.unique(run_size) if np.ptp(places[run_size == one]) > 0]
-    if len(within) >= MIN_SIZES:
+    model = np.array([models_of(points)[size == one][0] for one in within])
+    if len(np.unique(model)) >= MIN_SIZES:
         rows = [np.where(run_size == one, apart, 0.0) / np.sum(apart[run_size == one] ** 2) for one in within]
-        return _mean_slope(np.array([(row / counts)[group] for row in rows]), np.array(within), points)
+        return _mean_slope(np.array([(row / counts)[group] for row in rows]), model, points)
     df = len(places) - len(np.unique(run_size)) - 1
     if df < 1:
         return f"{len(places)} runs; at least {len(places) + 1 - df} are needed"

@@ -17,7 +17,10 @@ from harness.report.content import CellView, ColumnView, RowGroup, TableView
 from harness.report.curves import label_words
 from harness.report.evidence import Evidence
 
-POWER = "power"
+DRAWN = "hill"
+"""Law that is drawn where no law of volume is declared: a power law without a plateau misses the
+largest volume of forgetting that saturates by more than a prediction without a law does."""
+
 MAX_UNIT = 16
 ABOUT = {
     "injection": "forgetting by training tokens, model size and share of old data mixed in",
@@ -26,15 +29,15 @@ ABOUT = {
     "kl": "forgetting by the divergence from the base model on the new data",
     "hill": "forgetting by volume, towards a plateau, for each method; all methods are fitted together",
     "saturating_power": "forgetting by volume, towards a plateau, for each method; all methods are fitted together",
-    POWER: "forgetting by volume, without a plateau, for each method; all methods are fitted together",
+    "power": "forgetting by volume, without a plateau, for each method; all methods are fitted together",
 }
 """Law → its subject; laws over model sizes first, since they are the most general."""
 
 
 def by_cell(evidence: Evidence) -> dict[str, Fitted]:
-    """Return cell → the law of volume fitted to it: the declared one, else the power law."""
+    """Return cell → the law of volume fitted to it: the declared one, else DRAWN."""
     declared, found = evidence.declared.law, {}
-    drawn = declared if declared in laws.names() and laws.named(declared).columns == ("volume",) else POWER
+    drawn = declared if declared in laws.names() and laws.named(declared).columns == ("volume",) else DRAWN
     for one in evidence.fitted:
         if one.law == drawn and one.fit is not None:
             for cell in evidence.proper:
@@ -74,7 +77,8 @@ def table(evidence: Evidence) -> TableView | None:
         caption=f"Laws of forgetting on {evidence.headline}; positive forgetting is worse, in the metric's own unit. {_declared(evidence)}"
         " Parameters have 90% intervals, which treat the points of a run as one cluster. Error: the law's mean absolute error at the"
         " largest volume or size when it is left out. Naive error, at the same points: of a prediction without a law, that forgetting at"
-        " the largest volume equals the method's mean at the volume before, and at the largest size the mean of the other sizes.",
+        " the largest volume equals the method's mean at the volume before, and at the largest size the mean of the other sizes."
+        " The difference of the two errors has no interval, so a small one decides nothing.",
         data=pd.DataFrame([line for one in every for line in _lines(one)]),
     )
 

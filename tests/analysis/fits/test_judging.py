@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,21 @@ def over_sizes(levels: dict[float, float]) -> pd.DataFrame:
     points = pd.concat([cell([0.02, 0.021], size=size) for size in levels], ignore_index=True)
     points["forgetting"] += points["params_total"].map(levels)
     return points.assign(train_tokens=10 * points["volume"], inject_fraction=0.0)
+
+
+def test_a_model_tuned_in_two_ways_is_one_size() -> None:
+    """Three models with full tuning and LoRA are three units, and two models are none."""
+    parts = []
+    for size, (tuning, share) in itertools.product((1000.0, 2000.0, 4000.0), (("full", 1.0), ("lora", 0.02))):
+        own = cell([0.01, 0.02], size=size)
+        parts.append(own.assign(params_trainable=size * share, run_id=own["run_id"] + tuning))
+    points = pd.concat(parts, ignore_index=True)
+    found = fitting.fit(points, "power").trends["volume"]
+    expected = stats.ttest_1samp([np.mean(slopes_of(part, "run_id")) for _, part in points.groupby("params_total")], 0.0)
+    assert (found.units, found.of) == (3, "sizes")
+    assert found.p_value == pytest.approx(expected.pvalue)
+    few = fitting.fit(points[points["params_total"] < 3000], "power").trends["volume"]
+    assert (few.units, few.of) == (8, "runs")
 
 
 def test_a_size_is_one_unit_of_a_law_over_sizes() -> None:

@@ -119,7 +119,7 @@ def test_each_cell_has_a_fit_or_its_reason() -> None:
     one = cell(hill(0.4, 300.0, 1.2), 1)
     found = fitting.fit_cells([one, one[one["volume"] < 200], one], "hill", others=[one, one], judge=False)
     assert [isinstance(fit, fitting.Fit) for fit in found] == [True, False, True]
-    assert "got 2 distinct rows; allowed: at least 3" in str(found[1])
+    assert "got 2 distinct values; allowed: at least 3, for s, v50, h" in str(found[1])
     assert any("together with 3 other cells" in note for note in good(found)[0].notes)
 
 
@@ -166,3 +166,30 @@ def test_variances_of_cells_are_shrunk_as_far_as_they_are_alike() -> None:
     assert mean.value == pytest.approx([0.2, 0.2])
     assert mean.variance == pytest.approx(0.01 / 2)
     assert np.diagonal(np.linalg.inv(mean.precision)) == pytest.approx([0.005 / 3] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("law", ["hill", "saturating_power", "power"])
+def test_where_nothing_is_lost_nothing_is_predicted(law: str) -> None:
+    """Without any change the curve is exactly 0, and neither law nor baseline errs.
+
+    A second cell makes the power law be fitted as the others.
+    """
+    still = cell(np.zeros(5), 1, runs=0.0, rows=0.0)
+    found = good(fitting.fit_cells([still, still], law))[0]
+    assert found.parameters["c" if law == "power" else "s"].value == 0.0
+    assert fitting.predict(found, {"volume": 2048.0}).value == 0.0
+    assert found.compared["largest volume"] == "predicts as well as the last volume"
+
+
+def test_more_than_there_is_cannot_be_lost() -> None:
+    """A limit below a point is rejected, text too; a limit of some rows only is not used."""
+    known = cell(hill(0.4, 300.0, 1.2), 1)
+    row = int(np.argmax(known["forgetting"] > 0.2))
+    with pytest.raises(AnalysisError, match=rf"column can_lose: got 0.2 in row {row + 1}, where forgetting is"):
+        fitting.fit(known.assign(can_lose=0.2), "hill")
+    with pytest.raises(AnalysisError, match="column can_lose: got 'all' in row 1"):
+        fitting.fit(known.assign(can_lose="all"), "hill")
+    some = known.assign(can_lose=0.9)
+    some.loc[[3, 4], "can_lose"] = np.nan
+    notes = fitting.fit(some, "hill").notes
+    assert "can_lose is not used: it is empty in 2 of 15 rows" in notes

@@ -26,7 +26,7 @@ LAW = Law(
     ),
     columns=("volume",),
     positive=frozenset({"volume"}),
-    needs={"volume": 2},
+    needs={"volume": 3},
     curve=_curve,
     shown=lambda term, reference: {"v50": term["v50"] * reference["volume"]},
     shape={"v50": Prior(mean=0.0, sd=2.0, step=0.15, widest=2.0), "h": Prior(mean=0.3, sd=0.6, step=0.1, widest=0.8)},

@@ -30,7 +30,7 @@ LAW = Law(
     ),
     columns=("volume",),
     positive=frozenset({"volume"}),
-    needs={"volume": 2},
+    needs={"volume": 3},
     curve=_curve,
     shown=lambda term, reference: {"v0": term["v0"] * reference["volume"]},
     shape={"v0": Prior(mean=-2.0, sd=1.2, step=0.15, widest=2.0), "beta": Prior(mean=-0.5, sd=0.9, step=0.15, widest=1.2)},
