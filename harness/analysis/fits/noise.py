@@ -3,11 +3,11 @@
 A point is curve + run + rest + items. Runs of a cell differ by σ² q(v), of which a share r is an
 effect that all volumes of a run have in common. q(v) = 1 − g + g·y(v)²/mean y²: with g near 1 runs
 differ in proportion to what is lost, with g = 0 as much at every volume. g and r are those of all
-cells together. σ² of a cell is shrunk to that of all cells by as much as cells differ in it (the
-scaled F distribution of Smyth 2004, Statistical Applications in Genetics 3, article 3). The error
-over items is ``stderr``, taken as shared by all runs, and as correlated along volumes, by ALONG per
-doubling. No law holds exactly: its misfit is taken as correlated in the same way, with a standard
-deviation that is a share of the cell's level, equal for all cells.
+cells together. σ² of a cell is pooled with those of the others
+(``harness.analysis.statistics.pooled``). The error over items is ``stderr``, taken as shared by all
+runs, and as correlated along volumes, by ALONG per doubling. No law holds exactly: its misfit is
+taken as correlated in the same way, with a standard deviation that is a share of the cell's level,
+equal for all cells.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import special
 
 from harness.analysis.fits.estimate import Points
 from harness.analysis.fits.solver import Floats
+from harness.analysis.statistics.pooled import SeedMeans, pooled
 
 ALONG = 0.7
 """Correlation of the error over items between two volumes, one of which is twice the other.
@@ -32,7 +32,6 @@ PROPORTIONS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97)
 
 MOST_COMMON = 0.95
 _SMALL = 1e-6
-_MANY = 1e4
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,9 @@ class Noise:
     def __init__(self, cells: Sequence[tuple[Floats, Points]], most: Sequence[float | None]) -> None:
         self.cells, self.most = [_table(at, points) for at, points in cells], most
         self.proportion = max(PROPORTIONS, key=lambda one: sum(_fits(cell, one) for cell in self.cells))
-        own = [_own(cell, self.proportion) for cell in self.cells]
-        self.common = _common([cell.apart(self.proportion) for cell in self.cells], [scale for scale, _ in own])
-        # Volumes whose points are correlated are worth fewer independent ones.
-        worth = [1.0 / (1.0 + (len(cell.at) - 1) * self.common**2) for cell in self.cells]
-        self.shrunk = _shrunk([scale for scale, _ in own], [spare * ratio for (_, spare), ratio in zip(own, worth, strict=True)])
+        apart = [cell.apart(self.proportion) for cell in self.cells]
+        self.common = _common(apart, [_own(cell, self.proportion) for cell in self.cells])
+        self.shrunk = _shrunk(apart)
 
     def means(self, misfit: float) -> list[Means]:
         """Return each cell's means, with a misfit of the law as a share of the cell's level."""
@@ -147,16 +144,14 @@ def _fits(cell: _Cell, proportion: float) -> float:
     spare = np.maximum(cell.runs - 1.0, 0.0)
     if not spare.any():
         return 0.0
-    scale, _ = _own(cell, proportion)
+    scale = _own(cell, proportion)
     return -0.5 * float(np.sum(spare * np.log(cell.relative(proportion)))) - 0.5 * float(spare.sum() * np.log(scale + 1e-300))
 
 
-def _own(cell: _Cell, proportion: float) -> tuple[float, float]:
-    """Return a cell's own σ² and its degrees of freedom, as if its points were independent."""
+def _own(cell: _Cell, proportion: float) -> float:
+    """Return a cell's own σ²; NaN without two runs."""
     spare = float(np.sum(np.maximum(cell.runs - 1.0, 0.0)))
-    if spare == 0.0:
-        return float("nan"), 0.0
-    return float(np.nansum(cell.apart(proportion) ** 2)) / spare, spare
+    return float(np.nansum(cell.apart(proportion) ** 2)) / spare if spare else float("nan")
 
 
 def _common(apart: Sequence[Floats], scales: Sequence[float]) -> float:
@@ -171,35 +166,18 @@ def _common(apart: Sequence[Floats], scales: Sequence[float]) -> float:
     return float(np.clip(above / below, 0.0, MOST_COMMON)) if below > 0 else 0.0
 
 
-def _shrunk(scales: Sequence[float], freedom: Sequence[float]) -> list[tuple[float, float]]:
-    """Return each cell's variance, shrunk to that of all cells, with its degrees of freedom."""
-    scale, spare = np.array(scales), np.array(freedom)
-    known = spare > 0
-    if not known.any():
-        return [(float("nan"), 0.0)] * len(scales)
-    least = 1e-3 * float(np.median(scale[known]))
-    prior, center = _prior(np.maximum(scale[known], least), spare[known]) if least > 0 and known.sum() > 2 else (0.0, 0.0)
-    filled = np.where(known, scale, 0.0)
-    if prior == 0.0 and not known.all():
-        prior, center = 1.0, float(np.mean(scale[known]))
-    total = prior + np.where(known, spare, 0.0)
-    found = (prior * center + np.where(known, spare, 0.0) * filled) / total
-    return [(float(variance), float(degrees)) for variance, degrees in zip(found, total, strict=True)]
+def _shrunk(apart: Sequence[Floats]) -> list[tuple[float, float]]:
+    """Return each cell's variance, pooled over all cells, with its degrees of freedom.
 
-
-def _prior(scale: Floats, spare: Floats) -> tuple[float, float]:
-    """Return d0 and s0² by the moments of log variances (Smyth 2004, section 6.2)."""
-    shifted = np.log(scale) - special.digamma(spare / 2) + np.log(spare / 2)
-    center = float(np.mean(shifted))
-    excess = float(np.var(shifted, ddof=1) - np.mean(special.polygamma(1, spare / 2)))
-    if excess <= 0:
-        return _MANY, float(np.exp(center))
-    low, high = np.log(1e-2), np.log(_MANY)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if special.polygamma(1, np.exp(middle) / 2) > excess else (low, middle)
-    half = float(np.exp(low)) / 2
-    return 2 * half, float(np.exp(center + special.digamma(half) - np.log(half)))
+    Args:
+        apart: distances between a cell's runs, divided by √q, shape (k, u): the variance is the
+            same at all volumes, so pooling sees as many changed items at each.
+    """
+    spreads = pooled([SeedMeans(one.T, np.ones(one.shape[1])) for one in apart], 1.0)
+    known = [[one for one in of if one.freedom > 0] for of in spreads]
+    found = [(float(np.mean([one.variance for one in of])), min(one.freedom for one in of)) if of else (float("nan"), 0.0) for of in known]
+    filled = float(np.mean([variance for variance, freedom in found if freedom])) if any(known) else float("nan")
+    return [one if one[1] else (filled, float(any(known))) for one in found]
 
 
 def _means(cell: _Cell, variance: float, freedom: float, proportion: float, common: float, most: float | None, misfit: float) -> Means:
