@@ -48,7 +48,13 @@ FAR = 0.1
 COLLAPSE = 30.0
 """Squared distance of a collapsed run from its cell's others, in variances."""
 
+_ROUNDING = 1e-12
+"""Largest distance of a seed from the mean, as a share of it, that is rounding."""
+
 _STEPS, _FARTHEST = 6, 20.0
+
+_FLAT = 1e-9
+"""Least curvature of the likelihood, so that a level of which nothing is known has a variance."""
 
 _SLOPE = (1.0, 0.5)
 _LOG_PRIOR = (math.log(6.0), 1.5)
@@ -187,7 +193,9 @@ def _own(cell: SeedMeans) -> tuple[Floats, Floats]:
     count = np.sum(~np.isnan(cell.means), axis=1)
     centred = cell.means - np.where(count > 0, np.nansum(cell.means, axis=1) / np.maximum(count, 1), np.nan)[:, None]
     free = np.maximum(count - 1, 0).astype(np.float64)
-    return np.where(free > 0, np.nansum(centred**2, axis=1) / np.maximum(free, 1), np.nan), free
+    largest = np.max(np.abs(np.nan_to_num(cell.means)), axis=1, initial=0.0)
+    centred = np.where(np.abs(centred) > _ROUNDING * largest[:, None], centred, 0.0)
+    return np.where(free > 0, np.sum(centred**2, axis=1) / np.maximum(free, 1), np.nan), free
 
 
 def _padded(cells: Sequence[SeedMeans], own: Sequence[tuple[Floats, Floats]], items: float) -> _Padded:
@@ -278,7 +286,7 @@ def _fitted(padded: _Padded) -> _Trend:
     bent, whole = pull * (1 - pull), prior + worth
     mixed = float(np.sum(whole * bent * inclined)) / 2
     curved = float(np.sum(whole * (bent * inclined**2 + pull * around))) / 2 + 1 / _SLOPE[1] ** 2
-    bends = np.array([[float(np.sum(whole * bent)) / 2, mixed], [mixed, curved]])
+    bends = np.array([[float(np.sum(whole * bent)) / 2 + _FLAT, mixed], [mixed, curved]])
     return _Trend(float(point[0]), float(point[1]), prior, np.linalg.inv(bends).astype(np.float64))
 
 

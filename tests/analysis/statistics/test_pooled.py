@@ -83,3 +83,8 @@ def test_a_missing_seed_and_another_order_of_cells_change_nothing_else() -> None
     got, turned = pooled(cells, 300), pooled(cells[::-1], 300)[::-1]
     assert np.array(got)[..., :2] == pytest.approx(np.array(turned)[..., :2], rel=1e-8)
     assert np.isfinite(np.array(got)[..., :2]).all()
+
+
+def test_seeds_that_differ_by_rounding_alone_do_not_differ() -> None:
+    cells = [SeedMeans(np.array([[0.1 + 0.2, 0.3, 0.3]]), np.array([0.1 * one])) for one in range(1, 5)]
+    assert [of[0][:3] for of in pooled(cells, 100)] == [(0.0, 2.0, False)] * 4
