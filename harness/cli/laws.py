@@ -62,7 +62,7 @@ def predict_command(arguments: argparse.Namespace) -> str:
         raise AnalysisError(explain("--at", got=repr(unknown[0]), allowed=", ".join(points.PREDICTORS), fix=fix))
     fit = fitting.fit(found, law.name)
     at, notes = _completed(law, given, found)
-    prediction = fitting.predict(fit, {name: at[name] for name in law.columns if name in at})
+    prediction = _possible(fitting.predict(fit, {name: at[name] for name in law.columns if name in at}), fit.law, found)
     notes += [_unused(name, law, found) for name in given if name not in law.columns and name not in _used(law, given)]
     if arguments.json:
         return json.dumps(_prediction(fit, prediction, at, notes), indent=2, allow_nan=False, ensure_ascii=False)
@@ -75,7 +75,8 @@ def _points(arguments: argparse.Namespace) -> tuple[pd.DataFrame, laws.Law]:
     found = _read(arguments)
     declared = found.attrs.get("declared")
     if asked is None and declared is None:
-        raise AnalysisError(explain("--law", got="nothing, and no law declared", allowed=", ".join(laws.names()), fix="--law NAME"))
+        of = f" for {arguments.suite}" if arguments.suite else ""
+        raise AnalysisError(explain("--law", got=f"nothing, and no law declared{of}", allowed=", ".join(laws.names()), fix="--law NAME"))
     return found, asked or laws.named(str(declared))
 
 
@@ -173,7 +174,8 @@ def _unused(name: str, law: laws.Law, found: pd.DataFrame) -> str:
 
 def _prediction(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes: Sequence[str]) -> dict[str, Any]:
     found = dataclasses.asdict(prediction)
-    return {"law": fit.law, "response": fit.response, "at": dict(at), **found, "verdict": fit.verdict, "notes": [*notes, *fit.notes]}
+    judged = {"verdict": fit.verdict, "compared": fit.compared, "notes": [*notes, *fit.notes]}
+    return {"law": fit.law, "response": fit.response, "at": dict(at), **found, **judged}
 
 
 def _prediction_text(fit: Fit, prediction: Prediction, at: Mapping[str, float], notes: Sequence[str]) -> list[str]:
@@ -182,6 +184,7 @@ def _prediction_text(fit: Fit, prediction: Prediction, at: Mapping[str, float], 
     lines = [
         f"{fit.response} {_rounded(prediction.value)} {interval} at {where}",
         f"{100 * prediction.level:.0f}% interval for a new run; law {fit.law}, {fit.n} points of {fit.runs} runs: {fit.verdict}",
+        *_all_held_out(fit),
     ]
     lines += [f"extrapolates: {text}" for text in prediction.extrapolates]
     return lines + [f"note: {text}" for text in (*notes, *fit.notes)]
@@ -204,9 +207,30 @@ def _fit_text(fit: Fit) -> list[str]:
         *table,
         "",
         "   ".join([f"R2 {_rounded(fit.r2)}", f"AIC {_rounded(fit.aic)}", *alternatives]),
-        *(_held_out(fit, label) for label in judging.shown(fit.compared, {**fit.held_out, **fit.naive})),
+        *_all_held_out(fit),
     ]
     return lines + [f"note: {text}" for text in fit.notes]
+
+
+def _possible(prediction: Prediction, law: str, found: pd.DataFrame) -> Prediction:
+    """Return a prediction whose upper end is possible; raise AnalysisError if its value is not."""
+    most = found[points.CAN_LOSE].astype(float).max(skipna=False) if points.CAN_LOSE in found else math.nan
+    if prediction.value > most:
+        allowed = f"at most {_rounded(most)}, which is all that can be lost"
+        raise AnalysisError(
+            explain(
+                f"predict: {law} at this point", got=_rounded(prediction.value), allowed=allowed, fix="a law with a plateau: --law hill"
+            )
+        )
+    return prediction if prediction.high is None else dataclasses.replace(prediction, high=min(prediction.high, most, key=_nan_last))
+
+
+def _nan_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _all_held_out(fit: Fit) -> list[str]:
+    return [_held_out(fit, label) for label in judging.shown(fit.compared, {**fit.held_out, **fit.naive})]
 
 
 def _held_out(fit: Fit, label: str) -> str:

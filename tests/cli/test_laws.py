@@ -132,6 +132,11 @@ def test_an_experiment_is_fitted_and_predicted_by_its_name(tmp_path: Path, capsy
     assert out.startswith("forgetting 0.4 [")
     assert "volume 64 is 2 times the largest fitted, 32" in out
     assert "power does not depend on params_total" in out
+    assert "held-out largest volume: error " in out
+    assert "predicts better than the last volume, by 0.1" in out  # it is exact, and 0.1 apart from the volume before
+    code, out, err = run(capsys, "predict", "exp", "--law", "power", "--at", "volume=256", *where)
+    assert (code, out) == (2, "")  # 1.6 of the 0.8 that were known
+    assert "predict: power at this point: got 1.6; allowed: at most 0.8, which is all that can be lost; fix: a law with a plateau" in err
 
 
 def test_the_declared_law_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

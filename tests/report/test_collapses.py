@@ -36,7 +36,7 @@ def test_a_seed_far_below_the_others_is_named(tmp_path: Path) -> None:
     (sentence,) = collapses.named(found)
     assert "seed 1 (old −32.5 points, the next seed −10.0)" in sentence
     assert sentence in missing.main_warnings(found)
-    assert collapses.unseen(found) == ["Rare collapses: if one run in ten collapses, 73% of methods with 3 seeds show none."]
+    assert collapses.unseen(found) == ["Rare collapses: 3 seeds miss a collapse that hits one run in ten 73% of the time."]
 
 
 @pytest.mark.parametrize("counts", [[2, 4, 3], [13, 13, 4], [30]])
@@ -56,14 +56,16 @@ def test_where_it_is_unknown_what_there_was_to_lose_no_collapse_is_excluded(tmp_
         write_run(experiment, f"r{seed}", before=[old], points={8: [new]}, roles={"old": "probe"}, labels={}, seed=seed)
     found = evidence.measured(experiment)
     assert collapses.named(found) == []
-    assert collapses.unseen(found) == ["Rare collapses: if one run in ten collapses, 73% of methods with 3 seeds show none."]
+    assert collapses.unseen(found) == ["Rare collapses: 3 seeds miss a collapse that hits one run in ten 73% of the time."]
 
 
 def test_the_limits_are_those_of_no_collapse_in_so_many_runs(tmp_path: Path) -> None:
     """0.9³ = 73%; 1 − 0.05^(1/3) = 63% for a method, 1 − 0.05^(1/9) = 28% for three sizes of it."""
     (sentence,) = collapses.unseen(evidence.measured(grid(tmp_path / "g", models=3, seeds=3)))
-    assert "73% of methods with 3 seeds show none" in sentence
+    assert "3 seeds miss a collapse that hits one run in ten 73% of the time" in sentence
     assert "The 3 seeds of a method exclude only collapses of more than 63% of its runs (95% limit)" in sentence
     assert sentence.endswith("the 9 runs of full together, those of more than 28%.")
     (alone,) = collapses.unseen(lost(tmp_path, [3]))
-    assert alone.endswith("90% of methods with 1 seed show none. One seed cannot show that it is an exception.")
+    assert alone.endswith(
+        "1 seed misses a collapse that hits one run in ten 90% of the time. One seed cannot show that it is an exception."
+    )

@@ -39,7 +39,8 @@ def unseen(evidence: Evidence) -> list[str]:
     if not _panels(evidence) or counts.empty or not int(counts.max()):
         return []
     least = int(counts[counts > 0].min())
-    found = f"Rare collapses: if one run in ten collapses, {100 * 0.9**least:.0f}% of methods with {words.seeds(least)} show none."
+    miss = "misses" if least == 1 else "miss"
+    found = f"Rare collapses: {words.seeds(least)} {miss} a collapse that hits one run in ten {100 * 0.9**least:.0f}% of the time."
     if named(evidence) or not any(_there(row, panel) for panel in _panels(evidence) for _, row in _rows(evidence, panel).iterrows()):
         return [found]
     if least == 1:
@@ -49,8 +50,8 @@ def unseen(evidence: Evidence) -> list[str]:
     together, style = int(runs.iloc[-1]), runs.index[-1]
     more = f"; the {together} runs of {style} together, those of more than {_limit(together)}" if together > least else ""
     return [
-        f"{found} No seed here lost a quarter of what there was to lose more than the others of its method. The {words.seeds(least)} of a"
-        f" method exclude only collapses of more than {_limit(least)} of its runs (95% limit){more}."
+        f"{found} No run here lost far more than the other seeds of its method (by a quarter of what there was to lose)."
+        f" The {words.seeds(least)} of a method exclude only collapses of more than {_limit(least)} of its runs (95% limit){more}."
     ]
 
 

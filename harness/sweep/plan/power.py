@@ -221,7 +221,8 @@ def lines(found: Sequence[Power]) -> list[str]:
 def _cells(one: Power) -> tuple[str, str]:
     if one.planned is None:
         return "?", ""
-    seeds = f"{one.planned.seeds} seed{'s' * (one.planned.seeds > 1)}"
+    whose = "" if one.planned.seeds >= MIN_SEEDS else f" (th{'ese runs' if one.planned.seeds > 1 else 'is run'})"
+    seeds = f"{one.planned.seeds} seed{'s' * (one.planned.seeds > 1)}{whose}"
     return f"{_amount(one, one.planned.loss)} {_unit(one)}", f"{one.planned.items:,} items, {seeds}"
 
 
