@@ -35,7 +35,8 @@ def left_out(experiment: Experiment) -> list[str]:
         hits, halves = [np.zeros(0)] * 2, [np.zeros(0)] * 2
         cells, items = _seed_means(of_suite, Changes(experiment), table(experiment))
         for seed in range(min(cell.means.shape[1] for cell in cells)):
-            others = [SeedMeans(np.delete(cell.means, seed, axis=1), cell.changed) for cell in cells]
+            others = [SeedMeans(*(np.delete(values, seed, axis=1) for values in cell)) for cell in cells]
+            others = [SeedMeans(cell.means, cell.changed.mean(axis=1)) for cell in others]
             for way, spreads in enumerate((_alone(others), pooled(others, items))):
                 for cell, rest, of in zip(cells, others, spreads, strict=True):
                     count = rest.means.shape[1]
@@ -52,7 +53,10 @@ def _alone(cells: Sequence[SeedMeans]) -> list[tuple[Spread, ...]]:
 
 
 def _seed_means(rows: pd.DataFrame, changes: Changes, tidy: pd.DataFrame) -> tuple[list[SeedMeans], float]:
-    """Return the seed means of a suite's cells that have all seeds everywhere, and its items."""
+    """Return the seed means of a suite's cells that have all seeds everywhere, and its items.
+
+    ``changed`` has the share of each seed, shape (V, k).
+    """
     suite = str(rows["suite"].iloc[0])
     tasks = [str(name) for name in tidy.loc[tidy["suite"] == suite, "task"].dropna().unique() if name != SUITE_TASK]
     cells, items = [], 0.0
@@ -65,10 +69,10 @@ def _seed_means(rows: pd.DataFrame, changes: Changes, tidy: pd.DataFrame) -> tup
         values = [[[one.values for one in seed if one is not None] for seed in seeds] for seeds in known]
         if len({len(seeds) for seeds in values}) == 1:
             means = np.array([[np.mean([one.mean() for one in seed]) for seed in seeds] for seeds in values])
-            changed = np.array([np.mean([np.mean([(one**2).mean() for one in seed]) for seed in seeds]) for seeds in values])
+            changed = np.array([[np.mean([(one**2).mean() for one in seed]) for seed in seeds] for seeds in values])
             cells.append(SeedMeans(means, changed))
             items = float(sum(map(len, values[0][0])))
-    middle = float(np.mean(np.concatenate([cell.changed for cell in cells])))
+    middle = float(np.mean(np.concatenate([cell.changed.ravel() for cell in cells])))
     is_share = all(set(np.unique(np.abs(one))) <= {0.0, 1.0} for one in values[0][0])
     return (cells if is_share else [SeedMeans(cell.means, cell.changed / middle) for cell in cells]), items
 
