@@ -100,7 +100,7 @@ def test_an_adapter_and_its_base_end_to_end(place: Path, here: Path, capsys: pyt
     assert suite["numeric_spread"] is not None
     times = [path.stat().st_mtime_ns for path in sorted(here.rglob("measurement.json"))]
     assert len(times) == 2
-    assert app.main([*arguments, "--max-loss", "1"]) == 0
+    assert app.main([*arguments, "--max-loss", "0.99"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [again["suites"], again["tasks"]] == [values["suites"], values["tasks"]]
     assert [path.stat().st_mtime_ns for path in sorted(here.rglob("measurement.json"))] == times
