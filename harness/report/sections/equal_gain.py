@@ -157,7 +157,7 @@ def _draw(axes: Axes, forest: Forest) -> None:
             axes.hlines([place], [float(row["low"]) * scale], [float(row["high"]) * scale], color=ONE_COLOUR, linewidth=1.8, alpha=0.6)
         axes.plot([float(row["difference"]) * scale], [place], color=ONE_COLOUR, marker="o", markersize=5, linestyle="", zorder=4)
         name = plain(shortened(_pair(row), MAX_PAIR))  # too long for tick labels
-        axes.text(0.01, place - 0.22, name, transform=axes.get_yaxis_transform(), fontsize=7.5, va="bottom")
+        axes.text(0.01, place - 0.22, name, transform=axes.get_yaxis_transform(), fontsize=8, va="bottom")
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.set_xlabel(plain(f"difference of loss ({forest.loss.name})"))
