@@ -9,10 +9,11 @@ import numpy as np
 
 from benchmarks.calibration.planted import Floats, World, answers
 from benchmarks.calibration.seen import Seen
-from harness.analysis.statistics import two_level
+from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.design import smallest_loss, variation
 from harness.analysis.statistics.pooled import SeedMeans, pooled
-from harness.analysis.statistics.two_level import MIN_SEEDS, TaskSums
+from harness.analysis.statistics.task_sums import TaskSums
+from harness.analysis.statistics.two_level import MIN_SEEDS
 from harness.core.seeds import stream
 
 CELLS = 6
@@ -59,7 +60,7 @@ def _sweep(name: str, number: int, world: World, items: Sequence[int], loss: flo
     for cell in range(CELLS):
         draw = stream(number, "calibration", "design", name, str(seeds), str(cell))
         before, after = answers(draw, world, items, [-loss], count=seeds)
-        found.append([two_level.task(_moved(old, new), binary=True) for old, new in zip(before, after[0], strict=True)])
+        found.append([task_sums.task(_moved(old, new), binary=True) for old, new in zip(before, after[0], strict=True)])
     return found
 
 

@@ -18,7 +18,7 @@ from scipy import special
 from benchmarks.calibration.changes import MOST_FALSE
 from benchmarks.calibration.planted import Floats
 from harness.analysis.findings.verdicts import SIGNIFICANT
-from harness.analysis.statistics import two_level
+from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.pooled import SeedMeans, pooled
 from harness.core.seeds import stream
 
@@ -136,7 +136,7 @@ def analysed(changes: Floats, truth: Floats) -> Intervals:
     rest = (centred**2).sum(axis=(2, 3)) / (seeds * (seeds - 1)) / items / (items - 1)
     found = np.zeros((4, cells, volumes))
     for at in product(range(cells), range(volumes)):
-        sums = two_level.TaskSums((means[at],), item[at], (rest[at],), items, items, True, changed[at] * items, None, None)
+        sums = task_sums.TaskSums((means[at],), item[at], (rest[at],), items, items, True, changed[at] * items, None, None)
         ways = [two_level.combined([sums]), two_level.combined([sums], spreads=[spreads[at[0]][at[1]]])]
         found[(slice(None), *at)] = [*((way.high - way.low) / 2 for way in ways), *(way.p_value < SIGNIFICANT for way in ways)]
     return Intervals(truth, means.mean(axis=2), (found[0], found[1]), (found[2], found[3]))

@@ -18,8 +18,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from harness.analysis.statistics import two_level
-from harness.analysis.statistics.two_level import TaskSums
+from harness.analysis.statistics import task_sums, two_level
+from harness.analysis.statistics.task_sums import TaskSums
 from harness.external.judge import Aggregate
 
 
@@ -65,7 +65,7 @@ def of_suites(suites: Sequence[Aggregate], level: float) -> Change:
 def _sums(suite: Aggregate) -> list[TaskSums]:
     """Return the sums of each task of 0/1 items, oriented: a loss is negative for every metric."""
     sign = 1.0 if suite.higher_is_better else -1.0
-    return [two_level.task(sign * change.values[None], None, change.clusters, suite.is_binary) for change in suite.changes.values()]
+    return [task_sums.task(sign * change.values[None], None, change.clusters, suite.is_binary) for change in suite.changes.values()]
 
 
 def _joint(tasks: Sequence[tuple[float, TaskSums]], level: float) -> tuple[float, Change]:

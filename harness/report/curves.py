@@ -75,7 +75,7 @@ class Series:
         """Its findings, by volume; selected on first use: a page draws few cells."""
         return self.found.iloc[self.places].sort_values("volume", kind="stable")
 
-    @property
+    @cached_property
     def last(self) -> pd.DataFrame:
         """Its findings at its largest volume."""
         last: pd.DataFrame = self.rows[self.rows["volume"] == self.rows["volume"].max()]
@@ -114,10 +114,11 @@ class Series:
     def _nothing(self) -> pd.DataFrame:
         return self.rows.head(0)[_DRAWN]
 
-    @property
+    @cached_property
     def runs(self) -> list[str]:
         """Its runs."""
-        return sorted({run for text in self.rows["run_ids"].dropna().unique() for run in str(text).split(",")})
+        named = self.found["run_ids"].iloc[self.places].dropna().unique()
+        return sorted({run for text in named for run in str(text).split(",")})
 
 
 _DRAWN = "suite task volume before after delta delta_low delta_high level varies n seeds chance".split()

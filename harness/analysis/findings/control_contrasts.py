@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.analysis.findings import verdicts
 from harness.analysis.findings.finding_columns import SUITE_TASK
-from harness.analysis.statistics import clustered, stats, two_level
+from harness.analysis.statistics import clustered, stats, task_sums, two_level
 from harness.analysis.statistics.pooled import Spread
 from harness.analysis.statistics.stats import Floats, Stratum
 from harness.analysis.table.measure import TaskChange
@@ -42,7 +42,7 @@ _JUDGED = [*_ROW, "role", "metric", "higher_is_better"]
 class _Task(NamedTuple):
     """A task of a cell and its control: sums, and where both are one seed, each item's contrast."""
 
-    sums: two_level.TaskSums
+    sums: task_sums.TaskSums
     moved: Floats | None
     clusters: npt.NDArray[np.int64] | None
 
@@ -133,7 +133,7 @@ def _task(own: Sequence[TaskChange | None], control: Sequence[TaskChange | None]
     first, second = (np.stack([change.values for change in side]) for side in (known[: len(own)], known[len(own) :]))
     alone = len(first) == len(second) == 1
     clusters = known[0].clusters
-    return _Task(two_level.task(first, second, clusters, binary), first[0] - second[0] if alone else None, clusters)
+    return _Task(task_sums.task(first, second, clusters, binary), first[0] - second[0] if alone else None, clusters)
 
 
 def _p_value(tasks: Sequence[_Task], estimate: two_level.Estimate) -> float:

@@ -40,7 +40,7 @@ from harness.analysis.findings.frontier import first_target, headline
 from harness.analysis.findings.paths import Path, linearised
 from harness.analysis.findings.reading import METHOD, SAME, Arm, Reader
 from harness.analysis.findings.verdicts import SIGNIFICANT
-from harness.analysis.statistics import two_level
+from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.multiple import holm
 from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
 from harness.analysis.statistics.stats import LEVEL, Floats
@@ -214,7 +214,7 @@ class _Pair:
     """
 
     row: Row
-    sums: Sequence[Sequence[two_level.TaskSums]] = ()
+    sums: Sequence[Sequence[task_sums.TaskSums]] = ()
     ends: tuple[float, float] = (math.nan, math.nan)
     items: tuple[str, ...] = ()
     counted: Sequence[int] = ()
@@ -256,7 +256,7 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
     lost = [float(np.mean([end[side].value for end in ends])) for side in (0, 1)]
     row |= {"first_forgetting": lost[0], "second_forgetting": lost[1], "difference": lost[0] - lost[1]}
     row |= {"note": "; ".join(note for side in sides for note in side.notes(reach)) or None}
-    sums = [[two_level.task(a, b, of, binary=False) for a, b, of in zip(*_numbers(sides, end), one.clusters, strict=True)] for end in ends]
+    sums = [[task_sums.task(a, b, of, binary=False) for a, b, of in zip(*_numbers(sides, end), one.clusters, strict=True)] for end in ends]
     apart = [first.value - second.value for first, second in ends]
     path = sides[0].paths[0]
     items = sum(values.shape[1] for values in path.forgetting[0])

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from harness.analysis.statistics import two_level
+from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
-from harness.analysis.statistics.two_level import Estimate, TaskSums
+from harness.analysis.statistics.task_sums import TaskSums
+from harness.analysis.statistics.two_level import Estimate
 from harness.analysis.table.columns import SUITE_TASK
 from harness.analysis.table.measure import TaskChange
 
@@ -152,4 +153,4 @@ class _Tasks:
         known = [change for change in of_runs if change is not None]
         if len(known) < len(of_runs) or len({change.items for change in known}) > 1:
             return None
-        return two_level.task(np.stack([change.values for change in known]), None, known[0].clusters, binary)
+        return task_sums.task(np.stack([change.values for change in known]), None, known[0].clusters, binary)

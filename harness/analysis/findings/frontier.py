@@ -29,7 +29,7 @@ import pandas as pd
 
 from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.pairing import Stacked, stacked
-from harness.analysis.statistics import two_level
+from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
 from harness.analysis.statistics.stats import LEVEL, Floats
 from harness.analysis.table.columns import SUITE_TASK, specified
@@ -121,7 +121,8 @@ def frontier(findings: pd.DataFrame, changes: ItemChanges) -> pd.DataFrame:
 class _Measured:
     """Changes of a point on one suite, positive for better, and the variance between its seeds."""
 
-    changes: Stacked
+    tasks: Sequence[task_sums.Arm]
+    items: tuple[str, ...]
     spread: Spread | None
 
 
@@ -138,44 +139,54 @@ class _Axis:
         rows = findings[(findings["suite"] == suite) & findings["cell"].isin(points["cell"])]
         wholes, leaves = rows[rows["task"] == SUITE_TASK], rows[rows["task"] != SUITE_TASK]
         tasks = leaves.groupby(["cell", "volume"])["task"].agg(list).to_dict()
-        found: dict[tuple[str, ...], dict[str, dict[int, Stacked]]] = {}
+        found: dict[tuple[str, ...], dict[str, dict[int, _Read]]] = {}
         for cell, volume, run_ids, up in wholes[["cell", "volume", "run_ids", "higher_is_better"]].dropna().itertuples(index=False):
             named = [(suite, str(task)) for task in tasks.get((cell, volume), [])]
             one = stacked(changes, str(run_ids).split(","), int(volume), named)
             if isinstance(one, Stacked):
-                signed = Stacked([values if up else -values for values in one.values], one.items, one.clusters)
-                found.setdefault(one.items, {}).setdefault(str(cell), {})[int(volume)] = signed
+                found.setdefault(one.items, {}).setdefault(str(cell), {})[int(volume)] = _read(one, up=bool(up))
         of: dict[tuple[str, int], _Measured] = {}
-        for cells in found.values():
-            first = next(iter(next(iter(cells.values())).values()))
-            spreads = pooled([_seed_means(list(each.values())) for each in cells.values()], sum(values.shape[1] for values in first.values))
+        for items, cells in found.items():
+            first, _ = next(iter(next(iter(cells.values())).values()))
+            spreads = pooled([_seed_means(list(each.values())) for each in cells.values()], sum(len(arm.items) for arm in first))
             for (cell, each), known in zip(cells.items(), spreads, strict=True):
-                of |= {(cell, volume): _Measured(one, spread) for (volume, one), spread in zip(each.items(), known, strict=True)}
+                for (volume, (arms, _)), spread in zip(each.items(), known, strict=True):
+                    of[cell, volume] = _Measured(arms, items, spread)
         return _Axis(float(wholes["margin"].iloc[0]), of)
 
     def ends(self, one: tuple[str, int] | None, other: tuple[str, int], level: float) -> tuple[float, float]:
         """Return the interval of the first point minus the other; None is the untuned model."""
         here, there = self.of.get(one) if one else None, self.of.get(other)
-        if there is None or (one is not None and (here is None or here.changes.items != there.changes.items)):
+        if there is None or (one is not None and (here is None or here.items != there.items)):
             return -np.inf, np.inf
         if here is None:
-            sums = [two_level.task(values, None, of) for values, of in zip(there.changes.values, there.changes.clusters, strict=True)]
-            found = two_level.combined(sums, level, [there.spread])
+            found = two_level.combined([task_sums.sums(arm) for arm in there.tasks], level, [there.spread])
             low, high = -found.high, -found.low
         else:
-            sides, clusters = (here.changes.values, there.changes.values), here.changes.clusters
-            found = two_level.contrast(*sides, clusters, level, spreads=[here.spread, there.spread])
+            both = [task_sums.sums(*arms) for arms in zip(here.tasks, there.tasks, strict=True)]
+            found = two_level.combined(both, level, [here.spread, there.spread])
             low, high = found.low, found.high
         return (low, high) if low == low else (-np.inf, np.inf)
 
 
-def _seed_means(volumes: Sequence[Stacked]) -> SeedMeans:
+_Read = tuple[Sequence[task_sums.Arm], float]
+"""Arms of a point's tasks, and the mean square change of its items."""
+
+
+def _read(point: Stacked, *, up: bool) -> _Read:
+    """Return a point's changes, positive for better."""
+    signed = [values if up else -values for values in point.values]
+    arms = [task_sums.arm(values, of) for values, of in zip(signed, point.clusters, strict=True)]
+    return arms, float(np.mean([np.mean(values * values) for values in signed]))
+
+
+def _seed_means(volumes: Sequence[_Read]) -> SeedMeans:
     """Return the seeds' means of a cell; volumes with fewer seeds are filled with NaN."""
-    means = [np.mean([values.mean(axis=1) for values in one.values], axis=0) for one in volumes]
+    means = [np.mean([arm.seeds for arm in arms], axis=0) for arms, _ in volumes]
     padded = np.full((len(means), max(map(len, means))), np.nan)
     for row, of in zip(padded, means, strict=True):
         row[: len(of)] = of
-    return SeedMeans(padded, np.array([np.mean([np.mean(values * values) for values in one.values]) for one in volumes]))
+    return SeedMeans(padded, np.array([changed for _, changed in volumes]))
 
 
 class _Rivals:

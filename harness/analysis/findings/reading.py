@@ -48,6 +48,9 @@ class Arm:
     reason: str = ""
 
 
+_READ = ["cell", "volume", "suite", "task", "run_ids", "higher_is_better"]
+
+
 class Reader:
     """Reader of the paths of cells, from the changes of their runs."""
 
@@ -64,14 +67,15 @@ class Reader:
         """
         ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
         wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
-        wanted = wanted[[*SAME, *METHOD, "learning_rate", "cell", "volume", "suite", "task", "run_ids", "higher_is_better"]]
-        for _, group in wanted.groupby(SAME, dropna=False, sort=False):
+        names = [*SAME, *METHOD, "learning_rate"]
+        known = wanted.drop_duplicates("cell").set_index("cell")[names].astype(object)
+        rows_of = known.where(known.notna(), None).to_dict("records")
+        labels = {str(cell): {str(name): value for name, value in row.items()} for cell, row in zip(known.index, rows_of, strict=True)}
+        for _, group in wanted[[*SAME, *_READ]].groupby(SAME, dropna=False, sort=False):
             if group["cell"].nunique() > 1:
-                yield [self._arm(str(cell), rows) for cell, rows in group.groupby("cell", sort=False)]
+                yield [self._arm(str(cell), labels[str(cell)], rows) for cell, rows in group[_READ].groupby("cell", sort=False)]
 
-    def _arm(self, cell: str, rows: pd.DataFrame) -> Arm:
-        first = rows[[*SAME, *METHOD, "learning_rate"]].iloc[0]
-        labels: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in first.items()}
+    def _arm(self, cell: str, labels: dict[str, Any], rows: pd.DataFrame) -> Arm:
         leaves = rows[rows["task"] != SUITE_TASK]
         tasks = [(suite, str(task)) for suite in (self.probe, self.target) for task in leaves[leaves["suite"] == suite]["task"].unique()]
         if {suite for suite, _ in tasks} != {self.probe, self.target}:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.analysis.fits import fitting, laws, points
@@ -122,9 +123,9 @@ def _groups(found: pd.DataFrame, labels: list[str]) -> Iterator[tuple[dict[str, 
     if not varying:
         yield {}, found
         return
-    for key, rows in texts.groupby(varying if len(varying) > 1 else varying[0], sort=False).groups.items():
+    for key, rows in texts.groupby(varying if len(varying) > 1 else varying[0], sort=False).indices.items():
         values = key if isinstance(key, tuple) else (key,)
-        yield dict(zip(varying, map(str, values), strict=True)), found.loc[rows]
+        yield dict(zip(varying, map(str, values), strict=True)), found.iloc[np.asarray(rows)]
 
 
 def _fitted(law: str, shown: Sequence[Asked], asked: Sequence[Asked], about: Mapping[Hashable, Any]) -> list[Fitted]:

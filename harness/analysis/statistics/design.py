@@ -20,7 +20,8 @@ from harness.analysis.statistics import two_level
 from harness.analysis.statistics.detectable import detectable
 from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
 from harness.analysis.statistics.stats import Floats
-from harness.analysis.statistics.two_level import MIN_SEEDS, TaskSums
+from harness.analysis.statistics.task_sums import TaskSums
+from harness.analysis.statistics.two_level import MIN_SEEDS
 from harness.core.seeds import stream
 
 CHANGED = 0.1

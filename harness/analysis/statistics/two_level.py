@@ -57,7 +57,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from harness.analysis.statistics import stats
+from harness.analysis.statistics import stats, task_sums
 from harness.analysis.statistics.pooled import Spread
 from harness.analysis.statistics.stats import LEVEL, Floats, Stratum
 
@@ -95,34 +95,6 @@ class Estimate(NamedTuple):
         return p_value(self.value, self.stderr, self.df)
 
 
-class TaskSums(NamedTuple):
-    """Sums of one task, from which a suite is estimated without reading its items again.
-
-    Attributes:
-        seeds: for each arm, the mean over items of each seed, shape (k,); the second arm is
-            subtracted.
-        item: V_item of the task.
-        rest: V_rest of the task, by arm.
-        n: number of items.
-        groups: number of clusters, or of items where there are none.
-        binary: whether items are 0 or 1 before and after.
-        changed: mean over seeds of the sum of squares; for 0/1 items, the number of changed items
-            of a seed.
-        counts: (lost, gained, n) of one seed of 0/1 items; None for other data.
-        values: the changes of a single seed in a metric that is not 0 or 1; else None.
-    """
-
-    seeds: tuple[Floats, ...]
-    item: float
-    rest: tuple[float, ...]
-    n: int
-    groups: int
-    binary: bool
-    changed: float
-    counts: tuple[int, int, int] | None
-    values: Floats | None
-
-
 def estimate(
     tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None = None, level: float = LEVEL, *, binary: bool | None = None
 ) -> Estimate:
@@ -136,7 +108,7 @@ def estimate(
         level: confidence level.
         binary: whether items are 0 or 1 before and after; None: decided by the values.
     """
-    return combined([task(values, None, of, binary) for values, of in _with(tasks, clusters)], level)
+    return combined([task_sums.task(values, None, of, binary) for values, of in _with(tasks, clusters)], level)
 
 
 def contrast(
@@ -154,36 +126,14 @@ def contrast(
     have at least MIN_SEEDS seeds.
     """
     pairs = zip(_with(first, clusters), second, strict=True)
-    return combined([task(values, other, of, binary) for (values, of), other in pairs], level, spreads)
+    return combined([task_sums.task(values, other, of, binary) for (values, of), other in pairs], level, spreads)
 
 
 def _with(tasks: Sequence[Floats], clusters: Sequence[Ints | None] | None) -> list[tuple[Floats, Ints | None]]:
     return list(zip(tasks, [None] * len(tasks) if clusters is None else clusters, strict=True))
 
 
-def task(values: Floats, other: Floats | None = None, clusters: Ints | None = None, binary: bool | None = None) -> TaskSums:
-    """Return the sums of a task, of ``values`` minus ``other`` where that is given.
-
-    Shapes: values (k, n), other (k', n), clusters (n,).
-    """
-    arms = [np.asarray(arm, dtype=np.float64) for arm in ([values] if other is None else [values, other])]
-    seeds = tuple(arm.mean(axis=1) for arm in arms)
-    over_seeds = [arm.mean(axis=0) for arm in arms]
-    item = over_seeds[0] if other is None else over_seeds[0] - over_seeds[1]
-    n, of = len(item), clusters
-    groups = n if of is None else len(np.unique(of))
-    scale = groups / (groups - 1) / n**2 if groups > 1 else math.nan
-    rests = tuple(scale * _rest(arm, mean, of_seed, of) for arm, mean, of_seed in zip(arms, over_seeds, seeds, strict=True))
-    changed = sum(float(np.vdot(arm, arm)) / len(arm) for arm in arms)
-    changed -= 0.0 if other is None else 2 * float(np.vdot(*over_seeds))
-    is_binary = all(_looks_binary(arm) for arm in arms) if binary is None else binary
-    single = all(len(arm) == 1 for arm in arms) and of is None
-    counts = (int(np.sum(item < 0)), int(np.sum(item > 0)), n) if single and is_binary and _looks_binary(item) else None
-    alone = item if single and not is_binary and other is None else None
-    return TaskSums(seeds, scale * _squares((item - item.mean())[None], of), rests, n, groups, is_binary, changed, counts, alone)
-
-
-def combined(tasks: Sequence[TaskSums], level: float = LEVEL, spreads: Sequence[Spread | None] = ()) -> Estimate:
+def combined(tasks: Sequence[task_sums.TaskSums], level: float = LEVEL, spreads: Sequence[Spread | None] = ()) -> Estimate:
     """Estimate the mean over tasks, with equal weight, from their sums.
 
     Args:
@@ -219,7 +169,7 @@ def _spread(seeds: Floats, spread: Spread | None) -> Spread:
     return spread or Spread(float(seeds.var(ddof=1)), len(seeds) - 1, pooled=False)
 
 
-def weighted(tasks: Sequence[TaskSums], weights: Sequence[float], level: float = LEVEL) -> Estimate:
+def weighted(tasks: Sequence[task_sums.TaskSums], weights: Sequence[float], level: float = LEVEL) -> Estimate:
     """Estimate a weighted mean over tasks of one seed of 0/1 items, as ``combined`` does.
 
     Args:
@@ -248,7 +198,7 @@ def _together(parts: Sequence[float], spreads: Sequence[Spread]) -> float:
     return 2 * sum(parts) ** 2 / error if error > 0 else sum(spread.freedom for spread in spreads)
 
 
-def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
+def over_items(tasks: Sequence[task_sums.TaskSums], level: float = LEVEL) -> Estimate:
     """Return the mean over tasks with its paired standard error over items and t interval.
 
     Variation between seeds is not included.
@@ -261,7 +211,7 @@ def over_items(tasks: Sequence[TaskSums], level: float = LEVEL) -> Estimate:
     return _interval(value, sum(of_items), freedom, 0.0, level, ITEMS)
 
 
-def _items_only(tasks: Sequence[TaskSums], value: float, error: float, freedom: float, level: float) -> Estimate:
+def _items_only(tasks: Sequence[task_sums.TaskSums], value: float, error: float, freedom: float, level: float) -> Estimate:
     """Estimate over items alone.
 
     One seed: Tango's interval of 0/1 items, a bootstrap of others. Several seeds: t of the items'
@@ -286,7 +236,7 @@ def _interval(value: float, variance: float, freedom: float, least: float, level
     return Estimate(value, width / t, freedom, value - width, value + width, varies)
 
 
-def _least(tasks: Sequence[TaskSums], item: float, level: float, shares: Sequence[float] | None = None) -> float:
+def _least(tasks: Sequence[task_sums.TaskSums], item: float, level: float, shares: Sequence[float] | None = None) -> float:
     """Return Tango's half-width at no changed item, for the effective number of items.
 
     It is 0 where a task is not 0/1. ``shares`` are the tasks' weights in the mean, of sum 1; None:
@@ -324,34 +274,6 @@ def _freedom(parts: Sequence[float], freedoms: Sequence[float], total: float | N
     summed = sum(part * part / of for part, of in zip(parts, freedoms, strict=True) if of > 0)
     whole = sum(parts) if total is None else total
     return whole * whole / summed if summed > 0 else float(sum(freedoms))
-
-
-def _rest(arm: Floats, over_seeds: Floats, of_seeds: Floats, clusters: Ints | None) -> float:
-    """Return the residual sum of squares after seed and item means.
-
-    It is divided by k (k − 1), and 0 for one seed.
-    """
-    k, n = len(arm), len(over_seeds)
-    if k == 1:
-        return 0.0
-    if clusters is not None:
-        return _squares(arm - over_seeds - of_seeds[:, None] + of_seeds.mean(), clusters) / (k * (k - 1))
-    squares, mean = [float(np.vdot(part, part)) for part in (arm, over_seeds, of_seeds)], float(of_seeds.mean())
-    return max(squares[0] - k * squares[1] - n * squares[2] + k * n * mean * mean, 0.0) / (k * (k - 1))
-
-
-def _squares(residuals: Floats, clusters: Ints | None) -> float:
-    """Return Σ e² over rows and items, or over rows and cluster sums.
-
-    ``residuals`` have shape (k, n).
-    """
-    if clusters is None:
-        return float(np.vdot(residuals, residuals))
-    return sum(float(np.sum(np.bincount(clusters, weights=row) ** 2)) for row in residuals)
-
-
-def _looks_binary(values: Floats) -> bool:
-    return bool(np.all(values * values * values == values))
 
 
 def quantile(probability: float, freedom: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from harness.analysis.table.columns import SUITE_TASK
@@ -41,7 +42,7 @@ def unseen(evidence: Evidence) -> list[str]:
     least = int(counts[counts > 0].min())
     miss = "misses" if least == 1 else "miss"
     found = f"Rare collapses: {words.seeds(least)} {miss} a collapse that hits one run in ten {100 * 0.9**least:.0f}% of the time."
-    if named(evidence) or not any(_there(row, panel) for panel in _panels(evidence) for _, row in _rows(evidence, panel).iterrows()):
+    if named(evidence) or not any((_rows(evidence, panel)["_there"] > 0).any() for panel in _panels(evidence)):
         return [found]
     if least == 1:
         return [f"{found} One seed cannot show that it is an exception."]
@@ -66,31 +67,31 @@ def _panels(evidence: Evidence) -> list[Panel]:
 
 
 def _collapsed(evidence: Evidence, panel: Panel) -> list[str]:
+    rows = _rows(evidence, panel)
+    ordered = rows.assign(_turned=rows["delta"].astype(float) * panel.sign).sort_values("_turned", kind="stable")
+    places = ordered.groupby("_cell", sort=False).cumcount()
+    worst, other = (ordered[places == place].set_index("_cell") for place in (0, 1))
+    compared = worst.loc[[cell for cell in rows["_cell"].unique() if cell in other.index]]
+    apart = other["_turned"].loc[compared.index] - compared["_turned"]
     found = []
-    for cell, group in _rows(evidence, panel).groupby("_cell", sort=False):
-        ordered = group.assign(_turned=group["delta"].astype(float) * panel.sign).sort_values("_turned", kind="stable")
-        if len(ordered) > 1 and _is_far(ordered.iloc[0], ordered.iloc[1], panel):
-            worst, other = (words.amount(row["delta"], panel.unit, sign=True) for row in (ordered.iloc[0], ordered.iloc[1]))
-            name, seed = evidence.by_cell[str(cell)].short, int(ordered.iloc[0]["seed"])
-            found.append(f"{name}, seed {seed} ({panel.suite} {worst} {panel.unit.name}, the next seed {other})")
+    far = compared[(compared["_there"] > 0) & (apart >= FAR * compared["_there"])]
+    for (cell, row), next_worst in zip(far.iterrows(), other["delta"].loc[far.index], strict=True):
+        lost, next_lost = (words.amount(delta, panel.unit, sign=True) for delta in (row["delta"], next_worst))
+        name, seed = evidence.by_cell[str(cell)].short, int(row["seed"])
+        found.append(f"{name}, seed {seed} ({panel.suite} {lost} {panel.unit.name}, the next seed {next_lost})")
     return found
 
 
 def _rows(evidence: Evidence, panel: Panel) -> pd.DataFrame:
-    """Return the changes of all runs at their cell's largest volume, controls left out."""
+    """Return the changes of all runs at their cell's largest volume, controls left out.
+
+    Column ``_there`` is what there was to lose; 0 if unknown, as for nats without a level of
+    guessing.
+    """
     table = panel.rows(evidence.table)
     cell_of = {run: one.cell for one in evidence.proper for run in one.runs}
     rows = table[table["run_id"].isin(list(cell_of)) & table["delta"].notna() & (table["volume"] > 0).fillna(value=False)]
-    return at_largest_volume(rows.assign(_cell=rows["run_id"].map(cell_of)), "_cell")
-
-
-def _there(row: pd.Series, panel: Panel) -> float:
-    """Return what there was to lose; 0 if unknown, as for nats without a level of guessing."""
-    guess = panel.unit.least if pd.isna(row["chance"]) else float(row["chance"])
-    there = (float(row["before"]) - guess) * panel.sign
-    return there if 0 < there < math.inf else 0.0
-
-
-def _is_far(worst: pd.Series, other: pd.Series, panel: Panel) -> bool:
-    there = _there(worst, panel)
-    return there > 0 and float(other["_turned"] - worst["_turned"]) >= FAR * there
+    guess = rows["chance"].astype("Float64").fillna(panel.unit.least).to_numpy(dtype=np.float64)
+    there = (rows["before"].to_numpy(dtype=np.float64, na_value=np.nan) - guess) * panel.sign
+    rows = rows.assign(_cell=rows["run_id"].map(cell_of), _there=np.where((there > 0) & (there < math.inf), there, 0.0))
+    return at_largest_volume(rows, "_cell")

@@ -47,7 +47,8 @@ class CostPanel:
 def loss_by_cost(evidence: Evidence) -> FigureView | None:
     """Return the figure; None without a headline suite or a cost known for every curve."""
     suite = evidence.headline
-    found = methods([one for one in evidence.proper if suite and len(one.on(suite))])
+    measured = set(evidence.suite_rows(suite)["cell"]) if suite else set()
+    found = methods([one for one in evidence.proper if one.cell in measured])
     kept = found.drawn
     if not suite or not kept:
         return None

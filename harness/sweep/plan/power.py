@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.statistics import design, two_level
+from harness.analysis.statistics import design, task_sums
 from harness.analysis.statistics.design import Variation
-from harness.analysis.statistics.two_level import MIN_SEEDS, TaskSums
+from harness.analysis.statistics.task_sums import TaskSums
+from harness.analysis.statistics.two_level import MIN_SEEDS
 from harness.analysis.table.measure import TaskChange
 from harness.analysis.table.packing import ChangeKey
 from harness.analysis.table.runs import RunReader
@@ -197,7 +198,7 @@ def _sums(of_seeds: Sequence[Changes], suite: str, tasks: Sequence[str], *, cont
             continue
         binary = False if continuous else None
         stacks = [(np.stack([one.values for one in of]).astype(np.float64), of[0].clusters) for of in changes]
-        found.append([two_level.task(values, None, clusters, binary) for values, clusters in stacks])
+        found.append([task_sums.task(values, None, clusters, binary) for values, clusters in stacks])
     return found
 
 

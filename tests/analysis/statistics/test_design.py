@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.analysis.statistics import two_level
+from harness.analysis.statistics import task_sums
 from harness.analysis.statistics.design import Variation, guess, smallest_loss, variation
 from harness.core.seeds import stream
 
@@ -56,7 +56,7 @@ def test_the_variances_of_an_earlier_sweep_are_found() -> None:
     for _ in range(40):
         seeds = draw.normal(0, 0.05, (8, 1))
         tasks = [seeds + draw.normal(0, 0.3, 300) + draw.normal(0, 0.4, (8, 300)) for _ in range(2)]
-        cells.append([[two_level.task(values, binary=False) for values in tasks]])
+        cells.append([[task_sums.task(values, binary=False) for values in tasks]])
     found = variation(cells)
     assert (found.common, found.own, found.between) == pytest.approx((0.09, 0.16, 0.0025), rel=0.25)
     assert found.changed == pytest.approx(0.25, rel=0.1)
@@ -66,6 +66,6 @@ def test_the_variances_of_an_earlier_sweep_are_found() -> None:
 def test_one_earlier_seed_does_not_show_how_seeds_vary() -> None:
     """The variance between seeds is then a guess, in proportion to the items that change."""
     moved = np.array([[-1.0] * 30 + [1.0] * 10 + [0.0] * 160])
-    found = variation([[[two_level.task(moved)]]])
+    found = variation([[[task_sums.task(moved)]]])
     assert (found.changed, found.freedom) == (0.2, None)
     assert found.between == pytest.approx(guess(0.2).between)

@@ -11,7 +11,7 @@ import pytest
 from scipy import special
 from scipy import stats as scipy_stats
 
-from harness.analysis.statistics import stats, two_level
+from harness.analysis.statistics import stats, task_sums, two_level
 from harness.analysis.statistics.stats import Stratum
 from harness.core.seeds import stream
 
@@ -83,14 +83,14 @@ def test_the_parts_are_those_of_the_definitions(clusters: list[int] | None) -> N
 def test_a_weighted_mean_of_equal_weights_is_the_mean(clusters: npt.NDArray[np.int64] | None) -> None:
     """Three tasks of one seed, of independent and of clustered items."""
     draw = stream(0, "test", "weighted")
-    tasks = [two_level.task(draw.choice([-1.0, 0.0, 1.0], size=(1, 60), p=[0.1, 0.8, 0.1]), None, clusters, True) for _ in range(3)]
+    tasks = [task_sums.task(draw.choice([-1.0, 0.0, 1.0], size=(1, 60), p=[0.1, 0.8, 0.1]), None, clusters, True) for _ in range(3)]
     assert two_level.weighted(tasks, [2, 2, 2]) == pytest.approx(two_level.combined(tasks))
 
 
 def test_a_weighted_mean_over_clusters_is_by_hand() -> None:
     """Weights 3/4 and 1/4: variance 9/16 V_1 + 1/16 V_2, degrees of freedom by Satterthwaite."""
     draw, clusters = stream(0, "test", "weighted"), np.arange(1600) // 4
-    tasks = [two_level.task(draw.choice([-1.0, 0.0, 1.0], size=(1, 1600), p=[0.3, 0.4, 0.3]), None, clusters, True) for _ in range(2)]
+    tasks = [task_sums.task(draw.choice([-1.0, 0.0, 1.0], size=(1, 1600), p=[0.3, 0.4, 0.3]), None, clusters, True) for _ in range(2)]
     parts = [9 / 16 * tasks[0].item, 1 / 16 * tasks[1].item]
     found = two_level.weighted(tasks, [3, 1])
     assert found.value == pytest.approx(0.75 * tasks[0].seeds[0][0] + 0.25 * tasks[1].seeds[0][0])
@@ -124,7 +124,7 @@ def test_the_paired_error_is_millers(lost: int, gained: int, error: float) -> No
     [−0.081, −0.019].
     """
     values = np.array([[-1.0] * lost + [1.0] * gained + [0.0] * (500 - lost - gained)])
-    found = two_level.over_items([two_level.task(values)])
+    found = two_level.over_items([task_sums.task(values)])
     assert found.stderr == pytest.approx(error, abs=5e-5)
     assert found.stderr == pytest.approx(math.sqrt((lost + gained - (lost - gained) ** 2 / 500) / 500 / 499))
     if lost == 45:
