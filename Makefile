@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate bench-report reference test unit chaos test-browser test-cluster test-contract fuzz test-install test-ray test-exact lint imports types format wheel clean
+.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-cluster test-contract fuzz test-install test-ray test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ bench-training: $(STAMP) ## overhead of training over a bare torch loop (ARGS="-
 
 reference: $(STAMP) ## the default sweep again, its findings compared with the committed ones in results/reference/ (ARGS=--write replaces them)
 	@"$(BIN)/python" benchmarks/reference.py $(ARGS)
+
+nursery: $(STAMP) ## pretrain the shipped models anew, and say how far they score from the shipped ones; under an hour, resumes (ARGS=--write replaces them)
+	@"$(BIN)/python" benchmarks/nursery.py $(ARGS)
 
 bench-report: $(STAMP) ## time and memory of table and report on 10,000 fabricated runs; about 10 minutes (ARGS="--runs 500")
 	@"$(BIN)/python" benchmarks/speed/report.py $(ARGS)

@@ -111,6 +111,7 @@ def make(configs: Iterable[RunConfig], workspace: Workspace, progress: Progress)
             seen.add(asked)
             made = model.base_model() if isinstance(model, HubModel) else model
             if isinstance(made, Nursery) and not made.is_made:
+                made.require_whole()
                 missing[type(made), repr(made)] = made
     if not missing:
         return False

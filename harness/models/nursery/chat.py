@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from harness.config.strict import check
 from harness.core.seeds import permutation
 from harness.data.tinyworld import chat_world, vocabulary
 from harness.data.tinyworld.chat_world import Wording
-from harness.models.nursery.family import Nursery
+from harness.models.nursery.family import Nursery, loaded
 from harness.models.nursery.pretraining import THREADS, fit
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ class NurseryChat(Nursery):
         tokenizer.chat_template = chat_world.TEMPLATE
         return tokenizer
 
-    def _made(self) -> tuple[LlamaForCausalLM, float]:
+    def _trained(self, start: Path | None) -> tuple[LlamaForCausalLM, float]:
         import torch
 
-        model: LlamaForCausalLM = self.base.load()  # type: ignore[assignment]
+        model = cast("LlamaForCausalLM", loaded(start) if start else self.base.load())
         threads = torch.get_num_threads()
         torch.set_num_threads(THREADS)
         try:

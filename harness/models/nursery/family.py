@@ -1,4 +1,8 @@
-"""The nursery: tiny Llama-architecture models, pretrained on tinyworld and cached by recipe.
+"""The nursery: tiny Llama-architecture models, pretrained on tinyworld.
+
+Some ship with the package, so that every machine starts from the same weights. Others, such as
+the same sizes with another seed, are pretrained when they are first loaded, and cached by recipe.
+Weights are rounded to bfloat16, and loaded in float32.
 
 ``harness.models.nursery.pretraining`` trains them; benchmarks/tinyworld.md describes what they
 know.
@@ -6,8 +10,8 @@ know.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -21,12 +25,12 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.config import paths
 from harness.core import json_text
 from harness.core.errors import ModelError, explain
-from harness.core.files import locked, rename_folder, write_text
+from harness.core.files import locked, rename_folder
 from harness.core.sources import ModelFacts
 from harness.data.tinyworld import vocabulary, world
 from harness.models.nursery.pretraining import LOOP_VERSION, THREADS, build, pretrain
 from harness.models.nursery.recipe import Recipe
-from harness.models.quiet import failures, quiet
+from harness.models.quiet import quiet
 from harness.models.weights import WEIGHTS, check_safetensors, file_sha256, sizes
 from harness.models.whole import require_used
 
@@ -38,10 +42,14 @@ log = logging.getLogger(__name__)
 NOTES = "nursery.json"
 """Written last, next to the weights: loss, seconds, recipe, and the hashes of all other files."""
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""Folders of the models that ship with the package, each as in the cache; `make nursery` trains
+them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Nursery(Recipe):
-    """A tiny model, pretrained by its recipe when it is first loaded, and cached."""
+    """A tiny model that ships with the package, or is pretrained when it is first loaded."""
 
     @property
     def recipe(self) -> str:
@@ -53,34 +61,49 @@ class Nursery(Recipe):
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
     @property
+    def ships(self) -> bool:
+        """Whether it comes with the package."""
+        return self._shipped() is not None
+
+    @property
     def is_made(self) -> bool:
-        """Whether it is in the cache, with every file as it was written."""
+        """Whether it is on disk, with every file as it was written."""
         return not self._damaged()
 
     @property
     def has_weights(self) -> bool:
-        """Whether its weights are in the cache as they were written, whatever else is damaged."""
+        """Whether its weights are on disk as they were written, whatever else is damaged."""
         return WEIGHTS not in self._damaged()
 
     @property
     def damage(self) -> str | None:
-        """A line on damaged files in the cache and their repair; None without any."""
+        """A line on damaged files and their repair; None without any."""
         folder = self._folder()
-        if not folder.is_dir() or not (names := self._damaged()):
+        if self.ships or not folder.is_dir() or not (names := self._damaged()):
             return None
         repair = "written again, with the same weights" if self.has_weights else "pretrained again"
         return f"nursery model {folder}: damaged or missing: {', '.join(names)}; {repair}"
 
+    def require_whole(self) -> None:
+        """Raise ModelError for a damaged model of the package: pretrained, it would be another."""
+        if self.ships and (names := self._damaged()):
+            got = f"damaged or missing: {', '.join(names)}"
+            fix = "install the package again"
+            raise ModelError(explain(f"nursery model {self._folder()}", got=got, allowed="the files of the package", fix=fix))
+
     def facts(self) -> ModelFacts:
         """Return sizes counted on the meta device, without training or allocating anything.
 
-        Its content lacks the weights until it is pretrained: two machines that follow one recipe
-        get different weights.
+        The content of a model that ships is its files. That of another one is its recipe, and its
+        weights once it is pretrained: two machines that follow one recipe get different weights.
         """
         recipe = {"recipe": self.recipe}
-        weights = {WEIGHTS: self._notes()["files"][WEIGHTS]} if self.has_weights else {}
+        if self.ships:
+            content = dict(self._notes()["files"])
+        else:
+            content = recipe | ({WEIGHTS: self._notes()["files"][WEIGHTS]} if self.has_weights else {})
         notes = (self.damage,) if self.damage else ()
-        return ModelFacts(context_length=self.context, content=recipe | weights, notes=notes, **sizes(recipe, self.skeleton))
+        return ModelFacts(context_length=self.context, content=content, notes=notes, **sizes(recipe, self.skeleton))
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""
@@ -93,14 +116,14 @@ class Nursery(Recipe):
         return tokenizer
 
     def load(self) -> PreTrainedModel:
-        """Return the pretrained model, from the cache; the first call pretrains it.
+        """Return the pretrained model in float32; the first call pretrains one that does not ship.
 
         Raises ModelError.
         """
-        return _loaded(self._pretrained())
+        return loaded(self._pretrained())
 
     def weights_sha256(self) -> str:
-        """Return the hash of the cached weight file.
+        """Return the hash of its weight file.
 
         Raises ModelError for a model that was never loaded.
         """
@@ -118,18 +141,41 @@ class Nursery(Recipe):
         with torch.device("meta"):
             return build(self)
 
-    def _made(self) -> tuple[LlamaForCausalLM, float]:
+    def make(self, folder: Path, start: Path | None = None) -> None:
+        """Pretrain the model into a folder, which must not exist.
+
+        Args:
+            folder: gets the files of a Hugging Face model, and NOTES.
+            start: folder of the model that training starts from, for those that start from another;
+                None: that model itself.
+        """
+        began = time.perf_counter()
+        model, loss = self._trained(start)
+        seconds = round(time.perf_counter() - began, 1)
+        self._write(model.bfloat16(), folder, {"loss": loss, "seconds": seconds})
+
+    def _trained(self, start: Path | None) -> tuple[LlamaForCausalLM, float]:
         """Train the model; return it and its last loss."""
         return pretrain(self)
 
+    def _write(self, model: PreTrainedModel, folder: Path, notes: Mapping[str, Any], weights: dict[str, Any] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=weights)
+        self.tokenizer().save_pretrained(folder)
+        known = {"recipe": self.recipe, "fields": dataclasses.asdict(self), "files": _hashes(folder)}
+        (folder / NOTES).write_text(json.dumps({**notes, **known}, indent=1) + "\n", encoding="utf-8")
+
     def _folder(self) -> Path:
-        return paths.cache() / "nursery" / self.recipe
+        return self._shipped() or paths.cache() / "nursery" / self.recipe
+
+    def _shipped(self) -> Path | None:
+        return _shipped_folders().get(json.dumps(dataclasses.asdict(self), sort_keys=True))
 
     def _pretrained(self) -> Path:
-        """Return the cache folder of the pretrained model.
+        """Return the folder of the pretrained model.
 
         Of two processes that need the same model, one pretrains it and the other waits.
         """
+        self.require_whole()
         folder = self._folder()
         if not self._damaged():
             return folder
@@ -148,32 +194,20 @@ class Nursery(Recipe):
 
         It is pretrained, unless a damaged folder has its weights: others would be another model.
         """
+        from safetensors.torch import load_file
+
         if damage := self.damage:
             log.warning(damage)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name[:16]}.", dir=folder.parent) as temporary:
             made = Path(temporary) / "model"
-            notes = self._saved_again(folder, made) if self.has_weights else self._pretrain(made)
-            self.tokenizer().save_pretrained(made)
-            notes |= {"recipe": self.recipe, "fields": dataclasses.asdict(self), "files": _hashes(made)}
-            (made / NOTES).write_text(json.dumps(notes, indent=1))
+            if self.has_weights:
+                self._write(self.skeleton().bfloat16(), made, self._notes(), load_file(folder / WEIGHTS))
+            else:
+                self.make(made)
+            notes = json_text.loads((made / NOTES).read_text(encoding="utf-8"))
             # Where locks do not work, another process may have finished first.
             rename_folder(made, folder, over=bool(self._damaged()))
         log.info("pretrained in %.0f s, loss %.3f: %s", notes["seconds"], notes["loss"], folder)
-
-    def _pretrain(self, made: Path) -> dict[str, Any]:
-        """Save the pretrained model to a folder; return notes on its pretraining."""
-        began = time.perf_counter()
-        model, loss = self._made()
-        seconds = round(time.perf_counter() - began, 1)
-        model.save_pretrained(made)
-        return {"loss": loss, "seconds": seconds}
-
-    def _saved_again(self, folder: Path, made: Path) -> dict[str, Any]:
-        """Save the weights of a folder to another, with what else a model's folder has."""
-        from safetensors.torch import load_file
-
-        self.skeleton().save_pretrained(made, state_dict=load_file(folder / WEIGHTS))
-        return {name: value for name, value in self._notes().items() if name in {"loss", "seconds"}}
 
     def _damaged(self) -> list[str]:
         """Return the names of files that are not as they were written.
@@ -187,52 +221,44 @@ class Nursery(Recipe):
         return sorted(name for name in {*written, *found} if written.get(name) != found.get(name))
 
     def _notes(self) -> dict[str, Any]:
-        """Return the notes on the model in the cache; empty where they are missing or damaged."""
+        """Return the notes on the model; empty where they are missing or damaged."""
         try:
             notes = json_text.loads((self._folder() / NOTES).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        if isinstance(notes, dict) and "files" not in notes:
-            notes = self._adopted(notes)
         return notes if isinstance(notes, dict) and isinstance(notes.get("files"), dict) and WEIGHTS in notes["files"] else {}
 
-    def _adopted(self, notes: dict[str, Any]) -> dict[str, Any]:
-        """Return notes with the hashes that earlier versions did not write.
 
-        They are written, too, where the cache can be. Empty for damaged files.
-        """
-        folder = self._folder()
-        if notes.get("recipe") != self.recipe:
-            return {}
+@functools.cache
+def _shipped_folders() -> Mapping[str, Path]:
+    """Return fields, as JSON → folder of the models that ship.
+
+    Raises ModelError for a folder without readable notes: its model would be pretrained instead,
+    which gives other weights.
+    """
+    found = {}
+    for folder in sorted(path for path in SHIPPED.glob("*") if path.is_dir()):
         try:
-            model = _loaded(folder)
-        except ModelError:
-            return {}
-        except failures():
-            return {}
-        if not self._has_shapes(model):
-            return {}
-        notes |= {"files": _hashes(folder)}
-        with contextlib.suppress(OSError):
-            write_text(folder / NOTES, json.dumps(notes, indent=1))
-        return notes
-
-    def _has_shapes(self, model: PreTrainedModel) -> bool:
-        """Return whether a model has the weights of the recipe's, by name and shape."""
-        wanted, found = ({name: value.shape for name, value in one.named_parameters()} for one in (self.skeleton(), model))
-        return wanted == found
+            fields = json_text.loads((folder / NOTES).read_text(encoding="utf-8"))["fields"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(explain(f"nursery model {folder}", got=f"no readable {NOTES}", fix="install the package again")) from error
+        found[json.dumps(fields, sort_keys=True)] = folder
+    return found
 
 
-def _loaded(folder: Path) -> PreTrainedModel:
-    """Return the model of a folder, in evaluation mode.
+def loaded(folder: Path) -> PreTrainedModel:
+    """Return the model of a folder in float32, in evaluation mode.
 
     Raises ModelError unless its files hold every weight, and no other.
     """
+    import torch
     from transformers import LlamaForCausalLM
 
     shapes = {name: tuple(entry["shape"]) for name, entry in check_safetensors(folder / WEIGHTS).items()}
     with quiet():
-        found: Any = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
+        found: Any = LlamaForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
     model, report = found
     require_used(str(folder), report, shapes, {})
     return cast("PreTrainedModel", model.eval())

@@ -27,7 +27,8 @@ from harness.models.nursery.family import NOTES, Nursery
 from harness.models.nursery.pretraining import batches, pretrain
 
 MICRO = Nursery(layers=1, width=16, heads=2, mlp=16, tokens=1024, learning_rate=0.01, batch=4, context=32)
-FAMILY = ("nursery-xs", "nursery-s", "nursery-m", "nursery-l")
+FAMILY = ("nursery-xs", "nursery-s", "nursery-m", "nursery-l", "nursery-xl")
+PARTNERS = ("nursery-s-chat", "nursery-m-chat", "nursery-l-chat")
 
 
 @pytest.fixture
@@ -144,23 +145,9 @@ def shorten(file: Path) -> None:
     save_file(kept, file, {"format": "pt"})
 
 
-def older(folder: Path, damage: Callable[[], None] = lambda: None) -> None:
-    """Write the notes as they were before they had hashes, and do some damage."""
-    notes = json.loads((folder / NOTES).read_text())
-    del notes["files"]
-    (folder / NOTES).write_text(json.dumps(notes, indent=1))
-    damage()
-
-
 WEIGHTS_LOST: dict[str, Callable[[Path], Any]] = {
     "no notes": lambda folder: (folder / NOTES).unlink(),
     "notes in pieces": lambda folder: (folder / NOTES).write_text("[" * 100_000),
-    "notes of an earlier version, weights of another depth": lambda folder: older(folder, lambda: shorten(folder / "model.safetensors")),
-    "notes of an earlier version, config of another depth": lambda folder: older(
-        folder, lambda: edit(folder / "config.json", num_hidden_layers=3)
-    ),
-    "notes of an earlier version, of another recipe": lambda folder: older(folder, lambda: edit(folder / NOTES, recipe="0" * 64)),
-    "notes of an earlier version, cut weights": lambda folder: older(folder, lambda: os.truncate(folder / "model.safetensors", 5000)),
     "cut weights": lambda folder: os.truncate(folder / "model.safetensors", 5000),
     "a bit of the weights": lambda folder: flip(folder / "model.safetensors"),
     "weights of another depth": lambda folder: shorten(folder / "model.safetensors"),
@@ -193,29 +180,6 @@ def test_damaged_weights_are_pretrained_again_and_that_is_said(cache: Path, dama
     said = "nursery.json, model.safetensors" if "notes" in damage else "model.safetensors"
     assert caplog.messages == [f"nursery model {folder}: damaged or missing: {said}; pretrained again"]
     assert (MICRO.is_made, MICRO.weights_sha256()) == (True, digest)
-
-
-@pytest.mark.parametrize("writable", [True, False])
-def test_a_model_cached_before_there_were_hashes_is_used(
-    cache: Path, writable: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is the same model; its notes get the hashes, where they can be written."""
-    first, folder = MICRO.load(), cache / MICRO.recipe
-    facts, notes = MICRO.facts(), (folder / NOTES).read_text()
-    older(folder)
-    forbid_pretraining(monkeypatch)
-    if not writable:
-        monkeypatch.setattr(module, "write_text", read_only)
-    caplog.clear()
-    assert (MICRO.facts(), MICRO.is_made, MICRO.damage, caplog.messages) == (facts, True, None, [])
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), MICRO.load().parameters(), strict=True))
-    assert (json.loads((folder / NOTES).read_text()) == json.loads(notes)) is writable
-    flip(folder / "model.safetensors")
-    assert MICRO.is_made is not writable
-
-
-def read_only(*_: Any) -> None:
-    raise PermissionError("read-only")
 
 
 @pytest.mark.parametrize("damage", WEIGHTS_KEPT)
@@ -346,13 +310,6 @@ def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> 
         dataclasses.replace(MICRO, **change)
 
 
-def test_each_size_of_the_family_is_two_to_three_times_the_last() -> None:
-    """So the ladder that ships spans a factor of twenty in four steps."""
-    sizes = [member("model", name).facts().params_total for name in FAMILY]
-    ratios = [large / small for small, large in itertools.pairwise(sizes)]
-    assert all(2 <= ratio <= 3 for ratio in ratios), sizes
-
-
 def test_the_longest_text_fits() -> None:
     """Every row of tinyworld fits the context of every nursery model with room to spare."""
     from harness.data.tinyworld.targets import Tinyworld
@@ -365,3 +322,49 @@ def test_the_cache_lies_where_caches_lie(cache: Path) -> None:
     """Under the cache folder of the harness, by recipe."""
     MICRO.load()
     assert (paths.cache() / "nursery" / MICRO.recipe / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", [*FAMILY, *PARTNERS])
+def test_the_family_ships(name: str, cache: Path) -> None:
+    """Nothing is pretrained or written: every machine starts from the same bytes, its identity."""
+    model = member("model", name)
+    notes = json.loads((module.SHIPPED / name / NOTES).read_text())
+    assert (model.ships, model.is_made, model.damage) == (True, True, None)
+    assert model.facts().content == notes["files"]
+    assert notes["files"]["model.safetensors"] == hashlib.sha256((module.SHIPPED / name / "model.safetensors").read_bytes()).hexdigest()
+    found = model.load()
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    assert all(torch.equal(parameter, parameter.bfloat16().float()) for parameter in found.parameters())
+    assert not cache.exists()
+
+
+def test_all_sizes_see_the_same_texts_in_the_same_order() -> None:
+    """Size alone varies, each size by half and more."""
+    seen = {(model.tokens, model.batch, model.context, model.seed) for model in (member("model", name) for name in FAMILY)}
+    assert len(seen) == 1
+    sizes = [member("model", name).facts().params_total for name in FAMILY]
+    assert all(large > 1.5 * small for small, large in itertools.pairwise(sizes)), sizes
+
+
+def test_shipped_weights_are_small() -> None:
+    """A wheel of at most 12 MB."""
+    assert sum(path.stat().st_size for path in module.SHIPPED.rglob("*")) < 12e6
+
+
+def test_a_damaged_shipped_model_is_an_error(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining it would give other weights."""
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped")
+    MICRO.make(tmp_path / "shipped" / "micro")
+    module._shipped_folders.cache_clear()
+    try:
+        assert (MICRO.ships, MICRO.is_made) == (True, True)
+        flip(tmp_path / "shipped" / "micro" / "model.safetensors")
+        with pytest.raises(ModelError, match=r"damaged or missing: model.safetensors; .*install the package again"):
+            MICRO.load()
+        (tmp_path / "shipped" / "micro" / NOTES).write_text("{")
+        module._shipped_folders.cache_clear()
+        with pytest.raises(ModelError, match=r"no readable nursery.json; .*install the package again"):
+            MICRO.load()
+    finally:
+        module._shipped_folders.cache_clear()
+    assert not cache.exists()
