@@ -100,6 +100,8 @@ def _check_rows(suite: Suite, evaluation: EvaluationBackend, rows: Sequence[Row]
 
 def _prepare_tasks(suite: Suite, evaluation: EvaluationBackend) -> PreparedSuite:
     tasks = build_tasks(suite)
+    for key in ("report", "select", "cluster"):
+        _check_named(f"suite {suite.name}: {key}", getattr(suite, key), tasks)
     items: dict[str, Chosen] = {name: chosen_items(suite, task, evaluation.items, evaluation.limit) for name, task in tasks.items()}
     if "generation" in suite.protocols:
         tasks |= {f"{name}{GENERATED}": generated(suite, name, task, items[name]) for name, task in tasks.items()}
@@ -111,6 +113,12 @@ def _prepare_tasks(suite: Suite, evaluation: EvaluationBackend) -> PreparedSuite
     return PreparedSuite(suite, tasks, items, content=content, repeated={name: chosen.repeated for name, chosen in items.items()})
 
 
+def _check_named(where: str, value: Any, tasks: Mapping[str, Task]) -> None:
+    """Raise EvaluationError for a mapping that names a leaf task which the suite lacks."""
+    if unknown := [name for name in value if name not in tasks] if isinstance(value, Mapping) else []:
+        raise EvaluationError(explain(where, got=unknown[0], allowed=", ".join(tasks), fix=did_you_mean(unknown[0], tasks)))
+
+
 def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, Sequence[int]]) -> None:
     """Raise EvaluationError for a field to cluster by that no item has.
 
@@ -118,8 +126,6 @@ def _check_cluster(suite: Suite, tasks: Mapping[str, Task], items: Mapping[str, 
     """
     where = f"suite {suite.name}: cluster"
     named = suite.cluster if isinstance(suite.cluster, Mapping) else None
-    if unknown := [name for name in named or () if name not in tasks]:
-        raise EvaluationError(explain(where, got=unknown[0], allowed=", ".join(tasks), fix=did_you_mean(unknown[0], tasks)))
     parts = [({name: tasks[name]}, key) for name, key in named.items()] if named else [(tasks, suite.cluster)]
     for of, key in parts:
         if key and not any(task.eval_docs[index].get(key) for name, task in of.items() for index in items[name]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class Suite(Part):
             guessing has no level, or one that follows from metric and model (``nats_per_token``:
             ln(vocabulary)).
         report: number of reported items of a task, null for all; ``select``: number of further
-            ones, on which choices may be made.
+            ones, on which choices may be made. Or leaf task → its number, if tasks differ; a task
+            without an entry reports all and selects on none.
         overlap: ``expected`` if the suite asks for the rows that are taught.
         protocols: how each multiple-choice item is asked; ``generation``: also with an answer
             written by the model, reported apart.
@@ -60,8 +61,8 @@ class Suite(Part):
     filter: str = "none"
     higher_is_better: bool = True
     chance: Any = "choices"
-    report: int | None = None
-    select: int = 0
+    report: Any = None
+    select: Any = 0
     overlap: Literal["report", "expected"] = "report"
     protocols: tuple[Literal["loglikelihood", "generation"], ...] = ("loglikelihood",)
     cluster: Any = None
@@ -71,8 +72,8 @@ class Suite(Part):
         where = f"suite {self.name}"
         is_level = isinstance(self.chance, int | float) and not isinstance(self.chance, bool) and 0 <= self.chance <= 1
         check(f"{where}: chance", self.chance, "choices, null, or a number in [0, 1]", lambda v: v is None or v == "choices" or is_level)
-        check(f"{where}: report", self.report, "null or greater than 0", lambda v: v is None or v > 0)
-        check(f"{where}: select", self.select, "0 or greater", lambda v: v >= 0)
+        self._check_numbers(f"{where}: report", self.report, "null or an integer greater than 0", lambda v: v is None or _is_count(v, 1))
+        self._check_numbers(f"{where}: select", self.select, "an integer of 0 or greater", lambda v: _is_count(v, 0))
         check(f"{where}: num_fewshot", self.num_fewshot, "null, or 0 or greater", lambda v: v is None or v >= 0)
         protocols = [["loglikelihood"], *([["loglikelihood", "generation"]] if self.kind == "lm_eval" else [])]
         allowed = " or ".join(f"[{', '.join(one)}]" for one in protocols)
@@ -84,6 +85,18 @@ class Suite(Part):
             raise ConfigError(explain(f"{where}: tasks", got="none", allowed="at least one lm-eval task name"))
         if self.kind != "lm_eval":
             self._check_own(where)
+
+    def _check_numbers(self, where: str, value: Any, allowed: str, accept: Callable[[Any], bool]) -> None:
+        """Check a number of items, or one for each named task."""
+        if self.kind == "lm_eval":
+            allowed = f"{allowed}, or a mapping of leaf tasks to such numbers"
+        named = value if isinstance(value, Mapping) and value and self.kind == "lm_eval" else {"": value}
+        check(where, value, allowed, lambda _: all(accept(number) for number in named.values()))
+
+    def numbers(self, task: str) -> tuple[int, int | None]:
+        """Return how many ``select`` and ``report`` items a leaf task has; None for all others."""
+        select, report = (part.get(task) if isinstance(part, Mapping) else part for part in (self.select, self.report))
+        return select or 0, report
 
     def _check_own(self, where: str) -> None:
         """Check the settings of the kinds other than ``lm_eval``."""
@@ -140,6 +153,10 @@ def _is_cluster(value: Any) -> bool:
     return bool(parts) and all(isinstance(part, str) and part for part in parts)
 
 
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 class Chosen(list[int]):
     """Ascending document numbers, and how many documents were skipped as they repeat another."""
 
@@ -147,11 +164,18 @@ class Chosen(list[int]):
 
 
 def choose(
-    suite: Suite, task: str, size: int, doc_hash: Callable[[int], str], role: Literal["report", "select"], limit: int | None = None
+    suite: Suite,
+    task: str,
+    size: int,
+    doc_hash: Callable[[int], str],
+    role: Literal["report", "select"],
+    limit: int | None = None,
+    cluster: Callable[[int], str | None] | None = None,
 ) -> Chosen:
-    """Choose the items of a task, seeded; ``select`` and ``report`` are disjoint.
+    """Choose the items of a task, seeded; ``select`` and ``report`` share no item and no cluster.
 
-    A document that repeats another one is skipped, and counted.
+    A document that repeats another one is skipped, and counted. Where items cluster, the first
+    clusters that hold enough items are kept for ``select``, and their other items are not used.
 
     Args:
         suite: gives the numbers of ``select`` and ``report`` items.
@@ -160,28 +184,51 @@ def choose(
         doc_hash: document number → content hash.
         role: one of the two sets.
         limit: most items; None for no limit. Those of a smaller limit are among those of a larger.
-
+        cluster: document number → its cluster, or None for one by itself; None if none cluster.
     """
-    if role == "select" and not suite.select:
+    select, report = suite.numbers(task)
+    if role == "select" and not select:
         fix = f"set select in benchmarks/suites/{suite.name}.yaml"
         raise EvaluationError(explain(f"suite {suite.name}: select", got="0 items", allowed="at least one item to choose on", fix=fix))
-    reported = min(size if suite.report is None else suite.report, size if limit is None else limit)
-    wanted = suite.select + reported
-    kept: list[int] = []
+    reported = min(size if report is None else report, size if limit is None else limit)
+    order = permutation(ITEM_SEED, size, "items", task)
+    own = _own_clusters(order, doc_hash, cluster, select) if cluster and select else None
+    parts: dict[str, list[int]] = {"select": [], "report": []}
     seen: set[str] = set()
     repeated = 0
-    for index in permutation(ITEM_SEED, size, "items", task):
-        if len(kept) == wanted:
+    for index in order:
+        if len(parts["select"]) == select and len(parts["report"]) == reported:
             break
-        if (content := doc_hash(index)) not in seen:
-            seen.add(content)
-            kept.append(index)
-        else:
+        if (content := doc_hash(index)) in seen:
             repeated += 1
-    chosen = kept[: suite.select][:limit] if role == "select" else kept[suite.select :]
+            continue
+        seen.add(content)
+        to_select = len(parts["select"]) < select if own is None else index in own
+        part, most = ("select", select) if to_select else ("report", reported)
+        if len(parts[part]) < most:
+            parts[part].append(index)
+    chosen = parts[role][:limit]
     if not chosen:
-        allowed = f"more than the {suite.select} items kept for selection"
-        raise EvaluationError(explain(f"suite {suite.name}, task {task}", got=f"{len(kept)} distinct items", allowed=allowed))
+        got = f"{len(seen)} distinct items"
+        raise EvaluationError(
+            explain(f"suite {suite.name}, task {task}", got=got, allowed=f"more than the {select} items kept for selection")
+        )
     found = Chosen(sorted(chosen))
     found.repeated = repeated
+    return found
+
+
+def _own_clusters(order: Sequence[int], doc_hash: Callable[[int], str], cluster: Callable[[int], str | None], select: int) -> set[int]:
+    """Return the documents of the first clusters, in the order given, that hold enough items."""
+    members: dict[str, dict[str, list[int]]] = {}
+    for index in order:
+        content = doc_hash(index)
+        members.setdefault(cluster(index) or content, {}).setdefault(content, []).append(index)
+    found: set[int] = set()
+    count = 0
+    for copies in members.values():
+        if count >= select:
+            break
+        count += len(copies)
+        found.update(index for same in copies.values() for index in same)
     return found

@@ -13,7 +13,7 @@ from harness.evaluation import task_index, trust
 from harness.evaluation.samples import averaged_metrics
 from harness.evaluation.suites import Chosen, Suite, choose
 from harness.models.weights import first_line
-from harness.records.schema import GENERATED
+from harness.records.schema import GENERATED, cluster_field, cluster_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -157,7 +157,10 @@ def _check_metric(suite: Suite, name: str, task: Task) -> None:
 def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"], limit: int | None = None) -> Chosen:
     """Return the document numbers of a task that the suite uses in a role, at most ``limit``."""
     docs = task.eval_docs
-    return choose(suite, str(task.config.task), len(docs), lambda index: doc_hash(docs[index]), role, limit)
+    name = str(task.config.task)
+    field = cluster_field(suite.cluster, name)
+    cluster = None if field is None else lambda index: cluster_of(docs[index], field)
+    return choose(suite, name, len(docs), lambda index: doc_hash(docs[index]), role, limit, cluster)
 
 
 def doc_hash(doc: Any) -> str:

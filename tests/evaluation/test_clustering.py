@@ -50,6 +50,14 @@ def test_a_mapping_must_name_tasks_and_their_own_fields(cluster: dict[str, str],
         evaluator.prepare(dataclasses.replace(suites.load("tinyworld"), report=4, cluster=cluster), HfEvaluation())
 
 
+@pytest.mark.parametrize("key", ["report", "select"])
+def test_a_number_of_items_must_name_a_task(key: str) -> None:
+    """A misspelt task would be measured on all of its items silently."""
+    changed = dataclasses.replace(suites.load("tinyworld"), **{key: {"tinyworld_fact": 5}})
+    with pytest.raises(EvaluationError, match=rf"{key}: got tinyworld_fact;.*did you mean 'tinyworld_facts'"):
+        evaluator.prepare(changed, HfEvaluation())
+
+
 @pytest.mark.parametrize("cluster", [{}, {"t": None}, {"t": {"a": "b"}}, "", 5, ["passage"]])
 def test_a_cluster_is_a_field_or_a_mapping_to_fields(cluster: object) -> None:
     with pytest.raises(ConfigError, match="suite s: cluster"):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from harness.config import paths
 from harness.core.errors import ConfigError, EvaluationError
+from harness.data.tinyworld.questions import items
+from harness.evaluation.backends import HfEvaluation
+from harness.evaluation.evaluator import prepare
 from harness.evaluation.suites import Suite, choose, load
+
+ROLES: tuple[Literal["report", "select"], ...] = ("report", "select")
+
+NUMBERS: list[dict[str, object]] = [{"report": {}}, {"report": {"t": 0}}, {"select": {"t": 1.5}}, {"select": {"t": True}}, {"select": None}]
 
 
 @pytest.mark.parametrize("name", sorted(paths.members("benchmarks/suites")))
@@ -53,6 +62,55 @@ def test_all_items_are_reported_when_no_number_is_given() -> None:
     assert len(choose(suite(report=None), "t", 20, str, "report")) == 17
 
 
+def test_items_of_one_cluster_are_never_in_both_sets() -> None:
+    """To choose on one of five facts about a person is to have seen the others."""
+    of = suite(report=None, select=7)
+
+    def part(role: Literal["report", "select"], limit: int | None = None) -> list[int]:
+        return choose(of, "t", 40, str, role, limit, lambda index: str(index // 5))
+
+    select, report = part("select"), part("report")
+    assert len(select) == 7
+    assert len({index // 5 for index in select}) == 2
+    assert len(report) == 30  # the six other clusters whole; three items of the two are in neither
+    assert not {index // 5 for index in select} & {index // 5 for index in report}
+    assert set(part("report", 10)) < set(report)
+    assert len({index // 5 for index in part("report", 10)}) > 2  # a limit is not a limit of clusters
+
+
+def test_a_document_without_a_cluster_is_one_by_itself() -> None:
+    """Items that do not cluster are split as if nothing did."""
+    alone = [choose(suite(), "t", 40, str, role, None, lambda index: None) for role in ROLES]
+    assert alone == [choose(suite(), "t", 40, str, role) for role in ROLES]
+
+
+def test_clusters_without_select_items_do_not_change_the_choice() -> None:
+    of = suite(select=0)
+    assert choose(of, "t", 40, str, "report", None, lambda index: str(index // 5)) == choose(of, "t", 40, str, "report")
+
+
+def test_tasks_may_differ_in_their_numbers_of_items() -> None:
+    """A task without an entry reports all of its items, and has none to select on."""
+    of = suite(report={"t": 4}, select={"t": 2})
+    assert [len(choose(of, "t", 20, str, role)) for role in ROLES] == [4, 2]
+    assert len(choose(of, "u", 20, str, "report")) == 20
+    with pytest.raises(EvaluationError, match="select: got 0 items"):
+        choose(of, "u", 20, str, "select")
+
+
+def test_the_worlds_probes_and_people_are_split_by_person() -> None:
+    """No person is in both sets, and the sets have the sizes of the suites."""
+    sizes = {"tinyworld": {"facts": (200, 120), "arithmetic": (120, 80), "grammar": (200, 120)}, "tinyworld-people": {"people": (80, 80)}}
+    for name, parts in sizes.items():
+        report, select = (prepare(load(name), HfEvaluation(items=role)).items for role in ROLES)
+        for part, (reported, selected) in parts.items():
+            task, questions = f"tinyworld_{part}", items(part)
+            assert (len(report[task]), len(select[task])) == (reported, selected)
+            assert not set(report[task]) & set(select[task])
+            people = [{questions[index].get("person") for index in of[task]} - {None} for of in (report, select)]
+            assert not people[0] & people[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "role", "size", "word"),
     [({"select": 0}, "select", 10, "select"), ({}, "report", 3, "more than the 3 items")],
@@ -64,7 +122,7 @@ def test_a_role_without_items_is_refused(changes: dict[str, object], role: str, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tasks": ()}, {"kind": "likelihood"}, {"chance": 2.0}, {"chance": "coin"}, {"report": 0}, {"select": -1}]
+    "changes", [{"tasks": ()}, {"kind": "likelihood"}, {"chance": 2.0}, {"chance": "coin"}, {"report": 0}, {"select": -1}, *NUMBERS]
 )
 def test_a_suite_out_of_range_is_refused(changes: dict[str, object]) -> None:
     """A suite file is checked when it is read."""
