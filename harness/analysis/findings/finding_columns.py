@@ -71,6 +71,7 @@ contrast_varies   string   samples that the interval of contrast is over: items 
 contrast_p        Float64  p-value of no contrast: of one seed each McNemar's mid-p or sign flips; else Student's t
 contrast_p_holm   Float64  contrast_p adjusted by Holm over the probe tasks of this cell and volume; empty for other rows
 contrast_verdict  string   alike: interval of contrast inside ±margin; else worse or better: p < 0.05; else not enough evidence
+control_check     string   whether the rate suits, by the control at the cell's largest volume: too high, not settled, passed; else empty
 numeric_spread    Float64  absolute change of value at volume 0 with other batches and threads (rounding); empty if not measured twice
 delta_relative    Float64  delta divided by before, mean over seeds; empty near chance
 fg_over_volumes   Float64  percent of before lost (FG), mean over volumes up to this one and over seeds; positive is worse

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.findings import control_contrasts
+from harness.analysis.findings import control_contrasts, validity
 from harness.analysis.findings.cells import Cells, cells, controls
 from harness.analysis.findings.estimates import ROW, ItemChanges, estimates
 from harness.analysis.findings.finding_columns import COLUMNS, COSTS, SUITE_TASK, TRUE_SHARES
@@ -55,6 +55,7 @@ def findings(table: pd.DataFrame, changes: ItemChanges, declared: Declared) -> p
     frame["is_headline"] = (frame["suite"] == declared.headline) & (frame["role"] == "probe") & (frame["task"] == SUITE_TASK)
     frame = _with_controls(judge(frame, declared), every, declared)
     frame = control_contrasts.with_contrasts(frame, changes.get, declared, _spreads(frame))
+    frame["control_check"] = frame["cell"].map(validity.checks(frame)["control_check"]).astype("string")
     frame = frame.assign(**{name: frame["cell"].map(of) for name, of in _written(table, every).items()})
     runs = table.drop_duplicates("run_id")
     frame["arm"] = frame["cell"].map(runs["arm"].groupby(runs["run_id"].map(every.of_run)).first())
