@@ -16,6 +16,8 @@ from harness.analysis.fits import fitting, judging, laws, points
 from harness.analysis.fits.fitting import Fit, Prediction, words
 from harness.core.errors import AnalysisError, did_you_mean, explain
 from harness.records.locate import locate
+from harness.records.schema import Declared
+from harness.records.store import Experiment
 
 SUFFIXES = (".csv", ".parquet")
 _DERIVED = {"train_tokens": "volume", "steps": "volume"}
@@ -92,7 +94,18 @@ def _read(arguments: argparse.Namespace) -> pd.DataFrame:
         raise AnalysisError(explain("--column", got="an experiment", allowed="a file", fix="remove --column: the columns are known"))
     from harness.analysis.table.frame import table
 
-    return points.from_table(table(experiment), experiment.declared(), arguments.suite, where)
+    rows, declared = table(experiment), experiment.declared()
+    return points.from_table(rows, declared, arguments.suite, where, left_out=_too_high(experiment, rows, declared))
+
+
+def _too_high(experiment: Experiment, rows: pd.DataFrame, declared: Declared) -> set[str]:
+    """Return the runs whose learning rate is too high; without a control none is known to be."""
+    if not declared.control or declared.any_rate:
+        return set()
+    from harness.analysis.findings import findings, validity
+    from harness.analysis.table.changes import Changes
+
+    return validity.runs_too_high(findings.findings(rows, Changes(experiment), declared))
 
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:

@@ -121,6 +121,8 @@ class Declared(Part):
         control: label → value. Runs with all of these labels are the control of the others: they
             train on data that the model knows already.
         law: the law of the headline's forgetting; fits of other laws are exploratory.
+        any_rate: rank, fit and compare cells whose same-data control shows that their learning rate
+            is too high, as where the rate is what is studied.
     """
 
     headline: str | None = None
@@ -128,6 +130,7 @@ class Declared(Part):
     margins: Mapping[str, float] = field(default_factory=dict)
     control: Mapping[str, str] = field(default_factory=dict)
     law: str | None = field(default=None, metadata=LATER)
+    any_rate: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check the range of margins, and that a control is given by labels."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.findings import contrasts, equal_gain, findings, frontier, sequences
+from harness.analysis.findings import contrasts, equal_gain, findings, frontier, sequences, validity
 from harness.analysis.fits import all_laws
 from harness.analysis.fits.all_laws import Fitted
 from harness.analysis.table.changes import Changes
@@ -27,6 +27,9 @@ MAX_CSV_ROWS = 100_000
 
 IDLE = "did not act"
 """Mark of a method whose generated text was hardly used: it is shown, but not ranked."""
+
+RATE_TOO_HIGH = "rate too high"
+"""Mark of a method whose same-data control lost more than the margin: it is not ranked either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,26 @@ class Evidence:
         return {str(cell): float(share) for cell, share in zip(cells["cell"], cells["acceptance"], strict=True)}
 
     @cached_property
+    def checks(self) -> pd.DataFrame:
+        """The check of each method's learning rate, indexed by cell (``validity.checks``)."""
+        return validity.checks(self.findings)
+
+    @cached_property
+    def too_high(self) -> list[str]:
+        """The cells whose learning rate is too high, in the page's order."""
+        high = set(self.checks.index[self.checks["control_check"] == validity.TOO_HIGH])
+        return [one.cell for one in self.every if one.cell in high]
+
+    @cached_property
+    def unranked(self) -> set[str]:
+        """The cells that no ranking, fit, comparison or count has, controls aside."""
+        return {*self.idle, *(() if self.declared.any_rate else self.too_high)}
+
+    def mark(self, cell: str) -> str:
+        """Return what limits a method's numbers; empty if nothing does."""
+        return IDLE if cell in self.idle else RATE_TOO_HIGH if cell in self.too_high else ""
+
+    @cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:
         """Run id → its record as plain values, for data missing in the table."""
         found = {
@@ -175,12 +198,13 @@ def gather(experiment: Experiment) -> Evidence:
     """Read an experiment and compute the data of its page."""
     evidence, changes = _measured(experiment)
     table, declared, found = evidence.table, evidence.declared, evidence.findings
+    high = validity.runs_too_high(found)
     return dataclasses.replace(
         evidence,
-        fitted=all_laws.every(table, declared, first=_first(found)) if len(found) else [],
-        frontier=frontier.frontier(found, changes),
+        fitted=all_laws.every(table, declared, first=_first(found), left_out=high) if len(found) else [],
+        frontier=frontier.frontier(found, changes, any_rate=declared.any_rate),
         equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
-        trajectories=contrasts.trajectories(found, table, changes),
+        trajectories=contrasts.trajectories(found, table, changes, any_rate=declared.any_rate),
         sequences=sequences.sequences(table, changes, declared, _stages(experiment, table)),
     )
 

@@ -10,7 +10,8 @@ from harness.analysis.findings import frontier
 from harness.analysis.table.columns import SUITE_TASK
 from harness.report import tables, words
 from harness.report.curves import Series
-from harness.report.evidence import IDLE, Evidence
+from harness.report.evidence import Evidence
+from harness.report.sections import controls
 from harness.report.sections.missing import main_warnings
 from harness.report.sections.opening import verdict_of
 from harness.report.tables import Panel
@@ -23,7 +24,7 @@ def overview(evidence: Evidence) -> str:
 
     The gain is that of the first target suite. The loss is that of the declared headline suite;
     without one, of the first probe suite. Each loss is compared with that of its control,
-    which has no line.
+    which has no line. Learning rates that are too high come first.
     """
     if evidence.findings.empty:
         return "\n".join(["No change is measured yet.", *main_warnings(evidence)])
@@ -45,7 +46,8 @@ def overview(evidence: Evidence) -> str:
         columns.append(tables.column(["loss beyond that of its control", loss.unit.name if loss else ""], contrasts, right=False))
     lines = ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
     left = [f"{len(methods) - len(shown)} more methods are in the report."] if len(shown) < len(methods) else []
-    return "\n".join([*lines, *left, "", *_notes(evidence, gain, loss), *main_warnings(evidence)])
+    first = [text, ""] if (text := controls.too_high(evidence)) else []
+    return "\n".join([*first, *lines, *left, "", *_notes(evidence, gain, loss), *main_warnings(evidence)])
 
 
 def _panel(evidence: Evidence, suite: str | None) -> Panel | None:
@@ -81,7 +83,7 @@ def _change(row: pd.Series | None, panel: Panel, sign: float) -> str:
 
 def _verdict(evidence: Evidence, one: Series, panel: Panel) -> str:
     row = _row(one, panel)
-    return IDLE if one.cell in evidence.idle else words.UNKNOWN if row is None else verdict_of(row)
+    return evidence.mark(one.cell) or (words.UNKNOWN if row is None else verdict_of(row))
 
 
 def _contrast(row: pd.Series | None, panel: Panel) -> str:

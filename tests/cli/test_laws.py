@@ -11,6 +11,7 @@ import pytest
 from harness.cli.app import main
 from harness.records.writer import ExperimentWriter
 from tests.support.experiments import Task, share, write_run
+from tests.support.grids import grid
 
 KEYS = {"parameters", "level", "r2", "held_out_error", "aic", "verdict"}
 
@@ -164,3 +165,15 @@ def test_an_experiment_has_its_own_columns(tmp_path: Path, capsys: pytest.Captur
     code, _, err = run(capsys, "fit", "exp", "--law", "power", "--results", tmp_path / "results", "--column", "volume=rows")
     assert code == 2
     assert "--column: got an experiment; allowed: a file" in err
+
+
+def test_points_whose_rate_is_too_high_are_not_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The controls of m1 lose 12 of 40; a note counts its points, and alone it is not fitted."""
+    grid(tmp_path / "results" / "g", models=2, seeds=3, controls=True, high_rates=("m1",))
+    where = ["--results", tmp_path / "results"]
+    code, out, _ = run(capsys, "fit", "g", "--law", "power", *where)
+    assert code == 0
+    assert "note: 9 points are left out, whose learning rate is too high by their same-data control" in out
+    code, _, err = run(capsys, "fit", "g", "--law", "power", *where, "--where", "model=m1")
+    assert code == 2
+    assert "got 9 points, all at a learning rate that is too high" in err

@@ -110,6 +110,7 @@ SETTINGS: dict[str, tuple[list[str], list[str], tuple[bool, bool]]] = {
     "start model": ([], ["model=chat"], BOTH),
     "where points are measured": ([], ["evaluation.where=separate"], NEITHER),
     "declaration": ([], ["declared.margin=0.1"], NEITHER),
+    "declared rates": ([], ["declared.any_rate=true"], NEITHER),
     "declared law": ([], ["declared.law=power"], NEITHER),
     "name and folder": ([], ["name=other", "results=elsewhere"], NEITHER),
     "weights that are kept": ([], ["save_weights=all"], NEITHER),

@@ -15,6 +15,7 @@ from harness.records.schema import Declared
 DECLARED = Declared(headline="probe", margin=0.02)
 
 _TEXT = "cell experiment model tuning objective mitigation data anchor trajectory variant dtype role suite task metric filter run_ids"
+_TEXT += " control_check"
 _FLOAT = "learning_rate delta delta_low delta_high margin flops wall_seconds"
 _INT = "params_total epochs volume seeds steps train_tokens supervised_tokens anchor_tokens generated_tokens extra_tokens peak_memory_bytes"
 _BOOL = "lr_tuned is_control is_headline higher_is_better acted"

@@ -23,13 +23,15 @@ def grid(
     volumes: tuple[int, ...] = (8, 32, 128),
     texts: dict[str, Any] | None = None,
     controls: bool = False,
+    high_rates: tuple[str, ...] = (),
     independent: bool = False,
 ) -> ExperimentWriter:
     """Write runs that gain 9k of 40 on ``new`` and lose 4k + seed on ``old``.
 
     k is the number of the volume, from 1. With ``controls``, each model and tuning also has a
-    declared control at an untuned rate, which gains nothing and loses k of 40. With
-    ``independent``, the first model and tuning also has independent trajectories.
+    declared control at an untuned rate, which gains nothing and loses k of 40, or 4k for the models
+    ``high_rates``. With ``independent``, the first model and tuning also has independent
+    trajectories.
     """
     experiment = ExperimentWriter(folder)
     before = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
@@ -58,8 +60,9 @@ def grid(
             trajectory="independent",
         )
     for model, tuning, seed in itertools.product(range(models), tunings, range(seeds if controls else 0)):
+        lost = 4 if f"m{model}" in high_rates else 1
         kept = {
-            volume: [before[0], Task(suite="old", task="o", values=flipped(share(36, 40), lost=k, gained=0))]
+            volume: [before[0], Task(suite="old", task="o", values=flipped(share(36, 40), lost=lost * k, gained=0))]
             for k, volume in enumerate(volumes, start=1)
         }
         labels = {"model": f"m{model}", "tuning": tuning, "mitigation": "none", "data": "base", "objective": "clm"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.findings import validity
 from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.pairing import difference, stacked, together
 from harness.analysis.findings.paths import mean
@@ -48,7 +49,9 @@ COLUMNS = [*ALIKE, *_ROW, *_OWN]
 Row = dict[str, Any]
 
 
-def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChanges, level: float = LEVEL) -> pd.DataFrame:
+def trajectories(
+    findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChanges, level: float = LEVEL, *, any_rate: bool = False
+) -> pd.DataFrame:
     """Return the changes of independent runs minus those of the shared run.
 
     Args:
@@ -56,6 +59,7 @@ def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChang
         table: the tidy table that the findings were made from.
         changes: item changes of the same experiment.
         level: confidence level of the intervals.
+        any_rate: whether cells whose learning rate is too high are compared too.
 
     Returns:
         One row per volume, suite and task, columns as in COLUMNS; empty where no cell was run both
@@ -68,7 +72,7 @@ def trajectories(findings: pd.DataFrame, table: pd.DataFrame, changes: ItemChang
         if task != SUITE_TASK:
             leaves.setdefault((str(cell), int(volume), str(suite)), []).append(str(task))
     rows: list[Row] = []
-    both = _run_both_ways(findings)
+    both = _run_both_ways(findings if any_rate else findings[~validity.is_too_high(findings)])
     for _, group in both[both["delta"].notna()].groupby([*ALIKE, *_ROW], dropna=False, sort=False):
         sides = {kind: side for kind, side in group.groupby("trajectory") if len(side) == 1}
         if {"shared", "independent"} <= set(sides):

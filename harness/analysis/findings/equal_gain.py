@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.analysis.findings import validity
 from harness.analysis.findings.arms import named_by_arm
 from harness.analysis.findings.envelope import LOW, Over, over
 from harness.analysis.findings.estimates import ItemChanges
@@ -122,7 +123,8 @@ def equal_gain(
         its note gives a reason. Empty where no headline is declared or there is no target suite.
         Up to ALL_PAIRS methods, all pairs are compared. Beyond, each method is compared with the
         plain ones that differ only in mitigation, learning rate and epochs, and the plain ones
-        with each other. Methods that did not act are left out.
+        with each other. Controls, methods that did not act and cells whose learning rate is too
+        high are left out (``validity.ranked``).
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
@@ -133,7 +135,7 @@ def equal_gain(
         shown = shown.where(shown.notna(), None)
         pairs = [
             _compared(first, second, _names(first, second, arms, shown))
-            for arms in Reader(table, changes, target, probe).alike(found)
+            for arms in Reader(table, changes, target, probe).alike(found[validity.ranked(found, any_rate=declared.any_rate)])
             for first, second in _pairs(arms)
         ]
         rows = [row | {"target_suite": target, "headline_suite": probe, "level": level} for row in _with_intervals(pairs, level)]

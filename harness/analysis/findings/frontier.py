@@ -2,7 +2,8 @@
 
 Gain is the change of the first target suite; forgetting is the change of the declared headline
 suite. For metrics of either direction, positive gain is better and positive forgetting is worse.
-Controls learn nothing new and are left out.
+Controls learn nothing new and are left out. Methods that did not act and cells whose learning rate
+is too high (``validity``) have a row and no place, and are no rivals.
 
 A point beats another if it is better in one of both by more than the margin, and not worse in the
 other by more than the margin. The untuned model is a point at (0, 0). A point that nothing beats is
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.analysis.findings import validity
 from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.pairing import Stacked, stacked
 from harness.analysis.statistics import task_sums, two_level
@@ -54,7 +56,7 @@ headline_suite    string   suite whose change is the forgetting
 _OWN, DESCRIPTIONS = specified(_SPECIFICATION)
 """For the columns that only this table has: column → dtype, and column → description."""
 
-COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", "acted", *_OWN, *COSTS]
+COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", "acted", "control_check", *_OWN, *COSTS]
 """Columns of the frontier, in order."""
 
 
@@ -84,12 +86,13 @@ def oriented(rows: pd.DataFrame, name: str, *, better: bool) -> pd.DataFrame:
     return pd.DataFrame({name: sign * rows["delta"], f"{name}_low": low, f"{name}_high": high})
 
 
-def frontier(findings: pd.DataFrame, changes: ItemChanges) -> pd.DataFrame:
+def frontier(findings: pd.DataFrame, changes: ItemChanges, *, any_rate: bool = False) -> pd.DataFrame:
     """Return gain, forgetting and costs of each cell and volume, and the frontier.
 
     Args:
         findings: as returned by ``harness.analysis.findings.findings.findings``.
         changes: item changes of the same experiment.
+        any_rate: whether cells whose learning rate is too high are ranked too.
 
     Returns:
         One row per cell and volume that has gain and forgetting, columns as in COLUMNS; empty where
@@ -108,7 +111,7 @@ def frontier(findings: pd.DataFrame, changes: ItemChanges) -> pd.DataFrame:
     right = pd.concat([losses[["cell", "volume"]], oriented(losses, "forgetting", better=False)], axis=1)
     points = left.merge(right, on=["cell", "volume"], how="inner", validate="one_to_one")
     points = points.assign(target_suite=target, headline_suite=probe, frontier=None)
-    ranked = points[points["acted"].fillna(value=True).astype(bool)]  # others did not act, so they do not represent their method
+    ranked = points[validity.ranked(points, any_rate=any_rate)]
     groups = [group for _, group in ranked.groupby(["model", "data"], dropna=False, sort=False)]
     axes = [_Axis.read(findings, changes, ranked, suite) for suite in (target, probe)]
     for group in groups:

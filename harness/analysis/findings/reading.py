@@ -62,11 +62,9 @@ class Reader:
     def alike(self, found: pd.DataFrame) -> Iterator[list[Arm]]:
         """Yield groups of cells that differ only in method, in the order of the findings.
 
-        Only the items of one group are in memory at a time. Controls, cells that did not act, and
-        groups of one cell are left out.
+        Only the items of one group are in memory at a time. Groups of one cell are left out.
         """
-        ranked = ~found["is_control"].fillna(False) & found["acted"].fillna(value=True)
-        wanted = found[found["suite"].isin([self.target, self.probe]) & ranked]
+        wanted = found[found["suite"].isin([self.target, self.probe])]
         names = [*SAME, *METHOD, "learning_rate"]
         known = wanted.drop_duplicates("cell").set_index("cell")[names].astype(object)
         rows_of = known.where(known.notna(), None).to_dict("records")

@@ -23,11 +23,13 @@ from harness.analysis.findings.verdicts import SIGNIFICANT, numbers, unadjusted
 from harness.analysis.statistics.multiple import holm
 
 TOO_HIGH, NOT_SETTLED, PASSED = "too high", "not settled", "passed"
+CHECKS = [TOO_HIGH, NOT_SETTLED, PASSED]
 """Checks of a cell, from the worst to the best."""
 
-_CHECKS = np.array([TOO_HIGH, NOT_SETTLED, PASSED], dtype=object)
 _ROUNDING = 1e-9
-_MEASURED = ["delta", "delta_low", "delta_high", "p_value", "p_mid"]
+_MEASURED = ["before", "delta", "delta_low", "delta_high", "p_value", "p_mid"]
+
+_COLUMNS = ["control", "volume", "control_check", "suite", "task", "before", "delta", "delta_low", "delta_high", "margin", "beyond"]
 
 
 def checks(found: pd.DataFrame) -> pd.DataFrame:
@@ -39,9 +41,10 @@ def checks(found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per cell, indexed by it: ``control`` (its cell), ``volume``, ``control_check``, and
-        the row of the control that decides it: ``suite``, ``task``, ``delta``, ``delta_low``,
-        ``delta_high``, ``margin``. That is the largest loss of those too high, else the interval
-        that reaches the farthest, each relative to its margin.
+        the row of the control that decides it: ``suite``, ``task``, ``before``, ``delta``,
+        ``delta_low``, ``delta_high``, ``margin``. That is the largest loss of those too high, else
+        the interval that reaches the farthest, in margins (``beyond``; infinite where one is
+        missing).
     """
     labels = found.drop_duplicates("cell").set_index("cell")
     is_control = labels["is_control"].fillna(value=False).astype(bool)
@@ -53,11 +56,35 @@ def checks(found: pd.DataFrame) -> pd.DataFrame:
     theirs = rows.rename(columns={"cell": "control"})[["control", "volume", "suite", "task", *_MEASURED]]
     kept = ["cell", "control", "volume", "suite", "task", "margin", "higher_is_better"]
     joined = asked[kept].merge(theirs, on=["control", "volume", "suite", "task"], how="left").reset_index(drop=True)
-    judged = joined.assign(**_judged(joined)).sort_values(["_check", "_beyond"], ascending=[True, False], kind="stable")
+    judged = joined.assign(**_judged(joined)).sort_values(["_check", "beyond"], ascending=[True, False], kind="stable")
     worst = judged.drop_duplicates("cell").set_index("cell")
-    worst = worst.assign(control_check=_CHECKS[worst["_check"].to_numpy(dtype=int)])
+    worst = worst.assign(control_check=[CHECKS[place] for place in worst["_check"]])
     ordered = [cell for cell in labels.index if cell in worst.index]
-    return worst.loc[ordered, ["control", "volume", "control_check", "suite", "task", "delta", "delta_low", "delta_high", "margin"]]
+    return worst.loc[ordered, _COLUMNS]
+
+
+def ranked(rows: pd.DataFrame, *, any_rate: bool) -> pd.Series:
+    """Return whether the cell of each row may be ranked and compared with others.
+
+    Not: controls, methods that did not act, and cells whose learning rate is too high.
+
+    Args:
+        rows: with ``is_control``, ``acted`` and ``control_check``, as findings.
+        any_rate: whether cells whose rate is too high may be, as ``Declared.any_rate`` has it.
+    """
+    proper = ~rows["is_control"].fillna(value=False).astype(bool) & rows["acted"].fillna(value=True).astype(bool)
+    return proper if any_rate else proper & ~is_too_high(rows)
+
+
+def is_too_high(rows: pd.DataFrame) -> pd.Series:
+    """Return whether the learning rate of each row's cell is too high."""
+    return (rows["control_check"] == TOO_HIGH).fillna(value=False).astype(bool)
+
+
+def runs_too_high(found: pd.DataFrame) -> set[str]:
+    """Return the runs of the cells whose learning rate is too high."""
+    names = found.loc[is_too_high(found), "run_ids"].dropna().unique()
+    return {run_id for of in names for run_id in str(of).split(",")}
 
 
 def _read(found: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +96,7 @@ def _read(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judged(joined: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return ``_check`` (place in ``_CHECKS``) and ``_beyond`` (in margins) of each row."""
+    """Return ``_check`` (place in CHECKS) and ``beyond`` of each row."""
     up = joined["higher_is_better"].to_numpy(dtype=bool)
     margin, p_value = numbers(joined, "margin"), unadjusted(joined)
     loss = np.where(up, -numbers(joined, "delta"), numbers(joined, "delta"))
@@ -78,4 +105,4 @@ def _judged(joined: pd.DataFrame) -> dict[str, np.ndarray]:
     too_high = (loss > margin + _ROUNDING) & (adjusted < SIGNIFICANT)
     within = end <= margin  # false where there is no interval
     beyond = np.where(too_high, loss, np.where(np.isnan(end), np.inf, end)) / margin
-    return {"_check": np.where(too_high, 0, np.where(within, 2, 1)), "_beyond": beyond}
+    return {"_check": np.where(too_high, 0, np.where(within, 2, 1)), "beyond": beyond}

@@ -63,7 +63,14 @@ class Fitted:
     is_declared: bool = False
 
 
-def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first: Collection[Mapping[str, str]] = ()) -> list[Fitted]:
+def every(
+    table: pd.DataFrame,
+    declared: Declared,
+    limit: int = LIMIT,
+    *,
+    first: Collection[Mapping[str, str]] = (),
+    left_out: Collection[str] = (),
+) -> list[Fitted]:
     """Fit every law wherever an experiment has points for it.
 
     Args:
@@ -74,13 +81,14 @@ def every(table: pd.DataFrame, declared: Declared, limit: int = LIMIT, *, first:
             are left out.
         first: labels of the cells whose laws of volume come first if there are more than the limit:
             those in the figures.
+        left_out: runs whose learning rate is too high, as ``points.from_table`` takes them.
 
     Returns:
         The fits, those of the declared law first; empty where there is no headline suite, or no
         point.
     """
     try:
-        found = points.from_table(table, declared)
+        found = points.from_table(table, declared, left_out=left_out)
     except AnalysisError:
         return []
     suite, order = found.attrs["suite"], _order(declared.law)

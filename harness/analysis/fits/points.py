@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +158,14 @@ def _number(text: str) -> float | None:
         return None
 
 
-def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None, where: Mapping[str, str] | None = None) -> pd.DataFrame:
+def from_table(
+    table: pd.DataFrame,
+    declared: Declared,
+    suite: str | None = None,
+    where: Mapping[str, str] | None = None,
+    *,
+    left_out: Collection[str] = (),
+) -> pd.DataFrame:
     """Return the points of an experiment, one per run and volume above 0, without controls.
 
     ``forgetting`` is the change of the suite's own row (its tasks with equal weight); positive is
@@ -172,6 +179,7 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
         declared: the experiment's declarations.
         suite: suite whose forgetting is returned; by default the headline.
         where: column → value that selects points.
+        left_out: runs to leave out unless ``any_rate`` is declared (``validity.runs_too_high``).
 
     Raises:
         AnalysisError: if the suite does not exist, or there is no point.
@@ -196,9 +204,21 @@ def from_table(table: pd.DataFrame, declared: Declared, suite: str | None = None
     found, about = _with_loss_and_kl(found, rows, whole)
     if (apart := (found["trajectory"] == "independent").fillna(value=False)).any():
         found.loc[apart, "run_id"] = found.loc[apart, [*LABELS, "seed"]].astype("string").fillna("").agg(" ".join, axis=1)
-    found = narrowed(found, where or {}, "this experiment")
-    found.attrs = {"suite": chosen, "notes": [*notes, *about], "declared": declared.law if chosen == declared.headline else None}
+    found["_too_high"] = rows["run_id"].isin([] if declared.any_rate else list(left_out)).to_numpy()
+    found, of_rates = _without_high_rates(narrowed(found, where or {}, "this experiment"), chosen)
+    found.attrs = {"suite": chosen, "notes": [*notes, *of_rates, *about], "declared": declared.law if chosen == declared.headline else None}
     return found
+
+
+def _without_high_rates(found: pd.DataFrame, suite: str) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out points whose learning rate is too high; return a note on their number."""
+    high = found.pop("_too_high").to_numpy(dtype=bool)
+    if high.all():
+        got = f"{len(found)} points, all at a learning rate that is too high by their same-data control"
+        fix = "train at lower rates, or declare any_rate: true in the experiment"
+        raise AnalysisError(explain(f"points of suite {suite}", got=got, allowed="points whose control kept what it knew", fix=fix))
+    note = f"{int(high.sum())} points are left out, whose learning rate is too high by their same-data control"
+    return found[~high], [note] if high.any() else []
 
 
 def _can_lose(rows: pd.DataFrame) -> Floats:

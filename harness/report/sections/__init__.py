@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.report.content import Content
 from harness.report.evidence import Evidence
 from harness.report.sections import (
+    controls,
     costs,
     equal_gain,
     findings,
@@ -30,6 +31,7 @@ def build(evidence: Evidence) -> Content:
         tradeoff.frontier(evidence),
         equal_gain.equal_gain(evidence),
         heat.heat(evidence),
+        controls.checks(evidence),
         trajectories.trajectories(evidence),
         findings.findings(evidence),
         items.items(evidence),

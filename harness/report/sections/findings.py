@@ -10,7 +10,7 @@ from harness.analysis.findings.findings import OWN, POOLED
 from harness.analysis.findings.verdicts import p_of
 from harness.report import words
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Section, TableView
-from harness.report.evidence import IDLE, Evidence
+from harness.report.evidence import Evidence
 from harness.report.tables import DisplayUnit
 
 MAX_ROWS = 400
@@ -94,7 +94,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.amount_cell(row["before"], unit),
         CellView(words.change(row, unit), words.sortable(row["delta"])),
         words.unit_name(panel),
-        CellView(words.verdict(row) or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), IDLE if one.cell in evidence.idle else ""),
+        CellView(words.verdict(row) or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), evidence.mark(one.cell)),
         CellView(words.p_value(p), words.sortable(p)),
         CellView(_mean(row["lost"]), words.sortable(row["lost"])),
         CellView(_mean(row["gained"]), words.sortable(row["gained"])),

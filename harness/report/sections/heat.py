@@ -11,7 +11,7 @@ from harness.records.schema import OWN_METRICS
 from harness.report import words
 from harness.report.content import VERDICT_KINDS, CellView, ColumnView, RowGroup, Section, TableView
 from harness.report.curves import Series
-from harness.report.evidence import IDLE, Evidence
+from harness.report.evidence import Evidence
 
 MAX_ROWS = 60
 MAX_COLUMNS = 16
@@ -68,7 +68,7 @@ def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
 
 def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[CellView | str]:
     last = {(row["suite"], row["task"]): row for row in reversed(one.last[_SHOWN].to_dict("records"))}
-    note = "; ".join(filter(None, [note, IDLE if one.cell in evidence.idle else ""]))
+    note = "; ".join(filter(None, [note, evidence.mark(one.cell)]))
     return [CellView(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
 
 

@@ -13,7 +13,7 @@ from harness.analysis.table.columns import ACTED, SUITE_TASK
 from harness.report import tables, words
 from harness.report.content import Section
 from harness.report.evidence import Evidence
-from harness.report.sections import collapses
+from harness.report.sections import collapses, controls
 
 MAX_REASONS = 20
 
@@ -72,7 +72,7 @@ def main_warnings(evidence: Evidence) -> list[str]:
         found.append(
             f"For {runs} run(s), the value before training is that of {reference}, not of the start model; changes are relative to it."
         )
-    found += _idle(evidence)
+    found += [*_idle(evidence), *controls.not_settled(evidence)]
     found += collapses.named(evidence)
     mixed = _mixed(evidence)
     if mixed:
@@ -100,7 +100,8 @@ def _mixed(evidence: Evidence) -> str:
 
 def warnings(evidence: Evidence) -> Section:
     """Return the warnings that limit the conclusions."""
-    table, notes = evidence.table, main_warnings(evidence)
+    table, high = evidence.table, controls.too_high(evidence)
+    notes = [high, *main_warnings(evidence)] if high else main_warnings(evidence)
     seeds = evidence.findings["seeds"].dropna()
     if len(seeds) and int(seeds.min()) < MIN_SEEDS:
         notes.append(

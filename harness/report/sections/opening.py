@@ -97,8 +97,10 @@ def _margin(evidence: Evidence) -> str:
 
 
 def _lead(evidence: Evidence, suites: Sequence[str]) -> list[str]:
-    """Return the first sentences: verdicts and range of changes by suite, then main warnings."""
-    sentences = [text for suite in suites for text in [_range(evidence, suite), controls.sentence(evidence, suite)] if text]
+    """Return the first sentences: rates that are too high, verdicts by suite, main warnings."""
+    sentences = [controls.too_high(evidence)]
+    sentences += [text for suite in suites for text in [_range(evidence, suite), controls.sentence(evidence, suite)]]
+    sentences = [text for text in sentences if text]
     if evidence.findings.empty:
         sentences.append("No change is measured yet.")
     elif not evidence.headline and suites:
@@ -113,7 +115,7 @@ _VERDICTS = {"undecided": "not enough evidence"}
 def _range(evidence: Evidence, suite: str) -> str:
     """Return a sentence on the verdicts of a suite and its worst and best change."""
     rows = evidence.suite_rows(suite)
-    ranked = ~rows["is_control"].fillna(False).astype(bool) & ~rows["cell"].isin(list(evidence.idle))
+    ranked = ~rows["is_control"].fillna(False).astype(bool) & ~rows["cell"].isin(list(evidence.unranked))
     rows = rows[ranked].dropna(subset=["delta"])
     if rows.empty:
         return ""
@@ -160,6 +162,7 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
     sentence = f"After {int(row['volume']):,} rows, {one.name} {change_words(row, panel, verdict)} on {suite} ({words.basis(row)})."
     sentence += f" At {largest:,} rows it was not measured." if row["volume"] < largest else ""
     sentence += " The method did not act." if one.cell in evidence.idle else ""
+    sentence += " Its learning rate is too high." if one.cell in evidence.too_high else ""
     scale = panel.unit.scale
     known = not pd.isna(row["delta_low"])
     low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)

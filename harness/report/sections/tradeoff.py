@@ -17,7 +17,7 @@ from harness.report import figures, words
 from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import Series
 from harness.report.drawing import Place, columns_for, plain, small_multiples
-from harness.report.evidence import IDLE, Evidence
+from harness.report.evidence import Evidence
 from harness.report.methods import methods
 from harness.report.palette import GREY
 from harness.report.tables import Panel
@@ -76,6 +76,7 @@ def frontier(evidence: Evidence) -> Section | None:
         *found.legend,
         Mark(label="clearly on the frontier", marker="o"),
         Mark(label="unclear (pale) or off it (hollow)", marker="hollow"),
+        *([Mark(label="not ranked", marker="x")] if (unranked := points["frontier"].isna().any()) else []),
     ]
     level = evidence.level
     whole, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
@@ -91,7 +92,7 @@ def frontier(evidence: Evidence) -> Section | None:
         description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {last_points}.",
         caption="Further right: more was learned; lower: less was lost. Larger points are larger volumes, thin lines are"
         f" {level} intervals. Filled points are clearly on the frontier of their model, hollow ones clearly off it,"
-        f" pale ones may be either. {BEATEN}"
+        f" pale ones may be either{'; crosses are not ranked (see the table)' if unranked else ''}. {BEATEN}"
         f" {figures.CUT} {found.left_out}".strip(),
         figure=whole,
         panels=alone,
@@ -109,8 +110,11 @@ def _draw(axes: Axes, paths: Paths) -> None:
         mark = paths.marks[str(cell)]
         x, y = rows["gain"].astype(float) * gain, rows["forgetting"].astype(float) * loss
         axes.plot([0.0, *x], [0.0, *y], color=mark.colour, linewidth=1.0, alpha=0.55, zorder=2)
-        for index, (at_x, at_y, place) in enumerate(zip(x, y, rows["frontier"].fillna(OFF), strict=True)):
+        for index, (at_x, at_y, place) in enumerate(zip(x, y, rows["frontier"].fillna(""), strict=True)):
             size = 14 + 36 * (index + 1) / len(rows)
+            if not place:
+                axes.scatter([at_x], [at_y], s=size, color=mark.colour, marker="x", linewidths=1.3, zorder=4)
+                continue
             fill = to_rgba(mark.colour, _FILLED[place])
             axes.scatter([at_x], [at_y], s=size, facecolors=[fill], edgecolors=mark.colour, marker=mark.marker, linewidths=1.1, zorder=4)
         style: dict[str, Any] = {"color": mark.colour, "linewidth": 0.8, "alpha": 0.5, "zorder": 3}
@@ -149,7 +153,7 @@ def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableVie
                     words.with_ends(row, "forgetting", probe.unit, before=_before(one, probe.suite), turned=-probe.sign),
                     float(row["forgetting"]),
                 ),
-                CellView(IDLE if str(row["cell"]) in evidence.idle else words.text(row["frontier"])),
+                CellView(words.text(row["frontier"]) or evidence.mark(str(row["cell"]))),
                 CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]
         )

@@ -72,3 +72,12 @@ def test_the_two_changes_are_over_the_seeds_that_are_compared() -> None:
     row: Any = compared(made).set_index(["suite", "task"]).loc[("probe", "b")]
     assert (row.shared_delta, row.independent_delta, row.difference) == pytest.approx((-0.1, -0.2, -0.1))
     assert row.note == "shared: seed 3, 4 left out"
+
+
+def test_trajectories_whose_rate_is_too_high_are_not_compared() -> None:
+    """Unless the experiment asks for any rate."""
+    made = Made()
+    made.add("s", cell(2, 5, 3), seeds=range(3), control_check="too high")
+    made.add("i", cell(4, 8, 3), seeds=range(3), trajectory="independent")
+    assert compared(made).empty
+    assert len(trajectories(made.findings, made.table, made, any_rate=True))

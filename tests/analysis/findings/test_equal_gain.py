@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -380,3 +381,12 @@ def test_without_a_headline_there_is_nothing_to_compare() -> None:
     made.add("l", cell({8: (40, 10)}), tuning="lora")
     found = equal_gain(made.table, made, DECLARED, findings=made.findings.assign(is_headline=False))
     assert found.empty
+
+
+def test_a_cell_whose_rate_is_too_high_is_not_compared() -> None:
+    """Unless the experiment asks for any rate."""
+    made = Made()
+    made.add("f", cell({8: (40, 10)}), control_check="too high")
+    made.add("l", cell({8: (40, 10)}), tuning="lora", control_check="not settled")
+    assert compared(made).empty
+    assert len(compared(made, dataclasses.replace(DECLARED, any_rate=True))) == 1

@@ -108,3 +108,14 @@ def test_without_a_headline_or_a_target_there_is_no_frontier() -> None:
         found = frontier(made.findings.assign(**changes).astype({"is_headline": "boolean", "role": "string"}), made)
         assert list(found.columns) == COLUMNS
         assert found.empty
+
+
+def test_a_cell_whose_rate_is_too_high_has_no_place_and_is_no_rival() -> None:
+    """LoRA would beat full; it does where the experiment asks for any rate."""
+    made = Made()
+    made.add("full", cell({1: 80, 2: 160}, {1: 100, 2: 200}))
+    made.add("lora", cell({1: 40, 2: 240}, {1: 0, 2: 40}), tuning="lora", control_check="too high")
+    found = of(frontier(made.findings, made), "frontier")
+    assert found[("full", 2)] == "on"
+    assert pd.isna(found[("lora", 2)])
+    assert of(frontier(made.findings, made, any_rate=True), "frontier")[("full", 2)] == "off"

@@ -19,7 +19,7 @@ def row(cell: str, task: str, delta: float | None, half: float = 0.01, p: float 
     common |= {"margin": 0.02, "is_control": False, "model": "m", "tuning": "full", "trajectory": "shared"}
     common |= {"learning_rate": 1e-3, "data": "people"}
     ends = {"delta_low": None, "delta_high": None} if delta is None else {"delta_low": delta - half, "delta_high": delta + half}
-    return common | {"delta": delta, **ends, "p_value": p, "p_mid": None} | more
+    return common | {"before": 1.0, "delta": delta, **ends, "p_value": p, "p_mid": None} | more
 
 
 def checked(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -109,3 +109,17 @@ def test_a_control_at_another_rate_is_none() -> None:
     other = row("k", "a", 0.0, **CONTROL | {"learning_rate": 2e-3})
     assert checked(*cell("a"), other).empty
     assert checked(*cell("a")).empty
+
+
+def test_what_may_be_ranked() -> None:
+    """Not controls, what did not act, nor rates that are too high unless these are asked for."""
+    rows = pd.DataFrame({"is_control": [True, False, False, False, None], "acted": [None, False, None, True, None]}, dtype="boolean")
+    rows["control_check"] = pd.array([None, "passed", "too high", "not settled", None], dtype="string")
+    assert validity.ranked(rows, any_rate=False).tolist() == [False, False, False, True, True]
+    assert validity.ranked(rows, any_rate=True).tolist() == [False, False, True, True, True]
+
+
+def test_all_runs_of_a_cell_count() -> None:
+    """With independent trajectories, each volume has its own."""
+    found = pd.DataFrame({"control_check": ["too high", "too high", "passed"], "run_ids": ["a,b", "c,b", "d"]}, dtype="string")
+    assert validity.runs_too_high(found) == {"a", "b", "c"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,17 @@ def test_of_a_share_what_was_known_can_be_lost() -> None:
     right, wrong = row(before=0.9, lost=3), row(run_id="w", before=0.3, lost=3, higher_is_better=False)
     found = points.from_table(tidy(right, wrong, row(run_id="n", before=2.0)), Declared(headline="old"))
     assert found["can_lose"].tolist() == pytest.approx([0.9, 0.7, float("nan")], nan_ok=True)
+
+
+def test_points_whose_rate_is_too_high_are_left_out() -> None:
+    """They are counted; where nothing else is selected, there is nothing to fit."""
+    table, declared = tidy(row(), row(run_id="r1", tuning="full")), Declared(headline="old")
+    found = points.from_table(table, declared, left_out={"r1"})
+    assert found["run_id"].tolist() == ["r0"]
+    assert "1 points are left out, whose learning rate is too high by their same-data control" in found.attrs["notes"]
+    assert len(points.from_table(table, dataclasses.replace(declared, any_rate=True), left_out={"r1"})) == 2
+    with pytest.raises(AnalysisError, match="got 1 points, all at a learning rate that is too high"):
+        points.from_table(table, declared, where={"tuning": "full"}, left_out={"r1"})
 
 
 def test_controls_failures_and_other_runs_are_left_out() -> None:
