@@ -299,10 +299,12 @@ def _check_method(arguments: argparse.Namespace) -> int:
 
 def _learning_rates(arguments: argparse.Namespace) -> int:
     from harness.analysis.findings import learning_rates
+    from harness.report import evidence
 
-    results = _results(arguments)
-    learning_rates.require_select(results.experiment)
-    found = learning_rates.best(results.table())
+    experiment = _results(arguments).experiment
+    learning_rates.require_select(experiment)
+    found = evidence.measured(experiment).rates
+    learning_rates.require_rates(found)
     if arguments.write:
         learning_rates.merge(found, arguments.write)
         sys.stderr.write(f"{arguments.write}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.config.run_config import RATE_KEYS, RunConfig, require_rows
@@ -61,14 +61,43 @@ class Resolved(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate(Part):
+    """A learning rate that a search tried, measured at the largest volume on select items.
+
+    Attributes:
+        score: primary metric of the target, mean over seeds.
+        stderr: its standard error over seeds and items.
+        behind: score of the best rate minus this one; for a loss, the reverse. Not negative.
+        behind_stderr: standard error of that difference, on the same items.
+        control: probe suite or task → change of the same-data control, in the metric's own sign.
+        control_check: ``too high``, ``not settled`` or ``passed``; empty without a control.
+    """
+
+    learning_rate: float
+    score: float
+    stderr: float | None = None
+    behind: float = 0.0
+    behind_stderr: float | None = None
+    control: Mapping[str, float] = field(default_factory=dict)
+    control_check: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchedRate(Part):
     """A learning rate found on the target's select items, for one combination of labels.
 
     They are kept in ``conf/learning_rates.yaml``.
 
     Attributes:
+        learning_rate: the rate that runs train with.
         candidates: the rates that were tried.
-        score: primary metric of the best one on the select items.
+        score: primary metric of ``learning_rate`` on the select items.
+        before: the same before training.
+        best: the rate with the best score.
+        rule: the smallest rate within one standard error of it. ``learning_rate`` is lower where
+            the control of this one is too high.
+        not_bracketed: the sides on which the grid ends too early.
+        curve: the candidates, by rate.
     """
 
     model: str
@@ -83,6 +112,11 @@ class SearchedRate(Part):
     score: float
     volume: int
     seeds: tuple[int, ...]
+    before: float | None = None
+    best: float | None = None
+    rule: float | None = None
+    not_bracketed: Literal["", "below", "above", "below and above"] = ""
+    curve: tuple[Candidate, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the rate, which a run trains with."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.findings import contrasts, equal_gain, findings, frontier, sequences, validity
+from harness.analysis.findings import contrasts, equal_gain, findings, frontier, learning_rates, sequences, validity
 from harness.analysis.fits import all_laws
 from harness.analysis.fits.all_laws import Fitted
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.columns import SUITE_TASK
 from harness.analysis.table.frame import table as tidy_table
 from harness.analysis.table.runs import RunReader
+from harness.config.resolution import SearchedRate
 from harness.records.schema import OWN_METRICS, Declared
 from harness.records.store import Experiment
 from harness.report import curves, tables, words
@@ -34,7 +35,10 @@ RATE_TOO_HIGH = "rate too high"
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All data of a page; frames come from harness.analysis, and any may be empty."""
+    """All data of a page; frames come from harness.analysis, and any may be empty.
+
+    ``rates`` are those of a search: an experiment that varies the rate, all on select items.
+    """
 
     experiment: Experiment
     table: pd.DataFrame
@@ -45,6 +49,7 @@ class Evidence:
     equal_gain: pd.DataFrame = field(default_factory=pd.DataFrame)
     trajectories: pd.DataFrame = field(default_factory=pd.DataFrame)
     sequences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rates: Sequence[SearchedRate] = ()
 
     @cached_property
     def every(self) -> list[Series]:
@@ -191,7 +196,8 @@ def _measured(experiment: Experiment) -> tuple[Evidence, Changes]:
     reader = RunReader(experiment)
     table, declared, changes = tidy_table(experiment, reader=reader), experiment.declared(), Changes(experiment, reader)
     found = in_order(findings.findings(table, changes, declared))
-    return Evidence(experiment=experiment, table=table, declared=declared, findings=found), changes
+    rates = [] if learning_rates.unselected(experiment) else learning_rates.searched(table, found, changes)
+    return Evidence(experiment=experiment, table=table, declared=declared, findings=found, rates=rates), changes
 
 
 def gather(experiment: Experiment) -> Evidence:

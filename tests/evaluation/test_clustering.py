@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -53,7 +54,8 @@ def test_a_mapping_must_name_tasks_and_their_own_fields(cluster: dict[str, str],
 @pytest.mark.parametrize("key", ["report", "select"])
 def test_a_number_of_items_must_name_a_task(key: str) -> None:
     """A misspelt task would be measured on all of its items silently."""
-    changed = dataclasses.replace(suites.load("tinyworld"), **{key: {"tinyworld_fact": 5}})
+    changes: dict[str, Any] = {key: {"tinyworld_fact": 5}}
+    changed = dataclasses.replace(suites.load("tinyworld"), **changes)
     with pytest.raises(EvaluationError, match=rf"{key}: got tinyworld_fact;.*did you mean 'tinyworld_facts'"):
         evaluator.prepare(changed, HfEvaluation())
 

@@ -1,22 +1,50 @@
-"""Best learning rates, from a sweep evaluated on ``select`` items."""
+"""Searched learning rates, from a sweep of rates evaluated on ``select`` items.
+
+The rate of a combination of labels is the smallest whose score on the target is within one standard
+error of the best. The error is that of the difference from the best, over seeds and items: all
+rates were asked the same items, and how hard these are is no reason to prefer one. Where the
+same-data control of that rate is too high, the next lower rate whose control is not is used.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
-from harness.analysis.findings import rate_file
-from harness.config.resolution import SearchedRate
+from harness.analysis.findings import rate_file, validity
+from harness.analysis.findings.estimates import Estimated, ItemChanges, estimates
+from harness.analysis.findings.finding_columns import SUITE_TASK
+from harness.analysis.findings.pairing import stacked
+from harness.analysis.statistics import task_sums, two_level
+from harness.config.resolution import Candidate, SearchedRate
 from harness.config.strict import plain
 from harness.core.errors import RecordError, explain
 from harness.core.files import write_text
 from harness.records.store import Experiment
 
-HEADER = "# Learning rates found by `make search-lr` on the target's select items, never on those reported. One line a combination.\n"
+HEADER = (
+    "# Learning rates searched on the target's select items, never on those reported (`harness learning-rates`). One line a combination.\n"
+)
 KEYS = ["model", "tuning", "objective", "data", "mitigation"]
+_SETTINGS = ["anchor", "trajectory", "epochs", "variant", "dtype"]
+"""Further labels in which cells of one combination may differ."""
+
+_DIGITS = 6
+_ROUNDING = 1e-9
+
+
+def unselected(experiment: Experiment) -> tuple[str, str] | None:
+    """Return a current run that was not scored on ``select`` items, and its items; None if none."""
+    for run_id in sorted(experiment.current()):
+        items = experiment.config(run_id).get("evaluation", {}).get("items")
+        if items != "select":
+            return run_id, str(items)
+    return None
 
 
 def require_select(experiment: Experiment) -> None:
@@ -24,59 +52,164 @@ def require_select(experiment: Experiment) -> None:
 
     Reported items must never choose a rate.
     """
-    for run_id in sorted(experiment.current()):
-        items = experiment.config(run_id).get("evaluation", {}).get("items")
-        if items != "select":
-            fix = "sweep with evaluation.items=select"
-            raise RecordError(explain(f"learning-rates: run {run_id}", got=f"{items} items", allowed="select items", fix=fix))
+    if found := unselected(experiment):
+        fix = "sweep with evaluation.items=select"
+        raise RecordError(explain(f"learning-rates: run {found[0]}", got=f"{found[1]} items", allowed="select items", fix=fix))
 
 
-def best(table: pd.DataFrame) -> list[SearchedRate]:
-    """Return the best rate of each combination of labels.
+def require_rates(rates: Sequence[SearchedRate]) -> None:
+    """Raise RecordError if no rate was searched, or several were for one combination."""
+    fix = "harness sweep experiment=tiny_lr"
+    if not rates:
+        raise RecordError(explain("learning-rates", got="no combination with two rates and a target suite", fix=fix))
+    known = [tuple(getattr(rate, key) for key in KEYS) for rate in rates]
+    if twice := next((key for key in known if known.count(key) > 1), None):
+        allowed, fix = "one", f"search them apart; they differ in one of {', '.join(_SETTINGS)}"
+        raise RecordError(explain(f"learning-rates: {', '.join(twice)}", got=f"{known.count(twice)} searches", allowed=allowed, fix=fix))
 
-    It is the rate with the best mean over seeds of the target suite's primary metric at the largest
-    volume. In a tie the smaller rate is chosen.
+
+def searched(table: pd.DataFrame, found: pd.DataFrame, changes: ItemChanges) -> list[SearchedRate]:
+    """Return the rate of each combination of labels that was run with two rates or more.
 
     Args:
         table: tidy table of a sweep over ``training.learning_rate`` with
             ``evaluation.items=select``.
-
-    Raises:
-        RecordError: if the table has no target suite, or no combination was run with two rates.
+        found: its findings.
+        changes: item changes of its runs.
     """
-    rows = table[(table["role"] == "target") & (table["task"] == "*") & (table["status"] == "ok") & (table["volume"] > 0)]
-    found = [_best_of(group) for _, group in rows.groupby(KEYS, sort=True) if group["learning_rate"].nunique() > 1]
-    if not found:
-        fix = "harness sweep experiment=tiny_lr"
-        raise RecordError(explain("learning-rates", got="no combination with two rates and a target suite", fix=fix))
+    wanted = (found["role"] == "target") & (found["task"] == SUITE_TASK) & ~found["is_control"].fillna(value=False) & found["after"].notna()
+    rows = found[wanted.fillna(value=False)]
+    groups = [group for _, group in rows.groupby([*KEYS, *_SETTINGS], sort=True, dropna=False) if group["learning_rate"].nunique() > 1]
+    search = _Search(table, found, changes) if groups else None
+    return [search.rate(group) for group in groups if search]
+
+
+class _Search:
+    """The searches of one experiment: findings, changes and the variation between seeds."""
+
+    def __init__(self, table: pd.DataFrame, found: pd.DataFrame, changes: ItemChanges) -> None:
+        self._found, self._changes = found, changes
+        runs = table.drop_duplicates("run_id").set_index("run_id")["seed"].dropna()
+        self._seed_of = {str(run_id): int(seed) for run_id, seed in runs.items()}
+        self._targets = found[(found["role"] == "target").fillna(value=False)].reset_index(drop=True)
+        self._targets["_at"] = range(len(self._targets))
+        self._estimated: dict[int, Estimated] = estimates(self._targets, changes, self._seed_of)
+        self._checks = validity.checks(found)
+
+    def rate(self, group: pd.DataFrame) -> SearchedRate:
+        """Return the rate of the cells of one combination: rows of the target suites."""
+        last = group[group["volume"] == group["volume"].max()]
+        suite = sorted(last["suite"].unique())[0]
+        last = last[last["suite"] == suite].sort_values("learning_rate")
+        last = last[last["seeds"] == last["seeds"].max()]  # a rate that failed on a seed is not a candidate
+        curve = self._curve(last)
+        best = min(curve, key=lambda one: (one.behind, one.learning_rate))
+        within = [one for one in curve if one.behind <= (one.behind_stderr or 0.0) + _ROUNDING]
+        rule = within[0]
+        passing = [one for one in curve if one.learning_rate <= rule.learning_rate and one.control_check != validity.TOO_HIGH]
+        used = passing[-1] if passing else curve[0]
+        first = last.iloc[0]
+        run_ids = [run_id for runs in last["run_ids"] for run_id in str(runs).split(",")]
+        return SearchedRate(
+            **{key: str(first[key]) for key in KEYS},
+            learning_rate=used.learning_rate,
+            candidates=tuple(one.learning_rate for one in curve),
+            suite=str(suite),
+            metric=str(first["metric"]),
+            score=used.score,
+            volume=int(first["volume"]),
+            seeds=tuple(sorted({self._seed_of[run_id] for run_id in run_ids})),
+            before=round(float(first["before"]), _DIGITS),
+            best=best.learning_rate,
+            rule=rule.learning_rate,
+            not_bracketed=_not_bracketed(below=rule is curve[0], above=best is curve[-1]),
+            curve=tuple(curve),
+        )
+
+    def _curve(self, rows: pd.DataFrame) -> list[Candidate]:
+        """Return the candidates of one target suite at one volume, by rate."""
+        sign = 1.0 if bool(rows["higher_is_better"].iloc[0]) else -1.0
+        scores = sign * rows["after"].astype(float).to_numpy()
+        best = rows.iloc[int(scores.argmax())]
+        return [
+            Candidate(
+                learning_rate=float(row["learning_rate"]),
+                score=round(float(row["after"]), _DIGITS),
+                stderr=self._stderr([row]),
+                behind=round(float(scores.max() - score), _DIGITS),
+                behind_stderr=0.0 if row["cell"] == best["cell"] else self._stderr([best, row]),
+                control=self._control(str(row["cell"])),
+                control_check=str(self._checks["control_check"].get(row["cell"], "")),
+            )
+            for (_, row), score in zip(rows.iterrows(), scores, strict=True)
+        ]
+
+    def _stderr(self, of: Sequence[pd.Series]) -> float | None:
+        """Return the standard error of the mean of a cell, or of the difference of two.
+
+        It has no allowance for items that happen not to change, which intervals have: a rule that
+        asks for one standard error would take it for noise. None where items differ or are missing.
+        """
+        volume, suite = int(of[0]["volume"]), str(of[0]["suite"])
+        rows = self._targets[(self._targets["volume"] == volume) & (self._targets["suite"] == suite)]
+        leaves = rows[(rows["cell"] == of[0]["cell"]) & (rows["task"] != SUITE_TASK)]["task"]
+        tasks = [(suite, str(task)) for task in leaves]
+        sides = [stacked(self._changes, str(row["run_ids"]).split(","), volume, tasks) for row in of]
+        known = [side for side in sides if not isinstance(side, str)]
+        if len(known) < len(sides) or not tasks or len({side.items for side in known}) > 1:
+            return None
+        own = rows[rows["task"] == SUITE_TASK].set_index("cell")["_at"]
+        spreads = [self._estimated[at].spread if (at := int(own[row["cell"]])) in self._estimated else None for row in of]
+        parts = zip(*(side.values for side in known), known[0].clusters, strict=True)
+        sums = [task_sums.task(part[0], part[1] if len(known) > 1 else None, part[-1], binary=False) for part in parts]
+        error = two_level.combined(sums, spreads=spreads).stderr
+        return 0.0 if math.isnan(error) else round(error, _DIGITS)
+
+    def _control(self, cell: str) -> dict[str, float]:
+        """Return the change of a cell's control by probe suite, and by task if it has several."""
+        if cell not in self._checks.index:
+            return {}
+        at = self._checks.loc[cell]
+        rows = self._found[(self._found["cell"] == at["control"]) & (self._found["volume"] == at["volume"])]
+        rows = rows[(rows["role"] == "probe").fillna(value=False) & rows["margin"].notna() & rows["delta"].notna()]
+        leaves = (rows["task"] != SUITE_TASK).groupby(rows["suite"]).transform("sum")
+        rows = rows[(rows["task"] == SUITE_TASK) | (leaves > 1)]
+        names = rows["suite"].where(rows["task"] == SUITE_TASK, rows["task"])
+        return {str(name): round(float(delta), _DIGITS) for name, delta in zip(names, rows["delta"], strict=True)}
+
+
+def _not_bracketed(*, below: bool, above: bool) -> Literal["", "below", "above", "below and above"]:
+    return "below and above" if below and above else "below" if below else "above" if above else ""
+
+
+def remarks(rate: SearchedRate) -> list[str]:
+    """Return in sentences where the search was not bracketed, and where the control decided."""
+    found, curve = [], {one.learning_rate: one for one in rate.curve}
+    if "below" in rate.not_bracketed:
+        found.append(f"not bracketed below: {rate.rule:g}, within one standard error of the best, is the smallest rate tried")
+    if "above" in rate.not_bracketed:
+        found.append(f"not bracketed above: the best rate, {rate.best:g}, is the largest tried")
+    used = curve.get(rate.learning_rate)
+    if used is None:
+        return found
+    if used.control_check == validity.TOO_HIGH:
+        found.append(f"the same-data control is too high at every rate up to {rate.rule:g}: the smallest is used")
+    elif rate.learning_rate != rate.rule:
+        found.append(
+            f"the same-data control is too high at {rate.rule:g}: {rate.learning_rate:g}, the next lower rate where it is not, is used"
+        )
+    elif not used.control_check:
+        found.append("no same-data control was run")
     return found
 
 
-def _best_of(group: pd.DataFrame) -> SearchedRate:
-    last = group[group["volume"] == group["volume"].max()]
-    suite = sorted(last["suite"].unique())[0]
-    last = last[last["suite"] == suite]
-    seeds = last.groupby("learning_rate")["seed"].nunique()
-    complete = last["learning_rate"].isin(seeds[seeds == seeds.max()].index)  # a rate that failed on a seed is not a candidate
-    means = last[complete].groupby("learning_rate")["value"].mean().astype(float).sort_index()
-    rate = means.idxmax() if bool(last["higher_is_better"].iloc[0]) else means.idxmin()
-    first = last.iloc[0]
-    return SearchedRate(
-        **{key: str(first[key]) for key in KEYS},
-        learning_rate=float(rate),
-        candidates=tuple(float(value) for value in means.index),
-        suite=str(suite),
-        metric=str(first["metric"]),
-        score=round(float(means.loc[rate]), 6),
-        volume=int(first["volume"]),
-        seeds=tuple(sorted(int(seed) for seed in last["seed"].unique())),
-    )
-
-
 def as_yaml(rates: Sequence[SearchedRate]) -> str:
-    """Return rates as the text of ``conf/learning_rates.yaml``, one JSON object per line."""
-    entries = [plain(rate) for rate in rates]
-    return HEADER + "rates:\n" + "".join(f"  - {json.dumps(entry)}\n" for entry in entries)
+    """Return rates as the text of ``conf/learning_rates.yaml``, one JSON object per line.
+
+    Remarks are comments above their line.
+    """
+    lines = [f"{''.join(f'  # {remark}{chr(10)}' for remark in remarks(rate))}  - {json.dumps(plain(rate))}\n" for rate in rates]
+    return HEADER + "rates:\n" + "".join(lines)
 
 
 def merge(rates: Sequence[SearchedRate], file: Path) -> None:

@@ -15,6 +15,7 @@ from harness.report.sections import (
     metrics,
     missing,
     opening,
+    rates,
     reproduce,
     stages,
     tradeoff,
@@ -25,6 +26,7 @@ from harness.report.sections import (
 def build(evidence: Evidence) -> Content:
     """Return the page of an experiment: findings, then their evidence, then how to reproduce it."""
     parts = [
+        rates.rates(evidence),
         learning.forgetting(evidence),
         learning.learning(evidence),
         stages.stages(evidence),

@@ -1,59 +1,155 @@
-"""The best learning rates of a sweep."""
+"""The searched learning rates of a sweep."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
 
-from harness.analysis.findings.learning_rates import as_yaml, best, merge, require_select
+from harness.analysis.findings.learning_rates import as_yaml, merge, remarks, require_rates, require_select
+from harness.config.resolution import SearchedRate, SearchedRates
+from harness.config.strict import build
 from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, RecordError
 from harness.records.writer import ExperimentWriter
+from harness.report.evidence import measured
+from tests.support.experiments import share
+from tests.support.searches import N, Tried, search
 
 
-def table(rows: list[tuple[float, int, float]], higher: bool = True) -> pd.DataFrame:
-    """Return rows of (rate, seed, value) at one volume of one combination."""
-    fixed = {"model": "m", "tuning": "full", "objective": "sft", "data": "d", "mitigation": "none", "role": "target", "task": "*"}
-    fixed |= {"suite": "s", "metric": "acc", "status": "ok", "volume": 64, "higher_is_better": higher}  # type: ignore[dict-item]
-    return pd.DataFrame([fixed | {"learning_rate": rate, "seed": seed, "value": value} for rate, seed, value in rows])
+def searched(folder: Path, tried: Tried, **more: Any) -> SearchedRate:
+    """Return the rate of a search of one combination."""
+    (found,) = measured(search(folder / "x", tried, **more)).rates
+    return found
 
 
-def test_the_best_rate_is_the_mean_over_seeds_in_the_metrics_direction() -> None:
-    """0.01 is better on average; for a loss it is worse."""
-    rows = [(0.001, 0, 0.9), (0.001, 1, 0.1), (0.01, 0, 0.6), (0.01, 1, 0.6)]
-    (found,) = best(table(rows))
-    assert (found.learning_rate, found.score, found.seeds, found.candidates) == (0.01, 0.6, (0, 1), (0.001, 0.01))
-    (lowest,) = best(table(rows, higher=False))
-    assert lowest.learning_rate == 0.001
+def right(*counts: int) -> list[list[float]]:
+    """Return the items of seeds that have the first so many right."""
+    return [share(count, N) for count in counts]
 
 
-def test_a_rate_that_failed_on_a_seed_is_not_a_candidate() -> None:
+def test_the_smallest_rate_within_one_standard_error_of_the_best_is_taken(tmp_path: Path) -> None:
+    """0.01 has 20 items right that 0.1 has wrong, and 24 wrong that it has right: 0.01 ± 0.017."""
+    tried = {0.001: right(100), 0.01: [[1.0] * 196 + [0.0] * 204], 0.1: [[0.0] * 20 + [1.0] * 200 + [0.0] * 180]}
+    found = searched(tmp_path, tried)
+    assert (found.learning_rate, found.rule, found.best) == (0.01, 0.01, 0.1)
+    assert (found.score, found.before, found.candidates) == (196 / N, 0.0, (0.001, 0.01, 0.1))
+    behind = found.curve[1]
+    mean, squares = 4 / N, 44 / N
+    assert behind.behind == pytest.approx(mean)
+    assert behind.behind_stderr == pytest.approx(math.sqrt((squares - mean**2) / (N - 1)), abs=1e-6)
+
+
+def test_what_all_rates_find_hard_is_no_reason_to_prefer_one(tmp_path: Path) -> None:
+    """8 items more, and none fewer: 0.02 ± 0.007, though the mean itself is known to ± 0.025."""
+    found = searched(tmp_path, {0.001: right(192), 0.01: right(200)})
+    assert (found.learning_rate, found.best) == (0.01, 0.01)
+    assert found.curve[0].behind_stderr == pytest.approx(0.007, abs=1e-4)
+    assert found.curve[0].stderr == pytest.approx(0.025, abs=1e-4)
+
+
+def test_seeds_that_disagree_widen_the_error(tmp_path: Path) -> None:
+    """The same 8 items in the mean of three seeds that differ by 20 points are no difference."""
+    found = searched(tmp_path, {0.001: right(152, 192, 232), 0.01: right(160, 200, 240)})
+    assert (found.learning_rate, found.best, found.seeds) == (0.001, 0.01, (0, 1, 2))
+
+
+def test_of_a_loss_the_lowest_is_best(tmp_path: Path) -> None:
+    found = searched(tmp_path, {0.001: right(10), 0.01: right(100), 0.1: right(200)}, higher=False)
+    assert (found.learning_rate, found.best) == (0.001, 0.001)
+    assert [one.behind for one in found.curve] == [0.0, 90 / N, 190 / N]
+
+
+def test_a_rate_that_failed_on_a_seed_is_not_a_candidate(tmp_path: Path) -> None:
     """A rate with fewer seeds than the others is left out."""
-    (found,) = best(table([(0.001, 0, 0.5), (0.001, 1, 0.5), (0.1, 0, 0.99)]))
-    assert found.learning_rate == 0.001
+    assert searched(tmp_path, {0.001: right(200, 200), 0.01: right(100, 100), 0.1: right(390)}).candidates == (0.001, 0.01)
 
 
-def test_one_rate_is_not_a_search() -> None:
+def test_one_rate_is_not_a_search(tmp_path: Path) -> None:
     """A combination with a single rate has no best rate."""
+    rates = measured(search(tmp_path / "x", {0.001: right(5)})).rates
     with pytest.raises(RecordError, match="two rates"):
-        best(table([(0.001, 0, 0.5)]))
+        require_rates(rates)
+
+
+def test_two_searches_of_one_combination_are_rejected() -> None:
+    """They differ in what the file does not name."""
+    with pytest.raises(RecordError, match="m, full, sft, d, none: got 2 searches; allowed: one"):
+        require_rates([rate(1e-05), rate(1e-04)])
+
+
+TRIED = {0.001: right(100), 0.01: right(200), 0.1: right(300), 1.0: right(200)}
+
+
+@pytest.mark.parametrize(
+    ("lost", "used", "remark"),
+    [
+        ((0, 0, 0, 0), 0.1, ""),
+        ((0, 0, 0, 90), 0.1, ""),  # only the control at the rate itself decides
+        ((0, 0, 90, 0), 0.01, "the same-data control is too high at 0.1: 0.01, the next lower rate where it is not, is used"),
+        ((0, 90, 90, 0), 0.001, "the same-data control is too high at 0.1: 0.001, the next lower rate where it is not, is used"),
+        ((90, 90, 90, 0), 0.001, "the same-data control is too high at every rate up to 0.1: the smallest is used"),
+    ],
+)
+def test_where_the_control_is_too_high_the_next_lower_rate_is_used(tmp_path: Path, lost: tuple[int, ...], used: float, remark: str) -> None:
+    """90 of 400 items are lost: more than the margin, and not 0."""
+    found = searched(tmp_path, TRIED, lost=dict(zip(TRIED, lost, strict=True)))
+    assert (found.learning_rate, found.rule, found.best) == (used, 0.1, 0.1)
+    assert remarks(found) == ([remark] if remark else [])
+    assert [dict(one.control) for one in found.curve] == [{"old": -count / N} for count in lost]
+    assert [one.control_check == "too high" for one in found.curve] == [count > 0 for count in lost]
+
+
+@pytest.mark.parametrize(
+    ("rights", "sides", "words"),
+    [
+        ((100, 200, 300, 200), "", []),
+        ((100, 200, 300, 390), "above", ["not bracketed above: the best rate, 1, is the largest tried"]),
+        ((300, 200, 100, 50), "below", ["not bracketed below: 0.001, within one standard error of the best, is the smallest rate tried"]),
+        ((300, 200, 100, 300), "below", ["not bracketed below: 0.001, within one standard error of the best, is the smallest rate tried"]),
+    ],
+)
+def test_a_grid_that_ends_too_early_is_named(tmp_path: Path, rights: tuple[int, ...], sides: str, words: list[str]) -> None:
+    """Above: no worse rate follows the best. Below: a smaller rate might do as well."""
+    found = searched(tmp_path, dict(zip(TRIED, map(right, rights), strict=True)), lost=dict.fromkeys(TRIED, 0))
+    assert (found.not_bracketed, remarks(found)) == (sides, words)
+    assert all(f"  # {word}\n" in as_yaml([found]) for word in words)
+
+
+def test_a_search_without_controls_says_so(tmp_path: Path) -> None:
+    assert remarks(searched(tmp_path, TRIED)) == ["no same-data control was run"]
+
+
+def test_the_whole_curve_is_in_the_file(tmp_path: Path) -> None:
+    """Nothing of a search need be read again."""
+    found = searched(tmp_path, TRIED, lost=dict.fromkeys(TRIED, 3))
+    merge([rate(1e-05)], tmp_path / "rates.yaml")
+    merge([found], tmp_path / "rates.yaml")
+    assert build(SearchedRates, load_yaml(tmp_path / "rates.yaml"), "").rates == (rate(1e-05), found)
+
+
+def rate(learning_rate: float, tuning: str = "full") -> SearchedRate:
+    """Return a rate as an earlier file has it, without a curve."""
+    fixed: dict[str, Any] = {"model": "m", "objective": "sft", "data": "d", "mitigation": "none", "suite": "s", "metric": "acc"}
+    return SearchedRate(
+        **fixed, tuning=tuning, learning_rate=learning_rate, candidates=(learning_rate, 0.5), score=0.9, volume=64, seeds=(0,)
+    )
 
 
 def test_rates_are_merged_into_a_file_that_compose_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new search replaces its own combinations only; 1e-05 stays a number."""
     file = tmp_path / "conf" / "learning_rates.yaml"
     file.parent.mkdir()
-    first = best(table([(1e-05, 0, 0.9), (0.01, 0, 0.1)]))
+    first = [rate(1e-05)]
     merge(first, file)
-    other = table([(0.1, 0, 0.2), (0.2, 0, 0.3)]).assign(tuning="lora")
-    merge(best(other), file)
+    merge([rate(0.2, "lora")], file)
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
     pytest.importorskip("hydra", reason="composing needs the extra `measure`")
     from harness.config import composition
 
-    found = {(rate.model, rate.tuning): rate.learning_rate for rate in composition.searched_rates()}
+    found = {(one.model, one.tuning): one.learning_rate for one in composition.searched_rates()}
     assert found[("m", "full")] == 1e-05
     assert found[("m", "lora")] == 0.2
     assert as_yaml(first).startswith("# Learning rates")
@@ -103,7 +199,7 @@ def test_entries_and_comments_of_the_user_are_kept(tmp_path: Path, own: str) -> 
     (tmp_path / "real.yaml").chmod(0o640)
     file.symlink_to("real.yaml")
     neighbour.write_text("mine")
-    same, new = (best(table([(1e-05, 0, 0.9), (0.01, 0, 0.1)]).assign(tuning=tuning)) for tuning in ("full", "lora"))
+    same, new = ([rate(1e-05, tuning)] for tuning in ("full", "lora"))
     merge([*same, *new], file)
     (first,), (second,) = (as_yaml(found).splitlines()[2:] for found in (same, new))
     left = file.read_bytes().decode().splitlines(keepends=True)
@@ -123,7 +219,7 @@ def test_rates_are_added_to_every_form_of_list(tmp_path: Path, own: str) -> None
     """Also where there is none yet, or no line end."""
     file = tmp_path / "rates.yaml"
     file.write_text(own)
-    merge(best(table([(1e-05, 0, 0.9), (0.01, 0, 0.1)]).assign(tuning="lora")), file)
+    merge([rate(1e-05, "lora")], file)
     found = load_yaml(file)
     assert [entry["tuning"] for entry in found["rates"]] == (["full", "lora"] if "full" in own else ["lora"])
     assert found["rates"][-1]["learning_rate"] == 1e-05
@@ -144,7 +240,7 @@ def test_a_file_that_cannot_be_edited_stays(tmp_path: Path, own: str, message: s
     file = tmp_path / "rates.yaml"
     file.write_text(own)
     with pytest.raises(ConfigError, match=message):
-        merge(best(table([(1e-05, 0, 0.9), (0.01, 0, 0.1)])), file)
+        merge([rate(1e-05)], file)
     assert (file.read_text(), [path.name for path in tmp_path.iterdir()]) == (own, ["rates.yaml"])
 
 
