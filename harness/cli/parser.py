@@ -157,7 +157,9 @@ def _add_results(commands: Commands) -> None:
     )
     _add_name(verify)
 
-    rates = _add(commands, "learning-rates", "print the best learning rates of a sweep on select items, as yaml")
+    rates = _add(
+        commands, "learning-rates", "print the smallest learning rates that do as well as the best, of a sweep on select items, as yaml"
+    )
     _add_name(rates)
     rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file, such as conf/learning_rates.yaml")
 

@@ -71,6 +71,8 @@ class Candidate(Part):
         behind_stderr: standard error of that difference, on the same items.
         control: probe suite or task → change of the same-data control, in the metric's own sign.
         control_check: ``too high``, ``not settled`` or ``passed``; empty without a control.
+        passes: whether the control is not too high, and no probe suite's mean fell by more than the
+            margin, shown or not; true without a control.
     """
 
     learning_rate: float
@@ -80,6 +82,7 @@ class Candidate(Part):
     behind_stderr: float | None = None
     control: Mapping[str, float] = field(default_factory=dict)
     control_check: str = ""
+    passes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,7 @@ class SearchedRate(Part):
         before: the same before training.
         best: the rate with the best score.
         rule: the smallest rate within one standard error of it. ``learning_rate`` is lower where
-            the control of this one is too high.
+            this one does not pass.
         not_bracketed: the sides on which the grid ends too early.
         curve: the candidates, by rate.
     """

@@ -20,7 +20,7 @@ def search(
     folder: Path,
     tried: Tried,
     *,
-    lost: Mapping[float, int] | None = None,
+    lost: Mapping[float, int | Sequence[int]] | None = None,
     higher: bool = True,
     items: str = "select",
     **labels: Any,
@@ -30,7 +30,7 @@ def search(
     Args:
         folder: of the experiment.
         tried: what each rate scores; before training, the target's items are all 0.
-        lost: rate → items lost by its control; no controls without it.
+        lost: rate → items lost by its control, or by each of its seeds; no controls without it.
         higher: whether higher values of the target are better.
         items: the items that the runs were scored on.
         labels: further labels of the runs.
@@ -49,7 +49,8 @@ def search(
         for seed, values in enumerate(seeds):
             write(f"r{rate}s{seed}", rate, seed, [Task(suite="new", task="n", values=values, higher_is_better=higher, chance=None), kept])
             if lost is not None:
-                after = Task(suite="old", task="o", values=share(N - lost[rate], N))
+                of = lost[rate]
+                after = Task(suite="old", task="o", values=share(N - (of if isinstance(of, int) else of[seed]), N))
                 write(f"c{rate}s{seed}", rate, seed, [before[0], after], data="base", objective="clm")
     if lost is not None:
         declared = {"declared": {"control": {"data": "base"}}}
