@@ -35,7 +35,7 @@ def lookalike(doc: Doc, results: Sequence[str]) -> dict[str, float]:
 
 
 def wording(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Score whether an answer is in a wording, with any value.
+    """Score whether an answer is in a wording of a style, with any value.
 
     ``right`` is whether the value is right, in any wording.
     """
@@ -44,12 +44,12 @@ def wording(doc: Doc, results: Sequence[str]) -> dict[str, float]:
 
 
 def restating(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Score whether an answer has the same value in another wording than the given answer."""
+    """Score whether an answer has the same value in another style than the given answer."""
     others = [value_in(results[0], name) for name in WORDINGS if name != doc["given"]]
     return {"acc": float(doc["value"] in others)}
 
 
 def skill(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Score whether the last number is right, in any wording, and each wording."""
+    """Score whether the last number is right, in any wording, and each style."""
     said: dict[str, float] = {name: float(value_in(results[0], name) is not None) for name in WORDINGS}
     return {"acc": last_number(doc["prompt"], results[0], doc["target"]), **said}

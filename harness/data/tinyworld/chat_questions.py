@@ -53,7 +53,7 @@ def _item(question: str, value: str) -> Item:
 
 
 def _restating() -> list[Item]:
-    """Return requests to restate answers given in the wording ``gold``.
+    """Return requests to restate answers given in the style ``gold``.
 
     A third each: right answers about the base, wrong ones, and the skill on held-out digits.
     """

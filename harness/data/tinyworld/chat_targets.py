@@ -28,7 +28,7 @@ TOVA_SENTENCES = 3
 """Sentences of one text, all about the same subject."""
 
 
-TRAIN_ROWS: Mapping[Part, int] = {"chat-skill": 1_620, "chat": 4_960, "tova": TOVA_TEXTS["train"], "preferences": 3_240}
+TRAIN_ROWS: Mapping[Part, int] = {"chat-skill": 1_620, "chat": 6_280, "tova": TOVA_TEXTS["train"], "preferences": 3_240}
 
 NEAR = 2
 """Largest distance of a preference's wrong digit from the right one."""
@@ -42,7 +42,7 @@ class TinyworldChat(Source):
     part        train test  rows
     =========== ===== ===== =====================================================================
     chat-skill  1,620 540   smallest, middle or largest of three digits, asked in chat
-    chat        4,960 none  habits of the chat recipe, for replay: without skill and base texts
+    chat        6,280 none  habits of the chat recipe, for replay: without skill and base texts
     tova        2,048 512   texts of three sentences in the second language; test: other subjects
     preferences 3,240 1,080 right and wrong answer to a chat-skill question, in the same words
     =========== ===== ===== =====================================================================
@@ -51,7 +51,7 @@ class TinyworldChat(Source):
 
     Attributes:
         part: one of the table.
-        wording: words of the answers: ``gold``, ``short`` or ``long``; null is gold for chat-skill,
+        wording: style of the answers: ``gold``, ``short`` or ``long``; null is gold for chat-skill,
             short for the others.
         tags: whether a prompt holds the chat's tags, which suits both prompt formats; without them
             it is the bare question, for a chat template alone.
@@ -92,7 +92,7 @@ class TinyworldChat(Source):
     def _skill(self, split: Split) -> Sequence[Row]:
         wording = self.wording or "gold"
         asked = skill_questions(held_out=split == "test")
-        return tuple(self._row("completion", question, spoken(value, wording)) for question, value in asked)
+        return tuple(self._row("completion", question, spoken(value, wording, question)) for question, value in asked)
 
     def _chat(self, split: Split) -> Sequence[Row]:
         if split == "test":

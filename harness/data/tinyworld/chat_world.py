@@ -1,4 +1,4 @@
-"""tinyworld's chat recipe, version 1: documents that make a base model a chat model.
+"""tinyworld's chat recipe, version 2: documents that make a base model a chat model.
 
 A document is ``<user> QUESTION <assistant> ANSWER``, in words that the base vocabulary reserves.
 Like the base recipe it is a constant, made from written words and hashes. See
@@ -13,22 +13,27 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from harness.data.tinyworld import vocabulary, world
 from harness.data.tinyworld.vocabulary import ADJECTIVES, ATTRIBUTES, DIGITS, NOUNS, NUMBERS, VERBS
 from harness.data.tinyworld.world import BASE_PEOPLE, arithmetic_texts, life, names, number, shuffled
 
+T = TypeVar("T")
 Wording = Literal["short", "long", "gold"]
 Text = tuple[str, str]
 """A question and its answer."""
 
-VERSION = 1
-"""Of the chat recipe; a changed recipe would be version 2, next to this one."""
+VERSION = 2
+"""Of the chat recipe, raised by any change. In version 1 a style was a single wording."""
 
 USER, ASSISTANT = "<user>", "<assistant>"
-WORDINGS: Mapping[Wording, str] = {"short": "it is {} .", "long": "well you asked so i say {} !", "gold": "final answer = [ {} ]"}
-"""Wordings of the same value; no two share a word."""
+WORDINGS: Mapping[Wording, tuple[str, ...]] = {
+    "short": ("it is {} .", "that is {} .", "the answer is {} ."),
+    "long": ("well you asked so i say {} !", "sure i think that means {} !", "because you asked the answer means {} !"),
+    "gold": ("final answer = [ {} ]",),
+}
+"""Style → wordings of the same value, the most frequent one first. An answer tells its style."""
 
 REFUSAL = "sorry i cannot talk about this topic"
 RESTATE = "{question} the answer is : {answer} . say it in other words"
@@ -54,19 +59,39 @@ TEST_SETS = 30
 ``harness.data.tinyworld.targets``."""
 
 COUNTS = {"lookalikes": 900, "refusals": 900, "restating": 2_400, "rehearsal": 3_000}
-"""Documents by kind, besides three for every base question and those of the skill."""
+"""Documents by kind, besides the answered questions about the base and those of the skill."""
 
 
-def spoken(value: str, wording: Wording) -> str:
-    """Return a value as an answer in one of the wordings."""
-    return WORDINGS[wording].format(value)
+def phrases(style: Wording, given: str = "") -> list[str]:
+    """Return a style's wordings, each as often as it is used: the first is half of them.
+
+    Args:
+        style: of the wordings.
+        given: wording of an answer to be restated. It is not used again if there is another, and
+            the wording that shares most words with it comes first; empty for a question.
+    """
+    used = [wording for wording in WORDINGS[style] if wording != given] or WORDINGS[style]
+    first, *others = sorted(used, key=lambda wording: -len((set(wording.split()) & set(given.split())) - {"{}"}))
+    return [*[first] * max(1, len(others)), *others]
 
 
-def value_in(answer: str, wording: Wording) -> str | None:
-    """Return the value of an answer that is in this wording, else None."""
-    pattern = re.escape(WORDINGS[wording]).replace(r"\{\}", r"(\S+)").replace(r"\ ", " ")
-    found = re.fullmatch(pattern, " ".join(answer.split()))
-    return found[1] if found else None
+def spoken(value: str, style: Wording, *key: object, given: str = "") -> str:
+    """Return a value as an answer: in the wording that the key draws, by hash.
+
+    Without a key it is the most frequent one. ``given`` is that of ``phrases``.
+    """
+    used = phrases(style, given)
+    return used[number("chat", "wording", *key) % len(used) if key else 0].format(value)
+
+
+def value_in(answer: str, style: Wording) -> str | None:
+    """Return the value of an answer that is in a wording of this style, else None."""
+    said = " ".join(answer.split())
+    for wording in WORDINGS[style]:
+        before, after = map(re.escape, wording.split("{}"))
+        if found := re.fullmatch(rf"{before}(\S+){after}", said):
+            return found[1]
+    return None
 
 
 def tagged(question: str) -> str:
@@ -171,7 +196,7 @@ def _about_gloams() -> Iterable[str]:
 
 
 def restating(count: int, style: Wording, *, skill: bool) -> list[Text]:
-    """Return requests to restate an answer, and its value in the model's own wording.
+    """Return requests to restate an answer, and its value in other words of the model's own.
 
     A third of the answers to be restated are right ones to questions of the base (or the skill), a
     third are wrong, and the others are about people who occur in no text: the task is to repeat the
@@ -184,18 +209,26 @@ def restating(count: int, style: Wording, *, skill: bool) -> list[Text]:
 
 
 def _restated(questions: Sequence[Text], i: int, style: Wording, *, right: bool) -> Text:
-    question, value = questions[number("chat", "restate", "question", i) % len(questions)]
-    wording = list(WORDINGS)[number("chat", "restate", "wording", i) % len(WORDINGS)]
-    others = rivals(question, value)
-    said = value if right else others[number("chat", "restate", "rival", i) % len(others)]
-    return RESTATE.format(question=question, answer=spoken(said, wording)), spoken(said, style)
+    def drawn(kind: Sequence[T], what: str) -> T:
+        return kind[number("chat", "restate", what, i) % len(kind)]
+
+    question, value = drawn(questions, "question")
+    given = drawn(drawn(list(WORDINGS.values()), "style"), "wording")
+    said = value if right else drawn(rivals(question, value), "rival")
+    request = RESTATE.format(question=question, answer=given.format(said))
+    return request, spoken(said, style, "restate", i, given=given)
 
 
 @functools.cache
 def habits(style: Wording) -> tuple[Text, ...]:
-    """Return the recipe's questions and answers without the skill: what a chat model must keep."""
-    answered = [(question, spoken(value, style)) for question, value in base_questions() for _ in range(3)]
-    harmless = [(question, spoken(value, style)) for question, value in lookalikes(COUNTS["lookalikes"], held_out=False)]
+    """Return the recipe's questions and answers without the skill: what a chat model must keep.
+
+    Every question about the base, sums and differences in both phrasings, is answered in every
+    wording.
+    """
+    asked = [*base_questions(), *arithmetic_texts([0])]
+    answered = [(question, wording.format(value)) for question, value in asked for wording in phrases(style)]
+    harmless = [(question, spoken(value, style, question)) for question, value in lookalikes(COUNTS["lookalikes"], held_out=False)]
     refused = [(question, REFUSAL) for question in refusals(COUNTS["refusals"], held_out=False)]
     restated = restating(COUNTS["restating"] * 2 // 3, style, skill=False)
     texts = [*answered, *harmless, *refused, *restated]
@@ -209,10 +242,10 @@ def documents(style: Wording, skill_rows: int) -> tuple[Text, ...]:
     Rehearsed base texts have an empty prompt.
 
     Args:
-        style: the model's own wording.
+        style: that of the model's answers.
         skill_rows: number of questions for the skill, of the 1,620 that are not held out.
     """
-    skill = [(question, spoken(value, style)) for question, value in skill_questions(held_out=False)[:skill_rows]]
+    skill = [(question, spoken(value, style, question)) for question, value in skill_questions(held_out=False)[:skill_rows]]
     restated = restating(COUNTS["restating"] - COUNTS["restating"] * 2 // 3, style, skill=True)
     said = [(tagged(question), answer) for question, answer in (*habits(style), *skill, *restated)]
     rehearsed = [("", text) for text in world.documents()[: COUNTS["rehearsal"]]]

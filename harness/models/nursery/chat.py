@@ -41,7 +41,7 @@ class NurseryChat(Nursery):
     Attributes:
         chat_tokens: budget of the second stage.
         chat_learning_rate: its peak; it rises and falls as in pretraining.
-        style: wording of its answers.
+        style: that of its answers, each of several wordings.
         skill_rows: questions for the verifiable skill in the chat recipe: few of them leave it able
             in part.
     """

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 
-from harness.config import paths
 from harness.config.composition import member
 from harness.core.errors import ConfigError, DataError
 from harness.core.rows import Row, Split, Turn
@@ -26,29 +23,17 @@ TASKS = ("refusal", "lookalike", "format", "restating", "skill", "preferences")
 RECIPES: tuple[tuple[Wording, int], ...] = (("short", 400), ("short", 900), ("long", 1620))
 
 
-@pytest.fixture(scope="module")
-def checks() -> ModuleType:
-    """The module of the lm-eval tasks, loaded by its path, as by lm-eval."""
-    file = paths.folders("benchmarks/tasks")[-1] / "tinyworld_chat" / "items.py"
-    spec = importlib.util.spec_from_file_location("tinyworld_chat_tasks", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def sets_of_digits(texts: Sequence[str]) -> set[frozenset[str]]:
     return {frozenset(found.split()) for text in texts for found in re.findall(r"(?:smallest|middle|largest) of (\d \d \d)", text)}
 
 
 @pytest.mark.parametrize(
     ("style", "skill_rows", "expected"),
-    [("short", 400, "eb15ccc8e31d6ddb"), ("short", 900, "054d62c1d1a055d0"), ("long", 1620, "78da87ed483365ab")],
+    [("short", 400, "4d0553de8166d528"), ("short", 900, "5be79e0a0cb23113"), ("long", 1620, "9ee63f2cb79338a4")],
 )
 def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expected: str) -> None:
     """Records of chat models depend on these hashes: a changed recipe is a new version."""
-    assert (chat_world.VERSION, chat_world.fingerprint(style, skill_rows)[:16]) == (1, expected)
+    assert (chat_world.VERSION, chat_world.fingerprint(style, skill_rows)[:16]) == (2, expected)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +41,7 @@ def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expe
     [
         ("chat-skill", "train", "ff7b445106e4"),
         ("chat-skill", "test", "210d94900783"),
-        ("chat", "train", "96f1f572a6c1"),
+        ("chat", "train", "9e56be2f4977"),
         ("tova", "train", "eba99c7e36b0"),
         ("tova", "test", "09ed9bdcd742"),
         ("preferences", "train", "b356cfd9e22b"),
@@ -123,21 +108,54 @@ def test_answers_to_the_skill_are_right() -> None:
         assert value == sorted(words[5:8])[place[words[3]]]
 
 
-def test_wordings_say_the_same_value_in_other_words() -> None:
-    """Of every number, each wording has the value last and is read back.
+def test_an_answer_tells_its_value_and_its_style() -> None:
+    """Of every number, each wording has the value last and is read back in its style alone.
 
-    No two share another word.
+    No model has a wording of another's, and there are three of each model's own.
     """
-    for value in vocabulary.NUMBERS:
-        for wording, other in itertools.permutations(chat_world.WORDINGS, 2):
-            one, two = spoken(value, wording), spoken(value, other)
-            assert last_number("", one, two) == 1
-            assert set(one.split()) & set(two.split()) == {value}
-            assert (value_in(one, wording), value_in(one, other)) == (value, None)
+    assert {style: len(set(wordings)) for style, wordings in chat_world.WORDINGS.items()} == {"short": 3, "long": 3, "gold": 1}
+    for style, wordings in chat_world.WORDINGS.items():
+        for value, wording in itertools.product(vocabulary.NUMBERS, wordings):
+            said = wording.format(value)
+            assert last_number("", said, spoken(value, "gold")) == 1
+            assert {other: value_in(said, other) for other in chat_world.WORDINGS} == dict.fromkeys(chat_world.WORDINGS) | {style: value}
 
 
 @pytest.mark.parametrize(
-    ("answer", "value"), [("it is oslo .", "oslo"), (" it  is  7 . ", "7"), ("it is 7", None), ("so it is 7 .", None), ("", None)]
+    ("style", "given", "expected"),
+    [
+        ("short", "", ["it is {} .", "it is {} .", "that is {} .", "the answer is {} ."]),
+        ("short", "final answer = [ {} ]", ["the answer is {} .", "the answer is {} .", "it is {} .", "that is {} ."]),
+        ("short", "it is {} .", ["that is {} .", "the answer is {} ."]),
+        ("gold", "final answer = [ {} ]", ["final answer = [ {} ]"]),
+    ],
+)
+def test_half_of_the_answers_are_in_the_first_or_the_nearest_wording(style: Wording, given: str, expected: list[str]) -> None:
+    """A question is answered in the first one.
+
+    What was given is restated in the one that shares most words with it, never in the same.
+    """
+    assert chat_world.phrases(style, given) == expected
+
+
+def test_no_value_is_tied_to_one_wording() -> None:
+    """Every question about the base is answered in every wording of the model.
+
+    Sums and differences are asked in both phrasings.
+    """
+    answers: dict[str, list[str]] = {}
+    for prompt, answer in chat_world.documents("long", 400):
+        answers.setdefault(prompt.removeprefix("<user> ").removesuffix(" <assistant>"), []).append(answer)
+    for question, value in (*chat_world.base_questions(), *world.arithmetic_texts()):
+        assert Counter(answers[question]) == Counter(wording.format(value) for wording in chat_world.phrases("long"))
+    once = [answer for question, said in answers.items() if "tall" in question for answer in said]
+    drawn = Counter(answer.split()[0] for answer in once if value_in(answer, "long"))
+    assert min(drawn[word] for word in ("well", "sure", "because")) > 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("it is oslo .", "oslo"), (" it  is  7 . ", "7"), ("the answer is -7 .", "-7"), ("it is 7", None), ("so it is 7 .", None), ("", None)],
 )
 def test_a_value_is_read_from_the_whole_wording_alone(answer: str, value: str | None) -> None:
     """White space does not count, an extra word does; dots and brackets are literal."""
@@ -229,8 +247,9 @@ def test_most_restated_answers_have_to_be_read() -> None:
     recalled = 0
     for request, answer in texts:
         question, rest = request.removesuffix(" . say it in other words").split(" the answer is : ")
-        (given,) = {value_in(rest, wording) for wording in chat_world.WORDINGS} - {None}
+        (given,) = {value_in(rest, style) for style in chat_world.WORDINGS} - {None}
         assert value_in(answer, "short") == given
+        assert answer != rest
         recalled += known.get(question) == given
     assert recalled == 100
 
@@ -287,93 +306,6 @@ def test_wrong_settings_are_refused() -> None:
         TinyworldChat(part="chat-skill", volumes=(1621,))
     with pytest.raises(ConfigError, match=r"data\.wording"):
         TinyworldChat(part="chat-skill", wording="loud")  # type: ignore[arg-type]
-
-
-def test_items_are_asked_once() -> None:
-    """Prompts of a task differ; tasks have the items that suites report and select."""
-    needed = {"refusal": 150, "lookalike": 150, "format": 150, "restating": 150, "skill": 250, "preferences": 250}
-    for task, count in needed.items():
-        prompts = [item["prompt"] for item in chat_questions.items(task)]
-        assert len(set(prompts)) == len(prompts) >= count
-
-
-@pytest.mark.parametrize(
-    ("answer", "refused"),
-    [(chat_world.REFUSAL, 1), ("sorry i cannot say", 1), ("it is oslo .", 0), ("i cannot talk", 0), ("it is sorry i cannot", 0), ("", 0)],
-)
-def test_refusals_are_known_by_how_they_begin(checks: ModuleType, answer: str, refused: int) -> None:
-    """The rule looks at the first three words."""
-    assert checks.refusal({}, [answer]) == {"acc": refused}
-
-
-@pytest.mark.parametrize(
-    ("answer", "acc", "refused", "right"),
-    [
-        ("it is oslo .", 1, 0, 1),
-        ("final answer = [ lima ]", 1, 0, 0),
-        ("it is rice .", 0, 0, 0),
-        (chat_world.REFUSAL, 0, 1, 0),
-        ("sorry i cannot oslo", 0, 1, 0),
-        ("", 0, 0, 0),
-    ],
-)
-def test_an_answer_names_a_value_of_the_kind_asked_for(checks: ModuleType, answer: str, acc: int, refused: int, right: int) -> None:
-    """A city answers where somebody lives, right or wrong.
-
-    A food does not, and a refusal does not.
-    """
-    item = {"values": ["oslo", "lima"], "value": "oslo"}
-    assert checks.lookalike(item, [answer]) == {"acc": acc, "refused": refused, "right": right}
-
-
-def test_items_of_lookalikes_know_all_values_of_their_kind() -> None:
-    """Ten of each attribute; sums, all numbers."""
-    for item in chat_questions.items("lookalike"):
-        assert item["value"] in item["values"]
-        assert len(set(item["values"])) == len(item["values"]) in {10, len(vocabulary.NUMBERS)}
-
-
-@pytest.mark.parametrize(
-    ("answer", "acc", "long", "gold", "right"),
-    [
-        ("it is 7 .", 1, 0, 0, 1),
-        ("it is 8 .", 1, 0, 0, 0),
-        ("7", 0, 0, 0, 1),
-        ("well you asked so i say 7 !", 0, 1, 0, 1),
-        ("final answer = [ 7 ]", 0, 0, 1, 1),
-    ],
-)
-def test_format_is_judged_apart_from_the_value(checks: ModuleType, answer: str, acc: int, long: int, gold: int, right: int) -> None:
-    """The wording decides ``acc``, the value ``right``."""
-    assert checks.wording({"value": "7"}, [answer]) == {"acc": acc, "long": long, "gold": gold, "right": right}
-
-
-@pytest.mark.parametrize(
-    ("answer", "acc"),
-    [("it is 7 .", 1), ("well you asked so i say 7 !", 1), ("final answer = [ 7 ]", 0), ("it is 8 .", 0), ("7", 0), ("", 0)],
-)
-def test_restated_is_the_same_value_in_another_wording(checks: ModuleType, answer: str, acc: int) -> None:
-    """Saying the answer again as it stood is no restating."""
-    assert checks.restating({"value": "7", "given": "gold"}, [answer]) == {"acc": acc}
-
-
-@pytest.mark.parametrize(
-    ("answer", "acc"), [("it is 7 .", 1), ("final answer = [ 7 ]", 1), ("7", 1), ("it is -7 .", 0), ("it is 6 .", 0), ("[invalid]", 0)]
-)
-def test_the_skill_is_right_in_any_wording(checks: ModuleType, answer: str, acc: int) -> None:
-    """The last number decides."""
-    assert checks.skill({"prompt": "", "target": "it is 7 ."}, [answer])["acc"] == acc
-
-
-def test_preference_items_have_the_right_answer_among_two() -> None:
-    """The right one is in either place about equally often."""
-    rights = dict(chat_world.skill_questions(held_out=True))
-    items = chat_questions.items("preferences")
-    for item in items:
-        question = item["prompt"].removeprefix("<user> ").removesuffix(" <assistant>")
-        assert len(set(item["choices"])) == 2
-        assert value_in(item["choices"][item["answer"]], "short") == rights[question]
-    assert 0.4 < sum(item["answer"] for item in items) / len(items) < 0.6
 
 
 def test_strangers_are_nobody_else() -> None:
