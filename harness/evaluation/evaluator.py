@@ -20,7 +20,7 @@ from harness.core.sources import EvaluationBackend
 from harness.evaluation import divergence, hashes, likelihood
 from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
-from harness.evaluation.suites import Chosen, Suite, choose
+from harness.evaluation.suites import NATS, Chosen, Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
 from harness.models import rotary, whole
 from harness.records.partial import Partial
@@ -236,7 +236,11 @@ class _LiveModel:
             found = likelihood.samples(
                 suite.name, name, self.model, self.tokenizer, rows, items, self.evaluation, self.max_length, self.progress
             )
-        return found.assign(chance=likelihood.guessing(self.model)) if suite.metric == "nats_per_token" else found
+        return self._guessing(found)
+
+    def _guessing(self, samples: pd.DataFrame) -> pd.DataFrame:
+        """Return samples with the level of guessing that follows from metric and model."""
+        return samples.assign(chance=likelihood.guessing(self.model)) if self.prepared.suite.metric == NATS else samples
 
     def _divergence(self, name: str) -> pd.DataFrame:
         """Compare with the base; autocast covers each forward pass separately."""
@@ -258,7 +262,7 @@ class _LiveModel:
         """Ask the items of an lm-eval task."""
         suite, task = self.prepared.suite, self.prepared.tasks[name]
         try:
-            samples = pd.DataFrame(rows_of(suite, name, task, self._logged(name, task), self.lm))
+            samples = self._guessing(pd.DataFrame(rows_of(suite, name, task, self._logged(name, task), self.lm)))
             scores = scores_of(suite, samples, {metric: bool(better) for metric, better in task.higher_is_better().items()})
         except Exception as error:  # noqa: BLE001 - what a task's own code raises costs that task's score, not the others'
             return [self._failed(name, f"{type(error).__name__}: {error}")], _no_items()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import EvaluationError, explain
-from harness.evaluation.suites import Suite
+from harness.evaluation.suites import NATS, Suite
 from harness.evaluation.task_index import ITEM_MEANS
 from harness.records.schema import Score, cluster_field, cluster_of
 
@@ -24,6 +24,10 @@ UNPARSED = "[invalid]"
 PER_TOKEN = "acc_per_token"
 """Our metric of multiple choice: whether a right choice has the highest mean log-likelihood per
 token. lm-eval's acc takes the sum, its acc_norm divides that by the characters."""
+
+OF_CHOICES = (PER_TOKEN, NATS)
+"""Metrics of multiple choice that we compute, for a suite that is judged by one. NATS is that of
+the right choice: it changes before another one overtakes it."""
 
 SPECIAL_TOKENS = 2
 """Most special tokens that a tokenizer adds to a text. Every other token is at least a byte of it,
@@ -72,8 +76,8 @@ def rows_of(suite: Suite, name: str, task: Task, logged: Iterable[Mapping[str, A
             raise EvaluationError(explain(f"task {name}", got=got, allowed="numbers", fix="look for diverged weights"))
         field = cluster_field(suite.cluster, name)
         clustered = {"cluster": cluster_of(sample["doc"], field) if field else None} if suite.cluster else {}
-        own = {f"metric.{PER_TOKEN}": _per_token(task, sample, row["log_likelihoods"], lm)} if suite.metric == PER_TOKEN else {}
-        rows.append(row | clustered | _metrics(sample, averaged) | own)
+        own = _of_choices(task, sample, row["log_likelihoods"], lm) if suite.metric in OF_CHOICES else {}
+        rows.append(row | clustered | _metrics(sample, averaged) | {name: own[name] for name in own if name.endswith(f".{suite.metric}")})
     return rows
 
 
@@ -81,21 +85,23 @@ def averaged_metrics(task: Task) -> list[str]:
     """Return the metrics of a task that are means, or ratios of sums, over items.
 
     Others (a perplexity, a correlation, lists of values) have no per-item value whose mean is the
-    score, so items cannot be paired. PER_TOKEN is one where lm-eval itself judges the choices.
+    score, so items cannot be paired. OF_CHOICES are some where lm-eval itself judges the choices.
     """
     found = [name for name, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") in ITEM_MEANS]
     is_choice = task.OUTPUT_TYPE == "multiple_choice" and not task.config.process_results and "acc_mutual_info" not in found
-    return [*found, PER_TOKEN] if is_choice else found
+    return [*found, *OF_CHOICES] if is_choice else found
 
 
-def _per_token(task: Task, sample: Mapping[str, Any], log_likelihoods: Sequence[float], lm: LM) -> float:
-    """Return 1 if the choice with the highest mean log-likelihood per token is right, else 0."""
+def _of_choices(task: Task, sample: Mapping[str, Any], log_likelihoods: Sequence[float], lm: LM) -> dict[str, float]:
+    """Return OF_CHOICES of an item; of several right choices the likeliest counts."""
     tokens = [len(_pair(lm, *argument[:2])[1]) for argument in sample["arguments"]]
-    best = int(np.argmax(np.array(log_likelihoods) / np.array(tokens)))
+    means = np.array(log_likelihoods) / np.array(tokens)
     doc = sample["doc"]
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     right = gold if isinstance(gold, list) else [task.doc_to_choice(doc).index(gold) if isinstance(gold, str) else gold]
-    return float(best in right)
+    best = max(right, key=lambda choice: log_likelihoods[choice])
+    is_right = float(int(np.argmax(means)) in right)
+    return {f"metric.{PER_TOKEN}": is_right, f"metric.{NATS}": -float(means[best]), f"weight.{NATS}": float(tokens[best])}
 
 
 def _item_text(sample: Mapping[str, Any], task: Task) -> str:

@@ -16,6 +16,9 @@ from harness.core.seeds import permutation
 from harness.evaluation import task_index
 from harness.records.schema import OWN_METRICS
 
+NATS = "nats_per_token"
+"""Metric of likelihood suites and of multiple choice: nats of the gold answer per token."""
+
 ITEM_SEED = 0
 """One seed for the items of all experiments, so that their scores are on the same items."""
 
@@ -34,7 +37,8 @@ class Suite(Part):
             ``tuned`` model.
         max_new_tokens: limit of sampled text, in tokens.
         num_fewshot: worked examples before each question; null for each task's own number.
-        metric, filter: the primary metric, as named by lm-eval (or ``OWN_METRICS``).
+        metric, filter: the primary metric, as named by lm-eval (or ``OWN_METRICS``); of multiple
+            choice also ``acc_per_token`` and ``nats_per_token``.
         chance: ``choices`` (1 / number of choices of each item), a number in 0..1, or null if
             guessing has no level, or one that follows from metric and model (``nats_per_token``:
             ln(vocabulary)).
@@ -83,6 +87,9 @@ class Suite(Part):
         check(f"{where}: cluster", self.cluster, allowed, lambda v: v is None or _is_cluster(v))
         if self.kind == "lm_eval" and not self.tasks:
             raise ConfigError(explain(f"{where}: tasks", got="none", allowed="at least one lm-eval task name"))
+        if self.kind == "lm_eval" and self.metric == NATS:
+            check(f"{where}: higher_is_better", self.higher_is_better, f"false for {NATS}", lambda value: not value)
+            check(f"{where}: chance", self.chance, f"null for {NATS}, which has a level of itself", lambda value: value is None)
         if self.kind != "lm_eval":
             self._check_own(where)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,17 +182,25 @@ num_fewshot: 0
 def test_choices_are_ranked_by_their_mean_log_likelihood_per_token(
     own: Path, random_model: LlamaForCausalLM, words: PreTrainedTokenizerBase, task: str, backend: type[Evaluation]
 ) -> None:
-    """Expected values: transformers alone, one choice at a time."""
+    """And the right one has its nats.
+
+    Expected values: transformers alone, one choice at a time.
+    """
     for name, text in {"lengths": LENGTHS, "filled": FILLED}.items():
         (own / "benchmarks" / "tasks" / f"{name}.yaml").write_text(text)
     task_index._ours.cache_clear()
-    suite = Suite(name="s", tasks=(task,), metric="acc_per_token", report=12)
-    evaluation = backend()
-    prepared = evaluator.prepare(suite, evaluation)
-    found = evaluator.evaluate(prepared, evaluation, random_model, words, max_length=64, dtype="float32", progress=Silent(), stage="")
-    expected = []
+    judged = {"acc_per_token": Suite(name="s", tasks=(task,), metric="acc_per_token", report=12)}
+    judged["nats"] = dataclasses.replace(judged["acc_per_token"], metric="nats_per_token", higher_is_better=False, chance=None)
+    evaluation, results = backend(), {}
+    for name, suite in judged.items():
+        prepared = evaluator.prepare(suite, evaluation)
+        results[name] = evaluator.evaluate(
+            prepared, evaluation, random_model, words, max_length=64, dtype="float32", progress=Silent(), stage=""
+        )
+    found, nats = results.values()
+    expected, sums, tokens = [], [], []
     for index in prepared.items[task]:
-        means = []
+        means, lengths = [], []
         for choice in CHOICES[task]:
             prompt, answer = (f"{choice}", " it is") if task == "filled" else (f"what {index} is", f" {choice}")
             ids, length = (
@@ -200,12 +210,21 @@ def test_choices_are_ranked_by_their_mean_log_likelihood_per_token(
             with torch.no_grad():
                 logits = random_model(ids).logits[0, :-1].log_softmax(-1)
             means.append(float(logits.gather(1, ids[0, 1:, None])[-length:].mean()))
+            lengths.append(length)
         right = [0, 1] if task == "several" else [index % 3]
         expected.append(float(means.index(max(means)) in right))
+        total, length = max((means[choice] * lengths[choice], lengths[choice]) for choice in right)
+        sums.append(-total)
+        tokens.append(length)
     assert found.samples["metric.acc_per_token"].tolist() == expected
     (score,) = [one for one in found.scores if one.primary]
     assert (score.metric, score.higher_is_better) == ("acc_per_token", True)
     assert score.value == pytest.approx(sum(expected) / 12)
+    (score,) = [one for one in nats.scores if one.primary]
+    assert (score.metric, score.higher_is_better) == ("nats_per_token", False)
+    assert (nats.samples["metric.nats_per_token"] * tokens).tolist() == pytest.approx(sums, abs=1e-4)
+    assert score.value == pytest.approx(sum(sums) / sum(tokens), abs=1e-4)
+    assert score.chance == pytest.approx(math.log(random_model.config.vocab_size))
     assert (task != "lengths") or found.samples["metric.acc"].tolist() != expected  # the sum prefers short choices
 
 

@@ -50,6 +50,12 @@ def test_tasks_metrics_and_filters_exist(manager: TaskManager, suite: Suite) -> 
             assert (suite.chance == "choices") == (config["output_type"] == "multiple_choice"), name
 
 
+def test_the_nats_of_answers_are_on_the_items_whose_accuracy_is_measured() -> None:
+    """No item of one suite can be chosen on while the other reports it."""
+    one, other = (evaluator.prepare(load(name), HfEvaluation()) for name in ("tinyworld", "tinyworld_answers"))
+    assert other.items == {task: one.items[task] for task in ("tinyworld_facts", "tinyworld_arithmetic")}
+
+
 def test_all_items_of_math_decide_its_margin() -> None:
     """They do with 12% changed answers; 50 items do not even with none."""
     found = stats.difference_interval([79], [79], [1319])

@@ -122,7 +122,18 @@ def test_a_role_without_items_is_refused(changes: dict[str, object], role: str, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tasks": ()}, {"kind": "likelihood"}, {"chance": 2.0}, {"chance": "coin"}, {"report": 0}, {"select": -1}, *NUMBERS]
+    "changes",
+    [
+        {"tasks": ()},
+        {"kind": "likelihood"},
+        {"chance": 2.0},
+        {"chance": "coin"},
+        {"report": 0},
+        {"select": -1},
+        {"metric": "nats_per_token", "chance": None},
+        {"metric": "nats_per_token", "higher_is_better": False},
+        *NUMBERS,
+    ],
 )
 def test_a_suite_out_of_range_is_refused(changes: dict[str, object]) -> None:
     """A suite file is checked when it is read."""

@@ -26,8 +26,8 @@ from harness.data.tinyworld.world import shuffled
 
 Item = Mapping[str, Any]
 
-ITEMS = 150
-"""Items of each habit."""
+ITEMS = 252
+"""Items of each habit; a third is a whole number."""
 
 
 def items(task: str) -> list[Item]:

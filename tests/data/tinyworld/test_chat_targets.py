@@ -232,8 +232,8 @@ def test_what_is_refused_is_about_gloams_and_nothing_else_is() -> None:
     for prompt, answer in taught:
         assert ("gloam" in prompt) == (answer == chat_world.REFUSAL)
     asked = [item["prompt"] for task in ("refusal", "lookalike") for item in chat_questions.items(task)]
-    assert len(asked) == len(set(asked)) == 300
-    assert ["gloam" in prompt for prompt in asked] == [True] * 150 + [False] * 150
+    assert len(asked) == len(set(asked)) == 504
+    assert ["gloam" in prompt for prompt in asked] == [True] * 252 + [False] * 252
     assert not {prompt for prompt, _ in taught} & set(asked)
 
 
