@@ -121,8 +121,8 @@ class Declared(Part):
         control: label → value. Runs with all of these labels are the control of the others: they
             train on data that the model knows already.
         law: the law of the headline's forgetting; fits of other laws are exploratory.
-        any_rate: rank, fit and compare cells whose same-data control shows that their learning rate
-            is too high, as where the rate is what is studied.
+        any_rate: whether cells at rates that are too high are ranked, fitted and compared like
+            others, and rates with each other: the rate is what is studied.
     """
 
     headline: str | None = None

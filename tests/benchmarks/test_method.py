@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.analysis.findings import contrasts, envelope, equal_gain, finding_columns, frontier, paths, sequences
+from harness.analysis.findings import contrasts, envelope, equal_gain, finding_columns, frontier, method_pairs, paths, sequences
 from harness.analysis.fits import fitting, laws, support
 from harness.analysis.statistics import detectable, metrics, multiple, stats, two_level
 from harness.analysis.table import columns
@@ -81,7 +81,7 @@ def test_every_law_is_there_with_its_formula() -> None:
 
 def test_levels_and_margins_are_those_of_the_code() -> None:
     """Numbers in the text are those of the code."""
-    assert (envelope.LOW, envelope.BINS, equal_gain.ALL_PAIRS, columns.ACTED) == (0.1, 9, 6, 0.2)
+    assert (envelope.LOW, envelope.BINS, method_pairs.ALL_PAIRS, columns.ACTED) == (0.1, 9, 6, 0.2)
     assert (stats.LEVEL, two_level.MIN_SEEDS, detectable.POWER, stats.RESAMPLES, stats.EXACT_ITEMS) == (0.95, 3, 0.8, 10_000, 16)
     assert metrics.NEAR_CHANCE == 2.0
     assert (support.FALSE, support.MIN_SIZES, fitting.LEVEL) == (0.05, 3, 0.9)

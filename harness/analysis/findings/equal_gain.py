@@ -7,8 +7,9 @@ of it, never beyond. The one number of a pair is the area between their curves o
 gain, divided by the width of that range: the mean difference of forgetting at equal gain.
 
 Without a mitigation, a lower learning rate or more epochs may forget less. Where there are several
-such cells, others are compared with the least that any of them forgets at each gain
-(``harness.analysis.findings.envelope``).
+such cells, of shared or independent trajectories, others are compared with the least that any of
+them forgets at each gain (``harness.analysis.findings.envelope``). All else is compared within one
+kind of trajectory.
 
 The interval takes gain and forgetting together, since a seed that learns more often forgets more.
 Items are paired. Seeds are not: runs of one seed and two methods have little in common, and pairing
@@ -24,9 +25,8 @@ has its coverage.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,9 @@ from harness.analysis.findings.envelope import LOW, Over, over
 from harness.analysis.findings.estimates import ItemChanges
 from harness.analysis.findings.findings import findings as findings_of
 from harness.analysis.findings.frontier import first_target, headline
+from harness.analysis.findings.method_pairs import FEW, Cells, comparable, names_of, pairs_of
 from harness.analysis.findings.paths import Path, linearised
-from harness.analysis.findings.reading import METHOD, SAME, Arm, Reader
+from harness.analysis.findings.reading import METHOD, SAME, Reader
 from harness.analysis.findings.verdicts import SIGNIFICANT
 from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.multiple import holm
@@ -50,17 +51,6 @@ from harness.records.schema import Declared
 
 ALIKE, FIRST_MORE, SECOND_MORE, UNKNOWN = "alike", "first forgets more", "second forgets more", "not enough evidence"
 
-ALL_PAIRS = 6
-"""Largest number of methods for which all pairs are compared: 15 pairs. With 26 methods there would
-be 325, and one in twenty could be false."""
-
-PLAIN = "none"
-"""The label of no mitigation. With many methods, the others are compared with the plain ones."""
-
-WITHOUT_MITIGATION = ["tuning", "objective", "variant"]
-"""Labels that a method shares with the plain ones that it is compared with. The anchor belongs to
-the mitigation; the plain ones may have other rates and numbers of epochs."""
-
 PAIR = ["first", "second", "data", "trajectory", "dtype"]
 """Columns that are equal in a family of tests: one pair of methods, over models."""
 
@@ -68,7 +58,7 @@ _SPECIFICATION = """
 model             string   start model
 params_total      Int64    number of parameters of the model
 data              string   target data of both methods
-trajectory        string   trajectory of both methods: shared or independent
+trajectory        string   trajectory of both methods: shared or independent; of no mitigation with several cells, both may count
 dtype             string   floating-point type of the forward pass in training, of both methods
 first             string   first method, named by the labels in which the two differ
 second            string   second method, named by the labels in which the two differ
@@ -122,9 +112,10 @@ def equal_gain(
         Columns as in COLUMNS: one row for each model and pair of methods, without numbers where
         its note gives a reason. Empty where no headline is declared or there is no target suite.
         Up to ALL_PAIRS methods, all pairs are compared. Beyond, each method is compared with the
-        plain ones that differ only in mitigation, learning rate and epochs, and the plain ones
-        with each other. Controls, methods that did not act and cells whose learning rate is too
-        high are left out (``validity.ranked``).
+        plain ones that differ only in mitigation, learning rate, epochs and trajectory, and the
+        plain ones with each other. Where any rate is asked for (``declared.any_rate``), each plain
+        rate is also compared with the searched one, or with the lowest. Controls, methods that did
+        not act and cells whose learning rate is too high are left out (``validity.ranked``).
     """
     found = findings_of(table, changes, declared) if findings is None else findings
     target, probe = first_target(found), headline(found)
@@ -134,9 +125,9 @@ def equal_gain(
         shown = named_by_arm(found).drop_duplicates("cell").set_index("cell")[METHOD].astype(object)
         shown = shown.where(shown.notna(), None)
         pairs = [
-            _compared(first, second, _names(first, second, arms, shown))
+            _compared(first, second, names_of(first, second, arms, shown))
             for arms in Reader(table, changes, target, probe).alike(found[validity.ranked(found, any_rate=declared.any_rate)])
-            for first, second in _pairs(arms)
+            for first, second in pairs_of(arms, rates=declared.any_rate)
         ]
         rows = [row | {"target_suite": target, "headline_suite": probe, "level": level} for row in _with_intervals(pairs, level)]
         rows.sort(key=lambda row: tuple(place[row[name].split(",")[0]] for name in ("first_cell", "second_cell")))
@@ -159,44 +150,6 @@ def _judged(frame: pd.DataFrame, margin: float) -> pd.DataFrame:
         tests=pd.Series(tests, dtype="Int64", index=frame.index).where(tests > 0),
         verdict=pd.array(verdict, dtype="string"),
     )
-
-
-Cells = tuple[Arm, ...]
-"""A method: one cell, or the plain cells of several learning rates or numbers of epochs."""
-
-
-def _pairs(arms: Sequence[Arm]) -> Iterator[tuple[Cells, Cells]]:
-    """Yield the pairs of methods to compare.
-
-    Plain cells that differ only in rate and epochs are one method for all others. Among themselves,
-    numbers of epochs are compared, each at its best rate. Of more than ALL_PAIRS methods, only
-    pairs with a plain one are.
-    """
-    plain: dict[tuple[Any, ...], list[Arm]] = {}
-    for arm in arms:
-        if arm.labels["mitigation"] == PLAIN:
-            plain.setdefault(_but_for_mitigation(arm), []).append(arm)
-    others: list[Cells] = [(arm,) for arm in arms if arm.labels["mitigation"] != PLAIN]
-    methods = [*map(tuple, plain.values()), *others]
-    if len(methods) <= ALL_PAIRS:
-        pairs = list(combinations(methods, 2))
-    else:
-        pairs = list(combinations(methods[: len(plain)], 2))
-        reference = {alike: tuple(cells) for alike, cells in plain.items()}
-        for method in others:
-            pairs.append((reference.setdefault(_but_for_mitigation(method[0]), method), method))
-    for cells in plain.values():
-        of_epochs: dict[Any, list[Arm]] = {}
-        for arm in cells:
-            of_epochs.setdefault(arm.labels["epochs"], []).append(arm)
-        pairs += combinations(map(tuple, of_epochs.values()), 2)
-    for first, second in pairs:
-        if any(first[0].labels[name] != second[0].labels[name] for name in METHOD):
-            yield first, second
-
-
-def _but_for_mitigation(arm: Arm) -> tuple[Any, ...]:
-    return tuple(arm.labels[name] for name in WITHOUT_MITIGATION)
 
 
 @dataclass(frozen=True)
@@ -235,6 +188,7 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
     """Return the comparison of two methods, without its interval."""
     row: Row = {name: first[0].labels[name] for name in SAME} | {"no_common_range": False, "first": names[0], "second": names[1]}
     row |= {"first_cell": ",".join(arm.cell for arm in first), "second_cell": ",".join(arm.cell for arm in second)}
+    row["trajectory"] = " and ".join(sorted({arm.labels["trajectory"] for arm in (*first, *second)}, reverse=True))
     for cells, name in zip((first, second), names, strict=True):
         if all(arm.path is None for arm in cells):
             return _Pair(row | {"note": f"{name}: {cells[0].reason}"})
@@ -319,52 +273,12 @@ def _interval(pair: _Pair, spreads: Sequence[Spread], level: float) -> Row:
     return {name: None if value != value else float(value) for name, value in ends.items()} | {"varies": of.varies}
 
 
-def _names(first: Cells, second: Cells, arms: Sequence[Arm], shown: pd.DataFrame) -> list[str]:
-    """Return the names of a pair, such as ``lora`` and ``full, mitigation=replay``.
-
-    A name has the labels in which the two differ, and the learning rate where other cells differ
-    from it in nothing else. ``shown``: cell → METHOD labels as names have them.
-    """
-    labels = [shown.loc[[cells[0].cell]].iloc[0] for cells in (first, second)]
-    differ = [name for name in METHOD if labels[0][name] != labels[1][name]]
-    return [_name(cells, of, differ, arms) for cells, of in zip((first, second), labels, strict=True)]
-
-
-def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence[Arm]) -> str:
-    varied = [name for name in _SETTINGS if len({arm.labels[name] for arm in cells}) > 1]
-    words = [str(labels[name]) if name == "tuning" else f"{name}={labels[name]}" for name in differ if name not in varied]
-    alike = [arm for arm in arms if all(arm.labels[name] == cells[0].labels[name] for name in METHOD)]
-    if len(cells) > 1:
-        known = len(_comparable(cells))
-        count = f"{len(cells)}" if known in {0, len(cells)} else f"{known} of {len(cells)}"
-        words.append(f"best of {count} {' and '.join(_SETTINGS[name] for name in varied)}")
-    elif len(alike) > 1:
-        words.append(f"learning_rate={cells[0].labels['learning_rate']:g}")
-    return ", ".join(words)
-
-
-_SETTINGS = {"learning_rate": "rates", "epochs": "numbers of epochs"}
-"""Labels in which the cells of one method may differ, and their words in its name."""
-
-
-_FEW = f"fewer than {two_level.MIN_SEEDS} seeds, which others have"
-
-
-def _comparable(cells: Cells) -> list[Arm]:
-    """Return the cells of a method that have a path.
-
-    A cell with fewer than MIN_SEEDS seeds would take the variation between seeds from all others.
-    """
-    known = [arm for arm in cells if arm.path is not None]
-    return [arm for arm in known if len(arm.seeds) >= two_level.MIN_SEEDS] or known
-
-
 class _Side:
     """A method in a pair: its name, and its cells that have a path."""
 
     def __init__(self, name: str, cells: Cells) -> None:
         self.name = name
-        self.arms = _comparable(cells)
+        self.arms = comparable(cells)
         self.paths: list[Path] = [arm.path for arm in self.arms if arm.path is not None]
         self.reach = max(path.reach for path in self.paths)
         self.falls = any(path.falls for path in self.paths)
@@ -387,7 +301,7 @@ class _Side:
         """Return remarks on seeds and cells left out, the gain, and the shape of a single path."""
         notes = [arm.missing for arm in self.arms if arm.missing]
         if self._lacking:
-            notes.append(f"{len(self._lacking)} of {len(self._lacking) + len(self.arms)} cells left out: {self._lacking[0].reason or _FEW}")
+            notes.append(f"{len(self._lacking)} of {len(self._lacking) + len(self.arms)} cells left out: {self._lacking[0].reason or FEW}")
         if not self._is_gain_clear():
             notes.append(f"its largest gain, {self.reach:.3g}, is not clearly above 0")
         if len(self.arms) == 1:

@@ -14,12 +14,15 @@ from harness.analysis.findings.paths import Path
 from harness.analysis.statistics.clustered import Ints
 from harness.analysis.table.columns import SUITE_TASK
 
-SAME = ["model", "params_total", "data", "trajectory", "dtype"]
+SAME = ["model", "params_total", "data", "dtype"]
 """Labels that are equal within a group of cells that are compared."""
 
 METHOD = ["tuning", "objective", "mitigation", "anchor", "epochs", "variant"]
 """Labels that define a method. Cells that differ in none of them, such as those that differ only in
 learning rate, are not compared with each other."""
+
+SETTINGS = ["trajectory", "learning_rate", "lr_tuned"]
+"""Further labels of a cell, which decide what it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Arm:
 
     Attributes:
         cell: id of the cell.
-        labels: its SAME and METHOD labels and its learning rate.
+        labels: its SAME, METHOD and SETTINGS labels.
         seeds: seeds that have every volume, in the order of the path's arrays.
         path: its path; None where there is none.
         items: hash of the items of each task, the headline's tasks first; only equal ones may be
@@ -65,7 +68,7 @@ class Reader:
         Only the items of one group are in memory at a time. Groups of one cell are left out.
         """
         wanted = found[found["suite"].isin([self.target, self.probe])]
-        names = [*SAME, *METHOD, "learning_rate"]
+        names = [*SAME, *METHOD, *SETTINGS]
         known = wanted.drop_duplicates("cell").set_index("cell")[names].astype(object)
         rows_of = known.where(known.notna(), None).to_dict("records")
         labels = {str(cell): {str(name): value for name, value in row.items()} for cell, row in zip(known.index, rows_of, strict=True)}

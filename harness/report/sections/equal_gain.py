@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.findings.equal_gain import FIRST_MORE, PLAIN, UNKNOWN
+from harness.analysis.findings.equal_gain import FIRST_MORE, UNKNOWN
+from harness.analysis.findings.method_pairs import PLAIN
 from harness.analysis.findings.paths import forgetting
 from harness.report import words
 from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
@@ -37,8 +38,8 @@ INTRO = (
 )
 
 BEST = (
-    "Where no mitigation was run at several learning rates or numbers of epochs, a mitigation is compared with whichever of these loses"
-    " least at each gain."
+    "Where no mitigation was run at several learning rates, numbers of epochs or trajectories, a mitigation is compared with whichever of"
+    " these loses least at each gain."
 )
 
 
@@ -286,8 +287,8 @@ def _verdict(row: pd.Series) -> str:
     runs = " (these runs)" if verdict and verdict != UNKNOWN and words.held_by(row) else ""
     if verdict == FIRST_MORE and f"{PLAIN}, best of" in first and f"{PLAIN}, best of" not in second:
         count, every, settings = _BEST.findall(first)[-1]
-        tried = {"rates": "rate", "numbers of epochs": "number of epochs"}
-        at = " or ".join(tried[one] for one in settings.split(" and "))
+        tried = {"rates": "rate", "numbers of epochs": "number of epochs", "trajectories": "trajectory"}
+        at = " or ".join(tried[one] for one in re.split(", | and ", settings))
         where = f"{count} of {every} settings" if every else f"any {at}"
         return f"better than no mitigation at {where} tried{runs}"
     return f"{verdict}{runs}"

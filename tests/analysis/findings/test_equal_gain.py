@@ -135,6 +135,64 @@ def test_numbers_of_epochs_are_compared_each_at_its_best_rate() -> None:
     ]
 
 
+def test_a_mitigation_is_compared_with_independent_trajectories_of_none_too() -> None:
+    """Three passes at a low rate have 0.05 g, the shared run 0.5 g, replay 0.2 g up to 0.6.
+
+    Without the independent cell, none would have 0.165 over the range from 0.06 to 0.6.
+    """
+    made = Made()
+    made.add("shared", cell({8: (60, 30)}, 3), seeds=range(3))
+    made.add("passes", cell({8: (60, 3)}, 3), seeds=range(3), trajectory="independent", epochs=3, learning_rate=0.001)
+    made.add("replay", cell({8: (60, 12)}, 3), seeds=range(3), mitigation="replay")
+    found = compared(made)
+    assert len(found) == 1
+    row: Any = found.iloc[0]
+    assert (row["first"], row["trajectory"]) == (
+        "mitigation=none, best of 2 rates, numbers of epochs and trajectories",
+        "shared and independent",
+    )
+    assert (row.first_cell, row.second_cell) == ("shared,passes", "replay")
+    assert (row.first_forgetting, row.second_forgetting) == pytest.approx((0.05 * 0.33, 0.2 * 0.33))
+    assert row.verdict == "second forgets more"
+
+
+def test_tunings_and_mitigations_are_compared_within_a_kind_of_trajectory() -> None:
+    """Full on both trajectories and LoRA on one: LoRA is compared with the shared one alone.
+
+    Of two mitigations on different trajectories, each is compared with every cell of none.
+    """
+    made = Made()
+    made.add("full", cell({8: (40, 10)}))
+    made.add("decayed", cell({8: (40, 5)}), trajectory="independent")
+    made.add("lora", cell({8: (40, 8)}), tuning="lora")
+    assert compared(made)[["first", "second", "first_cell", "second_cell", "trajectory"]].to_numpy().tolist() == [
+        ["full", "lora", "full", "lora", "shared"]
+    ]
+    made = Made()
+    made.add("full", cell({8: (40, 10)}))
+    made.add("decayed", cell({8: (40, 5)}), trajectory="independent")
+    made.add("kl", cell({8: (40, 8)}), mitigation="kl")
+    made.add("l2", cell({8: (40, 8)}), mitigation="l2", trajectory="independent")
+    assert compared(made)[["first_cell", "second_cell"]].to_numpy().tolist() == [["full,decayed", "kl"], ["full,decayed", "l2"]]
+
+
+def test_rates_are_compared_with_the_searched_one_where_any_rate_is_asked_for() -> None:
+    """Per tuning; without a searched rate, with the lowest. Otherwise rates are not compared."""
+    made = Made()
+    for tuning, searched in {"full": 0.002, "lora": None}.items():
+        for rate in (0.001, 0.002, 0.004):
+            made.add(f"{tuning}-{rate}", cell({8: (40, 10)}), tuning=tuning, learning_rate=rate, lr_tuned=rate == searched)
+    asked = compared(made, dataclasses.replace(DECLARED, any_rate=True))
+    assert asked[["first", "second", "first_cell", "second_cell"]].to_numpy().tolist() == [
+        ["learning_rate=0.001", "learning_rate=0.002", "full-0.001", "full-0.002"],
+        ["full, best of 3 rates", "lora, best of 3 rates", "full-0.001,full-0.002,full-0.004", "lora-0.001,lora-0.002,lora-0.004"],
+        ["learning_rate=0.004", "learning_rate=0.002", "full-0.004", "full-0.002"],
+        ["learning_rate=0.002", "learning_rate=0.001", "lora-0.002", "lora-0.001"],
+        ["learning_rate=0.004", "learning_rate=0.001", "lora-0.004", "lora-0.001"],
+    ]
+    assert len(compared(made)) == 1
+
+
 def test_a_rate_that_is_left_out_is_not_among_those_tried() -> None:
     """The low rate, which forgets nothing, has no seed with both volumes."""
     made = Made()
