@@ -52,7 +52,7 @@ table: $(STAMP) ## the tidy table of EXP, as csv
 report: $(STAMP) ## the page of EXP, its figures and tables, in results/EXP/report/
 	@"$(BIN)/harness" report $(EXP)
 
-smoke: $(STAMP) ## the whole way in under two minutes: 2 sizes, full and LoRA, 1 volume, and the report
+smoke: $(STAMP) ## the whole way within 90 seconds: 2 sizes, full and LoRA, 2 volumes, 3 seeds, and the report
 	@"$(BIN)/harness" sweep experiment=smoke
 	@"$(BIN)/harness" report smoke
 

@@ -57,11 +57,12 @@ CASES = {
         12,
         10.0,
     ),
-    "smoke": Case(("experiment=smoke",), None, None),
+    "smoke": Case(("experiment=smoke", "model=nursery-smoke-a,nursery-smoke-b", "seed=0", "data.volumes=[64]"), None, None),
     "real": Case(
         (
             "experiment=smoke",
             "name=real",
+            "seed=0",
             "model=hf",
             "model.name=HuggingFaceTB/SmolLM2-135M-Instruct",
             "data=gsm8k",

@@ -56,7 +56,7 @@ def done(hydra: Path, monkeypatch: pytest.MonkeyPatch) -> Done:
     return carried
 
 
-SWEEP = ["-m", "experiment=smoke", "tuning=lora", "tuning.rank=2,4", "anchor=tinyworld-base", "data.volumes=[8,16]"]
+SWEEP = ["-m", "experiment=smoke", "tuning=lora", "tuning.rank=2,4", "anchor=tinyworld-base", "seed=0", "data.volumes=[8,16]"]
 
 
 def test_a_launcher_carries_one_job_a_unit_baselines_first(done: Done, hydra: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_users_own_members_are_found(done: Done, tmp_path: Path, monkeypatch: 
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# mine\nclass: lora.Lora\nrank: 3\n")
     monkeypatch.setenv("HARNESS_PATH", str(tmp_path / "own"))
-    hydra_app.main(["-m", "experiment=smoke", "tuning=mine"])
+    hydra_app.main(["-m", "model=nursery-smoke-a,nursery-smoke-b", "tuning=mine"])
     assert {composition.compose(overrides).labels.tuning for _, overrides in done} == {"mine"}
 
 

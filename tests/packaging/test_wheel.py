@@ -100,6 +100,6 @@ def test_the_installed_command_measures_forgetting(installed: Path, tmp_path: Pa
     printed = run(installed / "harness", "run", "model=nursery-smoke-a", "data.volumes=[8]", folder=tmp_path)
     assert "nursery-smoke-a" in printed
     assert (tmp_path / "results" / "adhoc" / "report" / "index.html").is_file()
-    sweep = ["-m", "harness.cli.hydra_app", "-m", "experiment=smoke", "model=nursery-smoke-a", "tuning=full", "data.volumes=[8]"]
+    sweep = ["-m", "harness.cli.hydra_app", "-m", "experiment=smoke", "model=nursery-smoke-a", "tuning=full", "seed=0", "data.volumes=[8]"]
     assert "nursery-smoke-a" in run(installed / "python", *sweep, folder=tmp_path)
     assert (tmp_path / "results" / "smoke" / "report" / "index.html").is_file()

@@ -17,6 +17,9 @@ from harness.records.store import Experiment
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs the extra `ray`: make test-ray")
 
 
+ASKED = ["experiment=smoke", "model=nursery-smoke-a", "seed=0", "data.volumes=[32]"]
+
+
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A folder with a short path: a socket's has at most 107 characters."""
@@ -28,7 +31,17 @@ def short() -> Iterator[Path]:
 def test_ray_carries_a_sweep(short: Path) -> None:
     """Hydra's multirun plans the sweep, Ray runs one job per unit, records are as usual."""
     ray = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
-    command = [sys.executable, "-m", "harness.cli.hydra_app", "-m", *ray, "experiment=smoke", "model=nursery-smoke-a", "data.volumes=[32]"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.cli.hydra_app",
+        "-m",
+        *ray,
+        "experiment=smoke",
+        "model=nursery-smoke-a",
+        "seed=0",
+        "data.volumes=[32]",
+    ]
     quiet = {"RAY_TMPDIR": str(short), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, cwd=short, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

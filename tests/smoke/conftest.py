@@ -26,6 +26,10 @@ class Cli:
         return done
 
 
+SWEEP = ("sweep", "experiment=smoke", "model=nursery-smoke-a,nursery-smoke-b", "seed=0", "data.volumes=[64]")
+"""A part of the experiment, on the models that tests pretrain."""
+
+
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The command in an empty folder."""
@@ -34,5 +38,5 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="session")
 def swept(cli: Cli) -> subprocess.CompletedProcess[str]:
-    """The smoke sweep, run once."""
-    return cli("sweep", "experiment=smoke")
+    """The sweep, run once."""
+    return cli(*SWEEP)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from harness.cli import app as command
-from tests.smoke.conftest import Cli
+from tests.smoke.conftest import SWEEP, Cli
 
 
 def test_a_sweep_prints_a_table_and_the_next_command(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
@@ -29,7 +29,7 @@ def test_a_sweep_prints_a_table_and_the_next_command(cli: Cli, swept: subprocess
 def test_the_same_sweep_again_computes_nothing(cli: Cli, swept: subprocess.CompletedProcess[str]) -> None:
     """Every run is found done; no record is written."""
     records = {path: path.stat().st_mtime_ns for path in (cli.folder / "results" / "smoke").rglob("*.json")}
-    again = cli("sweep", "experiment=smoke")
+    again = cli(*SWEEP)
     assert "0 run(s) done, 4 already done, 0 failed" in again.stderr
     after = {path: path.stat().st_mtime_ns for path in (cli.folder / "results" / "smoke" / "runs").rglob("*.json")}
     assert after == {path: stamp for path, stamp in records.items() if "runs" in path.parts}

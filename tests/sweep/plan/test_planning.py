@@ -23,6 +23,8 @@ from tests.support import sealing, units
 
 MACHINE = Machine(cores=1, gpus=0)
 SWEEP = ["experiment=smoke", "model=nursery-smoke-a", "tuning=full"]
+REST = {"seed": "0", "data.volumes": "[64]"}
+"""Values of the axes and volumes that a test does not give."""
 
 
 @pytest.fixture
@@ -31,12 +33,17 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
+def asked(*overrides: str) -> list[str]:
+    given = {text.partition("=")[0] for text in overrides}
+    return [*SWEEP, *(f"{key}={value}" for key, value in REST.items() if key not in given), *overrides]
+
+
 def planned(*overrides: str) -> SweepPlan:
-    return plan_sweep([*SWEEP, *overrides], MACHINE, workers=2)
+    return plan_sweep(asked(*overrides), MACHINE, workers=2)
 
 
 def ready(*overrides: str) -> Prepared:
-    config = composition.compose([*SWEEP, "name=smoke", *overrides])
+    config = composition.compose(asked("name=smoke", *overrides))
     return prepare(config, Workspace(), MACHINE)
 
 
@@ -126,7 +133,7 @@ def test_incompatible_points_are_listed_with_their_reason(results: Path) -> None
 
     The other point is planned, but the sweep cannot start.
     """
-    text, code = plan_command([*SWEEP, "mitigation=none,replay"])
+    text, code = plan_command(asked("mitigation=none,replay"))
     assert code == 1
     assert "1 pending, 1 incompatible" in text
     assert "mitigation=replay: got no anchor" in text
@@ -134,7 +141,7 @@ def test_incompatible_points_are_listed_with_their_reason(results: Path) -> None
 
 def test_what_is_not_on_this_machine_is_missing_with_the_fix(results: Path) -> None:
     """A hub model that was never fetched is reported, and nothing is fetched."""
-    found = plan_sweep(["experiment=smoke", "model=hf", "model.name=no-such/model", "tuning=full,lora"], MACHINE)
+    found = plan_sweep(["experiment=smoke", "model=hf", "model.name=no-such/model", "tuning=full,lora", "seed=0"], MACHINE)
     assert [unit.state for unit in found.units] == ["missing", "missing"]
     assert "harness prefetch experiment=smoke" in found.units[0].reason
     assert "2  model.name: got 'no-such/model'" in as_text(found)
