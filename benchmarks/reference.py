@@ -5,24 +5,29 @@
     make reference ARGS="--write"               # a fresh sweep, written as the new reference
 
 The rule. A finding is the change of one suite or task in one cell (the runs that differ in their
-seed alone) at one volume. Two sweeps agree on it if 0 is in the interval of the difference of their
-two changes, computed from the distances of each change to the ends of its own interval (Zou and
-Donner 2008, doi:10.1002/sim.3095):
+seed alone) at one volume. On the same kind of processor (its name, the instructions that torch
+uses, and torch's version, in machine.json and in every record) a sweep computes the same numbers:
+each change and both ends of its interval agree to 1e-5, without exception.
+
+On another kind, rounding differs and training amplifies it. Two sweeps agree on a finding if 0 is
+in the interval of the difference of their two changes, computed from the distances of each change
+to the ends of its own interval (Zou and Donner 2008, doi:10.1002/sim.3095):
 
     D = fresh − reference
     low = D − √((fresh − fresh_low)² + (reference_high − reference)²)
     high likewise, with the other ends
 
-Two equally valid sweeps with other seeds disagree on one in twenty 95% intervals, so 5% of the
-compared findings, rounded down, may disagree. Two sweeps of the same seeds share rows, batches and
-items and differ by rounding alone, so almost none should. A finding that only one side has is not
-due to chance: it fails the comparison. Findings without an interval on either side are counted, not
-compared.
+Two equally valid sweeps disagree on one in twenty 95% intervals, so 5% of the compared findings,
+rounded down, may disagree.
+
+Either way, a finding that only one side has is not due to chance: it fails the comparison. Findings
+without an interval on either side are counted, not compared. The first line says which was checked.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -37,6 +42,7 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
+MACHINE = "machine.json"
 REFERENCE = ROOT / "results" / "reference"
 EXPERIMENT = "tiny"
 COMMAND = "experiment=tiny"
@@ -44,7 +50,10 @@ COMMAND = "experiment=tiny"
 LEVEL = 0.95
 EQUAL = 1e-5
 """Largest difference of changes that count as the same number, in the metric's unit: findings keep
-six digits."""
+eight digits."""
+
+KIND = ["processor", "instructions", "torch"]
+"""Facts that are equal on the same kind of processor."""
 
 KEYS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
 KEYS += ["volume", "role", "suite", "task", "metric", "filter"]
@@ -69,12 +78,14 @@ class Comparison:
         reference_alone, fresh_alone: KEYS of findings that are missing on the other side, or have
             no interval there.
         without_interval: number of findings without an interval on either side.
+        is_same_kind: whether both were made on the same kind of processor.
     """
 
     compared: pd.DataFrame
     reference_alone: pd.DataFrame
     fresh_alone: pd.DataFrame
     without_interval: int
+    is_same_kind: bool
 
     @property
     def disagree(self) -> pd.DataFrame:
@@ -83,8 +94,11 @@ class Comparison:
 
     @property
     def allowed(self) -> int:
-        """Number of findings that may disagree: 5% of the compared ones, rounded down."""
-        return int((1 - LEVEL) * len(self.compared) + 1e-9)
+        """Number of findings that may disagree: 5% of the compared ones, rounded down.
+
+        None on the same kind of processor.
+        """
+        return 0 if self.is_same_kind else int((1 - LEVEL) * len(self.compared) + 1e-9)
 
     @property
     def holds(self) -> bool:
@@ -93,8 +107,13 @@ class Comparison:
         return len(self.compared) > 0 and alone == 0 and len(self.disagree) <= self.allowed
 
 
-def compare(reference: pd.DataFrame, fresh: pd.DataFrame) -> Comparison:
+def compare(reference: pd.DataFrame, fresh: pd.DataFrame, *, is_same_kind: bool = False) -> Comparison:
     """Join the findings of two sweeps by KEYS, and compare them.
+
+    Args:
+        reference: findings of the reference.
+        fresh: findings of the fresh sweep.
+        is_same_kind: whether both were made on the same kind of processor.
 
     Raises:
         ValueError: if a side lacks a column, or has two findings with the same keys.
@@ -103,12 +122,13 @@ def compare(reference: pd.DataFrame, fresh: pd.DataFrame) -> Comparison:
     has = {side: both[[f"{end}_{side}" for end in ENDS]].notna().all(axis=1) for side in ("reference", "fresh")}
     there = {side: both[f"there_{side}"].fillna(value=False).astype(bool) for side in ("reference", "fresh")}
     compared = both[has["reference"] & has["fresh"]].copy()
-    compared["agree"] = _agree(compared)
+    compared["agree"] = _equal(compared) if is_same_kind else _agree(compared)
     return Comparison(
         compared=compared,
         reference_alone=both.loc[(there["reference"] & ~there["fresh"]) | (has["reference"] & ~has["fresh"]), KEYS],
         fresh_alone=both.loc[(there["fresh"] & ~there["reference"]) | (has["fresh"] & ~has["reference"]), KEYS],
         without_interval=int((there["reference"] & there["fresh"] & ~has["reference"] & ~has["fresh"]).sum()),
+        is_same_kind=is_same_kind,
     )
 
 
@@ -147,17 +167,27 @@ def _agree(compared: pd.DataFrame) -> Any:
     return (difference - below <= EQUAL) & (difference + above >= -EQUAL)
 
 
+def _equal(compared: pd.DataFrame) -> Any:
+    """Return for each finding whether change and interval are equal; a boolean array (n,)."""
+    apart = [(compared[f"{end}_fresh"] - compared[f"{end}_reference"]).abs().to_numpy(float) for end in ENDS]
+    return np.max(apart, axis=0) <= EQUAL
+
+
 def described(comparison: Comparison, most: int = 20) -> str:
     """Return a comparison as text.
 
-    It has the number of agreeing findings, the largest difference, changed verdicts, and findings
-    of one side only.
+    It has what was checked, the number of agreeing findings, the largest difference, changed
+    verdicts, and findings of one side only.
     """
     compared, disagree = comparison.compared, comparison.disagree
     apart = (compared["delta_fresh"] - compared["delta_reference"]).abs()
     verdicts = compared[(compared["verdict_fresh"] != compared["verdict_reference"]).fillna(value=False)]
+    within, checked = "within their intervals", "intervals, since the reference was made on another kind of processor"
+    if comparison.is_same_kind:
+        within, checked = f"to {EQUAL:g}", f"numbers to {EQUAL:g}, since the reference was made on the same kind of processor"
     lines = [
-        f"{len(compared) - len(disagree)} of {len(compared)} findings agree within their intervals; {comparison.allowed} may disagree",
+        f"checked: {checked}",
+        f"{len(compared) - len(disagree)} of {len(compared)} findings agree {within}; {comparison.allowed} may disagree",
         f"{int((apart <= EQUAL).sum())} are equal; the largest difference is {float(apart.max()) if len(apart) else 0.0:.4g}",
         f"{len(verdicts)} have another verdict, {comparison.without_interval} have no interval and are not compared",
     ]
@@ -190,6 +220,17 @@ def sweep(results: Path) -> float:
     return time.perf_counter() - began
 
 
+def kind(folder: Path) -> dict[str, str]:
+    """Return the kind of processor that made an experiment's records; empty if unknown or mixed."""
+    from harness.records.store import Experiment
+
+    experiment = Experiment(folder)
+    found = [experiment.glance("runs", run_id, "record.json").get("provenance") or {} for run_id in experiment.run_ids()]
+    kinds = [{**known, "torch": dict(known.get("versions") or {}).get("torch")} for known in found]
+    rows = {tuple(known.get(name) for name in KIND) for known in kinds}
+    return dict(zip(KIND, map(str, rows.pop()), strict=True)) if len(rows) == 1 and None not in next(iter(rows)) else {}
+
+
 def derive(folder: Path) -> pd.DataFrame:
     """Return the findings of an experiment's folder."""
     from harness.analysis.findings.findings import findings
@@ -201,8 +242,8 @@ def derive(folder: Path) -> pd.DataFrame:
     return findings(table(experiment), Changes(experiment), experiment.declared())
 
 
-def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, Any]) -> None:
-    """Write a reference: findings.csv, some figures of the report, README.md.
+def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, Any], made_on: Mapping[str, str]) -> None:
+    """Write a reference: findings.csv, machine.json, some figures of the report, README.md.
 
     Replaces an earlier one.
 
@@ -211,6 +252,7 @@ def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, An
         report: folder of the experiment's report, with its figures.
         place: folder of the reference.
         facts: from ``provenance.collect``, and ``seconds`` of the sweep, None for an existing one.
+        made_on: the kind of processor, as from ``kind``.
 
     Raises:
         ValueError: if it would be larger than MAX_BYTES.
@@ -218,7 +260,8 @@ def write(found: pd.DataFrame, report: Path, place: Path, facts: Mapping[str, An
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     kept = found[[name for name in KEPT if name in found.columns]]
-    kept.to_csv(place / "findings.csv", index=False, float_format="%.6g", lineterminator="\n")
+    kept.to_csv(place / "findings.csv", index=False, float_format="%.8g", lineterminator="\n")
+    (place / MACHINE).write_text(json.dumps(dict(made_on), indent=2) + "\n", encoding="utf-8")
     figures = _figures(report)
     for figure in figures:
         shutil.copyfile(figure, place / figure.name)
@@ -246,13 +289,14 @@ def _readme(kept: pd.DataFrame, figures: Sequence[str], facts: Mapping[str, Any]
             "# The reference sweep",
             "",
             f"{len(kept)} findings of `harness sweep {COMMAND}`, each the change of one suite or task in one cell (the runs that differ in",
-            "their seed alone) at one volume. `make reference` runs the sweep again and compares its findings with these, within their",
-            "intervals; the rule is in `benchmarks/reference.py`. `make reference ARGS=--write` replaces them.",
+            "their seed alone) at one volume. `make reference` runs the sweep again and compares its findings with these: to 1e-5 on the",
+            f"kind of processor in `{MACHINE}`, within their intervals elsewhere; the rule is in `benchmarks/reference.py`.",
+            "`make reference ARGS=--write` replaces them.",
             "",
             f"- Code: commit {code}.",
             f"- Machine: {facts.get('cores')} cores, {facts.get('processor')}, {facts.get('platform')}; {facts.get('time')}.{took}",
             f"- Python {facts.get('python')}, {versions}.",
-            "- `findings.csv`: its columns are described in `harness/analysis/findings/finding_columns.py`; numbers have six digits.",
+            "- `findings.csv`: its columns are described in `harness/analysis/findings/finding_columns.py`; numbers have eight digits.",
             *["", *(f"![{Path(name).stem}]({name})" for name in figures)],
             "",
         ]
@@ -281,9 +325,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.write:
             _write_new(found, folder, asked.reference, seconds)
             return 0
-    comparison = compare(read(committed), found)
+        here = kind(folder)
+    comparison = compare(read(committed), found, is_same_kind=bool(here) and here == _recorded(asked.reference))
     sys.stdout.write(described(comparison) + "\n")
     return 0 if comparison.holds else 1
+
+
+def _recorded(place: Path) -> dict[str, str]:
+    """Return the kind of processor of a reference; empty where it states none."""
+    file = place / MACHINE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def _write_new(found: pd.DataFrame, folder: Path, place: Path, seconds: float | None) -> None:
@@ -292,7 +343,7 @@ def _write_new(found: pd.DataFrame, folder: Path, place: Path, seconds: float | 
     from harness.report import page
 
     report = page.write(Experiment(folder)).parent
-    write(found, report, place, provenance.collect() | {"seconds": seconds})
+    write(found, report, place, provenance.collect() | {"seconds": seconds}, kind(folder))
     sys.stdout.write(f"{place}\n")
 
 

@@ -68,6 +68,7 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": cores(),
         "gpu": _gpu(),
     }
@@ -107,6 +108,19 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _instructions() -> str | None:
+    """Return the vector instructions that torch uses, which decide its rounding; None without it.
+
+    Limits by the environment are part of it.
+    """
+    if "torch" not in sys.modules:
+        return None
+    import torch
+
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return torch.backends.cpu.get_cpu_capability() + (f", oneDNN at most {limit}" if limit else "")
 
 
 def _gpu() -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import reference
 from benchmarks.reference import compare, described
+from tests.support import sealing
 
 LABELS = {
     "model": "nursery-xs",
@@ -90,6 +91,31 @@ def test_one_in_twenty_may_disagree(wrong: int, holds: bool) -> None:
     assert text.endswith("the reference holds" if holds else "FAILED: the reference does not hold")
 
 
+@pytest.mark.parametrize(("apart", "holds"), [(0.9e-5, True), (1.1e-5, False)])
+def test_on_the_same_kind_of_processor_every_number_is_equal(apart: float, holds: bool) -> None:
+    """One end of one interval in a hundred is apart by 0.000011: intervals alone would hold."""
+    fresh = [*many(99), finding(-0.1, -0.13, -0.07 + apart, task="t99")]
+    found = compare(frame(many(100)), frame(fresh), is_same_kind=True)
+    assert (found.allowed, found.holds) == (0, holds)
+    text = described(found)
+    assert text.startswith("checked: numbers to 1e-05, since the reference was made on the same kind of processor")
+    assert f"{99 + holds} of 100 findings agree to 1e-05; 0 may disagree" in text
+    elsewhere = compare(frame(many(100)), frame(fresh))
+    assert elsewhere.holds
+    assert described(elsewhere).startswith("checked: intervals, since the reference was made on another kind of processor")
+
+
+def test_the_kind_of_processor_is_that_of_the_records(tmp_path: Path) -> None:
+    """Records of two kinds, or of versions that did not state it, have none."""
+    made = {"processor": "P", "instructions": "AVX2"}
+    for name, instructions in {"same": "AVX2", "mixed": "AVX512", "unknown": None}.items():
+        for run, provenance in {"a": made, "b": made | {"instructions": instructions}}.items():
+            values = {"provenance": {**provenance, "versions": {"torch": "2"}}}
+            sealing.write(tmp_path / name / "runs" / run / "record.json", values)
+    assert reference.kind(tmp_path / "same") == {"processor": "P", "instructions": "AVX2", "torch": "2"}
+    assert reference.kind(tmp_path / "mixed") == reference.kind(tmp_path / "unknown") == {}
+
+
 @pytest.mark.parametrize("side", ["reference", "fresh sweep"])
 def test_a_finding_that_one_side_alone_has_fails_the_comparison(side: str) -> None:
     """Not one in a hundred may be missing, nor may its interval."""
@@ -150,14 +176,18 @@ def test_a_written_reference_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "seconds": 300.0,
         "versions": {"torch": "2"},
     }
-    reference.write(typed, report, place, facts)
-    assert sorted(path.name for path in place.iterdir()) == ["README.md", "findings.csv", "small.png"]
+    made_on = {"processor": "a processor", "instructions": "AVX2", "torch": "2"}
+    reference.write(typed, report, place, facts, made_on)
+    assert sorted(path.name for path in place.iterdir()) == ["README.md", "findings.csv", "machine.json", "small.png"]
     readme = (place / "README.md").read_text()
     assert all(word in readme for word in ["41 findings", "commit abc123.", "2 cores, a processor", "300 s", "torch 2", "(small.png)"])
 
     monkeypatch.setattr(reference, "derive", lambda folder: typed)
     assert reference.main(["--sweep", str(tmp_path), "--reference", str(place)]) == 0
-    assert "40 of 40 findings agree" in capsys.readouterr().out
+    assert "40 of 40 findings agree within" in capsys.readouterr().out
+    monkeypatch.setattr(reference, "kind", lambda folder: made_on)
+    assert reference.main(["--sweep", str(tmp_path), "--reference", str(place)]) == 0
+    assert "40 of 40 findings agree to 1e-05" in capsys.readouterr().out
     monkeypatch.setattr(reference, "derive", lambda folder: frame([*many(40, delta=-0.15), rows[-1]]))
     assert reference.main(["--sweep", str(tmp_path), "--reference", str(place)]) == 1
     assert "0 of 40 findings agree" in capsys.readouterr().out
