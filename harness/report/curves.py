@@ -180,10 +180,24 @@ def in_order(findings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 def _styles(cells: pd.DataFrame, others: Sequence[str]) -> list[str]:
     """Return the style name of each cell: its labels that vary.
 
-    A control is named by the labels that all cells it controls share, and the word CONTROL.
+    The learning rate and the number of epochs are named only where cells that are alike but for
+    them have several. A control is named by the labels that all cells it controls share, and the
+    word CONTROL.
     """
-    rows = named_by_arm(cells)[list(others)].astype(object).itertuples(index=False, name=None)
-    names = {str(cell): list(filter(None, map(label_words, others, row))) for cell, row in zip(cells["cell"], rows, strict=True)}
+    shown = named_by_arm(cells)
+    texts = shown[list(others)].astype(object).itertuples(index=False, name=None)
+    rows = {
+        str(cell): dict(zip(others, map(label_words, others, row), strict=True)) for cell, row in zip(cells["cell"], texts, strict=True)
+    }
+    left, proper = list(others), shown[~cells["_control"]]
+    for setting in [name for name in ("learning_rate", "epochs") if name in others]:
+        left.remove(setting)
+        several = proper.groupby([*dict.fromkeys(["model", *left])], dropna=False)[setting].transform("nunique") > 1
+        alike = {tuple(rows[str(cell)][name] for name in left) for cell in proper["cell"][several]}
+        for row in rows.values():
+            if tuple(row[name] for name in left) not in alike:
+                row[setting] = ""
+    names = {cell: list(filter(None, row.values())) for cell, row in rows.items()}
     controlled_names: dict[str, list[list[str]]] = {}
     for cell, control in _controls(cells).items():
         controlled_names.setdefault(control, []).append(names[cell])

@@ -203,9 +203,9 @@ def test_the_best_of_several_rates_is_not_named_by_one_of_them() -> None:
             "better than no mitigation at any rate or number of epochs tried",
         ),
         (
-            "mitigation=none, best of 7 rates, numbers of epochs and trajectories",
+            "mitigation=none, best of 7 settings",
             "first forgets more",
-            "better than no mitigation at any rate or number of epochs or trajectory tried",
+            "better than no mitigation at any rate, number of epochs or trajectory tried",
         ),
         ("mitigation=none, best of 3 rates", "second forgets more", "second forgets more"),
         ("mitigation=none", "first forgets more", "first forgets more"),

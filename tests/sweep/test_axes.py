@@ -100,6 +100,42 @@ def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
     assert {config.labels.anchor for config in found} == {"fineweb-edu"}
 
 
+def test_mitigations_are_swept_next_to_all_that_can_be_done_without_one() -> None:
+    """For each tuning four rates, and three passes at two of them, with two volumes and three seeds.
+
+    So in both experiments on the chat model; in the other wordings the plain arm is the gold one.
+    """
+    for name, plain in {"mitigations": "none", "own_words": "gold"}.items():
+        found = [asked for asked in expand([f"experiment={name}"]).asked if asked.arm.startswith(f"{plain}-")]
+        assert {asked.config.labels.mitigation for asked in found} == {"none"}
+        runs = {(asked.arm, asked.config.labels.tuning): [] for asked in found}
+        for asked in found:
+            runs[asked.arm, asked.config.labels.tuning].append((asked.config.training.learning_rate, asked.config.training.epochs))
+        assert {key: sorted(set(values)) for key, values in runs.items()} == {
+            (f"{plain}-rates", "full"): [(rate, 1) for rate in (1e-4, 2e-4, 4e-4, 8e-4)],
+            (f"{plain}-rates", "lora"): [(rate, 1) for rate in (4e-4, 8e-4, 16e-4, 32e-4)],
+            (f"{plain}-passes", "full"): [(1e-4, 3), (2e-4, 3)],
+            (f"{plain}-passes", "lora"): [(4e-4, 3), (8e-4, 3)],
+        }
+        assert {key: len(values) for key, values in runs.items()} == dict.fromkeys(runs, 12)
+        assert {asked.config.trajectory for asked in found if asked.arm.endswith("passes")} == {"independent"}
+
+
+def test_rate_and_rank_have_a_control_for_each_cell() -> None:
+    """Seven rates of two tunings; five ranks and full tuning, three rates each; three seeds."""
+    for name, cells in {"rate": 14, "rank": 18}.items():
+        found = configs(f"experiment={name}")
+        kept = {
+            data: sorted(
+                (str(config.labels.tuning), config.training.learning_rate, config.seed) for config in found if config.labels.data == data
+            )
+            for data in ("tinyworld-people", "tinyworld-base")
+        }
+        assert len(kept["tinyworld-people"]) == 3 * cells
+        assert kept["tinyworld-people"] == kept["tinyworld-base"]
+        assert {config.declared.any_rate for config in found} == {name == "rate"}
+
+
 PLAIN = ("data=tinyworld-people", "objective=sft", "trajectory=shared", "training.decay=constant")
 """Overrides that leave `tiny` without controls and without the repeated cell."""
 

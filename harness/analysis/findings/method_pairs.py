@@ -114,8 +114,7 @@ def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence
     if len(cells) > 1:
         known = len(comparable(cells))
         count = f"{len(cells)}" if known in {0, len(cells)} else f"{known} of {len(cells)}"
-        *settings, last = [_SETTINGS[name] for name in varied]
-        words.append(f"best of {count} {' and '.join(filter(None, [', '.join(settings), last]))}")
+        words.append(f"best of {count} {' and '.join(_SETTINGS[name] for name in varied) if len(varied) < len(_SETTINGS) else 'settings'}")
     elif len(alike) > 1:
         words.append(f"learning_rate={cells[0].labels['learning_rate']:g}")
     return ", ".join(words)

@@ -288,7 +288,8 @@ def _verdict(row: pd.Series) -> str:
     if verdict == FIRST_MORE and f"{PLAIN}, best of" in first and f"{PLAIN}, best of" not in second:
         count, every, settings = _BEST.findall(first)[-1]
         tried = {"rates": "rate", "numbers of epochs": "number of epochs", "trajectories": "trajectory"}
-        at = " or ".join(tried[one] for one in re.split(", | and ", settings))
+        tried["settings"] = "rate, number of epochs or trajectory"
+        at = " or ".join(tried[one] for one in settings.split(" and "))
         where = f"{count} of {every} settings" if every else f"any {at}"
         return f"better than no mitigation at {where} tried{runs}"
     return f"{verdict}{runs}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from harness.analysis.findings.frontier import OFF, ON, UNCLEAR
+from harness.analysis.findings.frontier import OFF, ON, UNCLEAR, oriented
 from harness.analysis.statistics.stats import Floats
+from harness.analysis.table.columns import SUITE_TASK
 from harness.report import figures, words
 from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import Series
 from harness.report.drawing import Place, columns_for, plain, small_multiples
 from harness.report.evidence import Evidence
-from harness.report.methods import methods
+from harness.report.methods import MethodPanel, methods
 from harness.report.palette import GREY
-from harness.report.tables import Panel
+from harness.report.tables import MAX_TASKS, Panel
 
 MAX_ROWS = 200
+MAX_PANELS = 24
 
 BEATEN = (
     "A point is off it where another, or the untuned model, is better in gain or loss by more than the margin, and not worse in the"
@@ -35,27 +37,29 @@ _FILLED = {ON: 1.0, UNCLEAR: 0.35, OFF: 0.0}
 
 @dataclass(frozen=True)
 class Paths:
-    """A panel of the frontier: the points of one model, one path per method.
+    """A panel: the points of one model on one probe, one path per method.
 
     Attributes:
         rows: the points.
         marks: cell → mark.
         target: the suite of the gain.
-        probe: the suite of the loss.
-        before: (cell, suite) → value before training.
+        probe: the suite of the loss, or one of its tasks.
+        before: (cell, panel) → value before training.
     """
 
     rows: pd.DataFrame
     marks: Mapping[str, Mark]
     target: Panel
     probe: Panel
-    before: Mapping[tuple[str, str], float]
+    before: Mapping[tuple[str, Panel], float]
 
 
 def frontier(evidence: Evidence) -> Section | None:
     """Return the figure of gain against forgetting and its table.
 
-    There is one panel per model, and one path per method from small to large volumes.
+    There is one path per method from small to large volumes, and one row of panels per model: the
+    headline suite, which is the mean of its tasks, and next to it each of them. Of too many models,
+    the suite alone is drawn.
     """
     points = evidence.frontier
     if points.empty:
@@ -65,13 +69,18 @@ def frontier(evidence: Evidence) -> Section | None:
     points = points[points["cell"].isin(found.marks)]
     target, probe = str(points["target_suite"].iloc[0]), str(points["headline_suite"].iloc[0])
     panels = evidence.panel_of[target, "*"], evidence.panel_of[probe, "*"]
-    before = {(one.cell, panel.suite): _before(one, panel.suite) for one in kept for panel in panels}
-    places = [
-        Place(Paths(points[points["cell"].isin(cells)], found.marks, *panels, before), panel.title, panel.subtitle, shares="all")
-        for panel in sorted(found.panels, key=lambda panel: panel.every[0].size)
-        if points["cell"].isin(cells := {one.cell for one in panel.every}).any()
-    ]
-    columns = columns_for(len(places))
+    tasks = _tasks(evidence, probe)
+    whole = [panel for panel in sorted(found.panels, key=lambda panel: panel.every[0].size) if _has_points(points, panel)]
+    drawn = [panels[1], *(tasks if len(whole) * (1 + len(tasks)) <= MAX_PANELS else [])]
+    before = {(one.cell, panel): _before(one, panel) for one in kept for panel in [panels[0], *drawn]}
+    places = []
+    for panel in whole:
+        rows = points[points["cell"].isin([one.cell for one in panel.every])]
+        for shown in drawn:
+            subtitle = " · ".join(filter(None, [panel.subtitle, shown.label if len(drawn) > 1 else ""]))
+            paths = Paths(rows if shown is panels[1] else _on_task(evidence, rows, shown), found.marks, panels[0], shown, before)
+            places.append(Place(paths, panel.title, subtitle, shares="all"))
+    columns = len(drawn) if len(drawn) > 1 else columns_for(len(places))
     legend = [
         *found.legend,
         Mark(label="clearly on the frontier", marker="o"),
@@ -79,7 +88,7 @@ def frontier(evidence: Evidence) -> Section | None:
         *([Mark(label="not ranked", marker="x")] if (unranked := points["frontier"].isna().any()) else []),
     ]
     level = evidence.level
-    whole, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
+    figure, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
     ends = points.sort_values("volume", kind="stable").drop_duplicates("cell", keep="last")
     last_points = "; ".join(
         f"{evidence.by_cell[str(row['cell'])].short}: gained {words.amount(row['gain'], panels[0].unit)},"
@@ -93,13 +102,32 @@ def frontier(evidence: Evidence) -> Section | None:
         caption="Further right: more was learned; lower: less was lost. Larger points are larger volumes, thin lines are"
         f" {level} intervals. Filled points are clearly on the frontier of their model, hollow ones clearly off it,"
         f" pale ones may be either{'; crosses are not ranked (see the table)' if unranked else ''}. {BEATEN}"
+        f"{' Next to the mean is each of its tasks; a point keeps the fill that it has on the mean.' if len(drawn) > 1 else ''}"
         f" {figures.CUT} {found.left_out}".strip(),
-        figure=whole,
+        figure=figure,
         panels=alone,
         legend=legend,
         columns=columns,
     )
-    return Section(id="frontier", title="Learning against forgetting", figures=[view], tables=[_frontier_table(evidence, *panels)])
+    return Section(id="frontier", title="Learning against forgetting", figures=[view], tables=[_frontier_table(evidence, *panels, tasks)])
+
+
+def _has_points(points: pd.DataFrame, panel: MethodPanel) -> bool:
+    return bool(points["cell"].isin([one.cell for one in panel.every]).any())
+
+
+def _tasks(evidence: Evidence, suite: str) -> list[Panel]:
+    """Return the panels of a suite's tasks; none of a single one, or of more than MAX_TASKS."""
+    tasks = [panel for (of, task), panel in evidence.panel_of.items() if of == suite and task != SUITE_TASK]
+    return tasks if 1 < len(tasks) <= MAX_TASKS else []
+
+
+def _on_task(evidence: Evidence, points: pd.DataFrame, task: Panel) -> pd.DataFrame:
+    """Return the points with their loss on one task of the headline suite."""
+    found = evidence.findings
+    rows = found[(found["suite"] == task.suite) & (found["task"] == task.task) & found["delta"].notna()]
+    losses = pd.concat([rows[["cell", "volume"]], oriented(rows, "forgetting", better=False)], axis=1)
+    return points.drop(columns=["forgetting", "forgetting_low", "forgetting_high"]).merge(losses, on=["cell", "volume"])
 
 
 def _draw(axes: Axes, paths: Paths) -> None:
@@ -118,14 +146,15 @@ def _draw(axes: Axes, paths: Paths) -> None:
             fill = to_rgba(mark.colour, _FILLED[place])
             axes.scatter([at_x], [at_y], s=size, facecolors=[fill], edgecolors=mark.colour, marker=mark.marker, linewidths=1.1, zorder=4)
         style: dict[str, Any] = {"color": mark.colour, "linewidth": 0.8, "alpha": 0.5, "zorder": 3}
-        axes.hlines(y, *_bars(rows, "gain", paths.target, paths.before[str(cell), paths.target.suite], better=True), **style)
-        axes.vlines(x, *_bars(rows, "forgetting", paths.probe, paths.before[str(cell), paths.probe.suite], better=False), **style)
+        axes.hlines(y, *_bars(rows, "gain", paths.target, paths.before[str(cell), paths.target], better=True), **style)
+        axes.vlines(x, *_bars(rows, "forgetting", paths.probe, paths.before[str(cell), paths.probe], better=False), **style)
     axes.set_xlabel(plain(f"gain on {paths.target.suite} ({paths.target.unit.name})"))
-    axes.set_ylabel(plain(f"loss on {paths.probe.suite} ({paths.probe.unit.name})"))
+    on = f" on {paths.probe.suite}" if paths.probe.task == SUITE_TASK else ""  # the title names a task
+    axes.set_ylabel(plain(f"loss{on} ({paths.probe.unit.name})"))
 
 
-def _before(one: Series, suite: str) -> float:
-    return float(one.on(suite)["before"].astype(float).mean())
+def _before(one: Series, panel: Panel) -> float:
+    return float(one.on(panel.suite, panel.task)["before"].astype(float).mean())
 
 
 def _bars(rows: pd.DataFrame, name: str, panel: Panel, before: float, *, better: bool) -> tuple[Floats, Floats]:
@@ -137,37 +166,45 @@ def _bars(rows: pd.DataFrame, name: str, panel: Panel, before: float, *, better:
     return (-high * panel.unit.scale, -low * panel.unit.scale) if turned else (low * panel.unit.scale, high * panel.unit.scale)
 
 
-def _frontier_table(evidence: Evidence, target: Panel, probe: Panel) -> TableView:
+def _frontier_table(evidence: Evidence, target: Panel, probe: Panel, tasks: Sequence[Panel]) -> TableView:
     rows: list[list[CellView | str]] = []
     ordered = evidence.in_page_order(evidence.frontier, by=["volume"])
+    on_tasks = {
+        task: {(row["cell"], row["volume"]): row for _, row in _on_task(evidence, evidence.frontier, task).iterrows()} for task in tasks
+    }
     for _, row in ordered.head(MAX_ROWS).iterrows():
         one = evidence.by_cell[str(row["cell"])]
         rows.append(
             [
                 one.short,
                 words.volume_cell(row["volume"]),
-                CellView(
-                    words.with_ends(row, "gain", target.unit, before=_before(one, target.suite), turned=target.sign), float(row["gain"])
-                ),
-                CellView(
-                    words.with_ends(row, "forgetting", probe.unit, before=_before(one, probe.suite), turned=-probe.sign),
-                    float(row["forgetting"]),
-                ),
+                CellView(words.with_ends(row, "gain", target.unit, before=_before(one, target), turned=target.sign), float(row["gain"])),
+                _loss_cell(row, probe, one),
+                *(_loss_cell(on_task.get((row["cell"], row["volume"])), task, one) for task, on_task in on_tasks.items()),
                 CellView(words.text(row["frontier"]) or evidence.mark(str(row["cell"]))),
                 CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]
         )
-    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "frontier", "training time"]
+    names = [task.label for task in tasks]
+    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", *names, "frontier", "training time"]
     numeric = set(titles) - {"method", "frontier"}
     return TableView(
         name="frontier",
         columns=[ColumnView(title=title, is_number=title in numeric, meaning=_MEANINGS.get(title, "")) for title in titles],
         rows=rows,
-        caption=f"Gain on {target.suite} and loss on {probe.suite} with their intervals, whether the point is clearly on the frontier or"
+        caption=f"Gain on {target.suite} and loss on {probe.suite}{', the mean of its tasks, and on each of them' if tasks else ''},"
+        " with their intervals, whether the point is clearly on the frontier or"
         " clearly off it, and the training time up to it; other costs are in frontier.csv.",
         data=evidence.frontier,
         shown=words.excerpt(MAX_ROWS, len(evidence.frontier), "points", "frontier.csv"),
     )
+
+
+def _loss_cell(row: pd.Series | None, panel: Panel, one: Series) -> CellView:
+    if row is None:
+        return CellView(words.UNKNOWN)
+    text = words.with_ends(row, "forgetting", panel.unit, before=_before(one, panel), turned=-panel.sign)
+    return CellView(text, float(row["forgetting"]))
 
 
 _MEANINGS = {

@@ -148,7 +148,7 @@ def test_a_mitigation_is_compared_with_independent_trajectories_of_none_too() ->
     assert len(found) == 1
     row: Any = found.iloc[0]
     assert (row["first"], row["trajectory"]) == (
-        "mitigation=none, best of 2 rates, numbers of epochs and trajectories",
+        "mitigation=none, best of 2 settings",
         "shared and independent",
     )
     assert (row.first_cell, row.second_cell) == ("shared,passes", "replay")

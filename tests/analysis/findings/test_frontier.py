@@ -53,6 +53,14 @@ def test_a_difference_inside_the_margin_beats_nothing() -> None:
     assert places(made) == {("full", 1): "off", ("lora", 1): "off", ("both", 1): "on"}
 
 
+def test_independent_trajectories_are_rivals_of_shared_ones() -> None:
+    """Three passes on an independent trajectory gain more than replay and lose less."""
+    made = Made()
+    made.add("passes", cell({1: 160}, {1: 20}), trajectory="independent", epochs=3, learning_rate=0.001)
+    made.add("replay", cell({1: 120}, {1: 100}), mitigation="replay")
+    assert places(made) == {("passes", 1): "on", ("replay", 1): "off"}
+
+
 def test_the_untuned_model_is_a_point_too() -> None:
     """It beats a method that gains nothing and forgets."""
     made = Made()
