@@ -88,5 +88,5 @@ def test_each_task_of_the_headline_is_next_to_their_mean(made: ExperimentWriter)
     assert titles == ["old (2 tasks)", "o", "p"]
     heads = [column.title for column in table.columns]
     row = next(row for row in table.rows if str(row[0]).endswith("no mitigation") and str(getattr(row[1], "text", row[1])) == "8")
-    values = {head: getattr(cell, "text", cell).split(" [")[0] for head, cell in zip(heads, row, strict=True)}
+    values = {head: str(getattr(cell, "text", cell)).split(" [")[0] for head, cell in zip(heads, row, strict=True)}
     assert (values["loss (points)"], values["o"], values["p"]) == ("20.0", "30.0", "10.0")

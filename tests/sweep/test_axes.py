@@ -101,14 +101,14 @@ def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
 
 
 def test_mitigations_are_swept_next_to_all_that_can_be_done_without_one() -> None:
-    """For each tuning four rates, and three passes at two of them, with two volumes and three seeds.
+    """For each tuning four rates, and three passes at two of them, two volumes and three seeds.
 
     So in both experiments on the chat model; in the other wordings the plain arm is the gold one.
     """
     for name, plain in {"mitigations": "none", "own_words": "gold"}.items():
         found = [asked for asked in expand([f"experiment={name}"]).asked if asked.arm.startswith(f"{plain}-")]
         assert {asked.config.labels.mitigation for asked in found} == {"none"}
-        runs = {(asked.arm, asked.config.labels.tuning): [] for asked in found}
+        runs: dict[tuple[str, str], list[tuple[Any, int]]] = {(asked.arm, asked.config.labels.tuning): [] for asked in found}
         for asked in found:
             runs[asked.arm, asked.config.labels.tuning].append((asked.config.training.learning_rate, asked.config.training.epochs))
         assert {key: sorted(set(values)) for key, values in runs.items()} == {
@@ -126,9 +126,7 @@ def test_rate_and_rank_have_a_control_for_each_cell() -> None:
     for name, cells in {"rate": 14, "rank": 18}.items():
         found = configs(f"experiment={name}")
         kept = {
-            data: sorted(
-                (str(config.labels.tuning), config.training.learning_rate, config.seed) for config in found if config.labels.data == data
-            )
+            data: sorted((*label(config), config.seed) for config in found if config.labels.data == data)
             for data in ("tinyworld-people", "tinyworld-base")
         }
         assert len(kept["tinyworld-people"]) == 3 * cells
