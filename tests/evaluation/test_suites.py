@@ -122,23 +122,19 @@ def test_a_role_without_items_is_refused(changes: dict[str, object], role: str, 
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"tasks": ()},
-        {"kind": "likelihood"},
-        {"chance": 2.0},
-        {"chance": "coin"},
-        {"report": 0},
-        {"select": -1},
-        {"metric": "nats_per_token", "chance": None},
-        {"metric": "nats_per_token", "higher_is_better": False},
-        *NUMBERS,
-    ],
+    "changes", [{"tasks": ()}, {"kind": "likelihood"}, {"chance": 2.0}, {"chance": "coin"}, {"report": 0}, {"select": -1}, *NUMBERS]
 )
 def test_a_suite_out_of_range_is_refused(changes: dict[str, object]) -> None:
     """A suite file is checked when it is read."""
     with pytest.raises(ConfigError, match="suite s"):
         suite(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"chance": None}, {"higher_is_better": False}])
+def test_nats_of_choices_are_lower_is_better_and_have_their_own_level_of_guessing(changes: dict[str, object]) -> None:
+    """Either setting alone is rejected: the other keeps its default, which is accuracy's."""
+    with pytest.raises(ConfigError, match="nats_per_token"):
+        suite(metric="nats_per_token", **changes)
 
 
 def test_an_unknown_suite_is_named_with_those_there_are() -> None:

@@ -20,7 +20,7 @@ from harness.methods.rewards import last_number
 
 PARTS: tuple[Part, ...] = get_args(Part)
 TASKS = ("refusal", "lookalike", "format", "restating", "skill", "preferences")
-RECIPES: tuple[tuple[Wording, int], ...] = (("short", 400), ("short", 900), ("long", 1620))
+RECIPES: tuple[tuple[Wording, int], ...] = (("short", 800), ("short", 900), ("long", 1620))
 
 
 def sets_of_digits(texts: Sequence[str]) -> set[frozenset[str]]:
@@ -29,7 +29,7 @@ def sets_of_digits(texts: Sequence[str]) -> set[frozenset[str]]:
 
 @pytest.mark.parametrize(
     ("style", "skill_rows", "expected"),
-    [("short", 400, "4d0553de8166d528"), ("short", 900, "5be79e0a0cb23113"), ("long", 1620, "9ee63f2cb79338a4")],
+    [("short", 800, "a3b5d5ceebd17128"), ("short", 900, "5be79e0a0cb23113"), ("long", 1620, "9ee63f2cb79338a4")],
 )
 def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expected: str) -> None:
     """Records of chat models depend on these hashes: a changed recipe is a new version."""

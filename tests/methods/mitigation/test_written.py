@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +13,10 @@ import pytest
 from harness.config import composition
 from harness.core.contexts import GeneratedRow
 from harness.core.errors import ConfigError, DataError
+from harness.core.progress import Silent
 from harness.core.rows import Example, PromptFormat, Row, Turn
+from harness.data.tinyworld.chat_targets import TinyworldChat
+from harness.data.tinyworld.chat_world import RESTATE
 from harness.data.tinyworld.targets import Tinyworld
 from harness.methods.mitigation import sdft
 from harness.methods.mitigation.minimum_change import PROMPT, MinimumChange, with_number
@@ -23,6 +29,7 @@ from harness.methods.objective.clm import Clm
 from harness.methods.objective.sft import Sft
 from harness.methods.rewriting import filled
 from harness.methods.tuning.full import Full
+from harness.models.author import TransformersAuthor
 from tests.support import tiny
 from tests.support.scripted import CUT, END, Scripted, context, of_bytes, row
 
@@ -245,6 +252,44 @@ def test_the_nurserys_chat_models_rehearse_the_same_tokens_with_tags_and_without
     new, old = (chat.encode(one, tokenizer, 64, "anchor") for one in (written.row, before))
     assert (new.input_ids, new.supervised) == (old.input_ids, old.supervised)
     assert tokenizer.decode(list(new.input_ids)).count("<user>") == 1
+
+
+@pytest.mark.model
+def test_a_chat_model_has_a_different_text_for_each_method_to_train_on() -> None:
+    """The gold wording is none of its own, and it restates gold in others than it answers in.
+
+    So answers restated greedily, restated at random, drawn and greedy are four sets of texts.
+    """
+    rows = TinyworldChat(part="chat-skill").rows("train")[:120]
+    restate: dict[str, Any] = {"template": RESTATE.replace("question", "prompt"), "check": "last_number", "max_new_tokens": 12}
+    member = composition.member("model", "nursery-m-chat")
+    author = TransformersAuthor(
+        model=member.load(),
+        tokenizer=member.tokenizer(),
+        prompt_format="chat",
+        max_length=64,
+        dtype="float32",
+        scored_tokens=2048,
+        progress=Silent(),
+    )
+    methods = {
+        "sdft": Sdft(**restate),
+        "paraphrase": Paraphrase(**restate),
+        "self_output": SelfOutput(check="last_number", max_new_tokens=12),
+        "minimum_change": MinimumChange(check="last_number", max_new_tokens=12),
+    }
+    writing = dataclasses.replace(context(Scripted({}), prompt_format="chat"), own=author)
+    texts = {name: [answer(one).strip() for one in method.write(rows, writing)] for name, method in methods.items()}
+    gold = [row.turns[-1].content.strip() for row in rows]
+    begun = {name: Counter(text.split()[0] for text in found) for name, found in texts.items()}
+    most = {name: max(("the", "it", "that"), key=lambda word, first=first: first[word]) for name, first in begun.items()}  # type: ignore[misc]
+    assert most == {"sdft": "the", "paraphrase": "the", "self_output": "it", "minimum_change": "it"}
+    assert all(text.startswith("final answer = [") for text in gold)
+    for one, other in itertools.combinations([*texts, "none"], 2):
+        same = sum(first == second for first, second in zip(texts[one], texts.get(other, gold), strict=True))
+        assert same < 0.75 * len(rows), (one, other)
+    assert begun["minimum_change"]["it"] > 1.5 * begun["self_output"]["it"]
+    assert min(begun["paraphrase"][word] for word in ("the", "it", "that")) > 10
 
 
 def test_rehearsed_texts_keep_what_they_began_with() -> None:
