@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, design, fits, gates, methods, pooling, prediction, support, verdicts
+from benchmarks.calibration import changes, design, fits, gates, methods, pooling, prediction, support, validity, verdicts
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -28,6 +28,7 @@ def full() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(300)),
         ("coverage beyond chance", lambda: changes.chance_adjusted(2000)),
         ("contrasts with a control", lambda: verdicts.contrasts(450)),
+        ("rates that are too high", lambda: validity.checked(100)),
         ("verdicts of one run", lambda: verdicts.one_run(2000)),
         ("counts of verdicts", lambda: verdicts.counts(400)),
         ("gate", lambda: changes.gate(2000)),
@@ -49,6 +50,7 @@ def quick() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
         ("contrasts with a control", lambda: verdicts.contrasts(18, kinds=("98% right before",))),
+        ("rates that are too high", lambda: validity.checked(20, kinds=("99% right before, items reported",), losses=("nothing",))),
         ("verdicts of one run", lambda: verdicts.one_run(60, sizes=(200,))),
         ("counts of verdicts", lambda: verdicts.counts(10, seeds=(3,))),
         ("gate", lambda: changes.gate(100)),
