@@ -180,13 +180,13 @@ def _frontier_table(evidence: Evidence, target: Panel, probe: Panel, tasks: Sequ
                 words.volume_cell(row["volume"]),
                 CellView(words.with_ends(row, "gain", target.unit, before=_before(one, target), turned=target.sign), float(row["gain"])),
                 _loss_cell(row, probe, one),
-                *(_loss_cell(on_task.get((row["cell"], row["volume"])), task, one) for task, on_task in on_tasks.items()),
                 CellView(words.text(row["frontier"]) or evidence.mark(str(row["cell"]))),
+                *(_loss_cell(on_task.get((row["cell"], row["volume"])), task, one) for task, on_task in on_tasks.items()),
                 CellView(words.duration(row["wall_seconds"]), words.sortable(row["wall_seconds"])),
             ]
         )
     names = [task.label for task in tasks]
-    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", *names, "frontier", "training time"]
+    titles = ["method", "volume", f"gain ({target.unit.name})", f"loss ({probe.unit.name})", "frontier", *names, "training time"]
     numeric = set(titles) - {"method", "frontier"}
     return TableView(
         name="frontier",
