@@ -1,8 +1,9 @@
 """Questions about tinyworld, multiple choice: items of the tasks in benchmarks/tasks/tinyworld.
 
 An item has ``prompt``, ``choices`` (one of them right, ordered by hash) and ``answer``, the index
-of the right one. A fact also has its ``person``: five facts are about each person and tend to be
-forgotten together, so suites cluster them by it.
+of the right one. What the base knows is asked in both of its phrasings. Items that tend to be
+forgotten together have the same ``person`` (a fact), or the same ``sum`` (arithmetic): suites
+cluster them by it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.data.tinyworld.targets import language, new_people, one_phrasing, skill
-from harness.data.tinyworld.vocabulary import ADJECTIVES, ATTRIBUTES, DIGITS, LEXICON, NOUNS, NUMBERS, VERBS
-from harness.data.tinyworld.world import BASE_PEOPLE, Subject, arithmetic_texts, names, number, shuffled, subjects, verb
+from harness.data.tinyworld.targets import both_phrasings, language, new_people, one_phrasing, skill
+from harness.data.tinyworld.vocabulary import ADJECTIVES, ATTRIBUTES, DIGITS, LEXICON, NOUNS, NUMBERS, SIGNS, VERBS
+from harness.data.tinyworld.world import BASE_PEOPLE, Subject, arithmetic_texts, names, shuffled, subjects, verb
 
 Item = Mapping[str, Any]
 
@@ -28,8 +29,8 @@ def items(task: str) -> list[Item]:
         task: facts, arithmetic, grammar (probes), people, skill or language (targets).
     """
     makers: Mapping[str, Callable[[], list[Item]]] = {
-        "facts": lambda: _facts(names()[:BASE_PEOPLE]),
-        "people": lambda: _facts(new_people()),
+        "facts": lambda: _facts(both_phrasings(names()[:BASE_PEOPLE])),
+        "people": lambda: _facts(one_phrasing(new_people())),
         "arithmetic": _arithmetic,
         "grammar": _grammar,
         "skill": _skill,
@@ -43,23 +44,26 @@ def _item(prompt: str, right: str, wrong: Sequence[str]) -> Item:
     return {"prompt": prompt, "choices": choices, "answer": choices.index(right)}
 
 
-def _facts(people: Sequence[str]) -> list[Item]:
-    """Return every fact as an item; wrong answers are other values of the same attribute."""
+def _facts(facts: Sequence[tuple[str, str, str, str]]) -> list[Item]:
+    """Return facts as items; wrong answers are other values of the same attribute."""
     values = {attribute.name: attribute.values for attribute in ATTRIBUTES}
     return [
         {**_item(prompt, value, shuffled((v for v in values[name] if v != value), "wrong", prompt)[: FACT_CHOICES - 1]), "person": person}
-        for prompt, value, name, person in one_phrasing(people)
+        for prompt, value, name, person in facts
     ]
 
 
 def _arithmetic() -> list[Item]:
-    """Return every sum and difference as an item, half of them as questions.
+    """Return every sum and difference as two items, a statement and a question.
 
     The wrong answers are near the right one.
     """
-    texts = list(zip(arithmetic_texts([0]), arithmetic_texts([1]), strict=True))
-    chosen = [pair[number("phrasing", pair[0][0]) % 2] for pair in texts]
-    return [_item(prompt, value, _near(prompt, int(value))) for prompt, value in chosen]
+    texts = [text for pair in zip(arithmetic_texts([0]), arithmetic_texts([1]), strict=True) for text in pair]
+    return [{**_item(prompt, value, _near(prompt, int(value))), "sum": _sum(prompt)} for prompt, value in texts]
+
+
+def _sum(prompt: str) -> str:
+    return " ".join(word for word in prompt.split() if word in {*NUMBERS, *SIGNS})
 
 
 def _near(prompt: str, value: int) -> list[str]:

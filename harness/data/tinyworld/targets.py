@@ -104,6 +104,14 @@ def one_phrasing(people: Sequence[str]) -> list[tuple[str, str, str, str]]:
     return [(a.prompt(person, i % 2), facts[person, a.name], a.name, person) for i, (person, a) in enumerate(pairs)]
 
 
+def both_phrasings(people: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return (prompt, value, attribute, person) of every fact, in both phrasings."""
+    facts = life(people)
+    return [
+        (a.prompt(person, i), facts[person, a.name], a.name, person) for person, a in itertools.product(people, ATTRIBUTES) for i in (0, 1)
+    ]
+
+
 @functools.cache
 def people(split: Split) -> tuple[Text, ...]:
     """Return facts about new people; the test split asks every taught fact once."""
