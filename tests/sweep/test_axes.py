@@ -144,29 +144,36 @@ def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
     A single value fixes an axis; several, or a range, replace it.
     """
     whole = configs("experiment=tiny", *PLAIN)
-    assert len(whole) == 4 * 2 * 3
+    assert len(whole) == 5 * 2 * 3
     assert len(configs("experiment=tiny", *PLAIN, "tuning=lora")) == len(whole) / 2
     seeds = configs("experiment=tiny", *PLAIN, "model=nursery-xs", "seed=range(2,10,3)")
     assert [(config.labels.tuning, config.seed) for config in seeds] == [(t, s) for t in ("full", "lora") for s in (2, 5, 8)]
 
 
 def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedule_a_volume() -> None:
-    """24 runs of five volumes.
+    """30 runs of five volumes, and 3 on a skill.
 
     As many controls, equal but for the data; 15 runs of one cell, each with its own decay.
     """
     found = configs("experiment=tiny")
     shared = [config for config in found if config.trajectory == "shared"]
     cells = {
-        name: {(config.labels.model, config.labels.tuning, config.seed) for config in shared if config.labels.data == f"tinyworld-{name}"}
-        for name in ("people", "base")
+        name: [
+            (config.labels.model, config.labels.tuning, config.seed, config.training.rate_of["data"])
+            for config in shared
+            if config.labels.data in of
+        ]
+        for name, of in {"target": ("tinyworld-people", "tinyworld-skill"), "control": ("tinyworld-base",)}.items()
     }
-    assert len(cells["people"]) == 24
-    assert cells["people"] == cells["base"]
-    assert {config.data.volumes for config in shared} == {(64, 128, 256, 512, 1024)}
+    assert len(cells["target"]) == 33
+    assert sorted(cells["target"]) == sorted(cells["control"])
+    assert [cell for cell in cells["target"] if cell[3] == "tinyworld-skill"] == [
+        ("nursery-m", "full", seed, "tinyworld-skill") for seed in (0, 1, 2)
+    ]
+    assert {config.data.volumes for config in shared} == {(96, 192, 400, 800, 1600)}
     alone = [config for config in found if config.trajectory == "independent"]
     assert sorted((config.data.volumes[0], config.seed) for config in alone) == [
-        (volume, seed) for volume in (64, 128, 256, 512, 1024) for seed in (0, 1, 2)
+        (volume, seed) for volume in (96, 192, 400, 800, 1600) for seed in (0, 1, 2)
     ]
     assert {(c.labels.model, c.labels.tuning, c.labels.data, c.training.decay) for c in alone} == {
         ("nursery-m", "full", "tinyworld-people", "cosine")
@@ -182,14 +189,14 @@ def test_a_control_of_the_default_sweep_has_the_rate_of_its_arm_and_says_that_it
     `lr_tuned` is false for the control.
     """
     workspace = Workspace()
-    found: dict[tuple[str, str], dict[str, tuple[float, bool]]] = {}
+    found: dict[tuple[str, str, str], dict[str, tuple[float, bool]]] = {}
     for config in configs("experiment=tiny", "seed=0", "trajectory=shared", "training.decay=constant"):
         resolved = preparation.prepare(config, workspace).resolved
-        rates = found.setdefault((config.labels.model, config.labels.tuning), {})
+        rates = found.setdefault((config.labels.model, config.labels.tuning, config.training.rate_of["data"]), {})
         rates[config.labels.data] = resolved.learning_rate, resolved.lr_tuned
-    assert len(found) == 8
-    for rates in found.values():
-        rate, tuned = rates["tinyworld-people"]
+    assert len(found) == 11
+    for (_, _, target), rates in found.items():
+        rate, tuned = rates[target]
         assert tuned
         assert rates["tinyworld-base"] == (rate, False)
 

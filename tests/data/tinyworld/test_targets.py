@@ -169,13 +169,14 @@ def test_items_have_one_right_answer(task: str, choices: int) -> None:
 
 
 def test_arithmetic_answers_are_right() -> None:
-    """All 100 sums and 100 differences are asked, and Python agrees with the answers."""
+    """All 100 sums and 100 differences are asked twice, and Python agrees with the answers."""
     items = questions.items("arithmetic")
     for item in items:
         words = [word for word in item["prompt"].split() if word.isdigit() or word in {"plus", "minus"}]
         value = eval(" ".join(words).replace("plus", "+").replace("minus", "-"))
         assert item["choices"][item["answer"]] == str(value)
-    assert len(items) == 200
+        assert item["sum"] == " ".join(words)
+    assert Counter(Counter(item["sum"] for item in items).values()) == {2: 200}
 
 
 def test_answers_of_the_targets_are_what_was_taught() -> None:
@@ -242,13 +243,13 @@ def test_a_row_supervises_its_answer_and_the_end() -> None:
     assert example.supervised == (False, False, False, False, False, True, True)
 
 
-@pytest.mark.parametrize("part", ["facts", "people"])
-def test_facts_say_whom_they_are_about(part: str) -> None:
-    """Five facts about each person, whose name is in the prompt.
+@pytest.mark.parametrize(("part", "asked"), [("facts", 2), ("people", 1)])
+def test_facts_say_whom_they_are_about(part: str, asked: int) -> None:
+    """Five facts about each person, whose name is in the prompt: those of the base asked twice.
 
     No other item has the field.
     """
     items = questions.items(part)
-    assert set(Counter(item["person"] for item in items).values()) == {5}
+    assert set(Counter(item["person"] for item in items).values()) == {5 * asked}
     assert all(f" {item['person']} " in f" {item['prompt']} " for item in items)
     assert not any("person" in item for other in ("arithmetic", "grammar", "skill", "language") for item in questions.items(other))
