@@ -5,9 +5,10 @@ error of the best. The error is that of the difference from the best, over seeds
 rates were asked the same items, and how hard these are is no reason to prefer one.
 
 Where that rate does not pass, the next lower one that does is used. A rate passes if its same-data
-control is not ``too high`` (``validity``), and lost no more than the margin on the mean of each
-probe suite. The second part asks for no proof: three seeds seldom prove a loss of 5 points, and a
-rate is chosen here, not accused.
+control is not ``too high`` (``validity``), and its loss on the mean of each probe suite is smaller
+than the margin by a standard error. The second part asks for no proof of a loss: three seeds seldom
+prove one of 5 points, and a rate is chosen here, not accused. The standard error is there because
+the chosen rate is judged on other items.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class _Search:
     def _candidate(self, row: pd.Series, best: pd.Series, behind: float) -> Candidate:
         control = self._control(str(row["cell"]))
         check = str(self._checks["control_check"].get(row["cell"], ""))
-        loss = np.where(control["higher_is_better"], -1.0, 1.0) * control["delta"].astype(float) - control["margin"].astype(float)
+        lost = np.where(control["higher_is_better"], -1.0, 1.0) * control["delta"].astype(float)
+        beyond = lost + control["stderr"].astype(float).fillna(0.0) - control["margin"].astype(float)
         wholes = control["task"] == SUITE_TASK
         names = control["suite"].where(wholes, control["task"])
         return Candidate(
@@ -153,7 +155,7 @@ class _Search:
             behind_stderr=0.0 if row["cell"] == best["cell"] else self._stderr([best, row]),
             control={str(name): round(float(delta), _DIGITS) for name, delta in zip(names, control["delta"], strict=True)},
             control_check=check,
-            passes=check != validity.TOO_HIGH and not bool((loss[wholes] > _ROUNDING).any()),
+            passes=check != validity.TOO_HIGH and not bool((beyond[wholes] > _ROUNDING).any()),
         )
 
     def _stderr(self, of: Sequence[pd.Series]) -> float | None:
