@@ -5,10 +5,10 @@ error of the best. The error is that of the difference from the best, over seeds
 rates were asked the same items, and how hard these are is no reason to prefer one.
 
 Where that rate does not pass, the next lower one that does is used. A rate passes if its same-data
-control is not ``too high`` (``validity``), and its loss on the mean of each probe suite is smaller
-than the margin by a standard error. The second part asks for no proof of a loss: three seeds seldom
-prove one of 5 points, and a rate is chosen here, not accused. The standard error is there because
-the chosen rate is judged on other items.
+control is not ``too high`` (``validity``), and its loss on each probe task, and on the mean of each
+probe suite, is smaller than the margin by a standard error. The second part asks for no proof of a
+loss: three seeds seldom prove one of 5 points, and a rate is chosen here, not accused. The standard
+error is there because the chosen rate is judged on other items.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class _Search:
             behind_stderr=0.0 if row["cell"] == best["cell"] else self._stderr([best, row]),
             control={str(name): round(float(delta), _DIGITS) for name, delta in zip(names, control["delta"], strict=True)},
             control_check=check,
-            passes=check != validity.TOO_HIGH and not bool((beyond[wholes] > _ROUNDING).any()),
+            passes=check != validity.TOO_HIGH and not bool((beyond > _ROUNDING).any()),
         )
 
     def _stderr(self, of: Sequence[pd.Series]) -> float | None:

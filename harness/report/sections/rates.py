@@ -39,8 +39,8 @@ def rates(evidence: Evidence) -> Section | None:
     intro = (
         "The rate used is the smallest whose score on the target is within one standard error of the best: the error of their difference,"
         " over seeds and items. Where it does not pass, it is the next lower rate that does: one whose same-data control is not too high,"
-        " and whose loss on the mean of each probe suite is smaller than the margin by a standard error. Scores are on select items, at the"
-        " largest volume."
+        " and whose loss on each probe task, and their mean, is smaller than the margin by a standard error. Scores are on select items, at"
+        " the largest volume."
     )
     notes = [f"{_name(rate)}, {rate.data}: {remark}." for rate in evidence.rates for remark in learning_rates.remarks(rate)]
     figures, tables = [_figure(evidence)], [_table(evidence)]
