@@ -114,7 +114,8 @@ class _Sweep:
         self.dimensions += zips
         of_arms = {ARM, *(key for own in every.values() for key in own)} if every else set()
         axes = {key for rows in self.dimensions for row in rows for key, _ in row} | {*self.fixed.choices, *self.fixed.values} | of_arms
-        narrowed = given.keys | (of_arms if selecting or of_arms & given.keys else set())
+        together = [of_arms, *({our_key(str(key)) for key in values} for values in sweeper.get("zip") or [])]
+        narrowed = given.keys.union(of_arms if selecting else (), *(keys for keys in together if keys & given.keys))
         self.exclusions = [_exclusion(values, axes | given.keys, narrowed) for values in sweeper.get("exclude") or []]
         self.builders: dict[Point, Builder] = {}
         self.by_hydra = {key for rows in self.dimensions for row in rows for key, text in row if _needs_hydra(key, text)}
