@@ -147,7 +147,7 @@ def test_axes_multiply_and_an_override_replaces_an_axis() -> None:
     assert len(whole) == 5 * 2 * 3
     assert len(configs("experiment=tiny", *PLAIN, "tuning=lora")) == len(whole) / 2
     seeds = configs("experiment=tiny", *PLAIN, "model=nursery-xs", "seed=range(2,10,3)")
-    assert [(config.labels.tuning, config.seed) for config in seeds] == [(t, s) for t in ("full", "lora") for s in (2, 5, 8)]
+    assert [(config.labels.tuning, config.seed) for config in seeds] == [(t, s) for s in (2, 5, 8) for t in ("full", "lora[rank=4]")]
 
 
 def test_the_default_sweep_has_a_control_for_each_arm_and_one_cell_with_a_schedule_a_volume() -> None:
