@@ -136,12 +136,18 @@ def names() -> list[str]:
     return [*sorted(FAMILY, reverse=True), *sorted(filter(None, FAMILY.values()), reverse=True)]
 
 
+def left_to_learn(scores: Scores) -> float:
+    """Return the share of the loss of last words that better facts and sums would remove."""
+    lower = {kind: scores["last_word"][kind] - scores["last_word_of_twice"][kind] for kind in KNOWABLE}
+    return sum(world.SHARES[kind] * lower[kind] for kind in KNOWABLE) / scores["last_word"]["all"]
+
+
 def compared(folder: Path, name: str, scores: Scores) -> str:
     """Return a line on a model's scores, and how they differ from the shipped model's."""
     line = f"{name:15} {', '.join(f'{task} {value:.3f}' for task, value in scores['accuracy'].items())}"
     if "last_word" in scores:
         left = {kind: loss - scores["last_word_of_twice"][kind] for kind, loss in scores["last_word"].items()}
-        share = sum(world.SHARES[kind] * left[kind] for kind in KNOWABLE) / scores["last_word"]["all"]
+        share = left_to_learn(scores)
         told = "" if share < CONVERGED else f", more than {CONVERGED:.0%}"
         losses = ", ".join(f"{kind} {loss:.4f} ({-left[kind]:+.4f})" for kind, loss in scores["last_word"].items())
         line += f"; nats of last words (with twice the tokens): {losses}; better facts and sums are {share:.1%} of it{told}"
@@ -160,12 +166,15 @@ def compared(folder: Path, name: str, scores: Scores) -> str:
 
 def ship(folder: Path, scores: Mapping[str, Scores]) -> None:
     """Replace the shipped models by those of a folder, with their scores in NOTES."""
-    shutil.rmtree(SHIPPED, ignore_errors=True)
+    made = SHIPPED.with_name(f".{SHIPPED.name}")
+    shutil.rmtree(made, ignore_errors=True)
     for name, of_model in scores.items():
-        shutil.copytree(folder / name, SHIPPED / name)
+        shutil.copytree(folder / name, made / name)
         rounded = {kind: {key: round(value, 5) for key, value in values.items()} for kind, values in of_model.items()}
-        notes = json.loads((SHIPPED / name / NOTES).read_text()) | {"scores": rounded}
-        (SHIPPED / name / NOTES).write_text(json.dumps(notes, indent=1) + "\n")
+        notes = json.loads((made / name / NOTES).read_text()) | {"scores": rounded}
+        (made / name / NOTES).write_text(json.dumps(notes, indent=1) + "\n")
+    shutil.rmtree(SHIPPED, ignore_errors=True)
+    made.rename(SHIPPED)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -183,6 +192,11 @@ def main(argv: Sequence[str]) -> None:
             sys.stderr.write(f"{unit.result()}: pretrained\n")
     scores = {name: scored(folder, name) for name in names()}
     sys.stdout.write("".join(f"{compared(folder, name, scores[name])}\n" for name in names()))
+    left = [name for name, of in scores.items() if "last_word" in of and left_to_learn(of) >= CONVERGED]
+    if left:
+        raise SystemExit(
+            f"nursery: {', '.join(left)}: got facts and sums still to learn; allowed: less than {CONVERGED:.0%}; fix: more tokens"
+        )
     if arguments.write:
         ship(folder, scores)
 

@@ -62,7 +62,7 @@ KEYS += ["volume", "role", "suite", "task", "metric", "filter"]
 ENDS = ["delta", "delta_low", "delta_high"]
 KEPT = [*KEYS, "params_total", "params_trainable", "learning_rate", "lr_tuned", "is_control", "is_headline", "n", "seeds"]
 KEPT += ["before", "after", *ENDS, "stderr", "df", "level", "p_holm", "margin", "verdict", "seed_spread"]
-KEPT += ["control_delta", "contrast", "contrast_low", "contrast_high", "contrast_verdict"]
+KEPT += ["control_delta", "contrast", "contrast_low", "contrast_high", "contrast_verdict", "control_check"]
 
 MAX_FIGURES_BYTES = 500_000
 MAX_BYTES = 1_000_000

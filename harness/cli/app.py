@@ -303,8 +303,12 @@ def _learning_rates(arguments: argparse.Namespace) -> int:
 
     experiment = _results(arguments).experiment
     learning_rates.require_select(experiment)
-    found = evidence.measured(experiment).rates
-    learning_rates.require_rates(found)
+    every = evidence.measured(experiment).rates
+    learning_rates.require_rates(every)
+    found = [rate for rate in every if learning_rates.gained(rate)]
+    for rate in every:
+        if rate not in found:
+            sys.stderr.write(f"{rate.model}, {rate.tuning}, {rate.data}: {learning_rates.remarks(rate)[0]}\n")
     if arguments.write:
         learning_rates.merge(found, arguments.write)
         sys.stderr.write(f"{arguments.write}\n")

@@ -71,8 +71,8 @@ class Candidate(Part):
         behind_stderr: standard error of that difference, on the same items.
         control: probe suite or task → change of the same-data control, in the metric's own sign.
         control_check: ``too high``, ``not settled`` or ``passed``; empty without a control.
-        passes: whether the control is not too high, and no probe suite's mean fell by more than the
-            margin, shown or not; true without a control.
+        passes: whether the control is not too high, and its loss on every probe task and their mean
+            is smaller than the margin by a standard error; true without a control.
     """
 
     learning_rate: float

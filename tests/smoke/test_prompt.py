@@ -15,7 +15,7 @@ def test_the_prompt_shown_is_the_prompt_recorded(cli: Cli, swept: subprocess.Com
     (shown,) = {path.read_text() for path in (cli.folder / "results" / "smoke" / "runs").glob("*/prompts/tinyworld/tinyworld_facts.txt")}
     printed = cli("prompt", "tinyworld", MODEL).stdout
     assert printed.startswith(shown)
-    assert re.search(r"^suite tinyworld, task tinyworld_facts: item 1 of 200", printed)
+    assert re.search(r"^suite tinyworld, task tinyworld_facts: item 1 of 400", printed)
     assert "\n<s> " in printed
     assert re.search(r"^choice 4, 1 token: ", printed, flags=re.MULTILINE)
     assert len(re.findall(r"^right: choice \d$", printed, flags=re.MULTILINE)) == 3
@@ -26,7 +26,7 @@ def test_another_item_and_settings_are_shown(cli: Cli) -> None:
     first, second, without = (
         cli("prompt", "tinyworld-people", MODEL, *extra) for extra in [[], ["--item", "2"], ["evaluation.add_bos=false"]]
     )
-    assert "item 2 of 120" in second.stdout
+    assert "item 2 of 80" in second.stdout
     assert first.stdout != second.stdout
     assert "<s>" in first.stdout
     assert "<s>" not in without.stdout

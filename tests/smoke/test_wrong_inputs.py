@@ -54,7 +54,7 @@ def assert_rejected(arguments: list[str], words: list[str], capsys: pytest.Captu
         ([MODEL, "data=files", "data.train=absent.jsonl"], ["absent.jsonl"]),
         (["model.class=os.system"], ["harness.models"]),
         ([*QUICK, "evaluation.items=best"], ["report, select"]),
-        ([*QUICK, "evaluation.items=select"], ["select"]),
+        ([*QUICK, "evaluation.items=select", "probe_suites=[tinyworld_text]"], ["select"]),
     ],
 )
 def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +66,8 @@ def test_a_wrong_override_is_one_line(overrides: list[str], words: list[str], ca
     ("arguments", "words"),
     [
         (["tinywrold"], ["did you mean 'tinyworld'"]),
-        (["tinyworld", MODEL, "--item", "900"], ["item", "900", "1 to 200"]),
-        (["tinyworld", MODEL, "--item", "0"], ["1 to 200"]),
+        (["tinyworld", MODEL, "--item", "900"], ["item", "900", "1 to 400"]),
+        (["tinyworld", MODEL, "--item", "0"], ["1 to 400"]),
         (["tinyworld", "model=nurse"], ["model", "nursery-s"]),
         (["tinyworld", "modle=hf"], ["did you mean 'model'"]),
         (["tinyworld", MODEL, "evaluation.prompt_format=chat"], ["no chat template", "prompt_format=plain"]),

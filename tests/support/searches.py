@@ -20,7 +20,7 @@ def search(
     folder: Path,
     tried: Tried,
     *,
-    lost: Mapping[float, int | Sequence[int]] | None = None,
+    lost: Mapping[float, int | Sequence[int] | None] | None = None,
     higher: bool = True,
     items: str = "select",
     **labels: Any,
@@ -30,7 +30,8 @@ def search(
     Args:
         folder: of the experiment.
         tried: what each rate scores; before training, the target's items are all 0.
-        lost: rate → items lost by its control, or by each of its seeds; no controls without it.
+        lost: rate → items lost by its control, or by each of its seeds; None: not measured on the
+            probe. No controls without it.
         higher: whether higher values of the target are better.
         items: the items that the runs were scored on.
         labels: further labels of the runs.
@@ -50,8 +51,9 @@ def search(
             write(f"r{rate}s{seed}", rate, seed, [Task(suite="new", task="n", values=values, higher_is_better=higher, chance=None), kept])
             if lost is not None:
                 of = lost[rate]
-                after = Task(suite="old", task="o", values=share(N - (of if isinstance(of, int) else of[seed]), N))
-                write(f"c{rate}s{seed}", rate, seed, [before[0], after], data="base", objective="clm")
+                count = of if of is None or isinstance(of, int) else of[seed]
+                after = [] if count is None else [Task(suite="old", task="o", values=share(N - count, N))]
+                write(f"c{rate}s{seed}", rate, seed, [before[0], *after], data="base", objective="clm")
     if lost is not None:
         declared = {"declared": {"control": {"data": "base"}}}
         experiment.write_manifest(dict.fromkeys(experiment.run_ids(), declared), keep=False)

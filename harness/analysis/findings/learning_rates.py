@@ -8,7 +8,8 @@ Where that rate does not pass, the next lower one that does is used. A rate pass
 control is not ``too high`` (``validity``), and its loss on each probe task, and on the mean of each
 probe suite, is smaller than the margin by a standard error. The second part asks for no proof of a
 loss: three seeds seldom prove one of 5 points, and a rate is chosen here, not accused. The standard
-error is there because the chosen rate is judged on other items.
+error is there because the chosen rate is judged on other items. A control that was not measured on
+a probe does not pass. Where no rate gained on the target, none is chosen.
 """
 
 from __future__ import annotations
@@ -91,6 +92,15 @@ def searched(table: pd.DataFrame, found: pd.DataFrame, changes: ItemChanges) -> 
     return [search.rate(group) for group in groups if search]
 
 
+def gained(rate: SearchedRate) -> bool:
+    """Return whether the best rate of a search improved the target."""
+    scores = {one.learning_rate: one.score for one in rate.curve}
+    if rate.best is None or rate.before is None:
+        return True
+    best, higher = scores[rate.best], scores[rate.best] >= max(scores.values())
+    return best > rate.before if higher else best < rate.before
+
+
 class _Search:
     """The searches of one experiment: findings, changes and the variation between seeds."""
 
@@ -155,7 +165,7 @@ class _Search:
             behind_stderr=0.0 if row["cell"] == best["cell"] else self._stderr([best, row]),
             control={str(name): round(float(delta), _DIGITS) for name, delta in zip(names, control["delta"], strict=True)},
             control_check=check,
-            passes=check != validity.TOO_HIGH and not bool((beyond > _ROUNDING).any()),
+            passes=check != validity.TOO_HIGH and self._is_measured(str(row["cell"])) and not bool((beyond > _ROUNDING).any()),
         )
 
     def _stderr(self, of: Sequence[pd.Series]) -> float | None:
@@ -179,6 +189,12 @@ class _Search:
         error = two_level.combined(sums, spreads=spreads).stderr
         return 0.0 if math.isnan(error) else round(error, _DIGITS)
 
+    def _is_measured(self, cell: str) -> bool:
+        """Return whether a cell's control has an interval on every probe, if any cell has one."""
+        if cell not in self._checks.index:
+            return self._checks.empty
+        return math.isfinite(float(self._checks.loc[cell, "beyond"]))
+
     def _control(self, cell: str) -> pd.DataFrame:
         """Return the rows of a cell's control: each probe suite, and its tasks if several."""
         if cell not in self._checks.index:
@@ -196,6 +212,8 @@ def _not_bracketed(*, below: bool, above: bool) -> Literal["", "below", "above",
 
 def remarks(rate: SearchedRate) -> list[str]:
     """Return in sentences where the search was not bracketed, and where the control decided."""
+    if not gained(rate):
+        return ["no rate gained on the target: none is chosen"]
     found, curve = [], {one.learning_rate: one for one in rate.curve}
     if "below" in rate.not_bracketed:
         found.append(f"not bracketed below: {rate.rule:g}, within one standard error of the best, is the smallest candidate")

@@ -1,1 +1,1 @@
-"""Tiny models, pretrained on tinyworld and cached."""
+"""Tiny models, pretrained on tinyworld; some ship with the package."""

@@ -239,7 +239,8 @@ def _shipped_folders() -> Mapping[str, Path]:
     found = {}
     for folder in sorted(path for path in SHIPPED.glob("*") if path.is_dir()):
         try:
-            fields = json_text.loads((folder / NOTES).read_text(encoding="utf-8"))["fields"]
+            notes = json_text.loads((folder / NOTES).read_text(encoding="utf-8"))
+            fields, _ = notes["fields"], notes["files"][WEIGHTS]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(explain(f"nursery model {folder}", got=f"no readable {NOTES}", fix="install the package again")) from error
         found[json.dumps(fields, sort_keys=True)] = folder

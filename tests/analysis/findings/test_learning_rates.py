@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.findings.learning_rates import as_yaml, merge, remarks, require_rates, require_select
+from harness.analysis.findings.learning_rates import as_yaml, gained, merge, remarks, require_rates, require_select
 from harness.config.resolution import SearchedRate, SearchedRates
 from harness.config.strict import build
 from harness.config.yaml_files import load_yaml
@@ -116,6 +116,20 @@ def test_a_loss_within_the_margin_by_less_than_a_standard_error_does_not_pass(tm
     tried = {0.001: right(100, 110, 120), 0.01: right(200, 210, 220), 0.1: right(300, 310, 320)}
     found = searched(tmp_path, tried, lost={0.001: 0, 0.01: (0, 0, 6), 0.1: (0, 0, 18)})
     assert [one.passes for one in found.curve] == [True, True, False]
+
+
+def test_a_control_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
+    """A rate that broke its control's evaluation is not approved by that."""
+    found = searched(tmp_path, TRIED, lost={0.001: 0, 0.01: 0, 0.1: None, 1.0: 0})
+    assert [one.passes for one in found.curve] == [True, True, False, True]
+    assert (found.rule, found.learning_rate) == (0.1, 0.01)
+
+
+def test_where_no_rate_gained_none_is_chosen(tmp_path: Path) -> None:
+    """Before training, 0 items are right; after, too."""
+    found = searched(tmp_path, {0.001: right(0), 0.01: right(0)}, lost={0.001: 0, 0.01: 0})
+    assert (gained(found), remarks(found)) == (False, ["no rate gained on the target: none is chosen"])
+    assert gained(searched(tmp_path / "other", TRIED))
 
 
 @pytest.mark.parametrize(
