@@ -193,7 +193,7 @@ class _Search:
         """Return whether a cell's control has an interval on every probe, if any cell has one."""
         if cell not in self._checks.index:
             return self._checks.empty
-        return math.isfinite(float(self._checks.loc[cell, "beyond"]))
+        return math.isfinite(float(self._checks["beyond"].astype(float)[cell]))
 
     def _control(self, cell: str) -> pd.DataFrame:
         """Return the rows of a cell's control: each probe suite, and its tasks if several."""
