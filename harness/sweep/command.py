@@ -21,6 +21,8 @@ from harness.core.display import OUTPUT, Display, display
 from harness.core.errors import ConfigError, DataError, ModelError, explain
 from harness.core.progress import Progress, Silent
 from harness.records import provenance
+from harness.records.schema import Declared
+from harness.records.store import declared_by
 from harness.records.sweep_schema import TRIES, Sweep
 from harness.records.writer import ExperimentWriter
 from harness.run import execution, outstanding, preparation, settling
@@ -42,7 +44,8 @@ class Started(Work):
 
     Attributes:
         already_done: runs that were done before.
-        same: whether the last command asked for the same runs, in the same arms.
+        same: whether the last command asked for the same runs, in the same arms, and declared the
+            same.
     """
 
     already_done: int
@@ -176,8 +179,10 @@ def begin(
         experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id, arms=arms)
         _allow_one_more_try(experiment, missing)
 
-    before, named = experiment.asked(), experiment.arms()
+    before, named, known = experiment.asked(), experiment.arms(), experiment.manifest()
     same = (before, named) == (({*before, *configs}, {**named, **arms}) if keep else ({*configs}, arms))
+    declared = next((declared_by(config) for config in configs.values() if "declared" in config), None)
+    same &= known is None or known.declared == declared or (keep and declared in (None, Declared()))
     return Started(
         experiment=experiment,
         sweep=sweep,

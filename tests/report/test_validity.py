@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,12 @@ def test_an_experiment_on_rates_ranks_them(found: Evidence) -> None:
     assert lead[0].endswith("They are ranked, fitted and compared all the same, as the experiment declares (any_rate).")
     assert "all 4 methods lost on old" in lead[1]
     assert frontier(found.findings, Changes(found.experiment), any_rate=True)["frontier"].notna().all()
+
+
+def test_a_page_is_written_where_every_rate_is_too_high(tmp_path: Path) -> None:
+    """It says so first, and ranks, fits and compares nothing."""
+    found = evidence.gather(grid(tmp_path / "g", tunings=("full",), seeds=3, volumes=(32, 128), controls=True, high_rates=("m0",)))
+    assert found.frontier["frontier"].isna().all()
+    content = opening.opening(found, [])
+    assert content.headline[0].startswith("The learning rate is too high for")
+    assert "The learning rate is too high" in html.render(page.content(found.experiment))

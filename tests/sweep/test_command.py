@@ -51,6 +51,7 @@ def test_the_arms_of_a_sweep_are_those_of_its_last_command(write: Written) -> No
     assert sorted(names.values()) == ["plain", "pull"]
     assert {unit.id: unit.label.split(", ")[2] for unit in before.units if unit.kind == "run"} == names
     assert command.start([*write(ARMS), *SMALL]).same
+    assert not command.start([*write(ARMS), *SMALL, "declared.margin=0.1"]).same  # what the page says would be of the last margin
     renamed = command.start([*write(ARMS.replace("pull:", "l2-sp:")), *SMALL])
     assert not renamed.same
     renamed.announce()

@@ -113,7 +113,7 @@ def frontier(findings: pd.DataFrame, changes: ItemChanges, *, any_rate: bool = F
     points = points.assign(target_suite=target, headline_suite=probe, frontier=None)
     ranked = points[validity.ranked(points, any_rate=any_rate)]
     groups = [group for _, group in ranked.groupby(["model", "data"], dropna=False, sort=False)]
-    axes = [_Axis.read(findings, changes, ranked, suite) for suite in (target, probe)]
+    axes = [_Axis.read(findings, changes, ranked, suite) for suite in (target, probe)] if groups else []
     for group in groups:
         points.loc[group.index, "frontier"] = _Rivals(group, axes).places()
     ordered = points.sort_values(["params_total", "model", "cell", "volume"], kind="stable", ignore_index=True)

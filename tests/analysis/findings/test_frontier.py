@@ -127,3 +127,9 @@ def test_a_cell_whose_rate_is_too_high_has_no_place_and_is_no_rival() -> None:
     assert found[("full", 2)] == "on"
     assert pd.isna(found[("lora", 2)])
     assert of(frontier(made.findings, made, any_rate=True), "frontier")[("full", 2)] == "off"
+
+
+def test_where_every_rate_is_too_high_no_cell_has_a_place() -> None:
+    made = Made()
+    made.add("full", cell({1: 80}, {1: 100}), control_check="too high")
+    assert frontier(made.findings, made)["frontier"].isna().all()
