@@ -50,7 +50,7 @@ def quick() -> list[Part]:
         ("coverage of changes", lambda: changes.coverage(60, seeds=(3,), kinds=("600 items of 4 tasks",))),
         ("coverage beyond chance", lambda: changes.chance_adjusted(100)),
         ("contrasts with a control", lambda: verdicts.contrasts(18, kinds=("98% right before",))),
-        ("rates that are too high", lambda: validity.checked(20, kinds=("99% right before, items reported",), losses=("nothing",))),
+        ("rates that are too high", lambda: validity.checked(20, kinds=("99% right before, 200, 120 and 200 items",), losses=("nothing",))),
         ("verdicts of one run", lambda: verdicts.one_run(60, sizes=(200,))),
         ("counts of verdicts", lambda: verdicts.counts(10, seeds=(3,))),
         ("gate", lambda: changes.gate(100)),
