@@ -1,0 +1,1 @@
+"""Checkpoints of trainings elsewhere: found, claimed, measured, watched."""
