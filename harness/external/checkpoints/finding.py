@@ -82,17 +82,23 @@ def find(sources: Sequence[str]) -> list[Checkpoint]:
 def numbered(folder: Path) -> list[Path]:
     """Return the folders ``checkpoint-N`` of an output folder by number, without links."""
     found = [path for path in folder.iterdir() if NUMBERED.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    return sorted(found, key=lambda path: number_of(path) or 0)
+
+
+def number_of(folder: Path) -> int | None:
+    """Return N of ``checkpoint-N``; None for another name. Links are followed."""
+    match = NUMBERED.fullmatch(folder.resolve().name)
+    return int(match[1]) if match else None
 
 
 def of_folder(folder: Path, training: Path) -> Checkpoint:
     """Return the checkpoint in a folder, which belongs to the training in another or the same."""
-    real, match = training.resolve(), NUMBERED.fullmatch(folder.resolve().name)
+    real = training.resolve()
     return Checkpoint(
         source=str(folder),
         group=real.name,
         group_key=str(real),
-        number=int(match[1]) if match else None,
+        number=number_of(folder),
         state=states.read(folder),
         is_adapter=(folder / ADAPTER).is_file(),
     )
@@ -156,7 +162,7 @@ def _of(source: str) -> Iterator[Checkpoint]:
     if not source or not folder.is_dir():
         yield _of_name(source)
         return
-    is_numbered = NUMBERED.fullmatch(folder.resolve().name) is not None
+    is_numbered = number_of(folder) is not None
     inner = [] if is_numbered else numbered(folder)
     if not inner:
         if not is_numbered:

@@ -1,0 +1,127 @@
+"""``forgetting.json``: the losses of a training so far, for programs that follow it.
+
+It is replaced whole after each measurement, so a reader never sees half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.core import json_text
+from harness.core.files import write_text
+from harness.external.checkpoints.finding import Signature
+
+if TYPE_CHECKING:
+    from harness.external.judge import Comparison
+
+FILE = "forgetting.json"
+VERSION = 1
+
+Status = Literal["watching", "done", "idle", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A measured checkpoint.
+
+    Attributes:
+        checkpoint: name of its folder.
+        volume: its place on the axis of the run.
+        step: optimizer steps; None if unknown.
+        rows: of the training data so far; None if unknown.
+        tokens: of training so far; None if unknown.
+        training_loss: in nats; None if unknown.
+        seconds: of loading and measuring it.
+        suites: suite → unit, metric, n, before, after, loss, interval, stderr, df, verdict. A loss
+            is positive where the checkpoint is worse than the base.
+        files: of the checkpoint when it was measured, as ``finding.signature`` returns them.
+    """
+
+    checkpoint: str
+    volume: int
+    step: int | None
+    rows: int | None
+    tokens: int | None
+    training_loss: float | None
+    seconds: float
+    suites: Mapping[str, Mapping[str, Any]]
+    files: Signature = ()
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """The content of the file.
+
+    Attributes:
+        base: the model before training, as typed.
+        output: the watched folder.
+        run_id: of the run in the experiment's folder; empty before the first checkpoint.
+        axis: unit of the volumes.
+        evaluations: suite → evaluation id, which says how the checkpoints were measured.
+        status: ``watching``, or how the watch ended.
+        checkpoints: by volume.
+        skipped: name of a checkpoint → why it is not measured.
+    """
+
+    base: str
+    output: str
+    evaluations: Mapping[str, str]
+    run_id: str = ""
+    axis: str = ""
+    status: Status = "watching"
+    checkpoints: list[Measured] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def add(self, one: Measured) -> None:
+        """Add a checkpoint, in place of one of its name."""
+        others = [other for other in self.checkpoints if other.checkpoint != one.checkpoint]
+        self.checkpoints = sorted([*others, one], key=lambda one: one.volume)
+
+    def write(self, file: Path) -> None:
+        """Replace the file. Raises OSError."""
+        head = {"version": VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_text(file, json.dumps(head | asdict(self), indent=1, allow_nan=False))
+
+
+def measured_before(file: Path, summary: Summary) -> list[Measured]:
+    """Return the checkpoints that an earlier watch of the same folder measured in the same way.
+
+    Empty where the file is absent, damaged, of another version, folder or evaluations.
+    """
+    try:
+        values = json_text.loads(file.read_text(encoding="utf-8"))
+        same = {"version": VERSION, "output": summary.output, "evaluations": dict(summary.evaluations)}
+        if any(values[key] != value for key, value in same.items()):
+            return []
+        return [Measured(**one | {"files": tuple(tuple(entry) for entry in one["files"])}) for one in values["checkpoints"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def suites_of(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the suites of a comparison as plain values.
+
+    Args:
+        comparison: of the base with a checkpoint.
+        rows: its suites, as ``told.of_suites`` returns them.
+    """
+    errors = comparison.rows[comparison.rows["task"] == "*"].set_index("suite")[["stderr", "df"]]
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        own = {key: row[key] for key in ("unit", "metric", "n")} | {key: _finite(row[key]) for key in ("before", "after", "loss")}
+        interval = None if row["low"] is None else [row["low"], row["high"]]
+        spread = {key: _finite(errors.loc[row["suite"], key]) for key in ("stderr", "df")}
+        found[row["suite"]] = own | {"interval": interval} | spread | {"verdict": row["verdict"]}
+    return found
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number; None for a missing one, or infinity, which JSON lacks."""
+    number = float("nan") if value is None or str(value) == "<NA>" else float(value)
+    return number if math.isfinite(number) else None
