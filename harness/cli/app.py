@@ -352,6 +352,13 @@ def _compare(arguments: argparse.Namespace) -> int:
         return 2
 
 
+def _measure(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.external.checkpoints import command
+
+    return command.measure_command(arguments, _print)
+
+
 def _print_to_open_pipe(text: str) -> None:
     """Print, but ignore a closed pipe (``| head``): the exit code still gives the verdict."""
     try:
@@ -377,6 +384,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "fit": _fit,
     "predict": _predict,
     "compare": _compare,
+    "measure": _measure,
 }
 
 EXTRAS: Mapping[str, extras.Extra] = {
@@ -387,5 +395,6 @@ EXTRAS: Mapping[str, extras.Extra] = {
     "show-data": "train",
     "check-method": "train",
     "prompt": "measure",
+    "measure": "measure",
 }
 """Command → extra that it needs. The others need none, except for `compare` with models."""

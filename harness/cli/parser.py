@@ -215,6 +215,23 @@ def _add_analysis(commands: Commands) -> None:
     predict.add_argument("--at", action="append", required=True, metavar="column=value", help="the point, as params_total=1e9; repeatable")
     _add_fitting(predict)
 
+    measure = _add(
+        commands,
+        "measure",
+        "measure checkpoints of a training elsewhere against their base",
+        "They become points of a run in results/NAME: table, page and laws as for a sweep. What is measured is not measured again.",
+    )
+    measure.add_argument(
+        "sources",
+        nargs="+",
+        metavar="BASE CHECKPOINT...",
+        help="the base, then checkpoints: a Trainer's output folder (its checkpoint-* in order), a model or adapter folder, a hub name,"
+        " NAME@REVISION; overrides such as evaluation.dtype=bfloat16",
+    )
+    _add_measuring(measure)
+    measure.add_argument("--rows-per-step", type=int, metavar="N", help="rows of an optimizer step, so that the axis is rows")
+    _add_overrides(measure, argparse.SUPPRESS)
+
     compare = _add(
         commands,
         "compare",
@@ -242,6 +259,17 @@ def _add_analysis(commands: Commands) -> None:
     _add_json(compare)
     _add_trust(compare)
     _add_overrides(compare, "overrides for two models, such as evaluation.dtype=bfloat16")
+
+
+def _add_measuring(command: argparse.ArgumentParser) -> None:
+    """Add what commands that measure a training elsewhere have in common."""
+    command.add_argument("--name", metavar="NAME", help="folder in results (default: the name of the training)")
+    command.add_argument("--suites", metavar="NAMES", help="suites, lm-eval tasks or groups, separated by commas; default: of real models")
+    command.add_argument("--target", metavar="NAMES", help="suites of what is learned: they gain")
+    command.add_argument("--limit", type=int, metavar="N", help="items of each task")
+    command.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
+    _add_trust(command)
+    _add_output(command)
 
 
 def _add_fitting(command: argparse.ArgumentParser) -> None:

@@ -77,9 +77,9 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
     Raises:
         HarnessError: if a model cannot be loaded or measured.
     """
-    _check_overrides(overrides)
-    first, first_notes = _config(before, names, overrides, fallback=None)
-    second, second_notes = _config(after, names, overrides, fallback=before)
+    check_overrides(overrides)
+    first, first_notes = config_of(before, names, overrides, fallback=None)
+    second, second_notes = config_of(after, names, overrides, fallback=before)
     runs = preparation.prepare_all([first, second], progress)  # both, so that errors come before the first measurement
     notes = [*first_notes, *second_notes, *dict.fromkeys(note for run in runs for note in run.facts.notes), *_differences(*runs)]
     for run, when in zip(runs, ("before", "after"), strict=True):
@@ -91,25 +91,26 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
     return *sides, notes
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
-    """Reject overrides of keys that the command line sets. Raises ConfigError."""
+def check_overrides(overrides: Sequence[str], command: str = "compare", fix: str = "use BEFORE, AFTER and --suites") -> None:
+    """Reject overrides of keys that a command line sets. Raises ConfigError."""
     for text in overrides:
         key = text.split("=", 1)[0].lstrip("+~")
         if key in OWN_KEYS:
-            fix = "use BEFORE, AFTER and --suites"
-            raise ConfigError(
-                explain(f"compare: {key}", got=repr(text), allowed="other keys, such as evaluation.*, results, data", fix=fix)
-            )
+            allowed = "other keys, such as evaluation.*, results, data"
+            raise ConfigError(explain(f"{command}: {key}", got=repr(text), allowed=allowed, fix=fix))
 
 
-def _config(source: str, names: Sequence[str], overrides: Sequence[str], fallback: str | None) -> tuple[RunConfig, list[str]]:
+def config_of(
+    source: str, names: Sequence[str], overrides: Sequence[str], fallback: str | None, name: str = NAME
+) -> tuple[RunConfig, list[str]]:
     """Return the configuration that measures a model, and notes for the reader.
 
-    An adapter whose base does not exist is loaded onto ``fallback``.
+    An adapter whose base does not exist is loaded onto ``fallback``; ``name`` is that of the
+    folder of results.
     """
     member, named = meant("model", source)
     chosen = [f"model={member}"] if named or member in paths.members("conf/model") else ["model=hf", f"model.name={quoted(source)}"]
-    asked = [*chosen, *(f"{key}={text}" for key, text in named.items()), f"name={NAME}", "target_suites=[]"]
+    asked = [*chosen, *(f"{key}={text}" for key, text in named.items()), f"name={name}", "target_suites=[]"]
     config = composition.compose([*asked, f"probe_suites=[{','.join(names)}]", *overrides])
     model, notes = config.model, []
     if isinstance(model, HubModel) and model.base and not _is_adapter(source):
@@ -194,12 +195,22 @@ def _side(source: str, run: Prepared, names: Sequence[str]) -> Side:
 
 
 def _measurement(run: Prepared, suite: str) -> Measurement:
-    """Return the measurement of a suite.
-
-    Raises RecordError if there is none, or if a task of it failed.
-    """
+    """Return the measurement of a suite at volume 0. Raises RecordError unless it is complete."""
     found = run.experiment.measurement(run.evaluation_ids[suite], run.before_sha256)
-    where, fix = f"{run.config.labels.model}, suite {suite}", "run the same command again"
+    return complete(found, f"{run.config.labels.model}, suite {suite}")
+
+
+def complete(found: Measurement | None, where: str) -> Measurement:
+    """Return a measurement that is complete.
+
+    Args:
+        found: the measurement of a suite, or None.
+        where: model and suite, for the error.
+
+    Raises:
+        RecordError: if there is none, or if a task of it failed.
+    """
+    fix = "run the same command again"
     if found is None:
         raise RecordError(explain(where, got="no measurement", allowed="a complete measurement", fix=fix))
     for score in found.scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -114,10 +114,10 @@ def whole(value: Any) -> str:
     return "" if pd.isna(value) else f"{int(value):,}"
 
 
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of text as lines of aligned columns: names left, numbers right."""
+def aligned(table: Sequence[Sequence[str]], left: Collection[int] = LEFT) -> list[str]:
+    """Return rows of text as lines of aligned columns: those in ``left`` left, others right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    pad = [str.ljust if i in LEFT else str.rjust for i in range(len(widths))]
+    pad = [str.ljust if i in left else str.rjust for i in range(len(widths))]
     rows = [[fill(text, width) for fill, text, width in zip(pad, row, widths, strict=True)] for row in table]
     return ["  ".join(row).rstrip() for row in rows]
 

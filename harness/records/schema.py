@@ -19,6 +19,10 @@ WRITERS = "by"
 Status = Literal["ok", "failed"]
 Role = Literal["target", "probe"]
 
+Axis = Literal["rows", "steps", "checkpoint"]
+"""Unit of a run's volumes: target rows; of a training elsewhere whose batch is unknown, optimizer
+steps; of a checkpoint without a known step, nothing: its volume is 1."""
+
 OWN_METRICS: Mapping[str, Mapping[str, bool]] = {
     "likelihood": {"nats_per_token": False, "bits_per_byte": False},
     "divergence": {
@@ -162,12 +166,15 @@ class Point:
         anchor_loss_share: weight of the anchor in the training loss, penalties aside, in 0..1: mean
             over steps so far of its share of the step's supervised tokens. None in records that
             lack it.
-        weight_change: Euclidean norm of the change of all weights.
+        weight_change: Euclidean norm of the change of all weights; None for a checkpoint of a
+            training elsewhere.
         peak_memory_bytes: of the process so far, evaluation included.
         weights: folder of the saved weights, relative to the run's folder.
         coefficient: of a weight mitigation, the coefficient of the measured weights; None for
             plain tuned weights.
         selected: candidate → score, if one was selected on the target's select items; else empty.
+        source: of a checkpoint of a training elsewhere, what was measured. Steps, tokens and loss
+            are then what the trainer's files say, 0 where they say nothing; empty for our runs.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -182,11 +189,12 @@ class Point:
     truncated_rows: int
     anchor_supervised_tokens: int | None = None
     anchor_loss_share: float | None = None
-    weight_change: float
+    weight_change: float | None
     peak_memory_bytes: int
     weights: str | None = None
     coefficient: float | None = None
     selected: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +227,10 @@ class Record:
             model); ``by`` (WRITERS): objective, targets, anchor. Empty without generated rows.
         derived_from: run id of the training whose weights, changed by a coefficient, this run
             measures; None for a run that trained.
+        axis: unit of its volumes.
+
+    A training elsewhere, of which checkpoints are measured, has no trainable parameters, rate or
+    dtype here: they are None.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -233,12 +245,12 @@ class Record:
     before_sha256: str
     roles: Mapping[str, Role]
     params_total: int
-    params_trainable: int
-    learning_rate: float
-    lr_tuned: bool
+    params_trainable: int | None
+    learning_rate: float | None
+    lr_tuned: bool | None
     seed: int
     trajectory: Literal["shared", "independent"]
-    dtype: str
+    dtype: str | None
     threads: int
     tuning_facts: Mapping[str, Any]
     overlap: Mapping[str, Any]
@@ -249,6 +261,7 @@ class Record:
     incomplete: tuple[int, ...] = ()
     writing: Mapping[str, Any] = field(default_factory=dict)
     derived_from: str | None = None
+    axis: Axis = "rows"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,11 @@ class Evidence:
         """The confidence level of the findings' intervals, such as ``95%``."""
         return words.level_of(self.findings)
 
+    @cached_property
+    def unit(self) -> str:
+        """The unit of volumes, such as rows."""
+        return words.axis_unit(self.table)
+
     @property
     def table_file(self) -> str:
         """The file of the tidy table: CSV, or parquet beyond MAX_CSV_ROWS rows, which is faster."""

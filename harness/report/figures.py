@@ -55,6 +55,7 @@ class Chart:
         controls: the curves' same-data controls, drawn thin and grey.
         seeds: cell → one frame per seed with volume and value, drawn thin.
         fits: cell → the law fitted to it.
+        unit: of the volumes.
     """
 
     panel: Panel
@@ -64,6 +65,7 @@ class Chart:
     controls: Sequence[Series] = ()
     seeds: Mapping[str, Sequence[pd.DataFrame]] = field(default_factory=dict)
     fits: Mapping[str, Fit] = field(default_factory=dict)
+    unit: str = "rows"
 
 
 def against_volume(
@@ -96,7 +98,7 @@ def against_volume(
     if not kept or not shown:
         return None
     volumes = sorted({0, *(int(v) for one in kept for v in one.rows["volume"])})
-    places = []
+    places, unit = [], words.axis_unit(table)
     controls = {one.cell: one for one in every if one.is_control and one not in kept}
     thin = {} if layout.is_crowded else seed_lines(table, kept, column)
     fits = {} if layout.is_crowded else fits or {}
@@ -105,7 +107,7 @@ def against_volume(
             seeds = {one.cell: thin.get((one.cell, panel.suite, panel.task), []) for one in group}
             own_controls = [controls[cell] for cell in dict.fromkeys(one.control for one in group) if cell in controls]
             own_controls = [one for one in own_controls if len(one.on(panel.suite, panel.task))]
-            chart = Chart(panel, group, column, volumes, own_controls, seeds, _fits_on(fits, panel, group))
+            chart = Chart(panel, group, column, volumes, own_controls, seeds, _fits_on(fits, panel, group), unit)
             places.append(Place(chart, panel.label, heading, (panel.suite, panel.task)))
     columns = len(groups) if 1 < len(groups) <= MAX_COLUMNS else columns_for(len(places))
     cut = words.drawn(len(places[:MAX_PANELS]), len(places), "panels")
@@ -125,7 +127,7 @@ def against_volume(
     return FigureView(
         name=name,
         title=title,
-        description=describe(kept, shown[0], column),
+        description=describe(kept, shown[0], column, unit),
         caption=" ".join(filter(None, [caption, layout.left_out, cut])),
         figure=whole,
         panels=panels,
@@ -180,16 +182,17 @@ def _with_mark(one: Series, mark: Mark) -> Series:
     return dataclasses.replace(one, colour=mark.colour, line="solid", marker=mark.marker)
 
 
-def describe(every: Sequence[Series], panel: Panel, column: Column) -> str:
+def describe(every: Sequence[Series], panel: Panel, column: Column, unit: str = "rows") -> str:
     """Return a description of a figure of curves: the end of each curve."""
     ends = []
     for one in every[:12]:
         rows = one.on(panel.suite, panel.task)
         if len(rows):
             last = rows.iloc[-1]
-            ends.append(f"{one.short}: {words.amount(last[column], panel.unit, sign=column == 'delta')} at {int(last['volume']):,} rows")
+            ends.append(f"{one.short}: {words.amount(last[column], panel.unit, sign=column == 'delta')} at {int(last['volume']):,} {unit}")
     what = "Change since before training" if column == "delta" else "Value"
-    return f"{what} against volume in target rows. {panel.label}, {words.unit_name(panel)}: {'; '.join(ends)}. All numbers: findings.csv."
+    axis = "volume in target rows" if unit == "rows" else unit
+    return f"{what} against {axis}. {panel.label}, {words.unit_name(panel)}: {'; '.join(ends)}. All numbers: findings.csv."
 
 
 def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *, law: str | None, thin: bool) -> str:
@@ -292,7 +295,7 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
     positions = [position(volume, chart.volumes) for volume in chart.volumes]
     axes.set_xticks(positions, [words.short_count(volume) for volume in chart.volumes])
     axes.set_xlim(-0.35, max(positions) + 0.35)
-    axes.set_xlabel("volume (target rows, log scale)")
+    axes.set_xlabel(words.axis_label(chart.unit))
     before = "change in " if column == "delta" else ""
     axes.set_ylabel(plain(f"{before}{words.unit_name(panel)}"))
     axes.grid(axis="y", color=GREY, linewidth=0.4, alpha=0.3)

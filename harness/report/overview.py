@@ -33,7 +33,7 @@ def overview(evidence: Evidence) -> str:
     gain, loss = _panel(evidence, frontier.first_target(evidence.findings)), _probe(evidence)
     columns = [
         tables.column(["", "method"], [one.short for one in shown], right=False),
-        tables.column(["", "rows"], [f"{int(one.rows['volume'].max()):,}" for one in shown], right=True),
+        tables.column(["", evidence.unit], [f"{int(one.rows['volume'].max()):,}" for one in shown], right=True),
     ]
     if gain:
         columns.append(_column(f"gain on {gain.suite}", gain, [_change(_row(one, gain), gain, gain.sign) for one in shown]))

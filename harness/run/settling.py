@@ -107,13 +107,13 @@ def overlap_of(prepared: Prepared, rows: Sequence[Row], suites: Iterable[str]) -
     return found
 
 
-def write_prompts(prepared: Prepared) -> None:
-    """Write one item of each task as the model sees it."""
+def write_prompts(prepared: Prepared, run_id: str | None = None) -> None:
+    """Write one item of each task as the model sees it; ``run_id`` None is the run's own."""
     tokenizer = prepared.workspace.tokenizer_of(prepared.config)
     for name in prepared.roles:
         suite = prepared.workspace.suite_of(name, prepared.config)
         shown = prompts.shown(suite, prepared.config.evaluation, tokenizer, prepared.facts.context_length)
-        prepared.experiment.write_prompts(prepared.run_id, name, shown)
+        prepared.experiment.write_prompts(run_id or prepared.run_id, name, shown)
 
 
 def write_configs(prepared: Prepared) -> None:

@@ -175,12 +175,12 @@ def test_an_adapter_whose_base_moved_is_loaded_onto_before_with_a_note(place: Pa
         (moved / file.name).write_bytes(file.read_bytes())
     settings = json.loads((moved / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/nowhere/at/all"}
     (moved / "adapter_config.json").write_text(json.dumps(settings))
-    config, notes = models._config(str(moved), ["short"], [], fallback=str(place / "base"))
+    config, notes = models.config_of(str(moved), ["short"], [], fallback=str(place / "base"))
     assert config.model == HubModel(name=str(moved), base=str(place / "base"))
     assert "names the base /nowhere/at/all, but is loaded onto" in config.model.facts().notes[0]
     assert notes == []
     with pytest.raises(ConfigError, match="a base that exists"):
-        models._config(str(moved), ["short"], [], fallback=None)
+        models.config_of(str(moved), ["short"], [], fallback=None)
 
 
 def test_adapters_that_cannot_be_used_are_rejected(place: Path, here: Path) -> None:
@@ -218,12 +218,12 @@ def test_each_side_is_measured_under_its_own_name(place: Path, here: Path) -> No
 
 
 def test_a_nursery_name_is_a_model(here: Path) -> None:
-    config, notes = models._config("nursery-smoke-a", ["short"], [], fallback=None)
+    config, notes = models.config_of("nursery-smoke-a", ["short"], [], fallback=None)
     assert (config.labels.model, config.name, config.probe_suites, notes) == ("nursery-smoke-a", "compare", ("short",), [])
 
 
 def test_names_with_quotes_and_commas_pass_hydra(here: Path) -> None:
-    config, _ = models._config("./it's, a=model", ["short"], ["evaluation.prompt_format=chat"], fallback=None)
+    config, _ = models.config_of("./it's, a=model", ["short"], ["evaluation.prompt_format=chat"], fallback=None)
     assert config.model == HubModel(name="./it's, a=model")
 
 
@@ -317,9 +317,9 @@ def test_models_with_templates_of_their_own_are_asked_through_them(
 
 def test_a_revision_can_be_said_for_each_side(here: Path) -> None:
     """Of a hub name, and of a member of conf/model."""
-    config, _ = models._config("org/m@step1", ["short"], [], fallback=None)
+    config, _ = models.config_of("org/m@step1", ["short"], [], fallback=None)
     assert (config.model, config.labels.model) == (HubModel(name="org/m@step1"), "org/m@step1")
-    config, _ = models._config("pythia-14m@step512", ["short"], [], fallback=None)
+    config, _ = models.config_of("pythia-14m@step512", ["short"], [], fallback=None)
     assert config.model == HubModel(name="EleutherAI/pythia-14m", revision="step512")
 
 
@@ -335,7 +335,7 @@ def test_a_trainers_output_folder_names_its_checkpoints(place: Path, here: Path,
 def test_another_base_can_be_named_for_the_adapters_of_both_sides(place: Path, here: Path) -> None:
     """It is left out for a whole model."""
     given = f"model.base='{place / 'other'}'"
-    config, _ = models._config(str(place / "adapter"), ["short"], [given], fallback=None)
+    config, _ = models.config_of(str(place / "adapter"), ["short"], [given], fallback=None)
     assert config.model == HubModel(name=str(place / "adapter"), base=str(place / "other"))
-    config, _ = models._config(str(place / "base"), ["short"], [given], fallback=None)
+    config, _ = models.config_of(str(place / "base"), ["short"], [given], fallback=None)
     assert config.model == HubModel(name=str(place / "base"))

@@ -34,7 +34,8 @@ mitigation        string   mitigation of forgetting, or none
 data              string   target data
 anchor            string   anchor data, which represent what the model should keep
 reference         string   model measured at volume 0, if it is not the start model
-volume            Int64    number of target rows seen once; 0 is before training
+volume            Int64    number of target rows seen once, or as axis says; 0 is before training
+axis              string   unit of volume: rows; of a training elsewhere also steps, or checkpoint (volume 1) where the step is unknown
 trajectory        string   shared: volumes are checkpoints of one run; independent: each volume is a run with its own schedule
 epochs            Int64    passes over the target rows
 steps             Int64    optimizer steps so far

@@ -312,7 +312,7 @@ def _chosen(labels: Mapping[str, Any], config: Mapping[str, Any]) -> Row:
     names = ["model", "tuning", "objective", "mitigation", "data", "anchor", "reference"]
     training = config.get("training", {})
     known = {"trajectory": config.get("trajectory"), "seed": config.get("seed"), "epochs": training.get("epochs")}
-    return {name: labels.get(name) for name in names} | known | {"learning_rate": training.get("learning_rate")}
+    return {name: labels.get(name) for name in names} | known | {"learning_rate": training.get("learning_rate"), "axis": "rows"}
 
 
 def _resolved(record: Record) -> Row:
@@ -325,6 +325,7 @@ def _resolved(record: Record) -> Row:
         "seed": record.seed,
         "dtype": record.dtype,
         "protocol_version": record.protocol_version,
+        "axis": record.axis,
         "left_out_rows": record.data_facts.get("left_out_rows"),
         "repeated_rows": record.data_facts.get("repeated_rows"),
     } | _written(record.writing)
@@ -363,6 +364,9 @@ def _progress(point: Point) -> Row:
         "generated_tokens": counts.generated_tokens,
         "extra_tokens": counts.read_tokens,
     }
+    if point.source:  # a training elsewhere: what its files say nothing of is unknown
+        stated = {name: totals[name] or None for name in ("steps", "train_tokens", "train_loss")}
+        return stated | {"target_rows": point.target_rows or None, "volume": point.volume, "peak_memory_bytes": point.peak_memory_bytes}
     return totals | {name: value for name, value in vars(point).items() if name in COLUMNS and name != "run_id"}
 
 

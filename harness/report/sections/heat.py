@@ -32,17 +32,18 @@ def heat(evidence: Evidence) -> Section | None:
         return None
     largest = {str(cell): int(volume) for cell, volume in evidence.findings.groupby("cell", sort=False)["volume"].max().items()}
     alike = len(set(largest.values())) == 1
+    after = f"after {largest[every[0].cell]:,} {evidence.unit}" if alike else "at the largest volume"
     shown = every[:MAX_ROWS]
     cut = [f"{MAX_ROWS} of {len(every)} methods."] if len(every) > MAX_ROWS else []
     cut += [f"{MAX_COLUMNS} of {len(keys)} suites and tasks."] if len(keys) > MAX_COLUMNS else []
     table = TableView(
         name="heat",
         columns=[ColumnView(title="method"), *(_column(evidence, *key) for key in keys[:MAX_COLUMNS])],
-        rows=[_row(evidence, one, keys[:MAX_COLUMNS], "" if alike else f"{largest[one.cell]:,} rows") for one in shown],
+        rows=[_row(evidence, one, keys[:MAX_COLUMNS], "" if alike else f"{largest[one.cell]:,} {evidence.unit}") for one in shown],
         groups=_groups(shown),
-        caption=f"Change {f'after {largest[every[0].cell]:,} rows' if alike else 'at the largest volume'}, in points (other metrics in"
-        " their own unit). ▼ lost, ▲ gained, = kept (inside the margin), ? not enough evidence. p-values of tasks are adjusted (Holm)"
-        f" over the tasks of a method; intervals are in the findings.{_few(evidence)}",
+        caption=f"Change {after}, in points (other metrics in their own unit). ▼ lost, ▲ gained, = kept (inside the margin), ? not enough"
+        " evidence. p-values of tasks are adjusted (Holm) over the tasks of a method; intervals are in the"
+        f" findings.{_few(evidence)}",
         matrix=True,
         sortable=True,
         shown=" ".join([*cut, "All are in findings.csv."] if cut else []),

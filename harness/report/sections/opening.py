@@ -67,7 +67,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         "models": f"{counts['model']:,}",
         "methods": _methods(evidence),
         "seeds": f"{counts['seed']:,}",
-        "volumes (rows)": ", ".join(f"{v:,}" for v in volumes)
+        f"volumes ({evidence.unit})": ", ".join(f"{v:,}" for v in volumes)
         if len(volumes) <= 6
         else f"{len(volumes)}, {volumes[0]:,} to {volumes[-1]:,}",
         "headline suite": _headline(evidence),
@@ -125,7 +125,7 @@ def _range(evidence: Evidence, suite: str) -> str:
     ordered = rows.assign(_worse=rows["delta"].astype(float) * panel.sign).sort_values("_worse", kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     volumes = sorted({int(v) for v in rows["volume"]})
-    after = f"{volumes[-1]:,} rows" if len(volumes) == 1 else f"{volumes[0]:,} to {volumes[-1]:,} rows"
+    after = f"{volumes[-1]:,} {evidence.unit}" if len(volumes) == 1 else f"{volumes[0]:,} to {volumes[-1]:,} {evidence.unit}"
     declared = f" (the headline, {_why_headline(evidence)})" if suite == evidence.headline else ""
     ends = _ends(evidence, worst, best, panel)
     if count == 1:
@@ -159,8 +159,10 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
         return None
     row, panel = rows.iloc[-1], evidence.panel_of[suite, "*"]
     verdict = words.text(row["verdict"])
-    sentence = f"After {int(row['volume']):,} rows, {one.name} {change_words(row, panel, verdict)} on {suite} ({words.basis(row)})."
-    sentence += f" At {largest:,} rows it was not measured." if row["volume"] < largest else ""
+    sentence = (
+        f"After {int(row['volume']):,} {evidence.unit}, {one.name} {change_words(row, panel, verdict)} on {suite} ({words.basis(row)})."
+    )
+    sentence += f" At {largest:,} {evidence.unit} it was not measured." if row["volume"] < largest else ""
     sentence += " The method did not act." if one.cell in evidence.idle else ""
     sentence += " Its learning rate is too high." if one.cell in evidence.too_high else ""
     scale = panel.unit.scale

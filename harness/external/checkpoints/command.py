@@ -1,0 +1,221 @@
+"""``harness measure BASE CHECKPOINT…``: from command-line arguments to output and exit code."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.config import paths
+from harness.config.identity import content_sha256
+from harness.config.run_config import RunConfig
+from harness.core.display import OUTPUT, display
+from harness.core.errors import ConfigError, DataError, EvaluationError, explain
+from harness.core.progress import Progress
+from harness.core.sources import ModelSource
+from harness.external import models
+from harness.external.checkpoints import finding, plan, told
+from harness.external.checkpoints.measuring import MeasuredRun
+from harness.external.checkpoints.plan import Placed
+from harness.external.judge import Comparison
+from harness.models.loading import load
+from harness.models.vocabulary import differences, require_rows
+from harness.run import preparation
+from harness.run.preparation import Prepared, experiment_of
+from harness.run.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+COMMAND = "measure"
+
+DEFAULT = {"english": ("english_offline",), "arc": (), "commonsense": (), "blimp": (), "format": ()}
+"""Suites of real models, if none are asked for: English text in nats, facts, reasoning about
+everyday life, grammar, instructions; and what replaces one whose data are not on this machine.
+``format`` is asked of chat models, under their template, alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is measured, as the command line asks for it.
+
+    Attributes:
+        base: the model that training started from, as typed.
+        name: of the experiment.
+        suites: that are measured.
+        targets: those of them that are learned.
+        overrides: of the evaluation.
+        margin: a change within ±margin is negligible.
+    """
+
+    base: str
+    name: str
+    suites: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    margin: float = 0.02
+
+    def config(self, source: str) -> tuple[RunConfig, list[str]]:
+        """Return the configuration that measures a model, and notes for the reader."""
+        fallback = None if source == self.base else self.base
+        config, notes = models.config_of(
+            source, [one for one in self.suites if one not in self.targets], self.overrides, fallback, self.name
+        )
+        return dataclasses.replace(config, target_suites=self.targets), notes
+
+
+def measure_command(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Measure the checkpoints of trainings elsewhere, show their losses, and write the page.
+
+    Args:
+        arguments: sources, name, suites, target, limit, rows_per_step, margin, overrides, as
+            parsed.
+        say: prints on standard output.
+
+    Raises:
+        HarnessError: if a source cannot be measured; what was measured is kept.
+    """
+    base, checkpoints, overrides = sources(arguments.sources, arguments.overrides)
+    places = plan.placed(finding.find(checkpoints), arguments.rows_per_step)
+    asked = asked_for(arguments, base, overrides, places[0].training.name)
+    with display() as progress:
+        rows = list(measured(asked, places, progress))
+    say(told.summary(rows))
+    return told.finish(experiment_of(asked.config(asked.base)[0]), say)
+
+
+def sources(given: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """Return base, checkpoints and overrides of a command line. Raises ConfigError without any."""
+    is_override = [bool(re.match(r"[+~]?[A-Za-z_][\w.@]*=", text)) and not paths.expanded(text).exists() for text in given]
+    named = [text for text, of in zip(given, is_override, strict=True) if not of]
+    if len(named) < 2:
+        got = f"{' '.join(named) or 'nothing'}, without a checkpoint"
+        raise ConfigError(explain(COMMAND, got=got, allowed="BASE and at least one CHECKPOINT", fix="harness measure BASE OUTPUT_DIR"))
+    return named[0], named[1:], [*(text for text, of in zip(given, is_override, strict=True) if of), *overrides]
+
+
+def asked_for(arguments: argparse.Namespace, base: str, overrides: Sequence[str], training: str) -> Asked:
+    """Return what is asked, with the default suites where none are named.
+
+    Raises ConfigError.
+    """
+    models.check_overrides(overrides, arguments.command, "use BASE, --suites and --target")
+    own = [text for text in overrides if not text.startswith("name=")]
+    named = [text.removeprefix("name=") for text in overrides if text.startswith("name=")]
+    name = arguments.name or next(iter(named), "") or re.sub(r"[^A-Za-z0-9._-]+", "-", training.rsplit("/", 1)[-1]).strip("-._") or COMMAND
+    limit = [f"evaluation.limit={arguments.limit}"] if arguments.limit is not None else []
+    targets = tuple(models.suite_names(arguments.target)) if arguments.target else ()
+    asked = Asked(base=base, name=name, suites=targets, targets=targets, overrides=(*limit, *own), margin=arguments.margin)
+    suites = models.suite_names(arguments.suites) if arguments.suites else default_suites(asked)
+    return dataclasses.replace(asked, suites=tuple(dict.fromkeys([*suites, *targets])))
+
+
+def default_suites(asked: Asked) -> list[str]:
+    """Return the suites of real models whose data are on this machine or can be fetched.
+
+    Raises ConfigError if there are none.
+    """
+    workspace, found = Workspace(), []
+    config, _ = dataclasses.replace(asked, suites=(), targets=()).config(asked.base)
+    for name, others in DEFAULT.items():
+        if name == "format" and config.evaluation.prompt_format != "chat":
+            OUTPUT.message("suite format left out: it is asked of chat models (evaluation.prompt_format=chat)")
+            continue
+        reasons = []
+        for one in (name, *others):
+            try:
+                workspace.suite_of(one, config)
+            except (DataError, EvaluationError) as error:
+                reasons.append(str(error))
+                continue
+            found.append(one)
+            break
+        else:
+            OUTPUT.message(f"suite {name} left out: {reasons[0]}")
+    if not found:
+        fix = "--suites NAMES, of `harness list suites`, lm-eval's tasks (`harness list lm_eval`) or a path"
+        raise ConfigError(
+            explain(f"{asked.name}: --suites", got="none, and no data of the default suites", allowed=", ".join(DEFAULT), fix=fix)
+        )
+    return found
+
+
+def measured(asked: Asked, places: Sequence[Placed], progress: Progress) -> Iterator[tuple[Placed, Comparison]]:
+    """Measure base and checkpoints, and yield each with its comparison.
+
+    Every checkpoint is checked before the first is measured.
+    """
+    base = prepared(asked, progress)
+    places, sources = _distinct(base, places, [checked(asked, base, one, progress) for one in places], progress)
+    for line in told.plan(base, places):
+        progress.say(line)
+    runs: dict[str, MeasuredRun] = {}
+    for place, (one, source) in enumerate(zip(places, sources, strict=True)):
+        run = runs.get(one.training.name)
+        if run is None:
+            run = runs[one.training.name] = MeasuredRun(base, one.training, progress, asked.margin)
+            run.start()
+        if not place:
+            progress.say(told.minutes(base, len(places)))
+        yield one, measure_checkpoint(run, one, source)
+
+
+def _distinct(
+    base: Prepared, places: Sequence[Placed], sources: Sequence[ModelSource], progress: Progress
+) -> tuple[list[Placed], list[ModelSource]]:
+    """Leave out final weights that equal those of a checkpoint of the same training."""
+    weights = [_weights(base, source) for source in sources]
+    at = {(one.checkpoint.group_key, of): one for one, of in zip(places, weights, strict=True) if one.training.axis != "checkpoint"}
+    kept = []
+    for one, source, of in zip(places, sources, weights, strict=True):
+        same = at.get((one.checkpoint.group_key, of), one)
+        if same is not one and one.training.axis == "checkpoint":
+            progress.say(f"{one.checkpoint.source}: the same weights as {same.checkpoint.source}, measured once")
+        else:
+            kept.append((one, source))
+    return [one for one, _ in kept], [source for _, source in kept]
+
+
+def _weights(base: Prepared, source: ModelSource) -> tuple[str, ...]:
+    """Return the hashes of a model's weight files."""
+    content = base.workspace.facts_of_model(source).content
+    return tuple(sorted(value for name, value in content.items() if name.endswith(".safetensors")))
+
+
+def prepared(asked: Asked, progress: Progress) -> Prepared:
+    """Return the base with the suites, checked; nothing is loaded."""
+    config, notes = asked.config(asked.base)
+    (base,) = preparation.prepare_all([config], progress)
+    for note in dict.fromkeys([*notes, *base.facts.notes]):
+        progress.say(note)
+    return base
+
+
+def checked(asked: Asked, base: Prepared, one: Placed, progress: Progress) -> ModelSource:
+    """Return the model of a checkpoint, checked; nothing is loaded.
+
+    Raises ModelError, also if it has fewer rows than the tokenizer of the base needs.
+    """
+    config, notes = asked.config(one.checkpoint.source)
+    facts, tokenizer = base.workspace.facts_of_model(config.model), base.workspace.tokenizer_of(base.config)
+    if facts.vocabulary is not None:
+        require_rows(one.checkpoint.source, tokenizer, facts.vocabulary)
+    if "chat template" in differences(tokenizer, base.workspace.tokenizer_of(config)) and base.config.evaluation.prompt_format == "chat":
+        notes = [*notes, f"{one.checkpoint.source}: its chat template differs: it is asked through that of the base"]
+    for note in dict.fromkeys([*notes, *facts.notes]):
+        progress.say(note)
+    return config.model
+
+
+def measure_checkpoint(run: MeasuredRun, one: Placed, source: ModelSource) -> Comparison:
+    """Measure a checkpoint on what it lacks."""
+
+    def live() -> PreTrainedModel:
+        run.progress.stage(f"load {one.checkpoint.source}", 1)
+        return load(source, run.prepared.resolved.device)
+
+    weights = content_sha256(run.prepared.workspace.facts_of_model(source).content)
+    return run.measure(one.volume, weights, live, source=one.checkpoint.source, state=one.checkpoint.state)
