@@ -119,7 +119,7 @@ def default_suites(asked: Asked) -> list[str]:
     Raises ConfigError if there are none.
     """
     workspace, found = Workspace(), []
-    config, _ = dataclasses.replace(asked, suites=(), targets=()).config(asked.base)
+    config, _ = dataclasses.replace(asked, suites=tuple(DEFAULT)[:1], targets=()).config(asked.base)
     for name, others in DEFAULT.items():
         if name == "format" and config.evaluation.prompt_format != "chat":
             OUTPUT.message("suite format left out: it is asked of chat models (evaluation.prompt_format=chat)")

@@ -1,0 +1,165 @@
+"""`harness measure` on tiny saved models: points of a run, equal to those of `harness compare`."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import harness
+from harness.cli import app
+from harness.config import composition
+from harness.core.seeds import seed_torch, untouched_global_streams
+from harness.external.checkpoints import command, finding, plan
+from tests.support import saved, tiny, trainings
+
+pytestmark = pytest.mark.model
+
+SUITES = "tinyworld_arithmetic"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and out/ with checkpoint-9, checkpoint-10 and final weights equal to the last."""
+    folder = tmp_path_factory.mktemp("measured")
+    words = composition.member("model", "nursery-smoke-a").tokenizer()
+    _save(tiny.llama(vocab_size=len(words), max_position_embeddings=64), words, folder / "base")
+    for step, noise in ((9, 0.05), (10, 0.1)):
+        with untouched_global_streams():
+            seed_torch(step)
+            model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(noise * torch.randn_like(weight))
+        _save(model, words, folder / "out" / f"checkpoint-{step}")
+        (folder / "out" / f"checkpoint-{step}" / "trainer_state.json").write_text(trainings.state(step))
+    _save(model, words, folder / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about an attribute that PEFT reads
+        saved.trained(folder / "base", folder / "adapter", **saved.EVERYTHING)
+    words.save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(place: Path) -> Path:
+    """The results of measuring out/ and the adapter, at steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert app.main(["measure", "base", "out", "adapter", "--name", "all", "--suites", SUITES, "--limit", "24"]) == 0
+    return place / "results" / "all"
+
+
+def _save(model: Any, words: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def test_checkpoints_are_points_of_a_run(place: Path, measured: Path) -> None:
+    """Volumes are steps; what the trainer's files say is in the table, what nobody says is empty."""
+    table = harness.load(measured).table()
+    rows = table[(table["task"] == "*") & (table["volume"] > 0)].set_index(["data", "volume"])
+    assert sorted(rows.index) == [("adapter", 1), ("out", 9), ("out", 10)]
+    assert dict(rows["axis"]) == {("out", 9): "steps", ("out", 10): "steps", ("adapter", 1): "checkpoint"}
+    assert rows.loc[("out", 10), "train_tokens"] == 1000
+    assert rows.loc[("out", 10), "train_loss"] == 2.5
+    assert rows[["weight_change", "learning_rate", "target_rows", "params_trainable"]].isna().all(axis=None)
+    assert dict(rows["tuning"]) == {("out", 9): "full", ("out", 10): "full", ("adapter", 1): "lora"}
+
+
+def test_losses_are_those_of_compare(place: Path, measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    compared = harness.compare("base", "adapter", suites=[SUITES], overrides=["evaluation.limit=24"], quiet=True)
+    table = harness.load(measured).table()
+    own = table[(table["data"] == "adapter") & (table["volume"] == 1) & (table["task"] == "*")].iloc[0]
+    other = compared[compared["task"] == "*"].iloc[0]
+    assert [own["before"], own["value"], own["delta_low"]] == pytest.approx([other["before"], other["after"], other["delta_low"]], abs=1e-6)
+
+
+def test_what_is_measured_is_not_loaded_again(
+    place: Path, measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The final weights equal the last checkpoint's: they were measured once."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(command, "load", refuse)
+    assert app.main(["measure", "base", "out", "adapter", "--name", "all", "--suites", SUITES, "--limit", "24"]) == 0
+    out, told = capsys.readouterr()
+    assert [line.split()[:3] for line in out.splitlines() if " steps" in line] == [["out", "9", "steps"], ["out", "10", "steps"]]
+    assert "out: the same weights as out/checkpoint-10, measured once" in told
+
+
+def test_page_names_the_unit_of_its_axis(measured: Path) -> None:
+    page = (measured / "report" / "index.html").read_text()
+    assert "volumes (steps or checkpoints)" in page
+    assert "target rows, log scale" not in page
+
+
+def test_rerun_in_place_replaces_the_point(place: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(place / "results", tmp_path / "results")
+    shutil.copytree(place / "base", tmp_path / "base")
+    shutil.copytree(place / "out" / "checkpoint-9", tmp_path / "out" / "checkpoint-10")
+    (tmp_path / "out" / "checkpoint-10" / "trainer_state.json").write_text(trainings.state(10))
+    monkeypatch.chdir(tmp_path)
+    before = _values(tmp_path)
+    assert app.main(["measure", "base", "out", "--name", "all", "--suites", SUITES, "--limit", "24"]) == 0
+    assert _values(tmp_path) == before | {10: before[9]}
+
+
+def _values(place: Path) -> dict[int, float]:
+    table = harness.load(place / "results" / "all").table()
+    rows = table[(table["data"] == "out") & (table["task"] == "*")]
+    return dict(zip(rows["volume"], rows["value"], strict=True))
+
+
+def _placed(place: Path, *sources: str, rows: int | None = None) -> list[tuple[str, int, str]]:
+    return [
+        (one.training.name, one.volume, one.training.axis)
+        for one in plan.placed(finding.find([str(place / name) for name in sources]), rows)
+    ]
+
+
+def test_places_on_the_axis(place: Path) -> None:
+    assert _placed(place, "out")[:2] == [("out", 9, "steps"), ("out", 10, "steps")]
+    assert _placed(place, "out", rows=16)[:2] == [("out", 144, "rows"), ("out", 160, "rows")]
+    revisions = plan.placed(finding.find(["org/name@step2000", "org/name@step1000", "org/name@main"]), None)
+    assert [(one.training.name, one.volume, one.training.axis) for one in revisions] == [
+        ("org/name", 1000, "steps"), ("org/name", 2000, "steps"), ("org/name@main", 1, "checkpoint"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["base"], ["BASE and at least one CHECKPOINT"]),
+        (["base", "./nowhere"], ["a path that does not exist"]),
+        (["base", "out", "--suites", "nothing_at_all"], ["nothing_at_all"]),
+        (["base", "out", "probe_suites=[blimp]"], ["probe_suites", "--suites"]),
+    ],
+)
+def test_wrong_input_is_one_line(
+    place: Path, arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    assert app.main(["measure", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in error for word in words), error
+    assert not (place / "results" / "out").exists()
+
+
+def test_table_of_a_training_is_whole(measured: Path) -> None:
+    """Findings carry the base's label as model, and a verdict of these weights."""
+    findings = harness.load(measured).findings()
+    whole = findings[findings["task"] == "*"]
+    assert set(whole["seeds"].dropna()) == {1}
+    assert isinstance(whole, pd.DataFrame)
+    assert whole["verdict"].notna().all()
