@@ -3,7 +3,8 @@
 The verdict depends on the margin first: a change known to be within ±margin is negligible, however
 small its p-value. One seed of 0/1 items without clusters is decided by McNemar's mid-p, which keeps
 to the level of 5% without the caution of the exact test (Fagerland, Lydersen & Laake 2013, BMC
-Medical Research Methodology 13:91); everything else by its ``p_value``.
+Medical Research Methodology 13:91); everything else by its ``p_value``. A change is lost or gained
+only if its interval excludes 0 too: the permutation test of few clusters is less cautious than it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def judge(frame: pd.DataFrame, declared: Declared) -> pd.DataFrame:
     margin = np.array([declared.margins.get(suite, declared.margin) for suite in frame["suite"]], dtype=np.float64)
     decisive = np.where(family, adjusted, p_value)
     better = (numbers(frame, "delta") > 0) == frame["higher_is_better"].to_numpy(dtype=bool, na_value=True)
-    verdict = np.where(decisive < SIGNIFICANT, np.where(better, GAINED, LOST), UNKNOWN).astype(object)
+    called = (decisive < SIGNIFICANT) & ~((low <= 0) & (high >= 0))
+    verdict = np.where(called, np.where(better, GAINED, LOST), UNKNOWN).astype(object)
     verdict[(low >= -margin) & (high <= margin)] = KEPT
     verdict[~judged | np.isnan(low) | np.isnan(high)] = None
     freedom = numbers(frame, "df")

@@ -62,7 +62,7 @@ def _save(model: Any, words: Any, folder: Path) -> None:
 
 
 def test_checkpoints_are_points_of_a_run(place: Path, measured: Path) -> None:
-    """Volumes are steps; what the trainer's files say is in the table, what nobody says is empty."""
+    """Volumes are steps; what the trainer says is in the table, what nobody says is empty."""
     table = harness.load(measured).table()
     rows = table[(table["task"] == "*") & (table["volume"] > 0)].set_index(["data", "volume"])
     assert sorted(rows.index) == [("adapter", 1), ("out", 9), ("out", 10)]
