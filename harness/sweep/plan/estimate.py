@@ -13,6 +13,7 @@ from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace, content_key
+from harness.sweep.plan import rates as known_rates
 from harness.sweep.plan.rates import Rates, at, flops_per_second, items_key
 
 if TYPE_CHECKING:
@@ -93,6 +94,14 @@ class _Time:
     unknown: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """Items of a suite, and their tokens."""
+
+    items: int
+    tokens: int
+
+
 @dataclass
 class Estimator:
     """Computes the costs of the runs of one sweep, each distinct cost once.
@@ -161,7 +170,7 @@ class Estimator:
         return Cost(
             train_tokens=trained,
             evaluation_tokens=None if tokens is None else points * tokens,
-            seconds=(training.seconds or 0) + points * (evaluation.seconds or 0) + self.rates.other_seconds if known else None,
+            seconds=(training.seconds or 0) + points * (evaluation.seconds or 0) + self._other_seconds(prepared, points) if known else None,
             measured=training.measured and evaluation.measured,
             unknown=evaluation.unknown,
             disk_bytes=int(points * (1 + len(prepared.derived)) * self._point_bytes(suites))
@@ -196,19 +205,21 @@ class Estimator:
     def _training(self, prepared: Prepared, tokens: int) -> _Time:
         tuning, params = type(prepared.config.tuning).__name__, prepared.facts.params_total
         sizes = self.rates.token_seconds.get(tuning) or next(iter(self.rates.token_seconds.values()), {})
-        seconds = at(params, sizes)
+        speed = self._speed(prepared, known_rates.UTILIZATION)
+        moving = min(prepared.config.tuning.trainable(prepared.facts), params)
+        flops = (FORWARD + BACKWARD / 2) * params + BACKWARD / 2 * moving
+        seconds = at(params, sizes, None if speed is None else flops / params / speed)
         if seconds is not None:
-            return _Time(tokens * seconds)
-        speed = flops_per_second(self.gpu)
-        moving = prepared.config.tuning.trainable(prepared.facts)
-        flops = tokens * ((FORWARD + BACKWARD / 2) * params + BACKWARD / 2 * min(moving, params))
-        return _Time(None if speed is None else flops / speed, measured=False)
+            return _Time(tokens * seconds, measured=_is_within(params, sizes))
+        return _Time(None if speed is None else _steps(prepared) * _step_seconds(prepared) + tokens * flops / speed, measured=False)
 
     def _point(self, prepared: Prepared, suites: Sequence[str]) -> _Time:
         tuning, items, params = type(prepared.config.tuning).__name__, _items(prepared.config), prepared.facts.params_total
-        seconds = at(params, self.rates.point_seconds.get((tuning, items, *suites), {}))
+        sizes = self.rates.point_seconds.get((tuning, items, *suites), {})
+        tokens, forward = self._suite_tokens(prepared, suites), self._forward(prepared)
+        seconds = at(params, sizes, None if tokens is None or forward is None else tokens * forward / params)
         if seconds is not None:
-            return _Time(seconds)
+            return _Time(seconds, measured=_is_within(params, sizes))
         return self._evaluation(prepared, suites, [self.rates.suite_seconds.get((name, items), {}) for name in suites])
 
     def _evaluations(self, prepared: Prepared, suites: Sequence[str]) -> _Time:
@@ -235,25 +246,37 @@ class Estimator:
         return None if tokens is None else max(1, len(prepared.config.mitigation.coefficients)) * tokens
 
     def _evaluation(self, prepared: Prepared, suites: Sequence[str], measured: Sequence[Mapping[int, float]]) -> _Time:
-        """Sum the time of suites: measured, else estimated from tokens, else unknown."""
-        params, total, estimated, unknown = prepared.facts.params_total, 0.0, False, []
+        """Sum the time of suites: measured, else estimated from items and tokens, else unknown."""
+        params, total, is_measured, unknown = prepared.facts.params_total, 0.0, True, []
+        forward = self._forward(prepared)
         for name, sizes in zip(suites, measured, strict=True):
-            seconds = at(params, sizes)
-            if seconds is None:
-                estimated, tokens, speed = True, self._tokens_of(prepared, name), self._forward(params)
-                seconds = None if tokens is None or speed is None else tokens * speed
+            size = self._size_of(prepared, name)
+            arithmetic = None if size is None or forward is None else size.tokens * forward
+            seconds = at(params, sizes, None if arithmetic is None else arithmetic / params)
+            is_measured &= _is_within(params, sizes)
+            if seconds is None and size is not None and arithmetic is not None:
+                seconds = size.items * known_rates.ITEM_SECONDS + arithmetic
             if seconds is None:
                 unknown.append(name)
             total += seconds or 0.0
-        return _Time(total, not estimated, tuple(unknown))
+        return _Time(total, is_measured, tuple(unknown))
 
-    def _forward(self, params: int) -> float | None:
-        """Return the seconds per token of a forward pass, a share of training's if known."""
+    def _forward(self, prepared: Prepared) -> float | None:
+        """Return the seconds per token of a forward pass: arithmetic, or a share of training's."""
+        params, speed = prepared.facts.params_total, self._speed(prepared, known_rates.EVALUATION_UTILIZATION)
         trained = at(params, self.rates.token_seconds.get("Full") or next(iter(self.rates.token_seconds.values()), {}))
-        if trained is not None:
-            return trained * FORWARD / (FORWARD + BACKWARD)
-        speed = flops_per_second(self.gpu)
-        return None if speed is None else FORWARD * params / speed
+        shares = [None if speed is None else FORWARD * params / speed, trained and trained * FORWARD / (FORWARD + BACKWARD)]
+        return min((one for one in shares if one is not None), default=None)
+
+    def _speed(self, prepared: Prepared, utilization: float) -> float | None:
+        """Return the floating-point operations per second that a run is assumed to reach."""
+        speed = flops_per_second(self.gpu, prepared.resolved.threads)
+        return None if speed is None else utilization * speed
+
+    def _other_seconds(self, prepared: Prepared, points: int) -> float:
+        if self.rates.other_seconds is not None:
+            return self.rates.other_seconds
+        return known_rates.RUN_SECONDS + points * len(prepared.roles) * known_rates.PART_SECONDS
 
     def _memory(self, prepared: Prepared, moving: int) -> tuple[int, bool]:
         """Return the peak memory of a run, and whether it was measured."""
@@ -282,10 +305,14 @@ class Estimator:
 
         None if the suite cannot be built.
         """
-        key = ("tokens of a suite", name, content_key(prepared.config.model), _items(prepared.config), prepared.evaluation_ids[name])
+        size = self._size_of(prepared, name)
+        return None if size is None else size.tokens
+
+    def _size_of(self, prepared: Prepared, name: str) -> _Size | None:
+        key = ("size of a suite", name, content_key(prepared.config.model), _items(prepared.config), prepared.evaluation_ids[name])
         return self.workspace.once(key, lambda: self._count(prepared, name))
 
-    def _count(self, prepared: Prepared, name: str) -> int | None:
+    def _count(self, prepared: Prepared, name: str) -> _Size | None:
         config = prepared.config
         try:
             return _of_items(self.workspace.suite_of(name, config), self.workspace.tokenizer_of(config))
@@ -311,17 +338,17 @@ def _items(config: RunConfig) -> str:
     return items_key(config.evaluation.items, config.evaluation.limit)
 
 
-def _of_items(built: PreparedSuite, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the tokens of a suite's rows, or of its tasks' items.
+def _of_items(built: PreparedSuite, tokenizer: PreTrainedTokenizerBase) -> _Size:
+    """Return the size of a suite: its rows, or its tasks' items.
 
-    Of an item: the prompt once, with its worked examples, and every choice.
+    The tokens of an item are the prompt once, with its worked examples, and every choice.
     """
     total = _mean_tokens([row.text for row in _sample(built.rows)], tokenizer, len(built.rows))
     for name, task in built.tasks.items():
         docs, chosen = task.eval_docs, built.items[name]
         texts = [" ".join(map(str, [task.doc_to_text(docs[i]), *_choices(task, docs[i])])) for i in _sample(chosen)]
         total += (1 + int(task.config.num_fewshot or 0)) * _mean_tokens(texts, tokenizer, len(chosen))
-    return total
+    return _Size(items=len(built.rows) + sum(map(len, built.items.values())), tokens=total)
 
 
 def _choices(task: Any, doc: Any) -> Sequence[Any]:
@@ -353,6 +380,20 @@ def _effort(config: RunConfig) -> float:
     forward = FORWARD / (FORWARD + BACKWARD)
     times = {"tokens": 1.0, "pairs": 1.0 + forward, "rewards": config.objective.samples * (1.0 + forward)}
     return times[config.objective.learns]
+
+
+def _steps(prepared: Prepared) -> float:
+    config = prepared.config
+    return prepared.volumes[-1] / config.training.batch_rows * config.training.epochs * _effort(config)
+
+
+def _step_seconds(prepared: Prepared) -> float:
+    return known_rates.STEP_SECONDS + known_rates.BLOCK_SECONDS * len(prepared.facts.blocks)
+
+
+def _is_within(params: int, sizes: Mapping[int, float]) -> bool:
+    """Return whether a size lies between measured ones."""
+    return bool(sizes) and min(sizes) <= params <= max(sizes)
 
 
 def _tokens(examples: Sequence[Example]) -> int:

@@ -28,7 +28,7 @@ from harness.sweep.plan.estimate import Cost, Estimator
 from harness.sweep.plan.offline import offline
 from harness.sweep.plan.power import Power, power
 from harness.sweep.plan.power import lines as smallest_losses
-from harness.sweep.plan.rates import rates
+from harness.sweep.plan.rates import START_SECONDS, rates
 from harness.sweep.plan.stale import Stale, stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.status import duration, groups, section
@@ -273,13 +273,13 @@ def _planned(unit: Unit, state: State, reason: str, cost: Cost) -> Planned:
 
 
 def _together(units: Iterable[Planned], workers: int) -> float | None:
-    """Return the time until all is done: work per worker, or the longest units."""
+    """Return the time until all is done: the start, and work per worker or the longest units."""
     costs = [(unit.kind, unit.cost.seconds) for unit in units if unit.state in TO_DO and unit.cost]
     if any(seconds is None for _, seconds in costs):
         return None
     known = [(kind, seconds or 0.0) for kind, seconds in costs]
     longest = sum(max((seconds for kind, seconds in known if kind == which), default=0.0) for which in ("baseline", "run"))
-    return max(longest, sum(seconds for _, seconds in known) / workers)
+    return bool(known) * START_SECONDS + max(longest, sum(seconds for _, seconds in known) / workers)
 
 
 def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: bool) -> list[str]:
@@ -287,7 +287,7 @@ def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: b
     if left.seconds is None:
         notes.append(f"time unknown: nothing was measured {'on a GPU, and this machine has no GPU' if gpu else 'yet'}")
     elif not left.measured:
-        notes.append("time partly estimated from the speed of a matrix product: may be off by several times")
+        notes.append("time partly estimated, from steps, items and a matrix product: may be off by twice, by more for large models")
     if left.unknown:
         notes.append(f"time without {', '.join(left.unknown)}: not measured yet")
     if not left.memory_measured and left.memory_bytes:

@@ -1,6 +1,7 @@
 """Speed of this machine and needs of runs, measured from recorded results.
 
-Without any results, speed is estimated from a matrix product.
+Without any results, steps, items and runs are counted at known costs, and the arithmetic of the
+model is added at the speed of a matrix product.
 """
 
 from __future__ import annotations
@@ -12,20 +13,36 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config.identity import training_id
 from harness.records import provenance
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
 
+if TYPE_CHECKING:
+    import torch
+
 RUNS = 100
 """Runs of an experiment that are read: more would not improve a rate. Their ids are hashes, so the
 first ones are a fair sample."""
 
-UTILIZATION = 0.3
-"""Share of a large matrix product's speed that training and evaluation are assumed to reach if
-neither was ever measured."""
+UTILIZATION, EVALUATION_UTILIZATION = 0.3, 0.6
+"""Shares of a large matrix product's speed that training and evaluation are assumed to reach if
+neither was ever measured. Batches of evaluation are larger (``benchmarks/speed/README.md``)."""
+
+STEP_SECONDS, BLOCK_SECONDS = 0.001, 0.002
+"""Of an optimizer step, and per block of the model: all but the arithmetic. These and the next two
+are of the shipped models with two workers on two cores of an AMD EPYC."""
+
+ITEM_SECONDS = 0.0005
+"""Of an evaluated item, all but the arithmetic."""
+
+RUN_SECONDS, PART_SECONDS = 0.3, 0.06
+"""Of a run, neither training nor evaluation, and more for each suite at each volume."""
+
+START_SECONDS = 15.0
+"""Of a sweep: imports of the command and its workers at first, table and page at last."""
 
 MATRIX, SECONDS = 1024, 0.3
 """Width of the matrices of that product, and the time it is measured for."""
@@ -45,7 +62,7 @@ class Rates:
         suite_seconds: (suite, items) → seconds of measuring volume 0 once.
         peak_bytes: tuning → peak memory of a run.
         point_bytes: suites → size of a point on disk.
-        other_seconds: of a run, neither training nor evaluation.
+        other_seconds: of a run, neither training nor evaluation; None if nothing was measured.
         where: hardware; empty if nothing was measured.
     """
 
@@ -54,7 +71,7 @@ class Rates:
     suite_seconds: Mapping[Key, Sizes] = field(default_factory=dict)
     peak_bytes: Mapping[str, Sizes] = field(default_factory=dict)
     point_bytes: Mapping[Key, float] = field(default_factory=dict)
-    other_seconds: float = 0.0
+    other_seconds: float | None = None
     where: str = ""
 
 
@@ -78,23 +95,30 @@ def rates(experiments: Iterable[Experiment], *, gpu: bool) -> Rates:
         suite_seconds=_by_size((key, one.params, value) for one in chosen for key, value in one.suite_seconds.items()),
         peak_bytes=_by_size(((one.tuning, one.params, float(one.peak_bytes)) for one in chosen), max),
         point_bytes={key[2:]: statistics.median(of) for key, of in _grouped((one.point_key, one.point_bytes) for one in chosen).items()},
-        other_seconds=statistics.median([one.other_seconds for one in chosen if one.other_seconds is not None] or [0.0]),
+        other_seconds=_median([one.other_seconds for one in chosen if one.other_seconds is not None]),
         where=f"{', '.join(hardware)}{'' if here else ', which is not this machine'}",
     )
 
 
-def at(params: int, sizes: Sizes) -> float | None:
+def at(params: int, sizes: Sizes, slope: float | None = None) -> float | None:
     """Return a value at a model size; None without any measured size.
 
-    At a measured size the measured value, between two a log-log interpolation, beyond them in
-    proportion to the nearest.
+    At a measured size the measured value, between two a log-log interpolation. Beyond them the
+    nearest and the slope's part, at most in proportion: what a step or an item costs by itself does
+    not grow with the model.
+
+    Args:
+        params: the size.
+        sizes: measured values.
+        slope: seconds per parameter, by arithmetic alone; None changes in proportion.
     """
     if params in sizes or not sizes:
         return sizes.get(params)
     below, above = max((p for p in sizes if p < params), default=None), min((p for p in sizes if p > params), default=None)
     if below is None or above is None:
         nearest = below or above or params
-        return sizes[nearest] * params / nearest
+        whole = sizes[nearest] / nearest
+        return sizes[nearest] + (whole if slope is None else min(slope, whole)) * (params - nearest)
     share = math.log(params / below) / math.log(above / below)
     if min(sizes[below], sizes[above]) <= 0:
         return sizes[below] + share * (sizes[above] - sizes[below])
@@ -102,25 +126,38 @@ def at(params: int, sizes: Sizes) -> float | None:
 
 
 @functools.cache
-def flops_per_second(gpu: bool) -> float | None:
-    """Return the speed that training is assumed to reach, from timing a matrix product.
+def flops_per_second(gpu: bool, threads: int) -> float | None:
+    """Return the speed of a large matrix product, by timing one with the threads of a run.
 
-    None for a GPU on a machine without one.
+    Of a processor in processor time, so that other work on this machine counts little. None for a
+    GPU on a machine without one.
     """
     import torch
 
     if gpu and not torch.cuda.is_available():
         return None
-    device, kind = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        if gpu:
+            return _timed("cuda", torch.bfloat16, time.perf_counter)
+        return _timed("cpu", torch.float32, lambda: time.process_time() / threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(device: str, kind: torch.dtype, clock: Callable[[], float]) -> float:
+    import torch
+
     left = torch.ones(MATRIX, MATRIX, device=device, dtype=kind)
     out = left @ left
-    began, products = time.perf_counter(), 0
-    while (taken := time.perf_counter() - began) < SECONDS:
+    began, products = clock(), 0
+    while (taken := clock() - began) < SECONDS:
         torch.mm(left, left, out=out)
         products += 1
-        if gpu:
+        if device == "cuda":
             torch.cuda.synchronize()
-    return UTILIZATION * products * 2 * MATRIX**3 / taken
+    return products * 2 * MATRIX**3 / taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +235,10 @@ def _other_seconds(claims: Sequence[Claim], work: float) -> float | None:
 def class_of(described: Mapping[str, Any]) -> str:
     """Return the class name of a configuration object in plain values."""
     return str(described.get("class", "")).rsplit(".", 1)[-1]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _grouped(pairs: Iterable[tuple[Any, float]]) -> dict[Any, list[float]]:

@@ -63,6 +63,16 @@ def test_a_value_between_two_sizes_lies_on_a_line_of_logarithms() -> None:
     assert at(100, {}) is None
 
 
+def test_beyond_the_measured_sizes_the_arithmetic_alone_grows() -> None:
+    """5 s at 100 parameters with 0.01 s a parameter: 5 + 0.01 · 900 at 1,000, 5 - 0.01 · 50 at 50.
+
+    It never changes by more than in proportion.
+    """
+    assert at(1000, {100: 5.0}, 0.01) == pytest.approx(14.0)
+    assert at(50, {100: 5.0}, 0.01) == pytest.approx(4.5)
+    assert at(1000, {100: 5.0}, 1.0) == pytest.approx(50.0)
+
+
 def test_rates_are_those_of_the_same_hardware_where_there_are_any(tmp_path: Path) -> None:
     """2 s for 100 tokens are 0.02 s each.
 
@@ -164,19 +174,39 @@ def test_replayed_rows_count_and_exchanged_ones_do_not() -> None:
     assert cost(prepared(*equal), MEASURED).train_tokens == pytest.approx(plain, rel=0.02)
 
 
-def test_without_any_measurement_a_matrix_product_is_timed_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Per parameter and token, 6 operations of training and 2 of evaluation.
+def test_without_any_measurement_steps_and_items_are_counted_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 steps of a model of 2 blocks, 2 points of 1,000 items, and the arithmetic.
 
-    Without a GPU to time there is no time for GPUs.
+    A step takes 0.001 s and 0.002 s a block, an item 0.0005 s, a run 0.3 s and 0.06 s for each of
+    2 suites at 2 points. Per parameter and token 6 operations of training at 0.3 of the speed of a
+    matrix product, 2 of evaluation at 0.6. Without a GPU to time there is no time for GPUs.
     """
     found = prepared()
-    monkeypatch.setattr(estimate, "flops_per_second", lambda gpu: None if gpu else 1e6)
+    monkeypatch.setattr(estimate, "flops_per_second", lambda gpu, threads: None if gpu else 1e9 * threads)
     got, params = cost(found, Rates()), found.facts.params_total
     assert got.evaluation_tokens is not None
-    assert got.seconds == pytest.approx((6 * got.train_tokens + 2 * got.evaluation_tokens) * params / 1e6)
+    assert (len(found.facts.blocks), found.resolved.threads) == (2, 1)
+    arithmetic = (6 * got.train_tokens / 0.3 + 2 * got.evaluation_tokens / 0.6) * params / 1e9
+    assert got.seconds == pytest.approx(16 * 0.005 + 2 * 1000 * 0.0005 + 0.3 + 4 * 0.06 + arithmetic)
     assert not got.measured
     on_gpu = Estimator(Workspace(), Rates(), gpu=True).run(found)
     assert on_gpu.seconds is None
+
+
+def test_rates_of_a_smaller_model_are_no_measurement_of_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates at half the size: the arithmetic of the other half is added, and it is an estimate.
+
+    Per token 0.001 s and 6 operations for each further parameter, which is below proportion.
+    """
+    found = prepared()
+    monkeypatch.setattr(estimate, "flops_per_second", lambda gpu, threads: 1e9)
+    half = found.facts.params_total // 2
+    known = dataclasses.replace(scaled(found), token_seconds={"Full": {half: 0.001}})
+    got, same = cost(found, known), cost(found, scaled(found))
+    assert (got.measured, same.measured) == (False, True)
+    assert got.seconds is not None
+    assert same.seconds is not None
+    assert got.seconds - same.seconds == pytest.approx(got.train_tokens * 6 * (found.facts.params_total - half) / 0.3e9)
 
 
 def test_a_baseline_is_measured_twice() -> None:

@@ -17,6 +17,7 @@ from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
 from harness.sweep.axes import Asked
 from harness.sweep.plan.planning import SweepPlan, _together, as_text, plan_command, plan_sweep, to_json
+from harness.sweep.plan.rates import START_SECONDS
 from harness.sweep.plan.stale import differences
 from harness.sweep.units import units_of
 from tests.support import sealing, units
@@ -157,7 +158,7 @@ def test_what_is_wrong_everywhere_is_an_error(results: Path) -> None:
 def test_time_is_shared_out_but_no_less_than_the_longest(results: Path) -> None:
     """Two runs of 10 s, a baseline of 4 s.
 
-    With two workers that is 14 s, with one 24 s.
+    With two workers that is 14 s after the start, with one 24 s. With nothing to do nothing starts.
     """
     (baseline, run) = planned().units
     assert baseline.cost is not None
@@ -166,8 +167,9 @@ def test_time_is_shared_out_but_no_less_than_the_longest(results: Path) -> None:
         dataclasses.replace(baseline, cost=dataclasses.replace(baseline.cost, seconds=4.0)),
         *[dataclasses.replace(run, cost=dataclasses.replace(run.cost, seconds=10.0))] * 2,
     ]
-    assert _together(units, 2) == 14.0
-    assert _together(units, 1) == 24.0
+    assert _together(units, 2) == START_SECONDS + 14.0
+    assert _together(units, 1) == START_SECONDS + 24.0
+    assert _together([dataclasses.replace(unit, state="done") for unit in units], 2) == 0.0
     assert _together([dataclasses.replace(run, cost=dataclasses.replace(run.cost, seconds=None))], 1) is None
 
 
