@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import special
 
 from harness.analysis.statistics import two_level
-from harness.analysis.statistics.detectable import detectable
+from harness.analysis.statistics.detectable import ASSURANCE, detectable
 from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
 from harness.analysis.statistics.stats import Floats
 from harness.analysis.statistics.task_sums import TaskSums
@@ -159,9 +160,13 @@ def _loss(items: Sequence[int], seeds: int, assumed: Variation, freedom: float) 
     spread = Spread(assumed.between + assumed.own / _worth(items), freedom, pooled=True)
     found = two_level.combined(tasks, spreads=[spread])
     of_seeds = spread.variance / seeds if seeds >= MIN_SEEDS else 0.0
-    known = assumed.freedom is None or of_seeds == 0
-    estimated = math.inf if known else (assumed.freedom or 0.0) * (found.stderr**2 / of_seeds) ** 2
-    return float(detectable((found.high - found.low) / 2, found.df, estimated=estimated))
+    larger = math.sqrt(1 + (_limit(assumed.freedom) - 1) * of_seeds / found.stderr**2) if of_seeds else 1.0
+    return float(detectable(larger * (found.high - found.low) / 2, found.df, estimated=math.inf))
+
+
+def _limit(freedom: float | None) -> float:
+    """Return the upper limit of confidence of an estimated variance, as a multiple of it."""
+    return 1.0 if freedom is None else freedom / float(special.chdtri(freedom, ASSURANCE))  # chdtri takes the upper tail
 
 
 def _sums(n: int, seeds: int, assumed: Variation) -> TaskSums:

@@ -117,9 +117,13 @@ def _of_suite(name: str, cells: Sequence[Sequence[Prepared]], earlier: Sequence[
     volumes = max(len({volume for one in of for volume in one.volumes}) for of in cells)
 
     def of(times: int, count: int) -> Design:
-        more, alike = [times * n for n in items.values()], sum(own >= seeds for own in counts)
-        loss = design.smallest_loss(more, count, assumed, cells=alike, volumes=volumes)
-        return Design(items=sum(more), seeds=count, loss=None if math.isnan(loss) else loss)
+        alike = sum(own >= seeds for own in counts)
+        losses = [
+            design.smallest_loss([n * more for n in items.values()], count, assumed, cells=alike, volumes=volumes)
+            for more in TIMES
+            if more <= times  # the degrees of freedom of more items are fewer, by approximation: below 1% of a loss
+        ]
+        return Design(items=times * sum(items.values()), seeds=count, loss=None if math.isnan(losses[0]) else min(losses))
 
     return Power(
         suite=name,
@@ -234,4 +238,6 @@ def _unit(one: Power) -> str:
 def _amount(one: Power, loss: float | None) -> str:
     if loss is None:
         return "?"
-    return f"{loss:.3g}" if _unit(one) != "points" else f"{100 * loss:.1f}"
+    if _unit(one) != "points":
+        return f"{loss:.3g}"
+    return "none" if loss > 1 else f"{100 * loss:.1f}"

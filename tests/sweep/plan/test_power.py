@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,10 @@ def test_finished_runs_take_the_place_of_the_guess(ready: list[Prepared], tmp_pa
     assert found.variation is not None
     assert found.variation.changed == pytest.approx(0.2)
     assert found.variation.freedom == 2
+    losses = [one.loss or 0.0 for one in found.others]
+    assert losses[0] >= losses[3] >= losses[6]  # with 3 seeds; more items never find larger losses alone
+    impossible = dataclasses.replace(found, others=tuple(dataclasses.replace(one, loss=1.01) for one in found.others))
+    assert "none" in lines([impossible])[-2]
     assert f"1 cell of 3 seeds in earlier: 20% of {100 * len(tasks)} items changed" in found.basis
 
 
