@@ -43,7 +43,7 @@ def finish(started: Started, tally: Tally) -> int:
     elif where.exists():
         OUTPUT.message(f"page: {where}")
     if not tally.failed and not problem:
-        OUTPUT.message(f"next: {command('table', experiment)} --short")
+        OUTPUT.message(f"next: {command('table', experiment)} --format text")
     return 1 if tally.failed or problem else 0
 
 

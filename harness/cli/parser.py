@@ -25,7 +25,7 @@ examples:
   harness sweep experiment=tiny                           model sizes x {full, lora} x volumes x seeds
   harness sweep experiment=size_law launcher=slurm        a sweep on a cluster: submits jobs and returns
   harness status size_law --watch                         its progress
-  harness table tiny --short                              the results, in the columns that people read
+  harness table tiny --format text                        the changes of each point side by side; --short: csv
   harness report tiny                                     write the page results/tiny/report/index.html
   harness prompt tinyworld model=nursery-s                prompts as the model sees them, token by token
   harness show-data mitigation=self_output --write        generated rows next to the gold rows

@@ -19,7 +19,7 @@ def test_a_sweep_prints_a_table_and_the_next_command(cli: Cli, swept: subprocess
     """Data are on standard output, the report's path and the next command on standard error."""
     assert "nursery-smoke-a" in swept.stdout
     assert "index.html" in swept.stderr
-    assert "next: harness" in swept.stderr
+    assert "next: harness table smoke --format text" in swept.stderr
     report = cli.folder / "results" / "smoke" / "report"
     assert (report / "index.html").stat().st_size > 5000
     assert list(report.glob("*.png"))
