@@ -5,9 +5,12 @@
     make reference ARGS="--write"               # a fresh sweep, written as the new reference
 
 The rule. A finding is the change of one suite or task in one cell (the runs that differ in their
-seed alone) at one volume. On the same kind of processor (its name, the instructions that torch
-uses, and torch's version, in machine.json and in every record) a sweep computes the same numbers:
-each change and both ends of its interval agree to 1e-5, without exception.
+seed alone) at one volume. On the same kind of processor a sweep computes the same numbers: each
+change and both ends of its interval agree to 1e-5, without exception. The kind is what decides how
+numbers are rounded: the processor's maker, family and model, its vector instructions and those that
+torch uses, torch's version, and the threads of a run, in machine.json and in every record. The
+processor's name (clouds change it) and the number of cores are stated, not compared. Where either
+side is of an earlier version, which recorded less, name, torch's instructions and version decide.
 
 On another kind, rounding differs and training amplifies it. Two sweeps agree on a finding if 0 is
 in the interval of the difference of their two changes, computed from the distances of each change
@@ -52,8 +55,13 @@ EQUAL = 1e-5
 """Largest difference of changes that count as the same number, in the metric's unit: findings keep
 eight digits."""
 
-KIND = ["processor", "instructions", "torch"]
+KIND = ["processor_model", "vector_flags", "instructions", "torch", "threads"]
 """Facts that are equal on the same kind of processor."""
+
+EARLIER_KIND = ["processor", "instructions", "torch"]
+"""The same, where one of KIND was not recorded."""
+
+FACTS = list(dict.fromkeys(["processor", "cores", *KIND]))
 
 KEYS = ["model", "tuning", "objective", "mitigation", "data", "anchor", "trajectory", "epochs", "variant"]
 KEYS += ["volume", "role", "suite", "task", "metric", "filter"]
@@ -221,14 +229,27 @@ def sweep(results: Path) -> float:
 
 
 def kind(folder: Path) -> dict[str, str]:
-    """Return the kind of processor that made an experiment's records; empty if unknown or mixed."""
+    """Return the FACTS that an experiment's records state, where they agree.
+
+    Empty if the kind of processor is unknown or mixed.
+    """
     from harness.records.store import Experiment
 
     experiment = Experiment(folder)
-    found = [experiment.glance("runs", run_id, "record.json").get("provenance") or {} for run_id in experiment.run_ids()]
-    kinds = [{**known, "torch": dict(known.get("versions") or {}).get("torch")} for known in found]
-    rows = {tuple(known.get(name) for name in KIND) for known in kinds}
-    return dict(zip(KIND, map(str, rows.pop()), strict=True)) if len(rows) == 1 and None not in next(iter(rows)) else {}
+    kinds = []
+    for record in (experiment.glance("runs", run_id, "record.json") for run_id in experiment.run_ids()):
+        known = record.get("provenance") or {}
+        kinds.append({**known, "torch": dict(known.get("versions") or {}).get("torch"), "threads": record.get("threads")})
+    of_each = {name: {known.get(name) for known in kinds} for name in FACTS}
+    agreed = {name: str(values.pop()) for name, values in of_each.items() if len(values) == 1 and None not in values}
+    is_mixed = any(len(values) > 1 for name, values in of_each.items() if name in {*KIND, *EARLIER_KIND})
+    return agreed if set(EARLIER_KIND) <= set(agreed) and not is_mixed else {}
+
+
+def is_same_kind(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether two machines, as from ``kind``, round alike; False where that is unknown."""
+    names = KIND if set(KIND) <= set(one) & set(other) else EARLIER_KIND
+    return set(names) <= set(one) and all(one[name] == other.get(name) for name in names)
 
 
 def derive(folder: Path) -> pd.DataFrame:
@@ -326,13 +347,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write_new(found, folder, asked.reference, seconds)
             return 0
         here = kind(folder)
-    comparison = compare(read(committed), found, is_same_kind=bool(here) and here == _recorded(asked.reference))
+    comparison = compare(read(committed), found, is_same_kind=is_same_kind(here, _recorded(asked.reference)))
     sys.stdout.write(described(comparison) + "\n")
     return 0 if comparison.holds else 1
 
 
 def _recorded(place: Path) -> dict[str, str]:
-    """Return the kind of processor of a reference; empty where it states none."""
+    """Return the machine of a reference, as from ``kind``; empty where it states none."""
     file = place / MACHINE
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 

@@ -6,6 +6,7 @@ Recorded with every result, part of no identity.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -68,6 +69,8 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "processor_model": _processor_model(),
+        "vector_flags": _vector_flags(),
         "instructions": _instructions(),
         "cores": cores(),
         "gpu": _gpu(),
@@ -104,10 +107,28 @@ def _versions() -> dict[str, str]:
 
 
 def _processor() -> str:
+    return _cpuinfo().get("model name") or platform.processor()
+
+
+def _processor_model() -> str | None:
+    """Return maker, family and model, by which libraries choose their code; names say less."""
+    known = _cpuinfo()
+    parts = [known.get(name) for name in ("vendor_id", "cpu family", "model")]
+    return "{} family {} model {}".format(*parts) if all(parts) else None
+
+
+def _vector_flags() -> str | None:
+    """Return the vector instructions that the processor has, sorted; None where it does not say."""
+    flags = _cpuinfo().get("flags", "").split()
+    return " ".join(sorted(flag for flag in flags if flag.startswith(("avx", "fma", "amx")))) or None
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first processor; empty elsewhere."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    first = info.read_text().split("\n\n")[0] if info.exists() else ""
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def _instructions() -> str | None:

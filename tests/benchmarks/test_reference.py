@@ -115,6 +115,25 @@ def test_the_kind_of_processor_is_that_of_the_records(tmp_path: Path) -> None:
     assert reference.kind(tmp_path / "mixed") == reference.kind(tmp_path / "unknown") == {}
 
 
+def test_the_kind_is_what_decides_rounding_and_not_a_name(tmp_path: Path) -> None:
+    """Name and cores may differ; model, instructions, torch and threads may not.
+
+    A reference of an earlier version is known by its name, its instructions and torch.
+    """
+    known = {"processor": "P", "processor_model": "M", "vector_flags": "avx2", "instructions": "AVX2", "cores": 2}
+    record = {"provenance": known | {"versions": {"torch": "2"}}, "threads": 1}
+    sealing.write(tmp_path / "new" / "runs" / "a" / "record.json", record)
+    new = reference.kind(tmp_path / "new")
+    assert new == known | {"cores": "2", "torch": "2", "threads": "1"}
+    assert reference.is_same_kind(new, new | {"processor": "P on a cloud", "cores": "8"})
+    for name in reference.KIND:
+        assert not reference.is_same_kind(new, new | {name: "other"}), name
+    earlier = {"processor": "P", "instructions": "AVX2", "torch": "2"}
+    assert reference.is_same_kind(new, earlier)
+    assert not reference.is_same_kind(new, earlier | {"processor": "other"})
+    assert not reference.is_same_kind({}, {})
+
+
 @pytest.mark.parametrize("side", ["reference", "fresh sweep"])
 def test_a_finding_that_one_side_alone_has_fails_the_comparison(side: str) -> None:
     """Not one in a hundred may be missing, nor may its interval."""
