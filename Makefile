@@ -8,6 +8,7 @@ PYTHON ?= python3
 EXP    ?= tiny
 ARGS   ?=
 LAUNCHER ?= local
+SEARCHES ?= tiny_lr mitigations_lr
 
 BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
@@ -56,9 +57,10 @@ smoke: $(STAMP) ## the whole way within 90 seconds: 2 sizes, full and LoRA, 2 vo
 	@"$(BIN)/harness" sweep experiment=smoke
 	@"$(BIN)/harness" report smoke
 
-search-lr: $(STAMP) ## search the learning rates of `tiny`, on items that are not reported
-	@"$(BIN)/harness" sweep experiment=tiny_lr
-	@"$(BIN)/harness" learning-rates tiny_lr --write conf/learning_rates.yaml
+search-lr: $(STAMP) ## search the learning rates that ship, on items that are not reported (SEARCHES=tiny_lr: this one alone)
+	@for search in $(SEARCHES); do \
+	  "$(BIN)/harness" sweep experiment=$$search && "$(BIN)/harness" learning-rates $$search --write conf/learning_rates.yaml || exit 1; \
+	done
 
 bench-eval: $(STAMP) ## speed and scores of evaluation=prefix compared with lm-eval's own class; takes a model on disk (ARGS="--model NAME")
 	@"$(BIN)/python" benchmarks/speed/evaluation.py $(ARGS)
