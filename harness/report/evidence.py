@@ -183,6 +183,10 @@ class Evidence:
         """Return what limits a method's numbers; empty if nothing does."""
         return IDLE if cell in self.idle else RATE_TOO_HIGH if cell in self.too_high else ""
 
+    def withheld(self, cell: str) -> str:
+        """Return what is shown in place of a method's verdicts; empty if they are shown."""
+        return RATE_TOO_HIGH if cell in self.too_high and not self.declared.any_rate else ""
+
     @cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:
         """Run id → its record as plain values, for data missing in the table."""

@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.analysis.findings import validity
 from harness.analysis.statistics.stats import Floats
 from harness.analysis.table.columns import SUITE_TASK
 from harness.report import words
@@ -39,6 +40,7 @@ MAX_TOGETHER = 5
 """Several styles with more curves than this have one panel each."""
 
 MAX_SEED_LINES = 5
+MAX_NAMED = 4
 
 Column = Literal["delta", "after"]
 
@@ -204,6 +206,8 @@ def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *
     drawn = [(one.on(chart.panel.suite, chart.panel.task), chart.panel) for chart in charts for one in chart.every]
     if any(is_cut(rows["delta_low"], rows["delta_high"], rows["before"], panel) for rows, panel in drawn):
         parts.append(CUT)
+    if high := [one.short for one in every if validity.is_too_high(one.rows).any()]:
+        parts.append(f"Where the learning rate is too high, nothing follows for others: {words.listed(high, MAX_NAMED)}.")
     if law:
         parts.append(f"Curves with bands are the law {law} fitted to each method, with 90% bands for the mean.")
         parts.append("Hollow points (largest volumes) were also held out in turn; the table of fits shows the error of predicting them.")

@@ -41,7 +41,7 @@ def overview(evidence: Evidence) -> str:
         columns.append(_column(f"loss on {loss.suite}", loss, [_change(_row(one, loss), loss, -loss.sign) for one in shown]))
     if judged := loss or gain:
         columns.append(tables.column(["", "verdict"], [_verdict(evidence, one, judged) for one in shown], right=False))
-    contrasts = [_contrast(_row(one, loss), loss) for one in shown] if loss else []
+    contrasts = [_contrast(_row(one, loss), loss, judged=not evidence.withheld(one.cell)) for one in shown] if loss else []
     if any(text != words.UNKNOWN for text in contrasts):
         columns.append(tables.column(["loss beyond that of its control", loss.unit.name if loss else ""], contrasts, right=False))
     lines = ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
@@ -86,14 +86,14 @@ def _verdict(evidence: Evidence, one: Series, panel: Panel) -> str:
     return evidence.mark(one.cell) or (words.UNKNOWN if row is None else verdict_of(row))
 
 
-def _contrast(row: pd.Series | None, panel: Panel) -> str:
-    """Return the loss beyond that of the control, with its interval and verdict."""
+def _contrast(row: pd.Series | None, panel: Panel, *, judged: bool) -> str:
+    """Return the loss beyond that of the control, with its interval and, if judged, verdict."""
     if row is None or pd.isna(row["contrast_low"]):
         return words.UNKNOWN
     ends = tables.possible_ends(row["contrast_low"], row["contrast_high"], None, panel.unit)
     numbers = [-panel.sign * float(row["contrast"]), *sorted(-panel.sign * float(end) for end in ends)]
     value, low, high = (tables.number(number, panel.unit) for number in numbers)
-    return f"{value} [{low}, {high}] {words.contrast_verdict(row)}"
+    return f"{value} [{low}, {high}] {words.contrast_verdict(row) if judged else ''}".rstrip()
 
 
 def _notes(evidence: Evidence, gain: Panel | None, loss: Panel | None) -> list[str]:

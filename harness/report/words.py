@@ -46,9 +46,12 @@ def verdict(row: Mapping[str, Any] | pd.Series, name: str = "verdict", varies: s
     return f"{found} ({where})" if where and found not in {"", "not enough evidence"} else found
 
 
-def contrast(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit) -> str:
-    """Return the change minus that of the control, such as ``−9.1 [−12.0, −6.2] worse``."""
-    return f"{with_ends(row, 'contrast', unit, sign=True)} {contrast_verdict(row)}".rstrip()
+def contrast(row: Mapping[str, Any] | pd.Series, unit: DisplayUnit, *, judged: bool = True) -> str:
+    """Return the change minus that of the control, such as ``−9.1 [−12.0, −6.2] worse``.
+
+    Not judged, it is without the verdict.
+    """
+    return f"{with_ends(row, 'contrast', unit, sign=True)} {contrast_verdict(row) if judged else ''}".rstrip()
 
 
 def contrast_verdict(row: Mapping[str, Any] | pd.Series) -> str:

@@ -60,6 +60,21 @@ def test_counts_are_without_them(found: Evidence) -> None:
     assert [view.sentence.endswith("Its learning rate is too high.") for view in views] == [False, True, False, True]
 
 
+def test_they_have_no_verdict_that_invites_a_comparison(found: Evidence, read: Page) -> None:
+    """Badges, tables and captions say that instead, and no contrast is called worse."""
+    views = {view.sentence.split(" tuned")[0].split(", ")[1]: view for view in opening.opening(found, []).findings}
+    assert [views[model].verdict for model in ("m0", "m1")] == ["lost", "rate too high"]
+    assert " changed by −" in views["m1"].sentence
+    assert "worse" in views["m0"].floors
+    assert "worse" not in views["m1"].floors
+    verdicts = {row["method"]: row["verdict"] for row in read.rows("findings") if row["suite"].startswith("old")}
+    assert (verdicts["m0 · full"], verdicts["m1 · full"]) == ("lost", "rate too high")
+    assert "worse" not in next(line for line in overview(found).splitlines() if line.startswith("m1 · full"))
+    captions = [figure.caption for section in page.content(found.experiment).sections for figure in section.figures]
+    assert any("Where the learning rate is too high, nothing follows for others: m1 · full" in text for text in captions)
+    assert "! rate too high" in " ".join(html.render(page.content(found.experiment)).split())
+
+
 def test_they_are_not_ranked_fitted_or_compared(found: Evidence, read: Page) -> None:
     """Frontier, laws and equal gain have the other model alone."""
     assert {row["method"]: row["frontier"] for row in read.rows("frontier")}["m1 · full"] == "rate too high"

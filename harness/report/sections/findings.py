@@ -85,7 +85,9 @@ def _limit(frame: pd.DataFrame) -> str:
 def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
     one, panel = evidence.by_cell[str(row["cell"])], evidence.panel_of[str(row["suite"]), str(row["task"])]
     unit, verdict = panel.unit, words.text(row["verdict"])
-    p = p_of(row)
+    p, withheld = p_of(row), evidence.withheld(one.cell)
+    judged = CellView(words.verdict(row) or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), evidence.mark(one.cell))
+    judged = CellView(withheld, withheld, "unclear") if withheld else judged
     return [
         CellView(one.short),
         words.volume_cell(row["volume"]),
@@ -94,7 +96,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.amount_cell(row["before"], unit),
         CellView(words.change(row, unit), words.sortable(row["delta"])),
         words.unit_name(panel),
-        CellView(words.verdict(row) or words.UNKNOWN, verdict, VERDICT_KINDS.get(verdict, ""), evidence.mark(one.cell)),
+        judged,
         CellView(words.p_value(p), words.sortable(p)),
         CellView(_mean(row["lost"]), words.sortable(row["lost"])),
         CellView(_mean(row["gained"]), words.sortable(row["gained"])),
@@ -103,7 +105,9 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.UNKNOWN if pd.isna(row["varies"]) else str(row["varies"]),
         _spread(row["seed_spread"], unit, _used(row, unit)),
         _spread(row["seed_spread_pooled"], unit, "used" if words.text(row["spread_used"]) == POOLED else ""),
-        CellView("not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit), words.sortable(row["contrast"])),
+        CellView(
+            "not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit, judged=not withheld), words.sortable(row["contrast"])
+        ),
         words.amount_cell(row["detectable"], unit),
     ]
 

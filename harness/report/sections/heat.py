@@ -70,13 +70,13 @@ def _column(evidence: Evidence, suite: str, task: str) -> ColumnView:
 def _row(evidence: Evidence, one: Series, keys: Sequence[tuple[str, str]], note: str) -> list[CellView | str]:
     last = {(row["suite"], row["task"]): row for row in reversed(one.last[_SHOWN].to_dict("records"))}
     note = "; ".join(filter(None, [note, evidence.mark(one.cell)]))
-    return [CellView(one.short, one.short, "strong", note), *(_field(evidence, last, key) for key in keys)]
+    return [CellView(one.short, one.short, "strong", note), *(_field(evidence, one.cell, last, key) for key in keys)]
 
 
-def _field(evidence: Evidence, last: Mapping[tuple[str, str], Mapping[Hashable, Any]], key: tuple[str, str]) -> CellView:
+def _field(evidence: Evidence, cell: str, last: Mapping[tuple[str, str], Mapping[Hashable, Any]], key: tuple[str, str]) -> CellView:
     row = last.get(key)
     if row is None or pd.isna(row["delta"]):
         return CellView("not measured")
     unit = evidence.panel_of[key].unit
-    kind = VERDICT_KINDS.get(words.text(row["verdict"]), "")
+    kind = "" if evidence.withheld(cell) else VERDICT_KINDS.get(words.text(row["verdict"]), "")
     return CellView(words.amount(row["delta"], unit, sign=True), float(row["delta"]), kind)

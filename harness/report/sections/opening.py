@@ -158,10 +158,10 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
     if rows.empty:
         return None
     row, panel = rows.iloc[-1], evidence.panel_of[suite, "*"]
-    verdict = words.text(row["verdict"])
-    sentence = (
-        f"After {int(row['volume']):,} {evidence.unit}, {one.name} {change_words(row, panel, verdict)} on {suite} ({words.basis(row)})."
-    )
+    withheld = evidence.withheld(one.cell)
+    verdict = "" if withheld else words.text(row["verdict"])
+    change = change_words(row, panel, verdict)
+    sentence = f"After {int(row['volume']):,} {evidence.unit}, {one.name} {change} on {suite} ({words.basis(row)})."
     sentence += f" At {largest:,} {evidence.unit} it was not measured." if row["volume"] < largest else ""
     sentence += " The method did not act." if one.cell in evidence.idle else ""
     sentence += " Its learning rate is too high." if one.cell in evidence.too_high else ""
@@ -170,7 +170,7 @@ def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
     low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)
     return FindingView(
         sentence=sentence,
-        verdict=words.verdict(row),
+        verdict=withheld or words.verdict(row),
         floors=floors(evidence, row, panel, one),
         value=float(row["delta"]) * scale,
         low=float(low[0]) * scale if known else None,
@@ -210,15 +210,15 @@ def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str
     spread, used = (words.amount(row[name], unit) for name in ("seed_spread", "seed_spread_used"))
     taken = "" if used in {words.UNKNOWN, spread} else f" (the interval takes {used}, {_SOURCES[str(row['spread_used'])]})"
     sentences.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}{taken}") + ",")
-    sentences.append(_control(row, unit))
+    sentences.append(_control(row, unit, judged=not evidence.withheld(one.cell)))
     rounding = words.amount(row["numeric_spread"], unit)
     sentences.append("rounding " + ("not measured." if rounding == words.UNKNOWN else f"{rounding} {unit.name}."))
     return " ".join(sentences)
 
 
-def _control(row: pd.Series, unit: DisplayUnit) -> str:
-    """Return the change of a finding's control, and the finding's contrast with it."""
+def _control(row: pd.Series, unit: DisplayUnit, *, judged: bool) -> str:
+    """Return the change of a control, and the contrast with it, with a verdict if judged."""
     if "control_delta" not in row or pd.isna(row["control_delta"]):
         return "same-data control not measured,"
     own = f"same-data control {words.amount(row['control_delta'], unit, sign=True)} {unit.name}"
-    return f"{own}," if pd.isna(row["contrast_low"]) else f"{own} (difference {words.contrast(row, unit)}),"
+    return f"{own}," if pd.isna(row["contrast_low"]) else f"{own} (difference {words.contrast(row, unit, judged=judged)}),"
