@@ -9,6 +9,7 @@ import pytest
 from harness.records.writer import ExperimentWriter
 from harness.report import evidence
 from harness.report.overview import MAX_LINES, overview
+from harness.report.sections import opening
 from tests.support.experiments import Task, flipped, share, write_run
 from tests.support.grids import grid
 
@@ -70,7 +71,9 @@ def several(tmp_path: Path, headline: str | None) -> ExperimentWriter:
 
 def test_the_declared_headline_is_the_loss(tmp_path: Path) -> None:
     """Of a metric where less is better, more is a loss."""
-    lines = shown(several(tmp_path, "text"))
+    made = several(tmp_path, "text")
+    lines = shown(made)
+    assert opening.opening(evidence.measured(made), []).facts["margin"] == "±0.020 nats per token (2% of perplexity), ±2.0 points"
     assert "loss on text" in lines[0]
     assert "0.375 [" in lines[2]
     assert "lost" in lines[2]

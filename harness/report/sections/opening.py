@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -91,9 +92,17 @@ def _why_headline(evidence: Evidence) -> str:
 
 
 def _margin(evidence: Evidence) -> str:
-    suite = str(evidence.headline)
-    unit = evidence.panel_of[suite, "*"].unit
-    return f"±{words.amount(evidence.declared.margins.get(suite, evidence.declared.margin), unit)} {unit.name}"
+    """Return the margin of the headline suite, then those in other units."""
+    found: dict[str, str] = {}
+    for suite in dict.fromkeys([str(evidence.headline), *(panel.suite for panel in evidence.probes)]):
+        panel = evidence.panel_of[suite, "*"]
+        margin = evidence.declared.margins.get(suite, evidence.declared.margin)
+        in_words = f" ({100 * math.expm1(margin):.0f}% of perplexity)" if panel.metric == _NATS else ""
+        found.setdefault(panel.unit.name, f"±{words.amount(margin, panel.unit)} {panel.unit.name}{in_words}")
+    return ", ".join(found.values())
+
+
+_NATS = "nats_per_token"
 
 
 def _lead(evidence: Evidence, suites: Sequence[str]) -> list[str]:
