@@ -215,6 +215,11 @@ class Experiment:
         found = self.manifest()
         return found.arms if found else {}
 
+    def targets(self) -> tuple[str, ...]:
+        """Return the target suites in the order in which the last command named them."""
+        found = self.manifest()
+        return found.targets if found else ()
+
     def declared(self) -> Declared:
         """Return the declarations of the last command.
 

@@ -24,6 +24,7 @@ class Manifest:
         declared: their declarations; None in a manifest of an earlier version.
         arms: run id → name of its arm, for runs that have one. Names belong to the experiment, not
             to a run: they are no part of its identity, and those of the last command count.
+        targets: target suites, in the order in which the last command named them.
     """
 
     experiment: str
@@ -32,6 +33,7 @@ class Manifest:
     sweep: str | None = None
     declared: Declared | None = None
     arms: Mapping[str, str] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,9 @@ class ExperimentWriter(Experiment):
             declared = before.declared
         named = {**(before.arms if keep and before else {}), **(arms or {})}
         named = {run_id: name for run_id, name in named.items() if run_id in ids}
-        manifest = Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named)
+        known = before.targets if keep and before else ()
+        targets = tuple(dict.fromkeys([*known, *(name for config in asked.values() for name in config.get("target_suites", ()))]))
+        manifest = Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named, targets=targets)
         record_files.write_json(self.folder / "manifest.json", manifest)
 
     def write_sweep(self, sweep: Sweep) -> None:

@@ -213,12 +213,12 @@ def gather(experiment: Experiment) -> Evidence:
     """Read an experiment and compute the data of its page."""
     evidence, changes = _measured(experiment)
     table, declared, found = evidence.table, evidence.declared, evidence.findings
-    high = validity.runs_too_high(found)
+    high, targets = validity.runs_too_high(found), experiment.targets()
     return dataclasses.replace(
         evidence,
         fitted=all_laws.every(table, declared, first=_first(found), left_out=high) if len(found) else [],
-        frontier=frontier.frontier(found, changes, any_rate=declared.any_rate),
-        equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found),
+        frontier=frontier.frontier(found, changes, any_rate=declared.any_rate, targets=targets),
+        equal_gain=equal_gain.equal_gain(table, changes, declared, findings=found, targets=targets),
         trajectories=contrasts.trajectories(found, table, changes, any_rate=declared.any_rate),
         sequences=sequences.sequences(table, changes, declared, _stages(experiment, table)),
     )

@@ -30,7 +30,7 @@ def overview(evidence: Evidence) -> str:
         return "\n".join(["No change is measured yet.", *main_warnings(evidence)])
     methods = evidence.proper or evidence.every
     shown = methods[:MAX_LINES]
-    gain, loss = _panel(evidence, frontier.first_target(evidence.findings)), _probe(evidence)
+    gain, loss = _panel(evidence, frontier.first_target(evidence.findings, evidence.experiment.targets())), _probe(evidence)
     columns = [
         tables.column(["", "method"], [one.short for one in shown], right=False),
         tables.column(["", evidence.unit], [f"{int(one.rows['volume'].max()):,}" for one in shown], right=True),

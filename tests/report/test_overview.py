@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from harness.analysis.findings.findings import findings
+from harness.analysis.findings.frontier import frontier
+from harness.analysis.table.changes import Changes
+from harness.analysis.table.frame import table
 from harness.records.writer import ExperimentWriter
 from harness.report import evidence
 from harness.report.overview import MAX_LINES, overview
@@ -85,6 +90,21 @@ def test_without_a_headline_the_first_suite_is_the_loss_and_it_says_so(tmp_path:
     lines = shown(several(tmp_path, None))
     assert "loss on old" in lines[0]
     assert "Loss and verdict: old, the first, since no headline is declared, of 2 probe suites." in lines
+
+
+def test_the_gain_is_that_of_the_first_target_that_was_declared(tmp_path: Path) -> None:
+    """Not of the first by name; a run that is added later does not change it."""
+    experiment = ExperimentWriter(tmp_path / "exp")
+    before, after = ([Task(suite=name, task=name, values=share(right, 40)) for name in ("a", "b", "old")] for right in (2, 9))
+    write_run(experiment, "r", before=before, points={8: after}, roles={"a": "target", "b": "target", "old": "probe"})
+    experiment.write_manifest({"r": {"target_suites": ["b", "a"]}}, keep=False)
+    assert "gain on b" in shown(experiment)[0]
+    experiment.write_manifest({"r": {"target_suites": ["a"]}}, keep=True)
+    assert experiment.targets() == ("b", "a")
+    declared = dataclasses.replace(experiment.declared(), headline="old")
+    found = findings(table(experiment), Changes(experiment), declared)
+    assert set(frontier(found, Changes(experiment), targets=experiment.targets())["target_suite"]) == {"b"}
+    assert set(frontier(found, Changes(experiment))["target_suite"]) == {"a"}
 
 
 def test_targets_alone(tmp_path: Path) -> None:

@@ -96,7 +96,13 @@ Row = dict[str, Any]
 
 
 def equal_gain(
-    table: pd.DataFrame, changes: ItemChanges, declared: Declared, level: float = LEVEL, *, findings: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    changes: ItemChanges,
+    declared: Declared,
+    level: float = LEVEL,
+    *,
+    findings: pd.DataFrame | None = None,
+    targets: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare the forgetting of pairs of methods at equal gain.
 
@@ -107,6 +113,7 @@ def equal_gain(
             margin.
         level: confidence level of the intervals.
         findings: findings of the same table, if they exist already.
+        targets: target suites in the order of the experiment (``first_target``).
 
     Returns:
         Columns as in COLUMNS: one row for each model and pair of methods, without numbers where
@@ -118,7 +125,7 @@ def equal_gain(
         not act and cells whose learning rate is too high are left out (``validity.ranked``).
     """
     found = findings_of(table, changes, declared) if findings is None else findings
-    target, probe = first_target(found), headline(found)
+    target, probe = first_target(found, targets), headline(found)
     rows: list[Row] = []
     if target is not None and probe is not None:
         place = {str(cell): number for number, cell in enumerate(found["cell"].drop_duplicates())}

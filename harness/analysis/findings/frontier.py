@@ -60,10 +60,16 @@ COLUMNS = ["model", "params_total", "cell", *LABELS, "volume", "seeds", "acted",
 """Columns of the frontier, in order."""
 
 
-def first_target(findings: pd.DataFrame) -> str | None:
-    """Return the suite whose change is the gain: the first target suite; None without one."""
+def first_target(findings: pd.DataFrame, targets: Sequence[str] = ()) -> str | None:
+    """Return the suite whose change is the gain: the first target suite; None without one.
+
+    Args:
+        findings: as returned by ``harness.analysis.findings.findings.findings``.
+        targets: target suites in the order of the experiment; without them that of the rows counts.
+    """
     rows = findings[(findings["role"] == "target") & (findings["task"] == SUITE_TASK)]
-    return None if rows.empty else str(rows["suite"].iloc[0])
+    found = list(dict.fromkeys(rows["suite"].astype(str)))
+    return next((name for name in (*targets, *found) if name in found), None)
 
 
 def headline(findings: pd.DataFrame) -> str | None:
@@ -86,13 +92,14 @@ def oriented(rows: pd.DataFrame, name: str, *, better: bool) -> pd.DataFrame:
     return pd.DataFrame({name: sign * rows["delta"], f"{name}_low": low, f"{name}_high": high})
 
 
-def frontier(findings: pd.DataFrame, changes: ItemChanges, *, any_rate: bool = False) -> pd.DataFrame:
+def frontier(findings: pd.DataFrame, changes: ItemChanges, *, any_rate: bool = False, targets: Sequence[str] = ()) -> pd.DataFrame:
     """Return gain, forgetting and costs of each cell and volume, and the frontier.
 
     Args:
         findings: as returned by ``harness.analysis.findings.findings.findings``.
         changes: item changes of the same experiment.
         any_rate: whether cells whose learning rate is too high are ranked too.
+        targets: target suites in the order of the experiment (``first_target``).
 
     Returns:
         One row per cell and volume that has gain and forgetting, columns as in COLUMNS; empty where
@@ -102,7 +109,7 @@ def frontier(findings: pd.DataFrame, changes: ItemChanges, *, any_rate: bool = F
     arXiv 2509.04259 (matched gain). The three classes are this project's; benchmarks/METHOD.md has
     how often they are wrong.
     """
-    target, probe = first_target(findings), headline(findings)
+    target, probe = first_target(findings, targets), headline(findings)
     if target is None or probe is None:
         return _typed(pd.DataFrame({name: pd.Series(dtype="object") for name in COLUMNS}), findings)
     wholes = findings[(findings["task"] == SUITE_TASK) & ~findings["is_control"].fillna(False) & findings["delta"].notna()]
