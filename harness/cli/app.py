@@ -216,6 +216,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     return verify.verify_command(_results(arguments).experiment, _print)
 
 
+def _clean(arguments: argparse.Namespace) -> int:
+    from harness.sweep import clean
+
+    if (arguments.name is None) != arguments.all:
+        raise ConfigError(explain("clean", got="NAME and --all" if arguments.all else "nothing", allowed="NAME, or --all"))
+    found = clean.every_experiment(arguments.results) if arguments.all else [_results(arguments).experiment]
+    return clean.clean_command(found, arguments.delete, _print)
+
+
 def _prompt(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from harness.config import composition
@@ -376,6 +385,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "table": _table,
     "report": _report,
     "verify": _verify,
+    "clean": _clean,
     "list": _list,
     "prompt": _prompt,
     "show-data": _show_data,

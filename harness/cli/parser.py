@@ -157,6 +157,16 @@ def _add_results(commands: Commands) -> None:
     )
     _add_name(verify)
 
+    clean = _add(
+        commands,
+        "clean",
+        "list stale runs, checkpoints, leftovers and caches with their sizes, and delete what is named",
+        "Without --delete nothing is deleted. What the table shows stays (docs/cleaning.md).",
+    )
+    _add_name(clean, required=False)
+    clean.add_argument("--all", action="store_true", help="every experiment in the folder of results")
+    clean.add_argument("--delete", metavar="A,B,C", help="kinds to delete, such as stale,state,weights,cache; those of the list")
+
     rates = _add(
         commands, "learning-rates", "print the smallest learning rates that do as well as the best, of a sweep on select items, as yaml"
     )
@@ -284,8 +294,9 @@ def _add_fitting(command: argparse.ArgumentParser) -> None:
     _add_json(command)
 
 
-def _add_name(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="NAME", help="experiment: its name, or the path of its folder, such as results/tiny")
+def _add_name(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    text = "experiment: its name, or the path of its folder, such as results/tiny"
+    command.add_argument("name", metavar="NAME", nargs=None if required else "?", help=text)
     _add_results_folder(command)
 
 

@@ -35,6 +35,15 @@ def clock(folder: Path) -> float:
     return time.time() + _offset(folder, int(time.monotonic() // 60))
 
 
+def size_text(size: float) -> str:
+    """Return a number of bytes in words, such as 469 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 @held
 def write_text(path: Path, text: str) -> None:
     """Write a text and a final newline to a file, flushed before the rename."""

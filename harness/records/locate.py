@@ -55,15 +55,16 @@ def _is_experiment(folder: Path) -> bool:
 
 def _nothing(text: str, folder: Path) -> str:
     """Return the message of an error: what is there, and which experiments are near."""
-    if folder.is_dir() and (inside := _experiments(folder)):
+    if folder.is_dir() and (inside := experiments_in(folder)):
         fix = f"choose one: {folder / inside[0]}"
         return explain(f"results '{text}'", got=f"a folder of {len(inside)} experiment(s)", allowed=", ".join(inside), fix=fix)
-    known = _experiments(folder.parent)
+    known = experiments_in(folder.parent)
     got = "a directory without runs" if folder.is_dir() else "nothing"
     allowed = ", ".join(known) or f"nothing yet in {folder.parent}"
     fix = did_you_mean(folder.name, known) or "run `harness run` or `harness sweep` first, or give the path of its folder"
     return explain(f"results of '{text}'", got=got, allowed=allowed, fix=fix)
 
 
-def _experiments(folder: Path) -> list[str]:
+def experiments_in(folder: Path) -> list[str]:
+    """Return the names of the experiments in a folder of results, sorted."""
     return sorted(path.name for path in folder.glob("*") if _is_experiment(path)) if folder.is_dir() else []

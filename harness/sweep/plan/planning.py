@@ -13,6 +13,7 @@ from typing import Any, Literal
 from harness.config.resolution import Machine
 from harness.config.run_config import RunConfig
 from harness.core.errors import DataError, EvaluationError, HarnessError, ModelError
+from harness.core.files import size_text
 from harness.core.methods import Mitigation
 from harness.core.sources import ModelSource
 from harness.records.store import Experiment
@@ -354,7 +355,7 @@ def _costs(found: SweepPlan) -> list[str]:
     memory = f"{left.memory_bytes / 2**30:.2f} GiB"
     lines = [
         f"to do: {runs} run(s){with_baselines}: {left.train_tokens:,} training tokens, {read} evaluation tokens",
-        f"disk: about {_size(left.disk_bytes)}; memory: up to {'' if left.memory_measured else 'about '}{memory} a run",
+        f"disk: about {size_text(left.disk_bytes)}; memory: up to {'' if left.memory_measured else 'about '}{memory} a run",
     ]
     if found.seconds is not None and left.seconds is not None:
         where = f"; rates measured on {found.measured_on}" if found.measured_on else ""
@@ -379,11 +380,3 @@ def _cells(cost: Cost) -> tuple[str, ...]:
 def _stale_line(one: Stale) -> tuple[str, ...]:
     differs = "; ".join(one.differs)
     return one.id, f"superseded by {one.superseded_by}: {differs}" if one.superseded_by else "no longer asked for"
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
