@@ -299,6 +299,12 @@ def _wrapped(head: str, text: str) -> str:
     return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False) + "\n"
 
 
+def _new(arguments: argparse.Namespace) -> int:
+    from harness.cli import new
+
+    return new.new_command(arguments.kind, arguments.member, _print)
+
+
 def _check_method(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from harness.methods.contract import command
@@ -390,6 +396,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "prompt": _prompt,
     "show-data": _show_data,
     "check-method": _check_method,
+    "new": _new,
     "learning-rates": _learning_rates,
     "fit": _fit,
     "predict": _predict,

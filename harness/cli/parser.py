@@ -210,6 +210,15 @@ def _add_inputs(commands: Commands) -> None:
     )
     _add_overrides(method, "fields of the class, such as weight=0.5")
 
+    new = _add(
+        commands,
+        "new",
+        "write a commented skeleton of an experiment, a suite, a data set or a mitigation, which runs as it is",
+        "Its place is the first folder of HARNESS_PATH, else the working folder. Nothing is overwritten.",
+    )
+    new.add_argument("kind", choices=["experiment", "suite", "data", "mitigation"], help="what it is a skeleton of")
+    new.add_argument("member", metavar="NAME", help="its name, as in experiment=NAME")
+
 
 def _add_analysis(commands: Commands) -> None:
     fit = _add(commands, "fit", "fit a law of forgetting to points")

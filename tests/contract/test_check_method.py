@@ -63,6 +63,16 @@ def test_a_good_class_of_a_users_own_passes(tmp_path: Path, monkeypatch: pytest.
     assert "ok     a mitigation acts, and switched off it is none" in lines
 
 
+def test_the_skeleton_of_a_mitigation_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of `harness new mitigation`, as it is written."""
+    monkeypatch.setenv("HARNESS_PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["new", "mitigation", "keep_close"]) == 0
+    assert main(["check-method", "keep_close:KeepClose"]) == 0
+    checks = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(("wrote", "next"))]
+    assert {line[:7] for line in checks} == {"ok     "}
+
+
 def test_a_penalty_that_cannot_be_switched_off_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
