@@ -11,13 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import sys
-import textwrap
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from harness.api import Results, load
 from harness.cli import parser
@@ -248,55 +245,9 @@ def _show_data(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    groups = ["model", "tuning", "objective", "mitigation", "data", "anchor", "evaluation", "experiment", "launcher", "suites"]
-    if arguments.group == "lm_eval":
-        return _list_lm_eval()
-    if arguments.group and arguments.group not in groups:
-        raise ConfigError(explain("list", got=repr(arguments.group), allowed=", ".join([*groups, "lm_eval"])))
-    for group in [arguments.group] if arguments.group else groups:
-        folder = {"suites": "benchmarks/suites", "anchor": "conf/data"}.get(group, f"conf/{group}")
-        sys.stdout.write(f"{group}\n" if not arguments.group else "")
-        for name, path in paths.members(folder).items():
-            sys.stdout.write(_wrapped(f"  {name:<24} ", _first_sentence(path)))
-        if group == "suites":
-            more = "Any task, group or tag of lm-eval is a suite under its own name, too: `harness list lm_eval`."
-            OUTPUT.message(_wrapped("  ", more).rstrip("\n"))
-    return 0
+    from harness.cli import listing
 
-
-def _list_lm_eval() -> int:
-    """List lm-eval's tasks, groups and tags as suites; a name that ours has needs a prefix."""
-    extras.require("list lm_eval", "measure")
-    quiet_libraries()
-    from harness.evaluation import task_index
-
-    ours = paths.members("benchmarks/suites")
-    for name, kind in task_index.names(forced=True).items():
-        spelled = f"{task_index.FORCED}{name}" if name in ours else name
-        sys.stdout.write(f"  {spelled:<24} {kind}{f'; {name} is ours' if name in ours else ''}\n")
-    return 0
-
-
-def _first_sentence(path: Path) -> str:
-    """Return the first sentence of a file's comment, which may take several lines."""
-    found: list[str] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("# "):
-            break
-        found.append(line[2:].strip())
-        if found[-1].endswith((".", ":", "?")):
-            break
-    return " ".join(found)
-
-
-def _wrapped(head: str, text: str) -> str:
-    """Return a line, on a terminal wrapped to its width."""
-    if not sys.stdout.isatty():
-        return f"{head}{text}\n"
-    width = max(shutil.get_terminal_size().columns, len(head) + 40)
-    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False) + "\n"
+    return listing.list_command(arguments.group)
 
 
 def _new(arguments: argparse.Namespace) -> int:
