@@ -57,7 +57,7 @@ def _check_rows(config: RunConfig, source: Source, where: str) -> None:
         allowed, fix = f"{', '.join(sorted(needs))} rows", f"objective={LEARNED_BY[found]}, or other data"
         raise ConfigError(explain(f"{where} with objective={objective}", got=f"{found} rows", allowed=allowed, fix=fix))
     if source.conversations and config.objective.prompt_format == "plain":
-        got, fix = "conversations", "objective.prompt_format=chat with a model that has a chat template"
+        got, fix = "conversations", "objective.prompt_format=chat, and a model with a chat template, such as model=smollm2-135m-instruct"
         where = f"{where} with objective.prompt_format=plain"
         raise ConfigError(explain(where, got=got, allowed="text, or prompt and completion", fix=fix))
 

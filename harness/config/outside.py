@@ -40,7 +40,8 @@ def import_module(name: str, where: str) -> ModuleType:
     except Exception as error:
         got = f"module {name}, which cannot be imported ({type(error).__name__}: {error})"
         allowed = "a module of the environment or of a folder in HARNESS_PATH"
-        raise ConfigError(explain(where, got=got, allowed=allowed, fix="add the folder of the module to HARNESS_PATH")) from error
+        fix = paths.not_on_path("", name.partition(".")[0]) or "add the folder of the module to HARNESS_PATH"
+        raise ConfigError(explain(where, got=got, allowed=allowed, fix=fix)) from error
 
 
 def is_outside(cls: type) -> bool:

@@ -188,8 +188,11 @@ def _of_model(group: str, named: str) -> tuple[str, dict[str, str]]:
         return "hf", {f"{group}.name": quoted(named)}
     if member in members and revision:
         if not str(load_yaml(members[member]).get("class")).startswith("hub."):
-            raise ConfigError(explain(group, got=repr(named), allowed=f"{member}, which has no revisions"))
+            raise ConfigError(explain(group, got=repr(named), allowed=f"{member}, which has no revisions", fix=f"{group}={member}"))
         return member, {f"{group}.revision": quoted(revision)}
+    if revision and paths.expanded(member).is_dir():
+        got = f"'{named}', a revision of a folder"
+        raise ConfigError(explain(group, got=got, allowed="revisions of hub models", fix=f"{group}={member}"))
     return named, {}
 
 
@@ -259,6 +262,8 @@ def value_of(text: str) -> Any:
 def _parse_one(text: str) -> Override:
     fix = "write key=value; put quotes around values with commas or spaces"
     if "=" not in text or text.startswith("~"):
+        fix = next((f"{group}={text}" for group in GROUPS if text in paths.members(folder_of(group))), fix)
+        fix = f"harness sweep {fix}" if fix.startswith("experiment=") else fix
         raise ConfigError(explain("override", got=repr(text), allowed="key=value", fix=fix))
     try:
         (override,) = _parser().parse_overrides([text])
@@ -313,11 +318,16 @@ def check_choice(group: str, member: str | None) -> None:
     if group not in GROUPS or member is None:
         return
     known = paths.members(folder_of(group))
+    if member not in known and group in MODELS and member.startswith((".", "/", "~")):
+        folder = paths.expanded(member)
+        near = did_you_mean(folder.name, [path.name for path in folder.parent.glob("*") if path.is_dir()])
+        fix = near or "check the path; a relative one starts from the current directory"
+        raise ConfigError(explain(group, got=f"'{member}', a directory that does not exist", allowed="a folder of a model", fix=fix))
     if member not in known:
         others = (
             [f"{'a folder' if group in MODELS else 'a file'}, or a hub name such as org/name"]
             if group in (*MODELS, "data", "anchor")
             else []
         )
-        fix = did_you_mean(member, known) or f"`harness list {group}`"
+        fix = paths.not_on_path(folder_of(group), member) or did_you_mean(member, known) or f"`harness list {group}`"
         raise ConfigError(explain(group, got=repr(member), allowed=", ".join([*known, *others]), fix=fix))

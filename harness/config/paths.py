@@ -53,6 +53,17 @@ def members(kind: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def not_on_path(kind: str, name: str) -> str:
+    """Return advice if the working folder has a member that HARNESS_PATH does not name.
+
+    Args:
+        kind: such as ``conf/model``; empty for a Python module.
+        name: of the member or module.
+    """
+    found = (Path(kind, f"{name}.yaml"),) if kind else (Path(f"{name}.py"), Path(name, "__init__.py"))
+    return "HARNESS_PATH=. in front of the command" if any(path.is_file() for path in found) and Path.cwd() not in roots() else ""
+
+
 def cache() -> Path:
     """Return the cache folder.
 

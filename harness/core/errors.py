@@ -103,6 +103,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else ""
 
 
+def once_online(otherwise: str) -> str:
+    """Return advice where something cannot be fetched: go online once, or ``otherwise``."""
+    return f"the same command with HF_HUB_OFFLINE=0 in front, once, where there is a network; or {otherwise}"
+
+
 def shortened(text: str, length: int = 200) -> str:
     """Return a text as a message quotes it: its beginning, if it is long."""
     return text if len(text) <= length else f"{text[:length]}…"

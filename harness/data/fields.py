@@ -110,7 +110,10 @@ def kind_of(fields: Mapping[str, str]) -> RowKind:
             check_fields(kind, fields)
             return kind
     allowed = "; ".join(", ".join(sorted(required)) for required, _ in FIELDS.values())
-    raise ConfigError(explain("data.fields", got=", ".join(fields) or "nothing", allowed=allowed))
+    lacking: frozenset[str] = next((required - set(fields) for required, _ in FIELDS.values() if required & set(fields)), frozenset())
+    whole = {**fields, **dict.fromkeys(sorted(lacking), "COLUMN")}
+    fix = f'"data.fields={{{", ".join(f"{name}: {text}" for name, text in whole.items())}}}"' if lacking else ""
+    raise ConfigError(explain("data.fields", got=", ".join(fields) or "nothing", allowed=allowed, fix=fix))
 
 
 def to_rows(

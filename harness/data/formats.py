@@ -6,6 +6,7 @@ prompt within both answers of a preference), ShareGPT's conversations, Alpaca's 
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -85,14 +86,14 @@ def recognise(format_: Format, records: Iterable[Mapping[str, Any]], columns: Se
         missing = [column for column in COLUMNS[format_] if column not in columns]
         if missing:
             got = f"'{format_}', without column {', '.join(missing)}"
-            raise DataError(explain(f"{where}: data.format", got=got, allowed=_expected(), fix=_advice(columns)))
+            raise DataError(explain(f"{where}: data.format", got=got, allowed=_expected(), fix=_advice(columns, head)))
         found = [format_]
     if len(found) > 1:
         got = " and ".join(f"{name} ({', '.join(COLUMNS[name])})" for name in found)
         fix = " or ".join(f"data.format={name}" for name in found)
         raise DataError(explain(where, got=f"columns of {got}", allowed="one format", fix=fix))
     if not found:
-        raise DataError(explain(where, got=f"columns {', '.join(columns)}", allowed=_expected(), fix=_advice(columns)))
+        raise DataError(explain(where, got=f"columns {', '.join(columns)}", allowed=_expected(), fix=_advice(columns, head)))
     return _form(found[0], head, columns, where)
 
 
@@ -100,12 +101,26 @@ def _expected() -> str:
     return "; ".join(f"{name}: {' + '.join(columns)}" for name, columns in COLUMNS.items())
 
 
-def _advice(columns: Sequence[str]) -> str:
-    """Return the fields that the columns suggest."""
-    for prompt, answer in PAIRS:
-        if {prompt, answer} <= set(columns):
-            return f'"data.fields={{prompt: {prompt}, completion: {answer}}}"'
-    return 'name your columns, such as "data.fields={prompt: COLUMN, completion: COLUMN}"'
+def _advice(columns: Sequence[str], head: Sequence[Mapping[str, Any]]) -> str:
+    """Return the fields that the columns suggest, by their names or else by their texts."""
+    for pair in (("prompt", "chosen", "rejected"), COLUMNS["preference"], COLUMNS["prompt-completion"], *PAIRS):
+        named = [_near(name, columns) for name in pair]
+        if all(named):
+            return _fields(dict(zip(pair if "chosen" in pair else ("prompt", "completion"), named, strict=True)))
+    texts = [column for column in columns if any(isinstance(record.get(column), str) for record in head)]
+    texts = [column for column in texts if column.isidentifier()] or ["COLUMN", "COLUMN"]
+    found = {"text": texts[0]} if len(texts) == 1 else {"prompt": texts[0], "completion": texts[1]}
+    return f"name your columns, such as {_fields(found)}"
+
+
+def _near(name: str, columns: Sequence[str]) -> str:
+    """Return the column that is meant by a name, in another case or with a typing error."""
+    typed = {column.lower(): column for column in columns if column.isidentifier()}
+    return typed.get(next(iter(difflib.get_close_matches(name, typed, n=1, cutoff=0.8)), ""), "")
+
+
+def _fields(named: Mapping[str, str]) -> str:
+    return f'"data.fields={{{", ".join(f"{name}: {column}" for name, column in named.items())}}}"'
 
 
 def _form(name: str, head: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> Form:
@@ -117,7 +132,8 @@ def _form(name: str, head: Sequence[Mapping[str, Any]], columns: Sequence[str], 
         (column,) = COLUMNS[name]
         if not _holds_messages(head, column):
             got = f"column '{column}' without lists of messages"
-            raise DataError(explain(where, got=got, allowed="lists of {role, content} or {from, value}"))
+            fix = f"correct the rows, or learn it as text: {_fields({'text': column})}"
+            raise DataError(explain(where, got=got, allowed="lists of {role, content} or {from, value}", fix=fix))
         return Form(name, "chat", {"messages": column}, absent=absent)
     if name == "text":
         return Form(name, "text", {"text": "text"}, absent=absent)

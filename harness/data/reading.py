@@ -22,6 +22,22 @@ from harness.data.templates import Spelled
 SampleBy = Literal["line", "paragraph", "document"]
 """One row of a plain text file, as in the text loader of ``datasets``."""
 
+WHOLE = {
+    ".jsonl": ("JSON lines in UTF-8: an object a line", "correct the line"),
+    ".json": ("JSON in UTF-8: a list of objects", "save the list alone, or name the file .jsonl if it has an object a line"),
+    ".csv": ("csv in UTF-8, with a header", "correct the line"),
+    ".parquet": ("a whole parquet file", "write or download it again"),
+    ".txt": ("text in UTF-8", "save it as UTF-8"),
+}
+"""Ending → what its file holds, and advice where it does not."""
+
+_PANDAS = "python -c \"import pandas as p; p.read_{read}('{{path}}'{more}).to_csv('{{path}}.csv', index=False)\""
+CONVERTED = {
+    ".tsv": _PANDAS.format(read="csv", more=", sep='\\t', dtype=str"),
+    ".xlsx": _PANDAS.format(read="excel", more=", dtype=str"),
+}
+"""Ending that is not read → command that makes a file that is."""
+
 Numbered = Iterator[tuple[int, dict[str, Any]]]
 
 
@@ -52,7 +68,10 @@ def paths(split: str, pattern: str) -> list[Path]:
         raise DataError(explain(f"data.{split}", got=f"'{pattern}', not a file", allowed=allowed, fix=fix))
     for path in files:
         if path.suffix not in FILE_ENDINGS:
-            raise ConfigError(explain(f"data.{split}", got=f"'{path}'", allowed=f"a name that ends in {allowed}"))
+            fix = CONVERTED.get(path.suffix, "save the rows in one of these formats")
+            raise ConfigError(
+                explain(f"data.{split}", got=f"'{path}'", allowed=f"a name that ends in {allowed}", fix=fix.format(path=path))
+            )
     return files
 
 
@@ -66,7 +85,8 @@ def read(path: Path, sample_by: SampleBy) -> Iterator[Record]:
             yield Record(values, path, number)
     except (OSError, ValueError, csv.Error) as error:  # errors of decoders are ValueErrors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(explain(str(path), got=f"a file that cannot be read ({reason})", allowed=f"{path.suffix[1:]} in UTF-8")) from error
+        allowed, fix = WHOLE[path.suffix]
+        raise DataError(explain(str(path), got=f"a file that cannot be read ({reason})", allowed=allowed, fix=fix)) from error
 
 
 def _json_lines(path: Path) -> Numbered:

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.overrides import FILE_ENDINGS
 from harness.config.strict import LATER, check
-from harness.core.errors import DataError, explain
+from harness.core.errors import DataError, explain, once_online
 from harness.core.rows import Row, RowKind, Split
 from harness.core.sources import Source
 from harness.data import formats, reading
@@ -132,7 +132,8 @@ def _explain_hub(source: Hub, expression: str, where: str, error: Exception) -> 
         return explain(f"{where}: data.splits", got=f"'{expression}'", allowed=reason, fix="use a split of the data set")
     if "BuilderConfig" in reason or "Config name is missing" in reason or "for config" in reason:
         return explain(f"{where}: data.config", got=f"'{source.config}'", allowed=reason, fix="set data.config")
-    fix = "check data.name, data.config and the network; without a hub, HF_HOME must hold the data set (HF_HUB_OFFLINE=1)"
+    fix = "check data.name, data.config and the network, and `hf auth login` for gated data"
+    fix = once_online("check data.name and HF_HOME") if "Offline" in f"{type(error).__name__} {reason}" else fix
     return explain(f"data set {where}", got=f"{type(error).__name__}: {reason}", allowed="a data set that can be read", fix=fix)
 
 

@@ -66,7 +66,7 @@ def encode(row: Row, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFo
     elif row.kind == "completion":
         ids, supervised = _completion(row, tokenizer)
     else:
-        fix = "objective.prompt_format=chat with a model that has a chat template"
+        fix = "objective.prompt_format=chat, and a model with a chat template, such as model=smollm2-135m-instruct"
         raise DataError(explain("prompt format 'plain'", got="a conversation", allowed="text or prompt and completion", fix=fix))
     return Example(tuple(ids[:max_length]), tuple(supervised[:max_length]), origin, row.id, truncated=len(ids) > max_length)
 

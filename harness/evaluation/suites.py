@@ -149,7 +149,9 @@ def load(name: str) -> Suite:
         _, forced, task = name.rpartition(task_index.FORCED)
         near = did_you_mean(task, task_index.names(forced=True) if forced else [*known, *task_index.names()])
         allowed = f"{', '.join(known)}, or a task, group or tag of lm-eval (`harness list lm_eval`)"
-        fix = " or ".join(filter(None, [near, task_index.unreadable(task)]))
+        near = near.replace("'", f"'{task_index.FORCED}", 1) if forced else near
+        near = paths.not_on_path("benchmarks/suites", name) or near
+        fix = " or ".join(filter(None, [near, task_index.unreadable(task)])) or "one of your own: harness new suite NAME"
         raise ConfigError(explain("suite", got=repr(name), allowed=allowed, fix=fix))
     suite: Suite = build(Suite, values | {"name": name}, f"suite {name}")
     return suite

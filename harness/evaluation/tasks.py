@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.core.errors import EvaluationError, did_you_mean, explain
+from harness.core.errors import EvaluationError, did_you_mean, explain, once_online
 from harness.core.seeds import derive, seed_torch, untouched_global_streams
 from harness.evaluation import task_index, trust
 from harness.evaluation.samples import averaged_metrics
@@ -65,9 +67,29 @@ def _explained(where: str) -> Iterator[None]:
         got, fix = f"a template that fails ({reason(error)})", "correct its yaml: doc_to_text, doc_to_choice or doc_to_target"
         raise EvaluationError(explain(where, got=got, fix=fix)) from error
     except Exception as error:
-        fix = "correct its yaml; or check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
         allowed = "a task that lm-eval can build, with data that can be loaded"
-        raise EvaluationError(explain(where, got=first_line(error), allowed=allowed, fix=fix)) from error
+        raise EvaluationError(explain(where, got=first_line(error), allowed=allowed, fix=_way_out(error))) from error
+
+
+def _way_out(error: Exception) -> str:
+    """Return the command that helps where a package or the network is missing, else advice."""
+    import huggingface_hub
+
+    if isinstance(error, ImportError):
+        if named := re.search(r"lm[-_]eval\[(\w+)\]", str(error)):
+            return f"pip install 'lm-eval[{named[1]}]'"
+        package = str(error.name or "").partition(".")[0]
+        extras = (re.search(r"extra == ['\"]([\w-]+)", line) for line in _requirements() if re.match(rf"{re.escape(package)}\b", line))
+        extra = next((found[1] for found in extras if found), "")
+        return f"pip install 'lm-eval[{extra}]'" if extra else f"install {package or 'what it names'}, or correct the import"
+    if huggingface_hub.constants.HF_HUB_OFFLINE and any(words in f"{error!r}" for words in ("Offline", " Hub", "LocalEntryNotFound")):
+        return once_online("check HF_HOME, which holds the data")
+    return "correct its yaml; or check the network, or HF_HOME and HF_HUB_OFFLINE on a machine without a hub"
+
+
+def _requirements() -> list[str]:
+    """Return the requirements of lm-eval's extras, without those of all tasks together."""
+    return [line for line in importlib.metadata.requires("lm_eval") or [] if "extra ==" in line and '"all"' not in line]
 
 
 def _manager_for(suite: Suite, name: str) -> TaskManager:
@@ -138,7 +160,8 @@ def _set_shots(suite: Suite, name: str, task: Task) -> None:
     own = task.get_config("num_fewshot")
     if own == 0 and suite.num_fewshot:
         allowed = "0: lm-eval defines this task zero-shot"
-        raise EvaluationError(explain(f"suite {suite.name}, task {name}: num_fewshot", got=suite.num_fewshot, allowed=allowed))
+        fix = "num_fewshot: 0, or null for each task's own number"
+        raise EvaluationError(explain(f"suite {suite.name}, task {name}: num_fewshot", got=suite.num_fewshot, allowed=allowed, fix=fix))
     task.set_config(key="num_fewshot", value=suite.num_fewshot)
 
 
@@ -151,7 +174,10 @@ def _check_metric(suite: Suite, name: str, task: Task) -> None:
         )
     filters = [item.name for item in getattr(task, "_filters", [])] or ["none"]
     if suite.filter not in filters:
-        raise EvaluationError(explain(f"suite {suite.name}, task {name}: filter", got=repr(suite.filter), allowed=", ".join(filters)))
+        fix = did_you_mean(suite.filter, filters) or f"filter: {filters[0]}"
+        raise EvaluationError(
+            explain(f"suite {suite.name}, task {name}: filter", got=repr(suite.filter), allowed=", ".join(filters), fix=fix)
+        )
 
 
 def chosen_items(suite: Suite, task: Task, role: Literal["report", "select"], limit: int | None = None) -> Chosen:

@@ -32,6 +32,8 @@ TEMPLATE = "chat_template.jinja"
 PREFIX = "base_model.model."
 """Of the names of an adapter's tensors, before the name of the module in the plain model."""
 
+BASE = "model.base=FOLDER_OR_HUB_NAME of the model that it was trained on"
+
 QUANTISED = re.compile(r"-(bnb-)?[48]bit$")
 
 
@@ -65,11 +67,12 @@ def base_of(name: str, values: Mapping[str, Any], given: str | None) -> str:
     Raises:
         ModelError: if there is none, or the adapter was trained on quantised weights.
     """
-    found, allowed, fix = given or named_base(values), "a base that exists", "model.base=FOLDER_OR_HUB_NAME"
+    found, allowed, fix = given or named_base(values), "a base that exists", BASE
     if not found or (folders.is_path(found) and not paths.expanded(folders.split(found)[0]).is_dir()):
-        raise ModelError(explain(f"adapter {name}", got=f"base_model_name_or_path {found!r}", allowed=allowed, fix=fix))
-    if given is None and QUANTISED.search(found.partition("@")[0]):
-        allowed, fix = "a base as floating point", "model.base=NAME of the model that was quantised"
+        got = f"model.base {found!r}" if given else f"base_model_name_or_path {found!r}"
+        raise ModelError(explain(f"adapter {name}", got=got, allowed=allowed, fix=fix))
+    if given is None and QUANTISED.search(place := found.partition("@")[0]):
+        allowed, fix = "a base as floating point", f"model.base={QUANTISED.sub('', place)}, if that is the model that was quantised"
         raise ModelError(explain(f"adapter {name}", got=f"the quantised base {found}", allowed=allowed, fix=fix))
     return found
 
@@ -175,7 +178,7 @@ class Adapted:
             return self.base.facts()
         except RecursionError as error:
             got, allowed = f"the base {self.base_name}, which is loaded onto it", "a base of its own"
-            raise ModelError(explain(f"adapter {self.name}", got=got, allowed=allowed, fix="model.base=FOLDER_OR_HUB_NAME")) from error
+            raise ModelError(explain(f"adapter {self.name}", got=got, allowed=allowed, fix=BASE)) from error
         except ModelError as error:
             if str(error).startswith("adapter "):  # of the base's own base
                 raise
@@ -281,13 +284,13 @@ class Adapted:
         """Raise ModelError unless every tensor of the adapter is used, and none is missing."""
         where, allowed = f"adapter {self.name}", "an adapter whose weights all belong to its base"
         if lost := [text for text in warned if "missing adapter keys" in text]:
-            raise ModelError(explain(where, got=" ".join(lost[0].split())[:200], allowed=allowed, fix="check its base"))
+            raise ModelError(explain(where, got=" ".join(lost[0].split())[:200], allowed=allowed, fix=BASE))
         # PEFT writes a whole copy of an embedding twice where its embedding layers are saved too.
         twice = {name for name in report.unexpected_keys if ".modules_to_save." in name and _once(name) in self._shapes}
         unused = sorted({*report.unexpected_keys} - twice)
         if unused:
             got = f"{len(unused)} tensors that its base does not use, the first is {unused[0]}"
-            raise ModelError(explain(where, got=got, allowed=allowed, fix="check its base"))
+            raise ModelError(explain(where, got=got, allowed=allowed, fix=BASE))
 
     @contextmanager
     def _explained(self) -> Iterator[list[warnings.WarningMessage]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.config import paths
 from harness.core import json_text
-from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.errors import ConfigError, ModelError, did_you_mean, explain, once_online
 from harness.models.quiet import quiet
 from harness.models.weights import ADAPTER, INDEX, file_sha256, first_line, without_weights
 
@@ -144,10 +144,12 @@ def _fetched(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         try:
             folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=offline)
         except (OSError, ValueError) as error:
+            near = "" if "/" in name else did_you_mean(name, paths.members("conf/model"))
             fix = "check model.name and model.revision"
-            fix += ", or fetch it first: HF_HUB_OFFLINE is set" if offline else ", the network, and `hf auth login` for gated models"
+            fix = once_online(fix) if offline else f"{fix}, the network, and `hf auth login` for gated models"
             allowed = "a folder, or a hub model that is cached or can be fetched"
-            got = f"'{name}'{f' at {revision}' if revision else ''} ({first_line(error)})"
+            reason = "not in the hub's cache" if offline else first_line(error)
+            got, fix = f"'{name}'{f' at {revision}' if revision else ''} ({reason})", near or fix
             raise ModelError(explain("model.name", got=got, allowed=allowed, fix=fix)) from error
     return Path(folder)
 

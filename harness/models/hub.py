@@ -18,7 +18,7 @@ from harness.models.adapted import Adapted
 from harness.models.folders import CONFIG, VOCABULARIES
 from harness.models.quiet import failures, quiet
 from harness.models.vocabulary import read_tokenizer, require_rows
-from harness.models.weights import ADAPTER, UNQUANTISED, check_safetensors, file_sha256, first_line, sizes, weight_files
+from harness.models.weights import ADAPTER, UNQUANTISED, check_safetensors, file_sha256, first_line, in_python, sizes, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -200,7 +200,8 @@ class HubModel:
         if not (folder / ADAPTER).is_file():
             if self.base is not None:
                 got = f"'{self.base}' for {self.name}, a whole model"
-                raise ModelError(explain("model.base", got=got, allowed="null; only an adapter has a base"))
+                fix = f"model={self.name} without model.base"
+                raise ModelError(explain("model.base", got=got, allowed="null; only an adapter has a base", fix=fix))
             return None
         if weights := sorted(path.name for pattern in WHOLE for path in folder.glob(pattern)):
             got, fix = f"{weights[0]} and {ADAPTER}", f"delete {weights[0]}, or the adapter if it is merged into these weights"
@@ -247,7 +248,9 @@ class HubModel:
     def _check_tokenizer(self, folder: Path, rows: int) -> None:
         """Raise ModelError without a tokenizer, or for token ids beyond the embedding's rows."""
         if not any((folder / name).is_file() for name in VOCABULARIES):
-            raise ModelError(explain(f"model {self.name}", got=f"no tokenizer in {folder}", allowed=f"one of {', '.join(VOCABULARIES)}"))
+            fix = in_python("AutoTokenizer", "BASE", str(folder))
+            allowed = f"one of {', '.join(VOCABULARIES)}"
+            raise ModelError(explain(f"model {self.name}", got=f"no tokenizer in {folder}", allowed=allowed, fix=fix))
         require_rows(self.name, self.tokenizer(), rows)
 
     def skeleton(self) -> PreTrainedModel:

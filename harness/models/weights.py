@@ -29,7 +29,7 @@ ADAPTER = "adapter_config.json"
 """Settings of a PEFT adapter, which make a folder one."""
 
 SAFE = "safetensors only: loading a pickled .bin can run any code"
-UNQUANTISED = "the model that was quantised, or save it dequantised"
+UNQUANTISED = "model=NAME of the model that was quantised (base_model of its card), or save it dequantised"
 QUANTISED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state|qweight|qzeros|weight_scale|weight_scale_inv)(\.|$)")
 """Names of tensors that quantisation leaves next to weights (bitsandbytes, GPTQ, AWQ, fp8)."""
 
@@ -99,7 +99,16 @@ def without_weights(folder: Path, lacks: str) -> tuple[str, str]:
         return f"an adapter without {ADAPTER}", "save or copy it again: PEFT writes this file last"
     others = sorted(path.name for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".gguf", ".safetensors"})
     got = f"a directory without {lacks}" + (f", only {', '.join(others[:3])}" if others else "")
-    return got, "convert with save_pretrained, which writes safetensors" if others else "check the path"
+    if not others:
+        return got, "check the path"
+    if any(name.endswith(".gguf") for name in others):
+        return got, "the safetensors files that it was converted from"
+    return got, in_python("AutoModelForCausalLM", str(folder), f"{folder}-safetensors")
+
+
+def in_python(cls: str, source: str, folder: str) -> str:
+    """Return a command that loads with a class of transformers and saves into a folder."""
+    return f'python -c "from transformers import {cls} as A; A.from_pretrained({source!r}).save_pretrained({folder!r})"'
 
 
 def checkpoints(folder: Path) -> list[str]:

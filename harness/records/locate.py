@@ -61,7 +61,8 @@ def _nothing(text: str, folder: Path) -> str:
     known = experiments_in(folder.parent)
     got = "a directory without runs" if folder.is_dir() else "nothing"
     allowed = ", ".join(known) or f"nothing yet in {folder.parent}"
-    fix = did_you_mean(folder.name, known) or "run `harness run` or `harness sweep` first, or give the path of its folder"
+    first = f"`harness sweep experiment={text}`" if text in paths.members("conf/experiment") else "`harness run` or `harness sweep`"
+    fix = did_you_mean(folder.name, known) or f"run {first} first, or give the path of its folder"
     return explain(f"results of '{text}'", got=got, allowed=allowed, fix=fix)
 
 

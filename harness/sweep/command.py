@@ -57,7 +57,8 @@ def require_name(overrides: Sequence[str], command: str = "sweep") -> None:
     """Raise ConfigError unless the overrides name an experiment or a results folder."""
     if not any(text.lstrip("+").partition("=")[0] in {"experiment", "name"} for text in overrides):
         allowed = f"experiment=NAME ({', '.join(paths.members('conf/experiment'))}), or name=NAME with axes of your own"
-        fix = f"harness {command} name=mine model=nursery-s,nursery-m seed=0,1"
+        named = next((text for text in overrides if text in paths.members("conf/experiment")), "")
+        fix = f"harness {command} " + (f"experiment={named}" if named else "name=mine model=nursery-s,nursery-m seed=0,1")
         raise ConfigError(explain(command, got="neither an experiment nor a name", allowed=allowed, fix=fix))
 
 

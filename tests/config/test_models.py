@@ -47,3 +47,29 @@ def test_hydras_command_line_takes_them_too(tmp_path: Path, monkeypatch: pytest.
     assert overrides.for_hydra("model=org/m@old") == ["model=hf", "++model.name='org/m@old'"]
     assert overrides.for_hydra("reference=org/m") == ["model@reference=hf", "++reference.name='org/m'"]
     assert composition.compose(["model='it\\'s'", "data=tinyworld-people", "tuning=full"]).model == HubModel(name="it's")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("./mine@main", "got './mine@main', a revision of a folder; allowed: revisions of hub models; fix: model=./mine$"),
+        ("./mime", "got './mime', a directory that does not exist; allowed: a folder of a model; fix: did you mean 'mine'?"),
+        ("./else", "fix: check the path; a relative one starts from the current directory"),
+        ("nursery-s@step10", "allowed: nursery-s, which has no revisions; fix: model=nursery-s$"),
+    ],
+)
+def test_a_folder_that_is_misspelt_or_has_a_revision_comes_with_what_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    """Instead of a list of all models."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        composition.compose([f"model={model}", "data=tinyworld-people", "tuning=full"])
+
+
+def test_a_word_that_is_a_member_comes_with_its_key() -> None:
+    """An experiment with the command that sweeps it."""
+    for word, fix in (("tiny", "harness sweep experiment=tiny"), ("lora", "tuning=lora"), ("other", "write key=value; ")):
+        with pytest.raises(ConfigError, match=f"override: got '{word}'; allowed: key=value; fix: {fix}"):
+            composition.compose([word])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import paths
+from harness.config import overrides, paths
 from harness.core.errors import ConfigError
 
 
@@ -59,3 +59,18 @@ def test_no_module_looks_up_a_home_directory_by_itself() -> None:
     """Pathlib raises RuntimeError where there is none, which is no error for users."""
     package = Path(paths.__file__).parents[1]
     assert [file.name for file in package.rglob("*.py") if ".expanduser()" in file.read_text(encoding="utf-8")] == ["paths.py"]
+
+
+def test_what_only_the_working_folder_has_comes_with_harness_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As after `harness new` without HARNESS_PATH; once it is named, there is nothing to say."""
+    monkeypatch.delenv("HARNESS_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "mine.yaml").touch()
+    (tmp_path / "my_l1.py").touch()
+    with pytest.raises(ConfigError, match=r"data: got 'mine'; .*; fix: HARNESS_PATH=\. in front of the command"):
+        overrides.check_choice("data", "mine")
+    assert paths.not_on_path("", "my_l1") == "HARNESS_PATH=. in front of the command"
+    assert paths.not_on_path("", "my_l2") == ""
+    monkeypatch.setenv("HARNESS_PATH", ".")
+    assert paths.not_on_path("", "my_l1") == ""

@@ -285,3 +285,36 @@ def test_members_for_files_read_messages_too(tmp_path: Path) -> None:
     source = composition.compose(["data=files", f"data.train={path}", "probe_suites=[tinyworld]"]).data
     with pytest.raises(DataError, match="line 2: got a list in column 'prompt'"):
         source.rows("train")
+
+
+@pytest.mark.parametrize(
+    ("record", "fix"),
+    [
+        ({"question": "a", "answer": "b"}, '"data.fields={prompt: question, completion: answer}"'),
+        ({"Prompt": "a", "Completion": "b"}, '"data.fields={prompt: Prompt, completion: Completion}"'),
+        ({"prompt": "a", "chosen": "b", "reject": "c"}, '"data.fields={prompt: prompt, chosen: chosen, rejected: reject}"'),
+        ({"id": 1, "body": "a"}, 'name your columns, such as "data.fields={text: body}"'),
+        ({"id": 1, "ask": "a", "say": "b"}, 'name your columns, such as "data.fields={prompt: ask, completion: say}"'),
+        ({"messages": "a"}, 'or learn it as text: "data.fields={text: messages}"'),
+    ],
+)
+def test_columns_of_no_format_come_with_fields_to_paste(tmp_path: Path, record: dict[str, Any], fix: str) -> None:
+    """They work: the same source with them has rows."""
+    path = write(tmp_path / "rows.jsonl", record)
+    with pytest.raises(DataError) as raised:
+        Files(train=path).rows("train")
+    assert str(raised.value).endswith(f"{fix}")
+    named = dict(pair.split(": ") for pair in fix.partition("{")[2].rstrip('}"').split(", "))
+    assert len(Files(train=path, fields=named).rows("train")) == 1
+
+
+def test_files_of_other_formats_come_with_the_command_that_converts_them(tmp_path: Path) -> None:
+    """The command writes a csv, which is read."""
+    path = tmp_path / "rows.tsv"
+    path.write_text("prompt\tcompletion\n01\tb\n")
+    with pytest.raises(ConfigError) as raised:
+        Files(train=str(path)).rows("train")
+    program = str(raised.value).partition('fix: python -c "')[2].removesuffix('"')
+    exec(program, {})
+    (row,) = Files(train=f"{path}.csv").rows("train")
+    assert row.text.startswith("01")

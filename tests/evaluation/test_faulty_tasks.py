@@ -11,6 +11,7 @@ import pytest
 
 from harness.core.errors import ConfigError, EvaluationError
 from harness.evaluation import backends, evaluator, suites, task_index
+from harness.evaluation.tasks import _explained
 
 TASK: dict[str, Any] = {
     "task": "pick",
@@ -111,3 +112,27 @@ def test_a_group_inside_itself_is_one_line(prepare: Prepare, members: dict[str, 
         (folder / f"{name}.yaml").write_text(json.dumps({"group": name, "task": tasks}))
     with pytest.raises(ConfigError, match=r"group g: got itself as a member \(g > (h > )?g\)"):
         suites.load("g")
+
+
+@pytest.mark.parametrize(
+    ("error", "offline", "fix"),
+    [
+        (ModuleNotFoundError("No module named 'langdetect'", name="langdetect"), False, "pip install 'lm-eval[ifeval]'"),
+        (ModuleNotFoundError("install them via pip install lm-eval[math] or"), False, "pip install 'lm-eval[math]'"),
+        (ModuleNotFoundError("No module named 'mine'", name="mine.words"), False, "install mine, or correct the import"),
+        (
+            ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"),
+            True,
+            "the same command with HF_HUB_OFFLINE=0 in front, ",
+        ),
+        (ConnectionError("Couldn't reach 'a/b' on the Hub (timeout)"), False, "correct its yaml; or check the network"),
+    ],
+)
+def test_a_missing_package_or_network_comes_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, offline: bool, fix: str
+) -> None:
+    """The extra of lm-eval that has the package, or the command that goes online once."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(EvaluationError) as raised, _explained("task t"):
+        raise error
+    assert str(raised.value).partition("; fix: ")[2].startswith(fix)

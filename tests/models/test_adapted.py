@@ -130,7 +130,7 @@ def test_rows_without_values_are_rejected_with_both_numbers(place: Path) -> None
     [
         (None, r"base_model_name_or_path ''; .*fix: model\.base="),
         ("/nowhere/at/all", r"base_model_name_or_path '/nowhere/at/all'; allowed: a base that exists; fix: model\.base="),
-        ("unsloth/llama-3-bnb-4bit", r"the quantised base unsloth/llama-3-bnb-4bit; .*fix: model\.base="),
+        ("unsloth/llama-3-bnb-4bit", r"the quantised base unsloth/llama-3-bnb-4bit; .*fix: model\.base=unsloth/llama-3, if"),
         ("itself", r"the base .*adapter, which is loaded onto it; allowed: a base of its own"),
         ("nobody/nothing", r"adapter .*, base nobody/nothing: model\.name: got 'nobody/nothing'"),
     ],

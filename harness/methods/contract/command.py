@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from harness.config import composition
+from harness.config import composition, paths
 from harness.config.overrides import PACKAGES, value_of
 from harness.config.strict import build
+from harness.config.yaml_files import load_yaml
 from harness.core.errors import ConfigError, HarnessError, explain
 from harness.methods.contract.broken import ContractBroken
 from harness.methods.contract.case import GROUPS, SETTINGS, Case, cases_of
@@ -72,7 +74,12 @@ def _shipped_class(name: str) -> type[Any]:
         except ConfigError:
             continue
     allowed = f"module.Class in harness.methods.{{{','.join(GROUPS)}}}, such as l2.L2, or package.module:Class of your own"
-    raise ConfigError(explain(WHERE, got=repr(name), allowed=allowed))
+    known = {str(load_yaml(path)["class"]) for group in GROUPS for path in paths.members(f"conf/{group}").values()}
+    shipped = {one.lower(): one for one in known if ":" not in one}
+    near = difflib.get_close_matches(name.lower(), [*shipped, *(one.rpartition(".")[2] for one in shipped)], n=1)
+    meant = next((one for key, one in sorted(shipped.items()) if near and near[0] in (key, key.rpartition(".")[2])), "")
+    fix = f"did you mean '{meant}'?" if meant else "`harness new mitigation NAME` writes a class of your own"
+    raise ConfigError(explain(WHERE, got=repr(name), allowed=allowed, fix=fix))
 
 
 def _texts(settings: Sequence[str]) -> dict[str, str]:
