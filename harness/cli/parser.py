@@ -263,21 +263,30 @@ def _add_analysis(commands: Commands) -> None:
     compare.add_argument("--suites", metavar="NAMES", help="suites for two models, separated by commas: commonsense,blimp")
     compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")
     compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
-    compare.add_argument(
+    _add_gate(compare)
+    _add_json(compare)
+    _add_trust(compare)
+    _add_overrides(compare, "overrides for two models, such as evaluation.dtype=bfloat16")
+
+
+def _add_gate(command: argparse.ArgumentParser) -> None:
+    """Add limits of a loss, and the files that report on them."""
+    command.add_argument(
         "--max-loss",
         action="append",
         metavar="[SUITE=]X",
         help="set the exit code: 0 if less than X is lost, in the mean over suites, 1 if more, 3 if undecided, 2 on errors;"
         " SUITE=X: a limit for one suite, such as one in nats; repeatable",
     )
-    compare.add_argument(
+    command.add_argument(
         "--mean",
         metavar="SUITES",
         help="suites of the mean that --max-loss limits, separated by commas (default: all whose unit is a share)",
     )
-    _add_json(compare)
-    _add_trust(compare)
-    _add_overrides(compare, "overrides for two models, such as evaluation.dtype=bfloat16")
+    command.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML: a test for each suite and task")
+    command.add_argument(
+        "--summary", type=Path, metavar="FILE", help="append a Markdown summary, for a pull request's comment or $GITHUB_STEP_SUMMARY"
+    )
 
 
 def _add_measuring(command: argparse.ArgumentParser) -> None:

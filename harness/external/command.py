@@ -11,16 +11,17 @@ from harness.config.strict import check
 from harness.core import extras
 from harness.core.errors import ConfigError, explain
 from harness.external import gate, judge, limits, logs, matching, sides, text
+from harness.external.gate_files import GateFiles
 from harness.external.judge import Comparison
 from harness.external.limits import Limits
 
 
 def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Compare two sides, print the result, and write the page if it is requested.
+    """Compare two sides, print the result, and write the files that are requested.
 
     Args:
-        arguments: before, after, suites, output, margin, max_loss, mean, json, overrides, as
-            parsed.
+        arguments: before, after, suites, output, junit, summary, margin, max_loss, mean, json,
+            overrides, as parsed.
         say: prints on standard output; called with the whole result before the page is written.
 
     Returns:
@@ -31,6 +32,8 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
             error, so that a script never takes an error for a loss.
     """
     allowed = limits.read(arguments.max_loss, arguments.mean)
+    files = GateFiles(junit=arguments.junit, summary=arguments.summary)
+    files.check("compare")
     if arguments.output is not None:
         _require_writable(arguments.output)
     comparison = compare(
@@ -42,6 +45,7 @@ def compare_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
         allowed=allowed,
     )
     decided = gate.decide(comparison.aggregates, allowed, comparison.after.lacks) if allowed else None
+    files.write(comparison, decided)  # first: whoever reads the output may leave
     say(text.as_json(comparison, decided) if arguments.json else text.lines(comparison, decided))
     if arguments.output is not None:
         from harness.external import page

@@ -128,6 +128,16 @@ class Gate:
         is_open = self.missing or any(suite.leaves_open for suite in self.suites) or (self.mean and self.mean.decision == "undecided")
         return "undecided" if is_open else "not lost"
 
+    def by_suite(self, suite: GatedSuite) -> Decision | None:
+        """Return the decision that a suite alone makes; None if it only counts in the mean."""
+        if suite.decision == "lost more":
+            return suite.decision
+        if self.mean and suite.place == "in the mean" and len(self.averaged) == 1:
+            return self.mean.decision
+        if suite.leaves_open:
+            return "undecided"
+        return suite.decision if suite.place == "own limit" else None
+
     @property
     def code(self) -> int:
         """The exit code."""

@@ -20,12 +20,16 @@ VERDICTS = {"lost more": "fail", "not lost": "pass", "undecided": "undecided"}
 
 def sentences(gate: Gate) -> list[str]:
     """Return the lines; the last one, on the whole comparison, can be read alone."""
-    lines = [_of_mean(gate.mean, gate)] if gate.mean and len(gate.averaged) > 1 else []
-    lines += [_line(f"{suite.name}{_place(suite, gate)}", suite, _of_suite(suite, gate)) for suite in gate.suites]
-    return [*lines, _verdict(gate)]
+    lines = [of_mean(gate.mean, gate)] if gate.mean and len(gate.averaged) > 1 else []
+    return [*lines, *(of_suite(suite, gate) for suite in gate.suites), _verdict(gate)]
 
 
-def _of_mean(mean: Gated, gate: Gate) -> str:
+def of_suite(suite: GatedSuite, gate: Gate) -> str:
+    """Return the line on a suite."""
+    return _line(f"{suite.name}{_place(suite, gate)}", suite, _of_suite(suite, gate))
+
+
+def of_mean(mean: Gated, gate: Gate) -> str:
     """Return the line on the mean over several suites."""
     count, found = len(gate.averaged), _tested(mean, several=True)
     unknown = [suite.name for suite in gate.averaged if suite.equal or suite.low is None]

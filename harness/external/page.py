@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def write(comparison: Comparison, gate: Gate | None, folder: Path) -> Path:
 def content(comparison: Comparison, gate: Gate | None) -> Content:
     """Return the content of the page."""
     rows = comparison.rows
-    judged = [row for row in dicts(rows) if row["task"] == SUITE_TASK or row["task"] == row["suite"]]
+    judged = text.judged(rows)
     axis = str(judged[0]["metric"])
     changed = comparison.items.assign(cell=short(comparison.after.source))
     first = changed.head(MAX_ITEMS)
@@ -57,7 +57,7 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
     return Content(
         title="What was lost, what was gained",
         subtitle=f"{comparison.after.name}, compared with {comparison.before.name}",
-        headline=_headline(judged, gate),
+        headline=[text.headline(rows), *(sentences(gate)[-1:] if gate else [])],
         findings=[_finding(row, comparison.margin, axis) for row in judged[:MAX_FINDINGS]],
         axis=f"change in {axis}",
         facts={
@@ -85,31 +85,14 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
     )
 
 
-def _headline(judged: Sequence[Mapping[str, Any]], gate: Gate | None) -> list[str]:
-    """Return one sentence on all verdicts, and one on the gate."""
-    suites: dict[str, list[str]] = {}
-    for row in judged:
-        suites.setdefault(text.verdict_of(row), []).append(str(row["suite"]))
-    words = {"lost": "lost on", "gained": "gained on", "kept": "kept", "not enough evidence": "not enough evidence on"}
-    order = [*words, "no interval"]
-    parts = [f"{words.get(name, 'no interval for')} {', '.join(suites[name])}" for name in order if name in suites]
-    whole = "; ".join(parts)
-    return [f"{whole[0].upper()}{whole[1:]}.", *(sentences(gate)[-1:] if gate else [])]
-
-
 def _finding(row: Mapping[str, Any], margin: float, axis: str) -> FindingView:
-    counts = "" if pd.isna(row["lost"]) else f"; {int(row['lost']):,} items lost and {int(row['gained']):,} gained"
-    sentence = (
-        f"{text.name_of(row).strip()}: {text.metric_of(row)} {text.number(row['before'])} before, {text.number(row['value'])} after,"
-        f" {text.change(row)} ({LEVEL:.0%} over {int(row['n']):,} items{counts})."
-    )
     on_axis = row["metric"] == axis
     shown_at = zip(("value", "low", "high"), (row["delta"], *text.ends(row)), strict=True)
     ends = {name: None if pd.isna(value) or not on_axis else float(value) for name, value in shown_at}
     spread = "not measured" if pd.isna(row["numeric_spread"]) else f"{float(row['numeric_spread']):.4f}"
     floors = f"Floor: rounding alone (other batches and threads) {spread}; seed spread and same-data control not measured."
     verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
-    return FindingView(sentence=sentence, verdict=verdict, floors=floors, margin=margin if on_axis else None, **ends)
+    return FindingView(sentence=text.sentence(row), verdict=verdict, floors=floors, margin=margin if on_axis else None, **ends)
 
 
 NUMBERS = {

@@ -39,6 +39,31 @@ def lines(comparison: Comparison, gate: Gate | None) -> str:
     return "\n".join([*head, *table, "", *MEANINGS, margin, floor(rows), *notes, *(["", *sentences(gate)] if gate else [])]) + "\n"
 
 
+def judged(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of suites, and of tasks outside any suite."""
+    return [row for row in dicts(rows) if row["task"] == SUITE_TASK or row["task"] == row["suite"]]
+
+
+def headline(rows: pd.DataFrame) -> str:
+    """Return one sentence on the verdicts of all suites."""
+    suites: dict[str, list[str]] = {}
+    for row in judged(rows):
+        suites.setdefault(verdict_of(row), []).append(str(row["suite"]))
+    words = {"lost": "lost on", "gained": "gained on", "kept": "kept", "not enough evidence": "not enough evidence on"}
+    order = [*words, "no interval"]
+    whole = "; ".join(f"{words.get(name, 'no interval for')} {', '.join(suites[name])}" for name in order if name in suites)
+    return f"{whole[0].upper()}{whole[1:]}."
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Return one sentence on a row: values, change with its interval, items."""
+    counts = "" if pd.isna(row["lost"]) else f"; {int(row['lost']):,} items lost and {int(row['gained']):,} gained"
+    return (
+        f"{name_of(row).strip()}: {metric_of(row)} {number(row['before'])} before, {number(row['value'])} after,"
+        f" {change(row)} ({LEVEL:.0%} over {int(row['n']):,} items{counts})."
+    )
+
+
 def cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row of the table as text."""
     return [
