@@ -121,7 +121,7 @@ test-ray: .venv-ray/.installed ## a sweep carried by Ray, in an environment of i
 INSTALLED := .venv-install/newest .venv-install/lowest .venv-install/measure
 LOWEST    ?= python3.11
 READERS   := tests/analysis tests/cli/test_laws.py tests/golden/test_small.py tests/records tests/report tests/sweep/test_status.py \
-             $(addprefix tests/external/test_,clusters.py compare.py gate.py gate_mean.py logs.py rejections.py)
+             $(addprefix tests/external/test_,clusters.py compare.py gate.py gate_files.py gate_mean.py inspect_logs.py logs.py rejections.py)
 MEASURERS := tests/external/test_models.py tests/evaluation/prefix/test_exactness.py tests/evaluation/prefix/test_generation.py
 
 test-install: $(addsuffix /.installed,$(INSTALLED)) $(STAMP) ## the wheel in new environments, base and `measure`, newest and oldest versions; 10 minutes

@@ -161,13 +161,13 @@ def compare(
     overrides: Sequence[str] = (),
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """Compare two models, or two folders of lm-eval samples, item by item.
+    """Compare two models, or the logs of two, item by item.
 
     Args:
         before: a model (folder, name of the hub, NAME@REVISION, adapter) or a folder of lm-eval's
-            ``--log_samples`` output.
+            ``--log_samples`` output, or a file or folder of inspect_ai's logs.
         after: as ``before``.
-        suites: suites that two models are measured on; none for lm-eval samples.
+        suites: suites that two models are measured on; none for logs.
         margin: a change within ±margin, in the metric's own unit, is negligible.
         overrides: for two models, such as ``["evaluation.dtype=bfloat16"]``.
         quiet: whether to show no progress.

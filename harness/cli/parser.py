@@ -254,10 +254,12 @@ def _add_analysis(commands: Commands) -> None:
     compare = _add(
         commands,
         "compare",
-        "compare two models, or two folders of lm-eval samples",
+        "compare two models, or the logs of two: lm-eval samples, inspect_ai logs",
         "It shows what AFTER lost and gained compared with BEFORE, item by item.",
     )
-    sides = "a model (folder, hub name, NAME@REVISION, adapter) or a folder of lm-eval --log_samples output"
+    sides = (
+        "a model (folder, hub name, NAME@REVISION, adapter), a folder of lm-eval --log_samples output, or inspect_ai logs (file or folder)"
+    )
     compare.add_argument("before", metavar="BEFORE", help=sides)
     compare.add_argument("after", metavar="AFTER", help="as BEFORE")
     compare.add_argument("--suites", metavar="NAMES", help="suites for two models, separated by commas: commonsense,blimp")

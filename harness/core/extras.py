@@ -8,7 +8,7 @@ from typing import Literal
 
 from harness.core.errors import InstallError
 
-Extra = Literal["measure", "train"]
+Extra = Literal["measure", "train", "inspect"]
 
 _MEASURE = {
     "torch": "torch",
@@ -26,6 +26,7 @@ _MEASURE = {
 PACKAGES: Mapping[Extra, Mapping[str, str]] = {
     "measure": _MEASURE,
     "train": _MEASURE | {"accelerate": "accelerate", "safetensors": "safetensors", "trl": "trl"},
+    "inspect": {"zipfile_zstd": "zipfile-zstd"},
 }
 """Extra → module that is imported → package that has it."""
 

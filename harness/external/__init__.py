@@ -1,4 +1,4 @@
-"""Models, checkpoints and lm-eval logs made elsewhere, compared item by item."""
+"""Models, checkpoints and logs made elsewhere, compared item by item."""
 
 from typing import TYPE_CHECKING
 

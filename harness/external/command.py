@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.config.strict import check
 from harness.core import extras
 from harness.core.errors import ConfigError, explain
-from harness.external import gate, judge, limits, logs, matching, sides, text
+from harness.external import gate, inspect_logs, judge, limits, logs, matching, sides, text
 from harness.external.gate_files import GateFiles
 from harness.external.judge import Comparison
 from harness.external.limits import Limits
@@ -60,7 +60,7 @@ def compare(before: str, after: str, *, suites: str, margin: float, overrides: S
     """Return the comparison of two sides.
 
     Args:
-        before: a model or a folder of lm-eval samples.
+        before: a model, a folder of lm-eval samples, or a file or folder of inspect_ai logs.
         after: as ``before``.
         suites: names with commas, for two models.
         margin: a change within ±margin is negligible.
@@ -71,9 +71,11 @@ def compare(before: str, after: str, *, suites: str, margin: float, overrides: S
         HarnessError: if the sides cannot be compared.
     """
     check("compare: --margin", margin, "greater than 0, in the metric's own unit: 0.02 is 2 points", lambda v: v > 0)
-    if sides.kinds(before, after) == "logs":
-        _reject_settings(suites, overrides)
-        first, second, notes = matching.match(logs.read(before), logs.read(after))
+    kind = sides.kinds(before, after)
+    if kind != "model":
+        _reject_settings(sides.WORDS[kind], suites, overrides)
+        both = inspect_logs.read(before, after) if kind == "inspect" else (logs.read(before), logs.read(after))
+        first, second, notes = matching.match(*both)
     else:
         extras.require("compare of two models", "measure")
         from harness.core.display import display
@@ -102,11 +104,11 @@ def _require_writable(folder: Path) -> None:
         raise ConfigError(explain(f"compare: --output {folder}", got=got, allowed=allowed, fix="choose another name"))
 
 
-def _reject_settings(suites: str, overrides: Sequence[str]) -> None:
+def _reject_settings(kind: str, suites: str, overrides: Sequence[str]) -> None:
     """Reject settings of measurements for sides that are already measured.
 
     Raises ConfigError.
     """
     if given := [*([f"--suites {suites}"] if suites else []), *overrides]:
-        allowed = "neither suites nor overrides with lm-eval samples, which are already measured"
+        allowed = f"neither suites nor overrides with {kind}, which are already measured"
         raise ConfigError(explain("compare: options", got=" ".join(given), allowed=allowed, fix="omit them"))

@@ -68,11 +68,11 @@ class LoggedTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Logs:
-    """A folder of lm-eval's output.
+    """The logs of one model: a folder of lm-eval's output, or logs of inspect_ai.
 
     Attributes:
-        source: the folder, as the user typed it.
-        model: name of the model, as in the results file.
+        source: the folder or file, as the user typed it.
+        model: name of the model, as in its results.
         tasks: name → its newest samples.
         groups: group → its leaf tasks, as in the results file.
         facts: settings of the evaluation on which all results files agree: lm_eval_version,
@@ -212,10 +212,10 @@ def _settings(name: str, config: Mapping[str, Any], results: Mapping[str, Any]) 
     metrics = [entry for entry in config.get("metric_list") or [] if isinstance(entry, Mapping)]
     aggregated = {"aggregation", "higher_is_better"}  # these affect the score, not the items
     stated["metric_list"] = [{key: value for key, value in entry.items() if key not in aggregated} for entry in metrics] or None
-    return {key: _plain(value) for key, value in stated.items() if value is not None}
+    return {key: plain(value) for key, value in stated.items() if value is not None}
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Return a setting as text that does not depend on the process.
 
     Addresses of functions are removed; 1, 1.0 and "1.0" are equal.

@@ -1,4 +1,4 @@
-"""Two folders of lm-eval's output to two sides; different tasks, items or settings are rejected."""
+"""Logs of two models to two sides; different tasks, items or settings are rejected."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from harness.records.schema import Score
 from harness.report import words
 
 SAME = "the same on both sides"
-AGAIN = "evaluate both sides with the same lm-eval and the same command, except for the model"
+AGAIN = "evaluate both sides with the same versions and the same command, except for the model"
 
 FACTS = {
     "lm_eval_version": "lm-eval",
+    "inspect_ai": "inspect_ai",
     "backend": "backend",
     "dtype": "dtype",
     "batch_size": "batch size",

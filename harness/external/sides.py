@@ -1,11 +1,12 @@
-"""A side of a comparison: a model or folder of lm-eval samples, and its measurements.
+"""A side of a comparison: a model, lm-eval samples or inspect_ai logs, and its measurements.
 
 Everything measured is a ``Side``: the source as the user typed it, the model's name, and for each
 suite scores and items in the schema of a run's volume 0. Readers make sides, everything else uses
 them:
 
-- readers: ``models`` measures live models and adapters with the code of volume 0; ``logs`` and
-  ``matching`` read lm-eval output. Each rejects sources that cannot be compared, with the reason;
+- readers: ``models`` measures live models and adapters with the code of volume 0; ``logs`` reads
+  lm-eval's output, ``inspect_logs`` that of inspect_ai, and ``matching`` pairs them. Each rejects
+  sources that cannot be compared, with the reason;
 - users: ``judge`` pairs the items of two sides and computes changes, intervals and verdicts;
   ``mean``, ``limits`` and ``gate`` turn them into an exit code; ``text``, ``gate_lines`` and
   ``page`` present them.
@@ -25,13 +26,19 @@ import pandas as pd
 
 from harness.config import paths
 from harness.core.errors import ConfigError, explain
+from harness.external import inspect_files
 from harness.records.schema import Score
 
-Kind = Literal["model", "logs"]
+Kind = Literal["model", "logs", "inspect"]
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 LOG_FILES = ("samples_*.jsonl", "results*.json")
-ALLOWED = "a model (folder, hub name, NAME@REVISION, adapter, a name of `harness list model`) or a folder of lm-eval --log_samples output"
+ALLOWED = (
+    "a model (folder, hub name, NAME@REVISION, adapter, a name of `harness list model`), a folder of lm-eval --log_samples output,"
+    " or a file or folder of inspect_ai logs"
+)
+
+WORDS: dict[Kind, str] = {"model": "a model", "logs": "lm-eval samples", "inspect": "inspect_ai logs"}
 
 MAX_LABEL = 32
 
@@ -93,14 +100,18 @@ def kind_of(source: str) -> Kind:
     A name that is neither a path nor a member of ``conf/model`` is taken for a hub model.
 
     Raises:
-        ConfigError: if it is neither a model nor a folder of lm-eval samples.
+        ConfigError: if it is neither a model nor logs.
     """
     folder = paths.expanded(source)
+    if folder.is_file() and inspect_files.is_log(folder):
+        return "inspect"
     if folder.is_dir():
         if any((folder / name).is_file() for name in MODEL_FILES):
             return "model"
         if any(next(folder.rglob(pattern), None) for pattern in LOG_FILES):
             return "logs"
+        if next(inspect_files.find(folder), None):
+            return "inspect"
         if any(folder.glob("checkpoint-*")):  # a trainer's output: loading it names the checkpoints
             return "model"
         got = f"a directory without {', '.join(MODEL_FILES)} and samples_*.jsonl"
@@ -121,8 +132,9 @@ def kinds(before: str, after: str) -> Kind:
     """
     found = kind_of(before), kind_of(after)
     if found[0] != found[1]:
-        words = {"model": "a model", "logs": "lm-eval samples"}
-        got = f"{words[found[0]]} before and {words[found[1]]} after"
+        got = f"{WORDS[found[0]]} before and {WORDS[found[1]]} after"
         fix = "give two models, or make the missing samples with the same lm-eval command: --log_samples --output_path FOLDER"
+        if "inspect" in found:
+            fix = "run inspect_ai on both sides with the same command, except for the model"
         raise ConfigError(explain("compare", got=got, allowed="two sides of one kind, measured in the same way", fix=fix))
     return found[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
-from tests.support import experiments, lm_eval_logs
+from tests.support import experiments, inspect_logs, lm_eval_logs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "small"
 
@@ -24,7 +24,8 @@ COMMANDS = {
     "fit": ["fit", "points.csv", "--law", "power"],
     "predict": ["predict", "points.csv", "--law", "power", "--at", "volume=2048"],
     "compare": ["compare", "before", "after", "--output", "page"],
-    "compare as a gate": ["compare", "before", "after", "--max-loss", "0.2", "--json"],
+    "compare as a gate": ["compare", "before", "after", "--max-loss", "0.2", "--json", "--junit", "junit.xml", "--summary", "summary.md"],
+    "compare logs of inspect_ai": ["compare", "inspected/before", "inspected/after"],
 }
 """What is run, in the folder of ``inputs`` → arguments of ``harness``; each exits with 0."""
 
@@ -40,6 +41,7 @@ WRITTEN = {
     "predict": "interval for a new run",
     "compare": "colours",
     "compare as a gate": '"verdict"',
+    "compare logs of inspect_ai": "sums",
 }
 """What is run → part of what it prints on standard output."""
 
@@ -51,6 +53,7 @@ def inputs(folder: Path) -> None:
     _rates(ExperimentWriter(results / "rates"))
     _swept(ExperimentWriter(results / "swept"))
     lm_eval_logs.planted(folder)
+    inspect_logs.planted(folder / "inspected")
     rows = [f"{volume},{0.01 * volume**0.5 * factor:.6f}" for volume in (64, 128, 256, 512, 1024) for factor in (0.97, 1.0, 1.04)]
     (folder / "points.csv").write_text("volume,forgetting\n" + "\n".join(rows) + "\n")
 

@@ -29,7 +29,7 @@ import yaml
 
 from harness.cli.app import main
 from harness.evaluation import task_index
-from tests.support import lm_eval_logs
+from tests.support import inspect_logs, lm_eval_logs
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "small"
 
@@ -323,6 +323,7 @@ A_RUN = "data.volumes=[8] results=@ name=a"
 KINDS: Mapping[str, Kind] = {
     "results": Kind(_write_results, ["table @", "status @", "learning-rates @"]),
     "logs": Kind(_write_logs, ["compare @/before @/after --json"]),
+    "logs of inspect_ai": Kind(inspect_logs.planted, ["compare @/before @/after --json"]),
     "points": Kind(_write_points, ["fit @/points.csv --law power", "predict @/points.parquet --law power --at volume=100 --json"]),
     **{
         f"rows in {suffix}": Kind(_rows(f".{suffix}"), [f"plan model=nursery-smoke-a data='@/rows.{suffix}' {A_RUN}"])
