@@ -226,6 +226,7 @@ def _about_items(before: Logs, common: Sequence[str]) -> list[str]:
     notes = []
     for name in common:
         items = before.tasks[name].samples
+        items = items[items["filter"] == items["filter"].iloc[0]]
         if repeated := int(items["doc_hash"].str.contains("#", regex=False).sum()):
             notes.append(f"{name}: {repeated} equal documents, distinguished by their numbers")
         if (drawn := int(items["repeats"].max())) > 1:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -106,22 +107,32 @@ def kind_of(source: str) -> Kind:
     if folder.is_file() and inspect_files.is_log(folder):
         return "inspect"
     if folder.is_dir():
-        if any((folder / name).is_file() for name in MODEL_FILES):
-            return "model"
-        if any(next(folder.rglob(pattern), None) for pattern in LOG_FILES):
-            return "logs"
-        if next(inspect_files.find(folder), None):
-            return "inspect"
-        if any(folder.glob("checkpoint-*")):  # a trainer's output: loading it names the checkpoints
-            return "model"
-        got = f"a directory without {', '.join(MODEL_FILES)} and samples_*.jsonl"
-        raise ConfigError(explain(source, got=got, allowed=ALLOWED, fix="lm_eval … --log_samples --output_path FOLDER"))
+        return _of_folder(source, folder)
     if source.partition("@")[0] in paths.members("conf/model"):
         return "model"
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        got = "a file" if folder.exists() else "a path that does not exist"
-        raise ConfigError(explain(source or "''", got=got, allowed=ALLOWED, fix="check the path, relative to the working directory"))
+        got, fix = "a path that does not exist", "check the path, relative to the working directory"
+        if folder.exists():
+            got = "a file"
+            fix = f"name its folder, {folder.parent}" if folder.suffix in {".json", ".jsonl"} else fix
+        raise ConfigError(explain(source or "''", got=got, allowed=ALLOWED, fix=fix))
     return "model"
+
+
+def _of_folder(source: str, folder: Path) -> Kind:
+    """Return the kind of a folder, from its files. Raises ConfigError if it is of none."""
+    if any((folder / name).is_file() for name in MODEL_FILES):
+        return "model"
+    if any(next(folder.rglob(pattern), None) for pattern in LOG_FILES):
+        return "logs"
+    if next(inspect_files.find(folder), None):
+        return "inspect"
+    if any(folder.glob("checkpoint-*")):  # a trainer's output: loading it names the checkpoints
+        return "model"
+    if next(folder.rglob("*.jsonl"), None):  # of an older lm-eval: reading it names the version
+        return "logs"
+    got = f"a directory without {', '.join(MODEL_FILES)} and samples_*.jsonl"
+    raise ConfigError(explain(source, got=got, allowed=ALLOWED, fix="lm_eval … --log_samples --output_path FOLDER"))
 
 
 def kinds(before: str, after: str) -> Kind:

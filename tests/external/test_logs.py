@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import RecordError
-from harness.external import logged, logs
+from harness.core.errors import ConfigError, RecordError
+from harness.external import command, logged, logs
 from tests.support import lm_eval_logs
 from tests.support.lm_eval_logs import choice, config, digest, written
 
@@ -88,6 +88,31 @@ def test_layouts_that_are_not_read_are_rejected_by_version(tmp_path: Path) -> No
         logs.read(str(old))
     with pytest.raises(RecordError, match="results of lm-eval 0.3, which writes no samples"):
         logs.read(str(oldest))
+
+
+@pytest.mark.parametrize("output", ["results", "mine"])
+def test_a_folder_of_lm_eval_0_4_2_is_rejected_by_version_under_any_name(tmp_path: Path, output: str) -> None:
+    """``--output_path DIR`` and ``DIR/mine.json``; its samples never begin with samples_."""
+    (tmp_path / f"{output}.json").write_text('{"results": {"a": {"acc,none": 1.0}}, "configs": {"a": {}}, "config": {}}')
+    (tmp_path / "pretrained__m_a.jsonl").write_text(json.dumps([choice(0, right=True)], indent=2))
+    with pytest.raises(RecordError, match=r"the layout of lm-eval 0.4.0 to 0.4.2; .*; fix: run a newer lm-eval with --log_samples"):
+        command.compare(str(tmp_path), str(tmp_path), suites="", margin=0.02, overrides=[])
+
+
+def test_a_results_file_is_rejected_with_the_name_of_its_folder(tmp_path: Path) -> None:
+    """lm-eval 0.3 wrote one file, and people name that of later versions too."""
+    (tmp_path / "old.json").write_text('{"results": {"a": {"acc": 1.0}}, "versions": {"a": 0}, "config": {}}')
+    with pytest.raises(ConfigError, match=f"old.json: got a file; .*; fix: name its folder, {tmp_path}"):
+        command.compare(str(tmp_path / "old.json"), str(tmp_path), suites="", margin=0.02, overrides=[])
+
+
+def test_equal_documents_are_counted_once_though_there_are_two_filters(tmp_path: Path) -> None:
+    found = [written(i, right=True, filter_name=name, doc_hash="same") for name in ("one", "two") for i in (0, 1, 2)]
+    settings = config("exact_match", output_type="generate_until", filter_list=[{"name": name, "filter": []} for name in ("one", "two")])
+    shared = {key: found[0][key] for key in ("arguments", "prompt_hash")}
+    lm_eval_logs.write(tmp_path, {"a": [sample | shared for sample in found]}, configs={"a": settings})
+    compared = command.compare(str(tmp_path), str(tmp_path), suites="", margin=0.02, overrides=[])
+    assert "a: 2 equal documents, distinguished by their numbers" in compared.notes
 
 
 def test_line_breaks_inside_a_text_do_not_end_a_line(tmp_path: Path) -> None:
