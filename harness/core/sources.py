@@ -54,6 +54,11 @@ class Source(ABC):
         return frozenset({self.kind} if self.kind else ())
 
     @property
+    def has_test(self) -> bool:
+        """Whether it has a test split of its own, in place of ``held_out`` training rows."""
+        return True
+
+    @property
     def conversations(self) -> bool:
         """Whether only a chat template can write its rows."""
         return "chat" in self.kinds

@@ -17,6 +17,7 @@ from harness.core.sources import Source
 from harness.data import formats, reading
 from harness.data.fields import Form, check_volumes, to_rows
 from harness.data.formats import Format
+from harness.data.held_out import check_held_out, part
 from harness.data.reading import SampleBy
 
 DEFAULT_VOLUMES = (64, 256, 1024)
@@ -39,6 +40,8 @@ class Hub(Source):
         stream_rows: read this many rows from the start, without downloading the rest: for corpora
             of many gigabytes.
         drop_empty: leave out rows with an empty text instead of rejecting them.
+        held_out: distinct rows of train that are the test split of data without one, see
+            ``harness.data.held_out``.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Hub(Source):
     volumes: tuple[int, ...] = DEFAULT_VOLUMES
     stream_rows: int | None = None
     drop_empty: bool = False
+    held_out: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check fields, volumes and splits."""
@@ -59,14 +63,23 @@ class Hub(Source):
         check("data.stream_rows", self.stream_rows, "null or greater than 0", lambda v: v is None or v > 0)
         formats.check_settings(self.format, self.kind, self.fields)
         check_volumes(self.volumes)
+        check_held_out(self.held_out, has_test=self.has_test)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether ``splits`` names a test split."""
+        return bool(self.splits.get("test"))
 
     def rows(self, split: Split) -> Sequence[Row]:
         """Return every row of a split, in the order of the source. Raises DataError."""
+        return part(self._rows("train"), split, self.held_out, self.name) if self.held_out else self._rows(split)
+
+    def _rows(self, split: Split) -> Sequence[Row]:
         expression = self.splits.get(split)
         where = f"{self.name}{f' ({self.config})' if self.config else ''}"
         if not expression:
             known = ", ".join(name for name, value in self.splits.items() if value) or "none"
-            fix = f"set data.splits.{split} to a split of the data set"
+            fix = f"set data.splits.{split} to a split of the data set" + (", or data.held_out=N" if split == "test" else "")
             raise DataError(explain(where, got=f"no {split} split", allowed=known, fix=fix))
         records, columns = self._table(expression, where)
         rows = to_rows(records, self.form, columns, where=f"{where}, {split}", drop_empty=self.drop_empty)
@@ -163,7 +176,7 @@ class Files(Source):
         train: path of the training rows, ``*`` for several files (read in the order of their
             names).
         test: path of held-out rows, null for none.
-        format, kind, fields, volumes, drop_empty: as for ``Hub``.
+        format, kind, fields, volumes, drop_empty, held_out: as for ``Hub``.
         sample_by: of plain text (.txt), one row: a ``line``, a ``paragraph`` (between blank lines)
             or a ``document``, the whole file.
     """
@@ -176,11 +189,18 @@ class Files(Source):
     sample_by: SampleBy = "line"
     volumes: tuple[int, ...] = DEFAULT_VOLUMES
     drop_empty: bool = False
+    held_out: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check fields and volumes."""
         formats.check_settings(self.format, self.kind, self.fields)
         check_volumes(self.volumes)
+        check_held_out(self.held_out, has_test=self.has_test)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether ``test`` is given."""
+        return bool(self.test)
 
     @cached_property
     def form(self) -> Form:
@@ -217,10 +237,17 @@ class Files(Source):
 
         Raises DataError or ConfigError.
         """
+        return part(self._rows("train"), split, self.held_out, self.train) if self.held_out else self._rows(split)
+
+    def _rows(self, split: Split) -> Sequence[Row]:
         pattern = self.train if split == "train" else self.test
         if not pattern:
             allowed = f"a path: {', '.join(FILE_ENDINGS)}"
-            raise DataError(explain(f"data.{split}", got="nothing", allowed=allowed, fix=f"set data.{split}=PATH"))
+            raise DataError(
+                explain(
+                    f"data.{split}", got="nothing", allowed=allowed, fix=f"set data.{split}=PATH{' or data.held_out=N' * (split == 'test')}"
+                )
+            )
         paths = reading.paths(split, pattern)
         records = [record for path in paths for record in reading.read(path, self.sample_by)]
         columns = list(dict.fromkeys(column for record in records for column in record.values))

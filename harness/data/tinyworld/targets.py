@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.config.strict import check
+from harness.config.strict import LATER, check
 from harness.core.errors import DataError, explain
 from harness.core.rows import Row, RowKind, Split, Turn
 from harness.core.sources import Source
 from harness.data.fields import check_volumes
+from harness.data.held_out import check_held_out, part
 from harness.data.tinyworld.vocabulary import ATTRIBUTES, DIGITS, LANGUAGE, LEXICON, VERBS
 from harness.data.tinyworld.world import BASE_PEOPLE, DOCUMENTS, documents, fact_texts, life, names, number, shuffled, subjects
 
@@ -57,14 +58,18 @@ class Tinyworld(Source):
     Attributes:
         part: one of the table.
         volumes: rows to learn from, any order; each is a point.
+        held_out: distinct texts of ``base`` that are its test split; the models of the nursery were
+            pretrained on them all the same.
     """
 
     part: Part
     volumes: tuple[int, ...] = (64, 256, 1024)
+    held_out: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check that the volumes exist."""
         check_volumes(self.volumes)
+        check_held_out(self.held_out, has_test=self.has_test)
         size = self.size
         check("data.volumes", list(self.volumes), f"at most {size}, the rows of tinyworld's {self.part}", lambda v: max(v) <= size)
 
@@ -72,6 +77,11 @@ class Tinyworld(Source):
     def size(self) -> int:
         """Rows of the train split."""
         return TRAIN_ROWS[self.part]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split, which ``base`` lacks."""
+        return self.part != "base"
 
     @property
     def kind(self) -> RowKind:
@@ -84,12 +94,18 @@ class Tinyworld(Source):
         Raises DataError for the test split of ``base``.
         """
         if self.part == "base":
+            if self.held_out:
+                return part(_base(), split, self.held_out, "tinyworld base")
             if split == "test":
-                fix = "the probe tasks of the tinyworld suite ask about it"
+                fix = "held_out=N, or the probe tasks of the tinyworld suite, which ask about it"
                 raise DataError(explain("tinyworld base", got="no test split", allowed="train", fix=fix))
-            return tuple(Row((Turn("text", text),), "text") for text in documents())
+            return _base()
         texts = {"people": people, "skill": skill, "language": language}[self.part](split)
         return tuple(Row((Turn("user", prompt), Turn("assistant", f" {answer}")), "completion") for prompt, answer in texts)
+
+
+def _base() -> tuple[Row, ...]:
+    return tuple(Row((Turn("text", text),), "text") for text in documents())
 
 
 def new_people() -> tuple[str, ...]:
