@@ -131,6 +131,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return outcome.finish(started, tally)
 
 
+def _mix(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.cli import mix
+
+    return mix.mix_command(arguments)
+
+
 def _plan(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from harness.sweep import command
@@ -336,6 +343,7 @@ def _print_to_open_pipe(text: str) -> None:
 COMMANDS: Mapping[str, parser.Handler] = {
     "run": _run,
     "sweep": _sweep,
+    "mix": _mix,
     "plan": _plan,
     "status": _status,
     "prefetch": _prefetch,
@@ -358,6 +366,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
 EXTRAS: Mapping[str, extras.Extra] = {
     "run": "train",
     "sweep": "train",
+    "mix": "train",
     "plan": "train",
     "prefetch": "train",
     "show-data": "train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,18 @@ from harness.report.overview import overview
 
 if TYPE_CHECKING:
     from harness.records.store import Experiment
+    from harness.report.evidence import Evidence
     from harness.sweep.command import Started
     from harness.sweep.tally import Tally
 
 
-def finish(started: Started, tally: Tally) -> int:
+def finish(started: Started, tally: Tally, shown: Callable[[Evidence], str] = overview) -> int:
     """Show the findings, write the report if it is out of date, and name what is on disk.
+
+    Args:
+        started: the sweep.
+        tally: how its runs ended.
+        shown: text of the findings.
 
     Returns:
         The exit code: 0 if every run is done, 1 if any failed.
@@ -29,7 +36,7 @@ def finish(started: Started, tally: Tally) -> int:
     experiment = started.experiment
     where = experiment.folder / "report" / "index.html"
     is_outdated = bool(tally.done or tally.failed or not started.same or _is_older(where, experiment))
-    problem = _shown(experiment, is_outdated=is_outdated)
+    problem = _shown(experiment, shown, is_outdated=is_outdated)
     OUTPUT.message(f"\n{tally.done} run(s) done, {tally.already_done} already done, {len(tally.failed)} failed")
     for label, reason in tally.failed:
         OUTPUT.error(f"failed: {label}: {reason}")
@@ -47,7 +54,7 @@ def finish(started: Started, tally: Tally) -> int:
     return 1 if tally.failed or problem else 0
 
 
-def _shown(experiment: Experiment, *, is_outdated: bool) -> str:
+def _shown(experiment: Experiment, shown: Callable[[Evidence], str], *, is_outdated: bool) -> str:
     """Show the findings and write an outdated report; return why that failed, or nothing.
 
     The outcome of the runs is said in any case.
@@ -55,7 +62,7 @@ def _shown(experiment: Experiment, *, is_outdated: bool) -> str:
     try:
         found = evidence.gather(experiment) if is_outdated else evidence.measured(experiment)
         if experiment.run_ids():
-            OUTPUT.result(overview(found))
+            OUTPUT.result(shown(found))
         if is_outdated:
             page.write(experiment, found)
     except HarnessError as error:

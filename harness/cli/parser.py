@@ -111,6 +111,22 @@ def _add_runs_and_sweeps(commands: Commands) -> None:
     _add_output(sweep)
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
+    mix = _add(
+        commands,
+        "mix",
+        "find how much old data to mix in, by a sweep over its share of the loss",
+        "It prints gain, loss and cost of each share, and the smallest share whose loss is within the margin (docs/mixing.md).",
+    )
+    _add_overrides(mix, "data=NEW anchor=OLD, and overrides such as model=NAME data.volumes=[512] probe_suites=[blimp] name=mine")
+    mix.add_argument(
+        "--shares", default="0,0.05,0.25", metavar="A,B,C", help="shares of the loss, 0 to below 1 (default: 0,0.05,0.25; 0 is always run)"
+    )
+    mix.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each share (default: 3); more keep those that are done")
+    _add_json(mix)
+    _add_trust(mix)
+    _add_output(mix)
+    mix.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
+
     plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
     _add_overrides(plan, "experiment=NAME or name=NAME, and overrides as for sweep")
     _add_trust(plan)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.findings import contrasts, equal_gain, findings, frontier, learning_rates, sequences, validity
+from harness.analysis.findings import contrasts, equal_gain, findings, frontier, learning_rates, sequences, shares, validity
 from harness.analysis.fits import all_laws
 from harness.analysis.fits.all_laws import Fitted
 from harness.analysis.table.changes import Changes
@@ -162,6 +162,11 @@ class Evidence:
         cells = self.findings.drop_duplicates("cell")
         cells = cells[~cells["acted"].fillna(value=True).astype(bool)]
         return {str(cell): float(share) for cell, share in zip(cells["cell"], cells["acceptance"], strict=True)}
+
+    @cached_property
+    def mixings(self) -> list[shares.Mixing]:
+        """The methods that differ only in the share of old data in the loss."""
+        return shares.mixings(self.findings)
 
     @cached_property
     def checks(self) -> pd.DataFrame:

@@ -64,18 +64,19 @@ class Expansion:
     rejected: list[Rejected]
 
 
-def expand(overrides: Sequence[str]) -> Expansion:
+def expand(overrides: Sequence[str], own_arms: Mapping[str, Mapping[str, str]] | None = None) -> Expansion:
     """Multiply the axes of an experiment and of the command line, and check every point.
 
     Args:
         overrides: Hydra overrides; ``a,b``, ``range(3)`` or ``choice(a,b)`` make an axis,
             ``arms=a,b`` selects arms.
+        own_arms: name → overrides, in place of the experiment's arms.
 
     Raises:
         ConfigError: an error that no choice of point avoids: an unknown key, a wrong value, an
             invalid axis. An invalid combination is rejected point by point, unless all are invalid.
     """
-    sweep = _Sweep(overrides)
+    sweep = _Sweep(overrides, own_arms)
     found = [part for point in sweep.points() for part in sweep.composed(point)]
     asked = [part for part in found if isinstance(part, Asked)]
     rejected = [part for part in found if isinstance(part, Rejected)]
@@ -87,12 +88,12 @@ def expand(overrides: Sequence[str]) -> Expansion:
 class _Sweep:
     """The axes of one sweep, and the overrides that its points share."""
 
-    def __init__(self, overrides: Sequence[str]) -> None:
+    def __init__(self, overrides: Sequence[str], own_arms: Mapping[str, Mapping[str, str]] | None) -> None:
         selecting, others = arms.split(overrides)
         given = parse(others)
         composed = compose_hydra(dataclasses.replace(given, sweeps={}))
         sweeper: Mapping[str, Any] = composed.sweeper
-        every = arms.read(sweeper.get("arms"))
+        every = arms.read(own_arms or sweeper.get("arms"))
         _reject_doubles(sweeper, every)
         params = parse(
             [f"{key}={typed(value)}" for key, value in (sweeper.get("params") or {}).items() if our_key(str(key)) not in given.keys]

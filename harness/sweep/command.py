@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -62,11 +62,18 @@ def require_name(overrides: Sequence[str], command: str = "sweep") -> None:
         raise ConfigError(explain(command, got="neither an experiment nor a name", allowed=allowed, fix=fix))
 
 
-def start(overrides: Sequence[str], *, warm: bool = False, progress: Progress = Silent()) -> Started:  # noqa: B008
+def start(
+    overrides: Sequence[str],
+    arms: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    warm: bool = False,
+    progress: Progress = Silent(),  # noqa: B008 - it has no state
+) -> Started:
     """Check every run of a sweep and write the units to do; nothing runs yet.
 
     Args:
         overrides: ``experiment=NAME`` or ``name=NAME``, axes, values and the launcher.
+        arms: name → overrides, in place of the experiment's arms.
         warm: let the launcher start its slow preparations meanwhile.
         progress: told of models that are pretrained first.
 
@@ -75,7 +82,7 @@ def start(overrides: Sequence[str], *, warm: bool = False, progress: Progress = 
     """
     launcher, rest = split(overrides)
     require_name(rest)
-    expansion = expand(rest)
+    expansion = expand(rest, arms)
     _require_valid(expansion)
     return begin(expansion.asked, launcher, keep=False, warm=warm, progress=progress)
 

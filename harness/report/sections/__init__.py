@@ -17,6 +17,7 @@ from harness.report.sections import (
     opening,
     rates,
     reproduce,
+    shares,
     stages,
     tradeoff,
     trajectories,
@@ -27,6 +28,7 @@ def build(evidence: Evidence) -> Content:
     """Return the page of an experiment: findings, then their evidence, then how to reproduce it."""
     parts = [
         rates.rates(evidence),
+        shares.shares(evidence),
         learning.forgetting(evidence),
         learning.learning(evidence),
         stages.stages(evidence),
