@@ -46,6 +46,7 @@ print(json.dumps(found))
 MISSING = {
     "run": ["run"],
     "sweep": ["sweep", "experiment=tiny"],
+    "mix": ["mix", "data=new.jsonl", "anchor=old.jsonl"],
     "plan": ["plan", "experiment=tiny"],
     "prefetch": ["prefetch", "experiment=tiny"],
     "show-data": ["show-data", "mitigation=self_output"],
