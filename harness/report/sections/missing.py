@@ -64,7 +64,9 @@ ROWS = {
 def main_warnings(evidence: Evidence) -> list[str]:
     """Return the warnings for the top of the page, which limit its main conclusions."""
     found = []
-    untuned, runs = tables.untuned(evidence.table, evidence.declared.control)
+    untuned, borrowed, runs = tables.untuned(evidence.table, evidence.declared.control)
+    if borrowed:
+        found.append(f"{borrowed} of {runs} runs train with a mitigation at the rate that was searched without it.")
     if untuned:
         found.append(f"Learning rate not tuned for {untuned} of {runs} runs: not a method comparison.")
     others = evidence.table.drop_duplicates("run_id").groupby("reference")["run_id"].nunique()
