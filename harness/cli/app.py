@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.api import Results, load
 from harness.cli import parser
@@ -63,10 +63,10 @@ def _code_of(arguments: argparse.Namespace) -> int:
         if arguments.command in EXTRAS:
             extras.require(arguments.command, EXTRAS[arguments.command])
         code = command(arguments)
-        return 1 if OUTPUT.failed and not code and arguments.command != "compare" else code
+        return 1 if OUTPUT.failed and not code and arguments.command not in GATES else code
     except HarnessError as error:
         OUTPUT.error(f"harness: {error}")
-        return 1 if isinstance(error, DamagedError) and arguments.command != "compare" else 2
+        return 1 if isinstance(error, DamagedError) and arguments.command not in GATES else 2
     except KeyboardInterrupt:
         OUTPUT.error(f"harness: interrupted; {RESUME}")
         return 130
@@ -304,16 +304,26 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    """Compare two models.
+    from harness.external import command
+
+    return _gated(arguments, command.compare_command)
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    from harness.external.checkpoints import command
+
+    return _gated(arguments, command.measure_command)
+
+
+def _gated(arguments: argparse.Namespace, command: Callable[[argparse.Namespace, Callable[[str], None]], int]) -> int:
+    """Carry out a command with a gate.
 
     Exit code 1 only means that more than --max-loss is lost; every error is a 2, unexpected ones
     included.
     """
     quiet_libraries()
     try:
-        from harness.external import command
-
-        return command.compare_command(arguments, _print_to_open_pipe)
+        return command(arguments, _print_to_open_pipe)
     except (HarnessError, MemoryError):
         raise
     except OSError as error:
@@ -321,15 +331,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         return 2
     except Exception as error:  # noqa: BLE001 - an unexpected error must not look like a loss
         traceback.print_exc()
-        sys.stderr.write(f"harness: compare failed without a verdict: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"harness: {arguments.command} failed without a verdict: {type(error).__name__}: {error}\n")
         return 2
-
-
-def _measure(arguments: argparse.Namespace) -> int:
-    quiet_libraries()
-    from harness.external.checkpoints import command
-
-    return command.measure_command(arguments, _print)
 
 
 def _print_to_open_pipe(text: str) -> None:
@@ -362,6 +365,9 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "compare": _compare,
     "measure": _measure,
 }
+
+GATES = ("compare", "measure")
+"""Commands whose exit code 1 means a loss."""
 
 EXTRAS: Mapping[str, extras.Extra] = {
     "run": "train",

@@ -264,6 +264,7 @@ def _add_analysis(commands: Commands) -> None:
         " NAME@REVISION; overrides such as evaluation.dtype=bfloat16",
     )
     _add_measuring(measure)
+    _add_gate(measure)
     measure.add_argument("--rows-per-step", type=int, metavar="N", help="rows of an optimizer step, so that the axis is rows")
     _add_overrides(measure, argparse.SUPPRESS)
 

@@ -16,10 +16,12 @@ from harness.core.display import OUTPUT, display
 from harness.core.errors import ConfigError, DataError, EvaluationError, explain
 from harness.core.progress import Progress
 from harness.core.sources import ModelSource
-from harness.external import models
+from harness.external import gate, limits, models
 from harness.external.checkpoints import finding, plan, told
 from harness.external.checkpoints.measuring import MeasuredRun
 from harness.external.checkpoints.plan import Placed
+from harness.external.gate_files import GateFiles
+from harness.external.gate_lines import sentences
 from harness.external.judge import Comparison
 from harness.models.loading import load
 from harness.models.vocabulary import differences, require_rows
@@ -71,20 +73,45 @@ def measure_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
     """Measure the checkpoints of trainings elsewhere, show their losses, and write the page.
 
     Args:
-        arguments: sources, name, suites, target, limit, rows_per_step, margin, overrides, as
-            parsed.
+        arguments: sources, name, suites, target, limit, rows_per_step, margin, max_loss, mean,
+            junit, summary, overrides, as parsed.
         say: prints on standard output.
+
+    Returns:
+        The exit code: 0, or with ``--max-loss`` that of the gate on the last checkpoint, without
+        the target suites.
 
     Raises:
         HarnessError: if a source cannot be measured; what was measured is kept.
     """
+    allowed = limits.read(arguments.max_loss, arguments.mean)
+    files = GateFiles(junit=arguments.junit, summary=arguments.summary)
+    files.check(COMMAND)
     base, checkpoints, overrides = sources(arguments.sources, arguments.overrides)
     places = plan.placed(finding.find(checkpoints), arguments.rows_per_step)
     asked = asked_for(arguments, base, overrides, places[0].training.name)
+    if allowed:
+        allowed.check_names([one for one in asked.suites if one not in asked.targets])
     with display() as progress:
         rows = list(measured(asked, places, progress))
+    last = _without(rows[-1][1], asked.targets)
+    decided = gate.decide(last.aggregates, allowed, last.after.lacks) if allowed else None
+    files.write(last, decided)
     say(told.summary(rows))
-    return told.finish(experiment_of(asked.config(asked.base)[0]), say)
+    if decided:
+        say("\n".join([f"gate, {last.after.name}:", *sentences(decided), ""]))
+    told.finish(experiment_of(asked.config(asked.base)[0]), say)
+    return decided.code if decided else 0
+
+
+def _without(comparison: Comparison, targets: Sequence[str]) -> Comparison:
+    """Return a comparison without the suites of what is learned, which a gate does not limit."""
+    tables = {name: frame[~frame["suite"].isin(list(targets))] for name, frame in vars(comparison).items() if name in _TABLES}
+    aggregates = tuple(one for one in comparison.aggregates if one.name not in targets)
+    return dataclasses.replace(comparison, aggregates=aggregates, **tables)
+
+
+_TABLES = ("rows", "others", "items")
 
 
 def sources(given: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str], list[str]]:

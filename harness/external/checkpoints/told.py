@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.analysis.statistics.stats import LEVEL
-from harness.core.display import OUTPUT
-from harness.core.errors import HarnessError
 from harness.external import text
 from harness.external.checkpoints.plan import Placed
 from harness.external.judge import SHARE, Comparison, dicts, suite_rows
@@ -107,15 +105,10 @@ def _at(one: Placed) -> str:
     return "" if one.training.axis == "checkpoint" else f"{one.volume:,} {one.training.axis}"
 
 
-def finish(experiment: Experiment, say: Callable[[str], None]) -> int:
-    """Write the page, and name what is on disk; return the exit code."""
+def finish(experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Write the page, and name what is on disk. Raises HarnessError if it cannot be written."""
     from harness.records.locate import spelled
     from harness.report import evidence, page
 
-    try:
-        say(f"page: {page.write(experiment, evidence.gather(experiment))}")
-    except HarnessError as error:
-        OUTPUT.error(f"the page is not written: {error}")
-        return 1
+    say(f"page: {page.write(experiment, evidence.gather(experiment))}")
     say(f"next: harness table {spelled(experiment)} --format text")
-    return 0
