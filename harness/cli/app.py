@@ -335,6 +335,13 @@ def _gated(arguments: argparse.Namespace, command: Callable[[argparse.Namespace,
         return 2
 
 
+def _watch(arguments: argparse.Namespace) -> int:
+    quiet_libraries()
+    from harness.external.checkpoints import watching
+
+    return watching.watch_command(arguments, _print)
+
+
 def _print_to_open_pipe(text: str) -> None:
     """Print, but ignore a closed pipe (``| head``): the exit code still gives the verdict."""
     try:
@@ -364,6 +371,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "predict": _predict,
     "compare": _compare,
     "measure": _measure,
+    "watch": _watch,
 }
 
 GATES = ("compare", "measure")
@@ -379,5 +387,6 @@ EXTRAS: Mapping[str, extras.Extra] = {
     "check-method": "train",
     "prompt": "measure",
     "measure": "measure",
+    "watch": "measure",
 }
 """Command → extra that it needs. The others need none, except for `compare` with models."""

@@ -265,8 +265,33 @@ def _add_analysis(commands: Commands) -> None:
     )
     _add_measuring(measure)
     _add_gate(measure)
-    measure.add_argument("--rows-per-step", type=int, metavar="N", help="rows of an optimizer step, so that the axis is rows")
+    _add_rows_per_step(measure)
     _add_overrides(measure, argparse.SUPPRESS)
+
+    watch = _add(
+        commands,
+        "watch",
+        "measure each checkpoint of a training as it appears",
+        "The training is not touched. results/NAME/forgetting.json has the losses so far. Rerun the same command to resume.",
+    )
+    watch.add_argument("base", metavar="BASE", help="the model before training: a folder, a hub name, or NAME@REVISION")
+    watch.add_argument("output", metavar="OUTPUT_DIR", help="the trainer's output folder, here or on a shared disk; it may not exist yet")
+    _add_measuring(watch)
+    _add_rows_per_step(watch)
+    watch.add_argument(
+        "--every",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="poll; a checkpoint is measured once unchanged for as long (default: 10)",
+    )
+    watch.add_argument(
+        "--until",
+        default="done",
+        metavar="WHEN",
+        help="done (default): its newest checkpoint is its last; idle=SECONDS: or nothing changes; forever",
+    )
+    _add_overrides(watch, "overrides, such as evaluation.dtype=bfloat16")
 
     compare = _add(
         commands,
@@ -317,6 +342,10 @@ def _add_measuring(command: argparse.ArgumentParser) -> None:
     command.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
     _add_trust(command)
     _add_output(command)
+
+
+def _add_rows_per_step(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows-per-step", type=int, metavar="N", help="rows of an optimizer step, so that the axis is rows")
 
 
 def _add_fitting(command: argparse.ArgumentParser) -> None:

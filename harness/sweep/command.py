@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import secrets
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,7 +27,7 @@ from harness.sweep.axes import Asked, Expansion, expand
 from harness.sweep.claims import Claims
 from harness.sweep.launchers import local_worker
 from harness.sweep.launchers.choose import Launcher, Work, split
-from harness.sweep.reporter import go_on, stop_soon
+from harness.sweep.reporter import saved_on_interrupt
 from harness.sweep.tally import Tally
 from harness.sweep.units import units_of
 from harness.sweep.watch import WATCH_SECONDS
@@ -265,7 +261,7 @@ def carry_here(started: Started, display: Display) -> Tally:
     order = {kind: number for number, kind in enumerate(("run", "measurement"))}
     units = sorted((unit for unit in started.units if unit.kind in order), key=lambda unit: (runs.index(unit.run_id), order[unit.kind]))
     ended, failed = Tally(already_done=started.already_done), set[str]()
-    with _saved_on_interrupt():
+    with saved_on_interrupt():
         for number, unit in enumerate(units):
             display.runs(runs.index(unit.run_id), len(runs))
             if unit.run_id in failed:
@@ -285,26 +281,3 @@ def carry_here(started: Started, display: Display) -> Tally:
                 display.say(f"failed: {unit.label}: {reason}")
     display.runs(len(runs), len(runs))
     return ended
-
-
-@contextlib.contextmanager
-def _saved_on_interrupt() -> Iterator[None]:
-    """Make the first Ctrl-C or SIGTERM save and stop, and the second stop at once."""
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        sys.stderr.write("\nstopping at the next step or item; again to stop at once\n")
-        stop_soon()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    go_on()
-    before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
-        go_on()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,3 +98,26 @@ def pause(seconds: float) -> None:
         time.sleep(min(left, TICK))
     if _requests:
         raise Interrupted
+
+
+@contextlib.contextmanager
+def saved_on_interrupt() -> Iterator[None]:
+    """Make the first Ctrl-C or SIGTERM save and stop, and the second stop at once."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.stderr.write("\nstopping at the next step or item; again to stop at once\n")
+        stop_soon()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    go_on()
+    before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+        go_on()

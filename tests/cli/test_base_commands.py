@@ -52,6 +52,8 @@ MISSING = {
     "show-data": ["show-data", "mitigation=self_output"],
     "check-method": ["check-method", "l2.L2"],
     "prompt": ["prompt", "tinyworld"],
+    "measure": ["measure", "nursery-s", "out"],
+    "watch": ["watch", "nursery-s", "out"],
     "compare of two models": ["compare", "nursery-s", "nursery-m", "--suites", "tinyworld"],
 }
 

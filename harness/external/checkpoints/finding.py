@@ -91,6 +91,11 @@ def number_of(folder: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """Return the folders with checkpoints inside a folder, such as those of ms-swift's runs."""
+    return sorted({path.parent for path in folder.glob("*/checkpoint-*") if NUMBERED.fullmatch(path.name)})
+
+
 def of_folder(folder: Path, training: Path) -> Checkpoint:
     """Return the checkpoint in a folder, which belongs to the training in another or the same."""
     real = training.resolve()
@@ -194,9 +199,9 @@ def _of_name(source: str) -> Checkpoint:
 
 def _require_some(source: str, folder: Path) -> None:
     """Reject a folder without checkpoints, weights or settings of a model. Raises ConfigError."""
-    if not _is_bare(folder) or any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")) or any(folder.glob("global_step*")):
+    if not _is_bare(folder) or _is_in_shards(folder):
         return
-    below = sorted({path.parent for path in folder.glob("*/checkpoint-*") if NUMBERED.fullmatch(path.name)})
+    below = runs_below(folder)
     got = "a folder without checkpoint-N and without weights"
     fix = f"name the run's own folder, such as {below[-1]}" if below else "wait for the first checkpoint, or check the path"
     raise ConfigError(explain(source, got=got, allowed=ALLOWED, fix=fix))
@@ -205,6 +210,11 @@ def _require_some(source: str, folder: Path) -> None:
 def _is_bare(folder: Path) -> bool:
     """Return whether a folder holds no weights, as a training's root until its end."""
     return not any(path.suffix in {".safetensors", ".bin"} and path.name.startswith(OF_WEIGHTS) for path in folder.iterdir())
+
+
+def _is_in_shards(folder: Path) -> bool:
+    """Return whether a folder holds shards of FSDP or DeepSpeed, which must be converted."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.distcp", "*/*.distcp", "global_step*"))
 
 
 def _labels(names: dict[str, str]) -> dict[str, str]:
@@ -235,6 +245,7 @@ def _require_complete(folder: Path) -> None:
 def _weights(folder: Path) -> list[Path]:
     """Return the weight files of a checkpoint. Raises ModelError or OSError."""
     folder.stat()
+    _require_any(folder)
     if (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors")):
         if not (folder / ADAPTER_WEIGHTS).is_file():
             got, fix = without_weights(folder, ADAPTER_WEIGHTS)
@@ -246,6 +257,13 @@ def _weights(folder: Path) -> list[Path]:
             explain(f"model {folder}", got=f"weights without {folders.CONFIG}", fix=f"copy {folders.CONFIG} of its base into it")
         )
     return files
+
+
+def _require_any(folder: Path) -> None:
+    """Raise ModelError for a folder without weights of any kind, as at the start of a save."""
+    if _is_bare(folder) and not _is_in_shards(folder):
+        got = "no weights: half-written, or half-deleted"
+        raise ModelError(explain(str(folder), got=got, allowed="a complete checkpoint", fix="wait until it is saved"))
 
 
 def _needed(folder: Path) -> list[Path]:

@@ -6,6 +6,10 @@ and no file of it stays open.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +60,7 @@ class Polled:
         taken: name of a checkpoint → signature that was measured, or failed.
         waiting: name → why a checkpoint is not measured yet, or never was.
         changed: time of the last change that was seen, also of logs.
+        polled: time of the last poll.
     """
 
     output: Path
@@ -63,49 +68,72 @@ class Polled:
     taken: dict[str, Signature] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
     changed: float = 0.0
+    polled: float = -math.inf
     _seen: dict[str, tuple[Signature, float]] = field(default_factory=dict)
     _logs: tuple[object, ...] = ()
-    _polled: float | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @contextlib.contextmanager
+    def polling(self) -> Iterator[None]:
+        """Poll every pause, in a thread, until the block ends."""
+        end = threading.Event()
+
+        def poll() -> None:
+            while not end.wait(self.pause):
+                self.poll(time.monotonic())
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
     def poll(self, now: float) -> None:
         """Look at every checkpoint. ``now`` is in seconds, on any clock that only grows."""
-        if self._polled is None or (logs := tuple(_logs(self.output))) != self._logs:
-            self._logs, self.changed = tuple(_logs(self.output)) if self._polled is None else logs, now
-        self._polled, found = now, {}
-        for folder in self._folders():
-            try:
-                found[folder.name] = finding.signature(folder)
-            except OSError:  # deleted meanwhile
-                continue
-        for name, signature in found.items():
-            if self._seen.get(name, (None,))[0] != signature:
-                self._seen[name], self.changed = (signature, now), now
-        for name in [name for name in self._seen if name not in found]:
-            if not self._is_taken(name, self._seen.pop(name)[0]):
-                self.waiting[name] = DELETED
+        with self._lock:
+            if (logs := tuple(_logs(self.output))) != self._logs or self.polled < 0:
+                self._logs, self.changed = logs, now
+            self.polled, found = now, {}
+            for folder in self._folders():
+                try:
+                    found[folder.name] = finding.signature(folder)
+                except OSError:  # deleted meanwhile
+                    continue
+            for name, signature in found.items():
+                if self._seen.get(name, (None,))[0] != signature:
+                    self._seen[name], self.changed = (signature, now), now
+            for name in [name for name in self._seen if name not in found]:
+                if not self._is_taken(name, self._seen.pop(name)[0]):
+                    self.waiting[name] = DELETED
 
-    def ready(self) -> list[Path]:
+    def ready(self) -> dict[Path, Signature]:
         """Return the complete checkpoints that are not taken, the newest first."""
-        newest = sorted(self._seen, key=lambda name: max((one[2] for one in self._seen[name][0]), default=0), reverse=True)
-        return [self.output / name for name in newest if self._is_ready(name)]
+        with self._lock:
+            newest = sorted(self._seen, key=self._time, reverse=True)
+            return {self.output / name: self._seen[name][0] for name in newest if self._is_ready(name)}
 
-    def take(self, folder: Path) -> Signature | None:
-        """Mark a checkpoint as taken, with its signature when it was last seen."""
-        self.waiting.pop(folder.name, None)
-        found = self._seen.get(folder.name)
-        if found is not None:
-            self.taken[folder.name] = found[0]
-        return None if found is None else found[0]
+    def take(self, folder: Path, signature: Signature) -> None:
+        """Mark a checkpoint as measured, or failed, with its signature from ``ready``."""
+        with self._lock:
+            self.waiting.pop(folder.name, None)
+            self.taken[folder.name] = signature
 
     def is_over(self) -> bool:
         """Return whether the newest checkpoint says that the training ended, and none is awaited.
 
         A checkpoint that stays incomplete is awaited for as long as one without a state.
         """
-        folders = self._folders()
-        last = max(folders, key=lambda folder: max((one[2] for one in self._seen.get(folder.name, ((), 0))[0]), default=0), default=None)
-        state = states.read(last) if last is not None else None
-        return state is not None and state.is_finished and all(self._is_settled(folder.name) for folder in folders)
+        with self._lock:
+            folders = self._folders()
+            last = max(folders, key=lambda folder: self._time(folder.name), default=None)
+            state = states.read(last) if last is not None else None
+            return state is not None and state.is_finished and all(self._is_settled(folder.name) for folder in folders)
+
+    def _time(self, name: str) -> int:
+        """Return when the newest file of a checkpoint changed, in ns; 0 if it was never seen."""
+        return max((one[2] for one in self._seen.get(name, ((), 0))[0]), default=0)
 
     def _folders(self) -> list[Path]:
         try:
@@ -135,7 +163,7 @@ class Polled:
         return name in self.taken and set(signature) <= set(self.taken[name])
 
     def _age(self, since: float) -> float:
-        return (self._polled or 0.0) - since
+        return self.polled - since
 
 
 def _logs(output: Path) -> Iterator[tuple[str, int, int]]:

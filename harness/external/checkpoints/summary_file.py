@@ -40,7 +40,7 @@ class Measured:
         seconds: of loading and measuring it.
         suites: suite → unit, metric, n, before, after, loss, interval, stderr, df, verdict. A loss
             is positive where the checkpoint is worse than the base.
-        files: of the checkpoint when it was measured, as ``finding.signature`` returns them.
+        files: of the checkpoint when it was measured: name, size, time of change, inode of each.
     """
 
     checkpoint: str
@@ -51,7 +51,13 @@ class Measured:
     training_loss: float | None
     seconds: float
     suites: Mapping[str, Mapping[str, Any]]
-    files: Signature = ()
+    files: tuple[str, ...] = ()
+
+    @property
+    def signature(self) -> Signature:
+        """Its files, as ``finding.signature`` returns them."""
+        parts = [one.rsplit(" ", 3) for one in self.files]
+        return tuple((name, int(size), int(changed), int(inode)) for name, size, changed, inode in parts)
 
 
 @dataclass(kw_only=True)
@@ -83,25 +89,24 @@ class Summary:
         others = [other for other in self.checkpoints if other.checkpoint != one.checkpoint]
         self.checkpoints = sorted([*others, one], key=lambda one: one.volume)
 
+    def resume(self, file: Path) -> None:
+        """Take over what an earlier watch of the same folder measured in the same way.
+
+        A file that is damaged, of another version, folder or evaluations changes nothing.
+        """
+        try:
+            values = json_text.loads(file.read_text(encoding="utf-8"))
+            same = {"version": VERSION, "output": self.output, "evaluations": dict(self.evaluations)}
+            found = [Measured(**one | {"files": tuple(one["files"])}) for one in values["checkpoints"]]
+            if all(values[key] == value for key, value in same.items()) and all(one.signature for one in found):
+                self.checkpoints, self.run_id, self.axis = found, str(values["run_id"]), str(values["axis"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+
     def write(self, file: Path) -> None:
         """Replace the file. Raises OSError."""
         head = {"version": VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         write_text(file, json.dumps(head | asdict(self), indent=1, allow_nan=False))
-
-
-def measured_before(file: Path, summary: Summary) -> list[Measured]:
-    """Return the checkpoints that an earlier watch of the same folder measured in the same way.
-
-    Empty where the file is absent, damaged, of another version, folder or evaluations.
-    """
-    try:
-        values = json_text.loads(file.read_text(encoding="utf-8"))
-        same = {"version": VERSION, "output": summary.output, "evaluations": dict(summary.evaluations)}
-        if any(values[key] != value for key, value in same.items()):
-            return []
-        return [Measured(**one | {"files": tuple(tuple(entry) for entry in one["files"])}) for one in values["checkpoints"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def suites_of(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -115,7 +120,7 @@ def suites_of(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> dict
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         own = {key: row[key] for key in ("unit", "metric", "n")} | {key: _finite(row[key]) for key in ("before", "after", "loss")}
-        interval = None if row["low"] is None else [row["low"], row["high"]]
+        interval = None if row["low"] is None else [_finite(row["low"]), _finite(row["high"])]
         spread = {key: _finite(errors.loc[row["suite"], key]) for key in ("stderr", "df")}
         found[row["suite"]] = own | {"interval": interval} | spread | {"verdict": row["verdict"]}
     return found
@@ -124,4 +129,4 @@ def suites_of(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> dict
 def _finite(value: Any) -> float | None:
     """Return a number; None for a missing one, or infinity, which JSON lacks."""
     number = float("nan") if value is None or str(value) == "<NA>" else float(value)
-    return number if math.isfinite(number) else None
+    return number + 0.0 if math.isfinite(number) else None

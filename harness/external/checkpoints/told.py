@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.analysis.statistics.stats import LEVEL
@@ -50,19 +50,38 @@ def _minutes(seconds: float) -> str:
 
 def summary(rows: Sequence[tuple[Placed, Comparison]]) -> str:
     """Return the losses of checkpoints, a line for each checkpoint and suite."""
-    table = [HEADINGS]
-    for one, comparison in rows:
-        for place, row in enumerate(of_suites(comparison)):
-            named = ("", "") if place else (one.training.name, _at(one))
-            unit = "points" if row["unit"] == SHARE else row["unit"]
-            table.append([*named, row["suite"], text.number(row["before"]), text.number(row["after"]), _loss(row), unit, row["verdict"]])
-    margin = rows[0][1].margin
+    return table([(one.training.name, _at(one), of_suites(comparison)) for one, comparison in rows], rows[0][1].margin)
+
+
+def table(checkpoints: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], margin: float) -> str:
+    """Return losses as an aligned table with notes.
+
+    Args:
+        checkpoints: name, place on the axis and suites, as ``of_suites`` returns them, of each.
+        margin: a change within ±margin is negligible.
+    """
+    lines = [HEADINGS]
+    for name, at, suites in checkpoints:
+        for number, row in enumerate(suites):
+            named = ("", "") if number else (name, at)
+            lines.append(
+                [*named, row["suite"], text.number(row["before"]), text.number(row["after"]), _loss(row), _unit(row), row["verdict"]]
+            )
     note = [
         "loss: how much worse the checkpoint is than the base over the same items; negative is better.",
         f"kept: the whole interval is inside ±{margin:g} ({100 * margin:g} points)."
         " Intervals are over items: of these weights, not of the method.",
     ]
-    return "\n".join([*text.aligned(table, LEFT), "", *note]) + "\n"
+    return "\n".join([*text.aligned(lines, LEFT), "", *note]) + "\n"
+
+
+def short(suites: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the loss of each suite as a line."""
+    return [
+        f"{row['suite']}: {text.number(row['before'])} before, {text.number(row['after'])} after;"
+        f" loss {_loss(row)} {_unit(row)}: {row['verdict']}"
+        for row in suites
+    ]
 
 
 def of_suites(comparison: Comparison) -> list[dict[str, Any]]:
@@ -95,7 +114,11 @@ def of_suites(comparison: Comparison) -> list[dict[str, Any]]:
     return found
 
 
-def _loss(row: dict[str, Any]) -> str:
+def _unit(row: Mapping[str, Any]) -> str:
+    return "points" if row["unit"] == SHARE else str(row["unit"])
+
+
+def _loss(row: Mapping[str, Any]) -> str:
     scale, digits = (100.0, 1) if row["unit"] == SHARE else (1.0, 3)
     value = f"{scale * row['loss'] + 0.0:.{digits}f}"
     return value if row["low"] is None else f"{value} [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"

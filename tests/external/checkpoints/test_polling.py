@@ -41,7 +41,7 @@ def test_checkpoint_is_ready_once_it_is_unchanged_for_a_pause(polled: Polled) ->
     assert _ready(polled, 6) == []
     assert _ready(polled, 10) == []
     assert _ready(polled, 11) == ["checkpoint-10"]
-    polled.take(folder)
+    polled.take(folder, finding.signature(folder))
     assert _ready(polled, 20) == []
 
 
@@ -58,7 +58,7 @@ def test_rewriting_in_place_waits_for_the_new_state_and_counts_as_a_new_checkpoi
     _newer(folder, 0)
     polled.poll(0)
     assert _ready(polled, 5) == ["checkpoint-10"]
-    polled.take(folder)
+    polled.take(folder, finding.signature(folder))
     (folder / "model.safetensors").write_bytes(trainings.safetensors(1))
     for now in range(6, 100, 10):
         assert _ready(polled, now) == []
@@ -72,7 +72,7 @@ def test_rewriting_in_place_waits_for_the_new_state_and_counts_as_a_new_checkpoi
     ("damage", "words"),
     [
         (lambda folder: (folder / "checkpoint-is-incomplete.txt").touch(), "being saved"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "without model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights: half-written"),
         (lambda folder: (folder / "trainer_state.json").write_text(trainings.state(20)), "the state of step 20"),
     ],
 )
@@ -96,7 +96,7 @@ def test_deleted_checkpoints_are_recorded_unless_they_were_measured(polled: Poll
     """Files of a folder vanish one by one, of a measured checkpoint too."""
     measured, other = (trainings.checkpoint(polled.output, step) for step in (10, 20))
     polled.poll(0)
-    polled.take(measured)
+    polled.take(measured, finding.signature(measured))
     for folder in (measured, other):
         (folder / "model.safetensors").unlink()
     assert _ready(polled, 10) == []
@@ -124,7 +124,7 @@ def test_end_of_a_training(polled: Polled) -> None:
     polled.poll(0)
     assert not polled.is_over()
     polled.poll(PAUSE)
-    polled.take(last)
+    polled.take(last, finding.signature(last))
     assert not polled.is_over()
     polled.poll(PAUSE * polling.LONGER)
     assert polled.is_over()
