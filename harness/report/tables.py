@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.findings.arms import named_by_arm
-from harness.analysis.findings.cells import is_control
 from harness.analysis.table.columns import SUITE_TASK
 from harness.core import streams
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.files import hidden_name
 from harness.records.schema import OWN_METRICS
 from harness.report import spreadsheets
+from harness.report.untuned import untuned
 
 Format = Literal["csv", "json", "markdown", "parquet"]
 
@@ -194,28 +194,6 @@ def varying(table: pd.DataFrame) -> list[str]:
     others = [name for name in names if name != "learning_rate"]
     rates = table.groupby(others, dropna=False)["learning_rate"].nunique() if len(table) else pd.Series(dtype="int64")
     return names if (rates > 1).any() else others
-
-
-_OF_RATE = ["model", "tuning", "objective", "data"]
-
-
-def untuned(table: pd.DataFrame, control: Mapping[str, str]) -> tuple[int, int, int]:
-    """Count runs by the search of their learning rate.
-
-    Runs of a method that the experiment trains at several rates are not untuned: the rate is what
-    varies. Controls are not counted: they use the rate of the method that they control.
-
-    Returns:
-        Runs at a rate that was not searched, runs at the rate that was searched for the same
-        training without their mitigation, and all runs.
-    """
-    runs = table[table["lr_tuned"].notna() & ~is_control(table, control)].drop_duplicates("run_id")
-    keys = pd.MultiIndex.from_frame(runs[[*_OF_RATE, "learning_rate"]])
-    tuned = runs["lr_tuned"].astype(bool).to_numpy()
-    borrowed = ~tuned & keys.isin(keys[tuned])
-    same = [*_OF_RATE, "mitigation", "anchor", "trajectory", "epochs"]
-    varied = (runs.groupby(same, dropna=False)["learning_rate"].transform("nunique") > 1).to_numpy(dtype=bool)
-    return int((~tuned & ~borrowed & ~varied).sum()), int(borrowed.sum()), len(runs)
 
 
 def summary(table: pd.DataFrame, control: Mapping[str, str] | None = None) -> str:

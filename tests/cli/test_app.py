@@ -56,7 +56,7 @@ def test_chosen_columns(small: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--columns", "model,detla"], "--columns: got 'detla'; allowed: 90 columns, such as run_id, model"),
+        (["--columns", "model,detla"], "--columns: got 'detla'; allowed: 91 columns, such as run_id, model"),
         (["--columns", "model,detla"], "fix: did you mean 'delta'?"),
         (["--columns", ","], "--columns: got ','"),
         (["--columns", "delta", "--short"], "allowed: one of them"),

@@ -16,6 +16,7 @@ from harness.report.evidence import Evidence
 from harness.report.overview import overview
 from harness.report.sections import controls, missing, opening
 from harness.report.tables import Panel
+from harness.report.untuned import untuned
 from tests.support.grids import Page, grid
 
 SHARE = Panel("s", "*", "s", "probe", "acc", "none", higher_is_better=True, unit=tables.unit_of("acc", share=True))
@@ -134,8 +135,8 @@ def test_without_controls_they_are_not_mentioned(tmp_path: Path) -> None:
 def test_an_untuned_control_is_no_untuned_method(found: Evidence, read: Page) -> None:
     """Controls use their method's rate: page and summary warn only if none is declared."""
     tidy = table(found.experiment)
-    assert tables.untuned(tidy, {"data": "base"}) == (0, 21)
-    assert tables.untuned(tidy, {}) == (18, 39)
+    assert untuned(tidy, {"data": "base"}) == (0, 0, 21)
+    assert untuned(tidy, {}) == (18, 0, 39)
     assert "not tuned" not in read.text
     assert "not tuned" not in tables.summary(tidy, {"data": "base"})
     assert "learning rate not tuned" in tables.summary(tidy)

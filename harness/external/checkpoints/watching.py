@@ -176,7 +176,8 @@ class Watch:
                 [(one.checkpoint, f"{one.volume:,} {self.summary.axis}", _rows(one)) for one in self.summary.checkpoints], self.asked.margin
             )
         )
-        return told.finish(self.base.experiment, say) or int(bool(self.failed))
+        told.finish(self.base.experiment, say)
+        return int(bool(self.failed))
 
     @property
     def _claims(self) -> Path:

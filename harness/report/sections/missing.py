@@ -10,10 +10,11 @@ import pandas as pd
 from harness.analysis.findings.cells import is_control as is_control_of
 from harness.analysis.statistics.two_level import MIN_SEEDS
 from harness.analysis.table.columns import ACTED, SUITE_TASK
-from harness.report import tables, words
+from harness.report import words
 from harness.report.content import Section
 from harness.report.evidence import Evidence
 from harness.report.sections import collapses, controls
+from harness.report.untuned import untuned
 
 MAX_REASONS = 20
 
@@ -64,11 +65,11 @@ ROWS = {
 def main_warnings(evidence: Evidence) -> list[str]:
     """Return the warnings for the top of the page, which limit its main conclusions."""
     found = []
-    untuned, borrowed, runs = tables.untuned(evidence.table, evidence.declared.control)
+    guessed, borrowed, runs = untuned(evidence.table, evidence.declared.control)
     if borrowed:
         found.append(f"{borrowed} of {runs} runs train with a mitigation at the rate that was searched without it.")
-    if untuned:
-        found.append(f"Learning rate not tuned for {untuned} of {runs} runs: not a method comparison.")
+    if guessed:
+        found.append(f"Learning rate not tuned for {guessed} of {runs} runs: not a method comparison.")
     others = evidence.table.drop_duplicates("run_id").groupby("reference")["run_id"].nunique()
     for reference, runs in others.items():
         found.append(
