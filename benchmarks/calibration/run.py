@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import changes, design, fits, gates, methods, pooling, prediction, support, validity, verdicts
+from benchmarks.calibration import changes, design, fits, gates, methods, pooling, prediction, stops, support, validity, verdicts
 from benchmarks.calibration.seen import Seen, markdown
 
 METHOD = Path(__file__).parents[1] / "METHOD.md"
@@ -34,6 +34,7 @@ def full() -> list[Part]:
         ("gate", lambda: changes.gate(2000)),
         ("gate over suites", lambda: gates.over_suites(500)),
         ("items that decide the gate", lambda: gates.further_items(500)),
+        ("trainings that are stopped", lambda: stops.stopped(500)),
         ("losses of a plan", lambda: design.power(1200)),
         ("equal gain", lambda: methods.at_equal_gain(200)),
         ("against the frontier of none", lambda: methods.against_the_frontier_of_none(300)),
@@ -55,6 +56,7 @@ def quick() -> list[Part]:
         ("counts of verdicts", lambda: verdicts.counts(10, seeds=(3,))),
         ("gate", lambda: changes.gate(100)),
         ("gate over suites", lambda: gates.over_suites(20, kinds=("20 suites of 60 items, no change",))),
+        ("trainings that are stopped", lambda: stops.stopped(40, kinds=("500 items, right or wrong, limit 0.05, 10 measurements",))),
         ("losses of a plan", lambda: design.power(120, seeds=(3,), kinds=("800 items, as many as in the earlier sweep",))),
         ("equal gain", lambda: methods.at_equal_gain(20, seeds=(3,), pairs=("one learns and forgets more",))),
         ("against the frontier of none", lambda: methods.against_the_frontier_of_none(8, seeds=(3,), rates=("equal rates",))),
