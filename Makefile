@@ -14,7 +14,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-cluster test-contract fuzz test-install test-ray test-exact lint imports types format wheel clean
+.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-cluster test-contract fuzz test-install test-ray test-trainers test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -149,6 +149,27 @@ test-install: $(addsuffix /.installed,$(INSTALLED)) $(STAMP) ## the wheel in new
 .venv-install/measure/.installed: pyproject.toml constraints-lowest.txt
 	@$(call fresh,$(@D),$(LOWEST),-c constraints-lowest.txt "$$(grep ^torch== constraints.txt)" '.[measure]')
 
+# Releases of transformers and TRL that people train with: transformers 4, an earlier 5, and the one that the tests run with.
+TRAINERS      ?= .venv-trainers
+RELEASES      := 4.57.6 5.14.1 5.23.0
+TRL_4.57.6    := 0.25.1
+TRL_5.14.1    := 1.8.0
+TRL_5.23.0    := 1.16.0
+CALLBACK      := tests/test_callback.py tests/test_callback_records.py tests/test_callback_trl.py
+
+test-trainers: $(foreach release,$(RELEASES),$(TRAINERS)/$(release)/.installed) ## the callback in three releases of transformers and TRL, each in a new environment; 15 minutes
+	@for release in $(RELEASES); do \
+	  echo "transformers $$release: the callback" >&2; \
+	  PYTHONPATH="$(CURDIR)" $(TRAINERS)/$$release/bin/python -m pytest --quiet -o filterwarnings= --disable-warnings $(CALLBACK) $(ARGS) || exit 1; \
+	done
+
+# torch first: transformers and TRL would take any.
+$(TRAINERS)/%/.installed: pyproject.toml
+	@rm -rf $(@D); "$(PYTHON)" -m venv $(@D) && echo "installing into $(@D), once; this takes a few minutes ..." >&2 && \
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== constraints.txt)" && \
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check transformers==$* trl==$(TRL_$*) pytest '.[measure]' && \
+	$(@D)/bin/python -m pip uninstall --quiet --yes forgetting-harness && touch $@
+
 # A new environment in $(1), of Python $(2), with pytest and $(3).
 define fresh
 	rm -rf $(1); "$(2)" -m venv $(1) && echo "installing into $(1), once; this takes a minute ..." >&2 && \
@@ -177,5 +198,5 @@ wheel: $(STAMP) ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## remove what make, tests and tools made; results/ and the model cache stay
-	@rm -rf .venv-ray .venv-install .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
+	@rm -rf .venv-ray .venv-install .venv-trainers .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

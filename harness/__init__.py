@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from harness.api import compare as compare
     from harness.api import load as load
     from harness.api import train as train
+    from harness.callback import ForgettingCallback as ForgettingCallback
     from harness.core.errors import HarnessError as HarnessError
 
 __version__ = "0.1.0"
@@ -17,7 +18,7 @@ PROTOCOL_VERSION = 3
 """Raised by every change that moves a reported number; results of different versions are never
 mixed."""
 
-__all__ = ["load", "train", "compare", "Results", "HarnessError", "PROTOCOL_VERSION", "__version__"]
+__all__ = ["load", "train", "compare", "Results", "ForgettingCallback", "HarnessError", "PROTOCOL_VERSION", "__version__"]
 
 __getattr__ = exports(__name__)
 

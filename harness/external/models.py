@@ -42,12 +42,12 @@ def suite_names(given: str | None) -> list[str]:
     """
     names = list(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
     if not names:
-        known = ", ".join(name for name in paths.members("benchmarks/suites") if _needs_no_run(suites.load(name)))
+        known = ", ".join(name for name in paths.members("benchmarks/suites") if needs_no_run(suites.load(name)))
         fix = "--suites commonsense,blimp, or others on which the model may have lost (`harness list suites`)"
         raise ConfigError(explain("compare: --suites", got="no suites for two models", allowed=known, fix=fix))
     for name in names:
         suite = suites.load(name)
-        if not _needs_no_run(suite):
+        if not needs_no_run(suite):
             got = f"a suite of kind {suite.kind} on data={suite.data}"
             fix = "choose a suite of tasks, or one with a data set of its own"
             allowed = "a suite that needs neither a base model nor a run's own rows"
@@ -55,7 +55,7 @@ def suite_names(given: str | None) -> list[str]:
     return names
 
 
-def _needs_no_run(suite: Suite) -> bool:
+def needs_no_run(suite: Suite) -> bool:
     """Return whether a suite needs neither a base model nor a run's own rows."""
     return suite.kind != "divergence" and suite.data not in {"target", "anchor"}
 

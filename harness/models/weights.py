@@ -19,6 +19,7 @@ from harness.core.files import write_text
 from harness.models import anatomy
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
@@ -202,10 +203,22 @@ def state_sha256(model: PreTrainedModel) -> str:
 
     It takes about half a second per gigabyte.
     """
+    return _sha256(model.state_dict(), hashlib.sha256())
+
+
+def trained_sha256(model: PreTrainedModel, start: str) -> str:
+    """Return the SHA-256 of a live model's trainable weights, and of a hash of where they started.
+
+    With an adapter, it reads the adapter alone.
+    """
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return _sha256(trained, hashlib.sha256(start.encode()))
+
+
+def _sha256(values: Mapping[str, torch.Tensor], digest: hashlib._Hash) -> str:
     import torch
 
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in values.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -71,3 +71,13 @@ def test_composing_imports_nothing_heavy(checkout: Path) -> None:
     """A typo is reported as fast as yaml is read."""
     script = f"import sys; from harness.config.composition import compose; compose([]); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     assert python(script, checkout).strip() == "['lm_eval']"  # only its registry, in which `prefix` is registered
+
+
+def test_the_callback_imports_transformers_and_the_standard_library(checkout: Path) -> None:
+    """A training's script gets nothing else by importing and making it."""
+    script = (
+        "import sys\nfrom transformers import TrainerCallback\nbefore = set(sys.modules)\nfrom harness import ForgettingCallback\n"
+        "ForgettingCallback(['blimp'], every=10, stop_at={'blimp': 0.05})\n"
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    assert python(script, checkout).strip() == "{'harness'}"

@@ -21,8 +21,8 @@ def summary(path: Path) -> str:
 
 def made() -> str:
     """Return the map: the top, then each room with its contract and its files with summaries."""
-    top = ROOT / PACKAGE / "api.py"
-    lines = [f"{top.relative_to(ROOT).as_posix():<{WIDTH}} {summary(top)}", ""]
+    tops = [ROOT / PACKAGE / name for name in ("api.py", "callback.py")]
+    lines = [*(f"{top.relative_to(ROOT).as_posix():<{WIDTH}} {summary(top)}" for top in tops), ""]
     for room in ROOMS:
         for path in sorted((ROOT / PACKAGE / room).rglob("*.py"), key=lambda path: (path.parent, path.name)):
             place = path.parent if path.name == "__init__.py" else path

@@ -62,11 +62,11 @@ class MeasuredRun:
         """Hash of what identifies the run."""
         return identify(self._identity())
 
-    def start(self) -> None:
-        """Measure volume 0, and write the files that a run starts with."""
+    def start(self, model: PreTrainedModel | None = None) -> None:
+        """Measure volume 0, of a live model if given, and write the files of a run that starts."""
         experiment = self.prepared.experiment
         experiment.require_writable()
-        self.before.measure(None)
+        self.before.measure(model)
         if not experiment.config(self.run_id) or experiment.evaluations(self.run_id) != self.prepared.evaluation_ids:
             write_prompts(self.prepared, self.run_id)
             experiment.write_config(self.run_id, self._config(), self.prepared.evaluation_ids, self.prepared.before_sha256)
@@ -109,12 +109,14 @@ class MeasuredRun:
         return self.comparison(volume)
 
     def comparison(self, volume: int) -> Comparison:
-        """Return base against a checkpoint that is measured."""
+        """Return base against a checkpoint that is measured; 0 is the base itself."""
+        labels = self.prepared.config.labels
+        first = self._side(labels.model, labels.model, self.prepared.before_sha256)
+        if not volume:
+            return judge.compare(first, first, self.margin)
         point = self.prepared.experiment.point(self.run_id, volume)
         if point is None:
             raise ConfigError(explain(f"run {self.run_id}: volume {volume}", got="no point", fix="measure it"))
-        labels = self.prepared.config.labels
-        first = self._side(labels.model, labels.model, self.prepared.before_sha256)
         return judge.compare(
             first, self._side(point.source, f"{self.training.name} at {self.in_words(volume)}", point.weights_sha256), self.margin
         )
