@@ -22,7 +22,7 @@ def exported(room: str) -> list[str]:
 
 
 def test_there_are_few_rooms_and_nothing_lies_beside_them() -> None:
-    """At most 14 packages, next to ``__init__``, ``__main__``, ``api``, ``callback``, ``py.typed``."""
+    """At most 14 packages, next to `__init__`, `__main__`, `api`, `callback` and `py.typed`."""
     package = structure.ROOT / structure.PACKAGE
     files = {path.name for path in package.iterdir() if path.is_file()}
     assert len(ROOMS) <= MOST_ROOMS

@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.calibration.planted import Floats, World, answers
 from benchmarks.calibration.seen import Seen
+from harness.analysis.statistics.stats import LEVEL
 from harness.analysis.table.measure import TaskChange
 from harness.core.seeds import stream
-from harness.external.checkpoints.stopping import Rule
+from harness.external.checkpoints.stopping import Rule, Tested, of_numbers
 from harness.external.gate import ALPHA
 from harness.external.judge import SHARE, Aggregate
 
@@ -28,6 +29,7 @@ class Trainings:
         own: share of the variance of an item's change that is drawn anew at each measurement.
         skewed: 0 for normal changes in nats, 1 where few items lose much, -1 where few gain much.
         cluster: number of items in a cluster.
+        follows: whether a suite is tested by the numbers of ``forgetting.json``.
     """
 
     suites: Sequence[Sequence[int]]
@@ -37,6 +39,7 @@ class Trainings:
     own: float = 0.3
     skewed: int = 0
     cluster: int = 1
+    follows: bool = False
 
 
 SPREAD = 0.2
@@ -49,6 +52,7 @@ PLANTED = {
     "500 items in clusters of 4, limit 0.05, 10 measurements": Trainings(suites=[[500]], limit=0.05, measurements=10, cluster=4),
     "3 suites of 500 items, right or wrong, limit 0.05, 10 measurements": Trainings(suites=[[500]] * 3, limit=0.05, measurements=10),
     "4 tasks of 200 items, right or wrong, limit 0.05, 10 measurements": Trainings(suites=[[200] * 4], limit=0.05, measurements=10),
+    "500 items, right or wrong, followed, limit 0.05, 10 readings": Trainings(suites=[[500]], limit=0.05, measurements=10, follows=True),
     "512 texts, limit 0.05 nats, 10 measurements": Trainings(suites=[[512]], limit=0.05, measurements=10, nats=True),
     "100 texts, limit 0.05 nats, 100 measurements": Trainings(suites=[[100]], limit=0.05, measurements=100, nats=True),
     "64 texts, few of which lose much, limit 0.05 nats, 10 measurements": Trainings(
@@ -82,8 +86,19 @@ def _stops(name: str, number: int, of: Trainings, times: int) -> bool:
     draws = [stream(number, "calibration", "stops", name, str(suite)) for suite in range(len(of.suites))]
     changes = [[_moves(draw, of, n, of.limit * times) for n in sizes] for draw, sizes in zip(draws, of.suites, strict=True)]
     return any(
-        one.exceeds for at in range(of.measurements) for one in rule.test([_suite(s, of, changes[s], at) for s in range(len(of.suites))])
+        one.exceeds
+        for at in range(of.measurements)
+        for one in _tested(rule, of, [_suite(s, of, changes[s], at) for s in range(len(of.suites))])
     )
+
+
+def _tested(rule: Rule, of: Trainings, suites: Sequence[Aggregate]) -> list[Tested]:
+    """Return the tests of suites at one measurement."""
+    if not of.follows:
+        return rule.test(suites)
+    found = {suite.name: suite.estimate(LEVEL) for suite in suites}
+    numbers = {name: {"unit": SHARE, "loss": -one.value, "stderr": one.stderr, "df": one.df} for name, one in found.items()}
+    return [of_numbers(name, numbers[name], of.limit, rule.alpha) for name in numbers]
 
 
 def _moves(draw: np.random.Generator, of: Trainings, items: int, loss: float) -> Floats:

@@ -29,7 +29,7 @@ from harness.records.schema import Axis, Point, Record
 from harness.run.baseline import Before, by_itself
 from harness.run.preparation import Prepared
 from harness.run.selection import measure_suites
-from harness.run.settling import incomplete, summarise, write_prompts
+from harness.run.settling import incomplete, write_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -208,8 +208,7 @@ class MeasuredRun:
             incomplete=incomplete(prepared, self.run_id, volumes),
             axis=self.training.axis,
         )
-        experiment.write_record(record)
-        summarise(experiment, self.run_id, self.progress)
+        experiment.write_record(record)  # its summary, of all points, is made by the first table that reads it
 
 
 def in_words(volume: int, axis: Axis) -> str:

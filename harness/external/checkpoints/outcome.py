@@ -41,7 +41,7 @@ def outcome(
     """
     values, words, limits = {"seconds": seconds}, list[str](), {one.name: one.limit for one in tested}
     for name, one in suites.items():
-        values |= {name: one["loss"], f"{name}_score": one["after"]}
+        values |= {name: one["loss"] + 0.0, f"{name}_score": one["after"]}
         interval = ""
         if one["interval"] is not None:
             low, high = (float(end) + 0.0 for end in one["interval"])
