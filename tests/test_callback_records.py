@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 import harness
 from harness import ForgettingCallback
+from harness.external.checkpoints.live import LiveModel
 from tests.support import callbacks
 from tests.support.callbacks import SUITE, train, trainer_of
 
@@ -47,6 +48,14 @@ def test_a_training_is_recorded_like_any_run(words: PreTrainedTokenizerBase) -> 
     last = whole[(whole["volume"] == 24) & (whole["suite"] == SUITE)].iloc[0]
     assert logged[f"eval_forgetting_{SUITE}"] == pytest.approx(-last["delta"])
     assert set(harness.load("callback").findings()["suite"]) == {"tinyworld_arithmetic", SUITE}
+
+
+def test_the_size_of_a_model_is_without_its_adapter() -> None:
+    """As the base has it, of which the adapter's runs are."""
+    sizes = [
+        LiveModel(name="", weights="").of(callbacks.model_of(adapter=adapter), callbacks.tokenizer()).facts() for adapter in (False, True)
+    ]
+    assert sizes[0].params_total == sizes[1].params_total == sum(one.numel() for one in callbacks.model_of().parameters())
 
 
 def test_a_resumed_training_keeps_its_start_and_replaces_later_points(

@@ -93,7 +93,7 @@ class LiveModel:
         """Return what an evaluation needs to know."""
         model: Any = self._live[0]
         return ModelFacts(
-            params_total=sum(parameter.numel() for parameter in model.parameters()),
+            params_total=sum(parameter.numel() for name, parameter in model.named_parameters() if not _is_added(model, name)),
             context_length=self.longest_input(),
             content={"live": self.weights},
             vocabulary=int(model.get_input_embeddings().weight.shape[0]),
@@ -253,6 +253,12 @@ def _name(model: Any) -> str:
     """Return the name of the model that was loaded: of a folder, its last part."""
     name = str(getattr(model.config, "name_or_path", "") or "model")
     return Path(name).name if Path(name).is_dir() else name
+
+
+def _is_added(model: Any, name: str) -> bool:
+    """Return whether a parameter is of an adapter, not of the model that it is on."""
+    prefix = getattr(model.base_model, "prefix", None) if hasattr(model, "peft_config") else None
+    return ".modules_to_save." in name or (bool(prefix) and f".{prefix}" in name)
 
 
 def _tuning(model: Any) -> str:
