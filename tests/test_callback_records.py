@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 import harness
 from harness import ForgettingCallback
 from harness.external.checkpoints.live import LiveModel
+from harness.external.checkpoints.summary_file import Measured, Summary
 from tests.support import callbacks
 from tests.support.callbacks import SUITE, train, trainer_of
 
@@ -102,12 +102,15 @@ def test_a_training_that_forgets_is_stopped(words: PreTrainedTokenizerBase, caps
 
 def test_a_training_follows_the_file_of_a_watch(words: PreTrainedTokenizerBase, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The newest checkpoint so far decides, not what was in the file before, or is to come."""
-    suite = {"unit": "share", "metric": "acc", "n": 100, "before": 0.9, "after": 0.7, "loss": 0.2, "interval": [0.1, 0.3]}
+    suite: dict[str, Any] = {"unit": "share", "metric": "acc", "n": 100, "before": 0.9, "after": 0.7, "loss": 0.2, "interval": [0.1, 0.3]}
     suite |= {"stderr": 0.02, "df": 99.0, "verdict": "lost"}
 
     def write(*steps: int) -> None:
-        found = [{"checkpoint": f"checkpoint-{step}", "step": step, "seconds": 1.0, "suites": {SUITE: suite}} for step in steps]
-        (here / "forgetting.json").write_text(json.dumps({"version": 1, "checkpoints": found}))
+        summary = Summary(base="base", output="out", evaluations={})
+        unknown: dict[str, Any] = {"rows": None, "tokens": None, "training_loss": None}
+        for step in steps:
+            summary.add(Measured(checkpoint=f"checkpoint-{step}", volume=step, step=step, seconds=1.0, suites={SUITE: suite}, **unknown))
+        summary.write(here / "forgetting.json")
 
     class Watch(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
