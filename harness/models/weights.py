@@ -85,13 +85,13 @@ def without_weights(folder: Path, lacks: str) -> tuple[str, str]:
         folder: as a trainer may leave it.
         lacks: the file.
     """
-    if any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")):
-        return (
-            f"an FSDP checkpoint in shards (.distcp), without {lacks}",
-            "accelerate merge-weights, next to its config.json",
-        )
+    whole = f"{folder}-merged"
+    if shards := [path.parent for path in [*folder.glob("*.distcp"), *folder.glob("*/*.distcp")] if "optimizer" not in path.parent.name]:
+        fix = f"accelerate merge-weights {shards[0]} {whole}, and copy its base's config.json there"
+        return f"an FSDP checkpoint in shards (.distcp), without {lacks}", fix
     if any(folder.glob("global_step*")):
-        return f"a DeepSpeed checkpoint in shards, without {lacks}", "its zero_to_fp32.py with --safe_serialization"
+        fix = f"python {folder}/zero_to_fp32.py {folder} {whole} --safe_serialization, and copy its config.json there"
+        return f"a DeepSpeed checkpoint in shards, without {lacks}", fix
     if found := checkpoints(folder):
         return f"a directory without {lacks}, of {len(found)} checkpoints", f"name one of them, such as {found[-1]}"
     if any(folder.glob("model-*-of-*.safetensors")):

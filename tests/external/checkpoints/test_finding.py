@@ -130,7 +130,7 @@ def _pickled(folder: Path) -> None:
         ("model", lambda folder: (folder / "trainer_state.json").write_text('{"global_'), "a file that is cut off"),
         ("model", _distributed, "an FSDP checkpoint in shards (.distcp), without model.safetensors … accelerate merge-weights"),
         ("model", _zero_3, "a DeepSpeed checkpoint in shards, without model.safetensors … zero_to_fp32.py"),
-        ("model", _pickled, "only pytorch_model.bin … convert with save_pretrained"),
+        ("model", _pickled, "only pytorch_model.bin … .save_pretrained("),
         ("model", shutil.rmtree, "a checkpoint that was deleted"),
     ],
 )  # fmt: skip
