@@ -21,6 +21,9 @@ few cells the trend is itself uncertain, and a single cell has no more than its 
 d, far from the other shares of changed items, s² and d are the cell's own. A cell far above the
 others, P(F > r_c) < FAR, keeps its own ratio r_c with d_c degrees of freedom.
 
+Volumes at which no seed differs count in r_c, not in the likelihood: where hardly an item changes,
+seeds have equal counts, and a variance of 0 would make the trend as steep as it can be.
+
 Where a run has collapsed (one seed of a far cell is apart from the others, which agree), seeds of
 another cell may agree by luck alone: there, pooling makes no interval narrower than the cell's own
 spread would. FAR is the share of cells that are far by chance; COLLAPSE was chosen on the planted
@@ -106,13 +109,24 @@ class _Padded(NamedTuple):
         squares: s², 0 where unknown.
         free: d.
         at: log(m + 1/(2n)), centred.
-        worth: d_c, shape (C,).
+        alike: ρ².
     """
 
     squares: Floats
     free: Floats
     at: Floats
-    worth: Floats
+    alike: float
+
+    @property
+    def worth(self) -> Floats:
+        """d_c, shape (C,)."""
+        worth: Floats = self.free.sum(axis=1) / (1 + (np.maximum((self.free > 0).sum(axis=1), 1) - 1) * self.alike)
+        return worth
+
+    @property
+    def seen(self) -> _Padded:
+        """Without the volumes at which no seed differs."""
+        return self._replace(free=np.where(self.squares > 0, self.free, 0.0))
 
 
 class _Trend(NamedTuple):
@@ -140,7 +154,7 @@ def pooled(cells: Sequence[SeedMeans], items: float) -> list[tuple[Spread, ...]]
     padded = _padded(cells, own, items)
     if not (padded.squares > 0).any() or np.sum(padded.free > 0) == 1:
         return [tuple(Spread(*one, pooled=False) for one in zip(*of, strict=True)) for of in own]
-    trend = _fitted(padded)
+    trend = _fitted(padded.seen)
     ratio, expected = _ratio(padded, trend.level, trend.slope)
     whole = trend.prior + padded.worth
     shrunken = expected * ((trend.prior + padded.worth * ratio) / whole)[:, None]
@@ -207,7 +221,7 @@ def _padded(cells: Sequence[SeedMeans], own: Sequence[tuple[Floats, Floats]], it
     known, alike = free.sum(axis=1), _correlation(cells)
     at = np.where(free > 0, np.log(changed + 1 / (2 * items)), 0.0)
     at = np.where(free > 0, at - np.average(at, weights=free) if known.any() else at, 0.0)
-    return _Padded(squares, free, at, known / (1 + (np.maximum((free > 0).sum(axis=1), 1) - 1) * alike))
+    return _Padded(squares, free, at, alike)
 
 
 def _correlation(cells: Sequence[SeedMeans]) -> float:
@@ -249,7 +263,7 @@ def _ratio(padded: _Padded, level: float, slope: float) -> tuple[Floats, Floats]
 def _fitted(padded: _Padded) -> _Trend:
     """Return the trend of largest likelihood times priors."""
     counted = padded.worth > 0
-    squares, free, at, worth = (values[counted] for values in padded)
+    squares, free, at, worth = (values[counted] for values in (padded.squares, padded.free, padded.at, padded.worth))
     shares = free / free.sum(axis=1, keepdims=True)
     middle = np.sum(shares * at, axis=1)
 

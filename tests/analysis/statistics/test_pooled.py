@@ -44,6 +44,18 @@ def test_seeds_that_agree_by_luck_are_given_the_spread_of_the_others() -> None:
     assert lucky.freedom > 4
 
 
+def test_volumes_at_which_nothing_has_changed_yet_do_not_bend_the_trend() -> None:
+    """Small volumes change no item, then one in one seed: no seed differs there, or hardly."""
+    cells = planted(8, 3, 3, start=3)
+    one = np.array([0.0, 0.0, -1 / 600])
+    early = [SeedMeans(np.vstack([np.zeros((3, 3)), one, cell.means]), np.array([0, 0, 0, 1 / 1800, *cell.changed])) for cell in cells]
+    calm = [SeedMeans(np.zeros((6, 3)), np.zeros(6))] * 6
+    alone, found = pooled(cells, 600), pooled([*early, *calm], 600)
+    for before, after in zip(alone, found[:8], strict=True):
+        assert [one.variance for one in after[4:]] == pytest.approx([one.variance for one in before], rel=1.0)
+    assert all(0 < one.variance < 1 / 600 for of in found[8:] for one in of)
+
+
 def test_a_cell_far_above_the_others_keeps_its_own_spread() -> None:
     cells = planted(9, 1, 3, start=1)
     cells[0] = SeedMeans(np.array([[-0.5, 0.0, 0.5]]), cells[0].changed)
