@@ -142,6 +142,17 @@ def test_inputs_are_no_code(folder: Path) -> None:
     assert not (folder / "made").exists()
 
 
+@pytest.mark.parametrize("sides", [{"before": "base", "after": "-delete"}, {"before": "-delete", "after": "tuned"}])
+def test_inputs_are_no_options(folder: Path, sides: dict[str, str]) -> None:
+    (folder / "checkpoint-8").write_text("kept")
+    program(folder, "harness", RECORDER)
+    for step in (0, 1):
+        (folder / "-delete").mkdir(exist_ok=True)
+        done = executed(folder, step, max_loss="0.02", install="nothing" if step else "", **sides)
+    assert (done.code, done.outputs["verdict"]) == (2, "error")
+    assert (folder / "checkpoint-8").read_text() == "kept"
+
+
 @pytest.mark.parametrize("after", ["one\ntwo\n", "trained"])
 def test_checkpoints_are_measured(folder: Path, after: str) -> None:
     """Several lines, or a trainer's output folder; an exit code of 3 is undecided."""

@@ -5,8 +5,10 @@ Each is written under a hidden name next to its place and renamed into it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import secrets
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from harness.core.space import held
 
@@ -155,6 +158,43 @@ def clear_hidden(folder: Path, of: str = "", older_than: float = 0.0) -> None:
             if clock(folder) - path.stat().st_mtime < older_than:
                 continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+_BUSY: dict[Path, TextIO] = {}
+"""Folder → the file by which this process says that it writes there, until it ends."""
+
+
+def say_busy(folder: Path) -> None:
+    """Say that this process writes into a folder until it ends; nothing where locks fail."""
+    folder = folder.resolve()
+    if folder in _BUSY:
+        return
+    file = folder / f".busy-{os.getpid()}-{secrets.token_hex(3)}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _BUSY[folder] = file.open("w")
+        atexit.register(_end, file, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _end(file: Path, handle: TextIO) -> None:
+    file.unlink(missing_ok=True)
+    handle.close()
+
+
+def busy(folder: Path) -> list[int]:
+    """Return the other processes that write into a folder; files of dead ones are removed."""
+    found = []
+    for file in sorted(folder.glob(".busy-*-*")):
+        pid = int(file.name.split("-")[1])
+        with contextlib.suppress(FileNotFoundError), file.open("r+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                found += [pid] if pid != os.getpid() else []
+                continue
+            file.unlink(missing_ok=True)
+    return found
 
 
 @contextlib.contextmanager

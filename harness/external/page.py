@@ -112,7 +112,7 @@ NUMBERS = {
 MEANINGS = {
     "change": f"after minus before with its {LEVEL:.0%} interval, paired over items",
     "p": "of a task: adjusted for the number of tasks (Holm); of a suite: unadjusted",
-    "verdict": "kept if the interval is inside the margin; else lost or gained at p < 0.05; else not enough evidence",
+    "verdict": "kept if the interval is inside the margin; else lost or gained at p < 0.05 if it excludes 0; else not enough evidence",
     "detectable": "smallest change that 80% of such comparisons would detect",
 }
 

@@ -34,7 +34,8 @@ def lines(comparison: Comparison, gate: Gate | None) -> str:
     rows = comparison.rows
     head = [f"before: {comparison.before.name}", f"after:  {comparison.after.name}", ""]
     table = aligned([COLUMNS, *(cells(row) for row in dicts(shown(rows)))])
-    margin = f"verdict: kept if the interval is inside ±{comparison.margin:g}, else lost or gained at p < 0.05, else not enough evidence."
+    margin = f"verdict: kept if the interval is inside ±{comparison.margin:g}, else lost or gained at p < 0.05"
+    margin += " if the interval excludes 0, else not enough evidence."
     notes = [f"note: {note}" for note in comparison.notes]
     return "\n".join([*head, *table, "", *MEANINGS, margin, floor(rows), *notes, *(["", *sentences(gate)] if gate else [])]) + "\n"
 

@@ -80,7 +80,7 @@ class Before:
         self.weights_sha256 = self.config.model.weights_sha256()
         return model
 
-    def _require_unchanged(self, source: ModelSource, name: str | None) -> None:
+    def require_unchanged(self, source: ModelSource, name: str | None) -> None:
         """Raise ModelError if a model's files changed since the run was identified by them."""
         known, now = self.prepared.workspace.facts_of_model(source).content, source.facts().content
         if changed := sorted(name for name, value in known.items() if now.get(name) != value):
@@ -112,7 +112,7 @@ class Before:
         torch.set_num_threads(self.resolved.threads)
         self.progress.stage(f"load {name}", 1)
         model: PreTrainedModel = load(source, self.resolved.device)
-        self._require_unchanged(source, name)
+        self.require_unchanged(source, name)
         return model
 
     def use_base_weights(self, base: Mapping[str, torch.Tensor]) -> None:

@@ -137,6 +137,10 @@ def _require_idle(experiments: Sequence[Experiment], chosen: Sequence[str]) -> N
         near = [Experiment(one.folder.parent / name) for one in experiments for name in experiments_in(one.folder.parent)]
         looked_at |= {one.folder.resolve(): one for one in near}
     for experiment in looked_at.values():
+        if pids := files.busy(experiment.folder):
+            got = f"process {pids[0]}, which measures a training elsewhere into it"
+            fix = "wait for its end, or end it"
+            raise ConfigError(explain(f"clean {experiment.name}", got=got, allowed="results that no process works on", fix=fix))
         claims = Claims(experiment)
         if held := [unit for unit in experiment.claims.units() if claims.held(unit)]:
             last = experiment.claims.last(held[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from harness.analysis.table.frame import table
 from harness.cli import app
+from harness.core import files
 from harness.records.store import Experiment
 from harness.records.sweep_schema import Claim
 from harness.records.writer import ExperimentWriter
@@ -65,6 +68,18 @@ def cleaned(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, s
 
 def places(experiment: Experiment) -> dict[str, list[str]]:
     return {kind: [str(entry.path.relative_to(experiment.folder)) for entry in of] for kind, of in clean.found(experiment).items()}
+
+
+def test_nothing_is_deleted_while_another_process_measures_into_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from harness.core import files; files.say_busy(pathlib.Path(sys.argv[1])); print('busy', flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "busy\n"
+        assert files.busy(tmp_path) == [other.pid]
+        other.communicate("\n")
+    assert files.busy(tmp_path) == []
 
 
 def test_the_list_names_what_can_be_deleted_and_deletes_nothing(one: Experiment, capsys: pytest.CaptureFixture[str]) -> None:

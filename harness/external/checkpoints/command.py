@@ -13,7 +13,7 @@ from harness.config import paths
 from harness.config.identity import content_sha256
 from harness.config.run_config import RunConfig
 from harness.core.display import OUTPUT, display
-from harness.core.errors import ConfigError, DataError, EvaluationError, explain
+from harness.core.errors import ConfigError, DataError, EvaluationError, ModelError, explain
 from harness.core.progress import Progress
 from harness.core.sources import ModelSource
 from harness.external import gate, limits, models
@@ -30,7 +30,7 @@ from harness.run.preparation import Prepared, experiment_of
 from harness.run.workspace import Workspace
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 COMMAND = "measure"
 
@@ -88,6 +88,8 @@ def measure_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
     files = GateFiles(junit=arguments.junit, summary=arguments.summary)
     files.check(COMMAND)
     base, checkpoints, overrides = sources(arguments.sources, arguments.overrides)
+    if allowed:
+        _require_last(checkpoints)
     places = plan.placed(finding.find(checkpoints), arguments.rows_per_step)
     asked = asked_for(arguments, base, overrides, places[0].training.name)
     if allowed:
@@ -102,6 +104,15 @@ def measure_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
         say("\n".join([f"gate, {last.after.name}:", *sentences(decided), ""]))
     told.finish(experiment_of(asked.config(asked.base)[0]), say)
     return decided.code if decided else 0
+
+
+def _require_last(sources: Sequence[str]) -> None:
+    """Reject a gate on an output folder whose last checkpoint is incomplete. Raises ModelError."""
+    for folder in (paths.expanded(source) for source in sources):
+        last = finding.numbered(folder)[-1:] if folder.is_dir() and not finding.NUMBERED.fullmatch(folder.name) else []
+        for one in last:
+            if reason := finding.lacks(one):
+                raise ModelError(reason)
 
 
 def _without(comparison: Comparison, targets: Sequence[str]) -> Comparison:
@@ -230,11 +241,27 @@ def checked(asked: Asked, base: Prepared, one: Placed, progress: Progress) -> Mo
     facts, tokenizer = base.workspace.facts_of_model(config.model), base.workspace.tokenizer_of(base.config)
     if facts.vocabulary is not None:
         require_rows(one.checkpoint.source, tokenizer, facts.vocabulary)
-    if "chat template" in differences(tokenizer, base.workspace.tokenizer_of(config)) and base.config.evaluation.prompt_format == "chat":
-        notes = [*notes, f"{one.checkpoint.source}: its chat template differs: it is asked through that of the base"]
+    notes = [*notes, *_of_tokenizer(one.checkpoint.source, tokenizer, base.workspace.tokenizer_of(config), base)]
     for note in dict.fromkeys([*notes, *facts.notes]):
         progress.say(note)
     return config.model
+
+
+def _of_tokenizer(source: str, ours: PreTrainedTokenizerBase, its: PreTrainedTokenizerBase, base: Prepared) -> list[str]:
+    """Return notes on the tokenizer that a checkpoint brings, in place of which the base's is used.
+
+    Raises ModelError if it gives other ids to the base's tokens: the base's would ask for others.
+    """
+    differ, ids = differences(ours, its), its.get_vocab()
+    moved = [token for token, place in ours.get_vocab().items() if ids.get(token, place) != place]
+    if moved:
+        got = f"a tokenizer with other ids for {len(moved)} tokens of the base's, such as {moved[0]!r}"
+        fix = f"harness compare {base.config.labels.model} {source} --suites NAMES, which asks each through its own"
+        raise ModelError(explain(source, got=got, allowed="the ids of the base's tokenizer", fix=fix))
+    notes = [f"{source}: its tokenizer differs: it is asked through that of the base"] if "tokenizer" in differ else []
+    if "chat template" in differ and base.config.evaluation.prompt_format == "chat":
+        notes.append(f"{source}: its chat template differs: it is asked through that of the base")
+    return notes
 
 
 def measure_checkpoint(run: MeasuredRun, one: Placed, source: ModelSource) -> Comparison:
@@ -242,7 +269,9 @@ def measure_checkpoint(run: MeasuredRun, one: Placed, source: ModelSource) -> Co
 
     def live() -> PreTrainedModel:
         run.progress.stage(f"load {one.checkpoint.source}", 1)
-        return load(source, run.prepared.resolved.device)
+        model = load(source, run.prepared.resolved.device)
+        run.before.require_unchanged(source, one.checkpoint.source)
+        return model
 
     weights = content_sha256(run.prepared.workspace.facts_of_model(source).content)
     return run.measure(one.volume, weights, live, source=one.checkpoint.source, state=one.checkpoint.state)

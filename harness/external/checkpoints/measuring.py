@@ -16,6 +16,7 @@ from harness.config.identity import identify, recorded
 from harness.config.strict import plain
 from harness.core.counts import Counts
 from harness.core.errors import ConfigError, explain
+from harness.core.files import say_busy
 from harness.core.progress import Progress
 from harness.evaluation.divergence import Base
 from harness.external import judge, models
@@ -33,6 +34,9 @@ from harness.run.settling import incomplete, write_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+TRAINING = "training_elsewhere"
+"""Key of a run's configuration: place of the training, unit of its volumes."""
 
 ELSEWHERE = "elsewhere"
 """Label of the objective and mitigation of a training whose settings are not known."""
@@ -66,11 +70,24 @@ class MeasuredRun:
         """Measure volume 0, of a live model if given, and write the files of a run that starts."""
         experiment = self.prepared.experiment
         experiment.require_writable()
+        self._require_same_training()
+        say_busy(experiment.folder)
         self.before.measure(model)
         if not experiment.config(self.run_id) or experiment.evaluations(self.run_id) != self.prepared.evaluation_ids:
             write_prompts(self.prepared, self.run_id)
             experiment.write_config(self.run_id, self._config(), self.prepared.evaluation_ids, self.prepared.before_sha256)
         experiment.write_manifest({self.run_id: self._config()}, keep=True)
+
+    def _require_same_training(self) -> None:
+        """Reject another training, or another axis, under one name. Raises ConfigError."""
+        known, now = self.prepared.experiment.config(self.run_id).get(TRAINING, {}), self._training()
+        where, fix = f"results/{self.prepared.config.name}: training {self.training.name}", "--name OTHER"
+        if known.get("key") and now["key"] and known["key"] != now["key"]:
+            raise ConfigError(explain(where, got=now["key"], allowed=f"{known['key']}, whose checkpoints have this name there", fix=fix))
+        if known.get("key") and now["key"] and known != now:
+            words = [f"{of['axis']}{' of ' + str(of['rows_per_step']) + ' a step' if of['rows_per_step'] else ''}" for of in (now, known)]
+            fix = f"{fix}, or the same --rows-per-step as before"
+            raise ConfigError(explain(f"{where}: axis", got=words[0], allowed=f"{words[1]}, as its points have", fix=fix))
 
     def lacks(self, volume: int, weights_sha256: str) -> tuple[str, ...]:
         """Return the suites that a checkpoint is not measured on; all if its point has others."""
@@ -155,7 +172,16 @@ class MeasuredRun:
         kept = {
             name: asked[name] for name in ("model", "evaluation", "target_suites", "probe_suites", "name", "seed", "trajectory", "declared")
         }
-        return {**kept, "labels": self._labels(), "settings": identify({"training": self.training.name, "model": asked["model"]})}
+        return {
+            **kept,
+            TRAINING: self._training(),
+            "labels": self._labels(),
+            "settings": identify({"training": self.training.name, "model": asked["model"]}),
+        }
+
+    def _training(self) -> dict[str, Any]:
+        training = self.training
+        return {"key": training.key, "axis": training.axis, "rows_per_step": training.rows_per_step}
 
     def _labels(self) -> dict[str, Any]:
         model, training = self.prepared.config.labels.model, self.training

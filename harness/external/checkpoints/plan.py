@@ -26,11 +26,15 @@ class Training:
         name: of the training, its label in tables: the last part of its folder or hub name.
         tuning: ``full`` for whole weights, else the kind of its adapters, such as ``lora``.
         axis: unit of its volumes.
+        key: identity of its place: the resolved output folder, or the hub name.
+        rows_per_step: rows of an optimizer step, if the axis is rows.
     """
 
     name: str
     tuning: str
     axis: Axis
+    key: str = ""
+    rows_per_step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +61,11 @@ def placed(checkpoints: Sequence[Checkpoint], rows_per_step: int | None) -> list
         ConfigError: for two trainings of one name, or two checkpoints at one step.
     """
     groups: dict[tuple[str, str], list[tuple[int | None, Checkpoint]]] = defaultdict(list)
+    numbered = {(one.group_key, one.number) for one in checkpoints if one.number is not None}
     for one in checkpoints:
         step = _step(one)
+        if one.number is None and (one.group_key, step) in numbered:  # final weights beside the checkpoint of their step
+            step = None
         groups[(one.group_key, "" if step is not None else one.source)].append((step, one))
     found: list[Placed] = []
     for (_, alone), members in groups.items():
@@ -82,7 +89,8 @@ def _of_training(name: str, members: Sequence[tuple[int | None, Checkpoint]], ro
     per_step = rows_per_step or _agreed([one.state.rows_per_step if one.state else None for _, one in members])
     axis: Axis = "checkpoint" if members[0][0] is None else "rows" if per_step else "steps"
     tunings = sorted({_tuning(one) for _, one in members})
-    training = Training(name=name, tuning=" and ".join(tunings), axis=axis)
+    key, rows = members[0][1].group_key, per_step if axis == "rows" else None
+    training = Training(name=name, tuning=" and ".join(tunings), axis=axis, key=key, rows_per_step=rows)
     by_volume: dict[int, Checkpoint] = {}
     for step, one in sorted(members, key=lambda member: member[0] or 0):
         volume = 1 if step is None else step * (per_step or 1)
@@ -97,6 +105,9 @@ def _of_training(name: str, members: Sequence[tuple[int | None, Checkpoint]], ro
 
 def _step(one: Checkpoint) -> int | None:
     """Return the optimizer step of a checkpoint; None if unknown."""
+    if one.state is not None and one.number not in (None, one.state.step):
+        got, fix = f"a trainer_state.json of step {one.state.step}", "remove the folder, or the file if its weights are of its name's step"
+        raise ConfigError(explain(one.source, got=got, allowed=f"step {one.number}, as its name says", fix=fix))
     if one.state is not None:
         return one.state.step
     if one.number is not None:

@@ -127,7 +127,7 @@ class Polled:
         """
         with self._lock:
             folders = self._folders()
-            last = max(folders, key=lambda folder: self._time(folder.name), default=None)
+            last = max(folders, key=lambda folder: (self._time(folder.name), finding.number_of(folder)), default=None)
             state = states.read(last) if last is not None else None
             return state is not None and state.is_finished and all(self._is_settled(folder.name) for folder in folders)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from harness.cli import app
 from harness.config import composition
 from harness.core.seeds import seed_torch, untouched_global_streams
 from harness.external.checkpoints import command, finding, plan
+from harness.models import loading
 from tests.support import saved, tiny, trainings
 
 pytestmark = pytest.mark.model
@@ -104,15 +106,16 @@ def test_page_names_the_unit_of_its_axis(measured: Path) -> None:
     assert "target rows, log scale" not in page
 
 
-def test_rerun_in_place_replaces_the_point(place: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(place / "results", tmp_path / "results")
-    shutil.copytree(place / "base", tmp_path / "base")
-    shutil.copytree(place / "out" / "checkpoint-9", tmp_path / "out" / "checkpoint-10")
-    (tmp_path / "out" / "checkpoint-10" / "trainer_state.json").write_text(trainings.state(10))
-    monkeypatch.chdir(tmp_path)
+def test_rerun_in_place_replaces_the_point(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("base", "out"):
+        shutil.copytree(place / name, tmp_path / name)
+    assert _measure(tmp_path, "base", "out", "--name", "all") == 0
     before = _values(tmp_path)
-    assert app.main(["measure", "base", "out", "--name", "all", "--suites", SUITES, "--limit", "24"]) == 0
+    shutil.copy(tmp_path / "out" / "checkpoint-9" / "model.safetensors", tmp_path / "out" / "checkpoint-10")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-9")
+    assert _measure(tmp_path, "base", "out/checkpoint-10", "--name", "all") == 0
     assert _values(tmp_path) == before | {10: before[9]}
+    assert "other weights than were measured at 10 steps: they replace them" in capsys.readouterr().err
 
 
 def _values(place: Path) -> dict[int, float]:
@@ -126,6 +129,67 @@ def _placed(place: Path, *sources: str, rows: int | None = None) -> list[tuple[s
         (one.training.name, one.volume, one.training.axis)
         for one in plan.placed(finding.find([str(place / name) for name in sources]), rows)
     ]
+
+
+def _measure(place: Path, *arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return app.main(["measure", *arguments, "--suites", SUITES, "--limit", "24"])
+
+
+def test_another_training_or_axis_under_one_name_is_rejected(
+    place: Path, measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "out", tmp_path / "out")
+    assert _measure(place, "base", str(tmp_path / "out"), "--name", "all") == 2
+    assert "whose checkpoints have this name there; fix: --name OTHER" in capsys.readouterr().err
+    assert _measure(place, "base", "out", "--name", "all", "--rows-per-step", "8") == 2
+    assert "got rows of 8 a step; allowed: steps" in capsys.readouterr().err
+
+
+def test_final_weights_with_a_state_of_their_own(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As save_model and save_state leave them: they are the last checkpoint once more."""
+    shutil.copytree(place / "base", tmp_path / "base")
+    shutil.copytree(place / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-9")
+    shutil.copy(tmp_path / "out" / "checkpoint-10" / "trainer_state.json", tmp_path / "out")
+    assert _measure(tmp_path, "base", "out") == 0
+    assert "the same weights as out/checkpoint-10, measured once" in capsys.readouterr().err
+
+
+def test_tokens_with_other_ids_are_rejected(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = shutil.copytree(place / "out" / "checkpoint-9", tmp_path / "moved")
+    text = json.loads((moved / "tokenizer.json").read_text())
+    words = text["model"]["vocab"]
+    (one, two), (first, second) = ("hugo", "nord"), (words["hugo"], words["nord"])
+    text["model"]["vocab"] |= {one: second, two: first}
+    (moved / "tokenizer.json").write_text(json.dumps(text))
+    assert _measure(place, "base", str(moved)) == 2
+    assert "other ids for 2 tokens of the base's" in capsys.readouterr().err
+
+
+def test_gate_needs_the_last_checkpoint_whole(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shutil.copytree(place / "out", tmp_path / "out")
+    weights = out / "checkpoint-10" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert _measure(place, "base", str(out), "--max-loss", "0.5") == 2
+    assert "checkpoint-10" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_that_change_while_they_are_loaded_are_not_recorded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copytree(place / "out" / "checkpoint-9", tmp_path / "own")
+
+    def overwriting(*given: Any) -> Any:
+        shutil.copy(place / "out" / "checkpoint-10" / "model.safetensors", own)
+        return loading.load(*given)
+
+    monkeypatch.setattr(command, "load", overwriting)
+    assert _measure(place, "base", str(own), "--name", "changing") == 2
+    assert "the same files until it is loaded" in capsys.readouterr().err
+    runs = place / "results" / "changing" / "runs"
+    assert not list(runs.glob("*/points/*"))
 
 
 def test_places_on_the_axis(place: Path) -> None:
