@@ -143,6 +143,11 @@ def kinds(before: str, after: str) -> Kind:
     """
     found = kind_of(before), kind_of(after)
     if found[0] != found[1]:
+        for source, kind in zip((before, after), found, strict=True):
+            path = paths.expanded(source)
+            if kind == "model" and "/" in source and not path.exists() and path.parent.is_dir():
+                fix = "check the path, or make it: lm_eval … --log_samples --output_path FOLDER"
+                raise ConfigError(explain(source, got="a path that does not exist", allowed="logs, as the other side", fix=fix))
         got = f"{WORDS[found[0]]} before and {WORDS[found[1]]} after"
         fix = "give two models, or make the missing samples with the same lm-eval command: --log_samples --output_path FOLDER"
         if "inspect" in found:

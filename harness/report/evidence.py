@@ -20,7 +20,7 @@ from harness.analysis.table.runs import RunReader
 from harness.config.resolution import SearchedRate
 from harness.records.schema import OWN_METRICS, Declared
 from harness.records.store import Experiment
-from harness.report import curves, tables, words
+from harness.report import axis, curves, tables, words
 from harness.report.curves import Series, series
 from harness.report.tables import Panel
 
@@ -121,7 +121,7 @@ class Evidence:
     @cached_property
     def unit(self) -> str:
         """The unit of volumes, such as rows."""
-        return words.axis_unit(self.table)
+        return axis.axis_unit(self.table)
 
     @property
     def table_file(self) -> str:

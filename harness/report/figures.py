@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from harness.analysis.findings import validity
 from harness.analysis.statistics.stats import Floats
 from harness.analysis.table.columns import SUITE_TASK
-from harness.report import words
+from harness.report import axis, words
 from harness.report.content import FigureView, Mark
 from harness.report.curves import MAX_STYLES, Series, chosen, legend
 from harness.report.drawing import MAX_COLUMNS, Place, columns_for, dashes, plain, small_multiples
@@ -100,7 +100,7 @@ def against_volume(
     if not kept or not shown:
         return None
     volumes = sorted({0, *(int(v) for one in kept for v in one.rows["volume"])})
-    places, unit = [], words.axis_unit(table)
+    places, unit = [], axis.axis_unit(table)
     controls = {one.cell: one for one in every if one.is_control and one not in kept}
     thin = {} if layout.is_crowded else seed_lines(table, kept, column)
     fits = {} if layout.is_crowded else fits or {}
@@ -299,7 +299,7 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
     positions = [position(volume, chart.volumes) for volume in chart.volumes]
     axes.set_xticks(positions, [words.short_count(volume) for volume in chart.volumes])
     axes.set_xlim(-0.35, max(positions) + 0.35)
-    axes.set_xlabel(words.axis_label(chart.unit))
+    axes.set_xlabel(axis.axis_label(chart.unit))
     before = "change in " if column == "delta" else ""
     axes.set_ylabel(plain(f"{before}{words.unit_name(panel)}"))
     axes.grid(axis="y", color=GREY, linewidth=0.4, alpha=0.3)

@@ -22,6 +22,7 @@ from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.files import hidden_name
 from harness.records.schema import OWN_METRICS
 from harness.report import spreadsheets
+from harness.report.axis import axis_unit
 from harness.report.untuned import untuned
 
 Format = Literal["csv", "json", "markdown", "parquet"]
@@ -215,7 +216,8 @@ def summary(table: pd.DataFrame, control: Mapping[str, str] | None = None) -> st
     if largest_only:
         points = points.drop_duplicates("run_id", keep="last")
     labels = named_by_arm(points)[[*varying(points), "volume"]].astype("string").fillna("-")
-    columns = {name: labels[name].tolist() for name in labels.columns}
+    unit = axis_unit(points)
+    columns = {f"volume ({unit})" if name == "volume" and unit != "rows" else name: labels[name].tolist() for name in labels.columns}
     shown = [*panels(table, "target"), *panels(table, "probe")]
     cells = {_heading(panel): _cells(panel, measured, points) for panel in shown}
     title = "Change since before training, with 95% intervals paired over items"
@@ -240,7 +242,7 @@ def _cells(panel: Panel, measured: pd.DataFrame, points: pd.DataFrame) -> list[s
 
 def _blocks(columns: dict[str, list[str]], cells: dict[tuple[str, ...], list[str]]) -> list[str]:
     """Return the lines of a table; columns beyond WIDTH continue in further blocks."""
-    left = [column(("", "", name), texts, right=name == "volume") for name, texts in columns.items()]
+    left = [column(("", "", name), texts, right=name.startswith("volume")) for name, texts in columns.items()]
     blocks: list[list[list[str]]] = [[*left]]
     for heading, texts in cells.items():
         added = column(heading, texts, right=True)

@@ -231,7 +231,7 @@ def _delete(path: Path) -> None:
 def _lines(where: str, kinds: Mapping[str, Sequence[Entry]]) -> Iterator[str]:
     """Yield the lines about one folder: each kind, and some of its entries."""
     total = sum(entry.size for found in kinds.values() for entry in found)
-    yield f"{where}: {files.size_text(total)}"
+    yield f"{where}: {files.size_text(total) if total else 'nothing to delete'}"
     for kind, found in kinds.items():
         what, cost = KINDS[kind]
         yield f"  {kind:<13}{files.size_text(sum(entry.size for entry in found)):>9}  {what} ({len(found)}): {cost}"

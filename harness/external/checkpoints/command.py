@@ -191,14 +191,19 @@ def measured(asked: Asked, places: Sequence[Placed], progress: Progress) -> Iter
     for line in told.plan(base, places):
         progress.say(line)
     runs: dict[str, MeasuredRun] = {}
-    for place, (one, source) in enumerate(zip(places, sources, strict=True)):
-        run = runs.get(one.training.name)
-        if run is None:
+    for one in places:
+        if one.training.name not in runs:
             run = runs[one.training.name] = MeasuredRun(base, one.training, progress, asked.margin)
             run.start()
-        if not place:
-            progress.say(told.minutes(base, len(places)))
-        yield one, measure_checkpoint(run, one, source)
+    left = [one for one, source in zip(places, sources, strict=True) if runs[one.training.name].lacks(one.volume, _content(base, source))]
+    progress.say(told.minutes(base, len(left)))
+    for one, source in zip(places, sources, strict=True):
+        yield one, measure_checkpoint(runs[one.training.name], one, source)
+
+
+def _content(base: Prepared, source: ModelSource) -> str:
+    """Return the hash of a model's content, which names its measurements."""
+    return content_sha256(base.workspace.facts_of_model(source).content)
 
 
 def _distinct(
@@ -273,5 +278,4 @@ def measure_checkpoint(run: MeasuredRun, one: Placed, source: ModelSource) -> Co
         run.before.require_unchanged(source, one.checkpoint.source)
         return model
 
-    weights = content_sha256(run.prepared.workspace.facts_of_model(source).content)
-    return run.measure(one.volume, weights, live, source=one.checkpoint.source, state=one.checkpoint.state)
+    return run.measure(one.volume, _content(run.prepared, source), live, source=one.checkpoint.source, state=one.checkpoint.state)

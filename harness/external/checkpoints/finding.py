@@ -193,6 +193,10 @@ def _of_name(source: str) -> Checkpoint:
     if paths.expanded(source).exists() or folders.is_path(source) or not source:
         got = "a path that does not exist" if not source or not paths.expanded(source).exists() else "a file"
         raise ConfigError(explain(source or "''", got=got, allowed=ALLOWED, fix="check the path, relative to the working directory"))
+    above = paths.expanded(source).parent
+    if above.is_dir() and (inner := numbered(above)):
+        got, names = "a path that does not exist", ", ".join(one.name for one in inner[-5:])
+        raise ConfigError(explain(source, got=got, allowed=f"of {above}: {names}", fix="check the number, or wait until it is saved"))
     name = folders.split(source)[0]
     return Checkpoint(source=source, group=name, group_key=name, number=None, state=None, is_adapter=False)
 

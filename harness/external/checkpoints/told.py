@@ -37,11 +37,16 @@ def _smallest(one: Power) -> str:
 
 
 def minutes(base: Prepared, left: int) -> str:
-    """Return a line on the time that is left, by that of the base, which is measured."""
-    found = [base.experiment.measurement(one, base.before_sha256) for one in base.evaluation_ids.values()]
-    seconds = sum(one.wall_seconds for one in found if one is not None)
-    rest = f"{left} checkpoint{'s' * (left != 1)} about {_minutes(left * seconds)}, without loading"
-    return f"the base took {_minutes(seconds)} to measure: {rest}"
+    """Return a line on the time that ``left`` checkpoints take, by the slowest measurements."""
+    if not left:
+        return "every checkpoint is measured: nothing is loaded"
+    slowest = dict.fromkeys(base.evaluation_ids.values(), 0.0)
+    for evaluation_id in slowest:
+        for folder in (base.experiment.folder / "measurements" / evaluation_id).glob("*"):
+            found = base.experiment.glance("measurements", evaluation_id, folder.name, "measurement.json")
+            slowest[evaluation_id] = max(slowest[evaluation_id], float(found.get("wall_seconds", 0.0)))
+    seconds = sum(slowest.values())
+    return f"a checkpoint takes about {_minutes(seconds)} and loading: {left} to measure, {_minutes(left * seconds)}"
 
 
 def _minutes(seconds: float) -> str:
@@ -67,10 +72,10 @@ def table(checkpoints: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], m
             lines.append(
                 [*named, row["suite"], text.number(row["before"]), text.number(row["after"]), _loss(row), _unit(row), row["verdict"]]
             )
+    points = f" ({100 * margin:g} points)" if any(row["unit"] == SHARE for *_, suites in checkpoints for row in suites) else ""
     note = [
         "loss: how much worse the checkpoint is than the base over the same items; negative is better.",
-        f"kept: the whole interval is inside ±{margin:g} ({100 * margin:g} points)."
-        " Intervals are over items: of these weights, not of the method.",
+        f"kept: the whole interval is inside ±{margin:g}{points}. Intervals are over items: of these weights, not of the method.",
     ]
     return "\n".join([*text.aligned(lines, LEFT), "", *note]) + "\n"
 

@@ -137,6 +137,8 @@ class Watch:
         self._write("watching")
         if self.base.resolved.device == "cuda":
             self.progress.say("measuring on the GPU, maybe the training's: CUDA_VISIBLE_DEVICES chooses another, empty means CPU")
+        suites = ", ".join(self.base.evaluation_ids)
+        self.progress.say(f"watching {self.polled.output} on {suites}; first the base, {self.base.config.labels.model}, is measured")
         baseline.measure(self.base, self.progress)
         self.progress.say(f"watching {self.polled.output}; losses so far: {self.file}")
 
