@@ -28,15 +28,20 @@ def answer(evidence: Evidence, mixing: Mixing) -> str:
     if enough := mixing.enough:
         parts = [*_smaller(mixing, enough), *_gains(evidence, mixing, enough), *_unlearned(evidence, enough)]
         return " ".join([_enough(evidence, mixing, enough), *parts])
+    last = mixing.shares[-1]
     if mixing.answer == "none":
-        last = mixing.shares[-1]
         return (
             f"None of these shares is enough: even {percent(last.reached)} of the loss leaves a loss of {_worst(evidence, last)}."
             " A larger share, a lower learning rate or fewer rows lose less."
         )
     near = min((share for share in mixing.shares if share.losses), key=_above, default=mixing.shares[-1])
-    if near.state == "not measured":
+    if "not measured" in (near.state, last.state):
         return "Not settled: not every probe is measured."
+    if any(share.state == "enough" for share in mixing.shares):
+        return (
+            f"Not settled: shares are tested from the largest down, and {percent(last.reached)} of the loss is {last.state}, with a loss of"
+            f" {_worst(evidence, last)}. More seeds or more held-out rows may settle it."
+        )
     return (
         f"Not settled: no share keeps every loss within its margin beyond doubt. Nearest is {percent(near.reached)} of the loss,"
         f" with a loss of {_worst(evidence, near)}. More seeds, more held-out rows or a larger share may settle it."
@@ -131,11 +136,10 @@ def _enough(evidence: Evidence, mixing: Mixing, share: Share) -> str:
 
 
 def _smaller(mixing: Mixing, enough: Share) -> list[str]:
-    """Return a sentence on smaller shares, and one on larger ones that are not enough."""
-    below = [share for share in mixing.shares if share.reached < enough.reached]
-    above = [share for share in mixing.shares if share.reached > enough.reached and share.state != "enough"]
-    found = [f"Smaller shares: {', '.join(f'{percent(one.reached)} {one.state}' for one in below)}."] if below else []
-    return found + ([f"But of larger shares: {', '.join(f'{percent(one.reached)} {one.state}' for one in above)}."] if above else [])
+    """Return a sentence on smaller shares."""
+    below = mixing.shares[: mixing.shares.index(enough)]
+    rule = " (enough counts only where all larger shares are)" if any(share.state == "enough" for share in below) else ""
+    return [f"Smaller shares: {', '.join(f'{percent(one.reached)} {one.state}' for one in below)}{rule}."] if below else []
 
 
 def _gains(evidence: Evidence, mixing: Mixing, share: Share) -> list[str]:

@@ -57,6 +57,17 @@ def test_the_answer_is_the_smallest_that_is_enough() -> None:
     assert Mixing(shares=(share(0.0, bad), share(0.1, open_))).answer == "not settled"
 
 
+def test_shares_are_tested_from_the_largest_down() -> None:
+    """The first that is not enough ends the series, whatever smaller ones are."""
+    good, open_, bad = loss(0.0, 0.01), loss(0.0, 0.1), loss(0.1, 0.2)
+    found = Mixing(shares=(share(0.0, good), share(0.1, open_), share(0.25, good), share(0.5, good)))
+    assert found.enough is not None
+    assert found.enough.reached == 0.25
+    for last in (open_, bad):
+        ended = Mixing(shares=(share(0.0, good), share(0.25, good), share(0.5, last)))
+        assert (ended.enough, ended.answer) == (None, "not settled")
+
+
 def findings(model: str, shares: dict[str, float]) -> pd.DataFrame:
     """Return a cell for each mitigation: on a target it gains 0.5, on a probe it loses 0.1 nats."""
     alike = {"model": model, "tuning": "full", "task": "*", "volume": 64, "seeds": 3, "is_control": False, "before": 2.0}
