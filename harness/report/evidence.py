@@ -166,7 +166,7 @@ class Evidence:
     @cached_property
     def mixings(self) -> list[shares.Mixing]:
         """The methods that differ only in the share of old data in the loss."""
-        return shares.mixings(self.findings)
+        return shares.mixings(self.findings, self.experiment.targets())
 
     @cached_property
     def checks(self) -> pd.DataFrame:

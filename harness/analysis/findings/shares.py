@@ -117,11 +117,12 @@ class Mixing:
         return self.shares[0] if self.shares and self.shares[0].reached == 0 else None
 
 
-def mixings(findings: pd.DataFrame) -> list[Mixing]:
+def mixings(findings: pd.DataFrame, targets: Sequence[str] = ()) -> list[Mixing]:
     """Return the cells that differ only in the share of replayed rows, controls left out.
 
     Args:
         findings: as returned by ``harness.analysis.findings.findings.findings``.
+        targets: target suites in the order of the experiment (``first_target``).
 
     Returns:
         One for each model and training with no mitigation and at least one share of replay.
@@ -132,7 +133,7 @@ def mixings(findings: pd.DataFrame) -> list[Mixing]:
     kind = whole["mitigation"].fillna("none").str.partition("[")[0]
     whole = whole[kind.isin(["none", "replay"]) & whole["anchor_loss_share"].notna()]
     whole = whole[whole["volume"] == whole.groupby("cell")["volume"].transform("max")]
-    target, declared = first_target(findings), headline(findings)
+    target, declared = first_target(findings, targets), headline(findings)
     found = []
     for _, group in whole.groupby(ALIKE, dropna=False, sort=False):
         shares = [_share(str(cell), rows, target, declared) for cell, rows in group.groupby("cell", sort=False)]

@@ -96,3 +96,11 @@ def test_cells_that_differ_in_the_share_alone_are_together() -> None:
     assert (loss_on_old.suite, loss_on_old.value) == ("old", 0.1)
     assert (loss_on_old.low, loss_on_old.high) == pytest.approx((0.09, 0.12))
     assert (first.tokens, found.answer) == (126.0, "none")
+
+
+def test_the_gain_is_that_of_the_target_named_first() -> None:
+    """As on the frontier, and not that of the first row."""
+    one = findings("m0", {"none": 0.0, "replay[loss_share=0.25]": 0.26})
+    other = one[one["role"] == "target"].assign(suite="newer", delta=0.25)
+    (found,) = mixings(pd.concat([one, other], ignore_index=True), targets=("newer", "new"))
+    assert [share.gain and (share.gain.suite, share.gain.value) for share in found.shares] == [("newer", 0.25)] * 2
