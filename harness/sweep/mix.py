@@ -92,8 +92,10 @@ def overrides_of(given: Sequence[str], seeds: int) -> list[str]:
     for group, source, suite in [("data", config.data, "target_nll"), ("anchor", config.anchor, "anchor_nll")]:
         if source and suite in (*config.target_suites, *config.probe_suites):
             found += _held_out(group, source, parsed)
+    workspace = Workspace()
+    _check_apart(_composed(found), workspace)
     if "data.volumes" not in parsed.keys:
-        found.append(f"data.volumes=[{_volume(found)}]")
+        found.append(f"data.volumes=[{_volume(found, workspace)}]")
     return [*found, f"seed={','.join(map(str, range(seeds)))}"] if seeds > 1 else [*found, "seed=0"]
 
 
@@ -138,8 +140,22 @@ def _held_out(group: str, source: Source, parsed: Parsed) -> list[str]:
     return [f"{group}.held_out={min(HELD_OUT, rows // 5)}"]
 
 
-def _volume(overrides: Sequence[str]) -> int:
+def _check_apart(config: RunConfig, workspace: Workspace) -> None:
+    """Raise DataError where a held-out row of data or anchor is a training row of the other."""
+    suites = [workspace.suite(name) for name in (*config.target_suites, *config.probe_suites)]
+    measured = {suite.data for suite in suites if suite.kind != "lm_eval" and suite.split == "test"}
+    sources = {"data": config.data, "anchor": config.anchor}
+    for group, other in [("data", "anchor"), ("anchor", "data")]:
+        tested, trained = sources[group], sources[other]
+        if tested and trained and ("target" if group == "data" else "anchor") in measured:
+            ids = {row.id for row in workspace.rows_of(tested, "test")}
+            if both := len(ids.intersection(row.id for row in workspace.rows_of(trained))):
+                got, fix = f"{both} held-out rows of {group} among its training rows", "remove from one of them the rows that both have"
+                raise DataError(explain(f"harness mix: {other}", got=got, allowed="none", fix=fix))
+
+
+def _volume(overrides: Sequence[str], workspace: Workspace) -> int:
     """Return all rows that teach, in whole steps, at most LARGEST. Raises HarnessError."""
     batch = _composed(overrides).training.batch_rows
-    prepared = prepare(_composed([*overrides, f"data.volumes=[{batch}]"]), Workspace())
+    prepared = prepare(_composed([*overrides, f"data.volumes=[{batch}]"]), workspace)
     return min(len(prepared.taught.rows), max(LARGEST, batch)) // batch * batch

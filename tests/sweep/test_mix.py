@@ -9,6 +9,8 @@ import pytest
 
 from harness.cli import app
 from harness.core.errors import ConfigError
+from harness.core.rows import Split
+from harness.data.sources import Files
 from harness.sweep import mix
 from harness.sweep.axes import expand
 
@@ -66,6 +68,27 @@ def test_the_arms_differ_in_nothing_but_the_share() -> None:
     assert plain.training == mixed.training
     assert plain.training.rate_of == {"mitigation": "none"}
     assert (plain.data, plain.anchor, plain.seed) == (mixed.data, mixed.anchor, mixed.seed)
+
+
+def test_held_out_rows_that_the_other_source_trains_on_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    """An anchor with the new rows too: replay would train on the ten that are held out of them."""
+    Path("both.jsonl").write_text("\n".join(Path(f"{name}.jsonl").read_text() for name in ("old", "new")))
+    fix = "fix: remove from one of them the rows that both have"
+    Path("other.jsonl").write_text(json.dumps({"prompt": "5 plus 5 is", "completion": "other"}))
+    assert app.main(["mix", "data=new.jsonl", "anchor=both.jsonl", "model=nursery-smoke-a"]) == 2
+    err = capsys.readouterr().err
+    in_anchor = len(_ids("new.jsonl", 10, "test") & _ids("both.jsonl", 50, "train"))
+    assert in_anchor > 0
+    assert f"harness mix: anchor: got {in_anchor} held-out rows of data among its training rows; allowed: none; {fix}" in err
+    assert err.count("harness: ") == 1
+    assert app.main(["mix", "data=both.jsonl", "data.test=other.jsonl", "anchor=old.jsonl", "model=nursery-smoke-a"]) == 2
+    err = capsys.readouterr().err
+    assert f"harness mix: data: got 40 held-out rows of anchor among its training rows; allowed: none; {fix}" in err
+    assert not Path("results").exists()
+
+
+def _ids(path: str, held_out: int, split: Split) -> set[str]:
+    return {row.id for row in Files(train=path, held_out=held_out).rows(split)}
 
 
 @pytest.mark.parametrize(
