@@ -41,7 +41,7 @@ class Limits:
         """Reject names that are not suites. Raises ConfigError."""
         for option, names in {"--mean": self.mean, "--max-loss": tuple(self.own)}.items():
             for name in names:
-                check(f"compare: {option}", name, ", ".join(known), lambda name: name in known, did_you_mean(name, known))
+                check(option, name, ", ".join(known), lambda name: name in known, did_you_mean(name, known))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def read(max_loss: Sequence[str] | None, mean: str | None) -> Limits | None:
     found = _numbers(max_loss or ())
     overall = found.pop("", None)
     if mean is not None:
-        where, needed = "compare: --mean", "together with a limit of the mean"
+        where, needed = "--mean", "together with a limit of the mean"
         check(where, mean, "suites with commas, such as mmlu,hellaswag", lambda _: bool(names))
         check(where, mean, needed, lambda _: overall is not None, "add --max-loss 0.02")
         both = [name for name in names if name in found]
@@ -86,7 +86,7 @@ def read(max_loss: Sequence[str] | None, mean: str | None) -> Limits | None:
 
 def _numbers(given: Sequence[str]) -> dict[str, float]:
     """Return suite → its limit; the mean's has the name ``""``. Raises ConfigError."""
-    where, found = "compare: --max-loss", dict[str, float]()
+    where, found = "--max-loss", dict[str, float]()
     for text in given:
         name, equals, number = text.rpartition("=")
         if name in found:
@@ -129,11 +129,11 @@ def parts(suites: Sequence[Aggregate], limits: Limits) -> dict[str, Part]:
             holder.setdefault(task, suite.name)
     for name in limits.mean:
         allowed = f"suites that do not contain each other ({name} is in {', '.join(found[name].holders)})"
-        check("compare: --mean", name, allowed, lambda name: found[name].place == "in the mean", f"omit {name}")
+        check("--mean", name, allowed, lambda name: found[name].place == "in the mean", f"omit {name}")
     for limit in {found[suite.name].limit for suite in suites if suite.unit == SHARE}:
         if limit is not None and limit >= 1:
             got, allowed, fix = f"{limit:g} for shares", "less than 1: 0.02 is 2 points", f"--max-loss {limit / 100:g}"
-            raise ConfigError(explain("compare: --max-loss", got=got, allowed=allowed, fix=fix))
+            raise ConfigError(explain("--max-loss", got=got, allowed=allowed, fix=fix))
     return {suite.name: found[suite.name] for suite in suites}
 
 
@@ -146,7 +146,7 @@ def _candidates(suites: Sequence[Aggregate], limits: Limits) -> dict[str, Aggreg
     if len(units) > 1:
         got = ", ".join(f"{name} ({suite.unit})" for name, suite in named.items())
         fix = "give the others limits of their own: --max-loss SUITE=X"
-        raise ConfigError(explain("compare: --mean", got=got, allowed="suites of one unit", fix=fix))
+        raise ConfigError(explain("--mean", got=got, allowed="suites of one unit", fix=fix))
     free = {suite.name: suite for suite in suites if suite.name not in limits.own}
     shares = {name: suite for name, suite in free.items() if suite.unit == SHARE}
     return named or shares or (free if len({suite.unit for suite in free.values()}) == 1 else {})
