@@ -259,7 +259,7 @@ def _add_analysis(commands: Commands) -> None:
     measure.add_argument(
         "sources",
         nargs="+",
-        metavar=("BASE", "CHECKPOINT"),
+        metavar="BASE CHECKPOINT...",
         help="the base, then checkpoints: a Trainer's output folder (its checkpoint-* in order), a model or adapter folder, a hub name,"
         " NAME@REVISION; overrides such as evaluation.dtype=bfloat16",
     )
