@@ -192,7 +192,7 @@ class ForgettingCallback(TrainerCallback):
             resumed_at=int(state.global_step),
             planned_steps=int(state.max_steps),
         )
-        return LiveRun(request, given["model"], getattr(tokenizer, "tokenizer", tokenizer), _say)
+        return LiveRun(request, given["model"], getattr(tokenizer, "tokenizer", tokenizer), _say, given.get("optimizer"))
 
     def _log(self, control: TrainerControl, values: Mapping[str, float]) -> None:
         """Hand numbers to the trainer's reporters; the log of the step itself is still due."""

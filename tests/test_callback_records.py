@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 import harness
 from harness import ForgettingCallback
-from harness.external.checkpoints.live import LiveModel
+from harness.external.checkpoints.live import LiveModel, LiveRun, Request
 from harness.external.checkpoints.summary_file import Measured, Summary
 from tests.support import callbacks
-from tests.support.callbacks import SUITE, train, trainer_of
+from tests.support.callbacks import SUITE, model_of, train, trainer_of
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore")]
 
@@ -89,6 +90,36 @@ def test_the_callback_joins_an_old_training(words: PreTrainedTokenizerBase, here
     assert "losses are relative to step 2, at which the training resumes" in capsys.readouterr().err
     assert volumes() == [0, 16, 24]
     assert (here / "out" / "checkpoint-6" / "trainer_state.json").is_file()
+
+
+def test_a_resumed_training_is_told_from_others_in_its_folder_by_its_weights(words: PreTrainedTokenizerBase, here: Path) -> None:
+    """Two that were measured keep their own starts and points; a third one starts anew."""
+    said = list[str]()
+
+    def run(model: Any, resumed_at: int) -> LiveRun:
+        own: dict[str, Any] = {"suites": (SUITE,), "target": (), "limit": 2, "stop_at": {}, "overrides": (), "measurements": 3}
+        place: dict[str, Any] = {"name": "callback", "results": str(here / "results"), "training": "out", "planned_steps": 6}
+        request = Request(**own, **place, rows_per_step=None, half_precision=False, resumed_at=resumed_at)
+        return LiveRun(request, model, words, said.append)
+
+    models, runs = [_moved(model_of(), by) for by in (0.0, 0.01, 0.02)], list[LiveRun]()
+    for model in models[:2]:
+        runs.append(run(model, 0))
+        for step in (0, 2, 4):
+            runs[-1].measure(step, _moved(model, 1e-3 if step == 2 else 0.0), None)
+    assert [run(model, 2).run.run_id for model in models[:2]] == [one.run.run_id for one in runs]
+    assert said == []
+    run(models[2], 2).measure(2, models[2], None)
+    assert len(said) == 1
+    assert "losses are relative to step 2, at which the training resumes" in said[0]
+    assert [runs[0].run.prepared.experiment.volumes(one.run.run_id) for one in runs] == [[2, 4], [2, 4]]
+
+
+def _moved(model: Any, by: float) -> Any:
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += by
+    return model
 
 
 def test_a_training_that_forgets_is_stopped(words: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,12 @@ class LiveRun:
     """A training that is measured as it goes."""
 
     def __init__(
-        self, request: Request, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, say: Callable[[str], object]
+        self,
+        request: Request,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        say: Callable[[str], object],
+        optimizer: Any = None,
     ) -> None:
         if tokenizer is None:
             fix = "Trainer(processing_class=tokenizer)"
@@ -142,7 +147,7 @@ class LiveRun:
         self.rule = Rule(limits=request.stop_at, measurements=request.measurements)
         self.training = Training(name=request.training, tuning=_tuning(model), axis="rows" if request.rows_per_step else "steps")
         self.name = _name(model)
-        with _quietly(), untouched(model):
+        with _quietly(), untouched(model, optimizer):  # the weights that are measured, also of a schedule-free optimizer
             self.run = self._earlier(model, tokenizer) or self._of(state_sha256(model), model, tokenizer)
 
     def measure(self, step: int, model: PreTrainedModel, optimizer: Any, **known: Any) -> Outcome:
@@ -198,22 +203,30 @@ class LiveRun:
     def _earlier(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> MeasuredRun | None:
         """Return the run of a resumed training whose start was measured; None for others.
 
-        Without it, the live model is the start: it is said.
+        Its point at the step of resume has the live model's weights: the output folder alone does
+        not tell trainings apart. Without it, the live model is the start: it is said.
         """
         self.start = 0
-        if not self.request.resumed_at:
+        asked = self.request
+        if not asked.resumed_at:
             return None
-        experiment = ExperimentWriter(Path(self.request.results) / self.request.name)
-        for run_id in experiment.asked():
+        experiment = ExperimentWriter(Path(asked.results) / asked.name)
+        for run_id in sorted(experiment.asked()):
             known = experiment.config(run_id)
             weights = known.get("model", {}).get("weights")
-            if weights and known["labels"]["data"] == self.training.name:
-                run = self._of(weights, model, tokenizer)
-                prepared = run.prepared
-                if all(experiment.is_measured(one, prepared.before_sha256) for one in prepared.evaluation_ids.values()):
-                    return run
-        self.start = self.request.resumed_at
-        self.say(f"step 0 was not measured on these suites: losses are relative to step {self.start}, at which the training resumes")
+            point = experiment.point(run_id, self._volume(asked.resumed_at))
+            if not weights or point is None or known["labels"]["data"] != self.training.name:
+                continue
+            run = self._of(weights, model, tokenizer)
+            start = run.prepared.before_sha256
+            is_known = all(experiment.is_measured(one, start) for one in run.prepared.evaluation_ids.values())
+            if is_known and point.weights_sha256 == trained_sha256(model, start):
+                return run
+        self.start = asked.resumed_at
+        self.say(
+            f"{asked.name} has no training with these weights at step {self.start} and these suites at step 0: "
+            f"losses are relative to step {self.start}, at which the training resumes"
+        )
         return None
 
     def _of(self, weights: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> MeasuredRun:
