@@ -204,7 +204,7 @@ class ForgettingCallback(TrainerCallback):
         try:  # of the base class: those of TRL clear the metrics that they collect until the next log
             Trainer.log(self.trainer, {f"{PREFIX}{name}": float(value) for name, value in values.items()})
         except Exception as error:  # noqa: BLE001 - a reporter that fails must not end the training
-            _say(f"a reporter of the trainer failed: {type(error).__name__}: {error}")
+            _say(f"a reporter of the trainer failed: {_in_words(error)}")
         finally:
             for name, value in flags.items():
                 setattr(control, name, value)
@@ -229,7 +229,8 @@ def _on_first_process(make: Callable[[], Outcome]) -> tuple[Outcome | None, Exce
 
 
 def _in_words(error: Exception) -> str:
-    return str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+    """Return an error as one line."""
+    return str(error) if isinstance(error, HarnessError) else " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _say(text: str, state: TrainerState | None = None) -> None:

@@ -188,7 +188,7 @@ def test_without_reporters_and_with_a_broken_one_the_console_has_it(
     class Broken(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if any(key.startswith("eval_forgetting") for key in logs):
-                raise TypeError("no such number")
+                raise TypeError("no such\n  number")
 
     alone = trainer_of(words)
     alone.add_callback(ForgettingCallback([SUITE], every=3))
