@@ -64,6 +64,12 @@ def read(folder: Path) -> TrainerState | None:
     )
 
 
+def loss_at(folder: Path, step: int) -> float | None:
+    """Return the loss that a checkpoint's training had logged by an earlier step, or None."""
+    history = _entries(_mapping(folder / STATE))
+    return _last_loss([entry for entry in history if (logged := _count(entry.get("step"))) is not None and logged <= step])
+
+
 def _mapping(file: Path) -> Mapping[str, Any]:
     """Return a JSON object, empty if the file is absent, unreadable or half-written."""
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core import json_text
 from harness.core.files import write_text
+from harness.external.checkpoints import finding, states
 from harness.external.checkpoints.finding import Signature
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Summary:
         self.checkpoints = sorted([*others, one], key=lambda one: one.volume)
 
     def resume(self, file: Path) -> None:
-        """Take over what an earlier watch of the same folder measured in the same way.
+        """Take over what an earlier watch of the same training measured in the same way.
 
         A file that is damaged, of another version, folder or evaluations changes nothing.
         """
@@ -99,7 +100,8 @@ class Summary:
             same = {"version": VERSION, "output": self.output, "evaluations": dict(self.evaluations)}
             found = [Measured(**one | {"files": tuple(one["files"])}) for one in values["checkpoints"]]
             if all(values[key] == value for key, value in same.items()) and all(one.signature for one in found):
-                self.checkpoints, self.run_id, self.axis = found, str(values["run_id"]), str(values["axis"])
+                self.checkpoints = [one for one in found if _is_of_training(one, Path(self.output))]
+                self.run_id, self.axis = str(values["run_id"]), str(values["axis"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return
 
@@ -107,6 +109,24 @@ class Summary:
         """Replace the file. Raises OSError."""
         head = {"version": VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         write_text(file, json.dumps(head | asdict(self), indent=1, allow_nan=False))
+
+
+def _is_of_training(one: Measured, output: Path) -> bool:
+    """Return whether a measured checkpoint is of the training that is in a folder now.
+
+    It is unchanged, or was deleted and a later checkpoint continues its losses: trainers delete
+    old checkpoints, never the last. A folder that was emptied holds another training. Raises
+    OSError if there is no folder.
+    """
+    folder = output / one.checkpoint
+    if folder.is_dir():
+        return set(finding.signature(folder)) <= set(one.signature)
+    step = one.step or 0
+    later = [path for path in finding.numbered(output) if (finding.number_of(path) or 0) > step]
+    if not later:
+        return False
+    logged = states.loss_at(later[-1], step)
+    return logged is None or one.training_loss is None or logged == one.training_loss
 
 
 def suites_of(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,9 +13,9 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.config import paths
 from harness.config.identity import content_sha256
@@ -81,6 +81,10 @@ def watch_command(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
             except Interrupted:
                 watch.end("interrupted")
                 raise KeyboardInterrupt from None
+            except Exception:
+                with contextlib.suppress(OSError):  # the first error is told
+                    watch.end("failed")
+                raise
     return watch.tell(say)
 
 
@@ -111,6 +115,8 @@ class Watch:
         rows_per_step: rows of an optimizer step, as the user says; None takes what the trainer's
             files say.
         failed: name of a checkpoint → why it could not be measured.
+        run: of the training, from its first checkpoint.
+        written: the summary that is in the file.
     """
 
     asked: Asked
@@ -121,6 +127,7 @@ class Watch:
     rows_per_step: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
     run: MeasuredRun | None = None
+    written: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         output = str(self.polled.output.resolve())
@@ -266,11 +273,11 @@ class Watch:
             memory.release(torch.device("cuda"))
 
     def _write(self, status: Status) -> None:
-        """Write the summary if it changed."""
-        known = self.summary.status, self.summary.skipped
+        """Write the summary if it changed, so that a reader is not told of old news."""
         self.summary.status, self.summary.skipped = status, self.polled.waiting | self.failed
-        if known != (status, self.summary.skipped) or status == "watching":
+        if (content := asdict(self.summary)) != self.written:
             self.summary.write(self.file)
+            self.written = content
 
 
 def _rows(one: Measured) -> list[dict[str, object]]:

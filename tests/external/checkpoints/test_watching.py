@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 
 from harness.cli import app
 from harness.config import composition
-from harness.external.checkpoints import told, watching
+from harness.core.errors import ModelError
+from harness.external.checkpoints import summary_file, told, watching
 from harness.models.loading import load
+from harness.run import baseline
 from harness.sweep.reporter import stop_soon
 from tests.support import saved, trainings
 
@@ -164,6 +167,25 @@ def test_nothing_is_measured_twice_and_rewritten_weights_are_measured_again(
     assert len(loaded) == 3
     assert _summary()["checkpoints"][0] == first[0]
     assert _summary()["checkpoints"][1]["files"] != first[1]["files"]
+
+
+def test_the_file_changes_only_with_its_content(tmp_path: Path, template: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a second without a change, 20 polls: a reader takes a new file for news."""
+    written = list[dict[str, Any]]()
+    monkeypatch.setattr(summary_file, "write_text", lambda _, text: written.append({**json.loads(text), "time": ""}))
+    _put(template, tmp_path / "out", 10)
+    assert watch("--until", "idle=1") == 0
+    assert [one["status"] for one in written[-2:]] == ["watching", "idle"]
+    assert not [one for one, other in pairwise(written) if one == other]
+
+
+def test_a_watch_that_an_error_ends_says_so_in_its_file(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ModelError("base: got no memory")
+
+    monkeypatch.setattr(baseline, "measure", fail)
+    assert watch() != 0
+    assert _summary()["status"] == "failed"
 
 
 def test_interrupted_watch_writes_its_summary_and_resumes(
