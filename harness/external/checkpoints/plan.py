@@ -7,8 +7,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from harness.config import paths
 from harness.core import json_text
 from harness.core.errors import ConfigError, explain
 from harness.external.checkpoints.finding import Checkpoint
@@ -72,7 +72,7 @@ def placed(checkpoints: Sequence[Checkpoint], rows_per_step: int | None) -> list
         group = members[0][1].group
         name = (
             alone
-            if alone and not Path(alone).is_dir()
+            if alone and not paths.expanded(alone).is_dir()
             else f"{group} (without a step)"
             if alone and (_key(members), "") in groups
             else group
@@ -127,7 +127,7 @@ def _tuning(one: Checkpoint) -> str:
     if not one.is_adapter:
         return "full"
     try:
-        values = json_text.loads((Path(one.source).expanduser() / "adapter_config.json").read_text(encoding="utf-8"))
+        values = json_text.loads((paths.expanded(one.source) / "adapter_config.json").read_text(encoding="utf-8"))
         return str(values.get("peft_type") or "adapter").lower()
     except (OSError, ValueError, json.JSONDecodeError):
         return "adapter"
