@@ -67,7 +67,12 @@ def test_a_task_without_values_of_items_is_rejected_by_name(name: str, word: str
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("arc_eazy", "'arc_easy'"), ("tinywrold", "'tinyworld'"), ("lm_eval:helaswag", "'hellaswag'"), ("lm_eval:tinyworld_facts", "")],
+    [
+        ("arc_eazy", "'arc_easy'"),
+        ("tinywrold", "'tinyworld'"),
+        ("lm_eval:helaswag", "'lm_eval:hellaswag'"),
+        ("lm_eval:tinyworld_facts", ""),
+    ],
 )
 def test_an_unknown_name_is_compared_with_ours_and_lm_evals(name: str, near: str) -> None:
     """The error suggests the nearest; lm_eval: does not mean our own tasks."""
