@@ -27,7 +27,7 @@ A_LOG = "a log of inspect_ai"
 AGAIN = "run inspect_ai again"
 
 JSON_START = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:')
-"""What a ``.json`` log starts with."""
+"""Beginning of a ``.json`` log."""
 
 HEADER, SAMPLES, UNFINISHED = "header.json", "samples/", "_journal/start.json"
 """Members of an ``.eval`` file."""

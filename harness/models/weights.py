@@ -92,8 +92,9 @@ def without_weights(folder: Path, lacks: str) -> tuple[str, str]:
     if any(folder.glob("global_step*")):
         fix = f"python {folder}/zero_to_fp32.py {folder} {whole} --safe_serialization, and copy its config.json there"
         return f"a DeepSpeed checkpoint in shards, without {lacks}", fix
-    if found := checkpoints(folder):
-        return f"a directory without {lacks}, of {len(found)} checkpoints", f"name one of them, such as {found[-1]}"
+    if found := numbered(folder):
+        fix = f"name one of them, such as {found[-1]}; or harness measure BASE {folder}, for all"
+        return f"a directory without {lacks}, of {len(found)} checkpoints", fix
     if any(folder.glob("model-*-of-*.safetensors")):
         return f"shards of a model without {INDEX}", "save or copy it again: trainers write the index last"
     if any(folder.glob("adapter_model.*")) and not (folder / ADAPTER).is_file():
@@ -112,10 +113,13 @@ def in_python(cls: str, source: str, folder: str) -> str:
     return f'python -c "from transformers import {cls} as A; A.from_pretrained({source!r}).save_pretrained({folder!r})"'
 
 
-def checkpoints(folder: Path) -> list[str]:
-    """Return the checkpoints of a trainer's output folder, the newest last."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.partition("-")[2].isdigit()]
-    return [str(path) for path in sorted(found, key=lambda path: int(path.name.partition("-")[2]))]
+NUMBERED = re.compile(r"checkpoint-(\d+)")
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Return the folders ``checkpoint-N`` of an output folder by number, without links."""
+    found = [path for path in folder.iterdir() if NUMBERED.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
 
 
 def check_safetensors(file: Path) -> Mapping[str, Any]:

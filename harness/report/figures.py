@@ -193,8 +193,8 @@ def describe(every: Sequence[Series], panel: Panel, column: Column, unit: str = 
             last = rows.iloc[-1]
             ends.append(f"{one.short}: {words.amount(last[column], panel.unit, sign=column == 'delta')} at {int(last['volume']):,} {unit}")
     what = "Change since before training" if column == "delta" else "Value"
-    axis = "volume in target rows" if unit == "rows" else unit
-    return f"{what} against {axis}. {panel.label}, {words.unit_name(panel)}: {'; '.join(ends)}. All numbers: findings.csv."
+    against = "volume in target rows" if unit == "rows" else unit
+    return f"{what} against {against}. {panel.label}, {words.unit_name(panel)}: {'; '.join(ends)}. All numbers: findings.csv."
 
 
 def _caption(every: Sequence[Series], charts: Sequence[Chart], column: Column, *, law: str | None, thin: bool) -> str:

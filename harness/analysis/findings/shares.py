@@ -50,7 +50,7 @@ class Change:
 
     @property
     def state(self) -> State:
-        """What the interval says of the loss and its margin."""
+        """State of the loss, by its interval and margin."""
         if self.low is None or self.high is None or self.margin is None:
             return "not measured" if self.value is None else "not settled"
         return "enough" if self.high <= self.margin else "too little" if self.low > self.margin else "not settled"

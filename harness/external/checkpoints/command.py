@@ -25,6 +25,7 @@ from harness.external.gate_lines import sentences
 from harness.external.judge import Comparison
 from harness.models.loading import load
 from harness.models.vocabulary import differences, require_rows
+from harness.models.weights import NUMBERED, numbered
 from harness.run import preparation
 from harness.run.preparation import Prepared, experiment_of
 from harness.run.workspace import Workspace
@@ -42,7 +43,7 @@ everyday life, grammar, instructions; and what replaces one whose data are not o
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is measured, as the command line asks for it.
+    """A request to measure, as the command line states it.
 
     Attributes:
         base: the model that training started from, as typed.
@@ -109,7 +110,7 @@ def measure_command(arguments: argparse.Namespace, say: Callable[[str], None]) -
 def _require_last(sources: Sequence[str]) -> None:
     """Reject a gate on an output folder whose last checkpoint is incomplete. Raises ModelError."""
     for folder in (paths.expanded(source) for source in sources):
-        last = finding.numbered(folder)[-1:] if folder.is_dir() and not finding.NUMBERED.fullmatch(folder.name) else []
+        last = numbered(folder)[-1:] if folder.is_dir() and not NUMBERED.fullmatch(folder.name) else []
         for one in last:
             if reason := finding.lacks(one):
                 raise ModelError(reason)
@@ -117,12 +118,9 @@ def _require_last(sources: Sequence[str]) -> None:
 
 def _without(comparison: Comparison, targets: Sequence[str]) -> Comparison:
     """Return a comparison without the suites of what is learned, which a gate does not limit."""
-    tables = {name: frame[~frame["suite"].isin(list(targets))] for name, frame in vars(comparison).items() if name in _TABLES}
+    rows, others, items = (frame[~frame["suite"].isin(targets)] for frame in (comparison.rows, comparison.others, comparison.items))
     aggregates = tuple(one for one in comparison.aggregates if one.name not in targets)
-    return dataclasses.replace(comparison, aggregates=aggregates, **tables)
-
-
-_TABLES = ("rows", "others", "items")
+    return dataclasses.replace(comparison, rows=rows, others=others, items=items, aggregates=aggregates)
 
 
 def sources(given: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str], list[str]]:

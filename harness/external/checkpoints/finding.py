@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import logging
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,10 @@ from harness.core.errors import ConfigError, ModelError, explain
 from harness.external.checkpoints import states
 from harness.external.checkpoints.states import STATE, TrainerState
 from harness.models import folders
-from harness.models.weights import ADAPTER, SAFE, check_safetensors, weight_files, without_weights
+from harness.models.weights import ADAPTER, NUMBERED, SAFE, check_safetensors, numbered, weight_files, without_weights
 
 log = logging.getLogger(__name__)
 
-NUMBERED = re.compile(r"checkpoint-(\d+)")
 BEING_SAVED = "checkpoint-is-incomplete.txt"
 """In a folder while transformers 5 saves it because its process is being ended."""
 
@@ -77,12 +75,6 @@ def find(sources: Sequence[str]) -> list[Checkpoint]:
             found.setdefault(str(Path(one.source).resolve()) if Path(one.source).is_dir() else one.source, one)
     labels = _labels({one.group_key: one.group for one in found.values()})
     return [dataclasses.replace(one, group=labels[one.group_key]) for one in found.values()]
-
-
-def numbered(folder: Path) -> list[Path]:
-    """Return the folders ``checkpoint-N`` of an output folder by number, without links."""
-    found = [path for path in folder.iterdir() if NUMBERED.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
-    return sorted(found, key=lambda path: number_of(path) or 0)
 
 
 def number_of(folder: Path) -> int | None:

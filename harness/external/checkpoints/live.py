@@ -45,7 +45,7 @@ WHERE = "ForgettingCallback"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a training's script asks for, and what its arguments say.
+    """Request of a training's script, with what its arguments say.
 
     Attributes:
         suites, target, limit, stop_at, name, results, overrides: as given to the callback.

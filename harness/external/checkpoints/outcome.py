@@ -1,4 +1,4 @@
-"""What a measurement says to a training: numbers to log, a line, and whether the training stops."""
+"""Outcome of a measurement for a training: numbers to log, a line, whether it stops."""
 
 from __future__ import annotations
 

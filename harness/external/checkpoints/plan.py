@@ -68,21 +68,14 @@ def placed(checkpoints: Sequence[Checkpoint], rows_per_step: int | None) -> list
             step = None
         groups[(one.group_key, "" if step is not None else one.source)].append((step, one))
     found: list[Placed] = []
-    for (_, alone), members in groups.items():
-        group = members[0][1].group
-        name = (
-            alone
-            if alone and not paths.expanded(alone).is_dir()
-            else f"{group} (without a step)"
-            if alone and (_key(members), "") in groups
-            else group
-        )
+    for (key, alone), members in groups.items():
+        name = members[0][1].group
+        if alone and not paths.expanded(alone).is_dir():
+            name = alone
+        elif alone and (key, "") in groups:
+            name = f"{name} (without a step)"
         found += _of_training(name, members, rows_per_step)
     return found
-
-
-def _key(members: Sequence[tuple[int | None, Checkpoint]]) -> str:
-    return members[0][1].group_key
 
 
 def _of_training(name: str, members: Sequence[tuple[int | None, Checkpoint]], rows_per_step: int | None) -> list[Placed]:

@@ -18,6 +18,7 @@ from harness.core.errors import explain
 from harness.external.checkpoints import finding, states
 from harness.external.checkpoints.finding import Signature
 from harness.external.checkpoints.states import STATE
+from harness.models.weights import numbered
 
 LONGER = 6
 """Pauses without a change before a checkpoint without trainer_state.json counts as complete."""
@@ -52,7 +53,7 @@ def unsettled(folder: Path) -> str | None:
 
 @dataclass
 class Polled:
-    """What the polls of an output folder saw.
+    """Record of the polls of an output folder.
 
     Attributes:
         output: the folder, which may not exist yet.
@@ -137,7 +138,7 @@ class Polled:
 
     def _folders(self) -> list[Path]:
         try:
-            return finding.numbered(self.output)
+            return numbered(self.output)
         except OSError:  # not there yet, or not now
             return []
 

@@ -17,6 +17,7 @@ from harness.core import json_text
 from harness.core.files import write_text
 from harness.external.checkpoints import finding, states
 from harness.external.checkpoints.finding import Signature
+from harness.models.weights import numbered
 
 if TYPE_CHECKING:
     from harness.external.judge import Comparison
@@ -122,7 +123,7 @@ def _is_of_training(one: Measured, output: Path) -> bool:
     if folder.is_dir():
         return set(finding.signature(folder)) <= set(one.signature)
     step = one.step or 0
-    later = [path for path in finding.numbered(output) if (finding.number_of(path) or 0) > step]
+    later = [path for path in numbered(output) if (finding.number_of(path) or 0) > step]
     if not later:
         return False
     logged = states.loss_at(later[-1], step)

@@ -1,4 +1,4 @@
-"""What ``harness measure`` and ``harness watch`` tell: the plan, losses by checkpoint, the page."""
+"""Output of ``harness measure`` and ``harness watch``: the plan, losses by checkpoint, the page."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from harness.external.checkpoints.polling import DELETED, Polled
 from harness.external.checkpoints.summary_file import FILE, Measured, Status, Summary
 from harness.external.judge import Comparison
 from harness.models.loading import load
+from harness.models.weights import numbered
 from harness.run import baseline
 from harness.run.preparation import Prepared
 from harness.sweep.reporter import Reporter, pause, saved_on_interrupt
@@ -296,7 +297,7 @@ def _require_place(output: Path) -> None:
         raise ConfigError(explain(where, got=got, allowed=allowed, fix="check the path"))
     if finding.number_of(output) is not None:
         raise ConfigError(explain(where, got="a checkpoint", allowed=allowed, fix=f"name {output.parent}, or harness measure"))
-    below = finding.runs_below(output) if output.is_dir() and not finding.numbered(output) else []
+    below = finding.runs_below(output) if output.is_dir() and not numbered(output) else []
     if below:
         fix = f"name the run's own folder, such as {below[-1]}"
         raise ConfigError(explain(where, got="a folder of trainings", allowed=allowed, fix=fix))
