@@ -25,6 +25,9 @@ ALPHA = 0.05
 LEVEL = 1 - 2 * ALPHA
 """Each end of this interval is a one-sided 5% test."""
 
+FEWEST = 6
+"""Independent items of any decision: with 5, the two-sided sign test of a verdict has 2/2⁵ > 5%."""
+
 MOST_TIMES = 100
 """Largest multiple of the items that is stated; beyond it, the loss is as good as at the limit."""
 
@@ -43,6 +46,8 @@ class Gated:
         name: of the suite or task; ``mean``.
         unit: ``share``, or the metric.
         items: number of items.
+        independent: number of items, or clusters of them, that vary independently; of the mean, at
+            most that of any suite whose items are not 0 or 1.
         limit: largest loss allowed; None if none is given.
         change: after minus before.
         low: lower end of the interval at LEVEL; None if the data do not determine it.
@@ -56,12 +61,18 @@ class Gated:
     name: str
     unit: str
     items: int
+    independent: int
     limit: float | None
     change: float
     low: float | None
     high: float | None
     decision: Decision
     items_to_decide: int | None = None
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the items are too few for any decision."""
+        return self.independent < FEWEST
 
     @property
     def is_below(self) -> bool:
@@ -174,7 +185,8 @@ def decide(aggregates: Sequence[Aggregate], limits: Limits, missing: Sequence[st
     averaged = [part.counted for part in of.values() if part.counted is not None]
     whole = _mean(averaged, limits) if averaged else None
     changes = {one.name: mean.of_suite(one, LEVEL) for one in aggregates}
-    tested = [one for one in aggregates if of[one.name].limit is not None and not math.isnan(changes[one.name].high)]
+    known = [one for one in aggregates if one.independent >= FEWEST and not math.isnan(changes[one.name].high)]
+    tested = [one for one in known if of[one.name].limit is not None]
     below = [one for one in tested if changes[one.name].high < -(of[one.name].limit or 0.0)]
     failing = _failing(below, of, len(tested))
     if whole and len(averaged) == 1 and whole.decision == "lost more":  # one test, not two
@@ -205,12 +217,14 @@ def _failing(below: Sequence[Aggregate], of: Mapping[str, Part], tests: int) -> 
 def _mean(suites: Sequence[Aggregate], limits: Limits) -> Gated:
     """Return the test of the mean over suites."""
     items = sum(suite.items for suite in suites)
-    return Gated(name="mean", unit=suites[0].unit, items=items, **_test(mean.of_suites(suites, LEVEL), limits.overall, items))
+    independent = min(sum(suite.independent for suite in suites), *(suite.independent for suite in suites if not suite.is_binary), items)
+    found = _test(mean.of_suites(suites, LEVEL), limits.overall, items, independent)
+    return Gated(name="mean", unit=suites[0].unit, items=items, independent=independent, **found)
 
 
 def _suite(suite: Aggregate, part: Part, change: Change, fails: bool, averaged: int) -> GatedSuite:
     """Return the test of a suite; ``fails`` as found by Holm's procedure."""
-    found = _test(change, part.limit, suite.items)
+    found = _test(change, part.limit, suite.items, suite.independent)
     if fails:
         found |= {"decision": "lost more", "items_to_decide": None}
     elif found["decision"] == "lost more" or suite.equal == "log-likelihoods":
@@ -219,6 +233,7 @@ def _suite(suite: Aggregate, part: Part, change: Change, fails: bool, averaged: 
         name=suite.name,
         unit=suite.unit,
         items=suite.items,
+        independent=suite.independent,
         place=part.place,
         weight=1 / averaged if part.place == "in the mean" else 0.0,
         counted_in=part.holders,
@@ -227,13 +242,13 @@ def _suite(suite: Aggregate, part: Part, change: Change, fails: bool, averaged: 
     )
 
 
-def _test(change: Change, limit: float | None, items: int) -> dict[str, Any]:
+def _test(change: Change, limit: float | None, items: int, independent: int) -> dict[str, Any]:
     """Return limit, change, ends, decision and the items that would decide."""
     known = {"limit": limit, "change": change.value}
     if math.isnan(change.low) or math.isnan(change.high):
         return known | {"low": None, "high": None, "decision": "undecided"}
     known |= {"low": change.low, "high": change.high}
-    if limit is None:
+    if limit is None or independent < FEWEST:
         return known | {"decision": "undecided"}
     decision: Decision = "lost more" if change.high < -limit else "not lost" if change.low > -limit else "undecided"
     return known | {"decision": decision, "items_to_decide": items_to_decide(change, limit, items) if decision == "undecided" else None}

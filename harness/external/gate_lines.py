@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.statistics.detectable import POWER
-from harness.external.gate import LEVEL, MOST_TIMES, Gate, Gated, GatedSuite
+from harness.external.gate import FEWEST, LEVEL, MOST_TIMES, Gate, Gated, GatedSuite
 from harness.external.judge import SHARE
 from harness.report import words
 
@@ -32,7 +32,7 @@ def of_suite(suite: GatedSuite, gate: Gate) -> str:
 def of_mean(mean: Gated, gate: Gate) -> str:
     """Return the line on the mean over several suites."""
     count, found = len(gate.averaged), _tested(mean, several=True)
-    unknown = [suite.name for suite in gate.averaged if suite.equal or suite.low is None]
+    unknown = [suite.name for suite in gate.averaged if suite.equal or suite.low is None or (mean.too_few and suite.too_few)]
     if mean.decision == "undecided" and unknown:
         found = f"undecided because of {_names(unknown)}"
     unit = "" if mean.unit == SHARE else f" in {mean.unit}"
@@ -41,9 +41,10 @@ def of_mean(mean: Gated, gate: Gate) -> str:
 
 def _line(subject: str, tested: Gated, found: str) -> str:
     """Return a line on a test."""
-    known = tested.low is not None and tested.high is not None
-    interval = f"[{tested.low:+.4f}, {tested.high:+.4f}]" if known else "not determined by these items"
-    return f"gate {subject}: change {tested.change:+.4f} (negative is worse), {LEVEL:.0%} interval {interval}: {found}"
+    interval = "not determined by these items"
+    if tested.low is not None and tested.high is not None:
+        interval = f"[{0.0 - tested.high:+.4f}, {0.0 - tested.low:+.4f}]"
+    return f"gate {subject}: loss {0.0 - tested.change:+.4f} (positive is worse), {LEVEL:.0%} interval {interval}: {found}"
 
 
 def _place(suite: GatedSuite, gate: Gate) -> str:
@@ -69,6 +70,8 @@ def _of_suite(suite: GatedSuite, gate: Gate) -> str:
     if suite.place == "no limit":
         also = "" if gate.limits.overall is not None or suite.unit != SHARE else ", or --max-loss X for the mean"
         return f"undecided: no limit is given; add --max-loss {suite.name}=X{also}"
+    if suite.too_few and suite.limit is not None:
+        return _tested(suite)
     if suite.low is None:
         return "undecided"
     if suite.place == "in the mean" and len(gate.averaged) == 1:
@@ -84,9 +87,12 @@ def _tested(tested: Gated, *, several: bool = False) -> str:
     """Return the decision of a test, and the number of items that would decide it."""
     if tested.decision != "undecided":
         return LOST if tested.decision == "lost more" else NOT_LOST
+    if tested.too_few:
+        independent = "items" if tested.independent == tested.items else "independent clusters of items"
+        return f"undecided: {tested.independent} {independent} are too few for any decision; at least {FEWEST} are needed"
     if tested.low is None or tested.limit is None:
         return "undecided"
-    found = f"undecided: the interval contains the limit of {0.0 - tested.limit:g}"
+    found = f"undecided: the interval contains the limit of {tested.limit:g}"
     if tested.items_to_decide is None:
         return f"{found}; even {MOST_TIMES} times the items would not decide it with {POWER:.0%} probability, {STAYS}"
     each = f", {tested.items_to_decide / tested.items:.1f} times as many in each suite" if several else ""
@@ -122,6 +128,8 @@ def _reasons(gate: Gate) -> list[str]:
     if gate.decision == "undecided" and gate.mean and gate.mean.items_to_decide is not None:
         further = gate.mean.items_to_decide - gate.mean.items
         found.append(f"{further:,} further items would decide {'the mean' if len(gate.suites) > 1 else 'it'} with {POWER:.0%} probability")
+    if any(one.too_few for one in [gate.mean, *(suite for suite in gate.suites if suite.place == "own limit")] if one):
+        found.append(f"fewer than {FEWEST} independent items")
     if gate.missing:
         found.append(f"AFTER lacks {len(gate.missing)} task(s) that BEFORE has ({_names(gate.missing)})")
     return found

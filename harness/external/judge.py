@@ -74,6 +74,12 @@ class Aggregate:
         """Number of items of all tasks."""
         return sum(len(change.values) for change in self.changes.values())
 
+    @property
+    def independent(self) -> int:
+        """Number of items of all tasks, of clusters where items cluster."""
+        clusters = [(change, change.clusters) for change in self.changes.values()]
+        return sum(len(change.values) if of is None else len(np.unique(of)) for change, of in clusters)
+
     def estimate(self, level: float) -> Estimate:
         """Return the mean change over its tasks with equal weight, and its interval over items."""
         changes = list(self.changes.values())

@@ -271,6 +271,41 @@ def test_a_limit_of_zero_has_no_sign() -> None:
     assert "contains the limit of 0;" in sentences(gate.decide([suite("a", {"a": (6, 4, 100)})], Limits(overall=0.0)))[0]
 
 
+@pytest.mark.parametrize(("n", "code"), [(4, 3), (5, 3), (6, 1)])
+def test_a_loss_fails_only_where_its_verdict_could_be_lost(n: int, code: int) -> None:
+    """The two-sided sign test of n items that all lose has p = 2/2^n: 0.125, 0.063 and 0.031."""
+    assert (2 / 2**n < 0.05) == (code == 1)
+    values = np.linspace(1.0, 1.0 + 0.1 * (n - 1), n)
+    worse = Aggregate(name="text", unit="nats", higher_is_better=False, changes={"text": TaskChange("g", values, None)}, is_binary=False)
+    found = gate.decide([worse], Limits(own={"text": 0.02}))
+    line, last = sentences(found)
+    assert found.code == code
+    assert line.startswith(f"gate text (limit 0.02 in nats): loss {values.mean():+.4f} (positive is worse), 90% interval [+")
+    few = f"undecided: {n} items are too few for any decision; at least 6 are needed"
+    assert line.endswith(few if code == 3 else ": more is lost than allowed")
+    assert ("fewer than 6 independent items" in last) == (code == 3)
+
+
+@pytest.mark.parametrize(("clusters", "code"), [(5, 3), (6, 0)])
+def test_clusters_count_as_items_of_a_gate(clusters: int, code: int) -> None:
+    """120 items of 5 passages decide nothing, not even that nothing is lost."""
+    found = gate.decide([suite("a", {"a": (0, 0, 120)}, cluster=120 // clusters)], Limits(overall=0.6))
+    assert (found.code, found.suites[0].independent) == (code, clusters)
+    assert ("5 independent clusters of items are too few" in sentences(found)[0]) == (code == 3)
+
+
+def test_a_mean_of_few_items_counts_all_suites_and_each_graded_one() -> None:
+    """Ten suites of 4 right or wrong items have 40; a graded one of 4 leaves the mean undecided."""
+    lost = [suite(name, {name: (4, 0, 4)}) for name in "abcdefghij"]
+    found = gate.decide(lost, Limits(overall=0.02))
+    assert found.mean is not None
+    assert (found.code, found.mean.independent) == (1, 40)
+    few = Aggregate(name="few", unit="share", higher_is_better=True, changes={"few": TaskChange("g", -np.ones(4), None)}, is_binary=False)
+    found = gate.decide([*lost, few], Limits(overall=0.02))
+    assert found.mean is not None
+    assert (found.code, found.mean.independent) == (3, 4)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
