@@ -229,7 +229,7 @@ def test_without_the_packages_that_measure_one_line_says_so(words: PreTrainedTok
     with pytest.raises(InstallError) as caught:
         trainer.train()
     assert str(caught.value) == (
-        "ForgettingCallback: needs lm-eval, which is not installed; fix: pip install 'forgetting-harness[measure]'"
+        "ForgettingCallback: needs lm-eval, which is not installed; fix: pip install -e '.[measure]', in the checkout of forgetting-harness"
     )
 
 

@@ -30,6 +30,9 @@ PACKAGES: Mapping[Extra, Mapping[str, str]] = {
 }
 """Extra → module that is imported → package that has it."""
 
+INSTALL = "pip install -e '.[{extra}]', in the checkout of forgetting-harness"
+"""What a user types for an extra: no package index has this project."""
+
 
 def require(command: str, extra: Extra) -> None:
     """Check, without importing anything, that the packages of an extra are installed.
@@ -44,7 +47,7 @@ def require(command: str, extra: Extra) -> None:
     missing = [package for module, package in PACKAGES[extra].items() if not _is_installed(module)]
     if missing:
         names = f"{', '.join(missing[:-1])} and {missing[-1]}, which are" if len(missing) > 1 else f"{missing[0]}, which is"
-        raise InstallError(f"{command}: needs {names} not installed; fix: pip install 'forgetting-harness[{extra}]'")
+        raise InstallError(f"{command}: needs {names} not installed; fix: {INSTALL.format(extra=extra)}")
 
 
 def _is_installed(module: str) -> bool:

@@ -90,7 +90,7 @@ def test_a_command_without_its_extra_says_what_to_install(outcomes: dict[str, Ou
     assert (code, out, err.count("\n")) == (2, "", 1)
     extra = app.EXTRAS.get(name, "measure")
     assert err.startswith(f"harness: {name}: needs torch, transformers, ")
-    assert err.endswith(f"which are not installed; fix: pip install 'forgetting-harness[{extra}]'\n")
+    assert err.endswith(f"which are not installed; fix: pip install -e '.[{extra}]', in the checkout of forgetting-harness\n")
     assert ("trl" in err) == (extra == "train")
 
 

@@ -10,6 +10,7 @@ from harness.core import extras
 from harness.core.errors import InstallError
 
 ROOT = Path(__file__).resolve().parents[2]
+FIX = "pip install -e '.[measure]', in the checkout of forgetting-harness"
 
 
 @pytest.mark.parametrize("extra", extras.PACKAGES)
@@ -26,7 +27,7 @@ def test_one_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(extras.PACKAGES, "measure", {"json": "json", "no_such_module": "no-such"})
     with pytest.raises(InstallError) as error:
         extras.require("prompt", "measure")
-    assert str(error.value) == "prompt: needs no-such, which is not installed; fix: pip install 'forgetting-harness[measure]'"
+    assert str(error.value) == f"prompt: needs no-such, which is not installed; fix: {FIX}"
 
 
 def test_nothing_is_said_where_all_is_installed() -> None:

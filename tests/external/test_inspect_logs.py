@@ -68,7 +68,8 @@ def test_eval_files_hold_what_json_files_hold() -> None:
 def test_eval_files_without_the_extra_say_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(extras, "_is_installed", lambda module: False)
     assert app.main(["compare", str(REAL / "before-eval"), str(REAL / "after-eval")]) == 2
-    assert capsys.readouterr().err.endswith("needs zipfile-zstd, which is not installed; fix: pip install 'forgetting-harness[inspect]'\n")
+    fix = "fix: pip install -e '.[inspect]', in the checkout of forgetting-harness\n"
+    assert capsys.readouterr().err.endswith(f"needs zipfile-zstd, which is not installed; {fix}")
 
 
 def test_eval_files_of_older_releases_need_no_extra(tmp_path: Path) -> None:

@@ -68,4 +68,4 @@ def test_a_command_without_its_extra_says_so(harness: Installed, arguments: list
     """One line, exit code 2."""
     done = harness(*arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.endswith(f"fix: pip install 'forgetting-harness[{extra}]'\n")
+    assert done.stderr.endswith(f"fix: pip install -e '.[{extra}]', in the checkout of forgetting-harness\n")

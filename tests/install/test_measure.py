@@ -32,5 +32,5 @@ def test_a_prompt_is_shown(harness: Installed) -> None:
 def test_training_needs_its_own_extra(harness: Installed) -> None:
     """`run` names what is missing, not the first import that fails."""
     done = harness("run", "model=nursery-smoke-a")
-    said = "harness: run: needs trl, which is not installed; fix: pip install 'forgetting-harness[train]'\n"
+    said = "harness: run: needs trl, which is not installed; fix: pip install -e '.[train]', in the checkout of forgetting-harness\n"
     assert (done.returncode, done.stderr) == (2, said)

@@ -28,6 +28,7 @@ from harness.config.strict import check
 from harness.core import masking
 from harness.core.display import Display, display, quiet_libraries
 from harness.core.errors import ConfigError, explain
+from harness.core.extras import INSTALL
 from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
 from harness.sweep.launchers.choose import Launcher, Work
@@ -131,7 +132,7 @@ class Slurm(Launcher):
         try:
             import submitit
         except ImportError as error:
-            fix = "pip install submitit, or 'forgetting-harness[slurm]'"
+            fix = f"pip install submitit, or {INSTALL.format(extra='slurm')}"
             raise ConfigError(explain("launcher=slurm", got="no submitit", allowed="the package submitit", fix=fix)) from error
         folder = folder.resolve()
         executor = submitit.SlurmExecutor(folder / FOLDER / sweep_id, python=self.python)
