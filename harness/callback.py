@@ -94,6 +94,7 @@ class ForgettingCallback(TrainerCallback):
     def _start_afresh(self) -> None:
         self.run: Run | None = None
         self.measured: int | None = None
+        self.saved: int | None = None
         self.seconds, self.began = 0.0, time.perf_counter()
 
     def attach(self, trainer: Any) -> ForgettingCallback:
@@ -127,6 +128,10 @@ class ForgettingCallback(TrainerCallback):
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._measure(args, state, control, given)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Keep the step that the trainer saved last."""
+        self.saved = state.global_step
+
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Measure a training that ended before its last step, unless other weights are loaded."""
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
@@ -134,7 +139,16 @@ class ForgettingCallback(TrainerCallback):
         self.run = None  # it holds the model
         if self.follow is None and state.is_world_process_zero:
             share = self.seconds / max(time.perf_counter() - self.began, 1e-9)
-            _say(f"measuring took {self.seconds:.0f} s, {share:.0%} of the training's time; harness report {self.name}")
+            _say(f"measuring took {self.seconds:.0f} s, {share:.0%} of the training's time; {self._saved(args, state)}")
+            folder = self.results / self.name
+            named = self.name if self.results == Path("results").absolute() else folder
+            _say(f"recorded in {folder}; next: harness report {named}")
+
+    def _saved(self, args: TrainingArguments, state: TrainerState) -> str:
+        """Return the checkpoint of the last step, or that there is none."""
+        if self.saved == state.global_step:
+            return f"checkpoint saved: {Path(str(args.output_dir)) / f'checkpoint-{self.saved}'}"
+        return f"no checkpoint of step {state.global_step} was saved (trainer.save_model saves the weights)"
 
     def _measure(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, given: Mapping[str, Any]) -> Exception | None:
         """Measure once a step, on the first process; log and decide on all of them.

@@ -203,14 +203,32 @@ def test_without_reporters_and_with_a_broken_one_the_console_has_it(
     assert "a reporter of the trainer failed: TypeError: no such number" in capsys.readouterr().err
 
 
-def test_a_stop_ends_the_training_and_saves_it(words: PreTrainedTokenizerBase, scripted: Scripted, here: Path) -> None:
-    """At step 4 of 6, with a checkpoint though none was due."""
+def test_a_stop_ends_the_training_and_saves_it(
+    words: PreTrainedTokenizerBase, scripted: Scripted, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At step 4 of 6, with a checkpoint though none was due, which the last lines name."""
     scripted.says = lambda step: Outcome(values={}, line="", stop=step >= 4)
     trainer = trainer_of(words)
     ForgettingCallback([SUITE], every=2, stop_at={SUITE: 0.05}).attach(trainer)
     trainer.train()
     assert trainer.state.global_step == 4
     assert (here / "out" / "checkpoint-4" / "trainer_state.json").is_file()
+    saved, record = capsys.readouterr().err.splitlines()[-2:]
+    assert saved.endswith("; checkpoint saved: out/checkpoint-4")
+    assert record == f"forgetting: recorded in {here}/results/callback; next: harness report callback"
+
+
+def test_the_last_lines_say_that_nothing_was_saved(
+    words: PreTrainedTokenizerBase, scripted: Scripted, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoint of that step is of an earlier training; results elsewhere have a path."""
+    (here / "out" / "checkpoint-6").mkdir(parents=True)
+    trainer = trainer_of(words)
+    ForgettingCallback([SUITE], every=6, name="n", results=here / "other").attach(trainer)
+    trainer.train()
+    saved, record = capsys.readouterr().err.splitlines()[-2:]
+    assert "no checkpoint of step 6 was saved" in saved
+    assert record.endswith(f"next: harness report {here}/other/n")
 
 
 def test_what_cannot_be_measured_is_said_before_the_first_step(words: PreTrainedTokenizerBase) -> None:
