@@ -58,11 +58,17 @@ def table(evidence: Evidence) -> TableView | None:
     )
     groups: list[RowGroup] = []
     rows: list[list[CellView | str]] = []
-    for law in dict.fromkeys(one.law for one in every):
-        fits = [one for one in every if one.law == law]
+    by_law = {law: [one for one in every if one.law == law] for law in dict.fromkeys(one.law for one in every)}
+    unfitted = {law: fits for law, fits in by_law.items() if not any(one.fit or one.is_declared for one in fits)}
+    for law, fits in by_law.items():
+        if law in unfitted:
+            continue
         shared = _shared(fits)
         groups.append(RowGroup(len(rows), f"{law} ({_standing(fits[0])})", _about(law, shared)))
-        rows += [_row(one, shared, arm_names(evidence.findings)) for one in fits]
+        rows += [_row(one, shared, arm_names(evidence.findings), evidence.unit) for one in fits]
+    if unfitted:
+        groups.append(RowGroup(len(rows), "laws that these points cannot determine", "Each reason in full: the file of this table."))
+        rows.append(_without_fit(unfitted))
     numeric = ["R²"]
     return TableView(
         name="fits",
@@ -116,7 +122,25 @@ def _shared(every: Sequence[Fitted]) -> list[str]:
     return [note for note in fits[0].notes if all(note in fit.notes for fit in fits)] if len(fits) > 1 else []
 
 
-def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[CellView | str]:
+def _without_fit(unfitted: Mapping[str, Sequence[Fitted]]) -> list[CellView | str]:
+    """Return one row for all laws that have no fit."""
+    most = max(len(one.points) for fits in unfitted.values() for one in fits)
+    reasons = "; ".join(f"{law} needs {_need(law, fits[0])}" for law, fits in unfitted.items())
+    compared = CellView("cannot be compared: there is no fit")
+    points = f"{most} point{'s' * (most != 1)}; {reasons}"
+    return [", ".join(unfitted), CellView("not fitted"), CellView(words.UNKNOWN), compared, CellView("", note=points)]
+
+
+def _need(law: str, one: Fitted) -> str:
+    """Return what a law lacks in the points that it could not be fitted to."""
+    known = laws.named(law)
+    if empty := [name for name in known.columns if name not in one.points or one.points[name].isna().all()]:
+        return f"{', '.join(empty)}, which no point has"
+    few = [f"{least} values of {name}" for name, least in known.needs.items() if one.points[name].nunique() < least]
+    return " and ".join(few) or (f"{len(known.terms)} points" if len(one.points) < len(known.terms) else f"other points ({one.refused})")
+
+
+def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str], unit: str) -> list[CellView | str]:
     of = " · ".join(filter(None, (label_words(name, names.get((name, value), value)) for name, value in one.where.items()))) or "all"
     if one.fit is None:
         compared = CellView("cannot be compared: there is no fit")
@@ -126,7 +150,7 @@ def _row(one: Fitted, shared: Sequence[str], names: Mapping[tuple[str, str], str
     verdict, _, rest = str(fit.verdict).partition(" (")
     return [
         CellView(of, note=f"{fit.n} points, {fit.runs} run{'' if fit.runs == 1 else 's'}"),
-        CellView("\n".join(f"{name} {_parameter(value)}" for name, value in fit.parameters.items())),
+        CellView("\n".join(f"{name} {_parameter(value, unit)}" for name, value in fit.parameters.items())),
         _number(fit.r2, ".3f"),
         _held_out(fit),
         CellView(verdict, verdict, note=f"({rest}" if rest else "", more=notes),
@@ -159,11 +183,12 @@ _MEANINGS = {
 }
 
 
-def _parameter(value: Parameter) -> str:
+def _parameter(value: Parameter, of_volume: str) -> str:
     if value.value is None:
         return "not identified"
     ends = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
-    unit = f" {value.unit}" if value.unit and value.unit != "1" and len(value.unit) <= MAX_UNIT else ""  # longer units are in the file
+    named = of_volume if value.unit == "rows" else value.unit
+    unit = f" {named}" if named and named != "1" and len(named) <= MAX_UNIT else ""  # longer units are in the file
     return f"{value.value:.3g}{ends}{unit}".replace("-", "−")
 
 
