@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from harness.config import paths
@@ -13,6 +14,9 @@ RESULTS = Path("results")
 
 MARKS = ("runs", "sweeps", "measurements", "manifest.json")
 """Any of them makes a directory the results of an experiment."""
+
+MOST_NAMES = 12
+"""Of experiments in an error; the nearest."""
 
 
 def locate(where: str | Path, results: str | Path | None = None) -> Experiment:
@@ -60,8 +64,11 @@ def _nothing(text: str, folder: Path) -> str:
         return explain(f"results '{text}'", got=f"a folder of {len(inside)} experiment(s)", allowed=", ".join(inside), fix=fix)
     known = experiments_in(folder.parent)
     got = "a directory without runs" if folder.is_dir() else "nothing"
-    allowed = ", ".join(known) or f"nothing yet in {folder.parent}"
-    first = f"`harness sweep experiment={text}`" if text in paths.members("conf/experiment") else "`harness run` or `harness sweep`"
+    near = [name for name in known if name in get_close_matches(folder.name, known, MOST_NAMES, cutoff=0)]
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    allowed = f"{', '.join(near)}{more}" if known else f"nothing yet in {folder.parent}"
+    is_known = text in paths.members("conf/experiment")
+    first = f"`harness sweep experiment={text}`" if is_known else "`harness run`, `sweep`, `measure`, `watch` or `mix`"
     fix = did_you_mean(folder.name, known) or f"run {first} first, or give the path of its folder"
     return explain(f"results of '{text}'", got=got, allowed=allowed, fix=fix)
 

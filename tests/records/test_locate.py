@@ -51,7 +51,7 @@ def test_an_absolute_path_and_the_working_directory(place: Path, monkeypatch: py
         ("tniy", "got nothing; allowed: tiny; fix: did you mean 'tiny'?"),
         ("results", "got a folder of 1 experiment\\(s\\); allowed: tiny; fix: choose one: results/tiny"),
         ("docs/", "got a directory without runs; allowed: mine"),
-        ("none/such", "allowed: nothing yet in none; fix: run `harness run`"),
+        ("none/such", "allowed: nothing yet in none; fix: run `harness run`, `sweep`, `measure`, `watch` or `mix` first"),
     ],
 )
 def test_no_results_is_one_line_with_those_that_exist(where: str, message: str) -> None:
@@ -59,6 +59,14 @@ def test_no_results_is_one_line_with_those_that_exist(where: str, message: str) 
     with pytest.raises(RecordError, match=message) as raised:
         locate(where if where != "results" else "results/")
     assert "\n" not in str(raised.value)
+
+
+def test_of_many_results_the_nearest_are_named(place: Path) -> None:
+    """20 others, none of which is what was meant."""
+    for number in range(20):
+        (place / "results" / f"other{number:02}" / "runs").mkdir(parents=True)
+    with pytest.raises(RecordError, match=r"allowed: (other\d\d, ){11}tiny and 9 more; fix: run `harness run`"):
+        locate("sweep-of-tinies")
 
 
 @pytest.mark.parametrize("where", ["other/tiny", Path("mine")])
