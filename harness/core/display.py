@@ -36,6 +36,9 @@ ENOUGH_SHARE = 0.05
 WIDEST = 36
 """Columns of a bar's name, so that bar, count and time fit into 80."""
 
+MOST_OF_STAGE = 12
+"""Columns of the stage in a bar's name."""
+
 
 class Display(Progress, Protocol):
     """A Progress that also shows runs and workers; a context manager."""
@@ -262,6 +265,17 @@ def _left(seconds: float) -> str:
     return f", about {_clock(seconds)} left"
 
 
+def _short(label: str, stage: str) -> str:
+    """Return a unit's label and stage in WIDEST columns.
+
+    Of a long label the end is kept, which names arm and seed: the beginning is common to all.
+    """
+    stage = f"{stage[: MOST_OF_STAGE - 1]}…" if len(stage) > MOST_OF_STAGE else stage
+    room = WIDEST - (len(stage) + 2 if stage else 0)
+    label = f"…{label[1 - room :]}" if len(label) > room else label
+    return f"{label}  {stage}" if stage else label
+
+
 class _Bars:
     """Rich bars for runs and the current stage, with time left."""
 
@@ -297,7 +311,8 @@ class _Bars:
             self.of_workers.append(self.bars.add_task("", total=None))
         for place, bar in enumerate(self.of_workers):
             label, stage, finished, total = working[place] if place < len(working) else ("", "", 0, 0)
-            self.bars.update(bar, description=streams.visible(f"{label}  {stage}"), completed=finished, total=total, visible=bool(label))
+            self.bars.update(bar, description=_short(streams.visible(label), streams.visible(stage)), completed=finished, total=total)
+            self.bars.update(bar, visible=bool(label))
 
     def stage(self, name: str, total: int) -> None:
         self.bars.reset(self.of_stage, description=streams.visible(name), total=total, visible=True)

@@ -25,7 +25,8 @@ MEANINGS = [
     "net: after minus before, in the metric's own unit, over the same items; the interval is over items."
     " Suites: means over tasks with equal weight.",
     "p of a task: adjusted for the number of tasks (Holm); of a suite: unadjusted. agree: share of items with the same answer.",
-    "lost*: share of items lost beyond what guessing explains; empty without a level of guessing.",
+    "lost*: share of items lost beyond what guessing explains; below 0: fewer were lost than guessing loses; empty without a level of"
+    " guessing.",
 ]
 
 

@@ -83,6 +83,18 @@ def test_an_unexpected_error_is_logged_with_its_traceback(tmp_path: Path) -> Non
     assert (OUTPUT.quiet, OUTPUT.log_file) == (False, None)
 
 
+@pytest.mark.parametrize(
+    ("label", "stage", "text"),
+    [
+        ("71ce18f58b3b (SmolLM2-135M-Instruct, full, share-0.25, seed 0)", "train", "…t, full, share-0.25, seed 0)  train"),
+        ("71ce18f58b3b (nursery-m, full, share-0.25, seed 1)", "evaluate anchor_nll", "…, share-0.25, seed 1)  evaluate an…"),
+        ("volume 0 of nursery-m", "", "volume 0 of nursery-m"),
+    ],
+)
+def test_a_bar_of_36_columns_names_arm_and_seed(label: str, stage: str, text: str) -> None:
+    assert module._short(label, stage) == text
+
+
 def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Messages are printed above them, whole, and afterwards as usual."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -146,6 +146,9 @@ def asked_for(arguments: argparse.Namespace, base: str, overrides: Sequence[str]
     targets = tuple(models.suite_names(arguments.target)) if arguments.target else ()
     asked = Asked(base=base, name=name, suites=targets, targets=targets, overrides=(*limit, *own), margin=arguments.margin)
     suites = models.suite_names(arguments.suites) if arguments.suites else default_suites(asked)
+    if set(suites) <= set(targets):
+        got, allowed = f"{', '.join(suites)}, all of which --target has", "at least one suite that may be forgotten"
+        raise ConfigError(explain(f"{arguments.command}: --suites", got=got, allowed=allowed, fix="omit it from --target, or name another"))
     return dataclasses.replace(asked, suites=tuple(dict.fromkeys([*suites, *targets])))
 
 

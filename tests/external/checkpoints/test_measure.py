@@ -207,6 +207,7 @@ def test_places_on_the_axis(place: Path) -> None:
         (["base"], ["BASE and at least one CHECKPOINT"]),
         (["base", "./nowhere"], ["a path that does not exist"]),
         (["base", "out", "--suites", "nothing_at_all"], ["nothing_at_all"]),
+        (["base", "out", "--suites", SUITES, "--target", SUITES], ["measure: --suites: got tinyworld_arithmetic, all of which --target"]),
         (["base", "out", "probe_suites=[blimp]"], ["probe_suites", "--suites"]),
     ],
 )
