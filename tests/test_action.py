@@ -194,6 +194,28 @@ def test_what_its_sides_need_is_installed_where_there_is_no_harness(folder: Path
     assert step.log.splitlines() == ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", expected]
 
 
+GH = """#!/bin/sh
+echo "$*" >> calls.txt
+case "$*" in *--paginate*) printf "%s" "$FOUND";; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "call"), [("", "api repos/o/r/issues/7/comments"), ("4\n9\n", "api -X PATCH repos/o/r/issues/comments/9")]
+)
+def test_the_example_edits_its_own_comment_or_makes_one(tmp_path: Path, found: str, call: str) -> None:
+    """GitHub is asked for comments with the heading of a summary."""
+    text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[0])["jobs"].values()
+    (step,) = [one for one in job["steps"] if "PULL" in one.get("env", {})]
+    program(tmp_path, "gh", GH)
+    names = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "o/r", "PULL": "7", "SUMMARY": "s.md", "FOUND": found}
+    subprocess.run([*BASH, "-c", step["run"]], cwd=tmp_path, env=os.environ | names, check=True)
+    first, second = (tmp_path / "calls.txt").read_text().splitlines()
+    assert 'startswith("### Forgetting gate")' in first
+    assert second == f"{call} -F body=@s.md --silent"
+
+
 def test_the_example_workflow_uses_inputs_and_outputs_that_exist() -> None:
     text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
     workflow = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[0])
