@@ -216,8 +216,11 @@ def locked(file: Path, waiting: Callable[[], object] | None = None) -> Iterator[
             waiting()
         return False
 
-    from filelock import FileLock
-
+    try:
+        from filelock import FileLock
+    except ModuleNotFoundError:  # an installation that only reads
+        yield
+        return
     file.touch()  # it fails in a folder that cannot be written; from here on, an OSError means that there are no locks
     lock = FileLock(file, poll_interval=WAIT, fallback_to_soft=False)
     with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
     results/<name>/
       manifest.json                  run ids that the last command asked for; others are stale
+      manifest.lock                  held while a process adds its run to them
       sweeps/<sweep id>.json         the units of a sweep
       claims/<unit id>/<n>.json      holders of a unit, past and present (harness.sweep.claims)
       measurements/<evaluation id>/<hash of weights>/   of one suite; evaluation id: suite, tasks

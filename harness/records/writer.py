@@ -61,6 +61,12 @@ class ExperimentWriter(Experiment):
             sweep: id of the sweep that asks; None keeps the last one.
             arms: run id → name of its arm. Runs that are kept keep theirs.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with files.locked(self.folder / "manifest.lock"):  # another process may add its run at the same time
+            record_files.write_json(self.folder / "manifest.json", self._manifest(asked, keep, sweep, arms or {}))
+
+    def _manifest(self, asked: Mapping[str, Mapping[str, Any]], keep: bool, sweep: str | None, arms: Mapping[str, str]) -> Manifest:
+        """Return the manifest after a command; arguments as in ``write_manifest``."""
         settings = {config.get("settings") for config in asked.values()}
         kept = {run_id for run_id in self.asked() if self.config(run_id).get("settings") not in settings} if keep else set()
         ids = {*asked, *kept}
@@ -70,12 +76,11 @@ class ExperimentWriter(Experiment):
         declared = next((declared_by(config) for config in asked.values() if "declared" in config), None)
         if keep and before and before.declared and declared in (None, Declared()):
             declared = before.declared
-        named = {**(before.arms if keep and before else {}), **(arms or {})}
+        named = {**(before.arms if keep and before else {}), **arms}
         named = {run_id: name for run_id, name in named.items() if run_id in ids}
         known = before.targets if keep and before else ()
         targets = tuple(dict.fromkeys([*known, *(name for config in asked.values() for name in config.get("target_suites", ()))]))
-        manifest = Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named, targets=targets)
-        record_files.write_json(self.folder / "manifest.json", manifest)
+        return Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named, targets=targets)
 
     def write_sweep(self, sweep: Sweep) -> None:
         """Write the units of a sweep, for workers on other machines and for ``harness status``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from harness.config.identity import recorded
 from harness.config.run_config import Declared
 from harness.core.errors import ConfigError, RecordError
+from harness.records import record_files
 from harness.records.schema import SAMPLE_COLUMNS, SCHEMA_VERSION, Failure, Measurement, Score
 from harness.records.store import Experiment
 from harness.records.writer import ExperimentWriter
@@ -138,6 +141,26 @@ def test_the_manifest_says_which_runs_are_current(experiment: ExperimentWriter) 
 
 CONFIGS = {"a": ["seed=0"], "b": ["seed=1"], "c": ["seed=2"], "d": ["seed=0", "data.volumes=[8,16]"]}
 """Run → its overrides; ``d`` adds volumes to ``a``."""
+
+
+def test_two_runs_that_start_at_once_are_both_in_the_manifest(experiment: ExperimentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process reads the runs of the other one before it adds its own."""
+    pytest.importorskip("filelock", reason="writing needs the extra `measure`")
+    write = record_files.write_json
+
+    def slowly(path: Path, record: Any) -> None:
+        time.sleep(0.1)  # the other one has read the manifest by now, unless it waits
+        write(path, record)
+
+    monkeypatch.setattr(record_files, "write_json", slowly)
+    writers = [
+        threading.Thread(target=experiment.write_manifest, args=({name: {"settings": name}},), kwargs={"keep": True}) for name in "ab"
+    ]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    assert experiment.asked() == {"a", "b"}
 
 
 PLAIN: dict[str, Any] = {"headline": None, "margin": 0.02, "margins": {}, "control": {}}
