@@ -15,7 +15,7 @@ from harness.config.run_config import RunConfig
 from harness.core.display import OUTPUT, display
 from harness.core.errors import ConfigError, DataError, EvaluationError, ModelError, explain
 from harness.core.progress import Progress
-from harness.core.sources import ModelSource
+from harness.core.sources import ModelFacts, ModelSource
 from harness.external import gate, limits, models
 from harness.external.checkpoints import finding, plan, told
 from harness.external.checkpoints.measuring import MeasuredRun
@@ -23,6 +23,7 @@ from harness.external.checkpoints.plan import Placed
 from harness.external.gate_files import GateFiles
 from harness.external.gate_lines import sentences
 from harness.external.judge import Comparison
+from harness.models.hub import HubModel
 from harness.models.loading import load
 from harness.models.vocabulary import differences, require_rows
 from harness.models.weights import NUMBERED, numbered
@@ -188,7 +189,8 @@ def measured(asked: Asked, places: Sequence[Placed], progress: Progress) -> Iter
     Every checkpoint is checked before the first is measured.
     """
     base = prepared(asked, progress)
-    places, sources = _distinct(base, places, [checked(asked, base, one, progress) for one in places], progress)
+    found = [checked(asked, base, one, progress) for one in places]
+    places, sources = _distinct(base, [one for one, _ in found], [source for _, source in found], progress)
     for line in told.plan(base, places):
         progress.say(line)
     runs: dict[str, MeasuredRun] = {}
@@ -238,8 +240,10 @@ def prepared(asked: Asked, progress: Progress) -> Prepared:
     return base
 
 
-def checked(asked: Asked, base: Prepared, one: Placed, progress: Progress) -> ModelSource:
-    """Return the model of a checkpoint, checked; nothing is loaded.
+def checked(asked: Asked, base: Prepared, one: Placed, progress: Progress) -> tuple[Placed, ModelSource]:
+    """Return a checkpoint's place, and its model, checked; nothing is loaded.
+
+    The tuning of its training names the model that an adapter is on, if that is not the base.
 
     Raises ModelError, also if it has fewer rows than the tokenizer of the base needs.
     """
@@ -250,7 +254,17 @@ def checked(asked: Asked, base: Prepared, one: Placed, progress: Progress) -> Mo
     notes = [*notes, *_of_tokenizer(one.checkpoint.source, tokenizer, base.workspace.tokenizer_of(config), base)]
     for note in dict.fromkeys([*notes, *facts.notes]):
         progress.say(note)
-    return config.model
+    if (other := _other_base(base, config.model, facts)) is None:
+        return one, config.model
+    progress.say(f"{one.checkpoint.source} is on {other}, not on {base.config.labels.model}: its losses include what separates the two")
+    return dataclasses.replace(one, training=dataclasses.replace(one.training, tuning=f"{one.training.tuning} on {other}")), config.model
+
+
+def _other_base(base: Prepared, source: ModelSource, facts: ModelFacts) -> str | None:
+    """Return the model that an adapter is on, if its weights are not the base's; else None."""
+    named = (source.base or source.named_base()) if isinstance(source, HubModel) else None
+    of_base = {value for name, value in base.facts.content.items() if name.endswith(".safetensors")}
+    return named if named and not of_base <= set(facts.content.values()) else None
 
 
 def _of_tokenizer(source: str, ours: PreTrainedTokenizerBase, its: PreTrainedTokenizerBase, base: Prepared) -> list[str]:

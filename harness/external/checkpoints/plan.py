@@ -24,7 +24,8 @@ class Training:
 
     Attributes:
         name: of the training, its label in tables: the last part of its folder or hub name.
-        tuning: ``full`` for whole weights, else the kind of its adapters, such as ``lora``.
+        tuning: ``full`` for whole weights, else the kind of its adapters, such as ``lora``; with
+            ``on NAME`` where they are on another model than the base.
         axis: unit of its volumes.
         key: identity of its place: the resolved output folder, or the hub name.
         rows_per_step: rows of an optimizer step, if the axis is rows.

@@ -236,7 +236,7 @@ class Watch:
         """Return a claimed checkpoint's place and its comparison with the base."""
         before = finding.signature(claimed)
         placed = plan.placed([finding.of_folder(claimed, self.polled.output)], self.rows_per_step)[0]
-        source = command.checked(self.asked, self.base, placed, self.progress)
+        placed, source = command.checked(self.asked, self.base, placed, self.progress)
         run, weights = self._run_of(placed), content_sha256(self.base.workspace.facts_of_model(source).content)
 
         def live() -> PreTrainedModel:

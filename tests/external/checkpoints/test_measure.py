@@ -168,6 +168,23 @@ def test_tokens_with_other_ids_are_rejected(place: Path, tmp_path: Path, capsys:
     assert "other ids for 2 tokens of the base's" in capsys.readouterr().err
 
 
+def test_an_adapter_on_another_model_is_labelled(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table and the page show the tuning; a copy of the base is the base."""
+    shutil.copytree(place / "base", tmp_path / "base")
+    shutil.copytree(place / "base", tmp_path / "copy")
+    shutil.copytree(place / "out" / "checkpoint-9", tmp_path / "other")
+    for name in ("copy", "other"):
+        folder = shutil.copytree(place / "adapter", tmp_path / f"on-{name}")
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(tmp_path / name)}))
+    assert _measure(tmp_path, "base", "on-copy", "on-other", "--name", "both") == 0
+    tunings = harness.load(tmp_path / "results" / "both").table().groupby("data")["tuning"].first()
+    assert dict(tunings) == {"on-copy": "lora", "on-other": f"lora on {tmp_path}/other"}
+    assert f"on-other is on {tmp_path}/other, not on base: its losses include what separates the two" in capsys.readouterr().err
+    page = (tmp_path / "results" / "both" / "report" / "index.html").read_text()
+    assert f"lora on {tmp_path}/other" in page
+
+
 def test_gate_needs_the_last_checkpoint_whole(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(place / "out", tmp_path / "out")
     weights = out / "checkpoint-10" / "model.safetensors"
