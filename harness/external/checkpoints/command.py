@@ -17,7 +17,7 @@ from harness.core.errors import ConfigError, DataError, EvaluationError, ModelEr
 from harness.core.progress import Progress
 from harness.core.sources import ModelFacts, ModelSource
 from harness.external import gate, limits, models
-from harness.external.checkpoints import finding, plan, told
+from harness.external.checkpoints import finding, plan, states, told
 from harness.external.checkpoints.measuring import MeasuredRun
 from harness.external.checkpoints.plan import Placed
 from harness.external.gate_files import GateFiles
@@ -198,10 +198,29 @@ def measured(asked: Asked, places: Sequence[Placed], progress: Progress) -> Iter
         if one.training.name not in runs:
             run = runs[one.training.name] = MeasuredRun(base, one.training, progress, asked.margin)
             run.start()
+    for name, run in runs.items():
+        for line in _of_another_training(run, [one for one in places if one.training.name == name]):
+            progress.say(line)
     left = [one for one, source in zip(places, sources, strict=True) if runs[one.training.name].lacks(one.volume, _content(base, source))]
     progress.say(told.minutes(base, len(left)))
     for one, source in zip(places, sources, strict=True):
         yield one, measure_checkpoint(runs[one.training.name], one, source)
+
+
+def _of_another_training(run: MeasuredRun, places: Sequence[Placed]) -> Iterator[str]:
+    """Yield a line on recorded points whose loss the log of the last checkpoint does not have.
+
+    Those that are measured now are replaced, so they are none of them.
+    """
+    experiment, last, now, other = run.prepared.experiment, places[-1], {one.volume for one in places}, []
+    for volume in experiment.volumes(run.run_id):
+        point = experiment.point(run.run_id, volume)
+        if point is not None and volume < last.volume and volume not in now and point.counts.targets:
+            logged = states.loss_at(paths.expanded(last.checkpoint.source), point.counts.step)
+            other += [run.in_words(volume)] if logged is not None and logged != point.counts.nats else []
+    if other:
+        name, results = last.training.name, f"results/{run.prepared.config.name}"
+        yield f"{name}: points of an earlier training stand among its own in {results}, at {', '.join(other)}; fix: --name OTHER"
 
 
 def _content(base: Prepared, source: ModelSource) -> str:

@@ -118,6 +118,22 @@ def test_rerun_in_place_replaces_the_point(place: Path, tmp_path: Path, capsys: 
     assert "other weights than were measured at 10 steps: they replace them" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("loss", "told"), [(2.5, False), (1.5, True)])
+def test_points_of_an_earlier_training_are_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: float, told: bool
+) -> None:
+    """The first training logged 2.5 at step 9; a log with another loss there is of a second one."""
+    for name in ("base", "out"):
+        shutil.copytree(place / name, tmp_path / name)
+    assert _measure(tmp_path, "base", "out/checkpoint-9", "--name", "all") == 0
+    shutil.rmtree(tmp_path / "out" / "checkpoint-9")
+    log = [{"step": 8, "loss": loss}, {"step": 10, "loss": 1.0}]
+    (tmp_path / "out" / "checkpoint-10" / "trainer_state.json").write_text(trainings.state(10, log_history=log))
+    assert _measure(tmp_path, "base", "out/checkpoint-10", "--name", "all") == 0
+    line = "out: points of an earlier training stand among its own in results/all, at 9 steps; fix: --name OTHER"
+    assert (line in capsys.readouterr().err) == told
+
+
 def _values(place: Path) -> dict[int, float]:
     table = harness.load(place / "results" / "all").table()
     rows = table[(table["data"] == "out") & (table["task"] == "*")]
