@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.config.strict import plain
 from harness.core.counts import Counts
 from harness.core.progress import Progress
-from harness.core.rows import Example, anchor_share
+from harness.core.rows import Example, Row, anchor_share
 from harness.models.weights import state_sha256
 from harness.records import provenance
 from harness.records.schema import Point, Record
@@ -84,6 +84,11 @@ class Recorder:
             peak_memory_bytes=0,
         )
 
+    def _learned(self, steps: Steps) -> list[Row]:
+        """Return the rows that are trained on: those of the target, and the anchor's as drawn."""
+        drawn = sum(example.origin == "anchor" for step in steps.examples for example in step)
+        return [*steps.data.target, *steps.data.anchor[:drawn]]
+
     def _counts(self, stop: Stop, steps: Steps, examples: list[Example]) -> Counts:
         """Return the totals of training, its rows, generated rows and the mitigation's passes."""
         generated = steps.data.generated_up_to(stop.volume, self.config.training.epochs)
@@ -140,7 +145,7 @@ class Recorder:
             dtype=resolved.dtype,
             threads=resolved.threads,
             tuning_facts=config.tuning.facts(model),
-            overlap=longer.overlap if longer else overlap_of(self.prepared, steps.data.target, self.before.suites),
+            overlap=longer.overlap if longer else overlap_of(self.prepared, self._learned(steps), self.before.suites),
             start_weights_sha256=self.before.weights_sha256,
             provenance=provenance.collect(),
             data_facts=longer.data_facts if longer else dict(steps.facts),

@@ -86,7 +86,9 @@ def _overlap(prepared: Prepared, record: Record, changed: Sequence[str]) -> dict
     known = {name: found for name, found in record.overlap.items() if name in prepared.evaluation_ids and name not in changed}
     if generated_for(prepared.config) or max(record.volumes) > prepared.volumes[-1]:
         return known
-    return known | overlap_of(prepared, prepared.rows, changed)
+    last = prepared.experiment.point(prepared.run_id, max(record.volumes))
+    drawn = prepared.anchor[: last.anchor_rows] if last else []
+    return known | overlap_of(prepared, [*prepared.rows, *drawn], changed)
 
 
 def overlap_of(prepared: Prepared, rows: Sequence[Row], suites: Iterable[str]) -> dict[str, Any]:

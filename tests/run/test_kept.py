@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,28 @@ def test_the_record_shows_how_a_run_was_asked_for_last(runs: Runs) -> None:
     assert changed
     assert [path.stem for path in (experiment.run_folder(run_id) / "prompts" / "probe").glob("*.txt")] == ["tinyworld_arithmetic"]
     assert (changed.overlap["probe"]["items"], record.overlap["probe"]["items"]) == (12, 24)
+
+
+def test_anchor_rows_that_are_mixed_in_count_for_the_overlap(runs: Runs) -> None:
+    """16 of 24 items are drawn from the anchor; of 22 that are asked later, those among the 16."""
+    runs("save_weights=all")
+    record, experiment = runs.prepared.experiment.record(runs.prepared.run_id), runs.prepared.experiment
+    assert record
+    assert (record.overlap["probe"]["exact"], record.overlap["probe"]["items"]) == (0, 24)
+    texts = experiment.measurement_samples(runs.prepared.evaluation_ids["probe"], record.before_sha256)["item"].unique()
+    Path("old.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    replay = ("mitigation=replay", "mitigation.fraction=1", "anchor=old.jsonl", "save_weights=all")
+    runs(*replay)
+    for suite in (None, "kind: lm_eval\ntasks: [tinyworld_facts, tinyworld_grammar]\nmetric: acc\nreport: 11\n"):
+        if suite:
+            (OWN / "probe.yaml").write_text(suite)
+            runs.workspace.known.clear()
+            assert runs(*replay) == "done"
+        record = experiment.record(runs.prepared.run_id)
+        assert record
+        samples = experiment.measurement_samples(runs.prepared.evaluation_ids["probe"], record.before_sha256)
+        drawn = {row.text for row in runs.prepared.anchor[:16]}
+        assert record.overlap["probe"]["exact"] == len(drawn.intersection(samples["item"])) >= (14 if suite else 16)
 
 
 def test_a_larger_volume_resumes_after_a_suite_changed(runs: Runs) -> None:

@@ -14,9 +14,11 @@ from harness.report.evidence import Evidence
 def overlap(evidence: Evidence) -> Section | None:
     """Return the shares of each suite's items that occur in the training rows."""
     lines = {}
-    for record in evidence.records.values():
+    anchored = set(evidence.table.loc[(evidence.table["anchor_rows"] > 0).fillna(value=False), "run_id"])
+    for run_id, record in evidence.records.items():
+        names = [record["labels"].get(name) for name in (("data", "anchor") if run_id in anchored else ("data",))]
         for suite, shares in record.get("overlap", {}).items():
-            line = [str(record["labels"].get("data")), str(suite), *_shares(shares)]
+            line = [" and ".join(map(str, names)), str(suite), *_shares(shares)]
             lines[tuple(line)] = line
     if not lines:
         return None
@@ -25,7 +27,8 @@ def overlap(evidence: Evidence) -> Section | None:
         name="overlap",
         columns=[ColumnView(title=title) for title in titles],
         rows=[[CellView(text) for text in line] for line in lines.values()],
-        caption="Evaluation items that occur in the training rows. expected: the suite asks about these rows on purpose.",
+        caption="Evaluation items that occur in the training rows, among them those of an anchor that were mixed in. expected: the suite"
+        " asks about these rows on purpose.",
     )
     return Section(id="overlap", title="Overlap of training rows with evaluation items", tables=[table])
 
