@@ -181,10 +181,15 @@ def _is_separate(config: RunConfig, facts: ModelFacts) -> bool:
 
 
 def _learning_rate(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRate]) -> tuple[float, bool]:
-    """Return the rate, and whether it was searched for the run's own combination of labels."""
+    """Return the rate, and whether it was searched for the run's own combination of labels.
+
+    Without a rate of its own, a mitigation trains at the rate searched without one, so that both
+    are compared at one rate.
+    """
     own = {key: getattr(config.labels, key) for key in RATE_KEYS}
     _check_rate_of(config.training.rate_of, searched)
-    found, known = _rates(searched, {**own, **config.training.rate_of}), _rates(searched, own)
+    known, asked = _rates(searched, own), {**own, **config.training.rate_of}
+    found = _rates(searched, asked) or _rates(searched, {**asked, "mitigation": "none"})
     rate = config.training.learning_rate
     if rate is None:
         rate = found[-1] if found else config.objective.rate_share * config.tuning.default_learning_rate(facts.params_total)

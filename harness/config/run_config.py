@@ -25,8 +25,9 @@ class Training(Part):
 
     Attributes:
         learning_rate: peak rate. Null takes the searched rate for this model, tuning, objective,
-            data and mitigation; without one, the default of the tuning for this model size, for
-            pairs and rewards a share of it (the table then has ``lr_tuned`` false).
+            data and mitigation, else the one searched without a mitigation; without either, the
+            default of the tuning for this model size, for pairs and rewards a share of it. The
+            table has ``lr_tuned`` true for the first alone.
         rate_of: label → value that replaces the run's own in the lookup of the searched rate. A
             same-data control takes the rate of its arm: ``{data: tinyworld-people, objective:
             sft}``.

@@ -88,7 +88,7 @@ def test_pairs_and_rewards_start_from_a_tenth_of_the_rate_of_sft() -> None:
 def test_a_searched_rate_is_taken_for_the_same_labels_only() -> None:
     """For another mitigation no rate was searched, and ``lr_tuned`` is false."""
     assert rate_of() == (0.123, True)
-    assert not rate_of("mitigation=replay", "anchor=tinyworld-base")[1]
+    assert rate_of("mitigation=replay", "anchor=tinyworld-base") == (0.123, False)  # compared with none at one rate
     assert rate_of("training.learning_rate=0.5") == (0.5, False)
 
 
