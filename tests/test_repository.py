@@ -15,7 +15,9 @@ from tests.support import file_map
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_FILES = sorted((ROOT / "harness").rglob("*.py"))
 GROUP_FILES = sorted(ROOT.glob("conf/*/*.yaml"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("results/reference/*.md")])
 LONGEST_FILE = 400
+LONGEST_README = 160
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|opt|mnt|srv|tmp)/[A-Za-z0-9._-]+")
 """An absolute path in a folder of somebody's machine."""
@@ -40,11 +42,6 @@ def committed_files() -> list[Path]:
     return [path for path in listed if path.is_file()]
 
 
-@cache
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 def test_the_file_map_names_every_file_of_the_package() -> None:
     """It is made of docstrings; ``python -m tests.support.file_map`` writes it again."""
     text = file_map.DOCUMENT.read_text(encoding="utf-8")
@@ -64,19 +61,40 @@ def test_the_architecture_names_places_that_exist() -> None:
         assert path.is_dir() if place.endswith("/") else path.is_file(), place
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
-    """The README shows no command that does not exist."""
-    shown = set(re.findall(r"(?:^|`)\$?\s*make ([a-z][a-z-]*)", readme(), flags=re.MULTILINE))
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_make_target_that_is_shown_exists(path: Path) -> None:
+    """Documents show no command that does not exist."""
+    shown = set(re.findall(r"(?:^|`)\$?\s*make ([a-z][a-z-]*)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert shown
     assert shown - targets == set()
 
 
-def test_every_file_the_readme_links_to_exists() -> None:
-    """Links and pictures inside the repository are valid."""
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", readme())
-    inside = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
-    assert [link for link in inside if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_link_inside_the_repository_is_valid(path: Path) -> None:
+    """Files and headings that documents link to exist, pictures included."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)[^)]*\)", text) if not link.startswith(("http:", "https:", "mailto:"))]
+    broken = []
+    for link in links:
+        name, _, heading = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        if not target.exists() or (heading and target.suffix == ".md" and heading not in headings(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def headings(path: Path) -> set[str]:
+    """Anchors of a document, as GitHub makes them."""
+    lines = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).splitlines()
+    titles = [re.sub(r"^#+ ", "", line).strip().lower() for line in lines if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+def test_the_readme_is_short_and_every_page_is_listed() -> None:
+    """Details are in docs/, whose README lists each page."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= LONGEST_README
+    listed = set(re.findall(r"\]\(([a-z]+\.md)\)", (ROOT / "docs/README.md").read_text(encoding="utf-8")))
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 
 def test_every_make_target_is_explained() -> None:

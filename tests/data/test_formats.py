@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from harness.config import composition
 from harness.core.errors import ConfigError, DataError
 from harness.core.rows import Row, Turn
-from harness.data import fields, tokens
+from harness.data import fields, formats, tokens
 from harness.data.sources import Files, Hub
 from harness.methods.contract import tiny
 
+DATA_PAGE = Path(__file__).resolve().parents[2] / "docs/data.md"
 USER, ANSWER, WORSE = ({"role": role, "content": text} for role, text in (("user", "w1 w2"), ("assistant", "w3"), ("assistant", "w4")))
 EARLIER = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]
 
@@ -318,3 +320,14 @@ def test_files_of_other_formats_come_with_the_command_that_converts_them(tmp_pat
     exec(program, {})
     (row,) = Files(train=f"{path}.csv").rows("train")
     assert row.text.startswith("01")
+
+
+RECIPES = re.findall(r"^`([a-z-]+)`: .*?```jsonl\n(.*?)```", DATA_PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_about_data_has_a_row_of_every_format() -> None:
+    """Each is read as the format that its heading names."""
+    assert {name for name, _ in RECIPES} == set(formats.COLUMNS)
+    for name, text in RECIPES:
+        records = [json.loads(line) for line in text.splitlines()]
+        assert formats.recognise("auto", records, [], "rows").name == name

@@ -37,10 +37,19 @@ BANNED = {
 }
 """Word → what to write instead."""
 
-ALLOWED = {"refuse", "refuses", "refused", "refusal", "refusals", "overrefusal"}
+ALLOWED = {"refuse", "refuses", "refused", "refusal", "refusals", "refusing", "overrefusal"}
 """The field's words for chat models, in files about suites and tinyworld's chat stage."""
 
-ABOUT_REFUSALS = ("benchmarks/", "conf/data/", "harness/data/tinyworld/", "conf/experiment/", "harness/models/nursery/")
+ABOUT_REFUSALS = (
+    "benchmarks/",
+    "conf/data/",
+    "harness/data/tinyworld/",
+    "conf/experiment/",
+    "harness/models/nursery/",
+    "docs/methods.md",
+    "docs/evaluation.md",
+    "README.md",
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,9 @@ def files_under(*places: str) -> list[Path]:
     found = []
     for place in places:
         path = ROOT / place
-        found += [path] if path.is_file() else [one for one in sorted(path.rglob("*")) if one.suffix in {".py", ".yaml", ".j2", ".js"}]
+        found += (
+            [path] if path.is_file() else [one for one in sorted(path.rglob("*")) if one.suffix in {".py", ".yaml", ".j2", ".js", ".md"}]
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Smallest loss that a design finds: so many items and seeds, before anything is trained.
+"""Smallest loss that a number of items and seeds finds, before anything is trained.
 
 The variance of an item's change has three parts, as in ``two_level``: one that all items of a seed
 share, one that all seeds of an item share, and the rest. They come from an earlier sweep
