@@ -124,6 +124,7 @@ class Declared(Part):
         law: the law of the headline's forgetting; fits of other laws are exploratory.
         any_rate: whether cells at rates that are too high are ranked, fitted and compared like
             others, and rates with each other: the rate is what is studied.
+        question: the question that the experiment asks, in a sentence that its page opens with.
     """
 
     headline: str | None = None
@@ -132,6 +133,7 @@ class Declared(Part):
     control: Mapping[str, str] = field(default_factory=dict)
     law: str | None = field(default=None, metadata=LATER)
     any_rate: bool = field(default=False, metadata=LATER)
+    question: str = field(default="", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check the range of margins, and that a control is given by labels."""

@@ -19,14 +19,11 @@ from harness.external.judge import Comparison, as_shown, dicts, shown
 from harness.external.sides import short
 from harness.records import provenance
 from harness.report import html
-from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
+from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, FigureView, ItemsView, Section, TableView
 from harness.report.palette import GREY, ONE_COLOUR
 
 MAX_ITEMS = 2000
 """Changed items on the page, those that lost most confidence; changed_items.csv has all."""
-
-MAX_FINDINGS = 12
-"""Suites with a sentence; further suites are in the table only."""
 
 ROW_INCHES = 0.27
 
@@ -46,8 +43,6 @@ def write(comparison: Comparison, gate: Gate | None, folder: Path) -> Path:
 def content(comparison: Comparison, gate: Gate | None) -> Content:
     """Return the content of the page."""
     rows = comparison.rows
-    judged = text.judged(rows)
-    axis = str(judged[0]["metric"])
     changed = comparison.items.assign(cell=short(comparison.after.source))
     first = changed.head(MAX_ITEMS)
     files: dict[str, Any] = {"changed_items.csv": comparison.items}
@@ -58,8 +53,6 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
         title="What was lost, what was gained",
         subtitle=f"{comparison.after.name}, compared with {comparison.before.name}",
         headline=[text.headline(rows), *(sentences(gate)[-1:] if gate else [])],
-        findings=[_finding(row, comparison.margin, axis) for row in judged[:MAX_FINDINGS]],
-        axis=f"change in {axis}",
         facts={
             "before": short(comparison.before.source),
             "after": short(comparison.after.source),
@@ -83,16 +76,6 @@ def content(comparison: Comparison, gate: Gate | None) -> Content:
         ],
         files=files,
     )
-
-
-def _finding(row: Mapping[str, Any], margin: float, axis: str) -> FindingView:
-    on_axis = row["metric"] == axis
-    shown_at = zip(("value", "low", "high"), (row["delta"], *text.ends(row)), strict=True)
-    ends = {name: None if pd.isna(value) or not on_axis else float(value) for name, value in shown_at}
-    spread = "not measured" if pd.isna(row["numeric_spread"]) else f"{float(row['numeric_spread']):.4f}"
-    floors = f"Floor: rounding alone (other batches and threads) {spread}; seed spread and same-data control not measured."
-    verdict = "" if pd.isna(row["verdict"]) else str(row["verdict"])
-    return FindingView(sentence=text.sentence(row), verdict=verdict, floors=floors, margin=margin if on_axis else None, **ends)
 
 
 NUMBERS = {

@@ -146,31 +146,6 @@ class ItemsView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindingView:
-    """A finding as a sentence, with its interval and reference values.
-
-    Attributes:
-        sentence: the finding in words.
-        verdict: ``lost``, ``gained``, ``kept``, ``not enough evidence`` or empty; of few seeds with
-            the runs that it holds for, such as ``lost (this run)``.
-        floors: a sentence on the changes without new training: seed spread, same-data control,
-            rounding.
-        value: the change, in the unit shown; None if it is not drawn.
-        low: lower end of its interval; None without an interval.
-        high: upper end of its interval; None without an interval.
-        margin: half-width of the range of negligible changes; None without a margin.
-    """
-
-    sentence: str
-    verdict: str = ""
-    floors: str = ""
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    margin: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Section:
     """A section of the page."""
 
@@ -196,10 +171,9 @@ class Content:
     Attributes:
         title: heading of the page.
         subtitle: small text below it.
-        headline: the first sentences, in large type.
-        findings: the sentences below them, each with its verdict and interval.
-        axis: label of the axis of the findings' intervals, such as ``change in acc (points)``.
-        facts: key figures at the top: name → value.
+        headline: the answer, in large type: validity first where it fails.
+        notes: further sentences on the answer, in small type.
+        facts: key figures, in one line: name → value.
         sections: in the order of the page.
         files: further tables of the folder, not shown on the page: file name → frame.
     """
@@ -207,8 +181,7 @@ class Content:
     title: str
     subtitle: str = ""
     headline: Sequence[str] = ()
-    findings: Sequence[FindingView] = ()
-    axis: str = ""
+    notes: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     sections: Sequence[Section] = ()
     files: Mapping[str, pd.DataFrame] = field(default_factory=dict)

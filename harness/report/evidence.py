@@ -130,12 +130,12 @@ class Evidence:
 
     @cached_property
     def headline(self) -> str | None:
-        """The probe suite whose verdict is the headline: declared, or the only one; else None."""
+        """The probe suite whose verdict is the headline: declared, else the first."""
         return frontier.headline(self.findings)
 
     @cached_property
     def declares_headline(self) -> bool:
-        """Whether the headline is declared; else it is the only probe suite."""
+        """Whether the headline is declared; else it is the first probe suite, and exploratory."""
         return self.headline is not None and self.experiment.declared_beforehand().headline == self.headline
 
     @cached_property
@@ -208,10 +208,19 @@ def measured(experiment: Experiment) -> Evidence:
 
 def _measured(experiment: Experiment) -> tuple[Evidence, Changes]:
     reader = RunReader(experiment)
-    table, declared, changes = tidy_table(experiment, reader=reader), experiment.declared(), Changes(experiment, reader)
+    table, changes = tidy_table(experiment, reader=reader), Changes(experiment, reader)
+    declared = _with_headline(experiment.declared(), table)
     found = in_order(findings.findings(table, changes, declared))
     rates = [] if learning_rates.unselected(experiment) else learning_rates.searched(table, found, changes)
     return Evidence(experiment=experiment, table=table, declared=declared, findings=found, rates=rates), changes
+
+
+def _with_headline(declared: Declared, table: pd.DataFrame) -> Declared:
+    """Return declarations with a headline: the first probe suite with verdicts where none is."""
+    probes = table[((table["role"] == "probe") & ~table["metric"].isin(list(OWN_METRICS["divergence"]))).fillna(value=False)]
+    if declared.headline is not None or probes.empty:
+        return declared
+    return dataclasses.replace(declared, headline=str(probes["suite"].iloc[0]))
 
 
 def gather(experiment: Experiment) -> Evidence:

@@ -53,7 +53,6 @@ def render(content: Content) -> str:
         style=Markup(_own_file("page.css") + _dark(colours)),
         script=Markup(script),
         script_hash=digest,
-        strip=_strip(content),
         items_json=_items_json,
     )
 
@@ -125,16 +124,6 @@ def _title_of(view: FigureView, number: int) -> str:
 def _dark(colours: set[str]) -> str:
     twins = "".join(f"--c-{colour[1:]}:{palette.on_dark(colour)};" for colour in sorted(colours))
     return f"@media screen and (prefers-color-scheme: dark){{:root{{{twins}}}}}\n"
-
-
-def _strip(content: Content) -> dict[str, float]:
-    """Return start and width of the axis of intervals; it contains zero and every margin."""
-    ends = [0.0]
-    for finding in content.findings:
-        ends += [end for end in (finding.low, finding.high, finding.value) if end is not None]
-        ends += [finding.margin, -finding.margin] if finding.margin is not None else []
-    width = (max(ends) - min(ends)) or 1.0
-    return {"start": min(ends) - 0.04 * width, "width": 1.08 * width}
 
 
 def _items_json(view: ItemsView) -> Markup:

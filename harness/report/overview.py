@@ -6,69 +6,61 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.analysis.findings import frontier
+from harness.analysis.findings.verdicts import UNKNOWN
 from harness.analysis.table.columns import SUITE_TASK
-from harness.report import tables, words
+from harness.report import answer, tables, words
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
 from harness.report.sections.missing import main_warnings
 from harness.report.sections.opening import verdict_of
+from harness.report.summary import NO_GAIN, AtEqualGain, summary
 from harness.report.tables import Panel
 
 MAX_LINES = 40
 
 
 def overview(evidence: Evidence) -> str:
-    """Return gain, loss, intervals and verdict of each method at its largest volume.
+    """Return the answer and the first table of the page, as text.
 
-    The gain is that of the first target suite. The loss is that of the declared headline suite;
-    without one, of the first probe suite. Each loss is compared with that of its control,
-    which has no line. Learning rates that are too high come first.
+    The loss is that of the headline suite; each is compared with that of its control, which has no
+    line. Learning rates that are too high come first.
     """
     if evidence.findings.empty:
         return "\n".join(["No change is measured yet.", *main_warnings(evidence)])
-    methods = evidence.proper or evidence.every
-    shown = methods[:MAX_LINES]
-    gain, loss = _panel(evidence, frontier.first_target(evidence.findings, evidence.experiment.targets())), _probe(evidence)
+    found = summary(evidence)
+    shown = found.rows[:MAX_LINES]
+    gain, loss = found.gain, found.losses[0] if found.losses else None
+    losses = [row.losses[0] if row.losses else None for row in shown]
     columns = [
-        tables.column(["", "method"], [one.short for one in shown], right=False),
-        tables.column(["", evidence.unit], [f"{int(one.rows['volume'].max()):,}" for one in shown], right=True),
+        tables.column(["", "method"], [row.one.short for row in shown], right=False),
+        tables.column(["", evidence.unit], [f"{int(row.one.rows['volume'].max()):,}" for row in shown], right=True),
     ]
     if gain:
-        columns.append(_column(f"gain on {gain.suite}", gain, [_change(_row(one, gain), gain, gain.sign) for one in shown]))
+        columns.append(_column(f"gain on {gain.suite}", gain, [_change(row.gain, gain, gain.sign) for row in shown]))
     if loss:
-        columns.append(_column(f"loss on {loss.suite}", loss, [_change(_row(one, loss), loss, -loss.sign) for one in shown]))
-    if judged := loss or gain:
-        columns.append(tables.column(["", "verdict"], [_verdict(evidence, one, judged) for one in shown], right=False))
-    contrasts = [_contrast(_row(one, loss), loss, judged=not evidence.withheld(one.cell)) for one in shown] if loss else []
+        columns.append(_column(f"loss on {loss.suite}", loss, [_change(row, loss, -loss.sign) for row in losses]))
+    if gain or loss:
+        judged = losses if loss else [row.gain for row in shown]
+        verdicts = [_verdict(evidence, row.one, finding) for row, finding in zip(shown, judged, strict=True)]
+        columns.append(tables.column(["", "verdict"], verdicts, right=False))
+    if loss and any(row.equal is not None for row in shown):
+        heading = "at equal gain" if not found.is_about_mitigations else "against none, equal gain"
+        columns.append(tables.column([heading, loss.unit.name], [_equal(row.equal, loss) for row in shown], right=False))
+    contrasts = (
+        [_contrast(row, loss, judged=not evidence.withheld(one.one.cell)) for one, row in zip(shown, losses, strict=True)] if loss else []
+    )
     if any(text != words.UNKNOWN for text in contrasts):
         columns.append(tables.column(["loss beyond that of its control", loss.unit.name if loss else ""], contrasts, right=False))
     lines = ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
-    left = [f"{len(methods) - len(shown)} more methods are in the report."] if len(shown) < len(methods) else []
-    first = [text, ""] if (text := controls.too_high(evidence)) else []
-    return "\n".join([*first, *lines, *left, "", *_notes(evidence, gain, loss), *main_warnings(evidence)])
-
-
-def _panel(evidence: Evidence, suite: str | None) -> Panel | None:
-    return None if suite is None else evidence.panel_of[suite, SUITE_TASK]
-
-
-def _probe(evidence: Evidence) -> Panel | None:
-    """Return the suite of the loss: the headline comes first; distances from the base come last."""
-    every = [*evidence.probes, *evidence.distances]
-    return _panel(evidence, every[0].suite) if every else None
+    left = [f"{len(found.rows) - len(shown)} more methods are in the report."] if len(shown) < len(found.rows) else []
+    first = [text for text in (controls.too_high(evidence), *answer.at_equal_gain(evidence, found)) if text]
+    notes = [*_notes(evidence, gain, loss), *main_warnings(evidence)]
+    return "\n".join([*first, *([""] if first else []), *lines, *left, "", *notes])
 
 
 def _column(heading: str, panel: Panel, texts: Sequence[str]) -> list[str]:
     return tables.column([heading, panel.unit.name], texts, right=True)
-
-
-def _row(one: Series, panel: Panel) -> pd.Series | None:
-    """Return a method's finding on a suite at its largest volume; None without a change."""
-    last = one.last
-    found = last[(last["suite"] == panel.suite) & (last["task"] == SUITE_TASK)].dropna(subset=["delta"])
-    return None if found.empty else found.iloc[0]
 
 
 def _change(row: pd.Series | None, panel: Panel, sign: float) -> str:
@@ -81,8 +73,14 @@ def _change(row: pd.Series | None, panel: Panel, sign: float) -> str:
     return f"{value} [{tables.number(low, panel.unit)}, {tables.number(high, panel.unit)}]"
 
 
-def _verdict(evidence: Evidence, one: Series, panel: Panel) -> str:
-    row = _row(one, panel)
+def _equal(one: AtEqualGain | None, panel: Panel) -> str:
+    if one is None or one.verdict in {"", NO_GAIN}:
+        return words.UNKNOWN if one is None or not one.verdict else NO_GAIN
+    value, low, high = (tables.number(number, panel.unit) for number in (one.difference, one.low, one.high))
+    return f"{value} [{low}, {high}] {one.verdict.replace(UNKNOWN, 'undecided')}"
+
+
+def _verdict(evidence: Evidence, one: Series, row: pd.Series | None) -> str:
     return evidence.mark(one.cell) or (words.UNKNOWN if row is None else verdict_of(row))
 
 
@@ -111,6 +109,6 @@ def _notes(evidence: Evidence, gain: Panel | None, loss: Panel | None) -> list[s
         found.append(f"Gain: {gain.suite}, the first of {targets} target suites.")
     probes = len({panel.suite for panel in [*evidence.probes, *evidence.distances]})
     if loss and probes > 1:
-        why = "the declared headline" if loss.suite == evidence.headline else "the first, since no headline is declared,"
+        why = "the declared headline" if evidence.declares_headline else "the first, since no headline is declared,"
         found.append(f"Loss and verdict: {loss.suite}, {why} of {probes} probe suites.")
     return found

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from html import unescape
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from harness.analysis.table import items
 from harness.report import html, palette
-from harness.report.content import CellView, ColumnView, Content, FigureView, FindingView, ItemsView, Section, TableView
+from harness.report.content import CellView, ColumnView, Content, FigureView, ItemsView, Section, TableView
 from tests.support.grids import Page
 
 HOSTILE = [
@@ -43,7 +44,7 @@ def hostile_content() -> Content:
         title=texts[0],
         subtitle=texts[1],
         headline=texts,
-        findings=[FindingView(sentence=text, verdict=text, floors=text, value=1.0, low=0.0, high=2.0, margin=0.5) for text in texts],
+        notes=texts,
         facts={text: text for text in texts},
         sections=[
             Section(
@@ -110,7 +111,10 @@ def test_nothing_is_fetched() -> None:
     loads = [
         str(attributes[name]) for tag, attributes in found.elements for name in ("src", "href", "srcset", "data") if attributes.get(name)
     ]
-    assert all(address.startswith(("#", "data:,")) for address in loads)
+    files = [str(attributes["href"]) for tag, attributes in found.elements if tag == "a" and "download" in attributes]
+    assert all(re.fullmatch(r"[\w-]+\.(png|svg|pdf|csv|md|parquet)", name) for name in files)
+    assert {"f.png", "t.csv", "items.csv"} <= set(files)
+    assert all(address.startswith(("#", "data:,")) for address in loads if address not in files)
 
 
 @pytest.mark.parametrize(

@@ -109,15 +109,13 @@ def test_a_report_that_fails_keeps_the_old_one(experiment: ExperimentWriter, mon
 
 WORDS = [
     "small: what was learned, what was lost",
-    "Intervals are at 95%",
+    "with 95% intervals over items, 1 seed.",
     "Protocol version 3.",
     "headline suite old",
-    "After 32 rows, tiny-a tuned in full changed by −14.6",
-    "points on old (95% over items, 1 seed, 36 items).",
-    "After 8 rows, tiny-a tuned with LoRA",
-    "At 32 rows it was not measured.",
-    "On the target, math_nll: −0.121",
-    "Floors: seed spread not measured, same-data control not measured, rounding 2.1 points.",
+    "After 8 to 32 rows",
+    "learned: math_nll (nats per token)",
+    "lost: old (points)",
+    "kept: the interval is inside the margin (±2.0 points)",
     "Learning rate not tuned for 1 of 2 runs: not a method comparison.",
     "Fewer than 3 seeds for some findings: their intervals are over items only",
     "Of 3 requested runs, 1 failed, 0 unfinished, 0 not started; 4 points measured, 1 measurements failed.",
@@ -152,7 +150,9 @@ def test_the_page_has_the_sections_of_its_contents(found: Page) -> None:
     """Every link has a target, headings skip no level, ids are unique."""
     ids = [attributes["id"] for _, attributes in found.elements if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    links = [str(attributes["href"])[1:] for tag, attributes in found.elements if tag == "a" and attributes.get("href")]
+    links = [
+        str(attributes["href"])[1:] for tag, attributes in found.elements if tag == "a" and str(attributes.get("href")).startswith("#")
+    ]
     assert set(links) <= set(ids)
     levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -231,7 +231,7 @@ def test_a_report_without_a_point_still_says_what_failed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_headline_is_declared_beforehand_only_where_it_was(tmp_path: Path, *, declared: bool) -> None:
-    """The only probe suite is the headline without a declaration, and the page says why."""
+    """The first probe suite is the headline without a declaration, and the page says so."""
     experiment = ExperimentWriter(tmp_path / "e")
     tasks = [Task(suite="one", task="o", values=share(6, 8))]
     write_run(experiment, "r", before=tasks, points={8: tasks}, roles={"one": "probe"})
@@ -239,19 +239,19 @@ def test_a_headline_is_declared_beforehand_only_where_it_was(tmp_path: Path, *, 
     experiment.write_manifest({"r": {"declared": {"headline": "one" if declared else None}}}, keep=False)
     text = read(experiment).text
     assert ("on one (the headline, declared beforehand)" in text) is declared
-    assert ("on one (the headline, not declared: the only probe suite)" in text) is not declared
+    assert ("on one (the headline, not declared: the first probe suite)" in text) is not declared
     assert ("No headline suite was declared beforehand." in text) is not declared
 
 
 def test_without_a_declared_headline_no_suite_is_the_claim(tmp_path: Path) -> None:
-    """With two probe suites and none declared, the page says that neither is the claim."""
+    """With two probe suites and none declared, the page says that its answer is exploratory."""
     experiment = ExperimentWriter(tmp_path / "e")
     tasks = [Task(suite=suite, task=suite[0], values=share(6, 8)) for suite in ("one", "two")]
     write_run(experiment, "r", before=tasks, points={8: tasks}, roles={"one": "probe", "two": "probe"})
     text = read(experiment).text
     assert "No suite was declared as the headline before the results were seen" in text
-    assert "on one (" in text
-    assert "on two (" in text
+    assert "on one (the headline, not declared: the first probe suite)" in text
+    assert "lost: two (points)" in text
 
 
 def test_a_page_of_many_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
@@ -259,7 +259,8 @@ def test_a_page_of_many_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
     mitigations = ("none", *(f"replay-{i}" for i in range(7)))
     found = read(grid(tmp_path / "g", models=10, mitigations=mitigations, volumes=(8,)))
     assert "48 of 80 methods are drawn; all are in findings.csv." in found.text
-    assert "32 of 80 findings are shown here" in found.text
+    assert "60 of 80 methods; all are in findings.csv." in found.text
+    assert "40 of 80 methods are drawn; all are in methods.csv." in found.text
     assert "60 of 80 methods." in found.text
     assert "From 12 of 80 methods" in found.text
 

@@ -7,8 +7,10 @@ from harness.report.evidence import Evidence
 from harness.report.sections import (
     controls,
     costs,
+    dots,
     equal_gain,
     findings,
+    glossary,
     heat,
     items,
     learning,
@@ -25,26 +27,29 @@ from harness.report.sections import (
 
 
 def build(evidence: Evidence) -> Content:
-    """Return the page of an experiment: findings, then their evidence, then how to reproduce it."""
+    """Return the page of an experiment: the answer, then its evidence, then how to reproduce it."""
     parts = [
         rates.rates(evidence),
         shares.shares(evidence),
+        dots.dots(evidence),
+        tradeoff.frontier(evidence),
+        equal_gain.equal_gain(evidence),
         learning.forgetting(evidence),
         learning.learning(evidence),
         stages.stages(evidence),
-        tradeoff.frontier(evidence),
-        equal_gain.equal_gain(evidence),
         heat.heat(evidence),
-        controls.checks(evidence),
-        trajectories.trajectories(evidence),
-        findings.findings(evidence),
         items.items(evidence),
         costs.costs(evidence),
+        controls.checks(evidence),
+        trajectories.trajectories(evidence),
+        learning.laws(evidence),
         missing.missing(evidence),
+        missing.warnings(evidence),
+        findings.findings(evidence),
         metrics.metrics(evidence),
         metrics.divergence(evidence),
-        missing.warnings(evidence),
         reproduce.overlap(evidence),
+        glossary.glossary(evidence),
         reproduce.reproduce(evidence),
     ]
     return opening.opening(evidence, [part for part in parts if part is not None and not part.is_empty])

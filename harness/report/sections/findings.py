@@ -39,11 +39,26 @@ TITLES = {
     "seed spread": "standard deviation of the change over this cell's seeds",
     "pooled": "the same as the suite's other cells suggest; used: the spread that the interval takes, which is the"
     " cell's own where it is far above the other cells or alone: then over all its volumes, in proportion to the items that changed there",
+    "rounding": "largest change of the score when volume 0 is measured again in other batches and with other threads",
     "against control": "change minus that of the same-data control, with its interval and verdict: worse, better or alike (inside the"
     " margin), decided as the change itself is",
     "detectable": "smallest true change that such a test detects with probability 0.8",
 }
-NUMBERS = {"volume", "before", "change", "p", "lost", "gained", "items", "seeds", "seed spread", "pooled", "against control", "detectable"}
+NUMBERS = {
+    "volume",
+    "before",
+    "change",
+    "p",
+    "lost",
+    "gained",
+    "items",
+    "seeds",
+    "seed spread",
+    "pooled",
+    "rounding",
+    "against control",
+    "detectable",
+}
 
 
 def findings(evidence: Evidence) -> Section | None:
@@ -105,6 +120,7 @@ def _row(evidence: Evidence, row: pd.Series) -> list[CellView | str]:
         words.UNKNOWN if pd.isna(row["varies"]) else str(row["varies"]),
         _spread(row["seed_spread"], unit, _used(row, unit)),
         _spread(row["seed_spread_pooled"], unit, "used" if words.text(row["spread_used"]) == POOLED else ""),
+        words.amount_cell(row["numeric_spread"], unit),
         CellView(
             "not measured" if pd.isna(row["contrast"]) else words.contrast(row, unit, judged=not withheld), words.sortable(row["contrast"])
         ),

@@ -21,7 +21,6 @@ def forgetting(evidence: Evidence) -> Section | None:
     )
     if view is None:
         return None
-    table = fits.table(evidence)
     directions = {panel.higher_is_better for panel in evidence.probes}
     mixed = "Lower is worse; for losses (marked), higher is worse"
     direction = mixed if len(directions) > 1 else "Lower is worse" if directions == {True} else "Higher is worse"
@@ -30,7 +29,6 @@ def forgetting(evidence: Evidence) -> Section | None:
         title="What was forgotten",
         intro=f"{direction}. Each panel is one task or a suite (the mean of its tasks with equal weight).",
         figures=[view],
-        tables=[table] if table else [],
     )
 
 
@@ -38,3 +36,9 @@ def learning(evidence: Evidence) -> Section | None:
     """Return the curves of the targets."""
     view = figures.against_volume("learning", evidence.drawn, evidence.targets, "after", table=evidence.table, title="Value on targets")
     return None if view is None else Section(id="learning", title="What was learned", figures=[view])
+
+
+def laws(evidence: Evidence) -> Section | None:
+    """Return the laws of forgetting fitted to the points."""
+    table = fits.table(evidence)
+    return None if table is None else Section(id="laws", title="Laws of forgetting", tables=[table])

@@ -1,62 +1,153 @@
-"""The top of the page: findings as sentences, each with interval, verdict and floors."""
+"""The top of the page: question, answer, and one table with a row for each method."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.analysis.findings.findings import OWN, POOLED
 from harness.analysis.findings.verdicts import counted, unadjusted, verdicts_of
-from harness.report import figures, words
-from harness.report.content import Content, FindingView, Section
-from harness.report.curves import Series
+from harness.report import answer, words
+from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content, RowGroup, Section, TableView
+from harness.report.curves import named
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
 from harness.report.sections.missing import main_warnings
+from harness.report.summary import NO_GAIN, AtEqualGain, MethodRow, Summary, summary
 from harness.report.tables import DisplayUnit, Panel, possible_ends
 
-MAX_FINDINGS = 32
+MAX_ROWS = 60
+"""Methods of the first table; all findings are in findings.csv."""
 
 
 def opening(evidence: Evidence, sections: Sequence[Section]) -> Content:
-    """Return the page: headline, facts, findings, then its sections."""
-    suites = [evidence.headline] if evidence.headline else list(dict.fromkeys(panel.suite for panel in evidence.probes))
-    pairs = _pairs(evidence, suites)
-    shown = [view for one, suite in pairs[:MAX_FINDINGS] if (view := finding(evidence, one, suite)) is not None]
-    axis = ""
-    if suites and len({evidence.panel_of[suite, "*"].unit for suite in suites if (suite, "*") in evidence.panel_of}) == 1:
-        axis = f"Change in {words.unit_name(evidence.panel_of[suites[0], '*'])}"
-    else:  # intervals in different units do not share an axis
-        shown = [FindingView(sentence=view.sentence, verdict=view.verdict, floors=view.floors) for view in shown]
-    left = [f"{len(shown)} of {len(pairs)} findings are shown here; all are in findings.csv."] if len(shown) < len(pairs) else []
+    """Return the page: question, answer, the methods, then its sections."""
+    found = summary(evidence)
+    too_high = controls.too_high(evidence)
+    suites = [evidence.headline] if evidence.headline else []
+    answers = [*answer.at_equal_gain(evidence, found), *(_range(evidence, suite) for suite in suites), answer.kept(evidence, found)]
+    if evidence.findings.empty:
+        answers.append("No change is measured yet.")
+    exploratory = "No suite was declared as the headline before the results were seen: the answer is exploratory."
+    notes = [*([exploratory] if suites and not evidence.declares_headline else []), *main_warnings(evidence)]
+    table = _methods_table(evidence, found)
     return Content(
-        title=f"{evidence.experiment.name}: what was learned, what was lost",
-        subtitle=_subtitle(evidence),
-        headline=[*_lead(evidence, suites), *left],
-        findings=shown,
-        axis=axis,
+        title=evidence.declared.question or f"{evidence.experiment.name}: what was learned, what was lost",
+        subtitle=f"Experiment {evidence.experiment.name}" if evidence.declared.question else "",
+        headline=[text for text in (too_high, *answers) if text],
+        notes=notes,
         facts=_facts(evidence),
-        sections=sections,
+        sections=[*([_methods(evidence, table, suites)] if table else []), *sections],
     )
 
 
-def _pairs(evidence: Evidence, suites: Sequence[str]) -> list[tuple[Series, str]]:
-    """Return (cell, suite) of all changes of these suites, controls left out."""
-    measured = {suite: set(evidence.suite_rows(suite)["cell"]) for suite in suites}
-    return [(one, suite) for suite in suites for one in evidence.every if one.cell in measured[suite] and not one.is_control]
+def _methods(evidence: Evidence, table: TableView, suites: Sequence[str]) -> Section:
+    notes = [text for suite in suites if (text := controls.sentence(evidence, suite))]
+    return Section(id="methods", title="Method by method", tables=[table], notes=notes)
 
 
-def _subtitle(evidence: Evidence) -> str:
-    table = evidence.table
-    versions = ", ".join(map(str, table["protocol_version"].dropna().unique()))
-    return (
-        "Every change is the value after training minus the value before, paired item by item. A method is a model and how it was trained;"
-        " its numbers are means over its seeds. Points are percentage points. Intervals are at 95% unless stated otherwise; a change whose"
-        ' interval is inside the margin is negligible ("kept").'
-        f" Protocol version {versions or '-'}."
+def _methods_table(evidence: Evidence, found: Summary) -> TableView | None:
+    """Return a row for each method, in groups by model where there are several."""
+    if not found.rows or not (found.gain or found.losses):
+        return None
+    shown = found.rows[:MAX_ROWS]
+    models = list(dict.fromkeys(row.one.model for row in shown))
+    groups = [RowGroup(next(at for at, row in enumerate(shown) if row.one.model == model), named(model)) for model in models]
+    equal = any(row.equal is not None for row in shown)
+    columns = [ColumnView(title="method", is_prose=True)]
+    columns += [_suite_column("learned", found.gain)] if found.gain else []
+    columns += [_suite_column("lost", panel) for panel in found.losses]
+    columns += [_equal_column(found)] if equal else []
+    columns.append(ColumnView(title="cost", meaning="beyond the same training without a mitigation; of that, the time of training"))
+    return TableView(
+        name="methods",
+        columns=columns,
+        rows=[_cells(evidence, found, row, equal=equal) for row in shown],
+        caption=_caption(evidence, found),
+        shown=words.excerpt(MAX_ROWS, len(found.rows), "methods", "findings.csv"),
+        groups=groups if len(models) > 1 else (),
     )
+
+
+def _suite_column(kind: str, panel: Panel) -> ColumnView:
+    meaning = {"learned": "gain since before training", "lost": "loss since before training; positive is worse"}[kind]
+    return ColumnView(title=f"{kind}: {panel.suite} ({panel.unit.name})", is_number=True, meaning=meaning)
+
+
+def _equal_column(found: Summary) -> ColumnView:
+    against = "against no mitigation, " if found.is_about_mitigations else ""
+    panel = found.losses[0]
+    meaning = f"loss on {panel.suite} minus that of the other method, where both have gained equally much; negative is better"
+    return ColumnView(title=f"{against}at equal gain ({panel.unit.name})", is_number=True, meaning=meaning)
+
+
+def _caption(evidence: Evidence, found: Summary) -> str:
+    """Return the meaning of the numbers, once: intervals, margin, controls."""
+    panels = [panel for panel in (found.gain, *found.losses) if panel]
+    wholes = evidence.last[(evidence.last["task"] == "*") & evidence.last["suite"].isin([panel.suite for panel in panels])]
+    over = " or ".join(sorted(wholes["varies"].dropna().unique()))
+    counts = sorted({int(count) for count in wholes["seeds"].dropna()} - {0})
+    seeds = words.seeds(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds" if counts else "no seeds"
+    text = f"Change from before training to the largest volume, with {words.levels_of(wholes) or 'no'} intervals"
+    text += f" over {over}, {seeds}." if over else "."
+    if any(panel.unit.name == "points" for panel in panels):
+        text += " Points are percentage points."
+    return f"{text} kept: the interval is inside the margin ({_margin(evidence)})." if evidence.headline else text
+
+
+def _cells(evidence: Evidence, found: Summary, row: MethodRow, *, equal: bool) -> list[CellView | str]:
+    cells: list[CellView | str] = [CellView(row.one.style_name, note=evidence.mark(row.one.cell))]
+    withheld = evidence.withheld(row.one.cell)
+    if found.gain:
+        cells.append(_change_cell(row.gain, found.gain, found.gain.sign, withheld))
+    cells += [_change_cell(loss, panel, -panel.sign, withheld) for panel, loss in zip(found.losses, row.losses, strict=True)]
+    if equal:
+        cells.append(_equal_cell(row.equal, found))
+    return [*cells, row.cost]
+
+
+def _change_cell(row: pd.Series | None, panel: Panel, sign: float, withheld: str) -> CellView:
+    """Return a change, turned by ``sign``, with its verdict as mark; kept ones say so."""
+    if row is None:
+        return CellView("not measured")
+    unit, value = panel.unit, sign * float(row["delta"])
+    text = brief(value, unit, sign=True)
+    if not pd.isna(row["delta_low"]):
+        ends = sorted(sign * float(end) for end in possible_ends(row["delta_low"], row["delta_high"], row["before"], unit))
+        text = f"{text} [{brief(ends[0], unit)},\u00a0{brief(ends[1], unit)}]"
+    verdict = "" if withheld else words.text(row["verdict"])
+    notes = [words.held_by(row) if verdict in {"lost", "gained"} else "", "" if row["suite"] == panel.suite else f"on {row['suite']}"]
+    text = f"kept {text}" if verdict == "kept" else text
+    return CellView(text, value, VERDICT_KINDS.get(verdict, ""), note=", ".join(filter(None, notes)))
+
+
+_EQUAL = {"better": "gained", "worse": "lost", "alike": "kept", "not enough evidence": "unclear"}
+"""Verdict at equal gain → kind of its cell."""
+
+
+def _equal_cell(one: AtEqualGain | None, found: Summary) -> CellView:
+    if one is None:
+        return CellView(words.UNKNOWN)
+    if one.verdict == NO_GAIN or math.isnan(one.difference):
+        return CellView(NO_GAIN if one.verdict == NO_GAIN else "gains do not overlap")
+    unit = found.losses[0].unit
+    text = f"{brief(one.difference, unit, sign=True)} [{brief(one.low, unit)},\u00a0{brief(one.high, unit)}]"
+    word = {"better": "better", "worse": "worse", "alike": "alike"}.get(one.verdict, "undecided")
+    note = "" if one.is_plain else f"than {one.reference}" if one.verdict in {"better", "worse"} else f"next to {one.reference}"
+    return CellView(f"{word} {text}", one.difference, _EQUAL.get(one.verdict, ""), note=note)
+
+
+def brief(value: float, unit: DisplayUnit, *, sign: bool = False) -> str:
+    """Return a number for a first reading: large ones have fewer decimals."""
+    scaled = value * unit.scale
+    decimals = max(0, unit.decimals - 1) if abs(scaled) >= LARGE.get(unit.name, 0.1) else unit.decimals
+    return words.amount(value, dataclasses.replace(unit, decimals=decimals), sign=sign)
+
+
+LARGE = {"points": 2.0}
+"""Unit → size from which a number has a decimal less; of others, 0.1."""
 
 
 def _facts(evidence: Evidence) -> dict[str, str]:
@@ -66,7 +157,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     facts = {
         "runs": f"{counts['run_id']:,}",
         "models": f"{counts['model']:,}",
-        "methods": _methods(evidence),
+        "methods": _count_methods(evidence),
         "seeds": f"{counts['seed']:,}",
         f"volumes ({evidence.unit})": ", ".join(f"{v:,}" for v in volumes)
         if len(volumes) <= 6
@@ -76,7 +167,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     return facts | ({"margin": _margin(evidence)} if evidence.headline else {})
 
 
-def _methods(evidence: Evidence) -> str:
+def _count_methods(evidence: Evidence) -> str:
     controls = len(evidence.every) - len(evidence.proper)
     return f"{len(evidence.proper):,}" + (f" and {controls:,} control{'' if controls == 1 else 's'}" if controls else "")
 
@@ -88,7 +179,7 @@ def _headline(evidence: Evidence) -> str:
 
 
 def _why_headline(evidence: Evidence) -> str:
-    return "declared beforehand" if evidence.declares_headline else "not declared: the only probe suite"
+    return "declared beforehand" if evidence.declares_headline else "not declared: the first probe suite"
 
 
 def _margin(evidence: Evidence) -> str:
@@ -103,18 +194,6 @@ def _margin(evidence: Evidence) -> str:
 
 
 _NATS = "nats_per_token"
-
-
-def _lead(evidence: Evidence, suites: Sequence[str]) -> list[str]:
-    """Return the first sentences: rates that are too high, verdicts by suite, main warnings."""
-    sentences = [controls.too_high(evidence)]
-    sentences += [text for suite in suites for text in [_range(evidence, suite), controls.sentence(evidence, suite)]]
-    sentences = [text for text in sentences if text]
-    if evidence.findings.empty:
-        sentences.append("No change is measured yet.")
-    elif not evidence.headline and suites:
-        sentences.append("No suite was declared as the headline before the results were seen: none of these is the experiment's claim.")
-    return sentences + main_warnings(evidence)
 
 
 _PREDICATES = {"lost": "lost on", "gained": "gained on", "kept": "kept", "undecided": "are undecided on"}
@@ -158,76 +237,3 @@ def _ends(evidence: Evidence, worst: pd.Series, best: pd.Series, panel: Panel) -
         return f"{texts[0]} {panel.unit.name}"
     names = [evidence.by_cell[row["cell"]].name for row in (worst, best)]
     return f"from {texts[0]} {panel.unit.name} ({names[0]}) to {texts[1]} ({names[1]})"
-
-
-def finding(evidence: Evidence, one: Series, suite: str) -> FindingView | None:
-    """Return a cell's finding on a suite at its largest volume; None without a change."""
-    rows = one.rows[(one.rows["suite"] == suite) & (one.rows["task"] == "*")].dropna(subset=["delta"])
-    largest = int(one.rows["volume"].max())
-    if rows.empty:
-        return None
-    row, panel = rows.iloc[-1], evidence.panel_of[suite, "*"]
-    withheld = evidence.withheld(one.cell)
-    verdict = "" if withheld else words.text(row["verdict"])
-    change = change_words(row, panel, verdict)
-    sentence = f"After {int(row['volume']):,} {evidence.unit}, {one.name} {change} on {suite} ({words.basis(row)})."
-    sentence += f" At {largest:,} {evidence.unit} it was not measured." if row["volume"] < largest else ""
-    sentence += " The method did not act." if one.cell in evidence.idle else ""
-    sentence += " Its learning rate is too high." if one.cell in evidence.too_high else ""
-    scale = panel.unit.scale
-    known = not pd.isna(row["delta_low"])
-    low, high = figures.possible([row["delta_low"]], [row["delta_high"]], [row["before"]], panel)
-    return FindingView(
-        sentence=sentence,
-        verdict=withheld or words.verdict(row),
-        floors=floors(evidence, row, panel, one),
-        value=float(row["delta"]) * scale,
-        low=float(low[0]) * scale if known else None,
-        high=float(high[0]) * scale if known else None,
-        margin=None if pd.isna(row["margin"]) else float(row["margin"]) * scale,
-    )
-
-
-def change_words(row: pd.Series, panel: Panel, verdict: str) -> str:
-    """Return a change in words, such as ``lost 41.2 points [38.0, 44.1]``.
-
-    With the verdict lost or gained, the verb replaces the sign.
-    """
-    unit = panel.unit
-    if verdict not in {"lost", "gained"}:
-        return f"changed by {words.change(row, unit)} {unit.name}"
-    turn = panel.sign * (1.0 if verdict == "gained" else -1.0)
-    low, high = sorted(float(end) * turn for end in possible_ends(row["delta_low"], row["delta_high"], row["before"], unit))
-    return f"{verdict} {words.amount(float(row['delta']) * turn, unit)} {unit.name} {words.interval(low, high, unit, sign=False)}"
-
-
-_SOURCES = {POOLED: "pooled over methods", OWN: "over all volumes"}
-"""Source of the spread that an interval takes, where it is not that of the finding's own seeds."""
-
-
-def floors(evidence: Evidence, row: pd.Series, panel: Panel, one: Series) -> str:
-    """Return sentences on the gain on targets and on changes without new training.
-
-    The latter are the floors of the finding: seed spread, same-data control, rounding.
-    """
-    unit, sentences = panel.unit, []
-    for target in dict.fromkeys(shown.suite for shown in evidence.targets):
-        gains = one.on(target)
-        if len(gains):
-            other = evidence.panel_of[target, "*"].unit
-            sentences.append(f"On the target, {target}: {words.change(gains.iloc[-1], other)} {other.name}.")
-    spread, used = (words.amount(row[name], unit) for name in ("seed_spread", "seed_spread_used"))
-    taken = "" if used in {words.UNKNOWN, spread} else f" (the interval takes {used}, {_SOURCES[str(row['spread_used'])]})"
-    sentences.append("Floors: seed spread " + ("not measured" if spread == words.UNKNOWN else f"{spread} {unit.name}{taken}") + ",")
-    sentences.append(_control(row, unit, judged=not evidence.withheld(one.cell)))
-    rounding = words.amount(row["numeric_spread"], unit)
-    sentences.append("rounding " + ("not measured." if rounding == words.UNKNOWN else f"{rounding} {unit.name}."))
-    return " ".join(sentences)
-
-
-def _control(row: pd.Series, unit: DisplayUnit, *, judged: bool) -> str:
-    """Return the change of a control, and the contrast with it, with a verdict if judged."""
-    if "control_delta" not in row or pd.isna(row["control_delta"]):
-        return "same-data control not measured,"
-    own = f"same-data control {words.amount(row['control_delta'], unit, sign=True)} {unit.name}"
-    return f"{own}," if pd.isna(row["contrast_low"]) else f"{own} (difference {words.contrast(row, unit, judged=judged)}),"

@@ -1,0 +1,237 @@
+"""A row for each method: gain, losses, comparison at equal gain, cost.
+
+The first table of an experiment's page, and of the terminal after a sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.findings import frontier
+from harness.analysis.findings.equal_gain import ALIKE, FIRST_MORE, SECOND_MORE
+from harness.analysis.findings.method_pairs import PLAIN
+from harness.analysis.findings.verdicts import BETTER, GAINED, UNKNOWN, WORSE, counted
+from harness.analysis.table.columns import SUITE_TASK
+from harness.report import words
+from harness.report.curves import Series
+from harness.report.evidence import Evidence
+from harness.report.tables import Panel
+
+MAX_LOSSES = 2
+"""Most probe suites with a column; the others are among all findings."""
+
+COSTLY = {"time": 1.3, "tokens": 1.05}
+"""Smallest ratios that are worth a word; times of runs side by side vary."""
+
+
+@dataclass(frozen=True)
+class AtEqualGain:
+    """The loss of a method minus that of another where both have gained equally much.
+
+    Attributes:
+        method, reference: names of both, by the labels in which they differ.
+        is_plain: whether the other one is no mitigation.
+        difference, low, high: in the metric's own unit; negative: the method forgets less.
+        verdict: better, worse, alike or not enough evidence; ``NO_GAIN`` where either method is
+            not known to gain, empty where gains do not overlap. Next to no mitigation it is
+            adjusted for the number of methods.
+    """
+
+    method: str
+    reference: str
+    is_plain: bool
+    difference: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method at its largest volume.
+
+    Attributes:
+        one: its series.
+        name: without its model where there is only one.
+        gain: its finding on the first target suite, else on its own; None without a change.
+        losses: its findings on the probe suites of the summary.
+        equal: its comparison at equal gain, if there is one.
+        cost: its cost in words, next to the same training without a mitigation.
+    """
+
+    one: Series
+    name: str
+    gain: pd.Series | None
+    losses: Sequence[pd.Series | None]
+    equal: AtEqualGain | None
+    cost: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows, and the suites of their columns: that of the gain, those of the losses."""
+
+    gain: Panel | None
+    losses: Sequence[Panel]
+    rows: Sequence[MethodRow]
+
+    @property
+    def is_about_mitigations(self) -> bool:
+        """Whether methods are compared with no mitigation."""
+        return any(row.equal is not None and row.equal.is_plain for row in self.rows)
+
+
+def summary(evidence: Evidence) -> Summary:
+    """Return the methods of an experiment, by model; within it those that forget least first.
+
+    Where methods are compared with no mitigation at equal gain, that decides, and methods without
+    a comparison come last; else the loss on the headline suite.
+    """
+    suite = frontier.first_target(evidence.findings, evidence.experiment.targets())
+    gain = None if suite is None else evidence.panel_of[suite, SUITE_TASK]
+    probes = dict.fromkeys(panel.suite for panel in [*evidence.probes, *evidence.distances])
+    losses = [evidence.panel_of[name, SUITE_TASK] for name in probes][:MAX_LOSSES]
+    compared = at_equal_gain(evidence)
+    methods = evidence.proper or evidence.every
+    several = len({one.model for one in methods}) > 1
+    rows = [
+        MethodRow(
+            one,
+            one.short if several else one.style_name,
+            _gain(one, gain) if gain else None,
+            [row_on(one, panel) for panel in losses],
+            compared.get(one.cell),
+            _cost(evidence, one),
+        )
+        for one in methods
+    ]
+    found = Summary(gain, losses, rows)
+    by_gain = found.is_about_mitigations
+
+    def order(row: MethodRow) -> tuple[Any, ...]:
+        loss = -losses[0].sign * float(row.losses[0]["delta"]) if losses and row.losses[0] is not None else float("inf")
+        compared = row.equal if by_gain and row.equal is not None and row.equal.verdict not in {"", NO_GAIN} else None
+        at = float("nan") if compared is None else compared.difference
+        return (*row.one.size, by_gain and math.isnan(at), loss if math.isnan(at) else at)
+
+    return Summary(gain, losses, sorted(rows, key=order))
+
+
+def _gain(one: Series, panel: Panel) -> pd.Series | None:
+    """Return the gain on a suite, or of a method that learns something else on its own target."""
+    if (found := row_on(one, panel)) is not None:
+        return found
+    rows = one.last[(one.last["role"] == "target") & (one.last["task"] == SUITE_TASK)]
+    alike = rows[(rows["metric"] == panel.metric) & (rows["higher_is_better"] == panel.higher_is_better)].dropna(subset=["delta"])
+    return None if alike.empty else alike.iloc[0]
+
+
+def row_on(one: Series, panel: Panel) -> pd.Series | None:
+    """Return a method's finding on a suite at its largest volume; None without a change."""
+    last = one.last
+    found = last[(last["suite"] == panel.suite) & (last["task"] == SUITE_TASK)].dropna(subset=["delta"])
+    return None if found.empty else found.iloc[0]
+
+
+def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
+    """Return cell → its comparison: with no mitigation, else the second method with the first.
+
+    Comparisons of several cells on both sides are left out: they belong to no row.
+    """
+    found: dict[str, AtEqualGain] = {}
+    p_values: dict[str, float] = {}
+    for _, row in evidence.equal_gain.iterrows():
+        plain = [_is_plain(evidence, str(row[name])) for name in ("first_cell", "second_cell")]
+        method, reference = ("first", "second") if plain[1] and not plain[0] else ("second", "first")
+        cell = str(row[f"{method}_cell"])
+        if "," in cell or (cell in found and found[cell].is_plain):
+            continue
+        sign = 1.0 if method == "first" else -1.0
+        sides = [str(row[name]).split(",") for name in ("first_cell", "second_cell")]
+        gains = all(any(_gains(evidence, one, str(row["target_suite"])) for one in cells) for cells in sides)
+        ends = [sign * _number(row[name]) for name in ("low", "high")]
+        more = FIRST_MORE if method == "first" else SECOND_MORE
+        verdicts = {FIRST_MORE: BETTER, SECOND_MORE: BETTER} | {more: WORSE, ALIKE: ALIKE, UNKNOWN: UNKNOWN}
+        found[cell] = AtEqualGain(
+            method=str(row[method]),
+            reference=str(row[reference]),
+            is_plain=plain != [plain[0]] * 2,
+            difference=sign * _number(row["difference"]),
+            low=min(ends),
+            high=max(ends),
+            verdict=verdicts.get(words.text(row["verdict"]), "") if gains else NO_GAIN,
+        )
+        p_values[cell] = _number(row["p_value"])
+    return _adjusted(found, p_values)
+
+
+NO_GAIN = "no gain shown"
+"""In place of a verdict at equal gain: a method that does not learn has no gain to compare at."""
+
+
+def _adjusted(found: Mapping[str, AtEqualGain], p_values: Mapping[str, float]) -> dict[str, AtEqualGain]:
+    """Return comparisons whose verdicts next to no mitigation are adjusted for their number."""
+    cells = [cell for cell, one in found.items() if one.is_plain and one.verdict not in {"", NO_GAIN}]
+    verdicts = counted([found[cell].verdict for cell in cells], np.array([p_values[cell] for cell in cells]))
+    return {**found, **{cell: dataclasses.replace(found[cell], verdict=verdict) for cell, verdict in zip(cells, verdicts, strict=True)}}
+
+
+def _gains(evidence: Evidence, cell: str, suite: str) -> bool:
+    """Return whether a method is known to gain on a suite at any volume."""
+    rows = evidence.by_cell[cell].rows
+    found = rows[(rows["suite"] == suite) & (rows["task"] == SUITE_TASK)]
+    return bool((found["verdict"] == GAINED).fillna(value=False).any())
+
+
+def _is_plain(evidence: Evidence, cells: str) -> bool:
+    return all(evidence.by_cell[cell].labels["mitigation"] == PLAIN for cell in cells.split(","))
+
+
+def _number(value: Any) -> float:
+    return float("nan") if pd.isna(value) else float(value)
+
+
+def _cost(evidence: Evidence, one: Series) -> str:
+    """Return what a method costs beyond the same training without a mitigation, else its time."""
+    row = one.last.iloc[0]
+    plain = _plain_of(evidence, one)
+    parts = []
+    if plain is None or plain is one:
+        parts.append(words.duration(row["wall_seconds"]))
+    else:
+        other = plain.last.iloc[0]
+        ratios = {"time": _ratio(row, other, "wall_seconds"), "tokens": _ratio(row, other, "train_tokens")}
+        parts += [f"{ratio:.1f} × {name}" for name, ratio in ratios.items() if ratio >= COSTLY[name]]
+    written = 0 if pd.isna(row["generated_tokens"]) else int(row["generated_tokens"])
+    return ", ".join([*parts, *([f"{words.short_count(written)} tokens generated"] if written else [])]) or "no more"
+
+
+def _ratio(row: Mapping[str, Any] | pd.Series, other: Mapping[str, Any] | pd.Series, name: str) -> float:
+    value, base = _number(row[name]), _number(other[name])
+    return value / base if base > 0 else 0.0
+
+
+_SAME = ["model", "tuning", "objective", "data", "trajectory", "epochs"]
+
+
+def _plain_of(evidence: Evidence, one: Series) -> Series | None:
+    """Return the first method without a mitigation that otherwise trains as this one."""
+    return next(
+        (
+            other
+            for other in evidence.proper
+            if other.labels["mitigation"] == PLAIN and all(_same(other.labels[name], one.labels[name]) for name in _SAME)
+        ),
+        None,
+    )
+
+
+def _same(first: Any, second: Any) -> bool:
+    return bool(first == second) or (bool(pd.isna(first)) and bool(pd.isna(second)))
