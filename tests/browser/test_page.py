@@ -177,6 +177,25 @@ def test_every_text_is_readable(report: Path, open_page: Any, scheme: str) -> No
     assert poor == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(report: Path, browser: Browser, scheme: Any) -> None:
+    """Roles, names, contrast and order, by axe-core's rules; its script needs the policy off."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed; fix: make setup")
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    here = context.new_page()
+    here.goto(report.as_uri())
+    found = axe.Axe().run(here).response["violations"]
+    context.close()
+    assert [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in {"serious", "critical"}] == []
+
+
+def test_downloads_are_files_of_the_folder(report: Path, open_page: Any) -> None:
+    """Every link of a file is one that was written next to the page."""
+    names = open_page(report).page.locator("a.file").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert {"methods.csv", "findings.csv", "tradeoff.png", "table.csv"} <= set(names)
+    assert [name for name in names if not (report.parent / name).is_file()] == []
+
+
 def test_hostile_text_runs_nothing_and_is_shown(hostile: Path, open_page: Any) -> None:
     """No error, dialog or request; the texts can be read, also in the items."""
     here = open_page(hostile)

@@ -37,7 +37,7 @@ def dots(evidence: Evidence) -> Section | None:
         return None
     shown = rows[:MAX_ROWS]
     names = [shortened(row.name, MAX_NAME) for row in shown]
-    width = 1.0 + NAME_INCHES * max(map(len, names)) + 2.6 * len(panels)
+    width = 1.0 + NAME_INCHES * max(map(len, names)) + 2.4 * len(panels)
     figure = Figure(figsize=(width, 0.9 + ROW_INCHES * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
