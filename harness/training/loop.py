@@ -4,11 +4,13 @@ The loop is transformers.Trainer's, or that of a class derived from it which the
 inside accelerate's DistributedDataParallel where several processes train. ``StepTrainer``
 (harness.training.step) adds the penalty, exact micro-batches and autocast. ``_Loop`` calls back at
 the volumes, and saves checkpoints: there, every ten minutes, and when the run is interrupted.
-Weights and optimizer are float32 always.
+Weights and optimizer are float32, but for frozen weights during steps under bfloat16 autocast
+(harness.models.halves).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from harness.core.errors import TrainingError, explain
 from harness.core.memory import out_of_memory
 from harness.core.progress import Interrupted
 from harness.core.seeds import derive, global_streams, seed_torch, set_global_streams, untouched_global_streams
+from harness.models.halves import FrozenHalves
 from harness.training.checkpoint import Checkpoint, restore, streams, tensors
 from harness.training.dropout import dropping
 from harness.training.job import Callbacks, Job, Stop
@@ -100,7 +103,12 @@ def train(
         torch.set_num_threads(job.resolved.threads)  # accelerate has a number of its own for several processes
         seed = derive(job.seed, "training")
         seed_torch(seed if group.rank == 0 else derive(seed, "rank", str(group.rank)))  # after the Trainer, which seeds with a constant
+        if job.bfloat16:
+            loop.halves = FrozenHalves(model)
+            loop.halves.halve()
         trainer.train()
+        if loop.halves is not None:
+            loop.halves.restore()
 
 
 def rate_multiplier(step: int, steps: int, training: Training, restarts: Sequence[int] = ()) -> float:
@@ -197,6 +205,7 @@ class _Loop(TrainerCallback):
         self.first = meter.counts.step
         self.saved_at = meter.counts.seconds
         self.stopping = False
+        self.halves: FrozenHalves | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
@@ -231,7 +240,8 @@ class _Loop(TrainerCallback):
     def stop(self, model: Any) -> None:
         """Call back at a volume; the other processes wait."""
         counts = self.meter.counts
-        with untouched_global_streams():
+        restored = contextlib.nullcontext() if self.halves is None else self.halves.whole()
+        with untouched_global_streams(), restored:
             model.eval()
             self.stopping = True
             self.callbacks.on_stop(Stop(volume=self.job.stops[counts.step], counts=counts))
