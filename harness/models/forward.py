@@ -107,7 +107,9 @@ def without_dropout(model: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-def at_once(parameters: Sequence[torch.nn.Parameter], parts: Iterator[torch.Tensor]) -> torch.Tensor:
+def at_once(
+    parameters: Sequence[torch.Tensor], parts: Iterator[torch.Tensor], reached: Sequence[torch.Tensor] | None = None
+) -> torch.Tensor:
     """Return the sum of scalars, having computed the gradients of each part in turn.
 
     So memory holds the activations of one part at a time, and one copy of the gradients.
@@ -115,9 +117,10 @@ def at_once(parameters: Sequence[torch.nn.Parameter], parts: Iterator[torch.Tens
     Args:
         parameters: for which gradients are computed.
         parts: scalars, each computed from the parameters when the iterator reaches it.
+        reached: tensors that take the gradients, where parameters are detached copies of them.
 
     Returns:
-        A scalar; its backward pass returns the gradients computed here.
+        A scalar; its backward pass, of which there is one, returns the gradients computed here.
     """
     import torch
 
@@ -130,7 +133,7 @@ def at_once(parameters: Sequence[torch.nn.Parameter], parts: Iterator[torch.Tens
         total = part.detach() if total is None else total + part.detach()
     if total is None:
         return torch.zeros((), device=parameters[0].device)
-    returned: torch.Tensor = _known()(total, found, *parameters)
+    returned: torch.Tensor = _known()(total, found, *(reached or parameters))
     return returned
 
 
@@ -148,7 +151,8 @@ def _known() -> Callable[..., Any]:
 
         @staticmethod
         def backward(context: Any, *outer: torch.Tensor) -> Any:
-            return None, None, *[None if known is None else known * outer[0] for known in context.gradients]
+            gradients, context.gradients = context.gradients, []
+            return None, None, *[None if known is None else known.mul_(outer[0]) for known in gradients]
 
     return Known.apply
 

@@ -33,6 +33,7 @@ from harness.training.checkpoint import Checkpoint, restore, streams, tensors
 from harness.training.dropout import dropping
 from harness.training.job import Callbacks, Job, Stop
 from harness.training.step import Meter, ProcessGroup, SingleProcess, StepTrainer, Work, pair_work, reward_work, token_mean, token_work
+from harness.training.token_loss import TokenLoss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -143,6 +144,7 @@ def _trainer(
     def multiplier(step: int) -> float:
         return rate_multiplier(first + step, len(steps), training, job.restarts)
 
+    loss = TokenLoss(model, job.bfloat16) if objective.learns == "tokens" else None
     with group.announced():
         trainer = type("StepsTrainer", (StepTrainer, objective.trainer()), {})(
             penalty=penalty,
@@ -156,7 +158,8 @@ def _trainer(
             train_dataset=[Step(number, examples) for number, examples in enumerate(steps)][first:],
             data_collator=_collator(job, group),
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)),
-            compute_loss_func=token_mean,
+            compute_loss_func=loss or token_mean,
+            reading=loss and loss.reading,
         )
     if learning is not None:
         trainer.learning = learning

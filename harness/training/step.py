@@ -268,10 +268,11 @@ class StepTrainer(_Base):
         group: ProcessGroup,
         first: int,
         rollout: Callable[[Step], Work] | None = None,
+        reading: Callable[[Batch], AbstractContextManager[None]] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self.rollout = rollout
+        self.rollout, self.reading = rollout, reading
         self._work: Work | None = None
         # A Trainer starts with a garbage collection over everything imported, which takes a quarter
         # of a second and finds nothing.
@@ -299,7 +300,8 @@ class StepTrainer(_Base):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a micro-batch; the first of a step carries the penalty."""
-        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.half):
+        reading = contextlib.nullcontext() if self.reading is None else self.reading(inputs)
+        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.half), reading:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._work is not None and self._work.is_idle:
             loss = 0.0 * loss
