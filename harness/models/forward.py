@@ -174,3 +174,32 @@ def differentiable(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter, trainable in zip(parameters, before, strict=True):
             parameter.requires_grad_(trainable)
+
+
+@contextmanager
+def taken(parameters: Sequence[torch.Tensor], takers: Sequence[Callable[[torch.Tensor], None]]) -> Iterator[None]:
+    """Give each gradient to its taker as soon as a backward pass has it, and free it.
+
+    Afterwards ``.grad`` is as before.
+    """
+
+    def hook(take: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
+        def taking(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            take(parameter.grad)
+            parameter.grad = None
+
+        return taking
+
+    before = [parameter.grad for parameter in parameters]
+    hooks = []
+    try:
+        for parameter, take in zip(parameters, takers, strict=True):
+            parameter.grad = None
+            hooks.append(parameter.register_post_accumulate_grad_hook(hook(take)))
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from harness.core.contexts import Penalty, PenaltyContext, Step
 from harness.core.methods import Mitigation
 from harness.core.rows import Example, RowKind
+from harness.core.seeds import seed_torch
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from tests.support import tiny
@@ -27,6 +28,14 @@ def context(
     tuning, base = tuning or Full(), tiny.copied(model.state_dict())
     model = tuning.prepare(model, 0)
     return model, PenaltyContext(**{"model": model, "base": base, "anchor": anchor, "tuning": tuning, "seed": 7, **changes})
+
+
+def heavy() -> PreTrainedModel:
+    """A model whose weights, 3.5 MB, outweigh activations and logits."""
+    seed_torch(0)
+    sizes: dict[str, Any] = {"vocab_size": tiny.VOCABULARY, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": tiny.MAX_LENGTH}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads))
 
 
 def made(method: Mitigation, given: PenaltyContext) -> Penalty:

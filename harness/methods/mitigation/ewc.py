@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -45,7 +46,8 @@ class Ewc(Mitigation):
 
     F is computed once, before training (and again when a run resumes), in float32 without dropout,
     one row at a time. Its tokens count in ``extra_tokens``, its seconds in no point's
-    ``wall_seconds``. It needs as much memory as the weights that can move.
+    ``wall_seconds``. It needs as much memory as the weights that can move: a gradient is squared as
+    soon as it is computed, and freed.
 
     Attributes:
         weight: λ; 0 is off. At 1, anchor and target would count equally if the diagonal were the
@@ -132,18 +134,20 @@ def information(
     """
     import torch
 
-    found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    with forward.without_dropout(model), forward.differentiable(list(weights.values())), torch.enable_grad():
+    found, moving = {name: torch.zeros_like(weight) for name, weight in weights.items()}, list(weights.values())
+    squaring = forward.taken(moving, [functools.partial(_add_square, total) for total in found.values()])
+    with forward.without_dropout(model), forward.differentiable(moving), squaring, torch.enable_grad():
         for number, row in enumerate(rows):
             scores = forward.logits(model, [row], half=False)  # (N, V)
             chosen = forward.targets([row]) if fisher == "empirical" else drawn(scores.detach(), derive(seed, "fisher", str(number)))
             likelihood = torch.log_softmax(scores, dim=-1).gather(-1, chosen.to(scores.device)[:, None]).sum()
-            gradients = torch.autograd.grad(likelihood, list(weights.values()), allow_unused=True)
-            for total, gradient in zip(found.values(), gradients, strict=True):
-                if gradient is not None:
-                    total.addcmul_(gradient, gradient)
+            likelihood.backward(inputs=moving)
     tokens = sum(row.supervised_tokens for row in rows)
-    return {name: total / tokens for name, total in found.items()}
+    return {name: total.div_(tokens) for name, total in found.items()}
+
+
+def _add_square(total: torch.Tensor, gradient: torch.Tensor) -> None:
+    total.addcmul_(gradient, gradient)
 
 
 def drawn(scores: torch.Tensor, seed: int) -> torch.Tensor:
