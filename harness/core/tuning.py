@@ -50,6 +50,12 @@ class Tuning(ABC):
     def deltas(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (plain name, tuned minus base), differentiable, for every weight that can move."""
 
+    def squared_change(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the sum of squares of all deltas, a differentiable scalar."""
+        import torch
+
+        return torch.stack([delta.square().sum() for _, delta in self.deltas(model, base)]).sum()
+
     @abstractmethod
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return the tuned weights by plain name, detached, on the CPU."""

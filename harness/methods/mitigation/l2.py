@@ -47,8 +47,6 @@ class L2(Mitigation):
         base, tuning = OnDevice(context.base, context.model.device), context.tuning
 
         def penalty(model: PreTrainedModel, _: Step) -> torch.Tensor:
-            import torch
-
-            return self.weight / 2 * torch.stack([delta.square().sum() for _, delta in tuning.deltas(model, base)]).sum()
+            return self.weight / 2 * tuning.squared_change(model, base)
 
         return penalty

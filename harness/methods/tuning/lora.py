@@ -153,6 +153,16 @@ class Lora(Tuning):
         for name, layer in _layers(model):
             yield f"{name}.weight", layer.get_delta_weight(ADAPTER)
 
+    def squared_change(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the sum of scaling²·‖B·A‖² without B·A; ``base`` is not read.
+
+        ‖B·A‖² is the sum of the products of the elements of BᵀB and A·Aᵀ, both rank × rank.
+        """
+        import torch
+
+        pairs = [(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for _, layer in _layers(model)]
+        return self.scaling**2 * torch.stack([((b.T @ b) * (a @ a.T)).sum() for a, b in pairs]).sum()
+
     def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return copies of the weights by plain name, with adapters added in float32.
 

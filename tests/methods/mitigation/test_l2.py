@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,8 +9,9 @@ from harness.core.errors import ConfigError
 from harness.methods.mitigation.l2 import L2
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
-from tests.support import tiny
-from tests.support.losses import context, gradients, made, moved, number, one
+from harness.methods.tuning.rslora import RsLora
+from tests.support import tensor_bytes, tiny
+from tests.support.losses import context, gradients, heavy, made, moved, number, one
 
 
 def test_it_is_half_of_alpha_times_the_squared_distance() -> None:
@@ -35,6 +38,31 @@ def test_under_lora_it_is_of_the_adapted_weights() -> None:
     pairs = [(weights[name.replace("lora_A", "lora_B")], weight) for name, weight in weights.items() if "lora_A" in name]
     expected = 0.005 * sum(float((3 * b @ a).detach().square().sum()) for b, a in pairs)
     assert number(made(L2(), given)(model, one([]))) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tuning", [Lora(rank=2, alpha=6), RsLora(rank=4)], ids=["lora", "rslora"])
+@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt_neox])
+def test_under_lora_gradients_are_those_of_the_products(make: Any, tuning: Lora) -> None:
+    """Of ½·α·Σ‖scaling·B·A‖², by autograd through B·A itself."""
+    model, given = context(make(), tuning)
+    moved(model)
+    made(L2(weight=0.4), given)(model, one([])).backward()
+    found = {name: gradient.clone() for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    sum(0.2 * delta.square().sum() for _, delta in tuning.deltas(model, {})).backward()  # type: ignore[union-attr]
+    assert found.keys() == gradients(model).keys()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_under_lora_it_needs_no_memory_of_the_size_of_weights() -> None:
+    """Before, each step held every B·A: as much as the model."""
+    model, given = context(heavy(), Lora(rank=2))
+    weights = tensor_bytes.held(parameter for _, parameter in model.named_parameters())
+    penalty = made(L2(), given)
+    with tensor_bytes.Peak() as peak:
+        penalty(model, one([])).backward()
+    assert peak.bytes < 0.05 * weights
 
 
 def test_at_weight_zero_there_is_none() -> None:
