@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.config.run_config import RATE_KEYS, RunConfig, require_rows
-from harness.config.strict import Part, check
+from harness.config.strict import LATER, Part, check
 from harness.core.errors import ConfigError, did_you_mean, explain
 from harness.core.sources import ModelFacts
 
@@ -19,6 +19,11 @@ cores)."""
 
 LARGE_MODEL_PARAMS = 100_000_000
 """From this size on the default is to measure checkpoints separately, so that training goes on."""
+
+
+CHECKPOINTING_PARAMS = 1_000_000_000
+"""From this size on the default is gradient checkpointing: a second forward pass saves most of the
+memory of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,7 @@ class Resolved(Part):
         drops: whether anything drops in training: the model, or an adapter.
         micro_batch_rows: rows of one forward pass in training, in each process.
         separate: whether points are measured from checkpoints, by any worker.
+        gradient_checkpointing: whether activations are computed again in the backward pass.
         threads: of each process.
         processes: that train together, each on its share of a step's rows.
     """
@@ -58,6 +64,7 @@ class Resolved(Part):
     drops: bool = False
     micro_batch_rows: int = 0
     separate: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +165,7 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         allowed = f"at most the {machine.gpus} GPU(s) of a worker"
         raise ConfigError(explain("training.processes", got=processes, allowed=allowed, fix=fix))
     rows = math.ceil(config.training.batch_rows / processes)
+    checkpointing = config.training.gradient_checkpointing
     share = 1 if facts.params_total < SMALL_MODEL_PARAMS else max(1, machine.cores // processes)
     return Resolved(
         learning_rate=rate,
@@ -171,6 +179,7 @@ def resolve(config: RunConfig, facts: ModelFacts, searched: Sequence[SearchedRat
         drops=max(config.training.dropout or facts.dropout, config.tuning.dropout_rate) > 0,
         micro_batch_rows=min(config.training.micro_batch_rows or rows, rows),
         separate=_is_separate(config, facts),
+        gradient_checkpointing=facts.params_total >= CHECKPOINTING_PARAMS if checkpointing is None else checkpointing,
     )
 
 

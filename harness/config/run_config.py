@@ -38,6 +38,8 @@ class Training(Part):
         decay: of the rate after warm-up; only ``constant`` is valid with ``trajectory=shared``.
         epochs: passes over the rows; more than one needs ``trajectory=independent``.
         max_length: longest row in tokens, cut at the end; capped by the model's context.
+        gradient_checkpointing: compute each block's activations again in the backward pass, in
+            place of keeping them; null is from a billion parameters on. Equal up to rounding.
         dtype: of the forward pass; weights and optimizer are always float32. ``auto``: float32 on a
             CPU, bfloat16 autocast on a GPU.
         threads: of each process; null is 1 below five million parameters, else its share of the
@@ -65,7 +67,7 @@ class Training(Part):
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     max_length: int = 512
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     dtype: Dtype = "auto"
     threads: int | None = None
     processes: int | None = None

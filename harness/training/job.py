@@ -10,7 +10,7 @@ from harness.core.contexts import Penalty, PenaltyContext
 from harness.core.counts import Counts
 from harness.core.progress import Progress, Silent
 from harness.core.seeds import derive
-from harness.models import whole
+from harness.models import anatomy, whole
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,15 @@ class Job:
     def bfloat16(self) -> bool:
         """Whether forward passes run under bfloat16 autocast."""
         return self.resolved.dtype == "bfloat16"
+
+    def checkpoints_activations(self, model: PreTrainedModel) -> bool:
+        """Return whether activations are computed again in the backward pass.
+
+        By default not in a model that cannot do it; where it is asked for, that is an error.
+        """
+        if self.training.gradient_checkpointing is not None:
+            return self.training.gradient_checkpointing
+        return self.resolved.gradient_checkpointing and bool(anatomy.unwrapped(model).supports_gradient_checkpointing)
 
     def tuned(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return a start model prepared by the tuning.

@@ -92,7 +92,7 @@ def train(
         restore(model, optimizer, start)
     meter = Meter(start.counts if start else Counts(penalty=None if penalty is None else 0.0))
     loop = _Loop(job, callbacks, meter, group, streams(start, group.rank) if start else None)
-    tidied = _tidied(model, optimizer, training, job.resolved.threads)
+    tidied = _tidied(job, model, optimizer)
     with tempfile.TemporaryDirectory() as folder, tidied, _memory(loop, training), dropping(model, training.dropout):
         if first in job.stops:
             loop.stop(model)
@@ -154,7 +154,7 @@ def _trainer(
             first=first,
             rollout=_rollout(job, learning) if objective.learns == "rewards" else None,
             model=model,
-            args=_arguments(folder, model, training, job.resolved.device, group),
+            args=_arguments(job, folder, model, group),
             train_dataset=[Step(number, examples) for number, examples in enumerate(steps)][first:],
             data_collator=_collator(job, group),
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)),
@@ -299,14 +299,15 @@ def _optimizer(model: PreTrainedModel, training: Training, learning_rate: float)
     )
 
 
-def _arguments(folder: str, model: PreTrainedModel, training: Training, device: str, group: ProcessGroup) -> TrainingArguments:
+def _arguments(job: Job, folder: str, model: PreTrainedModel, group: ProcessGroup) -> TrainingArguments:
     """Return arguments under which a Trainer does nothing but train."""
+    device = job.resolved.device
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=1,
-        max_grad_norm=training.max_grad_norm,
+        max_grad_norm=job.training.max_grad_norm,
         use_cpu=device == "cpu",
-        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=job.checkpoints_activations(model),
         activation_checkpointing_kwargs={"use_reentrant": False},
         use_cache=bool(getattr(model.config, "use_cache", True)),  # the Trainer writes it into the live model's config
         disable_tqdm=True,
@@ -325,15 +326,15 @@ def _arguments(folder: str, model: PreTrainedModel, training: Training, device: 
 
 
 @contextmanager
-def _tidied(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: Training, threads: int) -> Iterator[None]:
-    """Train on ``threads`` threads; afterwards restore the caller's settings and free memory."""
+def _tidied(job: Job, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Train on the job's threads; afterwards restore the caller's settings and free memory."""
     before, plain = torch.get_num_threads(), cast(Any, model)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(job.resolved.threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        if training.gradient_checkpointing:
+        if job.checkpoints_activations(model):
             plain.activation_checkpointing_disable()
         plain.eval()
         # The schedule holds the optimizer in a reference cycle: gradients and moments, three times

@@ -25,6 +25,18 @@ def test_small_models_take_one_thread_and_large_ones_every_core() -> None:
     assert resolution.resolve(config, LARGE, (), Machine(cores=8, gpus=0)).threads == 8
 
 
+def test_gradient_checkpointing_is_the_default_from_a_billion_parameters_on() -> None:
+    """It is no part of a run's identity; either way can be set."""
+    billion, machine = dataclasses.replace(FACTS, params_total=1_000_000_000), Machine(cores=1, gpus=0)
+
+    def found(facts: ModelFacts, *overrides: str) -> bool:
+        return resolution.resolve(composition.compose(list(overrides)), facts, (), machine).gradient_checkpointing
+
+    assert (found(LARGE), found(billion)) == (False, True)
+    assert found(LARGE, "training.gradient_checkpointing=true")
+    assert not found(billion, "training.gradient_checkpointing=false")
+
+
 def test_a_run_takes_one_process_for_each_gpu_and_they_share_the_cores() -> None:
     """Four GPUs give four processes with a quarter of the cores each, unless set otherwise."""
 

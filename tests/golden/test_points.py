@@ -33,6 +33,7 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     """Return values with the class of every part, as they were in the list's version."""
     parts = {name: {"class": name.capitalize(), **values[name]} for name in ("training", "declared")}
     evaluation = {key: value for key, value in values["evaluation"].items() if key != "where"}  # moves no number
+    parts["training"] |= {"gradient_checkpointing": bool(parts["training"]["gradient_checkpointing"])}  # null below a billion parameters
     parts["declared"] = {key: value for key, value in parts["declared"].items() if key != "law"}  # likewise
     objective = dict(values["objective"])
     if "judge" in objective:
