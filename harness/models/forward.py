@@ -131,6 +131,7 @@ def at_once(
             added: Any = torch.autograd.grad(part, parameters, allow_unused=True)  # None where a parameter takes no part
         found = [new if old is None else old if new is None else old.add_(new) for old, new in zip(found, added, strict=True)]
         total = part.detach() if total is None else total + part.detach()
+        del added  # else it is held while those of the next part are computed
     if total is None:
         return torch.zeros((), device=parameters[0].device)
     returned: torch.Tensor = _known()(total, found, *(reached or parameters))

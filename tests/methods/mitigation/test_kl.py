@@ -18,8 +18,8 @@ from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.models import forward
 from harness.training.step import token_mean
-from tests.support import tiny
-from tests.support.losses import context, gradients, made, moved, number, one, rows
+from tests.support import tensor_bytes, tiny
+from tests.support.losses import context, gradients, heavy, made, moved, number, one, rows
 
 TUNINGS: dict[str, Any] = {"full": Full(), "lora": Lora(rank=2), "frozen": Frozen()}
 
@@ -248,3 +248,14 @@ def test_a_strong_penalty_holds_the_model_to_the_start() -> None:
         assert (stop.counts.train_penalty is None) == (weight == 0)
         distances.append(number(made(Kl(), given)(model, one(examples))))
     assert distances[0] > 1.2 * distances[1] > 5 * distances[2]
+
+
+def test_gradients_of_parts_are_held_twice_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum so far and those of one part: 2.0 times the weights, before 3.0."""
+    own, anchor = forward.chunks, rows(8, seed=1)
+    monkeypatch.setattr(forward, "chunks", lambda examples, vocabulary: own(examples, vocabulary, 1))
+    model, given = context(heavy(), Full(), anchor)
+    penalty, weights = made(Kl(), given), tensor_bytes.held(parameter for _, parameter in model.named_parameters())
+    with tensor_bytes.Peak() as peak:
+        penalty(model, one(anchor)).backward()
+    assert peak.bytes < 2.1 * weights
