@@ -16,10 +16,12 @@ from harness.config.run_config import Training
 from harness.core.counts import Counts
 from harness.core.progress import Interrupted
 from harness.core.rows import Example
+from harness.methods import contract
 from harness.methods.mitigation.replay import Replay
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
+from harness.methods.tuning.peft import Peft
 from harness.records.writer import ExperimentWriter
 from harness.training import checkpoint, loop
 from harness.training.checkpoint import Checkpoint, Checkpoints
@@ -84,6 +86,7 @@ class Case:
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"tuning": Lora(rank=2, dropout=0.2)},
+    "dora": {"tuning": Peft(config=str(Path(contract.__file__).with_name("dora.yaml")))},
     "micro-batches": {"training": Training(micro_batch_rows=3)},
     "replay": {"steps": steps(Replay(fraction=0.5))},
     "warm-up and cosine": {"training": Training(warmup_rows=24, decay="cosine", weight_decay=0.1)},

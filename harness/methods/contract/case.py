@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from harness.config import combinations, composition, paths
@@ -40,6 +41,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "MinimumChange": RIGHT,
     "Grpo": {"reward": ["last_number"], "max_new_tokens": 4},
     "Rlaif": {"judge": {"template": "{prompt} {answer}", "words": ["w0", "w1"]}},
+    "Peft": {"config": str(Path(__file__).with_name("dora.yaml"))},
     "ChatVector": {"vectors": [{"chat": "nursery-m-chat", "base": "nursery-m"}]},
 }
 """Shipped class → settings that fit the words w0 … w39, or that have no default."""

@@ -17,7 +17,7 @@ from harness.methods.tuning.full import full_rate
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
     from harness.core.sources import ModelFacts
@@ -27,8 +27,51 @@ ADAPTER = "default"
 """The name that PEFT gives a first adapter."""
 
 
+class Adapter(Tuning):
+    """Weights next to frozen ones, added by PEFT: what all kinds of them share."""
+
+    def default_learning_rate(self, params_total: int) -> float:
+        """Return ten times the rate of full tuning, for any rank.
+
+        An assumption for models without a searched rate: the best rates differ by an order of
+        magnitude (Biderman et al. 2024, arXiv 2405.09673v2, learning rate sweeps), by a factor of
+        about ten that is nearly the same for every rank (Schulman et al. 2025, LoRA Without
+        Regret).
+        """
+        return RATE_OVER_FULL * full_rate(params_total)
+
+    def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """Return copies of the weights by plain name, with adapters added in float32.
+
+        The model is unchanged. A tied weight is included once, under its first name; buffers, which
+        never move, are not.
+        """
+        import torch
+
+        added = {id(one) for _, layer in layers(model) for name, one in layer.named_parameters() if not name.startswith("base_layer.")}
+        plain = {
+            name.replace(".base_layer.", "."): parameter.detach().to("cpu", copy=True)
+            for name, parameter in cast("PeftModel", model).get_base_model().named_parameters()
+            if id(parameter) not in added
+        }
+        with torch.no_grad():
+            return plain | {name: plain[name] + delta.to("cpu") for name, delta in self.deltas(model, {})}
+
+    @contextmanager
+    def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Switch the adapters off, and on again; ``base`` is not read."""
+        with cast("PeftModel", model).disable_adapter():
+            yield
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the adapter alone (safetensors and config), for ``PeftModel.from_pretrained``."""
+        # "auto" asks the hub whether the vocabulary was resized.
+        cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
 @dataclass(frozen=True, kw_only=True)
-class Lora(Tuning):
+class Lora(Adapter):
     """W + (alpha / rank)·B·A with A and B trained in float32 and W frozen.
 
     B starts at zero, so training starts at the start model.
@@ -86,16 +129,6 @@ class Lora(Tuning):
         """Factor on B·A."""
         return self.resolved_alpha / self.rank
 
-    def default_learning_rate(self, params_total: int) -> float:
-        """Return ten times the rate of full tuning, for any rank.
-
-        An assumption for models without a searched rate: the best rates differ by an order of
-        magnitude (Biderman et al. 2024, arXiv 2405.09673v2, learning rate sweeps), by a factor of
-        about ten that is nearly the same for every rank (Schulman et al. 2025, LoRA Without
-        Regret).
-        """
-        return RATE_OVER_FULL * full_rate(params_total)
-
     def trainable(self, facts: ModelFacts) -> int:
         """Return the parameters of A and B: rank·(inputs + outputs) of every adapted layer."""
         if self.layers != "all":
@@ -111,7 +144,7 @@ class Lora(Tuning):
             ConfigError: for a module name that the model does not have or that is one of its
                 embeddings, and for ``layers`` that it does not have.
         """
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
 
         config = LoraConfig(
@@ -125,32 +158,27 @@ class Lora(Tuning):
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         )
         self._reject_embeddings(model)
-        with seeds.untouched_global_streams(), warnings.catch_warnings():
-            # PEFT 0.21 asks the model for an attribute that transformers 5.23 has renamed.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-            seeds.seed_torch(seed)
-            try:
-                adapted = get_peft_model(model, config)
-            except ValueError as error:
-                got = ", ".join(self.modules or ("all linear layers",))
-                raise ConfigError(explain("tuning.modules", got=got, allowed="names of layers of this model", fix=str(error))) from error
-        return cast("PreTrainedModel", adapted)
+        try:
+            return added(model, config, seed)
+        except ValueError as error:
+            got = ", ".join(self.modules or ("all linear layers",))
+            raise ConfigError(explain("tuning.modules", got=got, allowed="names of layers of this model", fix=str(error))) from error
 
     def facts(self, model: PreTrainedModel) -> dict[str, Any]:
         """Return rank, alpha, scaling, adapted layers and the number of trainable parameters."""
-        layers = dict(_layers(model))
+        names = [name for name, _ in layers(model)]
         return {
             "rank": self.rank,
             "alpha": self.resolved_alpha,
             "scaling": self.scaling,
-            "modules": sorted({name.rsplit(".", 1)[-1] for name in layers}),
-            "adapted_layers": len(layers),
+            "modules": sorted({name.rsplit(".", 1)[-1] for name in names}),
+            "adapted_layers": len(names),
             "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         }
 
     def deltas(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (plain name, scaling·B·A) for every adapted weight; ``base`` is not read."""
-        for name, layer in _layers(model):
+        for name, layer in layers(model):
             yield f"{name}.weight", layer.get_delta_weight(ADAPTER)
 
     def squared_change(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -160,36 +188,8 @@ class Lora(Tuning):
         """
         import torch
 
-        pairs = [(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for _, layer in _layers(model)]
+        pairs = [(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for _, layer in layers(model)]
         return self.scaling**2 * torch.stack([((b.T @ b) * (a @ a.T)).sum() for a, b in pairs]).sum()
-
-    def merged(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """Return copies of the weights by plain name, with adapters added in float32.
-
-        The model is unchanged. A tied weight is included once, under its first name; buffers, which
-        never move, are not.
-        """
-        import torch
-
-        plain = {
-            name.replace(".base_layer.", "."): parameter.detach().to("cpu", copy=True)
-            for name, parameter in cast("PeftModel", model).get_base_model().named_parameters()
-            if ".lora_" not in name
-        }
-        with torch.no_grad():
-            return plain | {name: plain[name] + delta.to("cpu") for name, delta in self.deltas(model, {})}
-
-    @contextmanager
-    def base_weights(self, model: PreTrainedModel, base: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """Switch the adapters off, and on again; ``base`` is not read."""
-        with cast("PeftModel", model).disable_adapter():
-            yield
-
-    def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the adapter alone (safetensors and config), for ``PeftModel.from_pretrained``."""
-        # "auto" asks the hub whether the vocabulary was resized.
-        cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
     def _targets(self, model: PreTrainedModel) -> str | list[str]:
         if self.layers == "all":
@@ -211,10 +211,24 @@ class Lora(Tuning):
                 raise ConfigError(explain("tuning.modules", got=f"{name}, an embedding", allowed="linear layers between the embeddings"))
 
 
-def _layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+def added(model: PreTrainedModel, config: PeftConfig, seed: int) -> PreTrainedModel:
+    """Return a model with adapters, added in place and drawn from ``seed``, and the rest frozen.
+
+    Global streams are restored. Raises what PEFT raises, ValueError for names of no layer.
+    """
+    from peft import get_peft_model
+
+    with seeds.untouched_global_streams(), warnings.catch_warnings():
+        # PEFT 0.21 asks the model for an attribute that transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        seeds.seed_torch(seed)
+        return cast("PreTrainedModel", get_peft_model(model, config))
+
+
+def layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """Yield (name in the plain model, PEFT's layer) for every adapted layer."""
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in cast("PeftModel", model).get_base_model().named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, BaseTunerLayer):
             yield name, module
