@@ -39,6 +39,7 @@ def check(config: RunConfig) -> None:
         raise ConfigError(explain("target_suites and probe_suites", got="none", allowed="at least one suite", fix="`harness list suites`"))
     if both := set(config.target_suites) & set(config.probe_suites):
         raise ConfigError(explain("probe_suites", got=", ".join(sorted(both)), allowed="suites that are not in target_suites"))
+    _check_quantized(config)
     _check_learns(config)
     _check_volumes(config)
     _check_stages(config)
@@ -60,6 +61,20 @@ def _check_rows(config: RunConfig, source: Source, where: str) -> None:
         got, fix = "conversations", "objective.prompt_format=chat, and a model with a chat template, such as model=smollm2-135m-instruct"
         where = f"{where} with objective.prompt_format=plain"
         raise ConfigError(explain(where, got=got, allowed="text, or prompt and completion", fix=fix))
+
+
+def _check_quantized(config: RunConfig) -> None:
+    """Raise ConfigError for methods that need weights in floating point, on quantised ones."""
+    bits, name = getattr(config.model, "quantization", None), config.labels
+    if not bits:
+        return
+    got, fix = f"model.quantization={bits}, weights of 4 bits", "model.quantization=null"
+    if not config.tuning.adapts:
+        allowed = "an adapter: quantised weights cannot be trained"
+        raise ConfigError(explain(f"tuning={name.tuning}", got=got, allowed=allowed, fix=f"tuning=lora, or {fix}"))
+    if config.mitigation.needs_weights:
+        allowed = "weights in floating point, which it computes with"
+        raise ConfigError(explain(f"mitigation={name.mitigation}", got=got, allowed=allowed, fix=f"another mitigation, or {fix}"))
 
 
 def _check_learns(config: RunConfig) -> None:

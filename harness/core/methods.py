@@ -133,6 +133,11 @@ class Mitigation:
         """Whether anchor rows are trained on, so that the objective has to accept their kind."""
         return self.needs_anchor
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it computes with weights in floating point, which quantised ones are not."""
+        return bool(self.coefficients)
+
     def rejects(self, objective: Objective, tuning: Tuning, data: Source) -> str:
         """Return why it cannot be combined with these, as a noun phrase for "got".
 

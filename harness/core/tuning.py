@@ -26,6 +26,11 @@ class Tuning(ABC):
         """Rate at which it drops in training, apart from the model's own."""
         return 0.0
 
+    @property
+    def adapts(self) -> bool:
+        """Whether weights of the start model stay frozen, so that they may be quantised."""
+        return False
+
     def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
         """Return values of fields that have several spellings, such as null for a default."""
         return {}

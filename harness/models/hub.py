@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from harness.config.strict import LATER, check
 from harness.core import json_text
@@ -42,6 +43,9 @@ class HubModel:
         context_length: longest input in tokens; null takes it from the model's config.
         base: the model that an adapter is loaded onto, NAME or NAME@REVISION; null is the one that
             its adapter_config.json names, with its revision.
+        quantization: ``nf4`` or ``fp4`` loads linear layers with 4 bits a weight, their scales
+            quantised too (Dettmers et al. 2023, QLoRA, arXiv 2305.14314), by bitsandbytes; only
+            adapters train then. Volume 0 is measured on these weights.
     """
 
     name: str
@@ -49,6 +53,7 @@ class HubModel:
     trust_remote_code: bool = False
     context_length: int | None = None
     base: str | None = field(default=None, metadata=LATER)
+    quantization: Literal["nf4", "fp4"] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -64,6 +69,7 @@ class HubModel:
         Raises ModelError where it cannot be loaded.
         """
         folder = self._folder()
+        self._require_quantizer(folder)
         if found := self._adapted(folder):
             facts = found.facts()
             return dataclasses.replace(facts, context_length=self.context_length or facts.context_length)
@@ -72,6 +78,8 @@ class HubModel:
         self._tensors(weights)
         self._check_tokenizer(folder, int(config.get_text_config().vocab_size))
         content = {file.name: file_sha256(file) for file in folders.small_files(folder, code=self.trust_remote_code) + weights}
+        if self.quantization:
+            content["quantization"] = self.quantization
         return ModelFacts(
             context_length=self._context_length(config),
             content=content,
@@ -96,14 +104,18 @@ class HubModel:
         return read_tokenizer(self.name, folder, trust=self.trust_remote_code)
 
     def load(self) -> PreTrainedModel:
-        """Return the model in float32, in evaluation mode, on the CPU.
+        """Return the model in float32 or quantised, in evaluation mode, on the CPU.
 
         Raises ModelError, also if a weight is missing.
         """
         folder = self._folder()
         if found := self._adapted(folder):
             return found.load()
-        return cast("PreTrainedModel", self._whole(folder, device="cpu").eval())
+        model: PreTrainedModel = cast(Any, self._whole(folder, device="cpu")).eval()
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):  # else bitsandbytes evaluates in bfloat16, and packs the weights anew
+                cast(Any, module).support_avx512bf16_for_cpu = False
+        return model
 
     def _whole(self, folder: Path, *, device: str) -> PreTrainedModel:
         """Return the model of a folder, on the CPU, or on the meta device, where no weight is read.
@@ -124,7 +136,7 @@ class HubModel:
                     trust_remote_code=self.trust_remote_code,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are rejected by name
-                    **({} if device == "cpu" else {"device_map": {"": device}}),
+                    **(self._quantized() if device == "cpu" else {"device_map": {"": device}}),
                 )
             except failures() as error:
                 raise ModelError(self._explain("weights", error)) from error
@@ -150,7 +162,34 @@ class HubModel:
         if found := self._adapted(folder):
             return found.weights_sha256()
         lines = [f"{file.name} {file_sha256(file)}" for file in weight_files(folder)]
+        lines += [f"quantization {self.quantization}"] if self.quantization else []
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def _require_quantizer(self, folder: Path) -> None:
+        """Raise ModelError where quantised weights are asked for that cannot be made."""
+        if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
+            fix = "pip install 'forgetting-harness[quantized]'"
+            raise ModelError(explain("model.quantization", got=f"{self.quantization} without bitsandbytes", allowed="null", fix=fix))
+        if self.quantization and (folder / ADAPTER).is_file():
+            got = f"{self.quantization} for {self.name}, an adapter that is merged into its base"
+            raise ModelError(
+                explain("model.quantization", got=got, allowed="null for adapters", fix="save the merged model, and load that")
+            )
+
+    def _quantized(self) -> dict[str, Any]:
+        """Return the argument that quantises a model while it is loaded; empty for none."""
+        if not self.quantization:
+            return {}
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        made = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.quantization,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,  # autocast has the last word
+        )
+        return {"quantization_config": made}
 
     def _tensors(self, files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all tensors. Raises ModelError, also for one in two files."""

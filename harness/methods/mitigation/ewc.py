@@ -78,6 +78,11 @@ class Ewc(Mitigation):
         """Never: anchor rows are read for F alone."""
         return False
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether F is computed: it is of the weights themselves, under an adapter too."""
+        return self.weight > 0
+
     def anchor_rows(self, target_rows: int) -> int:
         """Return the number of rows that F is averaged over."""
         return self.fisher_rows if self.needs_anchor else 0

@@ -30,6 +30,11 @@ ADAPTER = "default"
 class Adapter(Tuning):
     """Weights next to frozen ones, added by PEFT: what all kinds of them share."""
 
+    @property
+    def adapts(self) -> bool:
+        """Always: only what is added trains."""
+        return True
+
     def default_learning_rate(self, params_total: int) -> float:
         """Return ten times the rate of full tuning, for any rank.
 

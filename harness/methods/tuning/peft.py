@@ -259,8 +259,9 @@ def _change(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     inner = layer.get_base_layer()
-    size = inner.weight.shape[0 if _is_transposed(inner) else 1]
-    kwargs: dict[str, Any] = {"device": inner.weight.device, "dtype": inner.weight.dtype}
+    size = inner.weight.shape[0] if _is_transposed(inner) else inner.in_features
+    dtype = inner.weight.dtype if inner.weight.is_floating_point() else torch.float32  # of quantised weights
+    kwargs: dict[str, Any] = {"device": inner.weight.device, "dtype": dtype}
     inputs = torch.cat([torch.zeros(1, size, **kwargs), torch.eye(size, **kwargs)])[None]
     with _calm(layer):
         found = (layer(inputs) - inner(inputs))[0]
