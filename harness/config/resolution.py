@@ -33,10 +33,12 @@ class Machine:
     Attributes:
         cores: of the CPU.
         gpus: 0 for a run on the CPU.
+        gpu_bytes: memory of the smallest of them; None if unknown.
     """
 
     cores: int
     gpus: int
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,6 +158,8 @@ class Setup:
         accumulates: whether a step has several micro-batches.
         checkpointing: whether blocks are computed again in the backward pass.
         rank: of the adapter, or 0.
+        shared: whether several processes train: each keeps gradients a second time, to average
+            them.
     """
 
     params: int
@@ -169,6 +171,7 @@ class Setup:
     accumulates: bool = False
     checkpointing: bool = False
     rank: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +208,7 @@ def footprint(setup: Setup, size: Dimensions | None) -> Footprint:
         size: of the model, or None.
     """
     weights = FLOAT * (setup.params + (setup.trained if setup.frozen else 0))
-    moments, gradients = MOMENTS * FLOAT * setup.trained, FLOAT * setup.trained
+    moments, gradients = MOMENTS * FLOAT * setup.trained, FLOAT * setup.trained * (2 if setup.shared else 1)
     known = {"weights": weights, "moments": moments, "gradients": gradients}
     if size is None or not size.is_measured:
         return Footprint(**known, activations=0, logits=0, peak=weights + moments + gradients, is_measured=False)

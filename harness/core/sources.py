@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from harness.core.footprint import Dimensions
 from harness.core.progress import Progress
 from harness.core.rows import PromptFormat, Row, RowKind, Split
 
@@ -102,6 +103,7 @@ class ModelFacts:
         batch_limit: longest batch in tokens in which rows do not depend on each other; None for any
             length (``harness.models.rotary``).
         notes: for readers: how an adapter is put on its base.
+        dimensions: widths and layers, which decide the memory of a training; None if unknown.
     """
 
     params_total: int
@@ -115,6 +117,7 @@ class ModelFacts:
     vocabulary: int | None = None
     batch_limit: int | None = None
     notes: tuple[str, ...] = ()
+    dimensions: Dimensions | None = None
 
 
 class ModelSource(Protocol):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from harness.config.strict import LATER, check
 from harness.core import json_text
 from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.footprint import dimensions
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import adapted, folders, loading, rotary, whole
 from harness.models.adapted import Adapted
@@ -86,6 +87,7 @@ class HubModel:
             dropout=_dropout(config),
             vocabulary=int(config.get_text_config().vocab_size),
             batch_limit=rotary.limit(config),
+            dimensions=dimensions(config.get_text_config().to_dict()),
             **sizes(content, lambda: self._described(folder)),
         )
 

@@ -144,6 +144,14 @@ def _instructions() -> str | None:
     return torch.backends.cpu.get_cpu_capability() + (f", oneDNN at most {limit}" if limit else "")
 
 
+def gpu_bytes() -> int | None:
+    """Return the memory of the smallest GPU of this process; None without one."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return min((int(torch.cuda.get_device_properties(one).total_memory) for one in range(count)), default=None)
+
+
 def _gpu() -> str | None:
     if "torch" not in sys.modules:
         return None

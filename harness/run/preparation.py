@@ -29,7 +29,7 @@ from harness.evaluation import prompts
 from harness.evaluation import suites as suites_of
 from harness.records.schema import Role
 from harness.records.writer import ExperimentWriter
-from harness.run import other_models, reading
+from harness.run import fitting, other_models, reading
 from harness.run.workspace import Workspace, content_key
 
 
@@ -157,8 +157,10 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     combinations.check_chosen_on(config, {name: workspace.suite(name).metric for name in config.target_suites})
     facts = workspace.facts_of(config)
     reading.check_template(config, facts, workspace.tokenizer_of(config))
-    resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine or workspace.machine())
+    machine = machine or workspace.machine()
+    resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine)
     _check_sizes(config, resolved, workspace)
+    fitting.check_fits(config, facts, resolved, workspace, machine)
     reference = other_models.reference_of(config, workspace)
     evaluations = _evaluations(config, resolved, workspace, suites)
     read = _read(config, resolved, workspace)

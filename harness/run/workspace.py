@@ -172,7 +172,7 @@ def source_of(suite: Suite, config: RunConfig) -> Source | None:
 
 def this_machine() -> Machine:
     """Return the hardware that a run may use: all cores, and one GPU if present."""
-    return Machine(cores=provenance.cores(), gpus=int(_has_gpu()))
+    return Machine(cores=provenance.cores(), gpus=int(_has_gpu()), gpu_bytes=provenance.gpu_bytes())
 
 
 def _has_gpu() -> bool:

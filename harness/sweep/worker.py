@@ -25,7 +25,7 @@ from harness.core.masking import masked
 from harness.core.progress import Interrupted, Progress, Silent
 from harness.records import provenance
 from harness.records.schema import Failure
-from harness.records.sweep_schema import TRIES, Claim, Unit
+from harness.records.sweep_schema import TRIES, Claim, Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.run import execution, other_models
 from harness.run.preparation import Prepared, prepare
@@ -268,7 +268,7 @@ def work(folder: Path, sweep_id: str, progress: Progress | None = None) -> None:
     if sweep is None:
         raise RecordError(explain(f"sweep {sweep_id}", got=f"nothing in {folder}", fix="run `harness sweep` again"))
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
-    worker = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus), progress or Silent())
+    worker = Worker(experiment, claims, _machine(sweep), progress or Silent())
     states = UnitStates(experiment, claims)
     for unit in _pulled(worker, states, sweep.units):
         with provenance.made_by(sweep.command):
@@ -314,7 +314,7 @@ def carry_out_one(name: str, overrides: Sequence[str]) -> str:
     except HarnessError as error:
         return f"failed: {error}"
     claims = Claims(experiment, sweep=sweep.id, gpus=sweep.gpus)
-    worker, states = Worker(experiment, claims, Machine(cores=sweep.cores, gpus=sweep.gpus)), UnitStates(experiment, claims)
+    worker, states = Worker(experiment, claims, _machine(sweep)), UnitStates(experiment, claims)
     for _ in range(MOST_CLAIMS):
         with provenance.made_by(sweep.command):
             outcome, reason = worker.carry_out(unit)
@@ -339,3 +339,8 @@ def _pulled(worker: Worker, states: UnitStates, units: Sequence[Unit]) -> Iterat
 
 def _one_line(error: BaseException) -> str:
     return masked(" ".join(str(error).split()))
+
+
+def _machine(sweep: Sweep) -> Machine:
+    """Return the hardware of a worker as planned, with the memory of the GPU that it has."""
+    return Machine(cores=sweep.cores, gpus=sweep.gpus, gpu_bytes=provenance.gpu_bytes() if sweep.gpus else None)

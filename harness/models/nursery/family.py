@@ -26,6 +26,7 @@ from harness.config import paths
 from harness.core import json_text
 from harness.core.errors import ModelError, explain
 from harness.core.files import locked, rename_folder
+from harness.core.footprint import Dimensions
 from harness.core.sources import ModelFacts
 from harness.data.tinyworld import vocabulary, world
 from harness.models.nursery.pretraining import LOOP_VERSION, THREADS, build, pretrain
@@ -103,7 +104,14 @@ class Nursery(Recipe):
         else:
             content = recipe | ({WEIGHTS: self._notes()["files"][WEIGHTS]} if self.has_weights else {})
         notes = (self.damage,) if self.damage else ()
-        return ModelFacts(context_length=self.context, content=content, notes=notes, **sizes(recipe, self.skeleton))
+        found = sizes(recipe, self.skeleton)
+        return ModelFacts(context_length=self.context, content=content, notes=notes, dimensions=self._dimensions, **found)
+
+    @property
+    def _dimensions(self) -> Dimensions:
+        heads = {"heads": self.heads, "kv_heads": self.heads, "head_width": self.width // self.heads}
+        sizes = {"layers": self.layers, "width": self.width, "mlp": self.mlp, "vocabulary": len(vocabulary.VOCABULARY)}
+        return Dimensions(family="llama", tied=True, **heads, **sizes)
 
     def longest_input(self) -> int:
         """Return its context length in tokens."""

@@ -45,12 +45,14 @@ class Launcher(ABC):
 
     Attributes:
         workers: most workers at a time; None leaves it to the machine.
+        price_per_hour: of one GPU, or of a worker without GPUs; None if unknown.
     """
 
     here: ClassVar[bool] = False
     """Whether its workers run on this machine, as ``harness run`` does."""
 
     workers: int | None = None
+    price_per_hour: float | None = None
 
     @property
     @abstractmethod

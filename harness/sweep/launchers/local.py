@@ -40,8 +40,7 @@ from harness.sweep.worker import had_no_result
 
 POLL_SECONDS = 0.5
 BYTES_PER_PARAMETER = 20
-"""Weights, gradients, two moments and a copy of the start weights, four bytes each: what training
-holds without activations."""
+"""Weights, gradients, two moments and the start weights, four bytes each, without activations."""
 
 GRACE = 10.0
 """Most seconds to wait for the end of a killed worker."""
@@ -67,6 +66,7 @@ class Local(Launcher):
         memory_gb: limit of all workers together; null is nine tenths of the memory free at the
             start.
         grace_seconds: time to save after workers are asked to stop.
+        price_per_hour: of one GPU, or of a worker without GPUs; for `harness plan`.
     """
 
     here: ClassVar[bool] = True
@@ -75,12 +75,13 @@ class Local(Launcher):
     gpus_per_worker: int = 1
     memory_gb: float | None = None
     grace_seconds: float = 15.0
+    price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check("launcher.workers", self.workers, "null or greater than 0", lambda v: v is None or v > 0)
+        for name in ("workers", "memory_gb", "price_per_hour"):
+            check(f"launcher.{name}", getattr(self, name), "null or greater than 0", lambda v: v is None or v > 0)
         check("launcher.gpus_per_worker", self.gpus_per_worker, "greater than 0", lambda v: v > 0)
-        check("launcher.memory_gb", self.memory_gb, "null or greater than 0", lambda v: v is None or v > 0)
         check("launcher.grace_seconds", self.grace_seconds, "0 or greater", lambda v: v >= 0)
 
     @property
@@ -92,7 +93,7 @@ class Local(Launcher):
             raise ConfigError(explain("launcher.gpus_per_worker", got=self.gpus_per_worker, allowed=allowed))
         if not count:
             return here
-        return Machine(cores=max(1, here.cores * self.gpus_per_worker // count), gpus=self.gpus_per_worker)
+        return Machine(cores=max(1, here.cores * self.gpus_per_worker // count), gpus=self.gpus_per_worker, gpu_bytes=here.gpu_bytes)
 
     def warm_up(self) -> None:
         """Start the process that workers are forked from, and its imports."""

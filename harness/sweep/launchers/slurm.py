@@ -49,6 +49,8 @@ class Slurm(Launcher):
         gpus: of each worker, all on one node.
         cpus: processor cores of each worker.
         memory_gb: of each worker.
+        gpu_memory_gb: of one GPU: a run that cannot fit is rejected before it is submitted. Null
+            leaves that check to the worker.
         hours: time limit of a worker; unfinished work resumes after the worker has queued again.
         grace_minutes: time between the request to stop and the time limit, enough to save the
             training state.
@@ -57,6 +59,7 @@ class Slurm(Launcher):
         python: command of the interpreter on a node; null is the one that submits.
         extra: more options of sbatch by name, such as ``constraint: a100``; they override all
             others.
+        price_per_hour: of one GPU, or of a worker without GPUs; for `harness plan`.
     """
 
     workers: int = 8
@@ -66,16 +69,18 @@ class Slurm(Launcher):
     gpus: int = 1
     cpus: int = 4
     memory_gb: float | None = 32
+    gpu_memory_gb: float | None = None
     hours: float = 12
     grace_minutes: float = 5
     requeues: int = 100
     setup: tuple[str, ...] = ()
     python: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ["workers", "cpus", "memory_gb", "hours", "grace_minutes"]:
+        for name in ["workers", "cpus", "memory_gb", "gpu_memory_gb", "hours", "grace_minutes", "price_per_hour"]:
             check(f"launcher.{name}", getattr(self, name), "greater than 0", lambda value: value is None or value > 0)
         for name in ["gpus", "requeues"]:
             check(f"launcher.{name}", getattr(self, name), "0 or greater", lambda value: value >= 0)
@@ -85,7 +90,7 @@ class Slurm(Launcher):
     @property
     def machine(self) -> Machine:
         """Cores and GPUs of one worker."""
-        return Machine(cores=self.cpus, gpus=self.gpus)
+        return Machine(cores=self.cpus, gpus=self.gpus, gpu_bytes=None if self.gpu_memory_gb is None else round(self.gpu_memory_gb * 2**30))
 
     def check(self) -> None:
         """Raise ConfigError if no jobs can be submitted from this machine."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.run_config import RunConfig
 from harness.core.errors import HarnessError
+from harness.core.footprint import LOGITS
 from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace, content_key
 from harness.sweep.plan import rates as known_rates
+from harness.sweep.plan.device import needed
 from harness.sweep.plan.rates import Rates, at, flops_per_second, items_key
 
 if TYPE_CHECKING:
@@ -25,10 +27,6 @@ SAMPLE = 64
 IDLE_WORKER_BYTES = 700 * 2**20
 """A worker with its libraries, without a model, batch or logits: those are added by size. The local
 launcher packs by ``local.PACKED_WORKER_BYTES``, which includes batches and logits."""
-
-LOGITS = 3
-"""Tensors (tokens of a batch × vocabulary, float32) that training holds at once: logits, their
-softmax, its gradient."""
 
 POINT_BYTES = 300_000.0
 """Size of a point on disk if none was ever written."""
@@ -284,11 +282,12 @@ class Estimator:
         known = self.rates.peak_bytes.get(type(config.tuning).__name__, {}).get(params)
         if known is not None:
             return int(known), True
+        if self.gpu:
+            return needed(prepared)[1].peak, False
         rows = config.training.micro_batch_rows or config.training.batch_rows
         tokens = min(rows * prepared.resolved.max_length, rows * self._train_tokens(prepared) // prepared.volumes[-1])
-        logits = LOGITS * 4 * tokens * len(self.workspace.tokenizer_of(config))
-        copies = 1 if self.gpu else 2  # the start weights stay in host memory, where the live ones are without a GPU
-        return int(IDLE_WORKER_BYTES * (not self.gpu) + 4 * params * copies + 3 * 4 * moving + logits), False
+        logits = LOGITS[False][1] * tokens * len(self.workspace.tokenizer_of(config))
+        return int(IDLE_WORKER_BYTES + 4 * params * 2 + 3 * 4 * moving + logits), False  # twice: live, and as they were at the start
 
     def _point_bytes(self, suites: Sequence[str]) -> float:
         known = self.rates.point_bytes

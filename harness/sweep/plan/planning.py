@@ -25,6 +25,8 @@ from harness.run.workspace import Workspace, content_key, source_of
 from harness.sweep.axes import Asked, expand
 from harness.sweep.claims import Claims
 from harness.sweep.launchers import choose
+from harness.sweep.plan.device import OnDevice, gpu_hours, on_device, price_line
+from harness.sweep.plan.device import lines as memory_lines
 from harness.sweep.plan.estimate import Cost, Estimator
 from harness.sweep.plan.offline import offline
 from harness.sweep.plan.power import Power, power
@@ -77,6 +79,8 @@ class SweepPlan:
         seconds: until all is done, with ``workers`` at a time; None if it is unknown.
         measured_on: hardware of the rates; empty if there are none.
         power: the smallest losses that it would find.
+        gpu_memory: of each model × tuning on one GPU; empty without GPUs.
+        price: lines on GPU-hours, and their price where the launcher names one.
     """
 
     experiment: str
@@ -88,6 +92,8 @@ class SweepPlan:
     measured_on: str
     power: tuple[Power, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    gpu_memory: tuple[OnDevice, ...] = ()
+    price: tuple[str, ...] = ()
 
     def runs(self, *states: State) -> list[Planned]:
         """Return the runs in some states, or all runs."""
@@ -151,6 +157,8 @@ def plan_sweep(overrides: Sequence[str], machine: Machine | None = None, workers
             workers=workers,
             measured_on=estimator.rates.where,
             power=power([prepared for _, prepared in ready], earlier),
+            gpu_memory=on_device([prepared for _, prepared in ready], machine),
+            price=tuple(price_line(gpu_hours(left.seconds, machine), launcher.price_per_hour, machine)),
             notes=tuple(_notes(left, ready, units, gpu=machine.gpus > 0)),
         )
 
@@ -291,7 +299,7 @@ def _notes(left: Cost, ready: Sequence[Any], units: Sequence[Planned], *, gpu: b
         notes.append("time partly estimated, from steps, items and a matrix product: may be off by twice, by more for large models")
     if left.unknown:
         notes.append(f"time without {', '.join(left.unknown)}: not measured yet")
-    if not left.memory_measured and left.memory_bytes:
+    if not left.memory_measured and left.memory_bytes and not gpu:
         notes.append("memory not measured at this size yet: weights, gradients, moments and logits, without activations")
     if made := len({content_key(one.config.model) for one, _ in ready if not _weights_are_here(one.config.model)}):
         notes.append(f"time without pretraining {made} model{'' if made == 1 else 's'} of the nursery first")
@@ -335,6 +343,7 @@ def as_text(found: SweepPlan) -> str:
     lines = [f"{found.experiment}: {len(found.runs())} run(s): {counted}{f'; {len(found.stale)} stale' if found.stale else ''}"]
     lines += [*_costs(found), *smallest_losses(found.power)]
     lines += section("to do", _by_group(found.runs(*TO_DO)), LINES)
+    lines += section("memory of a GPU", memory_lines(found.gpu_memory), LINES)
     again = Counter(unit.again for unit in found.runs(*TO_DO) if unit.again)
     lines += section("recorded before", [(str(count), what) for what, count in again.items()], LINES)
     explained: tuple[State, ...] = ("failed", "missing", "incompatible")
@@ -361,7 +370,7 @@ def _costs(found: SweepPlan) -> list[str]:
         where = f"; rates measured on {found.measured_on}" if found.measured_on else ""
         work = f", {duration(left.seconds)} of work{where}"
         lines.append(f"time: about {duration(found.seconds)} with {found.workers} worker{'' if found.workers == 1 else 's'}{work}")
-    return lines + [f"note: {note}" for note in found.notes]
+    return [*lines, *found.price, *(f"note: {note}" for note in found.notes)]
 
 
 def _by_group(runs: Sequence[Planned]) -> list[tuple[str, ...]]:

@@ -1,0 +1,86 @@
+"""The check that a run fits into its GPU, before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from benchmarks import memory
+from harness.config import composition, paths
+from harness.config.resolution import Machine
+from harness.core.errors import ConfigError
+from harness.core.footprint import USABLE
+from harness.run import fitting
+from harness.run.preparation import Prepared, prepare
+from harness.run.workspace import Workspace
+from harness.sweep.plan import device
+
+MB = 2**20
+
+
+@pytest.fixture(scope="module")
+def workspace() -> Workspace:
+    return Workspace()
+
+
+def prepared(workspace: Workspace, megabytes: float | None, *overrides: str, gpus: int = 1) -> Prepared:
+    machine = Machine(cores=1, gpus=gpus, gpu_bytes=None if megabytes is None else round(megabytes * MB))
+    return prepare(composition.compose(["model=nursery-xl", "data.volumes=[8]", *overrides]), workspace, machine)
+
+
+def test_a_run_whose_static_memory_is_too_much_is_rejected_with_what_would_fit(workspace: Workspace) -> None:
+    """1,245,168 parameters of 16 bytes are 19.0 MiB; LoRA holds 8.0 of them."""
+    with pytest.raises(ConfigError) as error:
+        prepared(workspace, 16)
+    text = str(error.value)
+    assert "\n" not in text
+    assert "memory of model=nursery-xl tuning=full" in text
+    assert "weights 0.0046, moments 0.0093, gradients 0.0046" in text
+    assert "fix: tuning=lora" in text
+    assert prepared(workspace, 16, "tuning=lora").run_id
+
+
+def test_nothing_is_rejected_on_a_cpu_or_a_gpu_of_unknown_memory(workspace: Workspace) -> None:
+    """There, the check knows no limit."""
+    assert prepared(workspace, 1, gpus=0).run_id
+    assert prepared(workspace, None).run_id
+
+
+def test_a_micro_batch_that_halving_makes_fit_is_not_rejected(workspace: Workspace) -> None:
+    """With dropout no micro-batch is halved, and only weights, moments and gradients are known."""
+    run = prepared(workspace, None, "tuning=lora")
+    whole, single = device.needed(run)[1].peak, device.needed(run, rows=1)[1].peak
+    assert single < whole
+    between = (whole + single) / 2 / USABLE
+    assert prepared(workspace, between / MB, "tuning=lora").run_id
+    assert device.most_rows(run, between) in {1, 2, 4}
+    assert device.needed(prepared(workspace, None, "training.dropout=0.1"))[1].is_measured is False
+
+
+@pytest.mark.parametrize("overrides", [("tuning=frozen",), ("objective=dpo", "data=tinyworld-preferences")])
+def test_other_tunings_and_losses_are_said_to_be_not_measured(workspace: Workspace, overrides: tuple[str, ...]) -> None:
+    """Weights, moments and gradients alone are counted."""
+    setup, found = device.needed(prepared(workspace, None, *overrides))
+    assert found.peak == found.static
+    assert "not measured" in fitting.in_words(found, setup)
+
+
+def test_the_listed_dimensions_give_the_published_numbers_of_parameters() -> None:
+    """Every model of conf/model but ``hf`` is listed; its comment has the number of its paper."""
+    known = memory.known()
+    assert set(known) == set(paths.members("conf/model")) - {"hf"}
+    checked = 0
+    for name, size in known.items():
+        found = re.search(r"([\d.]+)(B|M) parameters", paths.members("conf/model")[name].read_text())
+        if found:
+            digits = len(found[1].partition(".")[2])
+            unit = {"B": 1e9, "M": 1e6}[found[2]]
+            assert round(size.params / unit, digits) == float(found[1]), name
+            checked += 1
+    assert checked >= 30
+
+
+def test_the_committed_table_is_the_scripts() -> None:
+    """``python -m benchmarks.memory`` writes it."""
+    assert memory.page() == memory.PAGE.read_text(encoding="utf-8")
