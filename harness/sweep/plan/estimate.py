@@ -135,7 +135,7 @@ class Estimator:
                 measured=time.measured,
                 unknown=time.unknown,
                 disk_bytes=int(self._point_bytes(names)),
-                memory_bytes=IDLE_WORKER_BYTES + 4 * prepared.facts.params_total,
+                memory_bytes=IDLE_WORKER_BYTES * (not self.gpu) + 4 * prepared.facts.params_total,
                 memory_measured=False,
             )
         return total
@@ -150,7 +150,7 @@ class Estimator:
             measured=once.measured,
             unknown=once.unknown,
             disk_bytes=int(self._point_bytes(suites)),
-            memory_bytes=IDLE_WORKER_BYTES + 4 * prepared.facts.params_total,
+            memory_bytes=IDLE_WORKER_BYTES * (not self.gpu) + 4 * prepared.facts.params_total,
             memory_measured=False,
         )
 

@@ -16,6 +16,7 @@ from harness.records.schema import Failure
 from harness.run.preparation import Prepared, prepare
 from harness.run.workspace import Workspace
 from harness.sweep.axes import Asked
+from harness.sweep.plan.device import gpu_hours, price_line
 from harness.sweep.plan.planning import SweepPlan, _together, as_text, plan_command, plan_sweep, to_json
 from harness.sweep.plan.rates import START_SECONDS
 from harness.sweep.plan.stale import differences
@@ -195,3 +196,20 @@ def test_the_json_has_every_run_with_its_cost(results: Path) -> None:
     assert found["runs_by_state"] == {"stale": 0, "pending": 2}
     assert found["units"][-1]["cost"]["train_tokens"] > 0
     assert found["left"]["evaluation_tokens"] > 0
+
+
+def test_memory_of_a_gpu_is_listed_by_model_and_tuning(tmp_path: Path) -> None:
+    """A combination that does not fit is rejected: full tuning holds 16 bytes a parameter."""
+    own = ["launcher=slurm", "launcher.gpu_memory_gb=0.016", f"results={tmp_path}", "name=e", "data.volumes=[8]"]
+    found = plan_sweep([*own, "model=nursery-xl", "tuning=full,lora"])
+    assert [(one.model, one.tuning, one.measured) for one in found.gpu_memory] == [("nursery-xl", "lora", True)]
+    (rejected,) = found.runs("incompatible")
+    assert "memory of model=nursery-xl tuning=full" in rejected.reason
+    assert "nursery-xl  lora" in as_text(found)
+
+
+def test_hours_and_their_price() -> None:
+    """Two GPUs for half an hour of work, at 3 an hour, cost 3."""
+    machine = Machine(cores=1, gpus=2)
+    assert price_line(gpu_hours(1800, machine), 3.0, machine) == ["price: 1.0 GPU-hours at 3: about 3.00"]
+    assert price_line(gpu_hours(1800, MACHINE), None, MACHINE) == []
