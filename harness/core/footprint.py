@@ -4,8 +4,8 @@ A step's peak is the weights and moments, plus the larger of
   its forward pass's end: activations and the logits,
   its backward pass's end: gradients, and the activations of one block.
 
-``SAVED`` is measured: bytes that autograd keeps, by family, which are exactly linear in these
-dimensions (transformers 5, attention ``sdpa`` with a mask). Other families are not measured.
+``SAVED`` is measured: bytes that autograd keeps, by family, which are linear in these dimensions
+(transformers 5, attention ``sdpa`` with a mask). Other families are not measured.
 """
 
 from __future__ import annotations
