@@ -85,7 +85,7 @@ def setup_of(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspace
         rows=resolved.micro_batch_rows,
         length=_length(config, resolved, workspace),
         accumulates=resolved.micro_batch_rows < share,
-        checkpointing=config.training.gradient_checkpointing,
+        checkpointing=resolved.gradient_checkpointing,
         rank=tuning.rank if isinstance(tuning, Lora) else 0,
         shared=resolved.processes > 1,
     )

@@ -54,7 +54,7 @@ def measured_and_expected(made: Any, tuning: Any, *, half: bool, **training: Any
         rows=micro or ROWS,
         length=LENGTH,
         accumulates=micro is not None,
-        checkpointing=settings.gradient_checkpointing,
+        checkpointing=bool(settings.gradient_checkpointing),
         rank=tuning.rank if lora else 0,
     )
     return peak.most + weights, footprint(setup, size).peak
