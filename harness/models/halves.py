@@ -26,7 +26,12 @@ class FrozenHalves:
         """Take a prepared model; nothing is rounded yet."""
         layers = linear_layers(unwrapped(model)).values()
         self.model = model
-        self.frozen = [parameter for layer in layers for parameter in layer.parameters(recurse=False) if not parameter.requires_grad]
+        self.frozen = [
+            parameter
+            for layer in layers
+            for parameter in layer.parameters(recurse=False)
+            if parameter.is_floating_point() and not parameter.requires_grad  # quantised ones are packed integers
+        ]
         self.lost: dict[int, torch.Tensor] = {}
 
     def halve(self) -> None:

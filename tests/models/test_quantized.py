@@ -55,8 +55,8 @@ def test_it_computes_as_the_plain_model_with_its_weights_rounded(folder: Path) -
 
 @needs_bitsandbytes
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_an_adapter_trains_on_it_and_loads_again(kind: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "dtype"), [("lora", "float32"), ("lora", "bfloat16"), ("dora", "float32")])
+def test_an_adapter_trains_on_it_and_loads_again(kind: str, dtype: str, folder: Path, tmp_path: Path) -> None:
     """The base stays, bit for bit; deltas are differentiable, and the saved adapter is the same."""
     from peft import PeftModel
 
@@ -66,7 +66,7 @@ def test_an_adapter_trains_on_it_and_loads_again(kind: str, folder: Path, tmp_pa
     source = HubModel(name=str(folder), quantization="nf4")
     start = logits(load(source))
     model = tuning.prepare(load(source), 0)
-    tiny.run(model, [[tiny.example(5, 6, 7, 8)], [tiny.example(9, 6, 7)]], Sft(), tuning=tuning)
+    tiny.run(model, [[tiny.example(5, 6, 7, 8)], [tiny.example(9, 6, 7)]], Sft(), tuning=tuning, dtype=dtype)
     deltas = dict(tuning.deltas(model, {}))
     assert all(delta.requires_grad for delta in deltas.values())
     assert deltas["model.layers.0.mlp.up_proj.weight"].shape == (128, 64)
