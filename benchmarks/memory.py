@@ -5,6 +5,7 @@ python -m benchmarks.memory
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,6 @@ from harness.config.yaml_files import load_yaml
 from harness.core.footprint import USABLE, Dimensions, Setup, dimensions, footprint
 from harness.core.sources import ModelFacts
 from harness.core.tuning import Tuning
-from harness.methods.tuning.full import Full
-from harness.methods.tuning.lora import Lora
 from harness.run.fitting import GB
 
 LENGTH, MOST = 512, 64
@@ -52,44 +51,61 @@ def facts(size: Dimensions) -> ModelFacts:
     )
 
 
-def setup(size: Dimensions, tuning: Tuning, rows: int, *, checkpointing: bool) -> Setup:
+def setup(size: Dimensions, tuning: Tuning, rows: int, *, checkpointing: bool, quantized: bool = False) -> Setup:
     """Return a training under bfloat16 in several micro-batches."""
-    lora = tuning if isinstance(tuning, Lora) else None
     return Setup(
         params=size.params,
         trained=tuning.trainable(facts(size)),
-        frozen=lora is not None,
+        frozen=tuning.adapts,
         half=True,
         rows=rows,
         length=LENGTH,
         accumulates=True,
         checkpointing=checkpointing,
-        rank=lora.rank if lora else 0,
+        rank=tuning.adapter_rank,
+        quantized=quantized,
     )
 
 
-def most(size: Dimensions, tuning: Tuning, gpu: int, *, checkpointing: bool) -> int:
+def most(found: Setup, size: Dimensions, gpu: int) -> int:
     """Return the largest micro-batch that fits, a power of two; 0 where a single row does not."""
     rows = MOST
-    while rows and footprint(setup(size, tuning, rows, checkpointing=checkpointing), size).peak > USABLE * gpu * GB:
+    while rows and footprint(dataclasses.replace(found, rows=rows), size).peak > USABLE * gpu * GB:
         rows //= 2
     return rows
 
 
+def row(name: str, size: Dimensions, called: str, found: Setup) -> str:
+    """Return a line of the table."""
+    both = [dataclasses.replace(found, checkpointing=one) for one in (False, True)]
+    measured = found.rank > 0 or found.trained == found.params
+    least = footprint(both[1], size if measured else None)
+    if measured:
+        fits = [[most(one, size, gpu) for one in both] for gpu in GPUS]
+        cells = ["no" if not any(rows) else f"{rows[0]} / {rows[1]}" for rows in fits]
+    else:
+        cells = ["no" if least.static > USABLE * gpu * GB else "not measured" for gpu in GPUS]
+    static = (least.weights + least.moments + least.gradients, least.stop)
+    return (
+        f"| {name} | {_count(size.params)} | {called} | "
+        + " | ".join(f"{one / GB:.3g}" for one in static)
+        + " | "
+        + " | ".join(cells)
+        + " |"
+    )
+
+
 def table() -> Iterator[str]:
     """Yield the lines of the table."""
-    tunings = {name: composition.member("tuning", name) for name in paths.members("conf/tuning")}
-    yield "| model | parameters | tuning | static GB | " + " | ".join(f"{gpu} GB" for gpu in GPUS) + " |"
-    yield "|---|---|---|---|" + "---|" * len(GPUS)
+    tunings = {name: composition.member("tuning", name) for name in paths.members("conf/tuning") if name != "peft"}
+    yield "| model | parameters | tuning | step GB | stop GB | " + " | ".join(f"{gpu} GB" for gpu in GPUS) + " |"
+    yield "|---|---|---|---|---|" + "---|" * len(GPUS)
     for name, size in known().items():
+        if name.startswith("nursery-"):
+            continue
         for called, tuning in tunings.items():
-            static = footprint(setup(size, tuning, 1, checkpointing=True), size).static / GB
-            if isinstance(tuning, Lora) or type(tuning) is Full:
-                fits = [[most(size, tuning, gpu, checkpointing=one) for one in (False, True)] for gpu in GPUS]
-                cells = ["no" if not any(rows) else f"{rows[0]} / {rows[1]}" for rows in fits]
-            else:
-                cells = ["no" if static > USABLE * gpu else "not measured" for gpu in GPUS]
-            yield f"| {name} | {_count(size.params)} | {called} | {static:.3g} | " + " | ".join(cells) + " |"
+            yield row(name, size, called, setup(size, tuning, 1, checkpointing=True))
+        yield row(name, size, "lora, nf4", setup(size, tunings["lora"], 1, checkpointing=True, quantized=True))
 
 
 def _count(params: int) -> str:

@@ -1,8 +1,12 @@
 """Memory of a training on one device, from a model's dimensions: arithmetic, no torch.
 
-A step's peak is the weights and moments, plus the larger of
-  its forward pass's end: activations and the logits,
-  its backward pass's end: gradients, and the activations of one block.
+A training's peak is the larger of
+  a step: weights and moments, and the largest of
+    its forward pass's end: activations and logits, or a chunk of them with its gradients,
+    its backward pass's end: gradients, and the activations of one block;
+  a stop: weights in float32, moments, and the largest weight that the evaluation casts.
+
+Loading needs less than a stop.
 
 ``SAVED`` is measured: bytes that autograd keeps, by family, which are linear in these dimensions
 (transformers 5, attention ``sdpa`` with a mask). Other families are not measured.
@@ -23,6 +27,13 @@ MOMENTS = 2
 USABLE = 0.94
 """Share of a device's memory for tensors; the rest is the driver's context and unusable gaps. An
 assumption."""
+
+FOUR_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight of 4 bits: a scale of 8 bits for 64 of them, and one of 32 bits for 256 of
+those (Dettmers et al. 2023, arXiv 2305.14314, section 3)."""
+
+NUMBERS_AT_ONCE = 2**25
+"""Padded tokens × vocabulary of one forward pass: 128 MiB per float32 array."""
 
 LOGITS = {False: (2 * FLOAT, 3 * FLOAT), True: (HALF + 2 * FLOAT, 3 * FLOAT)}
 """Whether under bfloat16 → bytes per token and word of the vocabulary that are held at once, when
@@ -105,6 +116,16 @@ class Dimensions:
         return (*attention, (width, self.mlp), (width, self.mlp), (self.mlp, width))
 
     @property
+    def in_matrices(self) -> int:
+        """Weights of the linear layers of all blocks."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.matrices)
+
+    @property
+    def in_head(self) -> int:
+        """Weights of the output head."""
+        return self.vocabulary * self.width
+
+    @property
     def params(self) -> int:
         """Parameters, shared ones counted once."""
         queries, keys, width = self.heads * self.head_width, self.kv_heads * self.head_width, self.width
@@ -160,6 +181,8 @@ class Setup:
         rank: of the adapter, or 0.
         shared: whether several processes train: each keeps gradients a second time, to average
             them.
+        quantized: whether linear weights have 4 bits.
+        at_once: logits of a forward pass from which on the loss computes them in chunks of as many.
     """
 
     params: int
@@ -172,17 +195,25 @@ class Setup:
     checkpointing: bool = False
     rank: int = 0
     shared: bool = False
+    quantized: bool = False
+    at_once: int = NUMBERS_AT_ONCE
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch."""
+        return self.rows * self.length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Bytes on the device at the peak of a training step.
+    """Bytes on the device at the peaks of a training step and of a stop.
 
     Attributes:
-        weights, moments, gradients: of parameters.
+        weights, moments, gradients: of parameters, in a step.
         activations: kept at the peak, casts of weights included.
-        logits: at the peak.
-        peak: of all.
+        logits: at the peak, with gradients of the head where they are computed in chunks.
+        step: the peak of a step.
+        stop: the peak of a stop, without the batches of its evaluation.
         is_measured: whether activations and logits are known; else they are 0.
     """
 
@@ -191,44 +222,79 @@ class Footprint:
     gradients: int
     activations: int
     logits: int
-    peak: int
+    step: int
+    stop: int
     is_measured: bool
 
     @property
     def static(self) -> int:
-        """Bytes that no smaller batch saves: weights, moments and gradients."""
-        return self.weights + self.moments + self.gradients
+        """Bytes that no smaller batch saves: those of a step without its rows, or of a stop."""
+        return max(self.weights + self.moments + self.gradients, self.stop)
+
+    @property
+    def peak(self) -> int:
+        """The larger peak."""
+        return max(self.step, self.stop)
 
 
 def footprint(setup: Setup, size: Dimensions | None) -> Footprint:
-    """Return the memory of a training step; where it is not measured, the static part alone.
+    """Return the memory of a training; where it is not measured, the static part alone.
 
     Args:
         setup: the training.
         size: of the model, or None.
     """
-    weights = FLOAT * (setup.params + (setup.trained if setup.frozen else 0))
-    moments, gradients = MOMENTS * FLOAT * setup.trained, FLOAT * setup.trained * (2 if setup.shared else 1)
-    known = {"weights": weights, "moments": moments, "gradients": gradients}
-    if size is None or not size.is_measured:
-        return Footprint(**known, activations=0, logits=0, peak=weights + moments + gradients, is_measured=False)
-    tokens = setup.rows * setup.length
-    block, (casts, remaining) = _block(setup, size, tokens), _casts(setup, size)
+    measured = size is not None and size.is_measured
+    trained, moments = FLOAT * setup.trained, MOMENTS * FLOAT * setup.trained
+    weights, at_stop = _weights(setup, size if measured else None)
+    gradients = trained * (2 if setup.shared else 1)
+    known = {"weights": weights, "moments": moments, "gradients": gradients, "stop": at_stop + moments}
+    if size is None or not measured:
+        return Footprint(**known, activations=0, logits=0, step=weights + moments + gradients, is_measured=False)
+    most = max(_stages(setup, size, gradients), key=sum)
+    step = weights + moments + max(sum(most), gradients)
+    return Footprint(**known, activations=most[1], logits=most[2], step=step, is_measured=True)
+
+
+def _weights(setup: Setup, size: Dimensions | None) -> tuple[int, int]:
+    """Return the bytes of weights in a step and at a stop; lower bounds where the size is unknown.
+
+    A frozen base is in bfloat16 while steps run under bfloat16; its ends stay float32.
+    """
+    if size is None:
+        if setup.frozen:
+            return (FLOAT * setup.trained + round((FOUR_BITS if setup.quantized else FLOAT) * setup.params),) * 2
+        still = setup.params - setup.trained
+        return FLOAT * setup.trained + (HALF if setup.half else FLOAT) * still, FLOAT * setup.params
+    inside, added = size.in_matrices, setup.trained if setup.frozen else 0
+    rest = FLOAT * (setup.params - inside + added)
+    stop = rest + round((FOUR_BITS if setup.quantized else FLOAT) * inside)
+    step = rest + HALF * inside if setup.half and setup.frozen and not setup.quantized else stop
+    return step, stop + (HALF * size.in_head if setup.half else 0)
+
+
+def _stages(setup: Setup, size: Dimensions, gradients: int) -> list[tuple[int, int, int]]:
+    """Return (gradients, activations, logits) at the times of a step where each may be largest."""
+    tokens = setup.tokens
+    chunked = tokens * size.vocabulary > setup.at_once
+    block, (casts, remaining) = _block(setup, size, tokens), _casts(setup, size, chunked=chunked)
     inputs, inside = FLOAT * size.width * tokens, _inside(setup, size, tokens)
     kept = (inputs if setup.checkpointing else block) * size.layers + _final(setup, size, tokens)
     held = gradients if setup.accumulates else 0
-    at_loss, after = (tokens * size.vocabulary * each for each in LOGITS[setup.half])
-    head = 0 if setup.frozen else FLOAT * size.vocabulary * size.width
-    # (gradients, activations, logits) where each may be largest.
-    stages = [
+    head = 0 if setup.frozen else FLOAT * size.in_head
+    if chunked:
+        rows = max(1, setup.at_once // size.vocabulary)
+        of_head = 2 * head + (head // 2 if setup.half else 0)  # summed, a chunk's, and its bfloat16 original
+        at_loss, after = (rows * size.vocabulary * each + 2 * inputs + of_head for each in LOGITS[setup.half])
+    else:
+        at_loss, after = (tokens * size.vocabulary * each for each in LOGITS[setup.half])
+    again = block if setup.checkpointing else 0
+    return [
         (held, kept + casts, at_loss),
         (held, kept + remaining, after),
-        (held + (0 if setup.accumulates else head), kept + remaining + inside + (block if setup.checkpointing else 0), 0),
-        (gradients + (head if size.tied or setup.accumulates else 0), block + inside + remaining // size.layers, 0),
+        (held + (0 if setup.accumulates and not chunked else head), kept + remaining + inside + again, 0),
+        (gradients + head * (size.tied + setup.accumulates), block + inside + remaining // size.layers, 0),
     ]
-    most = max(stages, key=sum)
-    peak = weights + moments + max(sum(most), gradients)
-    return Footprint(**known, activations=most[1], logits=most[2], peak=peak, is_measured=True)
 
 
 def _block(setup: Setup, size: Dimensions, tokens: int) -> int:
@@ -244,7 +310,8 @@ def _block(setup: Setup, size: Dimensions, tokens: int) -> int:
 def _inside(setup: Setup, size: Dimensions, tokens: int) -> int:
     """Return the bytes of gradients inside a block while its backward pass runs."""
     number = HALF if setup.half else FLOAT
-    return tokens * (FLOAT * size.width + 2 * number * max(size.mlp, size.heads * size.head_width))
+    arrays = 1 if size.family == "gpt_neox" and not setup.half else 2
+    return tokens * (FLOAT * size.width + arrays * number * max(size.mlp, size.heads * size.head_width))
 
 
 def _final(setup: Setup, size: Dimensions, tokens: int) -> int:
@@ -252,16 +319,19 @@ def _final(setup: Setup, size: Dimensions, tokens: int) -> int:
     return tokens * size.width * FLOAT * (2 if setup.frozen else 3)
 
 
-def _casts(setup: Setup, size: Dimensions) -> tuple[int, int]:
-    """Return the bytes of bfloat16 copies of weights: in the forward pass, and kept after it.
+def _casts(setup: Setup, size: Dimensions, *, chunked: bool) -> tuple[int, int]:
+    """Return the bytes of copies of weights: in the forward pass, and kept after it.
 
-    Autocast caches those of trained weights until it ends; autograd keeps the others, of which
-    checkpointed blocks keep none.
+    Autocast caches bfloat16 copies of trained weights until it ends; autograd keeps the others, of
+    which checkpointed blocks keep none, and the head none after its chunks. Weights of 4 bits are
+    widened one at a time.
     """
+    widest = max(inputs * outputs for inputs, outputs in size.matrices) if setup.quantized else 0
     if not setup.half:
-        return 0, 0
-    blocks = HALF * size.layers * sum(inputs * outputs for inputs, outputs in size.matrices)
-    head, cached = HALF * size.vocabulary * size.width, HALF * setup.trained
-    if not setup.frozen:
-        return blocks + head, head if setup.checkpointing else blocks + head
-    return (head + cached, head) if setup.checkpointing else (blocks + head + cached,) * 2
+        return FLOAT * widest, FLOAT * widest
+    head, cached, one = HALF * size.in_head, HALF * setup.trained, (FLOAT + HALF) * widest
+    kept = 0 if chunked else head
+    if setup.frozen:
+        return head + cached + one, kept + one + (0 if setup.checkpointing else cached)
+    blocks = HALF * size.in_matrices
+    return blocks + head, kept if setup.checkpointing else blocks + kept

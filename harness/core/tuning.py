@@ -31,6 +31,11 @@ class Tuning(ABC):
         """Whether weights of the start model stay frozen, so that they may be quantised."""
         return False
 
+    @property
+    def adapter_rank(self) -> int:
+        """Rank of low-rank adapters on every linear layer; 0 for anything else."""
+        return 0
+
     def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
         """Return values of fields that have several spellings, such as null for a default."""
         return {}

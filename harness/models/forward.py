@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from harness.core.footprint import NUMBERS_AT_ONCE
 from harness.core.rows import Example
 from harness.models import rotary
 from harness.models.anatomy import unwrapped
@@ -19,9 +20,6 @@ from harness.models.batches import padded, stack
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-NUMBERS_AT_ONCE = 2**25
-"""Padded tokens × vocabulary of one forward pass: 128 MiB per float32 array."""
 
 
 class OnDevice(Mapping[str, "torch.Tensor"]):

@@ -10,6 +10,8 @@ A run that was interrupted, or gets a larger volume, resumes from its last check
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import TYPE_CHECKING, Literal
 
 from harness.core.progress import Progress, Silent
@@ -31,6 +33,7 @@ from harness.training.checkpoint import Checkpoints
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.config.run_config import Training
     from harness.training.job import Job, Stop
 
 __all__ = ["Once", "Outcome", "execute", "inspect", "measure_baselines"]
@@ -190,7 +193,7 @@ def _job(prepared: Prepared, steps: Steps, tokenizer: PreTrainedTokenizerBase) -
         tuning=config.tuning,
         objective=config.objective,
         mitigation=config.mitigation,
-        training=config.training,
+        training=_training(prepared),
         resolved=prepared.resolved,
         seed=config.seed,
         steps=steps.examples,
@@ -200,6 +203,13 @@ def _job(prepared: Prepared, steps: Steps, tokenizer: PreTrainedTokenizerBase) -
         checkpoints=Checkpoints(prepared.experiment, prepared.run_id),
         restarts=subsets.restarts(config.data, rows_per_step),
     )
+
+
+def _training(prepared: Prepared) -> Training:
+    """Return training settings, with micro-batches where whole steps do not fit into the GPU."""
+    training, rows = prepared.config.training, prepared.resolved.micro_batch_rows
+    whole = math.ceil(training.batch_rows / prepared.resolved.processes)
+    return training if rows == whole else dataclasses.replace(training, micro_batch_rows=rows)
 
 
 def _keep_checkpoint(prepared: Prepared, checkpoints: Checkpoints) -> None:

@@ -20,8 +20,28 @@ SAMPLE = 64
 
 
 def fits(found: Footprint, gpu_bytes: float) -> bool:
-    """Return whether a step fits into a GPU."""
+    """Return whether a training fits into a GPU."""
     return found.peak <= USABLE * gpu_bytes
+
+
+def with_micro_batches(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspace: Workspace, machine: Machine) -> Resolved:
+    """Return resolved values with the largest micro-batch that fits into the GPU, if none is set.
+
+    It is the whole share of a process, or a power of two that divides it. Where something drops it
+    stays whole, since a micro-batch then changes the weights, and so where memory is not measured.
+    """
+    asked, share = config.training.micro_batch_rows, resolved.micro_batch_rows
+    if asked is not None or resolved.drops or not machine.gpus or machine.gpu_bytes is None:
+        return resolved
+    whole = setup_of(config, facts, resolved, workspace)
+    found = memory_of(whole, facts, config, resolved)
+    if not found.is_measured or fits(found, machine.gpu_bytes):
+        return resolved
+    for rows in (2**power for power in range(share.bit_length(), -1, -1) if 2**power < share and share % 2**power == 0):
+        part = dataclasses.replace(whole, rows=rows, accumulates=True)
+        if fits(memory_of(part, facts, config, resolved), machine.gpu_bytes):
+            return dataclasses.replace(resolved, micro_batch_rows=rows)
+    return resolved
 
 
 def check_fits(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspace: Workspace, machine: Machine) -> None:
@@ -37,7 +57,8 @@ def check_fits(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspa
     found = memory_of(least, facts, config, resolved)
     if fits(found, machine.gpu_bytes):
         return
-    fixes = [name for name, one in _others(facts, least) if fits(memory_of(one, facts, config, resolved), machine.gpu_bytes)]
+    others = _others(config, facts, least)
+    fixes = [name for name, one in others if fits(memory_of(one, facts, config, resolved), machine.gpu_bytes)]
     enough = f"a GPU of {_gb(found.peak / USABLE)} GB"
     raise ConfigError(
         explain(
@@ -50,12 +71,16 @@ def check_fits(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspa
 
 
 def in_words(found: Footprint, setup: Setup) -> str:
-    """Return a footprint in words: its parts, or that the rest is not measured."""
+    """Return a footprint in words: its peak, when that is, and its parts."""
+    if found.stop > found.step:
+        which = "with 4 bits" if setup.quantized else "in float32"
+        parts = f"weights {which} {_gb(found.stop - found.moments)}, moments {_gb(found.moments)}"
+        return f"{_gb(found.stop)} GB at a stop, without its evaluation ({parts})"
     static = f"weights {_gb(found.weights)}, moments {_gb(found.moments)}, gradients {_gb(found.gradients)}"
     if not found.is_measured:
         return f"{_gb(found.static)} GB without activations, which are not measured ({static})"
     batch = f"activations {_gb(found.activations)} and logits {_gb(found.logits)} of {setup.rows} × {setup.length} tokens"
-    return f"{_gb(found.peak)} GB ({static}, {batch})"
+    return f"{_gb(found.step)} GB in a step ({static}, {batch})"
 
 
 def _gb(size: float) -> str:
@@ -68,26 +93,36 @@ def memory_of(setup: Setup, facts: ModelFacts, config: RunConfig, resolved: Reso
 
     Pairs, rewards, dropout and other tunings keep other tensors, which are not measured.
     """
-    moves = setup.frozen or setup.trained == setup.params
+    moves = setup.rank > 0 if setup.frozen else setup.trained == setup.params
     measured = config.objective.learns == "tokens" and not resolved.drops and moves
     return footprint(setup, facts.dimensions if measured else None)
 
 
 def setup_of(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspace: Workspace) -> Setup:
-    """Return the part of a run that decides its memory."""
-    tuning = config.tuning
-    share = -(-config.training.batch_rows // resolved.processes)
+    """Return the part of a run that decides its memory.
+
+    Parameters of adapters other than low-rank ones on every layer are few, and not counted.
+    """
+    tuning, batch, rows = config.tuning, config.training.batch_rows, resolved.micro_batch_rows
+    share = -(-batch // resolved.processes)
+    if (
+        rows == share
+        and config.training.micro_batch_rows is None
+        and (config.mitigation.trains_on_anchor or config.mitigation.writes == "anchor")
+    ):
+        rows = -(-(batch + config.mitigation.anchor_rows(batch)) // resolved.processes)
     return Setup(
         params=facts.params_total,
-        trained=tuning.trainable(facts),
-        frozen=isinstance(tuning, Lora),
+        trained=tuning.trainable(facts) if tuning.adapter_rank or not tuning.adapts else 0,
+        frozen=tuning.adapts,
         half=resolved.dtype == "bfloat16",
-        rows=resolved.micro_batch_rows,
+        rows=rows,
         length=_length(config, resolved, workspace),
         accumulates=resolved.micro_batch_rows < share,
         checkpointing=resolved.gradient_checkpointing,
-        rank=tuning.rank if isinstance(tuning, Lora) else 0,
+        rank=tuning.adapter_rank,
         shared=resolved.processes > 1,
+        quantized=getattr(config.model, "quantization", None) is not None,
     )
 
 
@@ -106,16 +141,33 @@ def _length(config: RunConfig, resolved: Resolved, workspace: Workspace) -> int:
     return workspace.once(key, find)
 
 
-def _others(facts: ModelFacts, setup: Setup) -> Iterator[tuple[str, Setup]]:
+def _others(config: RunConfig, facts: ModelFacts, setup: Setup) -> Iterator[tuple[str, Setup]]:
     """Yield settings that need less memory, the smallest change first."""
     if setup.rows > 1:
         yield "training.micro_batch_rows=1, another run since dropout draws by micro-batch", dataclasses.replace(setup, rows=1)
-    checked = dataclasses.replace(setup, checkpointing=True)
+    named: list[tuple[str, Setup]] = [("", setup)]
+    if not setup.half:
+        named.append(("training.dtype=bfloat16", dataclasses.replace(setup, half=True)))
     if not setup.checkpointing:
-        yield "training.gradient_checkpointing=true", checked
-    if setup.frozen:
-        return
+        named += [_and(one, "training.gradient_checkpointing=true", checkpointing=True) for one in named]
+    yield from named[1:]
     lora = Lora()
-    for name, one in (("tuning=lora", setup), ("tuning=lora training.gradient_checkpointing=true", checked)):
-        if name == "tuning=lora" or not setup.checkpointing:
-            yield name, dataclasses.replace(one, trained=lora.trainable(facts), frozen=True, rank=lora.rank)
+    if not setup.frozen:
+        adapter = {"trained": lora.trainable(facts), "frozen": True, "rank": lora.rank}
+        named = [_and(("tuning=lora", setup), name, **adapter | _changes(setup, one)) for name, one in named]
+        yield from named
+    can_quantise = hasattr(config.model, "quantization") and config.model.base_model() is None and not config.mitigation.needs_weights
+    if can_quantise and not setup.quantized:
+        yield from [_and(one, "model.quantization=nf4", quantized=True) for one in named]
+
+
+def _and(named: tuple[str, Setup], name: str, **changes: object) -> tuple[str, Setup]:
+    """Return settings and their training with more changes."""
+    return " ".join(filter(None, (named[0], name))), dataclasses.replace(named[1], **changes)  # type: ignore[arg-type]
+
+
+def _changes(before: Setup, after: Setup) -> dict[str, object]:
+    """Return the fields in which two trainings differ."""
+    return {
+        field.name: value for field in dataclasses.fields(after) if (value := getattr(after, field.name)) != getattr(before, field.name)
+    }

@@ -161,6 +161,7 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine)
     _check_sizes(config, resolved, workspace)
     fitting.check_fits(config, facts, resolved, workspace, machine)
+    resolved = fitting.with_micro_batches(config, facts, resolved, workspace, machine)
     reference = other_models.reference_of(config, workspace)
     evaluations = _evaluations(config, resolved, workspace, suites)
     read = _read(config, resolved, workspace)

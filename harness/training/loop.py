@@ -207,7 +207,7 @@ class _Loop(TrainerCallback):
         self.restarts = frozenset(job.restarts)
         self.first = meter.counts.step
         self.saved_at = meter.counts.seconds
-        self.stopping = False
+        self.stopping = self.updating = False
         self.halves: FrozenHalves | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -221,6 +221,14 @@ class _Loop(TrainerCallback):
         if self.streams is not None:
             set_global_streams(self.streams)
             self.streams = None
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Note that an update begins."""
+        self.updating = True
+
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Note that an update has ended."""
+        self.updating = False
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Save and stop where it is time. Raises Interrupted, with a checkpoint saved."""
@@ -278,6 +286,9 @@ def _memory(loop: _Loop, training: Training) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if loop.stopping or not out_of_memory(error):
             raise
+        if loop.updating:
+            got, fix = "out of memory while the optimizer updates the weights, whatever the micro-batch", "a tuning with fewer weights"
+            raise TrainingError(explain("training", got=got, fix=fix)) from error
         rows = training.micro_batch_rows or training.batch_rows
         fix = "a smaller training.micro_batch_rows or training.max_length, or training.gradient_checkpointing=true"
         raise OutOfMemory(explain("training", got=f"out of memory with micro-batches of {rows} rows", fix=fix)) from error

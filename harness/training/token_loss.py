@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
+from harness.core.footprint import NUMBERS_AT_ONCE
 from harness.core.rows import NO_LOSS
 from harness.models import whole
-from harness.models.forward import NUMBERS_AT_ONCE, at_once
+from harness.models.forward import at_once
 from harness.training.step import token_mean
 
 HALF_ROUNDING = 1e-2

@@ -432,6 +432,19 @@ def test_the_micro_batch_is_halved_when_memory_runs_out(runs: Runs) -> None:
         runs("data.volumes=[8,16,32]")
 
 
+def test_no_micro_batch_is_halved_for_an_update_that_does_not_fit(runs: Runs) -> None:
+    """Moments have the size of the weights, in any micro-batch."""
+    import torch
+
+    def short(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    runs.monkeypatch.setattr(torch.optim.AdamW, "step", short)
+    with pytest.raises(TrainingError, match=r"^training: got out of memory while the optimizer updates the weights"):
+        runs("data.volumes=[8,16]")
+    assert not [line for line in runs.progress.messages if "continuing with" in line]
+
+
 def test_volume_0_is_measured_without_training(runs: Runs) -> None:
     """Each suite passes through ``once``; if all are recorded, no model is loaded."""
     from harness.models.hub import HubModel

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 
 
 class Peak(TorchDispatchMode):
-    """Bytes of the tensors made since the block began and still alive, and their peak.
+    """Bytes of the tensors given, or made since the block began, and still alive; their peak.
 
     Attributes:
         live, most: bytes.
@@ -23,10 +23,9 @@ class Peak(TorchDispatchMode):
         self.known: dict[int, Any] = {}
 
     def given(self, *tensors: torch.Tensor) -> None:
-        """Count nothing of tensors that were there before."""
+        """Count tensors that were there before."""
         for tensor in tensors:
-            storage = tensor.untyped_storage()
-            self.known[storage._cdata] = weakref.ref(storage)
+            self._count(tensor.untyped_storage())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))

@@ -119,6 +119,11 @@ class Lora(Adapter):
         """Rate at which an adapter's inputs are dropped in training."""
         return self.dropout
 
+    @property
+    def adapter_rank(self) -> int:
+        """Its rank; 0 where some layers have none."""
+        return self.rank if self.modules is None and self.layers == "all" else 0
+
     def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
         """Return alpha, and the names of the adapted layers where these are known."""
         names = sorted(facts.linear) if self.modules is None and self.layers == "all" else self.modules

@@ -71,6 +71,13 @@ class Peft(Adapter):
         rates = [value for name, value in self._values().items() if name.endswith("dropout") and isinstance(value, int | float)]
         return max(rates, default=0.0)
 
+    @property
+    def adapter_rank(self) -> int:
+        """Rank of LoRA on every linear layer; 0 for anything else."""
+        values = self._values()
+        plain = self._kind == "LORA" and values.get("target_modules") == "all-linear"
+        return int(values.get("r", 8)) if plain and not values.get("use_dora") and not values.get("rank_pattern") else 0
+
     def resolved_settings(self, facts: ModelFacts) -> Mapping[str, Any]:
         """Return the values that differ from PEFT's defaults, in place of the path.
 

@@ -18,7 +18,7 @@ class OnDevice:
 
     Attributes:
         model, tuning: their labels.
-        peak_bytes: of a training step.
+        peak_bytes: of a training step or a stop.
         measured: whether activations are in it.
         words: its parts.
         rows: of the largest micro-batch that fits; None if the GPU's memory is unknown, or

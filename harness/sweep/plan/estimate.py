@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.run_config import RunConfig
 from harness.core.errors import HarnessError
-from harness.core.footprint import LOGITS
+from harness.core.footprint import LOGITS, NUMBERS_AT_ONCE
 from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
 from harness.run.preparation import Prepared
@@ -286,7 +286,8 @@ class Estimator:
             return needed(prepared)[1].peak, False
         rows = config.training.micro_batch_rows or config.training.batch_rows
         tokens = min(rows * prepared.resolved.max_length, rows * self._train_tokens(prepared) // prepared.volumes[-1])
-        logits = LOGITS[False][1] * tokens * len(self.workspace.tokenizer_of(config))
+        numbers = tokens * len(self.workspace.tokenizer_of(config))
+        logits = LOGITS[False][1] * (min(numbers, NUMBERS_AT_ONCE) if config.objective.learns == "tokens" else numbers)
         return int(IDLE_WORKER_BYTES + 4 * params * 2 + 3 * 4 * moving + logits), False  # twice: live, and as they were at the start
 
     def _point_bytes(self, suites: Sequence[str]) -> float:
