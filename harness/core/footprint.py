@@ -75,6 +75,9 @@ SAVED: Mapping[str, Mapping[tuple[bool, bool], tuple[int, int, int, int, int]]] 
 """model_type → (bfloat16, frozen base) → bytes that a block keeps per token and unit of width,
 queries, keys, MLP and heads."""
 
+WIDENED: Mapping[str, int] = {"llama": 6, "qwen2": 6, "qwen3": 6, "olmo2": 6, "gpt_neox": 0}
+"""model_type → bytes more per unit of the MLP that 4-bit weights keep under bfloat16."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dimensions:
@@ -302,6 +305,8 @@ def _block(setup: Setup, size: Dimensions, tokens: int) -> int:
     number = HALF if setup.half else FLOAT
     of_width, of_queries, of_keys, of_mlp, of_heads = SAVED[size.family][setup.half, setup.frozen]
     queries, keys = size.heads * size.head_width, size.kv_heads * size.head_width
+    if setup.quantized and setup.half:  # their outputs are float32 under autocast too
+        of_mlp += WIDENED[size.family]
     each = of_width * size.width + of_queries * queries + of_keys * keys + of_mlp * size.mlp + of_heads * size.heads
     mask = number * setup.length  # a number for each earlier token
     return tokens * (each + mask + number * setup.rank * len(size.matrices))

@@ -156,8 +156,9 @@ def _others(config: RunConfig, facts: ModelFacts, setup: Setup) -> Iterator[tupl
         adapter = {"trained": lora.trainable(facts), "frozen": True, "rank": lora.rank}
         named = [_and(("tuning=lora", setup), name, **adapter | _changes(setup, one)) for name, one in named]
         yield from named
-    can_quantise = hasattr(config.model, "quantization") and config.model.base_model() is None and not config.mitigation.needs_weights
-    if can_quantise and not setup.quantized:
+    base = getattr(config.model, "base_model", None)  # a method of models that come as files
+    is_whole = hasattr(config.model, "quantization") and (base is None or base() is None)
+    if is_whole and not setup.quantized and not config.mitigation.needs_weights:
         yield from [_and(one, "model.quantization=nf4", quantized=True) for one in named]
 
 

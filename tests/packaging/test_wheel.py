@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
     assert "licenses/LICENSE" in by_end
     assert "harness = harness.cli.app:main" in archive.read(by_end["entry_points.txt"]).decode()
     needed = [line for line in archive.read(by_end["METADATA"]).decode().splitlines() if line.startswith("Requires-Dist: torch>=")]
-    assert set(needed) == {f"Requires-Dist: torch>=2.6; extra == '{extra}'" for extra in ("measure", "train", "ray", "slurm")}
+    assert set(needed) == {f"Requires-Dist: torch>=2.6; extra == '{extra}'" for extra in ("measure", "train", "quantized", "ray", "slurm")}
 
 
 def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

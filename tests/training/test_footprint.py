@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
 from harness.models.halves import FrozenHalves
+from harness.models.hub import HubModel
+from harness.models.loading import load
 from harness.training import token_loss
 from tests.support import tiny
 from tests.support.peaks import Peak
@@ -33,16 +38,29 @@ def config(family: str, width: int, layers: int, mlp: int, vocabulary: int) -> A
     return AutoConfig.for_model(family, **sizes, **heads, **ends)
 
 
-def measured_and_expected(made: Any, tuning: Any, *, half: bool, at_once: int = NUMBERS_AT_ONCE, **training: Any) -> tuple[int, int]:
+def quantised(model: Any) -> Any:
+    """A model with weights of 4 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tiny.tokenizer().save_pretrained(folder)
+        return load(HubModel(name=folder, quantization="nf4"))
+
+
+def measured_and_expected(
+    made: Any, tuning: Any, *, half: bool, at_once: int = NUMBERS_AT_ONCE, bits: int = 16, **training: Any
+) -> tuple[int, int]:
     """The peak of the steps of a training of two, and the formula's, in bytes."""
     size = dimensions(made.to_dict())
-    model = tuning.prepare(tiny.seeded(lambda: AutoModelForCausalLM.from_config(made)).bfloat16().float(), 0)
+    start = tiny.seeded(lambda: AutoModelForCausalLM.from_config(made)).bfloat16().float()
+    model = tuning.prepare(quantised(start) if bits == 4 else start, 0)
     assert size is not None
+    states = [one.quant_state for one in model.parameters() if hasattr(one, "quant_state")]
+    scales = [value for state in states for value in (state.absmax, state.state2.absmax)]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     rows = [tiny.example(*[3 + (7 * row + i) % 40 for i in range(LENGTH - 8 * (row == 0))]) for row in range(ROWS)]
     steps: list[int] = []
     with pytest.MonkeyPatch.context() as patch, Peak() as peak:
-        peak.given(*model.parameters(), *model.buffers())
+        peak.given(*model.parameters(), *model.buffers(), *scales)
         halve, restore = FrozenHalves.halve, FrozenHalves.restore
 
         def halved(self: FrozenHalves) -> None:
@@ -70,6 +88,7 @@ def measured_and_expected(made: Any, tuning: Any, *, half: bool, at_once: int = 
         accumulates=micro is not None,
         checkpointing=bool(settings.gradient_checkpointing),
         rank=tuning.adapter_rank,
+        quantized=bits == 4,
         at_once=at_once,
     )
     return max(steps, default=peak.most), footprint(setup, size).step
@@ -94,6 +113,16 @@ def test_it_is_for_every_family_that_counts_as_measured(family: str, tuning: Any
     for half in (False, True):
         found, expected = measured_and_expected(config(family, *SIZES["small"]), tuning, half=half, micro_batch_rows=2)
         assert expected == pytest.approx(found, rel=0.1), half
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is an optional extra")
+@pytest.mark.parametrize("family", sorted(SAVED))
+def test_it_is_for_weights_of_4_bits(family: str) -> None:
+    """As bitsandbytes computes on a CPU."""
+    for half, checkpointing, at_once in itertools.product((False, True), (False, True), (NUMBERS_AT_ONCE, 2**14)):
+        options = {"half": half, "gradient_checkpointing": checkpointing, "at_once": at_once, "bits": 4}
+        found, expected = measured_and_expected(config(family, *SIZES["small"]), Lora(), **options)
+        assert expected == pytest.approx(found, rel=0.1), options
 
 
 @pytest.mark.parametrize(("tuning", "kept"), [(Full(), 8), (Lora(), 0)], ids=["full", "lora"])
