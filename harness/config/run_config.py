@@ -154,8 +154,8 @@ class RunConfig(Part):
             ``independent``: each volume a run of its own, with its own schedule and decay.
         save_weights: volumes whose weights are kept in the results folder.
         keep_state: keep the checkpoint after the last volume, so that a larger volume resumes from
-            it. Its size is about three times that of the trained weights. Until the run is done a
-            checkpoint is always kept.
+            it; null is below a billion parameters. Its size is about three times that of the
+            trained weights. Until the run is done a checkpoint is always kept.
         declared: declarations of its experiment.
         reference: the model on which volume 0 is measured, in place of the start model; null is the
             start model.
@@ -177,7 +177,7 @@ class RunConfig(Part):
     name: str = "adhoc"
     results: str = "results"
     save_weights: Literal["none", "last", "all"] = "last"
-    keep_state: bool = True
+    keep_state: bool | None = None
     declared: Declared = field(default_factory=Declared)
     reference: ModelSource | None = None
 

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Once", "Outcome", "execute", "inspect", "measure_baselines"]
 
+LARGE_STATE_PARAMS = 1_000_000_000
+"""From this size on the default is to keep no checkpoint of a finished run, which has 12 bytes a
+trained parameter."""
+
 Outcome = Literal["done", "already done", "measured in part"]
 
 
@@ -213,9 +217,10 @@ def _training(prepared: Prepared) -> Training:
 
 
 def _keep_checkpoint(prepared: Prepared, checkpoints: Checkpoints) -> None:
-    """Keep only the last checkpoint, or none if ``keep_state`` is false."""
-    last = max(prepared.experiment.states(prepared.run_id), default=None)
-    checkpoints.keep_only(last if prepared.config.keep_state else None)
+    """Keep only the last checkpoint, or none, by ``keep_state`` or the model's size."""
+    last, asked = max(prepared.experiment.states(prepared.run_id), default=None), prepared.config.keep_state
+    keeps = prepared.facts.params_total < LARGE_STATE_PARAMS if asked is None else asked
+    checkpoints.keep_only(last if keeps else None)
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -343,7 +343,8 @@ def test_an_interrupted_training_resumes_at_its_step(runs: Runs) -> None:
 def test_a_larger_volume_resumes_from_the_last_checkpoint(runs: Runs) -> None:
     """Its points equal those of a run with all volumes from the start.
 
-    ``keep_state=false`` keeps no checkpoint once the run is done.
+    ``keep_state=false`` keeps no checkpoint once the run is done; nor does the default of a large
+    model.
     """
     runs("data.volumes=[8,16,32]", "save_weights=all", name="whole")
     whole = runs.points()
@@ -352,6 +353,11 @@ def test_a_larger_volume_resumes_from_the_last_checkpoint(runs: Runs) -> None:
     assert runs("data.volumes=[8,32]", "save_weights=all", "keep_state=false") == "done"
     assert (runs.trained, len(runs.evaluated), runs.states) == (2, 3, [])
     assert runs.points() == whole
+    runs.monkeypatch.setattr(execution, "LARGE_STATE_PARAMS", 1000)
+    runs("data.volumes=[8]", name="large")
+    assert runs.states == []
+    runs("data.volumes=[8]", "keep_state=true", name="asked")
+    assert runs.states == [1]
 
 
 def test_a_new_volume_before_the_checkpoint_is_trained_from_the_start(runs: Runs) -> None:

@@ -37,7 +37,7 @@ SLURM = [
     "launcher.workers=2",
     "launcher.gpus=0",
     "launcher.cpus=1",
-    "launcher.memory_gb=null",
+    "launcher.extra={mem: null}",
     "launcher.hours=1",
 ]
 

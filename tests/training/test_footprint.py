@@ -120,7 +120,7 @@ def test_it_is_for_every_family_that_counts_as_measured(family: str, tuning: Any
 def test_it_is_for_weights_of_4_bits(family: str) -> None:
     """As bitsandbytes computes on a CPU."""
     for half, checkpointing, at_once in itertools.product((False, True), (False, True), (NUMBERS_AT_ONCE, 2**14)):
-        options = {"half": half, "gradient_checkpointing": checkpointing, "at_once": at_once, "bits": 4}
+        options: dict[str, Any] = {"half": half, "gradient_checkpointing": checkpointing, "at_once": at_once, "bits": 4}
         found, expected = measured_and_expected(config(family, *SIZES["small"]), Lora(), **options)
         assert expected == pytest.approx(found, rel=0.1), options
 

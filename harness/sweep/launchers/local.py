@@ -210,7 +210,7 @@ class Pool:
             return False
         if not self.on_gpus and sum(map(_cores, [*busy, unit])) > self.cores:
             return False
-        return sum(map(_bytes, [*busy, unit])) <= self.memory
+        return sum(map(worker_bytes, [*busy, unit])) <= self.memory
 
     def _give(self, unit: Unit) -> bool:
         """Give a unit to an idle worker; without one start a worker and return False."""
@@ -379,7 +379,8 @@ def _cores(unit: Unit) -> int:
     return unit.threads * unit.processes
 
 
-def _bytes(unit: Unit) -> float:
+def worker_bytes(unit: Unit) -> float:
+    """Return the memory that a unit is taken to need, all its processes together."""
     return unit.processes * (PACKED_WORKER_BYTES + unit.params_total * BYTES_PER_PARAMETER)
 
 

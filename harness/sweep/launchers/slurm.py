@@ -32,11 +32,15 @@ from harness.core.extras import INSTALL
 from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
 from harness.sweep.launchers.choose import Launcher, Work
+from harness.sweep.launchers.local import worker_bytes
 from harness.sweep.tally import Tally
 from harness.sweep.watch import watch
 
 FOLDER = "slurm"
 """Folder in an experiment's: files of submitit and the log of each worker, by sweep."""
+
+LEAST_GB = 32.0
+"""Least memory of a worker that is asked for by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,8 @@ class Slurm(Launcher):
         partition, account, qos: options of sbatch.
         gpus: of each worker, all on one node.
         cpus: processor cores of each worker.
-        memory_gb: of each worker.
+        memory_gb: of each worker; null is 20 bytes a parameter of the largest model, for weights,
+            gradients, moments and start weights, and at least 32 GB.
         gpu_memory_gb: of one GPU: a run that cannot fit is rejected before it is submitted. Null
             leaves that check to the worker.
         hours: time limit of a worker; unfinished work resumes after the worker has queued again.
@@ -58,7 +63,7 @@ class Slurm(Launcher):
         setup: lines of shell before the worker starts, such as ``module load cuda``.
         python: command of the interpreter on a node; null is the one that submits.
         extra: more options of sbatch by name, such as ``constraint: a100``; they override all
-            others.
+            others, and ``mem: null`` asks for no memory.
         price_per_hour: of one GPU, or of a worker without GPUs; for `harness plan`.
     """
 
@@ -68,7 +73,7 @@ class Slurm(Launcher):
     qos: str | None = None
     gpus: int = 1
     cpus: int = 4
-    memory_gb: float | None = 32
+    memory_gb: float | None = None
     gpu_memory_gb: float | None = None
     hours: float = 12
     grace_minutes: float = 5
@@ -109,12 +114,13 @@ class Slurm(Launcher):
             work.experiment.name,
             work.sweep.id,
             units=sum(unit.kind != "measurement" for unit in work.units) or len(work.units),
+            needed=max(map(worker_bytes, work.units), default=0),
         )
         work.announce()
         display.say(f"{len(jobs)} worker(s) in the queue: {', '.join(jobs)}")
         return watch(work, display, functools.partial(waiting, jobs)) if wait else None
 
-    def submit(self, folder: Path, name: str, sweep_id: str, *, units: int) -> list[str]:
+    def submit(self, folder: Path, name: str, sweep_id: str, *, units: int, needed: float = 0) -> list[str]:
         """Submit the workers that are missing, and return at once.
 
         Args:
@@ -122,6 +128,7 @@ class Slurm(Launcher):
             name: of the jobs.
             sweep_id: of the sweep.
             units: number of units to do, which limits the workers, those in the queue included.
+            needed: bytes of memory of the largest unit.
 
         Returns:
             The ids of all jobs that carry this sweep now.
@@ -143,7 +150,7 @@ class Slurm(Launcher):
         executor = submitit.SlurmExecutor(folder / FOLDER / sweep_id, python=self.python)
         lines, variables = self._lines_of_shell()
         os.environ.update(variables)
-        executor.update_parameters(**self.parameters(name) | {"setup": lines})
+        executor.update_parameters(**self.parameters(name, needed) | {"setup": lines})
         try:
             jobs = executor.map_array(carry, [folder] * missing, [sweep_id] * missing, [self.requeues] * missing)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -158,8 +165,12 @@ class Slurm(Launcher):
             ) from error
         return [*before, *(job.job_id for job in jobs)]
 
-    def parameters(self, name: str) -> dict[str, Any]:
-        """Return the options of one worker, as submitit calls them."""
+    def parameters(self, name: str, needed: float = 0) -> dict[str, Any]:
+        """Return the options of one worker, as submitit calls them.
+
+        ``needed`` is the memory of its largest unit in bytes.
+        """
+        gigabytes = max(LEAST_GB, needed / 2**30) if self.memory_gb is None else self.memory_gb
         wanted = {
             "job_name": name,
             "partition": self.partition,
@@ -167,7 +178,7 @@ class Slurm(Launcher):
             "qos": self.qos,
             "gpus_per_node": self.gpus or None,
             "cpus_per_task": self.cpus,
-            "mem": None if self.memory_gb is None else f"{round(self.memory_gb * 1024)}M",
+            "mem": None if "mem" in self.extra else f"{round(gigabytes * 1024)}M",
             "time": max(1, round(self.hours * 60)),
             "signal_delay_s": max(1, round(self.grace_minutes * 60)),
             "array_parallelism": self.workers,

@@ -210,6 +210,14 @@ def test_no_sbatch_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Slurm().submit(tmp_path / "exp", "exp", "one", units=1)
 
 
+def test_memory_is_asked_for_by_the_largest_model() -> None:
+    """20 bytes a parameter and 1.5 GB of a worker; what is configured is asked for as it is."""
+    asked = [Slurm(memory_gb=one).parameters("exp", 20 * 8e9 + 1.5 * 2**30)["mem"] for one in (None, 48)]
+    assert asked == [f"{round(20 * 8e9 / 2**20 + 1536)}M", "49152M"]
+    assert Slurm().parameters("exp", 2**30)["mem"] == "32768M"
+    assert "mem" not in Slurm(extra={"mem": None}).parameters("exp", 2**30)
+
+
 @pytest.mark.parametrize("values", [{"workers": 0}, {"gpus": -1}, {"hours": 0.0}, {"hours": 0.1, "grace_minutes": 5}, {"memory_gb": 0}])
 def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
     """Also a grace time that leaves no time to work."""
