@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.mitigation_memory import Peak
 from harness.config.run_config import Training
 from harness.core.footprint import NUMBERS_AT_ONCE, SAVED, Setup, dimensions, footprint
 from harness.methods.objective.sft import Sft
@@ -21,7 +22,6 @@ from harness.models.hub import HubModel
 from harness.models.loading import load
 from harness.training import token_loss
 from tests.support import tiny
-from tests.support.peaks import Peak
 
 SIZES = {"small": (64, 4, 160, 512), "medium": (128, 6, 384, 1024), "large": (256, 8, 704, 2048)}
 """Width, blocks, MLP and vocabulary."""
