@@ -287,7 +287,7 @@ def _memory(loop: _Loop, training: Training) -> Iterator[None]:
         if loop.stopping or not out_of_memory(error):
             raise
         if loop.updating:
-            got, fix = "out of memory while the optimizer updates the weights, whatever the micro-batch", "a tuning with fewer weights"
+            got, fix = "out of memory while the optimizer updates the weights, with any micro-batch", "a tuning with fewer weights"
             raise TrainingError(explain("training", got=got, fix=fix)) from error
         rows = training.micro_batch_rows or training.batch_rows
         fix = "a smaller training.micro_batch_rows or training.max_length, or training.gradient_checkpointing=true"

@@ -22,6 +22,18 @@ DEFAULT = "local"
 PACKAGE = "harness.sweep.launchers"
 """Package of the classes that conf/launcher names by ``class: module.Class``."""
 
+BYTES_PER_PARAMETER = 20
+"""Weights, gradients, two moments and the start weights, four bytes each, without activations."""
+
+PACKED_WORKER_BYTES = 1.5 * 2**30
+"""A worker with its libraries, batches and logits, without a model: a rough bound, used to decide
+how many workers fit. ``plan.estimate`` computes batches and logits by their size."""
+
+
+def worker_bytes(unit: Unit) -> float:
+    """Return the memory that a unit is taken to need, all its processes together."""
+    return unit.processes * (PACKED_WORKER_BYTES + unit.params_total * BYTES_PER_PARAMETER)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:

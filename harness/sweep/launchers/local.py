@@ -30,7 +30,7 @@ from harness.records.sweep_schema import Sweep, Unit
 from harness.records.writer import ExperimentWriter
 from harness.run.workspace import this_machine
 from harness.sweep.claims import LEFT, Claims, is_stopped, started
-from harness.sweep.launchers.choose import Launcher, Work
+from harness.sweep.launchers.choose import Launcher, Work, worker_bytes
 from harness.sweep.launchers.hand import Hand
 from harness.sweep.launchers.local_worker import BEAT, LEASE, Make, Spec, serve
 from harness.sweep.reporter import MINUTE, NO_SPACE
@@ -39,15 +39,8 @@ from harness.sweep.tally import Tally, tally
 from harness.sweep.worker import had_no_result
 
 POLL_SECONDS = 0.5
-BYTES_PER_PARAMETER = 20
-"""Weights, gradients, two moments and the start weights, four bytes each, without activations."""
-
 GRACE = 10.0
 """Most seconds to wait for the end of a killed worker."""
-
-PACKED_WORKER_BYTES = 1.5 * 2**30
-"""A worker with its libraries, batches and logits, without a model: a rough bound, used to decide
-how many workers fit. ``plan.estimate`` computes batches and logits by their size."""
 
 AWAY = 10.0
 """Seconds between two looks at the workers that mean that this process was paused."""
@@ -377,11 +370,6 @@ class Pool:
 
 def _cores(unit: Unit) -> int:
     return unit.threads * unit.processes
-
-
-def worker_bytes(unit: Unit) -> float:
-    """Return the memory that a unit is taken to need, all its processes together."""
-    return unit.processes * (PACKED_WORKER_BYTES + unit.params_total * BYTES_PER_PARAMETER)
 
 
 @contextlib.contextmanager

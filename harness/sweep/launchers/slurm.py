@@ -31,8 +31,7 @@ from harness.core.errors import ConfigError, explain
 from harness.core.extras import INSTALL
 from harness.core.progress import Interrupted, Progress
 from harness.records.store import Experiment
-from harness.sweep.launchers.choose import Launcher, Work
-from harness.sweep.launchers.local import worker_bytes
+from harness.sweep.launchers.choose import Launcher, Work, worker_bytes
 from harness.sweep.tally import Tally
 from harness.sweep.watch import watch
 
@@ -52,13 +51,10 @@ class Slurm(Launcher):
         partition, account, qos: options of sbatch.
         gpus: of each worker, all on one node.
         cpus: processor cores of each worker.
-        memory_gb: of each worker; null is 20 bytes a parameter of the largest model, for weights,
-            gradients, moments and start weights, and at least 32 GB.
-        gpu_memory_gb: of one GPU: a run that cannot fit is rejected before it is submitted. Null
-            leaves that check to the worker.
+        memory_gb: of each worker; null is 20 bytes a parameter of the largest model, at least 32.
+        gpu_memory_gb: of one GPU, to reject what cannot fit; null leaves that to the worker.
         hours: time limit of a worker; unfinished work resumes after the worker has queued again.
-        grace_minutes: time between the request to stop and the time limit, enough to save the
-            training state.
+        grace_minutes: time between the request to stop and the time limit, to save a checkpoint.
         requeues: most restarts of a worker that was asked to stop or lost its node.
         setup: lines of shell before the worker starts, such as ``module load cuda``.
         python: command of the interpreter on a node; null is the one that submits.
@@ -128,7 +124,7 @@ class Slurm(Launcher):
             name: of the jobs.
             sweep_id: of the sweep.
             units: number of units to do, which limits the workers, those in the queue included.
-            needed: bytes of memory of the largest unit.
+            needed: bytes of the largest unit.
 
         Returns:
             The ids of all jobs that carry this sweep now.
@@ -166,10 +162,7 @@ class Slurm(Launcher):
         return [*before, *(job.job_id for job in jobs)]
 
     def parameters(self, name: str, needed: float = 0) -> dict[str, Any]:
-        """Return the options of one worker, as submitit calls them.
-
-        ``needed`` is the memory of its largest unit in bytes.
-        """
+        """Return the options of one worker, whose largest unit needs some bytes, for submitit."""
         gigabytes = max(LEAST_GB, needed / 2**30) if self.memory_gb is None else self.memory_gb
         wanted = {
             "job_name": name,

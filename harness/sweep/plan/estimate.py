@@ -26,7 +26,7 @@ SAMPLE = 64
 
 IDLE_WORKER_BYTES = 700 * 2**20
 """A worker with its libraries, without a model, batch or logits: those are added by size. The local
-launcher packs by ``local.PACKED_WORKER_BYTES``, which includes batches and logits."""
+launcher packs by ``choose.PACKED_WORKER_BYTES``, which includes batches and logits."""
 
 POINT_BYTES = 300_000.0
 """Size of a point on disk if none was ever written."""
