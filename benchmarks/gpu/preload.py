@@ -1,0 +1,15 @@
+"""Imports that all sections share; nothing here may use a GPU, which a fork could not use then."""
+
+import gc
+
+import lm_eval.models.huggingface  # noqa: F401
+import peft  # noqa: F401
+import torch  # noqa: F401
+import transformers  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
+
+import harness.evaluation.prefix.lm  # noqa: F401
+import harness.methods.contract.tiny  # noqa: F401
+import harness.training.loop  # noqa: F401
+
+gc.freeze()
