@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ ROWS = 32
 """Batch size of HFLM."""
 
 NATS = 0.5
-"""Largest difference of a log-likelihood under bfloat16; the section ``scores`` is the strict one."""
+"""Largest difference of a log-likelihood, a gross error; ``scores`` has the strict limits."""
 
 FASTER = 1.0
 """Times of HFLM over those of ``prefix``, at least, on a GPU."""
@@ -38,11 +39,11 @@ def run(plan: Plan, report: Report) -> None:
         seconds, answers = {}, {}
         for name, backend in backends.items():
             lm: Any = backend.model(model, source.tokenizer(), LONGEST, dtype, Silent(), name)
-            call = getattr(lm, instances[0].request_type)
-            call(instances[:2], disable_tqdm=True)  # warm-up
-            seconds[name], answers[name] = timed(lambda: call(instances, disable_tqdm=True))  # noqa: B023 - called at once
+            answer = functools.partial(getattr(lm, instances[0].request_type), disable_tqdm=True)
+            answer(instances[:2])  # warm-up
+            seconds[name], answers[name] = timed(functools.partial(answer, instances))
             report.measured(load, backend=name, requests=len(instances), seconds=seconds[name])
-            del lm, call
+            del lm, answer
             release(model.device)
         if instances[0].request_type == "loglikelihood":
             report.at_most(f"{load}: prefix against HFLM", furthest(answers["prefix"], answers["HFLM"]), NATS, "nats")

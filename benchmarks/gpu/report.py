@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def write(file: Path, content: dict[str, Any]) -> None:
     """Write a section's results, so that a reader sees the old ones or the new ones."""
     beside = file.with_suffix(".new")
     beside.write_text(json.dumps(_finite(content), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    beside.replace(file)
 
 
 def read(file: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""A training that is interrupted and resumes from its checkpoint on disk, against one that is not."""
+"""A training that resumes from its checkpoint on disk, against one straight through."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(plan: Plan, report: Report) -> None:
 
 
 def _trained(plan: Plan, tuning: Tuning, dtype: str, *, folder: Path | None, steps: int = STEPS) -> dict[str, torch.Tensor]:
-    """Return the trained weights, on the CPU; with a folder, of a training interrupted on its way."""
+    """Return the trained weights; with a folder, of a training that is interrupted and resumes."""
     size = "tiny" if plan.tiny else "small"
     prepare = lambda: tuning.prepare(Built(size=size).load(), 0)  # noqa: E731
     examples = _steps(int(OWN[size]["vocab_size"]), 32 if plan.tiny else 256)[:steps]

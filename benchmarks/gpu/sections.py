@@ -104,7 +104,6 @@ def _section(name: str, module: str, out: str, tiny: bool) -> None:
         shutil.rmtree(work, ignore_errors=True)
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(0)  # without waiting for threads of libraries
 
 
 def run_section(module: str, plan: report.Plan, found: report.Report) -> None:

@@ -99,10 +99,10 @@ def cases(plan: Plan, folder: str | None) -> Mapping[str, Case]:
         "logits whole": Case(model=small, overrides=(*lora, ON), chunked=False),
         "logits in chunks": Case(model=small, overrides=(*lora, ON), chunked=True, below="logits whole", equal="logits whole"),
     }
+    if not plan.tiny:
+        found["8B, LoRA, checkpointing by default"] = Case(model="gpu-8b", overrides=lora)
     if folder is not None:
         found["QLoRA, checkpointing"] = Case(model=folder, overrides=(*lora, ON, "model.quantization=nf4"), below="LoRA, checkpointing")
-    if not plan.tiny:
-        found["8B, LoRA, checkpointing"] = Case(model="gpu-8b", overrides=(*lora, ON))
     return found
 
 
@@ -113,22 +113,23 @@ def run(plan: Plan, report: Report) -> None:
     if folder is None:
         report.skip("QLoRA", "no bitsandbytes")
     found: dict[str, Found] = {}
+    workspace = Workspace()
     for name, case in cases(plan, folder).items():
-        found[name] = _measured(plan, report, name, case)
+        found[name] = _measured(plan, report, name, case, workspace)
         if case.below:
             report.at_most(f"{name}: peak over that of {case.below}", found[name].peak / found[case.below].peak, 1.0)
         if case.equal:
             report.at_most(f"{name}: loss", abs(found[name].loss / found[case.equal].loss - 1), SAME)
 
 
-def _measured(plan: Plan, report: Report, name: str, case: Case) -> Found:
+def _measured(plan: Plan, report: Report, name: str, case: Case, workspace: Workspace) -> Found:
     """Train a case; record it, and compare its peak with the formula's."""
     length = 48 if plan.tiny else 512
     rows = write_rows(plan.work / "rows.jsonl", 8 * STEPS, length)  # BOS, and one word that is cut
     common = [f"data={rows}", f"data.volumes=[{8 * STEPS}]", "probe_suites=[tinyworld_text]", f"results={plan.work / 'results'}"]
     dtype = ["training.dtype=bfloat16", f"training.max_length={length}", "training.learning_rate=1e-5"]
     config = composition.compose([*common, *dtype, f"model={case.model}", *case.overrides])
-    prepared = prepare(config, Workspace())
+    prepared = prepare(config, workspace)
     setup, expected = needed(prepared)
     examples = steps_of(prepared, Data(target=prepared.rows, anchor=prepared.anchor)).examples
     with _peak(plan) as (peak, reset), patch.object(token_loss, "NUMBERS_AT_ONCE", _at_once(case, plan)):
