@@ -29,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    # A process that is forked cannot use a GPU that was looked for in the one it comes from.
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYTORCH_NVML_BASED_CUDA_CHECK="1")
+    if arguments.tiny:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     statuses = []
     for name in arguments.only or SECTIONS:
         statuses.append(carry_out(name, SECTIONS[name], out.resolve(), tiny=arguments.tiny))
@@ -43,7 +46,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="DIR", help="folder for the results, a JSON and a log of each section")
     what.add_argument("--table", type=Path, metavar="DIR", help="print the Markdown table of the results in DIR")
-    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU: seconds")
+    parser.add_argument("--tiny", action="store_true", help="on the CPU, whatever else there is, in seconds")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     return parser.parse_args(argv)
 

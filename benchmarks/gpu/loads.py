@@ -45,12 +45,12 @@ def run(plan: Plan, report: Report) -> None:
             report.measured(load, backend=name, requests=len(instances), seconds=seconds[name])
             del lm, answer
             release(model.device)
+        if plan.has_gpu:
+            report.at_least(f"{load}: time of HFLM over that of prefix", seconds["HFLM"] / seconds["prefix"], FASTER)
         if instances[0].request_type == "loglikelihood":
             report.at_most(f"{load}: prefix against HFLM", furthest(answers["prefix"], answers["HFLM"]), NATS, "nats")
         else:
             _continuous(report, load, model, source.tokenizer(), instances, answers)
-        if plan.has_gpu:
-            report.at_least(f"{load}: time of HFLM over that of prefix", seconds["HFLM"] / seconds["prefix"], FASTER)
 
 
 def timed(call: Any) -> tuple[float, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,11 @@ CASES: dict[str, tuple[Tuning, str]] = {
 }
 
 
+SHARE = 3.0
+"""Without deterministic kernels, a resumed training may be so many times as far from one straight
+through as a second one straight through is."""
+
+
 class Until(Silent):
     """Interrupts a training after some steps."""
 
@@ -47,17 +55,27 @@ class Until(Silent):
 
 
 def run(plan: Plan, report: Report) -> None:
-    """Compare weights bit for bit, with deterministic kernels."""
+    """Compare weights bit for bit; by distance where a kernel is not deterministic."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts
-    torch.use_deterministic_algorithms(True)
-    for name, case in CASES.items():
-        straight = _trained(plan, *case, folder=None)
-        report.holds(f"{name}: trained", _differing(straight, _trained(plan, *case, folder=None, steps=0)) > 0, "weights moved")
-        resumed = _trained(plan, *case, folder=plan.work / name.replace(" ", "-"))
-        report.at_most(f"{name}: weights of another bit", _differing(resumed, straight), 0, "tensors")
+    for name, (tuning, dtype) in CASES.items():
+        made = functools.partial(_trained, plan, tuning, dtype)
+        report.holds(f"{name}: trained", _differing(made(), made(steps=0)) > 0, "weights moved")
+        torch.use_deterministic_algorithms(True)
+        try:
+            report.at_most(f"{name}: weights of another bit", _differing(made(folder=plan.work / "checked"), made()), 0, "tensors")
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            report.skip(f"{name}: weights of another bit", str(error).splitlines()[0])
+            torch.use_deterministic_algorithms(False)
+            straight, again = made(), made()
+            apart = _distance(made(folder=plan.work / "again"), straight)
+            report.at_most(f"{name}: distance from straight through", apart, SHARE * _distance(again, straight))
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
-def _trained(plan: Plan, tuning: Tuning, dtype: str, *, folder: Path | None, steps: int = STEPS) -> dict[str, torch.Tensor]:
+def _trained(plan: Plan, tuning: Tuning, dtype: str, *, folder: Path | None = None, steps: int = STEPS) -> dict[str, torch.Tensor]:
     """Return the trained weights; with a folder, of a training that is interrupted and resumes."""
     size = "tiny" if plan.tiny else "small"
     prepare = lambda: tuning.prepare(Built(size=size).load(), 0)  # noqa: E731
@@ -68,6 +86,7 @@ def _trained(plan: Plan, tuning: Tuning, dtype: str, *, folder: Path | None, ste
     if not examples:
         return _weights(model)
     if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
         kept = Checkpoints(ExperimentWriter(folder), "run")
         try:
             tiny.run(model, examples, Sft(), progress=Until(CUT), on_state=kept.save, **settings)
@@ -96,3 +115,8 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
 def _differing(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> int:
     """Return the number of tensors that are not equal in every bit."""
     return sum(name not in found or not torch.equal(found[name], value) for name, value in expected.items())
+
+
+def _distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Return ‖found − expected‖."""
+    return math.sqrt(sum(float((found[name] - value).double().square().sum()) for name, value in expected.items()))

@@ -71,5 +71,5 @@ def _requests(plan: Plan) -> Mapping[str, list[Instance]]:
         "letters": requests.letters(subjects=2, questions=16, shots=5, words=100),
         "endings": requests.endings(questions=16, shots=4, words=80, choice=20),
         "whole texts": requests.rolled(texts=16, words=300),
-        "generation": requests.answers(prompts=16, shots=4, words=80, most=32),
+        "generation": requests.answers(prompts=8, shots=4, words=80, most=16),
     }

@@ -18,6 +18,8 @@ from benchmarks.gpu.report import NO_CUDA, PASSED, Plan, Report, read
 from benchmarks.gpu.sections import SECTIONS, Section, carry_out, run_section
 from benchmarks.gpu.table import markdown
 from harness.evaluation.backends import PrefixEvaluation
+from harness.methods.contract import tiny
+from harness.methods.tuning.full import Full
 from harness.sweep.plan.device import needed
 from harness.training.checkpoint import Checkpoints
 
@@ -109,6 +111,24 @@ def test_a_checkpoint_without_moments_fails(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Checkpoints, "newest", without)
     assert planted("resume", tmp_path) == {f"{case}: weights of another bit" for case in resume.CASES}
+
+
+def test_without_deterministic_kernels_resuming_is_compared_by_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits are recorded as skipped, with the kernel's own words."""
+    trained = tiny.run
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError("some_backward does not have a deterministic implementation")
+        return trained(*args, **kwargs)
+
+    monkeypatch.setattr(tiny, "run", run)
+    monkeypatch.setattr(resume, "CASES", {"full": (Full(), "float32")})
+    report = Report(tmp_path / "found.json", "resume")
+    run_section("benchmarks.gpu.resume", Plan(work=tmp_path, tiny=True, device="cpu"), report)
+    assert report.content["status"] == PASSED
+    passed = {check["name"]: check["passed"] for check in report.content["checks"]}
+    assert passed == {"full: trained": True, "full: weights of another bit": None, "full: distance from straight through": True}
 
 
 def test_a_formula_that_is_off_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
