@@ -113,7 +113,7 @@ def text(words: int, *names: object) -> str:
 
 
 def write_rows(file: Path, rows: int, words: int) -> Path:
-    """Write text rows of one length, as a data set of the harness."""
-    lines = [json.dumps({"text": text(words, "row", number)}) for number in range(rows)]
+    """Write text rows, every other an eighth shorter, so that batches need padding and a mask."""
+    lines = [json.dumps({"text": text(words - number % 2 * words // 8, "row", number)}) for number in range(rows)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
