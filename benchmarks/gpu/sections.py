@@ -61,10 +61,13 @@ def carry_out(name: str, section: Section, out: Path, *, tiny: bool) -> str:
     began = time.perf_counter()
     process = context.Process(target=_section, args=(name, section.module, str(out), tiny))
     process.start()
-    process.join(section.seconds)
-    timed_out = process.is_alive()
-    if timed_out:
-        _end(process)
+    timed_out = False
+    try:
+        process.join(section.seconds)
+        timed_out = process.is_alive()
+    finally:  # after Ctrl-C too, which a session of its own does not see
+        if process.is_alive():
+            _end(process)
     found = report.read(file) or {"section": name, "status": report.RUNNING, "checks": [], "measured": []}
     if found["status"] == report.RUNNING:  # it could not say how it ended
         code = process.exitcode or 0
