@@ -79,7 +79,7 @@ def _runs_out(plan: Plan, report: Report, overrides: Sequence[str]) -> None:
 def limited(plan: Plan, size: int) -> Iterator[None]:
     """Limit the memory of tensors: of the GPU's allocator; without a GPU, of those alive."""
     if not plan.has_gpu:
-        from tests.support.peaks import Peak
+        from benchmarks.mitigation_memory import Peak
 
         class Limit(Peak):
             """Raises torch's own error where more is alive."""

@@ -179,7 +179,7 @@ def _peak(plan: Plan) -> Iterator[tuple[Callable[[], float], Callable[[], object
         torch.cuda.reset_peak_memory_stats()
         yield torch.cuda.max_memory_allocated, torch.cuda.reset_peak_memory_stats
         return
-    from tests.support.peaks import Peak
+    from benchmarks.mitigation_memory import Peak
 
     with Peak() as counted:
         yield lambda: float(counted.most), lambda: setattr(counted, "most", counted.live)

@@ -137,7 +137,7 @@ def test_a_formula_that_is_off_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def off(prepared: Any) -> Any:
         setup, found = needed(prepared)
-        return setup, dataclasses.replace(found, peak=found.peak * 5 // 4)
+        return setup, dataclasses.replace(found, step=found.step * 5 // 4, stop=found.stop * 5 // 4)
 
     monkeypatch.setattr("benchmarks.gpu.training.needed", off)
     monkeypatch.setattr(training, "cases", lambda *given: dict([*cases(*given).items()][:1]))

@@ -58,8 +58,7 @@ class Slurm(Launcher):
         requeues: most restarts of a worker that was asked to stop or lost its node.
         setup: lines of shell before the worker starts, such as ``module load cuda``.
         python: command of the interpreter on a node; null is the one that submits.
-        extra: more options of sbatch by name, such as ``constraint: a100``; they override all
-            others, and ``mem: null`` asks for no memory.
+        extra: options of sbatch by name, which override others; ``mem: null`` asks for no memory.
         price_per_hour: of one GPU, or of a worker without GPUs; for `harness plan`.
     """
 
