@@ -40,6 +40,7 @@ class SweeperConfig:
     params: dict[str, Any] | None = None
     zip: list[Any] | None = None
     exclude: list[Any] | None = None
+    claim: dict[str, Any] | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="harness", node=SweeperConfig, provider="harness")
@@ -51,7 +52,7 @@ class HarnessSweeper(Sweeper):
     The axes are accepted and ignored here: ``harness.sweep.axes`` composes the experiment itself.
     """
 
-    def __init__(self, arms: Any = None, params: Any = None, zip: Any = None, exclude: Any = None) -> None:
+    def __init__(self, arms: Any = None, params: Any = None, zip: Any = None, exclude: Any = None, claim: Any = None) -> None:
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -43,13 +43,14 @@ def folders(kind: str) -> list[Path]:
 
 
 def members(kind: str) -> dict[str, Path]:
-    """Return the yaml files in all folders of a kind, by stem.
+    """Return the yaml files in all folders of a kind, by their path inside, such as ``tiny``.
 
-    A user's file hides a shipped one of the same name.
+    Those of a subfolder are named with it, as Hydra names them: ``claims/size``. A user's file
+    hides a shipped one of the same name.
     """
     found: dict[str, Path] = {}
     for folder in reversed(folders(kind)):
-        found.update({path.stem: path for path in folder.glob("*.yaml")})
+        found.update({path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")})
     return dict(sorted(found.items()))
 
 

@@ -25,6 +25,8 @@ class Manifest:
         arms: run id → name of its arm, for runs that have one. Names belong to the experiment, not
             to a run: they are no part of its identity, and those of the last command count.
         targets: target suites, in the order in which the last command named them.
+        claim: hash of the claim that the experiment declared at its first command; empty if it
+            declared none then.
     """
 
     experiment: str
@@ -34,6 +36,7 @@ class Manifest:
     declared: Declared | None = None
     arms: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    claim: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

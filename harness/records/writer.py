@@ -48,7 +48,13 @@ class ExperimentWriter(Experiment):
             raise ConfigError(message) from error
 
     def write_manifest(
-        self, asked: Mapping[str, Mapping[str, Any]], *, keep: bool, sweep: str | None = None, arms: Mapping[str, str] | None = None
+        self,
+        asked: Mapping[str, Mapping[str, Any]],
+        *,
+        keep: bool,
+        sweep: str | None = None,
+        arms: Mapping[str, str] | None = None,
+        claim: str = "",
     ) -> None:
         """Set the current runs.
 
@@ -60,12 +66,16 @@ class ExperimentWriter(Experiment):
                 declarations stay too, unless these runs declare something.
             sweep: id of the sweep that asks; None keeps the last one.
             arms: run id → name of its arm. Runs that are kept keep theirs.
+            claim: hash of the claim that the experiment declares; that of its first command is
+                kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with files.locked(self.folder / "manifest.lock"):  # another process may add its run at the same time
-            record_files.write_json(self.folder / "manifest.json", self._manifest(asked, keep, sweep, arms or {}))
+            record_files.write_json(self.folder / "manifest.json", self._manifest(asked, keep, sweep, arms or {}, claim))
 
-    def _manifest(self, asked: Mapping[str, Mapping[str, Any]], keep: bool, sweep: str | None, arms: Mapping[str, str]) -> Manifest:
+    def _manifest(
+        self, asked: Mapping[str, Mapping[str, Any]], keep: bool, sweep: str | None, arms: Mapping[str, str], claim: str | None
+    ) -> Manifest:
         """Return the manifest after a command; arguments as in ``write_manifest``."""
         settings = {config.get("settings") for config in asked.values()}
         kept = {run_id for run_id in self.asked() if self.config(run_id).get("settings") not in settings} if keep else set()
@@ -80,7 +90,10 @@ class ExperimentWriter(Experiment):
         named = {run_id: name for run_id, name in named.items() if run_id in ids}
         known = before.targets if keep and before else ()
         targets = tuple(dict.fromkeys([*known, *(name for config in asked.values() for name in config.get("target_suites", ()))]))
-        return Manifest(experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named, targets=targets)
+        first = before.claim if before else claim
+        return Manifest(
+            experiment=self.name, run_ids=tuple(sorted(ids)), sweep=sweep, declared=declared, arms=named, targets=targets, claim=first
+        )
 
     def write_sweep(self, sweep: Sweep) -> None:
         """Write the units of a sweep, for workers on other machines and for ``harness status``."""

@@ -6,12 +6,14 @@ An experiment's yaml names its axes under ``hydra.sweeper``:
     params:   {model: "a,b", seed: "range(3)"}
     zip:      [{data: "x,y", objective: "sft,clm"}]
     exclude:  [{model: b, arm: kl}]
+    claim:    {number: 1, …}
 
 ``arms`` are one axis of named overrides (``harness.sweep.arms``), ``params`` one axis each, ``zip``
 lists values that go together (``~`` leaves a key alone), and ``exclude`` leaves out the points that
-match all keys. An axis on the command line (``seed=0,1``) replaces the experiment's. In a zip, a
-value replaces the key's at every point, and a group member (``data=x``) keeps the points that have
-it. Hydra composes once for each combination of group members.
+match all keys; ``claim`` declares what the experiment tests (``harness.analysis.claims``), and
+decides nothing here. An axis on the command line (``seed=0,1``) replaces the experiment's. In a
+zip, a value replaces the key's at every point, and a group member (``data=x``) keeps the points
+that have it. Hydra composes once for each combination of group members.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.analysis.claims import declaration
 from harness.config.combinations import check, runs_of
 from harness.config.composition import Builder, compose_hydra
 from harness.config.overrides import GROUPS, MOST_VALUES, NOT_SET, Parsed, axis, our_key, parse, typed, value_of
@@ -58,10 +61,15 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Expansion:
-    """Every point of a sweep, in the order of its axes."""
+    """Every point of a sweep, in the order of its axes.
+
+    Attributes:
+        claim: hash of the claim that the experiment declares; empty without one.
+    """
 
     asked: list[Asked]
     rejected: list[Rejected]
+    claim: str = ""
 
 
 def expand(overrides: Sequence[str], own_arms: Mapping[str, Mapping[str, str]] | None = None) -> Expansion:
@@ -82,7 +90,7 @@ def expand(overrides: Sequence[str], own_arms: Mapping[str, Mapping[str, str]] |
     rejected = [part for part in found if isinstance(part, Rejected)]
     if not asked:
         raise ConfigError(rejected[0].reason)
-    return Expansion(asked, rejected)
+    return Expansion(asked, rejected, sweep.claim)
 
 
 class _Sweep:
@@ -95,6 +103,8 @@ class _Sweep:
         sweeper: Mapping[str, Any] = composed.sweeper
         every = arms.read(own_arms or sweeper.get("arms"))
         _reject_doubles(sweeper, every)
+        claim = None if own_arms else declaration.read(sweeper.get("claim"), every)
+        self.claim = claim.digest if claim else ""
         params = parse(
             [f"{key}={typed(value)}" for key, value in (sweeper.get("params") or {}).items() if our_key(str(key)) not in given.keys]
         )
@@ -110,7 +120,7 @@ class _Sweep:
         )
         experiment = given.choices.get("experiment")
         if "name" not in composed.values and experiment:
-            self.fixed = dataclasses.replace(self.fixed, values={**self.fixed.values, "name": experiment})
+            self.fixed = dataclasses.replace(self.fixed, values={**self.fixed.values, "name": experiment.replace("/", "-")})
         self.dimensions: list[list[Point]] = [_alone(key, values) for key, values in alone.items()]
         self.dimensions += zips
         of_arms = {ARM, *(key for own in every.values() for key in own)} if every else set()

@@ -80,7 +80,7 @@ def start(
     require_name(rest)
     expansion = expand(rest, arms)
     _require_valid(expansion)
-    return begin(expansion.asked, launcher, keep=False, warm=warm, progress=progress)
+    return begin(expansion.asked, launcher, keep=False, claim=expansion.claim, warm=warm, progress=progress)
 
 
 def _require_valid(expansion: Expansion) -> None:
@@ -125,6 +125,7 @@ def begin(
     launcher: Launcher,
     *,
     keep: bool,
+    claim: str = "",
     warm: bool = False,
     progress: Progress = Silent(),  # noqa: B008 - it has no state
 ) -> Started:
@@ -135,6 +136,7 @@ def begin(
         launcher: will carry them.
         warm: see ``start``.
         keep: add the runs to those of earlier commands, in place of a new sweep.
+        claim: hash of the claim that the experiment declares.
         progress: told of models that are pretrained first.
 
     Raises:
@@ -180,7 +182,7 @@ def begin(
         for item in prepared:
             if item.run_id not in missing and not settling.is_settled(item):
                 settling.settle(item, progress)
-        experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id, arms=arms)
+        experiment.write_manifest(configs, keep=keep, sweep=None if keep else sweep.id, arms=arms, claim=claim)
         _allow_one_more_try(experiment, missing)
 
     before, named, known = experiment.asked(), experiment.arms(), experiment.manifest()

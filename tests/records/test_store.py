@@ -240,3 +240,19 @@ def test_advice_on_a_damaged_file_names_that_file(experiment: ExperimentWriter, 
         readers.get(path.stem, lambda: experiment.record("r"))()
     assert str(caught.value).startswith(f"{path}: got a file that cannot be read")
     assert str(caught.value).endswith(f"fix: remove {path}, then rerun its sweep or run, which makes what is missing")
+
+
+def test_the_manifest_keeps_the_claim_of_the_first_command(experiment: ExperimentWriter) -> None:
+    """A claim that is changed later, or added to results that had none, was declared afterwards."""
+    experiment.write_manifest({}, keep=False, claim="first")
+    experiment.write_manifest({}, keep=False, claim="second")
+    experiment.write_manifest({}, keep=True)
+    found = experiment.manifest()
+    assert found is not None
+    assert found.claim == "first"
+    other = ExperimentWriter(experiment.folder.with_name("other"))
+    other.write_manifest({}, keep=False)
+    other.write_manifest({}, keep=False, claim="late")
+    found = other.manifest()
+    assert found is not None
+    assert found.claim == ""

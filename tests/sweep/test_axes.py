@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.claims import declaration
 from harness.config import composition, paths
 from harness.config.overrides import Parsed
 from harness.config.run_config import RunConfig
@@ -38,7 +39,7 @@ def test_every_point_of_every_experiment_is_what_its_overrides_compose_to(name: 
     """Points are valid, distinct, and the same when a worker composes their overrides."""
     found = expand([f"experiment={name}"])
     assert found.rejected == []
-    assert {asked.config.name for asked in found.asked} == {name}
+    assert {asked.config.name for asked in found.asked} == {name.replace("/", "-")}
     assert len({repr(asked.config) for asked in found.asked}) == len(found.asked)
     for asked in found.asked[:: max(1, len(found.asked) // 5)] + found.asked[-1:]:
         assert composition.compose(asked.overrides) == asked.config
@@ -98,6 +99,14 @@ def test_the_experiments_for_a_cluster_have_the_arms_they_name() -> None:
     shares = ["none", *(f"replay[fraction={share},mode=compute_equivalent]" for share in (0.01, 0.05, 0.1, 0.25, 0.5))]
     assert [config.labels.mitigation for config in found if config.seed == 0] == shares
     assert {config.labels.anchor for config in found} == {"fineweb-edu"}
+
+
+def test_a_claim_is_read_with_its_experiment() -> None:
+    """Its hash does not depend on the points; it enters no configuration."""
+    found = expand(["experiment=claims/lora", "arms=full", "seed=0"])
+    assert found.claim == declaration.shipped()["lora"].digest
+    assert "claim" not in repr(found.asked[0].config).replace("claims-lora", "")
+    assert expand(["experiment=tiny", "seed=0"]).claim == ""
 
 
 def test_mitigations_are_swept_next_to_all_that_can_be_done_without_one() -> None:
