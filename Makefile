@@ -7,6 +7,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 EXP    ?= tiny
 ARGS   ?=
+CLAIM  ?= $(sort $(basename $(notdir $(wildcard conf/experiment/claims/*.yaml))))
 LAUNCHER ?= local
 SEARCHES ?= tiny_lr mitigations_lr
 
@@ -14,7 +15,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-cluster test-contract fuzz test-install test-ray test-trainers test-exact lint imports types format wheel clean
+.PHONY: claims help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-claims test-cluster test-contract fuzz test-install test-ray test-trainers test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -73,6 +74,14 @@ calibrate: $(STAMP) ## planted experiments: how often intervals and verdicts are
 
 bench-training: $(STAMP) ## overhead of training over a bare torch loop (ARGS="--model NAME" for a model of the hub or a folder)
 	@"$(BIN)/python" benchmarks/speed/training.py $(ARGS)
+
+claims: $(STAMP) ## the claims of docs/CLAIMS.md on the shipped models, each a sweep of minutes, then document and page (CLAIM=own_words: this one)
+	@for claim in $(CLAIM); do \
+	  "$(BIN)/harness" sweep experiment=claims/$$claim $(ARGS) && "$(BIN)/harness" claims --collect results/claims-$$claim || exit 1; \
+	done
+
+test-claims: $(STAMP) ## the smallest claim again, its verdicts compared with the committed ones; a minute
+	@"$(BIN)/python" -m pytest --quiet tests/exact/test_claims.py -rs $(ARGS)
 
 reference: $(STAMP) ## the default sweep again, its findings compared with the committed ones in results/reference/ (ARGS=--write replaces them)
 	@"$(BIN)/python" benchmarks/reference.py $(ARGS)

@@ -214,6 +214,12 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _claims(arguments: argparse.Namespace) -> int:
+    from harness.cli import claims
+
+    return claims.claims_command(arguments, _print)
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from harness.report import verify
 
@@ -359,6 +365,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "prefetch": _prefetch,
     "table": _table,
     "report": _report,
+    "claims": _claims,
     "verify": _verify,
     "clean": _clean,
     "list": _list,

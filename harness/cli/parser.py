@@ -165,6 +165,15 @@ def _add_results(commands: Commands) -> None:
     )
     _add_name(report)
 
+    claims = _add(
+        commands,
+        "claims",
+        "judge the claims of conf/experiment/claims by their declared tests, and write docs/CLAIMS.md",
+        "It reads the small tables in results/reference/claims/, and writes a page to results/claims/ too.",
+    )
+    claims.add_argument("names", nargs="*", metavar="NAME", help="claims to print, writing nothing (default: all are written)")
+    claims.add_argument("--collect", action="append", default=[], metavar="RESULTS", help="first write a finished sweep's small tables")
+
     verify = _add(
         commands,
         "verify",
