@@ -39,6 +39,10 @@ class DataError(HarnessError):
     """Data that cannot be read, or cannot be trained on."""
 
 
+class FinalDataError(DataError):
+    """Data that another try finds as they are: the run is failed at once."""
+
+
 class ModelError(HarnessError):
     """A model or tokenizer that cannot be loaded."""
 

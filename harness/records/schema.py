@@ -13,6 +13,9 @@ from harness.core.counts import Counts
 
 SCHEMA_VERSION = 5
 
+REACH = "reach"
+"""Name of the accepted rows and all rows, of a run that does not reach all its volumes."""
+
 WRITERS = "by"
 """Key of ``Record.writing``: for which of objective, targets and anchor a model wrote rows."""
 
@@ -224,7 +227,8 @@ class Record:
         writing: of a run with generated rows: ``rows``, ``accepted``, ``acceptance`` (their ratio),
             ``how`` (word → rows), ``generated_tokens``, ``edit_rate`` (mean share of words, where
             known), and for targets ``target_nats`` (nats per supervised token under the start
-            model); ``by`` (WRITERS): objective, targets, anchor. Empty without generated rows.
+            model); ``by`` (WRITERS): objective, targets, anchor; ``reach`` (REACH): accepted rows
+            and all rows, where the first are too few for a volume. Empty without generated rows.
         derived_from: run id of the training whose weights, changed by a coefficient, this run
             measures; None for a run that trained.
         axis: unit of its volumes.

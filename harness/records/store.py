@@ -48,7 +48,7 @@ from harness.config.strict import build
 from harness.records import record_files, schema, seals
 from harness.records.claim_log import ClaimLog
 from harness.records.record_files import AnyRecord
-from harness.records.schema import Failure, Measurement, Point, Record
+from harness.records.schema import REACH, Failure, Measurement, Point, Record
 from harness.records.seals import damaged
 from harness.records.sweep_schema import Manifest, Sweep
 
@@ -176,7 +176,15 @@ class Experiment:
 
     def written(self, run_id: str) -> dict[str, str]:
         """Return volume → hash of a run's generated rows; empty if it has none."""
-        return self._of_run(run_id, "written.json")
+        return {volume: found for volume, found in self._of_run(run_id, "written.json").items() if volume != REACH}
+
+    def reach(self, run_id: str) -> tuple[int, int] | None:
+        """Return the accepted rows of a run and all rows, where all were tried; else None.
+
+        Volumes beyond the accepted rows are not reached.
+        """
+        found = self._of_run(run_id, "written.json").get(REACH)
+        return None if found is None else (int(found[0]), int(found[1]))
 
     def _of_run(self, run_id: str, name: str) -> dict[str, Any]:
         """Return the plain values of a file of a run, without its run id; empty if missing."""

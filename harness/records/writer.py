@@ -22,7 +22,7 @@ from harness.core import files
 from harness.core.errors import ConfigError, explain
 from harness.records import record_files, schema, seals
 from harness.records.partial import PARTIAL, Partial
-from harness.records.schema import Failure, Measurement, Point, Record
+from harness.records.schema import REACH, Failure, Measurement, Point, Record
 from harness.records.store import Experiment, declared_by
 from harness.records.sweep_schema import Manifest, Sweep
 
@@ -180,9 +180,10 @@ class ExperimentWriter(Experiment):
         }
         files.write_text(self.run_folder(run_id) / "config.json", seals.sealed(values))
 
-    def write_written(self, run_id: str, hashes: Mapping[str, str]) -> None:
-        """Write volume → hash of the generated rows up to it."""
-        files.write_text(self.run_folder(run_id) / "written.json", seals.sealed({"run_id": run_id, "file": "written.json", **hashes}))
+    def write_written(self, run_id: str, hashes: Mapping[str, str], reach: tuple[int, int] | None = None) -> None:
+        """Write volume → hash of the generated rows up to it, and the reach of the rows."""
+        values = {"run_id": run_id, "file": "written.json", **hashes} | ({REACH: list(reach)} if reach else {})
+        files.write_text(self.run_folder(run_id) / "written.json", seals.sealed(values))
 
     def write_prompts(self, run_id: str, suite: str, prompts: Mapping[str, str]) -> None:
         """Write one item of each task as the model sees it, task → text."""

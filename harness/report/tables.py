@@ -271,13 +271,20 @@ def column(heading: Sequence[str], texts: Sequence[str], *, right: bool) -> list
 def _problems(table: pd.DataFrame, control: Mapping[str, str]) -> list[str]:
     """Return lines on failed and unfinished runs, failed measurements and untuned rates."""
     whole = table[table["suite"].isna() & (table["status"] != "ok")]
-    lines = [f"{row['status']}: run {row['run_id']} ({row['model']}, {row['tuning']}): {row['reason']}" for _, row in whole.iterrows()]
+    lines = [
+        f"{row['status']}{_at(row['volume'])}: run {row['run_id']} ({row['model']}, {row['tuning']}): {row['reason']}"
+        for _, row in whole.iterrows()
+    ]
     scores = table[table["suite"].notna() & (table["status"] == "failed")]
     for (suite, task), rows in scores[scores["task"] != SUITE_TASK].groupby(["suite", "task"], sort=False):
         lines.append(f"failed: {suite}, {task} at {len(rows)} points: {rows['reason'].iloc[0]}")
     if untuned(table, control)[0]:
         lines.append("learning rate not tuned: not a method comparison")
     return ["", *lines] if lines else []
+
+
+def _at(volume: Any) -> str:
+    return "" if pd.isna(volume) else f" at {int(volume):,}"
 
 
 SHORT = [

@@ -127,8 +127,10 @@ class Prepared:
 
     @property
     def volumes(self) -> list[int]:
-        """Volumes to reach, ascending."""
-        return sorted(self.config.data.volumes)
+        """Volumes to reach, ascending, without those that all accepted rows are too few for."""
+        asked = sorted(self.config.data.volumes)
+        reach = self.experiment.reach(self.run_id) if self.config.objective.writes else None
+        return [volume for volume in asked if reach is None or volume <= reach[0]] or asked
 
 
 def experiment_of(config: RunConfig) -> ExperimentWriter:

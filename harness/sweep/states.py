@@ -70,6 +70,8 @@ class UnitStates:
     def _is_measured(self, unit: Unit) -> bool:
         """Return whether a point is measured, its record says so, and no weights are left over."""
         (volume,), record = unit.volumes, self.experiment.glance("runs", unit.run_id, "record.json")
+        if not self.reached(unit):
+            return bool(record)
         if self.experiment.unmeasured(unit.run_id, volume, unit.evaluations):
             return False
         told = not record or (record.get("evaluations") == unit.evaluations and volume not in record.get("incomplete", ()))
@@ -78,10 +80,16 @@ class UnitStates:
     def _is_trained(self, unit: Unit) -> bool:
         """Return whether a run is recorded, and lacks at most measurements of weights on disk."""
         recorded = self.experiment.glance("runs", unit.id, "record.json").get("volumes", ())
-        return set(unit.volumes) <= set(recorded) and all(
+        volumes = self.reached(unit)
+        return set(volumes) <= set(recorded) and all(
             self.experiment.weights_folder(unit.id, volume) or not self.experiment.unmeasured(unit.id, volume, unit.evaluations)
-            for volume in unit.volumes
+            for volume in volumes
         )
+
+    def reached(self, unit: Unit) -> list[int]:
+        """Return the volumes of a unit, without those that its run is known not to reach."""
+        reach = self.experiment.reach(unit.run_id)
+        return [volume for volume in unit.volumes if reach is None or volume <= reach[0]]
 
     def _is_whole(self, run_id: str, unit: Unit) -> bool:
         """Return whether a run is recorded at the volumes of a unit, and measured as it asks."""
@@ -89,9 +97,10 @@ class UnitStates:
         lacking = {*record.get("incomplete", ())}
         if record.get("evaluations") != unit.evaluations or record.get("before_sha256") != unit.before_sha256:
             return False  # the record is brought up to date when the run is carried out
-        if 0 in lacking or not set(unit.volumes) <= {*record.get("volumes", ())} - lacking:
+        volumes = self.reached(unit)
+        if 0 in lacking or not set(volumes) <= {*record.get("volumes", ())} - lacking:
             return False
-        has_points = all((self.experiment.point_folder(run_id, volume) / "point.json").exists() for volume in unit.volumes)
+        has_points = all((self.experiment.point_folder(run_id, volume) / "point.json").exists() for volume in volumes)
         return has_points and not self.experiment.lacks_files(run_id)
 
     def failure(self, unit: Unit) -> str:

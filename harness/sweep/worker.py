@@ -20,7 +20,7 @@ from harness.config import composition, paths
 from harness.config.resolution import Machine
 from harness.config.strict import plain
 from harness.core import space
-from harness.core.errors import HarnessError, ProcessDied, RecordError, explain
+from harness.core.errors import FinalDataError, HarnessError, ProcessDied, RecordError, explain
 from harness.core.masking import masked
 from harness.core.progress import Interrupted, Progress, Silent
 from harness.records import provenance
@@ -181,7 +181,8 @@ class Worker:
         if unit.kind == "measurement":
             before = [one for one in self.claims.history(unit.id) if one.sweep == self.claims.sweep and one.ended == "again"]
             return ("failed" if len(before) + 1 >= self.tries else "again"), reason
-        tries = self._write_failure(unit, reason, masked("".join(traceback.format_exception(error))))
+        last = isinstance(error, FinalDataError)
+        tries = self._write_failure(unit, reason, masked("".join(traceback.format_exception(error))), last=last)
         return ("failed" if tries >= TRIES else "again"), reason
 
     def _died(self, unit: Unit, dead: Sequence[Claim]) -> tuple[Outcome, str]:

@@ -17,7 +17,7 @@ import pytest
 
 from harness.config.resolution import Machine
 from harness.core import files
-from harness.core.errors import ConfigError, ProcessDied, TrainingError
+from harness.core.errors import ConfigError, FinalDataError, ProcessDied, TrainingError
 from harness.core.progress import Interrupted, Progress
 from harness.records import provenance
 from harness.records.store import Experiment
@@ -91,6 +91,12 @@ def test_the_second_exception_is_final_and_has_its_traceback(mine: Worker, does:
     assert "raise_it" in failure.traceback
     assert states.of(UNIT) == "failed"
     assert states.failure(UNIT) == "TrainingError: two lines"
+
+
+def test_data_that_stay_as_they_are_are_tried_once(mine: Worker, does: Callable[[Does], None]) -> None:
+    """Too few accepted rows for any volume: another try would find the same."""
+    does(fails(FinalDataError("20 of 64 accepted")))
+    assert mine.carry_out(UNIT) == ("failed", "FinalDataError: 20 of 64 accepted")
 
 
 def test_a_worker_of_one_try_fails_at_once(mine: Worker, does: Callable[[Does], None]) -> None:

@@ -39,7 +39,7 @@ volume            Int64    number of target rows seen once
 n                 Int64    number of items of one seed
 seeds             Int64    number of seeds that have a change
 run_ids           string   runs of these seeds, in the order of the seeds, separated by commas
-missing           Int64    number of seeds of the cell without a change here: failed, unfinished or not measured
+missing           Int64    number of seeds of the cell without a change here: failed, unfinished, not reached or not measured
 before            Float64  value at volume 0, mean over seeds
 after             Float64  value at this volume, mean over seeds
 delta             Float64  after minus before, in the metric's unit; negative is worse if higher_is_better

@@ -112,7 +112,7 @@ flops             Float64  floating-point operations of training so far
 wall_seconds      Float64  seconds of training so far, without evaluation
 peak_memory_bytes Int64    largest memory of the process so far, in bytes
 protocol_version  Int64    version of the measurement protocol; results of different versions are never mixed
-status            string   status of the row: ok, failed or unfinished
+status            string   status of the row: ok, failed, unfinished or not reached (a volume that all accepted rows are too few for)
 reason            string   reason why the row failed or has no delta
 """
 COLUMNS, DESCRIPTIONS = specified(_SPECIFICATION)

@@ -27,7 +27,7 @@ from harness.analysis.table.packing import ChangeKey, RunChanges
 from harness.core.display import OUTPUT
 from harness.core.errors import DamagedError, RecordError, explain
 from harness.records import summary_files
-from harness.records.schema import BEFORE, EVALUATIONS, SCHEMA_VERSION, WRITERS, Failure, Point, Record
+from harness.records.schema import BEFORE, EVALUATIONS, REACH, SCHEMA_VERSION, WRITERS, Failure, Point, Record
 from harness.records.store import Experiment
 from harness.records.summary_files import Summary
 
@@ -220,6 +220,7 @@ class RunReader:
                 rows += [told | row for row in measure.rows_of(tasks, at_zero=False)]
                 changes |= {(volume, suite, task): change for task, change in measure.task_changes(tasks).items()}
         measure.over_volumes(rows)
+        rows += [common | row for row in (_not_reached(record) if record else [])]
         return _Computed(rows, changes, tuple(dict.fromkeys(keys)))
 
     def _check_missing(self, run_id: str, record: Record | None, volume: int, suite: str) -> None:
@@ -300,6 +301,16 @@ def summarise(experiment: Experiment, run_id: str) -> str:
     except Exception as error:  # noqa: BLE001 - returned, and raised again for the next reader of the rows
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
+
+
+def _not_reached(record: Record) -> list[Row]:
+    """Return a row for each volume that all accepted rows of a run are too few for."""
+    if REACH not in record.writing:
+        return []
+    accepted, rows = record.writing[REACH]
+    volumes = sorted(volume for volume in record.config["data"]["volumes"] if volume > accepted and volume not in record.volumes)
+    reasons = {volume: f"{accepted:,} of {volume:,} accepted, from {rows:,} rows" for volume in volumes}
+    return [{"volume": volume, "status": "not reached", "reason": reason} for volume, reason in reasons.items()]
 
 
 _NONE_YET = "volume steps target_rows anchor_rows truncated_rows train_tokens supervised_tokens anchor_tokens generated_tokens"

@@ -22,7 +22,7 @@ class Rft(Sft):
     a row counts once; a row without one is dropped. An answer that equals the gold one still
     counts as the model's own. The remaining rows, in permutation order, fill the steps: ``volume``
     counts accepted rows, and a run reads as much of the data as it needs; rejected answers count as
-    generated.
+    generated. Volumes that all accepted rows are too few for are not reached.
 
     Reference: RAFT, Dong et al. 2023, arXiv 2304.06767; Self-SFT in Chen et al. 2025, arXiv
     2510.18874; n = 5 and T = 0.8. Differs from the papers: a right answer in place of the one of

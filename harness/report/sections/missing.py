@@ -33,6 +33,8 @@ def missing(evidence: Evidence) -> Section:
         "unfinished": int((whole["status"] == "unfinished").sum()),
         "not started": absent,
     }
+    if short := whole.loc[whole["status"] == "not reached", "run_id"].nunique():
+        counts["with volumes not reached"] = short
     intro = (
         f"Of {len(requested):,} requested runs, {', '.join(f'{count} {name}' for name, count in counts.items())};"
         f" {points:,} points measured, {len(failed)} measurements failed. Missing values never count as 0."
@@ -40,7 +42,8 @@ def missing(evidence: Evidence) -> Section:
     notes = []
     for status, rows in whole.groupby("status", sort=True):
         for _, row in rows.head(MAX_REASONS).iterrows():
-            notes.append(f"Run {row['run_id']} ({row['model']}, {row['tuning']}) {status}: {row['reason']}")
+            where = "" if pd.isna(row["volume"]) else f" at {int(row['volume']):,}"
+            notes.append(f"Run {row['run_id']} ({row['model']}, {row['tuning']}) {status}{where}: {row['reason']}")
         if len(rows) > MAX_REASONS:
             notes.append(f"{len(rows) - MAX_REASONS} more {status} runs are in {evidence.table_file}.")
     for (suite, task), rows in list(failed.groupby(["suite", "task"], sort=False))[:MAX_REASONS]:

@@ -26,13 +26,14 @@ def bind(prepared: Prepared, data: Data, restart: Callable[[], None], progress: 
         progress: told of a restart.
     """
     experiment, run_id, known = prepared.experiment, prepared.run_id, prepared.experiment.written(prepared.run_id)
-    within = [int(volume) for volume in known if int(volume) <= prepared.volumes[-1]]
-    now = {str(volume): _hash(data, volume, prepared.config.training.epochs) for volume in [*within, *prepared.volumes]}
+    within = [int(volume) for volume in known if int(volume) <= max(prepared.config.data.volumes)]
+    reached = [volume for volume in prepared.config.data.volumes if data.reach is None or volume <= data.reach[0]]
+    now = {str(volume): _hash(data, volume, prepared.config.training.epochs) for volume in [*within, *reached]}
     if changed := [volume for volume in within if known[str(volume)] != now[str(volume)]]:
         progress.say(f"run {run_id}: restarted, because its generated rows up to volume {min(changed)} changed")
         restart()
         known = {}
-    experiment.write_written(run_id, {**known, **now})
+    experiment.write_written(run_id, {**known, **now}, data.reach)
 
 
 def _hash(data: Data, volume: int, epochs: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config.strict import identifying, plain
 from harness.core.contexts import GeneratedRow, WritingContext
-from harness.core.errors import DataError, explain
+from harness.core.errors import DataError, FinalDataError, explain
 from harness.core.methods import Mitigation, Objective
 from harness.core.progress import Progress, Silent
 from harness.core.rows import Row
@@ -20,6 +20,7 @@ from harness.data import subsets
 from harness.evaluation import hashes
 from harness.methods.rewriting import UNTREATED, Rehearsing, Rewriting
 from harness.models import loading
+from harness.records.schema import REACH
 from harness.run.generated.authors import author_of, context_of, seed_of
 from harness.run.generated.store import Store
 from harness.run.preparation import Prepared
@@ -64,6 +65,7 @@ class Data:
             time; they count as a cost of the largest volume.
         anchor_rows: target rows seen → anchor rows drawn by then.
         statistics: ``Record.writing`` of the largest volume.
+        reach: number of accepted rows and of all, where these are too few for the largest volume.
     """
 
     target: Sequence[Row]
@@ -74,6 +76,7 @@ class Data:
     surplus: Sequence[GeneratedRow] = ()
     anchor_rows: Callable[[int], int] = lambda _: 0
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    reach: tuple[int, int] | None = None
 
     def generated_up_to(self, volume: int, epochs: int = 1) -> list[GeneratedRow]:
         """Return the generated rows that count as the cost of a volume, anchor rows included.
@@ -120,8 +123,9 @@ class Generation:
             return Data(target=prepared.rows, anchor=prepared.anchor)
         start = cache(load) if load else None
         surplus: list[GeneratedRow] = []
+        reach = None
         if config.objective.writes:
-            sources, generated, surplus = self._accepted(_Generator(prepared, config.objective, start, progress))
+            sources, generated, surplus, reach = self._accepted(_Generator(prepared, config.objective, start, progress))
         elif config.mitigation.writes == "targets":
             sources = self._subset()
             generated = _Generator(prepared, config.mitigation, start, progress).targets(sources)
@@ -142,7 +146,8 @@ class Generation:
             generated_anchor=anchor,
             surplus=surplus,
             anchor_rows=config.mitigation.anchor_rows if anchor else lambda _: 0,
-            statistics=of_targets | of_anchor,
+            statistics=of_targets | of_anchor | ({REACH: list(reach)} if reach else {}),
+            reach=reach,
         )
 
     def _order(self) -> list[Row]:
@@ -159,13 +164,17 @@ class Generation:
         orders = [permutation(seed, len(rows), "data-order", f"epoch {epoch}") for epoch in range(1, epochs)]
         return [*rows, *(rows[i] for order in orders for i in order)]
 
-    def _accepted(self, generator: _Generator) -> tuple[list[Row], list[GeneratedRow], list[GeneratedRow]]:
+    def _accepted(self, generator: _Generator) -> tuple[list[Row], list[GeneratedRow], list[GeneratedRow], tuple[int, int] | None]:
         """Generate for more and more source rows, until enough are accepted for the largest volume.
 
+        Where all rows are too few for it, the largest volume that they reach counts.
+
         Returns:
-            The source rows up to the last one needed, their outcomes, and the outcomes behind it.
+            The source rows up to the last one needed, their outcomes, and the outcomes behind it;
+            then ``Data.reach``.
         """
-        wanted, order = self.prepared.volumes[-1], self._order()
+        volumes, order = self.prepared.config.data.volumes, self._order()
+        wanted, reach = max(volumes), None
         if subsets.parts(self.prepared.config.data):
             got = "a sequence of stages, whose boundaries move with each row that is left out"
             raise DataError(explain("data", got=got, allowed="one stage", fix="another objective, or another data set"))
@@ -173,25 +182,27 @@ class Generation:
         while True:
             generated = generator.targets(order[:tried])
             accepted = sum(one.row is not None for one in generated)
+            if accepted < wanted and tried == len(order) and accepted >= min(volumes):
+                wanted, reach = max(volume for volume in volumes if volume <= accepted), (accepted, tried)
             if accepted >= wanted:
                 end = _rows_needed(generated, wanted)
                 needed, every = {row.id for row in order[:end]}, _by_id(order[:tried], generated)
-                return order[:end], generated[:end], [one for key, one in every.items() if key not in needed]
+                return order[:end], generated[:end], [one for key, one in every.items() if key not in needed], reach
             if tried == len(order):
                 raise self._too_few(accepted, generated)
             rate = max(accepted, 1) / tried
             tried = min(len(order), max(tried + CHUNK, math.ceil(wanted / rate * OVERSAMPLING)))
 
-    def _too_few(self, accepted: int, generated: Sequence[GeneratedRow]) -> DataError:
+    def _too_few(self, accepted: int, generated: Sequence[GeneratedRow]) -> FinalDataError:
         config = self.prepared.config
         batch = config.training.batch_rows
         left_out = ", ".join(f"{rows} {how}" for how, rows in _counts(one for one in generated if not one.accepted).items())
         where = f"data.volumes with objective={config.labels.objective}"
         rows = f"{accepted} of the {len(generated)} rows of data={config.labels.data} accepted ({left_out})"
-        got = f"{self.prepared.volumes[-1]}, with only {rows}"
+        got = f"{min(self.prepared.volumes)}, with only {rows}"
         fix = "more objective.samples, a larger objective.max_new_tokens if answers are cut, a model that answers better, or other data"
         fix = f"data.volumes=[{accepted - accepted % batch}], {fix}" if accepted >= batch else fix
-        return DataError(explain(where, got=got, allowed=f"at most {accepted}", fix=fix))
+        return FinalDataError(explain(where, got=got, allowed=f"at most {accepted}", fix=fix))
 
 
 def _by_id(rows: Sequence[Row], generated: Sequence[GeneratedRow]) -> dict[str, GeneratedRow]:

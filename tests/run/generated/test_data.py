@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.table.frame import table
 from harness.config import composition, paths
+from harness.config.identity import recorded
 from harness.core.contexts import GeneratedRow
 from harness.core.errors import DataError
 from harness.core.progress import Interrupted, Silent
@@ -17,12 +19,14 @@ from harness.core.rows import Row, Turn
 from harness.methods.rewriting import gold
 from harness.models import author, generate
 from harness.records.schema import Point, Record
+from harness.report.tables import summary
 from harness.run import execution, preparation
 from harness.run.generated import data, show
 from harness.run.generated.data import Data, Generation
 from harness.run.generated.store import Store
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace
+from harness.sweep.plan.planning import as_text, plan_sweep
 from tests.support.scripted import row
 from tests.support.small_runs import without_time
 
@@ -180,6 +184,29 @@ def test_too_few_right_answers_are_rejected_with_their_number(monkeypatch: pytes
         Generation(prepared("objective=rft", volumes="[64]")).data(None, Silent())
     assert "got 64, with only 20 of the 3240 rows of data=tinyworld-skill accepted (3220 none); allowed: at most 20" in str(error.value)
     assert "fix: data.volumes=[16]" in str(error.value)
+
+
+def test_volumes_beyond_the_accepted_rows_are_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record, table and plan say so; the run is done, and a smaller volume is not affected."""
+    right, wrong = (lambda one: GeneratedRow(one, True, "own", 1)), GeneratedRow(None, False, "none", 1)
+    monkeypatch.setattr(data._Generator, "targets", lambda _, rows: [right(one) if i < 20 else wrong for i, one in enumerate(rows)])
+    one = prepared("objective=rft", "name=reach", volumes="[8,16,64]")
+    assert one.volumes == [8, 16, 64]
+    found = Generation(one).data(None, Silent())
+    assert (found.reach, len(found.target)) == ((20, 3240), 16)
+    assert execution.execute(one, Silent()) == "done"
+    record = one.experiment.record(one.run_id)
+    assert record is not None
+    assert (record.volumes, record.writing["reach"], one.volumes) == ((8, 16), [20, 3240], [8, 16])
+    assert execution.execute(prepared("objective=rft", "name=reach", volumes="[8,16,64]"), Silent()) == "already done"
+    one.experiment.write_manifest({one.run_id: recorded(one.config)}, keep=False)
+    rows = table(one.experiment)
+    (left,) = rows[rows["status"] != "ok"].to_dict("records")
+    assert (left["status"], left["volume"], left["reason"]) == ("not reached", 64, "20 of 64 accepted, from 3,240 rows")
+    assert "not reached at 64: run" in summary(rows)
+    plan = plan_sweep([*FIXED, "objective=rft", "name=reach", "data.volumes=[8,16,64]"])
+    assert [(unit.state, unit.reason) for unit in plan.runs()] == [("done", "volume 64: 20 of 64 accepted, from 3,240 rows")]
+    assert "not reached\n  1  volume 64: 20 of 64 accepted" in as_text(plan)
 
 
 def test_an_anchor_generated_by_the_start_model_is_trained_on(drawn: list[int]) -> None:
