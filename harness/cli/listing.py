@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from pathlib import Path
 
 from harness.config import paths
+from harness.config.yaml_files import first_sentence
 from harness.core import extras
 from harness.core.display import OUTPUT, quiet_libraries
 from harness.core.errors import ConfigError, did_you_mean, explain
@@ -36,7 +36,7 @@ def list_command(asked: str | None) -> int:
         folder = {"suites": "benchmarks/suites", "anchor": "conf/data"}.get(group, f"conf/{group}")
         sys.stdout.write(f"{group}\n" if not asked else "")
         for name, path in paths.members(folder).items():
-            sys.stdout.write(_wrapped(f"  {name:<24} ", _first_sentence(path)))
+            sys.stdout.write(_wrapped(f"  {name:<24} ", first_sentence(path)))
         if group == "suites":
             more = "Any task, group or tag of lm-eval is a suite under its own name, too: `harness list lm_eval`."
             OUTPUT.message(_wrapped("  ", more).rstrip("\n"))
@@ -54,20 +54,6 @@ def _list_lm_eval() -> int:
         spelled = f"{task_index.FORCED}{name}" if name in ours else name
         sys.stdout.write(f"  {spelled:<24} {kind}{f'; {name} is ours' if name in ours else ''}\n")
     return 0
-
-
-def _first_sentence(path: Path) -> str:
-    """Return the first sentence of a file's comment, which may take several lines."""
-    found: list[str] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("# "):
-            break
-        found.append(line[2:].strip())
-        if found[-1].endswith((".", ":", "?")):
-            break
-    return " ".join(found)
 
 
 def _wrapped(head: str, text: str) -> str:

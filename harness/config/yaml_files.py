@@ -92,3 +92,17 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(explain(str(path), got=type(values).__name__, allowed="a mapping"))
     return cast(dict[str, Any], values)
+
+
+def first_sentence(path: Path) -> str:
+    """Return the first sentence of a file's comment, which may take several lines."""
+    found: list[str] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("# "):
+            break
+        found.append(line[2:].strip())
+        if found[-1].endswith((".", ":", "?")):
+            break
+    return " ".join(found)

@@ -17,6 +17,8 @@ from harness.analysis.findings import equal_gain
 from harness.analysis.table.changes import Changes
 from harness.analysis.table.columns import SUITE_TASK
 from harness.analysis.table.runs import RunReader
+from harness.config import paths
+from harness.config.yaml_files import first_sentence
 from harness.core.errors import ConfigError, explain
 from harness.records.store import Experiment
 from harness.report import evidence, words
@@ -165,7 +167,8 @@ def _section_text(one: Result) -> str:
     ]
     for title, columns, rows in _tables(one):
         parts.append(f"{title}:\n\n{markdown(columns, rows)}")
-    parts.append(f"Run it: `make claims CLAIM={one.name}`, or `harness sweep experiment=claims/{one.name}`.\n")
+    where = f"{FOLDER}/{one.name}.yaml"
+    parts.append(f"Its arms: [{where}](../{where}). To run it: `make claims CLAIM={one.name}`.\n")
     return "\n".join(parts)
 
 
@@ -177,6 +180,8 @@ def _facts(one: Result) -> list[tuple[str, str]]:
         ("In the literature", _flat(claim.literature)),
         ("Limits", _flat(claim.limits)),
     ]
+    if (told := _suites(one)) != ".":
+        facts.append(("Suites", told))
     if one.tables is not None:
         about = one.tables.about
         failed = f", {about['failed']} failed" if about.get("failed") else ""
@@ -185,12 +190,24 @@ def _facts(one: Result) -> list[tuple[str, str]]:
     return facts
 
 
+def _suites(one: Result) -> str:
+    """Return the suites that its tests read, each with a sentence about it."""
+    names = [_headline(one.tables)] if one.tables else []
+    names += [name for test in (one.claim.headline, *one.claim.also) for name in test.suites]
+    known = {path.stem: path for kind in ("tasks", "suites") for path in paths.members(f"benchmarks/{kind}").values()}
+    told = [
+        f"{name}: {first_sentence(known[name]).split(' (benchmarks/')[0].rstrip('.')}" for name in dict.fromkeys(names) if name in known
+    ]
+    return f"{'; '.join(told)}."
+
+
 def _tables(one: Result) -> list[tuple[str, Sequence[str], list[list[str]]]]:
     """Return titles, headings and rows of a claim's tables."""
     if one.tables is None:
         return []
     found: list[tuple[str, Sequence[str], list[list[str]]]] = [("The test", COMPARISONS, [_comparison(line) for line in one.headline])]
-    found += [("Also tested, without a part in the verdict", COMPARISONS, [_comparison(line) for line in lines]) for lines in one.also]
+    if also := [_comparison(line) for lines in one.also for line in lines]:
+        found.append(("Also tested, without a part in the verdict", COMPARISONS, also))
     if rows := _arms(one.tables):
         suite = _headline(one.tables)
         found.append(
@@ -270,10 +287,11 @@ KINDS = {verdicts.SHOWN: "gained", verdicts.CONTRARY: "lost"}
 def page(found: Sequence[Result]) -> Content:
     """Return the same as a page."""
     views = [FindingView(sentence=f"{one.claim.number}. {one.claim.title}: {one.sentence}.", floors=_first(one)) for one in found]
-    facts = {f"{name}": str(sum(one.verdict == name for one in found)) for name in dict.fromkeys(one.verdict for one in found)}
-    lead = [line.replace("**", "").replace("`", "") for line in INTRO]
+    counts = {name: sum(one.verdict == name for one in found) for name in (*verdicts.VERDICTS, NOT_RUN)}
+    lead = f"Of {len(found)} claims: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}."
+    read = " ".join(line.replace("**", "").replace("`", "") for line in INTRO)
     sections = [_section(one) for one in found]
-    return Content(title=TITLE, subtitle=lead[1], headline=lead[:1], findings=views, facts=facts, sections=sections)
+    return Content(title=TITLE, subtitle=read, headline=[lead], findings=views, sections=sections)
 
 
 def _section(one: Result) -> Section:

@@ -13,6 +13,7 @@ from harness.analysis.statistics.multiple import holm
 Expect = Literal["more", "less", "alike", "no more", "no less"]
 
 SHOWN, CONTRARY, NOT_SHOWN, NOT_TESTABLE = "shown", "contrary", "not shown", "not testable here"
+VERDICTS = (SHOWN, CONTRARY, NOT_SHOWN, NOT_TESTABLE)
 
 LEVEL = 0.05
 """Of a test: a p-value below it, adjusted by Holm over the lines of a claim's test, decides."""
@@ -100,4 +101,4 @@ def overall(lines: Sequence[Line]) -> str:
 def counted(lines: Sequence[Line]) -> Mapping[str, int]:
     """Return verdict → number of lines, in the order of the verdicts, without zeros."""
     counts = Counter(line.verdict for line in lines)
-    return {name: counts[name] for name in (SHOWN, CONTRARY, NOT_SHOWN, NOT_TESTABLE) if counts[name]}
+    return {name: counts[name] for name in VERDICTS if counts[name]}
