@@ -128,9 +128,9 @@ class Order(Part):
 
 
 def _named(rows: pd.DataFrame) -> str:
-    """Return the arms of cells, or their models where the experiment has no arms."""
-    names = rows["arm"].fillna(rows["model"]).astype(str)
-    return ", ".join(dict.fromkeys(names))
+    """Return the arms of cells, or their models where these vary."""
+    names = rows["model"] if rows["model"].nunique() > 1 else rows["arm"].fillna(rows["model"])
+    return ", ".join(dict.fromkeys(names.astype(str)))
 
 
 def _at_equal_gain(tables: Tables, cell: str, arm: str, than: str) -> tuple[float, float, float]:
