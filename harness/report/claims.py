@@ -30,8 +30,9 @@ NOT_RUN = "not run yet"
 TITLE = "Claims about forgetting, each put to a test"
 
 INTRO = (
-    "Each claim of the literature below is one experiment on small models that ship with this project. Its test and its margin were"
-    " declared in the experiment's file before the runs, unless its verdict says otherwise. The verdict and every number of a result are"
+    "Each claim of the literature below is one experiment on small models that ship with this project (the last one on a real model)."
+    " Its test and its margin were declared in the experiment's file before the runs, unless its verdict says otherwise. The verdict"
+    " and every number of a result are"
     " computed from the tables in `results/reference/claims/`. What was measured on models of 0.04 to 1.2 million parameters need not hold"
     " for larger ones: a verdict is the outcome of a test in kind, not a replication.",
     "**Shown**: every comparison came out as claimed. **Contrary**: at least one came out against the claim, and none for it. **Not"
