@@ -93,7 +93,7 @@ def headings(path: Path) -> set[str]:
 def test_the_readme_is_short_and_every_page_is_listed() -> None:
     """Details are in docs/, whose README lists each page."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= LONGEST_README
-    listed = set(re.findall(r"\]\(([a-z]+\.md)\)", (ROOT / "docs/README.md").read_text(encoding="utf-8")))
+    listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs/README.md").read_text(encoding="utf-8")))
     assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 

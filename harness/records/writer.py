@@ -74,7 +74,7 @@ class ExperimentWriter(Experiment):
             record_files.write_json(self.folder / "manifest.json", self._manifest(asked, keep, sweep, arms or {}, claim))
 
     def _manifest(
-        self, asked: Mapping[str, Mapping[str, Any]], keep: bool, sweep: str | None, arms: Mapping[str, str], claim: str | None
+        self, asked: Mapping[str, Mapping[str, Any]], keep: bool, sweep: str | None, arms: Mapping[str, str], claim: str
     ) -> Manifest:
         """Return the manifest after a command; arguments as in ``write_manifest``."""
         settings = {config.get("settings") for config in asked.values()}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.analysis.findings.verdicts import ALIKE, BETTER, KEPT, UNKNOWN, WORSE
 from harness.report import words
 from harness.report.evidence import Evidence
-from harness.report.summary import NO_GAIN, AtEqualGain, MethodRow, Summary
+from harness.report.summary import NOT_COMPARED, AtEqualGain, MethodRow, Summary
 from harness.report.tables import DisplayUnit
 
 MAX_BEST = 3
@@ -25,7 +25,7 @@ def at_equal_gain(evidence: Evidence, found: Summary) -> list[str]:
     mitigated: list[tuple[MethodRow, AtEqualGain]] = []
     pairs: dict[tuple[str, str], list[AtEqualGain]] = {}
     for row in found.rows:
-        if row.equal is None or row.equal.verdict in {"", NO_GAIN} or row.one.cell in evidence.unranked:
+        if row.equal is None or row.equal.verdict in NOT_COMPARED or row.one.cell in evidence.unranked:
             continue
         if row.equal.is_plain:
             mitigated.append((row, row.equal))

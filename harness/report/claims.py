@@ -22,7 +22,7 @@ from harness.config.yaml_files import first_sentence
 from harness.core.errors import ConfigError, explain
 from harness.records.store import Experiment
 from harness.report import evidence, words
-from harness.report.content import CellView, ColumnView, Content, FindingView, Section, TableView
+from harness.report.content import CellView, ColumnView, Content, Section, TableView
 from harness.report.tables import DisplayUnit, markdown, possible_ends, unit_of
 
 NOT_RUN = "not run yet"
@@ -42,6 +42,7 @@ INTRO = (
     " where they have learned equally much, those without a mitigation at the best of their rates.",
 )
 
+OVERVIEW = ("#", "claim", "verdict", "first comparison")
 COMPARISONS = ("comparison", "on", "claimed", "estimate [95% interval]", "p (Holm)", "verdict", "remarks")
 ARMS = ("arm", "tuning", "rate", "rows", "gain on the target", "loss", "nats of the targets")
 
@@ -145,7 +146,7 @@ def collect(experiment: Experiment, claims: Mapping[str, Claim], folder: Path) -
 def text(found: Sequence[Result]) -> str:
     """Return ``docs/CLAIMS.md``."""
     parts = [f"# {TITLE}\n", *(f"{line}\n" for line in INTRO), "Written by `harness claims`; edits are lost.\n"]
-    parts.append(markdown(("#", "claim", "verdict", "first comparison"), _overview(found)))
+    parts.append(markdown(OVERVIEW, _overview(found)))
     return "\n".join([*parts, *map(_section_text, found)])
 
 
@@ -287,12 +288,16 @@ KINDS = {verdicts.SHOWN: "gained", verdicts.CONTRARY: "lost"}
 
 def page(found: Sequence[Result]) -> Content:
     """Return the same as a page."""
-    views = [FindingView(sentence=f"{one.claim.number}. {one.claim.title}: {one.sentence}.", floors=_first(one)) for one in found]
     counts = {name: sum(one.verdict == name for one in found) for name in (*verdicts.VERDICTS, NOT_RUN)}
     lead = f"Of {len(found)} claims: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}."
-    read = " ".join(line.replace("**", "").replace("`", "") for line in INTRO)
-    sections = [_section(one) for one in found]
-    return Content(title=TITLE, subtitle=read, headline=[lead], findings=views, sections=sections)
+    table = TableView(
+        name="claims",
+        columns=[ColumnView(title=title, is_prose=title != "#") for title in OVERVIEW],
+        rows=[[_cell(title, value) for title, value in zip(OVERVIEW, row, strict=True)] for row in _overview(found)],
+    )
+    notes = [line.replace("**", "").replace("`", "") for line in INTRO]
+    sections = [Section(id="claims", title="Claim by claim", tables=[table]), *map(_section, found)]
+    return Content(title=TITLE, headline=[lead], sections=[*sections, Section(id="words", title="How to read this", notes=notes)])
 
 
 def _section(one: Result) -> Section:

@@ -12,9 +12,9 @@ from harness.report import answer, tables, words
 from harness.report.curves import Series
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
-from harness.report.sections.missing import main_warnings
+from harness.report.sections.missing import main_warnings, not_tuned
 from harness.report.sections.opening import verdict_of
-from harness.report.summary import NO_GAIN, AtEqualGain, summary
+from harness.report.summary import NOT_COMPARED, AtEqualGain, summary
 from harness.report.tables import Panel
 
 MAX_LINES = 40
@@ -45,7 +45,7 @@ def overview(evidence: Evidence) -> str:
         verdicts = [_verdict(evidence, row.one, finding) for row, finding in zip(shown, judged, strict=True)]
         columns.append(tables.column(["", "verdict"], verdicts, right=False))
     if loss and any(row.equal is not None for row in shown):
-        heading = "at equal gain" if not found.is_about_mitigations else "against none, equal gain"
+        heading = "against no mitigation at equal gain" if found.is_about_mitigations else "at equal gain"
         columns.append(tables.column([heading, loss.unit.name], [_equal(row.equal, loss) for row in shown], right=False))
     contrasts = (
         [_contrast(row, loss, judged=not evidence.withheld(one.one.cell)) for one, row in zip(shown, losses, strict=True)] if loss else []
@@ -54,7 +54,7 @@ def overview(evidence: Evidence) -> str:
         columns.append(tables.column(["loss beyond that of its control", loss.unit.name if loss else ""], contrasts, right=False))
     lines = ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
     left = [f"{len(found.rows) - len(shown)} more methods are in the report."] if len(shown) < len(found.rows) else []
-    first = [text for text in (controls.too_high(evidence), *answer.at_equal_gain(evidence, found)) if text]
+    first = [text for text in (controls.too_high(evidence), not_tuned(evidence), *answer.at_equal_gain(evidence, found)) if text]
     notes = [*_notes(evidence, gain, loss), *main_warnings(evidence)]
     return "\n".join([*first, *([""] if first else []), *lines, *left, "", *notes])
 
@@ -74,10 +74,11 @@ def _change(row: pd.Series | None, panel: Panel, sign: float) -> str:
 
 
 def _equal(one: AtEqualGain | None, panel: Panel) -> str:
-    if one is None or one.verdict in {"", NO_GAIN}:
-        return words.UNKNOWN if one is None or not one.verdict else NO_GAIN
+    if one is None or one.verdict in NOT_COMPARED:
+        return words.UNKNOWN if one is None else one.verdict or words.UNKNOWN
     value, low, high = (tables.number(number, panel.unit) for number in (one.difference, one.low, one.high))
-    return f"{value} [{low}, {high}] {one.verdict.replace(UNKNOWN, 'undecided')}"
+    verdict = {UNKNOWN: "undecided"}.get(one.verdict, one.verdict)
+    return f"{value} [{low}, {high}] {verdict}{'' if one.is_plain else f' ({one.reference})'}"
 
 
 def _verdict(evidence: Evidence, one: Series, row: pd.Series | None) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.analysis.findings import frontier
 from harness.analysis.findings.equal_gain import ALIKE, FIRST_MORE, SECOND_MORE
-from harness.analysis.findings.method_pairs import PLAIN
+from harness.analysis.findings.method_pairs import PLAIN, WITHOUT_MITIGATION
 from harness.analysis.findings.verdicts import BETTER, GAINED, UNKNOWN, WORSE, counted
 from harness.analysis.table.columns import SUITE_TASK
 from harness.report import words
@@ -39,9 +39,9 @@ class AtEqualGain:
         method, reference: names of both, by the labels in which they differ.
         is_plain: whether the other one is no mitigation.
         difference, low, high: in the metric's own unit; negative: the method forgets less.
-        verdict: better, worse, alike or not enough evidence; ``NO_GAIN`` where either method is
-            not known to gain, empty where gains do not overlap. Next to no mitigation it is
-            adjusted for the number of methods.
+        verdict: better, worse, alike or not enough evidence; one of ``NOT_COMPARED`` where
+            either method is not known to gain or has no volume in most of the range, or where their
+            gains do not overlap. Next to no mitigation it is adjusted for the number of methods.
     """
 
     method: str
@@ -117,7 +117,7 @@ def summary(evidence: Evidence) -> Summary:
 
     def order(row: MethodRow) -> tuple[Any, ...]:
         loss = -losses[0].sign * float(row.losses[0]["delta"]) if losses and row.losses[0] is not None else float("inf")
-        compared = row.equal if by_gain and row.equal is not None and row.equal.verdict not in {"", NO_GAIN} else None
+        compared = row.equal if by_gain and row.equal is not None and row.equal.verdict not in NOT_COMPARED else None
         at = float("nan") if compared is None else compared.difference
         return (*row.one.size, by_gain and math.isnan(at), loss if math.isnan(at) else at)
 
@@ -141,24 +141,27 @@ def row_on(one: Series, panel: Panel) -> pd.Series | None:
 
 
 def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
-    """Return cell → its comparison: with no mitigation, else the second method with the first.
+    """Return cell → its comparison, with no mitigation of the same tuning, else of two tunings.
 
-    Comparisons of several cells on both sides are left out: they belong to no row.
+    Without a mitigation on both sides, the second method is compared with the first. Comparisons of
+    several cells on both sides are left out: they belong to no row.
     """
     found: dict[str, AtEqualGain] = {}
     p_values: dict[str, float] = {}
     for _, row in evidence.equal_gain.iterrows():
-        plain = [_is_plain(evidence, str(row[name])) for name in ("first_cell", "second_cell")]
+        sides = [str(row[name]).split(",") for name in ("first_cell", "second_cell")]
+        plain = [all(evidence.by_cell[cell].labels["mitigation"] == PLAIN for cell in cells) for cells in sides]
         method, reference = ("first", "second") if plain[1] and not plain[0] else ("second", "first")
         cell = str(row[f"{method}_cell"])
-        if "," in cell or (cell in found and found[cell].is_plain):
+        alike = all(_same(*(evidence.by_cell[cells[0]].labels[name] for cells in sides)) for name in WITHOUT_MITIGATION)
+        if "," in cell or not any(plain) or (plain[0] != plain[1] and not alike) or (cell in found and found[cell].is_plain):
             continue
         sign = 1.0 if method == "first" else -1.0
-        sides = [str(row[name]).split(",") for name in ("first_cell", "second_cell")]
         gains = all(any(_gains(evidence, one, str(row["target_suite"])) for one in cells) for cells in sides)
         ends = [sign * _number(row[name]) for name in ("low", "high")]
         more = FIRST_MORE if method == "first" else SECOND_MORE
         verdicts = {FIRST_MORE: BETTER, SECOND_MORE: BETTER} | {more: WORSE, ALIKE: ALIKE, UNKNOWN: UNKNOWN}
+        verdict = verdicts.get(words.text(row["verdict"]), "")
         found[cell] = AtEqualGain(
             method=str(row[method]),
             reference=str(row[reference]),
@@ -166,7 +169,7 @@ def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
             difference=sign * _number(row["difference"]),
             low=min(ends),
             high=max(ends),
-            verdict=verdicts.get(words.text(row["verdict"]), "") if gains else NO_GAIN,
+            verdict=NO_GAIN if not gains else FEW_VOLUMES if _number(row["extrapolated"]) > MOST_EXTRAPOLATED else verdict,
         )
         p_values[cell] = _number(row["p_value"])
     return _adjusted(found, p_values)
@@ -175,10 +178,17 @@ def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
 NO_GAIN = "no gain shown"
 """In place of a verdict at equal gain: a method that does not learn has no gain to compare at."""
 
+FEW_VOLUMES = "volumes too large"
+"""The same, where a path is mostly a straight line from (0, 0) to its smallest volume."""
+
+NOT_COMPARED = ("", NO_GAIN, FEW_VOLUMES)
+MOST_EXTRAPOLATED = 0.5
+"""Largest share of the range of gains without a measured volume at which verdicts are shown."""
+
 
 def _adjusted(found: Mapping[str, AtEqualGain], p_values: Mapping[str, float]) -> dict[str, AtEqualGain]:
     """Return comparisons whose verdicts next to no mitigation are adjusted for their number."""
-    cells = [cell for cell, one in found.items() if one.is_plain and one.verdict not in {"", NO_GAIN}]
+    cells = [cell for cell, one in found.items() if one.is_plain and one.verdict not in NOT_COMPARED]
     verdicts = counted([found[cell].verdict for cell in cells], np.array([p_values[cell] for cell in cells]))
     return {**found, **{cell: dataclasses.replace(found[cell], verdict=verdict) for cell, verdict in zip(cells, verdicts, strict=True)}}
 
@@ -188,10 +198,6 @@ def _gains(evidence: Evidence, cell: str, suite: str) -> bool:
     rows = evidence.by_cell[cell].rows
     found = rows[(rows["suite"] == suite) & (rows["task"] == SUITE_TASK)]
     return bool((found["verdict"] == GAINED).fillna(value=False).any())
-
-
-def _is_plain(evidence: Evidence, cells: str) -> bool:
-    return all(evidence.by_cell[cell].labels["mitigation"] == PLAIN for cell in cells.split(","))
 
 
 def _number(value: Any) -> float:

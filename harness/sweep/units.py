@@ -105,3 +105,13 @@ def label(one: Asked, run_id: str) -> str:
     """Return the name of a run for people."""
     labels = one.config.labels
     return f"{run_id} ({labels.model}, {labels.tuning}, {one.arm or labels.mitigation}, seed {one.config.seed})"
+
+
+def not_reached(prepared: Prepared) -> str:
+    """Return the volumes that a run does not reach, and why; empty without any."""
+    left, reach = sorted({*prepared.config.data.volumes} - {*prepared.volumes}), prepared.experiment.reach(prepared.run_id)
+    return (
+        f"volume {', '.join(map('{:,}'.format, left))}: {reach[0]:,} of {left[0]:,} accepted, from {reach[1]:,} rows"
+        if left and reach
+        else ""
+    )

@@ -81,9 +81,9 @@ def test_the_installed_command_works_in_an_empty_folder(installed: Path, tmp_pat
     """`harness` prints its help and lists the members of its installed configuration."""
     assert "usage: harness" in run(installed / "harness", "--help", folder=tmp_path)
     for group in ("model", "data", "suites", "experiment"):
-        folder = {"suites": "benchmarks/suites"}.get(group, f"conf/{group}")
+        folder = ROOT / {"suites": "benchmarks/suites"}.get(group, f"conf/{group}")
         listed = {line.split()[0] for line in run(installed / "harness", "list", group, folder=tmp_path).splitlines()}
-        assert listed - {"Any"} == {path.stem for path in (ROOT / folder).glob("*.yaml")}
+        assert listed - {"Any"} == {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -64,7 +64,8 @@ def test_a_claim_is_told_with_verdict_interval_and_limits(tmp_path: Path) -> Non
     assert "**Verdict: not run yet.**" in text
     assert claims.lines(found) == " 8  own: shown (declared before the runs)\n 9  other: not run yet"
     page = html.render(claims.page(found))
-    assert "8. Own words: shown (declared before the runs)." in page
+    assert "Of 2 claims: 1 shown, 1 not run yet." in page
+    assert "shown (declared before the runs)." in page
 
 
 def test_a_changed_block_was_declared_afterwards(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ ABOUT_REFUSALS = (
     "harness/data/tinyworld/",
     "conf/experiment/",
     "harness/models/nursery/",
+    "docs/CLAIMS.md",
     "docs/methods.md",
     "docs/evaluation.md",
     "README.md",

@@ -70,6 +70,7 @@ first_reach       Float64  largest gain on the first method's paths, in the targ
 second_reach      Float64  largest gain on the second method's paths, in the target metric's unit
 range_low         Float64  lower end of the range of gains that is compared: a tenth of range_high
 range_high        Float64  upper end of that range: the smaller of the two reaches; empty where one method never gains
+extrapolated      Float64  share of that range, 0..1, below the smallest volume of a method, where its path is a straight line from (0, 0)
 first_forgetting  Float64  mean forgetting of the first method over the range, in the headline metric's unit; positive is worse
 second_forgetting Float64  mean forgetting of the second method over the range, in the headline metric's unit; positive is worse
 difference        Float64  first_forgetting minus second_forgetting: area between the curves per width; positive: the first forgets more
@@ -211,6 +212,7 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
     if reach <= 0:
         flat = " and ".join(side.name for side in sides if side.reach <= 0)
         return _Pair(row | {"no_common_range": True, "note": f"{flat}: no gain at any volume, so no gain that both reach"})
+    row["extrapolated"] = max(side.extrapolated(reach) for side in sides)
     row |= {"range_low": LOW * reach, "range_high": reach, "seeds": min(len(arm.seeds) for side in sides for arm in side.arms)}
     several = any(len(side.paths) > 1 for side in sides)
     ends = [
@@ -304,6 +306,11 @@ class _Side:
         most = path.gain[int(np.argmax(path.gains)) - 1]
         return two_level.estimate(most, arm.clusters[-len(most) :], binary=False).low > 0
 
+    def extrapolated(self, reach: float) -> float:
+        """Return the share of the range up to a gain that is below the smallest volume."""
+        first = min(min(float(path.gains[1]), reach) for path in self.paths)
+        return max(0.0, (first / reach - LOW) / (1 - LOW))
+
     def notes(self, reach: float) -> list[str]:
         """Return remarks on seeds and cells left out, the gain, and the shape of a single path."""
         notes = [arm.missing for arm in self.arms if arm.missing]
@@ -312,9 +319,7 @@ class _Side:
         if not self._is_gain_clear():
             notes.append(f"its largest gain, {self.reach:.3g}, is not clearly above 0")
         if len(self.arms) == 1:
-            (path,) = self.paths
-            notes += [f"gain falls from volume {a} to {b}" for a, b in path.falls]
-            below = (min(float(path.gains[1]), reach) / reach - LOW) / (1 - LOW)
-            if below > 0:
+            notes += [f"gain falls from volume {a} to {b}" for a, b in self.paths[0].falls]
+            if (below := self.extrapolated(reach)) > 0:
                 notes.append(f"{below:.0%} of the range is below its smallest volume, on a straight line from (0, 0)")
         return [f"{self.name}: {note}" for note in notes]

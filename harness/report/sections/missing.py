@@ -68,11 +68,14 @@ ROWS = {
 def main_warnings(evidence: Evidence) -> list[str]:
     """Return the warnings for the top of the page, which limit its main conclusions."""
     found = []
-    guessed, borrowed, runs = untuned(evidence.table, evidence.declared.control)
+    _, borrowed, runs = untuned(evidence.table, evidence.declared.control)
     if borrowed:
         found.append(f"{borrowed} of {runs} runs train with a mitigation at the rate that was searched without it.")
-    if guessed:
-        found.append(f"Learning rate not tuned for {guessed} of {runs} runs: not a method comparison.")
+    if evidence.declared.control and not any(one.is_control for one in evidence.every):
+        declared = ", ".join(f"{name}: {value}" for name, value in evidence.declared.control.items())
+        found.append(f"The declared control ({declared}) is no run of this experiment: its data must be a value of an axis.")
+    if len(evidence.findings) and not evidence.targets:
+        found.append("No target suite: gain is not measured (target_suites=[target_nll] with data.held_out=N for rows of your own).")
     others = evidence.table.drop_duplicates("run_id").groupby("reference")["run_id"].nunique()
     for reference, runs in others.items():
         found.append(
@@ -84,6 +87,12 @@ def main_warnings(evidence: Evidence) -> list[str]:
     if mixed:
         found.append(mixed)
     return found
+
+
+def not_tuned(evidence: Evidence) -> str:
+    """Return a sentence on runs at rates that nobody searched; empty without any."""
+    guessed, _, runs = untuned(evidence.table, evidence.declared.control)
+    return f"Learning rate not tuned for {guessed} of {runs} runs: not a method comparison." if guessed else ""
 
 
 def _idle(evidence: Evidence) -> list[str]:
@@ -107,7 +116,7 @@ def _mixed(evidence: Evidence) -> str:
 def warnings(evidence: Evidence) -> Section:
     """Return the warnings that limit the conclusions."""
     table, high = evidence.table, controls.too_high(evidence)
-    notes = [high, *main_warnings(evidence)] if high else main_warnings(evidence)
+    notes = [text for text in (high, not_tuned(evidence), *main_warnings(evidence)) if text]
     seeds = evidence.findings["seeds"].dropna()
     if len(seeds) and int(seeds.min()) < MIN_SEEDS:
         notes.append(

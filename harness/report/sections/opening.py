@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -14,8 +15,8 @@ from harness.report.content import VERDICT_KINDS, CellView, ColumnView, Content,
 from harness.report.curves import named
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
-from harness.report.sections.missing import main_warnings
-from harness.report.summary import NO_GAIN, AtEqualGain, MethodRow, Summary, summary
+from harness.report.sections.missing import main_warnings, not_tuned
+from harness.report.summary import NOT_COMPARED, AtEqualGain, MethodRow, Summary, summary
 from harness.report.tables import DisplayUnit, Panel, possible_ends
 
 MAX_ROWS = 60
@@ -36,7 +37,7 @@ def opening(evidence: Evidence, sections: Sequence[Section]) -> Content:
     return Content(
         title=evidence.declared.question or f"{evidence.experiment.name}: what was learned, what was lost",
         subtitle=f"Experiment {evidence.experiment.name}" if evidence.declared.question else "",
-        headline=[text for text in (too_high, *answers) if text],
+        headline=[text for text in (too_high, not_tuned(evidence), *answers) if text],
         notes=notes,
         facts=_facts(evidence),
         sections=[*([_methods(evidence, table, suites)] if table else []), *sections],
@@ -66,9 +67,25 @@ def _methods_table(evidence: Evidence, found: Summary) -> TableView | None:
         columns=columns,
         rows=[_cells(evidence, found, row, equal=equal) for row in shown],
         caption=_caption(evidence, found),
+        data=_data(found),
         shown=words.excerpt(MAX_ROWS, len(found.rows), "methods", "findings.csv"),
         groups=groups if len(models) > 1 else (),
     )
+
+
+def _data(found: Summary) -> pd.DataFrame:
+    """Return the numbers of the table: changes in the metric's own unit and sign."""
+    rows = []
+    for row in found.rows:
+        values: dict[str, Any] = {"cell": row.one.cell, "model": row.one.model, "method": row.one.style_name}
+        for name, change in (("gain", row.gain), *((f"loss_{place}", loss) for place, loss in enumerate(row.losses, 1))):
+            for column in ("suite", "delta", "delta_low", "delta_high", "verdict"):
+                values[f"{name}_{column}"] = None if change is None else change[column]
+        equal = row.equal
+        values |= {"reference": equal.reference if equal else None, "at_equal_gain": equal.difference if equal else None}
+        values |= {"at_equal_gain_low": equal.low if equal else None, "at_equal_gain_high": equal.high if equal else None}
+        rows.append({**values, "at_equal_gain_verdict": equal.verdict if equal else None, "cost": row.cost})
+    return pd.DataFrame(rows)
 
 
 def _suite_column(kind: str, panel: Panel) -> ColumnView:
@@ -130,8 +147,8 @@ _EQUAL = {"better": "gained", "worse": "lost", "alike": "kept", "not enough evid
 def _equal_cell(one: AtEqualGain | None, found: Summary) -> CellView:
     if one is None:
         return CellView(words.UNKNOWN)
-    if one.verdict == NO_GAIN or math.isnan(one.difference):
-        return CellView(NO_GAIN if one.verdict == NO_GAIN else "gains do not overlap")
+    if one.verdict in NOT_COMPARED:
+        return CellView(one.verdict or "gains do not overlap")
     unit = found.losses[0].unit
     text = f"{brief(one.difference, unit, sign=True)} [{brief(one.low, unit)},\u00a0{brief(one.high, unit)}]"
     word = {"better": "better", "worse": "worse", "alike": "alike"}.get(one.verdict, "undecided")

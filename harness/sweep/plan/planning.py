@@ -35,7 +35,7 @@ from harness.sweep.plan.rates import START_SECONDS, rates
 from harness.sweep.plan.stale import Stale, stale_runs
 from harness.sweep.states import UnitStates
 from harness.sweep.status import duration, groups, section
-from harness.sweep.units import label, units_of
+from harness.sweep.units import label, not_reached, units_of
 
 State = Literal["done", "running", "failed", "pending", "missing", "incompatible"]
 
@@ -244,8 +244,8 @@ def _units(ready: Sequence[tuple[Asked, Prepared]], experiment: Experiment, esti
             again = _again(left, _changed(known, prepared)) if left and known else ""
             cost = estimator.measuring(prepared, left.measure) if left and not left.train else estimator.run(prepared)
         if unit.kind == "run" or unit.id in needed:
-            reason = states.failure(unit) if state_of[unit.id] == "failed" else ""
-            reason = _not_reached(by_id[unit.id]) if state_of[unit.id] == "done" and unit.kind == "run" else reason
+            unreached = not_reached(by_id[unit.id]) if state_of[unit.id] == "done" and unit.kind == "run" else ""
+            reason = states.failure(unit) if state_of[unit.id] == "failed" else unreached
             found.append(dataclasses.replace(_planned(unit, state_of[unit.id], reason, cost), again=again))
     return found
 
@@ -275,14 +275,6 @@ def _again(left: Outstanding, changed: Mapping[str, str]) -> str:
 def _needs(prepared: Prepared, unit: Unit) -> bool:
     """Return whether a run needs a baseline unit."""
     return prepared.before_sha256 == unit.before_sha256 and set(unit.evaluations.values()) <= set(prepared.evaluation_ids.values())
-
-
-def _not_reached(prepared: Prepared) -> str:
-    """Return the volumes that a run is known not to reach, and why; empty without any."""
-    left, reach = sorted({*prepared.config.data.volumes} - {*prepared.volumes}), prepared.experiment.reach(prepared.run_id)
-    if not left or not reach:
-        return ""
-    return f"volume {', '.join(f'{volume:,}' for volume in left)}: {reach[0]:,} of {left[0]:,} accepted, from {reach[1]:,} rows"
 
 
 def _planned(unit: Unit, state: State, reason: str, cost: Cost) -> Planned:
@@ -359,8 +351,8 @@ def as_text(found: SweepPlan) -> str:
     for state in explained:
         reasons = Counter(unit.reason for unit in found.runs(state))
         lines += section(state, [(str(count), reason) for reason, count in reasons.items()], LINES)
-    unreached = Counter(unit.reason for unit in found.runs("done") if unit.reason)
-    lines += section("not reached", [(str(count), reason) for reason, count in unreached.items()], LINES)
+    unreached = Counter(unit.reason for unit in found.runs("done") if unit.reason).items()
+    lines += section("not reached", [(str(count), reason) for reason, count in unreached], LINES)
     lines += section("stale", [_stale_line(one) for one in found.stale], LINES)
     return "\n".join(lines) + "\n"
 

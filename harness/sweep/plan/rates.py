@@ -191,7 +191,7 @@ def items_key(items: str, limit: int | None) -> str:
 def _run(experiment: Experiment, run_id: str, known: dict[tuple[str, str], Mapping[str, Any]]) -> _Seen | None:
     record = experiment.glance("runs", run_id, "record.json")
     points = {volume: experiment.glance("runs", run_id, "points", str(volume), "point.json") for volume in record.get("volumes", ())}
-    if not points or not all(points.values()):
+    if not points or not all(points.values()) or "tuning" not in record["identity"]:  # trained elsewhere: it tells nothing
         return None
     spent = points[max(points)]["counts"]
     seconds, trained = float(spent["seconds"]), int(spent["trained_tokens"])
