@@ -226,6 +226,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     return verify.verify_command(_results(arguments).experiment, _print)
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from harness.cli import export
+
+    return export.export_command(_results(arguments), arguments, _print)
+
+
 def _clean(arguments: argparse.Namespace) -> int:
     from harness.sweep import clean
 
@@ -367,6 +373,7 @@ COMMANDS: Mapping[str, parser.Handler] = {
     "report": _report,
     "claims": _claims,
     "verify": _verify,
+    "export": _export,
     "clean": _clean,
     "list": _list,
     "prompt": _prompt,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
+from harness.cli import export
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -181,6 +182,10 @@ def _add_results(commands: Commands) -> None:
         "Scores, intervals and the page are derived anew from the recorded items. It prints each damaged file, and then exits with 1.",
     )
     _add_name(verify)
+
+    exported = _add(commands, "export", "write results in the formats of other tools", "Nothing is uploaded (docs/exports.md).")
+    _add_name(exported)
+    export.add_arguments(exported)
 
     clean = _add(
         commands,

@@ -1,0 +1,1 @@
+"""Points of an experiment in formats of other tools: one file for each format."""
