@@ -51,9 +51,13 @@ def _tasks(values: Sequence[float], failed: str | None) -> list[Task]:
 def _answered(samples: pd.DataFrame) -> pd.DataFrame:
     """Return items with answers: two choices, or a text."""
     chosen = samples["suite"] == "boolq"
-    samples["choices"] = [[" no", " yes"] if one else None for one in chosen]
-    samples["log_likelihoods"] = [[-1.5, -0.25] if one else None for one in chosen]
-    samples["text"] = [None if one else "it is 7" for one in chosen]
+    answers: dict[str, list[Any]] = {
+        "choices": [[" no", " yes"] if one else None for one in chosen],
+        "log_likelihoods": [[-1.5, -0.25] if one else None for one in chosen],
+        "text": [None if one else "it is 7" for one in chosen],
+    }
+    for column, values in answers.items():
+        samples[column] = pd.Series(values, index=samples.index, dtype=object)
     return samples
 
 
