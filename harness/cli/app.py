@@ -21,9 +21,7 @@ from harness.cli import parser
 from harness.config import paths
 from harness.core import extras, streams
 from harness.core.display import OUTPUT, quiet_libraries
-from harness.core.errors import ConfigError, DamagedError, HarnessError, explain
-
-NO_MEMORY = "less than this command needs"
+from harness.core.errors import ConfigError, DamagedError, HarnessError, explain, is_lack_of_memory
 
 RESUME = "finished work is kept; rerun the same command to resume"
 
@@ -77,15 +75,11 @@ def _code_of(arguments: argparse.Namespace) -> int:
         OUTPUT.error(f"harness: {error.filename or 'file system'}: {error.strerror or error}")
         return 1
     except (MemoryError, ImportError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
-        OUTPUT.error(f"harness: {explain('memory', got=NO_MEMORY, fix='free some, or raise the limit (ulimit -v, or that of the job)')}")
+        fix = "free some, or raise the limit (ulimit -v, or that of the job)"
+        OUTPUT.error(f"harness: {explain('memory', got='less than this command needs', fix=fix)}")
         return 2
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Return whether an error is a lack of memory, which also ends imports and new threads."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in ("failed to map segment", "can't start new thread"))
 
 
 def _flushed(code: int) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.cli import export
+from harness.cli.arguments import add, add_json, add_name, add_output, add_overrides, add_results_folder, add_trust
+from harness.cli.elsewhere import add_elsewhere
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from harness.cli.arguments import Commands
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -78,75 +80,71 @@ def parser(handlers: Mapping[str, Handler]) -> argparse.ArgumentParser:
     _add_results(commands)
     _add_inputs(commands)
     _add_analysis(commands)
+    add_elsewhere(commands)
     for name, command in commands.choices.items():
         command.set_defaults(handler=handlers[name], command=name)
     return whole
 
 
-def _add(commands: Commands, name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
-    """Add a command. Its own help also has ``more``."""
-    return commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {more}".strip())
-
-
 def _add_runs_and_sweeps(commands: Commands) -> None:
-    run = _add(
+    run = add(
         commands,
         "run",
         "train one model, and evaluate it before and at each data volume",
         "Without overrides: a tiny model on tinyworld. A finished run is not repeated, an interrupted one resumes.",
     )
-    _add_overrides(run, "overrides in Hydra's syntax, such as tuning=lora data.volumes=[64,256] name=mine")
-    _add_trust(run)
-    _add_output(run)
+    add_overrides(run, "overrides in Hydra's syntax, such as tuning=lora data.volumes=[64,256] name=mine")
+    add_trust(run)
+    add_output(run)
 
-    sweep = _add(
+    sweep = add(
         commands,
         "sweep",
         "run every point of an experiment, or of axes of your own",
         "Every point is checked before anything starts. Finished runs are not repeated; rerun the same command to resume.",
     )
-    _add_overrides(
+    add_overrides(
         sweep, "experiment=NAME or name=NAME, and overrides; key=a,b,c is an axis, arms=a,b selects arms, launcher=slurm uses a cluster"
     )
-    _add_trust(sweep)
-    _add_output(sweep)
+    add_trust(sweep)
+    add_output(sweep)
     sweep.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
-    mix = _add(
+    mix = add(
         commands,
         "mix",
         "find how much old data to mix in, by a sweep over its share of the loss",
         "It prints gain, loss and cost of each share, and the smallest share whose loss is within the margin (docs/mixing.md).",
     )
-    _add_overrides(mix, "data=NEW anchor=OLD, and overrides such as model=NAME data.volumes=[512] probe_suites=[blimp] name=mine")
+    add_overrides(mix, "data=NEW anchor=OLD, and overrides such as model=NAME data.volumes=[512] probe_suites=[blimp] name=mine")
     mix.add_argument(
         "--shares", default="0,0.05,0.25", metavar="A,B,C", help="shares of the loss, 0 to below 1 (default: 0,0.05,0.25; 0 is always run)"
     )
     mix.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each share (default: 3); more keep those that are done")
-    _add_json(mix)
-    _add_trust(mix)
-    _add_output(mix)
+    add_json(mix)
+    add_trust(mix)
+    add_output(mix)
     mix.add_argument("--wait", action="store_true", help="on a cluster: show progress until the sweep is over")
 
-    plan = _add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
-    _add_overrides(plan, "experiment=NAME or name=NAME, and overrides as for sweep")
-    _add_trust(plan)
-    _add_json(plan)
+    plan = add(commands, "plan", "show the runs of a sweep and its time, memory and disk", "It starts and writes nothing.")
+    add_overrides(plan, "experiment=NAME or name=NAME, and overrides as for sweep")
+    add_trust(plan)
+    add_json(plan)
 
-    status = _add(commands, "status", "show the progress of an experiment's last sweep", "It works wherever the sweep runs.")
-    _add_name(status)
-    _add_json(status)
+    status = add(commands, "status", "show the progress of an experiment's last sweep", "It works wherever the sweep runs.")
+    add_name(status)
+    add_json(status)
     status.add_argument("--watch", action="store_true", help="repeat every few seconds until the sweep is over")
 
-    prefetch = _add(commands, "prefetch", "download everything that a sweep needs", "It then checks that each part loads offline.")
-    _add_overrides(prefetch, "experiment=NAME or name=NAME, and overrides as for sweep")
-    _add_trust(prefetch)
+    prefetch = add(commands, "prefetch", "download everything that a sweep needs", "It then checks that each part loads offline.")
+    add_overrides(prefetch, "experiment=NAME or name=NAME, and overrides as for sweep")
+    add_trust(prefetch)
     prefetch.add_argument("--check", action="store_true", help="only check; download nothing")
 
 
 def _add_results(commands: Commands) -> None:
-    table = _add(commands, "table", "print the results: one row for each point, task and metric")
-    _add_name(table)
+    table = add(commands, "table", "print the results: one row for each point, task and metric")
+    add_name(table)
     table.add_argument("--columns", metavar="A,B,C", help="only these columns")
     table.add_argument("--short", action="store_true", help="only the columns that people read, without secondary metrics")
     table.add_argument(
@@ -158,15 +156,15 @@ def _add_results(commands: Commands) -> None:
     table.add_argument("--raw", action="store_true", help="keep text cells of a csv that a spreadsheet would run, and control characters")
     table.add_argument("--stale", action="store_true", help="include stale runs, which the last command did not ask for")
 
-    report = _add(
+    report = add(
         commands,
         "report",
         "write the page of an experiment, report/index.html in its folder",
         "Its folder also has figures (PNG, SVG, PDF) and tables (CSV, Markdown).",
     )
-    _add_name(report)
+    add_name(report)
 
-    claims = _add(
+    claims = add(
         commands,
         "claims",
         "judge the claims of conf/experiment/claims by their declared tests, and write docs/CLAIMS.md",
@@ -175,61 +173,61 @@ def _add_results(commands: Commands) -> None:
     claims.add_argument("names", nargs="*", metavar="NAME", help="claims to print, writing nothing (default: all are written)")
     claims.add_argument("--collect", action="append", default=[], metavar="RESULTS", help="first write a finished sweep's small tables")
 
-    verify = _add(
+    verify = add(
         commands,
         "verify",
         "check that no file of an experiment was altered since it was written",
         "Scores, intervals and the page are derived anew from the recorded items. It prints each damaged file, and then exits with 1.",
     )
-    _add_name(verify)
+    add_name(verify)
 
-    exported = _add(commands, "export", "write results in the formats of other tools", "Nothing is uploaded (docs/exports.md).")
-    _add_name(exported)
+    exported = add(commands, "export", "write results in the formats of other tools", "Nothing is uploaded (docs/exports.md).")
+    add_name(exported)
     export.add_arguments(exported)
 
-    clean = _add(
+    clean = add(
         commands,
         "clean",
         "list stale runs, checkpoints, leftovers and caches with their sizes, and delete what is named",
         "Without --delete nothing is deleted. What the table shows stays (docs/cleaning.md).",
     )
-    _add_name(clean, required=False)
+    add_name(clean, required=False)
     clean.add_argument("--all", action="store_true", help="every experiment in the folder of results")
     clean.add_argument("--delete", metavar="A,B,C", help="kinds to delete, such as stale,state,weights,cache; those of the list")
 
-    rates = _add(
+    rates = add(
         commands, "learning-rates", "print the smallest learning rates that do as well as the best, of a sweep on select items, as yaml"
     )
-    _add_name(rates)
+    add_name(rates)
     rates.add_argument("--write", type=Path, metavar="FILE", help="merge them into this file, such as conf/learning_rates.yaml")
 
 
 def _add_inputs(commands: Commands) -> None:
-    choices = _add(commands, "list", "list models, data, methods, suites and experiments")
+    choices = add(commands, "list", "list models, data, methods, suites and experiments")
     choices.add_argument("group", nargs="?", metavar="GROUP", help="only this group, such as model, data or suites; or lm_eval: its tasks")
 
-    prompt = _add(
+    prompt = add(
         commands,
         "prompt",
         "show an item of each task of a suite as the model sees it",
         "It shows the prompt, its tokens and the answer choices, and loads no weights.",
     )
     prompt.add_argument("suite", metavar="SUITE", help="one of `harness list suites`, or a task or group of lm-eval")
-    _add_overrides(prompt, "overrides as for run, such as model=NAME evaluation.prompt_format=chat")
-    _add_trust(prompt)
+    add_overrides(prompt, "overrides as for run, such as model=NAME evaluation.prompt_format=chat")
+    add_trust(prompt)
     prompt.add_argument("--item", type=int, default=1, metavar="N", help="number of the item, from 1 (default: 1)")
 
-    data = _add(
+    data = add(
         commands,
         "show-data",
         "show generated training rows next to the gold rows",
         "The rows are those of a run with these overrides.",
     )
-    _add_overrides(data, "overrides as for run, such as mitigation=self_output")
+    add_overrides(data, "overrides as for run, such as mitigation=self_output")
     data.add_argument("--rows", type=int, default=10, metavar="N", help="number of rows (default: 10)")
     data.add_argument("--write", action="store_true", help="generate missing rows, and measure target nats")
 
-    method = _add(
+    method = add(
         commands,
         "check-method",
         "check the contract of a tuning, objective or mitigation on tiny models",
@@ -238,9 +236,9 @@ def _add_inputs(commands: Commands) -> None:
     method.add_argument(
         "cls", metavar="CLASS", help="module.Class of the harness, such as l2.L2, or package.module:Class of your own (HARNESS_PATH)"
     )
-    _add_overrides(method, "fields of the class, such as weight=0.5")
+    add_overrides(method, "fields of the class, such as weight=0.5")
 
-    new = _add(
+    new = add(
         commands,
         "new",
         "write a commented skeleton of an experiment, a suite, a data set or a mitigation, which runs as it is",
@@ -251,115 +249,18 @@ def _add_inputs(commands: Commands) -> None:
 
 
 def _add_analysis(commands: Commands) -> None:
-    fit = _add(commands, "fit", "fit a law of forgetting to points")
+    fit = add(commands, "fit", "fit a law of forgetting to points")
     fit.add_argument(
         "points", metavar="POINTS", help="a .csv or .parquet file with one row for each point, or an experiment's NAME or path"
     )
     fit.add_argument("--law", metavar="LAW", help=f"{LAWS}; by default the law that the experiment declared")
     _add_fitting(fit)
 
-    predict = _add(commands, "predict", "predict the forgetting of a point that was not run", "It fits a law to the points first.")
+    predict = add(commands, "predict", "predict the forgetting of a point that was not run", "It fits a law to the points first.")
     predict.add_argument("points", metavar="POINTS", help="as for fit")
     predict.add_argument("--law", metavar="LAW", help="as for fit")
     predict.add_argument("--at", action="append", required=True, metavar="column=value", help="the point, as params_total=1e9; repeatable")
     _add_fitting(predict)
-
-    measure = _add(
-        commands,
-        "measure",
-        "measure checkpoints of a training elsewhere against their base",
-        "They become points of a run in results/NAME: table, page and laws as for a sweep. What is measured is not measured again.",
-    )
-    measure.add_argument(
-        "sources",
-        nargs="+",
-        metavar="BASE CHECKPOINT...",
-        help="the base, then checkpoints: a Trainer's output folder (its checkpoint-* in order), a model or adapter folder, a hub name,"
-        " NAME@REVISION; overrides such as evaluation.dtype=bfloat16",
-    )
-    _add_measuring(measure)
-    _add_gate(measure)
-    _add_rows_per_step(measure)
-    _add_overrides(measure, argparse.SUPPRESS)
-
-    watch = _add(
-        commands,
-        "watch",
-        "measure each checkpoint of a training as it appears",
-        "The training is not touched. results/NAME/forgetting.json has the losses so far. Rerun the same command to resume.",
-    )
-    watch.add_argument("base", metavar="BASE", help="the model before training: a folder, a hub name, or NAME@REVISION")
-    watch.add_argument("output", metavar="OUTPUT_DIR", help="the trainer's output folder, here or on a shared disk; it may not exist yet")
-    _add_measuring(watch)
-    _add_rows_per_step(watch)
-    watch.add_argument(
-        "--every",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="poll; a checkpoint is measured once unchanged for as long (default: 10)",
-    )
-    watch.add_argument(
-        "--until",
-        default="done",
-        metavar="WHEN",
-        help="done (default): its newest checkpoint is its last; idle=SECONDS: or nothing changes; forever",
-    )
-    _add_overrides(watch, "overrides, such as evaluation.dtype=bfloat16")
-
-    compare = _add(
-        commands,
-        "compare",
-        "compare two models, or the logs of two: lm-eval samples, inspect_ai logs",
-        "It shows what AFTER lost and gained compared with BEFORE, item by item.",
-    )
-    sides = (
-        "a model (folder, hub name, NAME@REVISION, adapter), a folder of lm-eval --log_samples output, or inspect_ai logs (file or folder)"
-    )
-    compare.add_argument("before", metavar="BEFORE", help=sides)
-    compare.add_argument("after", metavar="AFTER", help="as BEFORE")
-    compare.add_argument("--suites", metavar="NAMES", help="suites for two models, separated by commas: commonsense,blimp")
-    compare.add_argument("--output", type=Path, metavar="DIR", help="write the page, its tables and figures there")
-    compare.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
-    _add_gate(compare)
-    _add_json(compare)
-    _add_trust(compare)
-    _add_overrides(compare, "overrides for two models, such as evaluation.dtype=bfloat16")
-
-
-def _add_gate(command: argparse.ArgumentParser) -> None:
-    """Add limits of a loss, and the files that report on them."""
-    command.add_argument(
-        "--max-loss",
-        action="append",
-        metavar="[SUITE=]X",
-        help="set the exit code: 0 if less than X is lost, in the mean over suites, 1 if more, 3 if undecided, 2 on errors;"
-        " SUITE=X: a limit for one suite, such as one in nats; repeatable",
-    )
-    command.add_argument(
-        "--mean",
-        metavar="SUITES",
-        help="suites of the mean that --max-loss limits, separated by commas (default: all whose unit is a share)",
-    )
-    command.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML: a test for each suite and task")
-    command.add_argument(
-        "--summary", type=Path, metavar="FILE", help="append a Markdown summary, for a pull request's comment or $GITHUB_STEP_SUMMARY"
-    )
-
-
-def _add_measuring(command: argparse.ArgumentParser) -> None:
-    """Add what commands that measure a training elsewhere have in common."""
-    command.add_argument("--name", metavar="NAME", help="folder in results (default: the name of the training)")
-    command.add_argument("--suites", metavar="NAMES", help="suites, lm-eval tasks or groups, separated by commas; default: of real models")
-    command.add_argument("--target", metavar="NAMES", help="suites of what is learned: they gain")
-    command.add_argument("--limit", type=int, metavar="N", help="items of each task")
-    command.add_argument("--margin", type=float, default=0.02, metavar="X", help="a change within ±X is negligible (default: 0.02)")
-    _add_trust(command)
-    _add_output(command)
-
-
-def _add_rows_per_step(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows-per-step", type=int, metavar="N", help="rows of an optimizer step, so that the axis is rows")
 
 
 def _add_fitting(command: argparse.ArgumentParser) -> None:
@@ -370,36 +271,5 @@ def _add_fitting(command: argparse.ArgumentParser) -> None:
         "--column", action="append", default=[], metavar="role=name", help="a column's name in the file, such as volume=rows; repeatable"
     )
     command.add_argument("--suite", metavar="SUITE", help="suite of an experiment whose forgetting is fitted (default: its headline)")
-    _add_results_folder(command)
-    _add_json(command)
-
-
-def _add_name(command: argparse.ArgumentParser, *, required: bool = True) -> None:
-    text = "experiment: its name, or the path of its folder, such as results/tiny"
-    command.add_argument("name", metavar="NAME", nargs=None if required else "?", help=text)
-    _add_results_folder(command)
-
-
-def _add_results_folder(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="folder that a NAME is in (default: results); results=FOLDER also works"
-    )
-
-
-def _add_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--quiet", action="store_true", help="show only the final table and errors")
-    command.add_argument("--log-file", type=Path, metavar="FILE", help="append everything that is shown to this file, with times")
-
-
-def _add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_trust(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--trust-tasks", action="store_true", help="run task files and code from any folder (docs/security.md)")
-
-
-def _add_overrides(command: argparse.ArgumentParser, text: str) -> None:
-    arguments: dict[str, Any] = {"nargs": "*", "default": [], "metavar": "key=value"}
-    command.add_argument("overrides", help=text, **arguments)
-    command.set_defaults(takes_overrides=True)
+    add_results_folder(command)
+    add_json(command)

@@ -115,3 +115,8 @@ def once_online(otherwise: str) -> str:
 def shortened(text: str, length: int = 200) -> str:
     """Return a text as a message quotes it: its beginning, if it is long."""
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Return whether an error is a lack of memory, which also ends imports and new threads."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("failed to map segment", "can't start new thread"))
