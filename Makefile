@@ -15,7 +15,7 @@ BIN   := $(VENV)/bin
 # One stamp a checkout: an environment shared by two holds the one that was installed last.
 STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: claims claims-real help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-claims test-cluster test-contract fuzz test-install test-ray test-trainers test-exact lint imports types format wheel clean
+.PHONY: claims claims-real help setup check sweep plan status table report smoke search-lr bench-eval bench-sweep bench-training calibrate nursery bench-report reference test unit chaos test-browser test-claims test-cluster test-contract test-examples fuzz test-install test-ray test-trainers test-exact lint imports types format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -188,6 +188,15 @@ define fresh
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check pytest $(3) && touch $(1)/.installed
 endef
 
+# Without torch: reading results needs none.
+test-examples: .venv-examples/.installed $(STAMP) ## the notebook of examples/ on a sweep of its own, in an environment without torch; a minute
+	@rm -rf .venv-examples/work && mkdir .venv-examples/work && cp examples/read_results/read_results.ipynb .venv-examples/work
+	@cd .venv-examples/work && HARNESS_PATH="$(CURDIR)/examples/own_sweep" "$(abspath $(BIN))/harness" sweep experiment=own_sweep --quiet
+	@cd .venv-examples/work && ../bin/jupyter execute read_results.ipynb
+
+.venv-examples/.installed: pyproject.toml
+	@$(call fresh,$(@D),$(PYTHON),-c constraints.txt nbclient ipykernel -e '.')
+
 test-exact: $(STAMP) ## scores of evaluation=prefix compared with lm-eval's own class on a real model; 15 minutes, needs HARNESS_TEST_HUB
 	@"$(BIN)/python" -m pytest --quiet tests/exact $(ARGS)
 
@@ -210,5 +219,5 @@ wheel: $(STAMP) ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## remove what make, tests and tools made; results/ and the model cache stay
-	@rm -rf .venv-ray .venv-install .venv-trainers .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
+	@rm -rf .venv-ray .venv-install .venv-trainers .venv-examples .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist $(if $(filter .venv,$(VENV)),.venv)
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -15,7 +15,8 @@ from tests.support import file_map
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_FILES = sorted((ROOT / "harness").rglob("*.py"))
 GROUP_FILES = sorted(ROOT.glob("conf/*/*.yaml"))
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("results/reference/*.md")])
+FOLDERS = ("", "docs/", "examples/", "benchmarks/**/", "results/reference/")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}*.md"))
 LONGEST_FILE = 400
 LONGEST_README = 160
 
