@@ -26,8 +26,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the package is made of."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in CHECKOUT:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name, **({"ignore": shutil.ignore_patterns("__pycache__")} if (ROOT / name).is_dir() else {}))
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
     return folder
 
 

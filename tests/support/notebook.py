@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "read_results" / "read_results.py"
 NOTEBOOK = SCRIPT.with_suffix(".ipynb")
@@ -13,7 +14,7 @@ KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name
 
 def made() -> str:
     """Return the text of the notebook: the cells of the script, without outputs (nbformat 4.5)."""
-    cells = []
+    cells: list[dict[str, Any]] = []
     for number, (kind, body) in enumerate(_cells(SCRIPT.read_text(encoding="utf-8"))):
         cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": body.splitlines(keepends=True)}
         cells.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
