@@ -1,9 +1,10 @@
 """`make bench-eval`: `prefix` against lm-eval's HFLM on real suites: speed, memory, scores.
 
 Each case is a task with a number of examples. Both classes are warmed up, and HFLM takes the best
-of the batch sizes 1, 8 and 32 on a third of the items; then both run in turn, each first every
-other time. The speed-up is the median over the pairs of the ratio of their times, tokenisation
-included.
+of the batch sizes 1, 8 and 32 on a third of the items (or ``--batch``); then both run in turn, each
+first every other time, and with ``--against FOLDER`` the ``prefix`` of another checkout too, in a
+process of its own. The speed-up is the median over the pairs of the ratio of their times,
+tokenisation included; "over before" is that of the other checkout's times to ours.
 
 The operations that any arrangement needs (each token with a different past once, its attention, the
 output head at wanted places) are counted in floating-point operations. "Of operations" is HFLM's
@@ -15,6 +16,7 @@ a separate process, for the first case of each group.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import math
@@ -22,26 +24,16 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluation_cases import CASES, LEAST_WORDED, MOST_MEMORY, REACH, Case, requests_of
+from evaluation_models import CLOCKS, Measurement, Other, loaded, matmul_rate, measure, mixed, quiet
 
 DEFAULT_OUTPUT = Path(__file__).resolve().parent / "evaluation.json"
 BATCH_SIZES = (1, 8, 32)
-
-
-@dataclass
-class Measurement:
-    """One call on one case."""
-
-    seconds: float
-    peak_bytes: int
-    answers: list[Any]
 
 
 @dataclass
@@ -55,6 +47,9 @@ class Found:
     hf_seconds: float
     prefix_seconds: float
     speedup: float
+    before_seconds: float | None
+    over_before: float | None
+    before_difference: float | None
     operations_ratio: float | None
     largest_difference: float | None
     flags_that_differ: int
@@ -69,32 +64,56 @@ class Found:
     facts: dict[str, Any]
 
 
-def measure(lm: Any, requests: Sequence[Any]) -> Measurement:
-    """Answer requests once; return time, peak memory and answers."""
-    from harness.records import provenance
+@dataclass
+class Classes:
+    """The classes to compare on one model.
 
-    provenance.reset_peak_memory()
-    kind = requests[0].request_type
-    began = time.perf_counter()
-    answers = getattr(lm, kind)(list(requests), disable_tqdm=True)
-    return Measurement(time.perf_counter() - began, provenance.peak_memory_bytes(), answers)
+    Attributes:
+        hf: lm-eval's, by batch size.
+        prefix: of this checkout.
+        other: measures the first items of a case (None: all) with ``prefix`` of another checkout.
+        rate: current rate of matrix products.
+        clock: of the times.
+        batch: HFLM's batch size; None tries several.
+    """
+
+    hf: Callable[[int], Any]
+    prefix: Any
+    other: Callable[[int | None], Measurement] | None
+    rate: Callable[[], float]
+    clock: str
+    batch: int | None
 
 
-def compare(case: Case, hf: Callable[[int], Any], prefix: Any, pairs: int, rate: Callable[[], float]) -> Found:
-    """Time both classes on one case, in turn."""
-    task, requests = requests_of(case)
-    few = requests[: max(4, len(requests) // 8)]
-    measure(hf(1), few)
+def _best_batch(classes: Classes, requests: Sequence[Any]) -> dict[int, Measurement]:
+    """Return measurements of a third of the items by batch size, the best one first."""
     third = [request for request in requests if request.doc_id <= requests[len(requests) // 3].doc_id]
-    tried = {size: measure(hf(size), third) for size in BATCH_SIZES}
-    best = min(tried, key=lambda size: tried[size].seconds)
+    sizes = [classes.batch] if classes.batch else BATCH_SIZES
+    tried = {size: measure(classes.hf(size), third, classes.clock) for size in sizes}
+    return dict(sorted(tried.items(), key=lambda item: item[1].seconds))
+
+
+def compare(case: Case, classes: Classes, pairs: int) -> Found:
+    """Time the classes on one case, in turn."""
+    task, requests = requests_of(case)
+    prefix, clock = classes.prefix, classes.clock
+    few = requests[: max(4, len(requests) // 8)]
+    measure(classes.hf(1), few)
+    tried = _best_batch(classes, requests)
+    best = next(iter(tried))
     measure(prefix, few)
-    ours, theirs, rates = [], [], []
+    ours, theirs, others, rates = [], [], [], []
+    runs: list[Callable[[], None]] = [
+        lambda: ours.append(measure(prefix, requests, clock)),
+        lambda: theirs.append(measure(classes.hf(best), requests, clock)),
+    ]
+    if (other := classes.other) is not None:
+        other(len(few))
+        runs.insert(1, lambda: others.append(other(None)))
     for turn in range(pairs):
-        rates.append(rate())
-        order = [(prefix, ours), (hf(best), theirs)]
-        for lm, times in order if turn % 2 == 0 else reversed(order):
-            times.append(measure(lm, requests))
+        rates.append(classes.rate())
+        for run in runs if turn % 2 == 0 else reversed(runs):
+            run()
     computed, operations = prefix.engine.computed, prefix.engine.operations
     facts = {"plain_requests": prefix.plain_requests, "halvings": prefix.engine.halvings, "token_budget": prefix.engine.tokens}
     asked = _tokens_asked(prefix, requests)
@@ -107,7 +126,10 @@ def compare(case: Case, hf: Callable[[int], Any], prefix: Any, pairs: int, rate:
         hf_seconds_tried={size: item.seconds for size, item in tried.items()},
         hf_seconds=statistics.median(item.seconds for item in theirs),
         prefix_seconds=seconds,
-        speedup=statistics.median(b.seconds / a.seconds for a, b in zip(ours, theirs, strict=True)),
+        speedup=_ratio(theirs, ours) or 0.0,
+        before_seconds=statistics.median(item.seconds for item in others) if others else None,
+        over_before=_ratio(others, ours),
+        before_difference=_difference(others[-1].answers, answers) if others else None,
         operations_ratio=_operations_of_hf(prefix, requests) / operations if requests[0].request_type == "loglikelihood" else None,
         largest_difference=_difference(reference, answers),
         flags_that_differ=sum(a[1] != b[1] for a, b in zip(reference, answers, strict=True) if isinstance(a, tuple)),
@@ -121,6 +143,11 @@ def compare(case: Case, hf: Callable[[int], Any], prefix: Any, pairs: int, rate:
         prefix_peak_bytes=None,
         facts=facts,
     )
+
+
+def _ratio(theirs: Sequence[Measurement], ours: Sequence[Measurement]) -> float | None:
+    """Return the median over pairs of their time over ours."""
+    return statistics.median(b.seconds / a.seconds for a, b in zip(ours, theirs, strict=True)) if theirs else None
 
 
 def _difference(reference: Sequence[Any], answers: Sequence[Any]) -> float | None:
@@ -164,40 +191,6 @@ def _tokens_asked(lm: Any, requests: Sequence[Any]) -> int:
     return sum(len(lm.tok_encode("".join(part for part in request.args if isinstance(part, str)))) for request in requests)
 
 
-def matmul_rate(model: Any, rows: int = 1024) -> float:
-    """Return the current rate of matrix products of the model's linear shapes.
-
-    In operations per second, on this machine.
-    """
-    import torch
-
-    shapes = [tuple(module.weight.shape) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    unique = {shape: shapes.count(shape) for shape in shapes}
-    dtype = model.dtype
-    total, seconds = 0.0, 0.0
-    for (wide, narrow), count in unique.items():
-        if wide > 8 * narrow:  # the output head, applied to few tokens
-            continue
-        x, w = torch.randn(rows, narrow, dtype=dtype, device=model.device), torch.randn(wide, narrow, dtype=dtype, device=model.device)
-        torch.nn.functional.linear(x, w)
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            torch.nn.functional.linear(x, w)
-            _synchronise()
-            times.append(time.perf_counter() - began)
-        total += count * 2.0 * rows * wide * narrow
-        seconds += count * statistics.median(times)
-    return total / seconds
-
-
-def _synchronise() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def _peak(arguments: argparse.Namespace, case: int, batch: int) -> int:
     """Return the peak memory of one class on one case, in a separate process."""
     same = ["--model", arguments.model, "--dtype", arguments.dtype, "--threads", str(arguments.threads)]
@@ -206,13 +199,16 @@ def _peak(arguments: argparse.Namespace, case: int, batch: int) -> int:
 
 
 def summary(found: Sequence[Found]) -> dict[str, float]:
-    """Return the geometric mean of the speed-ups by group."""
+    """Return the geometric mean of the speed-ups by group, and those of all cases."""
     groups: dict[str, list[float]] = {}
     for item in found:
         groups.setdefault(item.case.group, []).append(item.speedup)
     worded = [value for name in ("worded, zero-shot", "worded, five-shot") for value in groups.get(name, [])]
     if worded:
         groups["worded, both"] = worded
+    groups["all cases"] = [item.speedup for item in found]
+    if before := [item.over_before for item in found if item.over_before]:
+        groups["all cases, over before"] = before
     return {name: math.exp(statistics.mean(map(math.log, values))) for name, values in groups.items()}
 
 
@@ -221,10 +217,10 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=180)
+    console = Console(width=200)
     table = Table(title=f"prefix against HFLM ({dtype}); matrix products of the model's shapes reach {rate / 1e9:.0f} GFLOP/s")
-    names = ["task", "shots", "requests", "HFLM s (batch)", "prefix s", "speed-up", "of operations", "largest Δ nats", "flags", "texts"]
-    for name in [*names, "accuracy", "computed / asked", "of matmul rate", "peak memory"]:
+    names = ["task", "shots", "requests", "HFLM s (batch)", "prefix s", "speed-up", "before s", "over before", "of operations"]
+    for name in [*names, "largest Δ nats", "flags", "texts", "accuracy", "computed / asked", "of matmul rate", "peak memory"]:
         table.add_column(name, justify="left" if name == "task" else "right")
     for item in found:
         accuracy = "-" if item.accuracy_hf is None else f"{item.accuracy_hf:.3f} {item.accuracy_prefix:.3f}"
@@ -235,6 +231,8 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
             f"{item.hf_seconds:.2f} ({item.hf_batch_size})",
             f"{item.prefix_seconds:.2f}",
             f"{item.speedup:.2f}",
+            "-" if item.before_seconds is None else f"{item.before_seconds:.2f}",
+            "-" if item.over_before is None else f"{item.over_before:.2f}",
             "-" if item.operations_ratio is None else f"{item.operations_ratio:.2f}",
             "-" if item.largest_difference is None else f"{item.largest_difference:.1e}",
             str(item.flags_that_differ),
@@ -249,7 +247,9 @@ def show(found: Sequence[Found], rate: float, dtype: str) -> None:
     for name in ["group", "speed-up", "target", ""]:
         groups.add_column(name)
     for name, value in summary(found).items():
-        groups.add_row(name, f"{value:.2f}", f"{REACH[name]:.1f}", "reached" if value >= REACH[name] else "not reached")
+        target = REACH.get(name)
+        verdict = "" if target is None else "reached" if value >= target else "not reached"
+        groups.add_row(name, f"{value:.2f}", "" if target is None else f"{target:.1f}", verdict)
     slowest = [item.speedup for item in found if item.case.group.startswith("worded")]
     memory = [item.prefix_peak_bytes / item.hf_peak_bytes for item in found if item.prefix_peak_bytes and item.hf_peak_bytes]
     if memory:
@@ -269,7 +269,7 @@ def half(lm: Any, other: Any, pairs: int, only: str) -> list[dict[str, Any]]:
     """Compare bfloat16 with float32, both through prefix: speed and scores, by task."""
     found = []
     for case in CASES:
-        if not _asked_for(case, only) or case.group.startswith(("generation", "rolling")):
+        if case.gemma or not _asked_for(case, only) or case.group.startswith(("generation", "rolling")):
             continue
         task, requests = requests_of(case)
         measure(other, requests[:8])
@@ -308,6 +308,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=3, help="runs of each class, in turn")
     parser.add_argument("--only", default="", help="cases whose group or task contains one of these words, separated by ;")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights")
+    parser.add_argument("--batch", type=int, default=None, help="batch size of HFLM; by default the best of 1, 8 and 32")
+    parser.add_argument("--against", type=Path, default=None, help="another checkout, whose prefix is timed in the same run")
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="processor: for busy machines, with --threads 1")
+    parser.add_argument("--mixed", action="store_true", help="all classes in bfloat16 mixed precision")
     parser.add_argument("--half", action="store_true", help="compare prefix in bfloat16 (mixed precision) with prefix in float32 instead")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--token-budget", type=int, default=None)
@@ -316,27 +320,34 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _loaded(name: str, dtype: str) -> dict[str, Any]:
-    """Load a model and return the arguments that both classes share. Raises OSError."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _classes(arguments: argparse.Namespace, shared: dict[str, Any], other: Other | None, number: int) -> Classes:
+    """Return the classes of a case."""
+    from lm_eval.api.registry import get_model
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).to(device)
-    return {"pretrained": model, "tokenizer": AutoTokenizer.from_pretrained(name), "softmax_dtype": "float32"}
+    more = mixed(arguments.mixed)
+    return Classes(
+        hf=lambda size: get_model("hf")(**shared, **more, batch_size=size),
+        prefix=get_model("prefix")(**shared, **more, token_budget=arguments.token_budget),
+        other=None if other is None else lambda requests: other.measure(number, requests),
+        rate=lambda: matmul_rate(shared["pretrained"], CLOCKS[arguments.clock]),
+        clock=arguments.clock,
+        batch=arguments.batch,
+    )
 
 
 def _compare_all(
-    arguments: argparse.Namespace, hf: Callable[[int], Any], prefix: Any, rate: Callable[[], float], save: Callable[[list[Found]], None]
+    arguments: argparse.Namespace, models: Callable[[bool], dict[str, Any]], save: Callable[[list[Found]], None]
 ) -> list[Found]:
     found: list[Found] = []
+    other = Other(arguments.against, arguments) if arguments.against else None
     for number, case in enumerate(CASES):
         if not _asked_for(case, arguments.only):
             continue
-        item = compare(case, hf, prefix, arguments.pairs, rate)
-        if case.group not in {other.case.group for other in found}:
+        item = compare(case, _classes(arguments, models(case.gemma), other, number), arguments.pairs)
+        if not other and case.group not in {one.case.group for one in found}:
             item.hf_peak_bytes, item.prefix_peak_bytes = _peak(arguments, number, item.hf_batch_size), _peak(arguments, number, 0)
-        sys.stderr.write(f"{case.group}: {case.task}: {item.speedup:.2f}\n")
+        before = "" if item.over_before is None else f", over before {item.over_before:.2f}"
+        sys.stderr.write(f"{case.group}: {case.task}: {item.speedup:.2f}{before}\n")
         found.append(item)
         save(found)
     return found
@@ -345,40 +356,38 @@ def _compare_all(
 def main() -> int:
     """Run the benchmark."""
     arguments = _arguments()
-    warnings.simplefilter("ignore")
-    os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "DATASETS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
+    quiet()
 
     import torch
-    from lm_eval.api.registry import get_model
 
     import harness.evaluation  # noqa: F401 - registers prefix
     from harness.records import provenance
 
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    models = functools.cache(lambda gemma: loaded(arguments.model, arguments.dtype, gemma=gemma))
+    if arguments.peak:
+        number, batch = map(int, arguments.peak)
+        classes = _classes(arguments, models(CASES[number].gemma), None, number)
+        sys.stdout.write(f"{measure(classes.hf(batch) if batch else classes.prefix, requests_of(CASES[number])[1]).peak_bytes}\n")
+        return 0
     try:
-        shared = _loaded(arguments.model, arguments.dtype)
+        classes = _classes(arguments, models(False), None, 0)
     except OSError as error:
         sys.stderr.write(f"bench-eval: {arguments.model}: got {str(error).splitlines()[0]}; fix: set HF_HOME, or pass --model\n")
         return 2
-    prefix = get_model("prefix")(**shared, token_budget=arguments.token_budget)
-    hf = lambda size: get_model("hf")(**shared, batch_size=size)  # noqa: E731
-    rate = lambda: matmul_rate(shared["pretrained"])  # noqa: E731
-    if arguments.peak:
-        number, batch = map(int, arguments.peak)
-        sys.stdout.write(f"{measure(hf(batch) if batch else prefix, requests_of(CASES[number])[1]).peak_bytes}\n")
-        return 0
     written: dict[str, Any] = {
         "model": arguments.model,
         "dtype": arguments.dtype,
         "threads": arguments.threads,
-        "token_budget": prefix.engine.tokens,
-        "matmul_flops_per_second": rate(),
+        "clock": arguments.clock,
+        "token_budget": classes.prefix.engine.tokens,
+        "matmul_flops_per_second": classes.rate(),
         "provenance": provenance.collect() | {"command": "make bench-eval"},
     }
     if arguments.half:
-        other = get_model("prefix")(**shared, token_budget=arguments.token_budget, mixed_precision_dtype="bfloat16")
-        written["bfloat16"] = half(prefix, other, arguments.pairs, arguments.only)
+        other = _classes(argparse.Namespace(**vars(arguments) | {"mixed": True}), models(False), None, 0).prefix
+        written["bfloat16"] = half(classes.prefix, other, arguments.pairs, arguments.only)
         arguments.output.write_text(json.dumps(written, indent=1) + "\n")
     else:
 
@@ -386,7 +395,7 @@ def main() -> int:
             more = {"geometric_means": summary(found), "meant_to_reach": REACH, "cases": [asdict(item) for item in found]}
             arguments.output.write_text(json.dumps(written | more, indent=1) + "\n")
 
-        show(_compare_all(arguments, hf, prefix, rate, save), written["matmul_flops_per_second"], arguments.dtype)
+        show(_compare_all(arguments, models, save), written["matmul_flops_per_second"], arguments.dtype)
     sys.stderr.write(f"{arguments.output}\n")
     return 0
 

@@ -16,7 +16,7 @@ class Case:
     """A task with a number of examples per question, and a number of timed items.
 
     Examples are drawn for each question, as lm-eval does by default, or are the same for every
-    question, as in MMLU.
+    question, as in MMLU. A case ``gemma`` is asked of a random model of Gemma's shape.
     """
 
     group: str
@@ -24,6 +24,7 @@ class Case:
     shots: int
     items: int
     same_shots: bool = False
+    gemma: bool = False
 
 
 WORDED = {
@@ -49,7 +50,13 @@ CASES = [
     Case("blimp", "blimp_principle_A_reconstruction", 0, 50),
     Case("rolling perplexity", "speed_rolling_gsm8k", 0, 12),
     Case("generation, five-shot", "gsm8k", 5, 8),
+    Case("mix: worded, zero-shot", "bigbench_social_iqa_multiple_choice", 0, 16),
+    Case("mix: long contexts, short choices", "pubmedqa", 0, 8),
+    Case("mix: five-shot, same examples", "bigbench_social_iqa_multiple_choice", 5, 8, same_shots=True),
+    Case("mix: five-shot, drawn", "bigbench_social_iqa_multiple_choice", 5, 4),
+    Case("mix: gemma-like, zero-shot", "bigbench_social_iqa_multiple_choice", 0, 16, gemma=True),
 ]
+"""Those of the mix (``--only mix``) are one of each kind, short enough to compare two versions."""
 
 REACH = {
     "worded, zero-shot": 2.5,
@@ -62,7 +69,7 @@ REACH = {
     "rolling perplexity": 1.0,
     "generation, five-shot": 2.0,
 }
-"""Target speed-up of each group, as geometric mean over its cases; each worded case has to reach
+"""Target speed-up of groups, as geometric mean over its cases; each worded case has to reach
 ``LEAST_WORDED``."""
 
 LEAST_WORDED = 1.2
