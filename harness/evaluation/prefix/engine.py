@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from harness.core import memory
 from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import Attention, KeysValues, layout, packed, using
+from harness.evaluation.prefix.linear import fast
 from harness.evaluation.prefix.tree import ForwardCost, Ints, Plan, plan
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ class Engine:
         softmax_dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.autocast, self.softmax_dtype = model, autocast, softmax_dtype
-        self.tokens = self._found = tokens or budget.automatic(model)
+        longest = tokens or budget.automatic(model)
+        self.tokens = self._found = tokens or min(longest, budget.in_cache(model))
+        self._trees = longest // self._found
         self.halvings = 0
         self.computed = 0
         self.operations = 0.0
@@ -97,8 +100,8 @@ class Engine:
 
     @property
     def cost(self) -> ForwardCost:
-        """The cost of trees for this model."""
-        return ForwardCost(budget.attention_cost(self.model), self.tokens)
+        """The cost of trees for this model; one tree may exceed the budget where memory allows."""
+        return ForwardCost(budget.attention_cost(self.model), self.tokens * self._trees)
 
     def divide(self, parts: int) -> None:
         """Divide the budget by a number."""
@@ -162,7 +165,12 @@ class Engine:
         """Prepare the model for forward passes; ``exact`` turns mixed precision off."""
         mixed = self.autocast is not None and not exact
         try:
-            with torch.inference_mode(), torch.autocast(self.model.device.type, dtype=self.autocast, enabled=mixed), packed(self.model):
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.model.device.type, dtype=self.autocast, enabled=mixed),
+                packed(self.model),
+                fast(self.model),
+            ):
                 yield
         finally:
             self.kept.clear()
