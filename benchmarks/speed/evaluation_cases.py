@@ -16,7 +16,8 @@ class Case:
     """A task with a number of examples per question, and a number of timed items.
 
     Examples are drawn for each question, as lm-eval does by default, or are the same for every
-    question, as in MMLU. A case ``gemma`` is asked of a random model of Gemma's shape.
+    question, as in MMLU. A case ``gemma`` is asked of a random model of Gemma's shape. ``tokens``
+    replaces a generation task's own stop sequences and length.
     """
 
     group: str
@@ -25,6 +26,7 @@ class Case:
     items: int
     same_shots: bool = False
     gemma: bool = False
+    tokens: int | None = None
 
 
 WORDED = {
@@ -50,6 +52,7 @@ CASES = [
     Case("blimp", "blimp_principle_A_reconstruction", 0, 50),
     Case("rolling perplexity", "speed_rolling_gsm8k", 0, 12),
     Case("generation, five-shot", "gsm8k", 5, 8),
+    Case("generation, 128 tokens", "gsm8k", 0, 40, tokens=128),
     Case("mix: worded, zero-shot", "bigbench_social_iqa_multiple_choice", 0, 16),
     Case("mix: long contexts, short choices", "pubmedqa", 0, 8),
     Case("mix: five-shot, same examples", "bigbench_social_iqa_multiple_choice", 5, 8, same_shots=True),
@@ -94,4 +97,7 @@ def requests_of(case: Case) -> tuple[Any, list[Any]]:
         task.sampler.sample = lambda *_, **__: shots
     chosen = list(range(case.shots, case.shots + case.items))  # after the first documents, which some tasks use as examples
     task.build_all_requests(samples=[index for index in chosen if index < len(task.eval_docs)])
+    if case.tokens:
+        for request in task.instances:
+            request.arguments = (request.args[0], {"until": [], "max_gen_toks": case.tokens, "do_sample": False})
     return task, task.instances

@@ -177,8 +177,8 @@ class PrefixEvaluation(Evaluation):
     Attributes:
         token_budget: tokens of one forward pass; null finds it from the memory of the machine. It
             can change the last digits of a score.
-        parts: divisor of the budget. Volume 0 is measured a second time with a larger one, to see
-            the effect of rounding.
+        parts: divisor of the budget, and least number of batches. Volume 0 is measured a second
+            time with twice as many, to see the effect of rounding.
     """
 
     token_budget: int | None = None
@@ -195,9 +195,9 @@ class PrefixEvaluation(Evaluation):
         check("evaluation.parts", self.parts, "greater than 0", lambda value: value > 0)
 
     def otherwise(self) -> Self:
-        # So small a budget that even ten short items are several batches: where all items fit into
-        # one batch, another budget changes nothing.
-        return dataclasses.replace(super().otherwise(), parts=16 * self.parts)
+        # Half the budget, and at least two batches: where all items fit into one, another budget
+        # alone changes nothing.
+        return dataclasses.replace(super().otherwise(), parts=2 * self.parts)
 
     def model(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str, progress: Progress, stage: str

@@ -73,6 +73,7 @@ class Engine:
 
     Attributes:
         tokens: the current budget; halved when memory runs out, ``halvings`` times so far.
+        parts: what it is divided by.
         verdict: result of the check of the model.
         computed: tokens since ``begin``; ``operations``: floating-point operations that any
             arrangement of them needs.
@@ -90,6 +91,7 @@ class Engine:
         longest = tokens or budget.automatic(model)
         self.tokens = self._found = tokens or min(longest, budget.in_cache(model))
         self._trees = longest // self._found
+        self.parts = 1
         self.halvings = 0
         self.computed = 0
         self.operations = 0.0
@@ -104,7 +106,8 @@ class Engine:
         return ForwardCost(budget.attention_cost(self.model), self.tokens * self._trees)
 
     def divide(self, parts: int) -> None:
-        """Divide the budget by a number."""
+        """Divide the budget by a number, and a call's requests into as many batches at least."""
+        self.parts *= parts
         self.tokens = self._found = max(1, self._found // parts)
 
     def begin(self) -> None:
@@ -127,6 +130,8 @@ class Engine:
         queries = _Queries(np.concatenate(made.places), np.concatenate([np.asarray(target, dtype=np.int64) for target in targets]))
         left = np.bincount(request, minlength=len(inputs))
         self.count(made.distinct, made.pairs, len(queries.spots))
+        if self.parts > 1:
+            self.tokens = max(1, min(self.tokens, made.distinct // self.parts))
         for spots, log_probs in self.visit(made, queries.spots, lambda logits: log_softmax(logits, dim=-1, dtype=self.softmax_dtype)):
             done = queries.read(spots, log_probs)
             np.subtract.at(left, request[done], 1)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from harness.core import memory
+from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import Call, KeysValues, attend
-from harness.evaluation.prefix.engine import Batch, Engine
+from harness.evaluation.prefix.engine import PREFIX_WEIGHT, Batch, Engine
 from harness.evaluation.prefix.tree import ForwardCost, plan
 
-SLOTS = 16
-"""Prompts continued at the same time; a larger number reads the weights less often and holds more
-keys and values."""
+LOOK_EVERY = 4
+"""Steps between two searches for stop sequences, since decoding text is slow next to a step."""
 
-Stops = Callable[[Sequence[int]], bool]
-"""Generated tokens so far → whether the answer ends here."""
+
+class Stops(Protocol):
+    """Stop sequences of answers."""
+
+    def within(self, tokens: Sequence[int], new: int) -> bool:
+        """Return whether an answer may end at one of its last ``new`` tokens."""
+        ...
+
+    def at_end(self, tokens: Sequence[int]) -> bool:
+        """Return whether an answer ends with these tokens."""
+        ...
 
 
 @dataclass
@@ -29,11 +38,29 @@ class _Answer:
     prompt: Sequence[int]
     tokens: list[int] = field(default_factory=list)
     done: bool = False
+    searched: int = 0
 
     @property
     def length(self) -> int:
         """Tokens with kept keys and values: all but the last, which the next step runs."""
         return len(self.prompt) + len(self.tokens) - 1
+
+    def is_over(self, limit: int, ends: frozenset[int], stops: Stops) -> bool:
+        """Return whether the answer ends, and cut it where it does.
+
+        Stop sequences are searched every few tokens, and before an answer ends otherwise.
+        """
+        last = len(self.tokens) >= limit or self.tokens[-1] in ends
+        new = len(self.tokens) - self.searched
+        if new < LOOK_EVERY and not last:
+            return False
+        if stops.within(self.tokens, new):
+            for size in range(self.searched + 1, len(self.tokens) + 1):
+                if stops.at_end(self.tokens[:size]):
+                    del self.tokens[size:]
+                    return True
+        self.searched = len(self.tokens)
+        return last
 
 
 class _Slots:
@@ -145,13 +172,13 @@ def greedy(
         prompts: non-empty token sequences.
         limit: most tokens to generate for each.
         ends: tokens that end an answer; they are returned too.
-        stops: whether an answer ends with the tokens generated so far.
+        stops: its stop sequences.
         advance: called with the number of prompts done since the last call.
 
     Returns:
         The generated tokens of each prompt.
     """
-    slots = SLOTS
+    slots = budget.slots(engine.model, max(map(len, prompts), default=0) + limit, engine.parts)
     answers = [_Answer(prompt) for prompt in prompts]
     while left := [answer for answer in answers if not answer.done]:
         try:
@@ -160,7 +187,7 @@ def greedy(
             if not memory.out_of_memory(error) or (slots == 1 and engine.tokens == 1):
                 raise
             for answer in left:
-                answer.tokens = answer.tokens if answer.done else []
+                answer.tokens, answer.searched = (answer.tokens, answer.searched) if answer.done else ([], 0)
             slots = max(1, slots // 2)
             engine.halve()
     return [answer.tokens for answer in answers]
@@ -187,6 +214,13 @@ class _Continuation:
         prefix = self.made.trees[self.tree_of[index]].prefix if index in self.tree_of else None
         return -1 if prefix is None else prefix
 
+    def _weight(self, index: int) -> float:
+        """Return the tokens that a prompt adds to a batch; its prefix is computed once."""
+        if index not in self.tree_of:
+            return 1.0
+        tree, prefix = self.made.trees[self.tree_of[index]], self._prefix(index)
+        return len(tree.tokens) + (PREFIX_WEIGHT * len(self.made.trees[prefix].tokens) if prefix >= 0 else 0.0)
+
     def run(self, ends: frozenset[int], stops: Stops, advance: Callable[[int], None]) -> None:
         """Continue all prompts."""
         self.engine.count(self.made.distinct, self.made.pairs, 0)
@@ -200,9 +234,9 @@ class _Continuation:
     def _start(self) -> None:
         """Run the next prompts, as slots and budget allow, and fill slots with them."""
         chosen: list[int] = []
-        tokens = 0
+        tokens = 0.0
         while self.waiting and len(self.active) + len(chosen) < self.slots:
-            tokens += len(self.answers[self.waiting[0]].prompt)
+            tokens += self._weight(self.waiting[0])
             if chosen and tokens > self.engine.tokens:
                 break
             chosen.append(self.waiting.pop(0))
@@ -246,8 +280,7 @@ class _Continuation:
         """
         before = len(self.active)
         for slot in reversed(range(before)):
-            tokens = self.active[slot].tokens
-            if len(tokens) >= self.limit or tokens[-1] in ends or stops(tokens):
+            if self.active[slot].is_over(self.limit, ends, stops):
                 self.active[slot].done = True
                 moved = self.active.pop()
                 if slot < len(self.active):

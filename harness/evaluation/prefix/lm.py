@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,25 @@ from harness.evaluation.prefix.generation import greedy, is_greedy
 
 Request = tuple[Any, list[int], list[int]]
 """The request's key in lm-eval's cache (or None), its context and its continuation, in tokens."""
+
+
+@dataclass(frozen=True)
+class _Stops:
+    """Stop sequences, each with the number of last tokens that are decoded for it."""
+
+    tokenizer: Any
+    spans: Sequence[tuple[str, int]]
+
+    def within(self, tokens: Sequence[int], new: int) -> bool:
+        """Return whether an answer may end at one of its last ``new`` tokens."""
+        if not self.spans:
+            return False
+        decoded = self.tokenizer.decode(tokens[-(max(size for _, size in self.spans) + new - 1) :])
+        return any(text in decoded for text, _ in self.spans)
+
+    def at_end(self, tokens: Sequence[int]) -> bool:
+        """Return whether an answer ends with these tokens."""
+        return any(text in self.tokenizer.decode(tokens[-size:]) for text, size in self.spans)
 
 
 @register_model("prefix")
@@ -144,7 +164,7 @@ class PrefixLM(RunsAlone, HFLM):  # type: ignore[misc]
         stops = self._stops(until)
         tokens = greedy(self.engine, prompts, limit, ends, stops, advance)
         for prompt, found in zip(prompts, tokens, strict=True):
-            if len(found) == limit and found[-1] not in ends and not stops(found):
+            if len(found) == limit and found[-1] not in ends and not stops.at_end(found):
                 self.cut_answers.add(tuple(prompt))
         texts = [self._text(found, until) for found in tokens]
         for request, text in zip(requests, texts, strict=True):
@@ -160,13 +180,12 @@ class PrefixLM(RunsAlone, HFLM):  # type: ignore[misc]
             special = {"add_special_tokens": self.add_bos_token}
         return cast("list[int]", self.tokenizer(text, truncation=self.truncation, **special)["input_ids"][-room:])
 
-    def _stops(self, until: Sequence[str]) -> Any:
+    def _stops(self, until: Sequence[str]) -> _Stops:
         """Return HFLM's stopping criterion: a stop sequence in the last tokens.
 
         It decodes two tokens more than the stop sequence has.
         """
-        spans = [(text, len(self.tokenizer.encode(text, add_special_tokens=False)) + 2) for text in until]
-        return lambda tokens: any(text in self.tokenizer.decode(tokens[-size:]) for text, size in spans)
+        return _Stops(self.tokenizer, [(text, len(self.tokenizer.encode(text, add_special_tokens=False)) + 2) for text in until])
 
     def _text(self, tokens: list[int], until: list[str]) -> str:
         """Return an answer up to its first stop sequence, without a reasoning model's thoughts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from harness.core.progress import Silent
 from harness.evaluation.backends import PrefixEvaluation
-from harness.evaluation.prefix.generation import SLOTS
+from harness.evaluation.prefix import budget
 from tests.support import families, tiny
 from tests.support.families import FAMILIES, SHARED, built, prefix, reference, text
 
@@ -65,12 +66,25 @@ def test_a_small_budget_changes_no_token(family: str, budget: int) -> None:
     assert lm.generate_until(families.asked(pairs), disable_tqdm=True) == expected
 
 
-def test_more_prompts_than_slots_take_the_places_of_those_that_are_done() -> None:
+def test_more_prompts_than_slots_take_the_places_of_those_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths and stops differ, so that answers finish in another order."""
-    pairs = [(prompt, until("w3", "w9")) for prompt in prompts(3 * SLOTS)] * 2
-    assert len(pairs) > 4 * SLOTS
+    monkeypatch.setattr(budget, "slots", lambda *_: 16)
+    pairs = [(prompt, until("w3", "w9")) for prompt in prompts(48)] * 2
+    assert len(pairs) > 4 * 16
     expected, found, _ = both(built("llama"), pairs)
     assert found == expected
+
+
+def test_as_many_prompts_are_continued_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of llama here keeps 2 · 4 bytes in 2 layers of 2 heads of 8 numbers: 256 bytes.
+
+    A quarter of memory beyond the weights holds 100 prompts of 20 tokens.
+    """
+    model = built("llama")
+    weights = sum(parameter.numel() * 4 for parameter in model.parameters())
+    for tokens, parts, slots in ((20, 1, 100), (20, 2, 50), (200, 1, 10), (10**6, 1, 1), (1, 1, 128)):
+        monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: SimpleNamespace(total=weights + 4 * 256 * 20 * 100))
+        assert budget.slots(model, tokens, parts) == slots
 
 
 def ending(family: str = "llama", at: int = 3) -> tuple[PreTrainedModel, list[str], str]:
