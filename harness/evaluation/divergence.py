@@ -18,7 +18,7 @@ token or its distribution, so both are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from harness.core.progress import Progress
 from harness.core.rows import Example, Row
 from harness.evaluation.likelihood import encoded, hashed, item, require_finite
 from harness.evaluation.suites import Suite
-from harness.models import batches, forward, rotary
+from harness.models import batches, forward, halved, rotary
 from harness.models.generate import Ids, draw, end_tokens
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 NUMBERS_AT_ONCE = 2**24
 """Places × vocabulary of one step of the sums, in float64: 128 MB an array."""
+
+NUMBERS_HELD = 2**28
+"""Logits of the base that wait for the live model's: 1 GiB."""
 
 TOKEN_MEANS = ("kl_base_tuned", "kl_tuned_base", "forgetting_ce_hard", "forgetting_ce_soft", "agreement")
 SUMS = ("kl_base_tuned", "kl_tuned_base")
@@ -98,7 +101,8 @@ def compare(
 ) -> list[dict[str, float]]:
     """Compare the live model with its base at the supervised tokens of examples.
 
-    Both read each batch in turn, so that memory holds the base's logits of one batch alone.
+    The base reads many batches before the live model reads them, since on a GPU each exchange of
+    weights copies all of them; its logits wait in the memory of the host.
 
     Args:
         model: in evaluation mode.
@@ -115,20 +119,42 @@ def compare(
     import torch
 
     found: list[dict[str, float]] = [{} for _ in examples]
-
-    def measure(batch: list[int]) -> list[dict[str, float]]:
-        rows, half = [examples[i] for i in batch], dtype == "bfloat16"
-        with torch.inference_mode():
-            with base.weights(model):
-                before = forward.logits(model, rows, half)
-            return _summed(before, forward.logits(model, rows, half), rows)
-
+    half, alone = dtype == "bfloat16", rotary.limit(model.config)
     lengths = [len(example.input_ids) for example in examples]
-    for batch, sums in batches.run(lengths, tokens, measure, rotary.limit(model.config)):
-        for i, values in zip(batch, sums, strict=True):
-            found[i] = values
-        progress.advance(len(batch))
+    for group in _groups(examples, batches.batches(lengths, tokens, alone), int(model.config.get_text_config().vocab_size)):
+        rows = [examples[i] for i in group]
+        sizes = [lengths[i] for i in group]
+        before: dict[int, torch.Tensor] = {}
+
+        def read(batch: list[int], rows: list[Example] = rows) -> torch.Tensor:
+            return forward.logits(model, [rows[i] for i in batch], half)
+
+        with torch.inference_mode(), base.weights(model), halved.weights(model, half):
+            for batch, logits in batches.run(sizes, tokens, read, alone):
+                parts = logits.split([rows[i].supervised_tokens for i in batch])
+                before |= {i: part.cpu() for i, part in zip(batch, parts, strict=True)}
+        with torch.inference_mode(), halved.weights(model, half):
+            for batch, logits in batches.run(sizes, tokens, read, alone):
+                kept = torch.cat([before.pop(i) for i in batch]).to(logits.device)
+                for i, values in zip(batch, _summed(kept, logits, [rows[i] for i in batch]), strict=True):
+                    found[group[i]] = values
+                progress.advance(len(batch))
     return found
+
+
+def _groups(examples: Sequence[Example], made: Iterable[list[int]], vocabulary: int) -> Iterator[list[int]]:
+    """Yield the rows of some batches, as many as their logits may be held at once."""
+    group: list[int] = []
+    held = 0
+    for batch in made:
+        numbers = vocabulary * sum(examples[i].supervised_tokens for i in batch)
+        if group and held + numbers > NUMBERS_HELD:
+            yield group
+            group, held = [], 0
+        group += batch
+        held += numbers
+    if group:
+        yield group
 
 
 def _summed(before: torch.Tensor, after: torch.Tensor, examples: Sequence[Example]) -> list[dict[str, float]]:

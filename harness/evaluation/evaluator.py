@@ -22,7 +22,7 @@ from harness.evaluation.divergence import Base
 from harness.evaluation.samples import failed, rows_of, scores_of
 from harness.evaluation.suites import NATS, Chosen, Suite, choose
 from harness.evaluation.tasks import FEWSHOT_SEED, GENERATED_METRIC, build_tasks, chosen_items, generated, read_only
-from harness.models import rotary, whole
+from harness.models import halved, rotary, whole
 from harness.records.partial import Partial
 from harness.records.schema import GENERATED, OWN_METRICS, SAMPLE_COLUMNS, Score
 
@@ -232,7 +232,8 @@ class _LiveModel:
         import torch
 
         suite, rows, items = self.prepared.suite, self.prepared.rows, self.prepared.items[name]
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        half = self.dtype == "bfloat16"
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=half), halved.weights(self.model, half):
             found = likelihood.samples(
                 suite.name, name, self.model, self.tokenizer, rows, items, self.evaluation, self.max_length, self.progress
             )

@@ -10,6 +10,7 @@ from harness.core.contexts import Sampling
 from harness.core.progress import Progress
 from harness.core.rows import Example, PromptFormat, Row, Turn
 from harness.data import tokens
+from harness.models import halved
 from harness.models.generate import Ids, draw, end_tokens
 from harness.models.score import answer_nats
 
@@ -37,7 +38,7 @@ class TransformersAuthor:
         model: in evaluation mode, on its device.
         prompt_format: of its prompts.
         max_length: of prompt and text together, in tokens.
-        dtype: ``float32`` or ``bfloat16``, of the forward passes that write.
+        dtype: ``float32`` or ``bfloat16``, of the forward passes.
         scored_tokens: padded tokens of one forward pass that scores.
     """
 
@@ -74,7 +75,11 @@ class TransformersAuthor:
 
     def nats(self, examples: Sequence[Example]) -> list[float]:
         """Return the summed nats of each example's supervised tokens."""
-        return answer_nats(self.model, examples, self.scored_tokens, self.progress)
+        import torch
+
+        half = self.dtype == "bfloat16"
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=half), halved.weights(self.model, half):
+            return answer_nats(self.model, examples, self.scored_tokens, self.progress)
 
     @property
     def context_length(self) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from harness.core.contexts import Sampling
 from harness.core.progress import Progress
 from harness.core.seeds import stream
-from harness.models import rotary
+from harness.models import halved, rotary
 from harness.models.anatomy import unwrapped
 from harness.models.batches import batches
 
@@ -113,6 +113,7 @@ def _batch(
         _neutral(model, tokenizer) as (plain, ends),
         torch.inference_mode(),
         torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"),
+        halved.weights(model, dtype == "bfloat16"),
     ):
         found = plain.generate(
             input_ids=ids.to(model.device),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from harness.core.errors import EvaluationError
 from harness.core.progress import Silent
 from harness.core.rows import Example
 from harness.core.tuning import Tuning
-from harness.evaluation import evaluator
+from harness.evaluation import divergence, evaluator
 from harness.evaluation.backends import HfEvaluation
 from harness.evaluation.divergence import TOKEN_MEANS, Base, compare, measures
 from harness.evaluation.evaluator import Result
@@ -143,6 +144,26 @@ def test_a_divergence_depends_on_no_neighbour(models: Mapping[str, tuple[PreTrai
     for i, example in enumerate(EXAMPLES):
         assert compared(live, base, [example])[0] == pytest.approx(together[i], abs=1e-5)
     assert compared(live, base, EXAMPLES[::-1], tokens=1)[::-1] == [pytest.approx(values, abs=1e-5) for values in together]
+
+
+@pytest.mark.parametrize(("held", "times"), [(None, 1), (2 * tiny.VOCABULARY, 3)], ids=["a GiB", "two tokens"])
+def test_the_base_reads_as_many_batches_as_its_logits_may_wait(
+    models: Mapping[str, tuple[PreTrainedModel, Base]], held: int | None, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One exchange of weights a suite; or more, with the same numbers."""
+    live, base = models["full"]
+    expected, exchanges = compared(live, base, tokens=1), []
+
+    @contextmanager
+    def counted(model: PreTrainedModel) -> Iterator[None]:
+        exchanges.append(model)
+        with base.weights(model):
+            yield
+
+    if held:
+        monkeypatch.setattr(divergence, "NUMBERS_HELD", held)
+    assert compared(live, Base(counted), tokens=1) == expected
+    assert len(exchanges) == times
 
 
 def suite(**changes: Any) -> Suite:

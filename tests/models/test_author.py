@@ -18,6 +18,7 @@ from harness.methods.mitigation.pseudo_replay import PseudoReplay
 from harness.methods.rewriting import answers, right
 from harness.models.author import TransformersAuthor, restated
 from harness.models.generate import draw, shaped
+from harness.models.score import answer_nats
 from tests.support import tiny
 from tests.support.scripted import Scripted, context, of_bytes, row
 
@@ -54,6 +55,17 @@ def test_logits_are_shaped_in_order() -> None:
     assert shape(halves, top_k=2, top_p=0.6) == [NONE, halves[1], NONE]
     assert shape([2.0, 1.0, -1.0], [0, 2, 2], repetition_penalty=2.0) == [1.0, 1.0, -2.0]
     assert shape([2.0, 1.5, -1.0], [0, 1], [False, True], repetition_penalty=2.0, temperature=0.5) == [4.0, 1.5, -2.0]
+
+
+def test_answers_are_scored_in_the_dtype_of_the_author() -> None:
+    """In bfloat16 as under autocast, to the last bit; the weights stay float32."""
+    examples = [tiny.example(1, 7, 9, 12, 2, supervised=[3, 4]), tiny.example(1, 8, 2, supervised=[2])]
+    model = tiny.llama().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = answer_nats(model, examples, 512, Silent())
+    assert author(model=model, dtype="bfloat16").nats(examples) == expected
+    assert author(model=model).nats(examples) != expected
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_greedy_text_is_that_of_a_plain_loop() -> None:

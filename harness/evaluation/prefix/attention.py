@@ -259,20 +259,37 @@ def _attend(
     if current is None or query.shape[0] != 1 or key.shape[2] != query.shape[2]:
         raise NotShared("its attention does not see one row of tokens")
     current.windows.append(sliding_window)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions are float32, also in mixed precision
     return current.attention.attend(Call(module, query, key, value, scaling, sliding_window)), None
 
 
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor:
-    """Return scaled dot-product attention with grouped keys; causal without a mask."""
-    grouped = queries.shape[1] != keys.shape[1]
-    if grouped and queries.is_cuda:  # the fast kernels do not take groups together with a mask
-        groups = queries.shape[1] // keys.shape[1]
-        keys, values, grouped = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1), False
+    """Return scaled dot-product attention with grouped keys; causal without a mask.
+
+    Fast kernels of GPUs do not take groups together with a mask: the queries of a group then follow
+    one another along their axis, so that keys and values are not repeated.
+    """
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1 and mask is not None and queries.is_cuda:
+        return folded(queries, keys, values, mask, scaling)
     return scaled_dot_product_attention(  # type: ignore[no-any-return, unused-ignore]
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=groups > 1
     )
+
+
+def folded(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    """Return the attention of (R, H, T, D) queries, the G of each group one after another.
+
+    ``mask`` is (R, 1, T or 1, P + T).
+    """
+    heads, tokens = keys.shape[1], queries.shape[2]
+    groups = queries.shape[1] // heads
+    rows = queries.unflatten(1, (heads, groups)).flatten(2, 3)  # type: ignore[no-untyped-call, unused-ignore]
+    repeated = mask.expand(-1, -1, tokens, -1).repeat(1, 1, groups, 1)
+    found = scaled_dot_product_attention(rows, keys, values, attn_mask=repeated, scale=scaling)
+    return cast(torch.Tensor, found.unflatten(2, (groups, tokens)).flatten(1, 2))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 AttentionInterface.register(NAME, _attend)

@@ -55,7 +55,7 @@ def in_cache(model: PreTrainedModel) -> int:
     if model.device.type != "cpu":
         return MOST.get(model.device.type, MOST["cpu"])
     hidden = int(getattr(model.config.get_text_config(), "hidden_size", 768))
-    return max(CACHED_LEAST, 2 ** math.floor(math.log2(max(1, CACHED // hidden))))
+    return int(max(CACHED_LEAST, 2 ** math.floor(math.log2(max(1, CACHED // hidden)))))
 
 
 def slots(model: PreTrainedModel, length: int, parts: int = 1) -> int:

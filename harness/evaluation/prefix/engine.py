@@ -19,6 +19,7 @@ from harness.evaluation.prefix import budget
 from harness.evaluation.prefix.attention import Attention, KeysValues, layout, packed, using
 from harness.evaluation.prefix.linear import fast
 from harness.evaluation.prefix.tree import ForwardCost, Ints, Plan, plan
+from harness.models import halved
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ class Engine:
             with (
                 torch.inference_mode(),
                 torch.autocast(self.model.device.type, dtype=self.autocast, enabled=mixed),
+                halved.weights(self.model, mixed and self.autocast == torch.bfloat16),
                 packed(self.model),
                 fast(self.model),
             ):

@@ -24,9 +24,10 @@ product gains."""
 @contextmanager
 def fast(model: PreTrainedModel) -> Iterator[None]:
     """Compute a model's large float32 linear layers by oneDNN for a while, where that is faster."""
-    changed: list[torch.nn.Module] = []
+    changed: list[Any] = []
     try:
         if model.device.type == "cpu" and faster():
+            module: Any
             for module in filter(_fits, model.modules()):
                 module.forward = partial(_linear, module)
                 changed.append(module)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from harness.evaluation.prefix import check
+from harness.evaluation.prefix import attention, check
 from harness.evaluation.prefix.attention import NAME
 from harness.evaluation.prefix.lm import PrefixLM
 from harness.methods.tuning.lora import Lora
@@ -139,6 +139,19 @@ def test_half_precision_differs_by_its_own_rounding_alone(family: str, record_pr
     for kind in KINDS:
         record_property(f"mixed {kind}", compare(reference(model, **mixed), lm, requests(kind), tolerance=HALF))
     assert lm.plain_requests == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_grouped_queries_attend_alike_one_after_another(tokens: int) -> None:
+    """As on a GPU, against keys and values that are repeated; each query has a mask of its own."""
+    draw = torch.Generator().manual_seed(0)
+    queries, keys, values = (torch.randn(2, heads, size, 8, generator=draw) for heads, size in ((6, tokens), (2, 9), (2, 9)))
+    mask = torch.rand(2, 1, tokens, 9, generator=draw) > 0.3
+    mask[..., 0] = True
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        queries, keys.repeat_interleave(3, dim=1), values.repeat_interleave(3, dim=1), attn_mask=mask, scale=0.7
+    )
+    assert torch.allclose(attention.folded(queries, keys, values, mask, 0.7), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("add_bos", [None, True, False])

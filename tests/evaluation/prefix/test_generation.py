@@ -83,7 +83,7 @@ def test_as_many_prompts_are_continued_as_memory_allows(monkeypatch: pytest.Monk
     model = built("llama")
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     for tokens, parts, slots in ((20, 1, 100), (20, 2, 50), (200, 1, 10), (10**6, 1, 1), (1, 1, 128)):
-        monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: SimpleNamespace(total=weights + 4 * 256 * 20 * 100))
+        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=weights + 4 * 256 * 20 * 100))
         assert budget.slots(model, tokens, parts) == slots
 
 
