@@ -175,8 +175,8 @@ class PrefixEvaluation(Evaluation):
     """``prefix``, which computes shared parts of requests once: HFLM's scores, but faster.
 
     Attributes:
-        token_budget: tokens of one forward pass; null finds it from the memory of the machine. It
-            can change the last digits of a score.
+        token_budget: tokens of one forward pass; null finds it from the machine's memory and
+            caches. It can change the last digits of a score.
         parts: divisor of the budget, and least number of batches. Volume 0 is measured a second
             time with twice as many, to see the effect of rounding.
     """
