@@ -18,7 +18,7 @@ cores)."""
 
 
 LARGE_MODEL_PARAMS = 100_000_000
-"""From this size on the default is to measure checkpoints separately, so that training goes on."""
+"""From this size on checkpoints are measured separately by default, so that training continues."""
 
 
 CHECKPOINTING_PARAMS = 1_000_000_000

@@ -60,7 +60,8 @@ def build(cls: type[Any], values: Mapping[str, Any], where: str, raw: Mapping[st
     for key in values:
         if key not in fields:
             allowed = ", ".join(sorted(fields)) or f"nothing: {cls.__name__} has no settings"
-            raise ConfigError(explain(f"{dot}{key}", got="an unknown key", allowed=allowed, fix=did_you_mean(str(key), fields)))
+            fix = did_you_mean(str(key), fields) if fields else "arms of an experiment file, where only some values of an axis have it"
+            raise ConfigError(explain(f"{dot}{key}", got="an unknown key", allowed=allowed, fix=fix))
     for name, f in fields.items():
         no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if no_default and name not in values:

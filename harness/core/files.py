@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import importlib.util
 import os
 import secrets
 import shutil
@@ -216,11 +217,11 @@ def locked(file: Path, waiting: Callable[[], object] | None = None) -> Iterator[
             waiting()
         return False
 
-    try:
-        from filelock import FileLock
-    except ModuleNotFoundError:  # an installation that only reads
+    if importlib.util.find_spec("filelock") is None:  # an installation that only reads
         yield
         return
+    from filelock import FileLock
+
     file.touch()  # it fails in a folder that cannot be written; from here on, an OSError means that there are no locks
     lock = FileLock(file, poll_interval=WAIT, fallback_to_soft=False)
     with contextlib.suppress(OSError):

@@ -44,14 +44,14 @@ def suite_names(given: str | None) -> list[str]:
     if not names:
         known = ", ".join(name for name in paths.members("benchmarks/suites") if needs_no_run(suites.load(name)))
         fix = "--suites commonsense,blimp, or others on which the model may have lost (`harness list suites`)"
-        raise ConfigError(explain("compare: --suites", got="no suites for two models", allowed=known, fix=fix))
+        raise ConfigError(explain("--suites", got="no suites for two models", allowed=known, fix=fix))
     for name in names:
         suite = suites.load(name)
         if not needs_no_run(suite):
             got = f"a suite of kind {suite.kind} on data={suite.data}"
             fix = "choose a suite of tasks, or one with a data set of its own"
             allowed = "a suite that needs neither a base model nor a run's own rows"
-            raise ConfigError(explain(f"compare: --suites {name}", got=got, allowed=allowed, fix=fix))
+            raise ConfigError(explain(f"suite {name} of a model without a run", got=got, allowed=allowed, fix=fix))
     return names
 
 
@@ -80,7 +80,7 @@ def measure(before: str, after: str, names: Sequence[str], overrides: Sequence[s
     check_overrides(overrides)
     first, first_notes = config_of(before, names, overrides, fallback=None)
     second, second_notes = config_of(after, names, overrides, fallback=before)
-    runs = preparation.prepare_all([first, second], progress)  # both, so that errors come before the first measurement
+    runs = preparation.prepare_all([first, second], progress, trains=False)  # both, so that errors come before the first measurement
     notes = [*first_notes, *second_notes, *dict.fromkeys(note for run in runs for note in run.facts.notes), *_differences(*runs)]
     for run, when in zip(runs, ("before", "after"), strict=True):
         baseline.measure(run, progress, when=when)

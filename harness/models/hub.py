@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from harness.config.strict import LATER, check
 from harness.core import json_text
 from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.extras import INSTALL
 from harness.core.footprint import dimensions
 from harness.core.sources import ModelFacts, ModelSource
 from harness.models import adapted, folders, loading, rotary, whole
@@ -170,7 +171,7 @@ class HubModel:
     def _require_quantizer(self, folder: Path) -> None:
         """Raise ModelError where quantised weights are asked for that cannot be made."""
         if self.quantization and importlib.util.find_spec("bitsandbytes") is None:
-            fix = "pip install 'forgetting-harness[quantized]'"
+            fix = INSTALL.format(extra="quantized")
             raise ModelError(explain("model.quantization", got=f"{self.quantization} without bitsandbytes", allowed="null", fix=fix))
         if self.quantization and (folder / ADAPTER).is_file():
             got = f"{self.quantization} for {self.name}, an adapter that is merged into its base"

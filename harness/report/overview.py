@@ -110,6 +110,6 @@ def _notes(evidence: Evidence, gain: Panel | None, loss: Panel | None) -> list[s
         found.append(f"Gain: {gain.suite}, the first of {targets} target suites.")
     probes = len({panel.suite for panel in [*evidence.probes, *evidence.distances]})
     if loss and probes > 1:
-        why = "the declared headline" if evidence.declares_headline else "the first, since no headline is declared,"
+        why = "the declared headline" if evidence.declares_headline else "the first, since no headline is declared (so it is exploratory),"
         found.append(f"Loss and verdict: {loss.suite}, {why} of {probes} probe suites.")
     return found

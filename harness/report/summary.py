@@ -143,8 +143,8 @@ def row_on(one: Series, panel: Panel) -> pd.Series | None:
 def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
     """Return cell → its comparison, with no mitigation of the same tuning, else of two tunings.
 
-    Without a mitigation on both sides, the second method is compared with the first. Comparisons of
-    several cells on both sides are left out: they belong to no row.
+    Where no mitigation is compared with none, the second method is compared with the first.
+    Comparisons of several cells on both sides are left out: they belong to no row.
     """
     found: dict[str, AtEqualGain] = {}
     p_values: dict[str, float] = {}
@@ -154,7 +154,9 @@ def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
         method, reference = ("first", "second") if plain[1] and not plain[0] else ("second", "first")
         cell = str(row[f"{method}_cell"])
         alike = all(_same(*(evidence.by_cell[cells[0]].labels[name] for cells in sides)) for name in WITHOUT_MITIGATION)
-        if "," in cell or not any(plain) or (plain[0] != plain[1] and not alike) or (cell in found and found[cell].is_plain):
+        is_plain = plain[0] != plain[1]
+        known = cell in found and (found[cell].is_plain or not is_plain)
+        if "," in cell or not any(plain) or (is_plain and not alike) or known:
             continue
         sign = 1.0 if method == "first" else -1.0
         gains = all(any(_gains(evidence, one, str(row["target_suite"])) for one in cells) for cells in sides)
@@ -165,14 +167,15 @@ def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
         found[cell] = AtEqualGain(
             method=str(row[method]),
             reference=str(row[reference]),
-            is_plain=plain != [plain[0]] * 2,
+            is_plain=is_plain,
             difference=sign * _number(row["difference"]),
             low=min(ends),
             high=max(ends),
             verdict=NO_GAIN if not gains else FEW_VOLUMES if _number(row["extrapolated"]) > MOST_EXTRAPOLATED else verdict,
         )
         p_values[cell] = _number(row["p_value"])
-    return _adjusted(found, p_values)
+    plain_alone = {cell: one for cell, one in found.items() if one.is_plain}
+    return _adjusted(plain_alone or found, p_values)
 
 
 NO_GAIN = "no gain shown"

@@ -138,13 +138,14 @@ def experiment_of(config: RunConfig) -> ExperimentWriter:
     return ExperimentWriter(paths.expanded(config.results) / config.name)
 
 
-def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = None) -> Prepared:
+def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = None, *, trains: bool = True) -> Prepared:
     """Check and identify a run; no model is built and no file is written.
 
     Args:
         config: of one run.
         workspace: inputs that it shares with other runs.
         machine: the hardware that it may use; None is this machine.
+        trains: whether the run is to be trained, for which its memory must suffice.
 
     Raises:
         HarnessError: ConfigError, DataError, ModelError or EvaluationError, one line each. A
@@ -162,13 +163,12 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
     machine = machine or workspace.machine()
     resolved = resolution.resolve(config, facts, workspace.searched_rates(), machine)
     _check_sizes(config, resolved, workspace)
-    fitting.check_fits(config, facts, resolved, workspace, machine)
     resolved = fitting.with_micro_batches(config, facts, resolved, workspace, machine)
     reference = other_models.reference_of(config, workspace)
     evaluations = _evaluations(config, resolved, workspace, suites)
     read = _read(config, resolved, workspace)
     measured = facts if reference is None else workspace.facts_of_model(reference)
-    return Prepared(
+    found = Prepared(
         config=config,
         facts=facts,
         resolved=resolved,
@@ -179,9 +179,12 @@ def prepare(config: RunConfig, workspace: Workspace, machine: Machine | None = N
         workspace=workspace,
         reference=reference,
     )
+    if trains and machine.gpus and not found.experiment.glance("runs", found.run_id, "record.json"):
+        fitting.check_fits(config, facts, resolved, workspace, machine)
+    return found
 
 
-def prepare_all(configs: Sequence[RunConfig], progress: Progress, machine: Machine | None = None) -> list[Prepared]:
+def prepare_all(configs: Sequence[RunConfig], progress: Progress, machine: Machine | None = None, *, trains: bool = True) -> list[Prepared]:
     """Check and identify runs, after the nursery models that they lack are pretrained.
 
     These take minutes, so every check is made before.
@@ -190,15 +193,16 @@ def prepare_all(configs: Sequence[RunConfig], progress: Progress, machine: Machi
         configs: of the runs.
         progress: told of models that are pretrained.
         machine: see ``prepare``.
+        trains: see ``prepare``.
 
     Raises:
         HarnessError: as ``prepare`` does.
     """
     workspace = Workspace()
-    found = [prepare(config, workspace, machine) for config in configs]
+    found = [prepare(config, workspace, machine, trains=trains) for config in configs]
     if other_models.make(configs, workspace, progress):
         workspace = Workspace()
-        found = [prepare(config, workspace, machine) for config in configs]
+        found = [prepare(config, workspace, machine, trains=trains) for config in configs]
     return found
 
 

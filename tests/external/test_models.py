@@ -230,9 +230,9 @@ def test_names_with_quotes_and_commas_pass_hydra(here: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "compare: --suites: got no suites for two models; allowed: arc, "),
+        ([], "--suites: got no suites for two models; allowed: arc, "),
         (["--suites", "nope"], "suite: got 'nope'"),
-        (["--suites", "drift_target"], "--suites drift_target: got a suite of kind divergence on data=target"),
+        (["--suites", "drift_target"], "suite drift_target of a model without a run: got a suite of kind divergence on data=target"),
     ],
 )
 def test_suites_must_need_no_run(place: Path, here: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:

@@ -89,7 +89,7 @@ def test_without_a_headline_the_first_suite_is_the_loss_and_it_says_so(tmp_path:
     """The reader knows that nobody has chosen it."""
     lines = shown(several(tmp_path, None))
     assert "loss on old" in lines[0]
-    assert "Loss and verdict: old, the first, since no headline is declared, of 2 probe suites." in lines
+    assert "Loss and verdict: old, the first, since no headline is declared (so it is exploratory), of 2 probe suites." in lines
 
 
 def test_the_gain_is_that_of_the_first_target_that_was_declared(tmp_path: Path) -> None:

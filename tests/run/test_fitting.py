@@ -43,6 +43,12 @@ def test_a_run_whose_static_memory_is_too_much_is_rejected_with_what_would_fit(w
     assert prepared(workspace, 16, "tuning=lora").run_id
 
 
+def test_a_model_that_is_only_measured_needs_no_memory_of_training(workspace: Workspace) -> None:
+    """As by `harness compare` and `measure`."""
+    machine = Machine(cores=1, gpus=1, gpu_bytes=16 * MB)
+    assert prepare(composition.compose(["model=nursery-xl", "data.volumes=[8]"]), workspace, machine, trains=False).run_id
+
+
 def test_a_stop_at_which_the_base_is_float32_is_rejected_too(workspace: Workspace) -> None:
     """In steps of one row LoRA needs less than the 4 bytes a parameter, 4.75 MiB, of a stop."""
     setup, found = device.needed(prepared(workspace, None, "tuning=lora", "training.gradient_checkpointing=true"), rows=1)

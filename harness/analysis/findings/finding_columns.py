@@ -34,7 +34,7 @@ metric            string   metric that the suite is judged by
 filter            string   lm-eval's answer filter; for a divergence suite, the source of its text: gold, base or tuned
 higher_is_better  boolean  whether higher values of the metric are better
 chance            Float64  value of uniform guessing, in the metric's unit
-is_headline       boolean  whether this row is the suite that was declared as the headline before any run
+is_headline       boolean  whether this row is the headline suite: declared before any run, else the first probe suite of the page
 volume            Int64    number of target rows seen once
 n                 Int64    number of items of one seed
 seeds             Int64    number of seeds that have a change

@@ -220,7 +220,7 @@ def _of_another_training(run: MeasuredRun, places: Sequence[Placed]) -> Iterator
             other += [run.in_words(volume)] if logged is not None and logged != point.counts.nats else []
     if other:
         name, results = last.training.name, f"results/{run.prepared.config.name}"
-        yield f"{name}: points of an earlier training stand among its own in {results}, at {', '.join(other)}; fix: --name OTHER"
+        yield f"{name}: points of an earlier training are among its own in {results}, at {', '.join(other)}; fix: --name OTHER"
 
 
 def _content(base: Prepared, source: ModelSource) -> str:
@@ -253,7 +253,7 @@ def _weights(base: Prepared, source: ModelSource) -> tuple[str, ...]:
 def prepared(asked: Asked, progress: Progress) -> Prepared:
     """Return the base with the suites, checked; nothing is loaded."""
     config, notes = asked.config(asked.base)
-    (base,) = preparation.prepare_all([config], progress)
+    (base,) = preparation.prepare_all([config], progress, trains=False)
     for note in dict.fromkeys([*notes, *base.facts.notes]):
         progress.say(note)
     return base
@@ -283,6 +283,8 @@ def _other_base(base: Prepared, source: ModelSource, facts: ModelFacts) -> str |
     """Return the model that an adapter is on, if its weights are not the base's; else None."""
     named = (source.base or source.named_base()) if isinstance(source, HubModel) else None
     of_base = {value for name, value in base.facts.content.items() if name.endswith(".safetensors")}
+    if not of_base:  # weights that no file holds: the names decide
+        return named if named and named not in {base.config.labels.model, getattr(base.config.model, "name", None)} else None
     return named if named and not of_base <= set(facts.content.values()) else None
 
 

@@ -235,7 +235,7 @@ class LiveRun:
         config = composition.compose(self._asked(model))
         config = dataclasses.replace(config, model=source, labels=dataclasses.replace(config.labels, model=self.name))
         machine = Machine(cores=provenance.cores(), gpus=int(model.device.type == "cuda"))
-        return MeasuredRun(preparation.prepare(config, Workspace(), machine), self.training, Said(self.say))
+        return MeasuredRun(preparation.prepare(config, Workspace(), machine, trains=False), self.training, Said(self.say))
 
     def _asked(self, model: PreTrainedModel) -> list[str]:
         """Return the overrides of the evaluation."""

@@ -261,11 +261,24 @@ def _change(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the change of weight and bias by an adapter, differentiable.
 
     They are the difference of its outputs and its inner layer's for 0 and each unit input, without
-    dropout and autocast.
+    dropout and autocast. Weights in bfloat16 (``harness.models.halves``) are widened for it: the
+    rounding of their sum would hide a small change.
     """
     import torch
 
     inner = layer.get_base_layer()
+    halved = {name: one for name, one in inner.named_parameters(recurse=False) if one.dtype == torch.bfloat16}
+    for name, one in halved.items():
+        inner._parameters[name] = torch.nn.Parameter(one.detach().float(), requires_grad=False)
+    try:
+        return _difference(layer, inner)
+    finally:
+        inner._parameters.update(halved)
+
+
+def _difference(layer: Any, inner: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
     size = inner.weight.shape[0] if _is_transposed(inner) else inner.in_features
     dtype = inner.weight.dtype if inner.weight.is_floating_point() else torch.float32  # of quantised weights
     kwargs: dict[str, Any] = {"device": inner.weight.device, "dtype": dtype}

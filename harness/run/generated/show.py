@@ -40,7 +40,7 @@ def shown(config: RunConfig, rows: int, progress: Progress, *, generate: bool) -
         HarnessError: if the run is invalid, or rows are missing and ``generate`` is false.
     """
     runs = combinations.runs_of(config)
-    prepared = preparation.prepare(max(runs, key=lambda run: max(run.data.volumes)), Workspace())
+    prepared = preparation.prepare(max(runs, key=lambda run: max(run.data.volumes)), Workspace(), trains=False)
     tokenizer = prepared.workspace.tokenizer_of(prepared.config)
     for row in prepared.rows[:1]:  # rows that the prompt format cannot take raise here, before the model loads
         tokens.encode(row, tokenizer, config.objective.prompt_format, prepared.resolved.max_length, "target")

@@ -162,3 +162,23 @@ def test_without_a_file_it_is_rejected() -> None:
     """When a run is prepared; the group's member alone can be listed."""
     with pytest.raises(ConfigError, match=r"^tuning\.config: got nothing; [^\n]*; fix: tuning\.config=PATH$"):
         _ = Peft().dropout_rate
+
+
+@pytest.mark.parametrize("kind", ["DoRA", "IA3"])
+def test_a_change_is_read_in_float32_while_the_base_is_bfloat16(peft: Any, kind: str) -> None:
+    """A small change would be lost in the rounding of the weights that it is added to."""
+    make, values = KINDS[kind]
+    tuning = peft(**values)
+    model = tuning.prepare(make(), 0).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1e-3)
+            else:
+                parameter.copy_(parameter.bfloat16())  # so that both have the same base
+    expected = tuning.squared_change(model, {}).item()
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.ndim == 2:
+            parameter.data = parameter.data.bfloat16()
+    assert tuning.squared_change(model, {}).item() == pytest.approx(expected, rel=1e-4)
+    assert model.get_parameter("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight").dtype == torch.bfloat16
