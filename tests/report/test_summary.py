@@ -52,7 +52,7 @@ def test_a_mitigation_is_compared_with_none_of_its_own_tuning(found: Evidence) -
     compared = by_name(found)
     assert set(compared) == {"full · kl", "lora · kl"}
     assert all(one.is_plain and one.difference < 0 for one in compared.values())
-    # Means from a tenth of the largest gain to all of it, of lines to (8 − 11) / 40 and (2 − 6) / 40.
+    # Means over a tenth of the largest gain to all of it, of lines to (8 − 11) / 40, (2 − 6) / 40.
     assert compared["lora · kl"].difference == pytest.approx(-0.55 * 3 / 40, abs=0.01)
     assert compared["full · kl"].difference == pytest.approx(-0.55 * 4 / 40, abs=0.01)
 
