@@ -34,11 +34,12 @@ def with_classes(values: dict[str, Any]) -> dict[str, Any]:
     parts = {name: {"class": name.capitalize(), **values[name]} for name in ("training", "declared")}
     evaluation = {key: value for key, value in values["evaluation"].items() if key != "where"}  # moves no number
     parts["training"] |= {"gradient_checkpointing": bool(parts["training"]["gradient_checkpointing"])}  # null below a billion parameters
-    parts["declared"] = {key: value for key, value in parts["declared"].items() if key != "law"}  # likewise
+    parts["declared"] = {key: value for key, value in parts["declared"].items() if key not in {"law", "question"}}  # likewise
     objective = dict(values["objective"])
     if "judge" in objective:
         objective["judge"] = {"class": "Judge", **objective["judge"]}
-    return {"class": "RunConfig", **values, **parts, "objective": objective, "evaluation": evaluation}
+    kept = {"keep_state": values["keep_state"] is not False}  # null below a billion parameters
+    return {"class": "RunConfig", **values, **parts, "objective": objective, "evaluation": evaluation, **kept}
 
 
 def composed(experiment: str) -> list[str]:
