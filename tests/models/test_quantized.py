@@ -90,7 +90,7 @@ def test_it_is_another_model_than_the_unquantised_one(folder: Path) -> None:
 @pytest.mark.skipif(HAS, reason="it is installed")
 def test_without_bitsandbytes_the_extra_is_named(folder: Path) -> None:
     """Before anything loads, in one line."""
-    with pytest.raises(ModelError, match=r"^model\.quantization: got nf4 without bitsandbytes; .*\[quantized\]'$"):
+    with pytest.raises(ModelError, match=r"^model\.quantization: got nf4 without bitsandbytes; .*\[quantized\]'"):
         HubModel(name=str(folder), quantization="nf4").facts()
 
 

@@ -130,7 +130,7 @@ def test_points_of_an_earlier_training_are_named(
     log = [{"step": 8, "loss": loss}, {"step": 10, "loss": 1.0}]
     (tmp_path / "out" / "checkpoint-10" / "trainer_state.json").write_text(trainings.state(10, log_history=log))
     assert _measure(tmp_path, "base", "out/checkpoint-10", "--name", "all") == 0
-    line = "out: points of an earlier training stand among its own in results/all, at 9 steps; fix: --name OTHER"
+    line = "out: points of an earlier training are among its own in results/all, at 9 steps; fix: --name OTHER"
     assert (line in capsys.readouterr().err) == told
 
 
