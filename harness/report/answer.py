@@ -40,7 +40,7 @@ def _mitigations(found: Summary, rows: Sequence[tuple[MethodRow, AtEqualGain]]) 
     adjusted = words.adjusted(len(rows)) if {UNKNOWN, ALIKE} & set(verdicts) and len(rows) > 1 else ""
     panel, only = found.losses[0], rows[0]
     if len(rows) == 1:
-        return f"At equal gain, {only[0].name} {_FORGOT[only[1].verdict]} {panel.suite} than no mitigation: {_signed(only[1], panel.unit)}."
+        return f"At equal gain, {only[0].name} {_next_to(only[1].verdict, panel.suite, 'no mitigation')}: {_signed(only[1], panel.unit)}."
     text = f"At equal gain, {_counts(verdicts, panel.suite)}{adjusted}."
     better = [(row, one) for row, one in rows if one.verdict == BETTER]
     best = "; ".join(f"{row.name}, {_less(one, panel.unit)}" for row, one in sorted(better, key=_difference)[:MAX_BEST])
@@ -54,22 +54,31 @@ def _difference(pair: tuple[MethodRow, AtEqualGain]) -> float:
 def _pair(found: Summary, method: str, reference: str, ones: Sequence[AtEqualGain]) -> str:
     panel, only = found.losses[0], ones[0]
     if len(ones) == 1:
-        return f"At equal gain, {method} {_FORGOT[only.verdict]} {panel.suite} than {reference}: {_signed(only, panel.unit)}."
+        return f"At equal gain, {method} {_next_to(only.verdict, panel.suite, reference)}: {_signed(only, panel.unit)}."
     verdicts = [one.verdict for one in ones]
     counts = [(verdict, verdicts.count(verdict)) for verdict in _FORGOT if verdict in verdicts]
     (first, number), *others = counts
     if first == UNKNOWN:
-        return f"At equal gain, {method} {_FORGOT[UNKNOWN]} {panel.suite} than {reference}, or more, on any of {number} models."
+        return f"At equal gain, {method} {_next_to(UNKNOWN, panel.suite, reference)}, on any of {number} models."
     amounts = sorted(abs(one.difference) for one in ones if one.verdict == first)
     ends = dict.fromkeys(words.amount(value, panel.unit) for value in (amounts[0], amounts[-1]))
     by = "" if first == ALIKE else f" (by {' to '.join(ends)} {panel.unit.name})"
     where = f"{'all' if not others else f'{number} of'} {len(ones)} models"
     then = ", ".join(["", *(f"{count} {_THEN[verdict]}" for verdict, count in others)])
-    return f"At equal gain, {method} {_FORGOT[first]} {panel.suite} than {reference} on {where}{by}{then}."
+    return f"At equal gain, {method} {_next_to(first, panel.suite, reference)} on {where}{by}{then}."
 
 
-_FORGOT = {BETTER: "forgot less of", WORSE: "forgot more of", ALIKE: "forgot as much of", UNKNOWN: "is not known to have forgotten less of"}
+_FORGOT = {
+    BETTER: "forgot less of {suite} than {reference}",
+    WORSE: "forgot more of {suite} than {reference}",
+    ALIKE: "forgot as much of {suite} as {reference}",
+    UNKNOWN: "is not known to have forgotten less or more of {suite} than {reference}",
+}
 _THEN = {WORSE: "more", ALIKE: "as much", UNKNOWN: "undecided"}
+
+
+def _next_to(verdict: str, suite: str, reference: str) -> str:
+    return _FORGOT[verdict].format(suite=suite, reference=reference)
 
 
 def _counts(verdicts: Sequence[str], suite: str) -> str:
@@ -77,10 +86,9 @@ def _counts(verdicts: Sequence[str], suite: str) -> str:
     counts = [(verdict, verdicts.count(verdict)) for verdict in _FORGOT if verdict in verdicts]
     (first, number), *others = counts
     if first == UNKNOWN:
-        return f"none of {number} methods with a mitigation is known to have forgotten less or more of {suite} than those without"
-    head = (
-        f"{'all' if not others else f'{number} of'} {len(verdicts)} methods with a mitigation {_FORGOT[first]} {suite} than those without"
-    )
+        return f"none of {number} methods with a mitigation {_next_to(UNKNOWN, suite, 'those without').replace('is not', 'is')}"
+    part = "all" if not others else f"{number} of"
+    head = f"{part} {len(verdicts)} methods with a mitigation {_next_to(first, suite, 'those without')}"
     return ", ".join([head, *(f"{count} {_THEN[verdict]}" for verdict, count in others)])
 
 

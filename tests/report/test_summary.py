@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,15 @@ def test_two_tunings_without_mitigations_are_compared_with_each_other(tmp_path: 
     (compared,) = by_name(two).values()
     assert (compared.method, compared.reference, compared.is_plain) == ("lora", "full", False)
     assert compared.difference > 0
+    made = summary(two)
+    said = {}
+    for verdict in ("better", "worse", "alike", "not enough evidence"):
+        rows = [dataclasses.replace(row, equal=row.equal and dataclasses.replace(row.equal, verdict=verdict)) for row in made.rows]
+        (said[verdict],) = answer.at_equal_gain(two, dataclasses.replace(made, rows=rows))
+    starts = {
+        "better": "lora forgot less of old than full: ",
+        "worse": "lora forgot more of old than full: ",
+        "alike": "lora forgot as much of old as full: ",
+        "not enough evidence": "lora is not known to have forgotten less or more of old than full: ",
+    }
+    assert all(said[verdict].startswith(f"At equal gain, {start}") for verdict, start in starts.items())
