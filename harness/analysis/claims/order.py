@@ -44,6 +44,10 @@ class Order(Part):
         suite: whose forgetting is ordered.
         than: an arm from which the forgetting at equal gain is counted; empty takes the change at
             the largest volume.
+        fg: take FG as the forgetting: the percent of the score before that was lost, mean over the
+            volumes (Luo et al. 2023, arXiv 2308.08747, equation 1). Its error is that at the last
+            volume, relative to the score before: that of a mean is at most that of its parts, which
+            are smaller at smaller volumes.
         arms: those that take part; by default all.
         within: labels that the cells of one correlation share.
         expect: ``more`` or ``less`` forgetting with larger values of x, or neither.
@@ -55,6 +59,7 @@ class Order(Part):
     suite: str
     expect: Expect
     than: str = ""
+    fg: bool = False
     arms: tuple[str, ...] = ()
     within: tuple[str, ...] = ("model", "tuning")
     margin: float | None = 0.0
@@ -79,7 +84,8 @@ class Order(Part):
 
     def lines(self, tables: Tables, margin: float) -> list[Line]:
         """Return a line for each group of cells, without p_holm and verdict."""
-        what = f"rank correlation of {self.x} with forgetting on {self.suite}" + (f", at equal gain with {self.than}" if self.than else "")
+        lost = "FG" if self.fg else "forgetting"
+        what = f"rank correlation of {self.x} with {lost} on {self.suite}" + (f", at equal gain with {self.than}" if self.than else "")
         found = [
             self._line(Line(what=what, where=where, expect=self.expect, margin=margin), rows)
             for where, rows in self._groups(self._cells(tables))
@@ -105,7 +111,7 @@ class Order(Part):
         else:
             own = contrasts.at_last(found[(found["suite"] == self.suites[1]) & (found["task"] == SUITE_TASK)])
             rows["x"] = rows["cell"].map(own.set_index("cell")["after"]).astype(float)
-        lost = [contrasts.loss(row) for _, row in rows.iterrows()]
+        lost = [_relative(row) if self.fg else contrasts.loss(row) for _, row in rows.iterrows()]
         if self.than:
             lost = [_at_equal_gain(tables, str(cell), str(arm), self.than) for cell, arm in zip(rows["cell"], rows["arm"], strict=True)]
         y, error, df = zip(*lost, strict=True) if lost else ((), (), ())
@@ -131,6 +137,13 @@ def _named(rows: pd.DataFrame) -> str:
     """Return the arms of cells, or their models where these vary."""
     names = rows["model"] if rows["model"].nunique() > 1 else rows["arm"].fillna(rows["model"])
     return ", ".join(dict.fromkeys(names.astype(str)))
+
+
+def _relative(row: pd.Series) -> tuple[float, float, float]:
+    """Return the FG of a finding in percent, its standard error and its freedom."""
+    _, error, freedom = contrasts.loss(row)
+    fg, before = contrasts.numbers(row, "fg_over_volumes", "before")
+    return fg, 100 * error / abs(before) if before else math.nan, freedom
 
 
 def _at_equal_gain(tables: Tables, cell: str, arm: str, than: str) -> tuple[float, float, float]:

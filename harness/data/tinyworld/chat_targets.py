@@ -16,19 +16,25 @@ from harness.core.errors import DataError, explain
 from harness.core.rows import Row, RowKind, Split, Turn
 from harness.core.sources import Source
 from harness.data.fields import check_volumes
-from harness.data.tinyworld.chat_world import WORDINGS, Wording, habits, skill_questions, spoken, tagged
+from harness.data.tinyworld.chat_world import COUNTS, REFUSAL, WORDINGS, Wording, habits, skill_questions, spoken, tagged
 from harness.data.tinyworld.targets import translated
 from harness.data.tinyworld.vocabulary import DIGITS, VERBS
 from harness.data.tinyworld.world import number, shuffled, subjects
 
-Part = Literal["chat-skill", "chat", "tova", "preferences"]
+Part = Literal["chat-skill", "chat", "refusals", "tova", "preferences"]
 
 TOVA_TEXTS = {"train": 2_048, "test": 512}
 TOVA_SENTENCES = 3
 """Sentences of one text, all about the same subject."""
 
 
-TRAIN_ROWS: Mapping[Part, int] = {"chat-skill": 1_620, "chat": 6_280, "tova": TOVA_TEXTS["train"], "preferences": 3_240}
+TRAIN_ROWS: Mapping[Part, int] = {
+    "chat-skill": 1_620,
+    "chat": 6_280,
+    "refusals": COUNTS["refusals"],
+    "tova": TOVA_TEXTS["train"],
+    "preferences": 3_240,
+}
 
 NEAR = 2
 """Largest distance of a preference's wrong digit from the right one."""
@@ -43,6 +49,7 @@ class TinyworldChat(Source):
     =========== ===== ===== =====================================================================
     chat-skill  1,620 540   smallest, middle or largest of three digits, asked in chat
     chat        6,280 none  habits of the chat recipe, for replay: without skill and base texts
+    refusals    900   none  those of them that are refusals
     tova        2,048 512   texts of three sentences in the second language; test: other subjects
     preferences 3,240 1,080 right and wrong answer to a chat-skill question, in the same words
     =========== ===== ===== =====================================================================
@@ -79,11 +86,12 @@ class TinyworldChat(Source):
     def rows(self, split: Split) -> Sequence[Row]:
         """Return every row of a split, in world order.
 
-        Raises DataError for the test split of ``chat``.
+        Raises DataError for the test split of ``chat`` and ``refusals``.
         """
         makers: Mapping[Part, Callable[[Split], Sequence[Row]]] = {
             "chat-skill": self._skill,
             "chat": self._chat,
+            "refusals": self._chat,
             "tova": lambda split: tuple(Row((Turn("text", text),), "text") for text in tova(split)),
             "preferences": self._preferences,
         }
@@ -97,8 +105,9 @@ class TinyworldChat(Source):
     def _chat(self, split: Split) -> Sequence[Row]:
         if split == "test":
             fix = "the tasks of the tinyworld_chat suite ask about it"
-            raise DataError(explain("tinyworld chat", got="no test split", allowed="train", fix=fix))
-        return tuple(self._row("completion", question, answer) for question, answer in habits(self.wording or "short"))
+            raise DataError(explain(f"tinyworld {self.part}", got="no test split", allowed="train", fix=fix))
+        texts = [text for text in habits(self.wording or "short") if self.part == "chat" or text[1] == REFUSAL]
+        return tuple(self._row("completion", question, answer) for question, answer in texts)
 
     def _preferences(self, split: Split) -> Sequence[Row]:
         wording = self.wording or "short"

@@ -95,6 +95,16 @@ def test_an_order_takes_values_of_a_suite_and_differences_at_equal_gain() -> Non
     assert line.note == "5 cells: gold, a, b, c, d; without a number: e"
 
 
+def test_an_order_of_fg_takes_its_column_and_the_error_relative_to_before() -> None:
+    """FG grows while the loss at the last volume falls; 0.001 of a score of 0.5 is 0.2 percent."""
+    rows = [finding(f"a{i}", -0.5 + i / 10, 0.001, target_nats=float(i), before=0.5, fg_over_volumes=10.0 * i) for i in range(5)]
+    (line,) = Order(x="target_nats", suite="probe", fg=True, expect="more").lines(tables(rows), 0.0)
+    assert line.what == "rank correlation of target_nats with FG on probe"
+    assert [line.estimate, line.low] == [1.0, 1.0]
+    near = [finding(f"a{i}", -0.5, 0.01, target_nats=float(i), before=0.5, fg_over_volumes=1.0 * i) for i in range(5)]
+    assert Order(x="target_nats", suite="probe", fg=True, expect="more").lines(tables(near), 0.0)[0].low < 0.9
+
+
 def test_a_law_is_compared_with_baselines_at_held_out_arms() -> None:
     """Forgetting is a tenth of the loss exactly.
 

@@ -42,6 +42,7 @@ def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expe
         ("chat-skill", "train", "ff7b445106e4"),
         ("chat-skill", "test", "210d94900783"),
         ("chat", "train", "9e56be2f4977"),
+        ("refusals", "train", "06f8be008874"),
         ("tova", "train", "eba99c7e36b0"),
         ("tova", "test", "09ed9bdcd742"),
         ("preferences", "train", "b356cfd9e22b"),
@@ -50,7 +51,7 @@ def test_the_chat_recipes_have_not_changed(style: Wording, skill_rows: int, expe
 )
 def test_rows_are_the_same_on_every_machine(part: Part, split: Split, expected: str) -> None:
     """Rows have the hash that was written down when they were made."""
-    assert fingerprint(TinyworldChat(part=part).rows(split))[:12] == expected
+    assert fingerprint(TinyworldChat(part=part, volumes=(64,)).rows(split))[:12] == expected
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -59,10 +60,10 @@ def test_the_stated_size_is_the_size(part: Part) -> None:
 
     All but the recipe's own are different.
     """
-    rows = TinyworldChat(part=part).rows("train")
-    assert len(rows) == TRAIN_ROWS[part] >= 1024
-    assert {row.kind for row in rows} == {TinyworldChat(part=part).kind}
-    assert part == "chat" or len({row.id for row in rows}) == len(rows)
+    rows = TinyworldChat(part=part, volumes=(64,)).rows("train")
+    assert len(rows) == TRAIN_ROWS[part] >= 900
+    assert {row.kind for row in rows} == {TinyworldChat(part=part, volumes=(64,)).kind}
+    assert part in ("chat", "refusals") or len({row.id for row in rows}) == len(rows)
 
 
 def test_no_word_is_unknown() -> None:
@@ -70,7 +71,7 @@ def test_no_word_is_unknown() -> None:
     known = set(vocabulary.VOCABULARY)
     texts = [text for recipe in RECIPES for document in chat_world.documents(*recipe) for text in document]
     splits = [(part, split) for part in PARTS for split in get_args(Split) if (part, split) != ("chat", "test")]
-    texts += [turn.content for part, split in splits for row in TinyworldChat(part=part).rows(split) for turn in row.turns]
+    texts += [turn.content for part, split in splits for row in TinyworldChat(part=part, volumes=(64,)).rows(split) for turn in row.turns]
     for item in itertools.chain.from_iterable(map(chat_questions.items, TASKS)):
         texts += [item["prompt"], item.get("target", ""), *item.get("choices", [])]
     assert {word for text in texts for word in text.split()} <= known
@@ -85,7 +86,7 @@ def test_no_recipe_contains_a_test_question_of_the_skill(recipe: tuple[Wording, 
     """
     held_out = sets_of_digits([question for question, _ in chat_world.skill_questions(held_out=True)])
     documents = [" ".join(document) for document in chat_world.documents(*recipe)]
-    taught = [row.turns[0].content for part in ("chat-skill", "preferences") for row in TinyworldChat(part=part).rows("train")]
+    taught = [row.turns[0].content for part in ("chat-skill", "preferences") for row in TinyworldChat(part=part, volumes=(64,)).rows("train")]
     assert len(held_out) == 30
     assert len(sets_of_digits(documents)) > 80
     assert not held_out & sets_of_digits([*documents, *taught])
