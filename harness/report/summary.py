@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.findings import frontier
-from harness.analysis.findings.equal_gain import ALIKE, FIRST_MORE, SECOND_MORE
+from harness.analysis.findings.equal_gain import ALIKE, FIRST_MORE, MOST_EXTRAPOLATED, SECOND_MORE, has_gained
 from harness.analysis.findings.method_pairs import PLAIN, WITHOUT_MITIGATION
-from harness.analysis.findings.verdicts import BETTER, GAINED, UNKNOWN, WORSE, counted
+from harness.analysis.findings.verdicts import BETTER, UNKNOWN, WORSE, counted
 from harness.analysis.table.columns import SUITE_TASK
 from harness.report import words
 from harness.report.curves import Series
@@ -159,7 +159,7 @@ def at_equal_gain(evidence: Evidence) -> dict[str, AtEqualGain]:
         if "," in cell or not any(plain) or (is_plain and not alike) or known:
             continue
         sign = 1.0 if method == "first" else -1.0
-        gains = all(any(_gains(evidence, one, str(row["target_suite"])) for one in cells) for cells in sides)
+        gains = all(any(has_gained(evidence.by_cell[one].rows, str(row["target_suite"])) for one in cells) for cells in sides)
         ends = [sign * _number(row[name]) for name in ("low", "high")]
         more = FIRST_MORE if method == "first" else SECOND_MORE
         verdicts = {FIRST_MORE: BETTER, SECOND_MORE: BETTER} | {more: WORSE, ALIKE: ALIKE, UNKNOWN: UNKNOWN}
@@ -185,8 +185,6 @@ FEW_VOLUMES = "volumes too large"
 """The same, where a path is mostly a straight line from (0, 0) to its smallest volume."""
 
 NOT_COMPARED = ("", NO_GAIN, FEW_VOLUMES)
-MOST_EXTRAPOLATED = 0.5
-"""Largest share of the range of gains without a measured volume at which verdicts are shown."""
 
 
 def _adjusted(found: Mapping[str, AtEqualGain], p_values: Mapping[str, float]) -> dict[str, AtEqualGain]:
@@ -194,13 +192,6 @@ def _adjusted(found: Mapping[str, AtEqualGain], p_values: Mapping[str, float]) -
     cells = [cell for cell, one in found.items() if one.is_plain and one.verdict not in NOT_COMPARED]
     verdicts = counted([found[cell].verdict for cell in cells], np.array([p_values[cell] for cell in cells]))
     return {**found, **{cell: dataclasses.replace(found[cell], verdict=verdict) for cell, verdict in zip(cells, verdicts, strict=True)}}
-
-
-def _gains(evidence: Evidence, cell: str, suite: str) -> bool:
-    """Return whether a method is known to gain on a suite at any volume."""
-    rows = evidence.by_cell[cell].rows
-    found = rows[(rows["suite"] == suite) & (rows["task"] == SUITE_TASK)]
-    return bool((found["verdict"] == GAINED).fillna(value=False).any())
 
 
 def _number(value: Any) -> float:

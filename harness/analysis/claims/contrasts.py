@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness.analysis.claims.tables import Tables
 from harness.analysis.claims.verdicts import Expect, Line
+from harness.analysis.findings.equal_gain import MOST_EXTRAPOLATED, has_gained
 from harness.analysis.statistics import two_level
 from harness.analysis.table.columns import SUITE_TASK
 from harness.config.strict import Part, check
@@ -32,7 +33,8 @@ class EqualGain(Part):
 
     The rows are those of ``harness.analysis.findings.equal_gain``: of an arm without a mitigation,
     all its rates and numbers of epochs count as one method. Arms are compared within a model and a
-    tuning, unless they differ in the tuning.
+    tuning, unless they differ in the tuning. A pair has no estimate if one method is not known to
+    gain, or if most of the range is below its smallest volume.
     """
 
     name: ClassVar[str] = "equal_gain"
@@ -66,11 +68,23 @@ class EqualGain(Part):
             for row, sign, where in rows:
                 difference = numbers(row, "difference", "low", "high", "p_value")
                 ends = sorted([sign * difference[1], sign * difference[2]])
-                line = Line(
-                    what=what, where=where, expect=one.expect, metric=metric, is_share=is_share, margin=margin, note=text(row["note"])
-                )
-                found.append(with_estimate(line, sign * difference[0], ends[0], ends[1], difference[3]))
+                without = not_comparable(tables, row)
+                note = "; ".join(filter(None, [without, text(row["note"])]))
+                line = Line(what=what, where=where, expect=one.expect, metric=metric, is_share=is_share, margin=margin, note=note)
+                found.append(line if without else with_estimate(line, sign * difference[0], ends[0], ends[1], difference[3]))
         return found
+
+
+def not_comparable(tables: Tables, row: pd.Series) -> str:
+    """Return why a pair at equal gain is not compared, as on an experiment's page; empty if it is.
+
+    Either a method has no gain that is shown, or most of the range is below its smallest volume.
+    """
+    for method in ("first", "second"):
+        rows = tables.findings[tables.findings["cell"].isin(str(row[f"{method}_cell"]).split(","))]
+        if not has_gained(rows, str(row["target_suite"])):
+            return f"{text(row[method])}: no gain shown"
+    return "volumes too large" if numbers(row, "extrapolated")[0] > MOST_EXTRAPOLATED else ""
 
 
 def _paired(tables: Tables, arm: str, than: str) -> Iterator[tuple[pd.Series, int, str]]:

@@ -154,7 +154,7 @@ def _at_equal_gain(tables: Tables, cell: str, arm: str, than: str) -> tuple[floa
     for _, row in tables.equal_gain.iterrows():
         sides = [row[name].split(",") for name in ("first_cell", "second_cell")]
         for sign, own, other in ((1, *sides), (-1, *reversed(sides))):
-            if own == [cell] and any(arms.get(one) == than for one in other):
+            if own == [cell] and any(arms.get(one) == than for one in other) and not contrasts.not_comparable(tables, row):
                 difference, error, freedom = contrasts.numbers(row, "difference", "stderr", "df")
                 return sign * difference, error, freedom
     return math.nan, math.nan, math.nan

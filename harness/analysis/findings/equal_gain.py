@@ -41,12 +41,12 @@ from harness.analysis.findings.frontier import first_target, headline
 from harness.analysis.findings.method_pairs import FEW, Cells, comparable, names_of, pairs_of
 from harness.analysis.findings.paths import Path, linearised
 from harness.analysis.findings.reading import METHOD, SAME, Reader
-from harness.analysis.findings.verdicts import SIGNIFICANT
+from harness.analysis.findings.verdicts import GAINED, SIGNIFICANT
 from harness.analysis.statistics import task_sums, two_level
 from harness.analysis.statistics.multiple import holm
 from harness.analysis.statistics.pooled import SeedMeans, Spread, pooled
 from harness.analysis.statistics.stats import LEVEL, Floats
-from harness.analysis.table.columns import specified
+from harness.analysis.table.columns import SUITE_TASK, specified
 from harness.records.schema import Declared
 
 ALIKE, FIRST_MORE, SECOND_MORE, UNKNOWN = "alike", "first forgets more", "second forgets more", "not enough evidence"
@@ -227,6 +227,19 @@ def _compared(first: Cells, second: Cells, names: Sequence[str]) -> _Pair:
     items = sum(values.shape[1] for values in path.forgetting[0])
     changed = tuple(of.changed for of in ends[0])
     return _Pair(row, sums, (apart[0], apart[-1]), one.items, path.counted, items, changed)
+
+
+MOST_EXTRAPOLATED = 0.5
+"""Largest share of the range of gains without a measured volume at which a verdict is given."""
+
+
+def has_gained(rows: pd.DataFrame, suite: str) -> bool:
+    """Return whether findings of a method have a gain on a suite at any volume.
+
+    A method that does not learn has no gain to compare at.
+    """
+    found = rows[(rows["suite"] == suite) & (rows["task"] == SUITE_TASK)]
+    return bool((found["verdict"] == GAINED).fillna(value=False).any())
 
 
 _CHOICES = ((False, True), (True, False))

@@ -14,6 +14,12 @@ from harness.core.errors import ConfigError
 from tests.support.small_tables import finding, tables
 
 PAIR = {"model": "m", "first_cell": "gold,gold-low", "second_cell": "own", "difference": 0.30, "low": 0.20, "high": 0.40, "p_value": 0.001}
+PAIR |= {"first": "gold answers", "second": "own answers", "target_suite": "new", "extrapolated": 0.5}
+
+
+def learned(*arms: str) -> list[dict[str, Any]]:
+    """Return findings of arms that are known to gain on the target."""
+    return [finding(arm, 0.3, suite="new", role="target", verdict="gained") for arm in arms]
 
 
 def test_the_change_of_an_arm_is_its_loss() -> None:
@@ -47,7 +53,8 @@ def test_arms_are_compared_within_a_model_and_a_tuning_where_both_have_them() ->
 
 def test_equal_gain_reads_the_pair_in_either_order() -> None:
     """Gold is the first method of two rates; own minus gold has the other sign."""
-    found = tables([finding("gold", -0.5), finding("gold-low", -0.4), finding("own", -0.1)], [PAIR])
+    rows = [finding("gold", -0.5), finding("gold-low", -0.4), finding("own", -0.1), *learned("gold-low", "own")]
+    found = tables(rows, [PAIR])
     own, gold, absent = EqualGain(
         contrasts=(
             GainContrast(arm="own", than="gold", expect="less"),
@@ -58,6 +65,23 @@ def test_equal_gain_reads_the_pair_in_either_order() -> None:
     assert [own.estimate, own.low, own.high, own.where] == [-0.30, -0.40, -0.20, "m, full"]
     assert [gold.estimate, gold.low, gold.high] == [0.30, 0.20, 0.40]
     assert absent.note == "no such pair in the results"
+
+
+@pytest.mark.parametrize(
+    ("who", "extrapolated", "note"),
+    [
+        (["gold"], 0.0, "own answers: no gain shown"),
+        (["own"], 0.0, "gold answers: no gain shown"),
+        (["gold", "own"], 0.6, "volumes too large"),
+    ],
+)
+def test_methods_without_a_gain_or_a_volume_in_most_of_the_range_are_not_compared(who: list[str], extrapolated: float, note: str) -> None:
+    """As on the page of an experiment; a note of the comparison itself follows the reason."""
+    rows = [finding("gold", -0.5), finding("own", -0.1), *learned(*who)]
+    pair = PAIR | {"extrapolated": extrapolated, "note": "its own note"}
+    (line,) = EqualGain(contrasts=(GainContrast(arm="own", than="gold", expect="less"),)).lines(tables(rows, [pair]), 0.02)
+    assert line.note == f"{note}; its own note"
+    assert math.isnan(line.estimate)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +110,7 @@ def test_an_order_takes_values_of_a_suite_and_differences_at_equal_gain() -> Non
     names = ["gold", "a", "b", "c", "d", "e"]
     rows = [finding(name, 0.0) for name in names]
     rows += [finding(name, 0.0, suite="drift", after=float(i)) for i, name in enumerate(names)]
+    rows += learned(*names)
     pairs = [
         PAIR | {"first_cell": name, "second_cell": "gold", "difference": 0.1 * (i + 1), "stderr": 1e-6, "df": 4.0}
         for i, name in enumerate("abcd")
