@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,11 @@ INTRO = (
 
 OVERVIEW = ("#", "claim", "verdict", "first comparison")
 COMPARISONS = ("comparison", "on", "claimed", "estimate [95% interval]", "p (Holm)", "verdict", "remarks")
-ARMS = ("arm", "tuning", "rate", "rows", "gain on the target", "loss", "nats of the targets")
+ARMS = ("arm", "trained with", "rate", "rows", "gain on the target", "loss", "nats of the targets")
+
+
+VARIED = ("model", "objective", "mitigation", "data", "anchor", "variant")
+"""Labels that are shown for an arm where they differ between arms; the tuning always is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +264,7 @@ def _arms(found: Tables) -> list[list[str]]:
     rows = contrasts.at_last(found.findings[found.findings["task"] == SUITE_TASK])
     lost = rows[rows["suite"] == _headline(found)]
     targets = rows[rows["role"] == "target"].drop_duplicates("cell").set_index("cell")
+    varied = [name for name in VARIED if lost[name].nunique(dropna=False) > 1]
     shown = []
     for _, row in lost.iterrows():
         target = targets.loc[row["cell"]] if row["cell"] in targets.index else None
@@ -266,8 +272,22 @@ def _arms(found: Tables) -> list[list[str]]:
         nats = words.UNKNOWN if pd.isna(row["target_nats"]) else f"{float(row['target_nats']):.2f}"
         name = contrasts.text(row["arm"]) or f"{row['model']}, {row['data']}"
         rate = "" if pd.isna(row["learning_rate"]) else f"{float(row['learning_rate']):g}"
-        shown.append([name, str(row["tuning"]), rate, f"{int(row['volume']):,}", gain, _with_interval(row), nats])
+        shown.append([name, _trained_with(row, varied), rate, f"{int(row['volume']):,}", gain, _with_interval(row), nats])
     return shown
+
+
+def _trained_with(row: pd.Series, varied: Sequence[str]) -> str:
+    """Return the tuning of a cell, and its other labels among those that vary over the arms."""
+    epochs = [f"{int(row['epochs'])} passes"] if not pd.isna(row["epochs"]) and float(row["epochs"]) > 1 else []
+    labels = (contrasts.text(row[name]) for name in ("tuning", *varied))
+    shown = dict.fromkeys("no mitigation" if label == "none" else _short(label) for label in labels if label)
+    return ", ".join([*shown, *epochs])
+
+
+def _short(label: str) -> str:
+    """Return a label without the settings of generation."""
+    kept = re.sub(r"(max_new_tokens|check|template|prefix|separator|samples|reward|grid)=[^\[\],]*(\[[^\]]*\])?,?", "", label)
+    return kept.replace(",]", "]").replace("[]", "")
 
 
 def _with_interval(row: pd.Series, *, gains: bool = False) -> str:

@@ -143,7 +143,8 @@ def unit_of(metric: str, *, share: bool) -> DisplayUnit:
     if (share and metric not in OWN_METRICS["likelihood"]) or metric == "agreement":  # nats have a level of guessing too
         return DisplayUnit("points", 100.0, 1, 0.0, 1.0)
     is_positive = metric in OWN_METRICS["likelihood"] or metric.startswith("kl_")
-    return DisplayUnit(metric.replace("_", " "), 1.0, 3, 0.0 if is_positive else -math.inf)
+    name = "nats per token" if metric.startswith("forgetting_ce") else metric.replace("_", " ")
+    return DisplayUnit(name, 1.0, 3, 0.0 if is_positive else -math.inf)
 
 
 def number(value: Any, unit: DisplayUnit, *, sign: bool = False) -> str:

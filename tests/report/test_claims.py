@@ -31,10 +31,12 @@ def ran(folder: Path, *, declared: str = "", p_value: float = 0.001) -> list[cla
     own, other = declaration.read(block, ["own", "gold"]), declaration.read(block | {"number": 9, "title": "Other"}, ["own", "gold"])
     assert own is not None
     assert other is not None
-    rows = [finding("gold", -0.5, target_nats=3.5, volume=64), finding("own", -0.1, target_nats=0.25, volume=64)]
-    rows += [finding(arm, 0.2, suite="skill", role="target", before=0.5, volume=64) for arm in ("gold", "own")]
+    own_label = {"mitigation": "self_output[author=m-l,max_new_tokens=12]", "epochs": 3}
+    rows = [finding("gold", -0.5, target_nats=3.5, volume=64, mitigation="none")]
+    rows += [finding("own", -0.1, target_nats=0.25, volume=64, **own_label)]
+    rows += [finding(arm, 0.2, suite="skill", role="target", before=0.5, volume=64, verdict="gained") for arm in ("gold", "own")]
     about = {"declared": declared or own.digest, "runs": 6, "failed": 0, "training_seconds": 90}
-    tables.write(small_tables.tables(rows, [PAIR | {"p_value": p_value}], **about), folder / "own")
+    tables.write(small_tables.tables(rows, [PAIR | {"target_suite": "skill", "p_value": p_value}], **about), folder / "own")
     return claims.results({"own": own, "other": other}, folder)
 
 
@@ -58,8 +60,10 @@ def test_a_claim_is_told_with_verdict_interval_and_limits(tmp_path: Path) -> Non
         "| forgetting of own minus gold, at equal gain | m, full | below 0 | −30.0 \\[−40.0, −20.0\\] points | 0.001 | shown |  |"
         in text.replace("\u00a0", " ")
     )
-    assert "| gold | full | 0.001 | 64 | +20.0 \\[+18.0, +22.0\\] points | +50.0 \\[+48.0, +52.0\\] points | 3.50 |" in text.replace(
-        "\u00a0", " "
+    assert "| own | full, self_output\\[author=m-l\\], 3 passes | 0.001 | 64 |" in text
+    assert (
+        "| gold | full, no mitigation | 0.001 | 64 | +20.0 \\[+18.0, +22.0\\] points | +50.0 \\[+48.0, +52.0\\] points | 3.50 |"
+        in text.replace("\u00a0", " ")
     )
     assert "**Verdict: not run yet.**" in text
     assert claims.lines(found) == " 8  own: shown (declared before the runs)\n 9  other: not run yet"

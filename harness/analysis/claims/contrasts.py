@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -69,7 +70,7 @@ class EqualGain(Part):
                 difference = numbers(row, "difference", "low", "high", "p_value")
                 ends = sorted([sign * difference[1], sign * difference[2]])
                 without = not_comparable(tables, row)
-                note = "; ".join(filter(None, [without, text(row["note"])]))
+                note = re.sub(r"\b(tuning|objective|mitigation|data|arm)=", "", without or text(row["note"]))
                 line = Line(what=what, where=where, expect=one.expect, metric=metric, is_share=is_share, margin=margin, note=note)
                 found.append(line if without else with_estimate(line, sign * difference[0], ends[0], ends[1], difference[3]))
         return found
@@ -84,7 +85,7 @@ def not_comparable(tables: Tables, row: pd.Series) -> str:
         rows = tables.findings[tables.findings["cell"].isin(str(row[f"{method}_cell"]).split(","))]
         if not has_gained(rows, str(row["target_suite"])):
             return f"{text(row[method])}: no gain shown"
-    return "volumes too large" if numbers(row, "extrapolated")[0] > MOST_EXTRAPOLATED else ""
+    return "most of the gains are below the smallest volume" if numbers(row, "extrapolated")[0] > MOST_EXTRAPOLATED else ""
 
 
 def _paired(tables: Tables, arm: str, than: str) -> Iterator[tuple[pd.Series, int, str]]:
