@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from harness.analysis.claims.tables import Tables
@@ -70,7 +71,7 @@ class EqualGain(Part):
                 difference = numbers(row, "difference", "low", "high", "p_value")
                 ends = sorted([sign * difference[1], sign * difference[2]])
                 without = not_comparable(tables, row)
-                note = re.sub(r"\b(tuning|objective|mitigation|data|arm)=", "", without or text(row["note"]))
+                note = re.sub(r"\b(tuning|objective|mitigation|data|arm|variant)=", "", without or text(row["note"]))
                 line = Line(what=what, where=where, expect=one.expect, metric=metric, is_share=is_share, margin=margin, note=note)
                 found.append(line if without else with_estimate(line, sign * difference[0], ends[0], ends[1], difference[3]))
         return found
@@ -167,14 +168,15 @@ def _changed(tables: Tables, one: Contrast, margin: float) -> list[Line]:
     what = f"loss on {subject} of {one.arm}" + (f" minus {_factor(one.times)}{one.than}" if one.than else "")
     first, second = (last_of(tables, arm, one.suite, one.task) for arm in (one.arm, one.than))
     found = []
+    several = first.duplicated(["model", "tuning"], keep=False)
     for _, row in first.iterrows():
-        where = place(row)
+        where = place(row) + (f", rate {row['learning_rate']:g}" if several[row.name] else "")
         line = Line(what=what, where=where, expect=one.expect, metric=str(row["metric"]), is_share=is_share(row), margin=margin)
         others = second[second["model"] == row["model"]] if one.than else second
         others = others if len(others) else second
         alike = others[others["tuning"] == row["tuning"]]
         for other in [row for _, row in (alike if len(alike) else others).iterrows()] if one.than else [None]:
-            shown = line if other is None or place(other) == where else replace(line, where=f"{where}; {place(other)}")
+            shown = line if other is None or place(other) == place(row) else replace(line, where=f"{where}; {place(other)}")
             found.append(_welch(shown, row, other, one.times))
     if not found:
         found.append(Line(what=what, where="", expect=one.expect, margin=margin, note="no such arm or suite in the results"))
@@ -198,7 +200,21 @@ def _welch(line: Line, row: pd.Series, other: pd.Series | None, times: float) ->
     freedom = variance**2 / sum(shares) if sum(shares) > 0 else math.inf
     reach = two_level.quantile(0.975, freedom) * math.sqrt(variance)
     p_value = two_level.p_value(estimate, math.sqrt(variance), freedom) if variance else float(not estimate)
-    return with_estimate(line, estimate, estimate - reach, estimate + reach, p_value)
+    least, most = _possible(row, other, times) if line.is_share else (-math.inf, math.inf)
+    return with_estimate(line, estimate, max(estimate - reach, least), min(estimate + reach, most), p_value)
+
+
+def _possible(row: pd.Series, other: pd.Series | None, times: float) -> tuple[float, float]:
+    """Return the ends of the possible losses of a share, or of their difference."""
+    ends = np.array([loss_ends(side) for side in (row, other) if side is not None])
+    low, high = ends[0] if other is None else ends[0] - times * ends[1][::-1]
+    return float(low), float(high)
+
+
+def loss_ends(row: pd.Series) -> tuple[float, float]:
+    """Return the smallest and the largest loss that a share can have, by its value before."""
+    before = numbers(row, "before")[0]
+    return (before - 1.0, before) if bool(row["higher_is_better"]) else (-before, 1.0 - before)
 
 
 def loss(row: pd.Series) -> tuple[float, float, float]:

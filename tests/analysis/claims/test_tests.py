@@ -41,6 +41,16 @@ def test_the_difference_of_two_arms_is_welch_s() -> None:
     assert half.high - half.estimate == pytest.approx(2.57 * math.sqrt(0.0004 + 0.25 * 0.000225), rel=0.05)
 
 
+def test_intervals_end_where_a_share_ends_and_rates_of_an_arm_are_told_apart() -> None:
+    """From 1.0 a loss is 0 to 1; from 0.5 and 0.9, it is -0.5 to 0.5 and -0.1 to 0.9."""
+    rows = [finding("a", -0.9, 0.5, cell=f"a-{rate}", learning_rate=rate) for rate in (0.001, 0.002)]
+    lines = Change(contrasts=(Contrast(arm="a", suite="probe", expect="more"),)).lines(tables(rows), 0.02)
+    assert [(line.where, line.low, line.high) for line in lines] == [("m, full, rate 0.001", 0.0, 1.0), ("m, full, rate 0.002", 0.0, 1.0)]
+    pair = tables([finding("a", -0.1, 9.0, before=0.5), finding("b", -0.1, 9.0, before=0.9)])
+    (line,) = Change(contrasts=(Contrast(arm="a", than="b", suite="probe", expect="more"),)).lines(pair, 0.02)
+    assert [line.low, line.high] == pytest.approx([-0.5 - 0.9, 0.5 + 0.1])
+
+
 def test_arms_are_compared_within_a_model_and_a_tuning_where_both_have_them() -> None:
     """Of losses, lower is better; an arm that is missing leaves a line with a reason."""
     more: dict[str, Any] = {"higher_is_better": False, "metric": "nats_per_token", "chance": None}
