@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_the_committed_document_is_what_the_committed_tables_give() -> None:
     """``harness claims`` writes it; no number is typed by hand."""
     text = claims.text(claims.results(declaration.shipped(), COMMITTED))
     assert (ROOT / "docs" / "CLAIMS.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
+
+
+def test_the_readme_quotes_estimates_of_the_document() -> None:
+    """Each number with an interval in the paragraph about claims is in docs/CLAIMS.md."""
+    plain = (ROOT / "docs" / "CLAIMS.md").read_text(encoding="utf-8").replace("\\", "").replace("\u00a0", " ")
+    paragraph = next(
+        part for part in (ROOT / "README.md").read_text(encoding="utf-8").split("\n\n") if part.startswith("[Claims of the literature]")
+    )
+    quoted = re.findall(r"[+−]?\d+\.\d+ \[[^\]]*\]", paragraph.replace("\n", " "))
+    assert len(quoted) == 5
+    assert [one for one in quoted if f" {one}" not in plain] == []
 
 
 def test_the_committed_tables_are_small() -> None:
