@@ -99,12 +99,16 @@ def names_of(first: Cells, second: Cells, arms: Sequence[Arm], shown: pd.DataFra
     """Return the names of a pair, such as ``lora`` and ``full, mitigation=replay``.
 
     A name has the labels in which the two differ, and the learning rate where other cells differ
-    from it in nothing else. ``shown``: cell → METHOD labels as names have them; several plain cells
-    may be those of several arms.
+    from it in nothing else. Where the two have several trajectories, so is that of a cell whose
+    method has another. ``shown``: cell → METHOD labels as names have them; several plain cells may
+    be those of several arms.
     """
     sides = [(cells, shown.loc[[cells[0].cell]].iloc[0]) for cells in (first, second)]
     differ = [name for name in METHOD if first[0].labels[name] != second[0].labels[name]]
-    return [_name(cells, of if len(cells) == 1 else of.where(of.index != "mitigation", PLAIN), differ, arms) for cells, of in sides]
+    names = [_name(cells, of if len(cells) == 1 else of.where(of.index != "mitigation", PLAIN), differ, arms) for cells, of in sides]
+    if len({arm.labels["trajectory"] for arm in (*first, *second)}) == 1:
+        return names
+    return [", ".join(filter(None, [name, _trajectory(cells, arms)])) for name, cells in zip(names, (first, second), strict=True)]
 
 
 def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence[Arm]) -> str:
@@ -118,6 +122,13 @@ def _name(cells: Cells, labels: pd.Series, differ: Sequence[str], arms: Sequence
     elif len(alike) > 1:
         words.append(f"learning_rate={cells[0].labels['learning_rate']:g}")
     return ", ".join(words)
+
+
+def _trajectory(cells: Cells, arms: Sequence[Arm]) -> str:
+    """Return the trajectory of a cell that another of the same method does not share, in words."""
+    labels = cells[0].labels
+    known = {arm.labels["trajectory"] for arm in arms if all(arm.labels[name] == labels[name] for name in METHOD)}
+    return f"{labels['trajectory']} trajectory" if len(cells) == 1 and len(known) > 1 else ""
 
 
 _SETTINGS = {"learning_rate": "rates", "epochs": "numbers of epochs", "trajectory": "trajectories"}
