@@ -20,6 +20,7 @@ from harness.report import evidence, page
 from harness.report.methods import MAX_METHODS, methods
 from harness.report.sections import costs
 from harness.report.sections import equal_gain as equal_gain_section
+from harness.report.sections.missing import main_warnings
 from tests.support.experiments import COMMAND_LABELS, Task, config_of, flipped, share, write_run
 from tests.support.grids import ROLES, Page, grid
 
@@ -151,6 +152,25 @@ def test_the_author_decides_whether_a_method_acted(
     for frame in (rows, cells):
         values = frame[["acceptance", "acted"]].iloc[0].astype(object).to_list()
         assert [None if pd.isna(value) else value for value in values] == [acceptance, acted]
+
+
+@pytest.mark.parametrize(("last", "named"), [("same", True), ("other", False)])
+def test_methods_that_trained_on_identical_texts_are_named(tmp_path: Path, last: str, *, named: bool) -> None:
+    """Two mitigations wrote the same rows in the first seed; in the second only if named.
+
+    A run without generated rows has no hash, and neither has no mitigation.
+    """
+    found = ExperimentWriter(tmp_path / "e")
+    tasks = [Task(suite="new", task="n", values=share(2, 40)), Task(suite="old", task="o", values=share(36, 40))]
+    for mitigation in ("none", "l2", "sdft", "minimum_change"):
+        for seed in range(2):
+            run_id = f"{mitigation}{seed}"
+            write_run(found, run_id, before=tasks, points={8: tasks}, roles=ROLES, seed=seed, labels={"mitigation": mitigation})
+            if mitigation in {"sdft", "minimum_change"}:
+                found.write_written(run_id, {"8": last if (mitigation, seed) == ("sdft", 1) else "same"})
+    told = [text for text in main_warnings(evidence.measured(found)) if text.startswith("Trained on identical texts")]
+    names = "tiny-a · full · minimum_change, tiny-a · full · sdft"
+    assert told == ([f"Trained on identical texts, so their differences are not those of methods: {names}."] if named else [])
 
 
 def test_derived_runs_do_not_add_training_costs(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from harness.analysis.statistics.two_level import MIN_SEEDS
 from harness.analysis.table.columns import ACTED, SUITE_TASK
 from harness.report import words
 from harness.report.content import Section
+from harness.report.curves import Series
 from harness.report.evidence import Evidence
 from harness.report.sections import collapses, controls
 from harness.report.untuned import untuned
@@ -81,7 +82,7 @@ def main_warnings(evidence: Evidence) -> list[str]:
         found.append(
             f"For {runs} run(s), the value before training is that of {reference}, not of the start model; changes are relative to it."
         )
-    found += [*_idle(evidence), *controls.not_settled(evidence)]
+    found += [*_same_texts(evidence), *_idle(evidence), *controls.not_settled(evidence)]
     found += collapses.named(evidence)
     mixed = _mixed(evidence)
     if mixed:
@@ -102,6 +103,31 @@ def _idle(evidence: Evidence) -> list[str]:
         return []
     names = words.listed(named, MAX_REASONS)
     return [f"Did not act, so not ranked: {names}. Too little generated text was accepted (under {100 * ACTED:.0f}% of the rows)."]
+
+
+def _same_texts(evidence: Evidence) -> list[str]:
+    """Return a sentence for methods whose generated rows are equal in every seed and volume.
+
+    Methods of one model and tuning, whose runs have recorded hashes of their rows.
+    """
+    groups: dict[tuple[str, str, frozenset[tuple[int, str, str]]], dict[str, str]] = {}
+    for one in evidence.proper:
+        if rows := _rows_written(evidence, one):
+            method = f"{one.labels['objective']} {one.labels['mitigation']}"  # rates of one method read the same rows
+            groups.setdefault((one.model, str(one.labels["tuning"]), rows), {}).setdefault(method, one.short)
+    return [
+        f"Trained on identical texts, so their differences are not those of methods: {words.listed(list(names.values()), MAX_REASONS)}."
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
+def _rows_written(evidence: Evidence, one: Series) -> frozenset[tuple[int, str, str]]:
+    """Return seed, volume and hash of a method's generated rows; empty if a run has none."""
+    found = {run: evidence.experiment.written(run) for run in one.runs if run in evidence.records}
+    if not all(found.values()):
+        return frozenset()
+    return frozenset((int(evidence.records[run]["seed"]), volume, text) for run, of in found.items() for volume, text in of.items())
 
 
 def _mixed(evidence: Evidence) -> str:
