@@ -63,7 +63,7 @@ class MethodRow:
         gain: its finding on the first target suite, else on its own; None without a change.
         losses: its findings on the probe suites of the summary.
         equal: its comparison at equal gain, if there is one.
-        cost: its cost in words, next to the same training without a mitigation.
+        cost: its cost in words, of the summary's kind.
     """
 
     one: Series
@@ -76,10 +76,11 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows, and the suites of their columns: that of the gain, those of the losses."""
+    """The rows, the suites of their columns (of the gain, of the losses), and the kind of cost."""
 
     gain: Panel | None
     losses: Sequence[Panel]
+    cost: str
     rows: Sequence[MethodRow]
 
     @property
@@ -101,6 +102,7 @@ def summary(evidence: Evidence) -> Summary:
     compared = at_equal_gain(evidence)
     methods = evidence.proper or evidence.every
     several = len({one.model for one in methods}) > 1
+    kind, costs = _costs(methods)
     rows = [
         MethodRow(
             one,
@@ -108,11 +110,11 @@ def summary(evidence: Evidence) -> Summary:
             _gain(one, gain) if gain else None,
             [row_on(one, panel) for panel in losses],
             compared.get(one.cell),
-            _cost(evidence, one),
+            cost,
         )
-        for one in methods
+        for one, cost in zip(methods, costs, strict=True)
     ]
-    found = Summary(gain, losses, rows)
+    found = Summary(gain, losses, kind, rows)
     by_gain = found.is_about_mitigations
 
     def order(row: MethodRow) -> tuple[Any, ...]:
@@ -121,7 +123,7 @@ def summary(evidence: Evidence) -> Summary:
         at = float("nan") if compared is None else compared.difference
         return (*row.one.size, by_gain and math.isnan(at), loss if math.isnan(at) else at)
 
-    return Summary(gain, losses, sorted(rows, key=order))
+    return Summary(gain, losses, kind, sorted(rows, key=order))
 
 
 def _gain(one: Series, panel: Panel) -> pd.Series | None:
@@ -198,39 +200,48 @@ def _number(value: Any) -> float:
     return float("nan") if pd.isna(value) else float(value)
 
 
-def _cost(evidence: Evidence, one: Series) -> str:
-    """Return what a method costs beyond the same training without a mitigation, else its time."""
-    row = one.last.iloc[0]
-    plain = _plain_of(evidence, one)
-    parts = []
-    if plain is None or plain is one:
-        parts.append(words.duration(row["wall_seconds"]))
-    else:
-        other = plain.last.iloc[0]
-        ratios = {"time": _ratio(row, other, "wall_seconds"), "tokens": _ratio(row, other, "train_tokens")}
-        parts += [f"{ratio:.1f} × {name}" for name, ratio in ratios.items() if ratio >= COSTLY[name]]
+def _costs(methods: Sequence[Series]) -> tuple[str, list[str]]:
+    """Return the kind of cost that a table shows, and that of each method in words.
+
+    One kind for all rows: ratios to no mitigation if there is a mitigation and each method has such
+    a reference; else time and tokens.
+    """
+    rows = [one.last.iloc[0] for one in methods]
+    others = [_reference(methods, one) for one in methods]
+    known = [other for other in others if other is not None]
+    if len(known) < len(rows) or all(one.labels["mitigation"] == PLAIN for one in methods):
+        amounts = [[words.duration(row["wall_seconds"]), f"{words.count(row['train_tokens'])} tokens"] for row in rows]
+        return ABSOLUTE, [_joined(parts, row) for parts, row in zip(amounts, rows, strict=True)]
+    return RATIOS, [_joined(_ratios(row, other), row) for row, other in zip(rows, known, strict=True)]
+
+
+RATIOS, ABSOLUTE = "cost, next to no mitigation", "cost of training"
+"""Kinds of cost, each the title of its column."""
+
+
+def _joined(parts: Sequence[str], row: pd.Series) -> str:
     written = 0 if pd.isna(row["generated_tokens"]) else int(row["generated_tokens"])
     return ", ".join([*parts, *([f"{words.short_count(written)} tokens generated"] if written else [])]) or "no more"
 
 
-def _ratio(row: Mapping[str, Any] | pd.Series, other: Mapping[str, Any] | pd.Series, name: str) -> float:
-    value, base = _number(row[name]), _number(other[name])
-    return value / base if base > 0 else 0.0
+def _ratios(row: pd.Series, other: pd.Series) -> list[str]:
+    """Return the ratios of time and tokens that are worth a word."""
+    names = {"time": "wall_seconds", "tokens": "train_tokens"}
+    ratios = {name: _number(row[column]) / base if (base := _number(other[column])) > 0 else 0.0 for name, column in names.items()}
+    return [f"{ratio:.1f} × {name}" for name, ratio in ratios.items() if ratio >= COSTLY[name]]
 
 
-_SAME = ["model", "tuning", "objective", "data", "trajectory", "epochs"]
-
-
-def _plain_of(evidence: Evidence, one: Series) -> Series | None:
-    """Return the first method without a mitigation that otherwise trains as this one."""
-    return next(
-        (
-            other
-            for other in evidence.proper
-            if other.labels["mitigation"] == PLAIN and all(_same(other.labels[name], one.labels[name]) for name in _SAME)
-        ),
-        None,
-    )
+def _reference(methods: Sequence[Series], one: Series) -> pd.Series | None:
+    """Return the point of no mitigation after as many rows, with the fewest passes over them."""
+    volume = one.rows["volume"].max()
+    found = [
+        rows.iloc[0]
+        for other in methods
+        if other.labels["mitigation"] == PLAIN
+        and all(_same(other.labels[name], one.labels[name]) for name in ["model", "tuning", "objective", "data"])
+        and len(rows := other.rows[other.rows["volume"] == volume])
+    ]
+    return min(found, key=lambda row: _number(row["train_tokens"]), default=None)
 
 
 def _same(first: Any, second: Any) -> bool:

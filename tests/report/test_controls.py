@@ -64,13 +64,13 @@ def test_controls_are_grey_lines_in_the_panels_of_their_methods(found: Evidence)
     assert not [label for label in labels if "independent" in label or "sft" in label]
 
 
-def test_the_headline_states_the_change_of_controls(found: Evidence) -> None:
+def test_the_headline_states_the_loss_of_controls(found: Evidence) -> None:
     """All controls lost 7.5, and all methods 25 more.
 
     With one method undecided and three near the level, Holm over 6 leaves 3 · 0.004 and drops 0.02.
     """
     text = controls.sentence(found, "old")
-    assert "(more training on data that the model already knew: data base) changed old by −7.5 points (6 controls)." in text
+    assert "(more training on data that the model already knew: data base) lost 7.5 points of old (6 controls)." in text
     assert "by their difference at the same volume on the same items, all 6 methods are worse." in text
     assert text.endswith("1 method has no control.")
     mixed = found.findings.copy()
@@ -95,7 +95,7 @@ def test_counts_that_adjustment_takes_away_are_explained(found: Evidence) -> Non
     one = dataclasses.replace(found, findings=frame)
     assert "all 6 methods are undecided (tests adjusted for 6 methods, Holm)." in controls.sentence(one, "old")
     assert "all 7 methods are undecided on old" in " ".join(opening.opening(one, []).headline)
-    assert "(tests adjusted for 7 methods, Holm): from" in " ".join(opening.opening(one, []).headline)
+    assert "(tests adjusted for 7 methods, Holm): losses from" in " ".join(opening.opening(one, []).headline)
 
 
 def test_a_method_that_did_not_act_is_not_counted(found: Evidence) -> None:

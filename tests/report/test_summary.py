@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from harness.records.writer import ExperimentWriter
 from harness.report import answer, evidence
+from harness.report.content import CellView
+from harness.report.curves import Series
 from harness.report.evidence import Evidence
-from harness.report.summary import FEW_VOLUMES, NO_GAIN, AtEqualGain, at_equal_gain, summary
+from harness.report.sections import opening
+from harness.report.summary import ABSOLUTE, FEW_VOLUMES, NO_GAIN, RATIOS, AtEqualGain, _costs, at_equal_gain, summary
 from tests.support.experiments import Task, flipped, share, write_run
 
 LOST = {("full", "none"): 6, ("full", "kl"): 2, ("lora", "none"): 11, ("lora", "kl"): 8}
@@ -98,3 +104,33 @@ def test_two_tunings_without_mitigations_are_compared_with_each_other(tmp_path: 
         "not enough evidence": "lora is not known to have forgotten less or more of old than full: ",
     }
     assert all(said[verdict].startswith(f"At equal gain, {start}") for verdict, start in starts.items())
+
+
+def spent(mitigation: str, seconds: float, tokens: int, **more: Any) -> Series:
+    """Return a method that has learned 128 rows at this cost."""
+    labels = {"model": "m", "tuning": "full", "objective": "sft", "data": "d", "mitigation": mitigation}
+    values = {"cell": mitigation, "volume": 128, "wall_seconds": seconds, "train_tokens": tokens, "generated_tokens": None} | more
+    rows = pd.DataFrame([values])
+    return Series("c", "m", mitigation, "", "", "", is_control=False, control="", labels=labels, found=rows, places=np.array([0]))
+
+
+def test_the_costs_of_a_table_are_all_ratios_or_all_amounts() -> None:
+    """Three passes of none, and KL at twice the time, next to one pass; without it no ratio."""
+    one, three = spent("none", 10.0, 1000), spent("none", 30.0, 3000)
+    kl, own = spent("kl", 20.0, 1020), spent("own", 11.0, 1100, generated_tokens=2000)
+    assert _costs([three, one, kl, own]) == (
+        RATIOS,
+        ["3.0 × time, 3.0 × tokens", "no more", "2.0 × time", "1.1 × tokens, 2,000 tokens generated"],
+    )
+    assert _costs([kl, own]) == (ABSOLUTE, ["20 s, 1,020 tokens", "11 s, 1,100 tokens, 2,000 tokens generated"])
+    assert _costs([one, three]) == (ABSOLUTE, ["10 s, 1,000 tokens", "30 s, 3,000 tokens"])
+    assert _costs([one, spent("kl", 20.0, 1020, volume=64)])[0] == ABSOLUTE
+
+
+def test_answer_and_table_give_a_loss_the_same_sign(found: Evidence) -> None:
+    """LoRA alone lost 11 items of 40, one more in one of three seeds: 28.3 points."""
+    answer_text = " ".join(opening.opening(found, []).headline)
+    assert "losses from 28.3 points (m tuned with LoRA) to 5.8 (m tuned in full (kl))." in answer_text
+    (table,) = opening.opening(found, []).sections[0].tables
+    shown = {str(row[0].text if isinstance(row[0], CellView) else row[0]): row[2] for row in table.rows}
+    assert str(getattr(shown["lora · no mitigation"], "text", "")).startswith("+28 [")

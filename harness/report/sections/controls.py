@@ -27,11 +27,11 @@ def sentence(evidence: Evidence, suite: str) -> str:
         return ""
     panel = evidence.panel_of[suite, "*"]
     worst_first = controls.sort_values("delta", ascending=panel.higher_is_better, kind="stable")
-    ends = list(dict.fromkeys(words.amount(row["delta"], panel.unit, sign=True) for _, row in worst_first.iloc[[0, -1]].iterrows()))
+    ends = list(dict.fromkeys(words.amount(-panel.sign * row["delta"], panel.unit) for _, row in worst_first.iloc[[0, -1]].iterrows()))
     data = ", ".join(f"{name} {value}" for name, value in evidence.declared.control.items())
     count = len(controls)
-    changed = f"Same-data controls (more training on data that the model already knew{f': {data}' if data else ''}) changed {suite} by"
-    changed += f" {' to '.join(ends)} {panel.unit.name}{f' ({count} controls)' if count > 1 else ''}."
+    changed = f"Same-data controls (more training on data that the model already knew{f': {data}' if data else ''}) lost"
+    changed += f" {' to '.join(ends)} {panel.unit.name} of {suite}{f' ({count} controls)' if count > 1 else ''}."
     compared = proper[proper["contrast_verdict"].notna()]
     if is_control.all():
         return changed

@@ -16,7 +16,7 @@ from harness.report.curves import named
 from harness.report.evidence import Evidence
 from harness.report.sections import controls
 from harness.report.sections.missing import main_warnings, not_tuned
-from harness.report.summary import NOT_COMPARED, AtEqualGain, MethodRow, Summary, summary
+from harness.report.summary import ABSOLUTE, NOT_COMPARED, RATIOS, AtEqualGain, MethodRow, Summary, summary
 from harness.report.tables import DisplayUnit, Panel, possible_ends
 
 MAX_ROWS = 60
@@ -61,7 +61,7 @@ def _methods_table(evidence: Evidence, found: Summary) -> TableView | None:
     columns += [_suite_column("learned", found.gain)] if found.gain else []
     columns += [_suite_column("lost", panel) for panel in found.losses]
     columns += [_equal_column(found)] if equal else []
-    columns.append(ColumnView(title="cost", meaning="beyond the same training without a mitigation; of that, the time of training"))
+    columns.append(ColumnView(title=found.cost, meaning=_COSTS[found.cost]))
     return TableView(
         name="methods",
         columns=columns,
@@ -71,6 +71,12 @@ def _methods_table(evidence: Evidence, found: Summary) -> TableView | None:
         shown=words.excerpt(MAX_ROWS, len(found.rows), "methods", "findings.csv"),
         groups=groups if len(models) > 1 else (),
     )
+
+
+_COSTS = {
+    RATIOS: "ratios to no mitigation with the same model, tuning, objective, data and volume, and the fewest passes; times vary",
+    ABSOLUTE: "up to the largest volume, without evaluation",
+}
 
 
 def _data(found: Summary) -> pd.DataFrame:
@@ -218,7 +224,7 @@ _VERDICTS = {"undecided": "not enough evidence"}
 
 
 def _range(evidence: Evidence, suite: str) -> str:
-    """Return a sentence on the verdicts of a suite and its worst and best change."""
+    """Return a sentence on the verdicts of a suite, its largest and its smallest loss."""
     rows = evidence.suite_rows(suite)
     ranked = ~rows["is_control"].fillna(False).astype(bool) & ~rows["cell"].isin(list(evidence.unranked))
     rows = rows[ranked].dropna(subset=["delta"])
@@ -234,13 +240,13 @@ def _range(evidence: Evidence, suite: str) -> str:
     declared = f" (the headline, {_why_headline(evidence)})" if suite == evidence.headline else ""
     ends = _ends(evidence, worst, best, panel)
     if count == 1:
-        return f"After {after}, {evidence.by_cell[worst['cell']].name} changed by {ends} on {suite}{declared}: {verdict_of(worst)}."
+        return f"After {after}, {evidence.by_cell[worst['cell']].name}: loss of {ends} on {suite}{declared}, {verdict_of(worst)}."
     where = words.in_these_runs(rows["varies"])
     if len(counts) == 1:
         every = "both methods" if count == 2 else f"all {count} methods"
         adjusted = words.adjusted(count) if found != verdicts_of(rows["verdict"]) else ""
-        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}{where}{adjusted}: {ends}."
-    return f"After {after}, on {suite}{declared}, of {count} methods {words.counts(counts, count)}{where}: {ends}."
+        return f"After {after}, {every} {_PREDICATES[next(iter(counts))]} {suite}{declared}{where}{adjusted}: losses {ends}."
+    return f"After {after}, on {suite}{declared}, of {count} methods {words.counts(counts, count)}{where}: losses {ends}."
 
 
 def verdict_of(row: pd.Series) -> str:
@@ -249,7 +255,8 @@ def verdict_of(row: pd.Series) -> str:
 
 
 def _ends(evidence: Evidence, worst: pd.Series, best: pd.Series, panel: Panel) -> str:
-    texts = [words.amount(row["delta"], panel.unit, sign=True) for row in (worst, best)]
+    """Return the largest and the smallest loss; positive is worse, as in the table."""
+    texts = [words.amount(-panel.sign * row["delta"], panel.unit) for row in (worst, best)]
     if worst["cell"] == best["cell"]:
         return f"{texts[0]} {panel.unit.name}"
     names = [evidence.by_cell[row["cell"]].name for row in (worst, best)]
