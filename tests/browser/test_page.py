@@ -167,6 +167,15 @@ def test_no_width_scrolls_sideways(report: Path, open_page: Any, width: int) -> 
     assert min(sizes) >= 9
 
 
+def test_method_gain_and_loss_fit_a_phone(report: Path, open_page: Any) -> None:
+    """The first three columns of the first table end before the page's right margin."""
+    page = open_page(report, width=375).page
+    heads = page.locator('[data-name="methods"] thead th')
+    assert [heads.nth(place).inner_text().split()[0] for place in range(3)] == ["method", "learned:", "lost:"]
+    box = heads.nth(2).bounding_box()
+    assert box["x"] + box["width"] <= 375
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_is_readable(report: Path, open_page: Any, scheme: str) -> None:
     """Contrast is at least 4.5 to 1 as computed by the browser, also in figures."""
