@@ -13,7 +13,8 @@ import pytest
 
 from harness.analysis.table.frame import table
 from harness.records.writer import ExperimentWriter
-from harness.report import html, page
+from harness.report import html, page, words
+from harness.report.sections import findings, glossary, metrics
 from tests.report.conftest import SMALL
 from tests.support.experiments import BEFORE as WEIGHTS_BEFORE
 from tests.support.experiments import Task, share, weights_of, write_run
@@ -272,3 +273,12 @@ def test_analysis_and_report_work_without_torch(experiment: ExperimentWriter) ->
     )
     assert done.returncode == 0, done.stderr
     assert (experiment.folder / "report" / "index.html").exists()
+
+
+def test_words_that_headings_and_verdicts_use_are_explained() -> None:
+    """They are the headings as the tables have them."""
+    shares = {title.removesuffix(" (%)") for title, _ in metrics.SHARES.values()}
+    assert {"over", "pooled"} <= set(findings.TITLES)
+    assert {"could be lost", "FG over volumes"} <= shares
+    held = words.held_by({"varies": "items", "seeds": 2})
+    assert {"over", "pooled", "could be lost", "FG over volumes", held} <= set(glossary.TERMS)
