@@ -259,6 +259,24 @@ def footprint(setup: Setup, size: Dimensions | None) -> Footprint:
     return Footprint(**known, activations=most[1], logits=most[2], step=step, is_measured=True)
 
 
+def on_cpu(params: int, trained: int, numbers: int, *, adapts: bool, reads_start: bool) -> int:
+    """Return the bytes of a training in float32 on a CPU, without activations.
+
+    The start weights are a second copy where something reads them: in steps a penalty or a
+    reference, at a stop the weight change; never with an adapter, which is switched off instead.
+
+    Args:
+        params: of the model.
+        trained: trainable parameters.
+        numbers: logits of a forward pass.
+        adapts: whether the tuning is an adapter.
+        reads_start: whether steps may read the start weights.
+    """
+    step = FLOAT * params * (1 + (reads_start and not adapts)) + (MOMENTS + 1) * FLOAT * trained + LOGITS[False][1] * numbers
+    stop = FLOAT * params * (1 if adapts else 2) + MOMENTS * FLOAT * trained
+    return max(step, stop)
+
+
 def _weights(setup: Setup, size: Dimensions | None) -> tuple[int, int]:
     """Return the bytes of weights in a step and at a stop; lower bounds where the size is unknown.
 

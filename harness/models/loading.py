@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.config import composition, paths
-from harness.core.errors import ConfigError, explain
+from harness.core.errors import ConfigError, ModelError, explain
+from harness.core.seeds import untouched_global_streams
 from harness.core.sources import ModelSource
 
 if TYPE_CHECKING:
@@ -74,6 +76,56 @@ def load(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedM
     loaded: PreTrainedModel = model.to(device)
     _own_memory(loaded)
     return loaded
+
+
+class StartWeights(Mapping[str, "torch.Tensor"]):
+    """Weights and buffers that a run starts from, by plain name, on the CPU.
+
+    They are read from the model's files when one is first asked for, and kept from then on: a run
+    that never asks has no second copy.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        """Take the source of a model that has been loaded."""
+        self.source, self.files = source, source.weights_sha256()
+        self.held: dict[str, torch.Tensor] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether they are in memory."""
+        return self.held is not None
+
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """Free the weights after the block, unless they were held before it."""
+        held = self.held
+        try:
+            yield
+        finally:
+            self.held = held
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._weights()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights())
+
+    def __len__(self) -> int:
+        return len(self._weights())
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights. Raises ModelError where the files are others than at the start."""
+        import torch
+
+        if self.held is None:
+            # A step, or an evaluation in inference mode, may be the first to ask.
+            with torch.inference_mode(False), torch.no_grad(), untouched_global_streams():
+                found = {name: value.detach() for name, value in load(self.source).state_dict().items()}
+            if self.source.weights_sha256() != self.files:
+                allowed, fix = "the same files until the run ends", "run the same command again"
+                raise ModelError(explain("start weights", got="other files than when the run started", allowed=allowed, fix=fix))
+            self.held = found
+        return self.held
 
 
 def _own_memory(model: PreTrainedModel) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.core.progress import Progress, Silent
 from harness.data import subsets
+from harness.models.loading import StartWeights
 from harness.records import provenance
 from harness.run import baseline, kept, settling
 from harness.run.baseline import Before, Once, by_itself
@@ -98,7 +99,7 @@ def execute(prepared: Prepared, progress: Progress, once: Once = by_itself) -> O
     model = before.load()
     recorder.write_start()
     before.measure(model if prepared.reference is None else None)
-    base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    base = StartWeights(prepared.config.model)
     before.use_base_weights(base)
 
     # Generated rows, which replace the gold rows or the anchor.

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from harness.config.resolution import Machine, Resolved
 from harness.config.run_config import RunConfig
 from harness.core.errors import ConfigError, explain
-from harness.core.footprint import USABLE, Footprint, Setup, footprint
+from harness.core.footprint import NUMBERS_AT_ONCE, USABLE, Footprint, Setup, footprint, on_cpu
+from harness.core.methods import Mitigation
 from harness.core.rows import Example
 from harness.core.sources import ModelFacts
 from harness.methods.tuning.lora import Lora
@@ -96,6 +97,14 @@ def memory_of(setup: Setup, facts: ModelFacts, config: RunConfig, resolved: Reso
     moves = setup.rank > 0 if setup.frozen else setup.trained == setup.params
     measured = config.objective.learns == "tokens" and not resolved.drops and moves
     return footprint(setup, facts.dimensions if measured else None)
+
+
+def memory_on_cpu(config: RunConfig, params: int, trained: int, numbers: int) -> int:
+    """Return the bytes of a training on a CPU, whose whole micro-batch has a number of logits."""
+    chunks = config.objective.learns == "tokens"
+    reads = not chunks or type(config.mitigation).penalty is not Mitigation.penalty
+    at_once = min(numbers, NUMBERS_AT_ONCE) if chunks else numbers
+    return on_cpu(params, trained, at_once, adapts=config.tuning.adapts, reads_start=reads)
 
 
 def setup_of(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspace: Workspace) -> Setup:

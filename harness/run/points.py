@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,21 +18,22 @@ from harness.run.preparation import Prepared
 from harness.run.selection import BestVolume, CoefficientGrid, Selection, measure_suites
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
+
+    from harness.models.loading import StartWeights
 
 
 class Points:
     """Measures the points of a run."""
 
-    def __init__(self, prepared: Prepared, before: Before, selection: Selection | None, base: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, prepared: Prepared, before: Before, selection: Selection | None, base: StartWeights) -> None:
         """Take the inputs of every point.
 
         Args:
             prepared: the run.
             before: its volume 0, measured.
             selection: scores on select items; None if the run chooses nothing.
-            base: the start weights by plain name, on the CPU.
+            base: the start weights.
         """
         self.prepared, self.config, self.before, self.base = prepared, prepared.config, before, base
         self.experiment, self.run_id = prepared.experiment, prepared.run_id
@@ -46,17 +47,18 @@ class Points:
             unmeasured: the point of the live weights.
             model: the live model; it is not changed.
         """
-        if self.grid is not None:
-            point = self.grid.measure(unmeasured, model)
-            return dataclasses.replace(point, weights=self._save(point.volume, self.grid.model.save_pretrained))
-        live = functools.partial(self._live, model)
-        return self.best_volume.measure(unmeasured, model, live) if self.best_volume else live(unmeasured)
+        with self.base.briefly():
+            if self.grid is not None:
+                point = self.grid.measure(unmeasured, model)
+                return dataclasses.replace(point, weights=self._save(point.volume, self.grid.model.save_pretrained))
+            live = functools.partial(self._live, model)
+            return self.best_volume.measure(unmeasured, model, live) if self.best_volume else live(unmeasured)
 
     def weight_change(self, model: PreTrainedModel) -> float:
         """Return ‖ΔW‖₂ over all weights. Raises TrainingError if it is 0 or not finite."""
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), self.base.briefly():
             squares = [float(delta.double().square().sum()) for _, delta in self.config.tuning.deltas(model, self.base)]
         norm = float(sum(squares) ** 0.5)
         if not math.isfinite(norm):

@@ -250,14 +250,14 @@ def _help(job: Job, rank: int, port: int) -> None:
     import torch
     import torch.distributed as dist
 
-    from harness.models.loading import load
+    from harness.models.loading import StartWeights, load
     from harness.training.loop import train
 
     torch.set_num_threads(job.resolved.threads)
     if job.resolved.device == "cuda":
         torch.cuda.set_device(rank)
     model = load(job.model, job.resolved.device)
-    base = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    base = StartWeights(job.model)
     model = job.tuned(model)
     start = job.checkpoints.newest(lambda counts: counts.step == job.first) if job.first else None
     if job.first and start is None:

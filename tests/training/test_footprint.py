@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.mitigation_memory import Peak
 from harness.config.run_config import Training
-from harness.core.footprint import NUMBERS_AT_ONCE, SAVED, Setup, dimensions, footprint
+from harness.core.footprint import NUMBERS_AT_ONCE, SAVED, Setup, dimensions, footprint, on_cpu
 from harness.methods.objective.sft import Sft
 from harness.methods.tuning.full import Full
 from harness.methods.tuning.lora import Lora
@@ -155,3 +155,15 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(family: str)
     assert size.params == sum(parameter.numel() for parameter in model.parameters())
     blocks = [module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "layers." in name]
     assert size.rank_one == sum(module.in_features + module.out_features for module in blocks)
+
+
+def test_a_training_on_a_cpu_has_the_start_weights_where_something_reads_them() -> None:
+    """Ten parameters: bytes of weights, moments and gradients, of a second copy, and of logits.
+
+    A stop has no gradients, but the second copy of a tuning that is no adapter.
+    """
+    assert on_cpu(10, 10, 0, adapts=False, reads_start=False) == 40 + 80 + 40
+    assert on_cpu(10, 10, 5, adapts=False, reads_start=False) == 160 + 12 * 5
+    assert on_cpu(10, 10, 0, adapts=False, reads_start=True) == 40 + 40 + 80 + 40
+    assert on_cpu(10, 1, 0, adapts=False, reads_start=False) == 40 + 40 + 8
+    assert on_cpu(10, 1, 0, adapts=True, reads_start=True) == 40 + 8 + 4

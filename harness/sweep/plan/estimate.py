@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config.run_config import RunConfig
 from harness.core.errors import HarnessError
-from harness.core.footprint import LOGITS, NUMBERS_AT_ONCE
 from harness.core.rows import Example
 from harness.evaluation.evaluator import PreparedSuite
+from harness.run.fitting import memory_on_cpu
 from harness.run.preparation import Prepared
 from harness.run.workspace import Workspace, content_key
 from harness.sweep.plan import rates as known_rates
@@ -287,8 +287,7 @@ class Estimator:
         rows = config.training.micro_batch_rows or config.training.batch_rows
         tokens = min(rows * prepared.resolved.max_length, rows * self._train_tokens(prepared) // prepared.volumes[-1])
         numbers = tokens * len(self.workspace.tokenizer_of(config))
-        logits = LOGITS[False][1] * (min(numbers, NUMBERS_AT_ONCE) if config.objective.learns == "tokens" else numbers)
-        return int(IDLE_WORKER_BYTES + 4 * params * 2 + 3 * 4 * moving + logits), False  # twice: live, and as they were at the start
+        return int(IDLE_WORKER_BYTES + memory_on_cpu(config, params, moving, numbers)), False
 
     def _point_bytes(self, suites: Sequence[str]) -> float:
         known = self.rates.point_bytes

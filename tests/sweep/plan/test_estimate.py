@@ -157,7 +157,7 @@ def test_a_run_costs_its_tokens_its_evaluations_and_the_rest() -> None:
     assert got.disk_bytes == 2 * 50 + 4 * params + 12 * params
     assert got.measured
     assert not got.memory_measured
-    assert got.memory_bytes > estimate.IDLE_WORKER_BYTES + 20 * params
+    assert got.memory_bytes > estimate.IDLE_WORKER_BYTES + 16 * params
     assert cost(found, scaled(found, peak_bytes={"Full": {params: 123.0}})).memory_bytes == 123
 
 
