@@ -285,9 +285,13 @@ def _trained_with(row: pd.Series, varied: Sequence[str]) -> str:
 
 
 def _short(label: str) -> str:
-    """Return a label without the settings of generation."""
-    kept = re.sub(r"(max_new_tokens|check|template|prefix|separator|samples|reward|grid)=[^\[\],]*(\[[^\]]*\])?,?", "", label)
-    return kept.replace(",]", "]").replace("[]", "")
+    """Return a label without the settings of generation and of the machine."""
+    kept = re.sub(
+        r"(max_new_tokens|check|template|prefix|separator|samples|reward|grid|device|micro_batch_rows|processes)=[^\[\],]*(\[[^\]]*\])?,?",
+        "",
+        label,
+    )
+    return re.sub(r",\s*\]", "]", kept).replace("[]", "").strip(", ")
 
 
 def _with_interval(row: pd.Series, *, gains: bool = False) -> str:
