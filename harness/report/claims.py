@@ -31,16 +31,29 @@ NOT_RUN = "not run yet"
 TITLE = "Claims about forgetting, each put to a test"
 
 INTRO = (
-    "Each claim of the literature below is one experiment on small models that ship with this project (the last one on a real model)."
-    " Its test and its margin were declared in the experiment's file before the runs, unless its verdict says otherwise. The verdict"
-    " and every number of a result are"
-    " computed from the tables in `results/reference/claims/`. What was measured on models of 0.04 to 1.2 million parameters need not hold"
-    " for larger ones: a verdict is the outcome of a test in kind, not a replication.",
-    "**Shown**: every comparison came out as claimed. **Contrary**: at least one came out against the claim, and none for it. **Not"
-    " shown**: neither. **Not testable here**: no comparison has a number. Loss and forgetting are positive where the model got worse;"
-    " points are percentage points. A comparison is decided by its 95% interval over seeds and items and by its p-value, adjusted by Holm"
-    " over the comparisons of a test: a difference whose interval is inside the margin is negligible. At equal gain, methods are compared"
-    " where they have learned equally much, those without a mitigation at the best of their rates.",
+    "Each claim of the literature below is one experiment on small models that ship with this project (the last one on a real"
+    " model). Its test and its margin were declared in the experiment's file before the runs, unless its verdict says"
+    " otherwise. The verdict and every number of a result are computed from the tables in `results/reference/claims/`. What"
+    " was measured on models of 0.04 to 1.2 million parameters need not hold for larger ones: a verdict is the outcome of a"
+    " test in kind, not a replication.",
+    "**Shown**: every comparison came out as claimed. **Contrary**: at least one came out against the claim, and none for it."
+    " **Not shown**: neither, or some for it and some against. **Not testable here**: no comparison has a number. The verdict"
+    " is that of the first test alone; what only the further tests concern has no part in it.",
+    "**Loss** and **forgetting** are the same: how much worse a score is than before training, positive is worse; on the"
+    " target it is minus the gain. Points are percentage points. **Rows** are training rows, and a **volume** is a number of"
+    " them. An **arm** is a method of the experiment. **FG** is the percent of the score before that was lost, averaged over"
+    " the stages. Every arm has three seeds, and arms of equal settings in two claims are the same runs: they are not"
+    " independent evidence, and their intervals differ a little, since the variance between seeds is pooled over a claim's"
+    " arms.",
+    "**At equal gain**: forgetting as a function of the gain, averaged over gains from 10 to 100% of the largest that both"
+    " methods reach (from no training to the smallest volume, the path is a straight line). All arms without a mitigation, at"
+    " every rate and number of passes, count as one method, which is the best of them at each gain. So a mitigation that does"
+    " nothing at its one rate comes out worse. A pair is not compared where one of them is not known to gain, or where most of"
+    " the gains are below the smallest volume.",
+    "**The verdict of a comparison** is by its 95% interval over seeds and items, and by the p-value of no difference,"
+    " adjusted by Holm over the comparisons of one declared test (a table can hold several tests). A difference whose interval"
+    ' is inside the margin is negligible: it counts for a claim of no difference, and against a claim of one. "At most" and'
+    ' "at least" are decided by the end of the interval alone.',
 )
 
 OVERVIEW = ("#", "claim", "verdict", "first comparison")
@@ -187,12 +200,14 @@ def _facts(one: Result) -> list[tuple[str, str]]:
         ("In the literature", _flat(claim.literature)),
         ("Limits", _flat(claim.limits)),
     ]
+    facts.append(("Margin", f"{claim.margin:g} in the unit of the suite: for shares {100 * claim.margin:g} points."))
     if (told := _suites(one)) != ".":
         facts.append(("Suites", told))
     if one.tables is not None:
         about = one.tables.about
         failed = f", {about['failed']} failed" if about.get("failed") else ""
         minutes = float(about.get("training_seconds", 0)) / 60
+        facts.append(("Before training", _before(one.tables)))
         facts.append(("Runs", f"{about.get('runs')}{failed}; {minutes:.1f} minutes of training on one core each, without evaluation."))
     return facts
 
@@ -205,6 +220,19 @@ def _suites(one: Result) -> str:
     told = [
         f"{name}: {first_sentence(known[name]).split(' (benchmarks/')[0].rstrip('.')}" for name in dict.fromkeys(names) if name in known
     ]
+    return f"{'; '.join(told)}."
+
+
+def _before(found: Tables) -> str:
+    """Return the scores before training on the targets and on the suite of the arms' losses."""
+    rows = found.findings[found.findings["task"] == SUITE_TASK]
+    rows = rows[(rows["role"] == "target") | (rows["suite"] == _headline(found))].dropna(subset=["before"])
+    told = []
+    for suite, of in rows.groupby("suite", sort=False):
+        unit = unit_of(str(of["metric"].iloc[0]), share=contrasts.is_share(of.iloc[0]))
+        each = of.drop_duplicates("model")
+        scores = [f"{words.amount(before, unit)} ({model})" for before, model in zip(each["before"], each["model"], strict=True)]
+        told.append(f"{suite}, {unit.name}: {', '.join(scores)}")
     return f"{'; '.join(told)}."
 
 

@@ -169,8 +169,8 @@ def _changed(tables: Tables, one: Contrast, margin: float) -> list[Line]:
     first, second = (last_of(tables, arm, one.suite, one.task) for arm in (one.arm, one.than))
     found = []
     several = first.duplicated(["model", "tuning"], keep=False)
-    for _, row in first.iterrows():
-        where = place(row) + (f", rate {row['learning_rate']:g}" if several[row.name] else "")
+    for is_one_of_several, (_, row) in zip(several, first.iterrows(), strict=True):
+        where = place(row) + (f", rate {row['learning_rate']:g}" if is_one_of_several else "")
         line = Line(what=what, where=where, expect=one.expect, metric=str(row["metric"]), is_share=is_share(row), margin=margin)
         others = second[second["model"] == row["model"]] if one.than else second
         others = others if len(others) else second

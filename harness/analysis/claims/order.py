@@ -28,6 +28,9 @@ FEWEST = 5
 EXACT = 8
 """Most cells whose permutations are all counted; beyond, the t approximation is used."""
 
+NAMED = 2
+"""Most arms that the name of a comparison lists; the remark lists all cells."""
+
 DRAWS = 4000
 
 
@@ -86,6 +89,7 @@ class Order(Part):
         """Return a line for each group of cells, without p_holm and verdict."""
         lost = "FG" if self.fg else "forgetting"
         what = f"rank correlation of {self.x} with {lost} on {self.suite}" + (f", at equal gain with {self.than}" if self.than else "")
+        what += f", over {' and '.join(self.arms)}" if 0 < len(self.arms) <= NAMED else ""
         found = [
             self._line(Line(what=what, where=where, expect=self.expect, margin=margin), rows)
             for where, rows in self._groups(self._cells(tables))

@@ -79,8 +79,8 @@ class Prediction(Part):
             for model, own in rows.groupby("model", sort=False):
                 share = contrasts.is_share(own.iloc[0])
                 line = Line(what="", where=str(model), expect=self.expect, metric=str(own["metric"].iloc[0]), is_share=share, margin=margin)
-                found += _against(line, laws.named(name), own)
-        what = f"error of {' and '.join(self.laws)} at held-out arms"
+                found += [replace(one, what=f"{one.what}, on {self.suite}") for one in _against(line, laws.named(name), own)]
+        what = f"error of {' and '.join(self.laws)} at held-out arms, on {self.suite}"
         return found or [Line(what=what, where="", expect=self.expect, margin=margin, note="no such arms or suites in the results")]
 
     def _rows(self, tables: Tables) -> pd.DataFrame:

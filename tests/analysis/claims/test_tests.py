@@ -150,7 +150,7 @@ def test_a_law_is_compared_with_baselines_at_held_out_arms() -> None:
         rows.append(finding(name, -0.1 * (i + 1), params_trainable=2**i, steps=1.0))
         rows.append(finding(name, 0.0, suite="learned", role="target", after=float(i + 1)))
     mean, nearest = Prediction(laws=("linear",), suite="probe", loss="learned").lines(tables(rows), 0.002)
-    assert mean.what == "error of linear at held-out arms minus that of the mean of the other arms"
+    assert mean.what == "error of linear at held-out arms minus that of the mean of the other arms, on probe"
     assert mean.estimate == pytest.approx(-2 / 15, abs=1e-6)
     assert mean.high - mean.estimate == pytest.approx(3.182 * 0.0770 / 2, abs=1e-3)
     assert nearest.estimate == pytest.approx(-0.05, abs=1e-6)
