@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from harness.analysis.fits.all_laws import Fitted
 from harness.report import curves, evidence, figures, svg
 from harness.report.content import FigureView
 from harness.report.evidence import Evidence
-from harness.report.sections import fits
+from harness.report.sections import fits, learning
 from tests.support.grids import grid
 
 
@@ -140,6 +141,19 @@ def test_the_laws_of_an_experiment_reach_their_curves(tmp_path: Path) -> None:
         laws = fits.by_cell(told)
         assert {one.law for one in laws.values()} == {drawn}
         assert {cell: one.where["model"] for cell, one in laws.items()} == {one.cell: one.model for one in found.every}
+
+
+def test_no_law_is_drawn_through_three_volumes(tmp_path: Path) -> None:
+    """Hill has as many parameters; the page says so in its place. Four volumes are enough."""
+    found = evidence.measured(grid(tmp_path / "g", seeds=1, volumes=(8, 16, 32)))
+    fit: Any = SimpleNamespace()
+    few, enough = (Fitted("hill", {}, "old", pd.DataFrame({"volume": [8, 16, 32, 64][:count]}), fit, "") for count in (3, 4))
+    told = dataclasses.replace(found, fitted=[few])
+    section = learning.forgetting(told)
+    assert section is not None
+    assert (fits.by_cell(told), list(section.notes)) == ({}, ["No law is drawn: that takes 4 volumes or more."])
+    told = dataclasses.replace(found, fitted=[enough])
+    assert (fits.by_cell(told), fits.not_drawn(told)) == ({found.every[0].cell: enough}, "")
 
 
 def test_there_is_no_figure_without_data(small: Evidence) -> None:

@@ -21,6 +21,9 @@ DRAWN = "hill"
 """Law that is drawn where no law of volume is declared: a power law without a plateau misses the
 largest volume of forgetting that saturates by more than a prediction without a law does."""
 
+FEWEST_VOLUMES = 4
+"""A law with three parameters passes through three volumes, whatever they are."""
+
 MAX_UNIT = 16
 ABOUT = {
     "injection": "forgetting by training tokens, model size and share of old data mixed in",
@@ -35,15 +38,31 @@ ABOUT = {
 
 
 def by_cell(evidence: Evidence) -> dict[str, Fitted]:
-    """Return cell → the law of volume fitted to it: the declared one, else DRAWN."""
-    declared, found = evidence.declared.law, {}
+    """Return cell → the law of volume drawn for it; none through too few volumes."""
+    return {
+        cell.cell: one
+        for one in _of_volume(evidence)
+        if one.points["volume"].nunique() >= FEWEST_VOLUMES
+        for cell in evidence.proper
+        if all(words.text(cell.labels[name]) == value for name, value in one.where.items())
+    }
+
+
+def not_drawn(evidence: Evidence) -> str:
+    """Return a sentence on laws that are not drawn for want of volumes; empty without any."""
+    fitted = _of_volume(evidence)
+    few = [one for one in fitted if one.points["volume"].nunique() < FEWEST_VOLUMES]
+    if not few:
+        return ""
+    where = "" if len(few) == len(fitted) else f" for {len(few)} of {len(fitted)} methods"
+    return f"No law is drawn{where}: that takes {FEWEST_VOLUMES} volumes or more."
+
+
+def _of_volume(evidence: Evidence) -> list[Fitted]:
+    """Return the fits of the declared law if it is one of volume, else of DRAWN."""
+    declared = evidence.declared.law
     drawn = declared if declared in laws.names() and laws.named(declared).columns == ("volume",) else DRAWN
-    for one in evidence.fitted:
-        if one.law == drawn and one.fit is not None:
-            for cell in evidence.proper:
-                if all(words.text(cell.labels[name]) == value for name, value in one.where.items()):
-                    found[cell.cell] = one
-    return found
+    return [one for one in evidence.fitted if one.law == drawn and one.fit is not None]
 
 
 def table(evidence: Evidence) -> TableView | None:

@@ -29,6 +29,7 @@ def forgetting(evidence: Evidence) -> Section | None:
         title="What was forgotten",
         intro=f"{direction}. Each panel is one task or a suite (the mean of its tasks with equal weight).",
         figures=[view],
+        notes=[text] if (text := fits.not_drawn(evidence)) else [],
     )
 
 
