@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from harness.records.writer import ExperimentWriter
-from harness.report import evidence, page
+from harness.report import evidence, labels, page
 from harness.report.sections.tradeoff import frontier
 from tests.support.experiments import Task, config_of, flipped, share, write_run
 from tests.support.grids import ROLES, Page
@@ -90,3 +93,35 @@ def test_each_task_of_the_headline_is_next_to_their_mean(made: ExperimentWriter)
     row = next(row for row in table.rows if str(row[0]).endswith("no mitigation") and str(getattr(row[1], "text", row[1])) == "8")
     values = {head: str(getattr(cell, "text", cell)).split(" [")[0] for head, cell in zip(heads, row, strict=True)}
     assert (values["loss (points)"], values["o"], values["p"]) == ("20.0", "30.0", "10.0")
+
+
+def test_points_have_their_names_and_rates_of_none_are_a_line(made: ExperimentWriter) -> None:
+    """Three rates of none lost 16, 18 and 32 of 80 items at 32 rows.
+
+    The panels of the tasks have the line, and the names of the legend alone.
+    """
+    section = frontier(evidence.gather(made))
+    assert section is not None
+    figure = section.figures[0]
+    texts = [sorted(text.get_text() for text in panel.axes[0].texts) for panel in figure.panels]
+    assert len(texts[0]) == 5
+    assert {"no mitigation", "replay"} <= set(texts[0])
+    assert texts[1:] == [[], []]
+    (line,) = [line for line in figure.panels[0].axes[0].lines if line.get_gid() == "rates"]
+    assert [float(y) for y in np.asarray(line.get_ydata())] == pytest.approx([20.0, 22.5, 40.0])
+    assert "no mitigation, from the lowest to the highest rate" in [mark.label for mark in figure.legend]
+
+
+def test_no_name_covers_another_or_leaves_the_panel() -> None:
+    """Twelve points, ten of them within a tenth of the panel, two in its corners."""
+    figure = Figure(figsize=(3.35, 3.8))
+    axes = figure.add_axes((0.19, 0.13, 0.795, 0.76))
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    points = [(40.0 + place, 50.0 + place * 3 % 10, f"method number {place}") for place in range(10)]
+    boxes = labels.place(axes, [*points, (0.0, 0.0, "corner"), (100.0, 100.0, "other corner")])
+    assert len(boxes) == 12
+    left, bottom, right, top = axes.bbox.extents * 72 / figure.dpi
+    assert all(box[0] >= left and box[1] >= bottom and box[2] <= right and box[3] <= top for box in boxes.values())
+    apart = [a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a, b in combinations(boxes.values(), 2)]
+    assert all(apart)
+    assert [text.get_text() for text in axes.texts] == list(boxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
 from harness.analysis.findings.frontier import OFF, ON, UNCLEAR, oriented
+from harness.analysis.findings.method_pairs import PLAIN
 from harness.analysis.statistics.stats import Floats
 from harness.analysis.table.columns import SUITE_TASK
-from harness.report import figures, words
+from harness.report import figures, labels, words
 from harness.report.content import CellView, ColumnView, FigureView, Mark, Section, TableView
 from harness.report.curves import Series
-from harness.report.drawing import Place, columns_for, plain, small_multiples
+from harness.report.drawing import Place, columns_for, dashes, plain, small_multiples
 from harness.report.evidence import Evidence
 from harness.report.methods import MethodPanel, methods
 from harness.report.palette import GREY
@@ -30,6 +32,14 @@ BEATEN = (
     "A point is off it where another, or the untuned model, is better in gain or loss by more than the margin, and not worse in the"
     " other by more than the margin."
 )
+
+MAX_NAMED = 12
+"""Methods of a panel whose points have their names; of more they have the numbers of the legend."""
+
+TALL = 1.5
+"""Height of panels with names, as a multiple of the usual one."""
+
+_RATES = Mark(label="no mitigation, from the lowest to the highest rate", colour=GREY, line="6 3")
 
 _FILLED = {ON: 1.0, UNCLEAR: 0.35, OFF: 0.0}
 """Opacity of a point."""
@@ -45,6 +55,7 @@ class Paths:
         target: the suite of the gain.
         probe: the suite of the loss, or one of its tasks.
         before: (cell, panel) → value before training.
+        rates: cells of no mitigation that differ only in their learning rate, from low to high.
     """
 
     rows: pd.DataFrame
@@ -52,6 +63,7 @@ class Paths:
     target: Panel
     probe: Panel
     before: Mapping[tuple[str, Panel], float]
+    rates: Sequence[Sequence[str]] = ()
 
 
 def frontier(evidence: Evidence) -> Section | None:
@@ -78,17 +90,24 @@ def frontier(evidence: Evidence) -> Section | None:
         rows = points[points["cell"].isin([one.cell for one in panel.every])]
         for shown in drawn:
             subtitle = " · ".join(filter(None, [panel.subtitle, shown.label if len(drawn) > 1 else ""]))
-            paths = Paths(rows if shown is panels[1] else _on_task(evidence, rows, shown), found.marks, panels[0], shown, before)
+            of_panel = rows if shown is panels[1] else _on_task(evidence, rows, shown)
+            paths = Paths(of_panel, found.marks, panels[0], shown, before, _over_rates(panel.every))
             places.append(Place(paths, panel.title, subtitle, shares="all"))
     columns = len(drawn) if len(drawn) > 1 else columns_for(len(places))
+    numbers = _numbers(found.legend) if max(len(panel.every) for panel in whole) > MAX_NAMED else {}
     legend = [
-        *found.legend,
+        *(dataclasses.replace(mark, label=f"{numbers[mark.label]}: {mark.label}" if numbers else mark.label) for mark in found.legend),
+        *([_RATES] if any(place.subject.rates for place in places) else []),
         Mark(label="clearly on the frontier", marker="o"),
         Mark(label="unclear (pale) or off it (hollow)", marker="hollow"),
         *([Mark(label="not ranked", marker="x")] if (unranked := points["frontier"].isna().any()) else []),
     ]
     level = evidence.level
-    figure, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns)
+    tall = TALL if max(len(panel.every) for panel in whole) > 1 else 1.0
+    figure, alone = small_multiples(places, _draw, legend, f"lines: {level} intervals", columns=columns, tall=tall)
+    for axes, place in zip([*figure.axes, *(one.axes[0] for one in alone)], [*places, *places], strict=True):
+        if place.subject.probe is panels[1]:
+            _name(axes, place.subject, numbers)
     ends = points.sort_values("volume", kind="stable").drop_duplicates("cell", keep="last")
     last_points = "; ".join(
         f"{evidence.by_cell[str(row['cell'])].short}: gained {words.amount(row['gain'], panels[0].unit)},"
@@ -99,7 +118,8 @@ def frontier(evidence: Evidence) -> Section | None:
         name="tradeoff",
         title="Learning against forgetting",
         description=f"Gain on {target} to the right, loss on {probe} upward, volumes as a path. At the largest volume, {last_points}.",
-        caption="Further right: more was learned; lower: less was lost. Larger points are larger volumes, thin lines are"
+        caption="Further right: more was learned; lower: less was lost. Larger points are larger volumes, the largest with its method's"
+        f" {'number' if numbers else 'name'} if there is room, thin lines are"
         f" {level} intervals. Filled points are clearly on the frontier of their model, hollow ones clearly off it,"
         f" pale ones may be either{'; crosses are not ranked (see the table)' if unranked else ''}. {BEATEN}"
         f"{' Next to the mean is each of its tasks; a point keeps the fill that it has on the mean.' if len(drawn) > 1 else ''}"
@@ -110,6 +130,44 @@ def frontier(evidence: Evidence) -> Section | None:
         columns=columns,
     )
     return Section(id="frontier", title="Learning against forgetting", figures=[view], tables=[_frontier_table(evidence, *panels, tasks)])
+
+
+def _numbers(marks: Sequence[Mark]) -> dict[str, str]:
+    """Return name → number of each method of the legend."""
+    return {mark.label: str(number) for number, mark in enumerate(marks, start=1)}
+
+
+def _over_rates(every: Sequence[Series]) -> list[list[str]]:
+    """Return the cells without a mitigation that differ only in rate, by rate."""
+    groups: dict[tuple[str, ...], list[Series]] = {}
+    for one in every:
+        if str(one.labels["mitigation"]) == PLAIN and not pd.isna(one.labels["learning_rate"]):
+            alike = tuple(str(one.labels[name]) for name in ["tuning", "objective", "data", "trajectory", "epochs"])
+            groups.setdefault(alike, []).append(one)
+    ordered = [sorted(ones, key=lambda one: float(one.labels["learning_rate"])) for ones in groups.values()]
+    return [[one.cell for one in ones] for ones in ordered if len({one.labels["learning_rate"] for one in ones}) > 1]
+
+
+def _ends(paths: Paths) -> dict[str, tuple[float, float]]:
+    """Return cell → gain and loss at its largest volume, in the units shown."""
+    last = paths.rows.sort_values("volume", kind="stable").drop_duplicates("cell", keep="last")
+    scales = paths.target.unit.scale, paths.probe.unit.scale
+    return {str(row["cell"]): (float(row["gain"]) * scales[0], float(row["forgetting"]) * scales[1]) for _, row in last.iterrows()}
+
+
+def _name(axes: Axes, paths: Paths, numbers: Mapping[str, str]) -> None:
+    """Write each method's name or number next to its point at the largest volume."""
+    ends = _ends(paths)
+    names = {cell: paths.marks[cell].label for cell in ends}
+    first = next(iter(names.values()), "").split(" · ")[0] + " · "
+    cut = first if len(names) > 1 and all(name.startswith(first) for name in names.values()) else ""
+    texts = {cell: numbers.get(name) or name.removeprefix(cut).replace("learning rate ", "rate ") for cell, name in names.items()}
+    every = zip(
+        paths.rows["gain"].astype(float) * paths.target.unit.scale,
+        paths.rows["forgetting"].astype(float) * paths.probe.unit.scale,
+        strict=True,
+    )
+    labels.place(axes, [(*end, texts[cell]) for cell, end in ends.items()], list(every))
 
 
 def _has_points(points: pd.DataFrame, panel: MethodPanel) -> bool:
@@ -134,6 +192,10 @@ def _draw(axes: Axes, paths: Paths) -> None:
     gain, loss = paths.target.unit.scale, paths.probe.unit.scale
     for line in (axes.axhline, axes.axvline):
         line(0.0, color=GREY, linewidth=0.8, zorder=1)
+    ends = _ends(paths)
+    for cells in paths.rates:
+        known = [ends[cell] for cell in cells if cell in ends]
+        axes.plot(*zip(*known, strict=True), color=GREY, linestyle=dashes(_RATES.line), linewidth=1.4, gid="rates", zorder=3)
     for cell, rows in paths.rows.sort_values("volume", kind="stable").groupby("cell", sort=False):
         mark = paths.marks[str(cell)]
         x, y = rows["gain"].astype(float) * gain, rows["forgetting"].astype(float) * loss
