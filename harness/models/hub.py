@@ -24,6 +24,7 @@ from harness.models.vocabulary import read_tokenizer, require_rows
 from harness.models.weights import ADAPTER, UNQUANTISED, check_safetensors, file_sha256, first_line, in_python, sizes, weight_files
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WHOLE = ("model*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
@@ -111,17 +112,26 @@ class HubModel:
 
         Raises ModelError, also if a weight is missing.
         """
+        return self.load_onto("cpu")
+
+    def load_onto(self, device: str | torch.device) -> PreTrainedModel:
+        """Return the same model on a device, its weights read from the files straight onto it.
+
+        An adapter is merged on the CPU first. Weights are quantised there, and buffers of a model's
+        own code made there, since another device may round them otherwise.
+        """
         folder = self._folder()
         if found := self._adapted(folder):
-            return found.load()
-        model: PreTrainedModel = cast(Any, self._whole(folder, device="cpu")).eval()
+            return cast(Any, found.load()).to(device)  # type: ignore[no-any-return]
+        straight = _loads_onto_devices() and not self.quantization and not self.trust_remote_code
+        model: PreTrainedModel = cast(Any, self._whole(folder, device=device if straight else "cpu")).eval().to(device)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):  # else bitsandbytes evaluates in bfloat16, and packs the weights anew
                 cast(Any, module).support_avx512bf16_for_cpu = False
         return model
 
-    def _whole(self, folder: Path, *, device: str) -> PreTrainedModel:
-        """Return the model of a folder, on the CPU, or on the meta device, where no weight is read.
+    def _whole(self, folder: Path, *, device: str | torch.device) -> PreTrainedModel:
+        """Return the model of a folder on a device; on the meta device no weight is read.
 
         Raises ModelError unless it is exactly its files.
         """
@@ -139,7 +149,7 @@ class HubModel:
                     trust_remote_code=self.trust_remote_code,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are rejected by name
-                    **(self._quantized() if device == "cpu" else {"device_map": {"": device}}),
+                    **(self._quantized() if str(device) == "cpu" else {"device_map": {"": device}}),
                 )
             except failures() as error:
                 raise ModelError(self._explain("weights", error)) from error
@@ -153,9 +163,7 @@ class HubModel:
 
         Raises ModelError.
         """
-        import transformers
-
-        if int(transformers.__version__.partition(".")[0]) >= 5:  # older ones cannot load onto it
+        if _loads_onto_devices():
             self._whole(folder, device="meta")
         return self.skeleton()
 
@@ -323,6 +331,13 @@ class HubModel:
 
     def _explain(self, part: str, error: Exception) -> str:
         return explain(f"model {self.name}: {part}", got=first_line(error), allowed="files that transformers can read")
+
+
+def _loads_onto_devices() -> bool:
+    """Return whether transformers loads onto a device by itself, the meta device included."""
+    import transformers
+
+    return int(transformers.__version__.partition(".")[0]) >= 5
 
 
 def _dropout(config: PreTrainedConfig) -> float:

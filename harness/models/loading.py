@@ -71,9 +71,15 @@ def named(name: str) -> ModelSource | None:
 
 
 def load(source: ModelSource, device: str | torch.device = "cpu") -> PreTrainedModel:
-    """Return a model in float32, in evaluation mode, on a device. Raises ModelError."""
-    model: Any = source.load()
-    loaded: PreTrainedModel = model.to(device)
+    """Return a model in float32, in evaluation mode, on a device. Raises ModelError.
+
+    A source with a method ``load_onto`` may fill a GPU without a copy of the model on the host.
+    """
+    import torch
+
+    onto = getattr(source, "load_onto", None) if torch.device(device).type == "cuda" else None
+    model: Any = source.load().to(device) if onto is None else onto(device)  # type: ignore[arg-type]
+    loaded: PreTrainedModel = model
     _own_memory(loaded)
     return loaded
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from harness.core.errors import ConfigError
 from harness.models import loading
@@ -56,3 +58,26 @@ def test_a_file_that_is_overwritten_leaves_the_loaded_model_as_it_is(tmp_path: P
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes())
     assert all(torch.equal(value, expected) for value, expected in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(("device", "mapped"), [("cuda", [{"": "cuda"}]), ("cpu", [None])])
+def test_weights_go_from_their_file_straight_onto_a_gpu(
+    device: str, mapped: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers is asked for it. The CPU takes the part of the GPU here: CUDA was not run."""
+    tiny.llama().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    source, asked = HubModel(name=str(tmp_path)), list[Any]()
+    expected = source.load()
+    real: Any = AutoModelForCausalLM.from_pretrained
+
+    def onto_the_cpu(*given: Any, **named: Any) -> Any:
+        asked.append(named.pop("device_map", None))
+        return real(*given, **named, **({"device_map": {"": "cpu"}} if asked[-1] else {}))
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", onto_the_cpu)
+    monkeypatch.setattr(LlamaForCausalLM, "to", lambda self, place: self)
+    found = loading.load(source, device)
+    assert asked == mapped
+    for name in ("named_parameters", "named_buffers"):
+        assert tiny.same(dict(getattr(found, name)()), dict(getattr(expected, name)()))
