@@ -32,9 +32,9 @@ def ran(folder: Path, *, declared: str = "", p_value: float = 0.001) -> list[cla
     own, other = declaration.read(block, ["own", "gold"]), declaration.read(block | {"number": 9, "title": "Other"}, ["own", "gold"])
     assert own is not None
     assert other is not None
-    own_label = {"mitigation": "self_output[author=m-l,max_new_tokens=12]", "epochs": 3}
     rows = [finding("gold", -0.5, target_nats=3.5, volume=64, mitigation="none")]
-    rows += [finding("own", -0.1, target_nats=0.25, volume=64, **own_label)]
+    label = "self_output[author=m-l,max_new_tokens=12]"
+    rows += [finding("own", -0.1, target_nats=0.25, volume=64, mitigation=label, epochs=3)]
     rows += [finding(arm, 0.2, suite="skill", role="target", before=0.5, volume=64, verdict="gained") for arm in ("gold", "own")]
     about = {"declared": declared or own.digest, "runs": 6, "failed": 0, "training_seconds": 90}
     tables.write(small_tables.tables(rows, [PAIR | {"target_suite": "skill", "p_value": p_value}], **about), folder / "own")

@@ -120,7 +120,7 @@ def test_no_name_covers_another_or_leaves_the_panel() -> None:
     points = [(40.0 + place, 50.0 + place * 3 % 10, f"method number {place}") for place in range(10)]
     boxes = labels.place(axes, [*points, (0.0, 0.0, "corner"), (100.0, 100.0, "other corner")])
     assert len(boxes) == 12
-    left, bottom, right, top = axes.bbox.extents * 72 / figure.dpi
+    left, bottom, right, top = (float(end) * 72 / figure.dpi for end in axes.bbox.extents)
     assert all(box[0] >= left and box[1] >= bottom and box[2] <= right and box[3] <= top for box in boxes.values())
     apart = [a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a, b in combinations(boxes.values(), 2)]
     assert all(apart)
