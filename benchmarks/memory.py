@@ -58,7 +58,6 @@ def setup(size: Dimensions, tuning: Tuning, rows: int, *, checkpointing: bool, q
         trained=tuning.trainable(facts(size)),
         frozen=tuning.adapts,
         half=True,
-        halved=True,
         rows=rows,
         length=LENGTH,
         accumulates=True,

@@ -4,7 +4,7 @@ A training's peak is the larger of
   a step: weights and moments, and the largest of
     its forward pass's end: activations and logits, or a chunk of them with its gradients,
     its backward pass's end: gradients, and the activations of one block;
-  a stop: weights in float32, moments, and the bfloat16 copies that the evaluation computes from.
+  a stop: weights in float32, moments, and the largest weight that the evaluation casts.
 
 Loading needs less than a stop.
 
@@ -176,8 +176,7 @@ class Setup:
         params: of the model.
         trained: trainable parameters.
         frozen: whether these are an adapter's, and the model is frozen.
-        half: whether forward passes of training run under bfloat16 autocast.
-        halved: whether those of evaluations do, from copies of all linear weights.
+        half: whether forward passes run under bfloat16 autocast.
         rows: of a micro-batch.
         length: of its longest row, in tokens.
         accumulates: whether a step has several micro-batches.
@@ -195,7 +194,6 @@ class Setup:
     half: bool
     rows: int
     length: int
-    halved: bool = False
     accumulates: bool = False
     checkpointing: bool = False
     rank: int = 0
@@ -218,7 +216,7 @@ class Footprint:
         activations: kept at the peak, casts of weights included.
         logits: at the peak, with gradients of the head where they are computed in chunks.
         step: the peak of a step.
-        stop: the peak of a stop, copies of weights included, without the batches of its evaluation.
+        stop: the peak of a stop, without the batches of its evaluation.
         is_measured: whether activations and logits are known; else they are 0.
     """
 
@@ -282,8 +280,7 @@ def on_cpu(params: int, trained: int, numbers: int, *, adapts: bool, reads_start
 def _weights(setup: Setup, size: Dimensions | None) -> tuple[int, int]:
     """Return the bytes of weights in a step and at a stop; lower bounds where the size is unknown.
 
-    A frozen base is in bfloat16 while steps run under bfloat16; its ends stay float32. Evaluations
-    copy the head and adapters, and blocks unless they have 4 bits.
+    A frozen base is in bfloat16 while steps run under bfloat16; its ends stay float32.
     """
     if size is None:
         if setup.frozen:
@@ -294,8 +291,7 @@ def _weights(setup: Setup, size: Dimensions | None) -> tuple[int, int]:
     rest = FLOAT * (setup.params - inside + added)
     stop = rest + round((FOUR_BITS if setup.quantized else FLOAT) * inside)
     step = rest + HALF * inside if setup.half and setup.frozen and not setup.quantized else stop
-    copied = size.in_head + added + (0 if setup.quantized else inside)
-    return step, stop + (HALF * copied if setup.halved else 0)
+    return step, stop + (HALF * size.in_head if setup.half else 0)
 
 
 def _stages(setup: Setup, size: Dimensions, gradients: int) -> list[tuple[int, int, int]]:

@@ -74,7 +74,7 @@ def check_fits(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspa
 def in_words(found: Footprint, setup: Setup) -> str:
     """Return a footprint in words: its peak, when that is, and its parts."""
     if found.stop > found.step:
-        which = ("with 4 bits" if setup.quantized else "in float32") + (" and copies in bfloat16" if setup.halved else "")
+        which = "with 4 bits" if setup.quantized else "in float32"
         parts = f"weights {which} {_gb(found.stop - found.moments)}, moments {_gb(found.moments)}"
         return f"{_gb(found.stop)} GB at a stop, without its evaluation ({parts})"
     static = f"weights {_gb(found.weights)}, moments {_gb(found.moments)}, gradients {_gb(found.gradients)}"
@@ -127,7 +127,6 @@ def setup_of(config: RunConfig, facts: ModelFacts, resolved: Resolved, workspace
         half=resolved.dtype == "bfloat16",
         rows=rows,
         length=_length(config, resolved, workspace),
-        halved=resolved.evaluation_dtype == "bfloat16",
         accumulates=resolved.micro_batch_rows < share,
         checkpointing=resolved.gradient_checkpointing,
         rank=tuning.adapter_rank,
@@ -161,8 +160,6 @@ def _others(config: RunConfig, facts: ModelFacts, setup: Setup) -> Iterator[tupl
     if not setup.checkpointing:
         named += [_and(one, "training.gradient_checkpointing=true", checkpointing=True) for one in named]
     yield from named[1:]
-    if setup.halved:
-        yield "evaluation.dtype=float32", dataclasses.replace(setup, halved=False)
     lora = Lora()
     if not setup.frozen:
         adapter = {"trained": lora.trainable(facts), "frozen": True, "rank": lora.rank}
