@@ -43,6 +43,9 @@ class Source:
     def load(self) -> PreTrainedModel:
         return tiny.llama()
 
+    def weights_sha256(self) -> str:
+        return ""
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return tiny.tokenizer()
 

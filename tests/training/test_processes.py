@@ -50,6 +50,9 @@ class Tiny:
             time.sleep(600)
         return tiny.llama()
 
+    def weights_sha256(self) -> str:
+        return ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Decay:
