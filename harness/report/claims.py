@@ -53,7 +53,9 @@ INTRO = (
     "**The verdict of a comparison** is by its 95% interval over seeds and items, and by the p-value of no difference,"
     " adjusted by Holm over the comparisons of one declared test (a table can hold several tests). A difference whose interval"
     ' is inside the margin is negligible: it counts for a claim of no difference, and against a claim of one. "At most" and'
-    ' "at least" are decided by the end of the interval alone.',
+    ' "at least" are decided by the end of the interval alone. Intervals of'
+    " suites in nats are less reliable than those of shares: too narrow at the smallest volumes of adapters, and sometimes far"
+    " too wide at the largest (benchmarks/METHOD.md, section 4).",
 )
 
 OVERVIEW = ("#", "claim", "verdict", "first comparison")
