@@ -55,7 +55,8 @@ INTRO = (
     ' is inside the margin is negligible: it counts for a claim of no difference, and against a claim of one. "At most" and'
     ' "at least" are decided by the end of the interval alone. Intervals of'
     " suites in nats are less reliable than those of shares: too narrow at the smallest volumes of adapters, and sometimes far"
-    " too wide at the largest (benchmarks/METHOD.md, section 4).",
+    " too wide at the largest (benchmarks/METHOD.md, section 4). That of a rank correlation is its range over"
+    " seeds and items with the arms as they are; it can be mostly on one side of the estimate.",
 )
 
 OVERVIEW = ("#", "claim", "verdict", "first comparison")
@@ -314,13 +315,15 @@ def _trained_with(row: pd.Series, varied: Sequence[str]) -> str:
     return ", ".join([*shown, *epochs])
 
 
+NOT_SHOWN_SETTINGS = (
+    "max_new_tokens|check|template|prefix|separator|samples|reward|grid",  # of generated rows and rollouts
+    "device|micro_batch_rows|processes",  # of the machine
+)
+
+
 def _short(label: str) -> str:
     """Return a label without the settings of generation and of the machine."""
-    kept = re.sub(
-        r"(max_new_tokens|check|template|prefix|separator|samples|reward|grid|device|micro_batch_rows|processes)=[^\[\],]*(\[[^\]]*\])?,?",
-        "",
-        label,
-    )
+    kept = re.sub(rf"\b({'|'.join(NOT_SHOWN_SETTINGS)})=[^\[\],]*(\[[^\]]*\])?,?", "", label)
     return re.sub(r",\s*\]", "]", kept).replace("[]", "").strip(", ")
 
 
