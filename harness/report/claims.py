@@ -63,7 +63,6 @@ OVERVIEW = ("#", "claim", "verdict", "first comparison")
 COMPARISONS = ("comparison", "on", "claimed", "estimate [95% interval]", "p (Holm)", "verdict", "remarks")
 ARMS = ("arm", "trained with", "rate", "rows", "gain on the target", "loss", "nats of the targets")
 
-
 VARIED = ("model", "objective", "mitigation", "data", "anchor", "variant")
 """Labels that are shown for an arm where they differ between arms; the tuning always is."""
 

@@ -25,20 +25,9 @@ FINDINGS = [
 """Columns of the findings that are kept."""
 
 PAIRS = [
-    *[
-        "model",
-        "first",
-        "second",
-        "first_cell",
-        "second_cell",
-        "target_suite",
-        "headline_suite",
-        "first_reach",
-        "second_reach",
-        "extrapolated",
-    ],
-    *["range_low", "range_high", "first_forgetting", "second_forgetting", "difference", "stderr", "df", "low", "high", "level"],
-    *["varies", "seeds", "p_value", "margin", "note"],
+    *["model", "first", "second", "first_cell", "second_cell", "target_suite", "headline_suite", "first_reach", "second_reach"],
+    *["extrapolated", "range_low", "range_high", "first_forgetting", "second_forgetting", "difference", "stderr", "df", "low", "high"],
+    *["level", "varies", "seeds", "p_value", "margin", "note"],
 ]
 """Columns of the comparison at equal gain that are kept."""
 
